@@ -1,0 +1,61 @@
+# Two commands do everything: `make demo` and `make test`. Each makes its own environment.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m asu_builder
+
+.PHONY: demo run test check format bench clean lock
+
+demo: $(VENV)/runtime
+	@$(RUN) demo $(if $(KEEP),--keep)
+
+run: $(VENV)/runtime
+	@$(RUN) demo --keep
+
+test: $(VENV)/dev
+	@$(BIN)/pytest
+
+check: $(VENV)/dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(VENV)/dev
+	@$(BIN)/python -m bench $(BENCH)
+
+# Pins every dependency with its hashes; the files name no registry.
+lock: $(VENV)/dev
+	@$(BIN)/pip install --quiet uv
+	@for extra in "" dev; do \
+	  $(BIN)/uv pip compile pyproject.toml locks/build.in $${extra:+--extra $$extra} --universal \
+	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python lacks its venv module. Type: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# --no-deps for ourselves: the lock file has named everything already.
+$(VENV)/runtime: locks/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up the environment in $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/runtime.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: locks/dev.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up the environment in $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/runtime

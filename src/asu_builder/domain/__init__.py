@@ -1,0 +1,1 @@
+"""What a build is: values and rules, without I/O, clock or framework."""

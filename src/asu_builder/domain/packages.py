@@ -1,0 +1,202 @@
+"""Choosing packages for make, comparing versions, and explaining what a package manager said."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from asu_builder.domain.errors import BuildFailed, FailureReason
+from asu_builder.domain.make import ImageBuilderInfo
+from asu_builder.domain.request import BuildRequest
+
+
+def choose_packages(request: BuildRequest, info: ImageBuilderInfo) -> tuple[str, ...]:
+    """What make is told: the asker's order, behind the removals that `diff_packages` asks for.
+
+    With `diff_packages` the request lists all wanted packages, so every default and profile
+    package that it does not name is removed. Packages that a profile itself removes (`-name` in
+    its list) are no defaults.
+    """
+    if not request.diff_packages:
+        return request.wanted
+    profile = info.profiles.get(request.profile)
+    present = [
+        name for name in (*info.default_packages, *(profile.packages if profile else ())) if name[0] != "-"
+    ]
+    wanted = set(request.wanted)
+    dropped = [
+        f"-{name}" for name in dict.fromkeys(present) if name not in wanted and f"-{name}" not in wanted
+    ]
+    return (*sorted(dropped), *request.wanted)
+
+
+def require_versions(request: BuildRequest, manifest: Mapping[str, str]) -> None:
+    """Refuses a manifest that does not hold exactly the versions the asker was shown."""
+    for name, version in request.packages_versions.items():
+        if name.startswith("-"):
+            continue
+        if name not in manifest:
+            raise BuildFailed(
+                FailureReason.VERSION_MISMATCH,
+                f"Error: Impossible package selection: {name} not in manifest",
+            )
+        if version and manifest[name] != version:
+            raise BuildFailed(
+                FailureReason.VERSION_MISMATCH,
+                f"Error: Impossible package selection: {name} version not as requested: "
+                f"{version} vs. {manifest[name]}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionProblem:
+    """Why a package manager refused a selection, in names a person can act on."""
+
+    missing: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    needed_by: Mapping[str, tuple[str, ...]] | None = None
+    """For a missing dependency, the packages that need it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.conflicts)
+
+    def sentence(self) -> str:
+        """The predecessor's first words, then what to do."""
+        parts = []
+        if self.missing:
+            parts.append(f"missing ({', '.join(self.missing)})")
+        if self.conflicts:
+            parts.append(f"conflicts ({', '.join(self.conflicts)})")
+        sentence = f"Error: Impossible package selection: {' '.join(parts)}"
+        for name, askers in (self.needed_by or {}).items():
+            sentence += f". {name} is needed by {', '.join(askers)}"
+        return sentence
+
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+~-]*"
+# apk writes "name-1.2.3-r4"; the version starts at the last "-<digit>" that an "-r<n>" follows.
+_APK_VERSION = re.compile(r"-[0-9][^-]*(?:-r[0-9]+)?$")
+_OPKG_MISSING = re.compile(rf" \* opkg_install_cmd: Cannot install package ({_NAME})\.")
+_OPKG_DEPENDENCY = re.compile(rf"cannot find dependency ({_NAME}) for ({_NAME})")
+_OPKG_CONFLICT = re.compile(rf"check_conflicts_for: The following packages conflict with ({_NAME}):")
+_OPKG_CONFLICTING = re.compile(rf"check_conflicts_for: \t({_NAME}) \*")
+_OPKG_CLASH = re.compile(
+    rf"check_data_file_clashes: Package ({_NAME}) wants to install file [^\n]*\n"
+    rf"\s*But that file is already provided by package\s+\* ({_NAME})"
+)
+_APK_MISSING = re.compile(rf"^  ({_NAME}) \(no such package\):", re.MULTILINE)
+_APK_BLOCK = re.compile(rf"^  ({_NAME})(?: \(no such package\))?:$", re.MULTILINE)
+_APK_CONFLICT = re.compile(rf"^    conflicts: ({_NAME})", re.MULTILINE)
+_APK_CLASH = re.compile(rf"^ERROR: ({_NAME}): trying to overwrite \S+ owned by ({_NAME})\.", re.MULTILINE)
+_APK_REQUIRED = re.compile(rf"({_NAME})\[")
+
+
+def explain_selection(stderr: str) -> SelectionProblem:
+    """What opkg or apk complained about; an empty problem when the text is about something else."""
+    if "ERROR:" in stderr and ("unable to select packages" in stderr or "trying to overwrite" in stderr):
+        return _explain_apk(stderr)
+    return _explain_opkg(stderr)
+
+
+def _explain_apk(stderr: str) -> SelectionProblem:
+    missing, conflicts = [], []
+    needed_by: dict[str, tuple[str, ...]] = {}
+    for block in _blocks(stderr):
+        name = block.strip().split(":", 1)[0].split(" ")[0]
+        if "(no such package)" in block.splitlines()[0]:
+            missing.append(name)
+            askers = [
+                _APK_VERSION.sub("", asker) for asker in _APK_REQUIRED.findall(block) if asker != "world"
+            ]
+            if askers:
+                needed_by[name] = tuple(askers)
+        elif others := _APK_CONFLICT.findall(block):
+            conflicts += [name, *others]
+    for clash in _APK_CLASH.findall(stderr):
+        conflicts += clash
+    return SelectionProblem(
+        _unique(missing), _unique(_APK_VERSION.sub("", name) for name in conflicts), needed_by
+    )
+
+
+def _blocks(stderr: str) -> Sequence[str]:
+    # What follows the complaint is make's own trace.
+    stderr = stderr.partition("\nmake")[0]
+    starts = [match.start() for match in _APK_BLOCK.finditer(stderr)]
+    return [stderr[start:end] for start, end in pairwise([*starts, len(stderr)])]
+
+
+def _explain_opkg(stderr: str) -> SelectionProblem:
+    dependencies = _OPKG_DEPENDENCY.findall(stderr)
+    conflicts = [*_OPKG_CONFLICT.findall(stderr), *_OPKG_CONFLICTING.findall(stderr)]
+    conflicts += [name for clash in _OPKG_CLASH.findall(stderr) for name in clash]
+    blamed = _OPKG_MISSING.findall(stderr)
+    needy = {asker for _, asker in dependencies}
+    if dependencies:
+        # opkg blames the requested name; the first line names the real culprit.
+        missing = [name for name, _ in dependencies] + [
+            name for name in blamed if name not in needy | set(conflicts)
+        ]
+    else:
+        # After a clash opkg also blames whatever it could not finish: that is no missing package.
+        missing = [] if conflicts else blamed
+    needed_by: dict[str, tuple[str, ...]] = {}
+    for name, asker in dependencies:
+        needed_by[name] = _unique((*needed_by.get(name, ()), asker))
+    return SelectionProblem(_unique(missing), _unique(conflicts), needed_by)
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+_UNREACHABLE = re.compile(
+    r"(?:^WARNING: (?:updating and )?opening|Failed to download the package list from) (https?://\S+)(.*)$",
+    re.MULTILINE,
+)
+
+
+def unreachable_repositories(stderr: str) -> tuple[str, ...]:
+    """Addresses the package manager could not read: then its other complaints prove nothing.
+
+    An untrusted signature is no such case: that repository answered.
+    """
+    found = [address for address, why in _UNREACHABLE.findall(stderr) if "UNTRUSTED" not in why]
+    return _unique(address.rstrip(":") for address in found)
+
+
+_TOO_BIG = re.compile(r"[^\n]*(?:is too big|images are too big|partition too big|out of space\?)[^\n]*")
+_TOO_BIG_NUMBERS = re.compile(r"is too big: (\d+) > (\d+)")
+
+
+def explain_too_big(stderr: str) -> str | None:
+    """A sentence when an image did not fit; None when the text says nothing of the kind."""
+    found = _TOO_BIG.search(stderr)
+    if not found:
+        return None
+    sentence = "Error: Selected packages exceed device storage"
+    if numbers := _TOO_BIG_NUMBERS.search(stderr):
+        over = int(numbers[1]) - int(numbers[2])
+        sentence += f": {numbers[1]} bytes do not fit into {numbers[2]}, {over} too many"
+    elif "out of space?" in found[0]:
+        sentence += ": the root file system is full; a larger rootfs_size_mb or fewer packages help"
+        return sentence
+    return f"{sentence}. Remove packages and try again"
+
+
+_FAILED_SCRIPT = re.compile(r"postinst script (\S+) has failed with exit code (\d+)")
+
+
+def explain_script(stderr: str) -> str | None:
+    """A sentence when a package's post-install script failed; None otherwise."""
+    found = _FAILED_SCRIPT.search(stderr)
+    if not found:
+        return None
+    script = found[1].rpartition("/")[2]
+    # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
+    name = (
+        script.removesuffix(".postinst")
+        if script.endswith(".postinst")
+        else _APK_VERSION.sub("", script.split(".X")[0])
+    )
+    return f"The install script of {name} failed with exit code {found[2]}; leave that package out"

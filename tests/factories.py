@@ -1,0 +1,73 @@
+"""Values that tests start from; `a_` makes one, with what matters to the test named."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.job import BuildFailure, BuildResult, Image
+from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.ports import Submission
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+TRANSCRIPTS = Path(__file__).resolve().parents[2] / "shared" / "transcripts"
+UPSTREAM = Path(__file__).resolve().parents[2] / "shared" / "upstream"
+
+
+def a_request(**changes: Any) -> BuildRequest:
+    """A request that is fine by itself."""
+    values: dict[str, Any] = {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5"}
+    return BuildRequest(**(values | changes))
+
+
+def a_submission(**changes: Any) -> Submission:
+    """A request with its hash."""
+    request = a_request(**changes)
+    return Submission(request, request_hash(request), "owut/2026.1")
+
+
+def a_result(**changes: Any) -> BuildResult:
+    """What a small build leaves."""
+    image = Image("openwrt-sysupgrade.bin", "sysupgrade", "a" * 64, "b" * 64, 10, "squashfs")
+    values: dict[str, Any] = {
+        "description": {"version_number": "24.10.5", "target": "pico/nine"},
+        "images": (image,),
+        "manifest": {"vim": "9.1-r1"},
+        "build_cmd": ("make", "image", "PROFILE=acme_widget-5"),
+        "packages": ("vim",),
+        "stdout": "out",
+        "stderr": "err",
+    }
+    return BuildResult(**(values | changes))
+
+
+def a_failure(reason: FailureReason = FailureReason.IMPOSSIBLE_SELECTION) -> BuildFailure:
+    """How a build failed."""
+    return BuildFailure(reason, "Error: Impossible package selection: missing (nosuch)", "out", "err")
+
+
+class Clock:
+    """A clock that stands still until it is told to go."""
+
+    def __init__(self, at: datetime = NOON) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def forward(self, span: timedelta) -> None:
+        """Lets `span` pass."""
+        self.at += span
+
+
+def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> bool:
+    """Whether something comes true within some seconds."""
+    import time
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.01)
+    return holds()
