@@ -1,0 +1,44 @@
+"""A worker's name, held by an exclusive lock so that two live processes never share one."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from asu_builder.domain.errors import Unavailable
+
+_TRIES = 64
+
+
+class WorkerName:
+    """Holds `wanted`, or `wanted-2`, `wanted-3` … when a living process has it already.
+
+    The lock ends with the process, however it ends; whoever holds the name next knows that its
+    former holder is dead and takes that one's jobs at once.
+    """
+
+    def __init__(self, wanted: str, directory: Path) -> None:
+        for number in range(1, _TRIES + 1):
+            name = wanted if number == 1 else f"{wanted}-{number}"
+            descriptor = _lock(directory / f"worker-{name}.lock")
+            if descriptor is not None:
+                self.name = name
+                self._descriptor = descriptor
+                return
+        raise Unavailable(f"{_TRIES} processes already work as {wanted}; set another worker_id")
+
+    def release(self) -> None:
+        """Lets another process take the name."""
+        os.close(self._descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
