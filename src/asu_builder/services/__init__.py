@@ -1,0 +1,1 @@
+"""What the program does, in its own words; the world is reached through `ports`."""

@@ -1,0 +1,110 @@
+"""Submit a build, look at a build: what the HTTP layer asks for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.repositories import require_allowed
+from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.ports import JobQueue, Statistics, Store, Submission
+from asu_builder.services.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What this server allows."""
+
+    allow_defaults: bool
+    max_defaults_length: int
+    max_custom_rootfs_size_mb: int
+    repository_allow_list: tuple[str, ...]
+    max_pending_jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildView:
+    """A job as somebody sees it; `position` is the number of jobs ahead, only while pending."""
+
+    job: Job
+    position: int | None = None
+
+
+class Builds:
+    """The door to the queue: policy first, then the catalog, then one transaction."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        catalog: Catalog,
+        *,
+        store: Store,
+        statistics: Statistics,
+        policy: Policy,
+        now: Callable[[], datetime],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._catalog = catalog
+        self._store = store
+        self._statistics = statistics
+        self._policy = policy
+        self._now = now
+        self._wake = wake
+
+    def submit(self, request: BuildRequest, *, client: str = "") -> BuildView:
+        """The job for this request, a new one if nobody has asked for the same before.
+
+        Raises `RequestRejected`, `QueueFull`, or `Unavailable` when upstream was never reached.
+        """
+        self._require_policy(request)
+        resolved, revision = self._catalog.resolve(request)
+        submission = Submission(resolved, request_hash(resolved, revision=revision), client)
+        job, created = self._enter(submission)
+        if self._is_gone(job):
+            self._queue.expire(job.id, now=self._now())
+            job, created = self._enter(submission)
+        if created:
+            self._statistics.record("request", resolved, client=client)
+            self._wake()
+        elif job.state is JobState.COMPLETED:
+            self._statistics.record("cache_hit", resolved, client=client)
+        return self._view(job)
+
+    def look(self, name: str) -> BuildView:
+        """The newest job for this hash. Raises `BuildNotFound`."""
+        job = self._queue.find(name, now=self._now())
+        if job is None or self._is_gone(job):
+            raise BuildNotFound("could not find provided request hash")
+        return self._view(job)
+
+    def pending(self) -> int:
+        """How many jobs wait."""
+        return self._queue.pending()
+
+    def _enter(self, submission: Submission) -> tuple[Job, bool]:
+        return self._queue.submit(submission, capacity=self._policy.max_pending_jobs, now=self._now())
+
+    def _view(self, job: Job) -> BuildView:
+        position = self._queue.position(job.id) if job.state is JobState.PENDING else None
+        return BuildView(job, position)
+
+    def _is_gone(self, job: Job) -> bool:
+        # Clients do not check the status of a download: never say done about files that are gone.
+        return job.state is JobState.COMPLETED and not self._store.holds(job.request_hash)
+
+    def _require_policy(self, request: BuildRequest) -> None:
+        policy = self._policy
+        if request.defaults and not policy.allow_defaults:
+            raise RequestRejected("Handling `defaults` not enabled on server")
+        if len(request.defaults) > policy.max_defaults_length:
+            raise RequestRejected(
+                f"defaults: at most {policy.max_defaults_length} characters are allowed here"
+            )
+        size = request.rootfs_size_mb
+        if size is not None and size > policy.max_custom_rootfs_size_mb:
+            raise RequestRejected(
+                f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here"
+            )
+        require_allowed(request.repositories, policy.repository_allow_list)

@@ -1,0 +1,169 @@
+"""Settings from YAML files and `ASU_*` variables: read once, checked, frozen."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
+"""Later files win, setting by setting; variables win over all files."""
+PREFIX = "ASU_"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class SettingsProblem(Exception):
+    """A setting that stops the start; the text names it and says what was expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything an operator can choose. `docs/settings.md` explains each."""
+
+    server_host: str = "127.0.0.1"
+    server_port: int = 8080
+    database_path: Path = Path("data/asu-builder.db")
+    public_path: Path = Path("public")
+    upstream_url: str = "https://downloads.openwrt.org"
+    container_runtime: Literal["auto", "podman", "local"] = "auto"
+    container_socket_path: str = ""
+    imagebuilder_registry: str = "ghcr.io/openwrt/imagebuilder"
+    imagebuilder_image: str = "{registry}:{target}-{subtarget}-{tag}"
+    build_network: str = "asu-build"
+    allow_unsandboxed: bool = False
+    imagebuilder_path: str = ""
+    max_pending_jobs: int = 200
+    job_timeout: timedelta = timedelta(minutes=10)
+    build_ttl: timedelta = timedelta(days=7)
+    build_ttl_unversioned: timedelta = timedelta(hours=24)
+    build_defaults_ttl: timedelta = timedelta(minutes=30)
+    failure_ttl: timedelta = timedelta(hours=1)
+    allow_defaults: bool = False
+    max_defaults_length: int = 20480
+    max_custom_rootfs_size_mb: int = 1024
+    repository_allow_list: tuple[str, ...] = ()
+    worker_id: str = field(default_factory=lambda: os.uname().nodename)
+    worker_concurrent: int = 4
+    worker_poll: timedelta = timedelta(seconds=5)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        _require("server_port", 0 <= self.server_port <= 65535, "a port from 0 to 65535")
+        _require("worker_concurrent", 0 <= self.worker_concurrent <= 256, "a number from 0 to 256")
+        _require("max_pending_jobs", self.max_pending_jobs >= 1, "a number of at least 1")
+        _require("max_defaults_length", self.max_defaults_length >= 0, "a number of at least 0")
+        _require("max_custom_rootfs_size_mb", self.max_custom_rootfs_size_mb >= 1, "a number of at least 1")
+        _require("upstream_url", re.fullmatch(r"https?://\S+", self.upstream_url), "an http(s) address")
+        _require(
+            "worker_id", re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.worker_id), "letters, digits and . _ -"
+        )
+        _require(
+            "build_network",
+            re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.build_network),
+            "a network's name or none",
+        )
+        for name in ("job_timeout", "worker_poll"):
+            _require(name, getattr(self, name) > timedelta(0), "a duration above zero, like 10m")
+        for entry in self.repository_allow_list:
+            _require(
+                "repository_allow_list", re.fullmatch(r"https?://\S+", entry), "a list of http(s) addresses"
+            )
+        _require_template("imagebuilder_image", self.imagebuilder_image)
+        _require_template("imagebuilder_path", self.imagebuilder_path)
+
+
+TEMPLATE_FIELDS = {
+    "imagebuilder_image": {"registry", "target", "subtarget", "tag", "version"},
+    "imagebuilder_path": {"version", "target", "subtarget"},
+}
+
+
+def _require(name: str, holds: object, expected: str) -> None:
+    if not holds:
+        raise SettingsProblem(f"{name}: expected {expected}")
+
+
+def _require_template(name: str, template: str) -> None:
+    allowed = TEMPLATE_FIELDS[name]
+    try:
+        template.format(**dict.fromkeys(allowed, "x"))
+    except (KeyError, IndexError, ValueError):
+        names = ", ".join(f"{{{field_name}}}" for field_name in sorted(allowed))
+        raise SettingsProblem(f"{name}: expected a template with none but {names}") from None
+
+
+def load_settings(
+    environment: Mapping[str, str] | None = None, files: tuple[Path, ...] | None = None
+) -> Settings:
+    """The settings of this process; `SettingsProblem` for anything unknown or wrong."""
+    environment = os.environ if environment is None else environment
+    chosen: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for path in files if files is not None else CONFIG_FILES:
+        found = _read_file(path.expanduser())
+        chosen |= found
+        origins |= dict.fromkeys(found, str(path))
+    for variable, text in environment.items():
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower()
+            chosen[name] = text
+            origins[name] = f"variable {variable}"
+    hints = get_type_hints(Settings)
+    values = {name: _convert(name, value, hints, origin=origins[name]) for name, value in chosen.items()}
+    return Settings(**values)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    import yaml  # only needed where a file exists
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsProblem(f"{path} cannot be read: {error}") from error
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsProblem(f"{path} is not valid YAML: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise SettingsProblem(f"{path}: expected one `name: value` a line")
+    return {str(name): value for name, value in found.items()}
+
+
+def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) -> Any:
+    if name not in hints:
+        close = difflib.get_close_matches(name, hints, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise SettingsProblem(f"{name} ({origin}): there is no such setting{hint}")
+    kind = hints[name]
+    try:
+        if kind is timedelta:
+            return parse_duration(str(value))
+        if kind is Path:
+            return Path(str(value)).expanduser()
+        if kind == tuple[str, ...] and isinstance(value, str):
+            return tuple(value.replace(",", " ").split())
+        return msgspec.convert(value, kind, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise SettingsProblem(f"{name} ({origin}): {error}, got {value!r}") from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """A span of time from `7d`, `30m`, `10s`, `2h`, `1w` or plain seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a duration like 7d, 30m or seconds")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+SETTING_NAMES = tuple(entry.name for entry in fields(Settings))

@@ -1,0 +1,226 @@
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.errors import BuildNotFound, QueueFull, RequestRejected
+from asu_builder.domain.job import JobState
+from asu_builder.domain.release import Release
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import TargetProfiles
+from asu_builder.services.builds import Builds, Policy
+from asu_builder.services.catalog import Catalog, resolve_profile
+from factories import Clock, a_request, a_result
+
+WIDGET = TargetProfiles("r1-a", "pico_9kc", {"acme_widget-5": ("acme,widget-5", "widget5"), "acme_tiny": ()})
+GENERIC = TargetProfiles("r1-a", "x86_64", {"generic": ()})
+POLICY = Policy(
+    allow_defaults=False,
+    max_defaults_length=10,
+    max_custom_rootfs_size_mb=100,
+    repository_allow_list=("https://example.org/ok",),
+    max_pending_jobs=2,
+)
+
+
+class KnownUpstream:
+    """A download server with two releases and a moving one."""
+
+    revision = "r1-a"
+
+    def versions(self) -> Sequence[str]:
+        return ["24.10.4", "24.10.5"]
+
+    def targets(self, release: Release) -> Mapping[str, str] | None:
+        known = ("24.10.4", "24.10.5", "24.10-SNAPSHOT", "SNAPSHOT")
+        return (
+            {"pico/nine": "pico_9kc", "x86/64": "x86_64", "gone/away": "x"}
+            if release.version in known
+            else None
+        )
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        described = {"pico/nine": WIDGET, "x86/64": GENERIC}.get(target)
+        return None if described is None else replace(described, revision=self.revision)
+
+
+class Noted:
+    """Statistics that can be looked at."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+        self.events.append(f"{kind} {client}")
+
+    def flush(self) -> int:
+        return 0
+
+
+class House:
+    """Builds on a real queue and store."""
+
+    def __init__(self, root: Path, **policy: Any) -> None:
+        self.database = Database(root / "a.db")
+        self.queue = SqlJobQueue(self.database)
+        self.store = LocalStore(root / "store")
+        self.upstream = KnownUpstream()
+        self.statistics = Noted()
+        self.clock = Clock()
+        self.wakes = 0
+        self.builds = Builds(
+            self.queue,
+            Catalog(self.upstream),
+            store=self.store,
+            statistics=self.statistics,
+            policy=replace(POLICY, **policy),
+            now=self.clock,
+            wake=self._wake,
+        )
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def complete_next(self) -> str:
+        """Builds the next job without an ImageBuilder; its hash."""
+        claimed = self.queue.claim("w/1", lease_for=timedelta(minutes=1), now=self.clock())
+        assert claimed is not None
+        job, lease = claimed
+        with self.store.scratch() as scratch:
+            (scratch / "images").mkdir()
+            self.store.publish(job.request_hash, scratch / "images")
+        self.queue.finish(lease, a_result(), keep_for=timedelta(days=1), now=self.clock())
+        return job.request_hash
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_a_new_request_wakes_a_worker_and_says_how_many_are_ahead(house: House) -> None:
+    first = house.builds.submit(a_request(packages=("a",)), client="owut/1")
+    second = house.builds.submit(a_request(packages=("b",)), client="owut/1")
+    assert (first.position, second.position, house.wakes) == (0, 1, 2)
+    assert house.builds.pending() == 2
+    assert house.statistics.events == ["request owut/1"] * 2
+
+
+def test_an_alias_and_its_profile_share_one_job(house: House) -> None:
+    views = [
+        house.builds.submit(a_request(profile=name)) for name in ("acme_widget-5", "widget5")
+    ]  # the comma form is the wire's
+    assert views[0].job.id == views[1].job.id
+    assert views[1].job.request.profile == "acme_widget-5"
+    assert house.wakes == 1
+
+
+def test_a_repeated_request_with_a_result_is_a_cache_hit(house: House) -> None:
+    house.builds.submit(a_request())
+    house.complete_next()
+    view = house.builds.submit(a_request(), client="luci/1")
+    assert (view.job.state, view.position) == (JobState.COMPLETED, None)
+    assert house.statistics.events[-1] == "cache_hit luci/1"
+
+
+def test_a_result_whose_files_are_gone_is_not_shown_and_built_anew(house: House) -> None:
+    house.builds.submit(a_request())
+    name = house.complete_next()
+    house.store.remove(name)
+    with pytest.raises(BuildNotFound):
+        house.builds.look(name)
+    assert house.builds.submit(a_request()).job.state is JobState.PENDING
+
+
+def test_an_unknown_hash_is_not_found_in_the_words_of_the_predecessor(house: House) -> None:
+    with pytest.raises(BuildNotFound, match=r"^could not find provided request hash$"):
+        house.builds.look("f" * 64)
+
+
+def test_a_full_queue_still_answers_what_it_knows(house: House) -> None:
+    known = house.builds.submit(a_request(packages=("a",)))
+    house.builds.submit(a_request(packages=("b",)))
+    with pytest.raises(QueueFull):
+        house.builds.submit(a_request(packages=("c",)))
+    assert house.builds.submit(a_request(packages=("a",))).job.id == known.job.id
+
+
+def test_a_moving_version_is_another_build_when_upstream_moves(house: House) -> None:
+    first = house.builds.submit(a_request(version="SNAPSHOT"))
+    house.upstream.revision = "r2-b"
+    second = house.builds.submit(a_request(version="SNAPSHOT"))
+    assert first.job.request_hash != second.job.request_hash
+
+
+def test_a_release_is_the_same_build_whatever_upstream_says(house: House) -> None:
+    first = house.builds.submit(a_request())
+    house.upstream.revision = "r2-b"
+    assert house.builds.submit(a_request()).job.id == first.job.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"defaults": "uci"}, "^Handling `defaults` not enabled on server$"),
+        ({"rootfs_size_mb": 101}, "^rootfs_size_mb: at most 100 MiB are allowed here$"),
+        (
+            {"repositories": {"x": "https://example.org/bad"}},
+            "^Repository not allowed: https://example.org/bad$",
+        ),
+        ({"version": "1.2"}, r"^Unsupported branch: 1\.2$"),
+        ({"version": "24.10.99"}, r"^Unsupported version: 24\.10\.99$"),
+        ({"version": "25.12-SNAPSHOT"}, r"^Unsupported version: 25\.12-SNAPSHOT$"),
+        (
+            {"target": "no/such"},
+            r"^Unsupported target: no/such\. The requested target was either dropped, is still",
+        ),
+        ({"target": "gone/away"}, r"^Unsupported target: gone/away\."),
+        (
+            {"profile": "nope"},
+            r"^Unsupported profile: nope\. The requested profile was either dropped or never existed\.",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_words_that_users_search_for(
+    house: House, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(RequestRejected, match=text):
+        house.builds.submit(a_request(**changes))
+    assert house.builds.pending() == 0
+
+
+def test_defaults_that_are_allowed_have_a_length(tmp_path: Path) -> None:
+    house = House(tmp_path, allow_defaults=True)
+    house.builds.submit(a_request(defaults="x" * 10))
+    with pytest.raises(RequestRejected, match=r"^defaults: at most 10 characters are allowed here$"):
+        house.builds.submit(a_request(defaults="x" * 11))
+    house.database.close()
+
+
+def test_branch_snapshots_are_known_by_their_targets(house: House) -> None:
+    assert house.builds.submit(a_request(version="24.10-SNAPSHOT")).position == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "described", "profile"),
+    [
+        ("acme_widget-5", WIDGET, "acme_widget-5"),
+        ("acme,widget-5", WIDGET, "acme_widget-5"),
+        ("widget5", WIDGET, "acme_widget-5"),
+        ("generic", WIDGET, None),
+        ("any_board", GENERIC, "generic"),
+        ("any_board", WIDGET, None),
+    ],
+)
+def test_profiles_are_found_by_device_names_and_a_lone_generic_takes_all(
+    asked: str, described: TargetProfiles, profile: str | None
+) -> None:
+    assert resolve_profile(asked, described) == profile

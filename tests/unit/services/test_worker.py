@@ -1,0 +1,243 @@
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.domain.errors import (
+    BuildFailed,
+    BuildInterrupted,
+    EngineUnavailable,
+    FailureReason,
+    Unavailable,
+)
+from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import Verdict
+from asu_builder.services.health import Health
+from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
+from factories import Clock, a_result, a_submission, eventually
+
+RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
+
+
+class Script:
+    """A pipeline that does what the test says."""
+
+    def __init__(self) -> None:
+        self.do: Callable[[Job, threading.Event], BuildResult] = lambda job, stop: a_result()
+        self.built: list[int] = []
+        self.labels: list[dict[str, str]] = []
+
+    def build(
+        self, job: Job, *, labels: dict[str, str], advance: Callable[[Stage], None], stop: threading.Event
+    ) -> BuildResult:
+        self.built.append(job.id)
+        self.labels.append(labels)
+        advance(Stage.BUILDING_IMAGE)
+        return self.do(job, stop)
+
+
+class Noted:
+    """Statistics that can be looked at."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+        self.events.append((kind, reason))
+
+    def flush(self) -> int:
+        return 0
+
+
+class Shop:
+    """Workers on a real queue with a scripted pipeline."""
+
+    def __init__(self, root: Path) -> None:
+        self.database = Database(root / "a.db")
+        self.queue = SqlJobQueue(self.database)
+        self.script = Script()
+        self.clock = Clock()
+        self.statistics = Noted()
+        self.engine = Verdict("ok", "fine")
+        self.health = Health(
+            {
+                "database": self.database.check,
+                "engine": lambda: self.engine,
+                "store": lambda: Verdict("ok", "fine"),
+            }
+        )
+        self.workers = Workers(
+            self.queue,
+            self.script,  # type: ignore[arg-type]
+            health=self.health,
+            statistics=self.statistics,
+            options=WorkerOptions("host", 4, timedelta(seconds=30), RETENTION),
+            now=self.clock,
+        )
+
+    def submit(self, name: str = "vim") -> Job:
+        job = self.queue.submit(a_submission(packages=(name,)), capacity=99, now=self.clock())[0]
+        self.workers.wake()
+        return job
+
+    def state(self, job: Job) -> JobState:
+        found = self.queue.find(job.request_hash, now=self.clock())
+        assert found is not None
+        return found.state
+
+    def failure(self, job: Job) -> BuildFailure:
+        found = self.queue.find(job.request_hash, now=self.clock())
+        assert found is not None
+        assert isinstance(found.outcome, BuildFailure)
+        return found.outcome
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    made = Shop(tmp_path)
+    yield made
+    made.workers.stop()
+    made.database.close()
+
+
+def fail(error: Exception) -> Callable[[Job, threading.Event], BuildResult]:
+    def do(job: Job, stop: threading.Event) -> BuildResult:
+        raise error
+
+    return do
+
+
+def test_a_submitted_job_wakes_an_idle_worker_at_once(shop: Shop) -> None:
+    shop.workers.start()
+    job = shop.submit()
+    assert eventually(lambda: shop.state(job) is JobState.COMPLETED, seconds=3)
+    assert shop.statistics.events == [("completed", "")]
+    assert shop.script.labels == [{"asu.job": str(job.id), "asu.attempt": "1"}]
+
+
+def test_as_many_jobs_run_at_once_as_there_are_workers(shop: Shop) -> None:
+    gate = threading.Barrier(4)
+
+    def meet(job: Job, stop: threading.Event) -> BuildResult:
+        gate.wait(timeout=5)
+        return a_result()
+
+    shop.script.do = meet
+    jobs = [shop.submit(name) for name in "abcd"]
+    shop.workers.start()
+    assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))
+
+
+def test_a_users_failure_is_recorded_with_its_output_and_not_tried_again(shop: Shop) -> None:
+    failure = BuildFailed(FailureReason.TOO_BIG, "Error: too big")
+    failure.stdout, failure.stderr, failure.build_cmd = "out", "err", ("make",)
+    shop.script.do = fail(failure)
+    job = shop.submit()
+    assert shop.workers.build_next("host/1")
+    assert shop.failure(job) == BuildFailure(FailureReason.TOO_BIG, "Error: too big", "out", "err", ("make",))
+    assert shop.statistics.events == [("failed", "too_big")]
+    assert not shop.workers.build_next("host/1")
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("The disk is full"), BuildFailed(FailureReason.UPSTREAM_UNREACHABLE, "Error: down")]
+)
+def test_what_the_world_did_is_tried_again_with_growing_pauses_and_then_final(
+    shop: Shop, error: Exception
+) -> None:
+    shop.script.do = fail(error)
+    job = shop.submit()
+    for delay in RETRY_DELAYS:
+        assert shop.workers.build_next("host/1")
+        assert not shop.workers.build_next("host/1")
+        assert shop.state(job) is JobState.PENDING
+        shop.clock.forward(delay)
+    assert shop.workers.build_next("host/1")
+    assert shop.failure(job).reason.fault == "world"
+    assert len(shop.script.built) == len(RETRY_DELAYS) + 1
+
+
+def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_is_back(shop: Shop) -> None:
+    shop.script.do = fail(EngineUnavailable("Podman does not answer"))
+    job = shop.submit()
+    for _ in range(10):
+        assert shop.workers.build_next("host/1")
+        assert shop.state(job) is JobState.PENDING
+        report = shop.health.report()
+        assert (report.can_build, report.verdicts["engine"].sentence) == (False, "Podman does not answer")
+        shop.clock.forward(timedelta(minutes=1))
+    shop.workers.start()
+    assert not eventually(lambda: shop.state(job) is not JobState.PENDING, seconds=0.3)
+    shop.script.do = lambda job, stop: a_result()
+    shop.health.look()
+    assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
+
+
+def test_a_bug_of_ours_ends_the_job_with_a_fixed_sentence_and_not_the_worker(shop: Shop) -> None:
+    shop.script.do = fail(ZeroDivisionError("secret detail"))
+    job = shop.submit()
+    assert shop.workers.build_next("host/1")
+    failure = shop.failure(job)
+    assert failure.reason is FailureReason.INTERNAL
+    assert "secret" not in failure.detail + failure.stderr
+
+
+def test_stopping_gives_running_jobs_back_uncounted(shop: Shop) -> None:
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        assert stop.wait(10)
+        raise BuildInterrupted
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    shop.workers.stop()
+    found = shop.queue.find(job.request_hash, now=shop.clock())
+    assert found is not None
+    assert (found.state, found.attempts, found.retries) == (JobState.PENDING, 0, 0)
+
+
+def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Shop) -> None:
+    lost = threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        if not lost.is_set():
+            lost.set()
+            assert stop.wait(10)
+            raise BuildInterrupted
+        return a_result()
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert lost.wait(5)
+    shop.clock.forward(LEASE * 2)
+    assert shop.queue.recover(keep_failure_for=timedelta(hours=1), now=shop.clock()) == 1
+    shop.workers.renew_leases()
+    shop.workers.wake()
+    assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
+    assert shop.script.built == [job.id, job.id]
+
+
+def test_leases_of_running_jobs_are_renewed(shop: Shop) -> None:
+    done = threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        assert done.wait(10)
+        return a_result()
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    for _ in range(5):
+        shop.clock.forward(LEASE * 0.9)
+        shop.workers.renew_leases()
+        assert shop.queue.recover(keep_failure_for=timedelta(hours=1), now=shop.clock()) == 0
+    done.set()
+    assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
