@@ -130,16 +130,12 @@ def _explain_opkg(stderr: str) -> SelectionProblem:
     dependencies = _OPKG_DEPENDENCY.findall(stderr)
     conflicts = [*_OPKG_CONFLICT.findall(stderr), *_OPKG_CONFLICTING.findall(stderr)]
     conflicts += [name for clash in _OPKG_CLASH.findall(stderr) for name in clash]
-    blamed = _OPKG_MISSING.findall(stderr)
-    needy = {asker for _, asker in dependencies}
     if dependencies:
-        # opkg blames the requested name; the first line names the real culprit.
-        missing = [name for name, _ in dependencies] + [
-            name for name in blamed if name not in needy | set(conflicts)
-        ]
+        # opkg blames whatever was requested; these lines alone name the real culprits.
+        missing = [name for name, _ in dependencies]
     else:
         # After a clash opkg also blames whatever it could not finish: that is no missing package.
-        missing = [] if conflicts else blamed
+        missing = [] if conflicts else _OPKG_MISSING.findall(stderr)
     needed_by: dict[str, tuple[str, ...]] = {}
     for name, asker in dependencies:
         needed_by[name] = _unique((*needed_by.get(name, ()), asker))
