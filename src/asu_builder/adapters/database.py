@@ -81,7 +81,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as error:
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # a bug of ours
+        except (sqlite3.DatabaseError, OSError) as error:
             # The path is for the operator's log, not for whoever reads the answer.
             _log.error("%s: %s", self._path, error)
             raise Unavailable(f"The database cannot be used: {error}") from error

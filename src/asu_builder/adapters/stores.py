@@ -24,7 +24,10 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"The store {root} cannot be made: {error.strerror}") from error
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
