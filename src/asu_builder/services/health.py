@@ -1,10 +1,13 @@
 """How the parts of this service are, from a background check; the gate before the workers."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from asu_builder.ports import Verdict
+
+_log = logging.getLogger(__name__)
 
 _STARTING = Verdict("degraded", "Not checked yet; the service has just started.")
 
@@ -58,5 +61,7 @@ class Health:
 
     def _note(self, part: str, verdict: Verdict) -> None:
         with self._changed:
-            self._verdicts[part] = verdict
+            former, self._verdicts[part] = self._verdicts[part], verdict
+            if verdict.status != former.status and (former is not _STARTING or verdict.status != "ok"):
+                _log.warning("%s is %s: %s", part, verdict.status, verdict.sentence)
             self._changed.notify_all()

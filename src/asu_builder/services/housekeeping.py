@@ -1,10 +1,12 @@
 """Forgets what is past its time and takes away what a former life left behind."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
+from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.ports import JobQueue, Runtime, Store
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,9 @@ class Housekeeping:
         self.recover()
         self.forget_expired()
         self._store.sweep()
-        self._runtime.sweep(keep=self._is_live)
+        # An engine that is down is health's to tell, once; there is nothing to sweep in it now.
+        with contextlib.suppress(EngineUnavailable):
+            self._runtime.sweep(keep=self._is_live)
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
