@@ -56,6 +56,8 @@ class SelectionProblem:
     conflicts: tuple[str, ...] = ()
     needed_by: Mapping[str, tuple[str, ...]] | None = None
     """For a missing dependency, the packages that need it."""
+    refused: tuple[str, ...] = ()
+    """Asked for and not installed, where the package manager does not say whether they exist."""
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.conflicts)
@@ -70,6 +72,8 @@ class SelectionProblem:
         sentence = f"Error: Impossible package selection: {' '.join(parts)}"
         for name, askers in (self.needed_by or {}).items():
             sentence += f". {name} is needed by {', '.join(askers)}"
+        if self.refused:
+            sentence += f". Not installed: {', '.join(self.refused)}"
         return sentence
 
 
@@ -130,16 +134,18 @@ def _explain_opkg(stderr: str) -> SelectionProblem:
     dependencies = _OPKG_DEPENDENCY.findall(stderr)
     conflicts = [*_OPKG_CONFLICT.findall(stderr), *_OPKG_CONFLICTING.findall(stderr)]
     conflicts += [name for clash in _OPKG_CLASH.findall(stderr) for name in clash]
+    refused: tuple[str, ...] = ()
     if dependencies:
-        # opkg blames whatever was requested; these lines alone name the real culprits.
+        # opkg blames whatever was requested; these lines alone surely name what does not exist.
         missing = [name for name, _ in dependencies]
+        refused = tuple(name for name in _OPKG_MISSING.findall(stderr) if name not in missing)
     else:
         # After a clash opkg also blames whatever it could not finish: that is no missing package.
         missing = [] if conflicts else _OPKG_MISSING.findall(stderr)
     needed_by: dict[str, tuple[str, ...]] = {}
     for name, asker in dependencies:
         needed_by[name] = _unique((*needed_by.get(name, ()), asker))
-    return SelectionProblem(_unique(missing), _unique(conflicts), needed_by)
+    return SelectionProblem(_unique(missing), _unique(conflicts), needed_by, refused)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
