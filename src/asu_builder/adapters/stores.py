@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from asu_builder.adapters.locks import locked
 from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import Verdict
 
@@ -33,13 +34,14 @@ class LocalStore:
     def scratch(self) -> Iterator[Path]:
         """See `ports.Store.scratch`."""
         try:
-            path = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self._root))
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            with locked(self._root):
+                path = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self._root))
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                # It ends with its process: what nobody holds is left over from a former life.
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise Unavailable(f"The store cannot be written: {error.strerror}") from error
         try:
-            # The lock dies with its process: what nobody holds is left over from a former life.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path
         finally:
             os.close(lock)
@@ -86,21 +88,11 @@ class LocalStore:
 
     def sweep(self) -> int:
         """See `ports.Store.sweep`."""
-        removed = 0
-        for path in self._root.glob(f"{_SCRATCH_PREFIX}*"):
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(self._root):
+            abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if _is_abandoned(path)]
+            for path in abandoned:
                 shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(descriptor)
-        return removed
+        return len(abandoned)
 
     def check(self) -> Verdict:
         """See `ports.Store.check`."""
@@ -113,6 +105,20 @@ class LocalStore:
         if free < _LOW_SPACE_BYTES:
             return Verdict("degraded", f"The store has only {free >> 20} MiB left.")
         return Verdict("ok", "Images can be stored.")
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _sync(path: Path) -> None:

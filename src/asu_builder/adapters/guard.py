@@ -1,0 +1,156 @@
+"""One thread per container that ends it: stop event, deadline, resource watches.
+
+A socket timeout cannot do this: a silent `make` is healthy and an endless chatty one is not. So
+the guard kills, remembers why, and the interrupted step raises that reason instead of whatever
+the kill looked like from where it stood.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from asu_builder.domain.errors import AsuError, BuildFailed, BuildInterrupted, FailureReason
+
+log = logging.getLogger(__name__)
+
+TICK = 0.2
+"""Seconds between two looks at the stop event and the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Something looked at every so often; a returned failure ends the container."""
+
+    every: timedelta
+    look: Callable[[], BuildFailed | None]
+
+
+class Guard:
+    """Watches one container from entering to leaving the context."""
+
+    def __init__(
+        self,
+        stop: Event,
+        deadline: timedelta,
+        *,
+        kill: Callable[[], None],
+        watches: Sequence[Watch] = (),
+    ) -> None:
+        """`kill` ends the container and wakes whoever waits for it; it is called at most once."""
+        self._stop = stop
+        self._deadline = deadline
+        self._ends = monotonic() + deadline.total_seconds()
+        self._kill = kill
+        self._due = {watch: monotonic() + watch.every.total_seconds() for watch in watches}
+        self._ended = Event()
+        self._failure: AsuError | None = None
+        self._thread = Thread(target=self._watch, name="guard", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def remaining(self) -> timedelta:
+        """How long until the deadline; never negative."""
+        return timedelta(seconds=max(0.0, self._ends - monotonic()))
+
+    @contextmanager
+    def covering(self) -> Iterator[None]:
+        """Runs one step; when the guard has struck, its reason replaces the step's outcome."""
+        self.require_life()
+        try:
+            yield
+        except AsuError:
+            self.require_life()
+            raise
+        self.require_life()
+
+    def require_life(self) -> None:
+        """Raises the reason if the guard has struck; for steps that have no end to wait for."""
+        if self._failure is not None:
+            raise self._failure
+        if self._stop.is_set():
+            raise interrupted()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(TICK):
+            if failure := self._look():
+                # Before the kill, so that whoever the kill wakes finds the reason.
+                self._failure = failure
+                self._strike()
+                return
+
+    def _strike(self) -> None:
+        try:
+            self._kill()
+        except Exception:
+            log.exception("the guard could not end a container")
+
+    def _look(self) -> AsuError | None:
+        if self._stop.is_set():
+            return interrupted()
+        if monotonic() >= self._ends:
+            return deadline_passed(self._deadline)
+        for watch, due in self._due.items():
+            if monotonic() >= due:
+                failure = self._ask(watch)
+                self._due[watch] = monotonic() + watch.every.total_seconds()
+                if failure:
+                    return failure
+        return None
+
+    def _ask(self, watch: Watch) -> BuildFailed | None:
+        """A watch that fails must not end the guard: deadline and stop still have to bite."""
+        try:
+            return watch.look()
+        except AsuError as error:
+            log.warning("a resource watch got no answer: %s", error)
+        except Exception:
+            log.exception("a resource watch failed")
+        return None
+
+
+def interrupted() -> BuildInterrupted:
+    """The stop event was set."""
+    return BuildInterrupted("The build was stopped; it will be tried again.")
+
+
+def deadline_passed(deadline: timedelta) -> BuildFailed:
+    """The build ran into its deadline."""
+    minutes = deadline.total_seconds() / 60
+    return BuildFailed(
+        FailureReason.DEADLINE,
+        f"Error: The build did not end within {minutes:.3g} minutes and was stopped. "
+        "Ask for fewer packages, or try again when the server is less busy.",
+    )
+
+
+def memory_exhausted(limit: int) -> BuildFailed:
+    """The build needed more memory (bytes) than it may have."""
+    return BuildFailed(
+        FailureReason.OUT_OF_MEMORY,
+        f"Error: The build needed more than {limit >> 20} MiB of memory and was stopped. "
+        "Ask for fewer packages or a smaller root file system.",
+    )
+
+
+def disk_exhausted(limit: int) -> BuildFailed:
+    """The build wrote more (bytes) than it may."""
+    return BuildFailed(
+        FailureReason.DISK_LIMIT,
+        f"Error: The build wrote more than {limit >> 20} MiB to disk and was stopped. "
+        "Ask for fewer packages or a smaller root file system.",
+    )

@@ -1,0 +1,193 @@
+"""ImageBuilders that lie unpacked on this host: a fresh copy of the directory for each build."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.local_command import Commands
+from asu_builder.adapters.local_container import Confinement, LocalContainer, Place
+from asu_builder.adapters.local_copy import TreeCopy, disk_use, remove_tree
+from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.adapters.locks import locked
+from asu_builder.adapters.output import disk_errors
+from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
+from asu_builder.ports import ContainerSpec, Verdict
+
+log = logging.getLogger(__name__)
+
+_USE_EVERY = timedelta(seconds=0.5)
+_DISK_EVERY = timedelta(seconds=3)
+_LABELS = "labels.json"
+_TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """What an operator may choose, and the limits, which only tests change."""
+
+    imagebuilder_path: str
+    """May name `version`, `target` and `subtarget` in braces."""
+    scratch: Path
+    """Where the copies are made; best on the same file system, so that they can share blocks."""
+    sandboxed: bool = True
+    """Whether commands run under bubblewrap. Never dropped silently: without it nothing runs."""
+    network: bool = False
+    """Whether sandboxed commands may use the network. Plain ones always can."""
+    limits: Limits = field(default_factory=Limits)
+
+
+class LocalRuntime:
+    """Fulfils `ports.Runtime`; every thread may use it."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        self._options = options
+        self._sandbox_works = not options.sandboxed
+
+    @contextmanager
+    def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[LocalContainer]:
+        """The deadline counts from here on, the copying included."""
+        if (verdict := self.check()).status == "down":
+            raise EngineUnavailable(verdict.sentence)
+        source = self._source(spec)
+        options = self._options
+        with _own_directory(options.scratch, spec.labels) as home:
+            place = Place(home / "builder", home / "tmp", _identity(source))
+            commands = Commands(home, contained=options.sandboxed)
+            watches = (
+                Watch(_USE_EVERY, partial(commands.look, options.limits)),
+                Watch(_DISK_EVERY, _DiskWatch(home, source, options.limits).look),
+            )
+            with Guard(stop, spec.deadline, kill=commands.kill, watches=watches) as guard:
+                with disk_errors():
+                    place.temporary.mkdir()
+                    TreeCopy(step=guard.require_life).copy(source, place.builder)
+                confinement = Confinement(options.sandboxed, options.network, options.limits)
+                yield LocalContainer(
+                    place, confinement, guard=guard, commands=commands, environment=spec.environment
+                )
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """Removes what former lives left behind; a copy whose process lives is locked and stays."""
+        removed = 0
+        with disk_errors(), locked(self._options.scratch):
+            for directory in self._options.scratch.glob("asu-*"):
+                if not keep(_labels(directory)) and _is_abandoned(directory):
+                    remove_tree(directory)
+                    removed += 1
+        return removed
+
+    def check(self) -> Verdict:
+        """Whether the sandbox works and the scratch directory can be written."""
+        if not self._sandbox_works:
+            # Remembered once it works: a sandbox is not lost while we run.
+            self._sandbox_works = bubblewrap_works()
+        if not self._sandbox_works:
+            return Verdict(
+                "down",
+                "bubblewrap is missing or may not create its sandbox here; install it, or use Podman.",
+            )
+        base = _fixed_part(self._options.imagebuilder_path)
+        if not base.is_dir():
+            return Verdict("down", f"The ImageBuilder directory {base} does not exist.")
+        with suppress(OSError):
+            self._options.scratch.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._options.scratch, os.W_OK | os.X_OK):
+            return Verdict("down", f"The scratch directory {self._options.scratch} cannot be written.")
+        return Verdict("ok", "ImageBuilder directories are there.")
+
+    def _source(self, spec: ContainerSpec) -> Path:
+        target, _, subtarget = spec.target.partition("/")
+        source = Path(
+            self._options.imagebuilder_path.format(
+                version=spec.release.version, target=target, subtarget=subtarget
+            )
+        )
+        if not source.is_dir():
+            raise BuildFailed(
+                FailureReason.IMAGEBUILDER_MISSING,
+                f"Error: Image not found: no ImageBuilder of {spec.release.version} for {spec.target} is on "
+                "this server. Choose another version, or ask the operator to unpack one.",
+            )
+        return source
+
+
+class _DiskWatch:
+    """Compares the copy with its origin: only what a build adds counts."""
+
+    def __init__(self, home: Path, source: Path, limits: Limits) -> None:
+        self._home = home
+        self._limit = limits.disk
+        self._origin = disk_use(source)
+
+    def look(self) -> BuildFailed | None:
+        if disk_use(self._home) - self._origin > self._limit:
+            return disk_exhausted(self._limit)
+        return None
+
+
+@contextmanager
+def _own_directory(scratch: Path, labels: Mapping[str, str]) -> Iterator[Path]:
+    """A directory that is ours while this process lives, and gone afterwards."""
+    home = scratch / f"asu-{secrets.token_hex(8)}"
+    with disk_errors():
+        scratch.mkdir(parents=True, exist_ok=True)
+        with locked(scratch):
+            home.mkdir(mode=0o700)
+            lock = (home / _LABELS).open("wb", buffering=0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write(json.dumps(dict(labels)).encode())
+    try:
+        yield home
+    finally:
+        with lock:
+            try:
+                remove_tree(home)
+            except OSError as error:
+                log.warning("could not remove %s: %s", home, error)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    try:
+        with (directory / _LABELS).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _labels(directory: Path) -> Mapping[str, str]:
+    try:
+        labels = json.loads((directory / _LABELS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return labels if isinstance(labels, dict) else {}
+
+
+def _identity(source: Path) -> str:
+    """Changes when another ImageBuilder is unpacked there, without reading its hundreds of megabytes."""
+    facts = [str(source.resolve())]
+    for name in _TELLING_FILES:
+        if (source / name).is_file():
+            found = (source / name).stat()
+            facts.append(f"{name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def _fixed_part(template: str) -> Path:
+    """The directory above the first part of the template that varies."""
+    fixed = template.partition("{")[0]
+    return Path(fixed) if fixed == template else Path(fixed + "x").parent

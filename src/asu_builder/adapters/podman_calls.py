@@ -1,0 +1,163 @@
+"""The calls that concern one container, each with a deadline and a client of its own.
+
+A client per call costs a millisecond and lets the guard's thread and the worker's thread use the
+same container without sharing a `requests.Session`.
+"""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Condition
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+from asu_builder.adapters.podman_engine import CALL, Engine, one_line
+from asu_builder.adapters.podman_streams import Stream, libpod_url
+from asu_builder.domain.errors import AsuError, EngineUnavailable
+
+if TYPE_CHECKING:
+    from podman.api.client import APIClient
+
+log = logging.getLogger(__name__)
+
+_GUARD_CALL = timedelta(seconds=5)
+_KILL_GRACE = timedelta(seconds=3)
+_EXIT_CODE_WITHIN = timedelta(seconds=5)
+_SPECIAL_FILE = 0x8F280000
+"""Go's `fs.ModeType`: a plain file has none of these bits."""
+
+
+class ContainerCalls:
+    """Podman's API, seen from one container."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self.name = name
+        self._streams: set[Stream] = set()
+        self._quiet = Condition()
+
+    @contextmanager
+    def api(self, *, timeout: timedelta = CALL) -> Iterator["APIClient"]:
+        """podman-py's session; its errors leave as `EngineUnavailable`."""
+        with self._engine.client(timeout=timeout) as client:
+            yield client.api
+
+    @contextmanager
+    def stream(self, method: str, *parts: str, **query: object) -> Iterator[Stream]:
+        """A streaming call that `kill` can end; it is not begun yet."""
+        with self.api() as api:
+            url = libpod_url(api.path_prefix, *parts, **query)
+        stream = Stream(self._engine.socket(), method, url, headers_within=CALL.total_seconds())
+        with stream:
+            with self._quiet:
+                self._streams.add(stream)
+            try:
+                yield stream
+            finally:
+                with self._quiet:
+                    self._streams.discard(stream)
+                    self._quiet.notify_all()
+
+    def archive(self, path: str) -> Any:
+        """The stream of a path's tar archive."""
+        return self.stream("GET", "containers", self.name, "archive", path=path)
+
+    def inspect(self, *, size: bool = False, timeout: timedelta = CALL) -> Mapping[str, Any]:
+        """What Podman knows about the container; `size` walks what it has written."""
+        with self.api(timeout=timeout) as api:
+            response = api.get(f"/containers/{self.name}/json", params={"size": size})
+            response.raise_for_status()
+            attributes: Mapping[str, Any] = response.json()
+            return attributes
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a command runs or files are on their way."""
+        with self._quiet:
+            return bool(self._streams)
+
+    def host_disk_free(self) -> int:
+        """Bytes that the engine's storage has left; a lot when it does not say."""
+        with self.api() as api:
+            response = api.get("/info")
+            response.raise_for_status()
+            store = response.json().get("store") or {}
+        allocated = int(store.get("graphRootAllocated") or 1 << 62)
+        return allocated - int(store.get("graphRootUsed") or 0)
+
+    def disk_use(self) -> int:
+        """Bytes written on top of the image."""
+        return int(self.inspect(size=True, timeout=_GUARD_CALL).get("SizeRw") or 0)
+
+    def is_plain_file(self, path: str) -> bool:
+        """Whether there is a plain file at an absolute path."""
+        with self.api() as api:
+            response = api.head(f"/containers/{self.name}/archive", params={"path": path})
+            if response.status_code == 404:
+                return False
+            response.raise_for_status()
+            header = response.headers.get("X-Docker-Container-Path-Stat", "")
+        try:
+            mode = json.loads(base64.b64decode(header))["mode"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineUnavailable(f"Podman did not say what {path} is.") from error
+        return not mode & _SPECIAL_FILE
+
+    def put(self, path: str, content: bytes) -> None:
+        """Unpacks a tar below an absolute path; what is new belongs to the container's user."""
+        with self.api() as api:
+            api.put(
+                f"/containers/{self.name}/archive", params={"path": path}, data=content
+            ).raise_for_status()
+
+    def create_exec(self, arguments: Sequence[str], workdir: str) -> str:
+        """An exec session that is not started; its id."""
+        session = {
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Cmd": list(arguments),
+            "WorkingDir": workdir,
+        }
+        with self.api() as api:
+            response = api.post(f"/containers/{self.name}/exec", data=json.dumps(session))
+            response.raise_for_status()
+            return str(response.json()["Id"])
+
+    def exit_code(self, session: str) -> int:
+        """How an exec ended; its stream ends a moment before the session knows."""
+        ends = monotonic() + _EXIT_CODE_WITHIN.total_seconds()
+        while monotonic() < ends:
+            with self.api() as api:
+                response = api.get(f"/exec/{session}/json")
+                response.raise_for_status()
+                state = response.json()
+            if not state["Running"]:
+                return int(state["ExitCode"])
+            sleep(0.05)
+        raise EngineUnavailable("The connection to a running command was lost.")
+
+    def kill(self) -> None:
+        """Ends every process of the container, and then every stream that still waits."""
+        try:
+            with self.api(timeout=_GUARD_CALL) as api:
+                api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
+        except AsuError as error:
+            log.warning("could not kill container %s: %s", self.name, error)
+        with self._quiet:
+            self._quiet.wait_for(lambda: not self._streams, timeout=_KILL_GRACE.total_seconds())
+            for stream in self._streams:
+                stream.abort()
+
+    def remove(self) -> None:
+        """Takes the container away with its volumes; a failure is logged, `sweep` comes later."""
+        try:
+            with self.api() as api:
+                query = {"force": True, "v": True, "timeout": 0, "ignore": True}
+                response = api.delete(f"/containers/{self.name}", params=query)
+                if response.status_code not in (200, 204, 404):
+                    log.warning("could not remove container %s: %s", self.name, one_line(response.text))
+        except AsuError as error:
+            log.warning("could not remove container %s: %s", self.name, error)

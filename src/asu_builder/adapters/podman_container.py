@@ -1,0 +1,141 @@
+"""One running container: commands, files in, files out."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+from asu_builder.adapters import archive
+from asu_builder.adapters.guard import Guard, memory_exhausted
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.output import CappedFile, ends_with_full_disk
+from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_engine import one_line
+from asu_builder.adapters.podman_images import Image
+from asu_builder.adapters.podman_streams import Demultiplexer, Stream
+from asu_builder.domain.errors import EngineUnavailable, Unavailable
+from asu_builder.ports import CommandResult
+
+_STDOUT, _STDERR = 1, 2
+_HOST_DISK_RESERVE = 64 << 20
+_OOM_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
+_OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+
+class PodmanContainer:
+    """Fulfils `ports.Container`; made by `PodmanRuntime.open`, watched by its guard."""
+
+    def __init__(
+        self,
+        calls: ContainerCalls,
+        image: Image,
+        *,
+        guard: Guard,
+        limits: Limits,
+        environment: Mapping[str, str],
+    ) -> None:
+        """`environment` is what every command gets; nothing of the image's own is added."""
+        self.identity = image.id
+        self.workdir = image.workdir
+        self.warnings: Sequence[str] = (image.warning,) if image.warning else ()
+        self._calls = calls
+        self._guard = guard
+        self._limits = limits
+        self._environment = dict(environment)
+        self._commands = 0
+
+    def run(
+        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
+        self._commands += 1
+        limit = self._limits.log
+        stdout = CappedFile(output / f"{self._commands}.stdout", limit)
+        stderr = CappedFile(output / f"{self._commands}.stderr", limit)
+        with self._guard.covering():
+            with stdout, stderr:
+                writers = {_STDOUT: stdout.write, _STDERR: stderr.write}
+                exit_code = self._execute(arguments, writers, self._environment | dict(environment or {}))
+            result = CommandResult(exit_code, stdout.path, stderr.path)
+            if exit_code:
+                self._require_resources(result)
+        return result
+
+    def exists(self, path: str) -> bool:
+        """Asks Podman's archive call, which is far cheaper than a command."""
+        with self._guard.covering():
+            return self._calls.is_plain_file(self._inner(path))
+
+    def read_text(self, path: str) -> str:
+        """Undecodable bytes become replacement characters."""
+        with self._guard.covering(), self._calls.archive(self._inner(path)) as stream:
+            if not _begin_reading(stream, path):
+                raise EngineUnavailable(f"There is no file {path} in the container.")
+            content = archive.read_one(cast(IO[bytes], stream), limit=self._limits.text)
+        return content.decode(errors="replace")
+
+    def write_files(self, files: Mapping[str, str]) -> None:
+        """Podman gives new files and directories to the container's user, old ones stay as they are."""
+        with self._guard.covering():
+            self._calls.put(self.workdir, archive.pack(files))
+
+    def collect(self, directory: str, into: Path) -> Sequence[str]:
+        """Unpacks Podman's archive of the directory while it arrives."""
+        with self._guard.covering(), self._calls.archive(directory) as stream:
+            if not _begin_reading(stream, directory):
+                return []
+            return archive.unpack(cast(IO[bytes], stream), into, limits=self._limits)
+
+    def _inner(self, path: str) -> str:
+        return f"{self.workdir}/{path}"
+
+    def _execute(
+        self,
+        arguments: Sequence[str],
+        writers: Mapping[int, Callable[[bytes], None]],
+        environment: Mapping[str, str],
+    ) -> int:
+        """Runs to the end and returns the exit code, passing output on as it comes."""
+        # `env -i`, because what image and engine put into the environment cannot be unset otherwise.
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        session = self._calls.create_exec(["env", "-i", *variables, *arguments], self.workdir)
+        with self._calls.stream("POST", "exec", session, "start") as stream:
+            if stream.begin({"Detach": False, "Tty": False}) >= 400:
+                raise EngineUnavailable(f"Podman could not run a command: {one_line(stream.refusal())}")
+            frames = Demultiplexer(writers)
+            while chunk := stream.read_some():
+                frames.feed(chunk)
+        # After a kill nothing more is asked of an engine that may itself be what hangs.
+        self._guard.require_life()
+        if not frames.is_between_frames:
+            raise EngineUnavailable("The connection to a running command was lost.")
+        return self._calls.exit_code(session)
+
+    def _require_resources(self, result: CommandResult) -> None:
+        """A command that failed for want of memory or the host's disk must not pass for the user's."""
+        state = self._calls.inspect().get("State") or {}
+        if state.get("OOMKilled"):
+            raise memory_exhausted(self._limits.memory)
+        if not state.get("Running"):
+            raise EngineUnavailable("The container was ended by somebody else while a command ran.")
+        if self._kernel_has_killed():
+            raise memory_exhausted(self._limits.memory)
+        if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
+            raise Unavailable("The container engine's disk is full; the operator has to make room.")
+
+    def _kernel_has_killed(self) -> bool:
+        """Whether the kernel killed anything for want of memory, which make reports as any failure.
+
+        Podman says `OOMKilled` only when the container itself has ended, so its cgroup is asked.
+        """
+        counts: list[bytes] = []
+        self._execute(["cat", *_OOM_FILES], {_STDOUT: counts.append}, self._environment)
+        return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))
+
+
+def _begin_reading(stream: Stream, path: str) -> bool:
+    """Whether the path exists, in which case its archive follows."""
+    status = stream.begin()
+    if status >= 400 and status != 404:
+        raise EngineUnavailable(f"Podman could not read {path}: {one_line(stream.refusal())}")
+    return status != 404

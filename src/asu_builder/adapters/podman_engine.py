@@ -1,0 +1,142 @@
+"""Reaching the Podman service: which socket, what its errors mean, one client per user of it."""
+
+import http.client
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asu_builder.adapters.limits import Limits
+from asu_builder.domain.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from podman import PodmanClient
+
+CALL = timedelta(seconds=30)
+"""How long an ordinary call may take; Podman does hang in reality."""
+_START_HINT = "Start Podman's service with `systemctl --user enable --now podman.socket`"
+
+
+@dataclass(frozen=True, slots=True)
+class PodmanOptions:
+    """What an operator may choose, and the limits, which only tests change."""
+
+    socket: str = ""
+    """Path or `unix://` address; empty looks in `CONTAINER_HOST` and the usual places."""
+    image_template: str = "{registry}:{target}-{subtarget}-{tag}"
+    """May name `registry`, `target`, `subtarget`, `tag` and `version`."""
+    registry: str = "ghcr.io/openwrt/imagebuilder"
+    network: str = "asu-build"
+    """`none`, or a Podman network of our own, made when it is missing."""
+    installation: str = "default"
+    """Tells our containers from those of another server on the same engine."""
+    tls_verify: bool = True
+    refresh_after: timedelta = timedelta(minutes=15)
+    """How old the image of a moving tag may get before the registry is asked again."""
+    limits: Limits = field(default_factory=Limits)
+
+
+def socket_candidates(setting: str = "", *, environment: Mapping[str, str] | None = None) -> list[Path]:
+    """Where Podman's socket may be, best first. A setting is taken at its word."""
+    environment = os.environ if environment is None else environment
+    if setting:
+        return [Path(setting.removeprefix("unix://"))]
+    candidates = []
+    host = environment.get("CONTAINER_HOST", "")
+    if host.startswith("unix://"):
+        candidates.append(Path(host.removeprefix("unix://")))
+    if runtime := environment.get("XDG_RUNTIME_DIR"):
+        candidates.append(Path(runtime, "podman/podman.sock"))
+    candidates.append(Path(f"/run/user/{os.getuid()}/podman/podman.sock"))
+    candidates.append(Path("/run/podman/podman.sock"))
+    return list(dict.fromkeys(candidates))
+
+
+def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The first candidate that exists; one that we may not look at counts, if there is no other."""
+    hidden = None
+    for candidate in socket_candidates(setting, environment=environment):
+        try:
+            if candidate.is_socket():
+                return candidate
+        except PermissionError:
+            hidden = hidden or candidate
+    return hidden
+
+
+class Engine:
+    """One Podman service, found anew for each client: its socket may come and go."""
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+
+    def socket(self) -> Path:
+        """The service's socket. Raises `EngineUnavailable`."""
+        if found := find_socket(self._setting):
+            return found
+        tried = ", ".join(str(path) for path in socket_candidates(self._setting))
+        raise EngineUnavailable(f"Podman's socket was not found (tried {tried}). {_START_HINT}.")
+
+    @contextmanager
+    def client(self, *, timeout: timedelta = CALL) -> Iterator["PodmanClient"]:
+        """A podman-py client for one thread: its `requests.Session` is not to be shared.
+
+        `timeout` bounds each call's silence. Foreign errors leave as `EngineUnavailable`.
+        """
+        # Imported here because it takes longer than the rest of the start-up together.
+        from asu_builder.adapters.podman_client import a_client
+
+        with podman_errors(), a_client(self.socket(), timeout=timeout) as client:
+            yield client
+
+
+@contextmanager
+def podman_errors() -> Iterator[None]:
+    """The one place where podman-py's errors become ours.
+
+    They come in two families without a common base (style notes, §1.9): `APIError`, which is one
+    of requests' errors and so an `OSError`, and `PodmanError`. urllib3's appear while a body is read.
+    """
+    from podman.errors import PodmanError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (OSError, PodmanError, HTTPError, http.client.HTTPException) as error:
+        raise EngineUnavailable(_sentence(error)) from error
+    except (KeyError, ValueError) as error:
+        raise EngineUnavailable("Podman gave an answer that could not be understood.") from error
+
+
+def _sentence(error: BaseException) -> str:
+    """What happened and what to do, from the error at the bottom of the chain."""
+    chain = list(_chain(error))
+    for kind, sentence in _SENTENCES.items():
+        if any(isinstance(link, kind) for link in chain):
+            return sentence
+    explanation = getattr(error, "explanation", None) or str(error)
+    return f"Podman failed: {one_line(explanation)}"
+
+
+_SENTENCES: Mapping[type[BaseException], str] = {
+    PermissionError: "Podman's socket may not be used by this user. "
+    f"{_START_HINT} as the user that runs this server, or let that user into the socket's group.",
+    FileNotFoundError: f"Podman's socket is gone. {_START_HINT}.",
+    ConnectionRefusedError: f"Nobody listens on Podman's socket. {_START_HINT}.",
+    TimeoutError: "Podman did not answer in time; look at its service, and restart it if it hangs.",
+    ConnectionError: "Podman's service went away in the middle of a call; look at its log.",
+}
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def one_line(text: str, *, length: int = 300) -> str:
+    """Foreign text, fit to be part of a sentence."""
+    return " ".join(text.split())[:length]

@@ -1,0 +1,161 @@
+"""Containers through Podman: fresh and hardened for each build, gone afterwards whatever happens."""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_container import PodmanContainer
+from asu_builder.adapters.podman_engine import Engine, PodmanOptions
+from asu_builder.adapters.podman_images import Image, Images
+from asu_builder.domain.errors import AsuError, BuildFailed
+from asu_builder.ports import ContainerSpec, Verdict
+
+if TYPE_CHECKING:
+    from podman import PodmanClient
+
+log = logging.getLogger(__name__)
+
+INSTALLATION = "asu.installation"
+_DISK_EVERY = timedelta(seconds=3)
+_OUTLIVES_DEADLINE = timedelta(minutes=2)
+_CHECK_CALL = timedelta(seconds=4)
+_CPU_PERIOD = 100_000
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Everything else that image or engine set is dropped, because make takes the environment for
+# variables. These are what `setup.sh` reads (facts on the ImageBuilder, §1.3) and proxies.
+_KEPT_ENVIRONMENT = frozenset(
+    (
+        *("PATH", "LANG", "HOME", "DOWNLOAD_FILE", "FILE_HOST", "UPSTREAM_URL", "TARGET", "VERSION_PATH"),
+        *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    )
+)
+
+
+class PodmanRuntime:
+    """Fulfils `ports.Runtime`; every thread may use it."""
+
+    def __init__(self, options: PodmanOptions, *, clock: Callable[[], float] = monotonic) -> None:
+        """`clock` counts seconds and decides when a moving tag is stale."""
+        self._options = options
+        self._engine = Engine(options.socket)
+        self._images = Images(options, self._engine, clock=clock)
+
+    @contextmanager
+    def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[PodmanContainer]:
+        """The deadline counts from here on, but a pull that comes first has its own."""
+        image = self._images.provide(spec, stop=stop)
+        calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
+        limits = self._options.limits
+        watches = (Watch(_DISK_EVERY, partial(_look_at_disk, calls, limits)),)
+        try:
+            with Guard(stop, spec.deadline, kill=calls.kill, watches=watches) as guard:
+                with guard.covering():
+                    self._start(calls.name, image, spec)
+                    environment = _clean_environment(calls) | dict(spec.environment)
+                yield PodmanContainer(calls, image, guard=guard, limits=limits, environment=environment)
+        finally:
+            # By its name, so that a container whose creation broke off half-way goes too.
+            calls.remove()
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """Looks at every container of this installation, running or not."""
+        label = f"{INSTALLATION}={self._options.installation}"
+        with self._engine.client() as client:
+            containers = client.api.get(
+                "/containers/json", params={"all": True, "filters": f'{{"label": ["{label}"]}}'}
+            )
+            containers.raise_for_status()
+            found = [(entry["Id"], entry.get("Labels") or {}) for entry in containers.json()]
+        unwanted = [container for container, labels in found if not keep(labels)]
+        for container in unwanted:
+            ContainerCalls(self._engine, container).remove()
+        return len(unwanted)
+
+    def check(self) -> Verdict:
+        """Asks the service for a sign of life, nothing more."""
+        try:
+            with self._engine.client(timeout=_CHECK_CALL) as client:
+                client.api.get("/_ping").raise_for_status()
+        except AsuError as error:
+            return Verdict("down", str(error))
+        return Verdict("ok", "Podman answers.")
+
+    def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
+        with self._engine.client() as client:
+            self._require_network(client)
+            container = client.containers.create(image.id, **self._settings(name, spec))
+            container.start()
+
+    def _require_network(self, client: "PodmanClient") -> None:
+        network = self._options.network
+        if network == "none" or client.networks.exists(network):
+            return
+        log.info("creating the network %s", network)
+        try:
+            client.networks.create(
+                network, driver="bridge", labels={INSTALLATION: self._options.installation}
+            )
+        except OSError:
+            # Another worker was quicker; anything else is an error.
+            if not client.networks.exists(network):
+                raise
+
+    def _settings(self, name: str, spec: ContainerSpec) -> Mapping[str, Any]:
+        """The hardening (design §8), in podman-py's words. No mounts, no capabilities, no way up."""
+        limits = self._options.limits
+        lifetime = int((spec.deadline + _OUTLIVES_DEADLINE).total_seconds())
+        network = self._options.network
+        return {
+            "name": name,
+            # Ends by itself even if nobody is left to remove it. As process 1 without an init it
+            # ignores SIGTERM, but we only ever kill, and an init is not installed everywhere.
+            "command": ["sleep", str(lifetime)],
+            "entrypoint": [],
+            "labels": {**spec.labels, INSTALLATION: self._options.installation},
+            "environment": dict(spec.environment),
+            "cap_drop": ["all"],
+            "no_new_privileges": True,
+            # The ImageBuilder's image declares its directory a volume: that would be copied each time.
+            "image_volume_mode": "ignore",
+            "mem_limit": limits.memory,
+            "memswap_limit": limits.memory,
+            "cpu_period": _CPU_PERIOD,
+            "cpu_quota": int(limits.cpus * _CPU_PERIOD),
+            "pids_limit": limits.processes,
+            "ulimits": _ulimits(limits),
+            **({"network_mode": "none"} if network == "none" else {"networks": {network: {}}}),
+        }
+
+
+def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
+    # nofile and nproc too: Podman's defaults for them may be more than the host allows.
+    values = {
+        "fsize": limits.file_size,
+        "nofile": limits.open_files,
+        "nproc": 4 * limits.processes,
+        "core": 0,
+    }
+    return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
+
+
+def _clean_environment(calls: ContainerCalls) -> dict[str, str]:
+    declared = (calls.inspect().get("Config") or {}).get("Env") or []
+    pairs = dict(entry.split("=", 1) for entry in declared if "=" in entry)
+    kept = {name: value for name, value in pairs.items() if name in _KEPT_ENVIRONMENT}
+    return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **kept}
+
+
+def _look_at_disk(calls: ContainerCalls, limits: Limits) -> BuildFailed | None:
+    if calls.is_busy and calls.disk_use() > limits.disk:
+        return disk_exhausted(limits.disk)
+    return None

@@ -1,0 +1,58 @@
+"""One rig per adapter: how the contract suites get hold of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.adapters.podman_engine import PodmanOptions
+from asu_builder.adapters.podman_runtime import PodmanRuntime
+from asu_builder.ports import Runtime
+from asu_builder.sample.distribution import Distribution
+from podman_service import SAMPLE_REGISTRY
+from runtime_rig import Rig
+from tools import require_tool, tool_missing
+
+
+@pytest.fixture(params=["podman", "bubblewrap", "plain"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """Every adapter of the port `Runtime`."""
+    kind: str = request.param
+    if kind == "podman":
+        yield _podman_rig(request.getfixturevalue("podman_socket"), tmp_path)
+        return
+    if kind == "bubblewrap":
+        require_tool("bwrap")
+        if not bubblewrap_works():
+            tool_missing("bwrap", "it may not create its sandbox here")
+    world: Distribution = request.getfixturevalue("sample_world")
+    yield Rig(
+        kind,
+        lambda limits: LocalRuntime(
+            LocalOptions(world.template, tmp_path / "builds", sandboxed=kind == "bubblewrap", limits=limits)
+        ),
+    )
+
+
+def _podman_rig(socket: Path, tmp_path: Path) -> Rig:
+    def make(limits: Limits) -> Runtime:
+        return PodmanRuntime(
+            PodmanOptions(
+                socket=str(socket),
+                registry=SAMPLE_REGISTRY,
+                network="none",
+                installation=tmp_path.name,
+                limits=limits,
+            )
+        )
+
+    return Rig("podman", make)
+
+
+@pytest.fixture
+def runtime(rig: Rig) -> Runtime:
+    """A runtime with the limits of every day."""
+    return rig.make(Limits())

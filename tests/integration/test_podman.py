@@ -1,0 +1,459 @@
+"""Podman itself: images from a real registry, the hardening seen from both sides, engines that fail."""
+
+import gc
+import logging
+import signal
+import socket
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Timer
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.podman_engine import PodmanOptions
+from asu_builder.adapters.podman_runtime import PodmanRuntime
+from asu_builder.domain.errors import (
+    BuildFailed,
+    BuildInterrupted,
+    EngineUnavailable,
+    FailureReason,
+    Unavailable,
+)
+from asu_builder.ports import ContainerSpec
+from podman_service import SAMPLE_REGISTRY, PodmanService
+from registry import Registry, free_port, push_image
+from runtime_rig import a_spec
+from tools import require_tool
+
+MOVING = a_spec("SNAPSHOT")
+RELEASED = a_spec("25.12.0")
+
+
+class Clock:
+    """Seconds that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def options(podman_socket: Path, tmp_path: Path) -> PodmanOptions:
+    """The sample images, without network, under a name of this test's own."""
+    return PodmanOptions(
+        socket=str(podman_socket), registry=SAMPLE_REGISTRY, network="none", installation=tmp_path.name
+    )
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    require_tool("registry", "docker-registry")
+    with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Iterator[Registry]:
+    """One that the test may stop."""
+    require_tool("registry", "docker-registry")
+    directory = tmp_path / "registry"
+    directory.mkdir()
+    with Registry(directory) as running:
+        yield running
+
+
+@pytest.fixture
+def pulling(options: PodmanOptions, tmp_path: Path) -> PodmanOptions:
+    """A repository of this test's own; the test sets the registry's address."""
+    return replace(options, registry=f"{{}}/{tmp_path.name.replace('_', '-')}", tls_verify=False)
+
+
+def at(pulling: PodmanOptions, registry: Registry | int) -> PodmanOptions:
+    address = f"127.0.0.1:{registry}" if isinstance(registry, int) else registry.address
+    return replace(pulling, registry=pulling.registry.format(address))
+
+
+def push(options: PodmanOptions, tag: str, *, marker: str) -> str:
+    return push_image(Path(options.socket), f"{options.registry}:pico-nine-{tag}", marker=marker)
+
+
+def image_exists(options: PodmanOptions, image: str) -> bool:
+    from podman import PodmanClient
+
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+        return bool(client.images.exists(image))
+
+
+def identity_of(runtime: PodmanRuntime, spec: ContainerSpec) -> str:
+    with runtime.open(spec, stop=Event()) as container:
+        return container.identity
+
+
+def test_a_missing_image_is_pulled_once(pulling: PodmanOptions, registry: Registry) -> None:
+    options = at(pulling, registry)
+    pushed = push(options, "v25.12.0", marker="release")
+    asked = registry.pulls("pico-nine-v25.12.0")
+    runtime = PodmanRuntime(options)
+    with runtime.open(RELEASED, stop=Event()) as container:
+        assert container.identity == pushed
+        assert container.read_text("marker") == "release"
+        assert list(container.warnings) == []
+    assert identity_of(runtime, RELEASED) == pushed
+    assert registry.pulls("pico-nine-v25.12.0") == asked + 1
+
+
+def test_the_image_s_directory_is_no_volume_and_its_variables_do_not_reach_make(
+    pulling: PodmanOptions, registry: Registry, tmp_path: Path
+) -> None:
+    options = at(pulling, registry)
+    push(options, "v25.12.0", marker="release")
+    with PodmanRuntime(options).open(RELEASED, stop=Event()) as container:
+        assert container.workdir == "/builder"
+        assert "/builder" not in container.run(["cat", "/proc/mounts"], output=tmp_path).stdout.read_text()
+        assert "PROFILE" not in container.run(["env"], output=tmp_path).stdout.read_text()
+
+
+def test_a_tag_that_does_not_exist_is_a_missing_imagebuilder(
+    pulling: PodmanOptions, registry: Registry
+) -> None:
+    with pytest.raises(BuildFailed) as failure:
+        identity_of(PodmanRuntime(at(pulling, registry)), a_spec("25.12.7"))
+    assert failure.value.reason == FailureReason.IMAGEBUILDER_MISSING
+    assert failure.value.detail.startswith("Error: Image not found: 127.0.0.1:")
+
+
+def test_a_moving_tag_is_refreshed_after_a_quarter_of_an_hour(
+    pulling: PodmanOptions, registry: Registry
+) -> None:
+    options, clock = at(pulling, registry), Clock()
+    runtime = PodmanRuntime(options, clock=clock)
+    old = push(options, "master", marker="old")
+    assert identity_of(runtime, MOVING) == old
+    # Pushed under another name here, so that the engine keeps what it has under this one.
+    elsewhere = replace(options, registry=options.registry.replace("127.0.0.1", "localhost"))
+    new = push(elsewhere, "master", marker="new")
+    clock.now += timedelta(minutes=14).total_seconds()
+    assert identity_of(runtime, MOVING) == old
+    clock.now += timedelta(minutes=2).total_seconds()
+    assert identity_of(runtime, MOVING) == new
+    assert not image_exists(options, old), "the engine's disk would fill up with outdated images"
+    assert image_exists(options, new)
+
+
+def test_without_the_registry_the_present_image_of_a_moving_tag_is_used_with_a_warning(
+    pulling: PodmanOptions, own_registry: Registry
+) -> None:
+    options, clock = at(pulling, own_registry), Clock()
+    runtime = PodmanRuntime(options, clock=clock)
+    pushed = push(options, "master", marker="1")
+    assert identity_of(runtime, MOVING) == pushed
+    own_registry.stop()
+    clock.now += timedelta(hours=1).total_seconds()
+    for _ in range(2):
+        with runtime.open(MOVING, stop=Event()) as container:
+            assert container.identity == pushed
+            assert "could not be refreshed" in container.warnings[0]
+
+
+def test_without_the_registry_a_missing_image_is_the_world_s_fault(pulling: PodmanOptions) -> None:
+    with pytest.raises(Unavailable, match="could not be pulled"):
+        identity_of(PodmanRuntime(at(pulling, free_port())), RELEASED)
+
+
+def test_builds_that_start_together_pull_once(pulling: PodmanOptions, registry: Registry) -> None:
+    options = at(pulling, registry)
+    pushed = push(options, "v25.12.1", marker="together")
+    asked = registry.pulls("pico-nine-v25.12.1")
+    runtime = PodmanRuntime(options)
+    with ThreadPoolExecutor(4) as workers:
+        opened = workers.map(lambda _: identity_of(runtime, a_spec("25.12.1")), range(4))
+        assert list(opened) == [pushed] * 4
+    assert registry.pulls("pico-nine-v25.12.1") == asked + 1
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[int]:
+    """The port of somebody who accepts connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield int(listener.getsockname()[1])
+
+
+def test_a_pull_in_progress_obeys_the_stop_event_and_so_does_who_waits_for_it(
+    pulling: PodmanOptions, silent_registry: int
+) -> None:
+    runtime, stop = PodmanRuntime(at(pulling, silent_registry)), Event()
+
+    def interrupted() -> bool:
+        try:
+            with runtime.open(RELEASED, stop=stop):
+                return False
+        except BuildInterrupted:
+            return True
+
+    timer = Timer(0.7, stop.set)
+    timer.start()
+    began = monotonic()
+    with ThreadPoolExecutor(2) as workers:
+        assert list(workers.map(lambda _: interrupted(), range(2))) == [True, True]
+    assert monotonic() - began < 3
+    timer.join()
+
+
+def test_who_waits_for_an_interrupted_pull_takes_it_over(
+    pulling: PodmanOptions, silent_registry: int
+) -> None:
+    runtime, first_stop = PodmanRuntime(at(pulling, silent_registry)), Event()
+    impatient = replace(RELEASED, deadline=timedelta(seconds=2))
+    with ThreadPoolExecutor(2) as workers:
+        first = workers.submit(lambda: _open(runtime, RELEASED, first_stop))
+        sleep(0.3)
+        second = workers.submit(lambda: _open(runtime, impatient, Event()))
+        sleep(0.3)
+        first_stop.set()
+        with pytest.raises(BuildInterrupted):
+            first.result(timeout=5)
+        with pytest.raises(Unavailable, match="in time"):
+            second.result(timeout=5)
+
+
+def _open(runtime: PodmanRuntime, spec: ContainerSpec, stop: Event) -> None:
+    with runtime.open(spec, stop=stop):
+        pass
+
+
+# --- hardening, as the engine and as a program inside sees it ---------------------------------------
+
+
+def inspect_only(options: PodmanOptions) -> dict[str, Any]:
+    """What the engine knows about this installation's one container."""
+    from podman import PodmanClient
+
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+        label = f"asu.installation={options.installation}"
+        (container,) = client.containers.list(all=True, filters={"label": label})
+        attributes: dict[str, Any] = container.inspect()
+    return attributes
+
+
+def test_a_container_is_hardened_and_labelled(options: PodmanOptions) -> None:
+    spec = a_spec(labels={"asu.job": "7", "asu.attempt": "1"})
+    with PodmanRuntime(options).open(spec, stop=Event()):
+        found = inspect_only(options)
+    host, configuration = found["HostConfig"], found["Config"]
+    assert found["Mounts"] == [] and host["Binds"] == [] and not host["Privileged"]
+    assert not found["EffectiveCaps"] and not found["BoundingCaps"]
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (2 << 30, 2 << 30, 1024)
+    assert host["CpuQuota"] == 2 * host["CpuPeriod"]
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]}["RLIMIT_FSIZE"] == 2 << 30
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert {"asu.job": "7", "asu.attempt": "1"}.items() <= configuration["Labels"].items()
+    assert configuration["User"] == "buildbot"
+
+
+def test_a_container_ends_by_itself_soon_after_its_deadline(options: PodmanOptions) -> None:
+    with PodmanRuntime(options).open(a_spec(deadline=timedelta(seconds=30)), stop=Event()):
+        command = inspect_only(options)["Config"]["Cmd"]
+    assert command == ["sleep", "150"]
+
+
+def test_commands_run_as_the_image_s_user_on_a_network_of_our_own(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, network="asu-test"))
+    for _ in range(2):  # the network is made by the first and found by the second
+        with runtime.open(a_spec(), stop=Event()) as container:
+            assert list(inspect_only(options)["NetworkSettings"]["Networks"]) == ["asu-test"]
+            assert container.run(["id", "-un"], output=tmp_path).stdout.read_text() == "buildbot\n"
+
+
+def test_a_chatty_command_costs_no_memory(options: PodmanOptions, tmp_path: Path) -> None:
+    with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+        container.run(["true"], output=tmp_path)  # imports what it needs
+        tracemalloc.start()
+        try:
+            chatter = "for _ in range(20): print('x' * (1 << 20))"
+            result = container.run(["python3", "-c", chatter], output=tmp_path)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (16 << 20) < result.stdout.stat().st_size < (16 << 20) + 100
+    assert peak < 2 << 20
+
+
+def test_collecting_costs_no_memory(options: PodmanOptions, tmp_path: Path) -> None:
+    with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+        container.run(["sh", "-c", "mkdir out; head -c 40000000 /dev/zero > out/big"], output=tmp_path)
+        tracemalloc.start()
+        try:
+            container.collect("/builder/out", tmp_path)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (tmp_path / "big").stat().st_size == 40_000_000
+    assert peak < 5 << 20
+
+
+def test_a_memory_limit_that_ends_the_container_itself_is_told_too(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, limits=Limits(memory=60 << 20)))
+    with runtime.open(a_spec(), stop=Event()) as container:
+        with pytest.raises(BuildFailed) as failure:
+            container.run(["python3", "-c", "x = b'x' * (1 << 30)"], output=tmp_path)
+    assert failure.value.reason == FailureReason.OUT_OF_MEMORY
+
+
+# --- engines that fail --------------------------------------------------------------------------------
+
+
+def test_a_container_that_cannot_start_leaves_nothing_behind(options: PodmanOptions) -> None:
+    impossible = replace(options, limits=Limits(open_files=1 << 40))
+    with pytest.raises(EngineUnavailable):
+        identity_of(PodmanRuntime(impossible), RELEASED)
+    assert PodmanRuntime(options).sweep(keep=lambda labels: False) == 0
+
+
+def test_sweeping_removes_what_is_unwanted_and_leaves_other_installations_alone(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(options)
+    neighbour = PodmanRuntime(replace(options, installation="neighbour"))
+    with neighbour.open(a_spec(), stop=Event()) as theirs:
+        with runtime.open(a_spec(labels={"asu.job": "1"}), stop=Event()) as wanted:
+            with runtime.open(a_spec(labels={"asu.job": "2"}), stop=Event()) as unwanted:
+                assert runtime.sweep(keep=lambda labels: labels["asu.job"] == "1") == 1
+                assert wanted.exists("Makefile") and theirs.exists("Makefile")
+                with pytest.raises(EngineUnavailable):
+                    unwanted.run(["true"], output=tmp_path)
+
+
+def test_a_container_that_somebody_else_kills_is_no_failure_of_the_build(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+        killer = Timer(0.5, kill_only, args=[options])
+        killer.start()
+        with pytest.raises(EngineUnavailable):
+            container.run(["sleep", "50"], output=tmp_path)
+        killer.join()
+
+
+def kill_only(options: PodmanOptions) -> None:
+    """What an operator might do by hand to this installation's one container."""
+    from podman import PodmanClient
+
+    name = inspect_only(options)["Id"]
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+        client.api.post(f"/containers/{name}/kill").raise_for_status()
+
+
+def test_an_engine_that_dies_during_a_command_is_unavailable(
+    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = PodmanRuntime(options)
+    killer = Timer(0.7, podman_service.stop)
+    try:
+        with caplog.at_level(logging.CRITICAL), pytest.raises(EngineUnavailable):
+            with runtime.open(a_spec(), stop=Event()) as container:
+                killer.start()
+                container.run(["sleep", "50"], output=tmp_path)
+        assert runtime.check().status == "down"
+    finally:
+        killer.join()
+        podman_service.start()
+    assert runtime.sweep(keep=lambda labels: False) == 1
+
+
+def test_an_engine_that_freezes_during_a_command_does_not_hold_the_build_for_ever(
+    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert podman_service.process is not None
+    freezer = Timer(0.5, podman_service.process.send_signal, args=[signal.SIGSTOP])
+    with caplog.at_level(logging.CRITICAL):
+        spec = a_spec(deadline=timedelta(seconds=1))
+        with PodmanRuntime(options).open(spec, stop=Event()) as container:
+            freezer.start()
+            began = monotonic()
+            try:
+                with pytest.raises(BuildFailed) as failure:
+                    container.run(["sleep", "50"], output=tmp_path)
+            finally:
+                freezer.join()
+                podman_service.process.send_signal(signal.SIGCONT)
+    assert failure.value.reason == FailureReason.DEADLINE
+    assert monotonic() - began < 15
+
+
+def test_no_socket_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    verdict = PodmanRuntime(PodmanOptions(socket=str(tmp_path / "none.sock"))).check()
+    assert verdict.status == "down"
+    assert (
+        "none.sock" in verdict.sentence and "systemctl --user enable --now podman.socket" in verdict.sentence
+    )
+
+
+def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "left.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+    assert verdict.status == "down" and "Nobody listens" in verdict.sentence
+
+
+def test_an_engine_that_hangs_is_down_within_five_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "hang.sock"
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(path))
+        hanging.listen()
+        began = monotonic()
+        verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+    assert monotonic() - began < 5
+    assert verdict.status == "down" and "did not answer in time" in verdict.sentence
+
+
+def test_an_engine_that_answers_nonsense_is_down(tmp_path: Path) -> None:
+    path = tmp_path / "odd.sock"
+    with socket.socket(socket.AF_UNIX) as odd:
+        odd.bind(str(path))
+        odd.listen()
+        thread = threading.Thread(target=_answer_nonsense, args=(odd,))
+        thread.start()
+        verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+        thread.join()
+    assert verdict.status == "down"
+
+
+def _answer_nonsense(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"hello?\r\n\r\n")
+
+
+def test_looking_for_an_engine_that_is_down_leaves_no_socket_open(tmp_path: Path) -> None:
+    runtime = PodmanRuntime(PodmanOptions(socket=str(tmp_path / "left.sock")))
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left.sock"))
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        verdicts = [runtime.check() for _ in range(5)]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        gc.enable()
+    assert {verdict.status for verdict in verdicts} == {"down"}

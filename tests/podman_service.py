@@ -1,0 +1,168 @@
+"""A Podman service of the tests' own: private storage, private socket, stopped by its pid.
+
+Nothing of the host's Podman is seen or changed. Where the host's default runtime cannot start a
+container (nested or hybrid cgroups), the service is started again with runc and lower ulimits.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from asu_builder.sample.container import import_image
+from asu_builder.sample.distribution import Distribution, write_distribution
+from tools import require_tool, tool_missing
+
+SAMPLE_REGISTRY = "localhost/sample"
+SAMPLE_TARGET = "pico/nine"
+APK_VERSION, OPKG_VERSION = "25.12.0", "24.10.5"
+_READY_WITHIN = 15.0
+_MODEST = """
+[engine]
+runtime = "runc"
+exit_command_delay = 5
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+"""
+
+
+class PodmanService:
+    """One `podman system service` on a temporary socket."""
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` should have a short path: a socket's name may have 107 bytes."""
+        self.directory = directory
+        self.socket = directory / "podman.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._environment: Mapping[str, str] = os.environ
+
+    def be_modest(self) -> None:
+        """From the next start on, ask less of the host."""
+        configuration = self.directory / "containers.conf"
+        configuration.write_text(_MODEST)
+        self._environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
+
+    def start(self) -> None:
+        """Returns when the service accepts connections."""
+        self.socket.unlink(missing_ok=True)
+        command = [*self._podman(), "system", "service", "--time=0", f"unix://{self.socket}"]
+        with (self.directory / "service.log").open("ab") as log:
+            # In its own directory: Podman's monitor notes a lack of memory in a file where it runs.
+            self.process = subprocess.Popen(
+                command, cwd=self.directory, env=dict(self._environment), stdout=log, stderr=log
+            )
+        ends = monotonic() + _READY_WITHIN
+        while not self.socket.exists():
+            if self.process.poll() is not None or monotonic() > ends:
+                self.stop()
+                raise RuntimeError((self.directory / "service.log").read_text()[-500:])
+            sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends the service at once; containers live on."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def remove(self) -> None:
+        """Takes containers and storage away."""
+        subprocess.run(
+            [*self._podman(), "rm", "--all", "--force", "--time=0"], check=False, capture_output=True
+        )
+        self.stop()
+        self._end_monitors()
+        if os.getuid() == 0:
+            subprocess.run(["umount", self.directory / "root/overlay"], check=False, capture_output=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
+        else:
+            # Rootless storage holds files of other users of our own user namespace.
+            subprocess.run(["podman", "unshare", "rm", "-rf", self.directory], check=False)
+
+    def _end_monitors(self) -> None:
+        """Each exec's monitor stays for minutes and would then make the storage anew."""
+        ours = str(self.directory).encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                if b"conmon" in command and ours in command:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    def _podman(self) -> list[str]:
+        place = self.directory
+        return [
+            *("podman", "--root", str(place / "root"), "--runroot", str(place / "run")),
+            *("--network-config-dir", str(place / "networks")),
+        ]
+
+
+def image_of(socket: Path, world: Distribution, version: str) -> str:
+    """Imports the sample ImageBuilder of a version; the image's reference."""
+    reference = f"{SAMPLE_REGISTRY}:{SAMPLE_TARGET.replace('/', '-')}-v{version}"
+    import_image(f"unix://{socket}", reference, world.imagebuilder(version, SAMPLE_TARGET))
+    return reference
+
+
+def can_start_containers(socket: Path, reference: str) -> bool:
+    """Whether the engine can really run something, which no question answers."""
+    from podman import PodmanClient
+    from podman.errors import APIError
+
+    with PodmanClient(base_url=f"unix://{socket}", timeout=30) as client:
+        container = client.containers.create(reference, command=["sleep", "60"], network_mode="none")
+        try:
+            container.start()
+            container.kill()
+        except APIError:
+            return False
+        finally:
+            container.remove(force=True, v=True)
+    return True
+
+
+@pytest.fixture(scope="session")
+def sample_world() -> Iterator[Distribution]:
+    """The sample distribution, written once; its ImageBuilder directories are to be copied, not used."""
+    with tempfile.TemporaryDirectory(prefix="asu-world-") as directory:
+        yield write_distribution(Path(directory, "world"))
+
+
+@pytest.fixture(scope="session")
+def podman_service(sample_world: Distribution) -> Iterator[PodmanService]:
+    """A running service that holds the sample ImageBuilder (apk) and has started a container."""
+    require_tool("podman")
+    service = PodmanService(Path(tempfile.mkdtemp(prefix="asu-", dir="/tmp")))
+    try:
+        service.start()
+        reference = image_of(service.socket, sample_world, APK_VERSION)
+        if not can_start_containers(service.socket, reference):
+            service.stop()
+            service.be_modest()
+            service.start()
+            if not can_start_containers(service.socket, reference):
+                tool_missing("podman", "it cannot start a container on this host")
+        yield service
+    except RuntimeError as error:
+        tool_missing("podman", f"its service does not start: {error}")
+    finally:
+        service.remove()
+
+
+@pytest.fixture(scope="session")
+def podman_socket(podman_service: PodmanService) -> Path:
+    """Where the private service listens."""
+    return podman_service.socket
+
+
+@pytest.fixture(scope="session")
+def sample_images(podman_socket: Path, sample_world: Distribution) -> str:
+    """The registry name under which both flavours are present: `APK_VERSION` and `OPKG_VERSION`."""
+    image_of(podman_socket, sample_world, OPKG_VERSION)
+    return SAMPLE_REGISTRY

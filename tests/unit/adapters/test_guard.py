@@ -1,0 +1,122 @@
+"""The guard: who ends a container, when, and what the interrupted step is told."""
+
+import logging
+from datetime import timedelta
+from threading import Event
+from time import monotonic
+
+import pytest
+
+from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
+from asu_builder.domain.errors import BuildFailed, BuildInterrupted, EngineUnavailable, FailureReason
+
+LONG, SOON = timedelta(minutes=5), timedelta(seconds=0.3)
+
+
+class Killed(Event):
+    """A step that waits to be killed, and how often that happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+        self.set()
+
+
+def test_an_undisturbed_step_passes_and_nothing_is_killed() -> None:
+    kill = Killed()
+    with Guard(Event(), LONG, kill=kill) as guard:
+        with guard.covering():
+            pass
+        assert timedelta(minutes=4) < guard.remaining <= LONG
+    assert kill.times == 0
+
+
+def test_the_deadline_kills_once_and_is_the_step_s_error() -> None:
+    kill = Killed()
+    with Guard(Event(), SOON, kill=kill) as guard:
+        with pytest.raises(BuildFailed) as failure, guard.covering():
+            assert kill.wait(5)
+        with pytest.raises(BuildFailed), guard.covering():
+            pytest.fail("no step begins after the end")
+        assert guard.remaining == timedelta(0)
+    assert failure.value.reason == FailureReason.DEADLINE
+    assert kill.times == 1
+
+
+def test_the_guard_s_reason_replaces_what_the_kill_looked_like() -> None:
+    kill = Killed()
+    with Guard(Event(), SOON, kill=kill) as guard:
+        with pytest.raises(BuildFailed) as failure, guard.covering():
+            assert kill.wait(5)
+            raise EngineUnavailable("connection lost")
+    assert failure.value.reason == FailureReason.DEADLINE
+
+
+def test_an_error_without_the_guard_s_doing_stays_what_it_is() -> None:
+    with Guard(Event(), LONG, kill=Killed()) as guard:
+        with pytest.raises(EngineUnavailable, match="connection lost"), guard.covering():
+            raise EngineUnavailable("connection lost")
+
+
+def test_the_stop_event_interrupts() -> None:
+    kill, stop = Killed(), Event()
+    with Guard(stop, LONG, kill=kill) as guard:
+        with pytest.raises(BuildInterrupted), guard.covering():
+            stop.set()
+            assert kill.wait(2)
+
+
+def test_no_step_begins_once_the_stop_event_is_set() -> None:
+    stop = Event()
+    stop.set()
+    with Guard(stop, LONG, kill=Killed()) as guard:
+        with pytest.raises(BuildInterrupted), guard.covering():
+            pytest.fail("this step must not begin")
+
+
+def test_a_watch_ends_the_container_with_its_own_failure() -> None:
+    kill, looks = Killed(), iter([None, None, disk_exhausted(1 << 30)])
+    watch = Watch(timedelta(seconds=0.01), lambda: next(looks))
+    with Guard(Event(), LONG, kill=kill, watches=[watch]) as guard:
+        with pytest.raises(BuildFailed) as failure, guard.covering():
+            assert kill.wait(5)
+    assert failure.value.reason == FailureReason.DISK_LIMIT
+    assert "1024 MiB" in failure.value.detail
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("no answer"), ZeroDivisionError()])
+def test_a_watch_that_fails_does_not_disarm_the_deadline(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look() -> None:
+        raise error
+
+    kill = Killed()
+    with caplog.at_level(logging.CRITICAL):
+        with Guard(Event(), SOON, kill=kill, watches=[Watch(timedelta(0), look)]) as guard:
+            with pytest.raises(BuildFailed) as failure, guard.covering():
+                assert kill.wait(5)
+    assert failure.value.reason == FailureReason.DEADLINE
+
+
+def test_a_kill_that_fails_is_logged_and_the_step_still_learns_why(caplog: pytest.LogCaptureFixture) -> None:
+    tried = Event()
+
+    def kill() -> None:
+        tried.set()
+        raise ZeroDivisionError
+
+    with Guard(Event(), SOON, kill=kill) as guard:
+        with pytest.raises(BuildFailed), guard.covering():
+            assert tried.wait(5)
+    assert "could not end a container" in caplog.text
+
+
+def test_leaving_does_not_wait_for_anything() -> None:
+    began = monotonic()
+    with Guard(Event(), LONG, kill=Killed()):
+        pass
+    assert monotonic() - began < 0.15
