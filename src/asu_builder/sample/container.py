@@ -1,0 +1,153 @@
+"""A container image with a sample ImageBuilder, made of this host's own files: no registry, no network.
+
+Inside, everything is as drivers expect it of OpenWrt's images: user `buildbot`, working directory `/builder`,
+a shell as command. THE IMAGES BUILT IN IT FLASH NOTHING.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import IO, Any
+
+from . import host_files
+
+USER, UID = "buildbot", 1000
+WORKDIR = "/builder"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+_FOLDERS = ("etc", "proc", "sys", "dev", "run", "usr/bin", "usr/lib", "var")
+_ETC = {
+    "etc/passwd": f"root:x:0:0:root:/root:/bin/sh\n{USER}:x:{UID}:{UID}:sample:{WORKDIR}:/bin/sh\n",
+    "etc/group": f"root:x:0:\n{USER}:x:{UID}:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/os-release": 'NAME="ASU Builder sample"\nPRETTY_NAME="ASU Builder sample, flashes nothing"\n',
+}
+_LINKS = {"bin": "usr/bin", "sbin": "usr/bin", "usr/sbin": "bin", "usr/bin/python": "python3"}
+_CHUNK = 1024 * 1024
+
+
+def write_root_filesystem(builder: Path, output: IO[bytes]) -> None:
+    """Write a tar of the whole root file system to `output`, with the directory `builder` as `/builder`.
+
+    `builder` is an unpacked ImageBuilder or the start of a snapshot container. Raises host_files.ToolMissing
+    when this host lacks a program.
+    """
+    files = host_files.collect()
+    with tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT) as archive:
+        for folder in _FOLDERS:
+            archive.addfile(_entry(folder, tarfile.DIRTYPE, mode=0o755))
+        archive.addfile(_entry("tmp", tarfile.DIRTYPE, mode=0o1777))
+        for name, target in _links():
+            entry = _entry(name, tarfile.SYMTYPE)
+            entry.linkname = target
+            archive.addfile(entry)
+        for name, text in _ETC.items():
+            _add_bytes(archive, name, text.encode())
+        for name, path in sorted(files.items()):
+            _add_file(archive, _real_name(name), path)
+        _add_builder(archive, builder)
+
+
+def import_image(socket_url: str, reference: str, builder: Path) -> str:
+    """Make a container image called `reference` (`name:tag`) of `builder` through Podman's API.
+
+    `socket_url` is where that API listens, as `unix:///path/podman.sock`.
+
+    Returns the image id. Raises host_files.ToolMissing, or podman's errors when the service cannot be reached
+    or refuses. The image is streamed; nothing but the client's buffers is held in memory.
+    """
+    import podman
+
+    parameters = {
+        "reference": reference,
+        "message": "ASU Builder sample, flashes nothing",
+        "changes": _changes(),
+    }
+    with podman.PodmanClient(base_url=socket_url) as client:
+        # podman-py's annotation forgets that requests streams any iterable of bytes.
+        stream: Any = _streamed(lambda output: write_root_filesystem(builder, output))
+        headers = {"Content-Type": "application/x-tar"}
+        answer = client.api.post("/images/import", params=parameters, data=stream, headers=headers)
+        answer.raise_for_status()
+        return str(answer.json()["Id"])
+
+
+def _changes() -> list[str]:
+    return [f"USER {USER}", f"WORKDIR {WORKDIR}", f"ENV PATH={PATH}", 'CMD ["/bin/bash"]']
+
+
+def _links() -> Iterator[tuple[str, str]]:
+    yield from _LINKS.items()
+    for name in ("lib", "lib64"):
+        if Path("/", name).is_symlink():  # hosts with one merged /usr; others get real folders from the files
+            yield name, f"usr/{name}"
+
+
+def _real_name(name: str) -> str:
+    """The path of a file without those folders that are links in the container."""
+    first, slash, rest = name.partition("/")
+    if first in ("lib", "lib64") and Path("/", first).is_symlink():
+        return f"usr/{first}{slash}{rest}"
+    return name
+
+
+def _entry(name: str, kind: bytes, *, mode: int = 0o755, owner: int = 0) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = kind, mode
+    entry.uid = entry.gid = owner
+    return entry
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = _entry(name, tarfile.REGTYPE, mode=0o644)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _add_file(archive: tarfile.TarFile, name: str, path: Path, *, owner: int = 0) -> None:
+    # Set-user bits do not belong into a sample, readable files do: the container's user is not the host's.
+    mode = 0o755 if path.stat().st_mode & 0o111 else 0o644
+    entry = _entry(name, tarfile.REGTYPE, mode=mode, owner=owner)
+    entry.size = path.stat().st_size
+    with path.open("rb") as file:
+        archive.addfile(entry, file)
+
+
+def _add_builder(archive: tarfile.TarFile, builder: Path) -> None:
+    archive.addfile(_entry("builder", tarfile.DIRTYPE, owner=UID))
+    for path in sorted(builder.rglob("*")):
+        name = f"builder/{path.relative_to(builder)}"
+        if path.is_dir():
+            archive.addfile(_entry(name, tarfile.DIRTYPE, owner=UID))
+        elif path.is_file():
+            _add_file(archive, name, path, owner=UID)
+
+
+def _streamed(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
+    """Turn a function that writes to a file into an iterator of chunks, by a thread and a pipe."""
+    reading, writing = os.pipe()
+    failure: Queue[BaseException] = Queue()
+
+    def run() -> None:
+        try:
+            with os.fdopen(writing, "wb", buffering=_CHUNK) as output:
+                write(output)
+        except BrokenPipeError:
+            pass  # the reader gave up and says why itself
+        except Exception as error:  # noqa: BLE001 - handed to the reading thread
+            failure.put(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    with os.fdopen(reading, "rb", buffering=0) as source:
+        while chunk := source.read(_CHUNK):
+            yield chunk
+    thread.join()
+    if not failure.empty():
+        raise failure.get()

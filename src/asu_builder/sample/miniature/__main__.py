@@ -1,0 +1,64 @@
+"""Entry of the Makefile: `python3 -m miniature <goal>` in the ImageBuilder directory, variables in the
+environment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from . import arguments, configuration
+from .console import GoalFailed, err, trace
+from .goals import Goals
+
+_BUILDS = {"manifest", "image", "clean", "package_depends", "package_whatdepends", "package_list"}
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory.
+
+    Two real makes would corrupt each other's root file system; here the second one fails.
+    """
+    with (directory / ".sample-lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            err("sample: another make is running in this directory")
+            raise GoalFailed() from None
+        yield
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Run one goal; 0 or 2, whatever happened inside."""
+    signal.signal(signal.SIGTERM, _terminate)
+    directory = Path.cwd()
+    arguments.record_dangerous(os.environ, directory)
+    goals = Goals(directory, configuration.load(directory), arguments.read(os.environ))
+    goal = sys.argv[1]
+    try:
+        if goal in _BUILDS:
+            with _alone(directory):
+                goals.run(goal)
+        else:
+            goals.run(goal)
+    except GoalFailed as failure:
+        trace(failure.trace)
+        return 2
+    except OSError as error:
+        err(f"sample: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
