@@ -1,0 +1,1 @@
+"""Figures of what the service costs: `python -m bench` (docs/performance.md)."""

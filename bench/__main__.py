@@ -1,0 +1,62 @@
+"""`python -m bench`: prints what the service costs, with spread and budgets (docs/performance.md)."""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from bench import load, scenarios
+from bench.figures import Figure, render_head, render_line
+from bench.process import Server
+
+
+def main() -> int:
+    """Prints every figure as soon as it is known; 1 with `--strict` when a budget is missed."""
+    options = _options()
+    print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores")
+    print(render_head())
+    missed = 0
+    for figure in _running(options) if options.url else _own(options):
+        print(render_line(figure), flush=True)
+        missed += figure.missed
+    print(f"{missed} budgets missed" if missed else "every budget kept")
+    return 1 if missed and options.strict else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per figure (5)")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests per round (20000)")
+    parser.add_argument("--finished-jobs", type=int, default=100_000, help="rows of the full table (100000)")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a budget is missed")
+    parser.add_argument("--url", help="a running service on this host, instead of one of our own")
+    parser.add_argument(
+        "--path", default="/api/v1/stats", help="what to ask of it, for example a finished build"
+    )
+    parser.add_argument("--pid", type=int, help="its process, to know what it spends")
+    return parser.parse_args()
+
+
+def _own(options: argparse.Namespace) -> Iterator[Figure]:
+    yield from scenarios.finished_answers(rounds=options.rounds, count=options.requests)
+    for finished_jobs in (0, options.finished_jobs):
+        yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, budget=700)
+        yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, packages=150)
+    yield from scenarios.starting(rounds=options.rounds)
+    yield from scenarios.storm()
+
+
+def _running(options: argparse.Namespace) -> Iterator[Figure]:
+    server = Server(options.pid or os.getpid(), urlsplit(options.url).port or 80)
+    rounds = [
+        scenarios.cost(server, load.get(options.path), count=options.requests) for _ in range(options.rounds)
+    ]
+    if options.pid:
+        yield Figure(f"GET {options.path[:40]}, CPU", "µs", [cpu for cpu, _ in rounds])
+    yield Figure(f"GET {options.path[:40]}, p99", "ms", [report.p99 * 1e3 for _, report in rounds])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

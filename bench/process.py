@@ -1,0 +1,131 @@
+"""A server process: started, watched through /proc, ended."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and what its start took, from exec to the first answer."""
+
+    pid: int
+    port: int
+    start_wall: float = 0.0
+    start_cpu: float = 0.0
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(
+    arguments: Sequence[str],
+    port: int,
+    *,
+    environment: dict[str, str] | None = None,
+    path: str = "/",
+    folder: Path | None = None,
+) -> Iterator[Server]:
+    """Runs `python -m <arguments>` until the block ends; ready when `path` has been answered."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env=_clean_environment() | (environment or {}),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
+    )
+    try:
+        _wait_for_answer(process, port, path)
+        wall = time.perf_counter() - began
+        yield Server(process.pid, port, wall, cpu_seconds(process.pid))
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without what would change the server: its settings, and Python's word not to keep bytecode."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("ASU_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int, path: str) -> None:
+    deadline = time.perf_counter() + _START_SECONDS
+    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode()
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"The server ended with {process.returncode}; BENCH_VERBOSE=1 shows why.")
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as connection:
+                connection.sendall(request)
+                if connection.recv(16).startswith(b"HTTP/1.1 "):
+                    return
+        except OSError:
+            time.sleep(0.001)
+    raise SystemExit("The server does not answer; BENCH_VERBOSE=1 shows why.")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, its threads and its children, ended ones included."""
+    return sum(_cpu_of(member) for member in _family(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process and its children."""
+    return sum(
+        int(Path(f"/proc/{member}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+        for member in _family(pid)
+    )
+
+
+def _cpu_of(pid: int) -> float:
+    fields = _stat(pid)
+    waited_for = sum(int(ticks) for ticks in fields[13:15]) / _TICKS
+    # Nanoseconds where the kernel keeps them; threads that have ended are only in the ticks.
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        exact = sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+    except OSError:
+        exact = 0.0
+    ticked = sum(int(ticks) for ticks in fields[11:13]) / _TICKS
+    return waited_for + max(exact, ticked - 0.02 if exact else ticked)
+
+
+def _family(pid: int) -> list[int]:
+    members = [pid]
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+    for member in members:
+        members += [child for child, parent in parents.items() if parent == member]
+    return members
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields behind the name, from the state on (proc(5) counts it as the third)."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()

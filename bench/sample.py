@@ -1,0 +1,145 @@
+"""What the benchmark asks for, and a download server and database that already know about it."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.job_rows import encode, to_micros
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.domain.job import BuildResult, Image
+from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.ports import Submission
+
+VERSION, TARGET, PROFILE = "24.10.4", "ath79/generic", "tplink_archer-c7-v5"
+PACKAGES = {f"package-number-{number:03}": f"1.{number}.0-r1" for number in range(150)}
+"""As many as a router with LuCI has."""
+_WEEK = timedelta(days=7)
+_DOCUMENTS = {
+    "/.versions.json": {"versions_list": [VERSION]},
+    f"/releases/{VERSION}/.targets.json": {TARGET: "mips_24kc"},
+    f"/releases/{VERSION}/targets/{TARGET}/profiles.json": {
+        "version_code": "r28959-29397011cc",
+        "arch_packages": "mips_24kc",
+        "default_packages": ["base-files"],
+        "profiles": {PROFILE: {}}
+        | {f"vendor_model-{n}": {"supported_devices": [f"vendor,m{n}"]} for n in range(250)},
+    },
+}
+
+
+def request_body(number: int = -1, *, packages: int = len(PACKAGES)) -> bytes:
+    """A body as owut sends it, with versions; each number asks for other images."""
+    chosen = dict(list(PACKAGES.items())[:packages])
+    if number >= 0:
+        chosen[f"bench-{number}"] = "1.0-r1"
+    return json.dumps(
+        {
+            "version": VERSION,
+            "target": TARGET,
+            "profile": PROFILE,
+            "packages_versions": chosen,
+            "diff_packages": True,
+            "client": "owut/2026.03.30",
+        }
+    ).encode()
+
+
+def a_request() -> BuildRequest:
+    """The request that `request_body()` asks for."""
+    return BuildRequest(VERSION, TARGET, PROFILE, packages_versions=PACKAGES, diff_packages=True)
+
+
+FINISHED = request_hash(a_request())
+
+
+def a_result() -> BuildResult:
+    """A result of usual size: about 20 KiB as clients see it."""
+    images = tuple(
+        Image(f"openwrt-{kind}.bin", kind, "a" * 64, "b" * 64, 9, "squashfs")
+        for kind in ("sysupgrade", "factory")
+    )
+    description = {
+        "version_number": VERSION,
+        "version_code": "r28959-29397011cc",
+        "target": TARGET,
+        "arch_packages": "mips_24kc",
+        "source_date_epoch": 1760000000,
+        "titles": [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}],
+        "default_packages": list(PACKAGES)[:40],
+    }
+    command = ("make", "image", f"PROFILE={PROFILE}", f"PACKAGES={' '.join(PACKAGES)}")
+    output = "".join(f"Installing {name} ({version})\n" for name, version in PACKAGES.items())
+    return BuildResult(description, images, PACKAGES, command, tuple(PACKAGES), output, "")
+
+
+def seed(folder: Path, *, finished_jobs: int = 0) -> None:
+    """A database and a store in which the request above is built, beside many other finished jobs."""
+    database = Database(folder / "bench.db")
+    queue = SqlJobQueue(database)
+    now = datetime.now(UTC)
+    queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"), capacity=1, now=now)
+    claimed = queue.claim("bench", lease_for=_WEEK, now=now)
+    assert claimed is not None
+    queue.finish(claimed[1], a_result(), keep_for=_WEEK, now=now)
+    images = folder / "public" / "store" / FINISHED
+    images.mkdir(parents=True)
+    for image in a_result().images:
+        (images / image.name).write_bytes(b"an image\n")
+    _add_finished(database, finished_jobs, now)
+    database.close()
+
+
+def _add_finished(database: Database, count: int, now: datetime) -> None:
+    """Rows as the queue writes them, without its hundred thousand durable transactions."""
+    request = encode(a_request())
+    # A small outcome: the table's length matters here, not its width.
+    outcome = msgspec.json.encode(BuildResult({}, (), {}, (), (), "", "")).decode()
+    at, until = to_micros(now), to_micros(now + _WEEK)
+    with database.writing() as connection:
+        connection.executemany(
+            "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)",
+            ((f"{number:064x}", request, at) for number in range(count)),
+        )
+        connection.executemany(
+            "INSERT INTO build_jobs (request_hash, state, enqueued_at, started_at, finished_at, expires_at)"
+            " VALUES (?, 'completed', ?, ?, ?, ?)",
+            ((f"{number:064x}", at, at, at, until) for number in range(count)),
+        )
+        connection.execute(
+            "INSERT INTO build_results (job_id, completed, document)"
+            " SELECT id, 1, ? FROM build_jobs WHERE id NOT IN (SELECT job_id FROM build_results)",
+            (outcome,),
+        )
+
+
+@contextlib.contextmanager
+def download_server() -> Iterator[str]:
+    """A download server with one version, target and a few hundred profiles; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Documents)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Documents(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        document = _DOCUMENTS.get(self.path)
+        body = json.dumps(document).encode()
+        self.send_response(404 if document is None else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""

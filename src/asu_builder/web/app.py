@@ -1,0 +1,151 @@
+"""The web application: which address leads where."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import Statistics, Store
+from asu_builder.services.builds import Builds
+from asu_builder.services.health import Health
+from asu_builder.web.builds import BuildAnswers
+from asu_builder.web.documents import HealthDocument, Part, QueueLength
+from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
+from asu_builder.web.fast_path import FrontDoor, standing_headers
+from asu_builder.web.openapi import describe
+from asu_builder.web.operations import OPERATIONS
+from asu_builder.web.store import Downloads
+from asu_builder.web.threads import Threads
+from asu_builder.web.wire import Answer, render_json
+
+_READING_THREADS = 4
+_SUBMITTING_THREADS = 4
+"""Apart, because a submission may wait for upstream, and polls must not wait behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the web application stands on.
+
+    `start` runs before the port answers and must return at once; `stop` runs when the last answer
+    has left, in a thread, and may wait. `cors` is off when a proxy in front adds those headers.
+    `clock` counts seconds; it decides when an answer is no longer fresh.
+    """
+
+    builds: Builds
+    health: Health
+    store: Store
+    statistics: Statistics
+    start: Callable[[], None]
+    stop: Callable[[], None]
+    version: str
+    cors: bool = True
+    clock: Callable[[], float] = time.monotonic
+
+
+def create_app(parts: Parts) -> FrontDoor:
+    """The application for an ASGI server."""
+    reading = Threads(_READING_THREADS, name="web-read")
+    submitting = Threads(_SUBMITTING_THREADS, name="web-submit")
+    answers = BuildAnswers(
+        parts.builds,
+        reading=reading,
+        submitting=submitting,
+        record_cache_hit=lambda request, client: parts.statistics.record("cache_hit", request, client=client),
+        standing_headers=standing_headers(cors=parts.cors),
+        clock=parts.clock,
+    )
+    endpoints = _Endpoints(parts, answers, reading)
+    downloads = Downloads(parts.store, reading)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        parts.start()
+        try:
+            yield
+        finally:
+            await reading.run(parts.stop)
+            reading.close()
+            submitting.close()
+
+    leads_to: dict[str, Callable[[Request], Any]] = {
+        "/api/v1/build": endpoints.submit,
+        "/api/v1/build/{request_hash}": endpoints.look,
+        "/api/v1/stats": endpoints.queue_length,
+        "/health": endpoints.health,
+        "/store/{request_hash}/{name}": downloads.download,
+        "/openapi.json": endpoints.openapi,
+        "/docs": endpoints.interface,
+        "/": endpoints.front,
+    }
+    routes = [
+        Route(operation.path, leads_to[operation.path], methods=list(operation.methods))
+        for operation in OPERATIONS
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
+        lifespan=lifespan,
+    )
+    return FrontDoor(app, answers, cors=parts.cors)
+
+
+class _Endpoints:
+    """What each address does, downloads apart."""
+
+    def __init__(self, parts: Parts, answers: BuildAnswers, threads: Threads) -> None:
+        self._parts = parts
+        self._answers = answers
+        self._threads = threads
+        self._openapi: Answer | None = None
+
+    async def submit(self, request: Request) -> Response:
+        agent = request.headers.get("user-agent", "")
+        return respond(await self._answers.submit(await request.body(), agent))
+
+    async def look(self, request: Request) -> Response:
+        return respond(await self._answers.look(request.path_params["request_hash"]))
+
+    async def queue_length(self, _: Request) -> Response:
+        pending = await self._threads.run(self._parts.builds.pending)
+        return respond(render_json(QueueLength(pending)))
+
+    async def health(self, request: Request) -> Response:
+        report = self._parts.health.report()
+        building = request.query_params.get("for") == "build"
+        serving = report.can_build if building else report.polls_answered
+        document = HealthDocument(
+            report.status,
+            polls_answered=report.polls_answered,
+            can_build=report.can_build,
+            parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
+        )
+        response = respond(render_json(document))
+        response.status_code = 200 if serving else 503
+        response.headers["cache-control"] = "no-store"
+        return response
+
+    async def openapi(self, _: Request) -> Response:
+        if self._openapi is None:
+            self._openapi = render_json(describe(OPERATIONS, version=self._parts.version))
+        return respond(self._openapi)
+
+    async def interface(self, _: Request) -> Response:
+        from asu_builder.web.pages import interface_page  # as below
+
+        return interface_page(
+            (", ".join(operation.methods), operation.path, operation.summary) for operation in OPERATIONS
+        )
+
+    async def front(self, _: Request) -> Response:
+        from asu_builder.web.pages import front_page  # its escapes are not needed for the first answer
+
+        return front_page(self._parts.health.report(), version=self._parts.version)

@@ -1,0 +1,165 @@
+"""Builds as HTTP sees them: submit, look, and what was answered a moment ago.
+
+Two thousand waiting clients mostly see what the last one saw, so rendered answers are remembered:
+one that may still change for a second, a final one for five, after which the next asker looks
+again (files may be gone, the result may have expired).
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.domain.request import BuildRequest
+from asu_builder.services.builds import Builds, BuildView
+from asu_builder.web.incoming import client_from_user_agent, parse_request
+from asu_builder.web.memory import Memory
+from asu_builder.web.threads import Shared, Threads
+from asu_builder.web.wire import Answer, render_build
+
+LIVE_SECONDS = 1.0
+FINAL_SECONDS = 5.0
+_ANSWERS_BYTES = 16 << 20
+_BODIES_BYTES = 4 << 20
+_LARGEST = 1 << 20
+_OVERHEAD = 1024
+"""About what an entry takes beside its text."""
+
+_REQUEST_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer and until when, on the monotonic clock, it is given without another look."""
+
+    answer: Answer
+    fresh_until: float
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Everything that is the same each time, ready to be sent."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the bytes of a POST body meant when they were last submitted."""
+
+    request: BuildRequest
+    request_hash: str
+    client: str
+    """The name in the body; "" when only the User-Agent tells."""
+    status: int
+    fresh_until: float
+
+
+class _Submitted(msgspec.Struct, frozen=True):
+    view: BuildView
+    answer: Answer
+    asked: BuildRequest
+    client: str
+
+
+class BuildAnswers:
+    """Answers to build requests; lives on the event loop, reaches the services through threads."""
+
+    def __init__(
+        self,
+        builds: Builds,
+        *,
+        reading: Threads,
+        submitting: Threads,
+        record_cache_hit: Callable[[BuildRequest, str], None],
+        standing_headers: tuple[tuple[bytes, bytes], ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._builds = builds
+        self._reading = reading
+        self._submitting = submitting
+        self._record_cache_hit = record_cache_hit
+        self._standing_headers = standing_headers
+        self._clock = clock
+        self._kept: Memory[str, Kept] = Memory(budget=_ANSWERS_BYTES, largest=_LARGEST)
+        self._asked: Memory[bytes, Asked] = Memory(budget=_BODIES_BYTES, largest=_LARGEST)
+        self._looks: Shared[Answer] = Shared()
+        self._submits: Shared[_Submitted] = Shared()
+
+    def recall(self, request_hash: str) -> Kept | None:
+        """The answer to a poll, if the last one is still fresh; never waits."""
+        kept = self._kept.get(request_hash)
+        return kept if kept is not None and self._clock() < kept.fresh_until else None
+
+    def recall_body(self, body: bytes, user_agent: str) -> Kept | None:
+        """The answer to a POST of these very bytes, if it is still fresh; never waits."""
+        asked = self._asked.get(hashlib.sha256(body).digest())
+        if asked is None or self._clock() >= asked.fresh_until:
+            return None
+        kept = self.recall(asked.request_hash)
+        # Another status means that the job is another one now: let the queue decide.
+        if kept is None or kept.answer.status != asked.status:
+            return None
+        if asked.status == 200:
+            self._record_cache_hit(asked.request, asked.client or client_from_user_agent(user_agent))
+        return kept
+
+    async def look(self, request_hash: str) -> Answer:
+        """The answer to a poll. Raises `BuildNotFound`, also for what could be no hash."""
+        if not _REQUEST_HASH.fullmatch(request_hash):
+            raise BuildNotFound("could not find provided request hash")
+        kept = self.recall(request_hash)
+        if kept is not None:
+            return kept.answer
+        answer, _ = await self._looks.ask(request_hash, lambda: self._look(request_hash))
+        return answer
+
+    async def _look(self, request_hash: str) -> Answer:
+        before = self._kept.get(request_hash)
+        view, answer = await self._reading.run(self._look_in_thread, request_hash)
+        # A POST that came in between knows better than this look.
+        if self._kept.get(request_hash) is before:
+            self._keep(view, answer)
+        return answer
+
+    def _look_in_thread(self, request_hash: str) -> tuple[BuildView, Answer]:
+        view = self._builds.look(request_hash)
+        return view, render_build(view)
+
+    async def submit(self, body: bytes, user_agent: str) -> Answer:
+        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise."""
+        digest = hashlib.sha256(body).digest()
+        submitted, first = await self._submits.ask(digest, lambda: self._submit(digest, body, user_agent))
+        if not first and submitted.answer.status == 200:
+            # The service has counted one of those who asked together.
+            client = submitted.client or client_from_user_agent(user_agent)
+            self._record_cache_hit(submitted.asked, client)
+        return submitted.answer
+
+    async def _submit(self, digest: bytes, body: bytes, user_agent: str) -> _Submitted:
+        submitted = await self._submitting.run(self._submit_in_thread, body, user_agent)
+        view = submitted.view
+        self._keep(view, submitted.answer)
+        seconds = FINAL_SECONDS if view.job.state is JobState.COMPLETED else LIVE_SECONDS
+        asked = Asked(
+            view.job.request,
+            view.job.request_hash,
+            submitted.client,
+            submitted.answer.status,
+            self._clock() + seconds,
+        )
+        self._asked.put(digest, asked, _OVERHEAD + 4 * len(body))
+        return submitted
+
+    def _submit_in_thread(self, body: bytes, user_agent: str) -> _Submitted:
+        request, client = parse_request(body)
+        view = self._builds.submit(request, client=client or client_from_user_agent(user_agent))
+        return _Submitted(view, render_build(view), request, client)
+
+    def _keep(self, view: BuildView, answer: Answer) -> None:
+        seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
+        headers = (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+            *self._standing_headers,
+        )
+        kept = Kept(answer, self._clock() + seconds, headers)
+        self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)

@@ -1,0 +1,215 @@
+"""The front door: what every request passes, and the short way for answers already rendered.
+
+Plain ASGI, because generic middleware alone costs more than a whole answer may (docs/performance.md).
+Here live CORS, request ids, slashes, counters and the last line of defence against bugs.
+"""
+
+import contextvars
+import itertools
+import logging
+import os
+import re
+from collections import Counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asu_builder.web.builds import BuildAnswers, Kept
+from asu_builder.web.incoming import MAX_BODY
+from asu_builder.web.wire import Answer, render_problem
+
+REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+"""The id of the request being answered, for log lines; empty outside one and on the short way."""
+
+BUILD = "/api/v1/build"
+_BUILD_PREFIX = f"{BUILD}/"
+_HASH_AT = len(_BUILD_PREFIX)
+_POST_LABEL = ("POST", BUILD)
+_POLL_LABEL = _BUILD_PREFIX + "{request_hash}"
+
+_METHODS = b"GET, HEAD, POST, OPTIONS"
+_ORIGIN = (b"access-control-allow-origin", b"*")
+_NO_STORE = (b"cache-control", b"no-store")
+_PREFLIGHT = (
+    (b"access-control-allow-methods", _METHODS),
+    # Both forms: old browsers do not know the star, and forks send headers of their own.
+    (b"access-control-allow-headers", b"Content-Type, *"),
+    (b"access-control-max-age", b"86400"),
+)
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HIDDEN = re.compile(rb"%(?:2f|5c|00)", re.IGNORECASE)
+_SLASHES = re.compile(r"/{2,}")
+_TOO_LARGE = render_problem(
+    413, "Too large", f"body: expected at most {MAX_BODY} bytes; a build request is much smaller"
+)
+_NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
+
+_log = logging.getLogger(__name__)
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+def standing_headers(*, cors: bool) -> Headers:
+    """What every answer below /api carries, apart from the request id."""
+    return (_NO_STORE, _ORIGIN) if cors else (_NO_STORE,)
+
+
+class FrontDoor:
+    """Answers from memory what it can, and sees everything else in and out."""
+
+    def __init__(self, app: ASGIApp, answers: BuildAnswers, *, cors: bool) -> None:
+        self._app = app
+        self._answers = answers
+        self._cors = cors
+        self._numbers = itertools.count()
+        self._prefix = os.urandom(4).hex().encode()
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """How often (method, route, status) was answered since the start."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the server's start and end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if "//" in path or path[-1:] == "/":
+            path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+        method: str = scope["method"]
+        if path.startswith(_BUILD_PREFIX) and method in ("GET", "HEAD"):
+            kept = self._answers.recall(path[_HASH_AT:])
+            if kept is not None:
+                await self._send_kept(kept, _POLL_LABEL, scope, send)
+                return
+        elif path == BUILD and method == "POST":
+            await self._post(scope, receive, send)
+            return
+        await self._see_through(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _read_body(receive)
+        if body is None:
+            return
+        if len(body) > MAX_BODY:
+            await self._send(_TOO_LARGE, BUILD, scope, send)
+            return
+        kept = self._answers.recall_body(body, _header(scope, b"user-agent").decode("latin-1"))
+        if kept is not None:
+            await self._send_kept(kept, BUILD, scope, send)
+            return
+
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Message:
+            return next(messages, None) or await receive()
+
+        await self._see_through(scope, replay, send)
+
+    async def _send_kept(self, kept: Kept, route: str, scope: Scope, send: Send) -> None:
+        answer = kept.answer
+        method = scope["method"]
+        headers = [*kept.headers, (b"x-request-id", self._request_id(scope))]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
+        self.requests[method, route, answer.status] += 1
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s %s %d from memory", method, route, answer.status)
+
+    async def _send(self, answer: Answer, route: str, scope: Scope, send: Send) -> None:
+        """An answer of the front door's own."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+            *standing_headers(cors=self._cors),
+            (b"x-request-id", self._request_id(scope)),
+        ]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body})
+        self.requests[scope["method"], route, answer.status] += 1
+
+    async def _preflight(self, scope: Scope, send: Send) -> None:
+        headers: list[tuple[bytes, bytes]] = [
+            (b"allow", _METHODS),
+            (b"x-request-id", self._request_id(scope)),
+        ]
+        if self._cors:
+            headers += [_ORIGIN, *_PREFLIGHT]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        self.requests["OPTIONS", "any", 204] += 1
+
+    async def _see_through(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The long way, through the router; nothing comes back without our headers."""
+        if scope["method"] == "OPTIONS":
+            await self._preflight(scope, send)
+            return
+        if _HIDDEN.search(scope.get("raw_path") or b""):
+            await self._send(_NOT_FOUND, "unknown", scope, send)
+            return
+        passage = _Passage(scope, send, request_id=self._request_id(scope), cors=self._cors)
+        REQUEST_ID.set(passage.request_id.decode())
+        try:
+            await self._app(scope, receive, passage.send)
+        except Exception:
+            _log.exception("request %s failed: a bug", passage.request_id.decode())
+            if not passage.complete:
+                raise
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.requests[scope["method"], route, passage.status] += 1
+        _log.debug("%s %s %d", scope["method"], route, passage.status)
+
+    def _request_id(self, scope: Scope) -> bytes:
+        given = _header(scope, b"x-request-id")
+        return given if _SAFE_ID.fullmatch(given) else b"%s-%x" % (self._prefix, next(self._numbers))
+
+
+class _Passage:
+    """One answer on its way out through the door."""
+
+    def __init__(self, scope: Scope, send: Send, *, request_id: bytes, cors: bool) -> None:
+        self._send = send
+        self._head = scope["method"] == "HEAD"
+        self._private = scope["path"].startswith("/api/")
+        self._cors = cors
+        self.request_id = request_id
+        self.status = 500
+        self.complete = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._additions()]
+        elif message["type"] == "http.response.body":
+            if self._head:
+                message["body"] = b""
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+    def _additions(self) -> list[tuple[bytes, bytes]]:
+        additions = [(b"x-request-id", self.request_id)]
+        if self._private:
+            additions.append(_NO_STORE)
+        if self._cors:
+            additions.append(_ORIGIN)
+        return additions
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    found: Any = next((value for key, value in scope["headers"] if key == name), b"")
+    return bytes(found)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, cut off behind `MAX_BODY`; None when the client has gone."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY or not message.get("more_body", False):
+            return b"".join(parts)

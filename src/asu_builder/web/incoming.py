@@ -1,0 +1,178 @@
+"""What clients send: the body of a build request, forgiven where old clients need it.
+
+Every forgiveness is for a client in the field (facts on clients, §2.1 and §5). What comes out is a
+`BuildRequest`, valid by construction; what cannot be meant is `RequestMalformed`, which names the
+field in one sentence because the Firmware Selector shows nothing for any other form of detail.
+"""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from asu_builder.domain.errors import RequestMalformed, RequestRejected
+from asu_builder.domain.request import BuildRequest
+
+MAX_BODY = 1 << 20
+"""Bytes. A full package list, a 20 KiB script and keys are a few hundred KiB."""
+
+UNKNOWN_CLIENT = "unknown/0"
+_MAX_CLIENT = 64
+_UNSAFE_IN_CLIENT = re.compile(r"[^A-Za-z0-9._+~/-]")
+_AUC = re.compile(r"auc[ /(]+v?([A-Za-z0-9._~+-]+)")
+
+
+class BuildRequestBody(msgspec.Struct):
+    """A build request as clients write it; unknown keys are ignored, null and "" mean absent."""
+
+    version: Annotated[str, msgspec.Meta(description="A release, or a snapshot", examples=["24.10.4"])]
+    target: Annotated[str, msgspec.Meta(description="Target and subtarget", examples=["ath79/generic"])]
+    profile: Annotated[
+        str,
+        msgspec.Meta(
+            description="The device's profile or a name it reports; commas mean underscores",
+            examples=["tplink_archer-c7-v5"],
+        ),
+    ]
+    distro: Annotated[str | None, msgspec.Meta(description="Only openwrt is built here")] = None
+    version_code: Annotated[
+        str | None, msgspec.Meta(description="Build only if the ImageBuilder has this revision")
+    ] = None
+    packages: Annotated[
+        list[str] | None, msgspec.Meta(description="Packages to install; -name removes one")
+    ] = None
+    packages_versions: Annotated[
+        dict[str, str] | None,
+        msgspec.Meta(description="Packages with the versions the asker was shown; replaces packages"),
+    ] = None
+    diff_packages: Annotated[
+        bool | int | str | None,
+        msgspec.Meta(description="The request lists all wanted packages; other defaults are removed"),
+    ] = None
+    defaults: Annotated[
+        str | None, msgspec.Meta(description="A script for the first boot, where the operator allows it")
+    ] = None
+    rootfs_size_mb: Annotated[
+        int | float | str | None, msgspec.Meta(description="Size of the root partition in MiB")
+    ] = None
+    filesystem: Annotated[
+        str | None, msgspec.Meta(description="Build only this root file system", examples=["squashfs"])
+    ] = None
+    repositories: Annotated[
+        dict[str, str] | None, msgspec.Meta(description="Name to address; the operator's list decides")
+    ] = None
+    repositories_mode: Annotated[str | None, msgspec.Meta(description="append or replace")] = None
+    repository_keys: Annotated[
+        list[str] | None, msgspec.Meta(description="Public keys of these repositories, PEM or usign")
+    ] = None
+    client: Annotated[
+        Any, msgspec.Meta(description="Who asks, for statistics only", examples=["owut/2026.03.30"])
+    ] = None
+
+
+_DECODER = msgspec.json.Decoder(BuildRequestBody)
+
+
+def parse_request(body: bytes) -> tuple[BuildRequest, str]:
+    """The request in a POST body, and the name its client gives itself ("" if none).
+
+    Raises `RequestMalformed` (422) or, for another distribution, `RequestRejected` (400).
+    """
+    sent = _decode(body)
+    request = BuildRequest(
+        version=sent.version,
+        target=sent.target,
+        # LuCI sends the board name, whose vendor is separated by a comma.
+        profile=sent.profile.replace(",", "_"),
+        # apk and opkg print a leading + for dependencies; some clients copied it.
+        packages=tuple(name.removeprefix("+") for name in sent.packages or () if name),
+        packages_versions={
+            name.removeprefix("+"): version
+            for name, version in (sent.packages_versions or {}).items()
+            if name
+        },
+        version_code=sent.version_code or "",
+        diff_packages=_flag("diff_packages", sent.diff_packages),
+        defaults=sent.defaults or "",
+        rootfs_size_mb=_size("rootfs_size_mb", sent.rootfs_size_mb),
+        filesystem=sent.filesystem or None,
+        repositories=sent.repositories or {},
+        repositories_mode=sent.repositories_mode or "replace",
+        repository_keys=tuple(key for key in sent.repository_keys or () if key),
+    )
+    if sent.distro and sent.distro != "openwrt":
+        raise RequestRejected(f"Unsupported distro: {sent.distro[:64]}")
+    return request, _safe_client(sent.client) if isinstance(sent.client, str) else ""
+
+
+def client_from_user_agent(user_agent: str) -> str:
+    """The client of a request that does not name one; only auc is known by its User-Agent."""
+    match = _AUC.match(user_agent[:256])
+    return _safe_client(f"auc/{match[1]}") if match else UNKNOWN_CLIENT
+
+
+def _safe_client(name: str) -> str:
+    return _UNSAFE_IN_CLIENT.sub("", name[:256])[:_MAX_CLIENT]
+
+
+def _flag(name: str, value: bool | int | str | None) -> bool:
+    if value in (None, "", False, 0, "false", "0"):
+        return False
+    if value in (True, 1, "true", "1"):
+        return True
+    raise RequestMalformed(f"{name}: expected true or false")
+
+
+def _size(name: str, value: float | str | None) -> int | None:
+    """A whole number; LuCI sends the text of a form field, some clients a float."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value, re.ASCII):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int):
+        return value
+    raise RequestMalformed(f"{name}: expected a whole number of MiB")
+
+
+def _decode(body: bytes) -> BuildRequestBody:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestMalformed(explain(str(error))) from error
+    except msgspec.DecodeError as error:
+        raise RequestMalformed(f"body: expected a JSON object; {error}") from error
+    except UnicodeDecodeError as error:
+        raise RequestMalformed("body: expected JSON in UTF-8") from error
+    except RecursionError as error:
+        raise RequestMalformed("body: expected a JSON object, not one nested this deeply") from error
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_EXPECTED = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `(?:key in )?\$\.?([^`]*)`)?")
+_PLACE = re.compile(r".* - at `\$\.?([^`]*)`")
+_PLAIN = {
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def explain(message: str) -> str:
+    """One of msgspec's messages as a sentence that starts with the field's name."""
+    if match := _MISSING.match(message):
+        return f"{match[1]}: expected a value, but the field is missing"
+    if match := _EXPECTED.match(message):
+        expected = dict.fromkeys(_plain(word) for word in match[1].split(" | "))
+        return f"{match[3] or 'body'}: expected {' or '.join(expected)}, got {_plain(match[2])}"
+    place = _PLACE.match(message)
+    return f"{place[1] if place else 'body'}: expected a smaller value"
+
+
+def _plain(word: str) -> str:
+    return _PLAIN.get(word, word)

@@ -1,0 +1,64 @@
+"""The two pages for people: what this is, and what its interface looks like. No script, no CDN."""
+
+import html
+from collections.abc import Iterable
+
+from starlette.responses import HTMLResponse
+
+from asu_builder.services.health import HealthReport
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;"
+    "color:#222;background:#fff}code{background:#f0f0f0;padding:.1em .3em;border-radius:3px}"
+    "table{border-collapse:collapse}td,th{text-align:left;padding:.3rem 1rem .3rem 0;vertical-align:top}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}code{background:#333}a{color:#8bf}}"
+)
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def front_page(report: HealthReport, *, version: str) -> HTMLResponse:
+    """What this server is, how it is, and where to go."""
+    rows = "".join(
+        f"<tr><th>{html.escape(part)}</th><td>{html.escape(verdict.status)}</td>"
+        f"<td>{html.escape(verdict.sentence)}</td></tr>"
+        for part, verdict in report.verdicts.items()
+    )
+    return _page(
+        "ASU Builder",
+        "<p>This server builds OpenWrt images with exactly the packages a router needs. Routers ask for "
+        "them with <code>owut</code>, with LuCI's <em>Attended Sysupgrade</em>, or through the Firmware "
+        "Selector; point any of them to this address.</p>"
+        f"<p>State: <strong>{html.escape(report.status)}</strong></p><table>{rows}</table>"
+        '<p><a href="/docs">Interface</a> · <a href="/openapi.json">OpenAPI</a> · '
+        '<a href="/health">Health</a> · <a href="/api/v1/stats">Queue</a></p>'
+        f"<p><small>Version {html.escape(version)}</small></p>",
+    )
+
+
+def interface_page(operations: Iterable[tuple[str, str, str]]) -> HTMLResponse:
+    """Every address in one table: method, path and a sentence."""
+    rows = "".join(
+        f"<tr><td>{html.escape(method)}</td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(summary)}</td></tr>"
+        for method, path, summary in operations
+    )
+    return _page(
+        "Interface",
+        f"<table><tr><th>Method</th><th>Path</th><th>What it does</th></tr>{rows}</table>"
+        '<p>All types, fields and answers are in <a href="/openapi.json">/openapi.json</a>, for any OpenAPI '
+        "viewer.</p>",
+    )
+
+
+def _page(title: str, body: str) -> HTMLResponse:
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{_STYLE}</style><h1>{title}</h1>{body}</html>",
+        headers=_HEADERS,
+    )

@@ -1,0 +1,157 @@
+"""What clients read: the one place that knows the words old clients expect.
+
+Our states and stages become `queued`, `started`, `done` and a closed list of step names
+(facts on clients, §2.4); our own words stand beside them. What clients send is in `incoming.py`.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from asu_builder.domain.job import BuildFailure, BuildResult, Image, Job, JobState, Stage
+from asu_builder.services.builds import BuildView
+from asu_builder.web.documents import Accepted, Done, Failed, ImageDocument, Problem, RequestEcho
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A rendered answer: what goes over the wire, apart from what every answer carries."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def render_problem(status: int, title: str, detail: str) -> Answer:
+    """An error in the one form that all of them have."""
+    return Answer(status, _encode(Problem(status, title, detail)))
+
+
+def render_json(document: object) -> Answer:
+    """Any other document, with 200."""
+    return Answer(200, _encode(document))
+
+
+def render_build(view: BuildView) -> Answer:
+    """A job as its clients see it; GET and POST render the same."""
+    job = view.job
+    if isinstance(job.outcome, BuildResult):
+        return _build_answer(200, _done(job, job.outcome), step="done")
+    if isinstance(job.outcome, BuildFailure):
+        return _build_answer(500, _failed(job, job.outcome), step="failed")
+    echo = _echo(job)
+    if job.state is JobState.PENDING:
+        position = view.position or 0
+        queued = Accepted(
+            202, "queued", job.state, job.request_hash, job.enqueued_at, echo, queue_position=position
+        )
+        return _build_answer(202, queued, step="queued", position=position)
+    stage = job.stage or Stage.INIT
+    started = Accepted(
+        202, "started", job.state, job.request_hash, job.enqueued_at, echo, imagebuilder_status=stage
+    )
+    return _build_answer(202, started, step=stage)
+
+
+def _build_answer(status: int, document: object, *, step: str, position: int = 0) -> Answer:
+    headers = (
+        (b"x-imagebuilder-status", step.encode()),
+        (b"x-queue-position", b"%d" % position),
+    )
+    return Answer(status, _encode(document), headers)
+
+
+def _echo(job: Job) -> RequestEcho:
+    request = job.request
+    return RequestEcho(
+        distro="openwrt",
+        version=request.version,
+        version_code=request.version_code,
+        target=request.target,
+        profile=request.profile,
+        packages=request.packages,
+        packages_versions=request.packages_versions,
+        diff_packages=request.diff_packages,
+        defaults=request.defaults or None,
+        rootfs_size_mb=request.rootfs_size_mb,
+        filesystem=request.filesystem,
+        repositories=request.repositories,
+        repositories_mode=request.repositories_mode,
+        repository_keys=request.repository_keys,
+        client=job.client,
+    )
+
+
+def _done(job: Job, result: BuildResult) -> dict[str, object]:
+    described = result.description
+    titles = described.get("titles")
+    done = Done(
+        status=200,
+        detail="done",
+        state=job.state,
+        imagebuilder_status="done",
+        request_hash=job.request_hash,
+        bin_dir=job.request_hash,
+        enqueued_at=job.enqueued_at,
+        id=job.request.profile,
+        target=job.request.target,
+        version_number=_text(described.get("version_number"), job.request.version),
+        version_code=_text(described.get("version_code"), job.request.version_code),
+        # The Firmware Selector reads titles[0] before it shows any link.
+        titles=titles if isinstance(titles, list) else [],
+        build_at=_build_at(job, described.get("source_date_epoch")),
+        images=tuple(_image(image) for image in result.images),
+        manifest=result.manifest,
+        build_cmd=result.build_cmd,
+        build_cmd_packages=result.packages,
+        stdout=result.stdout,
+        stderr=result.stderr,
+        warnings=result.warnings,
+        request=_echo(job),
+    )
+    # Ours come last: nothing that left a container may replace them.
+    return {**described, **msgspec.structs.asdict(done)}
+
+
+def _image(image: Image) -> ImageDocument:
+    return ImageDocument(
+        name=image.name,
+        type=image.type,
+        sha256=image.sha256,
+        sha256_unsigned=image.sha256_unsigned,
+        size=image.size,
+        filesystem=image.filesystem or msgspec.UNSET,
+    )
+
+
+def _failed(job: Job, failure: BuildFailure) -> Failed:
+    return Failed(
+        status=500,
+        title="Build failed",
+        detail=failure.detail or "failed",
+        state=job.state,
+        imagebuilder_status="failed",
+        fault=failure.fault,
+        reason=failure.reason,
+        request_hash=job.request_hash,
+        enqueued_at=job.enqueued_at,
+        stdout=failure.stdout,
+        stderr=failure.stderr,
+        request=_echo(job),
+        build_cmd=failure.build_cmd or msgspec.UNSET,
+    )
+
+
+def _text(value: object, otherwise: str) -> str:
+    return value if isinstance(value, str) else otherwise
+
+
+def _build_at(job: Job, epoch: object) -> str:
+    """When the sources were made, in UTC as JavaScript reads it; the number may come as text."""
+    try:
+        moment = datetime.fromtimestamp(int(str(epoch)), UTC)
+    except (ValueError, OverflowError, OSError):
+        moment = job.finished_at or job.enqueued_at
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -1,0 +1,113 @@
+"""A queue of plain values behind the web layer's back, and the jobs its tests talk about."""
+
+from dataclasses import replace
+from threading import Event
+
+from asu_builder.domain.errors import BuildNotFound, FailureReason
+from asu_builder.domain.job import BuildResult, Image, Job, JobState, Stage
+from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.services.builds import Builds, BuildView
+from factories import NOON, a_failure, a_request
+from factories import a_result as a_bare_result
+
+_DESCRIPTION = {
+    "arch_packages": "pico_24kc",
+    "version_number": "24.10.5",
+    "version_code": "r29087-d9c5716d1d",
+    "metadata_version": 1,
+    "source_date_epoch": 1760000000,
+    "target": "pico/nine",
+    "titles": [{"vendor": "Acme", "model": "Widget 5"}],
+    "linux_kernel": {"version": "6.6.93"},
+}
+
+
+def a_body(**changes: object) -> dict[str, object]:
+    """The body that asks for `factories.a_request()`."""
+    return {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5", **changes}
+
+
+def a_result(**changes: object) -> BuildResult:
+    """What a build leaves, with a description as an ImageBuilder writes it."""
+    sysupgrade = Image("openwrt-sysupgrade.bin", "sysupgrade", "a" * 64, "b" * 64, 10, "squashfs")
+    kernel = Image("openwrt-kernel.bin", "kernel", "c" * 64, "c" * 64, 3)
+    return a_bare_result(**({"description": _DESCRIPTION, "images": (sysupgrade, kernel)} | changes))
+
+
+class FakeBuilds(Builds):
+    """Counts who comes; a new request waits until the test moves it."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, BuildView] = {}
+        self.submits = 0
+        self.looks = 0
+        self.clients: list[str] = []
+        self.error: Exception | None = None
+        self.gate = Event()
+        self.gate.set()
+
+    def submit(self, request: BuildRequest, *, client: str = "") -> BuildView:
+        """The job of this request, a new pending one if there is none."""
+        self.gate.wait(5)
+        self.submits += 1
+        self.clients.append(client)
+        if self.error:
+            raise self.error
+        name = request_hash(request)
+        if name not in self.jobs:
+            job = Job(len(self.jobs) + 1, name, request, JobState.PENDING, NOON, client)
+            self.jobs[name] = BuildView(job, len(self.jobs))
+        return self.jobs[name]
+
+    def look(self, name: str) -> BuildView:
+        """The job of this hash."""
+        self.gate.wait(5)
+        self.looks += 1
+        if self.error:
+            raise self.error
+        if name not in self.jobs:
+            raise BuildNotFound("could not find provided request hash")
+        return self.jobs[name]
+
+    def pending(self) -> int:
+        """How many wait."""
+        if self.error:
+            raise self.error
+        return sum(view.job.state is JobState.PENDING for view in self.jobs.values())
+
+    def hold(self, request: BuildRequest, *, client: str = "owut/1", **changes: object) -> str:
+        """Puts a job into any state; returns its hash."""
+        name = request_hash(request)
+        job = Job(len(self.jobs) + 1, name, request, JobState.PENDING, NOON, client)
+        moved = replace(job, **changes)  # type: ignore[arg-type]
+        self.jobs[name] = BuildView(moved, 0 if moved.state is JobState.PENDING else None)
+        return name
+
+    def complete(self, request: BuildRequest | None = None, **changes: object) -> str:
+        """A finished build."""
+        return self.hold(
+            request or a_request(), state=JobState.COMPLETED, finished_at=NOON, outcome=a_result(**changes)
+        )
+
+    def build(self, request: BuildRequest | None = None, stage: Stage | None = Stage.BUILDING_IMAGE) -> str:
+        """A build that is running."""
+        return self.hold(request or a_request(), state=JobState.BUILDING, stage=stage, started_at=NOON)
+
+    def fail(self, reason: FailureReason = FailureReason.IMPOSSIBLE_SELECTION) -> str:
+        """A failed build."""
+        return self.hold(a_request(), state=JobState.FAILED, finished_at=NOON, outcome=a_failure(reason))
+
+
+class FakeStatistics:
+    """Remembers what was recorded."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+        """Notes one event and its client."""
+        self.events.append((kind, client))
+
+    def flush(self) -> int:
+        """Nothing to write."""
+        return 0

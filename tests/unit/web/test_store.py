@@ -1,0 +1,235 @@
+"""Downloads: every byte, resumable, and no way out of the store."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+
+from asgi_client import Answer, AsgiClient
+from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.errors import BuildNotFound
+from asu_builder.web.store import Downloads
+from asu_builder.web.threads import Threads
+from web_scene import Scene
+
+HASH = "ab" * 32
+NAME = "openwrt-24.10.5-acme_widget-5-squashfs-sysupgrade.bin"
+CONTENT = bytes(range(256)) * 3000
+
+
+@pytest.fixture(autouse=True)
+def published(scene: Scene) -> None:
+    """One image in the store."""
+    scene.publish(HASH, NAME, CONTENT)
+
+
+def _get(client: AsgiClient, **headers: str) -> Answer:
+    return client.get(
+        f"/store/{HASH}/{NAME}", {key.replace("_", "-"): value for key, value in headers.items()}
+    )
+
+
+def test_a_download_has_every_byte_and_says_how_many(client: AsgiClient) -> None:
+    answer = _get(client)
+    assert answer.status == 200
+    assert answer.body == CONTENT
+    assert answer.header("content-length") == str(len(CONTENT))
+
+
+def test_a_download_is_an_attachment_that_nobody_interprets(client: AsgiClient) -> None:
+    answer = _get(client)
+    assert answer.header("content-type") == "application/octet-stream"
+    assert answer.header("content-disposition") == f'attachment; filename="{NAME}"'
+    assert answer.header("x-content-type-options") == "nosniff"
+    assert answer.header("accept-ranges") == "bytes"
+    assert answer.header("cache-control") == "no-cache"
+    assert answer.header("last-modified")
+
+
+def test_trap_30_an_image_is_never_compressed_or_chunked(client: AsgiClient, scene: Scene) -> None:
+    scene.publish(HASH, "rootfs.img.gz", b"\x1f\x8b" + b"0" * 100)
+    answer = client.get(f"/store/{HASH}/rootfs.img.gz", {"Accept-Encoding": "gzip"})
+    assert answer.header("content-type") == "application/octet-stream"
+    assert answer.header("content-encoding") is None
+    assert answer.header("transfer-encoding") is None
+    assert answer.header("content-length") == "102"
+
+
+def test_trap_18_a_timestamp_behind_the_name_is_ignored(client: AsgiClient) -> None:
+    assert client.get(f"/store/{HASH}/{NAME}?1763900000000").body == CONTENT
+
+
+def test_trap_19_a_second_slash_in_front_is_ignored(client: AsgiClient) -> None:
+    assert client.get(f"//store/{HASH}/{NAME}").body == CONTENT
+
+
+def test_head_says_the_same_without_the_bytes(client: AsgiClient) -> None:
+    head, get = client.request("HEAD", f"/store/{HASH}/{NAME}"), _get(client)
+    assert head.status == 200
+    assert head.body == b""
+    for name in ("content-length", "etag", "last-modified", "content-type", "accept-ranges"):
+        assert head.header(name) == get.header(name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-9", 0, 9),
+        ("bytes=10-", 10, len(CONTENT) - 1),
+        ("bytes=-5", len(CONTENT) - 5, len(CONTENT) - 1),
+        ("bytes=0-99999999999", 0, len(CONTENT) - 1),
+        ("bytes=-99999999999", 0, len(CONTENT) - 1),
+        ("BYTES=300000-600000", 300000, 600000),
+    ],
+)
+def test_a_range_is_sent_exactly(client: AsgiClient, asked: str, first: int, last: int) -> None:
+    answer = _get(client, Range=asked)
+    assert answer.status == 206
+    assert answer.body == CONTENT[first : last + 1]
+    assert answer.header("content-range") == f"bytes {first}-{last}/{len(CONTENT)}"
+    assert answer.header("content-length") == str(last - first + 1)
+
+
+@pytest.mark.parametrize("asked", [f"bytes={len(CONTENT)}-", "bytes=99999999-", "bytes=-0"])
+def test_a_range_behind_the_end_is_416_in_json(client: AsgiClient, asked: str) -> None:
+    answer = _get(client, Range=asked)
+    assert answer.status == 416
+    assert answer.header("content-range") == f"bytes */{len(CONTENT)}"
+    assert answer.json["status"] == 416
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=9-1",
+        "lines=0-9",
+        "bytes=a-b",
+        "bytes=0-1,5-9",
+        "bytes=" + "9" * 5000 + "-",
+    ],
+)
+def test_a_range_that_cannot_be_meant_is_the_whole_file(client: AsgiClient, asked: str) -> None:
+    answer = _get(client, Range=asked)
+    assert answer.status == 200
+    assert answer.body == CONTENT
+
+
+def test_a_range_of_an_empty_file_is_416(client: AsgiClient, scene: Scene) -> None:
+    scene.publish(HASH, "empty.bin", b"")
+    assert client.get(f"/store/{HASH}/empty.bin").status == 200
+    assert client.get(f"/store/{HASH}/empty.bin", {"Range": "bytes=0-"}).status == 416
+    assert client.get(f"/store/{HASH}/empty.bin", {"Range": "bytes=-1"}).status == 416
+
+
+def test_if_range_keeps_the_parts_of_two_files_apart(client: AsgiClient) -> None:
+    whole = _get(client)
+    for validator in ("etag", "last-modified"):
+        value = whole.header(validator)
+        assert value
+        assert _get(client, Range="bytes=0-9", If_Range=value).status == 206
+    assert _get(client, Range="bytes=0-9", If_Range='"another"').body == CONTENT
+    assert _get(client, Range="bytes=99999999-", If_Range='"another"').status == 200
+    assert _get(client, Range="bytes=0-9", If_Range=f"W/{whole.header('etag')}").status == 200
+
+
+def test_trap_30_304_is_only_for_those_who_asked_for_it(client: AsgiClient) -> None:
+    etag = _get(client).header("etag")
+    assert etag
+    assert etag.startswith('"')
+    for sent in (etag, f'"x", {etag}', "*", f"W/{etag}"):
+        answer = _get(client, If_None_Match=sent)
+        assert answer.status == 304
+        assert answer.body == b""
+        assert answer.header("etag") == etag
+    assert _get(client, If_None_Match='"x"').status == 200
+    modified = _get(client).header("last-modified")
+    assert modified
+    assert _get(client, If_Modified_Since=modified).status == 200
+
+
+def test_another_file_has_another_validator(client: AsgiClient, scene: Scene) -> None:
+    before = _get(client).header("etag")
+    (scene.root / HASH / NAME).unlink()
+    scene.publish(HASH, NAME, CONTENT[::-1])
+    assert _get(client).header("etag") != before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/store/{HASH}/missing.bin",
+        f"/store/{'0' * 64}/{NAME}",
+        f"/store/{HASH.upper()}/{NAME}",
+        f"/store/{HASH}",
+        f"/store/{HASH}/",
+        f"/store/{HASH}/..",
+        f"/store/{HASH}/.",
+        f"/store/{HASH}/%2e%2e",
+        f"/store/{HASH}/..%2foutside",
+        f"/store/{HASH}/..%5coutside",
+        f"/store/{HASH}%2f{NAME}",
+        f"/store/../store/{HASH}/{NAME}",
+        "/store/../outside",
+        "/store/%2e%2e/outside",
+        "/store/..%2foutside",
+        f"/store/{HASH}/{NAME}%00",
+        f"/store/{HASH}/%00",
+        f"/store/{HASH}/%0a",
+        f"/store/{HASH}/link",
+        f"/store/{HASH}/directory",
+        f"/store/{HASH}/.hidden",
+        f"/store/{'cd' * 32}/outside",
+        f"/store/{HASH}/" + "x" * 300,
+        f"/store/{HASH}/" + "x" * 70_000,
+        f"/store/{HASH}/%ff%fe",
+    ],
+)
+def test_there_is_no_way_out_of_the_store(client: AsgiClient, scene: Scene, path: str) -> None:
+    outside = scene.root.parent / "outside"
+    outside.write_bytes(b"secret")
+    (scene.root / HASH / "link").symlink_to(outside)
+    (scene.root / HASH / "directory").mkdir()
+    (scene.root / HASH / ".hidden").write_bytes(b"secret")
+    (scene.root / ("cd" * 32)).symlink_to(scene.root.parent)
+    answer = client.get(path)
+    assert answer.status == 404
+    assert answer.json["status"] == 404
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "x\n", "", "a\0", "-rf", "é"])
+def test_a_name_that_is_none_never_reaches_the_store(name: str) -> None:
+    class Careless(LocalStore):
+        def locate(self, request_hash: str, name: str) -> Path | None:
+            return Path(__file__)
+
+    threads = Threads(1, name="test")
+    downloads = Downloads(Careless(Path(__file__).parent), threads)
+    parameters = {"request_hash": HASH, "name": name}
+    request = Request({"type": "http", "method": "GET", "headers": [], "path_params": parameters})
+    with pytest.raises(BuildNotFound):
+        asyncio.run(downloads.download(request))
+    threads.close()
+
+
+def test_the_error_of_a_missing_file_is_json_that_no_cache_keeps_as_an_image(client: AsgiClient) -> None:
+    answer = client.get(f"/store/{HASH}/missing.bin")
+    assert answer.header("content-type") == "application/json"
+    assert answer.header("etag") is None
+    assert "expired" in answer.json["detail"]
+
+
+def test_a_file_with_a_plus_and_a_tilde_is_found_as_it_is_written(client: AsgiClient, scene: Scene) -> None:
+    scene.publish(HASH, "packages+1.manifest", b"x")
+    assert client.get(f"/store/{HASH}/packages+1.manifest").body == b"x"
+    assert client.get(f"/store/{HASH}/packages%2b1.manifest").body == b"x"
+
+
+def test_a_file_in_a_directory_that_vanishes_is_404(client: AsgiClient, scene: Scene, tmp_path: Path) -> None:
+    (scene.root / HASH).rename(tmp_path / "away")
+    assert _get(client).status == 404

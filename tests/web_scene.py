@@ -1,0 +1,53 @@
+"""The real web application over a queue of plain values and a store on disk."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asu_builder.adapters.stores import LocalStore
+from asu_builder.ports import Verdict
+from asu_builder.services.health import Health
+from asu_builder.web.app import Parts, create_app
+from asu_builder.web.fast_path import FrontDoor
+from fake_builds import FakeBuilds, FakeStatistics
+
+_OK = Verdict("ok", "Fine.")
+
+
+@dataclass
+class Scene:
+    """What a web test moves, and what it watches."""
+
+    root: Path
+    builds: FakeBuilds = field(default_factory=FakeBuilds)
+    statistics: FakeStatistics = field(default_factory=FakeStatistics)
+    verdicts: dict[str, Verdict] = field(
+        default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
+    )
+    life: list[str] = field(default_factory=list)
+    seconds: float = 1000.0
+    health: Health = field(init=False)
+
+    def app(self, *, cors: bool = True) -> FrontDoor:
+        """A fresh application over these parts."""
+        checks = {part: (lambda part=part: self.verdicts[part]) for part in self.verdicts}
+        health = Health(checks)
+        health.look()
+        self.health = health
+        return create_app(
+            Parts(
+                builds=self.builds,
+                health=health,
+                store=LocalStore(self.root),
+                statistics=self.statistics,
+                start=lambda: self.life.append("start"),
+                stop=lambda: self.life.append("stop"),
+                version="1.2.3",
+                cors=cors,
+                clock=lambda: self.seconds,
+            )
+        )
+
+    def publish(self, request_hash: str, name: str, content: bytes) -> None:
+        """Puts an image into the store."""
+        (self.root / request_hash).mkdir(parents=True, exist_ok=True)
+        (self.root / request_hash / name).write_bytes(content)
