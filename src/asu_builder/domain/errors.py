@@ -69,6 +69,7 @@ class FailureReason(StrEnum):
     IMAGEBUILDER_MISSING = "imagebuilder_missing"
     SETUP_FAILED = "setup_failed"
     REVISION_MISMATCH = "revision_mismatch"
+    NOT_OFFERED = "not_offered"
     UNKNOWN_PROFILE = "unknown_profile"
     IMPOSSIBLE_SELECTION = "impossible_selection"
     VERSION_MISMATCH = "version_mismatch"

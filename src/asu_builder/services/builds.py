@@ -6,7 +6,7 @@ from datetime import datetime
 
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.job import Job, JobState
-from asu_builder.domain.repositories import require_allowed
+from asu_builder.domain.repositories import key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import JobQueue, Statistics, Store, Submission
 from asu_builder.services.catalog import Catalog
@@ -102,6 +102,7 @@ class Builds:
             raise RequestRejected(
                 f"defaults: at most {policy.max_defaults_length} characters are allowed here"
             )
+        key_files(request.repository_keys)  # refuses what is no key
         size = request.rootfs_size_mb
         if size is not None and size > policy.max_custom_rootfs_size_mb:
             raise RequestRejected(

@@ -13,6 +13,7 @@ from asu_builder.domain.errors import (
     EngineUnavailable,
     FailureReason,
     LeaseLost,
+    RequestRejected,
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Lease, Outcome, Retention
@@ -160,6 +161,9 @@ class Workers:
             outcome = BuildFailure(
                 failure.reason, failure.detail, failure.stdout, failure.stderr, failure.build_cmd
             )
+        except RequestRejected as error:
+            # Fine when it was submitted; the operator has changed what is offered since.
+            outcome = BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
         except LeaseLost:
             raise
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker

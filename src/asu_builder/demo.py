@@ -1,0 +1,181 @@
+"""One build from request to verified image, with the sample distribution and a real service.
+
+The demo chooses its runtime by itself: Podman when it answers, else the local runtime. The service
+never does that.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from asu_builder.adapters.podman_engine import PodmanOptions, find_socket
+from asu_builder.adapters.podman_runtime import PodmanRuntime
+from asu_builder.sample.container import import_image
+from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_builder.sample.server import DownloadServer
+
+_VERSION = "25.12.0"
+_TARGET = "pico/nine"
+_IMAGE = "localhost/asu-builder-sample:{target}-{subtarget}-{tag}"
+_REQUEST = {
+    "version": _VERSION,
+    "target": _TARGET,
+    "profile": "acme,widget-5",
+    "packages": ["luci", "tmux", "sample-service"],
+    "client": "demo/1",
+}
+_PATIENCE_SECONDS = 180
+
+
+def run_demo(*, keep: bool) -> int:
+    """Runs the demo and returns the exit code; with `keep` the service stays until Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="asu-demo-") as folder, contextlib.ExitStack() as running:
+        root = Path(folder)
+        _say("Writing the sample distribution. Its images are for looking at: they flash nothing.")
+        distribution = write_distribution(root / "sample")
+        upstream = running.enter_context(DownloadServer(distribution.downloads))
+        settings = _choose_runtime(distribution)
+        port = _free_port()
+        settings |= {
+            "ASU_SERVER_PORT": str(port),
+            "ASU_UPSTREAM_URL": upstream.url,
+            "ASU_DATABASE_PATH": str(root / "data" / "asu-builder.db"),
+            "ASU_PUBLIC_PATH": str(root / "public"),
+            "ASU_ALLOW_DEFAULTS": "true",
+            "ASU_LOG_LEVEL": "warning",
+        }
+        address = f"http://127.0.0.1:{port}"
+        service = running.enter_context(_service(settings, root))
+        try:
+            succeeded = _wait_until_ready(address, service) and _show_build(address, root)
+            if succeeded and keep:
+                _say(f"\nThe service stays at {address} until Ctrl-C; its upstream is {upstream.url}")
+                service.wait()
+        except KeyboardInterrupt:
+            _say("")
+            return 0
+    return 0 if succeeded else 1
+
+
+def _choose_runtime(distribution: Distribution) -> dict[str, str]:
+    socket_path = find_socket()
+    verdict = PodmanRuntime(PodmanOptions()).check() if socket_path else None
+    if socket_path and verdict and verdict.status == "ok":
+        _say(f"Podman answers at {socket_path}: building in a container.")
+        reference = _IMAGE.format(target="pico", subtarget="nine", tag=f"v{_VERSION}")
+        import_image(f"unix://{socket_path}", reference, distribution.imagebuilder(_VERSION, _TARGET))
+        # The sample ImageBuilder carries its packages.
+        return {
+            "ASU_CONTAINER_RUNTIME": "podman",
+            "ASU_CONTAINER_SOCKET_PATH": str(socket_path),
+            "ASU_IMAGEBUILDER_IMAGE": _IMAGE,
+            "ASU_BUILD_NETWORK": "none",
+        }
+    why = verdict.sentence if verdict else "There is no Podman socket."
+    _say(f"{why} Building with the local runtime.")
+    return {
+        "ASU_CONTAINER_RUNTIME": "local",
+        "ASU_IMAGEBUILDER_PATH": distribution.template,
+        "ASU_BUILD_NETWORK": "none",
+        "ASU_ALLOW_UNSANDBOXED": "true",
+    }
+
+
+@contextlib.contextmanager
+def _service(settings: Mapping[str, str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
+    command = [sys.executable, "-m", "asu_builder", "serve"]
+    with subprocess.Popen(command, env={**environment, **settings}, cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _free_port(wanted: int = 8080) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free")
+
+
+def _wait_until_ready(address: str, service: "subprocess.Popen[bytes]") -> bool:
+    for _ in range(500):
+        if service.poll() is not None:
+            _say("The service ended before it answered; it said why above.")
+            return False
+        with contextlib.suppress(OSError):
+            _call(f"{address}/api/v1/stats")
+            _say(f"The service answers at {address}")
+            return True
+        time.sleep(0.02)
+    _say("The service did not answer within ten seconds.")
+    return False
+
+
+def _show_build(address: str, root: Path) -> bool:
+    _say(f"\nPOST {address}/api/v1/build\n{json.dumps(_REQUEST)}\n")
+    status, build = _call(f"{address}/api/v1/build", _REQUEST)
+    _say(f"request hash  {build['request_hash']}")
+    shown = ""
+    started = time.monotonic()
+    while status == 202 and time.monotonic() - started < _PATIENCE_SECONDS:
+        stage = str(build.get("imagebuilder_status") or f"queued, {build['queue_position']} ahead")
+        if stage != shown:
+            _say(f"{time.monotonic() - started:9.1f} s  {stage}")
+            shown = stage
+        time.sleep(0.1)
+        status, build = _call(f"{address}/api/v1/build/{build['request_hash']}")
+    if status != 200:
+        _say(f"{status}: {build['detail']}\n{build.get('stderr', '')}")
+        return False
+    _say(f"{time.monotonic() - started:9.1f} s  done\n")
+    return _show_images(address, build, root)
+
+
+def _show_images(address: str, build: Mapping[str, Any], root: Path) -> bool:
+    sound = True
+    for image in build["images"]:
+        url = f"{address}/store/{build['bin_dir']}/{image['name']}"
+        path = root / image["name"]
+        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+            while chunk := answer.read(1 << 20):
+                file.write(chunk)
+        with path.open("rb") as file:
+            matches = hashlib.file_digest(file, "sha256").hexdigest() == image["sha256"]
+        sound = sound and matches
+        verdict = "verified" if matches else "DIFFERS"
+        _say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {verdict}")
+    manifest = build["manifest"]
+    _say(
+        f"\n{len(manifest)} packages: " + ", ".join(f"{name} {version}" for name, version in manifest.items())
+    )
+    _say("\nThis image is a sample: it flashes nothing.")
+    return sound
+
+
+def _call(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
