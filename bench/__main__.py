@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from bench import load, scenarios
+from bench import builds, load, scenarios
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -46,6 +46,7 @@ def _own(options: argparse.Namespace) -> Iterator[Figure]:
         yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, packages=150)
     yield from scenarios.starting(rounds=options.rounds)
     yield from scenarios.storm()
+    yield from builds.building(rounds=options.rounds)
 
 
 def _running(options: argparse.Namespace) -> Iterator[Figure]:

@@ -1,9 +1,10 @@
 """A queue of plain values behind the web layer's back, and the jobs its tests talk about."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event
 
-from asu_builder.domain.errors import BuildNotFound, FailureReason
+from asu_builder.domain.errors import AsuError, BuildNotFound, FailureReason
 from asu_builder.domain.job import BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.services.builds import Builds, BuildView
@@ -58,6 +59,16 @@ class FakeBuilds(Builds):
             job = Job(len(self.jobs) + 1, name, request, JobState.PENDING, NOON, client)
             self.jobs[name] = BuildView(job, len(self.jobs))
         return self.jobs[name]
+
+    def submit_all(self, asked: Sequence[tuple[BuildRequest, str]]) -> list[BuildView | AsuError]:
+        """One after the other."""
+        answers: list[BuildView | AsuError] = []
+        for request, client in asked:
+            try:
+                answers.append(self.submit(request, client=client))
+            except AsuError as error:
+                answers.append(error)
+        return answers
 
     def look(self, name: str) -> BuildView:
         """The job of this hash."""

@@ -40,11 +40,20 @@ class Application:
     warnings: tuple[str, ...]
 
 
-def assemble(settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Application:
-    """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`."""
+def assemble(
+    settings: Settings,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+) -> Application:
+    """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
+
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it.
+    """
     database = Database(settings.database_path)
     name = WorkerName(settings.worker_id, settings.database_path.parent)
-    runtime, warnings = choose_runtime(settings, installation=database.installation())
+    chosen, warnings = choose_runtime(settings, installation=database.installation())
+    runtime = watch(chosen)
     store = LocalStore(settings.public_path / "store")
     queue = SqlJobQueue(database)
     statistics = SqlStatistics(database, now=now)

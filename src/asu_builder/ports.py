@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from asu_builder.domain.errors import QueueFull
 from asu_builder.domain.job import Job, Lease, Outcome, Stage
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
@@ -28,15 +29,32 @@ class Submission:
     client: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the queue has for a submission."""
+
+    job: Job
+    created: bool
+    """Whether the job is new; otherwise somebody had asked before."""
+    ahead: int | None
+    """How many jobs are ahead of a pending one."""
+
+
 class JobQueue(Protocol):
     """Jobs on their way from pending to completed. Each method is one transaction."""
 
-    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
-        """The job for this hash and whether it is new; durable when this returns.
+    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> Entry:
+        """The job for this hash; durable when this returns.
 
         A live job or an unexpired final one is the answer, even when the queue is full, except a
         failure that is not the user's and is older than the cool-down. Raises `QueueFull`.
         """
+        ...
+
+    def submit_all(
+        self, submissions: Sequence[Submission], *, capacity: int, now: datetime
+    ) -> Sequence[Entry | QueueFull]:
+        """The same for many in one transaction, each with its own answer, in order."""
         ...
 
     def find(self, request_hash: str, *, now: datetime) -> Job | None:

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import COOL_DOWN, MAX_ATTEMPTS, SqlJobQueue
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import NEXT_STATES, BuildFailure, Job, JobState, Lease, Stage
-from asu_builder.ports import JobQueue
+from asu_builder.ports import Entry, JobQueue, Submission
 from factories import NOON, a_failure, a_request, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
@@ -28,7 +28,12 @@ def queue(tmp_path: Path) -> Iterator[JobQueue]:
 
 
 def submit(queue: JobQueue, name: str = "vim", *, capacity: int = 100) -> Job:
-    return queue.submit(a_submission(packages=(name,)), capacity=capacity, now=NOON)[0]
+    return queue.submit(a_submission(packages=(name,)), capacity=capacity, now=NOON).job
+
+
+def enter(queue: JobQueue, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
+    entry = queue.submit(submission, capacity=capacity, now=now)
+    return entry.job, entry.created
 
 
 def claim(queue: JobQueue, worker: str = "w/1") -> tuple[Job, Lease]:
@@ -41,7 +46,7 @@ def test_a_submitted_job_is_pending_with_everything_that_was_asked(queue: JobQue
     submission = a_submission(
         packages=("vim", "-ppp"), packages_versions={}, defaults="uci", rootfs_size_mb=3
     )
-    job, created = queue.submit(submission, capacity=1, now=NOON)
+    job, created = enter(queue, submission, capacity=1, now=NOON)
     assert created
     assert (job.state, job.stage, job.client) == (JobState.PENDING, None, "owut/2026.1")
     assert (job.request, job.request_hash, job.enqueued_at) == (
@@ -54,7 +59,7 @@ def test_a_submitted_job_is_pending_with_everything_that_was_asked(queue: JobQue
 
 def test_the_same_request_again_is_the_same_job_even_when_the_queue_is_full(queue: JobQueue) -> None:
     first = submit(queue, capacity=1)
-    again, created = queue.submit(a_submission(packages=("vim",)), capacity=1, now=NOON)
+    again, created = enter(queue, a_submission(packages=("vim",)), capacity=1, now=NOON)
     assert (again.id, created) == (first.id, False)
 
 
@@ -101,9 +106,9 @@ def test_a_users_failure_answers_until_it_expires(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, a_failure(), keep_for=DAY, now=NOON)
-    again, created = queue.submit(a_submission(packages=("vim",)), capacity=9, now=NOON + DAY - MINUTE)
+    again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY - MINUTE)
     assert (again.id, again.outcome, created) == (job.id, a_failure(), False)
-    later, created = queue.submit(a_submission(packages=("vim",)), capacity=9, now=NOON + DAY)
+    later, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY)
     assert created
     assert later.id != job.id
 
@@ -115,11 +120,11 @@ def test_a_failure_that_is_not_the_users_is_tried_anew_after_the_cool_down(
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, BuildFailure(reason, "Error: down"), keep_for=DAY, now=NOON)
-    soon, created = queue.submit(
-        a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN - MINUTE / 60
+    soon, created = enter(
+        queue, a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN - MINUTE / 60
     )
     assert (soon.id, created) == (job.id, False)
-    anew, created = queue.submit(a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN)
+    anew, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN)
     assert created
     found = queue.find(job.request_hash, now=NOON + COOL_DOWN)
     assert found is not None
@@ -303,3 +308,20 @@ def test_a_request_that_was_submitted_is_not_changed_by_later_ones(queue: JobQue
     found = queue.find(first.request_hash, now=NOON)
     assert found is not None
     assert found.request == a_request(packages=("vim",))
+
+
+def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: JobQueue) -> None:
+    known = submit(queue, "known")
+    submissions = [a_submission(packages=(name,)) for name in ("a", "known", "a", "b", "c")]
+    answers = list(queue.submit_all(submissions, capacity=3, now=NOON))
+    assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, False, False, True]
+    entries = [answer for answer in answers if isinstance(answer, Entry)]
+    assert [(entry.created, entry.ahead) for entry in entries] == [
+        (True, 1),
+        (False, 0),
+        (False, 1),
+        (True, 2),
+    ]
+    assert entries[1].job.id == known.id
+    assert entries[0].job.id == entries[2].job.id
+    assert queue.find(submissions[0].request_hash, now=NOON) == entries[0].job

@@ -9,6 +9,7 @@ import msgspec
 from asu_builder.domain.errors import Fault
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Outcome, Stage
 from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import Submission
 
 SELECT_JOB = """
     SELECT job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.stage,
@@ -51,6 +52,20 @@ def to_job(row: Sequence[Any]) -> Job:
         started_at=to_moment(row[9]),
         finished_at=to_moment(row[10]),
         outcome=_to_outcome(row[11], row[12]),
+    )
+
+
+def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:
+    """The job of a row that was just inserted, without reading it back."""
+    moment = to_moment(enqueued_at)
+    assert moment is not None
+    return Job(
+        id=job_id,
+        request_hash=submission.request_hash,
+        request=submission.request,
+        state=JobState.PENDING,
+        enqueued_at=moment,
+        client=submission.client,
     )
 
 

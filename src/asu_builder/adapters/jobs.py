@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import SELECT_JOB, encode, is_stale_failure, to_job, to_micros
+from asu_builder.adapters.job_rows import SELECT_JOB, encode, is_stale_failure, new_job, to_job, to_micros
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
     BuildFailure,
     BuildResult,
     Job,
+    JobState,
     Lease,
     Outcome,
     Stage,
 )
-from asu_builder.ports import Submission
+from asu_builder.ports import Entry, Submission
 
 MAX_ATTEMPTS = 3
 COOL_DOWN = timedelta(seconds=60)
@@ -48,6 +49,16 @@ def _count_pending(connection: sqlite3.Connection) -> int:
     return int(pending)
 
 
+def _count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
+    (ahead,) = connection.execute(
+        "SELECT count(*) FROM build_jobs AS other, build_jobs AS mine"
+        " WHERE mine.id = ? AND other.state = 'pending'"
+        " AND (other.priority, -other.id) > (mine.priority, -mine.id)",
+        (job_id,),
+    ).fetchone()
+    return int(ahead)
+
+
 def _gave_up(attempts: int) -> BuildFailure:
     return BuildFailure(
         FailureReason.GAVE_UP,
@@ -62,31 +73,43 @@ class SqlJobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
+    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> Entry:
         """See `ports.JobQueue.submit`."""
+        (entry,) = self.submit_all([submission], capacity=capacity, now=now)
+        if isinstance(entry, QueueFull):
+            raise entry
+        return entry
+
+    def submit_all(
+        self, submissions: Sequence[Submission], *, capacity: int, now: datetime
+    ) -> list[Entry | QueueFull]:
+        """See `ports.JobQueue.submit_all`."""
         with self._database.writing(durable=True) as connection:
-            job = self._find(connection, submission.request_hash, now)
-            if job is not None and not is_stale_failure(job, cool_down_start=now - COOL_DOWN):
-                return job, False
-            pending = _count_pending(connection)
-            if pending >= capacity:
-                raise QueueFull(pending, _RETRY_AFTER_FULL)
-            if job is not None:
-                connection.execute(
-                    "UPDATE build_jobs SET expires_at = ? WHERE id = ?", (to_micros(now), job.id)
-                )
-            connection.execute(
-                "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)"
-                " ON CONFLICT (request_hash) DO NOTHING",
-                (submission.request_hash, encode(submission.request), to_micros(now)),
-            )
-            connection.execute(
-                "INSERT INTO build_jobs (request_hash, client, enqueued_at) VALUES (?, ?, ?)",
-                (submission.request_hash, submission.client, to_micros(now)),
-            )
-            created = self._find(connection, submission.request_hash, now)
-        assert created is not None
-        return created, True
+            return [self._enter(connection, submission, capacity, now) for submission in submissions]
+
+    def _enter(
+        self, connection: sqlite3.Connection, submission: Submission, capacity: int, now: datetime
+    ) -> Entry | QueueFull:
+        job = self._find(connection, submission.request_hash, now)
+        if job is not None and not is_stale_failure(job, cool_down_start=now - COOL_DOWN):
+            ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+            return Entry(job, created=False, ahead=ahead)
+        pending = _count_pending(connection)
+        if pending >= capacity:
+            return QueueFull(pending, _RETRY_AFTER_FULL)
+        at = to_micros(now)
+        if job is not None:
+            connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
+        connection.execute(
+            "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)"
+            " ON CONFLICT (request_hash) DO NOTHING",
+            (submission.request_hash, encode(submission.request), at),
+        )
+        (job_id,) = connection.execute(
+            "INSERT INTO build_jobs (request_hash, client, enqueued_at) VALUES (?, ?, ?) RETURNING id",
+            (submission.request_hash, submission.client, at),
+        ).fetchone()
+        return Entry(new_job(job_id, submission, at), created=True, ahead=pending)
 
     def find(self, request_hash: str, *, now: datetime) -> Job | None:
         """See `ports.JobQueue.find`."""
@@ -103,13 +126,7 @@ class SqlJobQueue:
     def position(self, job_id: int) -> int:
         """See `ports.JobQueue.position`."""
         with self._database.reading() as connection:
-            (ahead,) = connection.execute(
-                "SELECT count(*) FROM build_jobs AS other, build_jobs AS mine"
-                " WHERE mine.id = ? AND other.state = 'pending'"
-                " AND (other.priority, -other.id) > (mine.priority, -mine.id)",
-                (job_id,),
-            ).fetchone()
-        return int(ahead)
+            return _count_ahead(connection, job_id)
 
     def pending(self) -> int:
         """See `ports.JobQueue.pending`."""

@@ -1,14 +1,14 @@
 """Submit a build, look at a build: what the HTTP layer asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.errors import AsuError, BuildNotFound, QueueFull, RequestRejected
 from asu_builder.domain.job import Job, JobState
 from asu_builder.domain.repositories import key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import JobQueue, Statistics, Store, Submission
+from asu_builder.ports import Entry, JobQueue, Statistics, Store, Submission
 from asu_builder.services.catalog import Catalog
 
 
@@ -58,19 +58,49 @@ class Builds:
 
         Raises `RequestRejected`, `QueueFull`, or `Unavailable` when upstream was never reached.
         """
-        self._require_policy(request)
-        resolved, revision = self._catalog.resolve(request)
-        submission = Submission(resolved, request_hash(resolved, revision=revision), client)
-        job, created = self._enter(submission)
-        if self._is_gone(job):
-            self._queue.expire(job.id, now=self._now())
-            job, created = self._enter(submission)
-        if created:
-            self._statistics.record("request", resolved, client=client)
+        (answer,) = self.submit_all([(request, client)])
+        if isinstance(answer, AsuError):
+            raise answer
+        return answer
+
+    def submit_all(self, asked: Sequence[tuple[BuildRequest, str]]) -> list[BuildView | AsuError]:
+        """The same for many requests and their clients, in one durable transaction."""
+        prepared = [self._prepare(request, client) for request, client in asked]
+        submissions = [entry for entry in prepared if isinstance(entry, Submission)]
+        entries = iter(self._enter(submissions))
+        return [next(entries) if isinstance(entry, Submission) else entry for entry in prepared]
+
+    def _prepare(self, request: BuildRequest, client: str) -> Submission | AsuError:
+        try:
+            self._require_policy(request)
+            resolved, revision = self._catalog.resolve(request)
+        except AsuError as refusal:
+            return refusal
+        return Submission(resolved, request_hash(resolved, revision=revision), client)
+
+    def _enter(self, submissions: Sequence[Submission]) -> list[BuildView | AsuError]:
+        if not submissions:
+            return []
+        entries = list(self._submit(submissions))
+        for number, entry in enumerate(entries):
+            if isinstance(entry, Entry) and self._is_gone(entry.job):
+                self._queue.expire(entry.job.id, now=self._now())
+                (entries[number],) = self._submit([submissions[number]])
+        return [
+            entry if isinstance(entry, QueueFull) else self._welcome(entry, submission)
+            for entry, submission in zip(entries, submissions, strict=True)
+        ]
+
+    def _submit(self, submissions: Sequence[Submission]) -> Sequence[Entry | QueueFull]:
+        return self._queue.submit_all(submissions, capacity=self._policy.max_pending_jobs, now=self._now())
+
+    def _welcome(self, entry: Entry, submission: Submission) -> BuildView:
+        if entry.created:
+            self._statistics.record("request", submission.request, client=submission.client)
             self._wake()
-        elif job.state is JobState.COMPLETED:
-            self._statistics.record("cache_hit", resolved, client=client)
-        return self._view(job)
+        elif entry.job.state is JobState.COMPLETED:
+            self._statistics.record("cache_hit", submission.request, client=submission.client)
+        return BuildView(entry.job, entry.ahead)
 
     def look(self, name: str) -> BuildView:
         """The newest job for this hash. Raises `BuildNotFound`."""
@@ -82,9 +112,6 @@ class Builds:
     def pending(self) -> int:
         """How many jobs wait."""
         return self._queue.pending()
-
-    def _enter(self, submission: Submission) -> tuple[Job, bool]:
-        return self._queue.submit(submission, capacity=self._policy.max_pending_jobs, now=self._now())
 
     def _view(self, job: Job) -> BuildView:
         position = self._queue.position(job.id) if job.state is JobState.PENDING else None

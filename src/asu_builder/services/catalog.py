@@ -29,7 +29,9 @@ class Catalog:
                 f"Unsupported profile: {request.profile}. The requested profile was either dropped or never "
                 "existed. Please check the forums for more information."
             )
-        return replace(request, profile=profile), described.revision if release.moving else ""
+        # A new value is checked anew, which an unchanged one need not be.
+        resolved = request if profile == request.profile else replace(request, profile=profile)
+        return resolved, described.revision if release.moving else ""
 
     def _require_version(self, release: Release) -> None:
         if release.version == MAIN or release.version in self._upstream.versions():

@@ -27,7 +27,6 @@ from asu_builder.web.threads import Threads
 from asu_builder.web.wire import Answer, render_json
 
 _READING_THREADS = 4
-_SUBMITTING_THREADS = 4
 """Apart, because a submission may wait for upstream, and polls must not wait behind it."""
 
 
@@ -54,7 +53,7 @@ class Parts:
 def create_app(parts: Parts) -> FrontDoor:
     """The application for an ASGI server."""
     reading = Threads(_READING_THREADS, name="web-read")
-    submitting = Threads(_SUBMITTING_THREADS, name="web-submit")
+    submitting = Threads(1, name="web-submit")
     answers = BuildAnswers(
         parts.builds,
         reading=reading,

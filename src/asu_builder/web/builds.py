@@ -1,7 +1,7 @@
 """Builds as HTTP sees them: submit, look, and what was answered a moment ago.
 
 Two thousand waiting clients mostly see what the last one saw, so rendered answers are remembered:
-one that may still change for a second, a final one for five, after which the next asker looks
+one that may still change for half a second, a final one for five, after which the next asker looks
 again (files may be gone, the result may have expired).
 """
 
@@ -12,20 +12,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.errors import AsuError, BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import BuildRequest
 from asu_builder.services.builds import Builds, BuildView
 from asu_builder.web.incoming import client_from_user_agent, parse_request
 from asu_builder.web.memory import Memory
-from asu_builder.web.threads import Shared, Threads
+from asu_builder.web.threads import Shared, Threads, Together
 from asu_builder.web.wire import Answer, render_build
 
-LIVE_SECONDS = 1.0
+LIVE_SECONDS = 0.5
 FINAL_SECONDS = 5.0
 _ANSWERS_BYTES = 16 << 20
 _BODIES_BYTES = 4 << 20
 _LARGEST = 1 << 20
+_SUBMITTED_TOGETHER = 32
 _OVERHEAD = 1024
 """About what an entry takes beside its text."""
 
@@ -74,7 +75,7 @@ class BuildAnswers:
     ) -> None:
         self._builds = builds
         self._reading = reading
-        self._submitting = submitting
+        self._together = Together(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
         self._clock = clock
@@ -134,7 +135,7 @@ class BuildAnswers:
         return submitted.answer
 
     async def _submit(self, digest: bytes, body: bytes, user_agent: str) -> _Submitted:
-        submitted = await self._submitting.run(self._submit_in_thread, body, user_agent)
+        submitted = await self._together.ask((body, user_agent))
         view = submitted.view
         self._keep(view, submitted.answer)
         seconds = FINAL_SECONDS if view.job.state is JobState.COMPLETED else LIVE_SECONDS
@@ -148,10 +149,15 @@ class BuildAnswers:
         self._asked.put(digest, asked, _OVERHEAD + 4 * len(body))
         return submitted
 
-    def _submit_in_thread(self, body: bytes, user_agent: str) -> _Submitted:
-        request, client = parse_request(body)
-        view = self._builds.submit(request, client=client or client_from_user_agent(user_agent))
-        return _Submitted(view, render_build(view), request, client)
+    def _submit_in_thread(self, posts: list[tuple[bytes, str]]) -> list[_Submitted | Exception]:
+        parsed = [_parse(body) for body, _ in posts]
+        asked = [
+            (post[0], post[1] or client_from_user_agent(user_agent))
+            for post, (_, user_agent) in zip(parsed, posts, strict=True)
+            if not isinstance(post, AsuError)
+        ]
+        answers = iter(self._builds.submit_all(asked))
+        return [post if isinstance(post, AsuError) else _submitted(post, next(answers)) for post in parsed]
 
     def _keep(self, view: BuildView, answer: Answer) -> None:
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
@@ -163,3 +169,17 @@ class BuildAnswers:
         )
         kept = Kept(answer, self._clock() + seconds, headers)
         self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)
+
+
+def _parse(body: bytes) -> tuple[BuildRequest, str] | AsuError:
+    try:
+        return parse_request(body)
+    except AsuError as refusal:
+        return refusal
+
+
+def _submitted(post: tuple[BuildRequest, str], answer: BuildView | AsuError) -> _Submitted | AsuError:
+    if isinstance(answer, AsuError):
+        return answer
+    request, client = post
+    return _Submitted(answer, render_build(answer), request, client)

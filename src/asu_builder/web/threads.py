@@ -3,10 +3,11 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -21,7 +22,7 @@ class Threads:
     def __init__(self, size: int, *, name: str) -> None:
         self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix=name)
 
-    def run(self, function: Callable[..., T], *arguments: object) -> Awaitable[T]:
+    def run(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Calls the function in a thread, within the caller's context variables."""
         call = functools.partial(contextvars.copy_context().run, function, *arguments)
         return asyncio.get_running_loop().run_in_executor(self._pool, call)
@@ -29,6 +30,54 @@ class Threads:
     def close(self) -> None:
         """Lets running calls end and takes no more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Together(Generic[A, T]):
+    """Calls that arrive while one is running are made together by the next, in one thread.
+
+    Many who submit at once so share a transaction, its sync to the disk, and the way to a thread
+    and back; one alone waits for nobody.
+    """
+
+    def __init__(
+        self, threads: Threads, call: Callable[[list[A]], list[T | Exception]], *, largest: int
+    ) -> None:
+        """`call` has one result or exception for each argument, in order."""
+        self._threads = threads
+        self._call = call
+        self._largest = largest
+        self._waiting: list[tuple[A, asyncio.Future[T]]] = []
+        self._runs = False
+
+    async def ask(self, argument: A) -> T:
+        """The result for this argument."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((argument, future))
+        if not self._runs:
+            self._start()
+        return await future
+
+    def _start(self) -> None:
+        batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+        self._runs = True
+        running = self._threads.run(self._call, [argument for argument, _ in batch])
+        running.add_done_callback(functools.partial(self._end, batch))
+
+    def _end(
+        self, batch: list[tuple[A, asyncio.Future[T]]], running: asyncio.Future[list[T | Exception]]
+    ) -> None:
+        self._runs = False
+        if self._waiting:
+            self._start()
+        error = asyncio.CancelledError() if running.cancelled() else running.exception()
+        results: list[Any] = [error] * len(batch) if error else running.result()
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():  # whoever asked has gone
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class Shared(Generic[T]):

@@ -98,7 +98,7 @@ def test_nothing_is_locked_for_sixty_four_writers_and_a_second_process(tmp_path:
             )
         )
     assert process.wait(timeout=60) == 0
-    assert len({job.id for job, _ in jobs}) == 300
+    assert len({entry.job.id for entry in jobs}) == 300
     with database.reading() as connection:
         assert connection.execute("SELECT count(*) FROM build_stats").fetchone() == (100,)
     database.close()
@@ -155,6 +155,6 @@ def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Pa
 def test_times_come_back_to_the_microsecond(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
     moment = NOON + timedelta(microseconds=123457)
-    job, _ = SqlJobQueue(database).submit(a_submission(), capacity=1, now=moment)
+    job = SqlJobQueue(database).submit(a_submission(), capacity=1, now=moment).job
     assert job.enqueued_at == moment
     database.close()

@@ -81,7 +81,7 @@ class Shop:
         )
 
     def submit(self, name: str = "vim") -> Job:
-        job = self.queue.submit(a_submission(packages=(name,)), capacity=99, now=self.clock())[0]
+        job = self.queue.submit(a_submission(packages=(name,)), capacity=99, now=self.clock()).job
         self.workers.wake()
         return job
 

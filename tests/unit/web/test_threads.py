@@ -1,74 +1,88 @@
-"""One call for all who ask at once, in threads that know who asked."""
-
 import asyncio
-import contextvars
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from asu_builder.web.threads import Shared, Threads
+from asu_builder.web.threads import Threads, Together
 
 
-def test_a_call_runs_in_a_thread_with_the_askers_context() -> None:
-    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
-
-    async def ask() -> tuple[str, bool]:
-        name.set("somebody")
-        return await threads.run(lambda: (name.get(), threading.current_thread() is threading.main_thread()))
-
-    threads = Threads(1, name="test")
-    assert asyncio.run(ask()) == ("somebody", False)
-    threads.close()
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    made = Threads(1, name="test")
+    yield made
+    made.close()
 
 
-def test_those_who_ask_together_share_one_call_and_later_ones_do_not() -> None:
-    calls = 0
+class Calls:
+    """Doubles numbers, refuses negative ones, and waits at a gate."""
 
-    async def call() -> int:
-        nonlocal calls
-        calls += 1
-        await asyncio.sleep(0.01)
-        return calls
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
-    async def ask() -> None:
-        shared: Shared[int] = Shared()
-        answers = await asyncio.gather(*(shared.ask("key", call) for _ in range(5)))
-        assert sorted(answers) == [(1, False)] * 4 + [(1, True)]
-        assert await shared.ask("key", call) == (2, True)
-
-    asyncio.run(ask())
+    def __call__(self, numbers: list[int]) -> list[int | Exception]:
+        self.gate.wait(5)
+        self.batches.append(numbers)
+        return [ValueError(number) if number < 0 else 2 * number for number in numbers]
 
 
-def test_an_asker_who_goes_away_takes_the_answer_from_nobody() -> None:
-    async def call() -> str:
-        await asyncio.sleep(0.02)
-        return "answer"
+def test_what_arrives_while_a_call_runs_is_called_together_by_the_next(threads: Threads) -> None:
+    calls = Calls()
 
-    async def ask() -> None:
-        shared: Shared[str] = Shared()
-        first = asyncio.create_task(shared.ask("key", call))
-        second = asyncio.create_task(shared.ask("key", call))
+    async def ask_all() -> list[int]:
+        together = Together(threads, calls, largest=3)
+        calls.gate.clear()
+        asking = [asyncio.ensure_future(together.ask(number)) for number in range(6)]
         await asyncio.sleep(0)
-        first.cancel()
-        assert await second == ("answer", False)
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        calls.gate.set()
+        return list(await asyncio.gather(*asking))
 
-    asyncio.run(ask())
+    assert asyncio.run(ask_all()) == [0, 2, 4, 6, 8, 10]
+    assert calls.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-def test_an_error_reaches_all_who_ask_and_is_not_kept() -> None:
-    async def fail() -> str:
-        await asyncio.sleep(0.01)
-        raise ValueError("no")
+def test_one_that_is_refused_takes_nothing_from_the_others(threads: Threads) -> None:
+    calls = Calls()
 
-    async def succeed() -> str:
-        return "yes"
+    async def ask_all() -> list[int | BaseException]:
+        together = Together(threads, calls, largest=9)
+        return list(await asyncio.gather(*map(together.ask, (1, -1, 2)), return_exceptions=True))
 
-    async def ask() -> None:
-        shared: Shared[str] = Shared()
-        answers = await asyncio.gather(*(shared.ask("key", fail) for _ in range(3)), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [ValueError] * 3
-        assert await shared.ask("key", succeed) == ("yes", True)
+    one, refused, two = asyncio.run(ask_all())
+    assert (one, two) == (2, 4)
+    assert isinstance(refused, ValueError)
 
-    asyncio.run(ask())
+
+def test_a_call_that_breaks_breaks_for_its_askers_and_the_next_goes_on(threads: Threads) -> None:
+    broken = [True]
+
+    def call(numbers: list[int]) -> list[int | Exception]:
+        if broken.pop() if broken else False:
+            raise OSError("the disk is gone")
+        return list(numbers)
+
+    async def ask_twice() -> int:
+        together = Together(threads, call, largest=9)
+        with pytest.raises(OSError, match="the disk is gone"):
+            await together.ask(1)
+        return await together.ask(2)
+
+    assert asyncio.run(ask_twice()) == 2
+
+
+def test_an_asker_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> None:
+    calls = Calls()
+
+    async def ask_and_leave() -> int:
+        together = Together(threads, calls, largest=9)
+        calls.gate.clear()
+        leaving = asyncio.ensure_future(together.ask(1))
+        staying = asyncio.ensure_future(together.ask(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        calls.gate.set()
+        return await staying
+
+    assert asyncio.run(ask_and_leave()) == 4

@@ -1,0 +1,150 @@
+"""What the service adds to a build: from POST to the first container, and beside make's own time."""
+
+import http.client
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from asu_builder.bootstrap import assemble
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Runtime, Verdict
+from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_builder.sample.server import DownloadServer
+from asu_builder.settings import Settings
+from asu_builder.web.server import server_config
+from bench.figures import Figure
+from bench.process import free_port
+
+_POST_TO_CONTAINER_MS = 50
+_OUR_SHARE_SECONDS = 1
+_SOON = 0.002
+
+
+class Stopwatch:
+    """A runtime that notes when a container was asked for and how long its commands took."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.asked_at = 0.0
+        self.making = 0.0
+
+    @contextmanager
+    def open(self, spec: ContainerSpec, *, stop: threading.Event) -> Iterator[Container]:
+        """Notes the moment, then opens."""
+        self.asked_at = time.perf_counter()
+        with self._runtime.open(spec, stop=stop) as container:
+            yield _Timed(container, self._note)
+
+    def _note(self, seconds: float) -> None:
+        self.making += seconds
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """As the runtime does."""
+        return self._runtime.sweep(keep=keep)
+
+    def check(self) -> Verdict:
+        """As the runtime does."""
+        return self._runtime.check()
+
+
+class _Timed:
+    """A container whose commands are timed."""
+
+    def __init__(self, container: Container, note: Callable[[float], None]) -> None:
+        self._container = container
+        self._note = note
+        self.identity, self.workdir, self.warnings = container.identity, container.workdir, container.warnings
+        self.exists = container.exists
+        self.read_text = container.read_text
+        self.write_files = container.write_files
+        self.collect = container.collect
+
+    def run(
+        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        started = time.perf_counter()
+        try:
+            return self._container.run(arguments, output=output, environment=environment)
+        finally:
+            self._note(time.perf_counter() - started)
+
+
+def building(*, rounds: int) -> list[Figure]:
+    """Builds of the sample distribution in the local runtime, one after the other."""
+    to_container, share = [], []
+    with tempfile.TemporaryDirectory(prefix="asu-bench-") as name:
+        root = Path(name)
+        world = write_distribution(root / "world")
+        with (
+            DownloadServer(world.downloads) as upstream,
+            _serving(root, world, upstream.url) as (port, watch),
+        ):
+            _build(port, "warming-up")
+            for number in range(rounds):
+                watch.making = 0.0
+                posted = time.perf_counter()
+                _build(port, f"round-{number}")
+                share.append(time.perf_counter() - posted - watch.making)
+                to_container.append((watch.asked_at - posted) * 1e3)
+    return [
+        Figure("POST to the first container call, idle worker", "ms", to_container, _POST_TO_CONTAINER_MS),
+        Figure("our share of a build, beside make's own calls", "s", share, _OUR_SHARE_SECONDS),
+    ]
+
+
+@contextmanager
+def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[int, Stopwatch]]:
+    watches: list[Stopwatch] = []
+
+    def watch(runtime: Runtime) -> Runtime:
+        watches.append(Stopwatch(runtime))
+        return watches[0]
+
+    settings = Settings(
+        database_path=root / "data" / "bench.db",
+        public_path=root / "public",
+        upstream_url=upstream,
+        container_runtime="local",
+        imagebuilder_path=world.template,
+        allow_unsandboxed=True,
+        build_network="none",
+        allow_defaults=True,
+    )
+    port = free_port()
+    server = uvicorn.Server(server_config(assemble(settings, watch=watch).app, "127.0.0.1", port))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(_SOON)
+        yield port, watches[0]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _build(port: int, script: str) -> None:
+    """One build to its end; the script makes it another one each time."""
+    request = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_small", "defaults": script}
+    status, document = _call(port, "POST", "/api/v1/build", json.dumps(request))
+    path = f"/api/v1/build/{document['request_hash']}"
+    while status == 202:
+        time.sleep(_SOON)
+        status, document = _call(port, "GET", path)
+    if status != 200:
+        raise SystemExit(f"a build failed: {document}")
+
+
+def _call(port: int, method: str, path: str, body: str | None = None) -> tuple[int, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
