@@ -81,6 +81,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._+~-]*"
 # apk writes "name-1.2.3-r4"; the version starts at the last "-<digit>" that an "-r<n>" follows.
 _APK_VERSION = re.compile(r"-[0-9][^-]*(?:-r[0-9]+)?$")
 _OPKG_MISSING = re.compile(rf" \* opkg_install_cmd: Cannot install package ({_NAME})\.")
+_OPKG_FOUND = re.compile(rf"Packages for ({_NAME}) found, but incompatible")
 _OPKG_DEPENDENCY = re.compile(rf"cannot find dependency ({_NAME}) for ({_NAME})")
 _OPKG_CONFLICT = re.compile(rf"check_conflicts_for: The following packages conflict with ({_NAME}):")
 _OPKG_CONFLICTING = re.compile(rf"check_conflicts_for: \t({_NAME}) \*")
@@ -138,7 +139,8 @@ def _explain_opkg(stderr: str) -> SelectionProblem:
     if dependencies:
         # opkg blames whatever was requested; these lines alone surely name what does not exist.
         missing = [name for name, _ in dependencies]
-        refused = tuple(name for name in _OPKG_MISSING.findall(stderr) if name not in missing)
+        exist = {*missing, *_OPKG_FOUND.findall(stderr)}
+        refused = tuple(name for name in _OPKG_MISSING.findall(stderr) if name not in exist)
     else:
         # After a clash opkg also blames whatever it could not finish: that is no missing package.
         missing = [] if conflicts else _OPKG_MISSING.findall(stderr)
