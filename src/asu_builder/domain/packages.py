@@ -48,6 +48,15 @@ def require_versions(request: BuildRequest, manifest: Mapping[str, str]) -> None
             )
 
 
+_NAMED = 20
+"""Names in a sentence; all of them are in the output beside it."""
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
 @dataclass(frozen=True, slots=True)
 class SelectionProblem:
     """Why a package manager refused a selection, in names a person can act on."""
@@ -66,14 +75,14 @@ class SelectionProblem:
         """The predecessor's first words, then what to do."""
         parts = []
         if self.missing:
-            parts.append(f"missing ({', '.join(self.missing)})")
+            parts.append(f"missing ({_some(self.missing)})")
         if self.conflicts:
-            parts.append(f"conflicts ({', '.join(self.conflicts)})")
+            parts.append(f"conflicts ({_some(self.conflicts)})")
         sentence = f"Error: Impossible package selection: {' '.join(parts)}"
-        for name, askers in (self.needed_by or {}).items():
-            sentence += f". {name} is needed by {', '.join(askers)}"
+        for name, askers in list((self.needed_by or {}).items())[:_NAMED]:
+            sentence += f". {name} is needed by {_some(askers)}"
         if self.refused:
-            sentence += f". Not installed: {', '.join(self.refused)}"
+            sentence += f". Not installed: {_some(self.refused)}"
         return sentence
 
 

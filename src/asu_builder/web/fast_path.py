@@ -4,6 +4,7 @@ Plain ASGI, because generic middleware alone costs more than a whole answer may 
 Here live CORS, request ids, slashes, counters and the last line of defence against bugs.
 """
 
+import asyncio
 import contextvars
 import itertools
 import logging
@@ -42,7 +43,10 @@ _SLASHES = re.compile(r"/{2,}")
 _TOO_LARGE = render_problem(
     413, "Too large", f"body: expected at most {MAX_BODY} bytes; a build request is much smaller"
 )
+_TOO_SLOW = render_problem(408, "Too slow", "body: it did not arrive within 30 seconds; try again")
 _NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
+
+_BODY_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +90,15 @@ class FrontDoor:
         await self._see_through(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body(receive)
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _read_body(receive)
+        except TimeoutError:
+            await self._send(_TOO_SLOW, BUILD, scope, send)
+            return
+        except asyncio.CancelledError:
+            # The server ends and does not wait for what never came; there is nobody to answer.
+            return
         if body is None:
             return
         if len(body) > MAX_BODY:

@@ -130,3 +130,10 @@ def test_a_failed_install_script_is_named(folder: str) -> None:
     assert packages.explain_script(path.read_text()) == (
         "The install script of fixture-postinst-fail failed with exit code 3; leave that package out"
     )
+
+
+def test_a_sentence_names_twenty_packages_at_most() -> None:
+    stderr = "".join(f" * opkg_install_cmd: Cannot install package p{number}.\n" for number in range(3000))
+    sentence = packages.explain_selection(stderr).sentence()
+    assert sentence.startswith("Error: Impossible package selection: missing (p0, p1,")
+    assert sentence.endswith("p19 and 2980 more)")
