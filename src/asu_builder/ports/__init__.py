@@ -1,0 +1,27 @@
+"""What the services need from the world, in their own words. Adapters fulfil it.
+
+Every adapter of a port runs the same contract suite (`tests/contract/`). Errors are those of
+`domain/errors.py`; nothing foreign passes a port.
+"""
+
+from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
+from asu_builder.ports.health import Verdict
+from asu_builder.ports.queue import Entry, JobQueue, Submission
+from asu_builder.ports.statistics import Statistics
+from asu_builder.ports.store import Store
+from asu_builder.ports.upstream import TargetProfiles, Upstream
+
+__all__ = [
+    "CommandResult",
+    "Container",
+    "ContainerSpec",
+    "Entry",
+    "JobQueue",
+    "Runtime",
+    "Statistics",
+    "Store",
+    "Submission",
+    "TargetProfiles",
+    "Upstream",
+    "Verdict",
+]

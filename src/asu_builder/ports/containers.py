@@ -1,0 +1,94 @@
+"""Where an ImageBuilder runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from asu_builder.domain.release import Release
+from asu_builder.ports.health import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """What a build needs of its container; the hardening is the adapter's own, not a choice."""
+
+    release: Release
+    target: str
+    deadline: timedelta
+    _: KW_ONLY
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended. Its output is on disk, capped; both files exist."""
+
+    exit_code: int
+    stdout: Path
+    stderr: Path
+
+
+class Container(Protocol):
+    """One ImageBuilder, ours alone, gone with the context that opened it."""
+
+    identity: str
+    """Names the ImageBuilder's content (image digest or directory): equal means equal answers."""
+    workdir: str
+    """Absolute path of the ImageBuilder inside the container, without a trailing slash."""
+    warnings: Sequence[str]
+    """What the operator or asker should know, for example an image that could not be refreshed."""
+
+    def run(
+        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        """Runs one command in `workdir` with a clean environment (plus `environment`).
+
+        `output` is a directory on this host; stdout and stderr are streamed into files there.
+        Raises `BuildFailed` for deadline, memory and disk limits, `BuildInterrupted` when the
+        stop event was set, `EngineUnavailable` when the engine fails.
+        """
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether a plain file of this name (relative to `workdir`) exists."""
+        ...
+
+    def read_text(self, path: str) -> str:
+        """The text of a small file relative to `workdir`, at most 1 MiB."""
+        ...
+
+    def write_files(self, files: Mapping[str, str]) -> None:
+        """Puts texts at paths relative to `workdir`, making directories, owned by its user."""
+        ...
+
+    def collect(self, directory: str, into: Path) -> Sequence[str]:
+        """Streams the plain files of an absolute inner directory into `into`; returns their names.
+
+        Nothing that leaves a container is trusted: anything but plain files with plain names
+        under the count and size caps is `BuildFailed(UNTRUSTED_OUTPUT)`. No directory: no names.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """Where ImageBuilders run."""
+
+    def open(self, spec: ContainerSpec, *, stop: Event) -> AbstractContextManager[Container]:
+        """A fresh container, started; removed whatever happens. Setting `stop` ends it early.
+
+        Raises `BuildFailed(IMAGEBUILDER_MISSING)` or `EngineUnavailable`.
+        """
+        ...
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """Removes this installation's containers whose labels `keep` does not want; how many."""
+        ...
+
+    def check(self) -> Verdict:
+        """Whether a build could start now, within a few seconds."""
+        ...

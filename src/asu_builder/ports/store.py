@@ -1,0 +1,43 @@
+"""Where published images lie."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from asu_builder.ports.health import Verdict
+
+
+class Store(Protocol):
+    """Published images: one directory per request hash, never rewritten."""
+
+    def publish(self, request_hash: str, scratch: Path) -> None:
+        """Makes a scratch directory the published one: synced, in one step.
+
+        Only the holder of the job's lease may call this: then a directory of that name belongs
+        to no completed job (expired, or left by a crash before *completed*) and is taken away.
+        """
+        ...
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A fresh directory on the store's own file system, gone afterwards if not published."""
+        ...
+
+    def locate(self, request_hash: str, name: str) -> Path | None:
+        """The published plain file, or None; never anything outside the store."""
+        ...
+
+    def holds(self, request_hash: str) -> bool:
+        """Whether this hash is published."""
+        ...
+
+    def remove(self, request_hash: str) -> None:
+        """Takes a published directory away; nothing happens if there is none."""
+        ...
+
+    def sweep(self) -> int:
+        """Removes scratch directories that no living process holds; how many."""
+        ...
+
+    def check(self) -> Verdict:
+        """Whether images can be written now."""
+        ...

@@ -1,0 +1,126 @@
+"""Services, upstreams and engines of the end-to-end tests; those that are shared live a whole session."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asu_builder.sample.container import import_image
+from asu_builder.sample.distribution import Distribution
+from asu_builder.sample.server import DownloadServer
+from e2e.service import Client, Service
+from podman_service import APK_VERSION, SAMPLE_REGISTRY
+
+Make = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def upstream(sample_world: Distribution) -> Iterator[DownloadServer]:
+    """A download server that always answers."""
+    with DownloadServer(sample_world.downloads) as server:
+        yield server
+
+
+def local_settings(world: Distribution, upstream_url: str) -> dict[str, object]:
+    """Builds from unpacked ImageBuilders, sandboxed where this host can."""
+    return {
+        "upstream_url": upstream_url,
+        "container_runtime": "local",
+        "imagebuilder_path": world.template,
+        "build_network": "none",
+        "allow_unsandboxed": "true",
+        "allow_defaults": "true",
+        "worker_concurrent": 2,
+    }
+
+
+def podman_settings(socket: Path, upstream_url: str) -> dict[str, object]:
+    """Builds in containers of the private Podman service."""
+    return {
+        "upstream_url": upstream_url,
+        "container_runtime": "podman",
+        "container_socket_path": socket,
+        "imagebuilder_registry": SAMPLE_REGISTRY,
+        "build_network": "none",
+        "allow_defaults": "true",
+        "worker_concurrent": 2,
+    }
+
+
+@pytest.fixture
+def make_local(sample_world: Distribution, upstream: DownloadServer, tmp_path: Path) -> Iterator[Make]:
+    """Makes services with the local runtime, not yet started, and ends them."""
+    made: list[Service] = []
+
+    def make(name: str = "service", *, below: tuple[str, ...] = (), **settings: object) -> Service:
+        chosen = local_settings(sample_world, upstream.url) | settings
+        made.append(Service(tmp_path / name, chosen, below=below))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.end()
+
+
+@pytest.fixture
+def make_podman(
+    podman_socket: Path, sample_images: str, upstream: DownloadServer, tmp_path: Path
+) -> Iterator[Make]:
+    """Makes services that build in containers, not yet started, and ends them."""
+    made: list[Service] = []
+
+    def make(name: str = "service", **settings: object) -> Service:
+        chosen = podman_settings(podman_socket, upstream.url) | settings
+        made.append(Service(tmp_path / name, chosen))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.end()
+
+
+@pytest.fixture(scope="session")
+def local_service(
+    sample_world: Distribution, upstream: DownloadServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """One service with the local runtime for many tests; must not have printed a traceback."""
+    settings = local_settings(sample_world, upstream.url)
+    service = Service(tmp_path_factory.mktemp("local"), settings)
+    yield from _running(service)
+
+
+@pytest.fixture(scope="session")
+def podman_builder(
+    podman_socket: Path,
+    sample_images: str,
+    sample_world: Distribution,
+    upstream: DownloadServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """One service that builds in containers for many tests; must not have printed a traceback."""
+    reference = f"{sample_images}:x86-64-v{APK_VERSION}"
+    import_image(f"unix://{podman_socket}", reference, sample_world.imagebuilder(APK_VERSION, "x86/64"))
+    settings = podman_settings(podman_socket, upstream.url)
+    yield from _running(Service(tmp_path_factory.mktemp("podman"), settings))
+
+
+def _running(service: Service) -> Iterator[Service]:
+    try:
+        yield service.start()
+    finally:
+        service.end()
+    assert "Traceback" not in service.stderr()
+
+
+@pytest.fixture
+def local(local_service: Service) -> Iterator[Client]:
+    """A connection to the shared service with the local runtime."""
+    with local_service.client() as client:
+        yield client
+
+
+@pytest.fixture
+def containers(podman_builder: Service) -> Iterator[Client]:
+    """A connection to the shared service that builds in containers."""
+    with podman_builder.client() as client:
+        yield client
