@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 CALL = timedelta(seconds=30)
 """How long an ordinary call may take; Podman does hang in reality."""
-_START_HINT = "Start Podman's service with `systemctl --user enable --now podman.socket`"
+_START_HINT = "Start Podman's service with `systemctl{} enable --now podman.socket`".format(
+    "" if os.getuid() == 0 else " --user"
+)
 
 
 @dataclass(frozen=True, slots=True)
