@@ -1,4 +1,4 @@
-"""Services, upstreams and engines of the end-to-end tests; those that are shared live a whole session."""
+"""Services, upstreams and engines of the end-to-end tests; those that are shared live as long as the run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
