@@ -88,10 +88,13 @@ class LocalStore:
 
     def sweep(self) -> int:
         """See `ports.Store.sweep`."""
-        with locked(self._root):
-            abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if _is_abandoned(path)]
-            for path in abandoned:
-                shutil.rmtree(path, ignore_errors=True)
+        try:
+            with locked(self._root):
+                abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if _is_abandoned(path)]
+                for path in abandoned:
+                    shutil.rmtree(path, ignore_errors=True)
+        except OSError as error:
+            raise Unavailable(f"The store cannot be swept: {error.strerror}") from error
         return len(abandoned)
 
     def check(self) -> Verdict:

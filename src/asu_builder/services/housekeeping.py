@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
-from asu_builder.domain.errors import EngineUnavailable
+from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import JobQueue, Runtime, Store
 
 _log = logging.getLogger(__name__)
@@ -36,9 +36,10 @@ class Housekeeping:
         """Returns lapsed jobs, forgets expired ones with their images, sweeps what nobody holds."""
         self.recover()
         self.forget_expired()
-        self._store.sweep()
-        # An engine that is down is health's to tell, once; there is nothing to sweep in it now.
-        with contextlib.suppress(EngineUnavailable):
+        # A store or an engine that is down is health's to tell, once; there is nothing to sweep in it now.
+        with contextlib.suppress(Unavailable):
+            self._store.sweep()
+        with contextlib.suppress(Unavailable):
             self._runtime.sweep(keep=self._is_live)
 
     def recover(self, *, worker: str | None = None) -> None:
