@@ -7,6 +7,7 @@ from threading import Event
 from asu_builder.domain.errors import AsuError, BuildNotFound, FailureReason
 from asu_builder.domain.job import BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.ports import RecordedFailure, Tally
 from asu_builder.services.builds import Builds, BuildView
 from factories import NOON, a_failure, a_request
 from factories import a_result as a_bare_result
@@ -122,3 +123,15 @@ class FakeStatistics:
     def flush(self) -> int:
         """Nothing to write."""
         return 0
+
+    def tally(self, kinds: object, **_: object) -> tuple[Tally, ...]:
+        """Nothing is counted."""
+        return ()
+
+    def failures(self, limit: int) -> tuple[RecordedFailure, ...]:
+        """None are remembered."""
+        return ()
+
+    def top_packages(self, **_: object) -> tuple[tuple[str, int], ...]:
+        """None are counted."""
+        return ()

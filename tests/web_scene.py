@@ -1,16 +1,46 @@
 """The real web application over a queue of plain values and a store on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from asu_builder.adapters.stores import LocalStore
-from asu_builder.ports import Verdict
+from asu_builder.domain.branches import Branches
+from asu_builder.domain.release import Release
+from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.services.catalog import Catalog
+from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.fast_path import FrontDoor
+from asu_builder.web.metadata import Announcement
+from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 
 _OK = Verdict("ok", "Fine.")
+_ANNOUNCEMENT = Announcement("1.2.3", "https://downloads.example.org", "", False, (), 1024, 20480)
+
+
+class EmptyUpstream:
+    """A download server that answers and has nothing."""
+
+    def versions(self) -> VersionList:
+        return VersionList((), ())
+
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        return None
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        return None
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        return None
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        return None
+
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        return None
 
 
 @dataclass
@@ -39,6 +69,9 @@ class Scene:
                 health=health,
                 store=LocalStore(self.root),
                 statistics=self.statistics,
+                catalog=Catalog(EmptyUpstream(), Branches()),
+                charts=Charts(self.statistics, now=lambda: NOON),
+                announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
                 stop=lambda: self.life.append("stop"),
                 version="1.2.3",

@@ -13,10 +13,12 @@ from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.adapters.upstream import HttpUpstream
 from asu_builder.adapters.worker_name import WorkerName
+from asu_builder.domain.branches import Branches
 from asu_builder.domain.job import Retention
 from asu_builder.ports import Runtime
 from asu_builder.services.builds import Builds, Policy
 from asu_builder.services.catalog import Catalog
+from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.periodic import Periodic
@@ -24,10 +26,12 @@ from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.worker import WorkerOptions, Workers
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.web.app import Parts, create_app
+from asu_builder.web.metadata import Announcement
 
 _HEALTH_SECONDS = 10.0
 _FLUSH_SECONDS = 1.0
 _TIDY_SECONDS = 30.0
+_REFRESH_SECONDS = 5.0
 _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
 
@@ -50,30 +54,26 @@ def assemble(
 
     `watch` may wrap the runtime, for whoever wants to see what is asked of it.
     """
-    database = Database(settings.database_path)
-    name = WorkerName(settings.worker_id, settings.database_path.parent)
-    chosen, warnings = choose_runtime(settings, installation=database.installation())
-    runtime = watch(chosen)
-    store = LocalStore(settings.public_path / "store")
-    queue = SqlJobQueue(database)
-    statistics = SqlStatistics(database, now=now)
-    upstream = HttpUpstream(settings.upstream_url, database, now=now)
-    health = Health({"database": database.check, "engine": runtime.check, "store": store.check})
-    retention = _retention(settings)
+    world = _reach(settings, now)
+    runtime = watch(world.runtime)
+    branches = Branches(settings.branches)
+    queue, store, statistics = world.queue, world.store, world.statistics
+    health = Health({"database": world.database.check, "engine": runtime.check, "store": store.check})
     workers = Workers(
         queue,
-        Pipeline(runtime, store, upstream_url=settings.upstream_url, job_timeout=settings.job_timeout),
+        _pipeline(settings, runtime, store, branches),
         health=health,
         statistics=statistics,
-        options=WorkerOptions(name.name, settings.worker_concurrent, settings.worker_poll, retention),
+        options=_worker_options(settings, world.name.name),
         now=now,
     )
     housekeeping = Housekeeping(
-        queue, store, runtime, keep_failure_for=retention.failure, now=now, wake=workers.wake
+        queue, store, runtime, keep_failure_for=settings.failure_ttl, now=now, wake=workers.wake
     )
+    catalog = Catalog(world.upstream, branches)
     builds = Builds(
         queue,
-        Catalog(upstream),
+        catalog,
         store=store,
         statistics=statistics,
         policy=_policy(settings),
@@ -81,17 +81,69 @@ def assemble(
         wake=workers.wake,
     )
     life = _Life(
-        begin=lambda: housekeeping.recover(worker=name.name),
+        begin=lambda: housekeeping.recover(worker=world.name.name),
         workers=workers,
-        background=(
-            Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_AFTER_START_SECONDS),
-            Periodic("housekeeping", housekeeping.tidy, seconds=_TIDY_SECONDS, delay=_AFTER_START_SECONDS),
-            Periodic("statistics", statistics.flush, seconds=_FLUSH_SECONDS, delay=_FLUSH_SECONDS),
-        ),
-        end=(upstream.close, statistics.flush, database.close, name.release),
+        background=_background(health, housekeeping, catalog, statistics),
+        end=(world.upstream.close, statistics.flush, world.database.close, world.name.release),
     )
-    parts = Parts(builds, health, store, statistics, life.start, life.stop, __version__)
-    return Application(create_app(parts), warnings)
+    parts = Parts(
+        builds=builds,
+        health=health,
+        store=store,
+        statistics=statistics,
+        catalog=catalog,
+        charts=Charts(statistics, now=now),
+        announcement=_announcement(settings),
+        start=life.start,
+        stop=life.stop,
+        version=__version__,
+        cors=settings.cors,
+    )
+    return Application(create_app(parts), world.warnings)
+
+
+def _background(
+    health: Health, housekeeping: Housekeeping, catalog: Catalog, statistics: SqlStatistics
+) -> tuple[Periodic, ...]:
+    work = (
+        ("health", health.look, _HEALTH_SECONDS),
+        ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
+        ("catalog", catalog.refresh, _REFRESH_SECONDS),
+        ("statistics", statistics.flush, _FLUSH_SECONDS),
+    )
+    return tuple(
+        Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """The adapters, opened."""
+
+    database: Database
+    name: WorkerName
+    runtime: Runtime
+    warnings: tuple[str, ...]
+    queue: SqlJobQueue
+    store: LocalStore
+    statistics: SqlStatistics
+    upstream: HttpUpstream
+
+
+def _reach(settings: Settings, now: Callable[[], datetime]) -> _World:
+    database = Database(settings.database_path)
+    name = WorkerName(settings.worker_id, settings.database_path.parent)
+    runtime, warnings = choose_runtime(settings, installation=database.installation())
+    return _World(
+        database=database,
+        name=name,
+        runtime=runtime,
+        warnings=warnings,
+        queue=SqlJobQueue(database),
+        store=LocalStore(settings.public_path / "store"),
+        statistics=SqlStatistics(database, now=now),
+        upstream=HttpUpstream(settings.upstream_url, database, now=now),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +230,35 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
     return LocalRuntime(options), warnings
 
 
-def _retention(settings: Settings) -> Retention:
-    return Retention(
+def _worker_options(settings: Settings, name: str) -> WorkerOptions:
+    retention = Retention(
         build=settings.build_ttl,
         unversioned=settings.build_ttl_unversioned,
         with_defaults=settings.build_defaults_ttl,
         failure=settings.failure_ttl,
+    )
+    return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention)
+
+
+def _pipeline(settings: Settings, runtime: Runtime, store: LocalStore, branches: Branches) -> Pipeline:
+    return Pipeline(
+        runtime,
+        store,
+        release=branches.release,
+        upstream_url=settings.upstream_url,
+        job_timeout=settings.job_timeout,
+    )
+
+
+def _announcement(settings: Settings) -> Announcement:
+    return Announcement(
+        version=__version__,
+        upstream_url=settings.public_upstream_url or settings.upstream_url,
+        contact=settings.contact,
+        allow_defaults=settings.allow_defaults,
+        repository_allow_list=settings.repository_allow_list,
+        max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
+        max_defaults_length=settings.max_defaults_length,
     )
 
 

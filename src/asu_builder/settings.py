@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 import msgspec
 
@@ -23,6 +23,15 @@ class SettingsProblem(Exception):
     """A setting that stops the start; the text names it and says what was expected."""
 
 
+class BranchSetting(TypedDict, total=False):
+    """What an operator says about a branch; the rest stays as built in."""
+
+    path: str
+    enabled: bool
+    snapshot: bool
+    branch_off_rev: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything an operator can choose. `docs/settings.md` explains each."""
@@ -32,6 +41,10 @@ class Settings:
     database_path: Path = Path("data/asu-builder.db")
     public_path: Path = Path("public")
     upstream_url: str = "https://downloads.openwrt.org"
+    public_upstream_url: str = ""
+    branches: Mapping[str, BranchSetting] = field(default_factory=dict)
+    contact: str = ""
+    cors: bool = True
     container_runtime: Literal["auto", "podman", "local"] = "auto"
     container_socket_path: str = ""
     imagebuilder_registry: str = "ghcr.io/openwrt/imagebuilder"
@@ -77,6 +90,18 @@ class Settings:
             )
         _require_template("imagebuilder_image", self.imagebuilder_image)
         _require_template("imagebuilder_path", self.imagebuilder_path)
+        if self.public_upstream_url:
+            _require(
+                "public_upstream_url",
+                re.fullmatch(r"https?://\S+", self.public_upstream_url),
+                "an http(s) address",
+            )
+        for name, branch in self.branches.items():
+            _require("branches", re.fullmatch(r"SNAPSHOT|\d+\.\d+", name), "names like 24.10 or SNAPSHOT")
+            path = branch.get("path", "x")
+            _require(
+                "branches", re.fullmatch(r"[A-Za-z0-9._/{}-]+", path) and ".." not in path, "a relative path"
+            )
 
 
 TEMPLATE_FIELDS = {
@@ -153,8 +178,10 @@ def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) ->
             return Path(str(value)).expanduser()
         if kind == tuple[str, ...] and isinstance(value, str):
             return tuple(value.replace(",", " ").split())
+        if kind == hints["branches"] and isinstance(value, str):
+            value = msgspec.json.decode(value)
         return msgspec.convert(value, kind, strict=False)
-    except (msgspec.ValidationError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise SettingsProblem(f"{name} ({origin}): {error}, got {value!r}") from None
 
 

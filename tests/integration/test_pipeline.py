@@ -12,6 +12,7 @@ import pytest
 
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
 from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.request import request_hash
@@ -62,6 +63,7 @@ class Bench:
         self.pipeline = Pipeline(
             self.witness,  # type: ignore[arg-type]
             self.store,
+            release=Branches().release,
             upstream_url=upstream_url,
             job_timeout=timedelta(minutes=2),
         )

@@ -36,6 +36,8 @@ def table_of(document: Path) -> Mapping[str, list[str]]:
 def default_of(name: str) -> object:
     """What a setting is when nobody chooses."""
     (field,) = [field for field in fields(Settings) if field.name == name]
+    if field.default_factory is dict:
+        return {}
     return None if field.default is MISSING else field.default
 
 
@@ -89,8 +91,8 @@ def test_no_reason_is_explained_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.path)
 def test_an_address_is_in_the_description_of_the_interface(operation: object) -> None:
-    path = getattr(operation, "path")  # noqa: B009 - the type is the web layer's own
-    assert f"`{path}`" in _addresses() or f" {path}`" in _addresses()
+    address = getattr(operation, "address")  # noqa: B009 - the type is the web layer's own
+    assert f"`{address}`" in _addresses() or f" {address}`" in _addresses()
 
 
 def _addresses() -> str:

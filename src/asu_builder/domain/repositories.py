@@ -28,12 +28,27 @@ APK = RepositoryFile("repositories", opkg=False)
 OPKG = RepositoryFile("repositories.conf", opkg=True)
 
 
-def require_allowed(repositories: Mapping[str, str], allow_list: Iterable[str]) -> None:
-    """Refuses any address that is not at or below an allowed one."""
-    allowed = [urlsplit(entry) for entry in allow_list]
+PLACEHOLDERS = ("version", "branch", "target", "subtarget", "arch")
+"""What an entry of the allow list may hold in braces, filled in from the request."""
+
+
+def require_allowed(
+    repositories: Mapping[str, str], allow_list: Iterable[str], *, places: Mapping[str, str] | None = None
+) -> None:
+    """Refuses any address that is not at or below an allowed one.
+
+    `places` has a value for each of `PLACEHOLDERS`.
+    """
+    allowed = [urlsplit(_fill(entry, places or {})) for entry in allow_list]
     for url in repositories.values():
         if not any(_is_below(url, entry) for entry in allowed):
             raise RequestRejected(f"Repository not allowed: {url}")
+
+
+def _fill(entry: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        entry = entry.replace(f"{{{name}}}", value)
+    return entry
 
 
 def _is_below(url: str, allowed: SplitResult) -> bool:

@@ -19,8 +19,8 @@ _PACKAGE_NAME = r"-?[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
 PACKAGE = re.compile(_PACKAGE_NAME)
 PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
-_VERSION_CODE = re.compile(r"[A-Za-z0-9.,_+~-]{0,64}")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+VERSION_CODE = re.compile(r"[A-Za-z0-9.,_+~-]{0,64}")
 _REPOSITORY_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}")
 _REPOSITORY_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:@-]{1,255}(?:/[A-Za-z0-9._~+,=@:%-]*)*")
 _PACKAGES = re.compile(rf"(?:{_PACKAGE_NAME}\n)*")
@@ -62,11 +62,11 @@ class BuildRequest:
     repository_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(_VERSION.fullmatch(self.version), "version", "a version like 24.10.4 or SNAPSHOT")
+        _require(VERSION.fullmatch(self.version), "version", "a version like 24.10.4 or SNAPSHOT")
         _require(TARGET.fullmatch(self.target), "target", "target/subtarget, for example ath79/generic")
         _require(PROFILE.fullmatch(self.profile), "profile", "letters, digits and . _ -")
         _require(
-            _VERSION_CODE.fullmatch(self.version_code), "version_code", "a revision like r28959-29397011cc"
+            VERSION_CODE.fullmatch(self.version_code), "version_code", "a revision like r28959-29397011cc"
         )
         _require_packages("packages", self.packages)
         _require_packages("packages_versions", self.packages_versions)

@@ -7,21 +7,26 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
 from asu_builder.ports.health import Verdict
 from asu_builder.ports.queue import Entry, JobQueue, Submission
-from asu_builder.ports.statistics import Statistics
+from asu_builder.ports.statistics import EventKind, RecordedFailure, Statistics, Tally, TallyBy
 from asu_builder.ports.store import Store
-from asu_builder.ports.upstream import TargetProfiles, Upstream
+from asu_builder.ports.upstream import TargetProfiles, Upstream, VersionList
 
 __all__ = [
     "CommandResult",
     "Container",
     "ContainerSpec",
     "Entry",
+    "EventKind",
     "JobQueue",
+    "RecordedFailure",
     "Runtime",
     "Statistics",
     "Store",
     "Submission",
+    "Tally",
+    "TallyBy",
     "TargetProfiles",
     "Upstream",
     "Verdict",
+    "VersionList",
 ]

@@ -1,5 +1,8 @@
 """What happened, counted."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from asu_builder.domain.request import BuildRequest
@@ -11,13 +14,47 @@ TallyBy = Literal[
 """With the last one only events with `diff_packages` count."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many events of one label fell into one slot of time, counted from the start asked for."""
+
+    slot: int
+    label: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFailure:
+    """One failed build, without anything that only its asker may know."""
+
+    at: datetime
+    version: str
+    target: str
+    profile: str
+    reason: str
+
+
 class Statistics(Protocol):
     """Events, appended in batches off the request path; none are lost on a clean stop."""
+
+    def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+        """Notes one event. Never waits."""
+        ...
 
     def flush(self) -> int:
         """Writes what was recorded so far; how many events."""
         ...
 
-    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
-        """Notes one event: `request`, `cache_hit`, `completed` or `failed`."""
+    def tally(
+        self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
+    ) -> Sequence[Tally]:
+        """Counts events since a moment in slots of `width`, apart by a column; empty slots are left out."""
+        ...
+
+    def failures(self, limit: int) -> Sequence[RecordedFailure]:
+        """The latest failed builds, newest first."""
+        ...
+
+    def top_packages(self, *, since: datetime, branch: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Packages most asked for and in how many different requests; `branch` is a version's beginning."""
         ...

@@ -8,6 +8,15 @@ from asu_builder.domain.release import Release
 
 
 @dataclass(frozen=True, slots=True)
+class VersionList:
+    """What upstream says about its releases (`.versions.json`)."""
+
+    listed: Sequence[str]
+    latest: Sequence[str]
+    """The upcoming one if there is any, the stable and the old stable one."""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetProfiles:
     """What upstream says about one target of one version (`profiles.json`)."""
 
@@ -16,22 +25,39 @@ class TargetProfiles:
     profiles: Mapping[str, Sequence[str]]
     """Profile → the device names it supports, as upstream writes them."""
     default_packages: Sequence[str] = ()
+    kernel_modules: str = ""
+    """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
 
 
 class Upstream(Protocol):
     """The download server's metadata: cached, revalidated, stale rather than none.
 
-    Raises `Unavailable` only when nothing usable was ever seen.
+    Everything answers within a tenth of a second; `Unavailable` means never seen and not here yet.
     """
 
-    def versions(self) -> Sequence[str]:
-        """Every released version that upstream lists."""
+    def versions(self) -> VersionList:
+        """Every released version that upstream lists, and which are the latest."""
         ...
 
-    def targets(self, release: Release) -> Mapping[str, str] | None:
-        """Target → package architecture; None when upstream has no such version."""
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        """Target → package architecture; None when upstream has no such version.
+
+        Without `wait` what was never seen is `Unavailable` at once.
+        """
         ...
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
         """The profiles of one target; None when upstream does not have it."""
+        ...
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        """`profiles.json` as JSON with one profile's keys lifted to the top; None when unknown."""
+        ...
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        """Names without ABI suffix and versions, merged over the feeds of an architecture."""
+        ...
+
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        """Names and versions of a target's own packages, its kernel modules among them."""
         ...

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from asu_builder.domain.errors import AsuError, BuildNotFound, QueueFull, RequestRejected
 from asu_builder.domain.job import Job, JobState
-from asu_builder.domain.repositories import key_files, require_allowed
+from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Entry, JobQueue, Statistics, Store, Submission
-from asu_builder.services.catalog import Catalog
+from asu_builder.services.catalog import Catalog, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,11 @@ class Builds:
     def _prepare(self, request: BuildRequest, client: str) -> Submission | AsuError:
         try:
             self._require_policy(request)
-            resolved, revision = self._catalog.resolve(request)
+            found = self._catalog.resolve(request)
+            self._require_repositories(found)
         except AsuError as refusal:
             return refusal
-        return Submission(resolved, request_hash(resolved, revision=revision), client)
+        return Submission(found.request, request_hash(found.request, revision=found.revision), client)
 
     def _enter(self, submissions: Sequence[Submission]) -> list[BuildView | AsuError]:
         if not submissions:
@@ -135,4 +136,9 @@ class Builds:
             raise RequestRejected(
                 f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here"
             )
-        require_allowed(request.repositories, policy.repository_allow_list)
+
+    def _require_repositories(self, found: Resolved) -> None:
+        target, _, subtarget = found.request.target.partition("/")
+        values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
+        places = dict(zip(PLACEHOLDERS, values, strict=True))
+        require_allowed(found.request.repositories, self._policy.repository_allow_list, places=places)

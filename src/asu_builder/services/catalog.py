@@ -1,27 +1,52 @@
-"""What can be built here: upstream's offer, resolved to one version, target and profile."""
+"""What can be built here: upstream's offer, under our branches, resolved for one request."""
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from asu_builder.domain.errors import RequestRejected
-from asu_builder.domain.release import MAIN, Release, parse_release
+from asu_builder.domain.branches import Branch, Branches
+from asu_builder.domain.errors import BuildNotFound, RequestRejected, Unavailable
+from asu_builder.domain.release import MAIN, Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import TargetProfiles, Upstream
 
 
+@dataclass(frozen=True, slots=True)
+class BranchOffer:
+    """A branch with what upstream has of it now: versions newest first, its snapshot last."""
+
+    branch: Branch
+    versions: tuple[str, ...]
+    targets: Mapping[str, str]
+    complete: bool
+    """Whether everything about it was known; otherwise more is on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request whose profile is the real one."""
+
+    request: BuildRequest
+    release: Release
+    architecture: str
+    revision: str
+    """Upstream's current one for a moving version, "" for a release."""
+
+
 class Catalog:
-    """Answers from cached metadata; a request waits for upstream only if nothing is known yet."""
+    """Answers from cached metadata; nobody waits for upstream when anything usable is known."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, branches: Branches) -> None:
         self._upstream = upstream
+        self._branches = branches
 
-    def resolve(self, request: BuildRequest) -> tuple[BuildRequest, str]:
-        """The request with its real profile, and upstream's revision if the version is moving.
+    def resolve(self, request: BuildRequest) -> Resolved:
+        """The request with its real profile, and what upstream knows beside it.
 
         Raises `RequestRejected` for an unknown version, target or profile, with the texts that
-        users of the predecessor search for.
+        users of the predecessor search for; `Unavailable` when upstream was never asked and is slow.
         """
-        release = parse_release(request.version)
-        self._require_version(release)
+        release = self.release(request.version)
         described = self._require_target(release, request.target)
         profile = resolve_profile(request.profile, described)
         if profile is None:
@@ -31,15 +56,110 @@ class Catalog:
             )
         # A new value is checked anew, which an unchanged one need not be.
         resolved = request if profile == request.profile else replace(request, profile=profile)
-        return resolved, described.revision if release.moving else ""
+        revision = described.revision if release.moving else ""
+        return Resolved(resolved, release, described.architecture, revision)
 
-    def _require_version(self, release: Release) -> None:
-        if release.version == MAIN or release.version in self._upstream.versions():
-            return
+    def release(self, version: str) -> Release:
+        """The release of a version that is offered. Raises `RequestRejected`."""
+        release = self._branches.release(version)
+        if release.version == MAIN or release.version in self._upstream.versions().listed:
+            return release
         # A branch snapshot is in no list: upstream has it if it has targets.
         if release.moving and self._upstream.targets(release):
-            return
+            return release
         raise RequestRejected(f"Unsupported version: {release.version}")
+
+    def release_at(self, path: str) -> Release:
+        """The offered release that lies at this path upstream. Raises `BuildNotFound`.
+
+        Paths come from clients; nothing but a known one is ever passed on.
+        """
+        version = MAIN if path == "snapshots" else path.rpartition("/")[2]
+        try:
+            release = self.release(version)
+        except RequestRejected:
+            release = None
+        if release is None or release.path != path:
+            raise BuildNotFound(f"There is no version at {path}")
+        return release
+
+    def revision(self, version: str, target: str) -> str:
+        """Upstream's current revision. Raises `RequestRejected` or `BuildNotFound`."""
+        described = self._upstream.target_profiles(self.release(version), target)
+        if described is None:
+            raise BuildNotFound(f"Failed to fetch revision for {version}/{target}")
+        return described.revision
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        """Upstream's description of one profile as JSON, found by alias too; None when unknown."""
+        described = self._upstream.target_profiles(release, target)
+        resolved = None if described is None else resolve_profile(profile, described)
+        return None if resolved is None else self._upstream.described_profile(release, target, resolved)
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str]:
+        """Package names and versions of an architecture. Raises `BuildNotFound`."""
+        if architecture not in (self._upstream.targets(release) or {}).values():
+            raise BuildNotFound(f"{release.version} has no architecture {architecture}")
+        return self._upstream.architecture_packages(release, architecture) or {}
+
+    def target_packages(self, release: Release, target: str) -> tuple[str, Mapping[str, str]]:
+        """Architecture, and names and versions of a target's own packages. Raises `BuildNotFound`."""
+        architecture = (self._upstream.targets(release) or {}).get(target)
+        if architecture is None:
+            raise BuildNotFound(f"{release.version} has no target {target}")
+        return architecture, self._upstream.target_packages(release, target) or {}
+
+    def offers(self) -> list[BranchOffer]:
+        """Every offered branch, newest first. One that upstream cannot tell about is empty, no more."""
+        listed = self._upstream.versions().listed
+        return [self._offer(branch, listed) for branch in self._branches]
+
+    def refresh(self) -> None:
+        """Asks for what every client wants to know, so that it is there before somebody asks."""
+        with contextlib.suppress(Unavailable):
+            self.offers()
+
+    def latest(self) -> list[str]:
+        """The upcoming release if there is any, the stable and the old stable one; offered ones only."""
+        versions = self._upstream.versions()
+        return [
+            release.version
+            for release in self._offered(versions.latest)
+            # LuCI sorts as text and would offer a candidate to a device that has its release.
+            if release.version.partition("-rc")[0] == release.version
+            or release.version.partition("-rc")[0] not in versions.listed
+        ]
+
+    def _offer(self, branch: Branch, listed: Sequence[str]) -> BranchOffer:
+        releases = self._branches.versions_of(branch, listed)
+        moving = self._branches.moving_release(branch)
+        snapshot_targets = self._known_targets(moving)
+        # A release can be announced before it is published: then the newest published one speaks.
+        targets = snapshot_targets
+        for release in releases:
+            newest = self._known_targets(release)
+            if newest is None or newest:
+                targets = newest
+                break
+        versions = [release.version for release in releases]
+        if snapshot_targets or branch.name == MAIN:
+            versions.append(moving.version)
+        complete = targets is not None and snapshot_targets is not None
+        return BranchOffer(branch, tuple(versions), targets or {}, complete)
+
+    def _known_targets(self, release: Release) -> Mapping[str, str] | None:
+        """{} when upstream has no such version, None when it is not known yet."""
+        with contextlib.suppress(Unavailable):
+            return self._upstream.targets(release, wait=False) or {}
+        return None
+
+    def _offered(self, versions: Sequence[str]) -> list[Release]:
+        """Newest first: old clients trust the order."""
+        releases = []
+        for version in versions:
+            with contextlib.suppress(RequestRejected):
+                releases.append(self._branches.release(version))
+        return sorted(releases, key=lambda release: release.order, reverse=True)
 
     def _require_target(self, release: Release, target: str) -> TargetProfiles:
         targets = self._upstream.targets(release) or {}

@@ -10,7 +10,7 @@ from threading import Event
 from asu_builder.domain.job import BuildResult, Job, Stage
 from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.packages import choose_packages
-from asu_builder.domain.release import parse_release
+from asu_builder.domain.release import Release
 from asu_builder.ports import ContainerSpec, Runtime, Store
 from asu_builder.services.imagebuilder import ImageBuilder
 from asu_builder.services.images import describe_images
@@ -19,7 +19,16 @@ from asu_builder.services.images import describe_images
 class Pipeline:
     """Builds with one runtime into one store; one call per job, from any thread."""
 
-    def __init__(self, runtime: Runtime, store: Store, *, upstream_url: str, job_timeout: timedelta) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: Store,
+        *,
+        release: Callable[[str], Release],
+        upstream_url: str,
+        job_timeout: timedelta,
+    ) -> None:
+        self._release = release
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -35,7 +44,7 @@ class Pipeline:
         or `Unavailable` for what the world did.
         """
         request = job.request
-        release = parse_release(request.version)
+        release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
         with self._store.scratch() as scratch:
             images = scratch / "images"

@@ -15,13 +15,17 @@ from starlette.routing import Route
 from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
+from asu_builder.services.catalog import Catalog
+from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
+from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import describe
 from asu_builder.web.operations import OPERATIONS
+from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
 from asu_builder.web.wire import Answer, render_json
@@ -43,6 +47,9 @@ class Parts:
     health: Health
     store: Store
     statistics: Statistics
+    catalog: Catalog
+    charts: Charts
+    announcement: Announcement
     start: Callable[[], None]
     stop: Callable[[], None]
     version: str
@@ -64,6 +71,8 @@ def create_app(parts: Parts) -> FrontDoor:
     )
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading)
+    metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
+    pages = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -84,6 +93,8 @@ def create_app(parts: Parts) -> FrontDoor:
         "/openapi.json": endpoints.openapi,
         "/docs": endpoints.interface,
         "/": endpoints.front,
+        **_metadata_routes(metadata),
+        **_statistics_routes(pages),
     }
     routes = [
         Route(operation.path, leads_to[operation.path], methods=list(operation.methods))
@@ -97,6 +108,37 @@ def create_app(parts: Parts) -> FrontDoor:
     return FrontDoor(app, answers, cors=parts.cors)
 
 
+def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
+    overviews = ("/json/v1/overview.json", "/api/v1/overview", "/api/overview", "/overview")
+    latest = ("/json/v1/latest.json", "/api/v1/latest")
+    return {
+        **dict.fromkeys(overviews, metadata.overview),
+        **dict.fromkeys(latest, metadata.latest),
+        "/json/v1/branches.json": metadata.branches,
+        "/json/v1/{path:path}/packages/{architecture}-index.json": metadata.architecture_index,
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json": metadata.target_index,
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json": metadata.profile,
+        "/api/v1/revision/{version}/{target}/{subtarget}": metadata.revision,
+    }
+
+
+def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/stats/summary": pages.summary,
+        "/api/v1/builds-per-day": pages.builds_per_day,
+        "/api/v1/builds-by-version": pages.builds_by_version,
+        "/api/v1/top-packages": pages.top_packages,
+        "/api/v1/build-errors": pages.build_errors,
+        "/api/v1/failures-by-target": pages.counts("failed", "target"),
+        "/api/v1/failures-by-profile": pages.counts("failed", "profile"),
+        "/api/v1/cache-hits-by-target": pages.counts("cache_hit", "target"),
+        "/api/v1/cache-hits-by-profile": pages.counts("cache_hit", "profile"),
+        "/api/v1/diff-packages-stats": pages.diff_packages,
+        "/api/v1/diff-packages-by-version": pages.diff_packages_by_version,
+        "/api/v1/diff-packages-trend": pages.diff_packages_trend,
+    }
+
+
 class _Endpoints:
     """What each address does, downloads apart."""
 
@@ -105,6 +147,7 @@ class _Endpoints:
         self._answers = answers
         self._threads = threads
         self._openapi: Answer | None = None
+        self._interface: Callable[[], Response] | None = None
 
     async def submit(self, request: Request) -> Response:
         agent = request.headers.get("user-agent", "")
@@ -134,15 +177,18 @@ class _Endpoints:
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:
-            self._openapi = render_json(describe(OPERATIONS, version=self._parts.version))
+            self._openapi = render_json(self._described())
         return respond(self._openapi)
 
     async def interface(self, _: Request) -> Response:
-        from asu_builder.web.pages import interface_page  # as below
+        from asu_builder.web.interface_page import interface_page  # as below
 
-        return interface_page(
-            (", ".join(operation.methods), operation.path, operation.summary) for operation in OPERATIONS
-        )
+        if self._interface is None:
+            self._interface = interface_page(self._described())
+        return self._interface()
+
+    def _described(self) -> dict[str, Any]:
+        return describe(OPERATIONS, version=self._parts.version)
 
     async def front(self, _: Request) -> Response:
         from asu_builder.web.pages import front_page  # its escapes are not needed for the first answer

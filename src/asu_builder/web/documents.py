@@ -1,4 +1,8 @@
-"""The documents clients read, as types: what is rendered is what the OpenAPI schema says."""
+"""The documents about builds, as types: what is rendered is what the OpenAPI schema says.
+
+Those about what can be built are in `metadata_documents.py`, those of the statistics in
+`statistics_documents.py`.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,26 +11,37 @@ from typing import Annotated, Any
 import msgspec
 
 from asu_builder.domain.job import JobState, Stage
+from asu_builder.web.fields import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
+
+_A_TIME = "2026-11-23T12:44:54.231091Z"
+_AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+_A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
+
+_Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
+_Time = Annotated[datetime, says("When the job was made, UTC", _A_TIME, format="date-time")]
+_State = Annotated[JobState, says("Where in life the job is", "building")]
+_Stdout = Annotated[str, says("The end of what the last command printed", "Building images...\n")]
+_Stderr = Annotated[str, says("The end of what the last command complained about", "")]
 
 
 class RequestEcho(msgspec.Struct):
     """The request with every field, because owut reads some without looking whether they are there."""
 
-    distro: str
-    version: str
-    version_code: str
-    target: str
-    profile: str
-    packages: tuple[str, ...]
-    packages_versions: Mapping[str, str]
-    diff_packages: bool
-    defaults: str | None
-    rootfs_size_mb: int | None
-    filesystem: str | None
-    repositories: Mapping[str, str]
-    repositories_mode: str
-    repository_keys: tuple[str, ...]
-    client: str
+    distro: Annotated[str, says("Always openwrt", "openwrt")]
+    version: Annotated[str, says("The version asked for", "24.10.4")]
+    version_code: Annotated[str, says("The revision asked for, empty for any", A_REVISION, "")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    profile: Annotated[str, says("The real profile, whatever name was sent", "tplink_archer-c7-v5")]
+    packages: Annotated[tuple[str, ...], says("Packages in the asker's order", ["luci", "-ppp"])]
+    packages_versions: Annotated[Mapping[str, str], says("Name to version", {"vim": "9.1.0-r1"})]
+    diff_packages: Annotated[bool, says("Whether default packages that are not listed are removed", True)]
+    defaults: Annotated[str | None, says("The script of the first boot", None)]
+    rootfs_size_mb: Annotated[int | None, says("Size of the root partition in MiB", 256, None)]
+    filesystem: Annotated[str | None, says("The only root file system to build", "squashfs", None)]
+    repositories: Annotated[Mapping[str, str], says("Name to address", {})]
+    repositories_mode: Annotated[str, says("append or replace", "replace", enum=["append", "replace"])]
+    repository_keys: Annotated[tuple[str, ...], says("Public keys of these repositories", [])]
+    client: Annotated[str, says("Who asked first", "owut/2026.03.30", "unknown/0")]
 
 
 class Accepted(msgspec.Struct):
@@ -36,96 +51,112 @@ class Accepted(msgspec.Struct):
     is being built: LuCI says "queued" for ever at the one and throws without the other.
     """
 
-    status: int
-    detail: Annotated[str, msgspec.Meta(description="queued or started")]
-    state: JobState
-    request_hash: str
-    enqueued_at: datetime
-    request: RequestEcho
-    queue_position: int | msgspec.UnsetType = msgspec.UNSET
-    imagebuilder_status: Stage | msgspec.UnsetType = msgspec.UNSET
+    status: Annotated[int, says("The HTTP status", 202, const=202)]
+    detail: Annotated[str, says("In a word", "queued", "started", enum=["queued", "started"])]
+    state: _State
+    request_hash: _Hash
+    enqueued_at: _Time
+    request: Annotated[RequestEcho, says("What was asked for")]
+    queue_position: Annotated[
+        int | msgspec.UnsetType, says("How many jobs are ahead; only while it waits", 0, minimum=0)
+    ] = msgspec.UNSET
+    imagebuilder_status: Annotated[
+        Stage | msgspec.UnsetType, says("The step it is at; only while it is being built", "building_image")
+    ] = msgspec.UNSET
 
 
 class ImageDocument(msgspec.Struct):
     """One file of a build; download it from `/store/{bin_dir}/{name}`."""
 
-    name: str
-    type: str
-    sha256: str
-    sha256_unsigned: str
-    size: int
-    filesystem: str | msgspec.UnsetType = msgspec.UNSET
+    name: Annotated[str, says("The file's name", _AN_IMAGE)]
+    type: Annotated[str, says("What it is for", "sysupgrade", "factory", "combined")]
+    sha256: Annotated[str, says("Digest of the file as it is served", A_HASH, pattern=HASH_PATTERN)]
+    sha256_unsigned: Annotated[str, says("Digest before it was signed", A_HASH, pattern=HASH_PATTERN)]
+    size: Annotated[int, says("Bytes", 6815744, minimum=0)]
+    filesystem: Annotated[str | msgspec.UnsetType, says("The root file system in it, if any", "squashfs")] = (
+        msgspec.UNSET
+    )
 
 
 class Done(msgspec.Struct):
     """200: the images are there. Further keys of the ImageBuilder's `profiles.json` pass through."""
 
-    status: int
-    detail: str
-    state: JobState
-    imagebuilder_status: str
-    request_hash: str
-    bin_dir: str
-    enqueued_at: datetime
-    id: str
-    target: str
-    version_number: str
-    version_code: str
-    titles: list[Any]
-    build_at: str
-    images: tuple[ImageDocument, ...]
-    manifest: Mapping[str, str]
-    build_cmd: tuple[str, ...]
-    build_cmd_packages: tuple[str, ...]
-    stdout: str
-    stderr: str
-    warnings: tuple[str, ...]
-    request: RequestEcho
+    status: Annotated[int, says("The HTTP status", 200, const=200)]
+    detail: Annotated[str, says("In a word", "done", const="done")]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "done", const="done")]
+    request_hash: _Hash
+    bin_dir: Annotated[str, says("Directory below /store", A_HASH, pattern=HASH_PATTERN)]
+    enqueued_at: _Time
+    id: Annotated[str, says("The profile that was built", "tplink_archer-c7-v5")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    version_number: Annotated[str, says("The ImageBuilder's version", "24.10.4")]
+    version_code: Annotated[str, says("The ImageBuilder's revision", A_REVISION)]
+    titles: Annotated[
+        list[Any],
+        says("What the device is called", [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}]),
+    ]
+    build_at: Annotated[str, says("When the sources were made, UTC", "2025-10-09T08:53:20.000000Z")]
+    images: Annotated[tuple[ImageDocument, ...], says("The files", [])]
+    manifest: Annotated[Mapping[str, str], says("Name to version of all in it", {"vim": "9.1.0-r1"})]
+    build_cmd: Annotated[tuple[str, ...], says("The command that built it", _A_COMMAND)]
+    build_cmd_packages: Annotated[tuple[str, ...], says("Packages given to it", ["-ppp", "luci"])]
+    stdout: _Stdout
+    stderr: _Stderr
+    warnings: Annotated[tuple[str, ...], says("What went less well, in sentences", [])]
+    request: Annotated[RequestEcho, says("What was asked for")]
 
 
 class Failed(msgspec.Struct):
     """500: the build failed; `fault` says whose side it is on, `reason` why in one fixed word."""
 
-    status: int
-    title: str
-    detail: str
-    state: JobState
-    imagebuilder_status: str
-    fault: Annotated[str, msgspec.Meta(description="user, world or ours")]
-    reason: str
-    request_hash: str
-    enqueued_at: datetime
-    stdout: str
-    stderr: str
-    request: RequestEcho
-    build_cmd: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    status: Annotated[int, says("The HTTP status", 500, const=500)]
+    title: Annotated[str, says("In two words", "Build failed")]
+    detail: Annotated[
+        str, says("What happened, for people", "Error: Impossible package selection: missing (nosuch)")
+    ]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
+    fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
+    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "too_big")]
+    request_hash: _Hash
+    enqueued_at: _Time
+    stdout: _Stdout
+    stderr: _Stderr
+    request: Annotated[RequestEcho, says("What was asked for")]
+    build_cmd: Annotated[
+        tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if it came so far", _A_COMMAND)
+    ] = msgspec.UNSET
 
 
 class Problem(msgspec.Struct):
     """Every error that is not a failed build."""
 
-    status: int
-    title: str
-    detail: str
+    status: Annotated[int, says("The HTTP status", 400, minimum=400, maximum=599)]
+    title: Annotated[str, says("The kind of error", "Request rejected")]
+    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
 
 
 class QueueLength(msgspec.Struct):
     """How many jobs wait."""
 
-    queue_length: int
+    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
 
 
 class Part(msgspec.Struct):
     """How one part of the service is, in a word and a sentence."""
 
-    status: str
-    sentence: str
+    status: Annotated[str, says("In a word", "ok", "down")]
+    sentence: Annotated[str, says("For people, with what to do", "Podman 5.4.0 answers.")]
 
 
 class HealthDocument(msgspec.Struct):
     """How the service is: ok, degraded (something is down, polls are answered) or down."""
 
-    status: str
-    polls_answered: bool
-    can_build: bool
-    parts: Mapping[str, Part]
+    status: Annotated[str, says("In a word", "ok", enum=["ok", "degraded", "down"])]
+    polls_answered: Annotated[bool, says("Whether clients learn how their builds are", True)]
+    can_build: Annotated[bool, says("Whether a build could run now", True)]
+    parts: Annotated[
+        Mapping[str, Part],
+        says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
+    ]

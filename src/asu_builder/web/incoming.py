@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import msgspec
 
 from asu_builder.domain.errors import RequestMalformed, RequestRejected
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.request import (
+    FILESYSTEMS,
+    MAX_DEFAULTS_LENGTH,
+    MAX_PACKAGES,
+    MAX_REPOSITORIES,
+    PACKAGE,
+    REPOSITORIES_MODES,
+    TARGET,
+    VERSION,
+    VERSION_CODE,
+    BuildRequest,
+)
+from asu_builder.web.fields import A_REVISION, says
 
 MAX_BODY = 1 << 20
 """Bytes. A full package list, a 20 KiB script and keys are a few hundred KiB."""
@@ -19,55 +31,93 @@ MAX_BODY = 1 << 20
 UNKNOWN_CLIENT = "unknown/0"
 _MAX_CLIENT = 64
 _UNSAFE_IN_CLIENT = re.compile(r"[^A-Za-z0-9._+~/-]")
+_FLAGS = [True, False, 0, 1, "true", "false", "0", "1", "", None]
+_MODES = [*REPOSITORIES_MODES, "", None]
 _AUC = re.compile(r"auc[ /(]+v?([A-Za-z0-9._~+-]+)")
+
+
+def _whole(pattern: re.Pattern[str]) -> str:
+    return f"^{pattern.pattern}$"
+
+
+_PackageName = Annotated[str, says("A package", "luci", "-ppp", pattern=rf"^(\+?{PACKAGE.pattern})?$")]
 
 
 class BuildRequestBody(msgspec.Struct):
     """A build request as clients write it; unknown keys are ignored, null and "" mean absent."""
 
-    version: Annotated[str, msgspec.Meta(description="A release, or a snapshot", examples=["24.10.4"])]
-    target: Annotated[str, msgspec.Meta(description="Target and subtarget", examples=["ath79/generic"])]
+    version: Annotated[
+        str, says("A release, or a snapshot", "24.10.4", "24.10-SNAPSHOT", pattern=_whole(VERSION))
+    ]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic", pattern=_whole(TARGET))]
     profile: Annotated[
         str,
-        msgspec.Meta(
-            description="The device's profile or a name it reports; commas mean underscores",
-            examples=["tplink_archer-c7-v5"],
+        says(
+            "The device's profile or a name it reports; commas mean underscores",
+            "tplink_archer-c7-v5",
+            "tplink,archer-c7-v5",
+            pattern="^[A-Za-z0-9][A-Za-z0-9_.,-]{0,127}$",
         ),
     ]
-    distro: Annotated[str | None, msgspec.Meta(description="Only openwrt is built here")] = None
+    distro: Annotated[str | None, says("Only openwrt is built here", "openwrt")] = None
     version_code: Annotated[
-        str | None, msgspec.Meta(description="Build only if the ImageBuilder has this revision")
+        str | None,
+        says(
+            "Build only if the ImageBuilder has this revision", A_REVISION, "", pattern=_whole(VERSION_CODE)
+        ),
     ] = None
     packages: Annotated[
-        list[str] | None, msgspec.Meta(description="Packages to install; -name removes one")
+        list[_PackageName] | None,
+        says("Packages to install; -name removes one", ["luci", "-ppp"], maxItems=MAX_PACKAGES),
     ] = None
     packages_versions: Annotated[
         dict[str, str] | None,
-        msgspec.Meta(description="Packages with the versions the asker was shown; replaces packages"),
+        says(
+            "Packages with the versions the asker was shown; replaces packages",
+            {"vim": "9.1.0-r1"},
+            maxProperties=MAX_PACKAGES,
+        ),
     ] = None
     diff_packages: Annotated[
         bool | int | str | None,
-        msgspec.Meta(description="The request lists all wanted packages; other defaults are removed"),
+        says("The request lists all wanted packages; other defaults are removed", True, enum=_FLAGS),
     ] = None
     defaults: Annotated[
-        str | None, msgspec.Meta(description="A script for the first boot, where the operator allows it")
+        str | None,
+        says(
+            "A script for the first boot, where the operator allows it; how long it may be says the overview",
+            "uci set system.@system[0].hostname=router",
+            maxLength=MAX_DEFAULTS_LENGTH,
+        ),
     ] = None
     rootfs_size_mb: Annotated[
-        int | float | str | None, msgspec.Meta(description="Size of the root partition in MiB")
+        int | float | str | None,
+        says(
+            "Size of the root partition in MiB; how large it may be says the overview",
+            256,
+            "256",
+            minimum=1,
+            maximum=1_000_000,
+            multipleOf=1,
+            pattern=r"^(\s*0*[1-9][0-9]{0,5}\s*)?$",
+        ),
     ] = None
     filesystem: Annotated[
-        str | None, msgspec.Meta(description="Build only this root file system", examples=["squashfs"])
+        str | None, says("Build only this root file system", "squashfs", enum=[*FILESYSTEMS, "", None])
     ] = None
     repositories: Annotated[
-        dict[str, str] | None, msgspec.Meta(description="Name to address; the operator's list decides")
+        dict[str, str] | None,
+        says("Name to address; the operator's list decides", {}, maxProperties=MAX_REPOSITORIES),
     ] = None
-    repositories_mode: Annotated[str | None, msgspec.Meta(description="append or replace")] = None
+    repositories_mode: Annotated[
+        str | None,
+        says("Whether they come beside or in place of the usual ones", "append", enum=_MODES),
+    ] = None
     repository_keys: Annotated[
-        list[str] | None, msgspec.Meta(description="Public keys of these repositories, PEM or usign")
+        list[str] | None,
+        says("Public keys of these repositories, PEM or usign", [], maxItems=MAX_REPOSITORIES),
     ] = None
-    client: Annotated[
-        Any, msgspec.Meta(description="Who asks, for statistics only", examples=["owut/2026.03.30"])
-    ] = None
+    client: Annotated[Any, says("Who asks, for statistics only", "owut/2026.03.30")] = None
 
 
 _DECODER = msgspec.json.Decoder(BuildRequestBody)

@@ -1,33 +1,29 @@
 """The OpenAPI description, made from the route table and msgspec's schemas."""
 
+import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from asu_builder.web.documents import Problem
+from asu_builder.web.parameters import PATH, QUERY, headers_of
 
-_HASH_PARAMETER = {
-    "name": "request_hash",
-    "in": "path",
-    "required": True,
-    "description": "The 64 lower-case hexadecimal digits that name a request",
-    "schema": {"type": "string"},
+_CONVERTER = re.compile(r":\w+}")
+_PLACEHOLDER = re.compile(r"{(\w+)}")
+_SOURCE = re.compile(r"\s*\(facts on [^)]*\)")
+_PREFLIGHT = {
+    "summary": "What a browser asks before it asks from another origin.",
+    "responses": {"204": {"description": "The methods and headers that are allowed"}},
 }
-_NAME_PARAMETER = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "The file's name as in `images` of a finished build",
-    "schema": {"type": "string"},
-}
-_PARAMETERS = {"request_hash": _HASH_PARAMETER, "name": _NAME_PARAMETER}
 
 
 class Operation(msgspec.Struct, frozen=True):
     """What one address does, for people and for the schema.
 
-    `answers` maps a status to a sentence and the type of the document; None for no JSON.
+    `answers` maps a status to a sentence and the type of the document; None for no JSON. `query`
+    names the parameters, which `parameters.py` describes.
     """
 
     path: str
@@ -35,8 +31,13 @@ class Operation(msgspec.Struct, frozen=True):
     summary: str
     answers: Mapping[int, tuple[str, Any]]
     body: Any = None
-    query: Mapping[str, str] = {}
+    query: tuple[str, ...] = ()
     content_type: str = "application/json"
+
+    @property
+    def address(self) -> str:
+        """The path as OpenAPI writes it: a placeholder's name alone."""
+        return _CONVERTER.sub("}", self.path)
 
 
 def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]:
@@ -47,9 +48,12 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        entry = paths.setdefault(operation.path, {})
+        entry = paths.setdefault(operation.address, {})
+        if parameters := [PATH[name] for name in _PLACEHOLDER.findall(operation.address)]:
+            entry["parameters"] = parameters
         for method in operation.methods:
             entry[method.lower()] = _operation(operation, method, schema_of)
+        entry["options"] = {**_PREFLIGHT, "operationId": f"options {operation.address}"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,7 +62,7 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
             "description": "Attended sysupgrade: OpenWrt images with exactly the packages a router needs.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
     }
 
 
@@ -70,24 +74,23 @@ def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its docstring as a description: not indented, without where we know it from."""
+    text = inspect.cleandoc(schema.get("description", ""))
+    return {**schema, "description": _SOURCE.sub("", text)}
+
+
 def _operation(operation: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{method.lower()} {operation.path}",
+        "operationId": f"{method.lower()} {operation.address}",
         "responses": {
-            str(status): {"description": sentence}
-            if method == "HEAD"
-            else _answer(sentence, schema_of.get(kind), operation, status=status)
-            for status, (sentence, kind) in operation.answers.items()
+            str(status): _answer(operation, status, schema_of, has_body=method != "HEAD")
+            for status in operation.answers
         },
     }
-    parameters = [described for name, described in _PARAMETERS.items() if f"{{{name}}}" in operation.path]
-    parameters += [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in operation.query.items()
-    ]
-    if parameters:
-        described["parameters"] = parameters
+    if operation.query:
+        described["parameters"] = [QUERY[name] for name in operation.query]
     if operation.body:
         described["requestBody"] = {
             "required": True,
@@ -96,10 +99,17 @@ def _operation(operation: Operation, method: str, schema_of: Mapping[Any, Any]) 
     return described
 
 
-def _answer(sentence: str, schema: object, operation: Operation, *, status: int) -> dict[str, Any]:
+def _answer(
+    operation: Operation, status: int, schema_of: Mapping[Any, Any], *, has_body: bool
+) -> dict[str, Any]:
+    sentence, kind = operation.answers[status]
     answer: dict[str, Any] = {"description": sentence}
-    if schema is not None:
-        answer["content"] = {"application/json": {"schema": schema}}
-    elif status in (200, 206) and operation.content_type != "application/json":
+    if headers := headers_of(operation.address, status):
+        answer["headers"] = headers
+    if not has_body:
+        return answer
+    if kind is not None:
+        answer["content"] = {"application/json": {"schema": schema_of[kind]}}
+    elif status in (200, 206):
         answer["content"] = {operation.content_type: {}}
     return answer

@@ -1,8 +1,19 @@
 """The route table: every address, its methods, and what it may answer."""
 
+from collections.abc import Mapping
+
 from asu_builder.web.documents import Accepted, Done, Failed, HealthDocument, Problem, QueueLength
 from asu_builder.web.incoming import BuildRequestBody
+from asu_builder.web.metadata_documents import BranchDocument, Latest, Overview, Revision, TargetIndex
 from asu_builder.web.openapi import Operation
+from asu_builder.web.statistics_documents import (
+    ChartDocument,
+    Counts,
+    ShareByVersion,
+    ShareDocument,
+    Summary,
+    TopPackages,
+)
 
 _BUILD_ANSWERS = {
     200: ("The images are there", Done),
@@ -14,6 +25,135 @@ _BUILD_ANSWERS = {
 _READ = ("GET", "HEAD")
 _PAGE = {200: ("A page", None)}
 
+_LATER = {503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem)}
+_UNKNOWN = {404: ("There is no such version, target or architecture", Problem), **_LATER}
+
+
+def _documents(
+    paths: tuple[str, ...], summary: str, answers: Mapping[int, tuple[str, object]]
+) -> tuple[Operation, ...]:
+    return tuple(Operation(path, _READ, summary, answers) for path in paths)
+
+
+_METADATA = (
+    *_documents(
+        ("/json/v1/overview.json", "/api/v1/overview", "/api/overview", "/overview"),
+        "Everything a client needs to choose a version: branches, versions, targets, limits.",
+        {200: ("The overview", Overview), **_LATER},
+    ),
+    *_documents(
+        ("/json/v1/latest.json", "/api/v1/latest"),
+        "The upcoming release if there is any, the stable and the old stable one.",
+        {200: ("The latest releases", Latest), **_LATER},
+    ),
+    Operation(
+        "/json/v1/branches.json",
+        _READ,
+        "The branches as a list.",
+        {200: ("The branches, newest first", list[BranchDocument]), **_LATER},
+    ),
+    Operation(
+        "/json/v1/{path:path}/packages/{architecture}-index.json",
+        _READ,
+        "Package names and versions of an architecture, merged over its feeds.",
+        {200: ("Name to version", dict[str, str]), **_UNKNOWN},
+    ),
+    Operation(
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json",
+        _READ,
+        "Package names and versions of a target, its kernel modules among them.",
+        {200: ("The index", TargetIndex), **_UNKNOWN},
+    ),
+    Operation(
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json",
+        _READ,
+        "Upstream's description of one profile, by its name or an alias; {} when there is none.",
+        {200: ("profiles.json with the profile's keys lifted to the top", dict), **_UNKNOWN},
+    ),
+    Operation(
+        "/api/v1/revision/{version}/{target}/{subtarget}",
+        _READ,
+        "Upstream's current revision of a target.",
+        {
+            200: ("The revision", Revision),
+            400: ("There is no such version", Problem),
+            404: ("The version has no such target", Problem),
+            **_LATER,
+        },
+    ),
+)
+
+_COUNTED = {200: ("The commonest of 30 days", Counts), 400: ("n is no number", Problem)}
+_MANY = ("n",)
+_BRANCH = ("branch",)
+
+_STATISTICS = (
+    Operation(
+        "/api/v1/stats/summary", _READ, "Jobs that wait, builds of the last day.", {200: ("Both", Summary)}
+    ),
+    Operation(
+        "/api/v1/builds-per-day",
+        _READ,
+        "Requests, cache hits and failures of 30 days.",
+        {200: ("The chart", ChartDocument)},
+    ),
+    Operation(
+        "/api/v1/builds-by-version",
+        _READ,
+        "Requests of 26 weeks, by branch or by the versions of one.",
+        {200: ("The chart", ChartDocument)},
+        query=_BRANCH,
+    ),
+    Operation(
+        "/api/v1/top-packages",
+        _READ,
+        "The packages most asked for in 30 days.",
+        {200: ("The packages", TopPackages), 400: ("n is no number", Problem)},
+        query=(*_BRANCH, *_MANY),
+    ),
+    Operation(
+        "/api/v1/build-errors",
+        _READ,
+        "The latest failed builds, one a line.",
+        {200: ("Time, version, target, profile and reason", None), 400: ("n is no number", Problem)},
+        query=_MANY,
+        content_type="text/plain",
+    ),
+    *(
+        Operation(
+            f"/api/v1/{what}-by-{by}",
+            _READ,
+            f"Which {by}s had most {words} in 30 days.",
+            _COUNTED,
+            query=_MANY,
+        )
+        for what, words in (
+            ("failures", "failed builds"),
+            ("cache-hits", "requests answered by a kept result"),
+        )
+        for by in ("target", "profile")
+    ),
+    Operation(
+        "/api/v1/diff-packages-stats",
+        _READ,
+        "The share of new builds that asked for diff_packages in 30 days.",
+        {200: ("The share", ShareDocument)},
+    ),
+    Operation(
+        "/api/v1/diff-packages-by-version",
+        _READ,
+        "The share of diff_packages for each version.",
+        {200: ("The shares", ShareByVersion)},
+    ),
+    Operation(
+        "/api/v1/diff-packages-trend",
+        _READ,
+        "The share of diff_packages in percent over 30 days or 26 weeks.",
+        {200: ("The chart", ChartDocument)},
+        query=("interval",),
+    ),
+)
+
 OPERATIONS = (
     Operation(
         "/api/v1/build",
@@ -22,6 +162,7 @@ OPERATIONS = (
         {
             **_BUILD_ANSWERS,
             400: ("The request cannot be served here", Problem),
+            408: ("The body did not arrive in time", Problem),
             413: ("The body is too large", Problem),
             422: ("The body is no build request; detail names the field", Problem),
             429: ("The queue is full; Retry-After says when to try again", Problem),
@@ -48,7 +189,7 @@ OPERATIONS = (
             200: ("Polls are answered", HealthDocument),
             503: ("Polls cannot be answered, or with for=build no build could run", HealthDocument),
         },
-        query={"for": "build: answer 503 when no build could run now"},
+        query=("for",),
     ),
     Operation(
         "/store/{request_hash}/{name}",
@@ -63,6 +204,8 @@ OPERATIONS = (
         },
         content_type="application/octet-stream",
     ),
+    *_METADATA,
+    *_STATISTICS,
     Operation("/openapi.json", _READ, "This description.", {200: ("OpenAPI 3.1", None)}),
     Operation("/docs", _READ, "The interface, for people.", _PAGE, content_type="text/html"),
     Operation("/", _READ, "What this is.", _PAGE, content_type="text/html"),

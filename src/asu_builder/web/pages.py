@@ -1,7 +1,6 @@
-"""The two pages for people: what this is, and what its interface looks like. No script, no CDN."""
+"""Pages for people. No script, no CDN."""
 
 import html
-from collections.abc import Iterable
 
 from starlette.responses import HTMLResponse
 
@@ -9,7 +8,9 @@ from asu_builder.services.health import HealthReport
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;"
-    "color:#222;background:#fff}code{background:#f0f0f0;padding:.1em .3em;border-radius:3px}"
+    "color:#222;background:#fff}"
+    "code{background:#f0f0f0;padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}"
+    "h2{font-size:1.1rem;margin-top:2rem}ul{padding-left:1.2rem}"
     "table{border-collapse:collapse}td,th{text-align:left;padding:.3rem 1rem .3rem 0;vertical-align:top}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}code{background:#333}a{color:#8bf}}"
 )
@@ -28,7 +29,7 @@ def front_page(report: HealthReport, *, version: str) -> HTMLResponse:
         f"<td>{html.escape(verdict.sentence)}</td></tr>"
         for part, verdict in report.verdicts.items()
     )
-    return _page(
+    return page(
         "ASU Builder",
         "<p>This server builds OpenWrt images with exactly the packages a router needs. Routers ask for "
         "them with <code>owut</code>, with LuCI's <em>Attended Sysupgrade</em>, or through the Firmware "
@@ -40,22 +41,8 @@ def front_page(report: HealthReport, *, version: str) -> HTMLResponse:
     )
 
 
-def interface_page(operations: Iterable[tuple[str, str, str]]) -> HTMLResponse:
-    """Every address in one table: method, path and a sentence."""
-    rows = "".join(
-        f"<tr><td>{html.escape(method)}</td><td><code>{html.escape(path)}</code></td>"
-        f"<td>{html.escape(summary)}</td></tr>"
-        for method, path, summary in operations
-    )
-    return _page(
-        "Interface",
-        f"<table><tr><th>Method</th><th>Path</th><th>What it does</th></tr>{rows}</table>"
-        '<p>All types, fields and answers are in <a href="/openapi.json">/openapi.json</a>, for any OpenAPI '
-        "viewer.</p>",
-    )
-
-
-def _page(title: str, body: str) -> HTMLResponse:
+def page(title: str, body: str) -> HTMLResponse:
+    """A whole page in the one style; `body` is HTML."""
     return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

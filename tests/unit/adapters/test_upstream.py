@@ -1,6 +1,8 @@
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.upstream import FRESH_FOR, MISSING_FOR, HttpUpstream
+from asu_builder.adapters.upstream import HttpUpstream
+from asu_builder.adapters.upstream_documents import FAILED_FOR, FRESH_FOR, MISSING_FOR
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import parse_release
 from asu_builder.sample.server import DownloadServer
@@ -64,7 +67,7 @@ def upstream(server: DownloadServer, database: Database, clock: Clock) -> Iterat
 
 
 def test_the_metadata_is_read_and_unknown_keys_are_ignored(upstream: HttpUpstream) -> None:
-    assert upstream.versions() == ["24.10.4", "24.10.5"]
+    assert upstream.versions().listed == ("24.10.4", "24.10.5")
     assert upstream.targets(RELEASE) == {"pico/nine": "pico_9kc"}
     described = upstream.target_profiles(RELEASE, "pico/nine")
     assert described is not None
@@ -90,8 +93,8 @@ def test_an_old_document_is_answered_at_once_and_renewed_behind(
     (downloads / ".versions.json").write_text('{"versions_list": ["25.12.0"]}')
     clock.forward(FRESH_FOR + timedelta(seconds=1))
     server.delay = timedelta(seconds=0.3)
-    assert upstream.versions() == ["24.10.4", "24.10.5"]
-    assert eventually(lambda: upstream.versions() == ["25.12.0"])
+    assert upstream.versions().listed == ("24.10.4", "24.10.5")
+    assert eventually(lambda: upstream.versions().listed == ("25.12.0",))
 
 
 def test_an_unchanged_document_is_revalidated_not_fetched(
@@ -101,7 +104,7 @@ def test_an_unchanged_document_is_revalidated_not_fetched(
     clock.forward(FRESH_FOR + timedelta(seconds=1))
     upstream.versions()
     assert eventually(lambda: server.requests["/.versions.json"] == 2)
-    assert upstream.versions() == ["24.10.4", "24.10.5"]
+    assert upstream.versions().listed == ("24.10.4", "24.10.5")
 
 
 def test_a_broken_upstream_leaves_the_last_known_documents(
@@ -111,7 +114,7 @@ def test_a_broken_upstream_leaves_the_last_known_documents(
     server.broken = True
     for _ in range(3):
         clock.forward(FRESH_FOR + timedelta(seconds=1))
-        assert upstream.versions() == ["24.10.4", "24.10.5"]
+        assert upstream.versions().listed == ("24.10.4", "24.10.5")
     with pytest.raises(Unavailable, match="download server"):
         upstream.targets(RELEASE)
 
@@ -123,7 +126,7 @@ def test_after_a_restart_the_last_known_documents_serve_without_upstream(
     upstream.target_profiles(RELEASE, "pico/nine")
     server.broken = True
     again = HttpUpstream(server.url, database, now=clock)
-    assert again.versions() == ["24.10.4", "24.10.5"]
+    assert again.versions().listed == ("24.10.4", "24.10.5")
     assert again.target_profiles(RELEASE, "pico/nine") == upstream.target_profiles(RELEASE, "pico/nine")
     again.close()
 
@@ -139,19 +142,132 @@ def test_a_new_release_becomes_visible_without_a_restart(
     assert eventually(lambda: upstream.targets(new) == {"pico/nine": "pico_9kc"})
 
 
+def within(seconds: float, ask: Callable[[], object]) -> Unavailable:
+    """The refusal, which must come in time."""
+    started = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        ask()
+    assert time.monotonic() - started < seconds
+    return caught.value
+
+
 def test_many_who_ask_for_the_same_unknown_document_cause_one_request(
     upstream: HttpUpstream, server: DownloadServer
 ) -> None:
-    server.delay = timedelta(seconds=0.2)
+    server.delay = timedelta(seconds=0.5)
     gate = threading.Barrier(8)
 
     def ask(_: int) -> object:
         gate.wait()
-        return upstream.versions()
+        return within(1.0, upstream.versions)
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, range(8))) == [["24.10.4", "24.10.5"]] * 8
+        assert len(list(pool.map(ask, range(8)))) == 8
+    assert eventually(lambda: known(upstream))
     assert server.requests["/.versions.json"] == 1
+
+
+def known(upstream: HttpUpstream) -> bool:
+    """Whether the list of versions has arrived."""
+    try:
+        return upstream.versions().listed == ("24.10.4", "24.10.5")
+    except Unavailable:
+        return False
+
+
+def test_a_document_never_seen_is_fetched_behind_and_the_asker_told_to_come_back(
+    upstream: HttpUpstream, server: DownloadServer
+) -> None:
+    server.delay = timedelta(seconds=0.5)
+    refusal = within(0.1, upstream.versions)
+    assert refusal.retry_after > 0
+    assert "being fetched" in str(refusal)
+    assert eventually(lambda: known(upstream))
+
+
+def test_who_does_not_wait_is_told_at_once(upstream: HttpUpstream, server: DownloadServer) -> None:
+    server.delay = timedelta(seconds=0.5)
+    within(0.05, lambda: upstream.targets(RELEASE, wait=False))
+    server.delay = timedelta(0)
+    assert eventually(lambda: server.requests["/releases/24.10.5/.targets.json"] == 1)
+
+
+def test_a_dead_upstream_is_asked_again_only_after_a_while_and_told_of_once(
+    upstream: HttpUpstream, server: DownloadServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.broken = True
+    assert eventually(lambda: "answered 500" in str(within(1.0, upstream.versions)))
+    asked = server.requests["/.versions.json"]
+    for _ in range(20):
+        within(0.1, upstream.versions)
+    assert server.requests["/.versions.json"] == asked
+    assert len([record for record in caplog.records if "answered 500" in record.message]) == 1
+    server.broken = False
+    clock.forward(FAILED_FOR)
+    assert eventually(lambda: known(upstream))
+    assert "answers again" in caplog.records[-1].message
+
+
+def test_a_slow_upstream_does_not_slow_down_what_was_seen(
+    upstream: HttpUpstream, server: DownloadServer, clock: Clock
+) -> None:
+    upstream.versions()
+    server.delay = timedelta(seconds=2)
+    clock.forward(FRESH_FOR + timedelta(seconds=1))
+    started = time.monotonic()
+    for _ in range(100):
+        assert upstream.versions().listed == ("24.10.4", "24.10.5")
+    assert time.monotonic() - started < 0.1
+    server.delay = timedelta(0)
+
+
+@pytest.mark.parametrize("keep", [0, 20])
+def test_a_truncated_document_leaves_the_last_known_one(
+    tmp_path: Path, database: Database, clock: Clock, keep: int
+) -> None:
+    with TruncatingServer() as server:
+        upstream = HttpUpstream(server.url, database, now=clock)
+        assert eventually(lambda: known(upstream))
+        server.keep = keep
+        clock.forward(FRESH_FOR + timedelta(seconds=1))
+        assert upstream.versions().listed == ("24.10.4", "24.10.5")
+        assert eventually(lambda: server.truncated > 0)
+        assert upstream.versions().listed == ("24.10.4", "24.10.5")
+        upstream.close()
+
+
+class TruncatingServer:
+    """A server that promises a whole document and can hang up in the middle of it."""
+
+    _BODY = b'{"versions_list": ["24.10.4", "24.10.5"]}'
+
+    def __init__(self) -> None:
+        self.keep: int | None = None
+        self.truncated = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> "TruncatingServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._BODY)}\r\nConnection: close\r\n\r\n"
+                connection.sendall(head.encode() + self._BODY[: self.keep])
+                self.truncated += self.keep is not None
 
 
 @pytest.mark.parametrize("text", ["", "<html>", '{"versions_list": 3}'])
@@ -165,9 +281,59 @@ def test_a_document_that_is_not_what_it_should_be_is_the_worlds_fault(
 
 def test_nobody_listening_is_a_sentence(database: Database, clock: Clock) -> None:
     upstream = HttpUpstream("http://127.0.0.1:9", database, now=clock)
-    with pytest.raises(Unavailable, match=r"download server http://127\.0\.0\.1:9 does not answer"):
-        upstream.versions()
+    assert eventually(lambda: "http://127.0.0.1:9 does not answer" in str(within(1.0, upstream.versions)))
     upstream.close()
+
+
+def test_indexes_of_both_editions_are_merged_over_feeds_and_kernel_modules(
+    upstream: HttpUpstream, downloads: Path
+) -> None:
+    def write(path: str, text: str) -> None:
+        (downloads / path).parent.mkdir(parents=True, exist_ok=True)
+        (downloads / path).write_text(text)
+
+    base = "releases/24.10.5"
+    write(
+        f"{base}/packages/pico_9kc/feeds.conf",
+        "src-git base https://x/base^1\nsrc-git luci https://x^2\n# no\n",
+    )
+    write(
+        f"{base}/packages/pico_9kc/base/index.json",
+        '{"architecture": "pico_9kc", "packages": {"libfoo20240101": "1"}}',
+    )
+    write(
+        f"{base}/packages/pico_9kc/base/Packages",
+        "Package: libfoo20240101\nVersion: 1-r1\nABIVersion: 20240101\nDescription: a\n b: c\n\n"
+        "Package: libpython3.3-0\nVersion: 3.3\nABIVersion: -0\n",
+    )
+    write(f"{base}/packages/pico_9kc/luci/index.json", '{"version": 2, "packages": {"luci": "25"}}')
+    assert upstream.architecture_packages(RELEASE, "pico_9kc") == {
+        "libfoo": "1-r1",
+        "libpython3.3": "3.3",
+        "luci": "25",
+    }
+    described = json.loads((downloads / PROFILES).read_text())
+    described["linux_kernel"] = {"version": "6.6.1", "release": "1", "vermagic": "abc"}
+    write(PROFILES, json.dumps(described))
+    write(f"{base}/targets/pico/nine/packages/index.json", '{"version": 2, "packages": {"base-files": "1"}}')
+    write(
+        f"{base}/targets/pico/nine/kmods/6.6.1-1-abc/index.json",
+        '{"version": 2, "packages": {"kmod-usb": "6"}}',
+    )
+    assert upstream.target_packages(RELEASE, "pico/nine") == {"base-files": "1", "kmod-usb": "6"}
+    assert upstream.target_packages(RELEASE, "no/such") is None
+    assert upstream.architecture_packages(RELEASE, "nosuch") is None
+
+
+def test_one_profile_is_lifted_out_of_the_description(upstream: HttpUpstream) -> None:
+    found = upstream.described_profile(RELEASE, "pico/nine", "acme_widget-5")
+    assert found is not None
+    document = json.loads(found)
+    assert document["id"] == "acme_widget-5"
+    assert document["version_code"] == "r1-abc"
+    assert document["supported_devices"] == ["acme,widget-5", "widget5"]
+    assert "profiles" not in document
+    assert upstream.described_profile(RELEASE, "pico/nine", "nosuch") is None
 
 
 def test_metadata_of_real_size_is_understood(database: Database, clock: Clock) -> None:
@@ -176,11 +342,17 @@ def test_metadata_of_real_size_is_understood(database: Database, clock: Clock) -
     with DownloadServer(UPSTREAM) as server:
         upstream = HttpUpstream(server.url, database, now=clock)
         release = parse_release("25.12.0")
-        assert "25.12.0" in upstream.versions()
+        assert "25.12.0" in upstream.versions().listed
         targets = upstream.targets(release)
         assert targets is not None
         assert targets["ath79/generic"] == "mips_24kc"
         described = upstream.target_profiles(release, "ath79/generic")
         assert described is not None
         assert len(described.profiles) == 378
+        packages = upstream.target_packages(release, "ath79/generic")
+        assert packages is not None
+        assert "kmod-ath9k" in packages
+        merged = upstream.architecture_packages(parse_release("24.10.5"), "x86_64")
+        assert merged is not None
+        assert len(merged) > 300
         upstream.close()

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,14 +9,15 @@ import pytest
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import BuildNotFound, QueueFull, RequestRejected
 from asu_builder.domain.job import JobState
 from asu_builder.domain.release import Release
-from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import TargetProfiles
+from asu_builder.ports import TargetProfiles, VersionList
 from asu_builder.services.builds import Builds, Policy
 from asu_builder.services.catalog import Catalog, resolve_profile
 from factories import Clock, a_request, a_result
+from noted_statistics import NotedStatistics
 
 WIDGET = TargetProfiles("r1-a", "pico_9kc", {"acme_widget-5": ("acme,widget-5", "widget5"), "acme_tiny": ()})
 GENERIC = TargetProfiles("r1-a", "x86_64", {"generic": ()})
@@ -24,7 +25,10 @@ POLICY = Policy(
     allow_defaults=False,
     max_defaults_length=10,
     max_custom_rootfs_size_mb=100,
-    repository_allow_list=("https://example.org/ok",),
+    repository_allow_list=(
+        "https://example.org/ok",
+        "https://example.org/{version}/{branch}/{target}-{subtarget}/{arch}",
+    ),
     max_pending_jobs=2,
 )
 
@@ -34,10 +38,10 @@ class KnownUpstream:
 
     revision = "r1-a"
 
-    def versions(self) -> Sequence[str]:
-        return ["24.10.4", "24.10.5"]
+    def versions(self) -> VersionList:
+        return VersionList(("24.10.4", "24.10.5"), ("24.10.5",))
 
-    def targets(self, release: Release) -> Mapping[str, str] | None:
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
         known = ("24.10.4", "24.10.5", "24.10-SNAPSHOT", "SNAPSHOT")
         return (
             {"pico/nine": "pico_9kc", "x86/64": "x86_64", "gone/away": "x"}
@@ -49,18 +53,14 @@ class KnownUpstream:
         described = {"pico/nine": WIDGET, "x86/64": GENERIC}.get(target)
         return None if described is None else replace(described, revision=self.revision)
 
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        return None
 
-class Noted:
-    """Statistics that can be looked at."""
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        return None
 
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
-        self.events.append(f"{kind} {client}")
-
-    def flush(self) -> int:
-        return 0
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        return None
 
 
 class House:
@@ -71,12 +71,12 @@ class House:
         self.queue = SqlJobQueue(self.database)
         self.store = LocalStore(root / "store")
         self.upstream = KnownUpstream()
-        self.statistics = Noted()
+        self.statistics = NotedStatistics()
         self.clock = Clock()
         self.wakes = 0
         self.builds = Builds(
             self.queue,
-            Catalog(self.upstream),
+            Catalog(self.upstream, Branches()),
             store=self.store,
             statistics=self.statistics,
             policy=replace(POLICY, **policy),
@@ -111,7 +111,7 @@ def test_a_new_request_wakes_a_worker_and_says_how_many_are_ahead(house: House) 
     second = house.builds.submit(a_request(packages=("b",)), client="owut/1")
     assert (first.position, second.position, house.wakes) == (0, 1, 2)
     assert house.builds.pending() == 2
-    assert house.statistics.events == ["request owut/1"] * 2
+    assert house.statistics.events == [("request", "owut/1", "")] * 2
 
 
 def test_an_alias_and_its_profile_share_one_job(house: House) -> None:
@@ -128,7 +128,7 @@ def test_a_repeated_request_with_a_result_is_a_cache_hit(house: House) -> None:
     house.complete_next()
     view = house.builds.submit(a_request(), client="luci/1")
     assert (view.job.state, view.position) == (JobState.COMPLETED, None)
-    assert house.statistics.events[-1] == "cache_hit luci/1"
+    assert house.statistics.events[-1] == ("cache_hit", "luci/1", "")
 
 
 def test_a_result_whose_files_are_gone_is_not_shown_and_built_anew(house: House) -> None:
@@ -195,6 +195,13 @@ def test_what_cannot_be_served_is_refused_in_words_that_users_search_for(
     with pytest.raises(RequestRejected, match=text):
         house.builds.submit(a_request(**changes))
     assert house.builds.pending() == 0
+
+
+def test_the_allow_list_is_filled_in_from_the_request(house: House) -> None:
+    allowed = "https://example.org/24.10.5/24.10/pico-nine/pico_9kc"
+    house.builds.submit(a_request(repositories={"x": f"{allowed}/packages"}))
+    with pytest.raises(RequestRejected, match="Repository not allowed"):
+        house.builds.submit(a_request(version="24.10.4", repositories={"x": f"{allowed}/packages"}))
 
 
 def test_defaults_that_are_allowed_have_a_length(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
-from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import Verdict
 from asu_builder.services.health import Health
 from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
 from factories import Clock, a_result, a_submission, eventually
+from noted_statistics import NotedStatistics
 
 RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
 
@@ -41,19 +41,6 @@ class Script:
         return self.do(job, stop)
 
 
-class Noted:
-    """Statistics that can be looked at."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str]] = []
-
-    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
-        self.events.append((kind, reason))
-
-    def flush(self) -> int:
-        return 0
-
-
 class Shop:
     """Workers on a real queue with a scripted pipeline."""
 
@@ -62,7 +49,7 @@ class Shop:
         self.queue = SqlJobQueue(self.database)
         self.script = Script()
         self.clock = Clock()
-        self.statistics = Noted()
+        self.statistics = NotedStatistics()
         self.engine = Verdict("ok", "fine")
         self.health = Health(
             {
@@ -116,7 +103,7 @@ def test_a_submitted_job_wakes_an_idle_worker_at_once(shop: Shop) -> None:
     shop.workers.start()
     job = shop.submit()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED, seconds=3)
-    assert shop.statistics.events == [("completed", "")]
+    assert shop.statistics.events == [("completed", "owut/2026.1", "")]
     assert shop.script.labels == [{"asu.job": str(job.id), "asu.attempt": "1"}]
 
 
@@ -140,7 +127,7 @@ def test_a_users_failure_is_recorded_with_its_output_and_not_tried_again(shop: S
     job = shop.submit()
     assert shop.workers.build_next("host/1")
     assert shop.failure(job) == BuildFailure(FailureReason.TOO_BIG, "Error: too big", "out", "err", ("make",))
-    assert shop.statistics.events == [("failed", "too_big")]
+    assert shop.statistics.events == [("failed", "owut/2026.1", "too_big")]
     assert not shop.workers.build_next("host/1")
 
 

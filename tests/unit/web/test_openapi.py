@@ -1,11 +1,18 @@
 """The description says what the routes do, no more and no less."""
 
+import html
+import re
 from typing import Any
 
+import jsonschema_rs
+import msgspec
+import pytest
+
 from asgi_client import AsgiClient
+from asu_builder.domain.errors import RequestMalformed
 from asu_builder.domain.request import BuildRequest
 from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.incoming import BuildRequestBody
+from asu_builder.web.incoming import BuildRequestBody, parse_request
 from asu_builder.web.operations import OPERATIONS
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
@@ -24,16 +31,88 @@ def _references(document: object) -> set[str]:
     return set()
 
 
+_PLACES = {
+    "request_hash": "0" * 64,
+    "name": "x.bin",
+    "path": "releases/24.10.4",
+    "architecture": "mips_24kc",
+    "target": "ath79",
+    "subtarget": "generic",
+    "profile": "some",
+    "version": "24.10.4",
+}
+
+
 def test_every_route_is_described_and_everything_described_is_a_route(
     client: AsgiClient, app: FrontDoor
 ) -> None:
-    described = {(path, method) for path, entry in _description(client)["paths"].items() for method in entry}
-    assert described == {(entry.path, method.lower()) for entry in OPERATIONS for method in entry.methods}
+    described = {
+        (path, method)
+        for path, entry in _description(client)["paths"].items()
+        for method in entry
+        if method != "parameters"
+    }
+    routes = {(entry.address, method.lower()) for entry in OPERATIONS for method in entry.methods}
+    assert described == routes | {(path, "options") for path, _ in routes}
     for path, method in described:
-        concrete = path.replace("{request_hash}", "0" * 64).replace("{name}", "x.bin")
+        concrete = path.format_map(_PLACES)
         answer = client.request(method.upper(), concrete)
         assert answer.status != 405
         assert answer.status != 404 or "{" in path
+
+
+def test_every_placeholder_and_every_parameter_is_explained(client: AsgiClient) -> None:
+    for path, entry in _description(client)["paths"].items():
+        named = {parameter["name"] for parameter in entry.get("parameters", ())}
+        assert named == set(re.findall(r"{(\w+)}", path))
+        operations = [entry[method] for method in ("get", "post", "head") if method in entry]
+        for parameter in entry.get("parameters", []) + operations[0].get("parameters", []):
+            assert parameter["description"] and parameter["schema"]["examples"]
+
+
+def test_every_field_of_every_document_has_a_description_and_an_example(client: AsgiClient) -> None:
+    schemas = _description(client)["components"]["schemas"]
+    for name, schema in schemas.items():
+        assert schema["description"] and "facts on" not in schema["description"], name
+        for field, kind in schema.get("properties", {}).items():
+            assert kind.get("description"), f"{name}.{field}"
+            assert kind.get("examples") or _references(kind), f"{name}.{field}"
+
+
+def test_every_example_of_a_request_is_accepted() -> None:
+    properties = msgspec.json.schema(BuildRequestBody)["$defs"]["BuildRequestBody"]["properties"]
+    plain = a_body()
+    for field, kind in properties.items():
+        for example in kind["examples"]:
+            parse_request(msgspec.json.encode(plain | {field: example}))
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("version", ["24.10.4", "", "a b", "-x", "x" * 64, "x" * 65]),
+        ("target", ["ath79/generic", "ath79", "/", "a/b/c", "x" * 32 + "/y", "x" * 33 + "/y"]),
+        ("profile", ["a,b", "_a", "a b", "x" * 128, "x" * 129]),
+        ("version_code", ["", "r1-a", "r1 a", "x" * 65]),
+        ("packages", [[], ["vim"], ["+vim", "-ppp", ""], ["vim nano"], ["--x"], ["a"] * 3001]),
+        ("diff_packages", [True, False, None, "", "true", 1, 2, "yes"]),
+        ("rootfs_size_mb", [1, "256", 256.0, None, "", "many", 0, -5, 1.5, " 7 ", "0", " "]),
+        ("filesystem", ["ext4", "", None, "zfs"]),
+        ("repositories_mode", ["append", "", None, "prepend"]),
+        ("repository_keys", [[], ["key"] * 64, ["key"] * 65]),
+        ("packages_versions", [{}, None, {"vim": "1"}, ["vim"]]),
+    ],
+)
+def test_the_schema_of_a_request_says_what_is_enforced(field: str, values: list[object]) -> None:
+    schema = msgspec.json.schema(BuildRequestBody)["$defs"]["BuildRequestBody"]["properties"][field]
+    validator = jsonschema_rs.Draft202012Validator(schema)
+    for value in values:
+        try:
+            parse_request(msgspec.json.encode(a_body(**{field: value})))
+            accepted = True
+        except RequestMalformed:
+            accepted = False
+        assert validator.is_valid(value) is accepted, value
 
 
 def test_every_reference_leads_somewhere(client: AsgiClient) -> None:
@@ -76,4 +155,14 @@ def test_every_status_of_a_build_is_described(client: AsgiClient) -> None:
 def test_the_page_for_people_lists_every_address(client: AsgiClient) -> None:
     page = client.get("/docs").body.decode()
     for operation in OPERATIONS:
-        assert f"<code>{operation.path}</code>" in page
+        assert f"<code>{operation.address}</code>" in page
+
+
+def test_the_page_for_people_explains_every_field(client: AsgiClient) -> None:
+    page = client.get("/docs").body.decode()
+    for name, schema in _description(client)["components"]["schemas"].items():
+        assert f'id="{name}"' in page
+        for field, kind in schema.get("properties", {}).items():
+            assert f"<code>{field}</code>" in page
+            assert html.escape(kind["description"]) in page
+    assert "<script" not in page and "src=" not in page

@@ -10,6 +10,7 @@ CREATE TABLE build_requests (
     request TEXT NOT NULL,
     first_asked_at BIGINT NOT NULL
 );
+CREATE INDEX build_requests_asked ON build_requests (first_asked_at);
 
 CREATE TABLE build_jobs (
     id INTEGER PRIMARY KEY,
@@ -59,7 +60,7 @@ CREATE TABLE build_stats (
     client TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL DEFAULT ''
 );
-CREATE INDEX build_stats_at ON build_stats (at);
+CREATE INDEX build_stats_kind ON build_stats (kind, at);
 
 -- Upstream's documents as last seen.
 CREATE TABLE upstream_documents (

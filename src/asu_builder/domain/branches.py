@@ -1,0 +1,113 @@
+"""The branches of OpenWrt: where their versions lie upstream, and which this server offers."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from asu_builder.domain.errors import RequestRejected
+from asu_builder.domain.release import MAIN, Release, parse_release
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One line of versions.
+
+    `path` is upstream's directory with the placeholder `{version}`. `branch_off_rev` is the count in
+    the revision at which the branch left main; None where it never did.
+    """
+
+    name: str
+    path: str = "releases/{version}"
+    enabled: bool = True
+    snapshot: bool = False
+    branch_off_rev: int | None = None
+
+
+BUILT_IN: Mapping[str, Branch] = {
+    branch.name: branch
+    for branch in (
+        Branch(MAIN, "snapshots", snapshot=True),
+        Branch("25.12", branch_off_rev=32295),
+        Branch("24.10", branch_off_rev=27990),
+        Branch("23.05", branch_off_rev=23069),
+        Branch("22.03", branch_off_rev=19160),
+        Branch("21.02", branch_off_rev=15812),
+    )
+}
+"""Source of the numbers: facts on package changes, §2."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientChange:
+    """What a client does to its package list from a revision on, when it plans an upgrade.
+
+    With a `target` the source is replaced, without one it is removed.
+    """
+
+    source: str
+    revision: int
+    target: str | None = None
+    mandatory: bool = False
+
+
+CLIENT_CHANGES = (
+    ClientChange("firewall", 18611, "firewall4"),
+    ClientChange("kmod-nft-nat6", 20282, mandatory=True),
+    ClientChange("libustream-wolfssl", 21994, "libustream-mbedtls"),
+    ClientChange("px5g-wolfssl", 21994, "px5g-mbedtls"),
+    ClientChange("wpad-basic-wolfssl", 21994, "wpad-basic-mbedtls"),
+    ClientChange("luci-app-diag-core", 25984, mandatory=True),
+    ClientChange("auc", 26792, "owut"),
+    ClientChange("luci-app-opkg", 27897, "luci-app-package-manager"),
+    ClientChange("opkg", 28056, "apk-mbedtls"),
+)
+"""Source: facts on package changes, §2."""
+
+
+def client_changes(branch: Branch) -> tuple[ClientChange, ...]:
+    """What a branch tells its clients: everything up to where it left main, or all of it."""
+    limit = branch.branch_off_rev
+    return tuple(change for change in CLIENT_CHANGES if limit is None or change.revision <= limit)
+
+
+class Branches:
+    """The branches of this server: the built-in ones under the operator's changes."""
+
+    def __init__(self, changed: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        merged = dict(BUILT_IN)
+        for name, values in (changed or {}).items():
+            merged[name] = replace(merged.get(name, Branch(name)), **values)  # type: ignore[arg-type]
+        self._branches = {name: branch for name, branch in merged.items() if branch.enabled}
+
+    def __iter__(self) -> Iterator[Branch]:
+        """Newest first."""
+        return iter(sorted(self._branches.values(), key=_order, reverse=True))
+
+    def release(self, version: str) -> Release:
+        """The release a version name means. Raises `RequestRejected` for one of no offered branch."""
+        release = parse_release(version)
+        branch = self._branches.get(release.branch)
+        if branch is None:
+            raise RequestRejected(f"Unsupported branch: {version}")
+        return replace(release, path=branch.path.format(version=version))
+
+    def versions_of(self, branch: Branch, listed: Iterable[str]) -> list[Release]:
+        """The releases of a branch among upstream's listed versions, newest first."""
+        releases = []
+        for version in listed:
+            try:
+                release = self.release(version)
+            except RequestRejected:
+                continue
+            if release.branch == branch.name:
+                releases.append(release)
+        return sorted(set(releases), key=lambda release: release.order, reverse=True)
+
+    def moving_release(self, branch: Branch) -> Release:
+        """The snapshot of a branch."""
+        return self.release(MAIN if branch.name == MAIN else f"{branch.name}-SNAPSHOT")
+
+
+def _order(branch: Branch) -> tuple[int, ...]:
+    if branch.name == MAIN:
+        return (10_000,)
+    return tuple(int(part) if part.isdigit() else 0 for part in branch.name.split("."))

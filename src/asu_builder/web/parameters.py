@@ -1,0 +1,92 @@
+"""What stands in addresses, behind them, and in the headers of answers, for the OpenAPI description."""
+
+from typing import Any
+
+from asu_builder.domain.request import VERSION
+from asu_builder.web.fields import A_HASH, HASH_PATTERN
+
+_TARGET_PART = "^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
+_FILE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+
+
+def _parameter(
+    name: str, text: str, example: object, *, where: str = "path", **schema: object
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "description": text,
+        "schema": {"type": "string", "examples": [example], **schema},
+    }
+
+
+PATH = {
+    entry["name"]: entry
+    for entry in (
+        _parameter("request_hash", "The hash that names a request", A_HASH, pattern=HASH_PATTERN),
+        _parameter(
+            "name",
+            "The file's name as in `images` of a finished build",
+            _FILE,
+            pattern="^[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}$",
+        ),
+        _parameter(
+            "path",
+            "Upstream's directory of a version: the branch's `path` with the version put in. "
+            "Its slashes are written as they are",
+            "releases/24.10.4",
+            pattern="^(snapshots|[A-Za-z0-9._/-]+)$",
+        ),
+        _parameter(
+            "architecture", "The package architecture", "mips_24kc", pattern="^[A-Za-z0-9._+-]{1,64}$"
+        ),
+        _parameter("target", "The target", "ath79", pattern=_TARGET_PART),
+        _parameter("subtarget", "The subtarget", "generic", pattern=_TARGET_PART),
+        _parameter(
+            "profile", "A profile or a name of its device", "tplink_archer-c7-v5", pattern="^[^/]{1,128}$"
+        ),
+        _parameter("version", "A release, or a snapshot", "24.10.4", pattern=f"^{VERSION.pattern}$"),
+    )
+}
+"""By the names of placeholders; slashes of `path` alone are part of it."""
+
+QUERY = {
+    entry["name"]: entry
+    for entry in (
+        _parameter(
+            "n", "How many at most; more than the most that is given means the most", 30, where="query"
+        )
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [30]}},
+        _parameter("branch", "How the versions' names begin", "24.10", where="query", maxLength=32),
+        _parameter(
+            "interval", "How wide a slot of the chart is", "week", where="query", enum=["day", "week"]
+        ),
+        _parameter(
+            "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
+        ),
+    )
+}
+
+_STEP = {
+    "description": "The step in a word: queued, the name of a stage, done or failed",
+    "schema": {"type": "string", "examples": ["queued", "building_image"]},
+}
+_POSITION = {
+    "description": "How many jobs are ahead, 0 once it is being built",
+    "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["0"]},
+}
+_RETRY_AFTER = {
+    "description": "After how many seconds to try again",
+    "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["10"]},
+}
+
+
+def headers_of(address: str, status: int) -> dict[str, Any]:
+    """The headers that mean something to clients of this answer."""
+    if status in (429, 503):
+        # A health report may be a 503 too; nobody waits for it.
+        return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
+    if address.startswith("/api/v1/build") and status in (200, 202, 500) and "-" not in address:
+        return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION}
+    return {}

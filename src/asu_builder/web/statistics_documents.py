@@ -1,0 +1,70 @@
+"""The documents of the statistics, as types."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from asu_builder.web.fields import says
+
+_Days = Annotated[int, says("How many days were counted", 30)]
+_NAMED = {"name": "luci", "count": 42}
+
+
+class Summary(msgspec.Struct):
+    """How many jobs wait, and how many builds were asked for in the last day."""
+
+    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
+    builds_24h: Annotated[int, says("New builds of the last day", 250, minimum=0)]
+
+
+class DatasetDocument(msgspec.Struct):
+    """One line of a chart, a number for each label."""
+
+    label: Annotated[str, says("What is counted", "Requests", "24.10")]
+    data: Annotated[tuple[float, ...], says("A number for each label", [12, 0, 7])]
+    color: Annotated[str | msgspec.UnsetType, says("How it is drawn", "green")] = msgspec.UNSET
+
+
+class ChartDocument(msgspec.Struct):
+    """Lines over days or weeks; a label is the first day of its slot, UTC."""
+
+    labels: Annotated[tuple[str, ...], says("First days, oldest first", ["2026-11-22Z", "2026-11-23Z"])]
+    datasets: Annotated[list[DatasetDocument], says("The lines", [])]
+
+
+class Named(msgspec.Struct):
+    """A name and how often."""
+
+    name: Annotated[str, says("What was counted", "luci", "ath79/generic")]
+    count: Annotated[int, says("How often", 42, minimum=0)]
+
+
+class TopPackages(msgspec.Struct):
+    """The packages most asked for, by how many different requests."""
+
+    packages: Annotated[list[Named], says("Most wanted first", [_NAMED])]
+    branch: Annotated[str | None, says("The prefix asked for", "24.10", None)]
+    days: _Days
+
+
+class Counts(msgspec.Struct):
+    """How often something happened, the commonest names first."""
+
+    counts: Annotated[list[Named], says("Commonest first", [_NAMED])]
+    days: _Days
+
+
+class ShareDocument(msgspec.Struct):
+    """Of `total` new builds, how many asked for diff_packages; `share` is from 0 to 1."""
+
+    total: Annotated[int, says("New builds", 200, minimum=0)]
+    with_diff_packages: Annotated[int, says("Those with diff_packages", 150, minimum=0)]
+    share: Annotated[float, says("The one divided by the other", 0.75, minimum=0, maximum=1)]
+
+
+class ShareByVersion(msgspec.Struct):
+    """The share of diff_packages for each version."""
+
+    versions: Annotated[Mapping[str, ShareDocument], says("Version to its share", {})]
+    days: _Days

@@ -1,0 +1,36 @@
+"""Statistics that tests can look at."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import EventKind, RecordedFailure, Tally, TallyBy
+
+
+class NotedStatistics:
+    """Notes each event as (kind, client, reason); counts nothing."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+
+    def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+        """Notes the event."""
+        self.events.append((kind, client, reason))
+
+    def flush(self) -> int:
+        """There is nothing to write."""
+        return 0
+
+    def tally(
+        self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
+    ) -> Sequence[Tally]:
+        """Nothing was counted."""
+        return []
+
+    def failures(self, limit: int) -> Sequence[RecordedFailure]:
+        """None are kept."""
+        return []
+
+    def top_packages(self, *, since: datetime, branch: str, limit: int) -> Sequence[tuple[str, int]]:
+        """None are counted."""
+        return []
