@@ -127,7 +127,7 @@ def _wait_until_ready(address: str, service: "subprocess.Popen[bytes]") -> bool:
 
 def _show_build(address: str, root: Path) -> bool:
     _say(f"\nPOST {address}/api/v1/build\n{json.dumps(_REQUEST)}\n")
-    status, build = _call(f"{address}/api/v1/build", _REQUEST)
+    status, build = _submit(address)
     _say(f"request hash  {build['request_hash']}")
     shown = ""
     started = time.monotonic()
@@ -143,6 +143,16 @@ def _show_build(address: str, root: Path) -> bool:
         return False
     _say(f"{time.monotonic() - started:9.1f} s  done\n")
     return _show_images(address, build, root)
+
+
+def _submit(address: str) -> tuple[int, dict[str, Any]]:
+    """The answer once the service knows its upstream, which it has just met."""
+    for _ in range(20):
+        status, build = _call(f"{address}/api/v1/build", _REQUEST)
+        if status != 503:
+            break
+        time.sleep(0.5)
+    return status, build
 
 
 def _show_images(address: str, build: Mapping[str, Any], root: Path) -> bool:

@@ -89,6 +89,17 @@ class Client:
         body = json.dumps(document).encode()
         return self.ask("POST", "/api/v1/build", body, {"Content-Type": "application/json"})
 
+    def post_patiently(self, document: object) -> Answer:
+        """A POST that comes back when the service asks for it: upstream was never asked for this before."""
+        seen: list[Answer] = []
+
+        def post() -> bool:
+            seen[:] = [self.post(document)]
+            return seen[0].status != 503
+
+        eventually(post, seconds=20)
+        return seen[0]
+
     def look(self, request_hash: str) -> Answer:
         """A poll."""
         return self.get(f"/api/v1/build/{request_hash}")
@@ -112,13 +123,13 @@ class Client:
 
     def build(self, document: object, *, seconds: float = 60.0) -> Answer:
         """Asks for a build and waits for its end."""
-        answer = self.post(document)
+        answer = self.post_patiently(document)
         assert answer.status in (202, *FINAL), answer.body
         return self.wait(answer.json["request_hash"], seconds=seconds)
 
     def started(self, document: object, stage: str = "building_image") -> str:
         """Asks for a build, waits until it has reached a stage; its hash."""
-        request_hash = str(self.post(document).json["request_hash"])
+        request_hash = str(self.post_patiently(document).json["request_hash"])
         self.wait_until(request_hash, lambda answer: answer.json.get("imagebuilder_status") == stage)
         return request_hash
 

@@ -295,7 +295,9 @@ def test_killed_at_any_moment_the_queue_goes_on(make_local: Make, moment: float)
             assert [client.wait(request_hash).status for request_hash in hashes] == [200] * 4
             _require_downloads(client, hashes)
     assert service.rows("SELECT count(*) FROM build_jobs") == [(4,)]
-    assert eventually(lambda: service.leftovers() == [], seconds=5)
+    assert eventually(lambda: service.leftovers() == [], seconds=5), (
+        f"{service.leftovers()} {service.stderr()[-2500:]}"
+    )
 
 
 def _require_downloads(client: Client, hashes: list[str]) -> None:

@@ -181,9 +181,9 @@ def test_the_failure_of_a_user_is_remembered(local_service: Service, local: Clie
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
-        ({"version": "99.99.99"}, "Unsupported version: 99.99.99"),
+        ({"version": "99.99.99"}, "Unsupported branch: 99.99.99"),
         ({"version": "bogus"}, "Unsupported branch: bogus"),
-        ({"version": "99.99-SNAPSHOT"}, "Unsupported version: 99.99-SNAPSHOT"),
+        ({"version": "99.99-SNAPSHOT"}, "Unsupported branch: 99.99-SNAPSHOT"),
         ({"target": "pico/ten"}, "Unsupported target: pico/ten. The requested target was either dropped"),
         ({"target": "nano/tiny"}, "Unsupported target: nano/tiny. "),
         ({"profile": "acme_x"}, "Unsupported profile: acme_x. The requested profile was either dropped"),

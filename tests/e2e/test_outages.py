@@ -39,7 +39,7 @@ def test_without_an_engine_jobs_wait_and_are_built_when_it_comes(
     place = tmp_path / "s"
     service = make_podman(container_socket_path=place).start()
     with service.client() as client:
-        request_hash = client.post(a_body(packages=["vim"])).json["request_hash"]
+        request_hash = client.post_patiently(a_body(packages=["vim"])).json["request_hash"]
         assert eventually(lambda: health(client)["parts"]["engine"]["status"] == "down", seconds=5)
 
         told = health(client)
@@ -148,7 +148,7 @@ def test_a_store_that_cannot_be_written_stops_building_until_it_can(make_local: 
         service.store.write_text("a file where a directory belongs")
         assert eventually(lambda: health(client)["parts"]["store"]["status"] == "down", seconds=15)
         assert client.get("/health?for=build").status == 503
-        request_hash = client.post(a_body(packages=["vim"])).json["request_hash"]
+        request_hash = client.post_patiently(a_body(packages=["vim"])).json["request_hash"]
         assert client.look(request_hash).json["detail"] == "queued"
         assert client.get(f"/store/{request_hash}/profiles.json").status == 404
 
@@ -313,7 +313,8 @@ def test_expired_results_and_their_images_are_forgotten_and_built_anew(make_loca
         # The first round of housekeeping comes half a second after the start.
         assert eventually(lambda: service.published() == [], seconds=5)
         assert client.get(address).status == 404
-        assert service.rows("SELECT count(*) FROM build_jobs") == [(0,)]
+        # Images go first, within the same transaction.
+        assert eventually(lambda: service.rows("SELECT count(*) FROM build_jobs") == [(0,)], seconds=5)
         assert client.build(a_body()).status == 200
 
 

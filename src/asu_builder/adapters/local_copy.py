@@ -76,6 +76,8 @@ def remove_tree(directory: Path) -> None:
     """Removes a tree even where a build has taken away its own rights to it."""
 
     def retry(function: Callable[[str], object], path: str, _: object) -> None:
+        if not os.path.lexists(path):
+            return  # somebody was faster
         parent = Path(path).parent
         for place in (parent, Path(path)):
             if place.is_dir() and not place.is_symlink():

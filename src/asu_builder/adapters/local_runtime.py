@@ -20,7 +20,7 @@ from asu_builder.adapters.local_command import Commands
 from asu_builder.adapters.local_container import Confinement, LocalContainer, Place
 from asu_builder.adapters.local_copy import TreeCopy, disk_use, remove_tree
 from asu_builder.adapters.local_sandbox import bubblewrap_works
-from asu_builder.adapters.locks import locked
+from asu_builder.adapters.locks import is_abandoned, locked
 from asu_builder.adapters.output import disk_errors
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.ports import ContainerSpec, Verdict
@@ -83,7 +83,7 @@ class LocalRuntime:
         removed = 0
         with disk_errors(), locked(self._options.scratch):
             for directory in self._options.scratch.glob("asu-*"):
-                if not keep(_labels(directory)) and _is_abandoned(directory):
+                if not keep(_labels(directory)) and is_abandoned(directory):
                     remove_tree(directory)
                     removed += 1
         return removed
@@ -145,28 +145,19 @@ def _own_directory(scratch: Path, labels: Mapping[str, str]) -> Iterator[Path]:
         scratch.mkdir(parents=True, exist_ok=True)
         with locked(scratch):
             home.mkdir(mode=0o700)
-            lock = (home / _LABELS).open("wb", buffering=0)
+            # On the directory, not on a file in it: held until the last of its content is gone.
+            lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.write(json.dumps(dict(labels)).encode())
+            (home / _LABELS).write_text(json.dumps(dict(labels)))
     try:
         yield home
     finally:
-        with lock:
-            try:
-                remove_tree(home)
-            except OSError as error:
-                log.warning("could not remove %s: %s", home, error)
-
-
-def _is_abandoned(directory: Path) -> bool:
-    try:
-        with (directory / _LABELS).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except BlockingIOError:
-        return False
-    return True
+        try:
+            remove_tree(home)
+        except OSError as error:
+            log.warning("could not remove %s: %s", home, error)
+        finally:
+            os.close(lock)
 
 
 def _labels(directory: Path) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asu_builder.adapters.locks import locked
+from asu_builder.adapters.locks import is_abandoned, locked
 from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import Verdict
 
@@ -90,7 +90,7 @@ class LocalStore:
         """See `ports.Store.sweep`."""
         try:
             with locked(self._root):
-                abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if _is_abandoned(path)]
+                abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]
                 for path in abandoned:
                     shutil.rmtree(path, ignore_errors=True)
         except OSError as error:
@@ -108,20 +108,6 @@ class LocalStore:
         if free < _LOW_SPACE_BYTES:
             return Verdict("degraded", f"The store has only {free >> 20} MiB left.")
         return Verdict("ok", "Images can be stored.")
-
-
-def _is_abandoned(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _sync(path: Path) -> None:

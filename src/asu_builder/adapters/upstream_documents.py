@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 FRESH_FOR = timedelta(minutes=5)
 MISSING_FOR = timedelta(minutes=1)
 """How long "upstream has no such document" is believed: a release appears without a restart."""
-FAILED_FOR = timedelta(seconds=15)
+FAILED_FOR = timedelta(seconds=5)
 """How long a failed fetch is not repeated: a dead upstream is not hammered."""
 _PATIENCE_SECONDS = 0.08
 """How long an asker waits for a document that was never seen: a near mirror answers in less."""
