@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.release import Release
@@ -11,6 +12,7 @@ from asu_builder.ports import TargetProfiles, Verdict, VersionList
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.preview import Preview
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
@@ -63,13 +65,16 @@ class Scene:
         health = Health(checks)
         health.look()
         self.health = health
+        changes = LocalPackageChanges()
+        catalog = Catalog(EmptyUpstream(), Branches(), changes)
         return create_app(
             Parts(
                 builds=self.builds,
                 health=health,
                 store=LocalStore(self.root),
                 statistics=self.statistics,
-                catalog=Catalog(EmptyUpstream(), Branches()),
+                catalog=catalog,
+                preview=Preview(catalog, changes),
                 charts=Charts(self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),

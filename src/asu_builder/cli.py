@@ -76,6 +76,20 @@ def _configure_logging(settings: Settings) -> None:
     logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
+@main.group("rules")
+def rules_group() -> None:
+    """Package rules: what they are is in docs/package-changes.md."""
+
+
+@rules_group.command("test")
+@click.argument("file")
+def rules_test_command(file: str) -> None:
+    """Checks a rules file and runs every example in it."""
+    from package_changes.examples import test_file
+
+    sys.exit(test_file(file))
+
+
 @main.command("demo")
 @click.option("--keep", is_flag=True, help="Leave the service running until Ctrl-C.")
 def demo_command(keep: bool) -> None:

@@ -58,6 +58,8 @@ class Settings:
     build_ttl_unversioned: timedelta = timedelta(hours=24)
     build_defaults_ttl: timedelta = timedelta(minutes=30)
     failure_ttl: timedelta = timedelta(hours=1)
+    package_changes_path: str = ""
+    package_changes_url: str = ""
     allow_defaults: bool = False
     max_defaults_length: int = 20480
     max_custom_rootfs_size_mb: int = 1024
@@ -81,6 +83,14 @@ class Settings:
             "build_network",
             re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.build_network),
             "a network's name or none",
+        )
+        if self.package_changes_url:
+            holds = re.fullmatch(r"https?://\S+", self.package_changes_url)
+            _require("package_changes_url", holds, "an http(s) address")
+        _require(
+            "package_changes_path",
+            not (self.package_changes_path and self.package_changes_url),
+            "nothing beside package_changes_url: rules come from one place",
         )
         for name in ("job_timeout", "worker_poll"):
             _require(name, getattr(self, name) > timedelta(0), "a duration above zero, like 10m")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.branches import Branches
+from asu_builder.domain.changes import Baseline
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.request import request_hash
@@ -59,11 +61,14 @@ class Bench:
         self.store = LocalStore(root / "store")
         self.root = root
         self.stages: list[Stage] = []
+        self.baseline: Baseline | None = None
         self.stop = threading.Event()
         self.pipeline = Pipeline(
             self.witness,  # type: ignore[arg-type]
             self.store,
             release=Branches().release,
+            package_changes=LocalPackageChanges(),
+            baseline=lambda request: self.baseline,
             upstream_url=upstream_url,
             job_timeout=timedelta(minutes=2),
         )
@@ -248,6 +253,21 @@ def test_a_container_that_holds_no_imagebuilder_sets_itself_up(
         failure = bench.failure(version)
     assert failure.reason is FailureReason.SETUP_FAILED
     assert failure.detail.startswith("Error: Could not set up ImageBuilder (returncode=")
+
+
+def test_defaults_that_are_new_with_this_version_are_told_when_the_list_lacks_them(bench: Bench) -> None:
+    bench.baseline = Baseline("24.10.5", ("base-files", "dropbear"))
+    result = bench.build(packages=("base-files", "dropbear", "libc"), diff_packages=True)
+    missing = set(result.package_changes.missing_defaults)
+    assert "dnsmasq" in missing
+    assert not {"base-files", "dropbear"} & missing
+    assert "dnsmasq" not in result.manifest, "told, not put back: no rule calls it mandatory"
+
+
+def test_without_a_baseline_nothing_is_guessed_and_the_answer_says_so(bench: Bench) -> None:
+    result = bench.build(packages=("base-files", "libc"), diff_packages=True)
+    assert result.package_changes.missing_defaults == ()
+    assert any("24.10" not in warning and "default" in warning for warning in result.package_changes.warnings)
 
 
 def test_a_lost_lease_ends_the_build_unpublished(bench: Bench) -> None:

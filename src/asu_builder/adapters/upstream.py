@@ -21,6 +21,7 @@ class _Versions(msgspec.Struct):
 
 class _Profile(msgspec.Struct):
     supported_devices: list[str] = []
+    device_packages: list[str] = []
 
 
 class _Kernel(msgspec.Struct):
@@ -122,6 +123,7 @@ def _parse_profiles_json(body: bytes) -> TargetProfiles:
         found.arch_packages,
         profiles,
         tuple(found.default_packages),
+        {name: tuple(profile.device_packages) for name, profile in found.profiles.items()},
         f"{kernel.version}-{kernel.release}-{kernel.vermagic}" if kernel else "",
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from asu_builder.domain.changes import ClientChange
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import MAIN, Release, parse_release
 
@@ -36,37 +37,10 @@ BUILT_IN: Mapping[str, Branch] = {
 """Source of the numbers: facts on package changes, §2."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientChange:
-    """What a client does to its package list from a revision on, when it plans an upgrade.
-
-    With a `target` the source is replaced, without one it is removed.
-    """
-
-    source: str
-    revision: int
-    target: str | None = None
-    mandatory: bool = False
-
-
-CLIENT_CHANGES = (
-    ClientChange("firewall", 18611, "firewall4"),
-    ClientChange("kmod-nft-nat6", 20282, mandatory=True),
-    ClientChange("libustream-wolfssl", 21994, "libustream-mbedtls"),
-    ClientChange("px5g-wolfssl", 21994, "px5g-mbedtls"),
-    ClientChange("wpad-basic-wolfssl", 21994, "wpad-basic-mbedtls"),
-    ClientChange("luci-app-diag-core", 25984, mandatory=True),
-    ClientChange("auc", 26792, "owut"),
-    ClientChange("luci-app-opkg", 27897, "luci-app-package-manager"),
-    ClientChange("opkg", 28056, "apk-mbedtls"),
-)
-"""Source: facts on package changes, §2."""
-
-
-def client_changes(branch: Branch) -> tuple[ClientChange, ...]:
+def told_by(branch: Branch, changes: Iterable[ClientChange]) -> tuple[ClientChange, ...]:
     """What a branch tells its clients: everything up to where it left main, or all of it."""
     limit = branch.branch_off_rev
-    return tuple(change for change in CLIENT_CHANGES if limit is None or change.revision <= limit)
+    return tuple(change for change in changes if limit is None or change.revision <= limit)
 
 
 class Branches:
@@ -101,6 +75,16 @@ class Branches:
             if release.branch == branch.name:
                 releases.append(release)
         return sorted(set(releases), key=lambda release: release.order, reverse=True)
+
+    def release_before(self, release: Release, listed: Iterable[str]) -> Release | None:
+        """The last release of the branch before this one's, among upstream's listed versions."""
+        listed = tuple(listed)
+        for branch in self:
+            if _order(branch) < _order(Branch(release.branch)):
+                finals = [found for found in self.versions_of(branch, listed) if "-rc" not in found.version]
+                if finals:
+                    return finals[0]
+        return None
 
     def moving_release(self, branch: Branch) -> Release:
         """The snapshot of a branch."""

@@ -1,10 +1,11 @@
 """A job: a request on its way from pending to completed, and what it leaves behind."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from asu_builder.domain.changes import PackageChangesRecord
 from asu_builder.domain.errors import FailureReason, Fault
 from asu_builder.domain.request import BuildRequest
 
@@ -68,6 +69,7 @@ class BuildResult:
     stdout: str
     stderr: str
     warnings: tuple[str, ...] = ()
+    package_changes: PackageChangesRecord = field(default_factory=PackageChangesRecord)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,39 +1,23 @@
-"""Choosing packages for make, comparing versions, and explaining what a package manager said."""
+"""Comparing package versions, and explaining what a package manager said."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from asu_builder.domain.errors import BuildFailed, FailureReason
-from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.request import BuildRequest
 
 
-def choose_packages(request: BuildRequest, info: ImageBuilderInfo) -> tuple[str, ...]:
-    """What make is told: the asker's order, behind the removals that `diff_packages` asks for.
+def require_versions(
+    request: BuildRequest, manifest: Mapping[str, str], *, released: Collection[str] = ()
+) -> None:
+    """Refuses a manifest that does not hold exactly the versions the asker was shown.
 
-    With `diff_packages` the request lists all wanted packages, so every default and profile
-    package that it does not name is removed. Packages that a profile itself removes (`-name` in
-    its list) are no defaults.
+    `released` are names that a package rule renamed or removed: nobody can have shown their version.
     """
-    if not request.diff_packages:
-        return request.wanted
-    profile = info.profiles.get(request.profile)
-    present = [
-        name for name in (*info.default_packages, *(profile.packages if profile else ())) if name[0] != "-"
-    ]
-    wanted = set(request.wanted)
-    dropped = [
-        f"-{name}" for name in dict.fromkeys(present) if name not in wanted and f"-{name}" not in wanted
-    ]
-    return (*sorted(dropped), *request.wanted)
-
-
-def require_versions(request: BuildRequest, manifest: Mapping[str, str]) -> None:
-    """Refuses a manifest that does not hold exactly the versions the asker was shown."""
     for name, version in request.packages_versions.items():
-        if name.startswith("-"):
+        if name.startswith("-") or name in released:
             continue
         if name not in manifest:
             raise BuildFailed(

@@ -160,10 +160,13 @@ ERRATA: tuple[Erratum, ...] = ()
 """None yet. A fixed bug adds one entry; the requests it names are then built anew."""
 
 
-def request_hash(request: BuildRequest, *, revision: str = "", errata: Iterable[Erratum] = ERRATA) -> str:
+def request_hash(
+    request: BuildRequest, *, revision: str = "", rules: str = "", errata: Iterable[Erratum] = ERRATA
+) -> str:
     """The 64 lower-case hexadecimal digits that name a resolved request: job, URL and directory.
 
-    `revision` is upstream's current one for a moving version and "" for a release. Every field
+    `revision` is upstream's current one for a moving version and "" for a release; `rules` is the
+    digest of the package-change rules that are about this request, "" when none is. Every field
     that changes the image takes part, at full length and in an unambiguous encoding, because a
     shortened hash over joined strings is how poisoned images were once served (CVE-2024-54143).
     What counts as the same request is listed in docs/request-hash.md.
@@ -174,6 +177,7 @@ def request_hash(request: BuildRequest, *, revision: str = "", errata: Iterable[
         "version": request.version,
         "version_code": request.version_code,
         "revision": revision,
+        "rules": rules,
         "target": request.target,
         "profile": request.profile,
         "packages": sorted(request.wanted),

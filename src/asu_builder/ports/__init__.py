@@ -6,6 +6,7 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
 from asu_builder.ports.health import Verdict
+from asu_builder.ports.package_changes import PackageChanges
 from asu_builder.ports.queue import Entry, JobQueue, Submission
 from asu_builder.ports.statistics import EventKind, RecordedFailure, Statistics, Tally, TallyBy
 from asu_builder.ports.store import Store
@@ -18,6 +19,7 @@ __all__ = [
     "Entry",
     "EventKind",
     "JobQueue",
+    "PackageChanges",
     "RecordedFailure",
     "Runtime",
     "Statistics",

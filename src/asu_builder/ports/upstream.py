@@ -1,7 +1,7 @@
 """What the download server says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asu_builder.domain.release import Release
@@ -25,6 +25,8 @@ class TargetProfiles:
     profiles: Mapping[str, Sequence[str]]
     """Profile → the device names it supports, as upstream writes them."""
     default_packages: Sequence[str] = ()
+    device_packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Profile → its packages beside the default ones; may hold `-name`."""
     kernel_modules: str = ""
     """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
 

@@ -8,7 +8,7 @@ from asu_builder.domain.errors import AsuError, BuildNotFound, QueueFull, Reques
 from asu_builder.domain.job import Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import Entry, JobQueue, Statistics, Store, Submission
+from asu_builder.ports import Entry, JobQueue, PackageChanges, Statistics, Store, Submission
 from asu_builder.services.catalog import Catalog, Resolved
 
 
@@ -39,6 +39,7 @@ class Builds:
         queue: JobQueue,
         catalog: Catalog,
         *,
+        package_changes: PackageChanges,
         store: Store,
         statistics: Statistics,
         policy: Policy,
@@ -47,6 +48,7 @@ class Builds:
     ) -> None:
         self._queue = queue
         self._catalog = catalog
+        self._package_changes = package_changes
         self._store = store
         self._statistics = statistics
         self._policy = policy
@@ -77,7 +79,9 @@ class Builds:
             self._require_repositories(found)
         except AsuError as refusal:
             return refusal
-        return Submission(found.request, request_hash(found.request, revision=found.revision), client)
+        rules = self._package_changes.digest(found.request)
+        name = request_hash(found.request, revision=found.revision, rules=rules)
+        return Submission(found.request, name, client)
 
     def _enter(self, submissions: Sequence[Submission]) -> list[BuildView | AsuError]:
         if not submissions:

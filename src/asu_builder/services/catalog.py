@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from asu_builder.domain.branches import Branch, Branches
+from asu_builder.domain.branches import Branch, Branches, told_by
+from asu_builder.domain.changes import Baseline, ClientChange
 from asu_builder.domain.errors import BuildNotFound, RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN, Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import TargetProfiles, Upstream
+from asu_builder.ports import PackageChanges, TargetProfiles, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class BranchOffer:
     branch: Branch
     versions: tuple[str, ...]
     targets: Mapping[str, str]
+    changes: tuple[ClientChange, ...]
+    """What its clients are told about package names."""
     complete: bool
     """Whether everything about it was known; otherwise more is on its way."""
 
@@ -36,9 +39,10 @@ class Resolved:
 class Catalog:
     """Answers from cached metadata; nobody waits for upstream when anything usable is known."""
 
-    def __init__(self, upstream: Upstream, branches: Branches) -> None:
+    def __init__(self, upstream: Upstream, branches: Branches, package_changes: PackageChanges) -> None:
+        self._package_changes = package_changes
         self._upstream = upstream
-        self._branches = branches
+        self.branches = branches
 
     def resolve(self, request: BuildRequest) -> Resolved:
         """The request with its real profile, and what upstream knows beside it.
@@ -59,9 +63,29 @@ class Catalog:
         revision = described.revision if release.moving else ""
         return Resolved(resolved, release, described.architecture, revision)
 
+    def default_packages(self, found: Resolved) -> tuple[str, ...]:
+        """Default and device packages of a resolved request, as upstream describes them."""
+        described = self._upstream.target_profiles(found.release, found.request.target)
+        if described is None:
+            return ()
+        return (*described.default_packages, *described.device_packages.get(found.request.profile, ()))
+
+    def baseline(self, request: BuildRequest) -> Baseline | None:
+        """What the device had if it ran the previous branch's last release; None when nobody knows."""
+        try:
+            listed = self._upstream.versions().listed
+            previous = self.branches.release_before(self.branches.release(request.version), listed)
+            described = previous and self._upstream.target_profiles(previous, request.target)
+        except (RequestRejected, Unavailable):
+            return None
+        if not (previous and described and request.profile in described.profiles):
+            return None
+        packages = (*described.default_packages, *described.device_packages.get(request.profile, ()))
+        return Baseline(previous.version, packages)
+
     def release(self, version: str) -> Release:
         """The release of a version that is offered. Raises `RequestRejected`."""
-        release = self._branches.release(version)
+        release = self.branches.release(version)
         if release.version == MAIN or release.version in self._upstream.versions().listed:
             return release
         # A branch snapshot is in no list: upstream has it if it has targets.
@@ -112,7 +136,7 @@ class Catalog:
     def offers(self) -> list[BranchOffer]:
         """Every offered branch, newest first. One that upstream cannot tell about is empty, no more."""
         listed = self._upstream.versions().listed
-        return [self._offer(branch, listed) for branch in self._branches]
+        return [self._offer(branch, listed) for branch in self.branches]
 
     def refresh(self) -> None:
         """Asks for what every client wants to know, so that it is there before somebody asks."""
@@ -131,8 +155,8 @@ class Catalog:
         ]
 
     def _offer(self, branch: Branch, listed: Sequence[str]) -> BranchOffer:
-        releases = self._branches.versions_of(branch, listed)
-        moving = self._branches.moving_release(branch)
+        releases = self.branches.versions_of(branch, listed)
+        moving = self.branches.moving_release(branch)
         snapshot_targets = self._known_targets(moving)
         # A release can be announced before it is published: then the newest published one speaks.
         targets = snapshot_targets
@@ -145,7 +169,8 @@ class Catalog:
         if snapshot_targets or branch.name == MAIN:
             versions.append(moving.version)
         complete = targets is not None and snapshot_targets is not None
-        return BranchOffer(branch, tuple(versions), targets or {}, complete)
+        changes = told_by(branch, self._package_changes.client_changes())
+        return BranchOffer(branch, tuple(versions), targets or {}, changes, complete)
 
     def _known_targets(self, release: Release) -> Mapping[str, str] | None:
         """{} when upstream has no such version, None when it is not known yet."""
@@ -158,7 +183,7 @@ class Catalog:
         releases = []
         for version in versions:
             with contextlib.suppress(RequestRejected):
-                releases.append(self._branches.release(version))
+                releases.append(self.branches.release(version))
         return sorted(releases, key=lambda release: release.order, reverse=True)
 
     def _require_target(self, release: Release, target: str) -> TargetProfiles:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 from asu_builder.domain import make, packages
+from asu_builder.domain.changes import PackageSelection
 from asu_builder.domain.errors import BuildFailed, FailureReason
 from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.release import Release
@@ -95,15 +96,15 @@ class ImageBuilder:
                 f"Error: The ImageBuilder of {request.version} does not know the profile {request.profile}",
             )
 
-    def resolve(self, request: BuildRequest, selection: Sequence[str]) -> dict[str, str]:
+    def resolve(self, request: BuildRequest, selection: PackageSelection) -> dict[str, str]:
         """Package names and versions that the image will contain, as asked for."""
-        self.build_cmd = make.manifest_arguments(request.profile, selection)
+        self.build_cmd = make.manifest_arguments(request.profile, selection.packages)
         result = self._run(self.build_cmd, "manifest")
         if result.exit_code != 0:
             raise self._explained("Error: Impossible package selection", FailureReason.IMPOSSIBLE_SELECTION)
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         with self.blamed():
-            packages.require_versions(request, manifest)
+            packages.require_versions(request, manifest, released=selection.released)
         return manifest
 
     def build(self, request: BuildRequest, selection: Sequence[str], *, extra_name: str, into: Path) -> None:

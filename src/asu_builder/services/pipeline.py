@@ -7,11 +7,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from threading import Event
 
+from asu_builder.domain.changes import Baseline, PackageSelection
 from asu_builder.domain.job import BuildResult, Job, Stage
 from asu_builder.domain.make import ImageBuilderInfo
-from asu_builder.domain.packages import choose_packages
 from asu_builder.domain.release import Release
-from asu_builder.ports import ContainerSpec, Runtime, Store
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import ContainerSpec, PackageChanges, Runtime, Store
 from asu_builder.services.imagebuilder import ImageBuilder
 from asu_builder.services.images import describe_images
 
@@ -25,10 +26,14 @@ class Pipeline:
         store: Store,
         *,
         release: Callable[[str], Release],
+        package_changes: PackageChanges,
+        baseline: Callable[[BuildRequest], Baseline | None],
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
         self._release = release
+        self._package_changes = package_changes
+        self._baseline = baseline
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -50,17 +55,18 @@ class Pipeline:
             images = scratch / "images"
             images.mkdir()
             advance(Stage.CONTAINER_SETUP)
+            self._baseline_of(request)  # asked early, so that upstream's answer is there when it is needed
             with self._runtime.open(spec, stop=stop) as container:
                 imagebuilder = ImageBuilder(container, scratch, known_info=self._known_info)
                 imagebuilder.set_up(request, release, upstream_url=self._upstream_url)
                 advance(Stage.VALIDATE_REVISION)
                 info = imagebuilder.info()
                 imagebuilder.require_revision(request, info)
-                selection = choose_packages(request, info)
+                selection = self._select(request, info)
                 advance(Stage.VALIDATE_MANIFEST)
                 manifest = imagebuilder.resolve(request, selection)
                 advance(Stage.BUILDING_IMAGE)
-                imagebuilder.build(request, selection, extra_name=job.request_hash[:12], into=images)
+                imagebuilder.build(request, selection.packages, extra_name=job.request_hash[:12], into=images)
                 warnings = tuple(container.warnings)
             with imagebuilder.blamed():
                 description, verified = describe_images(images, request)
@@ -71,8 +77,18 @@ class Pipeline:
             images=verified,
             manifest=manifest,
             build_cmd=imagebuilder.build_cmd,
-            packages=selection,
+            packages=selection.packages,
             stdout=imagebuilder.stdout,
             stderr=imagebuilder.stderr,
             warnings=warnings,
+            package_changes=selection.record,
         )
+
+    def _select(self, request: BuildRequest, info: ImageBuilderInfo) -> PackageSelection:
+        defaults = (*info.default_packages, *info.profiles[request.profile].packages)
+        return self._package_changes.apply(
+            request, default_packages=defaults, baseline=self._baseline_of(request)
+        )
+
+    def _baseline_of(self, request: BuildRequest) -> Baseline | None:
+        return self._baseline(request) if request.diff_packages else None

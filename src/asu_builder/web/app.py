@@ -18,6 +18,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.preview import Preview
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
@@ -25,6 +26,7 @@ from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import describe
 from asu_builder.web.operations import OPERATIONS
+from asu_builder.web.preview import PreviewEndpoint
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
@@ -49,6 +51,7 @@ class Parts:
     statistics: Statistics
     catalog: Catalog
     charts: Charts
+    preview: Preview
     announcement: Announcement
     start: Callable[[], None]
     stop: Callable[[], None]
@@ -87,6 +90,7 @@ def create_app(parts: Parts) -> FrontDoor:
     leads_to: dict[str, Callable[[Request], Any]] = {
         "/api/v1/build": endpoints.submit,
         "/api/v1/build/{request_hash}": endpoints.look,
+        "/api/v1/packages/preview": PreviewEndpoint(parts.preview, reading, clock=parts.clock).preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
         "/store/{request_hash}/{name}": downloads.download,

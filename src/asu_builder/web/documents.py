@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from asu_builder.domain.job import JobState, Stage
+from asu_builder.web.changes_documents import PackageChangesDocument
 from asu_builder.web.fields import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
 
 _A_TIME = "2026-11-23T12:44:54.231091Z"
@@ -104,6 +105,13 @@ class Done(msgspec.Struct):
     stdout: _Stdout
     stderr: _Stderr
     warnings: Annotated[tuple[str, ...], says("What went less well, in sentences", [])]
+    package_changes: Annotated[
+        PackageChangesDocument,
+        says(
+            "What the package rules did to the request and why, and which defaults it may lack",
+            {"applied": [], "warnings": [], "missing_defaults": []},
+        ),
+    ]
     request: Annotated[RequestEcho, says("What was asked for")]
 
 

@@ -11,7 +11,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.domain.branches import client_changes
 from asu_builder.domain.errors import Unavailable
 from asu_builder.services.catalog import BranchOffer, Catalog
 from asu_builder.web.errors import respond
@@ -209,7 +208,7 @@ def _branch_document(offer: BranchOffer) -> BranchDocument:
                 msgspec.UNSET if change.target is None else change.target,
                 change.mandatory or msgspec.UNSET,
             )
-            for change in client_changes(branch)
+            for change in offer.changes
         ],
         branch_off_rev=msgspec.UNSET if branch.branch_off_rev is None else branch.branch_off_rev,
     )

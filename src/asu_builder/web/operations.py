@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from asu_builder.web.changes_documents import PreviewDocument
 from asu_builder.web.documents import Accepted, Done, Failed, HealthDocument, Problem, QueueLength
 from asu_builder.web.incoming import BuildRequestBody
 from asu_builder.web.metadata_documents import BranchDocument, Latest, Overview, Revision, TargetIndex
@@ -174,6 +175,20 @@ OPERATIONS = (
         _READ,
         "How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short.",
         {**_BUILD_ANSWERS, 404: ("Nobody knows this request, or it has expired", Problem)},
+    ),
+    Operation(
+        "/api/v1/packages/preview",
+        ("POST",),
+        "What the package rules would do to a build request, and which names nobody knows. Queues nothing.",
+        {
+            200: ("What make would be told", PreviewDocument),
+            400: ("The request cannot be served here", Problem),
+            413: ("The body is too large", Problem),
+            422: ("The body is no build request; detail names the field", Problem),
+            429: ("This address asks too often; Retry-After says when to try again", Problem),
+            **_LATER,
+        },
+        body=BuildRequestBody,
     ),
     Operation(
         "/api/v1/stats",

@@ -10,6 +10,7 @@ import msgspec
 
 from asu_builder.domain.job import BuildFailure, BuildResult, Image, Job, JobState, Stage
 from asu_builder.services.builds import BuildView
+from asu_builder.web.changes_documents import render_changes
 from asu_builder.web.documents import Accepted, Done, Failed, ImageDocument, Problem, RequestEcho
 
 
@@ -109,6 +110,7 @@ def _done(job: Job, result: BuildResult) -> dict[str, object]:
         stdout=result.stdout,
         stderr=result.stderr,
         warnings=result.warnings,
+        package_changes=render_changes(result.package_changes),
         request=_echo(job),
     )
     # Ours come last: nothing that left a container may replace them.

@@ -2,36 +2,7 @@ import pytest
 
 from asu_builder.domain import packages
 from asu_builder.domain.errors import BuildFailed
-from asu_builder.domain.make import ImageBuilderInfo, ProfileInfo
 from factories import TRANSCRIPTS, a_request
-
-INFO = ImageBuilderInfo(
-    "pico/nine",
-    "r1-a",
-    ("base-files", "ppp", "dnsmasq"),
-    {"acme_widget-5": ProfileInfo("Widget", ("kmod-usb", "-ppp"))},
-)
-
-
-def test_without_diff_packages_the_askers_list_is_told_as_it_is() -> None:
-    assert packages.choose_packages(a_request(packages=("vim", "-ppp", "vim")), INFO) == ("vim", "-ppp")
-
-
-def test_diff_packages_removes_every_default_that_is_not_asked_for_and_keeps_the_order() -> None:
-    request = a_request(packages=("zsh", "dnsmasq", "vim"), diff_packages=True)
-    assert packages.choose_packages(request, INFO) == (
-        "-base-files",
-        "-kmod-usb",
-        "-ppp",
-        "zsh",
-        "dnsmasq",
-        "vim",
-    )
-
-
-def test_diff_packages_does_not_remove_twice_what_is_removed_by_request() -> None:
-    chosen = packages.choose_packages(a_request(packages=("-ppp",), diff_packages=True), INFO)
-    assert chosen.count("-ppp") == 1
 
 
 def test_versions_must_be_those_that_were_shown() -> None:
@@ -42,6 +13,13 @@ def test_versions_must_be_those_that_were_shown() -> None:
         packages.require_versions(a_request(packages_versions={"vim": "1"}), {})
     with pytest.raises(BuildFailed, match=r"vim version not as requested: 1 vs\. 2"):
         packages.require_versions(a_request(packages_versions={"vim": "1"}), {"vim": "2"})
+
+
+def test_a_name_that_a_rule_renamed_or_removed_needs_no_version_any_more() -> None:
+    request = a_request(packages_versions={"auc": "1", "vim": "2"})
+    packages.require_versions(request, {"owut": "3", "vim": "2"}, released={"auc"})
+    with pytest.raises(BuildFailed, match="auc not in manifest"):
+        packages.require_versions(request, {"owut": "3", "vim": "2"})
 
 
 RECORDED = {

@@ -8,6 +8,7 @@ import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import BuildNotFound, QueueFull, RequestRejected
@@ -71,12 +72,14 @@ class House:
         self.queue = SqlJobQueue(self.database)
         self.store = LocalStore(root / "store")
         self.upstream = KnownUpstream()
+        self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
         self.clock = Clock()
         self.wakes = 0
         self.builds = Builds(
             self.queue,
-            Catalog(self.upstream, Branches()),
+            Catalog(self.upstream, Branches(), self.changes),
+            package_changes=self.changes,
             store=self.store,
             statistics=self.statistics,
             policy=replace(POLICY, **policy),

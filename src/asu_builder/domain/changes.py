@@ -1,0 +1,58 @@
+"""What package changes made of a request, as the builder records and tells it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRule:
+    """What one rule did, and why."""
+
+    rule: str
+    why: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageChangesRecord:
+    """How the package selection came about; part of a build's record and answer.
+
+    `missing_defaults` are defaults of the version asked for that neither the request nor the
+    version before has: the asker may not know of them.
+    """
+
+    applied: tuple[AppliedRule, ...] = ()
+    warnings: tuple[str, ...] = ()
+    missing_defaults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSelection:
+    """What make is told, and how it came about. `released` names need no version any more."""
+
+    packages: tuple[str, ...]
+    record: PackageChangesRecord = field(default_factory=PackageChangesRecord)
+    released: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientChange:
+    """What a client does to its package list from a revision on, when it plans an upgrade.
+
+    With a `target` the source is replaced, without one it is removed.
+    """
+
+    source: str
+    revision: int
+    target: str | None = None
+    mandatory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a device had before: the defaults of its version, device packages among them."""
+
+    version: str
+    packages: tuple[str, ...]

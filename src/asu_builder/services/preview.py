@@ -1,0 +1,79 @@
+"""What the package rules would do to a request, and which names nobody knows; nothing is queued."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from asu_builder.domain.changes import PackageSelection
+from asu_builder.domain.errors import BuildNotFound, Unavailable
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import PackageChanges
+from asu_builder.services.catalog import Catalog, Resolved
+
+MAX_SUGGESTED = 10
+"""Unknown names that get suggestions; each costs about a millisecond."""
+_SUGGESTIONS = 3
+_ALIKE = 60
+"""From 0 to 100: below this, names have nothing to do with each other."""
+_NEVER_LISTED = frozenset({"kernel", "libc"})
+"""Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPackage:
+    """A name that no index of this version and target has, and those that it may have meant."""
+
+    name: str
+    suggestions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedSelection:
+    """What make would be told. `unknown` is None when the indexes are not known here."""
+
+    selection: PackageSelection
+    unknown: tuple[UnknownPackage, ...] | None
+
+
+class Preview:
+    """Answers in milliseconds, from cached metadata alone."""
+
+    def __init__(self, catalog: Catalog, package_changes: PackageChanges) -> None:
+        self._catalog = catalog
+        self._package_changes = package_changes
+
+    def look(self, request: BuildRequest) -> PreviewedSelection:
+        """Raises what `Catalog.resolve` raises."""
+        found = self._catalog.resolve(request)
+        defaults = self._catalog.default_packages(found)
+        baseline = self._catalog.baseline(found.request) if request.diff_packages else None
+        selection = self._package_changes.apply(found.request, default_packages=defaults, baseline=baseline)
+        return PreviewedSelection(selection, self._unknown(found, selection, defaults))
+
+    def _unknown(
+        self, found: Resolved, selection: PackageSelection, defaults: Sequence[str]
+    ) -> tuple[UnknownPackage, ...] | None:
+        known = self._known(found)
+        if not known:
+            return None
+        asked = [name for name in selection.packages if not name.startswith("-")]
+        missing = [name for name in asked if name not in known and name not in _NEVER_LISTED | set(defaults)]
+        names = list(known)
+        return tuple(
+            UnknownPackage(name, _closest(name, names) if number < MAX_SUGGESTED else ())
+            for number, name in enumerate(missing)
+        )
+
+    def _known(self, found: Resolved) -> Mapping[str, str]:
+        try:
+            _, own = self._catalog.target_packages(found.release, found.request.target)
+            shared = self._catalog.architecture_packages(found.release, found.architecture)
+        except (BuildNotFound, Unavailable):
+            return {}
+        return {**shared, **own} if shared and own else {}
+
+
+def _closest(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    from rapidfuzz import fuzz, process  # needed by few, and not by the first answer
+
+    alike = process.extract(name, names, scorer=fuzz.ratio, limit=_SUGGESTIONS, score_cutoff=_ALIKE)
+    return tuple(match for match, _, _ in alike)

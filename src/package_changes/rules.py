@@ -1,0 +1,200 @@
+"""Rules of one file: what they make of a request, what clients are told, which of them hold where.
+
+Pure: text and context in, values out; no file, no network, no clock.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+from package_changes.checks import require_consistent
+from package_changes.document import RulesProblem, read_document
+from package_changes.model import Applied, Audience, ClientChange, Context, Rule, Selection
+from package_changes.schema import Header, read_header, read_rules
+from package_changes.selection import select_packages
+from package_changes.versions import MAIN, branch_of, version_order
+
+__all__ = [
+    "Applied",
+    "Audience",
+    "ClientChange",
+    "Context",
+    "Rule",
+    "Rules",
+    "RulesProblem",
+    "Selection",
+    "parse_rules",
+]
+
+_REMEMBERED = 512
+
+
+class Rules:
+    """An unchanging set of rules; made by `parse_rules`.
+
+    `branches` maps a branch to main's revision where it was branched off. `digest` names the whole
+    file's meaning; `text` is what it was made of.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...], *, header: Header, source: str, text: str = "") -> None:
+        self._rules = rules
+        self.text = text
+        self._header = header
+        self.source = source
+        self.digest = _sha256([dict(header.branches), [_canonical(rule, whole=True) for rule in rules]])
+        self._for_builder = tuple(rule for rule in rules if rule.for_builder)
+        # Names come from outside: only so many are remembered.
+        self._of_version = lru_cache(_REMEMBERED)(self._find_of_version)
+        self._digest_of = lru_cache(_REMEMBERED)(self._find_digest_of)
+
+    @property
+    def count(self) -> int:
+        """How many rules there are, for whomever."""
+        return len(self._rules)
+
+    @property
+    def branches(self) -> Mapping[str, int]:
+        """Branch-off revisions; main has none."""
+        return self._header.branches
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
+
+    def only(self, rule: Rule) -> "Rules":
+        """One rule by itself."""
+        return Rules((rule,), header=self._header, source=self.source)
+
+    def apply(self, context: Context) -> Selection:
+        """What make is told instead of the request, and why; the context stays as it is."""
+        warnings = self._unfamiliar(context)
+        if context.from_revision is not None:
+            context = replace(context, from_revision=self._running_revision(context))
+        return select_packages(self._matching(context), context, warnings)
+
+    def rename_of(self, name: str, context: Context) -> str | None:
+        """The name by which a package goes in the version asked for; None when no rule renames it."""
+        for rule in self._matching(context):
+            for rename in rule.rename:
+                if rename.source.matches(name):
+                    return rename.of(name)
+        return None
+
+    def is_removed(self, name: str, context: Context) -> bool:
+        """Whether a package of this name would be taken out of the request."""
+        return any(
+            pattern.matches(name)
+            for rule in self._matching(context)
+            if not rule.requested or any(asked.matches(name) for asked in rule.requested)
+            for pattern in rule.remove
+        )
+
+    def is_touched(self, name: str, context: Context) -> bool:
+        """Whether a package of this name would be renamed or removed."""
+        return self.rename_of(name, context) is not None or self.is_removed(name, context)
+
+    def matching_digest(self, version: str, target: str, profile: str) -> str:
+        """Names what the builder's rules may do there; "" when none of them holds.
+
+        Only what such a rule does takes part, not where else it holds, nor its name, reason and
+        examples: an edit changes the digest of the requests it concerns, and of no others.
+        """
+        return self._digest_of(version, target, profile)
+
+    def client_changes(self, branch: str = MAIN) -> tuple[ClientChange, ...]:
+        """The `package_changes` of a branch for `overview.json`; main lists all.
+
+        A branch has the changes whose revision is not above its branch-off revision; one that the
+        file does not know has none.
+        """
+        limit = self.branches.get(branch, -1)
+        return tuple(
+            change
+            for rule in self._rules
+            if rule.for_clients
+            for change in _client_changes_of(rule)
+            if branch == MAIN or change.revision <= limit
+        )
+
+    def _matching(self, context: Context) -> list[Rule]:
+        return [
+            rule
+            for rule in self._of_version(context.version)
+            if rule.holds_on(context.target, context.profile)
+        ]
+
+    def _find_digest_of(self, version: str, target: str, profile: str) -> str:
+        matching = [rule for rule in self._of_version(version) if rule.holds_on(target, profile)]
+        return _sha256([_canonical(rule, whole=False) for rule in matching]) if matching else ""
+
+    def _find_of_version(self, version: str) -> tuple[Rule, ...]:
+        order = version_order(version)
+        return tuple(rule for rule in self._for_builder if rule.holds_for(order))
+
+    def _running_revision(self, context: Context) -> int | None:
+        """Up to which revision of main the running version has every change; None when unknown.
+
+        A branch counts on from where it was branched off, so its own numbers say nothing of main.
+        """
+        branch = branch_of(context.from_version or "")
+        if branch == MAIN:
+            return context.from_revision
+        return self.branches.get(branch) if branch else None
+
+    def _unfamiliar(self, context: Context) -> tuple[str, ...]:
+        """Warnings about a version or target these rules were not written for."""
+        warnings = []
+        branch = branch_of(context.version)
+        if branch != MAIN and branch not in self.branches:
+            warnings.append(f"The package rules do not know the version {context.version}")
+        known = self._header.targets
+        if known and context.target.partition("/")[0] not in known:
+            warnings.append(f"The package rules do not know the target {context.target}")
+        return tuple(warnings)
+
+
+def parse_rules(text: str, *, source: str) -> Rules:
+    """The rules in a text; `RulesProblem` with the line where it is wrong.
+
+    `source` says where the text came from, for messages and for `Rules.source`.
+    """
+    document = read_document(text, source=source)
+    header = read_header(document)
+    rules = read_rules(document, header)
+    require_consistent(rules, source=source)
+    return Rules(rules, header=header, source=source, text=text)
+
+
+def _client_changes_of(rule: Rule) -> Iterator[ClientChange]:
+    revision = rule.from_revision or 0
+    for rename in rule.rename:
+        yield ClientChange(str(rename.source), revision, str(rename.target), rule.mandatory)
+    for pattern in rule.remove:
+        yield ClientChange(str(pattern), revision, None, rule.mandatory)
+
+
+def _canonical(rule: Rule, *, whole: bool) -> dict[str, object]:
+    """What a rule does, and when `whole` also where, in an unambiguous form."""
+    does: dict[str, object] = {
+        "requested": [str(pattern) for pattern in rule.requested],
+        "add": rule.add,
+        "remove": [str(pattern) for pattern in rule.remove],
+        "rename": [[str(rename.source), str(rename.target)] for rename in rule.rename],
+        "from_revision": rule.from_revision,
+        "mandatory": rule.mandatory,
+    }
+    if not whole:
+        return does
+    return {
+        **does,
+        "for": rule.audience,
+        "ranges": [[versions.low, versions.high] for versions in rule.ranges],
+        "targets": None if rule.targets is None else sorted(rule.targets),
+        "profiles": None if rule.profiles is None else sorted(rule.profiles),
+    }
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

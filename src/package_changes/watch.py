@@ -1,0 +1,140 @@
+"""A rules file that may change at any time, and may be wrong at any time: the last good rules stay."""
+
+import logging
+import stat
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from package_changes.document import MAX_LENGTH
+from package_changes.rules import Rules, RulesProblem, parse_rules
+
+BUILT_IN = "built-in rules"
+
+_LOOK_EVERY = 0.5
+_log = logging.getLogger(__name__)
+
+
+@cache
+def built_in_rules() -> Rules:
+    """The rules this package comes with."""
+    text = resources.files("package_changes").joinpath("rules.yaml").read_text(encoding="utf-8")
+    return parse_rules(text, source=BUILT_IN)
+
+
+def read_rules_text(path: Path) -> str:
+    """The text of a rules file; `RulesProblem` when it is absent, unreadable, too large or no text."""
+    source = str(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise RulesProblem(source, 0, "not a file")
+        if found.st_size > MAX_LENGTH:
+            raise RulesProblem(source, 0, f"{found.st_size} bytes are too many; {MAX_LENGTH} are allowed")
+        with path.open("rb") as file:
+            content = file.read(MAX_LENGTH + 1)
+    except OSError as error:
+        raise RulesProblem(source, 0, f"cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_LENGTH:
+        raise RulesProblem(source, 0, f"more than {MAX_LENGTH} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RulesProblem(source, line, "no text in UTF-8") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    rules: Rules
+    loaded_at: datetime
+    problem: str | None = None
+
+
+_Mark = tuple[int, ...] | None
+
+
+class RulesFile:
+    """The rules of a file, kept current; with `path` None the built-in ones, which never change.
+
+    It reads once when it is made and never raises: while the file is wrong, `problem` says why and
+    the last good rules stay, at first the built-in ones. `look` is the one step of watching; `start`
+    and `stop` run it in a thread of its own.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._state = _Loaded(built_in_rules(), datetime.now(UTC))
+        self._seen: _Mark = None
+        self._loaded: _Mark = None
+        if self.path is not None:
+            self._seen = self._loaded = _mark(self.path)
+            self._load(self.path)
+
+    def current(self) -> Rules:
+        """The last good rules."""
+        return self._state.rules
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file now, with its line; None when its rules are the current ones."""
+        return self._state.problem
+
+    @property
+    def loaded_at(self) -> datetime:
+        """When the current rules were read."""
+        return self._state.loaded_at
+
+    def look(self) -> None:
+        """Reads the file anew when it has changed and rested since the last look: half a file is none."""
+        if self.path is None:
+            return
+        before, self._seen = self._seen, _mark(self.path)
+        if self._seen == before and self._seen != self._loaded:
+            self._loaded = self._seen
+            self._load(self.path)
+
+    def start(self) -> None:
+        """Watches from now on."""
+        if self.path is not None and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="package-rules", daemon=True)
+            self._watcher.start()
+
+    def stop(self) -> None:
+        """Ends watching, and waits for it."""
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001 - a bug in one look must not leave old rules for ever
+                _log.exception("Looking at the package rules failed")
+
+    def _load(self, path: Path) -> None:
+        try:
+            rules = parse_rules(read_rules_text(path), source=str(path))
+        except RulesProblem as problem:
+            sentence = str(problem)
+            if sentence != self._state.problem:
+                _log.error("Package rules not loaded, %s stay: %s", self._state.rules.source, sentence)
+            self._state = replace(self._state, problem=sentence)
+            return
+        self._state = _Loaded(rules, datetime.now(UTC))
+        _log.info("%d package rules loaded from %s", rules.count, path)
+
+
+def _mark(path: Path) -> _Mark:
+    """What changes when a file does; None for one that cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

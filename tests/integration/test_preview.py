@@ -1,0 +1,133 @@
+"""The preview through the assembled service and the sample's download server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_client import Answer, AsgiClient
+from asu_builder.bootstrap import assemble
+from asu_builder.sample.distribution import Distribution
+from asu_builder.sample.server import DownloadServer
+from asu_builder.settings import Settings
+from factories import eventually
+
+PREVIEW = "/api/v1/packages/preview"
+RULES = """
+format: 1
+branches: {24.10: 27990, 25.12: 32295}
+targets: [pico, x86, nano]
+rules:
+  - name: switch-driver
+    for: builder
+    why: "Without it there is no network"
+    versions: [25.12]
+    targets: [pico/nine]
+    profiles: [acme_widget-5]
+    add: [sample-service]
+    mandatory: true
+    examples:
+      - version: 25.12.0
+        target: pico/nine
+        profile: acme_widget-5
+        packages: [vim]
+        becomes: [vim, sample-service]
+      - {version: 24.10.5, target: pico/nine, profile: acme_widget-5, packages: [vim], unchanged: true}
+"""
+
+
+@pytest.fixture
+def client(tmp_path: Path, sample_world: Distribution) -> Iterator[AsgiClient]:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    with DownloadServer(sample_world.downloads) as server:
+        settings = Settings(
+            database_path=tmp_path / "data" / "a.db",
+            public_path=tmp_path / "public",
+            upstream_url=server.url,
+            container_runtime="local",
+            imagebuilder_path=sample_world.template,
+            allow_unsandboxed=True,
+            worker_concurrent=0,
+            package_changes_path=str(rules),
+        )
+        with AsgiClient(assemble(settings).app) as running:
+            yield running
+
+
+def ask(client: AsgiClient, *packages: str, **changes: Any) -> Answer:
+    body = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_widget-5", "packages": packages}
+    answers: list[Answer] = []
+
+    def is_there() -> bool:
+        answers[:] = [client.post(PREVIEW, body | changes)]
+        return answers[0].status != 503
+
+    assert eventually(is_there)
+    return answers[0]
+
+
+def known(client: AsgiClient, *packages: str, **changes: Any) -> Any:
+    """The preview once the indexes have come from upstream."""
+    assert eventually(lambda: ask(client, *packages, **changes).json["indexes_known"])
+    return ask(client, *packages, **changes).json
+
+
+def test_it_says_what_would_be_built_and_why_and_queues_nothing(client: AsgiClient) -> None:
+    preview = known(client, "vim")
+    assert preview["packages"] == ["vim", "sample-service"]
+    (applied,) = preview["applied"]
+    assert (applied["rule"], applied["added"], applied["why"]) == (
+        "switch-driver",
+        ["sample-service"],
+        "Without it there is no network",
+    )
+    assert preview["unknown"] == []
+    assert client.get("/api/v1/stats").json == {"queue_length": 0}
+
+
+def test_a_name_that_nobody_knows_comes_with_the_closest_ones(client: AsgiClient) -> None:
+    (unknown,) = known(client, "kernel", "libc", "tmuxx", "-nosuch")["unknown"]
+    assert unknown["name"] == "tmuxx"
+    assert unknown["suggestions"][0] == "tmux"
+
+
+def test_only_ten_names_get_suggestions(client: AsgiClient) -> None:
+    unknown = known(client, *(f"tmux{number}" for number in range(15)))["unknown"]
+    assert [bool(entry["suggestions"]) for entry in unknown] == [True] * 10 + [False] * 5
+
+
+def test_a_device_alias_is_the_device(client: AsgiClient) -> None:
+    assert known(client, "vim", profile="acme,widget-5")["packages"] == ["vim", "sample-service"]
+    assert known(client, "vim", version="24.10.5")["applied"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        ({"version": "24.10.99"}, 400, "Unsupported version: 24.10.99"),
+        ({"profile": "nosuch"}, 400, "Unsupported profile: nosuch."),
+        ({"packages": "vim"}, 422, "packages"),
+        ({"packages": ["$(id)"]}, 422, "packages: expected package names"),
+    ],
+)
+def test_what_could_not_be_built_is_refused_as_a_build_would_be(
+    client: AsgiClient, changes: dict[str, Any], status: int, text: str
+) -> None:
+    answer = ask(client, **changes)
+    assert answer.status == status
+    assert answer.json["detail"].startswith(text)
+
+
+def test_an_address_may_not_ask_without_end(client: AsgiClient) -> None:
+    ask(client, "vim")
+    answers = [client.post(PREVIEW, {"version": "x"}) for _ in range(30)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert refused
+    assert int(refused[0].header("retry-after") or 0) >= 1
+
+
+def test_health_names_the_rules(client: AsgiClient) -> None:
+    assert eventually(lambda: client.get("/health").json["parts"]["rules"]["status"] == "ok")
+    assert "1 package rules" in client.get("/health").json["parts"]["rules"]["sentence"]
