@@ -13,6 +13,7 @@ import msgspec
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import encode, to_micros
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.domain.job import BuildResult, Image
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Submission
@@ -56,7 +57,7 @@ def a_request() -> BuildRequest:
     return BuildRequest(VERSION, TARGET, PROFILE, packages_versions=PACKAGES, diff_packages=True)
 
 
-FINISHED = request_hash(a_request())
+FINISHED = request_hash(a_request(), rules=LocalPackageChanges().digest(a_request()))
 
 
 def a_result() -> BuildResult:

@@ -1,6 +1,5 @@
 """Settings from YAML files and `ASU_*` variables: read once, checked, frozen."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -177,6 +176,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) -> Any:
     if name not in hints:
+        import difflib  # only for whoever mistyped
+
         close = difflib.get_close_matches(name, hints, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise SettingsProblem(f"{name} ({origin}): there is no such setting{hint}")

@@ -7,11 +7,10 @@ waited for by SQLite's own busy timeout.
 
 import contextlib
 import logging
+import secrets
 import sqlite3
 import threading
-import uuid
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 from asu_builder.domain.errors import Unavailable
@@ -19,6 +18,8 @@ from asu_builder.ports import Verdict
 
 _log = logging.getLogger(__name__)
 
+# By path: importlib.resources costs more than opening the database.
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_SECONDS = 30.0
 
 
@@ -89,10 +90,7 @@ class Database:
             raise Unavailable(f"The database cannot be used: {error}") from error
 
     def _migrate(self) -> None:
-        folder = resources.files("asu_builder.adapters") / "migrations"
-        scripts = sorted(
-            (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name
-        )
+        scripts = sorted(_MIGRATIONS.glob("*.sql"))
         (have,) = self._durable.execute("PRAGMA user_version").fetchone()
         if have > len(scripts):
             raise Unavailable(
@@ -108,7 +106,7 @@ class Database:
         with self.writing() as connection:
             row = connection.execute("SELECT id FROM installation").fetchone()
             if row is None:
-                row = (uuid.uuid4().hex,)
+                row = (secrets.token_hex(16),)
                 connection.execute("INSERT INTO installation (id) VALUES (?)", row)
         return str(row[0])
 
