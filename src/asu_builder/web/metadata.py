@@ -4,7 +4,7 @@ Shapes: facts on clients, §3. No address redirects: old clients follow none.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,7 +14,6 @@ from starlette.responses import Response
 from asu_builder.domain.errors import Unavailable
 from asu_builder.services.catalog import BranchOffer, Catalog
 from asu_builder.web.errors import respond
-from asu_builder.web.memory import Memory
 from asu_builder.web.metadata_documents import (
     BranchDocument,
     ClientChangeDocument,
@@ -24,7 +23,8 @@ from asu_builder.web.metadata_documents import (
     ServerDocument,
     TargetIndex,
 )
-from asu_builder.web.threads import Shared, Threads
+from asu_builder.web.remembered import Remembered, Rendered
+from asu_builder.web.threads import Threads
 from asu_builder.web.wire import Answer
 
 _BYTES = 8 << 20
@@ -48,13 +48,6 @@ class Announcement:
     max_defaults_length: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    body: bytes
-    complete: bool = True
-    """Otherwise something is still on its way from upstream, and it is soon made anew."""
-
-
 class Metadata:
     """Endpoints; rendered documents are remembered for some seconds and made once for all who ask."""
 
@@ -67,12 +60,11 @@ class Metadata:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
-        self._threads = threads
         self._announcement = announcement
         self._clock = clock
-        self._kept: Memory[str, tuple[bytes, float]] = Memory(budget=_BYTES, largest=_LARGEST)
-        self._shared: Shared[bytes] = Shared()
+        self._remembered = Remembered(threads, budget=_BYTES, largest=_LARGEST, clock=clock)
         self._first_asked: dict[str, float] = {}
+        self._shown: set[str] = set()
 
     async def overview(self, _: Request) -> Response:
         """Everything a client needs to choose a version."""
@@ -114,35 +106,31 @@ class Metadata:
             f"profile {path} {target} {profile}", lambda: self._render_profile(path, target, profile)
         )
 
-    async def _document(self, key: str, render: Callable[[], bytes | _Rendered]) -> Response:
-        kept = self._kept.get(key)
-        if kept is None or self._clock() >= kept[1]:
-            body, _ = await self._shared.ask(key, lambda: self._render(key, render))
-        else:
-            body = kept[0]
-        return respond(Answer(200, body, (_MAX_AGE,)))
+    async def _document(self, key: str, render: Callable[[], bytes | Rendered]) -> Response:
+        def rendered() -> Rendered:
+            made = render()
+            return made if isinstance(made, Rendered) else Rendered(made, _FRESH_SECONDS)
 
-    async def _render(self, key: str, render: Callable[[], bytes | _Rendered]) -> bytes:
-        made = await self._threads.run(render)
-        rendered = made if isinstance(made, _Rendered) else _Rendered(made)
-        if not rendered.complete and self._kept.get(key) is None:
-            self._require_patience(key)
-        fresh_until = self._clock() + (_FRESH_SECONDS if rendered.complete else _INCOMPLETE_SECONDS)
-        self._kept.put(key, (rendered.body, fresh_until), len(rendered.body) + len(key))
-        return rendered.body
+        return respond(Answer(200, await self._remembered.get(key, rendered), (_MAX_AGE,)))
 
-    def _require_patience(self, key: str) -> None:
-        """Right after the very first start a client would take a branch without targets for one that is gone.
+    def _with_branches(self, key: str, document: object, offers: Sequence[BranchOffer]) -> Rendered:
+        """Branches of which something is still on its way are soon made anew.
 
-        After some seconds the others are shown all the same: one bad branch does not take them along.
+        Right after the very first start they are not shown at all: a client would take a branch
+        without targets for one that is gone. After some seconds the others are shown all the same,
+        for one bad branch does not take them along.
         """
-        first_asked = self._first_asked.setdefault(key, self._clock())
-        if self._clock() < first_asked + _FIRST_SECONDS:
-            raise Unavailable(
-                "The branches are being read from the download server. Try again.", retry_after=1
-            )
+        complete = all(offer.complete for offer in offers)
+        if not complete and key not in self._shown:
+            first_asked = self._first_asked.setdefault(key, self._clock())
+            if self._clock() < first_asked + _FIRST_SECONDS:
+                raise Unavailable(
+                    "The branches are being read from the download server. Try again.", retry_after=1
+                )
+        self._shown.add(key)
+        return Rendered(msgspec.json.encode(document), _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS)
 
-    def _render_overview(self) -> _Rendered:
+    def _render_overview(self) -> Rendered:
         said = self._announcement
         offers = self._catalog.offers()
         document = Overview(
@@ -158,12 +146,11 @@ class Metadata:
                 said.max_defaults_length,
             ),
         )
-        return _Rendered(msgspec.json.encode(document), all(offer.complete for offer in offers))
+        return self._with_branches("overview", document, offers)
 
-    def _render_branches(self) -> _Rendered:
+    def _render_branches(self) -> Rendered:
         offers = self._catalog.offers()
-        body = msgspec.json.encode([_branch_document(offer) for offer in offers])
-        return _Rendered(body, all(offer.complete for offer in offers))
+        return self._with_branches("branches", [_branch_document(offer) for offer in offers], offers)
 
     def _render_latest(self) -> bytes:
         return msgspec.json.encode(Latest(self._catalog.latest()))

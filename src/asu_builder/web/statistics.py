@@ -13,7 +13,7 @@ from asu_builder.ports import EventKind, TallyBy
 from asu_builder.services.builds import Builds
 from asu_builder.services.charts import DAYS, Chart, Charts, Interval, Share
 from asu_builder.web.errors import respond
-from asu_builder.web.memory import Memory
+from asu_builder.web.remembered import Remembered, Rendered
 from asu_builder.web.statistics_documents import (
     ChartDocument,
     Counts,
@@ -24,7 +24,7 @@ from asu_builder.web.statistics_documents import (
     Summary,
     TopPackages,
 )
-from asu_builder.web.threads import Shared, Threads
+from asu_builder.web.threads import Threads
 from asu_builder.web.wire import Answer
 
 _FRESH_SECONDS = 10.0
@@ -43,9 +43,7 @@ class StatisticsPages:
         self._charts = charts
         self._builds = builds
         self._threads = threads
-        self._clock = clock
-        self._kept: Memory[str, tuple[bytes, float]] = Memory(budget=_BYTES, largest=_BYTES)
-        self._shared: Shared[bytes] = Shared()
+        self._remembered = Remembered(threads, budget=_BYTES, largest=_BYTES, clock=clock)
 
     async def summary(self, _: Request) -> Response:
         """Jobs that wait, and builds of the last day."""
@@ -104,17 +102,10 @@ class StatisticsPages:
         )
 
     async def _json(self, key: str, make: Callable[[], object]) -> Response:
-        kept = self._kept.get(key)
-        if kept is None or self._clock() >= kept[1]:
-            body, _ = await self._shared.ask(key, lambda: self._make(key, make))
-        else:
-            body = kept[0]
-        return respond(Answer(200, body))
+        def render() -> Rendered:
+            return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
 
-    async def _make(self, key: str, make: Callable[[], object]) -> bytes:
-        body = await self._threads.run(lambda: msgspec.json.encode(make()))
-        self._kept.put(key, (body, self._clock() + _FRESH_SECONDS), len(body) + len(key))
-        return body
+        return respond(Answer(200, await self._remembered.get(key, render)))
 
     def _share_by_version(self) -> ShareByVersion:
         shares = self._charts.diff_packages_by_version()
