@@ -10,6 +10,7 @@ _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;"
     "color:#222;background:#fff}"
     "code{background:#f0f0f0;padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}"
+    "th code,td:first-child code{white-space:nowrap}"
     "h2{font-size:1.1rem;margin-top:2rem}ul{padding-left:1.2rem}"
     "table{border-collapse:collapse}td,th{text-align:left;padding:.3rem 1rem .3rem 0;vertical-align:top}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}code{background:#333}a{color:#8bf}}"
