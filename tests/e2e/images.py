@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from asu_builder.sample import running
 from asu_builder.sample.miniature import trailers
 from tools import require_tool
 
@@ -41,16 +42,7 @@ class Unpacked:
 def unsquash(image: bytes, into: Path) -> Unpacked:
     """Unpacks the squashfs that starts somewhere in an image."""
     require_tool("squashfs", "unsquashfs")
-    offset = image.index(_SQUASHFS)
-    into.mkdir(parents=True, exist_ok=True)
-    file = into / "image"
-    file.write_bytes(image[offset:])
-    subprocess.run(
-        ["unsquashfs", "-no-progress", "-no-xattrs", "-d", into / "root", file],
-        check=True,
-        capture_output=True,
-    )
-    return Unpacked(into / "root")
+    return Unpacked(running.unsquash(image[image.index(_SQUASHFS) :], into))
 
 
 def ext4_names(image_gz: bytes, directory: str, into: Path) -> list[str]:

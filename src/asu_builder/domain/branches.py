@@ -1,5 +1,6 @@
 """The branches of OpenWrt: where their versions lie upstream, and which this server offers."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -54,7 +55,7 @@ class Branches:
 
     def __iter__(self) -> Iterator[Branch]:
         """Newest first."""
-        return iter(sorted(self._branches.values(), key=_order, reverse=True))
+        return iter(sorted(self._branches.values(), key=lambda branch: _order(branch.name), reverse=True))
 
     def release(self, version: str) -> Release:
         """The release a version name means. Raises `RequestRejected` for one of no offered branch."""
@@ -64,34 +65,26 @@ class Branches:
             raise RequestRejected(f"Unsupported branch: {version}")
         return replace(release, path=branch.path.format(version=version))
 
-    def versions_of(self, branch: Branch, listed: Iterable[str]) -> list[Release]:
-        """The releases of a branch among upstream's listed versions, newest first."""
+    def offered(self, versions: Iterable[str]) -> list[Release]:
+        """The releases of these names, newest first; names of no offered branch are left out."""
         releases = []
-        for version in listed:
-            try:
-                release = self.release(version)
-            except RequestRejected:
-                continue
-            if release.branch == branch.name:
-                releases.append(release)
-        return sorted(set(releases), key=lambda release: release.order, reverse=True)
+        for version in versions:
+            with contextlib.suppress(RequestRejected):
+                releases.append(self.release(version))
+        return sorted(releases, key=lambda release: release.order, reverse=True)
 
     def release_before(self, release: Release, listed: Iterable[str]) -> Release | None:
         """The last release of the branch before this one's, among upstream's listed versions."""
-        listed = tuple(listed)
-        for branch in self:
-            if _order(branch) < _order(Branch(release.branch)):
-                finals = [found for found in self.versions_of(branch, listed) if "-rc" not in found.version]
-                if finals:
-                    return finals[0]
-        return None
+        own = _order(release.branch)
+        earlier = (found for found in self.offered(listed) if _order(found.branch) < own)
+        return next((found for found in earlier if "-rc" not in found.version), None)
 
     def moving_release(self, branch: Branch) -> Release:
         """The snapshot of a branch."""
         return self.release(MAIN if branch.name == MAIN else f"{branch.name}-SNAPSHOT")
 
 
-def _order(branch: Branch) -> tuple[int, ...]:
-    if branch.name == MAIN:
+def _order(name: str) -> tuple[int, ...]:
+    if name == MAIN:
         return (10_000,)
-    return tuple(int(part) if part.isdigit() else 0 for part in branch.name.split("."))
+    return tuple(int(part) if part.isdigit() else 0 for part in name.split("."))

@@ -30,6 +30,10 @@ class TargetProfiles:
     kernel_modules: str = ""
     """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
 
+    def packages_of(self, profile: str) -> tuple[str, ...]:
+        """The default packages and those of one profile."""
+        return (*self.default_packages, *self.device_packages.get(profile, ()))
+
 
 class Upstream(Protocol):
     """The download server's metadata: cached, revalidated, stale rather than none.

@@ -66,9 +66,7 @@ class Catalog:
     def default_packages(self, found: Resolved) -> tuple[str, ...]:
         """Default and device packages of a resolved request, as upstream describes them."""
         described = self._upstream.target_profiles(found.release, found.request.target)
-        if described is None:
-            return ()
-        return (*described.default_packages, *described.device_packages.get(found.request.profile, ()))
+        return () if described is None else described.packages_of(found.request.profile)
 
     def baseline(self, request: BuildRequest) -> Baseline | None:
         """What the device had if it ran the previous branch's last release; None when nobody knows."""
@@ -80,8 +78,7 @@ class Catalog:
             return None
         if not (previous and described and request.profile in described.profiles):
             return None
-        packages = (*described.default_packages, *described.device_packages.get(request.profile, ()))
-        return Baseline(previous.version, packages)
+        return Baseline(previous.version, described.packages_of(request.profile))
 
     def release(self, version: str) -> Release:
         """The release of a version that is offered. Raises `RequestRejected`."""
@@ -135,8 +132,12 @@ class Catalog:
 
     def offers(self) -> list[BranchOffer]:
         """Every offered branch, newest first. One that upstream cannot tell about is empty, no more."""
-        listed = self._upstream.versions().listed
-        return [self._offer(branch, listed) for branch in self.branches]
+        # A list may name a version twice.
+        offered = list(dict.fromkeys(self.branches.offered(self._upstream.versions().listed)))
+        return [
+            self._offer(branch, [release for release in offered if release.branch == branch.name])
+            for branch in self.branches
+        ]
 
     def refresh(self) -> None:
         """Asks for what every client wants to know, so that it is there before somebody asks."""
@@ -148,14 +149,13 @@ class Catalog:
         versions = self._upstream.versions()
         return [
             release.version
-            for release in self._offered(versions.latest)
+            for release in self.branches.offered(versions.latest)
             # LuCI sorts as text and would offer a candidate to a device that has its release.
             if release.version.partition("-rc")[0] == release.version
             or release.version.partition("-rc")[0] not in versions.listed
         ]
 
-    def _offer(self, branch: Branch, listed: Sequence[str]) -> BranchOffer:
-        releases = self.branches.versions_of(branch, listed)
+    def _offer(self, branch: Branch, releases: Sequence[Release]) -> BranchOffer:
         moving = self.branches.moving_release(branch)
         snapshot_targets = self._known_targets(moving)
         # A release can be announced before it is published: then the newest published one speaks.
@@ -177,14 +177,6 @@ class Catalog:
         with contextlib.suppress(Unavailable):
             return self._upstream.targets(release, wait=False) or {}
         return None
-
-    def _offered(self, versions: Sequence[str]) -> list[Release]:
-        """Newest first: old clients trust the order."""
-        releases = []
-        for version in versions:
-            with contextlib.suppress(RequestRejected):
-                releases.append(self.branches.release(version))
-        return sorted(releases, key=lambda release: release.order, reverse=True)
 
     def _require_target(self, release: Release, target: str) -> TargetProfiles:
         targets = self._upstream.targets(release) or {}

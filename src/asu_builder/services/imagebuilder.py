@@ -132,7 +132,7 @@ class ImageBuilder:
 
     def _explained(self, otherwise: str, reason: FailureReason) -> BuildFailed:
         """Why make failed, from what the package manager said, with the right side blamed."""
-        stderr = self._read_latest_stderr()
+        stderr = self._read(self._latest, "stderr", _READ_OUTPUT_BYTES)
         if unreachable := packages.unreachable_repositories(stderr):
             return self._failed(
                 FailureReason.UPSTREAM_UNREACHABLE,
@@ -151,21 +151,15 @@ class ImageBuilder:
         output = self._output / name
         output.mkdir()
         self._latest = name
-        try:
-            return self._container.run(arguments, output=output, environment=environment)
-        except BuildFailed as failure:
-            self._remember()
-            self._attach(failure)
-            raise
-        finally:
-            self._remember()
+        with self.blamed():
+            try:
+                return self._container.run(arguments, output=output, environment=environment)
+            finally:
+                self._remember()
 
     def _remember(self) -> None:
         self.stdout = self._read(self._latest, "stdout", SHOWN_OUTPUT_BYTES)
         self.stderr = self._read(self._latest, "stderr", SHOWN_OUTPUT_BYTES)
-
-    def _read_latest_stderr(self) -> str:
-        return self._read(self._latest, "stderr", _READ_OUTPUT_BYTES)
 
     def _read(self, name: str, stream: str, limit: int) -> str:
         # By pattern, because a command that was cut off returned no result to name its files.
