@@ -51,6 +51,10 @@ class Stopwatch:
         """As the runtime does."""
         return self._runtime.check()
 
+    def check_registry(self) -> Verdict:
+        """As the runtime does."""
+        return self._runtime.check_registry()
+
 
 class _Timed:
     """A container whose commands are timed."""
@@ -114,6 +118,7 @@ def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[i
         allow_unsandboxed=True,
         build_network="none",
         allow_defaults=True,
+        new_builds_limit="",
     )
     port = free_port()
     server = uvicorn.Server(server_config(assemble(settings, watch=watch).app, "127.0.0.1", port))

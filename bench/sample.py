@@ -14,7 +14,7 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import encode, to_micros
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.package_changes import LocalPackageChanges
-from asu_builder.domain.job import BuildResult, Image
+from asu_builder.domain.job import BuildResult, Image, Keeping
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Submission
 
@@ -85,10 +85,10 @@ def seed(folder: Path, *, finished_jobs: int = 0) -> None:
     database = Database(folder / "bench.db")
     queue = SqlJobQueue(database)
     now = datetime.now(UTC)
-    queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"), capacity=1, now=now)
+    queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"), now=now)
     claimed = queue.claim("bench", lease_for=_WEEK, now=now)
     assert claimed is not None
-    queue.finish(claimed[1], a_result(), keep_for=_WEEK, now=now)
+    queue.finish(claimed[1], a_result(), Keeping(_WEEK), now=now)
     images = folder / "public" / "store" / FINISHED
     images.mkdir(parents=True)
     for image in a_result().images:
@@ -109,9 +109,10 @@ def _add_finished(database: Database, count: int, now: datetime) -> None:
             ((f"{number:064x}", request, at) for number in range(count)),
         )
         connection.executemany(
-            "INSERT INTO build_jobs (request_hash, state, enqueued_at, started_at, finished_at, expires_at)"
-            " VALUES (?, 'completed', ?, ?, ?, ?)",
-            ((f"{number:064x}", at, at, at, until) for number in range(count)),
+            "INSERT INTO build_jobs"
+            " (request_hash, state, enqueued_at, asked_at, started_at, finished_at, expires_at)"
+            " VALUES (?, 'completed', ?, ?, ?, ?, ?)",
+            ((f"{number:064x}", at, at, at, at, until) for number in range(count)),
         )
         connection.execute(
             "INSERT INTO build_results (job_id, completed, document)"

@@ -33,6 +33,7 @@ def service(folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1
         "ASU_CONTAINER_RUNTIME": "podman",
         "ASU_CONTAINER_SOCKET_PATH": str(folder / "no-engine.sock"),
         "ASU_MAX_PENDING_JOBS": "1000000",
+        "ASU_NEW_BUILDS_LIMIT": "",
         "ASU_WORKER_CONCURRENT": str(workers),
         "ASU_WORKER_ID": "bench",
     }

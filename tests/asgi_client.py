@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
+PEER = "127.0.0.1"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -72,10 +74,12 @@ class AsgiClient:
         """A GET."""
         return self.request("GET", target, headers=headers)
 
-    def post(self, target: str, document: object, headers: Mapping[str, str] | None = None) -> Answer:
-        """A POST of a JSON document, or of bytes as they are."""
+    def post(
+        self, target: str, document: object, headers: Mapping[str, str] | None = None, *, peer: str = PEER
+    ) -> Answer:
+        """A POST of a JSON document, or of bytes as they are, from an address."""
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        return self.request("POST", target, body=body, headers=headers)
+        return self._runner.run(self.ask("POST", target, body=body, headers=headers, peer=peer))
 
     def request(
         self, method: str, target: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -94,11 +98,17 @@ class AsgiClient:
         return self._runner.run(gather())
 
     async def ask(
-        self, method: str, target: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        peer: str = PEER,
     ) -> Answer:
         """One request, for tests that are on the event loop themselves."""
         exchange = _Exchange(body)
-        await self._app(_scope(method, target, headers or {}), exchange.receive, exchange.send)
+        await self._app(_scope(method, target, headers or {}, peer), exchange.receive, exchange.send)
         return exchange.answer()
 
 
@@ -132,7 +142,7 @@ class _Exchange:
         return Answer(start["status"], headers, b"".join(part.get("body", b"") for part in parts))
 
 
-def _scope(method: str, target: str, headers: Mapping[str, str]) -> Scope:
+def _scope(method: str, target: str, headers: Mapping[str, str], peer: str) -> Scope:
     raw_path, _, query = target.partition("?")
     return {
         "type": "http",
@@ -145,7 +155,7 @@ def _scope(method: str, target: str, headers: Mapping[str, str]) -> Scope:
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1),
+        "client": (peer, 1),
         "server": ("127.0.0.1", 8000),
         "state": {},
     }

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import BuildFailure, BuildResult, Image
+from asu_builder.domain.errors import FailureReason, QueueFull
+from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import Submission
+from asu_builder.ports import Admit, Submission
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TRANSCRIPTS = Path(__file__).resolve().parents[2] / "shared" / "transcripts"
@@ -21,10 +21,21 @@ def a_request(**changes: Any) -> BuildRequest:
     return BuildRequest(**(values | changes))
 
 
-def a_submission(**changes: Any) -> Submission:
-    """A request with its hash."""
+def a_submission(
+    *, asker: str = "192.0.2.1", priority: Priority = Priority.NORMAL, cancel_digest: str = "", **changes: Any
+) -> Submission:
+    """A request with its hash, and who asks."""
     request = a_request(**changes)
-    return Submission(request, request_hash(request), "owut/2026.1")
+    return Submission(request, request_hash(request), "owut/2026.1", asker, priority, cancel_digest)
+
+
+def room_for(capacity: int) -> Admit:
+    """Lets new jobs enter as long as fewer than `capacity` wait."""
+
+    def admit(_: Submission, pending: int) -> QueueFull | None:
+        return QueueFull(pending, 30) if pending >= capacity else None
+
+    return admit
 
 
 def a_result(**changes: Any) -> BuildResult:

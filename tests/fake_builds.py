@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event
 
-from asu_builder.domain.errors import AsuError, BuildNotFound, FailureReason
-from asu_builder.domain.job import BuildResult, Image, Job, JobState, Stage
+from asu_builder.domain.access import Asker
+from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, NotAllowed
+from asu_builder.domain.job import FINAL_STATES, BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import RecordedFailure, Tally
-from asu_builder.services.builds import Builds, BuildView
+from asu_builder.services.builds import Ask, Builds, BuildView
 from factories import NOON, a_failure, a_request
 from factories import a_result as a_bare_result
+
+CANCEL_TOKEN = "the secret of the first asker"
 
 _DESCRIPTION = {
     "arch_packages": "pico_24kc",
@@ -44,32 +47,48 @@ class FakeBuilds(Builds):
         self.submits = 0
         self.looks = 0
         self.clients: list[str] = []
+        self.askers: list[str] = []
+        self.noted: list[str] = []
+        self.note_interest = self.noted.append
         self.error: Exception | None = None
         self.gate = Event()
         self.gate.set()
 
-    def submit(self, request: BuildRequest, *, client: str = "") -> BuildView:
+    def submit(self, ask: Ask) -> BuildView:
         """The job of this request, a new pending one if there is none."""
         self.gate.wait(5)
         self.submits += 1
-        self.clients.append(client)
+        self.clients.append(ask.client)
+        self.askers.append(ask.asker.name)
         if self.error:
             raise self.error
-        name = request_hash(request)
-        if name not in self.jobs:
-            job = Job(len(self.jobs) + 1, name, request, JobState.PENDING, NOON, client)
-            self.jobs[name] = BuildView(job, len(self.jobs))
-        return self.jobs[name]
+        name = request_hash(ask.request)
+        if name in self.jobs:
+            return self.jobs[name]
+        job = Job(len(self.jobs) + 1, name, ask.request, JobState.PENDING, NOON, ask.client, ask.asker.name)
+        self.jobs[name] = BuildView(job, len(self.jobs))
+        return replace(self.jobs[name], cancel_token=CANCEL_TOKEN)
 
-    def submit_all(self, asked: Sequence[tuple[BuildRequest, str]]) -> list[BuildView | AsuError]:
+    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | AsuError]:
         """One after the other."""
         answers: list[BuildView | AsuError] = []
-        for request, client in asked:
+        for ask in asked:
             try:
-                answers.append(self.submit(request, client=client))
+                answers.append(self.submit(ask))
             except AsuError as error:
                 answers.append(error)
         return answers
+
+    def cancel(self, name: str, *, asker: Asker, cancel_token: str) -> BuildView:
+        """Cancels with the one secret."""
+        view = self.look(name)
+        if cancel_token != CANCEL_TOKEN:
+            raise NotAllowed("wrong secret")
+        if view.job.state in FINAL_STATES:
+            raise Conflict("ended")
+        job = replace(view.job, state=JobState.CANCELLED, stage=None, finished_at=NOON)
+        self.jobs[name] = BuildView(job)
+        return self.jobs[name]
 
     def look(self, name: str) -> BuildView:
         """The job of this hash."""

@@ -95,6 +95,17 @@ class PodmanService:
                 if b"conmon" in command and ours in command:
                     os.kill(int(entry.name), signal.SIGKILL)
 
+    def containers(self, label: str) -> list[str]:
+        """Ids of the containers with a label, running or not."""
+        found = subprocess.run(
+            [*self._podman(), "ps", "--all", "--quiet", "--filter", f"label={label}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=dict(self._environment),
+        )
+        return found.stdout.split()
+
     def _podman(self) -> list[str]:
         place = self.directory
         return [

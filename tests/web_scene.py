@@ -2,18 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.package_changes import LocalPackageChanges
+from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles, Verdict, VersionList
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.web.app import Parts, create_app
+from asu_builder.web.asker import Askers
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
 from factories import NOON
@@ -25,6 +33,9 @@ _ANNOUNCEMENT = Announcement("1.2.3", "https://downloads.example.org", "", False
 
 class EmptyUpstream:
     """A download server that answers and has nothing."""
+
+    def check(self) -> Verdict:
+        return Verdict("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList((), ())
@@ -56,6 +67,9 @@ class Scene:
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
     life: list[str] = field(default_factory=list)
+    tokens: tuple[Token, ...] = ()
+    queue: SqlJobQueue = field(init=False)
+    database: Database = field(init=False)
     seconds: float = 1000.0
     health: Health = field(init=False)
 
@@ -71,10 +85,13 @@ class Scene:
             Parts(
                 builds=self.builds,
                 health=health,
-                store=LocalStore(self.root),
+                store=self.store(),
                 statistics=self.statistics,
                 catalog=catalog,
                 preview=Preview(catalog, changes),
+                operator=self.operator(),
+                askers=Askers(self.tokens, ()),
+                limit_previews=lambda _: None,
                 charts=Charts(self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
@@ -84,6 +101,25 @@ class Scene:
                 clock=lambda: self.seconds,
             )
         )
+
+    def operator(self) -> Operator:
+        """The operator's hand over a queue of its own."""
+        self.database = Database(self.root / "a.db")
+        self.queue = SqlJobQueue(self.database)
+        return Operator(
+            SqlOperations(self.database),
+            self.queue,
+            ledger=SqlRetention(self.database),
+            store=self.store(),
+            statistics=self.statistics,
+            cancelled_ttl=timedelta(hours=1),
+            now=lambda: NOON,
+            wake=lambda: None,
+        )
+
+    def store(self) -> LocalStore:
+        """The store behind the application."""
+        return LocalStore(self.root, installation="ours", floor=0)
 
     def publish(self, request_hash: str, name: str, content: bytes) -> None:
         """Puts an image into the store."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 import msgspec
 
@@ -14,8 +14,18 @@ CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("
 """Later files win, setting by setting; variables win over all files."""
 PREFIX = "ASU_"
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Size(int):
+    """A number of bytes."""
+
+
+UNLIMITED = Size(0)
+_DEFAULT_FLOOR = Size(512 << 20)
 
 
 class SettingsProblem(Exception):
@@ -29,6 +39,15 @@ class BranchSetting(TypedDict, total=False):
     enabled: bool
     snapshot: bool
     branch_off_rev: int
+
+
+class TokenSetting(TypedDict):
+    """A token whose holder is known. `asu-builder token NAME` makes one and prints this."""
+
+    name: str
+    digest: str
+    rights: NotRequired[list[Literal["read", "operate"]]]
+    priority: NotRequired[Literal["bulk", "normal", "interactive"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +71,26 @@ class Settings:
     allow_unsandboxed: bool = False
     imagebuilder_path: str = ""
     max_pending_jobs: int = 200
+    new_builds_limit: str = "20/minute; 100/hour"
+    idle_sinks_after: timedelta = timedelta(minutes=5)
+    idle_expires_after: timedelta = timedelta(hours=1)
     job_timeout: timedelta = timedelta(minutes=10)
+    shutdown_grace: timedelta = timedelta(seconds=30)
     build_ttl: timedelta = timedelta(days=7)
     build_ttl_unversioned: timedelta = timedelta(hours=24)
     build_defaults_ttl: timedelta = timedelta(minutes=30)
     failure_ttl: timedelta = timedelta(hours=1)
+    statistics_ttl: timedelta = timedelta(days=400)
+    store_max_size: Size = UNLIMITED
+    disk_floor: Size = _DEFAULT_FLOOR
     package_changes_path: str = ""
     package_changes_url: str = ""
     allow_defaults: bool = False
     max_defaults_length: int = 20480
     max_custom_rootfs_size_mb: int = 1024
     repository_allow_list: tuple[str, ...] = ()
+    api_tokens: tuple[TokenSetting, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     worker_id: str = field(default_factory=lambda: os.uname().nodename)
     worker_concurrent: int = 4
     worker_poll: timedelta = timedelta(seconds=5)
@@ -91,7 +119,15 @@ class Settings:
             not (self.package_changes_path and self.package_changes_url),
             "nothing beside package_changes_url: rules come from one place",
         )
-        for name in ("job_timeout", "worker_poll"):
+        _require_limit("new_builds_limit", self.new_builds_limit)
+        _require_tokens(self.api_tokens)
+        _require_networks("trusted_proxies", self.trusted_proxies)
+        _require(
+            "idle_expires_after",
+            self.idle_expires_after > self.idle_sinks_after,
+            "a duration longer than idle_sinks_after",
+        )
+        for name in ("job_timeout", "worker_poll", "idle_sinks_after"):
             _require(name, getattr(self, name) > timedelta(0), "a duration above zero, like 10m")
         for entry in self.repository_allow_list:
             _require(
@@ -122,6 +158,38 @@ TEMPLATE_FIELDS = {
 def _require(name: str, holds: object, expected: str) -> None:
     if not holds:
         raise SettingsProblem(f"{name}: expected {expected}")
+
+
+def _require_limit(name: str, text: str) -> None:
+    parts = [part.strip() for part in text.split(";")] if text.strip() else []
+    holds = all(_RATE.fullmatch(part) for part in parts)
+    _require(name, holds, "rates like `20/minute; 100/hour`, or nothing")
+
+
+def _require_tokens(tokens: tuple[TokenSetting, ...]) -> None:
+    expected = "a name of letters, digits and . _ - for each, none of them twice"
+    names = [token["name"] for token in tokens]
+    _require("api_tokens", all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) for name in names), expected)
+    _require("api_tokens", len(set(names)) == len(names), expected)
+    digests = {token["digest"] for token in tokens}
+    _require("api_tokens", len(digests) == len(tokens), "a token of its own for each name")
+    _require(
+        "api_tokens",
+        all(re.fullmatch(r"[0-9a-f]{64}", token["digest"]) for token in tokens),
+        "the SHA-256 of each token as 64 hexadecimal digits; `asu-builder token NAME` prints it",
+    )
+
+
+def _require_networks(name: str, networks: tuple[str, ...]) -> None:
+    import ipaddress  # only for whoever has a proxy
+
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise SettingsProblem(
+                f"{name}: expected addresses or networks like 10.0.0.0/8, got {network!r}"
+            ) from None
 
 
 def _require_template(name: str, template: str) -> None:
@@ -185,15 +253,18 @@ def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) ->
     try:
         if kind is timedelta:
             return parse_duration(str(value))
+        if kind is Size:
+            return parse_size(str(value))
         if kind is Path:
             return Path(str(value)).expanduser()
         if kind == tuple[str, ...] and isinstance(value, str):
             return tuple(value.replace(",", " ").split())
-        if kind == hints["branches"] and isinstance(value, str):
+        if kind in (hints["branches"], hints["api_tokens"]) and isinstance(value, str):
             value = msgspec.json.decode(value)
         return msgspec.convert(value, kind, strict=False)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise SettingsProblem(f"{name} ({origin}): {error}, got {value!r}") from None
+        got = "" if name == "api_tokens" else f", got {value!r}"  # may hold a secret by mistake
+        raise SettingsProblem(f"{name} ({origin}): {error}{got}") from None
 
 
 def parse_duration(text: str) -> timedelta:
@@ -202,6 +273,14 @@ def parse_duration(text: str) -> timedelta:
     if not match:
         raise ValueError("expected a duration like 7d, 30m or seconds")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def parse_size(text: str) -> Size:
+    """A number of bytes from `20GiB`, `512M` or plain bytes; units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a size like 20GiB, 512MiB or bytes")
+    return Size(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 SETTING_NAMES = tuple(entry.name for entry in fields(Settings))

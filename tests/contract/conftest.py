@@ -5,21 +5,52 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
 from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.podman_engine import PodmanOptions
 from asu_builder.adapters.podman_runtime import PodmanRuntime
-from asu_builder.ports import Runtime
+from asu_builder.adapters.retention import SqlRetention
+from asu_builder.ports import JobQueue, Operations, RetentionLedger, Runtime
 from asu_builder.sample.distribution import Distribution
+from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
 from runtime_rig import Rig
 from tools import require_tool, tool_missing
 
 
-@pytest.fixture(params=["podman", "bubblewrap", "plain"])
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A fresh embedded database."""
+    opened = Database(tmp_path / "queue.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def queue(database: Database) -> JobQueue:
+    """The one adapter of the port `JobQueue`."""
+    return SqlJobQueue(database)
+
+
+@pytest.fixture
+def ledger(database: Database) -> RetentionLedger:
+    """The one adapter of the port `RetentionLedger`."""
+    return SqlRetention(database)
+
+
+@pytest.fixture
+def operations(database: Database) -> Operations:
+    """The one adapter of the port `Operations`."""
+    return SqlOperations(database)
+
+
+@pytest.fixture(params=["podman", "bubblewrap", "plain", "fake"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    """Every adapter of the port `Runtime`."""
+    """Every adapter of the port `Runtime`, and the fake that stands in for them elsewhere."""
     kind: str = request.param
     if kind == "podman":
         yield _podman_rig(request.getfixturevalue("podman_socket"), tmp_path)
@@ -29,6 +60,10 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
         if not bubblewrap_works():
             tool_missing("bwrap", "it may not create its sandbox here")
     world: Distribution = request.getfixturevalue("sample_world")
+    if kind == "fake":
+        # What it does not answer itself runs as plainly as in the plain one.
+        yield Rig("plain", lambda limits: FakeRuntime(world.template, tmp_path / "builds", limits=limits))
+        return
     yield Rig(
         kind,
         lambda limits: LocalRuntime(

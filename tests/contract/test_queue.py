@@ -2,37 +2,39 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import COOL_DOWN, MAX_ATTEMPTS, SqlJobQueue
+from asu_builder.adapters.job_times import MAX_ATTEMPTS, UNSEEN
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
-from asu_builder.domain.job import NEXT_STATES, BuildFailure, Job, JobState, Lease, Stage
-from asu_builder.ports import Entry, JobQueue, Submission
-from factories import NOON, a_failure, a_request, a_result, a_submission
+from asu_builder.domain.job import (
+    COOL_DOWN,
+    NEXT_STATES,
+    BuildFailure,
+    Job,
+    JobState,
+    Keeping,
+    Lease,
+    Priority,
+    Stage,
+)
+from asu_builder.ports import Entry, JobQueue, Patience, Recovery, RetentionLedger, Submission
+from factories import NOON, a_failure, a_request, a_result, a_submission, room_for
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[JobQueue]:
-    database = Database(tmp_path / "queue.db")
-    yield SqlJobQueue(database)
-    database.close()
+LOOK = timedelta(seconds=10)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, capacity: int = 100) -> Job:
-    return queue.submit(a_submission(packages=(name,)), capacity=capacity, now=NOON).job
+    return queue.submit(a_submission(packages=(name,)), admit=room_for(capacity), now=NOON).job
 
 
 def enter(queue: JobQueue, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
-    entry = queue.submit(submission, capacity=capacity, now=now)
+    entry = queue.submit(submission, admit=room_for(capacity), now=now)
     return entry.job, entry.created
 
 
@@ -40,6 +42,15 @@ def claim(queue: JobQueue, worker: str = "w/1") -> tuple[Job, Lease]:
     claimed = queue.claim(worker, lease_for=MINUTE, now=NOON)
     assert claimed is not None
     return claimed
+
+
+def watch(queue: JobQueue, *, since: datetime, until: datetime) -> int:
+    """Looks after the queue every ten seconds, as a living process does; how many jobs returned."""
+    returned, now = 0, since
+    while now <= until:
+        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        now += LOOK
+    return returned
 
 
 def test_a_submitted_job_is_pending_with_everything_that_was_asked(queue: JobQueue) -> None:
@@ -93,7 +104,7 @@ def test_a_claimed_job_is_building_at_its_first_stage_and_advances(queue: JobQue
 def test_a_result_comes_back_as_it_was_recorded(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), keep_for=DAY, now=NOON)
+    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     found = queue.find(job.request_hash, now=NOON)
     assert found is not None
     assert (found.state, found.outcome, found.finished_at, found.stage) == (
@@ -105,7 +116,7 @@ def test_a_result_comes_back_as_it_was_recorded(queue: JobQueue) -> None:
 def test_a_users_failure_answers_until_it_expires(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_failure(), keep_for=DAY, now=NOON)
+    queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
     again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY - MINUTE)
     assert (again.id, again.outcome, created) == (job.id, a_failure(), False)
     later, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY)
@@ -119,7 +130,7 @@ def test_a_failure_that_is_not_the_users_is_tried_anew_after_the_cool_down(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, BuildFailure(reason, "Error: down"), keep_for=DAY, now=NOON)
+    queue.finish(lease, BuildFailure(reason, "Error: down"), Keeping(DAY), now=NOON)
     soon, created = enter(
         queue, a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN - MINUTE / 60
     )
@@ -134,7 +145,7 @@ def test_a_failure_that_is_not_the_users_is_tried_anew_after_the_cool_down(
 def test_an_expired_answer_makes_way_for_a_new_job(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), keep_for=DAY, now=NOON)
+    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     queue.expire(job.id, now=NOON)
     assert queue.find(job.request_hash, now=NOON) is None
     assert submit(queue).id != job.id
@@ -144,7 +155,7 @@ def test_a_released_job_waits_for_its_time_and_keeps_its_place(queue: JobQueue) 
     first = submit(queue, "a")
     submit(queue, "b")
     _, lease = claim(queue)
-    queue.release(lease, not_before=NOON + MINUTE, retry=True)
+    queue.release(lease, not_before=NOON + MINUTE, now=NOON, retry="the registry was slow")
     assert queue.position(first.id) == 0
     assert claim(queue)[0].id != first.id
     assert queue.claim("w/1", lease_for=MINUTE, now=NOON) is None
@@ -156,29 +167,29 @@ def test_a_released_job_waits_for_its_time_and_keeps_its_place(queue: JobQueue) 
 def test_a_lapsed_lease_returns_the_job_and_voids_what_the_lost_worker_writes(queue: JobQueue) -> None:
     submit(queue)
     job, lost = claim(queue)
-    assert queue.recover(keep_failure_for=DAY, now=NOON + MINUTE) == 0
-    assert queue.recover(keep_failure_for=DAY, now=NOON + 2 * MINUTE) == 1
+    assert watch(queue, since=NOON, until=NOON + MINUTE) == 0
+    assert watch(queue, since=NOON + MINUTE + LOOK, until=NOON + 2 * MINUTE) == 1
     again = queue.claim("w/1", lease_for=MINUTE, now=NOON + 2 * MINUTE)
     assert again is not None
     assert again[0].id == job.id
     writes: tuple[Callable[[], object], ...] = (
         lambda: queue.renew(lost, lease_for=MINUTE, now=NOON),
         lambda: queue.advance(lost, Stage.BUILDING_IMAGE),
-        lambda: queue.finish(lost, a_result(), keep_for=DAY, now=NOON),
-        lambda: queue.release(lost, not_before=NOON),
+        lambda: queue.finish(lost, a_result(), Keeping(DAY), now=NOON),
+        lambda: queue.release(lost, not_before=NOON, now=NOON),
     )
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    queue.finish(again[1], a_result(), keep_for=DAY, now=NOON)
+    queue.finish(again[1], a_result(), Keeping(DAY), now=NOON)
 
 
 def test_a_renewed_lease_does_not_lapse(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
     queue.renew(lease, lease_for=MINUTE, now=NOON + MINUTE)
-    assert queue.recover(keep_failure_for=DAY, now=NOON + 2 * MINUTE) == 0
-    assert queue.live_leases(now=NOON + 2 * MINUTE) == {(lease.job_id, lease.token)}
+    assert watch(queue, since=NOON, until=NOON + 2 * MINUTE) == 0
+    assert queue.live_leases() == {(lease.job_id, lease.token)}
 
 
 def test_a_worker_that_restarts_under_its_name_returns_its_own_jobs_and_no_others(queue: JobQueue) -> None:
@@ -186,7 +197,7 @@ def test_a_worker_that_restarts_under_its_name_returns_its_own_jobs_and_no_other
         submit(queue, name)
     for worker in ("host/1", "host-2/1", "hos/1"):
         claim(queue, worker)
-    assert queue.recover(worker="host", keep_failure_for=DAY, now=NOON) == 1
+    assert queue.recover(worker="host", keep_failure_for=DAY, now=NOON) == Recovery(1, [])
     assert queue.pending() == 1
 
 
@@ -200,45 +211,49 @@ def test_an_attempt_counts_only_when_the_container_had_started_and_the_third_giv
         claimed = queue.claim("w/1", lease_for=MINUTE, now=now)
         assert claimed is not None
         queue.advance(claimed[1], stage)
+        watch(queue, since=now, until=now + 2 * MINUTE)
         now += 2 * MINUTE
-        queue.recover(keep_failure_for=DAY, now=now)
     assert queue.claim("w/1", lease_for=MINUTE, now=now) is None
     found = queue.find(job.request_hash, now=now)
     assert found is not None
     assert isinstance(found.outcome, BuildFailure)
     assert (found.outcome.reason, found.attempts) == (FailureReason.GAVE_UP, MAX_ATTEMPTS)
+    assert [attempt.stage for attempt in found.outcome.attempts] == stages
+    assert {attempt.ending for attempt in found.outcome.attempts} == {"its worker was lost"}
 
 
-def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(queue: JobQueue) -> None:
+def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), keep_for=MINUTE, now=NOON)
+    queue.finish(lease, a_result(), Keeping(MINUTE), now=NOON)
     removed: list[str] = []
     later = NOON + MINUTE
-    assert list(queue.expired(now=NOON)) == []
-    assert list(queue.expired(now=later)) == [job.request_hash]
-    queue.submit(a_submission(packages=("vim",)), capacity=9, now=later)
-    queue.forget(job.request_hash, remove=lambda: removed.append("too early"), now=later)
+    assert list(ledger.expired(now=NOON)) == []
+    assert list(ledger.expired(now=later)) == [job.request_hash]
+    queue.submit(a_submission(packages=("vim",)), now=later)
+    ledger.forget(job.request_hash, remove=lambda: removed.append("too early"), now=later)
     assert removed == []
     again = queue.claim("w/1", lease_for=MINUTE, now=later)
     assert again is not None
-    queue.finish(again[1], a_result(), keep_for=MINUTE, now=later)
-    queue.forget(job.request_hash, remove=lambda: removed.append(job.request_hash), now=later + MINUTE)
+    queue.finish(again[1], a_result(), Keeping(MINUTE), now=later)
+    ledger.forget(job.request_hash, remove=lambda: removed.append(job.request_hash), now=later + MINUTE)
     assert removed == [job.request_hash]
-    assert list(queue.expired(now=later + MINUTE)) == []
+    assert list(ledger.expired(now=later + MINUTE)) == []
 
 
-def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue) -> None:
+def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: RetentionLedger) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), keep_for=MINUTE, now=NOON)
+    queue.finish(lease, a_result(), Keeping(MINUTE), now=NOON)
 
     def fail() -> None:
         raise OSError("busy")
 
     with pytest.raises((OSError, AsuError)):
-        queue.forget(job.request_hash, remove=fail, now=NOON + MINUTE)
-    assert list(queue.expired(now=NOON + MINUTE)) == [job.request_hash]
+        ledger.forget(job.request_hash, remove=fail, now=NOON + MINUTE)
+    assert list(ledger.expired(now=NOON + MINUTE)) == [job.request_hash]
 
 
 STATES = tuple(JobState)
@@ -248,19 +263,42 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
     submit(queue)
     job, lease = claim(queue)
     if state is JobState.PENDING:
-        queue.release(lease, not_before=NOON)
+        queue.release(lease, not_before=NOON, now=NOON)
     elif state is JobState.COMPLETED:
-        queue.finish(lease, a_result(), keep_for=DAY, now=NOON)
+        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     elif state is JobState.FAILED:
-        queue.finish(lease, a_failure(), keep_for=DAY, now=NOON)
+        queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
+    elif state is JobState.CANCELLED:
+        assert queue.cancel(job.id, keep_for=DAY, now=NOON)
     return job, lease
 
 
-OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], object]] = {
-    JobState.PENDING: lambda queue, lease: queue.release(lease, not_before=NOON),
-    JobState.BUILDING: lambda queue, lease: queue.claim("w/2", lease_for=MINUTE, now=NOON),
-    JobState.COMPLETED: lambda queue, lease: queue.finish(lease, a_result(), keep_for=DAY, now=NOON),
-    JobState.FAILED: lambda queue, lease: queue.finish(lease, a_failure(), keep_for=DAY, now=NOON),
+def give_up(queue: JobQueue, lease: Lease) -> bool:
+    """Fails a building job by its lease, a waiting one by patience."""
+    try:
+        queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
+    except LeaseLost:
+        impatient = Patience(timedelta(0), timedelta(0))
+        return bool(queue.give_up_idle(impatient, keep_failure_for=DAY, now=NOON + MINUTE))
+    return True
+
+
+def release(queue: JobQueue, lease: Lease) -> bool:
+    queue.release(lease, not_before=NOON, now=NOON)
+    return True
+
+
+def complete(queue: JobQueue, lease: Lease) -> bool:
+    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    return True
+
+
+OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], bool]] = {
+    JobState.PENDING: release,
+    JobState.BUILDING: lambda queue, _: queue.claim("w/2", lease_for=MINUTE, now=NOON) is not None,
+    JobState.COMPLETED: complete,
+    JobState.FAILED: give_up,
+    JobState.CANCELLED: lambda queue, lease: queue.cancel(lease.job_id, keep_for=DAY, now=NOON),
 }
 
 
@@ -268,7 +306,7 @@ OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], object]] = {
 def test_only_the_steps_of_the_table_are_taken(queue: JobQueue, before: JobState, after: JobState) -> None:
     job, lease = in_state(queue, before)
     try:
-        taken = OPERATIONS[after](queue, lease) is not None or after is not JobState.BUILDING
+        taken = OPERATIONS[after](queue, lease)
     except LeaseLost:
         taken = False
     found = queue.find(job.request_hash, now=NOON)
@@ -295,7 +333,7 @@ def test_two_hundred_different_requests_are_each_built_once_by_many_workers(queu
         while (claimed := queue.claim(f"w/{worker}", lease_for=MINUTE, now=NOON)) is not None:
             with lock:
                 built.append(claimed[0].id)
-            queue.finish(claimed[1], a_result(), keep_for=DAY, now=NOON)
+            queue.finish(claimed[1], a_result(), Keeping(DAY), now=NOON)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
@@ -313,7 +351,7 @@ def test_a_request_that_was_submitted_is_not_changed_by_later_ones(queue: JobQue
 def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: JobQueue) -> None:
     known = submit(queue, "known")
     submissions = [a_submission(packages=(name,)) for name in ("a", "known", "a", "b", "c")]
-    answers = list(queue.submit_all(submissions, capacity=3, now=NOON))
+    answers = list(queue.submit_all(submissions, admit=room_for(3), now=NOON))
     assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, False, False, True]
     entries = [answer for answer in answers if isinstance(answer, Entry)]
     assert [(entry.created, entry.ahead) for entry in entries] == [
@@ -325,3 +363,203 @@ def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: J
     assert entries[1].job.id == known.id
     assert entries[0].job.id == entries[2].job.id
     assert queue.find(submissions[0].request_hash, now=NOON) == entries[0].job
+
+
+def waiting(queue: JobQueue) -> list[str]:
+    """First packages of the jobs that wait, in the order in which they are claimed."""
+    order = []
+    while (claimed := queue.claim("w/1", lease_for=MINUTE, now=NOON)) is not None:
+        order.append(claimed[0].request.packages[0])
+    return order
+
+
+def test_askers_take_turns_instead_of_one_with_many_going_first(queue: JobQueue) -> None:
+    for name in ("a1", "a2", "a3"):
+        queue.submit(a_submission(packages=(name,), asker="a"), now=NOON)
+    for name in ("b1", "b2"):
+        queue.submit(a_submission(packages=(name,), asker="b"), now=NOON)
+    queue.submit(a_submission(packages=("c1",), asker="c"), now=NOON)
+    assert waiting(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_who_comes_later_does_not_wait_for_all_of_those_before(queue: JobQueue) -> None:
+    for number in range(10):
+        queue.submit(a_submission(packages=(f"a{number}",), asker="a"), now=NOON)
+    claimed = [queue.claim("w/1", lease_for=MINUTE, now=NOON) for _ in range(4)]
+    assert all(claimed)
+    late = queue.submit(a_submission(packages=("b",), asker="b"), now=NOON)
+    assert late.ahead == 0
+    assert waiting(queue)[:2] == ["b", "a4"]
+
+
+def test_a_higher_priority_goes_first_whatever_its_age(queue: JobQueue) -> None:
+    for name, priority in (
+        ("bulk", Priority.BULK),
+        ("normal", Priority.NORMAL),
+        ("now", Priority.INTERACTIVE),
+    ):
+        entry = queue.submit(a_submission(packages=(name,), priority=priority), now=NOON)
+        assert entry.ahead == 0
+    assert waiting(queue) == ["now", "normal", "bulk"]
+
+
+def test_positions_are_those_in_which_jobs_are_claimed(queue: JobQueue) -> None:
+    entries = {}
+    for number in range(12):
+        name = f"p{number}"
+        submission = a_submission(
+            packages=(name,), asker=f"asker-{number % 3}", priority=Priority(number % 2)
+        )
+        entries[name] = queue.submit(submission, now=NOON).job.id
+    positions = {name: queue.position(job_id) for name, job_id in entries.items()}
+    assert [positions[name] for name in waiting(queue)] == list(range(12))
+
+
+PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
+
+
+def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
+    first, second = submit(queue, "a"), submit(queue, "b")
+    queue.note_interest([second.request_hash], now=NOON + 4 * MINUTE)
+    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=NOON + 6 * MINUTE)) == []
+    assert [queue.position(first.id), queue.position(second.id)] == [1, 0]
+    queue.note_interest([first.request_hash], now=NOON + 6 * MINUTE)
+    assert [queue.position(first.id), queue.position(second.id)] == [0, 1]
+
+
+def test_a_job_that_nobody_polls_for_long_expires_with_an_answer_and_may_be_asked_anew(
+    queue: JobQueue,
+) -> None:
+    job = submit(queue)
+    later = NOON + 61 * MINUTE
+    (expired,) = queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=later)
+    assert expired.id == job.id
+    found = queue.find(job.request_hash, now=later)
+    assert found is not None
+    assert isinstance(found.outcome, BuildFailure)
+    assert (found.state, found.outcome.reason) == (JobState.FAILED, FailureReason.EXPIRED)
+    assert "60 minutes" in found.outcome.detail
+    again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=later)
+    assert created
+    assert again.id != job.id
+
+
+def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(queue: JobQueue) -> None:
+    waits = submit(queue, "a")
+    submit(queue, "b")
+    held, lease = claim(queue)
+    queue.release(lease, not_before=NOON, now=NOON)
+    held, lease = claim(queue)
+    watch(queue, since=NOON, until=NOON)
+    for leap in (5 * 60 * MINUTE, timedelta(0)):
+        now = NOON + leap
+        assert queue.recover(keep_failure_for=DAY, now=now) == Recovery(0, [])
+        assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=now)) == []
+    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    assert held.id == waits.id
+
+
+def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: JobQueue) -> None:
+    submit(queue)
+    job, lease = claim(queue)
+    watch(queue, since=NOON, until=NOON)
+    queue.release(lease, not_before=NOON + MINUTE, now=NOON)
+    back = NOON - 60 * MINUTE
+    watch(queue, since=back, until=back)
+    assert queue.claim("w/1", lease_for=MINUTE, now=back) is None
+    again = queue.claim("w/1", lease_for=MINUTE, now=back + MINUTE)
+    assert again is not None
+    assert again[0].id == job.id
+    back -= 60 * MINUTE
+    assert watch(queue, since=back, until=back + 2 * MINUTE + LOOK) == 1
+
+
+def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> None:
+    submit(queue)
+    claim(queue)
+    now = NOON
+    returned = 0
+    for _ in range(4):
+        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        now += UNSEEN
+    assert returned == 1
+
+
+def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queue: JobQueue) -> None:
+    waits, runs = submit(queue, "waits"), submit(queue, "runs")
+    queue.cancel(waits.id, keep_for=DAY, now=NOON)
+    job, lease = claim(queue)
+    assert job.id == runs.id
+    assert queue.cancel(runs.id, keep_for=DAY, now=NOON)
+    assert not queue.cancel(runs.id, keep_for=DAY, now=NOON)
+    assert queue.live_leases() == set()
+    with pytest.raises(LeaseLost):
+        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    for job in (waits, runs):
+        found = queue.find(job.request_hash, now=NOON)
+        assert found is not None
+        assert (found.state, found.finished_at, found.outcome) == (JobState.CANCELLED, NOON, None)
+    assert submit(queue, "runs").id != runs.id
+
+
+def test_only_the_secret_of_the_first_asker_lets_it_cancel(queue: JobQueue) -> None:
+    job = queue.submit(a_submission(cancel_digest="c" * 64), now=NOON).job
+    other = queue.submit(a_submission(cancel_digest="d" * 64), now=NOON).job
+    assert other.id == job.id
+    assert queue.may_cancel(job.id, "c" * 64)
+    assert not queue.may_cancel(job.id, "d" * 64)
+    assert not queue.may_cancel(job.id, "")
+    unsecured = queue.submit(a_submission(packages=("vim",)), now=NOON).job
+    assert not queue.may_cancel(unsecured.id, "")
+
+
+def test_a_job_that_another_asker_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
+    job = queue.submit(a_submission(asker="a"), now=NOON).job
+    queue.submit(a_submission(asker="a"), now=NOON)
+    found = queue.find(job.request_hash, now=NOON)
+    assert found is not None
+    assert not found.joined
+    queue.submit(a_submission(asker="b"), now=NOON)
+    assert not queue.cancel(job.id, keep_for=DAY, now=NOON, unless_joined=True)
+    assert queue.cancel(job.id, keep_for=DAY, now=NOON)
+
+
+def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    submit(queue)
+    job, lease = claim(queue)
+    queue.finish(lease, a_result(), Keeping(DAY, 3 * DAY), now=NOON)
+    for days in (0.9, 1.8, 2.7):
+        queue.note_interest([job.request_hash], now=NOON + days * DAY)
+        assert queue.find(job.request_hash, now=NOON + (days + 0.2) * DAY) is not None
+    queue.note_interest([job.request_hash], now=NOON + 2.95 * DAY)
+    assert queue.find(job.request_hash, now=NOON + 3 * DAY) is None
+    assert list(ledger.expired(now=NOON + 3 * DAY)) == [job.request_hash]
+
+
+def test_interest_does_not_prolong_a_failure(queue: JobQueue) -> None:
+    submit(queue)
+    job, lease = claim(queue)
+    queue.finish(lease, a_failure(), Keeping(DAY, DAY), now=NOON)
+    queue.note_interest([job.request_hash], now=NOON + 0.9 * DAY)
+    assert queue.find(job.request_hash, now=NOON + DAY) is None
+
+
+def test_the_typical_duration_is_that_of_the_latest_builds(queue: JobQueue) -> None:
+    assert queue.typical_duration() is None
+    for number, seconds in enumerate((10, 20)):
+        submit(queue, f"p{number}")
+        _, lease = claim(queue)
+        queue.finish(lease, a_result(), Keeping(DAY), now=NOON + timedelta(seconds=seconds))
+    assert queue.typical_duration() == timedelta(seconds=15)
+
+
+def test_what_the_world_did_is_in_the_history_of_a_job(queue: JobQueue) -> None:
+    submit(queue)
+    _, lease = claim(queue)
+    queue.release(lease, not_before=NOON, now=NOON + MINUTE, retry="Error: upstream is down")
+    job, _ = claim(queue)
+    (attempt,) = job.history
+    assert (attempt.started_at, attempt.ended_at, attempt.stage) == (NOON, NOON + MINUTE, Stage.INIT)
+    assert attempt.ending == "Error: upstream is down"

@@ -152,6 +152,9 @@ class Service:
             "database_path": self.database,
             "public_path": directory / "public",
             "worker_id": "e2e",
+            # All tests come from one address.
+            "new_builds_limit": "",
+            "shutdown_grace": "1s",
             **settings,
         }
         self._below = list(below)

@@ -309,7 +309,7 @@ def _require_downloads(client: Client, hashes: list[str]) -> None:
 
 def test_sweeping_never_takes_a_scratch_directory_that_is_in_use(tmp_path: Path) -> None:
     """Two processes share a store: one sweeps while the other begins builds."""
-    store, other = LocalStore(tmp_path), LocalStore(tmp_path)
+    store, other = LocalStore(tmp_path, installation="test"), LocalStore(tmp_path, installation="test")
     lost: list[str] = []
     stop = threading.Event()
 

@@ -90,7 +90,7 @@ def _require_submit_order(calls: list[str], request_hash: str) -> int:
 def _require_publish_order(calls: list[str], service: Service, request_hash: str, *, after: int) -> None:
     """Files, their directory, the rename, the store, and only then the row that says completed."""
     store = re.escape(str(service.store))
-    rename = index_of(calls, rf'rename(at2?)?\(.*"{store}/{request_hash}"', after=after)
+    rename = index_of(calls, rf'rename(at2?)?\("[^"]*", "{store}/{request_hash}"', after=after)
     source = re.findall(r'"([^"]+)"', calls[rename])[0]
     published = {path.name for path in (service.store / request_hash).iterdir()}
     syncs = [

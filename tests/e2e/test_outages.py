@@ -17,6 +17,7 @@ import pytest
 from asu_builder.sample.container import import_image
 from asu_builder.sample.distribution import Distribution, snapshot_builder
 from asu_builder.sample.server import DownloadServer
+from asu_builder.services.housekeeping import GRACE
 from e2e.conftest import Make
 from e2e.service import Client, Service
 from factories import eventually
@@ -104,8 +105,11 @@ def test_a_registry_that_does_not_answer_is_asked_again(make_podman: Make) -> No
     service = make_podman(imagebuilder_registry="127.0.0.1:9/nobody").start()
     with service.client() as client:
         request_hash = client.post(a_body()).json["request_hash"]
+        assert eventually(
+            lambda: client.get("/health").json["parts"]["registry"]["status"] == "degraded", seconds=20
+        )
         query = "SELECT state, retries, attempts FROM build_jobs"
-        assert eventually(lambda: service.rows(query) == [("pending", 1, 0)], seconds=20)
+        assert eventually(lambda: service.rows(query) == [("pending", 0, 0)], seconds=20)
         client.wait_until(request_hash, lambda answer: answer.json["detail"] == "queued", seconds=5)
     assert "Traceback" not in service.stderr()
 
@@ -308,7 +312,12 @@ def test_expired_results_and_their_images_are_forgotten_and_built_anew(make_loca
         address = f"/store/{done['bin_dir']}/{done['images'][0]['name']}"
         assert client.get(address).status == 200
         assert eventually(lambda: client.look(done["request_hash"]).status == 404, seconds=10)
+        assert client.get(address).status == 200, "somebody may just begin to download"
     service.stop()
+    with closing(sqlite3.connect(service.database, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE build_jobs SET expires_at = expires_at - ?", (GRACE // timedelta(microseconds=1),)
+        )
     with service.start().client() as client:
         # The first round of housekeeping comes half a second after the start.
         assert eventually(lambda: service.published() == [], seconds=5)

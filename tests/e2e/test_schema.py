@@ -27,7 +27,7 @@ from e2e.service import Client, Service
 from e2e.warm import warmed
 from podman_service import APK_VERSION
 
-_EXAMPLES = {"GET": 40, "POST": 300}
+_EXAMPLES = {"GET": 40, "POST": 300, "DELETE": 40}
 _CHECKS = [
     allow_header_conformance,
     content_type_conformance,

@@ -58,7 +58,7 @@ class Bench:
     ) -> None:
         runtime = LocalRuntime(LocalOptions(imagebuilder_path, root / "builds", sandboxed=False))
         self.witness = Witness(runtime)
-        self.store = LocalStore(root / "store")
+        self.store = LocalStore(root / "store", installation="test")
         self.root = root
         self.stages: list[Stage] = []
         self.baseline: Baseline | None = None

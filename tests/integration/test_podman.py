@@ -2,12 +2,14 @@
 
 import gc
 import logging
+import select
 import signal
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,18 +20,19 @@ from typing import Any
 import pytest
 
 from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.podman_engine import PodmanOptions
+from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
     EngineUnavailable,
     FailureReason,
+    RegistryUnavailable,
     Unavailable,
 )
 from asu_builder.ports import ContainerSpec
 from podman_service import SAMPLE_REGISTRY, PodmanService
-from registry import Registry, free_port, push_image
+from registry import Registry, push_image
 from runtime_rig import a_spec
 from tools import require_tool
 
@@ -168,9 +171,44 @@ def test_without_the_registry_the_present_image_of_a_moving_tag_is_used_with_a_w
             assert "could not be refreshed" in container.warnings[0]
 
 
-def test_without_the_registry_a_missing_image_is_the_world_s_fault(pulling: PodmanOptions) -> None:
-    with pytest.raises(Unavailable, match="could not be pulled"):
-        identity_of(PodmanRuntime(at(pulling, free_port())), RELEASED)
+def test_without_the_registry_a_missing_image_waits_for_it_and_others_are_built(
+    pulling: PodmanOptions, own_registry: Registry
+) -> None:
+    options, clock = at(pulling, own_registry), Clock()
+    runtime = PodmanRuntime(options, clock=clock)
+    here = push(options, "v25.12.0", marker="here")
+    assert identity_of(runtime, RELEASED) == here
+    there = push(options, "v25.12.1", marker="there")
+    own_registry.stop()
+    with pytest.raises(RegistryUnavailable, match="could not be pulled") as first:
+        identity_of(runtime, a_spec("25.12.1"))
+    began = monotonic()
+    with pytest.raises(RegistryUnavailable, match="could not be pulled") as second:
+        identity_of(runtime, a_spec("25.12.2"))
+    assert monotonic() - began < 0.5, "it was asked though it had just failed"
+    assert (first.value.retry_after, second.value.retry_after) == (2, 2)
+    assert identity_of(runtime, RELEASED) == here
+    assert runtime.check_registry().status == "degraded"
+    assert runtime.check().status == "ok", "the engine is not to blame"
+
+    with own_registry:
+        clock.now += 2
+        assert identity_of(runtime, a_spec("25.12.1")) == there
+        assert runtime.check_registry().status == "ok"
+
+
+def test_an_engine_that_freezes_during_a_pull_is_told_from_a_registry_that_is_slow(
+    pulling: PodmanOptions, silent_registry: int, podman_service: PodmanService
+) -> None:
+    short = timedelta(seconds=0.5)
+    quick = Timeouts(question=short, check=short, watch=short, silence=timedelta(seconds=2))
+    runtime = PodmanRuntime(replace(at(pulling, silent_registry), timeouts=quick))
+    with frozen_soon(podman_service):
+        began = monotonic()
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            identity_of(runtime, RELEASED)
+        assert monotonic() - began < 8
+    assert runtime.check_registry().status == "ok"
 
 
 def test_builds_that_start_together_pull_once(pulling: PodmanOptions, registry: Registry) -> None:
@@ -227,7 +265,7 @@ def test_who_waits_for_an_interrupted_pull_takes_it_over(
         first_stop.set()
         with pytest.raises(BuildInterrupted):
             first.result(timeout=5)
-        with pytest.raises(Unavailable, match="in time"):
+        with pytest.raises(RegistryUnavailable, match="in time"):
             second.result(timeout=5)
 
 
@@ -379,24 +417,185 @@ def test_an_engine_that_dies_during_a_command_is_unavailable(
     assert runtime.sweep(keep=lambda labels: False) == 1
 
 
-def test_an_engine_that_freezes_during_a_command_does_not_hold_the_build_for_ever(
-    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@contextmanager
+def frozen_soon(service: PodmanService) -> Iterator[None]:
+    """The service hangs from half a second on, until the end."""
+    assert service.process is not None
+    freezer = Timer(0.5, service.process.send_signal, args=[signal.SIGSTOP])
+    freezer.start()
+    try:
+        yield
+    finally:
+        freezer.join()
+        service.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("deadline", [timedelta(seconds=1), timedelta(minutes=5)])
+def test_an_engine_that_freezes_during_a_command_is_to_blame_whatever_comes_first(
+    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, deadline: timedelta
 ) -> None:
-    assert podman_service.process is not None
-    freezer = Timer(0.5, podman_service.process.send_signal, args=[signal.SIGSTOP])
-    with caplog.at_level(logging.CRITICAL):
-        spec = a_spec(deadline=timedelta(seconds=1))
-        with PodmanRuntime(options).open(spec, stop=Event()) as container:
-            freezer.start()
-            began = monotonic()
+    short = timedelta(seconds=0.5)
+    quick = Timeouts(question=short, check=short, watch=short, silence=timedelta(seconds=2))
+    runtime = PodmanRuntime(replace(options, timeouts=quick))
+    with frozen_soon(podman_service):
+        began = monotonic()
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            with runtime.open(a_spec(deadline=deadline), stop=Event()) as container:
+                container.run(["sleep", "50"], output=tmp_path)
+        assert monotonic() - began < 10
+        assert runtime.check().status == "down"
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            identity_of(runtime, RELEASED)
+    assert runtime.check().status == "ok"
+    identity_of(runtime, RELEASED)
+    runtime.sweep(keep=lambda labels: False)
+    assert runtime.sweep(keep=lambda labels: False) == 0
+
+
+class PodmanSocket:
+    """As systemd's `podman.socket`: callers wait in it while the service comes and goes."""
+
+    def __init__(self, place: Path, service: Path) -> None:
+        self.place = place
+        self._service = service
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(place))
+        self._listener.listen()
+
+    def __enter__(self) -> "PodmanSocket":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
             try:
-                with pytest.raises(BuildFailed) as failure:
-                    container.run(["sleep", "50"], output=tmp_path)
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._connect, args=(caller,), daemon=True).start()
+
+    def _connect(self, caller: socket.socket) -> None:
+        with caller, socket.socket(socket.AF_UNIX) as service:
+            for _ in range(500):
+                if service.connect_ex(str(self._service)) == 0:
+                    break
+                sleep(0.02)
+            ends = {caller: service, service: caller}
+            while True:
+                for end in select.select(list(ends), [], [])[0]:
+                    try:
+                        chunk = end.recv(1 << 16)
+                        ends[end].sendall(chunk)
+                    except OSError:
+                        return
+                    if not chunk:
+                        return
+
+
+def test_an_output_that_a_restart_of_the_service_has_cut_is_never_taken_for_whole(
+    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path
+) -> None:
+    def restart() -> None:
+        podman_service.stop()
+        podman_service.start()
+
+    with PodmanSocket(tmp_path / "s", podman_service.socket) as place:
+        runtime = PodmanRuntime(replace(options, socket=str(place.place)))
+        with pytest.raises(EngineUnavailable, match=r"connection to a running command was lost|went away"):
+            with runtime.open(a_spec(), stop=Event()) as container:
+                restarter, began = Timer(0.5, restart), monotonic()
+                restarter.start()
+                try:
+                    container.run(["sh", "-c", "echo one; sleep 2; echo two"], output=tmp_path)
+                finally:
+                    restarter.join()
+        assert monotonic() - began < 4, "noticed only because the new service does not know the command"
+        assert (tmp_path / "1.stdout").read_text() == "one\n"
+        assert runtime.sweep(keep=lambda labels: False) == 0
+
+
+def test_a_container_removed_under_a_command_is_no_failure_of_the_build(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(options)
+    with pytest.raises(EngineUnavailable, match="by somebody else"):
+        with runtime.open(a_spec(), stop=Event()) as container:
+            remover = Timer(0.5, remove_only, args=[options])
+            remover.start()
+            try:
+                container.run(["sleep", "50"], output=tmp_path)
             finally:
-                freezer.join()
-                podman_service.process.send_signal(signal.SIGCONT)
-    assert failure.value.reason == FailureReason.DEADLINE
-    assert monotonic() - began < 15
+                remover.join()
+
+
+def remove_only(options: PodmanOptions) -> None:
+    """`podman rm --force` on this installation's one container."""
+    from podman import PodmanClient
+
+    name = inspect_only(options)["Id"]
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+        query = {"force": True, "timeout": 0}
+        client.api.delete(f"/containers/{name}", params=query).raise_for_status()
+
+
+@pytest.mark.parametrize("act", [kill_only, remove_only])
+def test_images_of_a_container_that_ends_while_they_are_collected_are_whole_or_none(
+    options: PodmanOptions, tmp_path: Path, act: Callable[[PodmanOptions], None]
+) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    numbers = " ".join(str(number) for number in range(60))
+    with pytest.raises(EngineUnavailable) if act is remove_only else nullcontext():
+        with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+            make = f"mkdir out; for n in {numbers}; do head -c 5000000 /dev/zero > out/$n; done"
+            assert container.run(["sh", "-c", make], output=tmp_path).exit_code == 0
+            ender = Timer(0.05, act, args=[options])
+            ender.start()
+            try:
+                container.collect("/builder/out", into)
+            finally:
+                ender.join()
+    if act is kill_only:
+        assert [file.stat().st_size for file in into.iterdir()] == [5_000_000] * 60
+
+
+def test_images_of_a_container_that_was_removed_before_are_not_none(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineUnavailable, match="removed by somebody else"):
+        with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+            remove_only(options)
+            container.collect("/builder/out", tmp_path)
+
+
+_REWRITING = """
+import time
+files = [open(f"out/{number}", "wb") for number in range(6)]
+while True:
+    for odd in (0, 1):
+        for number, file in enumerate(files):
+            file.truncate(60_000_000 if number % 2 == odd else 0)
+        time.sleep(0.003)
+"""
+
+
+def test_a_build_that_changes_its_images_while_they_are_read_is_not_the_engine_s_fault(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    rewriting = f"mkdir out; touch out/image; (python3 -c '{_REWRITING}' > /dev/null 2>&1 &); sleep 0.3"
+    runtime = PodmanRuntime(options)
+    with pytest.raises(Unavailable, match="changed the files") as caught:
+        with runtime.open(a_spec(), stop=Event()) as container:
+            assert container.run(["sh", "-c", rewriting], output=tmp_path).exit_code == 0
+            container.collect("/builder/out", into)
+    assert not isinstance(caught.value, EngineUnavailable), "or one build could keep all others waiting"
+    assert runtime.check().status == "ok"
 
 
 def test_no_socket_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:

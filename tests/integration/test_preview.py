@@ -8,11 +8,13 @@ import pytest
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.bootstrap import assemble
+from asu_builder.domain.access import digest_of
 from asu_builder.sample.distribution import Distribution
 from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
 from factories import eventually
 
+SECRET = "s3cret-of-the-farm"
 PREVIEW = "/api/v1/packages/preview"
 RULES = """
 format: 1
@@ -51,6 +53,8 @@ def client(tmp_path: Path, sample_world: Distribution) -> Iterator[AsgiClient]:
             allow_unsandboxed=True,
             worker_concurrent=0,
             package_changes_path=str(rules),
+            api_tokens=({"name": "farm", "digest": digest_of(SECRET)},),
+            trusted_proxies=("127.0.0.0/8",),
         )
         with AsgiClient(assemble(settings).app) as running:
             yield running
@@ -120,12 +124,31 @@ def test_what_could_not_be_built_is_refused_as_a_build_would_be(
     assert answer.json["detail"].startswith(text)
 
 
+def refusals(client: AsgiClient, **headers: str) -> list[Answer]:
+    """What more than a burst is told."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    answers = [client.post(PREVIEW, {"version": "x"}, given) for _ in range(25)]
+    return [answer for answer in answers if answer.status == 429]
+
+
 def test_an_address_may_not_ask_without_end(client: AsgiClient) -> None:
-    ask(client, "vim")
-    answers = [client.post(PREVIEW, {"version": "x"}) for _ in range(30)]
-    refused = [answer for answer in answers if answer.status == 429]
-    assert refused
-    assert int(refused[0].header("retry-after") or 0) >= 1
+    refused = refusals(client)
+    assert len(refused) == 5
+    assert 1 <= int(refused[0].header("retry-after") or 0) <= 10
+    assert refused[0].json["detail"].startswith("Previews are limited to 20 per 10 seconds")
+
+
+def test_those_behind_a_proxy_have_their_own_allowance_and_a_token_lifts_it(client: AsgiClient) -> None:
+    assert len(refusals(client, x_forwarded_for="8.8.8.8, 198.51.100.1")) == 5
+    assert len(refusals(client, x_forwarded_for="9.9.9.9, 198.51.100.1")) == 25, "nobody moves by a header"
+    assert len(refusals(client, x_forwarded_for="198.51.100.2")) == 5
+    assert refusals(client, authorization=f"Bearer {SECRET}") == []
+
+
+def test_an_unknown_token_is_told_so(client: AsgiClient) -> None:
+    answer = client.post(PREVIEW, {"version": "x"}, {"authorization": "Bearer nobody's"})
+    assert (answer.status, answer.header("www-authenticate")) == (401, "Bearer")
+    assert "not known here" in answer.json["detail"]
 
 
 def test_health_names_the_rules(client: AsgiClient) -> None:

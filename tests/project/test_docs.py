@@ -11,7 +11,7 @@ import pytest
 from asu_builder import __version__
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Stage
-from asu_builder.settings import SETTING_NAMES, Settings, load_settings, parse_duration
+from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
 from asu_builder.web.documents import HealthDocument, ImageDocument, Problem
 from asu_builder.web.operations import OPERATIONS
 
@@ -46,6 +46,8 @@ def means(cell: str, value: object) -> bool:
     text = cell.strip("`").strip('"')
     if isinstance(value, timedelta):
         return parse_duration(text) == value
+    if isinstance(value, Size):
+        return parse_size(text) == value
     if isinstance(value, bool):
         return text == str(value).lower()
     if value is None:

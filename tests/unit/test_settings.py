@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.adapters.rate_limits import NewBuildsLimit
+from asu_builder.bootstrap.choices import tokens
+from asu_builder.domain.access import Asker, Right, Token
+from asu_builder.domain.job import Priority
 from asu_builder.settings import Settings, SettingsProblem, load_settings, parse_duration
+from asu_builder.web.asker import Askers
+
+DIGEST = "0123456789abcdef" * 4
+TOKEN = f"{{name: farm, digest: {DIGEST}}}"
 
 
 def load(tmp_path: Path, *texts: str, **variables: str) -> Settings:
@@ -80,6 +88,55 @@ def test_every_kind_of_value_is_understood_from_files_and_from_variables(tmp_pat
         ("upstream_url: ftp://x", "^upstream_url: expected an http"),
         ("repository_allow_list: [example.org]", "^repository_allow_list: expected a list of http"),
         ("worker_id: a b", "^worker_id: expected letters"),
+        *[
+            (f"new_builds_limit: {text}", "^new_builds_limit: expected rates like `20/minute; 100/hour`, or")
+            for text in (
+                "often",
+                "20/fortnight",
+                "'20/minute;'",
+                "20/minute 100/hour",
+                "-1/minute",
+                "1.5/hour",
+            )
+        ],
+        ("new_builds_limit: 20", r"^new_builds_limit \(.*\): Expected `str`, got `int`"),
+        ("api_tokens: secret", r"^api_tokens \(.*\): "),
+        (f"api_tokens: [{{digest: {DIGEST}}}]", r"^api_tokens \(.*\): .*missing required field `name`"),
+        ("api_tokens: [{name: farm}]", r"^api_tokens \(.*\): .*missing required field `digest`"),
+        (
+            "api_tokens: [{name: farm, digest: s3cret}]",
+            "^api_tokens: expected the SHA-256 of each token as 64",
+        ),
+        (f"api_tokens: [{{name: farm, digest: {DIGEST.upper()}}}]", "^api_tokens: expected the SHA-256"),
+        (f"api_tokens: [{{name: the farm, digest: {DIGEST}}}]", "^api_tokens: expected a name of letters"),
+        (f"api_tokens: [{TOKEN}, {TOKEN}]", "^api_tokens: expected a name .*, none of them twice$"),
+        (
+            f"api_tokens: [{{name: farm, digest: {DIGEST}, rights: [rule]}}]",
+            r"^api_tokens \(.*\): Invalid enum value 'rule' - at `\$\[0\]\.rights\[0\]`",
+        ),
+        (
+            f"api_tokens: [{{name: farm, digest: {DIGEST}, priority: high}}]",
+            r"^api_tokens \(.*\): Invalid enum value 'high' - at `\$\[0\]\.priority`",
+        ),
+        *[
+            (f"trusted_proxies: [{text}]", f"^trusted_proxies: expected addresses or networks like .*{text}")
+            for text in ("proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "unix")
+        ],
+        *[
+            (
+                f"{name}: {text}",
+                rf"^{name} \(.*\): expected a size like 20GiB, 512MiB or bytes, got '?{text}'?$",
+            )
+            for name in ("store_max_size", "disk_floor")
+            for text in ("much", "-1", "5PiB", "20 Gb/s")
+        ],
+        *[
+            (f"{name}: soon", rf"^{name} \(.*\): expected a duration like 7d, 30m or seconds, got 'soon'")
+            for name in ("idle_sinks_after", "idle_expires_after")
+        ],
+        ("idle_sinks_after: 0", "^idle_sinks_after: expected a duration above zero"),
+        ("idle_expires_after: 5m", "^idle_expires_after: expected a duration longer than idle_sinks_after$"),
+        ("idle_sinks_after: 2h", "^idle_expires_after: expected a duration longer than idle_sinks_after$"),
         ("- a", r"expected one `name: value` a line$"),
         ("a: [", "is not valid YAML"),
     ],
@@ -94,6 +151,59 @@ def test_what_is_unknown_or_wrong_is_named_with_what_was_expected(
 def test_a_wrong_variable_is_named_as_it_was_written(tmp_path: Path) -> None:
     with pytest.raises(SettingsProblem, match=r"^sever_port \(variable ASU_SEVER_PORT\)"):
         load(tmp_path, sever_port="1")
+
+
+@pytest.mark.parametrize(
+    "text", ["20/minute; 100/hour", "1/second", "5 / day;6/hour", "0/minute", "999999/hour", "", "'  '"]
+)
+def test_limits_that_the_rates_understand(tmp_path: Path, text: str) -> None:
+    limit = load(tmp_path, f"new_builds_limit: {text or chr(39) * 2}").new_builds_limit
+    NewBuildsLimit(limit).admit("anybody")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20GiB", 20 << 30),
+        ("1.5 m", 3 << 19),
+        ("512MB", 512 << 20),
+        ("1T", 1 << 40),
+        ("4096", 4096),
+        ("0", 0),
+        ("7B", 7),
+    ],
+)
+def test_sizes_are_in_bytes_and_their_units_powers_of_1024(tmp_path: Path, text: str, size: int) -> None:
+    settings = load(tmp_path, f"store_max_size: {text}", disk_floor=text)
+    assert (settings.store_max_size, settings.disk_floor) == (size, size)
+
+
+def test_tokens_come_from_files_and_from_variables_and_make_the_same_askers(tmp_path: Path) -> None:
+    from_file = load(
+        tmp_path,
+        f"api_tokens:\n  - {{name: farm, digest: {DIGEST}, rights: [read, operate], priority: bulk}}\n"
+        f"  - {{name: site, digest: {DIGEST[::-1]}}}\n",
+    )
+    from_variable = load(
+        tmp_path,
+        api_tokens=f'[{{"name":"farm","digest":"{DIGEST}","rights":["read","operate"],"priority":"bulk"}},'
+        f'{{"name":"site","digest":"{DIGEST[::-1]}"}}]',
+    )
+    assert tokens(from_file) == tokens(from_variable)
+    assert tokens(from_file) == (
+        Token("farm", DIGEST, frozenset({Right.READ, Right.OPERATE}), Priority.BULK),
+        Token("site", DIGEST[::-1], frozenset(), Priority.NORMAL),
+    )
+    assert tokens(load(tmp_path)) == ()
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8 2001:db8::1", "10.0.0.0/8,2001:db8::1"])
+def test_proxies_come_from_files_and_from_variables(tmp_path: Path, text: str) -> None:
+    from_file = load(tmp_path, "trusted_proxies: [10.0.0.0/8, '2001:db8::1']")
+    assert from_file == load(tmp_path, trusted_proxies=text)
+    assert Askers((), from_file.trusted_proxies).of(
+        {"client": ("10.0.0.1", 1), "headers": [(b"x-forwarded-for", b"198.51.100.9")]}
+    ) == Asker("198.51.100.9")
 
 
 def test_settings_are_frozen() -> None:

@@ -1,56 +1,78 @@
-"""SQLite in WAL mode behind `reading()` and `writing()`, and its migrations.
+"""SQLite in WAL mode behind `reading()` and `writing()`.
 
 One connection per thread for reading, which cannot write; two for writing, one at a time under a
 lock, so that "database is locked" never reaches anybody in this process. A second process is
-waited for by SQLite's own busy timeout.
+waited for by SQLite's own busy timeout. What schema a file has is the matter of `schema.py`.
 """
 
 import contextlib
 import logging
+import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from asu_builder.adapters.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
 from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import Verdict
 
 _log = logging.getLogger(__name__)
 
-# By path: importlib.resources costs more than opening the database.
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_SECONDS = 30.0
+_AGAIN_SECONDS = 0.01
+_DAMAGED = (
+    "The database is damaged; nothing is built or taken on until the operator has stopped the service, "
+    "put a backup in the place of the file, and started it again."
+)
+_CUT_OFF = Verdict("degraded", "The database was not looked through to its end; the service was stopped.")
 
 
 class Database:
     """The embedded database; safe to use from any thread. `close()` ends all connections."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
+        """Opens or makes it. Raises `Unavailable` with path and remedy; see `schema.migrate`."""
         self._path = path
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._opening = threading.Lock()
         self._writing = threading.Lock()
-        with self._translated():
+        self._verifying = threading.Lock()
+        self._verifier: sqlite3.Connection | None = None
+        self._header: int | None = None
+        self._closing = threading.Event()
+        self._damaged = False
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._header = open_header(path)
             self._relaxed = self._connect("NORMAL")
             # Submit and finish must survive a power cut; FULL makes their commit sync the log.
             self._durable = self._connect("FULL")
-            self._migrate()
+            migrate(self._durable, path, folder=migrations)
+        except (sqlite3.DatabaseError, OSError) as error:
+            self.close()
+            raise unusable(path, error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _connect(self, synchronous: str, *, read_only: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
-        connection.execute("PRAGMA journal_mode = WAL")
+        with self._opening:
+            self._opened.append(connection)
+        _use_log(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -1024")
+        # What is forgotten may have been a Wi-Fi password: its bytes are overwritten, not only freed.
+        connection.execute("PRAGMA secure_delete = ON")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
-        with self._opening:
-            self._opened.append(connection)
         return connection
 
     @contextlib.contextmanager
@@ -66,8 +88,10 @@ class Database:
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction; committed at the end, rolled back on any exception.
 
-        `durable` means that it is on disk when this returns.
+        `durable` means that it is on disk when this returns. A damaged database takes none.
         """
+        if self._damaged:
+            raise Unavailable(_DAMAGED)
         connection = self._durable if durable else self._relaxed
         with self._translated(), self._writing:
             connection.execute("BEGIN IMMEDIATE")
@@ -87,19 +111,10 @@ class Database:
         except (sqlite3.DatabaseError, OSError) as error:
             # The path is for the operator's log, not for whoever reads the answer.
             _log.error("%s: %s", self._path, error)
+            if result_code(error) in DAMAGE:
+                self._damaged = True
+                raise Unavailable(_DAMAGED) from error
             raise Unavailable(f"The database cannot be used: {error}") from error
-
-    def _migrate(self) -> None:
-        scripts = sorted(_MIGRATIONS.glob("*.sql"))
-        (have,) = self._durable.execute("PRAGMA user_version").fetchone()
-        if have > len(scripts):
-            raise Unavailable(
-                f"The database {self._path} was written by a newer version of this program (schema {have}, "
-                f"known {len(scripts)}). Install that version again, or name another database_path."
-            )
-        for number, script in enumerate(scripts[have:], start=have + 1):
-            text = script.read_text(encoding="utf-8")
-            self._durable.executescript(f"BEGIN IMMEDIATE;\n{text}\nPRAGMA user_version = {number};\nCOMMIT;")
 
     def installation(self) -> str:
         """The random name of this installation, made once; marks its containers."""
@@ -119,9 +134,76 @@ class Database:
             return Verdict("down", str(error))
         return Verdict("ok", "The database answers.")
 
+    def verify(self) -> Verdict:
+        """Whether every page of the file is sound; reads all of it, so seconds for a large one.
+
+        For a thread of its own; nothing waits for it, and `stop_verifying()` cuts it off. A file found
+        damaged takes no writes from then on.
+        """
+        with self._verifying:
+            if self._closing.is_set():
+                return _CUT_OFF
+            try:
+                problems = self._look_through()
+            except sqlite3.DatabaseError as error:
+                if self._closing.is_set():
+                    return _CUT_OFF
+                if result_code(error) not in DAMAGE:
+                    return Verdict("degraded", f"The database could not be looked through: {error}")
+                problems = [str(error)]
+        if problems == ["ok"]:
+            return Verdict("ok", "Every page of the database is sound.")
+        _log.error("%s is damaged: %s", self._path, "; ".join(problems))
+        self._damaged = True
+        return Verdict("down", _DAMAGED)
+
+    def _look_through(self) -> list[str]:
+        self._verifier = self._connect("NORMAL", read_only=True)
+        try:
+            return [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
+        finally:
+            self._disconnect(self._verifier)
+
+    def _disconnect(self, connection: sqlite3.Connection) -> None:
+        connection.close()
+        with self._opening:
+            self._opened.remove(connection)
+
+    def stop_verifying(self) -> None:
+        """Cuts a verification off and lets none begin any more, so that a stop need not wait for it."""
+        self._closing.set()
+        # Again and again: an interrupt between two statements is lost.
+        while not self._verifying.acquire(timeout=_AGAIN_SECONDS):
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it has just been closed
+                if self._verifier is not None:
+                    self._verifier.interrupt()
+        self._verifying.release()
+
     def close(self) -> None:
         """Ends every connection; the database is folded back into one file."""
+        self.stop_verifying()
         with self._writing, self._opening:
             for connection in self._opened:
                 connection.close()
             self._opened.clear()
+            if self._header is not None:
+                os.close(self._header)
+                self._header = None
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Brings the file into WAL mode, where it is not.
+
+    Of several processes that do this to a new file at once SQLite refuses all but one, and does
+    not let them wait.
+    """
+    until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return

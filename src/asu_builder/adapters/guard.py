@@ -1,8 +1,9 @@
-"""One thread per container that ends it: stop event, deadline, resource watches.
+"""Ends a container in time: stop event, deadline, resource watches, and an engine that went silent.
 
 A socket timeout cannot do this: a silent `make` is healthy and an endless chatty one is not. So
 the guard kills, remembers why, and the interrupted step raises that reason instead of whatever
-the kill looked like from where it stood.
+the kill looked like from where it stood. Watches are asked in a thread of their own, because an
+engine that hangs must not keep the stop event waiting.
 """
 
 import logging
@@ -15,20 +16,31 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from asu_builder.domain.errors import AsuError, BuildFailed, BuildInterrupted, FailureReason
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildFailed,
+    BuildInterrupted,
+    FailureReason,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
 TICK = 0.2
 """Seconds between two looks at the stop event and the clock."""
+SILENCE = timedelta(seconds=30)
+"""How long a watch may get no answer before the build is given back: busy engines are slow at times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Something looked at every so often; a returned failure ends the container."""
+    """Something looked at every so often; a returned failure ends the container.
+
+    `look` raises `Unavailable` when what runs the container does not answer.
+    """
 
     every: timedelta
-    look: Callable[[], BuildFailed | None]
+    look: Callable[[], AsuError | None]
 
 
 class Guard:
@@ -41,26 +53,35 @@ class Guard:
         *,
         kill: Callable[[], None],
         watches: Sequence[Watch] = (),
+        silence: timedelta = SILENCE,
     ) -> None:
         """`kill` ends the container and wakes whoever waits for it; it is called at most once."""
         self._stop = stop
         self._deadline = deadline
         self._ends = monotonic() + deadline.total_seconds()
         self._kill = kill
-        self._due = {watch: monotonic() + watch.every.total_seconds() for watch in watches}
+        self._watches = watches
+        self._silence = silence.total_seconds()
+        self._silent_since: dict[Watch, float] = {}
         self._ended = Event()
+        self._found: AsuError | None = None
+        """What a watch has found; the guard's thread acts on it."""
         self._failure: AsuError | None = None
-        self._thread = Thread(target=self._watch, name="guard", daemon=True)
+        self._threads = [Thread(target=self._guard, name="guard", daemon=True)]
+        if watches:
+            self._threads.append(Thread(target=self._ask_all, name="watches", daemon=True))
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def remaining(self) -> timedelta:
@@ -85,7 +106,7 @@ class Guard:
         if self._stop.is_set():
             raise interrupted()
 
-    def _watch(self) -> None:
+    def _guard(self) -> None:
         while not self._ended.wait(TICK):
             if failure := self._look():
                 # Before the kill, so that whoever the kill wakes finds the reason.
@@ -102,25 +123,46 @@ class Guard:
     def _look(self) -> AsuError | None:
         if self._stop.is_set():
             return interrupted()
-        if monotonic() >= self._ends:
-            return deadline_passed(self._deadline)
-        for watch, due in self._due.items():
-            if monotonic() >= due:
-                failure = self._ask(watch)
-                self._due[watch] = monotonic() + watch.every.total_seconds()
-                if failure:
-                    return failure
+        if self._found is None and monotonic() >= self._ends:
+            return self._ask_last() or deadline_passed(self._deadline)
+        return self._found
+
+    def _ask_last(self) -> AsuError | None:
+        """Whether something else than the build is to blame for its reaching the deadline."""
+        for watch in self._watches:
+            try:
+                failure = watch.look()
+            except Unavailable as error:
+                return error
+            except Exception:
+                log.exception("a watch failed")
+                continue
+            if failure:
+                return failure
         return None
 
-    def _ask(self, watch: Watch) -> BuildFailed | None:
-        """A watch that fails must not end the guard: deadline and stop still have to bite."""
+    def _ask_all(self) -> None:
+        due = {watch: monotonic() + watch.every.total_seconds() for watch in self._watches}
+        while self._found is None and not self._ended.wait(TICK):
+            for watch in [watch for watch in self._watches if monotonic() >= due[watch]]:
+                self._found = self._found or self._ask(watch)
+                due[watch] = monotonic() + watch.every.total_seconds()
+
+    def _ask(self, watch: Watch) -> AsuError | None:
+        """A watch that fails must not end the build at once, and one with a bug not at all."""
+        began = monotonic()
         try:
-            return watch.look()
-        except AsuError as error:
-            log.warning("a resource watch got no answer: %s", error)
+            failure = watch.look()
+        except Unavailable as error:
+            if watch not in self._silent_since and not self._ended.is_set():
+                log.warning("a watch got no answer: %s", error)
+            silent_for = monotonic() - self._silent_since.setdefault(watch, began)
+            return error if silent_for >= self._silence else None
         except Exception:
-            log.exception("a resource watch failed")
-        return None
+            log.exception("a watch failed")
+            return None
+        self._silent_since.pop(watch, None)
+        return failure
 
 
 def interrupted() -> BuildInterrupted:

@@ -1,28 +1,51 @@
 """Jobs, requests and outcomes as rows and back."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from asu_builder.domain.errors import Fault
-from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Outcome, Stage
+from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.job import (
+    Attempt,
+    BuildFailure,
+    BuildResult,
+    Job,
+    JobState,
+    Outcome,
+    Priority,
+    Stage,
+)
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import Submission
 
-SELECT_JOB = """
-    SELECT job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.stage,
-           job.attempts, job.retries, job.started_at, job.finished_at, result.completed, result.document
+_COLUMNS = """
+    job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.asker,
+    job.priority, job.joined, job.stage, job.attempts, job.retries, job.history, job.started_at,
+    job.finished_at, job.reason
+"""
+SELECT_JOB = f"""
+    SELECT {_COLUMNS}, result.completed, result.document
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
       LEFT JOIN build_results AS result ON result.job_id = job.id
+"""
+SELECT_WITHOUT_OUTCOME = f"""
+    SELECT {_COLUMNS}, NULL, NULL
+      FROM build_jobs AS job
+      JOIN build_requests AS request ON request.request_hash = job.request_hash
 """
 
 
 def to_micros(at: datetime) -> int:
     """An aware time as whole microseconds since 1970, UTC."""
     return int(at.timestamp() * 1_000_000)
+
+
+def span_micros(span: timedelta) -> int:
+    """A span of time in whole microseconds."""
+    return span // timedelta(microseconds=1)
 
 
 def to_moment(micros: int | None) -> datetime | None:
@@ -35,23 +58,43 @@ def encode(value: BuildRequest | Outcome) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def to_request(text: str) -> BuildRequest:
+    """The request of a row."""
+    return msgspec.json.decode(text, type=BuildRequest)
+
+
+def to_history(text: str) -> tuple[Attempt, ...]:
+    """The attempts of a row."""
+    return msgspec.json.decode(text, type=tuple[Attempt, ...]) if text != "[]" else ()
+
+
+def encode_history(attempts: Sequence[Attempt]) -> str:
+    """Attempts as the JSON text that a row keeps."""
+    return msgspec.json.encode(attempts).decode()
+
+
 def to_job(row: Sequence[Any]) -> Job:
-    """The job of a `SELECT_JOB` row."""
+    """The job of a row of `SELECT_JOB` or `SELECT_WITHOUT_OUTCOME`."""
     enqueued_at = to_moment(row[4])
     assert enqueued_at is not None  # the column is NOT NULL
     return Job(
         id=row[0],
         request_hash=row[1],
-        request=msgspec.json.decode(row[2], type=BuildRequest),
+        request=to_request(row[2]),
         state=JobState(row[3]),
         enqueued_at=enqueued_at,
         client=row[5],
-        stage=None if row[6] is None else Stage(row[6]),
-        attempts=row[7],
-        retries=row[8],
-        started_at=to_moment(row[9]),
-        finished_at=to_moment(row[10]),
-        outcome=_to_outcome(row[11], row[12]),
+        asker=row[6],
+        priority=Priority(row[7]),
+        joined=bool(row[8]),
+        stage=None if row[9] is None else Stage(row[9]),
+        attempts=row[10],
+        retries=row[11],
+        history=to_history(row[12]),
+        started_at=to_moment(row[13]),
+        finished_at=to_moment(row[14]),
+        reason=FailureReason(row[15]) if row[15] else None,
+        outcome=_to_outcome(row[16], row[17]),
     )
 
 
@@ -66,6 +109,8 @@ def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:
         state=JobState.PENDING,
         enqueued_at=moment,
         client=submission.client,
+        asker=submission.asker,
+        priority=submission.priority,
     )
 
 
@@ -75,13 +120,3 @@ def _to_outcome(completed: int | None, document: str | None) -> Outcome | None:
     if completed:
         return msgspec.json.decode(document, type=BuildResult)
     return msgspec.json.decode(document, type=BuildFailure)
-
-
-def is_stale_failure(job: Job, *, cool_down_start: datetime) -> bool:
-    """Whether a repeated request may try anew: the failure was not the user's and has cooled down."""
-    return (
-        isinstance(job.outcome, BuildFailure)
-        and job.outcome.fault is not Fault.USER
-        and job.finished_at is not None
-        and job.finished_at <= cool_down_start
-    )

@@ -1,47 +1,76 @@
-"""The queue in SQL: the only module that writes `build_jobs`.
+"""The queue in SQL: what is asked, claimed and ended.
 
-Every step names the state it leaves in its WHERE clause, so an illegal one matches no row.
+Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. What
+time does to jobs is in `job_times.py`; these two, `retention.py` and `operations.py` are the only
+modules that write `build_jobs`.
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from asu_builder.adapters import job_times
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import SELECT_JOB, encode, is_stale_failure, new_job, to_job, to_micros
-from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull
+from asu_builder.adapters.job_rows import (
+    SELECT_JOB,
+    encode,
+    encode_history,
+    new_job,
+    span_micros,
+    to_history,
+    to_job,
+    to_micros,
+)
+from asu_builder.adapters.job_times import BACK, LEASED, hold_lease
+from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import (
-    CONTAINER_STAGES,
-    BuildFailure,
-    BuildResult,
     Job,
     JobState,
+    Keeping,
     Lease,
     Outcome,
     Stage,
+    is_asked_anew,
 )
-from asu_builder.ports import Entry, Submission
+from asu_builder.ports import Admit, Entry, Patience, Recovery, Submission, admit_all
 
-MAX_ATTEMPTS = 3
-COOL_DOWN = timedelta(seconds=60)
-"""How long a failure that is not the user's answers a repeated request, before it is tried anew."""
-_RETRY_AFTER_FULL = 30
+_MEASURED = 50
+"""How many of the latest builds say how long one takes."""
+_IMPLAUSIBLE = timedelta(hours=6)
+"""A clock that leapt in mid-build measures nothing."""
 
 # What still answers for its hash: anything live, and what is final and not past its time.
 _ANSWERS = "(job.state IN ('pending', 'building') OR job.expires_at > :now)"
 
+# The row values are those of the index build_jobs_order.
+_AHEAD = """
+    SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
+     WHERE mine.id = ? AND other.state = 'pending'
+       AND (other.sunk, -other.priority, other.turn, other.id)
+         < (mine.sunk, -mine.priority, mine.turn, mine.id)
+"""
 _CLAIM = """
     UPDATE build_jobs
        SET state = 'building', stage = 'init', worker = :worker, lease_token = lease_token + 1,
            lease_until = :until, started_at = :now
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
-            WHERE state = 'pending' AND not_before <= :now
-            ORDER BY priority DESC, id LIMIT 1)
-    RETURNING id, lease_token
+            WHERE state = 'pending' AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
+            ORDER BY sunk, priority DESC, turn, id LIMIT 1)
+    RETURNING id, lease_token, priority, turn
 """
-_BACK = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
-_LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
+# An asker's next job comes a turn after its last one that is not done, and nobody's before the turn
+# that is reached.
+_INSERT = """
+    INSERT INTO build_jobs (request_hash, client, asker, cancel_digest, priority, enqueued_at, asked_at, turn)
+    VALUES (:hash, :client, :asker, :cancel_digest, :priority, :at, :at, max(
+        coalesce((SELECT turn FROM queue_turns WHERE priority = :priority), 0),
+        coalesce((SELECT max(turn) + 1 FROM build_jobs
+                   WHERE state IN ('pending', 'building')
+                     AND asker = :asker AND priority = :priority), 0)))
+    RETURNING id
+"""
 
 
 def _count_pending(connection: sqlite3.Connection) -> int:
@@ -50,21 +79,24 @@ def _count_pending(connection: sqlite3.Connection) -> int:
 
 
 def _count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
-    (ahead,) = connection.execute(
-        "SELECT count(*) FROM build_jobs AS other, build_jobs AS mine"
-        " WHERE mine.id = ? AND other.state = 'pending'"
-        " AND (other.priority, -other.id) > (mine.priority, -mine.id)",
-        (job_id,),
-    ).fetchone()
+    (ahead,) = connection.execute(_AHEAD, (job_id,)).fetchone()
     return int(ahead)
 
 
-def _gave_up(attempts: int) -> BuildFailure:
-    return BuildFailure(
-        FailureReason.GAVE_UP,
-        f"Error: Gave up: the build was cut off {attempts} times without an end. This is the server's fault; "
-        "try again later or tell its operator.",
-    )
+def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> int:
+    """A new pending job, at the end of its asker's turns; its id."""
+    (job_id,) = connection.execute(
+        _INSERT,
+        {
+            "hash": submission.request_hash,
+            "client": submission.client,
+            "asker": submission.asker,
+            "cancel_digest": submission.cancel_digest,
+            "priority": submission.priority,
+            "at": at,
+        },
+    ).fetchone()
+    return int(job_id)
 
 
 class SqlJobQueue:
@@ -73,43 +105,49 @@ class SqlJobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> Entry:
+    def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
         """See `ports.JobQueue.submit`."""
-        (entry,) = self.submit_all([submission], capacity=capacity, now=now)
-        if isinstance(entry, QueueFull):
+        (entry,) = self.submit_all([submission], now=now, admit=admit)
+        if isinstance(entry, AsuError):
             raise entry
         return entry
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, capacity: int, now: datetime
-    ) -> list[Entry | QueueFull]:
+        self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
+    ) -> list[Entry | AsuError]:
         """See `ports.JobQueue.submit_all`."""
         with self._database.writing(durable=True) as connection:
-            return [self._enter(connection, submission, capacity, now) for submission in submissions]
+            return [self._enter(connection, submission, admit, now) for submission in submissions]
 
     def _enter(
-        self, connection: sqlite3.Connection, submission: Submission, capacity: int, now: datetime
-    ) -> Entry | QueueFull:
+        self, connection: sqlite3.Connection, submission: Submission, admit: Admit, now: datetime
+    ) -> Entry | AsuError:
         job = self._find(connection, submission.request_hash, now)
-        if job is not None and not is_stale_failure(job, cool_down_start=now - COOL_DOWN):
-            ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
-            return Entry(job, created=False, ahead=ahead)
+        if job is not None and not is_asked_anew(job, now=now):
+            return self._join(connection, job, submission)
         pending = _count_pending(connection)
-        if pending >= capacity:
-            return QueueFull(pending, _RETRY_AFTER_FULL)
+        if refusal := admit(submission, pending):
+            return refusal
         at = to_micros(now)
         if job is not None:
             connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
         connection.execute(
             "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)"
-            " ON CONFLICT (request_hash) DO NOTHING",
+            " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
             (submission.request_hash, encode(submission.request), at),
         )
-        (job_id,) = connection.execute(
-            "INSERT INTO build_jobs (request_hash, client, enqueued_at) VALUES (?, ?, ?) RETURNING id",
-            (submission.request_hash, submission.client, at),
-        ).fetchone()
-        return Entry(new_job(job_id, submission, at), created=True, ahead=pending)
+        job_id = insert_job(connection, submission, at)
+        # Behind everybody, unless others take more turns or have no priority.
+        ahead = _count_ahead(connection, job_id) if pending else 0
+        return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
+
+    def _join(self, connection: sqlite3.Connection, job: Job, submission: Submission) -> Entry:
+        live = job.state in (JobState.PENDING, JobState.BUILDING)
+        if live and not job.joined and submission.asker != job.asker:
+            connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
+            job = replace(job, joined=True)
+        ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+        return Entry(job, created=False, ahead=ahead)
 
     def find(self, request_hash: str, *, now: datetime) -> Job | None:
         """See `ports.JobQueue.find`."""
@@ -133,11 +171,55 @@ class SqlJobQueue:
         with self._database.reading() as connection:
             return _count_pending(connection)
 
+    def typical_duration(self) -> timedelta | None:
+        """See `ports.JobQueue.typical_duration`."""
+        with self._database.reading() as connection:
+            (mean,) = connection.execute(
+                "SELECT avg(duration) FROM ("
+                " SELECT finished_at - started_at AS duration FROM build_jobs WHERE state = 'completed'"
+                " ORDER BY finished_at DESC LIMIT ?) WHERE duration BETWEEN 0 AND ?",
+                (_MEASURED, span_micros(_IMPLAUSIBLE)),
+            ).fetchone()
+        return None if mean is None else timedelta(microseconds=mean)
+
+    def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
+        """See `ports.JobQueue.note_interest`."""
+        with self._database.writing() as connection:
+            job_times.note_interest(connection, request_hashes, to_micros(now))
+
+    def give_up_idle(
+        self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
+    ) -> Sequence[Job]:
+        """See `ports.JobQueue.give_up_idle`."""
+        with self._database.writing() as connection:
+            return job_times.give_up_idle(connection, patience, keep_for=keep_failure_for, now=now)
+
+    def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+        """See `ports.JobQueue.cancel`."""
+        with self._database.writing(durable=True) as connection:
+            cursor = connection.execute(
+                "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
+                " finished_at = ?, expires_at = ? WHERE id = ? AND state IN ('pending', 'building')"
+                " AND NOT (joined AND ?)",
+                (to_micros(now), to_micros(now + keep_for), job_id, unless_joined),
+            )
+        return cursor.rowcount == 1
+
+    def may_cancel(self, job_id: int, cancel_digest: str) -> bool:
+        """See `ports.JobQueue.may_cancel`."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT 1 FROM build_jobs WHERE id = ? AND cancel_digest = ? AND cancel_digest <> ''",
+                (job_id, cancel_digest),
+            ).fetchone()
+        return row is not None
+
     def expire(self, job_id: int, *, now: datetime) -> None:
         """See `ports.JobQueue.expire`."""
         with self._database.writing() as connection:
             connection.execute(
-                "UPDATE build_jobs SET expires_at = ? WHERE id = ? AND state IN ('completed', 'failed')",
+                "UPDATE build_jobs SET expires_at = min(expires_at, ?)"
+                " WHERE id = ? AND state IN ('completed', 'failed', 'cancelled')",
                 (to_micros(now), job_id),
             )
 
@@ -149,7 +231,12 @@ class SqlJobQueue:
             ).fetchone()
             if row is None:
                 return None
-            job_id, token = row
+            job_id, token, priority, turn = row
+            connection.execute(
+                "INSERT INTO queue_turns (priority, turn) VALUES (?, ?)"
+                " ON CONFLICT (priority) DO UPDATE SET turn = max(queue_turns.turn, excluded.turn)",
+                (priority, turn),
+            )
             claimed = connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone()
         return to_job(claimed), Lease(job_id, worker, token)
 
@@ -161,109 +248,51 @@ class SqlJobQueue:
         """See `ports.JobQueue.advance`."""
         self._leased("UPDATE build_jobs SET stage = :stage", lease, stage=stage)
 
-    def finish(self, lease: Lease, outcome: Outcome, *, keep_for: timedelta, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
         """See `ports.JobQueue.finish`."""
         with self._database.writing(durable=True) as connection:
-            self._finish(connection, lease, outcome, keep_for=keep_for, now=now)
+            job_times.finish(connection, lease, outcome, keeping, now=now)
 
-    def _finish(
-        self,
-        connection: sqlite3.Connection,
-        lease: Lease,
-        outcome: Outcome,
-        *,
-        keep_for: timedelta,
-        now: datetime,
-    ) -> None:
-        completed = isinstance(outcome, BuildResult)
-        values = {
-            "state": "completed" if completed else "failed",
-            "now": to_micros(now),
-            "expires_at": to_micros(now + keep_for),
-        }
-        self._leased_in(
-            connection,
-            "UPDATE build_jobs SET state = :state, stage = NULL, worker = NULL, lease_until = NULL,"
-            " finished_at = :now, expires_at = :expires_at",
-            lease,
-            values,
-        )
-        connection.execute(
-            "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)",
-            (lease.job_id, completed, encode(outcome)),
-        )
-
-    def release(self, lease: Lease, *, not_before: datetime, retry: bool = False) -> None:
+    def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
         """See `ports.JobQueue.release`."""
-        self._leased(
-            f"{_BACK}, not_before = :not_before, retries = retries + :retry",
-            lease,
-            not_before=to_micros(not_before),
-            retry=int(retry),
-        )
+        with self._database.writing() as connection:
+            values: dict[str, object] = {"not_before": to_micros(not_before), "retry": int(bool(retry))}
+            history = ""
+            if retry:
+                history = ", history = :history"
+                values["history"] = _with_attempt(connection, lease, retry, now)
+            hold_lease(
+                connection,
+                f"{BACK}, not_before = :not_before, retries = retries + :retry{history}",
+                lease,
+                values,
+            )
 
-    def live_leases(self, *, now: datetime) -> set[tuple[int, int]]:
+    def live_leases(self) -> set[tuple[int, int]]:
         """See `ports.JobQueue.live_leases`."""
         with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT id, lease_token FROM build_jobs WHERE state = 'building' AND lease_until >= ?",
-                (to_micros(now),),
-            ).fetchall()
-        return {(row[0], row[1]) for row in rows}
+            rows = connection.execute("SELECT id, lease_token FROM build_jobs WHERE state = 'building'")
+            return {(row[0], row[1]) for row in rows}
 
-    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> int:
+    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> Recovery:
         """See `ports.JobQueue.recover`."""
         with self._database.writing(durable=True) as connection:
-            lapsed = connection.execute(
-                "SELECT id, worker, lease_token, stage, attempts FROM build_jobs"
-                " WHERE state = 'building'"
-                " AND (lease_until < :now OR substr(worker, 1, length(:prefix)) = :prefix)",
-                {"now": to_micros(now), "prefix": None if worker is None else f"{worker}/"},
-            ).fetchall()
-            for job_id, holder, token, stage, attempts in lapsed:
-                lease = Lease(job_id, holder, token)
-                counted = attempts + (stage in CONTAINER_STAGES)
-                self._leased_in(
-                    connection, "UPDATE build_jobs SET attempts = :attempts", lease, {"attempts": counted}
-                )
-                if counted >= MAX_ATTEMPTS:
-                    self._finish(connection, lease, _gave_up(counted), keep_for=keep_failure_for, now=now)
-                else:
-                    self._leased_in(connection, _BACK, lease, {})
-        return len(lapsed)
-
-    def expired(self, *, now: datetime) -> Sequence[str]:
-        """See `ports.JobQueue.expired`."""
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT DISTINCT request_hash FROM build_jobs"
-                " WHERE state IN ('completed', 'failed') AND expires_at <= ? LIMIT 1000",
-                (to_micros(now),),
-            ).fetchall()
-        return [row[0] for row in rows]
-
-    def forget(self, request_hash: str, *, remove: Callable[[], None], now: datetime) -> None:
-        """See `ports.JobQueue.forget`."""
-        with self._database.writing() as connection:
-            connection.execute(
-                "DELETE FROM build_jobs"
-                " WHERE request_hash = ? AND state IN ('completed', 'failed') AND expires_at <= ?",
-                (request_hash, to_micros(now)),
-            )
-            (left,) = connection.execute(
-                "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (request_hash,)
-            ).fetchone()
-            if not left:
-                remove()
+            job_times.discount_unseen_time(connection, to_micros(now))
+            return job_times.recover(connection, worker, keep_for=keep_failure_for, now=now)
 
     def _leased(self, statement: str, lease: Lease, **values: object) -> None:
         with self._database.writing() as connection:
-            self._leased_in(connection, statement, lease, values)
+            hold_lease(connection, statement, lease, values)
 
-    def _leased_in(
-        self, connection: sqlite3.Connection, statement: str, lease: Lease, values: Mapping[str, object]
-    ) -> None:
-        named = {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token, **values}
-        cursor = connection.execute(f"{statement} WHERE {_LEASED}", named)
-        if cursor.rowcount != 1:
-            raise LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker}")
+
+def _with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now: datetime) -> str:
+    """The history of a leased job with what just broke off; "[]" when the lease is lost anyway."""
+    values: Mapping[str, object] = {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token}
+    row = connection.execute(
+        f"SELECT history, started_at, stage FROM build_jobs WHERE {LEASED}", values
+    ).fetchone()
+    if row is None:
+        return "[]"
+    history, started_at, stage = row
+    attempt = job_times.attempt(started_at, stage, ending, now)
+    return encode_history((*to_history(history), attempt))

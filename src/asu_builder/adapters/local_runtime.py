@@ -78,6 +78,10 @@ class LocalRuntime:
                     place, confinement, guard=guard, commands=commands, environment=spec.environment
                 )
 
+    def check_registry(self) -> Verdict:
+        """See `ports.Runtime.check_registry`."""
+        return Verdict("ok", "ImageBuilders lie on this machine; no registry is asked.")
+
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Removes what former lives left behind; a copy whose process lives is locked and stays."""
         removed = 0

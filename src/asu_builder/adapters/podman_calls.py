@@ -14,8 +14,8 @@ from threading import Condition
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from asu_builder.adapters.podman_engine import CALL, Engine, one_line
-from asu_builder.adapters.podman_streams import Stream, libpod_url
+from asu_builder.adapters.podman_engine import Engine, one_line
+from asu_builder.adapters.podman_streams import Stream, Witness, libpod_url
 from asu_builder.domain.errors import AsuError, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GUARD_CALL = timedelta(seconds=5)
 _KILL_GRACE = timedelta(seconds=3)
 _EXIT_CODE_WITHIN = timedelta(seconds=5)
 _SPECIAL_FILE = 0x8F280000
 """Go's `fs.ModeType`: a plain file has none of these bits."""
+
+
+class ContainerGone(EngineUnavailable):
+    """Somebody has removed the container under a build."""
+
+    def __init__(self) -> None:
+        super().__init__("The container was removed by somebody else while it was in use.")
 
 
 class ContainerCalls:
@@ -35,12 +41,14 @@ class ContainerCalls:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
+        self._timeouts = engine.timeouts
         self.name = name
+        self._unanswered = False
         self._streams: set[Stream] = set()
         self._quiet = Condition()
 
     @contextmanager
-    def api(self, *, timeout: timedelta = CALL) -> Iterator["APIClient"]:
+    def api(self, *, timeout: timedelta | None = None) -> Iterator["APIClient"]:
         """podman-py's session; its errors leave as `EngineUnavailable`."""
         with self._engine.client(timeout=timeout) as client:
             yield client.api
@@ -50,7 +58,8 @@ class ContainerCalls:
         """A streaming call that `kill` can end; it is not begun yet."""
         with self.api() as api:
             url = libpod_url(api.path_prefix, *parts, **query)
-        stream = Stream(self._engine.socket(), method, url, headers_within=CALL.total_seconds())
+        call = self._timeouts.call
+        stream = Stream(self._engine.socket(), method, url, call=call, headers_within=call)
         with stream:
             with self._quiet:
                 self._streams.add(stream)
@@ -65,10 +74,23 @@ class ContainerCalls:
         """The stream of a path's tar archive."""
         return self.stream("GET", "containers", self.name, "archive", path=path)
 
-    def inspect(self, *, size: bool = False, timeout: timedelta = CALL) -> Mapping[str, Any]:
-        """What Podman knows about the container; `size` walks what it has written."""
+    def witness(self) -> Witness:
+        """Notices when the service dies from here on; to be closed."""
+        with self.api() as api:
+            url = libpod_url(
+                api.path_prefix, "containers", self.name, "wait", condition="stopped", interval="2s"
+            )
+        return Witness(self._engine.socket(), url, call=self._timeouts.call)
+
+    def inspect(self, *, size: bool = False, timeout: timedelta | None = None) -> Mapping[str, Any]:
+        """What Podman knows about the container; `size` walks what it has written.
+
+        Raises `ContainerGone`.
+        """
         with self.api(timeout=timeout) as api:
             response = api.get(f"/containers/{self.name}/json", params={"size": size})
+            if response.status_code == 404:
+                raise ContainerGone
             response.raise_for_status()
             attributes: Mapping[str, Any] = response.json()
             return attributes
@@ -90,13 +112,18 @@ class ContainerCalls:
 
     def disk_use(self) -> int:
         """Bytes written on top of the image."""
-        return int(self.inspect(size=True, timeout=_GUARD_CALL).get("SizeRw") or 0)
+        return int(self.inspect(size=True, timeout=self._timeouts.question).get("SizeRw") or 0)
+
+    def require_answer(self) -> None:
+        """Passes when Podman answers about the container at once, in whatever state it is."""
+        self.inspect(timeout=self._timeouts.question)
 
     def is_plain_file(self, path: str) -> bool:
         """Whether there is a plain file at an absolute path."""
         with self.api() as api:
             response = api.head(f"/containers/{self.name}/archive", params={"path": path})
             if response.status_code == 404:
+                self.inspect()  # 404 is also the answer when the container itself is gone
                 return False
             response.raise_for_status()
             header = response.headers.get("X-Docker-Container-Path-Stat", "")
@@ -126,38 +153,61 @@ class ContainerCalls:
             response.raise_for_status()
             return str(response.json()["Id"])
 
-    def exit_code(self, session: str) -> int:
-        """How an exec ended; its stream ends a moment before the session knows."""
+    def exit_code(self, session: str, witness: Witness) -> int:
+        """How an exec ended; its stream ends a moment before the session knows.
+
+        Nothing is believed of a service that is not the one that `witness` has seen.
+        """
         ends = monotonic() + _EXIT_CODE_WITHIN.total_seconds()
         while monotonic() < ends:
             with self.api() as api:
                 response = api.get(f"/exec/{session}/json")
+                if response.status_code == 404:
+                    raise ContainerGone
                 response.raise_for_status()
                 state = response.json()
+            if witness.has_lost_sight():
+                break
             if not state["Running"]:
                 return int(state["ExitCode"])
             sleep(0.05)
-        raise EngineUnavailable("The connection to a running command was lost.")
+        raise connection_lost()
 
     def kill(self) -> None:
         """Ends every process of the container, and then every stream that still waits."""
         try:
-            with self.api(timeout=_GUARD_CALL) as api:
+            with self.api(timeout=self._timeouts.question) as api:
                 api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
         except AsuError as error:
+            self._unanswered = True
             log.warning("could not kill container %s: %s", self.name, error)
+        grace = timedelta(0) if self._unanswered else _KILL_GRACE
         with self._quiet:
-            self._quiet.wait_for(lambda: not self._streams, timeout=_KILL_GRACE.total_seconds())
+            self._quiet.wait_for(lambda: not self._streams, timeout=grace.total_seconds())
             for stream in self._streams:
                 stream.abort()
 
-    def remove(self) -> None:
-        """Takes the container away with its volumes; a failure is logged, `sweep` comes later."""
+    def remove(self, *, hurry: bool = False) -> None:
+        """Takes the container away; a failure is logged, `sweep` comes later.
+
+        With `hurry`, or when killing it got no answer, the engine is not given much time.
+        """
         try:
-            with self.api() as api:
-                query = {"force": True, "v": True, "timeout": 0, "ignore": True}
-                response = api.delete(f"/containers/{self.name}", params=query)
-                if response.status_code not in (200, 204, 404):
-                    log.warning("could not remove container %s: %s", self.name, one_line(response.text))
+            self.delete(timeout=self._timeouts.question if hurry or self._unanswered else None)
         except AsuError as error:
             log.warning("could not remove container %s: %s", self.name, error)
+
+    def delete(self, *, timeout: timedelta | None = None) -> bool:
+        """Takes the container away with its volumes; False, and logged, when Podman refuses."""
+        with self.api(timeout=timeout) as api:
+            query = {"force": True, "v": True, "timeout": 0, "ignore": True}
+            response = api.delete(f"/containers/{self.name}", params=query)
+        gone = response.status_code in (200, 204, 404)
+        if not gone:
+            log.warning("could not remove container %s: %s", self.name, one_line(response.text))
+        return gone
+
+
+def connection_lost() -> EngineUnavailable:
+    """What a command printed is not known to its end."""
+    return EngineUnavailable("The connection to a running command was lost; look at Podman's log.")

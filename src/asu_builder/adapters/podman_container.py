@@ -9,7 +9,7 @@ from asu_builder.adapters import archive
 from asu_builder.adapters.guard import Guard, memory_exhausted
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.output import CappedFile, ends_with_full_disk
-from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_calls import ContainerCalls, connection_lost
 from asu_builder.adapters.podman_engine import one_line
 from asu_builder.adapters.podman_images import Image
 from asu_builder.adapters.podman_streams import Demultiplexer, Stream
@@ -33,8 +33,12 @@ class PodmanContainer:
         guard: Guard,
         limits: Limits,
         environment: Mapping[str, str],
+        on_command: Callable[[], None],
     ) -> None:
-        """`environment` is what every command gets; nothing of the image's own is added."""
+        """`environment` is what every command gets; nothing of the image's own is added.
+
+        `on_command` is called when a command has begun to run.
+        """
         self.identity = image.id
         self.workdir = image.workdir
         self.warnings: Sequence[str] = (image.warning,) if image.warning else ()
@@ -42,6 +46,7 @@ class PodmanContainer:
         self._guard = guard
         self._limits = limits
         self._environment = dict(environment)
+        self._on_command = on_command
         self._commands = 0
 
     def run(
@@ -69,8 +74,9 @@ class PodmanContainer:
     def read_text(self, path: str) -> str:
         """Undecodable bytes become replacement characters."""
         with self._guard.covering(), self._calls.archive(self._inner(path)) as stream:
-            if not _begin_reading(stream, path):
-                raise EngineUnavailable(f"There is no file {path} in the container.")
+            if not self._begin_reading(stream, path):
+                # Not the engine's doing, so it counts as a failure of this build.
+                raise Unavailable(f"There is no file {path} in the container; trying again.")
             content = archive.read_one(cast(IO[bytes], stream), limit=self._limits.text)
         return content.decode(errors="replace")
 
@@ -82,9 +88,36 @@ class PodmanContainer:
     def collect(self, directory: str, into: Path) -> Sequence[str]:
         """Unpacks Podman's archive of the directory while it arrives."""
         with self._guard.covering(), self._calls.archive(directory) as stream:
-            if not _begin_reading(stream, directory):
+            if not self._begin_reading(stream, directory):
                 return []
-            return archive.unpack(cast(IO[bytes], stream), into, limits=self._limits)
+            try:
+                names = archive.unpack(cast(IO[bytes], stream), into, limits=self._limits)
+            except EngineUnavailable as error:
+                if not stream.is_complete:
+                    raise
+                raise self._unreadable(error) from error
+            # Files that vanish while a directory is read are left out without a word.
+            self._calls.inspect()
+            return names
+
+    def _begin_reading(self, stream: Stream, path: str) -> bool:
+        """Whether the path exists, in which case its archive follows."""
+        status = stream.begin()
+        if status == 404:
+            self._calls.inspect()  # 404 is also the answer when the container itself is gone
+            return False
+        if status >= 400:
+            raise EngineUnavailable(f"Podman could not read {path}: {one_line(stream.refusal())}.")
+        return True
+
+    def _unreadable(self, error: EngineUnavailable) -> Unavailable:
+        """What an archive means that Podman has ended in good order and that is broken all the same.
+
+        Either the container was taken away meanwhile, or something in it still changes its files.
+        The latter is no sign of an ill engine, or one build could keep all others waiting.
+        """
+        self._calls.inspect()
+        return Unavailable(f"{error} Something changed the files while they were read; trying again.")
 
     def _inner(self, path: str) -> str:
         return f"{self.workdir}/{path}"
@@ -99,17 +132,20 @@ class PodmanContainer:
         # `env -i`, because what image and engine put into the environment cannot be unset otherwise.
         variables = [f"{name}={value}" for name, value in environment.items()]
         session = self._calls.create_exec(["env", "-i", *variables, *arguments], self.workdir)
-        with self._calls.stream("POST", "exec", session, "start") as stream:
-            if stream.begin({"Detach": False, "Tty": False}) >= 400:
-                raise EngineUnavailable(f"Podman could not run a command: {one_line(stream.refusal())}")
-            frames = Demultiplexer(writers)
-            while chunk := stream.read_some():
-                frames.feed(chunk)
-        # After a kill nothing more is asked of an engine that may itself be what hangs.
-        self._guard.require_life()
-        if not frames.is_between_frames:
-            raise EngineUnavailable("The connection to a running command was lost.")
-        return self._calls.exit_code(session)
+        with self._calls.witness() as witness:
+            with self._calls.stream("POST", "exec", session, "start") as stream:
+                if stream.begin({"Detach": False, "Tty": False}) >= 400:
+                    self._calls.inspect()  # says so if the container itself is gone
+                    raise EngineUnavailable(f"Podman could not run a command: {one_line(stream.refusal())}.")
+                self._on_command()
+                frames = Demultiplexer(writers)
+                while chunk := stream.read_some():
+                    frames.feed(chunk)
+            # After a kill nothing more is asked of an engine that may itself be what hangs.
+            self._guard.require_life()
+            if not frames.is_between_frames:
+                raise connection_lost()
+            return self._calls.exit_code(session, witness)
 
     def _require_resources(self, result: CommandResult) -> None:
         """A command that failed for want of memory or the host's disk must not pass for the user's."""
@@ -131,11 +167,3 @@ class PodmanContainer:
         counts: list[bytes] = []
         self._execute(["cat", *_OOM_FILES], {_STDOUT: counts.append}, self._environment)
         return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))
-
-
-def _begin_reading(stream: Stream, path: str) -> bool:
-    """Whether the path exists, in which case its archive follows."""
-    status = stream.begin()
-    if status >= 400 and status != 404:
-        raise EngineUnavailable(f"Podman could not read {path}: {one_line(stream.refusal())}")
-    return status != 404

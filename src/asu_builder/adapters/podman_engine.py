@@ -9,17 +9,32 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asu_builder.adapters.guard import SILENCE
 from asu_builder.adapters.limits import Limits
 from asu_builder.domain.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from podman import PodmanClient
 
-CALL = timedelta(seconds=30)
-"""How long an ordinary call may take; Podman does hang in reality."""
 _START_HINT = "Start Podman's service with `systemctl{} enable --now podman.socket`".format(
     "" if os.getuid() == 0 else " --user"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long Podman may be silent; it does hang in reality. Only tests choose other numbers."""
+
+    call: timedelta = timedelta(seconds=30)
+    """In an ordinary call, and before a streamed answer begins."""
+    question: timedelta = timedelta(seconds=5)
+    """In a call that a healthy engine answers within milliseconds, whatever else it does."""
+    check: timedelta = timedelta(seconds=4)
+    """In the call that tells health."""
+    watch: timedelta = timedelta(seconds=3)
+    """Between two looks at a container or a pull in progress."""
+    silence: timedelta = SILENCE
+    """While a command runs or a pull is on its way, before it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,7 @@ class PodmanOptions:
     refresh_after: timedelta = timedelta(minutes=15)
     """How old the image of a moving tag may get before the registry is asked again."""
     limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 def socket_candidates(setting: str = "", *, environment: Mapping[str, str] | None = None) -> list[Path]:
@@ -72,8 +88,9 @@ def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = No
 class Engine:
     """One Podman service, found anew for each client: its socket may come and go."""
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, *, timeouts: Timeouts | None = None) -> None:
         self._setting = setting
+        self.timeouts = timeouts or Timeouts()
 
     def socket(self) -> Path:
         """The service's socket. Raises `EngineUnavailable`."""
@@ -83,16 +100,22 @@ class Engine:
         raise EngineUnavailable(f"Podman's socket was not found (tried {tried}). {_START_HINT}.")
 
     @contextmanager
-    def client(self, *, timeout: timedelta = CALL) -> Iterator["PodmanClient"]:
+    def client(self, *, timeout: timedelta | None = None) -> Iterator["PodmanClient"]:
         """A podman-py client for one thread: its `requests.Session` is not to be shared.
 
-        `timeout` bounds each call's silence. Foreign errors leave as `EngineUnavailable`.
+        `timeout` bounds each call's silence, that of an ordinary one if not given. Foreign errors
+        leave as `EngineUnavailable`.
         """
         # Imported here because it takes longer than the rest of the start-up together.
         from asu_builder.adapters.podman_client import a_client
 
-        with podman_errors(), a_client(self.socket(), timeout=timeout) as client:
+        with podman_errors(), a_client(self.socket(), timeout=timeout or self.timeouts.call) as client:
             yield client
+
+    def ping(self, *, timeout: timedelta) -> None:
+        """Asks for a sign of life, nothing more. Raises `EngineUnavailable`."""
+        with self.client(timeout=timeout) as client:
+            client.api.get("/_ping").raise_for_status()
 
 
 @contextmanager
@@ -120,15 +143,18 @@ def _sentence(error: BaseException) -> str:
         if any(isinstance(link, kind) for link in chain):
             return sentence
     explanation = getattr(error, "explanation", None) or str(error)
-    return f"Podman failed: {one_line(explanation)}"
+    return f"Podman failed: {one_line(explanation)}."
 
 
+_SILENT = "Podman did not answer in time; look at its service, and restart it if it hangs."
 _SENTENCES: Mapping[type[BaseException], str] = {
     PermissionError: "Podman's socket may not be used by this user. "
     f"{_START_HINT} as the user that runs this server, or let that user into the socket's group.",
     FileNotFoundError: f"Podman's socket is gone. {_START_HINT}.",
     ConnectionRefusedError: f"Nobody listens on Podman's socket. {_START_HINT}.",
-    TimeoutError: "Podman did not answer in time; look at its service, and restart it if it hangs.",
+    TimeoutError: _SILENT,
+    # A socket whose queue of callers is full: the service accepts none of them.
+    BlockingIOError: _SILENT,
     ConnectionError: "Podman's service went away in the middle of a call; look at its log.",
 }
 
@@ -140,5 +166,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def one_line(text: str, *, length: int = 300) -> str:
-    """Foreign text, fit to be part of a sentence."""
-    return " ".join(text.split())[:length]
+    """Foreign text, fit to be the end of a sentence, without its full stop."""
+    return " ".join(text.split())[:length].rstrip(".")

@@ -1,20 +1,22 @@
 """ImageBuilder images: which one a release needs, and having it here, one pull at a time."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from threading import Event, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from asu_builder.adapters.guard import TICK, Guard, interrupted
+from asu_builder.adapters.guard import Guard, Watch
 from asu_builder.adapters.podman_engine import Engine, PodmanOptions
 from asu_builder.adapters.podman_pull import missing, pull_error, pull_failed, too_slow
+from asu_builder.adapters.podman_registries import NotAsked, Registries
+from asu_builder.adapters.podman_sharing import SharedPulls
 from asu_builder.adapters.podman_streams import Stream, libpod_url
-from asu_builder.domain.errors import AsuError, BuildFailed, BuildInterrupted, EngineUnavailable, Unavailable
-from asu_builder.ports import ContainerSpec
+from asu_builder.domain.errors import BuildFailed, EngineUnavailable, Unavailable
+from asu_builder.ports import ContainerSpec, Verdict
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -39,14 +41,6 @@ class Image:
     """Why this image may be older than it should be; empty when it is not."""
 
 
-@dataclass(slots=True)
-class _Pull:
-    """One pull on its way; whoever wants the same image waits for it and shares how it ended."""
-
-    done: Event = field(default_factory=Event)
-    failure: AsuError | None = None
-
-
 class Images:
     """The engine's images, pulled when missing, refreshed when their tag moves."""
 
@@ -58,7 +52,8 @@ class Images:
         self._engine = engine
         self._clock = clock
         self._lock = Lock()
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls = SharedPulls()
+        self._registries = Registries(clock=clock)
         self._asked: dict[str, tuple[float, str]] = {}
         """Reference → when the registry was last asked, and the warning that came of it."""
         self._outdated: set[str] = set()
@@ -78,8 +73,8 @@ class Images:
     def provide(self, spec: ContainerSpec, *, stop: Event) -> Image:
         """The image, pulled if need be.
 
-        Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `BuildInterrupted`, `Unavailable` when the
-        registry does not deliver and no image is here, `EngineUnavailable`.
+        Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `BuildInterrupted`, `RegistryUnavailable` when
+        the registry does not deliver and no image is here, `EngineUnavailable`.
         """
         reference = self.reference(spec)
         ends = monotonic() + spec.deadline.total_seconds()
@@ -98,6 +93,10 @@ class Images:
         if image is None:
             raise Unavailable(f"The container image {reference} was pulled but is not there; trying again.")
         return image
+
+    def check_registry(self) -> Verdict:
+        """Whether images can be pulled, as far as was seen."""
+        return self._registries.verdict()
 
     def _inspect(self, reference: str) -> Image | None:
         with self._engine.client() as client:
@@ -122,9 +121,13 @@ class Images:
         except EngineUnavailable:
             raise
         except (Unavailable, BuildFailed) as error:
-            log.warning("could not refresh %s: %s", reference, error)
             warning = f"The container image {reference} could not be refreshed and may be outdated."
-            self._asked[reference] = (self._clock(), warning)
+            if isinstance(error, NotAsked):
+                # The next build asks again, which costs nothing as long as the registry is left alone.
+                self._asked[reference] = (-inf, warning)
+            else:
+                log.warning("could not refresh %s: %s", reference, error)
+                self._asked[reference] = (self._clock(), warning)
         else:
             self._drop_outdated(present)
 
@@ -149,41 +152,14 @@ class Images:
     def _pull_shared(
         self, reference: str, is_needed: Callable[[str], bool], *, stop: Event, ends: float
     ) -> None:
-        """Pulls, or waits for who already does; an interrupted one's place is taken.
+        """`is_needed` is asked again by who is to pull: somebody else may just have done it."""
 
-        `is_needed` is asked again by who is to pull: somebody else may just have done it.
-        """
-        while True:
-            with self._lock:
-                pull = self._pulls.get(reference)
-                leads = pull is None
-                if pull is None:
-                    pull = self._pulls[reference] = _Pull()
-            if leads:
-                with self._leading(reference, pull):
-                    if is_needed(reference):
-                        self._pull(reference, stop=stop, ends=ends)
-            else:
-                _follow(pull, reference, stop=stop, ends=ends)
-            if pull.failure is None:
-                return
-            if leads or not isinstance(pull.failure, BuildInterrupted):
-                raise pull.failure
+        def pull() -> None:
+            if is_needed(reference):
+                with self._registries.asking(reference):
+                    self._pull(reference, stop=stop, ends=ends)
 
-    @contextmanager
-    def _leading(self, reference: str, pull: _Pull) -> Iterator[None]:
-        """Tells those who wait how the pull ended, whatever happens."""
-        try:
-            yield
-        except AsuError as error:
-            pull.failure = error
-        except BaseException:
-            pull.failure = BuildInterrupted(f"The pull of {reference} broke off.")
-            raise
-        finally:
-            with self._lock:
-                del self._pulls[reference]
-            pull.done.set()
+        self._pulls.run(reference, pull, stop=stop, ends=ends)
 
     def _pull(self, reference: str, *, stop: Event, ends: float) -> None:
         log.info("pulling %s", reference)
@@ -191,17 +167,24 @@ class Images:
             prefix = client.api.path_prefix
         verify = str(self._options.tls_verify).lower()
         url = libpod_url(prefix, "images/pull", reference=reference, policy="always", tlsVerify=verify)
+        timeouts = self._options.timeouts
         # The guard alone bounds the wait: a big layer takes minutes, in which Podman says nothing.
-        with Stream(self._engine.socket(), "POST", url, headers_within=None) as stream:
+        with Stream(self._engine.socket(), "POST", url, call=timeouts.call, headers_within=None) as stream:
             limit = timedelta(seconds=max(0.0, ends - monotonic()))
+            watches = (Watch(timeouts.watch, self._require_engine),)
+            guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
             try:
-                with Guard(stop, limit, kill=stream.abort) as guard, guard.covering():
+                with guard, guard.covering():
                     error = pull_error(stream)
             except BuildFailed as late:
                 raise too_slow(reference) from late
         if error is not None:
             raise pull_failed(reference, error)
         self._asked[reference] = (self._clock(), "")
+
+    def _require_engine(self) -> None:
+        """Tells an engine that hangs from a registry that is slow."""
+        self._engine.ping(timeout=self._options.timeouts.question)
 
 
 def _attributes(client: "PodmanClient", reference: str) -> Mapping[str, Any] | None:
@@ -211,11 +194,3 @@ def _attributes(client: "PodmanClient", reference: str) -> Mapping[str, Any] | N
     response.raise_for_status()
     attributes: Mapping[str, Any] = response.json()
     return attributes
-
-
-def _follow(pull: _Pull, reference: str, *, stop: Event, ends: float) -> None:
-    while not pull.done.wait(TICK):
-        if stop.is_set():
-            raise interrupted()
-        if monotonic() >= ends:
-            raise too_slow(reference)

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 
 from asu_builder.adapters.podman_engine import one_line
 from asu_builder.adapters.podman_streams import Stream
-from asu_builder.domain.errors import AsuError, BuildFailed, FailureReason, Unavailable
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildFailed,
+    EngineUnavailable,
+    FailureReason,
+    RegistryUnavailable,
+)
 
 # Registries answer a tag that does not exist, or a repository that they will not show, in these ways.
 _NO_SUCH_IMAGE = re.compile(
@@ -47,8 +53,8 @@ def pull_failed(reference: str, error: str) -> AsuError:
     if _NO_SUCH_IMAGE.search(error):
         return missing(reference)
     if _DISK_FULL.search(error):
-        return Unavailable("The container engine's disk is full; the operator has to make room.")
-    return Unavailable(f"The container image {reference} could not be pulled: {one_line(error)}")
+        return EngineUnavailable("The container engine's disk is full; the operator has to make room.")
+    return RegistryUnavailable(f"The container image {reference} could not be pulled: {one_line(error)}.")
 
 
 def missing(reference: str) -> BuildFailed:
@@ -60,6 +66,6 @@ def missing(reference: str) -> BuildFailed:
     )
 
 
-def too_slow(reference: str) -> Unavailable:
+def too_slow(reference: str) -> RegistryUnavailable:
     """The pull did not end before the build's deadline."""
-    return Unavailable(f"The registry did not deliver {reference} in time; trying again.")
+    return RegistryUnavailable(f"The registry did not deliver {reference} in time; trying again.")

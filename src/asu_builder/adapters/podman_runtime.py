@@ -1,22 +1,23 @@
 """Containers through Podman: fresh and hardened for each build, gone afterwards whatever happens."""
 
+import json
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
+from asu_builder.adapters.guard import Guard, Watch
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.podman_calls import ContainerCalls
 from asu_builder.adapters.podman_container import PodmanContainer
 from asu_builder.adapters.podman_engine import Engine, PodmanOptions
 from asu_builder.adapters.podman_images import Image, Images
-from asu_builder.domain.errors import AsuError, BuildFailed
+from asu_builder.adapters.podman_watchdog import ContainerWatch, Watchdog
+from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.ports import ContainerSpec, Verdict
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INSTALLATION = "asu.installation"
-_DISK_EVERY = timedelta(seconds=3)
 _OUTLIVES_DEADLINE = timedelta(minutes=2)
-_CHECK_CALL = timedelta(seconds=4)
 _CPU_PERIOD = 100_000
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -45,50 +44,61 @@ class PodmanRuntime:
     """Fulfils `ports.Runtime`; every thread may use it."""
 
     def __init__(self, options: PodmanOptions, *, clock: Callable[[], float] = monotonic) -> None:
-        """`clock` counts seconds and decides when a moving tag is stale."""
+        """`clock` counts seconds: until a moving tag is stale, until what has failed is tried again."""
         self._options = options
-        self._engine = Engine(options.socket)
+        self._engine = Engine(options.socket, timeouts=options.timeouts)
         self._images = Images(options, self._engine, clock=clock)
+        self._watchdog = Watchdog(self._engine, clock=clock)
 
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[PodmanContainer]:
         """The deadline counts from here on, but a pull that comes first has its own."""
-        image = self._images.provide(spec, stop=stop)
-        calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
-        limits = self._options.limits
-        watches = (Watch(_DISK_EVERY, partial(_look_at_disk, calls, limits)),)
-        try:
-            with Guard(stop, spec.deadline, kill=calls.kill, watches=watches) as guard:
+        with self._watchdog.admitting() as trial:
+            image = self._images.provide(spec, stop=stop)
+            calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
+            limits, timeouts = self._options.limits, self._options.timeouts
+            watch = ContainerWatch(self._engine, calls, limits=limits)
+            watches = (Watch(timeouts.watch, watch.look),)
+            guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
+            with _removed(calls), guard:
                 with guard.covering():
                     self._start(calls.name, image, spec)
+                    watch.is_started = True
                     environment = _clean_environment(calls) | dict(spec.environment)
-                yield PodmanContainer(calls, image, guard=guard, limits=limits, environment=environment)
-        finally:
-            # By its name, so that a container whose creation broke off half-way goes too.
-            calls.remove()
+                yield PodmanContainer(
+                    calls,
+                    image,
+                    guard=guard,
+                    limits=limits,
+                    environment=environment,
+                    on_command=trial.works,
+                )
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
-        """Looks at every container of this installation, running or not."""
-        label = f"{INSTALLATION}={self._options.installation}"
+        """Looks at every container of this installation, running or not.
+
+        Raises `EngineUnavailable` as soon as the engine does not answer.
+        """
+        installation = self._options.installation
+        filters = json.dumps({"label": [f"{INSTALLATION}={installation}"]})
         with self._engine.client() as client:
-            containers = client.api.get(
-                "/containers/json", params={"all": True, "filters": f'{{"label": ["{label}"]}}'}
-            )
+            containers = client.api.get("/containers/json", params={"all": True, "filters": filters})
             containers.raise_for_status()
             found = [(entry["Id"], entry.get("Labels") or {}) for entry in containers.json()]
-        unwanted = [container for container, labels in found if not keep(labels)]
-        for container in unwanted:
-            ContainerCalls(self._engine, container).remove()
-        return len(unwanted)
+        # The engine's filter is not relied upon: what is taken for ours is removed.
+        ours = [
+            (container, labels) for container, labels in found if labels.get(INSTALLATION) == installation
+        ]
+        unwanted = [container for container, labels in ours if not keep(labels)]
+        return sum(ContainerCalls(self._engine, container).delete() for container in unwanted)
 
     def check(self) -> Verdict:
-        """Asks the service for a sign of life, nothing more."""
-        try:
-            with self._engine.client(timeout=_CHECK_CALL) as client:
-                client.api.get("/_ping").raise_for_status()
-        except AsuError as error:
-            return Verdict("down", str(error))
-        return Verdict("ok", "Podman answers.")
+        """Whether the service answers, and whether builds have failed on it."""
+        return self._watchdog.check()
+
+    def check_registry(self) -> Verdict:
+        """Whether images can be pulled, as far as was seen; nobody is asked for it."""
+        return self._images.check_registry()
 
     def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
         with self._engine.client() as client:
@@ -155,7 +165,15 @@ def _clean_environment(calls: ContainerCalls) -> dict[str, str]:
     return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **kept}
 
 
-def _look_at_disk(calls: ContainerCalls, limits: Limits) -> BuildFailed | None:
-    if calls.is_busy and calls.disk_use() > limits.disk:
-        return disk_exhausted(limits.disk)
-    return None
+@contextmanager
+def _removed(calls: ContainerCalls) -> Iterator[None]:
+    """By its name, so that a container whose creation broke off half-way goes too."""
+    hurry = False
+    try:
+        yield
+    except EngineUnavailable:
+        # Whoever has just got no answer does not wait that long for another.
+        hurry = True
+        raise
+    finally:
+        calls.remove(hurry=hurry)

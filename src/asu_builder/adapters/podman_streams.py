@@ -8,15 +8,17 @@ their own, without a timeout once the answer has begun, and `abort` wakes whoeve
 import json
 import socket
 import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
-from asu_builder.adapters.podman_engine import CALL, podman_errors
+from asu_builder.adapters.podman_engine import podman_errors
+from asu_builder.domain.errors import EngineUnavailable
 
 CHUNK = 1 << 16
 _HEADER = struct.Struct(">BxxxL")
@@ -25,15 +27,22 @@ _HEADER = struct.Struct(">BxxxL")
 class Stream:
     """One streaming call, also usable as the file that tarfile reads."""
 
-    def __init__(self, path: Path, method: str, url: str, *, headers_within: float | None) -> None:
-        """Sends the request; `headers_within` seconds bound the wait for the answer to begin."""
+    def __init__(
+        self, path: Path, method: str, url: str, *, call: timedelta, headers_within: timedelta | None
+    ) -> None:
+        """`call` bounds connecting, sending and a refusal, `headers_within` the wait for the answer.
+
+        What bounds the answer itself, and its beginning where that is None, is `abort`.
+        """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(CALL.total_seconds())
+        self._call = call.total_seconds()
+        self._socket.settimeout(self._call)
         self._connection = HTTPConnection("podman")
-        self._headers_within = headers_within
+        self._headers_within = headers_within.total_seconds() if headers_within else None
         self._response: HTTPResponse | None = None
         self._request = (path, method, url)
         self._aborted = False
+        self._broke_off = False
 
     def begin(self, body: Mapping[str, object] | None = None) -> int:
         """Connects, sends and waits for the status code, which is returned."""
@@ -47,28 +56,34 @@ class Stream:
             self._connection.request(method, url, content, {"Content-Type": "application/json"})
             self._socket.settimeout(self._headers_within)
             self._response = self._connection.getresponse()
-            self._socket.settimeout(None)
-            return self._response.status
+            status = self._response.status
+            self._socket.settimeout(self._call if status >= 400 else None)
+            return status
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the service has ended the answer in good order; not known of an exec's output."""
+        return self._response is not None and self._response.isclosed() and not self._broke_off
 
     def read(self, size: int) -> bytes:
         """Waits for `size` bytes; fewer only at the end of the answer."""
-        with podman_errors():
-            return self._open_response().read(size)
+        with self._reading() as response:
+            return response.read(size)
 
     def read_some(self) -> bytes:
         """Waits for whatever comes next; empty at the end of the answer."""
-        with podman_errors():
-            return self._open_response().read1(CHUNK)
+        with self._reading() as response:
+            return response.read1(CHUNK)
 
     def read_line(self) -> bytes:
         """Waits for the next line; empty at the end of the answer."""
-        with podman_errors():
-            return self._open_response().readline(CHUNK)
+        with self._reading() as response:
+            return response.readline(CHUNK)
 
     def refusal(self) -> str:
         """What the service wrote instead of the stream, when the status said so."""
-        with podman_errors():
-            content = self._open_response().read(CHUNK)
+        with self._reading() as response:
+            content = response.read(CHUNK)
         try:
             answer = json.loads(content)
             return str(answer["message"] or answer["cause"])
@@ -92,10 +107,61 @@ class Stream:
         self._connection.close()
         self._socket.close()
 
-    def _open_response(self) -> HTTPResponse:
-        if self._response is None:
-            raise ConnectionError("the answer has not begun")
-        return self._response
+    @contextmanager
+    def _reading(self) -> Iterator[HTTPResponse]:
+        try:
+            with podman_errors():
+                if self._response is None:
+                    raise ConnectionError("the answer has not begun")
+                yield self._response
+        except EngineUnavailable:
+            self._broke_off = True
+            raise
+
+
+class Witness:
+    """Tells whether one and the same service was there all the time.
+
+    An exec's output ends in the same way when its command has ended and when the service has died.
+    Where systemd holds the socket, the next call is answered by a new service, which may know the
+    command's exit code but not what was lost of its output. So a call that is not answered as long
+    as the container runs is left open beside: its connection breaks when the service dies.
+    """
+
+    def __init__(self, path: Path, url: str, *, call: timedelta) -> None:
+        """Sends the request, `POST` without a body; nobody waits for an answer."""
+        self._was_answered = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with podman_errors():
+                self._socket.settimeout(call.total_seconds())
+                self._socket.connect(str(path))
+                request = f"POST {url} HTTP/1.1\r\nHost: podman\r\nContent-Length: 0\r\n\r\n"
+                self._socket.sendall(request.encode())
+                self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def has_lost_sight(self) -> bool:
+        """Whether the service went away without an answer. One that has answered proves nothing."""
+        if self._was_answered:
+            return False
+        try:
+            self._was_answered = self._socket.recv(1) != b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return not self._was_answered
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
 
 
 def libpod_url(prefix: str, *parts: str, **query: object) -> str:

@@ -1,69 +1,85 @@
 """Published images on the local disk: one directory per request hash, never rewritten."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from asu_builder.adapters.locks import is_abandoned, locked
-from asu_builder.domain.errors import Unavailable
+from asu_builder.adapters.locks import (
+    ABSENT,
+    is_abandoned,
+    lock_alone,
+    locked,
+    locked_with_others,
+    opened,
+)
+from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable
 from asu_builder.ports import Verdict
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 _SCRATCH_PREFIX = ".scratch-"
-_LOW_SPACE_BYTES = 1 << 30
+_MARK = ".installation"
+"""Says who has published a directory; `_NAME` refuses it, so it is never served."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK = (*_FULL, errno.EIO, errno.EROFS)
 
 
 class LocalStore:
-    """A store below one directory; scratch directories lie beside the published ones."""
+    """A store below one directory; scratch directories lie beside the published ones.
 
-    def __init__(self, root: Path) -> None:
+    Locks (flock) work between processes of one machine and end with them: exclusive on a scratch
+    directory while it is used, shared on a published one while it is read, and `.lock` for the
+    moments in which entries get, change or lose their names.
+    """
+
+    def __init__(self, root: Path, *, installation: str, floor: int = 512 << 20) -> None:
+        """`installation` is the name that published directories are marked with.
+
+        `floor` is how many bytes of disk must be free before new builds may be taken.
+        """
         self._root = root
-        try:
+        self._mark = f"{installation}\n".encode()
+        self._floor = floor
+        with _disk_errors(f"The store {root} cannot be made"):
             root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"The store {root} cannot be made: {error.strerror}") from error
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `ports.Store.scratch`."""
-        try:
-            with locked(self._root):
-                path = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self._root))
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        """See `ports.Store.scratch`. What the disk refuses in here is `StoreUnavailable` too."""
+        path = self._new_scratch()
+        with contextlib.ExitStack() as life:
+            with _disk_errors("The store cannot be written"), locked(self._root):
+                path.mkdir(mode=0o700)
                 # It ends with its process: what nobody holds is left over from a former life.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise Unavailable(f"The store cannot be written: {error.strerror}") from error
-        try:
-            yield path
-        finally:
-            os.close(lock)
-            shutil.rmtree(path, ignore_errors=True)
+                fcntl.flock(life.enter_context(opened(path)), fcntl.LOCK_EX)
+                life.callback(shutil.rmtree, path, ignore_errors=True)
+            with _disk_errors("The store cannot be written", only=_DISK):
+                yield path
 
-    def publish(self, request_hash: str, scratch: Path) -> None:
+    def publish(self, request_hash: str, scratch: Path) -> int:
         """See `ports.Store.publish`.
 
         Files, then their directory, are synced before the rename, and the store after it: whoever
-        reads *completed* after a power cut still finds the images.
+        reads *completed* after a power cut still finds the images. A former directory is replaced
+        even while it is read: an open file stays readable.
         """
-        try:
-            scratch.chmod(0o755)
-            for entry in sorted(scratch.iterdir()):
-                entry.chmod(0o644)
-                _sync(entry)
-            _sync(scratch)
-            self.remove(request_hash)
-            scratch.rename(self._root / request_hash)
+        former = self._new_scratch()
+        with _disk_errors("Images could not be stored"):
+            size = self._seal(scratch)
+            with locked(self._root):
+                with contextlib.suppress(FileNotFoundError):
+                    (self._root / request_hash).rename(former)
+                scratch.rename(self._root / request_hash)
             _sync(self._root)
-        except OSError as error:
-            raise Unavailable(f"Images could not be stored: {error.strerror}") from error
+        shutil.rmtree(former, ignore_errors=True)
+        return size
 
     def locate(self, request_hash: str, name: str) -> Path | None:
         """See `ports.Store.locate`."""
@@ -78,36 +94,107 @@ class LocalStore:
 
     def holds(self, request_hash: str) -> bool:
         """See `ports.Store.holds`."""
-        return _HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
+        with _disk_errors("The store cannot be read"):
+            return _HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
+
+    @contextlib.contextmanager
+    def hold(self, request_hash: str) -> Iterator[None]:
+        """See `ports.Store.hold`. Nothing is held when nothing is published."""
+        with contextlib.ExitStack() as held:
+            if _HASH.fullmatch(request_hash):
+                with _disk_errors("The store cannot be read"):
+                    held.enter_context(locked_with_others(self._root / request_hash))
+            yield
 
     def remove(self, request_hash: str) -> None:
-        """See `ports.Store.remove`. Renamed away first, so that no half directory is ever served."""
-        if self.holds(request_hash):
-            with self.scratch() as away:
-                (self._root / request_hash).rename(away / request_hash)
+        """See `ports.Store.remove`. What others have published is not taken away.
+
+        Renamed first, so that no half directory is ever served; the rename makes it a scratch
+        directory, locked already, without a byte of new disk, which there may not be.
+        """
+        if not _HASH.fullmatch(request_hash):
+            return
+        path, away = self._root / request_hash, self._new_scratch()
+        with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
+            with locked(self._root):
+                if not self._is_ours(path):
+                    return
+                lock = life.enter_context(opened(path))
+                if not lock_alone(lock):
+                    raise StillRead("These images are being downloaded; they can be taken away afterwards.")
+                path.rename(away)
+                # Who waits to read it is let in, and sees that it is gone; a sweep stays out.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            shutil.rmtree(away, ignore_errors=True)
+
+    def published(self) -> Iterator[str]:
+        """See `ports.Store.published`. Read while it is asked for."""
+        with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
+            for entry in entries:
+                if _HASH.fullmatch(entry.name) and self._is_ours(Path(entry.path)):
+                    yield entry.name
+
+    def room(self) -> int:
+        """See `ports.Store.room`. One system call; a disk that does not answer has none."""
+        try:
+            return self._free() - self._floor
+        except OSError:
+            return 0
 
     def sweep(self) -> int:
         """See `ports.Store.sweep`."""
-        try:
+        with _disk_errors("The store cannot be swept"):
             with locked(self._root):
                 abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]
-                for path in abandoned:
-                    shutil.rmtree(path, ignore_errors=True)
-        except OSError as error:
-            raise Unavailable(f"The store cannot be swept: {error.strerror}") from error
+            # Names are random, so nobody comes back to one; the others need not wait for the disk.
+            for path in abandoned:
+                shutil.rmtree(path, ignore_errors=True)
         return len(abandoned)
 
     def check(self) -> Verdict:
-        """See `ports.Store.check`."""
+        """See `ports.Store.check`. Below the floor it is degraded."""
         try:
-            with self.scratch() as path:
+            with self.scratch() as path, _disk_errors("The store cannot be written"):
                 (path / "probe").write_bytes(b"x")
-            free = shutil.disk_usage(self._root).free
-        except (OSError, Unavailable) as error:
-            return Verdict("down", f"Images cannot be stored: {error}")
-        if free < _LOW_SPACE_BYTES:
-            return Verdict("degraded", f"The store has only {free >> 20} MiB left.")
+                free = self._free()
+        except (StoreUnavailable, StoreFull) as error:
+            return Verdict("down", str(error))
+        if free <= self._floor:
+            return Verdict(
+                "degraded",
+                f"The store's disk has {free >> 20} MiB left; new builds are refused until more than "
+                f"{self._floor >> 20} MiB are free. Downloads and cleaning go on. Make room on the disk, "
+                "let results expire earlier, or lower disk_floor.",
+            )
         return Verdict("ok", "Images can be stored.")
+
+    def _new_scratch(self) -> Path:
+        return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return not path.is_symlink() and (path / _MARK).read_bytes() == self._mark
+        except (*ABSENT, IsADirectoryError):
+            return False
+
+    def _seal(self, directory: Path) -> int:
+        """Makes everything readable for all and durable, and adds the mark; bytes without it."""
+        size = 0
+        directory.chmod(0o755)
+        for entry in sorted(directory.iterdir()):
+            entry.chmod(0o644)
+            size += entry.stat().st_size
+            _sync(entry)
+        mark = directory / _MARK
+        mark.write_bytes(self._mark)
+        mark.chmod(0o644)
+        _sync(mark)
+        _sync(directory)
+        return size
+
+    def _free(self) -> int:
+        facts = os.statvfs(self._root)
+        return facts.f_bavail * facts.f_frsize
 
 
 def _sync(path: Path) -> None:
@@ -116,3 +203,19 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors(failed: str, *, only: tuple[int, ...] = ()) -> Iterator[None]:
+    """What the disk refuses is `StoreUnavailable` or `StoreFull`; if wished, other numbers pass."""
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        if error.errno in _FULL:
+            raise StoreFull(
+                "The disk of the store is full; no image can be stored before the operator has made room."
+            ) from error
+        # Not the whole text: it names paths.
+        raise StoreUnavailable(f"{failed}: {error.strerror or type(error).__name__}.") from error

@@ -1,6 +1,7 @@
 """What the download server's documents mean. Layout: facts on the ImageBuilder, §5."""
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -9,7 +10,7 @@ import msgspec
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.upstream_documents import UpstreamDocuments
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, VersionList
+from asu_builder.ports import TargetProfiles, Verdict, VersionList
 
 
 class _Versions(msgspec.Struct):
@@ -47,8 +48,20 @@ class _Index(msgspec.Struct):
 class HttpUpstream:
     """Reads a server of the layout of downloads.openwrt.org; safe to use from any thread."""
 
-    def __init__(self, url: str, database: Database, *, now: Callable[[], datetime]) -> None:
-        self._documents = UpstreamDocuments(url, database, now=now)
+    def __init__(
+        self,
+        url: str,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        self._documents = UpstreamDocuments(url, database, now=now, clock=clock)
+
+    def check(self) -> Verdict:
+        """Degraded when the download server does not answer, so that answers come from memory."""
+        return self._documents.check()
 
     def versions(self) -> VersionList:
         """See `ports.Upstream.versions`."""

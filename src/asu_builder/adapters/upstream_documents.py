@@ -2,124 +2,125 @@
 
 Nobody waits for upstream when anything usable was ever seen, and nobody waits long when not: the
 document is fetched behind, and the asker is told to come back.
+
+Ages are counted by a clock that never leaps. The clock on the wall serves only for what a former
+life of this process has stored; there a document from the future is an old one.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import to_micros
-from asu_builder.domain.errors import Unavailable
-
-if TYPE_CHECKING:
-    import urllib3
+from asu_builder.adapters.upstream_memory import Document, DocumentMemory
+from asu_builder.adapters.upstream_server import UpstreamServer
+from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
+from asu_builder.ports import Verdict
 
 _log = logging.getLogger(__name__)
 
 FRESH_FOR = timedelta(minutes=5)
 MISSING_FOR = timedelta(minutes=1)
 """How long "upstream has no such document" is believed: a release appears without a restart."""
-FAILED_FOR = timedelta(seconds=5)
-"""How long a failed fetch is not repeated: a dead upstream is not hammered."""
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(seconds=60)
+"""How long a document is not asked for after a failure, at first and at most: upstream is not hammered."""
 _PATIENCE_SECONDS = 0.08
 """How long an asker waits for a document that was never seen: a near mirror answers in less."""
-_CONNECT_SECONDS = 5.0
-_READ_SECONDS = 30.0
-_WHOLE_SECONDS = 60.0
-_MAX_DOCUMENT_BYTES = 32 << 20
-_MEMORY_BYTES = 12 << 20
 _THREADS = 4
 
 Parsed = TypeVar("Parsed")
 Parse = Callable[[bytes], Parsed]
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
-    fetched_at: int
-    etag: str
-    size: int
-    parsed: Any
-    """None when upstream said that there is no such document."""
-
-
 class UpstreamDocuments:
     """Documents below one address; safe to use from any thread. What was seen survives restarts."""
 
-    def __init__(self, url: str, database: Database, *, now: Callable[[], datetime]) -> None:
-        self._url = url.rstrip("/")
-        self._database = database
-        self._now = now
+    def __init__(
+        self,
+        url: str,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        self._server = UpstreamServer(url, connections=_THREADS)
+        self._memory = DocumentMemory(database, now=now, clock=clock)
+        self._clock = clock
         self._lock = threading.Lock()
-        self._documents: OrderedDict[str, _Document] = OrderedDict()
-        self._size = 0
-        self._fetching: dict[str, Future[_Document]] = {}
-        self._failed_until: dict[str, tuple[int, str]] = {}
-        self._answers = True
+        self._fetching: dict[str, Future[Document]] = {}
+        self._breakers: dict[str, Breaker] = {}
+        """Of the paths that failed last time."""
+        self._failed: tuple[str, Parse[Any]] | None = None
+        """What failed last, to be asked for again when nobody else asks for anything."""
         self._work: queue.SimpleQueue[tuple[str, Parse[Any]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._closed = False
-        self._pool: urllib3.PoolManager | None = None
 
     def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
         """The parsed document, or None when upstream has none.
 
         Raises `Unavailable` when it was never seen and does not come: within a tenth of a second,
-        or at once without `wait`.
+        or at once without `wait`. It is `UpstreamUnavailable` when asking for it has failed.
         """
-        document = self._documents.get(path) or self._load(path, parse)
+        document = self._memory.find(self._address(path), parse)
         if document is None:
             document = self._await_first(path, parse, _PATIENCE_SECONDS if wait else 0.0)
-        elif self._is_old(path, document):
+        elif self._is_old(document) and self._may_ask(path):
             self._fetch_behind(path, parse)
         parsed: Parsed | None = document.parsed
         return parsed
 
     def stored(self, path: str) -> bytes | None:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT body FROM upstream_documents WHERE path = ?", (f"{self._url}/{path}",)
-            ).fetchone()
-        return None if row is None else row[0]
+        return self._memory.stored(self._address(path))
+
+    def check(self) -> Verdict:
+        """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
+        problem = self._server.problem
+        if not problem:
+            return Verdict("ok", "The download server has answered whenever it was asked of late.")
+        if self._failed is not None and self._may_ask(self._failed[0]):
+            self._fetch_behind(*self._failed)
+        return Verdict("degraded", f"{problem} Answers come from what was seen before.")
 
     def close(self) -> None:
         """Ends background work; what is still on its way is dropped."""
-        with self._lock:
-            self._closed = True
+        self._memory.close()
         for _ in self._threads:
             self._work.put(None)
 
-    def _is_old(self, path: str, document: _Document) -> bool:
-        now = to_micros(self._now())
+    def _is_old(self, document: Document) -> bool:
         fresh_for = MISSING_FOR if document.parsed is None else FRESH_FOR
-        failed_until, _ = self._failed_until.get(path, (0, ""))
-        return document.fetched_at + _micros(fresh_for) < now and failed_until < now
+        return self._clock() - document.checked > fresh_for.total_seconds()
 
-    def _await_first(self, path: str, parse: Parse[Any], patience: float) -> _Document:
-        failed_until, sentence = self._failed_until.get(path, (0, ""))
-        if to_micros(self._now()) < failed_until:
-            raise Unavailable(sentence, retry_after=int(FAILED_FOR.total_seconds()))
+    def _may_ask(self, path: str) -> bool:
+        breaker = self._breakers.get(path)
+        return breaker is None or breaker.admits()
+
+    def _await_first(self, path: str, parse: Parse[Any], patience: float) -> Document:
+        breaker = self._breakers.get(path)
+        if breaker is not None and not breaker.admits():
+            raise UpstreamUnavailable(breaker.sentence, retry_after=breaker.retry_after)
         try:
             return self._fetch_behind(path, parse).result(timeout=patience)
         except TimeoutError:
+            # Not a failure: upstream is as slow as it always is, or was never asked.
             raise Unavailable(
                 f"{path} was never asked for before and is being fetched from the download server. "
                 "Try again in a few seconds.",
                 retry_after=3,
             ) from None
 
-    def _fetch_behind(self, path: str, parse: Parse[Any]) -> "Future[_Document]":
+    def _fetch_behind(self, path: str, parse: Parse[Any]) -> "Future[Document]":
         with self._lock:
             fetch = self._fetching.get(path)
             if fetch is None:
@@ -138,126 +139,50 @@ class UpstreamDocuments:
             path, parse = work
             try:
                 document = self._fetch(path, parse)
-            except Unavailable as error:
-                self._note_failure(path, error)
+            except UpstreamUnavailable as error:
+                self._note_failure(path, parse, error)
             except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
                 _log.exception("reading %s failed", path)
                 self._end(path).set_exception(error)
             else:
-                self._note_answer(path)
+                self._breakers.pop(path, None)
                 self._end(path).set_result(document)
 
-    def _end(self, path: str) -> "Future[_Document]":
+    def _end(self, path: str) -> "Future[Document]":
         with self._lock:
             return self._fetching.pop(path)
 
-    def _note_failure(self, path: str, error: Unavailable) -> None:
-        if self._answers:
-            self._answers = False
-            _log.warning("%s Answering from what was seen before", error)
-        self._failed_until[path] = (to_micros(self._now() + FAILED_FOR), str(error))
+    def _note_failure(self, path: str, parse: Parse[Any], error: UpstreamUnavailable) -> None:
+        breaker = self._breakers.get(path)
+        if breaker is None:
+            breaker = Breaker(clock=self._clock, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+            self._breakers[path] = breaker
+            if not self._server.problem:
+                _log.warning("%s", error)
+        breaker.failed(str(error))
+        error.retry_after = breaker.retry_after
+        self._failed = (path, parse)
         self._end(path).set_exception(error)
 
-    def _note_answer(self, path: str) -> None:
-        self._failed_until.pop(path, None)
-        if not self._answers:
-            self._answers = True
-            _log.warning("The download server %s answers again", self._url)
-
-    def _fetch(self, path: str, parse: Parse[Any]) -> _Document:
-        known = self._documents.get(path)
-        status, etag, body = self._request(path, known.etag if known and known.parsed is not None else "")
-        fetched_at = to_micros(self._now())
-        if status == 304 and known is not None:
-            document = _Document(fetched_at, known.etag, known.size, known.parsed)
-        elif status == 404:
-            document = _Document(fetched_at, "", 0, None)
+    def _fetch(self, path: str, parse: Parse[Any]) -> Document:
+        known = self._memory.known(self._address(path))
+        etag = known.etag if known is not None and known.parsed is not None else ""
+        response = self._server.get(path, etag=etag)
+        checked = self._clock()
+        if response.status == 304 and known is not None:
+            document = replace(known, checked=checked)
+        elif response.status == 404:
+            document = Document(checked, "", 0, None)
         else:
             try:
-                document = _Document(fetched_at, etag, len(body), parse(body))
+                document = Document(checked, response.etag, len(response.body), parse(response.body))
             except (msgspec.MsgspecError, ValueError) as error:
-                raise Unavailable(f"{self._url}/{path} is not what it should be: {error}.") from error
-        self._remember(path, document)
-        self._save(path, document, None if status == 404 else body, renewed=status == 304)
+                raise UpstreamUnavailable(
+                    f"{self._address(path)} is not what it should be: {error}."
+                ) from error
+        body = None if response.status == 404 else response.body
+        self._memory.keep(self._address(path), document, body, renewed=response.status == 304)
         return document
 
-    def _request(self, path: str, etag: str) -> tuple[int, str, bytes]:
-        import urllib3  # costs 50 ms, and the first answer needs none of it
-
-        with self._lock:
-            if self._pool is None:
-                timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
-                retries = urllib3.Retry(total=1, redirect=3, backoff_factor=0.2)
-                self._pool = urllib3.PoolManager(maxsize=_THREADS, timeout=timeout, retries=retries)
-        headers = {"If-None-Match": etag} if etag else {}
-        try:
-            answer = self._pool.request("GET", f"{self._url}/{path}", headers=headers, preload_content=False)
-            try:
-                body = _read(answer)
-            finally:
-                answer.release_conn()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unavailable(f"The download server {self._url} does not answer: {error}.") from error
-        if answer.status not in (200, 304, 404):
-            raise Unavailable(f"The download server {self._url} answered {answer.status} for {path}.")
-        return answer.status, answer.headers.get("ETag", ""), body
-
-    def _remember(self, path: str, document: _Document) -> None:
-        with self._lock:
-            former = self._documents.pop(path, None)
-            self._size += document.size - (former.size if former else 0)
-            self._documents[path] = document
-            while self._size > _MEMORY_BYTES and len(self._documents) > 1:
-                _, dropped = self._documents.popitem(last=False)
-                self._size -= dropped.size
-
-    def _load(self, path: str, parse: Parse[Any]) -> _Document | None:
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT fetched_at, etag, body FROM upstream_documents WHERE path = ?",
-                (f"{self._url}/{path}",),
-            ).fetchone()
-        if row is None:
-            return None
-        fetched_at, etag, body = row
-        try:
-            document = _Document(fetched_at, etag, len(body or b""), None if body is None else parse(body))
-        except (msgspec.MsgspecError, ValueError):
-            return None
-        self._remember(path, document)
-        return document
-
-    def _save(self, path: str, document: _Document, body: bytes | None, *, renewed: bool) -> None:
-        key = f"{self._url}/{path}"
-        with self._lock:
-            if self._closed:
-                return
-        with self._database.writing() as connection:
-            if renewed:
-                connection.execute(
-                    "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?", (document.fetched_at, key)
-                )
-                return
-            connection.execute(
-                "INSERT INTO upstream_documents (path, etag, fetched_at, body) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (path) DO UPDATE"
-                " SET etag = excluded.etag, fetched_at = excluded.fetched_at, body = excluded.body",
-                (key, document.etag, document.fetched_at, body),
-            )
-
-
-def _read(answer: "urllib3.BaseHTTPResponse") -> bytes:
-    """The whole body; a server that trickles for ever is one that does not answer."""
-    until = time.monotonic() + _WHOLE_SECONDS
-    chunks: list[bytes] = []
-    while chunk := answer.read(1 << 16):
-        chunks.append(chunk)
-        if time.monotonic() > until:
-            raise TimeoutError(f"still sending after {_WHOLE_SECONDS:.0f} seconds")
-        if len(chunks) << 16 > _MAX_DOCUMENT_BYTES:
-            raise OSError(f"the document is larger than {_MAX_DOCUMENT_BYTES >> 20} MiB")
-    return b"".join(chunks)
-
-
-def _micros(span: timedelta) -> int:
-    return int(span.total_seconds() * 1_000_000)
+    def _address(self, path: str) -> str:
+        return f"{self._server.url}/{path}"

@@ -1,41 +1,46 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.package_changes import LocalPackageChanges, RemotePackageChanges
-from asu_builder.adapters.statistics import SqlStatistics
-from asu_builder.adapters.stores import LocalStore
-from asu_builder.adapters.upstream import HttpUpstream
-from asu_builder.adapters.worker_name import WorkerName
-from asu_builder.bootstrap.choices import announcement, policy, worker_options
-from asu_builder.bootstrap.runtimes import choose_runtime
+from asu_builder.adapters.rate_limits import PreviewsLimit
+from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
-from asu_builder.ports import Runtime
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
+from asu_builder.services.interest import Interest
+from asu_builder.services.operator import Operator
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.worker import Workers
 from asu_builder.settings import Settings
 from asu_builder.web.app import Parts, create_app
+from asu_builder.web.asker import Askers
+
+_log = logging.getLogger(__name__)
 
 _HEALTH_SECONDS = 10.0
 _FLUSH_SECONDS = 1.0
+_INTEREST_SECONDS = 5.0
+_QUEUE_SECONDS = 10.0
 _TIDY_SECONDS = 30.0
 _REFRESH_SECONDS = 5.0
 _RULES_SECONDS = 10.0
+_INTEGRITY_SECONDS = 86400.0
 _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
 
@@ -46,6 +51,8 @@ class Application:
 
     app: ASGIApp
     warnings: tuple[str, ...]
+    drain: Callable[[], None]
+    """Takes no more jobs; returns when none is being built or the grace is over."""
 
 
 def assemble(
@@ -58,57 +65,113 @@ def assemble(
 
     `watch` may wrap the runtime, for whoever wants to see what is asked of it.
     """
-    world = _reach(settings, now)
+    world = reach(settings, now)
     runtime = watch(world.runtime)
-    queue, store, statistics = world.queue, world.store, world.statistics
-    changes = world.package_changes
-    catalog = Catalog(world.upstream, Branches(settings.branches), changes)
-    health = _health(world, runtime)
-    workers = Workers(
-        queue,
-        _pipeline(settings, runtime, world, catalog),
-        health=health,
-        statistics=statistics,
-        options=worker_options(settings, world.name.name),
-        now=now,
-    )
-    housekeeping = Housekeeping(
-        queue, store, runtime, keep_failure_for=settings.failure_ttl, now=now, wake=workers.wake
-    )
+    catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
+    health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    workers = _workers(settings, world, _pipeline(settings, runtime, world, catalog), health, now)
+    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
+    operator = make_operator(settings, world, now=now, wake=workers.wake)
+    interest = Interest(world.queue, now=now)
     builds = Builds(
-        queue,
+        world.queue,
         catalog,
-        package_changes=changes,
-        store=store,
-        statistics=statistics,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=interest,
+        forecast=_forecast(settings, world, health, now),
         policy=policy(settings),
+        limit=world.limit.admit,
         now=now,
         wake=workers.wake,
     )
     life = _Life(
         begin=lambda: housekeeping.recover(worker=world.name.name),
         workers=workers,
-        background=_background(world, health, housekeeping, catalog),
-        end=(world.upstream.close, changes.close, statistics.flush, world.database.close, world.name.release),
+        background=_background(world, health, housekeeping, catalog, interest),
+        end=(interest.flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
     )
     parts = Parts(
         builds=builds,
         health=health,
-        store=store,
-        statistics=statistics,
+        store=world.store,
+        statistics=world.statistics,
         catalog=catalog,
-        charts=Charts(statistics, now=now),
-        preview=Preview(catalog, changes),
+        charts=Charts(world.statistics, now=now),
+        preview=Preview(catalog, world.package_changes),
+        operator=operator,
+        askers=Askers(tokens(settings), settings.trusted_proxies),
+        limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
         start=life.start,
         stop=life.stop,
         version=__version__,
         cors=settings.cors,
     )
-    return Application(create_app(parts), world.warnings)
+    drain = partial(workers.drain, settings.shutdown_grace)
+    return Application(create_app(parts), world.warnings, drain)
 
 
-def _pipeline(settings: Settings, runtime: Runtime, world: "_World", catalog: Catalog) -> Pipeline:
+def make_housekeeping(
+    settings: Settings,
+    world: World,
+    runtime: Runtime,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Housekeeping:
+    """Housekeeping alone, for the service and for the command line."""
+    return Housekeeping(
+        world.queue,
+        world.ledger,
+        world.store,
+        runtime,
+        statistics=world.statistics,
+        options=keeping_options(settings),
+        now=now,
+        wake=wake,
+    )
+
+
+def make_operator(
+    settings: Settings, world: World, *, now: Callable[[], datetime], wake: Callable[[], None]
+) -> Operator:
+    """The operator's hand alone, for the service and for the command line."""
+    return Operator(
+        world.operations,
+        world.queue,
+        ledger=world.ledger,
+        store=world.store,
+        statistics=world.statistics,
+        cancelled_ttl=settings.failure_ttl,
+        now=now,
+        wake=wake,
+    )
+
+
+def _workers(
+    settings: Settings, world: World, pipeline: Pipeline, health: Health, now: Callable[[], datetime]
+) -> Workers:
+    return Workers(
+        world.queue,
+        pipeline,
+        health=health,
+        statistics=world.statistics,
+        options=worker_options(settings, world.name.name),
+        now=now,
+    )
+
+
+def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
+    def working() -> bool:
+        return health.builds_run() and world.operations.paused() is None
+
+    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)
+
+
+def _pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
     return Pipeline(
         runtime,
         world.store,
@@ -120,70 +183,43 @@ def _pipeline(settings: Settings, runtime: Runtime, world: "_World", catalog: Ca
     )
 
 
-def _health(world: "_World", runtime: Runtime) -> Health:
-    return Health(
-        {
-            "database": world.database.check,
-            "engine": runtime.check,
-            "store": world.store.check,
-            "rules": world.package_changes.check,
-        }
-    )
+def _checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+    return {
+        "database": world.database.check,
+        "engine": runtime.check,
+        "registry": runtime.check_registry,
+        "store": world.store.check,
+        "upstream": world.upstream.check,
+        "rules": world.package_changes.check,
+        "workers": lambda: workers_verdict(world),
+    }
+
+
+def workers_verdict(world: World) -> Verdict:
+    """Whether the workers take jobs, in a word and a sentence."""
+    pause = world.operations.paused()
+    if pause is None:
+        return Verdict("ok", "Workers take jobs.")
+    since = pause.since.isoformat(timespec="seconds")
+    return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
 
 
 def _background(
-    world: "_World", health: Health, housekeeping: Housekeeping, catalog: Catalog
+    world: World, health: Health, housekeeping: Housekeeping, catalog: Catalog, interest: Interest
 ) -> tuple[Periodic, ...]:
     work: list[tuple[str, Callable[[], object], float]] = [
         ("health", health.look, _HEALTH_SECONDS),
+        ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
         ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
         ("catalog", catalog.refresh, _REFRESH_SECONDS),
         ("statistics", world.statistics.flush, _FLUSH_SECONDS),
+        ("interest", interest.flush, _INTEREST_SECONDS),
+        ("integrity", world.database.verify, _INTEGRITY_SECONDS),
     ]
-    if isinstance(world.package_changes, RemotePackageChanges):
-        work.insert(0, ("rules", world.package_changes.refresh, _RULES_SECONDS))
+    if world.refresh_rules is not None:
+        work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _World:
-    """The adapters, opened."""
-
-    database: Database
-    name: WorkerName
-    runtime: Runtime
-    warnings: tuple[str, ...]
-    queue: SqlJobQueue
-    store: LocalStore
-    statistics: SqlStatistics
-    upstream: HttpUpstream
-    package_changes: LocalPackageChanges | RemotePackageChanges
-
-
-def _reach(settings: Settings, now: Callable[[], datetime]) -> _World:
-    database = Database(settings.database_path)
-    name = WorkerName(settings.worker_id, settings.database_path.parent)
-    runtime, warnings = choose_runtime(settings, installation=database.installation())
-    return _World(
-        database=database,
-        name=name,
-        runtime=runtime,
-        warnings=warnings,
-        queue=SqlJobQueue(database),
-        store=LocalStore(settings.public_path / "store"),
-        statistics=SqlStatistics(database, now=now),
-        upstream=HttpUpstream(settings.upstream_url, database, now=now),
-        package_changes=_package_changes(settings),
-    )
-
-
-def _package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:
-    path = settings.package_changes_path
-    local = LocalPackageChanges(Path(path).expanduser() if path else None)
-    return (
-        RemotePackageChanges(settings.package_changes_url, local) if settings.package_changes_url else local
     )
 
 
@@ -195,6 +231,8 @@ class _Life:
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]
+    hush: Callable[[], None]
+    """Cuts off what may take long and need not end."""
 
     def start(self) -> None:
         """Returns at once."""
@@ -205,8 +243,12 @@ class _Life:
 
     def stop(self) -> None:
         """Returns when nothing runs any more."""
+        self.hush()
         self.workers.stop()
         for periodic in self.background:
             periodic.stop()
         for end in self.end:
-            end()
+            try:
+                end()
+            except AsuError as problem:
+                _log.error("At the end: %s", problem)

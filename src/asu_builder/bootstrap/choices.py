@@ -1,8 +1,11 @@
 """What each part is told of the settings."""
 
 from asu_builder import __version__
-from asu_builder.domain.job import Retention
+from asu_builder.domain.access import Right, Token
+from asu_builder.domain.job import Priority, Retention
+from asu_builder.ports import Patience
 from asu_builder.services.builds import Policy
+from asu_builder.services.housekeeping import KeepingOptions
 from asu_builder.services.worker import WorkerOptions
 from asu_builder.settings import Settings
 from asu_builder.web.metadata import Announcement
@@ -10,13 +13,27 @@ from asu_builder.web.metadata import Announcement
 
 def worker_options(settings: Settings, name: str) -> WorkerOptions:
     """Who the workers are, and how long they keep what they made."""
-    retention = Retention(
+    return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention(settings))
+
+
+def retention(settings: Settings) -> Retention:
+    """How long finished jobs are kept."""
+    return Retention(
         build=settings.build_ttl,
         unversioned=settings.build_ttl_unversioned,
         with_defaults=settings.build_defaults_ttl,
         failure=settings.failure_ttl,
     )
-    return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention)
+
+
+def keeping_options(settings: Settings) -> KeepingOptions:
+    """How long and how much housekeeping keeps."""
+    return KeepingOptions(
+        failure=settings.failure_ttl,
+        patience=Patience(settings.idle_sinks_after, settings.idle_expires_after),
+        store_bytes=settings.store_max_size,
+        statistics=settings.statistics_ttl,
+    )
 
 
 def policy(settings: Settings) -> Policy:
@@ -27,6 +44,7 @@ def policy(settings: Settings) -> Policy:
         max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
         repository_allow_list=settings.repository_allow_list,
         max_pending_jobs=settings.max_pending_jobs,
+        cancelled_ttl=settings.failure_ttl,
     )
 
 
@@ -40,4 +58,17 @@ def announcement(settings: Settings) -> Announcement:
         repository_allow_list=settings.repository_allow_list,
         max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
         max_defaults_length=settings.max_defaults_length,
+    )
+
+
+def tokens(settings: Settings) -> tuple[Token, ...]:
+    """Whose tokens are known."""
+    return tuple(
+        Token(
+            name=token["name"],
+            digest=token["digest"],
+            rights=frozenset(Right(right) for right in token.get("rights", ())),
+            priority=Priority[token.get("priority", "normal").upper()],
+        )
+        for token in settings.api_tokens
     )

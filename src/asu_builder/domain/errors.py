@@ -43,8 +43,66 @@ class Unavailable(AsuError):
         self.retry_after = retry_after
 
 
-class EngineUnavailable(Unavailable):
+class PartUnavailable(Unavailable):
+    """A part that builds need is down. It says nothing about the job, which is given back uncounted.
+
+    `retry_after` is when the part is asked again, so nothing is gained by trying earlier.
+    """
+
+    part = ""
+    """Its name in the health report."""
+
+
+class EngineUnavailable(PartUnavailable):
     """The container engine does not answer or cannot start anything; no build can run."""
+
+    part = "engine"
+
+
+class RegistryUnavailable(PartUnavailable):
+    """The registry does not deliver the container images of ImageBuilders; what is here can be built."""
+
+    part = "registry"
+
+
+class StoreUnavailable(PartUnavailable):
+    """The store takes no images; no build can end well."""
+
+    part = "store"
+
+
+class StoreFull(Unavailable):
+    """The store's disk is full. It may be this very build that fills it, so it counts as a try."""
+
+
+class UpstreamUnavailable(PartUnavailable):
+    """The download server does not answer and nothing usable is remembered."""
+
+    part = "upstream"
+
+
+class TooManyRequests(AsuError):
+    """This asker has had its share of new builds (HTTP 429 with `Retry-After` in seconds)."""
+
+    def __init__(self, sentence: str, *, retry_after: int) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class NotAuthenticated(AsuError):
+    """The act needs a token, and none that is known was sent (HTTP 401)."""
+
+
+class NotAllowed(AsuError):
+    """Whoever asks is known and may not do this (HTTP 403)."""
+
+
+class Conflict(AsuError):
+    """The act does not fit how things are now (HTTP 409)."""
+
+
+class StillRead(AsuError):
+    """A result that is being downloaded is not taken away; housekeeping comes back later."""
 
 
 class LeaseLost(AsuError):
@@ -84,6 +142,7 @@ class FailureReason(StrEnum):
     UNTRUSTED_OUTPUT = "untrusted_output"
     INCOMPLETE_OUTPUT = "incomplete_output"
     GAVE_UP = "gave_up"
+    EXPIRED = "expired"
     INTERNAL = "internal"
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from asu_builder.domain.changes import PackageChangesRecord
 from asu_builder.domain.errors import FailureReason, Fault
@@ -17,13 +17,15 @@ class JobState(StrEnum):
     BUILDING = "building"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 NEXT_STATES: Mapping[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.BUILDING}),
-    JobState.BUILDING: frozenset({JobState.PENDING, JobState.COMPLETED, JobState.FAILED}),
+    JobState.PENDING: frozenset({JobState.BUILDING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.BUILDING: frozenset({JobState.PENDING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}),
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
 }
 """The only steps there are; the queue's SQL refuses every other."""
 
@@ -42,6 +44,24 @@ class Stage(StrEnum):
 
 CONTAINER_STAGES = (Stage.VALIDATE_REVISION, Stage.VALIDATE_MANIFEST, Stage.BUILDING_IMAGE)
 """Stages in which the container had started: only there does a lapsed lease count as an attempt."""
+
+
+class Priority(IntEnum):
+    """The class of a job: a higher one goes first, whatever its age. Tokens name it."""
+
+    BULK = -1
+    NORMAL = 0
+    INTERACTIVE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One start of a job that came to no end: when, how far, and how it broke off, in words."""
+
+    started_at: datetime
+    ended_at: datetime
+    stage: Stage
+    ending: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,8 @@ class BuildResult:
     stderr: str
     warnings: tuple[str, ...] = ()
     package_changes: PackageChangesRecord = field(default_factory=PackageChangesRecord)
+    stored_bytes: int = 0
+    """What the published files take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +103,8 @@ class BuildFailure:
     stdout: str = ""
     stderr: str = ""
     build_cmd: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried before, where the job gave up or the world failed it more than once."""
 
     @property
     def fault(self) -> Fault:
@@ -101,13 +125,21 @@ class Job:
     state: JobState
     enqueued_at: datetime
     client: str = ""
+    asker: str = ""
+    """Who asked first: a token's name, else an address (IPv6 by its /64). Clients take turns by it."""
+    priority: Priority = Priority.NORMAL
+    joined: bool = False
+    """Whether another asker has asked for the same since; then nobody but an operator may cancel it."""
     stage: Stage | None = None
     attempts: int = 0
     """How often a started build was cut off by a lapsed lease."""
     retries: int = 0
     """How often the world failed it and it was given back to try again."""
+    history: tuple[Attempt, ...] = ()
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    reason: FailureReason | None = None
+    """Why it failed, also where the outcome was not asked for."""
     outcome: Outcome | None = None
 
 
@@ -121,6 +153,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """How long an outcome answers: `span` from its end and from each use, `at_most` from its end."""
+
+    span: timedelta
+    at_most: timedelta | None = None
+    """None for as long as it is used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How long a finished job and its images are kept."""
 
@@ -129,10 +170,35 @@ class Retention:
     with_defaults: timedelta
     failure: timedelta
 
-    def keep_for(self, request: BuildRequest, outcome: Outcome) -> timedelta:
-        """Short for images with a private script, longer for those whose versions are all named."""
+    def keeping(self, request: BuildRequest, outcome: Outcome) -> Keeping:
+        """Short for images with a private script, longer for those whose versions are all named.
+
+        Using a result prolongs it. One whose versions are not all named is nevertheless made anew
+        in the end, because the same request would give newer packages.
+        """
         if isinstance(outcome, BuildFailure):
-            return self.failure
+            return Keeping(self.failure, self.failure)
+        versioned = bool(request.packages_versions)
+        at_most = None if versioned else max(self.build, self.unversioned)
         if request.defaults:
-            return self.with_defaults
-        return self.build if request.packages_versions else self.unversioned
+            return Keeping(self.with_defaults, at_most)
+        return Keeping(self.build if versioned else self.unversioned, at_most)
+
+
+COOL_DOWN = timedelta(seconds=60)
+"""How long a failure that is not the user's answers a repeated request, before it is tried anew."""
+
+
+def is_asked_anew(job: Job, *, now: datetime) -> bool:
+    """Whether a repeated request makes a new job, though this final one has not expired.
+
+    A user's failure and a result answer until their time is over; what the world or we did wrong
+    answers for the cool-down only; what was cancelled or expired for want of interest not at all.
+    """
+    if job.state is JobState.CANCELLED:
+        return True
+    if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
+        return False
+    if job.outcome.reason is FailureReason.EXPIRED:
+        return True
+    return job.outcome.fault is not Fault.USER and job.finished_at <= now - COOL_DOWN

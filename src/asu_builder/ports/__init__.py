@@ -6,21 +6,31 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
 from asu_builder.ports.health import Verdict
+from asu_builder.ports.operations import Act, JobFilter, Operations, Pause
 from asu_builder.ports.package_changes import PackageChanges
-from asu_builder.ports.queue import Entry, JobQueue, Submission
+from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
+from asu_builder.ports.retention import RetentionLedger
 from asu_builder.ports.statistics import EventKind, RecordedFailure, Statistics, Tally, TallyBy
 from asu_builder.ports.store import Store
 from asu_builder.ports.upstream import TargetProfiles, Upstream, VersionList
 
 __all__ = [
+    "Act",
+    "Admit",
     "CommandResult",
     "Container",
     "ContainerSpec",
     "Entry",
     "EventKind",
+    "JobFilter",
     "JobQueue",
+    "Operations",
     "PackageChanges",
+    "Patience",
+    "Pause",
     "RecordedFailure",
+    "Recovery",
+    "RetentionLedger",
     "Runtime",
     "Statistics",
     "Store",
@@ -31,4 +41,5 @@ __all__ = [
     "Upstream",
     "Verdict",
     "VersionList",
+    "admit_all",
 ]

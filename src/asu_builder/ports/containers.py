@@ -81,7 +81,7 @@ class Runtime(Protocol):
     def open(self, spec: ContainerSpec, *, stop: Event) -> AbstractContextManager[Container]:
         """A fresh container, started; removed whatever happens. Setting `stop` ends it early.
 
-        Raises `BuildFailed(IMAGEBUILDER_MISSING)` or `EngineUnavailable`.
+        Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `RegistryUnavailable` or `EngineUnavailable`.
         """
         ...
 
@@ -91,4 +91,8 @@ class Runtime(Protocol):
 
     def check(self) -> Verdict:
         """Whether a build could start now, within a few seconds."""
+        ...
+
+    def check_registry(self) -> Verdict:
+        """Whether the container images of ImageBuilders can be had, as far as the last tries tell."""
         ...

@@ -1,12 +1,12 @@
-"""The queue: jobs on their way from pending to completed."""
+"""The queue: jobs on their way from pending to their end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from asu_builder.domain.errors import QueueFull
-from asu_builder.domain.job import Job, Lease, Outcome, Stage
+from asu_builder.domain.errors import AsuError
+from asu_builder.domain.job import Job, Keeping, Lease, Outcome, Priority, Stage
 from asu_builder.domain.request import BuildRequest
 
 
@@ -17,6 +17,11 @@ class Submission:
     request: BuildRequest
     request_hash: str
     client: str = ""
+    asker: str = ""
+    """Who asks, see `Job.asker`."""
+    priority: Priority = Priority.NORMAL
+    cancel_digest: str = ""
+    """SHA-256 (hexadecimal) of the secret by which its first asker may cancel the job; "" for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +35,48 @@ class Entry:
     """How many jobs are ahead of a pending one."""
 
 
-class JobQueue(Protocol):
-    """Jobs on their way from pending to completed. Each method is one transaction."""
+Admit = Callable[[Submission, int], AsuError | None]
+"""Whether a new job may enter; told the submission and how many jobs wait. Returns why not."""
 
-    def submit(self, submission: Submission, *, capacity: int, now: datetime) -> Entry:
+
+def admit_all(_: Submission, __: int) -> None:
+    """Lets every new job enter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a waiting job keeps its place though nobody polls it, and when it is given up."""
+
+    sinks_after: timedelta
+    expires_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What became of jobs whose worker was lost."""
+
+    returned: int
+    gave_up: Sequence[Job]
+
+
+class JobQueue(Protocol):
+    """Jobs on their way from pending to their end. Each method is one transaction.
+
+    The order: jobs that nobody polls any more come last; a higher priority goes first; within one,
+    askers take turns, by a key that each job gets when it is inserted.
+    """
+
+    def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
         """The job for this hash; durable when this returns.
 
-        A live job or an unexpired final one is the answer, even when the queue is full, except a
-        failure that is not the user's and is older than the cool-down. Raises `QueueFull`.
+        A live job is the answer, and an unexpired final one unless `is_asked_anew`; `admit` is
+        asked only before a new job is made. Raises what `admit` returns.
         """
         ...
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, capacity: int, now: datetime
-    ) -> Sequence[Entry | QueueFull]:
+        self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
+    ) -> Sequence[Entry | AsuError]:
         """The same for many in one transaction, each with its own answer, in order."""
         ...
 
@@ -59,12 +92,41 @@ class JobQueue(Protocol):
         """How many jobs wait."""
         ...
 
+    def typical_duration(self) -> timedelta | None:
+        """The mean time from claim to end of the latest builds; None when nothing was built yet."""
+        ...
+
+    def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
+        """Somebody has polled these, or used their results.
+
+        A waiting job keeps or takes back its place; a result is kept for its time from now on,
+        yet not beyond `Keeping.at_most`.
+        """
+        ...
+
+    def give_up_idle(
+        self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
+    ) -> Sequence[Job]:
+        """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
+        ...
+
+    def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+        """Ends a live job as cancelled; a running one's lease is void at once.
+
+        False when it was final, or, if wished, when others have joined.
+        """
+        ...
+
+    def may_cancel(self, job_id: int, cancel_digest: str) -> bool:
+        """Whether this is the digest of the secret that the job's first asker was given."""
+        ...
+
     def expire(self, job_id: int, *, now: datetime) -> None:
         """Ends a final job's time now, so that it no longer answers for its hash."""
         ...
 
     def claim(self, worker: str, *, lease_for: timedelta, now: datetime) -> tuple[Job, Lease] | None:
-        """Takes the next job in one statement; None when nobody waits."""
+        """Takes the next job in one statement; None when nobody waits or the workers are paused."""
         ...
 
     def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
@@ -75,38 +137,27 @@ class JobQueue(Protocol):
         """Says how far the building job is."""
         ...
 
-    def finish(self, lease: Lease, outcome: Outcome, *, keep_for: timedelta, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
         """Completes or fails the job; durable when this returns."""
         ...
 
-    def release(self, lease: Lease, *, not_before: datetime, retry: bool = False) -> None:
-        """Gives the job back to the queue, claimable from `not_before` on.
+    def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
+        """Gives the job back to the queue, claimable from `not_before` on, at its old place.
 
-        Giving back is never an attempt; `retry` counts that the world had failed it.
+        Giving back is never an attempt; `retry` says how the world had failed it, which counts.
         """
         ...
 
-    def live_leases(self, *, now: datetime) -> set[tuple[int, int]]:
-        """Job id and lease token of every building job whose lease has not lapsed."""
+    def live_leases(self) -> set[tuple[int, int]]:
+        """Job id and lease token of every building job."""
         ...
 
-    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> int:
+    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> Recovery:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held, to the queue.
 
-        The name of a worker's thread is `worker/number`.
+        The name of a worker's thread is `worker/number`. Time that passed while no process looked,
+        and leaps of the clock, do not count: leases and waiting times are moved by it first.
 
         An attempt counts when the container had started; the third one fails the job as gave up.
-        """
-        ...
-
-    def expired(self, *, now: datetime) -> Sequence[str]:
-        """Hashes whose final job is past its time and that no unexpired job shares."""
-        ...
-
-    def forget(self, request_hash: str, *, remove: Callable[[], None], now: datetime) -> None:
-        """Deletes the expired jobs of this hash.
-
-        `remove` takes the images away; it is called when no other job carries the hash, in the
-        same transaction, so that nobody can complete a job for it in between.
         """
         ...

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from asu_builder.domain.request import BuildRequest
 
-EventKind = Literal["request", "cache_hit", "completed", "failed"]
+EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled"]
 TallyBy = Literal[
     "nothing", "version", "target", "profile", "reason", "diff_packages", "version_with_diff_packages"
 ]

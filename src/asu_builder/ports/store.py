@@ -1,5 +1,6 @@
 """Where published images lie."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +11,8 @@ from asu_builder.ports.health import Verdict
 class Store(Protocol):
     """Published images: one directory per request hash, never rewritten."""
 
-    def publish(self, request_hash: str, scratch: Path) -> None:
-        """Makes a scratch directory the published one: synced, in one step.
+    def publish(self, request_hash: str, scratch: Path) -> int:
+        """Makes a scratch directory the published one: synced, in one step; its size in bytes.
 
         Only the holder of the job's lease may call this: then a directory of that name belongs
         to no completed job (expired, or left by a crash before *completed*) and is taken away.
@@ -30,8 +31,26 @@ class Store(Protocol):
         """Whether this hash is published."""
         ...
 
+    def hold(self, request_hash: str) -> AbstractContextManager[None]:
+        """As long as this is entered, no process removes the directory: somebody downloads from it."""
+        ...
+
     def remove(self, request_hash: str) -> None:
-        """Takes a published directory away; nothing happens if there is none."""
+        """Takes a published directory away; nothing happens if there is none.
+
+        Raises `StillRead` while somebody holds it.
+        """
+        ...
+
+    def published(self) -> Iterable[str]:
+        """Hashes of the directories that this installation has published, in no order.
+
+        What another installation or program has put beside them is not ours to touch.
+        """
+        ...
+
+    def room(self) -> int:
+        """Bytes of free disk above the floor; without any, new builds are not taken."""
         ...
 
     def sweep(self) -> int:

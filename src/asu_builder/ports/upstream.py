@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from asu_builder.domain.release import Release
+from asu_builder.ports.health import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Upstream(Protocol):
 
     Everything answers within a tenth of a second; `Unavailable` means never seen and not here yet.
     """
+
+    def check(self) -> Verdict:
+        """Degraded when the download server does not answer."""
+        ...
 
     def versions(self) -> VersionList:
         """Every released version that upstream lists, and which are the latest."""

@@ -1,26 +1,53 @@
-"""Submit a build, look at a build: what the HTTP layer asks for."""
+"""Submit a build, look at a build, cancel a build: what the HTTP layer asks for."""
 
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-from asu_builder.domain.errors import AsuError, BuildNotFound, QueueFull, RequestRejected
-from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.access import Asker, Right, digest_of
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildNotFound,
+    Conflict,
+    NotAllowed,
+    QueueFull,
+    RequestRejected,
+    TooManyRequests,
+    Unavailable,
+)
+from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Entry, JobQueue, PackageChanges, Statistics, Store, Submission
 from asu_builder.services.catalog import Catalog, Resolved
+from asu_builder.services.forecast import Forecast
+from asu_builder.services.interest import Interest
+
+NOBODY = Asker("")
+_RETRY_AFTER_FULL = 30
+_RETRY_AFTER_NO_ROOM = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What this server allows."""
+    """What this server allows. `cancelled_ttl` is how long a cancelled job is shown."""
 
     allow_defaults: bool
     max_defaults_length: int
     max_custom_rootfs_size_mb: int
     repository_allow_list: tuple[str, ...]
     max_pending_jobs: int
+    cancelled_ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request as it arrived: what, with which program, and by whom."""
+
+    request: BuildRequest
+    client: str = ""
+    asker: Asker = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +56,10 @@ class BuildView:
 
     job: Job
     position: int | None = None
+    remaining: timedelta | None = None
+    """How long until its end, as far as can be told."""
+    cancel_token: str = ""
+    """The secret by which this very asker may cancel the job; never part of a shared answer."""
 
 
 class Builds:
@@ -42,7 +73,10 @@ class Builds:
         package_changes: PackageChanges,
         store: Store,
         statistics: Statistics,
+        interest: Interest,
+        forecast: Forecast,
         policy: Policy,
+        limit: Callable[[str], TooManyRequests | None],
         now: Callable[[], datetime],
         wake: Callable[[], None],
     ) -> None:
@@ -51,76 +85,131 @@ class Builds:
         self._package_changes = package_changes
         self._store = store
         self._statistics = statistics
+        self.note_interest = interest.note
+        self._forecast = forecast
         self._policy = policy
+        self._limit = limit
         self._now = now
         self._wake = wake
 
-    def submit(self, request: BuildRequest, *, client: str = "") -> BuildView:
+    def submit(self, ask: Ask) -> BuildView:
         """The job for this request, a new one if nobody has asked for the same before.
 
-        Raises `RequestRejected`, `QueueFull`, or `Unavailable` when upstream was never reached.
+        Raises `RequestRejected`, `QueueFull`, `TooManyRequests`, or `Unavailable` when upstream was
+        never reached or the disk is nearly full.
         """
-        (answer,) = self.submit_all([(request, client)])
+        (answer,) = self.submit_all([ask])
         if isinstance(answer, AsuError):
             raise answer
         return answer
 
-    def submit_all(self, asked: Sequence[tuple[BuildRequest, str]]) -> list[BuildView | AsuError]:
-        """The same for many requests and their clients, in one durable transaction."""
-        prepared = [self._prepare(request, client) for request, client in asked]
-        submissions = [entry for entry in prepared if isinstance(entry, Submission)]
-        entries = iter(self._enter(submissions))
-        return [next(entries) if isinstance(entry, Submission) else entry for entry in prepared]
+    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | AsuError]:
+        """The same for many, in one durable transaction."""
+        prepared = [self._prepare(ask) for ask in asked]
+        ready = [entry for entry in prepared if isinstance(entry, _Prepared)]
+        entries = iter(self._enter(ready))
+        return [next(entries) if isinstance(entry, _Prepared) else entry for entry in prepared]
 
-    def _prepare(self, request: BuildRequest, client: str) -> Submission | AsuError:
+    def _prepare(self, ask: Ask) -> "_Prepared | AsuError":
         try:
-            self._require_policy(request)
-            found = self._catalog.resolve(request)
+            self._require_policy(ask.request)
+            found = self._catalog.resolve(ask.request)
             self._require_repositories(found)
         except AsuError as refusal:
             return refusal
         rules = self._package_changes.digest(found.request)
         name = request_hash(found.request, revision=found.revision, rules=rules)
-        return Submission(found.request, name, client)
+        cancel_token = secrets.token_urlsafe(18)
+        submission = Submission(
+            found.request, name, ask.client, ask.asker.name, ask.asker.priority, digest_of(cancel_token)
+        )
+        return _Prepared(submission, cancel_token, limited=ask.asker.token is None)
 
-    def _enter(self, submissions: Sequence[Submission]) -> list[BuildView | AsuError]:
-        if not submissions:
+    def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | AsuError]:
+        if not prepared:
             return []
-        entries = list(self._submit(submissions))
+        entries = list(self._submit(prepared))
         for number, entry in enumerate(entries):
             if isinstance(entry, Entry) and self._is_gone(entry.job):
                 self._queue.expire(entry.job.id, now=self._now())
-                (entries[number],) = self._submit([submissions[number]])
+                (entries[number],) = self._submit([prepared[number]])
         return [
-            entry if isinstance(entry, QueueFull) else self._welcome(entry, submission)
-            for entry, submission in zip(entries, submissions, strict=True)
+            entry if isinstance(entry, AsuError) else self._welcome(entry, ready)
+            for entry, ready in zip(entries, prepared, strict=True)
         ]
 
-    def _submit(self, submissions: Sequence[Submission]) -> Sequence[Entry | QueueFull]:
-        return self._queue.submit_all(submissions, capacity=self._policy.max_pending_jobs, now=self._now())
+    def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
+        limited = {id(ready.submission) for ready in prepared if ready.limited}
 
-    def _welcome(self, entry: Entry, submission: Submission) -> BuildView:
+        def admit(submission: Submission, pending: int) -> AsuError | None:
+            if pending >= self._policy.max_pending_jobs:
+                return QueueFull(pending, _RETRY_AFTER_FULL)
+            if self._store.room() <= 0:
+                return Unavailable(
+                    "This server's disk is nearly full, so it takes no new builds until room was made. "
+                    "Builds that were asked for before are still answered.",
+                    retry_after=_RETRY_AFTER_NO_ROOM,
+                )
+            return self._limit(submission.asker) if id(submission) in limited else None
+
+        return self._queue.submit_all([ready.submission for ready in prepared], now=self._now(), admit=admit)
+
+    def _welcome(self, entry: Entry, prepared: "_Prepared") -> BuildView:
+        submission = prepared.submission
         if entry.created:
             self._statistics.record("request", submission.request, client=submission.client)
             self._wake()
-        elif entry.job.state is JobState.COMPLETED:
-            self._statistics.record("cache_hit", submission.request, client=submission.client)
-        return BuildView(entry.job, entry.ahead)
+        else:
+            self.note_interest(submission.request_hash)
+            if entry.job.state is JobState.COMPLETED:
+                self._statistics.record("cache_hit", submission.request, client=submission.client)
+        view = self._seen(entry.job, entry.ahead)
+        return replace(view, cancel_token=prepared.cancel_token) if entry.created else view
 
     def look(self, name: str) -> BuildView:
         """The newest job for this hash. Raises `BuildNotFound`."""
         job = self._queue.find(name, now=self._now())
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
-        return self._view(job)
+        self.note_interest(name)
+        return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
+
+    def cancel(self, name: str, *, asker: Asker, cancel_token: str) -> BuildView:
+        """Ends the live job of this hash, for an operator or with its first asker's secret.
+
+        Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others
+        have asked for it since.
+        """
+        job = self._queue.find(name, now=self._now())
+        if job is None:
+            raise BuildNotFound("could not find provided request hash")
+        operates = asker.may(Right.OPERATE)
+        if not (operates or self._queue.may_cancel(job.id, digest_of(cancel_token))):
+            raise NotAllowed(
+                "A build is cancelled with an operator's token, or with the `cancel_token` that the request "
+                "which started it was answered with. Send that in the header X-Cancel-Token."
+            )
+        if job.state is not JobState.CANCELLED and not self._cancel(job, even_if_joined=operates):
+            job = self._queue.find(name, now=self._now()) or job
+            if job.state in FINAL_STATES:
+                raise Conflict(f"The build has ended before: it is {job.state}.")
+            raise Conflict("Others have asked for the same build and wait for it, so it goes on.")
+        return self.look(name)
+
+    def _cancel(self, job: Job, *, even_if_joined: bool) -> bool:
+        cancelled = self._queue.cancel(
+            job.id, keep_for=self._policy.cancelled_ttl, now=self._now(), unless_joined=not even_if_joined
+        )
+        if cancelled:
+            self._statistics.record("cancelled", job.request, client=job.client)
+        return cancelled
 
     def pending(self) -> int:
         """How many jobs wait."""
         return self._queue.pending()
 
-    def _view(self, job: Job) -> BuildView:
-        position = self._queue.position(job.id) if job.state is JobState.PENDING else None
-        return BuildView(job, position)
+    def _seen(self, job: Job, ahead: int | None) -> BuildView:
+        return BuildView(job, ahead, self._forecast.remaining(job, ahead))
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.
@@ -146,3 +235,12 @@ class Builds:
         values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
         places = dict(zip(PLACEHOLDERS, values, strict=True))
         require_allowed(found.request.repositories, self._policy.repository_allow_list, places=places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A submission, the secret that its creator gets, and whether rate limits hold for it."""
+
+    submission: Submission
+    cancel_token: str
+    limited: bool

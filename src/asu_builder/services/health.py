@@ -29,8 +29,12 @@ class Health:
     answered. Until the first look everything counts as working, so that start-up needs no engine.
     """
 
-    def __init__(self, checks: Mapping[str, Callable[[], Verdict]]) -> None:
+    def __init__(
+        self, checks: Mapping[str, Callable[[], Verdict]], *, has_room: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`has_room` tells whether the store may grow; builds wait while it may not."""
         self._checks = checks
+        self._has_room = has_room
         self._changed = threading.Condition()
         self._verdicts = dict.fromkeys(checks, _STARTING)
 
@@ -39,14 +43,24 @@ class Health:
         for part, check in self._checks.items():
             self._note(part, check())
 
-    def engine_failed(self, sentence: str) -> None:
-        """A worker found the engine down; no further build starts until a check finds it up."""
-        self._note("engine", Verdict("down", sentence))
+    def part_failed(self, part: str, sentence: str) -> None:
+        """A worker found a part down; it counts so until a check, or another build, finds it up."""
+        if part in self._verdicts:
+            self._note(part, Verdict("down", sentence))
 
-    def wait_for_engine(self, timeout: float) -> bool:
+    def part_works(self, part: str) -> None:
+        """A build got what it needed of a part, whatever was thought of it."""
+        if self._verdicts[part].status != "ok":
+            self._note(part, self._checks[part]())
+
+    def wait_until_builds_run(self, timeout: float) -> bool:
         """Whether builds can run, waiting up to `timeout` seconds for it."""
         with self._changed:
             return self._changed.wait_for(self._can_build, timeout)
+
+    def builds_run(self) -> bool:
+        """Whether a build could run now, as far as is known."""
+        return self._can_build()
 
     def report(self) -> HealthReport:
         """The state as last seen."""
@@ -57,7 +71,8 @@ class Health:
         return HealthReport(status, verdicts, not database_down, self._can_build() and not database_down)
 
     def _can_build(self) -> bool:
-        return all(self._verdicts[part].status != "down" for part in ("engine", "store"))
+        parts_work = all(self._verdicts[part].status != "down" for part in ("engine", "store"))
+        return parts_work and self._has_room()
 
     def _note(self, part: str, verdict: Verdict) -> None:
         with self._changed:

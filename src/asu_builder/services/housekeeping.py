@@ -1,61 +1,161 @@
-"""Forgets what is past its time and takes away what a former life left behind."""
+"""Keeps and forgets: what is past its time, what the disk has no room for, what a former life left."""
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from asu_builder.domain.errors import Unavailable
-from asu_builder.ports import JobQueue, Runtime, Store
+from asu_builder.domain.errors import StillRead, Unavailable
+from asu_builder.domain.job import Job
+from asu_builder.ports import JobQueue, Patience, RetentionLedger, Runtime, Statistics, Store
 
 _log = logging.getLogger(__name__)
 
+GRACE = timedelta(minutes=10)
+"""Files stay this long behind the last answer that named them: somebody may just begin to download."""
+_RECONCILE_SECONDS = 3600.0
+_USED_LATELY = timedelta(minutes=2)
+"""A result used within this time is not taken away to make room."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepingOptions:
+    """How long and how much is kept. `store_bytes` is the most that images may take; 0 is no limit."""
+
+    failure: timedelta
+    patience: Patience
+    store_bytes: int
+    statistics: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a round took away, or would: hashes and why."""
+
+    expired: Sequence[str] = ()
+    evicted: Sequence[str] = ()
+    orphaned: Sequence[str] = ()
+    bytes: int = 0
+    """Of what was evicted."""
+
 
 class Housekeeping:
-    """Each method may be called at any time, from one thread."""
+    """Each method may be called at any time, from any thread and process."""
 
     def __init__(
         self,
         queue: JobQueue,
+        ledger: RetentionLedger,
         store: Store,
         runtime: Runtime,
         *,
-        keep_failure_for: timedelta,
+        statistics: Statistics,
+        options: KeepingOptions,
         now: Callable[[], datetime],
         wake: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` counts seconds."""
         self._queue = queue
+        self._ledger = ledger
         self._store = store
         self._runtime = runtime
-        self._keep_failure_for = keep_failure_for
+        self._statistics = statistics
+        self._options = options
         self._now = now
         self._wake = wake
+        self._clock = clock
+        self._reconcile_at = 0.0
+
+    def look_after_queue(self) -> None:
+        """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
+        self.recover()
+        self._count_failed(
+            self._queue.give_up_idle(
+                self._options.patience, keep_failure_for=self._options.failure, now=self._now()
+            )
+        )
 
     def tidy(self) -> None:
-        """Returns lapsed jobs, forgets expired ones with their images, sweeps what nobody holds."""
-        self.recover()
-        self.forget_expired()
+        """Sweeps what nobody holds, forgets what is past its time, and makes room; twice a minute."""
         # A store or an engine that is down is health's to tell, once; there is nothing to sweep in it now.
         with contextlib.suppress(Unavailable):
             self._store.sweep()
         with contextlib.suppress(Unavailable):
             self._runtime.sweep(keep=self._is_live)
+        self.collect()
+        if self._clock() >= self._reconcile_at:
+            self._reconcile_at = self._clock() + _RECONCILE_SECONDS
+            self.reconcile()
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
-        count = self._queue.recover(worker=worker, keep_failure_for=self._keep_failure_for, now=self._now())
-        if count:
-            _log.warning("%d job(s) of a lost worker returned to the queue", count)
-            for _ in range(count):
-                self._wake()
+        found = self._queue.recover(worker=worker, keep_failure_for=self._options.failure, now=self._now())
+        if found.returned:
+            _log.warning("%d job(s) of a lost worker returned to the queue", found.returned)
+        for _ in range(found.returned):
+            self._wake()
+        self._count_failed(found.gave_up)
 
-    def forget_expired(self) -> None:
-        """Deletes expired jobs and their images."""
-        for request_hash in self._queue.expired(now=self._now()):
-            self._queue.forget(
-                request_hash, remove=partial(self._store.remove, request_hash), now=self._now()
+    def _count_failed(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._statistics.record("failed", job.request, client=job.client, reason=job.reason or "")
+
+    def collect(self, *, dry_run: bool = False) -> Collection:
+        """Forgets expired jobs and, where room is short, the least used results; with their images."""
+        expired = list(self._ledger.expired(now=self._now() - GRACE))
+        if not dry_run:
+            expired = [name for name in expired if self._forget(name)]
+        evicted, freed = self._make_room(dry_run=dry_run)
+        return Collection(expired, evicted, (), freed)
+
+    def reconcile(self, *, dry_run: bool = False) -> Collection:
+        """Brings files and rows together: files without a row go, rows without files answer no more.
+
+        Also forgets old statistics. It looks at every published directory, so once an hour is enough.
+        """
+        published = set(self._store.published())
+        lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
+        if not dry_run:
+            lost = [name for name in lost if self._forget(name, unexpired=True)]
+            if lost:
+                _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
+        orphaned = list(self._ledger.unknown(published))
+        if not dry_run:
+            orphaned = [name for name in orphaned if self._forget(name)]
+            while self._ledger.forget_statistics(before=self._now() - self._options.statistics):
+                pass
+        return Collection(expired=lost, orphaned=orphaned)
+
+    def _make_room(self, *, dry_run: bool) -> tuple[list[str], int]:
+        """Takes the least used results away until the budget and the floor of free disk are kept."""
+        evicted: list[str] = []
+        freed = 0
+        budget = self._options.store_bytes
+        stored = self._ledger.stored_bytes() if budget else 0
+        for name, size in self._ledger.least_used(used_before=self._now() - _USED_LATELY):
+            room = self._store.room() + (freed if dry_run else 0)
+            if room > 0 and stored - freed <= budget:
+                break
+            if dry_run or self._forget(name, unexpired=True):
+                evicted.append(name)
+                freed += size
+        if evicted and not dry_run:
+            _log.info("%d result(s) gave way: %d MiB", len(evicted), freed >> 20)
+        return evicted, freed
+
+    def _forget(self, name: str, *, unexpired: bool = False) -> bool:
+        now = self._now() if unexpired else self._now() - GRACE
+        try:
+            return self._ledger.forget(
+                name, remove=partial(self._store.remove, name), now=now, unexpired=unexpired
             )
+        except (StillRead, Unavailable):
+            # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
+            return False
 
     def _is_live(self, labels: Mapping[str, str]) -> bool:
         # Asked for each container after they were listed: a job claimed meanwhile is seen.
@@ -63,4 +163,4 @@ class Housekeeping:
             attempt = int(labels["asu.job"]), int(labels["asu.attempt"])
         except (KeyError, ValueError):
             return False
-        return attempt in self._queue.live_leases(now=self._now())
+        return attempt in self._queue.live_leases()

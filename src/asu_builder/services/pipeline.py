@@ -71,7 +71,7 @@ class Pipeline:
             with imagebuilder.blamed():
                 description, verified = describe_images(images, request)
             advance(Stage.BUILDING_IMAGE)  # proves that the lease is still ours, right before publishing
-            self._store.publish(job.request_hash, images)
+            stored_bytes = self._store.publish(job.request_hash, images)
         return BuildResult(
             description=description,
             images=verified,
@@ -82,6 +82,7 @@ class Pipeline:
             stderr=imagebuilder.stderr,
             warnings=warnings,
             package_changes=selection.record,
+            stored_bytes=stored_bytes,
         )
 
     def _select(self, request: BuildRequest, info: ImageBuilderInfo) -> PackageSelection:

@@ -1,22 +1,33 @@
 """Claim, build, record: the threads that build, and the one that keeps their leases."""
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
     BuildInterrupted,
-    EngineUnavailable,
     FailureReason,
     LeaseLost,
+    PartUnavailable,
     RequestRejected,
     Unavailable,
 )
-from asu_builder.domain.job import BuildFailure, BuildResult, Job, Lease, Outcome, Retention
+from asu_builder.domain.job import (
+    CONTAINER_STAGES,
+    BuildFailure,
+    BuildResult,
+    Job,
+    Lease,
+    Outcome,
+    Retention,
+    Stage,
+)
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.services.health import Health
 from asu_builder.services.periodic import Periodic
@@ -27,7 +38,10 @@ _log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 RETRY_DELAYS = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 """How long a job waits after each failure of the world; afterwards the failure is final."""
-_ENGINE_PAUSE = timedelta(seconds=2)
+_STOP_SECONDS = 8.0
+"""How long a stop waits for builds to notice it; a healthy engine lets them within two."""
+_WATCH_SECONDS = 0.5
+"""How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,10 @@ class WorkerOptions:
 
 
 class Workers:
-    """`concurrent` threads that build, woken by `wake`; `stop` gives running jobs back."""
+    """`concurrent` threads that build, woken by `wake`.
+
+    `drain` lets them finish what they build and take nothing more; `stop` gives it back to the queue.
+    """
 
     def __init__(
         self,
@@ -61,9 +78,13 @@ class Workers:
         self._now = now
         self._woken = threading.Condition()
         self._wakes = 0
+        self._draining = False
         self._stopping = False
         self._running: dict[Lease, threading.Event] = {}
-        self._heartbeat = Periodic("leases", self.renew_leases, seconds=LEASE.total_seconds() / 4)
+        self._background = (
+            Periodic("leases", self.renew_leases, seconds=LEASE.total_seconds() / 4),
+            Periodic("cancellations", self.look_for_lost_leases, seconds=_WATCH_SECONDS),
+        )
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
             for number in range(1, options.concurrent + 1)
@@ -71,7 +92,8 @@ class Workers:
 
     def start(self) -> None:
         """Starts the threads; call once."""
-        self._heartbeat.start()
+        for periodic in self._background:
+            periodic.start()
         for thread in self._threads:
             thread.start()
 
@@ -81,17 +103,32 @@ class Workers:
             self._wakes += 1
             self._woken.notify()
 
-    def stop(self) -> None:
-        """Ends the threads; what they were building is given back to the queue."""
+    def drain(self, grace: timedelta) -> None:
+        """Claims nothing more; returns when nothing is being built, or after `grace`, or on `stop`."""
         with self._woken:
-            self._stopping = True
+            self._draining = True
+            self._woken.notify_all()
+            self._woken.wait_for(lambda: self._stopping or not self._running, grace.total_seconds())
+
+    def stop(self) -> None:
+        """Ends the threads; what they were building is given back to the queue.
+
+        A thread that waits for an engine that hangs is left behind; the process ends with it.
+        """
+        with self._woken:
+            self._draining = self._stopping = True
             self._woken.notify_all()
         for stop in list(self._running.values()):
             stop.set()
+        until = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
-        self._heartbeat.stop()
+                thread.join(max(0.0, until - time.monotonic()))
+        for lease in list(self._running):
+            with contextlib.suppress(LeaseLost):
+                self._queue.release(lease, not_before=self._now(), now=self._now())
+        for periodic in self._background:
+            periodic.stop()
 
     def renew_leases(self) -> None:
         """Prolongs every running job's lease; a job whose lease is lost is stopped."""
@@ -102,16 +139,28 @@ class Workers:
                 _log.warning("%s; its build is stopped", error)
                 stop.set()
 
+    def look_for_lost_leases(self) -> None:
+        """Stops the builds of jobs that were cancelled or given back, by whichever process."""
+        if not self._running:
+            return
+        running = list(self._running.items())
+        live = self._queue.live_leases()
+        for lease, stop in running:
+            if (lease.job_id, lease.token) not in live:
+                stop.set()
+
     def _work(self, number: int) -> None:
         name = f"{self._options.worker_id}/{number}"
-        while not self._stopping:
+        while not self._draining:
             wakes = self._wakes
             try:
-                worked = self._health.wait_for_engine(1.0) and self.build_next(name)
+                worked = self._health.wait_until_builds_run(1.0) and self.build_next(name)
             except AsuError as error:
                 _log.warning("worker %s: %s", name, error)
                 worked = False
             except Exception:  # noqa: BLE001 - the lease lapses and the job returns; the worker lives on
+                if self._stopping:
+                    return  # left behind by `stop`, with nothing to write to
                 _log.exception("worker %s failed", name)
                 worked = False
             if not worked:
@@ -119,7 +168,7 @@ class Workers:
 
     def _wait(self, wakes: int) -> None:
         with self._woken:
-            if self._wakes == wakes and not self._stopping:
+            if self._wakes == wakes and not self._draining:
                 self._woken.wait(self._options.poll.total_seconds())
 
     def build_next(self, name: str) -> bool:
@@ -135,54 +184,68 @@ class Workers:
         try:
             self._build(job, lease, stop)
         except LeaseLost as error:
-            _log.warning("%s; its outcome is dropped", error)
+            _log.info("%s; its outcome is dropped", error)
         finally:
-            del self._running[lease]
+            with self._woken:
+                del self._running[lease]
+                self._woken.notify_all()
         return True
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
+        try:
+            outcome = self._outcome(job, lease, stop)
+        except BuildInterrupted:
+            self._queue.release(lease, not_before=self._now(), now=self._now())
+        except PartUnavailable as error:
+            # It says nothing about this build, so nothing is counted.
+            _log.info("%s The job returns to the queue", error)
+            self._health.part_failed(error.part, str(error))
+            pause = timedelta(seconds=error.retry_after)
+            self._queue.release(lease, not_before=self._now() + pause, now=self._now())
+        else:
+            self._record(job, lease, outcome)
+
+    def _outcome(self, job: Job, lease: Lease, stop: threading.Event) -> Outcome:
+        """How the build ended. Raises what says nothing about the request."""
+
+        def advance(stage: Stage) -> None:
+            self._queue.advance(lease, stage)
+            if stage in CONTAINER_STAGES:
+                self._health.part_works("engine")
+
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
         try:
-            outcome: Outcome = self._pipeline.build(
-                job, labels=labels, advance=lambda stage: self._queue.advance(lease, stage), stop=stop
-            )
-        except BuildInterrupted:
-            self._queue.release(lease, not_before=self._now())
-            return
-        except EngineUnavailable as error:
-            # No build can run: that says nothing about this one, so it is not counted.
-            _log.warning("%s The job returns to the queue", error)
-            self._health.engine_failed(str(error))
-            self._queue.release(lease, not_before=self._now() + _ENGINE_PAUSE)
-            return
+            return self._pipeline.build(job, labels=labels, advance=advance, stop=stop)
+        except (BuildInterrupted, PartUnavailable, LeaseLost):
+            raise
         except Unavailable as error:
-            outcome = BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error}")
+            return BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error}")
         except BuildFailed as failure:
-            outcome = BuildFailure(
+            return BuildFailure(
                 failure.reason, failure.detail, failure.stdout, failure.stderr, failure.build_cmd
             )
         except RequestRejected as error:
             # Fine when it was submitted; the operator has changed what is offered since.
-            outcome = BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
-        except LeaseLost:
-            raise
+            return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
             _log.exception("building %s failed", job.request_hash)
-            outcome = BuildFailure(
+            return BuildFailure(
                 FailureReason.INTERNAL,
                 "Error: The server failed while building. This is its own fault, not the request's; "
                 "its operator finds the reason in the log.",
             )
-        self._record(job, lease, outcome)
 
     def _record(self, job: Job, lease: Lease, outcome: Outcome) -> None:
-        if isinstance(outcome, BuildFailure) and outcome.reason.retried and job.retries < len(RETRY_DELAYS):
-            delay = RETRY_DELAYS[job.retries]
-            _log.warning("%s; tried again in %s", outcome.detail, delay)
-            self._queue.release(lease, not_before=self._now() + delay, retry=True)
-            return
-        keep_for = self._options.retention.keep_for(job.request, outcome)
-        self._queue.finish(lease, outcome, keep_for=keep_for, now=self._now())
+        if isinstance(outcome, BuildFailure) and outcome.reason.retried:
+            if job.retries < len(RETRY_DELAYS):
+                delay = RETRY_DELAYS[job.retries]
+                _log.warning("%s; tried again in %s", outcome.detail, delay)
+                now = self._now()
+                self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
+                return
+            outcome = replace(outcome, attempts=job.history)
+        keeping = self._options.retention.keeping(job.request, outcome)
+        self._queue.finish(lease, outcome, keeping, now=self._now())
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
         else:

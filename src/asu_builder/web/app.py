@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,17 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.metadata import Announcement, Metadata
-from asu_builder.web.openapi import describe
+from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
+from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.preview import PreviewEndpoint
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
@@ -52,6 +55,9 @@ class Parts:
     catalog: Catalog
     charts: Charts
     preview: Preview
+    operator: Operator
+    askers: Askers
+    limit_previews: Admit
     announcement: Announcement
     start: Callable[[], None]
     stop: Callable[[], None]
@@ -73,9 +79,11 @@ def create_app(parts: Parts) -> FrontDoor:
         clock=parts.clock,
     )
     endpoints = _Endpoints(parts, answers, reading)
-    downloads = Downloads(parts.store, reading)
+    downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     pages = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
+    operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
+    preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -90,18 +98,20 @@ def create_app(parts: Parts) -> FrontDoor:
     leads_to: dict[str, Callable[[Request], Any]] = {
         "/api/v1/build": endpoints.submit,
         "/api/v1/build/{request_hash}": endpoints.look,
-        "/api/v1/packages/preview": PreviewEndpoint(parts.preview, reading, clock=parts.clock).preview,
+        "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
+        "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
         "/docs": endpoints.interface,
         "/": endpoints.front,
+        **_operator_routes(operator),
         **_metadata_routes(metadata),
         **_statistics_routes(pages),
     }
     routes = [
-        Route(operation.path, leads_to[operation.path], methods=list(operation.methods))
+        Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
     app = Starlette(
@@ -109,7 +119,26 @@ def create_app(parts: Parts) -> FrontDoor:
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, cors=parts.cors)
+    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
+
+
+def _endpoint(
+    leads_to: Mapping[str, Callable[[Request], Any]], operation: Operation
+) -> Callable[[Request], Any]:
+    """By method and path where a path does different things, else by path."""
+    return leads_to.get(f"{operation.methods[0]} {operation.path}") or leads_to[operation.path]
+
+
+def _operator_routes(operator: OperatorEndpoints) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/jobs": operator.jobs,
+        "/api/v1/jobs/{request_hash}/requeue": operator.requeue,
+        "/api/v1/results/{request_hash}": operator.purge,
+        "/api/v1/workers": operator.workers,
+        "/api/v1/workers/pause": operator.pause,
+        "/api/v1/workers/resume": operator.resume,
+        "/api/v1/acts": operator.acts,
+    }
 
 
 def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
@@ -154,8 +183,16 @@ class _Endpoints:
         self._interface: Callable[[], Response] | None = None
 
     async def submit(self, request: Request) -> Response:
+        asker = self._parts.askers.of(request.scope)
         agent = request.headers.get("user-agent", "")
-        return respond(await self._answers.submit(await request.body(), agent))
+        return respond(await self._answers.submit(await request.body(), agent, asker))
+
+    async def cancel(self, request: Request) -> Response:
+        asker = self._parts.askers.of(request.scope)
+        cancel_token = request.headers.get("x-cancel-token", "")[:256]
+        request_hash = request.path_params["request_hash"]
+        answer = await self._answers.cancel(request_hash, asker, cancel_token)
+        return respond(Answer(200, answer.body, answer.headers))
 
     async def look(self, request: Request) -> Response:
         return respond(await self._answers.look(request.path_params["request_hash"]))

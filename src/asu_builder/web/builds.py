@@ -9,13 +9,16 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 
+from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import BuildRequest
-from asu_builder.services.builds import Builds, BuildView
+from asu_builder.services.builds import Ask, Builds, BuildView
 from asu_builder.web.incoming import client_from_user_agent, parse_request
 from asu_builder.web.memory import Memory
 from asu_builder.web.threads import Shared, Threads, Together
@@ -49,6 +52,8 @@ class Asked(msgspec.Struct, frozen=True):
     request_hash: str
     client: str
     """The name in the body; "" when only the User-Agent tells."""
+    asker: str
+    """Who sent them; somebody else must be known to the queue, which lets a live build be cancelled."""
     status: int
     fresh_until: float
 
@@ -56,8 +61,15 @@ class Asked(msgspec.Struct, frozen=True):
 class _Submitted(msgspec.Struct, frozen=True):
     view: BuildView
     answer: Answer
+    """As anybody may see it."""
     asked: BuildRequest
     client: str
+
+
+class _Post(msgspec.Struct, frozen=True):
+    body: bytes
+    user_agent: str
+    asker: Asker
 
 
 class BuildAnswers:
@@ -74,25 +86,36 @@ class BuildAnswers:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._builds = builds
+        self._note_interest = builds.note_interest
         self._reading = reading
         self._together = Together(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
         self._clock = clock
-        self._kept: Memory[str, Kept] = Memory(budget=_ANSWERS_BYTES, largest=_LARGEST)
-        self._asked: Memory[bytes, Asked] = Memory(budget=_BODIES_BYTES, largest=_LARGEST)
+        self._kept: Memory[str, Kept] = Memory(
+            budget=_ANSWERS_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
+        )
+        self._asked: Memory[bytes, Asked] = Memory(
+            budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
+        )
         self._looks: Shared[Answer] = Shared()
         self._submits: Shared[_Submitted] = Shared()
 
     def recall(self, request_hash: str) -> Kept | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
         kept = self._kept.get(request_hash)
-        return kept if kept is not None and self._clock() < kept.fresh_until else None
+        if kept is None or self._clock() >= kept.fresh_until:
+            return None
+        self._note_interest(request_hash)
+        return kept
 
-    def recall_body(self, body: bytes, user_agent: str) -> Kept | None:
+    def recall_body(self, body: bytes, user_agent: str, asker_of: Callable[[], Asker]) -> Kept | None:
         """The answer to a POST of these very bytes, if it is still fresh; never waits."""
         asked = self._asked.get(hashlib.sha256(body).digest())
         if asked is None or self._clock() >= asked.fresh_until:
+            return None
+        # Whoever joins a live build is noted there, so that it is not cancelled under them.
+        if asked.status != 200 and asker_of().name != asked.asker:
             return None
         kept = self.recall(asked.request_hash)
         # Another status means that the job is another one now: let the queue decide.
@@ -104,8 +127,7 @@ class BuildAnswers:
 
     async def look(self, request_hash: str) -> Answer:
         """The answer to a poll. Raises `BuildNotFound`, also for what could be no hash."""
-        if not _REQUEST_HASH.fullmatch(request_hash):
-            raise BuildNotFound("could not find provided request hash")
+        _require_hash(request_hash)
         kept = self.recall(request_hash)
         if kept is not None:
             return kept.answer
@@ -124,18 +146,38 @@ class BuildAnswers:
         view = self._builds.look(request_hash)
         return view, render_build(view)
 
-    async def submit(self, body: bytes, user_agent: str) -> Answer:
-        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise."""
+    async def submit(self, body: bytes, user_agent: str, asker: Asker) -> Answer:
+        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise.
+
+        The secret to cancel by is for the one who came first, and never kept.
+        """
         digest = hashlib.sha256(body).digest()
-        submitted, first = await self._submits.ask(digest, lambda: self._submit(digest, body, user_agent))
-        if not first and submitted.answer.status == 200:
+        post = _Post(body, user_agent, asker)
+        submitted, first = await self._submits.ask((digest, asker.name), lambda: self._submit(digest, post))
+        if first:
+            return render_build(submitted.view) if submitted.view.cancel_token else submitted.answer
+        if submitted.answer.status == 200:
             # The service has counted one of those who asked together.
             client = submitted.client or client_from_user_agent(user_agent)
             self._record_cache_hit(submitted.asked, client)
         return submitted.answer
 
-    async def _submit(self, digest: bytes, body: bytes, user_agent: str) -> _Submitted:
-        submitted = await self._together.ask((body, user_agent))
+    async def cancel(self, request_hash: str, asker: Asker, cancel_token: str) -> Answer:
+        """The answer to a wish to cancel. Raises what `Builds.cancel` raises."""
+        _require_hash(request_hash)
+        view = await self._reading.run(
+            partial(self._builds.cancel, request_hash, asker=asker, cancel_token=cancel_token)
+        )
+        answer = render_build(view)
+        self._keep(view, answer)
+        return answer
+
+    def forget(self, request_hash: str) -> None:
+        """Gives no remembered answer for this hash any more: an operator has changed what it means."""
+        self._kept.drop(request_hash)
+
+    async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
+        submitted = await self._together.ask(post)
         view = submitted.view
         self._keep(view, submitted.answer)
         seconds = FINAL_SECONDS if view.job.state is JobState.COMPLETED else LIVE_SECONDS
@@ -143,21 +185,24 @@ class BuildAnswers:
             view.job.request,
             view.job.request_hash,
             submitted.client,
+            post.asker.name,
             submitted.answer.status,
             self._clock() + seconds,
         )
-        self._asked.put(digest, asked, _OVERHEAD + 4 * len(body))
+        self._asked.put(digest, asked, _OVERHEAD + 4 * len(post.body))
         return submitted
 
-    def _submit_in_thread(self, posts: list[tuple[bytes, str]]) -> list[_Submitted | Exception]:
-        parsed = [_parse(body) for body, _ in posts]
+    def _submit_in_thread(self, posts: list[_Post]) -> list[_Submitted | Exception]:
+        parsed = [_parse(post.body) for post in posts]
         asked = [
-            (post[0], post[1] or client_from_user_agent(user_agent))
-            for post, (_, user_agent) in zip(parsed, posts, strict=True)
-            if not isinstance(post, AsuError)
+            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.asker)
+            for found, post in zip(parsed, posts, strict=True)
+            if not isinstance(found, AsuError)
         ]
         answers = iter(self._builds.submit_all(asked))
-        return [post if isinstance(post, AsuError) else _submitted(post, next(answers)) for post in parsed]
+        return [
+            found if isinstance(found, AsuError) else _submitted(found, next(answers)) for found in parsed
+        ]
 
     def _keep(self, view: BuildView, answer: Answer) -> None:
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
@@ -171,6 +216,16 @@ class BuildAnswers:
         self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)
 
 
+def is_request_hash(text: str) -> bool:
+    """Whether this could name a request."""
+    return _REQUEST_HASH.fullmatch(text) is not None
+
+
+def _require_hash(request_hash: str) -> None:
+    if not is_request_hash(request_hash):
+        raise BuildNotFound("could not find provided request hash")
+
+
 def _parse(body: bytes) -> tuple[BuildRequest, str] | AsuError:
     try:
         return parse_request(body)
@@ -182,4 +237,4 @@ def _submitted(post: tuple[BuildRequest, str], answer: BuildView | AsuError) -> 
     if isinstance(answer, AsuError):
         return answer
     request, client = post
-    return _Submitted(answer, render_build(answer), request, client)
+    return _Submitted(answer, render_build(replace(answer, cancel_token="")), request, client)

@@ -64,6 +64,18 @@ class Accepted(msgspec.Struct):
     imagebuilder_status: Annotated[
         Stage | msgspec.UnsetType, says("The step it is at; only while it is being built", "building_image")
     ] = msgspec.UNSET
+    eta_seconds: Annotated[
+        int | msgspec.UnsetType,
+        says("Seconds until its end, by what the latest builds took; absent where nothing can be told", 42),
+    ] = msgspec.UNSET
+    cancel_token: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "The secret to cancel it with, in the header X-Cancel-Token; only in the answer to the request "
+            "that started it",
+            "v3dHq0x1Zr8Yb2Lm9QkT4w5s",
+        ),
+    ] = msgspec.UNSET
 
 
 class ImageDocument(msgspec.Struct):
@@ -115,8 +127,17 @@ class Done(msgspec.Struct):
     request: Annotated[RequestEcho, says("What was asked for")]
 
 
+class AttemptDocument(msgspec.Struct):
+    """One start of a build that came to no end."""
+
+    started_at: Annotated[datetime, says("When it was claimed, UTC", _A_TIME, format="date-time")]
+    ended_at: Annotated[datetime, says("When it broke off, UTC", _A_TIME, format="date-time")]
+    stage: Annotated[Stage, says("How far it had come", "building_image")]
+    ending: Annotated[str, says("How it broke off", "its worker was lost")]
+
+
 class Failed(msgspec.Struct):
-    """500: the build failed; `fault` says whose side it is on, `reason` why in one fixed word."""
+    """500: the build failed or was cancelled; `fault` says whose side it is on, `reason` why in one word."""
 
     status: Annotated[int, says("The HTTP status", 500, const=500)]
     title: Annotated[str, says("In two words", "Build failed")]
@@ -126,7 +147,7 @@ class Failed(msgspec.Struct):
     state: _State
     imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
     fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
-    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "too_big")]
+    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "cancelled")]
     request_hash: _Hash
     enqueued_at: _Time
     stdout: _Stdout
@@ -134,6 +155,10 @@ class Failed(msgspec.Struct):
     request: Annotated[RequestEcho, says("What was asked for")]
     build_cmd: Annotated[
         tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if it came so far", _A_COMMAND)
+    ] = msgspec.UNSET
+    attempts: Annotated[
+        tuple[AttemptDocument, ...] | msgspec.UnsetType,
+        says("What was tried before, where it was tried more than once", []),
     ] = msgspec.UNSET
 
 

@@ -9,9 +9,13 @@ from starlette.responses import Response
 from asu_builder.domain.errors import (
     AsuError,
     BuildNotFound,
+    Conflict,
+    NotAllowed,
+    NotAuthenticated,
     QueueFull,
     RequestMalformed,
     RequestRejected,
+    TooManyRequests,
     Unavailable,
 )
 from asu_builder.web.wire import Answer, render_problem
@@ -19,8 +23,12 @@ from asu_builder.web.wire import Answer, render_problem
 STATUS: dict[type[AsuError], tuple[int, str]] = {
     RequestMalformed: (422, "Malformed request"),
     RequestRejected: (400, "Request rejected"),
+    NotAuthenticated: (401, "Not authenticated"),
+    NotAllowed: (403, "Not allowed"),
     BuildNotFound: (404, "Not Found"),
+    Conflict: (409, "Conflict"),
     QueueFull: (429, "Queue full"),
+    TooManyRequests: (429, "Too many requests"),
     Unavailable: (503, "Unavailable"),
 }
 """Error class to HTTP status and title; a class is found by its nearest base in this table."""
@@ -38,11 +46,13 @@ def answer_error(error: AsuError) -> Answer:
     if entry is None:
         return INTERNAL
     status, title = entry
-    answer = render_problem(status, title, str(error))
+    headers = []
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
     retry_after = getattr(error, "retry_after", None)
-    if retry_after is None:
-        return answer
-    return Answer(answer.status, answer.body, ((b"retry-after", b"%d" % retry_after),))
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % retry_after))
+    return Answer(status, render_problem(status, title, str(error)).body, tuple(headers))
 
 
 def respond(answer: Answer) -> Response:

@@ -15,6 +15,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asu_builder.domain.errors import NotAuthenticated
+from asu_builder.web.asker import Askers
 from asu_builder.web.builds import BuildAnswers, Kept
 from asu_builder.web.incoming import MAX_BODY
 from asu_builder.web.wire import Answer, render_problem
@@ -28,13 +30,13 @@ _HASH_AT = len(_BUILD_PREFIX)
 _POST_LABEL = ("POST", BUILD)
 _POLL_LABEL = _BUILD_PREFIX + "{request_hash}"
 
-_METHODS = b"GET, HEAD, POST, OPTIONS"
+_METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 _ORIGIN = (b"access-control-allow-origin", b"*")
 _NO_STORE = (b"cache-control", b"no-store")
 _PREFLIGHT = (
     (b"access-control-allow-methods", _METHODS),
     # Both forms: old browsers do not know the star, and forks send headers of their own.
-    (b"access-control-allow-headers", b"Content-Type, *"),
+    (b"access-control-allow-headers", b"Content-Type, Authorization, X-Cancel-Token, *"),
     (b"access-control-max-age", b"86400"),
 )
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -61,9 +63,10 @@ def standing_headers(*, cors: bool) -> Headers:
 class FrontDoor:
     """Answers from memory what it can, and sees everything else in and out."""
 
-    def __init__(self, app: ASGIApp, answers: BuildAnswers, *, cors: bool) -> None:
+    def __init__(self, app: ASGIApp, answers: BuildAnswers, *, askers: Askers, cors: bool) -> None:
         self._app = app
         self._answers = answers
+        self._askers = askers
         self._cors = cors
         self._numbers = itertools.count()
         self._prefix = os.urandom(4).hex().encode()
@@ -104,7 +107,11 @@ class FrontDoor:
         if len(body) > MAX_BODY:
             await self._send(_TOO_LARGE, BUILD, scope, send)
             return
-        kept = self._answers.recall_body(body, _header(scope, b"user-agent").decode("latin-1"))
+        try:
+            agent = _header(scope, b"user-agent").decode("latin-1")
+            kept = self._answers.recall_body(body, agent, lambda: self._askers.of(scope))
+        except NotAuthenticated:
+            kept = None  # the long way says it
         if kept is not None:
             await self._send_kept(kept, BUILD, scope, send)
             return

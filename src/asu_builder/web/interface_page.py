@@ -2,14 +2,14 @@
 
 import html
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import HTMLResponse, Response
 
 from asu_builder.web.pages import page
 
-_METHODS = ("get", "head", "post")
+_METHODS = ("get", "head", "post", "delete")
 _REFERENCE = "#/components/schemas/"
 
 
@@ -32,7 +32,15 @@ def interface_page(description: Mapping[str, Any]) -> Callable[[], Response]:
 
 
 def _address(path: str, entry: Mapping[str, Any]) -> str:
-    methods = [method for method in _METHODS if method in entry]
+    """A section for each thing that is done here; GET and HEAD are one."""
+    does: dict[str, list[str]] = {}
+    for method in _METHODS:
+        if method in entry:
+            does.setdefault(entry[method]["summary"], []).append(method)
+    return "".join(_operation(path, entry, methods) for methods in does.values())
+
+
+def _operation(path: str, entry: Mapping[str, Any], methods: Sequence[str]) -> str:
     operation = entry[methods[0]]
     parameters = [*entry.get("parameters", ()), *operation.get("parameters", ())]
     rows = "".join(

@@ -7,6 +7,7 @@ from asu_builder.web.documents import Accepted, Done, Failed, HealthDocument, Pr
 from asu_builder.web.incoming import BuildRequestBody
 from asu_builder.web.metadata_documents import BranchDocument, Latest, Overview, Revision, TargetIndex
 from asu_builder.web.openapi import Operation
+from asu_builder.web.operator_operations import OPERATOR, UNKNOWN_JOB
 from asu_builder.web.statistics_documents import (
     ChartDocument,
     Counts,
@@ -166,7 +167,8 @@ OPERATIONS = (
             408: ("The body did not arrive in time", Problem),
             413: ("The body is too large", Problem),
             422: ("The body is no build request; detail names the field", Problem),
-            429: ("The queue is full; Retry-After says when to try again", Problem),
+            401: ("An unknown token was sent", Problem),
+            429: ("The queue is full, or this address asks too often; Retry-After says when", Problem),
         },
         body=BuildRequestBody,
     ),
@@ -177,12 +179,26 @@ OPERATIONS = (
         {**_BUILD_ANSWERS, 404: ("Nobody knows this request, or it has expired", Problem)},
     ),
     Operation(
+        "/api/v1/build/{request_hash}",
+        ("DELETE",),
+        "Cancel a build that waits or runs. Needs an operator's token, or in the header X-Cancel-Token the "
+        "secret that the request which started it was answered with.",
+        {
+            200: ("It is cancelled; the document is that of a cancelled build", Failed),
+            403: ("Neither an operator's token nor the right secret was sent", Problem),
+            **UNKNOWN_JOB,
+            409: ("It has ended before, or others wait for it too", Problem),
+        },
+    ),
+    *OPERATOR,
+    Operation(
         "/api/v1/packages/preview",
         ("POST",),
         "What the package rules would do to a build request, and which names nobody knows. Queues nothing.",
         {
             200: ("What make would be told", PreviewDocument),
             400: ("The request cannot be served here", Problem),
+            401: ("An unknown token was sent", Problem),
             413: ("The body is too large", Problem),
             422: ("The body is no build request; detail names the field", Problem),
             429: ("This address asks too often; Retry-After says when to try again", Problem),

@@ -1,13 +1,12 @@
 """What package rules would do to a request, for people who choose packages."""
 
-from collections.abc import Callable
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.changes import PackageChangesRecord
 from asu_builder.services.preview import Preview, PreviewedSelection
+from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.changes_documents import (
     PreviewDocument,
     UnknownPackageDocument,
@@ -15,27 +14,26 @@ from asu_builder.web.changes_documents import (
 )
 from asu_builder.web.errors import respond
 from asu_builder.web.incoming import MAX_BODY, parse_request
-from asu_builder.web.rate import RateLimit
 from asu_builder.web.threads import Threads
 from asu_builder.web.wire import Answer, render_problem
-
-_PER_MINUTE, _BURST = 60, 20
 
 
 class PreviewEndpoint:
     """Reads a build request and answers what would be made of it; nothing is queued."""
 
-    def __init__(self, preview: Preview, threads: Threads, *, clock: Callable[[], float]) -> None:
+    def __init__(self, preview: Preview, threads: Threads, *, askers: Askers, admit: Admit) -> None:
         self._preview = preview
         self._threads = threads
-        self._limit = RateLimit(_PER_MINUTE, burst=_BURST, clock=clock)
+        self._askers = askers
+        self._admit = admit
 
     async def preview(self, request: Request) -> Response:
-        """429 with `Retry-After` when this address asks too often."""
-        wait = self._limit.wait(request.client.host if request.client else "")
-        if wait:
-            problem = render_problem(429, "Too many requests", "Previews are limited to sixty a minute.")
-            return respond(Answer(429, problem.body, ((b"retry-after", b"%d" % wait),)))
+        """Raises `NotAuthenticated`, and `TooManyRequests` for whoever asks too often without a token."""
+        asker = self._askers.of(request.scope)
+        # In a thread, because the first one loads a library.
+        refusal = None if asker.token else await self._threads.run(self._admit, asker.name)
+        if refusal is not None:
+            raise refusal
         body = await request.body()
         if len(body) > MAX_BODY:
             return respond(render_problem(413, "Too large", f"body: expected at most {MAX_BODY} bytes"))

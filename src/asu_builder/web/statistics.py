@@ -8,11 +8,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from asu_builder.domain.errors import RequestRejected
 from asu_builder.ports import EventKind, TallyBy
 from asu_builder.services.builds import Builds
 from asu_builder.services.charts import DAYS, Chart, Charts, Interval, Share
 from asu_builder.web.errors import respond
+from asu_builder.web.queries import number
 from asu_builder.web.remembered import Remembered, Rendered
 from asu_builder.web.statistics_documents import (
     ChartDocument,
@@ -63,7 +63,7 @@ class StatisticsPages:
     async def top_packages(self, request: Request) -> Response:
         """The packages most asked for; `branch` as above, at most `n` of them."""
         branch = request.query_params.get("branch", "")[:32]
-        limit = _number(request, *_TOP_PACKAGES)
+        limit = number(request, "n", otherwise=_TOP_PACKAGES[0], highest=_TOP_PACKAGES[1])
         return await self._json(
             f"top packages {branch} {limit}",
             lambda: TopPackages(_named(self._charts.top_packages(branch, limit)), branch or None, DAYS),
@@ -71,7 +71,7 @@ class StatisticsPages:
 
     async def build_errors(self, request: Request) -> Response:
         """The latest failed builds as text, one a line, newest first."""
-        limit = _number(request, *_ERRORS)
+        limit = number(request, "n", otherwise=_ERRORS[0], highest=_ERRORS[1])
         text = await self._threads.run(self._render_errors, limit)
         return PlainTextResponse(text)
 
@@ -79,7 +79,7 @@ class StatisticsPages:
         """An endpoint that counts a kind of event by a label; at most `n` of them."""
 
         async def endpoint(request: Request) -> Response:
-            limit = _number(request, *_TOP_PACKAGES)
+            limit = number(request, "n", otherwise=_TOP_PACKAGES[0], highest=_TOP_PACKAGES[1])
             return await self._json(
                 f"{kind} {by} {limit}", lambda: Counts(_named(self._charts.counts(kind, by, limit)), DAYS)
             )
@@ -118,13 +118,6 @@ class StatisticsPages:
             for failure in self._charts.failures(limit)
         ]
         return "".join(lines) or _NO_ERRORS
-
-
-def _number(request: Request, default: int, highest: int) -> int:
-    text = request.query_params.get("n", str(default))
-    if not (text.isascii() and text.isdigit()):
-        raise RequestRejected(f"n: expected a number from 1 to {highest}")
-    return max(1, min(int(text[:6]), highest))
 
 
 def _chart(chart: Chart) -> ChartDocument:

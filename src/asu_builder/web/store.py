@@ -5,13 +5,17 @@ meant, a strong validator, and answers in JSON when there is nothing to send. Lu
 the status of a download, so a missing file must at least not look like an image.
 """
 
+import asyncio
 import os
 import re
 import stat
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.ports import Store
@@ -31,40 +35,45 @@ class ImageResponse(FileResponse):
 
 
 class Downloads:
-    """Serves what the store holds."""
+    """Serves what the store holds, and holds what it serves."""
 
-    def __init__(self, store: Store, threads: Threads) -> None:
+    def __init__(
+        self, store: Store, threads: Threads, *, on_use: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`on_use` is told the hash of each download that begins, on the event loop: it may not wait.
+
+        The hash may be one that no job carries: every plain file of the store is served.
+        """
         self._store = store
         self._threads = threads
+        self._on_use = on_use
 
-    async def download(self, request: Request) -> Response:
-        """GET and HEAD of one image; 200, 206, 304, 404 or 416."""
+    async def download(self, request: Request) -> ASGIApp:
+        """GET and HEAD of one image; 200, 206, 304, 404 or 416.
+
+        What is answered is held from before it is located until its last byte is sent or the client
+        is gone, so that housekeeping, in whichever process, takes it away neither before nor within.
+        """
+        request_hash: str = request.path_params["request_hash"]
         name: str = request.path_params["name"]
-        path, facts = await self._threads.run(self._find, request.path_params["request_hash"], name)
-        headers = {
-            "etag": f'"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"',
-            # The validator is cheap, and a forgotten build must not live on in caches.
-            "cache-control": "no-cache",
-            "x-content-type-options": "nosniff",
-        }
-        if _matches(request.headers.get("if-none-match"), headers["etag"]):
-            return Response(status_code=304, headers=headers)
-        file = ImageResponse(
-            path, headers=headers, media_type="application/octet-stream", filename=name, stat_result=facts
-        )
-        if not _wants_part(request, file):
-            # FileResponse reads the header itself and would call a strange one an error.
-            request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-        elif not _is_satisfiable(request.headers["range"], facts.st_size):
-            refusal = respond(
-                render_problem(416, "Range not satisfiable", f"The file has {facts.st_size} bytes.")
-            )
-            refusal.headers["content-range"] = f"bytes */{facts.st_size}"
-            return refusal
-        return file
 
-    def _find(self, request_hash: str, name: str) -> tuple[Path, os.stat_result]:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            held = ExitStack()
+            taking = self._threads.run(self._take, held, request_hash, name)
+            try:
+                response = _response(request, *await asyncio.shield(taking))
+                if isinstance(response, ImageResponse) and request.method == "GET":
+                    self._on_use(request_hash)
+                await response(scope, receive, send)
+            finally:
+                # A thread that is still at it, for a client who has gone, lets go when it has taken.
+                taking.add_done_callback(lambda _: held.close())
+
+        return answer
+
+    def _take(self, held: ExitStack, request_hash: str, name: str) -> tuple[Path, os.stat_result]:
         if _REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
+            held.enter_context(self._store.hold(request_hash))
             path = self._store.locate(request_hash, name)
             try:
                 facts = path.stat(follow_symlinks=False) if path else None
@@ -73,6 +82,30 @@ class Downloads:
             if path and facts and stat.S_ISREG(facts.st_mode):
                 return path, facts
         raise BuildNotFound("There is no such file; its build may have expired. Please request it again.")
+
+
+def _response(request: Request, path: Path, facts: os.stat_result) -> Response:
+    headers = {
+        "etag": f'"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"',
+        # The validator is cheap, and a forgotten build must not live on in caches.
+        "cache-control": "no-cache",
+        "x-content-type-options": "nosniff",
+    }
+    if _matches(request.headers.get("if-none-match"), headers["etag"]):
+        return Response(status_code=304, headers=headers)
+    file = ImageResponse(
+        path, headers=headers, media_type="application/octet-stream", filename=path.name, stat_result=facts
+    )
+    if not _wants_part(request, file):
+        # FileResponse reads the header itself and would call a strange one an error.
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    elif not _is_satisfiable(request.headers["range"], facts.st_size):
+        refusal = respond(
+            render_problem(416, "Range not satisfiable", f"The file has {facts.st_size} bytes.")
+        )
+        refusal.headers["content-range"] = f"bytes */{facts.st_size}"
+        return refusal
+    return file
 
 
 def _matches(sent: str | None, etag: str) -> bool:

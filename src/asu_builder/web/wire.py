@@ -4,14 +4,24 @@ Our states and stages become `queued`, `started`, `done` and a closed list of st
 (facts on clients, §2.4); our own words stand beside them. What clients send is in `incoming.py`.
 """
 
+import math
 from datetime import UTC, datetime
 
 import msgspec
 
-from asu_builder.domain.job import BuildFailure, BuildResult, Image, Job, JobState, Stage
+from asu_builder.domain.errors import Fault
+from asu_builder.domain.job import Attempt, BuildFailure, BuildResult, Image, Job, JobState, Stage
 from asu_builder.services.builds import BuildView
 from asu_builder.web.changes_documents import render_changes
-from asu_builder.web.documents import Accepted, Done, Failed, ImageDocument, Problem, RequestEcho
+from asu_builder.web.documents import (
+    Accepted,
+    AttemptDocument,
+    Done,
+    Failed,
+    ImageDocument,
+    Problem,
+    RequestEcho,
+)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -42,18 +52,27 @@ def render_build(view: BuildView) -> Answer:
         return _build_answer(200, _done(job, job.outcome), step="done")
     if isinstance(job.outcome, BuildFailure):
         return _build_answer(500, _failed(job, job.outcome), step="failed")
-    echo = _echo(job)
-    if job.state is JobState.PENDING:
-        position = view.position or 0
-        queued = Accepted(
-            202, "queued", job.state, job.request_hash, job.enqueued_at, echo, queue_position=position
-        )
-        return _build_answer(202, queued, step="queued", position=position)
+    if job.state is JobState.CANCELLED:
+        return _build_answer(500, _cancelled(job), step="failed")
+    eta = msgspec.UNSET if view.remaining is None else math.ceil(view.remaining.total_seconds())
+    waits = job.state is JobState.PENDING
     stage = job.stage or Stage.INIT
-    started = Accepted(
-        202, "started", job.state, job.request_hash, job.enqueued_at, echo, imagebuilder_status=stage
+    position = view.position or 0
+    accepted = Accepted(
+        status=202,
+        detail="queued" if waits else "started",
+        state=job.state,
+        request_hash=job.request_hash,
+        enqueued_at=job.enqueued_at,
+        request=_echo(job),
+        queue_position=position if waits else msgspec.UNSET,
+        imagebuilder_status=msgspec.UNSET if waits else stage,
+        eta_seconds=eta,
+        cancel_token=view.cancel_token or msgspec.UNSET,
     )
-    return _build_answer(202, started, step=stage)
+    if waits:
+        return _build_answer(202, accepted, step="queued", position=position)
+    return _build_answer(202, accepted, step=stage)
 
 
 def _build_answer(status: int, document: object, *, step: str, position: int = 0) -> Answer:
@@ -143,6 +162,29 @@ def _failed(job: Job, failure: BuildFailure) -> Failed:
         stderr=failure.stderr,
         request=_echo(job),
         build_cmd=failure.build_cmd or msgspec.UNSET,
+        attempts=tuple(_attempt(attempt) for attempt in failure.attempts) or msgspec.UNSET,
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptDocument:
+    return AttemptDocument(attempt.started_at, attempt.ended_at, attempt.stage, attempt.ending)
+
+
+def _cancelled(job: Job) -> Failed:
+    """A 500, because that is what every old client stops at."""
+    return Failed(
+        status=500,
+        title="Build cancelled",
+        detail="cancelled",
+        state=job.state,
+        imagebuilder_status="failed",
+        fault=Fault.USER,
+        reason="cancelled",
+        request_hash=job.request_hash,
+        enqueued_at=job.enqueued_at,
+        stdout="",
+        stderr="",
+        request=_echo(job),
     )
 
 

@@ -1,6 +1,13 @@
+import contextlib
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +20,48 @@ from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.adapters.worker_name import WorkerName
 from asu_builder.domain.errors import Unavailable
 from factories import NOON, Clock, a_request, a_submission
+from schemas import restore
+
+PAGE = 4096
+
+
+def with_pages(path: Path) -> Path:
+    """A database with a table of some hundred pages, which nothing else touches."""
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE filler (id INTEGER PRIMARY KEY, bytes BLOB)")
+        connection.executemany(
+            "INSERT INTO filler (bytes) VALUES (?)", ((os.urandom(900),) for _ in range(1000))
+        )
+    return path
+
+
+def damage(path: Path) -> None:
+    """One page in the middle, overwritten."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // PAGE // 2 * PAGE)
+        file.write(b"\xff" * PAGE)
+
+
+def refuses_writes(database: Database) -> bool:
+    """Whether everything that would write is told of the damage."""
+    verdict = database.check()
+    with pytest.raises(Unavailable, match=r"damaged.*backup"), database.writing():
+        pytest.fail("a damaged database was written")
+    return verdict.status == "down" and "damaged" in verdict.sentence and "backup" in verdict.sentence
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Without the rights of root, which may open everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_readers_cannot_write(tmp_path: Path) -> None:
@@ -55,9 +104,143 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         Database(tmp_path / "file" / "a.db")
 
 
+def test_a_file_that_is_no_database_is_a_sentence_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.write_bytes(b"something else entirely\n" * 500)
+    with pytest.raises(
+        Unavailable, match=r"is no database, or it is damaged.*backup.*move it away"
+    ) as refusal:
+        Database(path)
+    assert str(path) in str(refusal.value)
+    assert path.read_bytes() == b"something else entirely\n" * 500
+
+
+def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
+    (tmp_path / "a.db").touch()
+    database = Database(tmp_path / "a.db")
+    assert database.check().status == "ok"
+    database.close()
+
+
+def test_a_directory_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"is a directory.*database_path") as refusal:
+        Database(tmp_path)
+    assert str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("forbidden", ["the file", "its directory"])
+def test_a_database_that_may_not_be_opened_is_a_sentence(forbidden: str) -> None:
+    # Not below the directory of the tests: nobody else may enter that.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Database(folder / "a.db").close()
+        (folder / "a.db").chmod(0o000 if forbidden == "the file" else 0o644)
+        folder.chmod(0o777 if forbidden == "the file" else 0o555)
+        with nobody(), pytest.raises(Unavailable, match=r"cannot be opened.*own it") as refusal:
+            Database(folder / "a.db")
+        assert str(folder / "a.db") in str(refusal.value)
+        folder.chmod(0o755)
+
+
+def test_a_sound_database_is_found_sound_while_it_is_written(tmp_path: Path) -> None:
+    database = Database(with_pages(tmp_path / "a.db"))
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(lambda: [database.check() for _ in range(200)])
+        assert [database.verify().status for _ in range(5)] == ["ok"] * 5
+        assert {verdict.status for verdict in written.result()} == {"ok"}
+    database.close()
+
+
+def test_a_damaged_page_is_found_and_nothing_is_written_any_more(tmp_path: Path) -> None:
+    path = with_pages(tmp_path / "a.db")
+    damage(path)
+    database = Database(path)  # a start does not look so far
+    assert database.check().status == "ok"
+    assert database.verify().status == "down"
+    assert refuses_writes(database)
+    with database.reading() as connection:  # what can be read still is
+        assert connection.execute("SELECT count(*) FROM build_jobs").fetchone() == (0,)
+    database.close()
+
+
+def test_a_damaged_page_is_found_below_a_log_of_newer_ones(tmp_path: Path) -> None:
+    path = with_pages(tmp_path / "a.db")
+    copied = tmp_path / "copied.db"
+    database = Database(path)
+    with database.writing() as connection:
+        connection.execute("UPDATE filler SET bytes = zeroblob(900) WHERE id < 100")
+    for end in ("", "-wal"):
+        shutil.copy(f"{path}{end}", f"{copied}{end}")
+    assert database.verify().status == "ok"
+    database.close()
+    assert copied.with_name("copied.db-wal").stat().st_size > 10 * PAGE
+    damage(copied)
+    database = Database(copied)
+    assert database.verify().status == "down"
+    assert refuses_writes(database)
+    database.close()
+
+
+def test_a_file_that_was_cut_short_is_found(tmp_path: Path) -> None:
+    path = with_pages(tmp_path / "a.db")
+    os.truncate(path, path.stat().st_size // 2)
+    with contextlib.suppress(Unavailable):  # already a start may see it
+        database = Database(path)
+        assert database.verify().status == "down"
+        assert refuses_writes(database)
+        database.close()
+
+
+def test_whoever_meets_a_damaged_page_stops_the_writing_too(tmp_path: Path) -> None:
+    path = with_pages(tmp_path / "a.db")
+    damage(path)
+    database = Database(path)
+    with pytest.raises(Unavailable, match="damaged"), database.reading() as connection:
+        connection.execute("SELECT sum(length(bytes)) FROM filler").fetchone()
+    assert refuses_writes(database)
+    database.close()
+
+
+def test_closing_cuts_a_long_verification_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        # Checked row by row: a minute of work in a small file.
+        slow = "length(replace(hex(zeroblob(1000000 + id)), '0', 'ab')) > 0"
+        connection.execute(f"CREATE TABLE slow (id INTEGER PRIMARY KEY, CHECK ({slow}))")
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.executemany("INSERT INTO slow (id) VALUES (?)", ((n,) for n in range(10_000)))
+    database = Database(path)
+    verdicts = []
+    verification = threading.Thread(target=lambda: verdicts.append(database.verify()))
+    verification.start()
+    time.sleep(0.2)
+    assert not verdicts, "it should take long"
+    started = time.monotonic()
+    database.close()
+    verification.join(timeout=10)
+    assert time.monotonic() - started < 5
+    assert [verdict.status for verdict in verdicts] == ["degraded"]
+    assert database.verify().status == "degraded"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
+
+
+def test_another_process_that_holds_a_file_of_the_other_format_is_waited_for(tmp_path: Path) -> None:
+    path = restore(1, tmp_path / "a.db")
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # as whoever is about to change the format: SQLite waits for no such
+    release = threading.Timer(0.3, other.close)
+    release.start()
+    database = Database(path)
+    assert not release.is_alive()
+    with database.reading() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
 def test_the_database_itself_refuses_states_without_their_columns(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
-    SqlJobQueue(database).submit(a_submission(), capacity=1, now=NOON)
+    SqlJobQueue(database).submit(a_submission(), now=NOON)
     for broken in (
         "state = 'building'",
         "state = 'completed'",
@@ -92,11 +275,7 @@ def test_nothing_is_locked_for_sixty_four_writers_and_a_second_process(tmp_path:
     )
     process = subprocess.Popen([sys.executable, "-c", other, str(tmp_path / "a.db")])
     with ThreadPoolExecutor(64) as pool:
-        jobs = list(
-            pool.map(
-                lambda n: queue.submit(a_submission(packages=(f"p{n}",)), capacity=1000, now=NOON), range(300)
-            )
-        )
+        jobs = list(pool.map(lambda n: queue.submit(a_submission(packages=(f"p{n}",)), now=NOON), range(300)))
     assert process.wait(timeout=60) == 0
     assert len({entry.job.id for entry in jobs}) == 300
     with database.reading() as connection:
@@ -155,6 +334,6 @@ def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Pa
 def test_times_come_back_to_the_microsecond(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
     moment = NOON + timedelta(microseconds=123457)
-    job = SqlJobQueue(database).submit(a_submission(), capacity=1, now=moment).job
+    job = SqlJobQueue(database).submit(a_submission(), now=moment).job
     assert job.enqueued_at == moment
     database.close()

@@ -87,19 +87,73 @@ def test_a_watch_ends_the_container_with_its_own_failure() -> None:
     assert "1024 MiB" in failure.value.detail
 
 
-@pytest.mark.parametrize("error", [EngineUnavailable("no answer"), ZeroDivisionError()])
-def test_a_watch_that_fails_does_not_disarm_the_deadline(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_watch_with_a_bug_does_not_disarm_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
     def look() -> None:
-        raise error
+        raise ZeroDivisionError
 
     kill = Killed()
     with caplog.at_level(logging.CRITICAL):
-        with Guard(Event(), SOON, kill=kill, watches=[Watch(timedelta(0), look)]) as guard:
+        watches, silence = [Watch(timedelta(0), look)], timedelta(0)
+        with Guard(Event(), SOON, kill=kill, watches=watches, silence=silence) as guard:
             with pytest.raises(BuildFailed) as failure, guard.covering():
                 assert kill.wait(5)
     assert failure.value.reason == FailureReason.DEADLINE
+
+
+def no_answer() -> None:
+    """What a watch finds out when the engine hangs."""
+    raise EngineUnavailable("no answer")
+
+
+def test_a_watch_without_an_answer_for_long_ends_the_build_and_tells_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kill, silence = Killed(), timedelta(seconds=0.5)
+    began = monotonic()
+    with Guard(Event(), LONG, kill=kill, watches=[Watch(timedelta(0), no_answer)], silence=silence) as guard:
+        with pytest.raises(EngineUnavailable, match="no answer"), guard.covering():
+            assert kill.wait(5)
+    assert 0.5 < monotonic() - began < 2
+    assert kill.times == 1
+    assert caplog.text.count("got no answer") == 1
+
+
+def test_a_watch_that_is_answered_now_and_then_ends_nothing() -> None:
+    looks = [0]
+
+    def look() -> None:
+        looks[0] += 1
+        if looks[0] % 2:
+            no_answer()
+
+    kill, silence = Killed(), timedelta(seconds=0.3)
+    with Guard(Event(), LONG, kill=kill, watches=[Watch(timedelta(0), look)], silence=silence) as guard:
+        with guard.covering():
+            assert not kill.wait(1.5)
+    assert looks[0] > 4
+
+
+def test_a_deadline_reached_without_an_answer_is_not_the_build_s_fault() -> None:
+    kill = Killed()
+    with Guard(Event(), SOON, kill=kill, watches=[Watch(LONG, no_answer)]) as guard:
+        with pytest.raises(EngineUnavailable, match="no answer"), guard.covering():
+            assert kill.wait(5)
+
+
+def test_a_watch_that_hangs_does_not_keep_the_stop_event_waiting() -> None:
+    kill, stop, released = Killed(), Event(), Event()
+
+    def look() -> None:
+        released.wait(10)
+
+    with Guard(stop, LONG, kill=kill, watches=[Watch(timedelta(0), look)]) as guard:
+        with pytest.raises(BuildInterrupted), guard.covering():
+            assert not kill.wait(0.5)
+            stop.set()
+            began = monotonic()
+            assert kill.wait(5)
+        assert monotonic() - began < 1
+        released.set()
 
 
 def test_a_kill_that_fails_is_logged_and_the_step_still_learns_why(caplog: pytest.LogCaptureFixture) -> None:

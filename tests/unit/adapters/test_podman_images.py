@@ -5,7 +5,7 @@ import pytest
 from asu_builder.adapters.podman_engine import Engine, PodmanOptions
 from asu_builder.adapters.podman_images import Images
 from asu_builder.adapters.podman_pull import pull_failed
-from asu_builder.domain.errors import BuildFailed, FailureReason, Unavailable
+from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason, RegistryUnavailable
 from runtime_rig import a_spec
 
 
@@ -56,16 +56,17 @@ def test_a_registry_that_knows_no_such_tag_means_a_missing_imagebuilder(text: st
         "pinging container registry r: dial tcp: lookup r on 10.0.0.1:53: no such host",
         "toomanyrequests: You have reached your pull rate limit",
         "received unexpected HTTP status: 502 Bad Gateway",
+        "copying system image from manifest list: writing blob: unexpected EOF",
         "Podman reported no image",
     ],
 )
-def test_anything_else_is_the_world_s_fault(text: str) -> None:
+def test_anything_else_is_the_registry_s_fault(text: str) -> None:
     failure = pull_failed("r/ib:x", text)
-    assert isinstance(failure, Unavailable)
+    assert isinstance(failure, RegistryUnavailable)
     assert text in str(failure)
 
 
 def test_a_full_disk_is_told_to_the_operator() -> None:
     failure = pull_failed("r/ib:x", "writing blob: storing blob: write /var/tmp/x: no space left on device")
-    assert isinstance(failure, Unavailable)
+    assert isinstance(failure, EngineUnavailable)
     assert "disk is full" in str(failure)

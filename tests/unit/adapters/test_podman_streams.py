@@ -3,16 +3,20 @@
 import socket
 import struct
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
+from time import sleep
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.adapters.podman_streams import Demultiplexer, Stream, libpod_url
+from asu_builder.adapters.podman_streams import Demultiplexer, Stream, Witness, libpod_url
 from asu_builder.domain.errors import EngineUnavailable
+
+CALL = timedelta(seconds=5)
 
 
 def frame(stream: int, content: bytes) -> bytes:
@@ -64,7 +68,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_a_silent_call_ends_when_it_is_aborted(listener: socket.socket, tmp_path: Path) -> None:
-    with Stream(tmp_path / "s", "POST", "/x", headers_within=None) as stream:
+    with Stream(tmp_path / "s", "POST", "/x", call=CALL, headers_within=None) as stream:
         timer = Timer(0.2, stream.abort)
         timer.start()
         with pytest.raises(EngineUnavailable):
@@ -73,14 +77,14 @@ def test_a_silent_call_ends_when_it_is_aborted(listener: socket.socket, tmp_path
 
 
 def test_a_call_aborted_before_it_began_does_not_begin(listener: socket.socket, tmp_path: Path) -> None:
-    with Stream(tmp_path / "s", "POST", "/x", headers_within=None) as stream:
+    with Stream(tmp_path / "s", "POST", "/x", call=CALL, headers_within=None) as stream:
         stream.abort()
         with pytest.raises(EngineUnavailable):
             stream.begin()
 
 
 def test_an_answer_must_begin_in_time(listener: socket.socket, tmp_path: Path) -> None:
-    with Stream(tmp_path / "s", "POST", "/x", headers_within=0.1) as stream:
+    with Stream(tmp_path / "s", "POST", "/x", call=CALL, headers_within=timedelta(seconds=0.1)) as stream:
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             stream.begin()
 
@@ -89,7 +93,7 @@ def test_an_answer_is_read_to_its_end_and_a_refusal_is_understood(
     listener: socket.socket, tmp_path: Path
 ) -> None:
     answer = b'HTTP/1.1 500 Oh\r\nContent-Length: 37\r\n\r\n{"message": "that is not possible!!"}\n'
-    with Stream(tmp_path / "s", "GET", "/x", headers_within=5) as stream:
+    with Stream(tmp_path / "s", "GET", "/x", call=CALL, headers_within=CALL) as stream:
         timer = Timer(0.05, _answer, args=(listener, answer))
         timer.start()
         assert stream.begin() == 500
@@ -97,8 +101,66 @@ def test_an_answer_is_read_to_its_end_and_a_refusal_is_understood(
         timer.join()
 
 
-def _answer(listener: socket.socket, answer: bytes) -> None:
+def test_a_refusal_that_does_not_come_is_not_waited_for(listener: socket.socket, tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 37\r\n\r\n"
+    soon = timedelta(seconds=0.2)
+    with Stream(tmp_path / "s", "GET", "/x", call=soon, headers_within=CALL) as stream:
+        answering = Thread(target=_answer, args=(listener, answer), kwargs={"seconds": 1.0})
+        answering.start()
+        assert stream.begin() == 500
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            stream.refusal()
+        answering.join()
+
+
+@pytest.mark.parametrize(("answer", "whole"), [(b"3\r\nabc\r\n0\r\n\r\n", True), (b"3\r\nabc\r\n", False)])
+def test_an_answer_that_was_cut_off_is_told_from_a_whole_one(
+    listener: socket.socket, tmp_path: Path, answer: bytes, whole: bool
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Stream(tmp_path / "s", "GET", "/x", call=CALL, headers_within=CALL) as stream:
+        answering = Thread(target=_answer, args=(listener, head + answer))
+        answering.start()
+        assert stream.begin() == 200
+        if whole:
+            assert stream.read(100) == b"abc"
+        else:
+            with pytest.raises(EngineUnavailable):
+                stream.read(100)
+        assert stream.is_complete == whole
+        answering.join()
+
+
+def test_a_queue_of_callers_that_is_full_is_an_engine_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(str(tmp_path / "full"))
+        listening.listen(0)
+        waiting.connect(str(tmp_path / "full"))
+        with Stream(tmp_path / "full", "GET", "/x", call=timedelta(0.001), headers_within=CALL) as stream:
+            with pytest.raises(EngineUnavailable, match="did not answer in time"):
+                stream.begin()
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost"), [(None, False), (b"", True), (b"HTTP/1.1 400 Bad Request\r\n\r\n", False)]
+)
+def test_a_witness_loses_sight_only_of_a_service_that_goes_without_a_word(
+    listener: socket.socket, tmp_path: Path, answer: bytes | None, lost: bool
+) -> None:
+    with Witness(tmp_path / "s", "/wait", call=CALL) as witness:
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(100).startswith(b"POST /wait HTTP/1.1\r\n")
+            if answer:
+                connection.sendall(answer)
+            if answer is not None:
+                connection.shutdown(socket.SHUT_RDWR)
+            assert [witness.has_lost_sight() for _ in range(100)] == [lost] * 100
+
+
+def _answer(listener: socket.socket, answer: bytes, *, seconds: float = 0.0) -> None:
     connection, _ = listener.accept()
     with connection:
         connection.recv(65536)
         connection.sendall(answer)
+        sleep(seconds)

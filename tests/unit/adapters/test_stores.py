@@ -1,35 +1,62 @@
+"""The local disk's own: files that are none, locks between processes, crashes, disks that are full."""
+
+import contextlib
+import errno
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from asu_builder.adapters.locks import lock_alone, locked_with_others, opened
 from asu_builder.adapters.stores import LocalStore
-from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable
+from tools import require_tool, tool_missing
 
-HASH = "a" * 64
+HASH, OTHER = "a" * 64, "b" * 64
 
 
-def publish(store: LocalStore, text: str = "image") -> None:
+def a_store(root: Path, floor: int = 0) -> LocalStore:
+    return LocalStore(root, installation="ours", floor=floor)
+
+
+def publish(store: LocalStore, text: str = "image", request_hash: str = HASH) -> None:
     with store.scratch() as scratch:
         images = scratch / "images"
         images.mkdir()
         (images / "x.bin").write_text(text)
-        store.publish(HASH, images)
+        store.publish(request_hash, images)
 
 
-def test_what_is_published_is_found_and_nothing_else(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
-    assert not store.holds(HASH)
-    publish(store)
-    assert store.holds(HASH)
-    path = store.locate(HASH, "x.bin")
-    assert path is not None
-    assert path.read_text() == "image"
-    assert store.locate(HASH, "y.bin") is None
-    assert store.locate("b" * 64, "x.bin") is None
+@contextlib.contextmanager
+def another_process(root: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs `body` with a `store` on the same place until it has printed a line; then it is yielded."""
+    program = (
+        "import os, pathlib, shutil, sys\nfrom asu_builder.adapters.stores import LocalStore\n"
+        f"HASH = '{HASH}'\nstore = LocalStore(pathlib.Path(sys.argv[1]), installation='ours', floor=0)\n"
+        "def wait(*_, **__):\n    print('here', flush=True)\n    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program + body, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def entries(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.name != ".lock")
 
 
 @pytest.mark.parametrize(
@@ -37,12 +64,12 @@ def test_what_is_published_is_found_and_nothing_else(tmp_path: Path) -> None:
     [
         (HASH, ".."), (HASH, "."), (HASH, ""), (HASH, "../x"), (HASH, "a/b"), (HASH, "link"),
         (HASH, "folder"), (HASH, "x.bin\n"), (HASH, "x\0"), (HASH, "y" * 300), (HASH, "pipe"),
-        ("..", "secret"),
+        (HASH, ".installation"), ("..", "secret"),
         ("c" * 64, "secret"), (HASH.upper(), "x.bin"), ("", "secret"),
     ],
 )  # fmt: skip
 def test_there_is_no_way_out_of_the_store(tmp_path: Path, directory: str, name: str) -> None:
-    store = LocalStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     publish(store)
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "store" / HASH / "link").symlink_to(tmp_path / "secret")
@@ -52,81 +79,265 @@ def test_there_is_no_way_out_of_the_store(tmp_path: Path, directory: str, name: 
     assert store.locate(directory, name) is None
 
 
-def test_a_directory_left_by_a_crash_before_completion_is_replaced_whole(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    publish(store, "old")
-    (tmp_path / HASH / "leftover").write_text("")
-    publish(store, "new")
-    assert (tmp_path / HASH / "x.bin").read_text() == "new"
-    assert not (tmp_path / HASH / "leftover").exists()
+def test_a_published_directory_carries_a_plain_mark_and_can_be_read_by_all(tmp_path: Path) -> None:
+    publish(a_store(tmp_path))
+    assert (tmp_path / HASH / ".installation").read_text() == "ours\n"
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / HASH).iterdir()}
+    assert modes == {".installation": 0o644, "x.bin": 0o644}
+    assert (tmp_path / HASH).stat().st_mode & 0o777 == 0o755
 
 
-def test_scratch_is_gone_afterwards_and_never_looks_like_a_build(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    with store.scratch() as scratch:
-        assert store.locate(scratch.name, "x") is None
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_removed_images_are_gone_at_once(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+def test_scratch_and_removed_directories_leave_nothing(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    with store.scratch():
+        pass
+    publish(store)
     publish(store)
     store.remove(HASH)
-    store.remove(HASH)
-    assert not store.holds(HASH)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert entries(tmp_path) == []
+
+
+def _put(root: Path, name: str, mark: str | None) -> Path:
+    (root / name).mkdir()
+    (root / name / "x.bin").write_text("theirs")
+    if mark is not None:
+        (root / name / ".installation").write_text(mark)
+    return root / name / "x.bin"
+
+
+def test_what_others_have_put_beside_ours_is_served_but_never_listed_nor_removed(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store)
+    predecessors = _put(tmp_path, "1" * 64, None)
+    others = _put(tmp_path, "2" * 64, "another\n")
+    cut = _put(tmp_path, "3" * 64, "our")
+    short = _put(tmp_path, "4" * 24, "ours\n")
+    (tmp_path / ("5" * 64)).symlink_to(tmp_path / HASH)
+    (tmp_path / ("6" * 64)).write_text("a file")
+    (tmp_path / ("7" * 64)).mkdir()
+    (tmp_path / ("7" * 64) / ".installation").mkdir()
+    assert [*store.published()] == [HASH]
+    for name in entries(tmp_path):
+        if name != HASH:
+            store.remove(name)
+    assert all(path.read_text() == "theirs" for path in (predecessors, others, cut, short))
+    assert len(entries(tmp_path)) == 8
+    assert store.locate("1" * 64, "x.bin") == predecessors
+
+
+def test_what_is_published_is_listed_bit_by_bit(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    listing = iter(store.published())
+    publish(store)  # after the call: nothing has been read before somebody asks
+    assert next(listing) == HASH
 
 
 def test_the_sweep_takes_what_a_dead_process_left_and_leaves_what_a_living_one_uses(tmp_path: Path) -> None:
-    program = (
-        "import os, pathlib, sys\nfrom asu_builder.adapters.stores import LocalStore\n"
-        "with LocalStore(pathlib.Path(sys.argv[1])).scratch() as s:\n"
-        "    print(s, flush=True)\n    sys.stdin.read()"
-    )
-    dead = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with dead:
-        assert dead.stdout is not None
-        left = Path(dead.stdout.readline().strip())
-        dead.kill()
-    store = LocalStore(tmp_path)
+    store = a_store(tmp_path)
+    with another_process(tmp_path, "with store.scratch() as scratch:\n    wait()"):
+        left = entries(tmp_path)
+        assert store.sweep() == 0
     with store.scratch() as living:
         assert store.sweep() == 1
-        assert living.is_dir()
-    assert not left.exists()
+        assert entries(tmp_path) == [living.name]
+    assert len(left) == 1
 
 
-def test_a_store_that_cannot_be_written_is_down_in_a_sentence_without_its_path(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
+def test_a_process_that_reads_keeps_the_images_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store)
+    with another_process(tmp_path, "with store.hold(HASH):\n    wait()"):
+        with pytest.raises(StillRead):
+            store.remove(HASH)
+        assert store.locate(HASH, "x.bin") is not None
+    store.remove(HASH)
+    assert entries(tmp_path) == []
+
+
+def test_a_crash_between_renaming_and_deleting_leaves_scratch_for_the_sweep(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store)
+    with another_process(tmp_path, "shutil.rmtree = wait\nstore.remove(HASH)"):
+        assert not store.holds(HASH)
+        assert store.sweep() == 0  # the one who removes is alive
+        assert len(entries(tmp_path)) == 1
+    assert store.sweep() == 1
+    assert entries(tmp_path) == []
+
+
+def test_a_crash_after_replacing_leaves_the_new_images_and_the_old_for_the_sweep(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store, "old")
+    replacing = (
+        "shutil.rmtree = wait\nwith store.scratch() as scratch:\n    images = scratch / 'images'\n"
+        "    images.mkdir()\n    (images / 'x.bin').write_text('new')\n    store.publish(HASH, images)"
+    )
+    with another_process(tmp_path, replacing):
+        pass
+    assert (tmp_path / HASH / "x.bin").read_text() == "new"
+    assert store.sweep() == 2
+    assert entries(tmp_path) == [HASH]
+
+
+def test_a_former_directory_that_is_still_read_is_not_swept_under_the_reader(tmp_path: Path) -> None:
+    with locked_with_others(tmp_path / "none") as there:
+        assert not there
+    store = a_store(tmp_path)
+    (tmp_path / ".scratch-former").mkdir()
+    with locked_with_others(tmp_path / ".scratch-former") as there:
+        assert there
+        assert store.sweep() == 0
+    assert store.sweep() == 1
+
+
+def test_a_hold_is_on_the_directory_that_has_the_name_when_the_lock_is_there(tmp_path: Path) -> None:
+    """Replaced between opening and locking: a lock on the former directory would keep nothing."""
+    store = a_store(tmp_path)
+    publish(store, "old")
+    held, leave = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with store.hold(HASH):
+            held.set()
+            leave.wait(10)
+
+    with opened(tmp_path / HASH) as descriptor:
+        assert lock_alone(descriptor)
+        reader = threading.Thread(target=read)
+        reader.start()
+        _until(lambda: _waits_for(os.fstat(descriptor).st_ino))
+        publish(store, "new")
+    try:
+        assert held.wait(5)
+        with pytest.raises(StillRead):
+            store.remove(HASH)
+    finally:
+        leave.set()
+        reader.join(10)
+    store.remove(HASH)
+    assert entries(tmp_path) == []
+
+
+def _waits_for(inode: int) -> bool:
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in lines)
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if happened():
+            return
+        time.sleep(0.005)
+    pytest.fail("it did not happen within five seconds")
+
+
+def test_a_store_that_cannot_be_used_says_so_in_a_sentence_without_its_path(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "store")
+    (tmp_path / "store" / ".lock").unlink(missing_ok=True)
     (tmp_path / "store").rmdir()
+    assert store.room() <= 0
     (tmp_path / "store").write_text("")
     verdict = store.check()
     assert verdict.status == "down"
-    assert str(tmp_path) not in verdict.sentence
-    with pytest.raises(Unavailable), store.scratch():
-        pass
+    acts: list[Callable[[], object]] = [
+        lambda: publish(store),
+        lambda: store.publish(HASH, tmp_path / "missing"),
+        lambda: store.remove(HASH),
+        lambda: list(store.published()),
+        store.sweep,
+    ]
+    sentences = [verdict.sentence]
+    for act in acts:
+        with pytest.raises(StoreUnavailable) as caught:
+            act()
+        sentences.append(str(caught.value))
+    for sentence in sentences:
+        assert str(tmp_path) not in sentence
+        assert sentence.endswith((": File exists.", ": Not a directory.", ": No such file or directory."))
 
 
-def test_a_store_with_room_is_fine(tmp_path: Path) -> None:
-    assert LocalStore(tmp_path).check().status in ("ok", "degraded")
+def test_a_store_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="cannot be made"):
+        a_store(tmp_path / "file" / "store")
 
 
-def test_many_builds_publish_at_once(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+@pytest.mark.parametrize(
+    ("number", "meant"),
+    [
+        (errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StoreUnavailable),
+        (errno.EROFS, StoreUnavailable), (errno.ENOENT, FileNotFoundError), (errno.ECONNRESET, OSError),
+    ],
+)  # fmt: skip
+def test_only_what_the_disk_refuses_during_a_build_is_the_stores(
+    tmp_path: Path, number: int, meant: type[Exception]
+) -> None:
+    with pytest.raises(meant), a_store(tmp_path).scratch():
+        raise OSError(number, os.strerror(number))
+    assert entries(tmp_path) == []
 
-    def work(number: int) -> None:
-        with store.scratch() as scratch:
-            (scratch / "images").mkdir()
-            (scratch / "images" / "x").write_text(str(number))
-            store.publish(f"{number:064x}", scratch / "images")
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all((tmp_path / f"{number:064x}" / "x").read_text() == str(number) for number in range(16))
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two mebibytes."""
+    require_tool("mount", "mount", "umount")
+    if os.geteuid() != 0:
+        tool_missing("mount", "only root may mount a small disk")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounting = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True
+    )
+    if mounting.returncode:
+        tool_missing("mount", f"mount says {mounting.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def _fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for _ in range(1024):  # what is written may be less than asked, then comes the error
+            file.write(b"x" * 65536)
+    assert os.statvfs(disk).f_bavail == 0
+
+
+def test_a_build_that_fills_the_disk_fails_alone(small_disk: Path) -> None:
+    store = a_store(small_disk / "store", floor=1 << 20)
+    publish(store)
+    assert store.room() > 0
+    with pytest.raises(StoreFull, match="full"):
+        publish(store, "x" * (3 << 20), OTHER)
+    assert entries(small_disk / "store") == [HASH]
+    assert store.room() > 0
+    publish(store, "again", OTHER)
+
+
+def test_nothing_is_half_published_on_a_full_disk_and_what_is_there_can_be_read_and_removed(
+    small_disk: Path,
+) -> None:
+    store = a_store(small_disk / "store", floor=1 << 20)
+    publish(store, "x" * (1 << 19))
+    with pytest.raises(StoreFull, match="full"), store.scratch() as scratch:
+        (scratch / "images").mkdir()
+        (scratch / "images" / "x.bin").write_text("y")
+        _fill(small_disk)
+        store.publish(OTHER, scratch / "images")
+    _fill(small_disk)
+    assert entries(small_disk / "store") == [HASH]
+    assert store.room() <= 0
+    verdict = store.check()
+    assert (verdict.status, "full" in verdict.sentence) == ("down", True)
+    with store.hold(HASH):
+        assert store.locate(HASH, "x.bin") is not None
+    store.remove(HASH)
+    assert entries(small_disk / "store") == []
+    assert os.statvfs(small_disk).f_bavail > 0
+
+
+def test_below_the_floor_the_figures_are_named(small_disk: Path) -> None:
+    store = a_store(small_disk / "store", floor=1 << 20)
+    publish(store, "x" * ((1 << 20) + 1))
+    verdict = store.check()
+    assert verdict.status == "degraded"
+    assert "has 0 MiB left" in verdict.sentence
+    assert "more than 1 MiB" in verdict.sentence

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.upstream import HttpUpstream
-from asu_builder.adapters.upstream_documents import FAILED_FOR, FRESH_FOR, MISSING_FOR
-from asu_builder.domain.errors import Unavailable
+from asu_builder.adapters.upstream_documents import FIRST_PAUSE, FRESH_FOR, MISSING_FOR
+from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.domain.release import parse_release
 from asu_builder.sample.server import DownloadServer
 from factories import UPSTREAM, Clock, eventually
@@ -59,9 +60,14 @@ def clock() -> Clock:
     return Clock()
 
 
+def reading(url: str, database: Database, clock: Clock) -> HttpUpstream:
+    """One whose two clocks go together."""
+    return HttpUpstream(url, database, now=clock, clock=lambda: clock().timestamp())
+
+
 @pytest.fixture
 def upstream(server: DownloadServer, database: Database, clock: Clock) -> Iterator[HttpUpstream]:
-    opened = HttpUpstream(server.url, database, now=clock)
+    opened = reading(server.url, database, clock)
     yield opened
     opened.close()
 
@@ -115,7 +121,7 @@ def test_a_broken_upstream_leaves_the_last_known_documents(
     for _ in range(3):
         clock.forward(FRESH_FOR + timedelta(seconds=1))
         assert upstream.versions().listed == ("24.10.4", "24.10.5")
-    with pytest.raises(Unavailable, match="download server"):
+    with pytest.raises(UpstreamUnavailable, match="download server"):
         upstream.targets(RELEASE)
 
 
@@ -125,7 +131,7 @@ def test_after_a_restart_the_last_known_documents_serve_without_upstream(
     upstream.versions()
     upstream.target_profiles(RELEASE, "pico/nine")
     server.broken = True
-    again = HttpUpstream(server.url, database, now=clock)
+    again = reading(server.url, database, clock)
     assert again.versions().listed == ("24.10.4", "24.10.5")
     assert again.target_profiles(RELEASE, "pico/nine") == upstream.target_profiles(RELEASE, "pico/nine")
     again.close()
@@ -140,6 +146,21 @@ def test_a_new_release_becomes_visible_without_a_restart(
     (downloads / "releases/25.12.0/.targets.json").write_text('{"pico/nine": "pico_9kc"}')
     clock.forward(MISSING_FOR + timedelta(seconds=1))
     assert eventually(lambda: upstream.targets(new) == {"pico/nine": "pico_9kc"})
+
+
+Answer = TypeVar("Answer")
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer of an upstream that is merely slow, as on a busy machine."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return ask()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def within(seconds: float, ask: Callable[[], object]) -> Unavailable:
@@ -203,9 +224,105 @@ def test_a_dead_upstream_is_asked_again_only_after_a_while_and_told_of_once(
     assert server.requests["/.versions.json"] == asked
     assert len([record for record in caplog.records if "answered 500" in record.message]) == 1
     server.broken = False
-    clock.forward(FAILED_FOR)
+    clock.forward(FIRST_PAUSE)
     assert eventually(lambda: known(upstream))
     assert "answers again" in caplog.records[-1].message
+
+
+def refused_for(upstream: HttpUpstream) -> int:
+    """Seconds until asking for the versions again may help."""
+    return within(1.0, upstream.versions).retry_after
+
+
+def test_a_path_that_keeps_failing_is_asked_for_less_and_less_often(
+    upstream: HttpUpstream, server: DownloadServer, clock: Clock
+) -> None:
+    server.broken = True
+    for pause in (5, 10, 20, 40, 60, 60):
+        assert eventually(lambda pause=pause: refused_for(upstream) == pause)  # type: ignore[misc]
+        asked = server.requests["/.versions.json"]
+        clock.forward(timedelta(seconds=pause - 1))
+        assert refused_for(upstream) == 1
+        assert server.requests["/.versions.json"] == asked
+        clock.forward(timedelta(seconds=1))
+    server.broken = False
+    assert eventually(lambda: known(upstream))
+
+
+def test_health_tells_of_a_dead_upstream_and_notices_by_itself_that_it_is_back(
+    upstream: HttpUpstream, server: DownloadServer, clock: Clock
+) -> None:
+    assert upstream.check().status == "ok"
+    upstream.versions()
+    server.broken = True
+    clock.forward(FRESH_FOR + timedelta(seconds=1))
+    upstream.versions()
+    assert eventually(lambda: upstream.check().status == "degraded")
+    verdict = upstream.check()
+    assert "answered 500" in verdict.sentence and "seen before" in verdict.sentence
+    server.broken = False
+    clock.forward(FIRST_PAUSE)
+    assert eventually(lambda: upstream.check().status == "ok"), "nobody else has asked for anything"
+
+
+@pytest.mark.parametrize("leap", [timedelta(days=-400), timedelta(days=400)])
+def test_a_clock_on_the_wall_that_leaps_neither_hammers_nor_freezes_upstream(
+    server: DownloadServer, database: Database, downloads: Path, leap: timedelta
+) -> None:
+    wall, steady = Clock(), Clock()
+    upstream = HttpUpstream(server.url, database, now=wall, clock=lambda: steady().timestamp())
+    upstream.versions()
+    wall.forward(leap)
+    for _ in range(5):
+        upstream.versions()
+    assert server.requests["/.versions.json"] == 1
+    (downloads / ".versions.json").write_text('{"versions_list": ["25.12.0"]}')
+    steady.forward(FRESH_FOR + timedelta(seconds=1))
+    assert eventually(lambda: upstream.versions().listed == ("25.12.0",))
+    upstream.close()
+
+
+def test_a_document_stored_in_the_future_is_old(
+    upstream: HttpUpstream, server: DownloadServer, database: Database, clock: Clock
+) -> None:
+    upstream.versions()
+    clock.forward(timedelta(days=-30))
+    again = reading(server.url, database, clock)
+    assert again.versions().listed == ("24.10.4", "24.10.5")
+    assert eventually(lambda: server.requests["/.versions.json"] == 2)
+    again.close()
+
+
+def test_a_document_stored_a_moment_ago_is_fresh(
+    upstream: HttpUpstream, server: DownloadServer, database: Database, clock: Clock
+) -> None:
+    upstream.versions()
+    clock.forward(FRESH_FOR - timedelta(seconds=1))
+    again = reading(server.url, database, clock)
+    for _ in range(3):
+        again.versions()
+        time.sleep(0.02)
+    assert server.requests["/.versions.json"] == 1
+    again.close()
+
+
+class FullDatabase(Database):
+    """One whose disk is full."""
+
+    def writing(self, *, durable: bool = False) -> NoReturn:
+        raise Unavailable("The database cannot be used: database or disk is full")
+
+
+def test_a_document_that_cannot_be_stored_is_no_failure_of_upstream(
+    server: DownloadServer, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = FullDatabase(tmp_path / "full.db")
+    upstream = reading(server.url, database, clock)
+    assert eventually(lambda: known(upstream))
+    assert upstream.check().status == "ok"
+    assert "could not be stored: The database cannot be used" in caplog.text
+    upstream.close()
+    database.close()
 
 
 def test_a_slow_upstream_does_not_slow_down_what_was_seen(
@@ -226,7 +343,7 @@ def test_a_truncated_document_leaves_the_last_known_one(
     tmp_path: Path, database: Database, clock: Clock, keep: int
 ) -> None:
     with TruncatingServer() as server:
-        upstream = HttpUpstream(server.url, database, now=clock)
+        upstream = reading(server.url, database, clock)
         assert eventually(lambda: known(upstream))
         server.keep = keep
         clock.forward(FRESH_FOR + timedelta(seconds=1))
@@ -280,7 +397,7 @@ def test_a_document_that_is_not_what_it_should_be_is_the_worlds_fault(
 
 
 def test_nobody_listening_is_a_sentence(database: Database, clock: Clock) -> None:
-    upstream = HttpUpstream("http://127.0.0.1:9", database, now=clock)
+    upstream = reading("http://127.0.0.1:9", database, clock)
     assert eventually(lambda: "http://127.0.0.1:9 does not answer" in str(within(1.0, upstream.versions)))
     upstream.close()
 
@@ -307,7 +424,7 @@ def test_indexes_of_both_editions_are_merged_over_feeds_and_kernel_modules(
         "Package: libpython3.3-0\nVersion: 3.3\nABIVersion: -0\n",
     )
     write(f"{base}/packages/pico_9kc/luci/index.json", '{"version": 2, "packages": {"luci": "25"}}')
-    assert upstream.architecture_packages(RELEASE, "pico_9kc") == {
+    assert patiently(lambda: upstream.architecture_packages(RELEASE, "pico_9kc")) == {
         "libfoo": "1-r1",
         "libpython3.3": "3.3",
         "luci": "25",
@@ -320,9 +437,12 @@ def test_indexes_of_both_editions_are_merged_over_feeds_and_kernel_modules(
         f"{base}/targets/pico/nine/kmods/6.6.1-1-abc/index.json",
         '{"version": 2, "packages": {"kmod-usb": "6"}}',
     )
-    assert upstream.target_packages(RELEASE, "pico/nine") == {"base-files": "1", "kmod-usb": "6"}
-    assert upstream.target_packages(RELEASE, "no/such") is None
-    assert upstream.architecture_packages(RELEASE, "nosuch") is None
+    assert patiently(lambda: upstream.target_packages(RELEASE, "pico/nine")) == {
+        "base-files": "1",
+        "kmod-usb": "6",
+    }
+    assert patiently(lambda: upstream.target_packages(RELEASE, "no/such")) is None
+    assert patiently(lambda: upstream.architecture_packages(RELEASE, "nosuch")) is None
 
 
 def test_one_profile_is_lifted_out_of_the_description(upstream: HttpUpstream) -> None:
@@ -340,19 +460,19 @@ def test_metadata_of_real_size_is_understood(database: Database, clock: Clock) -
     if not UPSTREAM.exists():
         pytest.skip("no recorded upstream metadata here")
     with DownloadServer(UPSTREAM) as server:
-        upstream = HttpUpstream(server.url, database, now=clock)
+        upstream = reading(server.url, database, clock)
         release = parse_release("25.12.0")
-        assert "25.12.0" in upstream.versions().listed
-        targets = upstream.targets(release)
+        assert "25.12.0" in patiently(upstream.versions).listed
+        targets = patiently(lambda: upstream.targets(release))
         assert targets is not None
         assert targets["ath79/generic"] == "mips_24kc"
-        described = upstream.target_profiles(release, "ath79/generic")
+        described = patiently(lambda: upstream.target_profiles(release, "ath79/generic"))
         assert described is not None
         assert len(described.profiles) == 378
-        packages = upstream.target_packages(release, "ath79/generic")
+        packages = patiently(lambda: upstream.target_packages(release, "ath79/generic"))
         assert packages is not None
         assert "kmod-ath9k" in packages
-        merged = upstream.architecture_packages(parse_release("24.10.5"), "x86_64")
+        merged = patiently(lambda: upstream.architecture_packages(parse_release("24.10.5"), "x86_64"))
         assert merged is not None
         assert len(merged) > 300
         upstream.close()

@@ -7,7 +7,7 @@ from asu_builder.domain.branches import Branches
 from asu_builder.domain.changes import Baseline
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, VersionList
+from asu_builder.ports import TargetProfiles, Verdict, VersionList
 from asu_builder.services.catalog import Catalog
 from factories import a_request
 
@@ -23,6 +23,9 @@ class Releases:
         self._listed = listed
         self._reachable = reachable
         self.asked: list[str] = []
+
+    def check(self) -> Verdict:
+        return Verdict("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList(self._listed, ())

@@ -10,13 +10,24 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.branches import Branches
-from asu_builder.domain.errors import BuildNotFound, QueueFull, RequestRejected
-from asu_builder.domain.job import JobState
+from asu_builder.domain.errors import (
+    BuildNotFound,
+    Conflict,
+    NotAllowed,
+    QueueFull,
+    RequestRejected,
+    TooManyRequests,
+    Unavailable,
+)
+from asu_builder.domain.job import JobState, Keeping
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, VersionList
-from asu_builder.services.builds import Builds, Policy
+from asu_builder.ports import Patience, TargetProfiles, Verdict, VersionList
+from asu_builder.services.builds import Ask, Builds, Policy
 from asu_builder.services.catalog import Catalog, resolve_profile
+from asu_builder.services.forecast import Forecast
+from asu_builder.services.interest import Interest
 from factories import Clock, a_request, a_result
 from noted_statistics import NotedStatistics
 
@@ -31,6 +42,7 @@ POLICY = Policy(
         "https://example.org/{version}/{branch}/{target}-{subtarget}/{arch}",
     ),
     max_pending_jobs=2,
+    cancelled_ttl=timedelta(hours=1),
 )
 
 
@@ -38,6 +50,9 @@ class KnownUpstream:
     """A download server with two releases and a moving one."""
 
     revision = "r1-a"
+
+    def check(self) -> Verdict:
+        return Verdict("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList(("24.10.4", "24.10.5"), ("24.10.5",))
@@ -67,25 +82,47 @@ class KnownUpstream:
 class House:
     """Builds on a real queue and store."""
 
-    def __init__(self, root: Path, **policy: Any) -> None:
+    def __init__(self, root: Path, *, floor: int = 0, **policy: Any) -> None:
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
-        self.store = LocalStore(root / "store")
+        self.store = LocalStore(root / "store", installation="ours", floor=floor)
         self.upstream = KnownUpstream()
         self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
         self.clock = Clock()
         self.wakes = 0
+        self.working = True
+        self.seconds = 0.0
+        self.refused: set[str] = set()
+        self.limited: list[str] = []
+        self.interest = Interest(self.queue, now=self.clock)
         self.builds = Builds(
             self.queue,
             Catalog(self.upstream, Branches(), self.changes),
             package_changes=self.changes,
             store=self.store,
             statistics=self.statistics,
+            interest=self.interest,
+            forecast=Forecast(
+                self.queue,
+                workers=2,
+                working=lambda: self.working,
+                now=self.clock,
+                clock=lambda: self.seconds,
+            ),
+            limit=self._limit,
             policy=replace(POLICY, **policy),
             now=self.clock,
             wake=self._wake,
         )
+
+    def forecast_again(self) -> None:
+        """Lets the next forecast measure anew."""
+        self.seconds += 60
+
+    def _limit(self, asker: str) -> TooManyRequests | None:
+        self.limited.append(asker)
+        return TooManyRequests("Too many.", retry_after=7) if asker in self.refused else None
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -98,7 +135,7 @@ class House:
         with self.store.scratch() as scratch:
             (scratch / "images").mkdir()
             self.store.publish(job.request_hash, scratch / "images")
-        self.queue.finish(lease, a_result(), keep_for=timedelta(days=1), now=self.clock())
+        self.queue.finish(lease, a_result(), Keeping(timedelta(days=1)), now=self.clock())
         return job.request_hash
 
 
@@ -110,8 +147,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def test_a_new_request_wakes_a_worker_and_says_how_many_are_ahead(house: House) -> None:
-    first = house.builds.submit(a_request(packages=("a",)), client="owut/1")
-    second = house.builds.submit(a_request(packages=("b",)), client="owut/1")
+    first = house.builds.submit(Ask(a_request(packages=("a",)), "owut/1"))
+    second = house.builds.submit(Ask(a_request(packages=("b",)), "owut/1"))
     assert (first.position, second.position, house.wakes) == (0, 1, 2)
     assert house.builds.pending() == 2
     assert house.statistics.events == [("request", "owut/1", "")] * 2
@@ -119,7 +156,7 @@ def test_a_new_request_wakes_a_worker_and_says_how_many_are_ahead(house: House) 
 
 def test_an_alias_and_its_profile_share_one_job(house: House) -> None:
     views = [
-        house.builds.submit(a_request(profile=name)) for name in ("acme_widget-5", "widget5")
+        house.builds.submit(Ask(a_request(profile=name))) for name in ("acme_widget-5", "widget5")
     ]  # the comma form is the wire's
     assert views[0].job.id == views[1].job.id
     assert views[1].job.request.profile == "acme_widget-5"
@@ -127,20 +164,20 @@ def test_an_alias_and_its_profile_share_one_job(house: House) -> None:
 
 
 def test_a_repeated_request_with_a_result_is_a_cache_hit(house: House) -> None:
-    house.builds.submit(a_request())
+    house.builds.submit(Ask(a_request()))
     house.complete_next()
-    view = house.builds.submit(a_request(), client="luci/1")
+    view = house.builds.submit(Ask(a_request(), "luci/1"))
     assert (view.job.state, view.position) == (JobState.COMPLETED, None)
     assert house.statistics.events[-1] == ("cache_hit", "luci/1", "")
 
 
 def test_a_result_whose_files_are_gone_is_not_shown_and_built_anew(house: House) -> None:
-    house.builds.submit(a_request())
+    house.builds.submit(Ask(a_request()))
     name = house.complete_next()
     house.store.remove(name)
     with pytest.raises(BuildNotFound):
         house.builds.look(name)
-    assert house.builds.submit(a_request()).job.state is JobState.PENDING
+    assert house.builds.submit(Ask(a_request())).job.state is JobState.PENDING
 
 
 def test_an_unknown_hash_is_not_found_in_the_words_of_the_predecessor(house: House) -> None:
@@ -149,24 +186,24 @@ def test_an_unknown_hash_is_not_found_in_the_words_of_the_predecessor(house: Hou
 
 
 def test_a_full_queue_still_answers_what_it_knows(house: House) -> None:
-    known = house.builds.submit(a_request(packages=("a",)))
-    house.builds.submit(a_request(packages=("b",)))
+    known = house.builds.submit(Ask(a_request(packages=("a",))))
+    house.builds.submit(Ask(a_request(packages=("b",))))
     with pytest.raises(QueueFull):
-        house.builds.submit(a_request(packages=("c",)))
-    assert house.builds.submit(a_request(packages=("a",))).job.id == known.job.id
+        house.builds.submit(Ask(a_request(packages=("c",))))
+    assert house.builds.submit(Ask(a_request(packages=("a",)))).job.id == known.job.id
 
 
 def test_a_moving_version_is_another_build_when_upstream_moves(house: House) -> None:
-    first = house.builds.submit(a_request(version="SNAPSHOT"))
+    first = house.builds.submit(Ask(a_request(version="SNAPSHOT")))
     house.upstream.revision = "r2-b"
-    second = house.builds.submit(a_request(version="SNAPSHOT"))
+    second = house.builds.submit(Ask(a_request(version="SNAPSHOT")))
     assert first.job.request_hash != second.job.request_hash
 
 
 def test_a_release_is_the_same_build_whatever_upstream_says(house: House) -> None:
-    first = house.builds.submit(a_request())
+    first = house.builds.submit(Ask(a_request()))
     house.upstream.revision = "r2-b"
-    assert house.builds.submit(a_request()).job.id == first.job.id
+    assert house.builds.submit(Ask(a_request())).job.id == first.job.id
 
 
 @pytest.mark.parametrize(
@@ -196,27 +233,27 @@ def test_what_cannot_be_served_is_refused_in_words_that_users_search_for(
     house: House, changes: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(RequestRejected, match=text):
-        house.builds.submit(a_request(**changes))
+        house.builds.submit(Ask(a_request(**changes)))
     assert house.builds.pending() == 0
 
 
 def test_the_allow_list_is_filled_in_from_the_request(house: House) -> None:
     allowed = "https://example.org/24.10.5/24.10/pico-nine/pico_9kc"
-    house.builds.submit(a_request(repositories={"x": f"{allowed}/packages"}))
+    house.builds.submit(Ask(a_request(repositories={"x": f"{allowed}/packages"})))
     with pytest.raises(RequestRejected, match="Repository not allowed"):
-        house.builds.submit(a_request(version="24.10.4", repositories={"x": f"{allowed}/packages"}))
+        house.builds.submit(Ask(a_request(version="24.10.4", repositories={"x": f"{allowed}/packages"})))
 
 
 def test_defaults_that_are_allowed_have_a_length(tmp_path: Path) -> None:
     house = House(tmp_path, allow_defaults=True)
-    house.builds.submit(a_request(defaults="x" * 10))
+    house.builds.submit(Ask(a_request(defaults="x" * 10)))
     with pytest.raises(RequestRejected, match=r"^defaults: at most 10 characters are allowed here$"):
-        house.builds.submit(a_request(defaults="x" * 11))
+        house.builds.submit(Ask(a_request(defaults="x" * 11)))
     house.database.close()
 
 
 def test_branch_snapshots_are_known_by_their_targets(house: House) -> None:
-    assert house.builds.submit(a_request(version="24.10-SNAPSHOT")).position == 0
+    assert house.builds.submit(Ask(a_request(version="24.10-SNAPSHOT"))).position == 0
 
 
 @pytest.mark.parametrize(
@@ -234,3 +271,94 @@ def test_profiles_are_found_by_device_names_and_a_lone_generic_takes_all(
     asked: str, described: TargetProfiles, profile: str | None
 ) -> None:
     assert resolve_profile(asked, described) == profile
+
+
+FIRST, OTHER = Asker("192.0.2.1"), Asker("192.0.2.2")
+OPERATOR = Asker("alice", Token("alice", "d" * 64, frozenset({Right.OPERATE})))
+
+
+def test_only_new_builds_count_against_the_limit_and_tokens_are_exempt(house: House) -> None:
+    house.builds.submit(Ask(a_request(), "owut/1", FIRST))
+    house.refused = {"192.0.2.1", "alice"}
+    assert house.builds.submit(Ask(a_request(), "owut/1", FIRST)).job.state is JobState.PENDING
+    with pytest.raises(TooManyRequests):
+        house.builds.submit(Ask(a_request(packages=("vim",)), "owut/1", FIRST))
+    house.builds.submit(Ask(a_request(packages=("vim",)), "owut/1", OPERATOR))
+    assert house.limited == ["192.0.2.1", "192.0.2.1"]
+
+
+def test_a_disk_without_room_refuses_new_builds_and_answers_for_old_ones(
+    house: House, tmp_path: Path
+) -> None:
+    known = house.builds.submit(Ask(a_request()))
+    full = House(tmp_path, floor=1 << 62)
+    with pytest.raises(Unavailable, match="nearly full"):
+        full.builds.submit(Ask(a_request(packages=("vim",))))
+    assert full.builds.submit(Ask(a_request())).job.id == known.job.id
+    assert full.builds.look(known.job.request_hash).job.id == known.job.id
+    full.database.close()
+
+
+def test_whoever_started_a_build_may_cancel_it_with_its_secret(house: House) -> None:
+    view = house.builds.submit(Ask(a_request(), "owut/1", FIRST))
+    again = house.builds.submit(Ask(a_request(), "owut/1", FIRST))
+    assert (len(view.cancel_token) >= 20, again.cancel_token) == (True, "")
+    name = view.job.request_hash
+    for wrong in ("", "wrong"):
+        with pytest.raises(NotAllowed, match="X-Cancel-Token"):
+            house.builds.cancel(name, asker=FIRST, cancel_token=wrong)
+    assert (
+        house.builds.cancel(name, asker=OTHER, cancel_token=view.cancel_token).job.state is JobState.CANCELLED
+    )
+    assert (
+        house.builds.cancel(name, asker=OTHER, cancel_token=view.cancel_token).job.state is JobState.CANCELLED
+    )
+    assert [kind for kind, _, _ in house.statistics.events] == ["request", "cancelled"]
+    assert house.builds.submit(Ask(a_request(), "owut/1", FIRST)).job.id != view.job.id
+
+
+def test_a_build_for_which_others_wait_is_cancelled_by_an_operator_alone(house: House) -> None:
+    view = house.builds.submit(Ask(a_request(), "owut/1", FIRST))
+    house.builds.submit(Ask(a_request(), "luci/1", OTHER))
+    name = view.job.request_hash
+    with pytest.raises(Conflict, match="Others have asked"):
+        house.builds.cancel(name, asker=FIRST, cancel_token=view.cancel_token)
+    assert house.builds.cancel(name, asker=OPERATOR, cancel_token="").job.state is JobState.CANCELLED
+
+
+def test_what_has_ended_is_not_cancelled(house: House) -> None:
+    view = house.builds.submit(Ask(a_request(), "owut/1", FIRST))
+    name = house.complete_next()
+    with pytest.raises(Conflict, match="completed"):
+        house.builds.cancel(name, asker=OPERATOR, cancel_token=view.cancel_token)
+    with pytest.raises(BuildNotFound):
+        house.builds.cancel("f" * 64, asker=OPERATOR, cancel_token="")
+
+
+def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(house: House) -> None:
+    first = house.builds.submit(Ask(a_request(packages=("a",))))
+    assert first.remaining is None
+    claimed = house.queue.claim("w/1", lease_for=timedelta(minutes=1), now=house.clock())
+    assert claimed is not None
+    house.clock.forward(timedelta(seconds=20))
+    house.queue.finish(claimed[1], a_result(), Keeping(timedelta(days=1)), now=house.clock())
+    house.forecast_again()
+    views = [house.builds.submit(Ask(a_request(packages=(name,)))) for name in ("b", "c")]
+    assert [view.remaining for view in views] == [timedelta(seconds=30), timedelta(seconds=40)]
+    house.queue.claim("w/1", lease_for=timedelta(minutes=1), now=house.clock())
+    house.clock.forward(timedelta(seconds=5))
+    assert house.builds.look(views[0].job.request_hash).remaining == timedelta(seconds=15)
+    house.working = False
+    assert house.builds.look(views[0].job.request_hash).remaining is None
+
+
+def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
+    view = house.builds.submit(Ask(a_request()))
+    patience = Patience(timedelta(minutes=5), timedelta(minutes=30))
+    for _ in range(10):
+        house.clock.forward(timedelta(minutes=4))
+        house.builds.look(view.job.request_hash)
+        house.interest.flush()
+        assert not house.queue.give_up_idle(patience, keep_failure_for=timedelta(hours=1), now=house.clock())
+    house.clock.forward(timedelta(minutes=31))
+    assert house.queue.give_up_idle(patience, keep_failure_for=timedelta(hours=1), now=house.clock())

@@ -41,11 +41,31 @@ def test_before_the_first_look_nothing_is_held_back() -> None:
 
 def test_whoever_waits_for_the_engine_goes_on_when_it_is_back() -> None:
     health = a_health()
-    health.engine_failed("Podman hangs")
-    assert not health.wait_for_engine(0.01)
+    health.part_failed("engine", "Podman hangs")
+    assert not health.wait_until_builds_run(0.01)
     waited: list[bool] = []
-    thread = threading.Thread(target=lambda: waited.append(health.wait_for_engine(5)))
+    thread = threading.Thread(target=lambda: waited.append(health.wait_until_builds_run(5)))
     thread.start()
     health.look()
     thread.join()
     assert waited == [True]
+
+
+def test_builds_wait_while_the_store_may_not_grow() -> None:
+    room = [False]
+    health = Health({part: lambda: OK for part in ("database", "engine", "store")}, has_room=lambda: room[0])
+    health.look()
+    assert not health.builds_run()
+    assert health.report().can_build is False
+    room[0] = True
+    assert health.wait_until_builds_run(0.01)
+
+
+def test_a_build_that_gets_through_clears_the_engine_and_an_unknown_part_changes_nothing() -> None:
+    health = a_health()
+    health.part_failed("engine", "Podman hangs")
+    health.part_failed("nosuch", "?")
+    assert not health.builds_run()
+    health.part_works("engine")
+    assert health.builds_run()
+    assert set(health.report().verdicts) == {"process", "database", "engine", "store"}

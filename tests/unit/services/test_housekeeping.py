@@ -8,15 +8,19 @@ import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.errors import EngineUnavailable
-from asu_builder.domain.job import JobState
-from asu_builder.ports import Container, ContainerSpec, Verdict
-from asu_builder.services.housekeeping import Housekeeping
+from asu_builder.domain.job import BuildFailure, JobState, Keeping
+from asu_builder.ports import Container, ContainerSpec, Patience, Verdict
+from asu_builder.services.housekeeping import GRACE, Housekeeping, KeepingOptions
 from factories import Clock, a_result, a_submission
+from noted_statistics import NotedStatistics
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+LOOK = timedelta(seconds=10)
 
 
 class LabelsOnly:
@@ -31,6 +35,9 @@ class LabelsOnly:
         raise EngineUnavailable("this one builds nothing")
 
     def check(self) -> Verdict:
+        return Verdict("ok", "fine")
+
+    def check_registry(self) -> Verdict:
         return Verdict("ok", "fine")
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
@@ -48,13 +55,34 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
-        self.store = LocalStore(root / "store")
+        self.store = LocalStore(root / "store", installation="ours", floor=0)
         self.runtime = LabelsOnly()
         self.clock = Clock()
         self.wakes = 0
-        self.housekeeping = Housekeeping(
-            self.queue, self.store, self.runtime, keep_failure_for=HOUR, now=self.clock, wake=self._wake
+        self.ledger = SqlRetention(self.database)
+        self.statistics = NotedStatistics()
+        self.housekeeping = self.with_budget(0)
+
+    def with_budget(self, store_bytes: int) -> Housekeeping:
+        """Housekeeping that keeps at most so many bytes; 0 for any number."""
+        options = KeepingOptions(HOUR, Patience(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
+        return Housekeeping(
+            self.queue,
+            self.ledger,
+            self.store,
+            self.runtime,
+            statistics=self.statistics,
+            options=options,
+            now=self.clock,
+            wake=self._wake,
+            clock=lambda: self.clock().timestamp(),
         )
+
+    def pass_time(self, span: timedelta) -> None:
+        """Lets time pass while the queue is looked after."""
+        for _ in range(round(span / LOOK)):
+            self.clock.forward(LOOK)
+            self.housekeeping.look_after_queue()
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -65,15 +93,17 @@ class Home:
         job, lease = claimed
         return job.request_hash, {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
 
-    def completed(self, *, keep_for: timedelta) -> str:
-        submission = a_submission()
-        self.queue.submit(submission, capacity=9, now=self.clock())
+    def completed(self, name: str = "vim", *, keep_for: timedelta = DAY, size: int = 100) -> str:
+        submission = a_submission(packages=(name,))
+        self.queue.submit(submission, now=self.clock())
         claimed = self.queue.claim("host/1", lease_for=MINUTE, now=self.clock())
         assert claimed is not None
         with self.store.scratch() as scratch:
             (scratch / "images").mkdir()
+            (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
-        self.queue.finish(claimed[1], a_result(), keep_for=keep_for, now=self.clock())
+        outcome = a_result(stored_bytes=size)
+        self.queue.finish(claimed[1], outcome, Keeping(keep_for), now=self.clock())
         return submission.request_hash
 
 
@@ -90,14 +120,15 @@ def test_rows_and_images_of_an_expired_build_go_together(home: Home) -> None:
     assert home.store.holds(name)
     home.clock.forward(HOUR)
     home.housekeeping.tidy()
+    assert home.store.holds(name), "somebody may just begin to download"
+    home.clock.forward(GRACE)
+    home.housekeeping.tidy()
     assert not home.store.holds(name)
-    assert list(home.queue.expired(now=home.clock())) == []
+    assert list(home.ledger.expired(now=home.clock())) == []
 
 
-def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home) -> None:
-    with home.store.scratch() as scratch:
-        (scratch / "images").mkdir()
-        home.store.publish("e" * 64, scratch / "images")
+def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "store" / ("e" * 64)).mkdir()
     home.clock.forward(timedelta(days=999))
     home.housekeeping.tidy()
     assert home.store.holds("e" * 64)
@@ -105,17 +136,16 @@ def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home) -
 
 def test_a_lapsed_job_returns_and_a_worker_is_woken(home: Home) -> None:
     submission = a_submission()
-    home.queue.submit(submission, capacity=9, now=home.clock())
+    home.queue.submit(submission, now=home.clock())
     home.claim()
-    home.clock.forward(2 * MINUTE)
-    home.housekeeping.tidy()
+    home.pass_time(2 * MINUTE)
     found = home.queue.find(submission.request_hash, now=home.clock())
     assert found is not None
     assert (found.state, home.wakes) == (JobState.PENDING, 1)
 
 
 def test_only_containers_of_live_leases_are_kept(home: Home) -> None:
-    home.queue.submit(a_submission(), capacity=9, now=home.clock())
+    home.queue.submit(a_submission(), now=home.clock())
     _, live = home.claim()
     former = {**live, "asu.attempt": "0"}
     home.runtime.containers = [live, former, {"asu.job": "x"}, {}]
@@ -124,7 +154,7 @@ def test_only_containers_of_live_leases_are_kept(home: Home) -> None:
 
 
 def test_a_container_of_a_job_claimed_while_they_are_listed_is_kept(home: Home) -> None:
-    home.queue.submit(a_submission(), capacity=9, now=home.clock())
+    home.queue.submit(a_submission(), now=home.clock())
     home.runtime.while_listing = lambda: home.runtime.containers.append(home.claim()[1])
     home.housekeeping.tidy()
     assert len(home.runtime.containers) == 1
@@ -133,6 +163,74 @@ def test_a_container_of_a_job_claimed_while_they_are_listed_is_kept(home: Home) 
 def test_an_engine_that_is_down_does_not_stop_the_rest(home: Home) -> None:
     name = home.completed(keep_for=HOUR)
     home.runtime.is_down = True
-    home.clock.forward(HOUR)
+    home.clock.forward(HOUR + GRACE)
     home.housekeeping.tidy()
     assert not home.store.holds(name)
+
+
+def test_a_result_that_is_being_downloaded_is_kept_whole(home: Home) -> None:
+    name = home.completed(keep_for=HOUR)
+    home.clock.forward(HOUR + GRACE)
+    with home.store.hold(name):
+        home.housekeeping.tidy()
+        assert home.store.holds(name)
+        assert home.ledger.unknown([name]) == []
+    home.housekeeping.tidy()
+    assert not home.store.holds(name)
+
+
+def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> None:
+    names = []
+    for package in ("a", "b", "c", "d"):
+        names.append(home.completed(package, size=100))
+        home.clock.forward(MINUTE)
+    home.clock.forward(HOUR)
+    home.queue.note_interest([names[0]], now=home.clock())
+    home.clock.forward(HOUR)
+    found = home.with_budget(250).collect(dry_run=True)
+    assert (list(found.evicted), found.bytes) == ([names[1], names[2]], 200)
+    assert all(home.store.holds(name) for name in names)
+    with home.store.hold(names[2]):
+        home.with_budget(250).collect()
+    assert [home.store.holds(name) for name in names] == [True, False, True, False]
+    assert home.queue.find(names[1], now=home.clock()) is None
+
+
+def test_a_result_used_just_now_never_gives_way(home: Home) -> None:
+    name = home.completed(size=100)
+    home.clock.forward(MINUTE)
+    assert home.with_budget(1).collect().evicted == []
+    assert home.store.holds(name)
+
+
+def test_files_without_a_job_and_jobs_without_files_are_brought_together(home: Home, tmp_path: Path) -> None:
+    kept, orphan, lost = (home.completed(package) for package in ("a", "b", "c"))
+    with home.database.writing() as connection:
+        connection.execute("DELETE FROM build_jobs WHERE request_hash = ?", (orphan,))
+    home.store.remove(lost)
+    assert home.housekeeping.reconcile(dry_run=True).orphaned == [orphan]
+    assert home.store.holds(orphan)
+    home.housekeeping.tidy()
+    assert [home.store.holds(name) for name in (kept, orphan, lost)] == [True, False, False]
+    assert home.queue.find(lost, now=home.clock()) is None
+    assert home.queue.find(kept, now=home.clock()) is not None
+
+
+def test_a_published_directory_whose_job_is_being_built_again_is_no_orphan(home: Home) -> None:
+    name = home.completed()
+    job = home.queue.find(name, now=home.clock())
+    assert job is not None
+    home.queue.expire(job.id, now=home.clock())
+    home.queue.submit(a_submission(packages=("vim",)), now=home.clock())
+    home.claim()
+    home.housekeeping.tidy()
+    assert home.store.holds(name)
+
+
+def test_jobs_that_expire_or_give_up_are_counted_as_failed(home: Home) -> None:
+    home.queue.submit(a_submission(packages=("idle",)), now=home.clock())
+    home.pass_time(HOUR + MINUTE)
+    assert home.statistics.events == [("failed", "owut/2026.1", "expired")]
+    found = home.queue.find(a_submission(packages=("idle",)).request_hash, now=home.clock())
+    assert found is not None
+    assert isinstance(found.outcome, BuildFailure)

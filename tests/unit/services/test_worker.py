@@ -68,9 +68,18 @@ class Shop:
         )
 
     def submit(self, name: str = "vim") -> Job:
-        job = self.queue.submit(a_submission(packages=(name,)), capacity=99, now=self.clock()).job
+        job = self.queue.submit(a_submission(packages=(name,)), now=self.clock()).job
         self.workers.wake()
         return job
+
+    def pass_time(self, span: timedelta) -> int:
+        """Lets time pass while the queue is looked after; how many jobs returned to it."""
+        returned = 0
+        for _ in range(round(span.total_seconds() / 9)):
+            self.clock.forward(timedelta(seconds=9))
+            found = self.queue.recover(keep_failure_for=timedelta(hours=1), now=self.clock())
+            returned += found.returned
+        return returned
 
     def state(self, job: Job) -> JobState:
         found = self.queue.find(job.request_hash, now=self.clock())
@@ -189,6 +198,89 @@ def test_stopping_gives_running_jobs_back_uncounted(shop: Shop) -> None:
     assert (found.state, found.attempts, found.retries) == (JobState.PENDING, 0, 0)
 
 
+def test_draining_lets_running_builds_end_and_takes_no_more(shop: Shop) -> None:
+    done = threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        assert done.wait(10)
+        return a_result()
+
+    shop.script.do = wait
+    running = [shop.submit(name) for name in "abcd"]
+    waiting = shop.submit("e")
+    shop.workers.start()
+    assert eventually(lambda: all(shop.state(job) is JobState.BUILDING for job in running))
+    threading.Timer(0.2, done.set).start()
+    shop.workers.drain(timedelta(seconds=10))
+    assert [shop.state(job) for job in running] == [JobState.COMPLETED] * 4
+    assert shop.state(waiting) is JobState.PENDING
+
+
+def test_draining_waits_no_longer_than_its_grace_or_until_it_is_stopped(shop: Shop) -> None:
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        assert stop.wait(10)
+        raise BuildInterrupted
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    shop.workers.drain(timedelta(seconds=0.1))
+    assert shop.state(job) is JobState.BUILDING
+    draining = threading.Thread(target=shop.workers.drain, args=(timedelta(seconds=60),))
+    draining.start()
+    shop.workers.stop()
+    draining.join(5)
+    assert not draining.is_alive()
+    assert shop.state(job) is JobState.PENDING
+
+
+def test_a_build_that_hangs_is_given_back_and_does_not_hold_up_the_stop(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asu_builder.services.worker._STOP_SECONDS", 0.1)
+    hangs = threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        hangs.wait(20)
+        raise BuildInterrupted
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    shop.workers.stop()
+    assert shop.state(job) is JobState.PENDING
+    hangs.set()
+
+
+def test_a_cancelled_build_is_stopped_within_two_seconds(shop: Shop) -> None:
+    stopped = threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        assert stop.wait(2)
+        stopped.set()
+        raise BuildInterrupted
+
+    shop.script.do = wait
+    job = shop.submit()
+    shop.workers.start()
+    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    assert shop.queue.cancel(job.id, keep_for=timedelta(hours=1), now=shop.clock())
+    assert stopped.wait(2)
+    assert shop.state(job) is JobState.CANCELLED
+
+
+def test_a_world_failure_that_is_final_tells_what_was_tried(shop: Shop) -> None:
+    shop.script.do = fail(Unavailable("The disk is full"))
+    job = shop.submit()
+    for _ in range(len(RETRY_DELAYS) + 1):
+        assert shop.workers.build_next("host/1")
+        shop.clock.forward(timedelta(minutes=2))
+    attempts = shop.failure(job).attempts
+    assert [attempt.ending for attempt in attempts] == ["Error: The disk is full"] * len(RETRY_DELAYS)
+
+
 def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Shop) -> None:
     lost = threading.Event()
 
@@ -203,8 +295,7 @@ def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Sh
     job = shop.submit()
     shop.workers.start()
     assert lost.wait(5)
-    shop.clock.forward(LEASE * 2)
-    assert shop.queue.recover(keep_failure_for=timedelta(hours=1), now=shop.clock()) == 1
+    assert shop.pass_time(LEASE * 2) == 1
     shop.workers.renew_leases()
     shop.workers.wake()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
@@ -223,8 +314,7 @@ def test_leases_of_running_jobs_are_renewed(shop: Shop) -> None:
     shop.workers.start()
     assert eventually(lambda: shop.state(job) is JobState.BUILDING)
     for _ in range(5):
-        shop.clock.forward(LEASE * 0.9)
+        assert shop.pass_time(LEASE * 0.9) == 0
         shop.workers.renew_leases()
-        assert shop.queue.recover(keep_failure_for=timedelta(hours=1), now=shop.clock()) == 0
     done.set()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)

@@ -8,7 +8,7 @@ from asgi_client import AsgiClient
 from asu_builder.domain.errors import FailureReason
 from asu_builder.web.builds import FINAL_SECONDS, LIVE_SECONDS
 from factories import a_request
-from fake_builds import FakeBuilds, a_body
+from fake_builds import CANCEL_TOKEN, FakeBuilds, a_body
 from web_scene import Scene
 
 BUILD = "/api/v1/build"
@@ -267,3 +267,59 @@ def test_polls_do_not_wait_behind_submissions_that_wait_for_upstream(
     ]
     answers = client.together(*posts, ("GET", f"{BUILD}/{request_hash}", b""))
     assert {answer.status for answer in answers} == {202}
+
+
+def test_the_secret_to_cancel_is_in_the_first_answer_alone(client: AsgiClient, scene: Scene) -> None:
+    first = client.post(BUILD, a_body())
+    assert first.json["cancel_token"] == CANCEL_TOKEN
+    name = first.json["request_hash"]
+    others = [client.post(BUILD, a_body()), client.get(f"{BUILD}/{name}")]
+    scene.seconds += FINAL_SECONDS
+    others += [client.post(BUILD, a_body()), client.get(f"{BUILD}/{name}")]
+    for answer in others:
+        assert answer.status == 202
+        assert CANCEL_TOKEN.encode() not in answer.body
+
+
+def test_a_cancelled_build_is_a_500_on_which_every_client_stops(client: AsgiClient) -> None:
+    posted = client.post(BUILD, a_body()).json
+    path = f"{BUILD}/{posted['request_hash']}"
+    assert client.request("DELETE", path).status == 403
+    cancelled = client.request("DELETE", path, headers={"x-cancel-token": posted["cancel_token"]})
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
+    polled = client.get(path)
+    assert (polled.status, polled.header("x-imagebuilder-status")) == (500, "failed")
+    document = polled.json
+    assert (document["status"], document["detail"], document["state"]) == (500, "cancelled", "cancelled")
+    assert (document["stderr"], document["stdout"], document["reason"]) == ("", "", "cancelled")
+    assert document["request"]["version"] == "24.10.5"
+    again = client.request("DELETE", path, headers={"x-cancel-token": posted["cancel_token"]})
+    assert again.status == 409
+    assert client.request("DELETE", f"{BUILD}/{'f' * 64}").status == 404
+    assert client.request("DELETE", f"{BUILD}/nonsense").status == 404
+
+
+def test_another_asker_of_a_live_build_reaches_the_queue_and_the_same_one_does_not(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    for _ in range(3):
+        client.post(BUILD, a_body())
+    assert (builds.submits, builds.askers) == (1, ["127.0.0.1"])
+    client.post(BUILD, a_body(), peer="192.0.2.2")
+    assert (builds.submits, builds.askers[-1]) == (2, "192.0.2.2")
+
+
+def test_polls_from_memory_are_noted_as_interest(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.build()
+    client.get(f"{BUILD}/{name}")
+    assert builds.noted == []
+    client.get(f"{BUILD}/{name}")
+    assert builds.noted == [name]
+
+
+def test_an_unknown_token_is_refused_and_not_taken_for_nobody(client: AsgiClient, builds: FakeBuilds) -> None:
+    client.post(BUILD, a_body())
+    answer = client.post(BUILD, a_body(), headers={"authorization": "Bearer wrong"})
+    assert answer.status == 401
+    assert "not known" in answer.json["detail"]
+    assert builds.submits == 1

@@ -42,3 +42,24 @@ def test_ten_thousand_values_stay_within_the_budget() -> None:
     for number in range(10_000):
         memory.put(number, b"", number % 6_000)
         assert memory.size <= 10_000
+
+
+def test_what_is_older_than_its_time_goes_when_others_come() -> None:
+    at = [0.0]
+    memory: Memory[str, int] = Memory(budget=100, largest=100, seconds=5.0, clock=lambda: at[0])
+    memory.put("a", 1, 10)
+    at[0] = 4.0
+    memory.put("b", 2, 10)
+    at[0] = 5.5
+    memory.put("c", 3, 10)
+    assert (memory.get("a"), memory.get("b"), memory.get("c")) == (None, 2, 3)
+    assert memory.size == 20
+
+
+def test_ten_thousand_values_that_nobody_asks_for_again_leave_no_more_than_the_latest() -> None:
+    at = [0.0]
+    memory: Memory[int, int] = Memory(budget=1_000_000, largest=100, seconds=5.0, clock=lambda: at[0])
+    for number in range(10_000):
+        at[0] += 0.1
+        memory.put(number, number, 10)
+        assert memory.size <= 520

@@ -65,9 +65,10 @@ def test_every_placeholder_and_every_parameter_is_explained(client: AsgiClient) 
     for path, entry in _description(client)["paths"].items():
         named = {parameter["name"] for parameter in entry.get("parameters", ())}
         assert named == set(re.findall(r"{(\w+)}", path))
-        operations = [entry[method] for method in ("get", "post", "head") if method in entry]
-        for parameter in entry.get("parameters", []) + operations[0].get("parameters", []):
-            assert parameter["description"] and parameter["schema"]["examples"]
+        operations = [entry[method] for method in ("get", "post", "head", "delete") if method in entry]
+        assert operations
+        for parameters in (entry.get("parameters", []), *(one.get("parameters", []) for one in operations)):
+            assert all(found["description"] and found["schema"]["examples"] for found in parameters)
 
 
 def test_every_field_of_every_document_has_a_description_and_an_example(client: AsgiClient) -> None:

@@ -1,14 +1,29 @@
 """Downloads: every byte, resumable, and no way out of the store."""
 
 import asyncio
+import contextlib
+import hashlib
+import http.client
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Message
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.adapters.stores import LocalStore
-from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.errors import BuildNotFound, StillRead
+from asu_builder.web.errors import on_asu_error
+from asu_builder.web.server import server_config
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
 from web_scene import Scene
@@ -16,12 +31,28 @@ from web_scene import Scene
 HASH = "ab" * 32
 NAME = "openwrt-24.10.5-acme_widget-5-squashfs-sysupgrade.bin"
 CONTENT = bytes(range(256)) * 3000
+BIG = random.Random(1).randbytes(32 << 20)
 
 
 @pytest.fixture(autouse=True)
 def published(scene: Scene) -> None:
     """One image in the store."""
     scene.publish(HASH, NAME, CONTENT)
+
+
+def a_request(name: str = NAME) -> Request:
+    """A GET that no server has brought; its client stays."""
+
+    async def stay() -> Message:
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    parameters = {"request_hash": HASH, "name": name}
+    return Request({"type": "http", "method": "GET", "headers": [], "path_params": parameters}, stay)
+
+
+async def ignore(_: Message) -> None:
+    """A client that reads everything."""
 
 
 def _get(client: AsgiClient, **headers: str) -> Answer:
@@ -203,17 +234,19 @@ def test_there_is_no_way_out_of_the_store(client: AsgiClient, scene: Scene, path
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "x\n", "", "a\0", "-rf", "é"])
-def test_a_name_that_is_none_never_reaches_the_store(name: str) -> None:
+def test_a_name_that_is_none_never_reaches_the_store(tmp_path: Path, name: str) -> None:
     class Careless(LocalStore):
         def locate(self, request_hash: str, name: str) -> Path | None:
             return Path(__file__)
 
+    async def ask() -> None:
+        request = a_request(name)
+        answer = await Downloads(Careless(tmp_path, installation="ours"), threads).download(request)
+        await answer(request.scope, request.receive, ignore)
+
     threads = Threads(1, name="test")
-    downloads = Downloads(Careless(Path(__file__).parent), threads)
-    parameters = {"request_hash": HASH, "name": name}
-    request = Request({"type": "http", "method": "GET", "headers": [], "path_params": parameters})
     with pytest.raises(BuildNotFound):
-        asyncio.run(downloads.download(request))
+        asyncio.run(ask())
     threads.close()
 
 
@@ -233,3 +266,176 @@ def test_a_file_with_a_plus_and_a_tilde_is_found_as_it_is_written(client: AsgiCl
 def test_a_file_in_a_directory_that_vanishes_is_404(client: AsgiClient, scene: Scene, tmp_path: Path) -> None:
     (scene.root / HASH).rename(tmp_path / "away")
     assert _get(client).status == 404
+
+
+class Shelf:
+    """Downloads alone, of one result, with a note of each use."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = LocalStore(root, installation="ours", floor=0)
+        self.used: list[str] = []
+        self.threads = Threads(1, name="test")
+        downloads = Downloads(self.store, self.threads, on_use=self.used.append)
+        address = "/store/{request_hash}/{name}"
+        self.app = Starlette(
+            routes=[Route(address, downloads.download, methods=["GET", "HEAD"])],
+            exception_handlers={BuildNotFound: on_asu_error},
+        )
+
+    def publish(self, content: bytes) -> None:
+        """As the pipeline does it."""
+        with self.store.scratch() as scratch:
+            (scratch / "images").mkdir()
+            (scratch / "images" / NAME).write_bytes(content)
+            self.store.publish(HASH, scratch / "images")
+
+    def is_free(self) -> bool:
+        """Whether housekeeping could take the result away, as another process would ask; then it has."""
+        with contextlib.suppress(StillRead):
+            self.store.remove(HASH)
+        return not self.store.holds(HASH)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    """With a small image on it."""
+    shelf = Shelf(tmp_path / "shelf")
+    shelf.publish(CONTENT)
+    yield shelf
+    shelf.threads.close()
+
+
+@pytest.fixture
+def port(shelf: Shelf) -> Iterator[int]:
+    """Where the shelf is being served by the real server, with an image that no socket's buffer takes."""
+    shelf.publish(BIG)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = uvicorn.Server(server_config(shelf.app, "127.0.0.1", port))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    _require(lambda: server.started)
+    yield port
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def _require(happened: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if happened():
+            return
+        time.sleep(0.005)
+    pytest.fail("it did not happen within five seconds")
+
+
+@contextlib.contextmanager
+def _begun_download(port: int, **headers: str) -> Iterator[http.client.HTTPResponse]:
+    """Its first bytes have been read, and no more are."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/store/{HASH}/{NAME}", headers=headers)
+        with connection.getresponse() as response:
+            yield response
+
+
+def test_a_download_that_stands_still_keeps_its_result_and_ends_whole(shelf: Shelf, port: int) -> None:
+    with _begun_download(port) as response:
+        received = hashlib.sha256(response.read(1 << 20))
+        for _ in range(20):
+            with pytest.raises(StillRead):
+                shelf.store.remove(HASH)
+            time.sleep(0.01)
+        while piece := response.read(1 << 20):
+            received.update(piece)
+    assert received.digest() == hashlib.sha256(BIG).digest()
+    _require(shelf.is_free)
+
+
+def test_a_part_that_stands_still_keeps_its_result_too(shelf: Shelf, port: int) -> None:
+    with _begun_download(port, Range="bytes=5-") as response:
+        assert response.status == 206
+        with pytest.raises(StillRead):
+            shelf.store.remove(HASH)
+        assert len(response.read()) == len(BIG) - 5
+
+
+def test_a_client_who_goes_away_in_the_middle_lets_the_result_go(shelf: Shelf, port: int) -> None:
+    with _begun_download(port) as response:
+        response.read(1000)
+        assert not shelf.is_free()
+    _require(shelf.is_free)
+
+
+def test_a_result_that_goes_first_is_404_and_not_half_a_file(shelf: Shelf, port: int) -> None:
+    shelf.store.remove(HASH)
+    with _begun_download(port) as response:
+        assert response.status == 404
+    assert shelf.used == []
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "uses"),
+    [
+        ("GET", {}, 200, [HASH]),
+        ("GET", {"Range": "bytes=0-9"}, 206, [HASH]),
+        ("HEAD", {}, 200, []),
+        ("HEAD", {"Range": "bytes=0-9"}, 206, []),
+        ("GET", {"If-None-Match": "*"}, 304, []),
+        ("GET", {"Range": "bytes=999999999-"}, 416, []),
+    ],
+)
+def test_only_an_answer_with_bytes_counts_as_a_use_and_each_lets_go(
+    shelf: Shelf, method: str, headers: dict[str, str], status: int, uses: list[str]
+) -> None:
+    with AsgiClient(shelf.app) as client:
+        answer = client.request(method, f"/store/{HASH}/{NAME}", headers=headers)
+    assert answer.status == status
+    assert shelf.used == uses
+    assert shelf.is_free()
+
+
+def test_a_missing_file_is_no_use_and_lets_go(shelf: Shelf) -> None:
+    with AsgiClient(shelf.app) as client:
+        assert client.get(f"/store/{HASH}/missing.bin").status == 404
+    assert shelf.used == []
+    assert shelf.is_free()
+
+
+class SlowHold:
+    """Is entered when it may, and notes its end; garbage collection ends nothing."""
+
+    def __init__(self) -> None:
+        self.asked, self.may, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self.asked.set()
+        assert self.may.wait(10)
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+
+
+def test_a_client_who_goes_away_before_the_result_is_held_lets_it_go(shelf: Shelf, tmp_path: Path) -> None:
+    """The thread that takes it cannot be stopped, and nobody waits for it any more."""
+    hold = SlowHold()
+
+    class Slow(LocalStore):
+        def hold(self, request_hash: str) -> Any:
+            return hold
+
+    async def go_away() -> None:
+        request = a_request()
+        slow = Slow(tmp_path / "shelf", installation="ours")
+        answer = await Downloads(slow, shelf.threads).download(request)
+        asking = asyncio.ensure_future(answer(request.scope, request.receive, ignore))
+        await asyncio.to_thread(hold.asked.wait, 10)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert not hold.ended.is_set()
+        hold.may.set()
+        await asyncio.to_thread(_require, hold.ended.is_set)
+
+    asyncio.run(go_away())

@@ -1,20 +1,43 @@
 """The command line: `asu-builder` serves; `asu-builder demo` shows a whole build."""
 
 import gc
+import importlib
 import logging
-import signal
 import sys
 
 import click
 
 from asu_builder import __version__
-from asu_builder.domain.errors import Unavailable
-from asu_builder.settings import Settings, SettingsProblem, load_settings
+from asu_builder.settings import Settings, load_settings
 
-_WRONG_SETTING = 2
+_ARENA_MAX = -8
+"""Of malloc.h."""
+_ELSEWHERE = {
+    "backup": ("asu_builder.cli.keeping", "backup_command"),
+    "gc": ("asu_builder.cli.keeping", "gc_command"),
+    "jobs": ("asu_builder.cli.jobs", "jobs_group"),
+    "token": ("asu_builder.cli.keeping", "token_command"),
+}
+"""Commands that are imported when they are asked for, so that serving does not pay for them."""
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class _LateGroup(click.Group):
+    """Finds the commands of `_ELSEWHERE` beside its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, name = _ELSEWHERE[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(
+    cls=_LateGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="asu-builder")
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -33,30 +56,30 @@ def serve() -> None:
     """Runs the service by the settings of files and `ASU_*` variables."""
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
-    import uvicorn
-
+    _use_one_arena()
     from asu_builder.bootstrap import assemble
-    from asu_builder.web.server import server_config
+    from asu_builder.cli.opening import told
+    from asu_builder.web.server import DrainingServer, server_config
 
-    try:
+    with told():
         settings = load_settings()
         _configure_logging(settings)
         application = assemble(settings)
         gc.freeze()
         gc.enable()
-    except SettingsProblem as problem:
-        click.echo(f"asu-builder: {problem}", err=True)
-        sys.exit(_WRONG_SETTING)
-    except Unavailable as problem:
-        click.echo(f"asu-builder: {problem}", err=True)
-        sys.exit(1)
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
     config = server_config(application.app, settings.server_host, settings.server_port)
-    # uvicorn hands the signal that ended it on to whoever had it before: then a wished end is no crash.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run()
+    DrainingServer(config, drain=application.drain).run()
+
+
+def _use_one_arena() -> None:
+    """Lets all threads share one heap: glibc gives each its own, and keeps what each has freed."""
+    import contextlib
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def _configure_logging(settings: Settings) -> None:

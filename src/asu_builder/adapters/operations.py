@@ -1,0 +1,128 @@
+"""What operators see and do, in SQL, and the record of it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.job_rows import (
+    SELECT_JOB,
+    SELECT_WITHOUT_OUTCOME,
+    to_job,
+    to_micros,
+    to_moment,
+    to_request,
+)
+from asu_builder.adapters.job_times import BACK
+from asu_builder.adapters.jobs import insert_job
+from asu_builder.domain.job import Job, Priority
+from asu_builder.ports import Act, JobFilter, Pause, Submission
+
+_LARGEST_LIST = 1000
+
+
+class SqlOperations:
+    """Fulfils `ports.Operations` on the embedded database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """See `ports.Operations.jobs`."""
+        conditions: list[tuple[str, Any]] = [
+            ("job.state = ?", wanted.state),
+            ("json_extract(request.request, '$.version') = ?", wanted.version),
+            ("json_extract(request.request, '$.target') = ?", wanted.target),
+            ("json_extract(request.request, '$.profile') = ?", wanted.profile),
+            ("job.asker = ?", wanted.asker),
+            ("job.id < ?", wanted.before),
+        ]
+        chosen = [(text, value) for text, value in conditions if value not in (None, "")]
+        where = " AND ".join(text for text, _ in chosen) or "1"
+        values = [value for _, value in chosen]
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY job.id DESC LIMIT ?",
+                (*values, max(0, min(wanted.limit, _LARGEST_LIST))),
+            ).fetchall()
+        return [to_job(row) for row in rows]
+
+    def purge(self, request_hash: str, *, now: datetime) -> int:
+        """See `ports.Operations.purge`."""
+        with self._database.writing(durable=True) as connection:
+            cursor = connection.execute(
+                "UPDATE build_jobs SET expires_at = ? WHERE request_hash = ?"
+                " AND state IN ('completed', 'failed', 'cancelled') AND expires_at > ?",
+                (to_micros(now), request_hash, to_micros(now)),
+            )
+        return cursor.rowcount
+
+    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
+        """See `ports.Operations.requeue`."""
+        at = to_micros(now)
+        with self._database.writing(durable=True) as connection:
+            row = connection.execute(
+                "SELECT request.request, coalesce(job.client, ''), coalesce(job.asker, ''),"
+                " coalesce(job.priority, 0), job.state"
+                " FROM build_requests AS request"
+                " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
+                " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
+                (request_hash,),
+            ).fetchone()
+            if row is None or row[4] in ("pending", "building"):
+                return None
+            text, client, asker, priority, _ = row
+            submission = Submission(to_request(text), request_hash, client, asker, Priority(priority))
+            connection.execute(
+                "UPDATE build_jobs SET expires_at = min(expires_at, ?) WHERE request_hash = ?"
+                " AND state IN ('completed', 'failed', 'cancelled')",
+                (at, request_hash),
+            )
+            job_id = insert_job(connection, submission, at)
+            return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())
+
+    def give_back(self, job_id: int, *, now: datetime) -> bool:
+        """See `ports.Operations.give_back`."""
+        with self._database.writing(durable=True) as connection:
+            cursor = connection.execute(
+                f"{BACK}, not_before = ? WHERE id = ? AND state = 'building'", (to_micros(now), job_id)
+            )
+        return cursor.rowcount == 1
+
+    def pause(self, who: str, *, now: datetime) -> None:
+        """See `ports.Operations.pause`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO worker_pause (since, who) SELECT ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
+                (to_micros(now), who),
+            )
+
+    def resume(self) -> None:
+        """See `ports.Operations.resume`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute("DELETE FROM worker_pause")
+
+    def paused(self) -> Pause | None:
+        """See `ports.Operations.paused`."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT since, who FROM worker_pause").fetchone()
+        since = to_moment(row[0]) if row else None
+        return Pause(since, row[1]) if since else None
+
+    def record(self, act: Act) -> None:
+        """See `ports.Operations.record`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO operator_acts (at, who, act, subject) VALUES (?, ?, ?, ?)",
+                (to_micros(act.at), act.who, act.act, act.subject),
+            )
+
+    def acts(self, limit: int) -> Sequence[Act]:
+        """See `ports.Operations.acts`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT at, who, act, subject FROM operator_acts ORDER BY id DESC LIMIT ?",
+                (max(0, min(limit, _LARGEST_LIST)),),
+            ).fetchall()
+        return [Act(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]

@@ -1,0 +1,116 @@
+"""What is kept of finished jobs in SQL, and how it goes: files and rows together."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.job_rows import to_micros
+
+_FINAL = "state IN ('completed', 'failed', 'cancelled')"
+# Of a hash's completed jobs the newest: the images are its own.
+_PUBLISHED = (
+    "job.state = 'completed' AND NOT EXISTS (SELECT 1 FROM build_jobs AS newer"
+    " WHERE newer.state = 'completed' AND newer.request_hash = job.request_hash AND newer.id > job.id)"
+)
+_AT_ONCE = 1000
+_EVENTS_AT_ONCE = 5000
+_DIGEST = "sha256:"
+
+
+class SqlRetention:
+    """Fulfils `ports.RetentionLedger` on the embedded database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def expired(self, *, now: datetime) -> Sequence[str]:
+        """See `ports.RetentionLedger.expired`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT DISTINCT request_hash FROM build_jobs WHERE {_FINAL} AND expires_at <= ? LIMIT ?",
+                (to_micros(now), _AT_ONCE),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def forget(
+        self, request_hash: str, *, remove: Callable[[], None], now: datetime, unexpired: bool = False
+    ) -> bool:
+        """See `ports.RetentionLedger.forget`."""
+        with self._database.writing() as connection:
+            connection.execute(
+                f"DELETE FROM build_jobs WHERE request_hash = ? AND {_FINAL} AND (expires_at <= ? OR ?)",
+                (request_hash, to_micros(now), unexpired),
+            )
+            (left,) = connection.execute(
+                "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (request_hash,)
+            ).fetchone()
+            if left:
+                return False
+            _scrub(connection, request_hash)
+            remove()
+        return True
+
+    def unknown(self, request_hashes: Iterable[str]) -> Sequence[str]:
+        """See `ports.RetentionLedger.unknown`."""
+        with self._database.reading() as connection:
+            known = "SELECT 1 FROM build_jobs WHERE request_hash = ? LIMIT 1"
+            return [name for name in request_hashes if connection.execute(known, (name,)).fetchone() is None]
+
+    def completed(self) -> Sequence[str]:
+        """See `ports.RetentionLedger.completed`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(f"SELECT request_hash FROM build_jobs AS job WHERE {_PUBLISHED}")
+            return [row[0] for row in rows]
+
+    def stored_bytes(self) -> int:
+        """See `ports.RetentionLedger.stored_bytes`."""
+        with self._database.reading() as connection:
+            (total,) = connection.execute(
+                f"SELECT coalesce(sum(stored_bytes), 0) FROM build_jobs AS job WHERE {_PUBLISHED}"
+            ).fetchone()
+        return int(total)
+
+    def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
+        """See `ports.RetentionLedger.least_used`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
+                " AND asked_at < ? ORDER BY asked_at LIMIT ?",
+                (to_micros(used_before), _AT_ONCE),
+            ).fetchall()
+        return [(str(name), int(size)) for name, size in rows]
+
+    def forget_statistics(self, *, before: datetime) -> int:
+        """See `ports.RetentionLedger.forget_statistics`."""
+        with self._database.writing() as connection:
+            cursor = connection.execute(
+                "DELETE FROM build_stats WHERE id IN (SELECT id FROM build_stats WHERE at < ? LIMIT ?)",
+                (to_micros(before), _EVENTS_AT_ONCE),
+            )
+        return cursor.rowcount
+
+
+def _scrub(connection: sqlite3.Connection, request_hash: str) -> None:
+    """Leaves only digests of what may be secret: the script of the first boot, and the keys."""
+    row = connection.execute(
+        "SELECT request FROM build_requests WHERE request_hash = ? AND NOT scrubbed", (request_hash,)
+    ).fetchone()
+    if row is None:
+        return
+    request = json.loads(row[0])
+    if not (request.get("defaults") or request.get("repository_keys")):
+        return
+    if request.get("defaults"):
+        request["defaults"] = _digest(request["defaults"])
+    request["repository_keys"] = [_digest(key) for key in request.get("repository_keys", ())]
+    connection.execute(
+        "UPDATE build_requests SET request = ?, scrubbed = 1 WHERE request_hash = ?",
+        (json.dumps(request), request_hash),
+    )
+
+
+def _digest(text: str) -> str:
+    return _DIGEST + hashlib.sha256(text.encode()).hexdigest()

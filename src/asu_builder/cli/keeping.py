@@ -1,0 +1,59 @@
+"""`asu-builder gc`, `backup` and `token`: what an operator does now and then."""
+
+from pathlib import Path
+
+import click
+
+from asu_builder.bootstrap import make_housekeeping
+from asu_builder.cli.opening import installation, now, told
+from asu_builder.settings import load_settings
+
+
+@click.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc_command(dry_run: bool) -> None:
+    """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
+    with installation() as (settings, world):
+        housekeeping = make_housekeeping(settings, world, world.runtime, now=now, wake=lambda: None)
+        found = housekeeping.collect(dry_run=dry_run)
+        orphans = housekeeping.reconcile(dry_run=dry_run)
+    would = "would go" if dry_run else "gone"
+    click.echo(f"{len(found.expired)} past their time {would}")
+    click.echo(f"{len(found.evicted)} least used {would}, {found.bytes >> 20} MiB")
+    click.echo(f"{len(orphans.orphaned)} directories without a job {would}")
+    click.echo(f"{len(orphans.expired)} results without their files {would}")
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def backup_command(file: Path, force: bool) -> None:
+    """Copies the database into FILE, consistent while the service runs. Images need no backup."""
+    from asu_builder.adapters.backup import backup
+
+    with told():
+        size = backup(load_settings().database_path, file, force=force)
+    click.echo(f"{file}: {size} bytes, checked")
+
+
+@click.command("token")
+@click.argument("name")
+@click.option(
+    "--right", "rights", type=click.Choice(["read", "operate"]), multiple=True, help="What it may do."
+)
+@click.option(
+    "--priority",
+    type=click.Choice(["bulk", "normal", "interactive"]),
+    default="normal",
+    show_default=True,
+    help="The class of the jobs that its holder submits.",
+)
+def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
+    """Makes a token for NAME: prints the secret, once, and the setting that makes it known."""
+    from asu_builder.domain.access import new_token
+
+    secret, digest = new_token()
+    click.echo(f"Token, shown only now: {secret}\n\nAdd to api_tokens in config.yaml and restart:\n")
+    click.echo(f"  - name: {name}\n    digest: {digest}\n    priority: {priority}")
+    if rights:
+        click.echo(f"    rights: [{', '.join(rights)}]")

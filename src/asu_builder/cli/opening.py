@@ -1,0 +1,62 @@
+"""What every command that works on this installation needs: settings, database, store."""
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import click
+
+from asu_builder.bootstrap import make_operator
+from asu_builder.bootstrap.world import World, reach
+from asu_builder.domain.errors import AsuError
+from asu_builder.services.operator import Operator
+from asu_builder.settings import Settings, SettingsProblem, load_settings
+
+WRONG_SETTING = 2
+
+
+def now() -> datetime:
+    """The time in UTC."""
+    return datetime.now(UTC)
+
+
+def who() -> str:
+    """Who is at the command line, for the record of acts."""
+    return f"cli:{getpass.getuser()}"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Ends the program with a sentence where something meant goes wrong: 2 for a setting, else 1."""
+    try:
+        yield
+    except SettingsProblem as problem:
+        click.echo(f"asu-builder: {problem}", err=True)
+        sys.exit(WRONG_SETTING)
+    except AsuError as problem:
+        click.echo(f"asu-builder: {problem}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def installation() -> Iterator[tuple[Settings, World]]:
+    """The installation that the settings name; a service may run beside."""
+    with told():
+        settings = load_settings()
+        world = reach(settings, now)
+        try:
+            yield settings, world
+        finally:
+            try:
+                world.statistics.flush()
+            finally:
+                world.close()
+
+
+@contextmanager
+def operator() -> Iterator[Operator]:
+    """The operator's hand; workers of a running service see what it does within moments."""
+    with installation() as (settings, world):
+        yield make_operator(settings, world, now=now, wake=lambda: None)

@@ -1,0 +1,68 @@
+"""Who asks, and what a token lets its holder do."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asu_builder.domain.errors import NotAllowed, NotAuthenticated
+from asu_builder.domain.job import Priority
+
+
+class Right(StrEnum):
+    """What a token may be given beside asking for builds without a limit."""
+
+    READ = "read"
+    """See every job, its request and its output, and the settings."""
+    OPERATE = "operate"
+    """Cancel, requeue and purge jobs, pause and resume the workers. Includes READ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A known token. Its secret is never kept: `digest` is the SHA-256 of it, in hexadecimal."""
+
+    name: str
+    digest: str
+    rights: frozenset[Right] = frozenset()
+    priority: Priority = Priority.NORMAL
+
+
+def digest_of(secret: str) -> str:
+    """What is kept of a secret: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_token() -> tuple[str, str]:
+    """A secret that nobody has had before, of 256 random bits, and its digest."""
+    import secrets  # only for whoever makes one
+
+    secret = secrets.token_urlsafe(32)
+    return secret, digest_of(secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whoever sent a request: the holder of a token, or nobody but an address."""
+
+    name: str
+    """The token's name, else the address; IPv6 addresses by their /64, which one household shares."""
+    token: Token | None = None
+
+    @property
+    def priority(self) -> Priority:
+        """The class of the jobs that this asker submits."""
+        return Priority.NORMAL if self.token is None else self.token.priority
+
+    def may(self, right: Right) -> bool:
+        """Whether a token was sent that gives this right."""
+        rights = self.token.rights if self.token else frozenset()
+        return right in rights or Right.OPERATE in rights
+
+    def require(self, right: Right) -> None:
+        """Raises `NotAuthenticated` or `NotAllowed`, each with what to do."""
+        if self.token is None:
+            raise NotAuthenticated(
+                "This needs a token of the operator: send it as `Authorization: Bearer TOKEN`."
+            )
+        if not self.may(right):
+            raise NotAllowed(f"The token {self.token.name} lacks the right {right}.")

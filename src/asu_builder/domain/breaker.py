@@ -1,0 +1,114 @@
+"""A circuit breaker: leave a part of the world alone while it fails, and notice when it is back."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from math import ceil
+from threading import Lock
+
+
+class Breaker:
+    """Decides who may try a part of the world; every thread may use it.
+
+    The machine has four states:
+
+    * *closed*: everybody is admitted. `failed` opens it.
+    * *waiting*: nobody is admitted until a span is over. Further failures change the sentence
+      only: they are echoes of the same outage, from whoever had been admitted before.
+    * *due*: the span is over, and the first who asks is admitted as a trial.
+    * *trial*: one is trying, nobody else is admitted.
+
+    `worked` closes it from every state. `failed` in *due* or *trial* begins another span, twice as
+    long, up to `longest`. A trial that ended without either is withdrawn, and one that does not
+    report back for `patience` (its thread died, or is busy elsewhere) is no longer waited for: the
+    next may try.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        first: timedelta = timedelta(seconds=2),
+        longest: timedelta = timedelta(seconds=60),
+        patience: timedelta = timedelta(minutes=2),
+    ) -> None:
+        """`clock` counts seconds and never leaps, as `time.monotonic` does."""
+        self._clock = clock
+        self._first = first.total_seconds()
+        self._longest = longest.total_seconds()
+        self._patience = patience.total_seconds()
+        self._lock = Lock()
+        self._sentence = ""
+        self._span = 0.0
+        self._waits_until: float | None = None
+        """When the span ends or ended; None while closed."""
+        self._trial_until: float | None = None
+
+    def admits(self) -> bool:
+        """Whether the caller may try; who was let through says how it went."""
+        with self._lock:
+            now = self._clock()
+            if self._waits_until is None:
+                return True
+            if now < self._waits_until or self._tries(now):
+                return False
+            self._trial_until = now + self._patience
+            return True
+
+    def worked(self) -> None:
+        """The part did what it is for."""
+        with self._lock:
+            self._waits_until = self._trial_until = None
+            self._sentence = ""
+
+    def failed(self, sentence: str) -> None:
+        """The part failed; `sentence` says how, for whoever asks meanwhile."""
+        with self._lock:
+            now = self._clock()
+            self._sentence = sentence
+            if self._waits_until is None:
+                self._span = self._first
+            elif self._trial_until is None and now < self._waits_until:
+                return
+            else:
+                self._span = min(2 * self._span, self._longest)
+            self._waits_until = now + self._span
+            self._trial_until = None
+
+    def withdraw(self) -> None:
+        """The trial ended without showing anything; the next who asks may try."""
+        with self._lock:
+            self._trial_until = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last thing known is a failure."""
+        return self._waits_until is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is open and its span is over: somebody tries, or may."""
+        with self._lock:
+            return self._waits_until is not None and self._clock() >= self._waits_until
+
+    @property
+    def retry_in(self) -> timedelta:
+        """When asking again may help. During a trial that is unknown, so the first span is named."""
+        with self._lock:
+            now = self._clock()
+            if self._waits_until is None:
+                return timedelta(0)
+            left = self._first if self._tries(now) else self._waits_until - now
+            return timedelta(seconds=max(0.0, left))
+
+    @property
+    def retry_after(self) -> int:
+        """The same in whole seconds, at least one, as errors carry it."""
+        return max(1, ceil(self.retry_in.total_seconds()))
+
+    @property
+    def sentence(self) -> str:
+        """How the part failed last; empty while closed."""
+        return self._sentence
+
+    def _tries(self, now: float) -> bool:
+        return self._trial_until is not None and now < self._trial_until

@@ -1,0 +1,83 @@
+"""What an operator sees and does beside the queue's own course."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from asu_builder.domain.job import Job, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging."""
+
+    state: JobState | None = None
+    version: str = ""
+    target: str = ""
+    profile: str = ""
+    asker: str = ""
+    before: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One act of an operator: who did what to what, and when."""
+
+    at: datetime
+    who: str
+    act: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The workers claim nothing; builds that run go on."""
+
+    since: datetime
+    who: str
+
+
+class Operations(Protocol):
+    """Lists, acts and their record. Each method is one transaction."""
+
+    def jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """Jobs, newest first, without their outcome's output."""
+        ...
+
+    def purge(self, request_hash: str, *, now: datetime) -> int:
+        """Ends the time of every final job of this hash; how many."""
+        ...
+
+    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
+        """A new job for what was asked under this hash, in place of the final one.
+
+        None when nobody has asked or a live job is there. What expired with a script or keys
+        cannot be requeued, because only digests of them are kept.
+        """
+        ...
+
+    def give_back(self, job_id: int, *, now: datetime) -> bool:
+        """Returns a building job to the queue, uncounted; its build is stopped. False when it is not."""
+        ...
+
+    def pause(self, who: str, *, now: datetime) -> None:
+        """From now on no worker of any process claims a job."""
+        ...
+
+    def resume(self) -> None:
+        """Workers claim again."""
+        ...
+
+    def paused(self) -> Pause | None:
+        """Since when and by whom the workers are paused."""
+        ...
+
+    def record(self, act: Act) -> None:
+        """Writes an act down; durable when this returns."""
+        ...
+
+    def acts(self, limit: int) -> Sequence[Act]:
+        """The latest acts, newest first."""
+        ...

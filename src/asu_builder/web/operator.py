@@ -1,0 +1,144 @@
+"""The operator's interface: lists and acts, each behind a right that a token gives."""
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.domain.access import Right
+from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.job import Job, JobState
+from asu_builder.ports import JobFilter
+from asu_builder.services.operator import Operator
+from asu_builder.web.asker import Askers
+from asu_builder.web.builds import BuildAnswers, is_request_hash
+from asu_builder.web.errors import respond
+from asu_builder.web.operator_documents import (
+    ActDocument,
+    ActList,
+    DoneDocument,
+    JobDocument,
+    JobList,
+    WorkersDocument,
+)
+from asu_builder.web.queries import number
+from asu_builder.web.threads import Threads
+from asu_builder.web.wire import render_json
+
+_JOBS = (100, 1000)
+
+
+class OperatorEndpoints:
+    """Every answer needs a token: `read` for what is shown, `operate` for what is done."""
+
+    def __init__(
+        self, operator: Operator, answers: BuildAnswers, *, askers: Askers, threads: Threads
+    ) -> None:
+        self._operator = operator
+        self._answers = answers
+        self._askers = askers
+        self._threads = threads
+
+    async def jobs(self, request: Request) -> Response:
+        """Jobs by state, version, target, profile and asker, newest first."""
+        self._require(request, Right.READ)
+        wanted = _job_filter(request)
+        found = await self._threads.run(self._operator.jobs, wanted)
+        return respond(render_json(JobList([_job(job) for job in found])))
+
+    async def requeue(self, request: Request) -> Response:
+        """Builds once more what has ended, or gives a running build back."""
+        return await self._act(request, self._operator.requeue, "requeued")
+
+    async def purge(self, request: Request) -> Response:
+        """Forgets a result or failure with its images."""
+        return await self._act(request, self._operator.purge, "purged")
+
+    async def workers(self, request: Request) -> Response:
+        """Whether the workers are paused."""
+        self._require(request, Right.READ)
+        return await self._workers()
+
+    async def pause(self, request: Request) -> Response:
+        """Lets no worker claim a job."""
+        who = self._require(request, Right.OPERATE)
+        await self._threads.run(lambda: self._operator.pause(who=who))
+        return await self._workers()
+
+    async def resume(self, request: Request) -> Response:
+        """Lets workers claim again."""
+        who = self._require(request, Right.OPERATE)
+        await self._threads.run(lambda: self._operator.resume(who=who))
+        return await self._workers()
+
+    async def acts(self, request: Request) -> Response:
+        """What operators did."""
+        self._require(request, Right.READ)
+        found = await self._threads.run(
+            self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
+        )
+        return respond(
+            render_json(ActList([ActDocument(act.at, act.who, act.act, act.subject) for act in found]))
+        )
+
+    async def _workers(self) -> Response:
+        pause = await self._threads.run(self._operator.paused)
+        if pause is None:
+            return respond(render_json(WorkersDocument(paused=False)))
+        return respond(render_json(WorkersDocument(True, pause.since, pause.who)))
+
+    async def _act(self, request: Request, act: Callable[..., None], done: str) -> Response:
+        who = self._require(request, Right.OPERATE)
+        request_hash = request.path_params["request_hash"]
+        if not is_request_hash(request_hash):
+            raise BuildNotFound("could not find provided request hash")
+        try:
+            await self._threads.run(lambda: act(request_hash, who=who))
+        finally:
+            self._answers.forget(request_hash)
+        return respond(render_json(DoneDocument(200, done)))
+
+    def _require(self, request: Request, right: Right) -> str:
+        """The name of whoever asks. Raises `NotAuthenticated` or `NotAllowed`."""
+        asker = self._askers.of(request.scope)
+        asker.require(right)
+        return asker.name
+
+
+def _job_filter(request: Request) -> JobFilter:
+    given = request.query_params
+    state = given.get("state", "")
+    if state and state not in set(JobState):
+        raise RequestRejected(f"state: expected one of {', '.join(JobState)}, got {state[:40]!r}")
+    return JobFilter(
+        state=JobState(state) if state else None,
+        version=given.get("version", "")[:64],
+        target=given.get("target", "")[:65],
+        profile=given.get("profile", "")[:128],
+        asker=given.get("asker", "")[:128],
+        before=number(request, "before", otherwise=0, highest=1 << 62) or None,
+        limit=number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1]),
+    )
+
+
+def _job(job: Job) -> JobDocument:
+    request = job.request
+    return JobDocument(
+        id=job.id,
+        request_hash=job.request_hash,
+        state=job.state,
+        stage=job.stage,
+        priority=job.priority.name.lower(),
+        version=request.version,
+        target=request.target,
+        profile=request.profile,
+        asker=job.asker,
+        client=job.client,
+        joined=job.joined,
+        attempts=job.attempts,
+        retries=job.retries,
+        reason=job.reason,
+        enqueued_at=job.enqueued_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )

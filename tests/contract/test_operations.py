@@ -1,0 +1,435 @@
+"""What every adapter of `ports.Operations` and `ports.RetentionLedger` must do beside `test_queue.py`."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
+from asu_builder.adapters.statistics import SqlStatistics
+from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
+from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
+from asu_builder.ports import Act, JobFilter, JobQueue, Operations, Pause, RetentionLedger
+from factories import NOON, Clock, a_failure, a_request, a_result, a_submission
+
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+SCRIPT = "uci set wireless.default_radio0.key='correct horse'"
+KEY = "untrusted comment: a repository of mine"
+
+
+@pytest.fixture
+def second(tmp_path: Path, database: Database) -> Iterator[Database]:
+    """The same database as another process has it."""
+    opened = Database(tmp_path / "queue.db")
+    yield opened
+    opened.close()
+
+
+def submit(queue: JobQueue, name: str = "vim", **changes: Any) -> Job:
+    return queue.submit(a_submission(packages=(name,), **changes), now=NOON).job
+
+
+def claim(queue: JobQueue) -> tuple[Job, Lease]:
+    claimed = queue.claim("w/1", lease_for=MINUTE, now=NOON)
+    assert claimed is not None
+    return claimed
+
+
+def finish(queue: JobQueue, outcome: Outcome | None = None, *, keep_for: timedelta = DAY) -> Job:
+    """Takes the next job to its end, by default a result."""
+    job, lease = claim(queue)
+    queue.finish(lease, outcome or a_result(), Keeping(keep_for), now=NOON)
+    return job
+
+
+def one_in_each_state(queue: JobQueue) -> dict[JobState, Job]:
+    submit(queue, "fails")
+    failed = finish(queue, a_failure())
+    submit(queue, "completes")
+    completed = finish(queue)
+    cancelled = submit(queue, "is-cancelled")
+    queue.cancel(cancelled.id, keep_for=DAY, now=NOON)
+    submit(queue, "is-built")
+    building, _ = claim(queue)
+    return {
+        JobState.FAILED: failed,
+        JobState.COMPLETED: completed,
+        JobState.CANCELLED: cancelled,
+        JobState.BUILDING: building,
+        JobState.PENDING: submit(queue, "waits"),
+    }
+
+
+def test_jobs_are_listed_newest_first_whatever_became_of_them(
+    queue: JobQueue, operations: Operations
+) -> None:
+    jobs = one_in_each_state(queue)
+    listed = operations.jobs(JobFilter())
+    assert [job.id for job in listed] == [job.id for job in reversed(jobs.values())]
+    assert [job.state for job in listed] == list(reversed(jobs))
+    assert [job.request for job in listed] == [job.request for job in reversed(jobs.values())]
+
+
+def test_a_list_says_why_jobs_failed_and_leaves_their_output_out(
+    queue: JobQueue, operations: Operations
+) -> None:
+    one_in_each_state(queue)
+    listed = operations.jobs(JobFilter())
+    assert {job.outcome for job in listed} == {None}
+    reasons = {job.state: job.reason for job in listed}
+    assert reasons.pop(JobState.FAILED) is FailureReason.IMPOSSIBLE_SELECTION
+    assert set(reasons.values()) == {None}
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_a_list_can_be_of_one_state(queue: JobQueue, operations: Operations, state: JobState) -> None:
+    jobs = one_in_each_state(queue)
+    assert [job.id for job in operations.jobs(JobFilter(state=state))] == [jobs[state].id]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (JobFilter(), ["d", "c", "b", "a"]),
+        (JobFilter(version="24.10.4"), ["b"]),
+        (JobFilter(target="pico/ten"), ["c"]),
+        (JobFilter(profile="acme_widget-6"), ["d"]),
+        (JobFilter(asker="ann"), ["d", "a"]),
+        (JobFilter(asker="ann", profile="acme_widget-5"), ["a"]),
+        (JobFilter(asker="an"), []),
+        (JobFilter(version="24.10"), []),
+        (JobFilter(version="24.10.4", target="pico/ten"), []),
+        (JobFilter(state=JobState.COMPLETED), []),
+    ],
+)
+def test_a_list_holds_what_fits_every_filter(
+    queue: JobQueue, operations: Operations, wanted: JobFilter, expected: list[str]
+) -> None:
+    submit(queue, "a", asker="ann")
+    submit(queue, "b", asker="bob", version="24.10.4")
+    submit(queue, "c", asker="bob", target="pico/ten")
+    submit(queue, "d", asker="ann", profile="acme_widget-6")
+    assert [job.request.packages[0] for job in operations.jobs(wanted)] == expected
+
+
+def test_a_list_is_read_in_pages_that_new_jobs_do_not_shift(queue: JobQueue, operations: Operations) -> None:
+    names = [f"p{number}" for number in range(7)]
+    for name in names:
+        submit(queue, name)
+    read: list[str] = []
+    before = None
+    while page := operations.jobs(JobFilter(before=before, limit=3)):
+        assert len(page) <= 3
+        read += [job.request.packages[0] for job in page]
+        before = page[-1].id
+        submit(queue, f"new-{before}")
+    assert read == names[::-1]
+
+
+def test_what_is_purged_answers_no_more_and_is_past_its_time(
+    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+) -> None:
+    submit(queue)
+    job = finish(queue)
+    assert operations.purge(job.request_hash, now=NOON) == 1
+    assert queue.find(job.request_hash, now=NOON) is None
+    assert list(ledger.expired(now=NOON)) == [job.request_hash]
+    assert operations.purge(job.request_hash, now=NOON) == 0
+    assert submit(queue).id != job.id
+
+
+def test_purging_leaves_live_jobs_and_other_requests_alone(queue: JobQueue, operations: Operations) -> None:
+    for state, job in one_in_each_state(queue).items():
+        live = state in (JobState.PENDING, JobState.BUILDING)
+        assert operations.purge(job.request_hash, now=NOON) == (0 if live else 1)
+        assert (queue.find(job.request_hash, now=NOON) is not None) == live
+    assert operations.purge("0" * 64, now=NOON) == 0
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED])
+def test_what_has_ended_is_requeued_as_a_new_job_in_its_place(
+    queue: JobQueue, operations: Operations, state: JobState
+) -> None:
+    ended = one_in_each_state(queue)[state]
+    anew = operations.requeue(ended.request_hash, now=NOON + MINUTE)
+    assert anew is not None
+    assert anew.id != ended.id
+    assert (anew.request, anew.request_hash) == (ended.request, ended.request_hash)
+    assert (anew.state, anew.enqueued_at, anew.outcome) == (JobState.PENDING, NOON + MINUTE, None)
+    assert queue.find(ended.request_hash, now=NOON + MINUTE) == anew
+    assert queue.cancel(anew.id, keep_for=timedelta(0), now=NOON + MINUTE)
+    assert queue.find(ended.request_hash, now=NOON + MINUTE) is None
+
+
+def test_a_requeued_job_is_its_askers_still_but_for_the_secret(
+    queue: JobQueue, operations: Operations
+) -> None:
+    job = submit(queue, asker="ann", priority=Priority.BULK, cancel_digest="c" * 64)
+    finish(queue)
+    anew = operations.requeue(job.request_hash, now=NOON)
+    assert anew is not None
+    assert (anew.client, anew.asker, anew.priority) == (job.client, "ann", Priority.BULK)
+    assert not queue.may_cancel(anew.id, "c" * 64)
+
+
+@pytest.mark.parametrize("state", [JobState.PENDING, JobState.BUILDING])
+def test_what_is_on_its_way_is_not_requeued(queue: JobQueue, operations: Operations, state: JobState) -> None:
+    live = one_in_each_state(queue)[state]
+    assert operations.requeue(live.request_hash, now=NOON) is None
+    assert len(operations.jobs(JobFilter())) == len(JobState)
+
+
+def test_what_nobody_asked_for_is_not_requeued(operations: Operations) -> None:
+    assert operations.requeue("0" * 64, now=NOON) is None
+
+
+def test_a_job_given_back_waits_at_its_old_place_uncounted_and_its_lease_is_void(
+    queue: JobQueue, operations: Operations
+) -> None:
+    first = submit(queue, "a")
+    submit(queue, "b")
+    _, lease = claim(queue)
+    queue.advance(lease, Stage.BUILDING_IMAGE)
+    assert operations.give_back(first.id, now=NOON)
+    assert queue.live_leases() == set()
+    assert queue.position(first.id) == 0
+    with pytest.raises(LeaseLost):
+        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    again, _ = claim(queue)
+    assert (again.id, again.attempts, again.retries, again.stage) == (first.id, 0, 0, Stage.INIT)
+
+
+def test_only_what_is_built_can_be_given_back(queue: JobQueue, operations: Operations) -> None:
+    for state, job in one_in_each_state(queue).items():
+        assert operations.give_back(job.id, now=NOON) == (state is JobState.BUILDING)
+    assert not operations.give_back(10_000, now=NOON)
+
+
+def test_a_pause_holds_for_every_process_until_it_is_ended(
+    queue: JobQueue, operations: Operations, second: Database
+) -> None:
+    submit(queue, "a")
+    submit(queue, "b")
+    _, running = claim(queue)
+    assert operations.paused() is None
+    operations.pause("ann", now=NOON)
+    elsewhere = SqlOperations(second)
+    assert elsewhere.paused() == Pause(NOON, "ann")
+    for process in (queue, SqlJobQueue(second)):
+        assert process.claim("w/2", lease_for=MINUTE, now=NOON) is None
+    queue.finish(running, a_result(), Keeping(DAY), now=NOON)
+    elsewhere.resume()
+    assert operations.paused() is None
+    assert claim(queue)[0].request.packages == ("b",)
+
+
+def test_a_pause_remains_the_act_of_whoever_began_it(operations: Operations) -> None:
+    operations.pause("ann", now=NOON)
+    operations.pause("bob", now=NOON + MINUTE)
+    assert operations.paused() == Pause(NOON, "ann")
+    operations.resume()
+    operations.resume()
+    assert operations.paused() is None
+
+
+def test_submissions_are_taken_during_a_pause(queue: JobQueue, operations: Operations) -> None:
+    operations.pause("ann", now=NOON)
+    assert queue.submit(a_submission(), now=NOON).created
+
+
+def test_acts_are_kept_for_every_process_newest_first(operations: Operations, second: Database) -> None:
+    acts = [Act(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
+    acts.append(Act(NOON - DAY, "bob", "pause"))
+    for act in acts:
+        operations.record(act)
+    assert list(SqlOperations(second).acts(100)) == acts[::-1]
+    assert list(operations.acts(2)) == acts[:2:-1]
+
+
+def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionLedger) -> None:
+    known = [job.request_hash for job in one_in_each_state(queue).values()]
+    strange = ["1" * 64, "2" * 64]
+    assert list(ledger.unknown([strange[0], *known, strange[1]])) == strange
+    assert ledger.forget(known[1], remove=lambda: None, now=NOON, unexpired=True)
+    assert list(ledger.unknown(known)) == [known[1]]
+
+
+def test_completed_are_all_results_also_those_past_their_time(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    assert list(ledger.completed()) == []
+    one = one_in_each_state(queue)[JobState.COMPLETED]
+    queue.expire(one.id, now=NOON)
+    assert list(ledger.completed()) == [one.request_hash]
+
+
+def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    assert ledger.stored_bytes() == 0
+    sizes = (5, 700)
+    jobs = []
+    for size in sizes:
+        submit(queue, f"of-{size}")
+        jobs.append(finish(queue, a_result(stored_bytes=size)))
+    submit(queue, "fails")
+    finish(queue, a_failure())
+    assert ledger.stored_bytes() == sum(sizes)
+    ledger.forget(jobs[0].request_hash, remove=lambda: None, now=NOON, unexpired=True)
+    assert ledger.stored_bytes() == sizes[1]
+
+
+def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    one_in_each_state(queue)
+    hashes = {}
+    for size, name in enumerate(("x", "y", "z"), start=1):
+        submit(queue, name, priority=Priority.INTERACTIVE)
+        hashes[name] = finish(queue, a_result(stored_bytes=size)).request_hash
+    for minutes, name in enumerate(("z", "x", "y"), start=1):
+        queue.note_interest([hashes[name]], now=NOON + minutes * MINUTE)
+    least = ledger.least_used(used_before=NOON + 3 * MINUTE)
+    assert list(least[1:]) == [(hashes["z"], 3), (hashes["x"], 1)]
+    assert len(least) == 3  # the first is the one that nobody has used since
+    assert list(ledger.least_used(used_before=NOON)) == []
+
+
+def test_old_statistics_go_in_portions_and_newer_ones_stay(
+    database: Database, ledger: RetentionLedger
+) -> None:
+    clock = Clock()
+    statistics = SqlStatistics(database, now=clock)
+    for _ in range(6000):
+        statistics.record("request", a_request())
+    clock.forward(MINUTE)
+    statistics.record("completed", a_request())
+    statistics.flush()
+    portions = []
+    while gone := ledger.forget_statistics(before=clock.at):
+        portions.append(gone)
+    assert sum(portions) == 6000
+    assert len(portions) > 1
+    (left,) = statistics.tally(["request", "completed"], since=NOON, width=DAY)
+    assert left.count == 1
+
+
+def secrets(**changes: Any) -> dict[str, Any]:
+    return {"defaults": SCRIPT, "repository_keys": (KEY,), **changes}
+
+
+def audit(database: Database) -> str:
+    """Everything that is kept of requests."""
+    with database.reading() as connection:
+        return str(connection.execute("SELECT * FROM build_requests").fetchall())
+
+
+def forget(ledger: RetentionLedger, job: Job) -> bool:
+    return ledger.forget(job.request_hash, remove=lambda: None, now=NOON, unexpired=True)
+
+
+def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
+    database: Database, queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    submit(queue, **secrets())
+    job = finish(queue)
+    assert "correct horse" in audit(database)
+    assert forget(ledger, job)
+    kept = audit(database)
+    assert "correct horse" not in kept
+    assert KEY not in kept
+    for secret in (SCRIPT, KEY):
+        assert sha256(secret.encode()).hexdigest() in kept
+    for told in (job.request_hash, "24.10.5", "pico/nine", "vim"):
+        assert told in kept
+
+
+@pytest.mark.parametrize("secret", [{"defaults": SCRIPT}, {"repository_keys": (KEY,)}, secrets()])
+def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_when_asked_again(
+    queue: JobQueue, ledger: RetentionLedger, operations: Operations, secret: dict[str, Any]
+) -> None:
+    submit(queue, **secret)
+    job = finish(queue)
+    assert forget(ledger, job)
+    assert operations.requeue(job.request_hash, now=NOON) is None
+    assert queue.pending() == 0
+    again = submit(queue, **secret)
+    assert again.request_hash == job.request_hash
+    assert claim(queue)[0].request == job.request
+
+
+def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
+    database: Database, queue: JobQueue, ledger: RetentionLedger, operations: Operations
+) -> None:
+    for _ in range(2):
+        submit(queue, **secrets())
+        job = finish(queue)
+        anew = operations.requeue(job.request_hash, now=NOON)
+        assert anew is not None
+        assert anew.request == job.request
+        finish(queue)
+        assert forget(ledger, job)
+        assert "correct horse" not in audit(database)
+
+
+def test_secrets_stay_as_long_as_a_job_needs_them(
+    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+) -> None:
+    submit(queue, **secrets())
+    job = finish(queue)
+    assert operations.requeue(job.request_hash, now=NOON) is not None
+    removed: list[str] = []
+    assert not ledger.forget(
+        job.request_hash, remove=lambda: removed.append("too early"), now=NOON, unexpired=True
+    )
+    assert removed == []
+    assert claim(queue)[0].request == job.request
+
+
+def test_nothing_is_forgotten_while_somebody_downloads(
+    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+) -> None:
+    submit(queue, **secrets())
+    job = finish(queue)
+
+    def refuse() -> None:
+        raise StillRead
+
+    with pytest.raises(StillRead):
+        ledger.forget(job.request_hash, remove=refuse, now=NOON, unexpired=True)
+    found = queue.find(job.request_hash, now=NOON)
+    assert found is not None
+    assert (found.state, found.outcome) == (JobState.COMPLETED, a_result())
+    assert operations.requeue(job.request_hash, now=NOON) is not None
+    assert claim(queue)[0].request == job.request
+
+
+def test_forgetting_what_is_past_its_time_leaves_what_is_not(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    submit(queue)
+    job = finish(queue, keep_for=MINUTE)
+    removed: list[str] = []
+
+    def forget_at(minutes: int) -> bool:
+        return ledger.forget(
+            job.request_hash, remove=lambda: removed.append(job.request_hash), now=NOON + minutes * MINUTE
+        )
+
+    assert not forget_at(0)
+    assert queue.find(job.request_hash, now=NOON) is not None
+    assert removed == []
+    assert forget_at(1)
+    assert removed == [job.request_hash]
+
+
+def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(ledger: RetentionLedger) -> None:
+    removed: list[str] = []
+    assert ledger.forget("1" * 64, remove=lambda: removed.append("orphan"), now=NOON)
+    assert removed == ["orphan"]

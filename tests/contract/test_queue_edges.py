@@ -1,0 +1,182 @@
+"""Rare courses of events at the queue, each in a few steps; most were found with its model."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from asu_builder.domain.errors import LeaseLost
+from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease
+from asu_builder.ports import JobQueue, Operations, Patience, RetentionLedger
+from factories import NOON, a_result, a_submission
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=HOUR)
+
+
+def submit(queue: JobQueue, name: str = "vim", *, asker: str = "a", now: datetime = NOON) -> Job:
+    return queue.submit(a_submission(packages=(name,), asker=asker), now=now).job
+
+
+def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
+    claimed = queue.claim("w/1", lease_for=MINUTE, now=now)
+    assert claimed is not None
+    return claimed
+
+
+def build(queue: JobQueue, *, now: datetime = NOON, keeping: Keeping, stored_bytes: int = 1) -> Job:
+    """Takes the next job to its result."""
+    job, lease = claim(queue, now=now)
+    queue.finish(lease, a_result(stored_bytes=stored_bytes), keeping, now=now)
+    return job
+
+
+def look(queue: JobQueue, now: datetime) -> None:
+    queue.recover(keep_failure_for=DAY, now=now)
+
+
+def state_of(queue: JobQueue, job: Job, now: datetime) -> JobState | None:
+    found = queue.find(job.request_hash, now=now)
+    return None if found is None else found.state
+
+
+def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(queue: JobQueue, ledger: RetentionLedger) -> None:
+    submit(queue, "first")
+    job, stale = claim(queue)
+    queue.cancel(job.id, keep_for=MINUTE, now=NOON)
+    ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    later = submit(queue, "second", now=NOON + MINUTE)
+    claim(queue, now=NOON + MINUTE)
+    assert later.id != job.id
+    with pytest.raises(LeaseLost):
+        queue.finish(stale, a_result(), Keeping(DAY), now=NOON + MINUTE)
+
+
+def test_an_asker_whose_next_job_is_always_there_in_time_does_not_keep_others_waiting(
+    queue: JobQueue,
+) -> None:
+    for name in ("a1", "a2", "a3"):
+        submit(queue, name, asker="a")
+    submit(queue, "b1", asker="b")
+    claimed = []
+    for number in range(2, 7):
+        job, lease = claim(queue)
+        claimed.append(job.request.packages[0])
+        if job.asker == "b":
+            submit(queue, f"b{number}", asker="b")
+        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    assert claimed == ["a1", "b1", "a2", "b3", "a3"]
+
+
+def test_what_could_be_claimed_can_be_claimed_after_the_clock_was_set_back(queue: JobQueue) -> None:
+    submit(queue)
+    _, lease = claim(queue)
+    queue.release(lease, not_before=NOON, now=NOON)
+    look(queue, NOON)
+    look(queue, NOON - HOUR)
+    assert queue.claim("w/1", lease_for=MINUTE, now=NOON - HOUR) is not None
+
+
+def test_a_lease_renewed_after_the_clock_was_set_back_does_not_lapse(queue: JobQueue) -> None:
+    submit(queue)
+    _, lease = claim(queue)
+    look(queue, NOON)
+    queue.renew(lease, lease_for=MINUTE, now=NOON - HOUR)
+    look(queue, NOON - HOUR + SECOND)
+    assert queue.live_leases() == {(lease.job_id, lease.token)}
+
+
+def test_a_job_that_was_building_when_the_service_went_down_is_not_idle_afterwards(queue: JobQueue) -> None:
+    job = submit(queue)
+    claim(queue)
+    look(queue, NOON)
+    up_again = NOON + 2 * HOUR
+    queue.recover(worker="w", keep_failure_for=DAY, now=up_again)
+    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=up_again)) == []
+    assert state_of(queue, job, up_again) is JobState.PENDING
+
+
+def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_back(
+    queue: JobQueue, operations: Operations
+) -> None:
+    job = submit(queue)
+    claim(queue)
+    later = NOON + HOUR + MINUTE
+    queue.note_interest([job.request_hash], now=later - SECOND)
+    assert operations.give_back(job.id, now=later)
+    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=later)) == []
+
+
+def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:
+    submit(queue)
+    job = build(queue, keeping=Keeping(DAY, HOUR))
+    assert state_of(queue, job, NOON + HOUR - SECOND) is JobState.COMPLETED
+    assert state_of(queue, job, NOON + HOUR) is None
+
+
+def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionLedger) -> None:
+    submit(queue)
+    job = build(queue, keeping=Keeping(MINUTE))
+    queue.expire(job.id, now=NOON + HOUR)
+    assert list(ledger.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
+
+
+def built_twice(queue: JobQueue) -> Job:
+    """A result that has expired, and one for the same request an hour later, which takes 5 bytes."""
+    submit(queue)
+    build(queue, keeping=Keeping(MINUTE), stored_bytes=7)
+    submit(queue, now=NOON + HOUR)
+    return build(queue, now=NOON + HOUR, keeping=Keeping(DAY), stored_bytes=5)
+
+
+def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    job = built_twice(queue)
+    assert list(ledger.least_used(used_before=NOON + HOUR)) == []
+    assert list(ledger.least_used(used_before=NOON + 2 * HOUR)) == [(job.request_hash, 5)]
+
+
+def test_images_of_one_hash_are_counted_once(queue: JobQueue, ledger: RetentionLedger) -> None:
+    job = built_twice(queue)
+    assert ledger.stored_bytes() == 5
+    assert list(ledger.completed()) == [job.request_hash]
+
+
+def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
+    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+) -> None:
+    submit(queue)
+    job = build(queue, keeping=Keeping(MINUTE))
+    assert ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
+    assert anew is not None
+    assert (anew.request, anew.state) == (job.request, JobState.PENDING)
+
+
+def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: RetentionLedger) -> None:
+    first = a_submission(packages=("vim", "tmux"))
+    queue.submit(first, now=NOON)
+    job = build(queue, keeping=Keeping(MINUTE))
+    ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    other_order = a_submission(packages=("tmux", "vim"))
+    assert other_order.request_hash == first.request_hash
+    entry = queue.submit(other_order, now=NOON + MINUTE)
+    assert entry.job == queue.find(job.request_hash, now=NOON + MINUTE)
+
+
+def test_the_job_of_an_entry_says_that_its_asker_has_joined(queue: JobQueue) -> None:
+    submit(queue, asker="a")
+    joined = submit(queue, asker="b")
+    assert joined == queue.find(joined.request_hash, now=NOON)
+    assert joined.joined
+
+
+def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
+    job = built_twice(queue)
+    found = queue.find(job.request_hash, now=NOON + HOUR)
+    assert found is not None
+    assert isinstance(found.outcome, BuildResult)
+    assert found.outcome.stored_bytes == 5

@@ -1,0 +1,186 @@
+"""A runtime that answers the ImageBuilder's make goals itself; all else is left to the plain local one.
+
+It passes the contract suite of `Runtime`, and builds within a few milliseconds without a child process:
+what a service costs beside its builds can be seen in thousands of them. `python -m fake_runtime` is the
+service with it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from shutil import move
+from threading import Event, Lock
+
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.local_copy import TreeCopy
+from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Runtime, Verdict
+from fake_make import FakeMake
+
+_LOOK_SECONDS = 0.05
+
+
+class FakeRuntime:
+    """Fulfils `ports.Runtime`; every thread may use it. `template` names unpacked sample ImageBuilders.
+
+    The plain runtime beneath it copies empty directories; a container becomes a real copy when
+    something is asked of it that needs one. `pace` is how long every `make image` takes at least.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        scratch: Path,
+        *,
+        limits: Limits | None = None,
+        pace: timedelta = timedelta(0),
+    ) -> None:
+        """`scratch` is for the containers and need not exist."""
+        self._template = template
+        self._pace = pace
+        self._blank = scratch / "blank"
+        self._blank.mkdir(parents=True, exist_ok=True)
+        self._plain = LocalRuntime(
+            LocalOptions(
+                f"{self._blank}/{{version}}/{{target}}/{{subtarget}}",
+                scratch,
+                sandboxed=False,
+                limits=limits or Limits(),
+            )
+        )
+        self._reading = Lock()
+        self._makes: dict[Path, FakeMake] = {}
+
+    @contextmanager
+    def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[Container]:
+        """As the plain runtime, from an ImageBuilder without content."""
+        target, _, subtarget = spec.target.partition("/")
+        source = Path(self._template.format(version=spec.release.version, target=target, subtarget=subtarget))
+        if source.is_dir():
+            (self._blank / spec.release.version / spec.target).mkdir(parents=True, exist_ok=True)
+        with self._plain.open(spec, stop=stop) as container:
+            make = None if spec.environment else self._make(source)
+            yield _FakeContainer(container, source, make=make, pause=lambda: self._pause(container, stop))
+
+    def _make(self, source: Path) -> FakeMake:
+        with self._reading:
+            if source not in self._makes:
+                self._makes[source] = FakeMake(source)
+            return self._makes[source]
+
+    def _pause(self, container: Container, stop: Event) -> None:
+        left = self._pace.total_seconds()
+        while left > 0:
+            stop.wait(min(left, _LOOK_SECONDS))
+            left -= _LOOK_SECONDS
+            _require_life(container)
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """As the plain runtime."""
+        return self._plain.sweep(keep=keep)
+
+    def check(self) -> Verdict:
+        """As the plain runtime."""
+        return self._plain.check()
+
+    def check_registry(self) -> Verdict:
+        """As the plain runtime."""
+        return self._plain.check_registry()
+
+
+class _FakeContainer:
+    """A directory with nothing but what was written into it, until somebody wants to see more."""
+
+    def __init__(
+        self, container: Container, source: Path, *, make: FakeMake | None, pause: Callable[[], None]
+    ) -> None:
+        self.identity, self.workdir, self.warnings = container.identity, container.workdir, container.warnings
+        self._container = container
+        self._source = source
+        self._make = make
+        """None once the container is a real copy: commands may have changed it."""
+        self._pause = pause
+        self._unpacked = False
+        self._count = 0
+
+    def run(
+        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        """In this process where it is a goal that can be imitated, else for real."""
+        if self._make is None or environment or not self._make.understands(arguments):
+            self._unpack()
+            return self._container.run(arguments, output=output, environment=environment)
+        _require_life(self._container)
+        made = self._make.run(arguments)
+        if arguments[1] == "image":
+            self._pause()
+        self._count += 1
+        stdout, stderr = (output / f"make-{self._count}.{stream}" for stream in ("stdout", "stderr"))
+        stdout.write_text(made.stdout)
+        stderr.write_text(made.stderr)
+        return CommandResult(made.status, stdout, stderr)
+
+    def exists(self, path: str) -> bool:
+        """Written by somebody, or part of the ImageBuilder."""
+        original = self._source / path
+        return self._container.exists(path) or (
+            not self._unpacked and original.is_file() and not original.is_symlink()
+        )
+
+    def read_text(self, path: str) -> str:
+        """Of the real copy."""
+        self._unpack()
+        return self._container.read_text(path)
+
+    def write_files(self, files: Mapping[str, str]) -> None:
+        """Needs no copy: what is written lies over it when it comes."""
+        self._container.write_files(files)
+
+    def collect(self, directory: str, into: Path) -> Sequence[str]:
+        """Of what lies there."""
+        return self._container.collect(directory, into)
+
+    def _unpack(self) -> None:
+        """Puts the whole ImageBuilder beneath what was written until now."""
+        if self._unpacked:
+            return
+        self._unpacked, self._make = True, None
+        builder = Path(self.workdir)
+        early = builder.with_name("early")
+        builder.rename(early)
+        TreeCopy(step=lambda: None).copy(self._source, builder)
+        for path in early.rglob("*"):
+            if path.is_file():
+                place = builder / path.relative_to(early)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                move(path, place)
+
+
+def _require_life(container: Container) -> None:
+    """Raises what ended the container, if something has: any question to it would."""
+    container.exists("Makefile")
+
+
+def main() -> None:
+    """`asu-builder serve` by the settings of the environment, with this runtime in place of theirs."""
+    import os
+    from functools import partial
+
+    from asu_builder import bootstrap, cli
+    from asu_builder.settings import load_settings, parse_duration
+
+    pace = parse_duration(os.environ.get("FAKE_PACE", "0"))
+    settings = load_settings()
+
+    def fake(_: Runtime) -> Runtime:
+        scratch = settings.database_path.parent / "builds"
+        return FakeRuntime(settings.imagebuilder_path, scratch, pace=pace)
+
+    # The command looks it up when it starts, so everything else is as an operator would have it.
+    bootstrap.assemble = partial(bootstrap.assemble, watch=fake)
+    cli.serve()
+
+
+if __name__ == "__main__":
+    main()
