@@ -1,0 +1,531 @@
+"""The queue compared with a model of its rules (`queue_model.py`), step by step, by hypothesis.
+
+Two processes' worth of connections take turns, or act at once. A hundred fixed courses of
+events by default; for more and others say how many: `QUEUE_MODEL_COURSES=5000 pytest --timeout=0 <this file>`
+(some eight in a second).
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
+from asu_builder.adapters.retention import SqlRetention
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, StillRead
+from asu_builder.domain.job import (
+    BuildFailure,
+    BuildResult,
+    Job,
+    JobState,
+    Keeping,
+    Lease,
+    Outcome,
+    Priority,
+    Stage,
+)
+from asu_builder.ports import Entry, JobFilter, JobQueue, Operations, Patience, RetentionLedger, Submission
+from factories import NOON, a_failure, a_result, a_submission, room_for
+from queue_model import LIVE, ModelJob, QueueModel
+
+COURSES = int(os.environ.get("QUEUE_MODEL_COURSES", "0"))
+PROFILE = settings(
+    max_examples=COURSES or 100,
+    stateful_step_count=150,
+    derandomize=not COURSES,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+LOOK = 30
+"""The longest that nobody looks at the queue while the service is up, in seconds."""
+MEMORY = Path("/dev/shm")
+"""Here nobody waits for a disk: what a power cut leaves is another matter."""
+REQUESTS = tuple(
+    a_submission(**changes)
+    for changes in (
+        {"packages": ("a",)},
+        {"packages": ("b",)},
+        {"packages": ("c",)},
+        {"packages": ("d",)},
+        {"defaults": "uci set wireless.key=another"},
+        {"defaults": "uci set wireless.key=third"},
+        {"defaults": "uci set wireless.key=secret"},
+        {"repository_keys": ("untrusted comment: a key",)},
+    )
+)
+REASONS = (
+    FailureReason.IMPOSSIBLE_SELECTION,
+    FailureReason.WORLD_UNAVAILABLE,
+    FailureReason.INTERNAL,
+)
+
+OUTCOMES = {JobState.COMPLETED: BuildResult, JobState.FAILED: BuildFailure}
+SECRET = (4, 5, 6, 7)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One process's worth of connections."""
+
+    database: Database
+    queue: JobQueue
+    ledger: RetentionLedger
+    operations: Operations
+
+    @classmethod
+    def on(cls, path: Path) -> "Side":
+        """Opens the database at `path`."""
+        opened = Database(path)
+        return cls(opened, SqlJobQueue(opened), SqlRetention(opened), SqlOperations(opened))
+
+
+def at(second: int) -> datetime:
+    """The moment that the model calls by its second."""
+    return NOON + timedelta(seconds=second)
+
+
+def span(seconds: int) -> timedelta:
+    """So many seconds."""
+    return timedelta(seconds=seconds)
+
+
+def asked_by(which: int, asker: str, priority: Priority) -> Submission:
+    """One of the few requests, so that askers meet."""
+    known = REQUESTS[which]
+    return Submission(known.request, known.request_hash, known.client, asker, priority)
+
+
+def said(job: Job) -> tuple[object, ...]:
+    """What the queue says of a job."""
+    history = [(attempt.stage, attempt.ending) for attempt in job.history]
+    fixed = (job.id, job.request_hash, job.asker, job.priority, job.enqueued_at, job.joined)
+    return (*fixed, job.state, job.stage, job.attempts, job.retries, history, job.finished_at, job.reason)
+
+
+def expected(job: ModelJob) -> tuple[object, ...]:
+    """What the model says of it."""
+    fixed = (job.id, job.request_hash, job.asker, job.priority, at(job.enqueued_at), job.joined)
+    ended = None if job.live else at(job.finished_at)
+    return (*fixed, job.state, job.stage, job.attempts, job.retries, job.history, ended, job.reason)
+
+
+def taken(write: Callable[[], object]) -> bool:
+    """Whether a write under a lease was taken."""
+    try:
+        write()
+    except LeaseLost:
+        return False
+    return True
+
+
+askers = st.sampled_from(["ann", "bob"])
+priorities = st.sampled_from([Priority.NORMAL, Priority.NORMAL, Priority.BULK, Priority.INTERACTIVE])
+requests = st.integers(0, len(REQUESTS) - 1)
+picks = st.integers(0, 7)
+spans = st.sampled_from([20, 40, 90])
+workers = st.sampled_from(["one/1", "one/2", "two/1"])
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Every step is done to the queue and to the model; then both say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="queue-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.sides = [Side.on(self.folder / "queue.db") for _ in range(2)]
+        self.model = QueueModel()
+        self.now = self.looked_at = 0
+        self.ids: list[int] = []
+        self.leases: list[Lease] = []
+
+    @property
+    def side(self) -> Side:
+        """Now this process, now that one."""
+        self.sides.reverse()
+        return self.sides[0]
+
+    @initialize(asked=st.lists(st.tuples(askers, priorities), min_size=3, max_size=len(REQUESTS)))
+    def begin(self, asked: Sequence[tuple[str, Priority]]) -> None:
+        """Some already wait."""
+        self.look(worker=None)
+        self.submit(asked=[(which, *who) for which, who in enumerate(asked)], capacity=9)
+
+    def entered(self, job: Job, submission: Submission) -> None:
+        assert job.id > max(self.ids, default=0), "an id was used again"
+        assert job.request == submission.request
+        self.ids.append(job.id)
+        self.model.insert(
+            job.id,
+            submission.request_hash,
+            submission.asker,
+            priority=submission.priority,
+            now=self.now,
+        )
+
+    @rule(
+        asked=st.lists(st.tuples(requests, askers, priorities), min_size=1, max_size=6),
+        capacity=st.sampled_from([2, 9, 9]),
+    )
+    def submit(self, asked: Sequence[tuple[int, str, Priority]], capacity: int) -> None:
+        submissions = [asked_by(*one) for one in asked]
+        answers = self.side.queue.submit_all(submissions, now=at(self.now), admit=room_for(capacity))
+        for submission, answer in zip(submissions, answers, strict=True):
+            self.answered(submission, answer, capacity)
+
+    def answered(self, submission: Submission, answer: Entry | AsuError, capacity: int) -> None:
+        there = self.model.answers(submission.request_hash, now=self.now)
+        waiting = len(self.model.order())
+        if isinstance(answer, AsuError):
+            assert (there, answer) == (None, QueueFull(waiting, 30))
+            assert waiting >= capacity
+            return
+        assert answer.created == (there is None)
+        if there is None:
+            assert waiting < capacity
+            former = self.model.find(submission.request_hash, now=self.now)
+            self.model.expire([former] if former else [], now=self.now)
+            self.entered(answer.job, submission)
+        else:
+            assert answer.job.id == there.id
+            self.model.join(there, submission.asker)
+        order = [job.id for job in self.model.order()]
+        assert answer.ahead == (order.index(answer.job.id) if answer.job.id in order else None)
+
+    @rule(which=st.sets(requests, min_size=1))
+    def poll(self, which: set[int]) -> None:
+        hashes = {REQUESTS[one].request_hash for one in which}
+        self.side.queue.note_interest(hashes, now=at(self.now))
+        self.model.note_interest(hashes, now=self.now)
+
+    @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
+    def give_up_idle(self, sinks: int, longer: int, keep_for: int) -> None:
+        patience = Patience(span(sinks), span(sinks * longer))
+        gone = self.side.queue.give_up_idle(patience, keep_failure_for=span(keep_for), now=at(self.now))
+        wanted = self.model.give_up_idle(sinks, sinks * longer, keep_for=keep_for, now=self.now)
+        assert sorted(job.id for job in gone) == sorted(wanted)
+
+    def job_of(self, pick: int) -> tuple[int, ModelJob | None]:
+        job_id = self.ids[-1 - pick % len(self.ids)]
+        return job_id, next((job for job in self.model.jobs if job.id == job_id), None)
+
+    @precondition(lambda self: self.ids)
+    @rule(pick=picks, keep_for=spans, unless_joined=st.booleans())
+    def cancel(self, pick: int, keep_for: int, unless_joined: bool) -> None:
+        job_id, job = self.job_of(pick)
+        done = self.side.queue.cancel(
+            job_id, keep_for=span(keep_for), now=at(self.now), unless_joined=unless_joined
+        )
+        assert done == (
+            job is not None
+            and self.model.cancel(job, keep_for=keep_for, now=self.now, unless_joined=unless_joined)
+        )
+
+    @precondition(lambda self: self.ids)
+    @rule(pick=picks)
+    def expire(self, pick: int) -> None:
+        job_id, job = self.job_of(pick)
+        self.side.queue.expire(job_id, now=at(self.now))
+        self.model.expire([job] if job else [], now=self.now)
+
+    @precondition(lambda self: self.ids)
+    @rule(pick=picks)
+    def give_back(self, pick: int) -> None:
+        job_id, job = self.job_of(pick)
+        building = job is not None and job.state is JobState.BUILDING
+        assert self.side.operations.give_back(job_id, now=at(self.now)) == building
+        if job is not None and building:
+            job.put_back()
+            job.not_before = self.now
+
+    @rule(worker=workers, times=st.integers(1, 2), lease_for=spans)
+    def claim(self, worker: str, times: int, lease_for: int) -> None:
+        """Both processes claim at once, under one name, so that the same happens whoever is first."""
+
+        def claim_one(side: Side) -> tuple[Job, Lease] | None:
+            return side.queue.claim(worker, lease_for=span(lease_for), now=at(self.now))
+
+        claimed = self.at_once([partial(claim_one, side) for side in self.sides[:times]])
+        got = {one[0].id: one for one in claimed if one is not None}
+        for _ in claimed:
+            following = self.model.claimable(now=self.now)
+            if following is None:
+                break
+            assert following.id in got, "another job was next"
+            job, lease = got.pop(following.id)
+            held = self.model.claim(following, lease.worker, lease_for=lease_for, now=self.now)
+            assert (lease.job_id, lease.worker, lease.token) == held
+            assert said(job) == expected(following)
+            assert job.request == next(r.request for r in REQUESTS if r.request_hash == job.request_hash)
+            self.leases.append(lease)
+        assert got == {}
+
+    @staticmethod
+    def at_once(calls: Sequence[Callable[[], Answer]]) -> list[Answer]:
+        if len(calls) == 1:
+            return [calls[0]()]
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return [future.result() for future in [pool.submit(call) for call in calls]]
+
+    def lease_of(self, pick: int) -> tuple[Lease, ModelJob | None]:
+        """A lease that holds, or (the last picks) any that was ever given, and the job that it holds."""
+        held = [lease for lease in self.leases if self.held(lease)]
+        leases = held if held and pick < 6 else self.leases
+        lease = leases[-1 - pick % len(leases)]
+        return lease, self.held(lease)
+
+    def held(self, lease: Lease) -> ModelJob | None:
+        return self.model.leased((lease.job_id, lease.worker, lease.token))
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=picks, lease_for=spans)
+    def renew(self, pick: int, lease_for: int) -> None:
+        lease, job = self.lease_of(pick)
+        side = self.side
+        assert taken(lambda: side.queue.renew(lease, lease_for=span(lease_for), now=at(self.now))) == bool(
+            job
+        )
+        if job:
+            job.lease_until = self.now + lease_for
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=picks, stage=st.sampled_from(Stage))
+    def advance(self, pick: int, stage: Stage) -> None:
+        lease, job = self.lease_of(pick)
+        assert taken(lambda: self.side.queue.advance(lease, stage)) == bool(job)
+        if job:
+            job.stage = stage
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=picks, pause=st.sampled_from([0, 15, 45]), retry=st.sampled_from(["", "Error: it is down"]))
+    def release(self, pick: int, pause: int, retry: str) -> None:
+        lease, job = self.lease_of(pick)
+        until = self.now + pause
+        queue = self.side.queue
+        assert taken(
+            lambda: queue.release(lease, not_before=at(until), now=at(self.now), retry=retry)
+        ) == bool(job)
+        if job:
+            if retry:
+                self.model.broke_off(job, retry)
+            job.put_back()
+            job.retries += bool(retry)
+            job.not_before = until
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=picks, size=st.integers(1, 9), keep_for=spans, longest=st.sampled_from([None, 30, 100]))
+    def complete(self, pick: int, size: int, keep_for: int, longest: int | None) -> None:
+        lease, job = self.lease_of(pick)
+        keeping = Keeping(span(keep_for), None if longest is None else span(longest))
+        self.finish_twice(lease, job, a_result(stored_bytes=size), keeping)
+        if job:
+            job.end(JobState.COMPLETED, now=self.now, keep_for=keep_for, at_most=longest)
+            job.stored_bytes = size
+            self.model.files.add(job.request_hash)
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=picks, reason=st.sampled_from(REASONS), keep_for=spans)
+    def fail(self, pick: int, reason: FailureReason, keep_for: int) -> None:
+        lease, job = self.lease_of(pick)
+        self.finish_twice(lease, job, a_failure(reason), Keeping(span(keep_for), span(keep_for)))
+        if job:
+            job.fail(reason, now=self.now, keep_for=keep_for)
+
+    def finish_twice(self, lease: Lease, job: ModelJob | None, outcome: Outcome, keeping: Keeping) -> None:
+        """Two writers with one lease at once; one of them is taken, if it still holds."""
+
+        def finish(side: Side) -> bool:
+            return taken(lambda: side.queue.finish(lease, outcome, keeping, now=at(self.now)))
+
+        both = self.at_once([partial(finish, side) for side in self.sides])
+        assert both.count(True) == bool(job)
+
+    @rule(seconds=st.sampled_from([5, 5, 10, LOOK]))
+    def wait(self, seconds: int) -> None:
+        """Time passes, and somebody looks in time."""
+        if self.now + seconds > self.looked_at + LOOK:
+            self.look(worker=None)
+        self.now += seconds
+
+    @precondition(lambda self: self.model.building())
+    @rule(pick=picks, stages=st.lists(st.sampled_from(Stage), min_size=1, max_size=3))
+    def lose_workers(self, pick: int, stages: Sequence[Stage]) -> None:
+        """A worker is never heard of again and its lease lapses; so does that of the one after it."""
+        for stage in stages:
+            self.advance(pick=pick, stage=stage)
+            _, job = self.lease_of(pick)
+            while job and job.live and self.now <= job.lease_until:
+                self.wait(seconds=LOOK)
+            self.look(worker=None)
+            self.claim(worker="one/1", times=1, lease_for=20)
+            pick = 0
+
+    @rule(worker=st.sampled_from([None, None, None, "one", "two"]), keep_for=spans)
+    def look(self, worker: str | None, keep_for: int = 60) -> None:
+        found = self.side.queue.recover(worker=worker, keep_failure_for=span(keep_for), now=at(self.now))
+        returned, gave_up = self.model.recover(worker, keep_for=keep_for, now=self.now)
+        assert found.returned == returned
+        assert sorted(job.id for job in found.gave_up) == sorted(gave_up)
+        self.looked_at = self.now
+
+    @rule(seconds=st.sampled_from([-100_000, -3600, -40, -5, 35, 3600, 100_000]))
+    def leap(self, seconds: int) -> None:
+        """The clock is set, or nobody was there for long; then somebody looks."""
+        self.now += seconds
+        self.look(worker=None)
+
+    @rule(paused=st.sampled_from([False, False, False, True]))
+    def pause_or_resume(self, paused: bool) -> None:
+        operations = self.side.operations
+        if paused:
+            operations.pause("operator", now=at(self.now))
+        else:
+            operations.resume()
+        self.model.paused = paused
+
+    @rule(which=requests)
+    def purge(self, which: int) -> None:
+        request_hash = REQUESTS[which].request_hash
+        ended = self.side.operations.purge(request_hash, now=at(self.now))
+        assert ended == self.model.purge(request_hash, now=self.now)
+
+    @rule(which=requests)
+    def requeue(self, which: int) -> None:
+        request_hash = REQUESTS[which].request_hash
+        anew = self.side.operations.requeue(request_hash, now=at(self.now))
+        wanted = self.model.requeue(request_hash, now=self.now)
+        assert (None if anew is None else (anew.asker, anew.priority)) == wanted
+        if anew is not None:
+            self.model.expire(self.model.of_hash(request_hash), now=self.now)
+            self.entered(anew, asked_by(which, anew.asker, anew.priority))
+
+    @rule(which=requests, unexpired=st.booleans(), fails=st.booleans())
+    def forget(self, which: int, unexpired: bool, fails: bool) -> None:
+        request_hash = REQUESTS[which].request_hash
+        going = self.model.forgettable(request_hash, now=self.now, unexpired=unexpired)
+        alone = len(going) == len(self.model.of_hash(request_hash))
+        removed: list[str] = []
+
+        def remove() -> None:
+            removed.append(request_hash)
+            if fails:
+                raise StillRead
+
+        forgets = self.side.ledger.forget
+        try:
+            assert forgets(request_hash, remove=remove, now=at(self.now), unexpired=unexpired) == alone
+        except StillRead:
+            going = []
+        assert removed == [request_hash] * alone
+        self.model.jobs = [job for job in self.model.jobs if job not in going]
+        if alone and not fails:
+            self.model.files.discard(request_hash)
+            if request_hash in self.model.scrubbed:
+                self.model.scrubbed[request_hash] = which in SECRET
+
+    @invariant()
+    def jobs_are_the_same(self) -> None:
+        jobs = self.side.operations.jobs(JobFilter(limit=1000))
+        assert [said(job) for job in reversed(jobs)] == [expected(job) for job in self.model.jobs]
+        live = [job.request_hash for job in jobs if job.state in LIVE]
+        assert len(live) == len(set(live))
+
+    @invariant()
+    def the_order_is_the_same(self) -> None:
+        queue, order = self.side.queue, self.model.order()
+        assert [queue.position(job.id) for job in order] == list(range(len(order)))
+        assert queue.pending() == len(order)
+        held = {(job.id, job.claims) for job in self.model.building()}
+        assert queue.live_leases() == held
+
+    @invariant()
+    def answers_are_the_same(self) -> None:
+        queue = self.side.queue
+        for request in REQUESTS:
+            found = queue.find(request.request_hash, now=at(self.now))
+            wanted = self.model.find(request.request_hash, now=self.now)
+            assert (found and said(found)) == (wanted and expected(wanted))
+            if found is not None:
+                assert found.request == request.request
+                assert type(found.outcome) is OUTCOMES.get(found.state, type(None))
+
+    @invariant()
+    def each_ended_build_has_its_outcome_and_no_other_job_has_one(self) -> None:
+        with self.side.database.reading() as connection:
+            rows = connection.execute("SELECT job_id, completed FROM build_results").fetchall()
+        kept = {job_id: JobState.COMPLETED if completed else JobState.FAILED for job_id, completed in rows}
+        assert kept == {job.id: job.state for job in self.model.jobs if job.state in OUTCOMES}
+
+    @invariant()
+    def images_and_rows_belong_together(self) -> None:
+        ledger, completed = self.side.ledger, self.model.completed()
+        assert sorted(ledger.completed()) == sorted(job.request_hash for job in completed)
+        assert set(ledger.completed()) <= self.model.files
+        known = {job.request_hash for job in self.model.jobs}
+        every = [request.request_hash for request in REQUESTS]
+        assert [name for name in every if name not in known] == list(ledger.unknown(every))
+        assert self.model.files <= known
+        ended = {job.request_hash for job in self.model.jobs if not job.live and job.expires_at <= self.now}
+        assert sorted(ledger.expired(now=at(self.now))) == sorted(ended)
+
+    @invariant()
+    def what_images_take_and_when_they_were_used_is_the_same(self) -> None:
+        ledger, completed = self.side.ledger, self.model.completed()
+        assert ledger.stored_bytes() == sum(job.stored_bytes for job in completed)
+        used = {job.request_hash: job.asked_at for job in completed}
+        least = ledger.least_used(used_before=at(self.now))
+        unused = [
+            (job.request_hash, job.stored_bytes) for job in completed if used[job.request_hash] < self.now
+        ]
+        assert sorted(least) == sorted(unused)
+        assert [used[name] for name, _ in least] == sorted(used[name] for name, _ in least)
+
+    def teardown(self) -> None:
+        try:
+            if sys.exception() is None:
+                self.drain()
+        finally:
+            for side in self.sides:
+                side.database.close()
+            shutil.rmtree(self.folder)
+
+    def drain(self) -> None:
+        """Everything that waits is claimed in its order, and the file is sound."""
+        self.side.operations.resume()
+        late = at(self.now + 1_000_000)
+        for job in self.model.order():
+            claimed = self.side.queue.claim("one/1", lease_for=span(1), now=late)
+            assert claimed is not None
+            assert claimed[0].id == job.id
+        assert self.side.queue.claim("one/1", lease_for=span(1), now=late) is None
+        with self.side.database.reading() as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.timeout(0 if COURSES else 600)
+def test_the_queue_does_what_its_model_does() -> None:
+    run_state_machine_as_test(QueueMachine, settings=PROFILE)
