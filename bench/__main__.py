@@ -4,10 +4,10 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
-from bench import builds, load, scenarios
+from bench import builds, load, mixed, scenarios, soak
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -18,7 +18,7 @@ def main() -> int:
     print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores")
     print(render_head())
     missed = 0
-    for figure in _running(options) if options.url else _own(options):
+    for figure in _figures(options):
         print(render_line(figure), flush=True)
         missed += figure.missed
     print(f"{missed} budgets missed" if missed else "every budget kept")
@@ -27,9 +27,18 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "scenario",
+        nargs="?",
+        choices=("figures", *_LONG),
+        default="figures",
+        help="what to measure (figures)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds per figure (5)")
     parser.add_argument("--requests", type=int, default=20_000, help="requests per round (20000)")
     parser.add_argument("--finished-jobs", type=int, default=100_000, help="rows of the full table (100000)")
+    parser.add_argument("--builds", type=int, help="builds of a soak (10000, in Podman 200)")
+    parser.add_argument("--seconds", type=float, default=mixed.SECONDS, help="length of a mixed load (60)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a budget is missed")
     parser.add_argument("--url", help="a running service on this host, instead of one of our own")
     parser.add_argument(
@@ -37,6 +46,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--pid", type=int, help="its process, to know what it spends")
     return parser.parse_args()
+
+
+def _figures(options: argparse.Namespace) -> Iterable[Figure]:
+    if options.url:
+        return _running(options)
+    return _LONG.get(options.scenario, _own)(options)
 
 
 def _own(options: argparse.Namespace) -> Iterator[Figure]:
@@ -57,6 +72,15 @@ def _running(options: argparse.Namespace) -> Iterator[Figure]:
     if options.pid:
         yield Figure(f"GET {options.path[:40]}, CPU", "µs", [cpu for cpu, _ in rounds])
     yield Figure(f"GET {options.path[:40]}, p99", "ms", [report.p99 * 1e3 for _, report in rounds])
+
+
+_LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
+    "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
+    "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
+    "mixed": lambda options: mixed.mixing(seconds=options.seconds),
+    "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),
+}
+"""Measurements that take minutes, asked for by name."""
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import functools
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -46,15 +46,22 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def run(port: int, requests: Iterator[bytes], *, connections: int) -> Report:
-    """Sends every request once, each connection its next one as soon as it has an answer."""
+Heard = Callable[[bytes, int, bytes], None]
+"""Told of each request, the status and the body that answered it."""
+
+
+def run(port: int, requests: Iterator[bytes], *, connections: int, heard: Heard | None = None) -> Report:
+    """Sends every request once, each connection its next one as soon as it has an answer.
+
+    `heard` is called before the connection asks for its next request, which may depend on it.
+    """
     report = Report()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ends = []
         for _ in range(connections):
-            connection = _Connection(requests, report, loop.create_future())
+            connection = _Connection(requests, report, loop.create_future(), heard=heard)
             await loop.create_connection(functools.partial(_itself, connection), "127.0.0.1", port)
             ends.append(connection.end)
         await asyncio.gather(*ends)
@@ -70,10 +77,14 @@ def _itself(connection: asyncio.Protocol) -> asyncio.Protocol:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, requests: Iterator[bytes], report: Report, end: asyncio.Future[None]) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], report: Report, end: asyncio.Future[None], *, heard: Heard | None
+    ) -> None:
         self._requests = requests
         self._report = report
         self.end = end
+        self._heard = heard
+        self._request = b""
         self._received = b""
         self._head = False
         self._sent_at = 0.0
@@ -88,6 +99,7 @@ class _Connection(asyncio.Protocol):
             self.end.set_result(None)
             self._transport.close()
             return
+        self._request = request
         self._head = request.startswith(b"HEAD")
         self._sent_at = time.perf_counter()
         self._transport.write(request)
@@ -107,6 +119,8 @@ class _Connection(asyncio.Protocol):
         report.statuses[status] += 1
         if status >= 500 and len(report.refused) < 5:
             report.refused.append(received[ends + 4 :])
+        if self._heard is not None:
+            self._heard(self._request, status, received[ends + 4 :])
         self._received = b""
         self._next()
 

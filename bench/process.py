@@ -40,18 +40,24 @@ def serving(
     environment: dict[str, str] | None = None,
     path: str = "/",
     folder: Path | None = None,
+    log: Path | None = None,
 ) -> Iterator[Server]:
-    """Runs `python -m <arguments>` until the block ends; ready when `path` has been answered."""
+    """Runs `python -m <arguments>` until the block ends; ready when `path` has been answered.
+
+    What it says goes to `log`, if there is one. A server that does not stop when asked is an error.
+    """
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        env=_clean_environment() | (environment or {}),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
-    )
+    with contextlib.ExitStack() as opened:
+        quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env=_clean_environment() | (environment or {}),
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=opened.enter_context(log.open("wb")) if log else quiet,
+        )
     try:
-        _wait_for_answer(process, port, path)
+        _wait_for_answer(process, port, path, log)
         wall = time.perf_counter() - began
         yield Server(process.pid, port, wall, cpu_seconds(process.pid))
     finally:
@@ -61,6 +67,7 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            raise SystemExit("The server did not stop when it was asked to.") from None
 
 
 def _clean_environment() -> dict[str, str]:
@@ -72,12 +79,13 @@ def _clean_environment() -> dict[str, str]:
     }
 
 
-def _wait_for_answer(process: subprocess.Popen[bytes], port: int, path: str) -> None:
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int, path: str, log: Path | None) -> None:
     deadline = time.perf_counter() + _START_SECONDS
     request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode()
     while time.perf_counter() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"The server ended with {process.returncode}; BENCH_VERBOSE=1 shows why.")
+            why = log.read_text(errors="replace")[-2000:] if log else "BENCH_VERBOSE=1 shows why."
+            raise SystemExit(f"The server ended with {process.returncode}. {why}")
         try:
             with socket.create_connection(("127.0.0.1", port), 1) as connection:
                 connection.sendall(request)

@@ -1,0 +1,109 @@
+"""A whole service that builds the sample distribution: with the fake runtime, or in a Podman of its own."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_builder.sample.server import DownloadServer
+from bench.process import Server, free_port, serving
+
+_TESTS = Path(__file__).parents[1] / "tests"
+"""Where the fake runtime and the private Podman are; the benchmarks borrow them."""
+VERSION, TARGET = "25.12.0", "pico/nine"
+PROFILES = ("acme_small", "acme_widget-5")
+WORKERS = 4
+
+
+@dataclass(frozen=True)
+class World:
+    """A running service and where its files are; `log` is what it printed."""
+
+    server: Server
+    database: Path
+    log: Path
+
+
+@contextlib.contextmanager
+def faked(folder: Path, *, pace: float = 0.0) -> Iterator[World]:
+    """Builds take a few milliseconds and at least `pace` seconds; nothing is started for them."""
+    with _sample(folder) as (world, upstream):
+        settings = {
+            "ASU_UPSTREAM_URL": upstream,
+            "ASU_CONTAINER_RUNTIME": "local",
+            "ASU_IMAGEBUILDER_PATH": world.template,
+            "ASU_ALLOW_UNSANDBOXED": "true",
+            "FAKE_PACE": f"{pace}s",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
+        }
+        with _service(folder, "fake_runtime", settings=settings) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def in_podman(folder: Path) -> Iterator[World]:
+    """Builds run in containers of a Podman service that is this benchmark's alone."""
+    with _sample(folder) as (world, upstream), _podman(world) as (socket, registry):
+        settings = {
+            "ASU_UPSTREAM_URL": upstream,
+            "ASU_CONTAINER_RUNTIME": "podman",
+            "ASU_CONTAINER_SOCKET_PATH": str(socket),
+            "ASU_IMAGEBUILDER_REGISTRY": registry,
+        }
+        with _service(folder, "asu_builder", "serve", settings=settings) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def _sample(folder: Path) -> Iterator[tuple[Distribution, str]]:
+    world = write_distribution(folder / "world", archives=False)
+    with DownloadServer(world.downloads) as upstream:
+        yield world, upstream.url
+
+
+@contextlib.contextmanager
+def _service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[World]:
+    port = free_port()
+    database, log = folder / "data" / "bench.db", folder / "service.log"
+    common = {
+        "ASU_SERVER_PORT": str(port),
+        "ASU_DATABASE_PATH": str(database),
+        "ASU_PUBLIC_PATH": str(folder / "public"),
+        "ASU_BUILD_NETWORK": "none",
+        "ASU_NEW_BUILDS_LIMIT": "",
+        "ASU_MAX_PENDING_JOBS": "2000",
+        "ASU_SHUTDOWN_GRACE": "2s",
+        "ASU_WORKER_CONCURRENT": str(WORKERS),
+        "ASU_WORKER_ID": "bench",
+        # No settings and no engine of whoever runs this.
+        "HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder),
+    }
+    environment = common | settings
+    with serving(module, port, environment=environment, path="/health", folder=folder, log=log) as server:
+        yield World(server, database, log)
+
+
+@contextlib.contextmanager
+def _podman(world: Distribution) -> Iterator[tuple[Path, str]]:
+    """Its socket, and the registry name under which the sample ImageBuilder is present."""
+    sys.path.append(str(_TESTS))
+    from podman_service import SAMPLE_REGISTRY, PodmanService, can_start_containers, image_of
+
+    service = PodmanService(Path(tempfile.mkdtemp(prefix="asu-", dir="/tmp")))
+    try:
+        service.start()
+        reference = image_of(service.socket, world, VERSION)
+        if not can_start_containers(service.socket, reference):
+            service.stop()
+            service.be_modest()
+            service.start()
+            if not can_start_containers(service.socket, reference):
+                raise SystemExit("Podman cannot start a container on this host.")
+        yield service.socket, SAMPLE_REGISTRY
+    finally:
+        service.remove()
