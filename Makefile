@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
 
-.PHONY: demo run test check format bench clean lock
+.PHONY: demo run test check format bench chaos clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -28,6 +28,10 @@ format: $(VENV)/dev
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench $(BENCH)
+
+# As root: it mounts a small disk. For example: make chaos CHAOS="--seed 7 --faults 300"
+chaos: $(VENV)/dev
+	@PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m chaos $(CHAOS)
 
 # Pins every dependency with its hashes; the files name no registry.
 lock: $(VENV)/dev

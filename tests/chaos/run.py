@@ -1,0 +1,104 @@
+"""One run: a world, its clients, the faults, the checks, the counts."""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+from chaos.checks import check_everything
+from chaos.clock import FaketimeMissing
+from chaos.faults import Injection
+from chaos.plan import LANES, SHORT, Fault, lanes, plan
+from chaos.report import render
+from chaos.traffic import Traffic
+from chaos.world import VERSIONS, NotRoot, World, open_world
+
+_DRAIN_SECONDS = 150.0
+_SHORT_DRAIN_SECONDS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run went: its counts as text, and everything that must not have happened."""
+
+    text: str
+    violations: Sequence[str]
+    injected: int
+
+
+def run(
+    *, seed: int, faults: int, minutes: float, without: Sequence[str] = (), complete: bool = True
+) -> Outcome:
+    """Injects `faults` faults chosen by `seed`, for at most `minutes`, then heals, drains and checks.
+
+    Lanes named in `without` are left in peace, to find out what a violation comes from.
+    With `complete`, a plan that could not be carried out in time is a violation too.
+    """
+    chosen = plan(seed, faults, without=without)
+    with open_world() as world:
+        return _run(world, chosen, seed=seed, minutes=minutes, complete=complete)
+
+
+def _run(world: World, faults: Sequence[Fault], *, seed: int, minutes: float, complete: bool) -> Outcome:
+    begun = monotonic()
+    traffic = Traffic(world.servers, world.ledger, seed=seed, versions=VERSIONS)
+    injection = Injection(world, lanes(faults))
+    traffic.start()
+    try:
+        world.ledger.wait_for_progress(seconds=30)
+        injection.run(seconds=60 * minutes)
+        under_fire = monotonic() - begun
+        traffic.drain(seconds=_DRAIN_SECONDS if len(faults) >= SHORT else _SHORT_DRAIN_SECONDS)
+        drained = monotonic() - begun
+    finally:
+        traffic.finish()
+    injected = sum(injection.injected.values())
+    if complete and injected < len(faults):
+        missed = ", ".join(f"{name} {count}" for name, count in injection.missed.items())
+        world.ledger.violation(
+            f"only {injected} of {len(faults)} faults were injected; missed: {missed or 'none'}"
+        )
+    check_everything(world, traffic)
+    text = render(world, injection, seconds=(under_fire, drained, monotonic() - begun))
+    if world.ledger.violations:
+        kept = Path(tempfile.gettempdir(), f"chaos-{seed}.log")
+        kept.write_text("\n".join([*sorted(injection.timeline), "", world.servers.printed()]))
+        text += f"\nWhen the faults came and what the server logged: {kept}"
+    return Outcome(text, tuple(world.ledger.violations), injected)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0 when nothing was violated, 1 when something was, 2 when it cannot run here."""
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="chooses the faults")
+    parser.add_argument("--faults", type=int, default=300, help="how many, 300 by default")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no fault begins later, 20 by default")
+    parser.add_argument("--without", nargs="*", default=[], choices=LANES, help="lanes to leave in peace")
+    chosen = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    _say(f"seed {chosen.seed}, {chosen.faults} faults, at most {chosen.minutes:g} minutes")
+    try:
+        outcome = run(seed=chosen.seed, faults=chosen.faults, minutes=chosen.minutes, without=chosen.without)
+    except (NotRoot, FaketimeMissing) as error:
+        _say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say("Interrupted; everything was taken away.")
+        return 130
+    _say(outcome.text)
+    return 1 if outcome.violations else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,130 @@
+"""What happens to the server's process, and to its clock."""
+
+import random
+import subprocess
+from collections.abc import Callable
+from threading import Event
+
+from chaos.order import compare_order, waiting_order
+from chaos.servers import Server
+from chaos.world import World
+
+_LEASE_SECONDS = 60
+
+
+def pause(seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
+    """The span of a fault is what is varied; it ends early when it has done what it is for."""
+    never = Event()
+    for _ in range(max(1, round(seconds / 0.05))):
+        if until():
+            return
+        never.wait(0.05)
+
+
+def server_kill(world: World, chance: random.Random) -> bool:
+    """As a crash or the kernel would; started again at once."""
+    before = waiting_order(world)
+    with world.servers.disturbed():
+        world.servers.current.kill()
+        bring_up(world, world.servers.current)
+    compare_order(world, before)
+    return True
+
+
+def server_stop(world: World, chance: random.Random) -> bool:
+    """As systemd does for a restart; it must end well and give its builds back."""
+    before = waiting_order(world)
+    with world.servers.disturbed():
+        stop(world, world.servers.current)
+        bring_up(world, world.servers.current)
+    compare_order(world, before)
+    return True
+
+
+def server_freeze(world: World, chance: random.Random) -> bool:
+    """The whole process stands still for some seconds."""
+    with world.servers.disturbed():
+        world.servers.current.freeze()
+        pause(chance.uniform(0.5, 4))
+        world.servers.current.thaw()
+    return True
+
+
+def server_freeze_beyond_lease(world: World, chance: random.Random) -> bool:
+    """It stands still for longer than a lease lasts, while another process takes what has lapsed."""
+    frozen, second = world.servers.current, world.servers.other
+    with world.servers.disturbed():
+        frozen.freeze()
+        world.servers.current = second
+        bring_up(world, second)
+        pause(_LEASE_SECONDS + 10)
+        frozen.thaw()
+        pause(chance.uniform(1, 4))
+        stop(world, frozen)
+    return True
+
+
+def second_process(world: World, chance: random.Random) -> bool:
+    """Another process beside the first for some seconds, as when a restart overlaps; it builds too."""
+    first, second = world.servers.current, world.servers.other
+    bring_up(world, second)
+    pause(chance.uniform(1, 3))
+    with world.servers.disturbed():
+        world.servers.current = first
+        stop(world, second)
+    return True
+
+
+def second_process_takes_over(world: World, chance: random.Random) -> bool:
+    """Another process starts beside the first, which then stops or is killed."""
+    first, second = world.servers.current, world.servers.other
+    bring_up(world, second)
+    with world.servers.disturbed():
+        world.servers.current = second
+        pause(chance.uniform(0.5, 3))
+        if chance.random() < 0.5:
+            first.kill()
+        else:
+            stop(world, first)
+    return True
+
+
+def clock_forward(world: World, chance: random.Random) -> bool:
+    """The server's wall clock leaps ahead."""
+    world.clock.set(world.clock.offset + chance.choice((2, 45, 400, 3 * 3600)))
+    pause(chance.uniform(0.5, 2))
+    return True
+
+
+def clock_back(world: World, chance: random.Random) -> bool:
+    """The server's wall clock leaps back; half the time to what is right."""
+    back = world.clock.offset - chance.choice((2, 45, 400, 3 * 3600))
+    world.clock.set(0.0 if world.clock.offset > 0 and chance.random() < 0.5 else back)
+    pause(chance.uniform(0.5, 2))
+    return True
+
+
+def bring_up(world: World, server: Server) -> None:
+    """Starts a process; one that does not come up is a violation and is tried again."""
+    for _ in range(3):
+        try:
+            server.start()
+        except AssertionError:
+            world.ledger.violation(f"the server did not start: {server.stderr()[-500:]}")
+            if server.is_running:
+                server.kill()
+        else:
+            return
+    raise RuntimeError("the server does not start any more")
+
+
+def stop(world: World, server: Server) -> None:
+    """SIGTERM; anything but a clean end within the grace time and some seconds is a violation."""
+    try:
+        status = server.stop(seconds=15)
+    except subprocess.TimeoutExpired:
+        world.ledger.violation("15 seconds after SIGTERM the server was still there")
+        server.kill()
+    else:
+        if status:
+            world.ledger.violation(f"after SIGTERM the server ended with status {status}")

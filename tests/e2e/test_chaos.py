@@ -1,0 +1,154 @@
+"""The short run of the chaos suite; `make chaos` is the long one."""
+
+import http.client
+import json
+import os
+import random
+import sys
+from contextlib import closing
+
+import pytest
+
+from chaos.clock import FaketimeMissing, find_library
+from chaos.ledger import Ledger
+from chaos.links import Link, Manner
+from chaos.plan import KINDS, LANES, plan
+from chaos.run import run
+from e2e.canned_server import canned
+from e2e.service import Answer
+from tools import require_tool, tool_missing
+
+FAULTS = 40
+FIRE_MINUTES = 1.0
+
+
+def _require_everything() -> None:
+    require_tool("podman")
+    require_tool("registry", "docker-registry", "openssl")
+    try:
+        find_library()
+    except FaketimeMissing as error:
+        tool_missing("faketime", str(error))
+    if os.geteuid():
+        tool_missing("root", "a small disk is mounted for it")
+
+
+@pytest.mark.timeout(300)
+def test_forty_faults_lose_no_request_and_leave_nothing_behind() -> None:
+    _require_everything()
+    seed = int(os.environ.get("CHAOS_SEED", random.randrange(1_000_000)))
+    outcome = run(seed=seed, faults=FAULTS, minutes=FIRE_MINUTES, complete=False)
+    sys.stdout.write(f"seed {seed}\n{outcome.text}\n")
+    assert outcome.violations == (), f"seed {seed}"
+    assert outcome.injected >= FAULTS * 3 // 4, f"seed {seed}: {outcome.injected} faults within the time"
+
+
+def test_a_plan_follows_from_its_seed() -> None:
+    names = [fault.kind.name for fault in plan(7, 60)]
+    assert names == [fault.kind.name for fault in plan(7, 60)]
+    assert names != [fault.kind.name for fault in plan(8, 60)]
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_a_plan_holds_every_kind_of_fault_that_fits_it(count: int) -> None:
+    found = {fault.kind.name for fault in plan(1, count)}
+    assert found == {kind.name for kind in KINDS if count >= 100 or not kind.only_long}
+    assert len(plan(1, count)) == count
+
+
+def test_a_lane_can_be_left_in_peace() -> None:
+    assert {fault.kind.lane for fault in plan(1, 60, without=["clock"])} == {*LANES} - {"clock"}
+
+
+def _answer(status: int, document: object, **headers: str) -> Answer:
+    named = {
+        "content-type": "application/json",
+        **{name.replace("_", "-"): text for name, text in headers.items()},
+    }
+    return Answer(status, named, json.dumps(document).encode())
+
+
+def _failed(reason: str) -> Answer:
+    return _answer(500, {"request_hash": "a" * 64, "reason": reason, "fault": "?", "detail": "?"})
+
+
+_WAITS = _answer(202, {"request_hash": "a" * 64})
+_DONE = _answer(200, {"request_hash": "a" * 64, "images": [{}], "manifest": {"vim": "1"}})
+
+
+@pytest.mark.parametrize(
+    ("later", "is_good", "found"),
+    [
+        ([_DONE, _DONE], True, ""),
+        ([_failed("gave_up")], True, ""),
+        ([_failed("world_unavailable")], True, ""),
+        ([_failed("impossible_selection")], False, ""),
+        ([_failed("impossible_selection")], True, "failed as impossible_selection"),
+        ([_failed("deadline")], True, "failed as deadline"),
+        ([_failed("internal")], True, "failed as internal"),
+        ([_DONE], False, "cannot be built is done"),
+        ([_answer(200, {"images": [], "manifest": {"vim": "1"}})], True, "without images"),
+        ([_answer(404, {})], True, "lost"),
+        ([_DONE, _WAITS], True, "final as done and is now answered with 202"),
+        ([_failed("gave_up"), _DONE], True, "final as gave_up and is now done"),
+    ],
+)
+def test_the_ledger_finds_what_must_not_be_answered(later: list[Answer], is_good: bool, found: str) -> None:
+    ledger = Ledger()
+    asked = ledger.accepted({}, _WAITS, is_good=is_good)
+    assert asked is not None
+    for answer in later:
+        ledger.seen(asked, answer)
+    assert len(ledger.violations) == bool(found)
+    assert found in "".join(ledger.violations)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_wrong"),
+    [
+        (_failed("deadline"), False),
+        (_answer(503, {"detail": "?"}, retry_after="5"), False),
+        (_answer(503, {"detail": "?"}), True),
+        (_answer(503, {"detail": "?"}, retry_after="5", content_type="text/plain"), True),
+        (_answer(500, {"detail": "Internal Server Error"}), True),
+        (_answer(502, {"reason": "?"}), True),
+    ],
+)
+def test_the_ledger_finds_server_errors_that_are_not_meant(answer: Answer, is_wrong: bool) -> None:
+    ledger = Ledger()
+    ledger.note("/api/v1/build", answer)
+    assert len(ledger.violations) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("manner", "expected"),
+    [
+        ("fine", b"x" * 1000),
+        ("slow", b"x" * 1000),
+        ("truncated", http.client.IncompleteRead),
+        ("dead", OSError),
+        ("hanging", TimeoutError),
+        ("broken", b"broken\n"),
+    ],
+)
+def test_a_link_has_the_manners_it_is_told(manner: Manner, expected: object) -> None:
+    with canned() as behind:
+        behind.text = b"x" * 1000
+        with Link(behind.server_address[1]) as link:
+            link.truncate_after = 500
+            link.become(manner)
+            if isinstance(expected, bytes):
+                assert _fetch(link.port) == expected
+            else:
+                assert isinstance(expected, type)
+                with pytest.raises(expected):
+                    _fetch(link.port)
+            link.become("fine")
+            assert _fetch(link.port) == b"x" * 1000, "healed"
+
+
+def _fetch(port: int) -> bytes:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+        connection.request("GET", "/")
+        with connection.getresponse() as answer:
+            return answer.read()
