@@ -180,3 +180,31 @@ def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
     assert found is not None
     assert isinstance(found.outcome, BuildResult)
     assert found.outcome.stored_bytes == 5
+
+
+@pytest.mark.parametrize(
+    "noticed_at", [3 * HOUR + SECOND, 10 * SECOND], ids=["still ahead", "set back again"]
+)
+def test_a_job_given_back_while_the_clock_was_hours_ahead_waits_for_minutes_at_most(
+    queue: JobQueue, noticed_at: timedelta
+) -> None:
+    queue.recover(keep_failure_for=DAY, now=NOON)
+    submit(queue)
+    job, lease = claim(queue)
+    wrong = NOON + 3 * HOUR
+    queue.release(lease, not_before=wrong + 20 * SECOND, now=wrong)
+    now = NOON + noticed_at
+    queue.recover(keep_failure_for=DAY, now=now)
+    again, _ = claim(queue, now=now + 2 * MINUTE)
+    assert again.id == job.id
+
+
+def test_a_lease_taken_while_the_clock_was_hours_ahead_lapses_within_minutes(queue: JobQueue) -> None:
+    queue.recover(keep_failure_for=DAY, now=NOON)
+    submit(queue)
+    claim(queue, now=NOON + 3 * HOUR)
+    returned, now = 0, NOON + SECOND
+    while now < NOON + 3 * MINUTE:
+        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        now += 10 * SECOND
+    assert returned == 1

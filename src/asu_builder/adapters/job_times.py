@@ -38,6 +38,9 @@ MAX_ATTEMPTS = 3
 UNSEEN = timedelta(seconds=30)
 """A gap between two looks at the queue above this is time that nobody saw; looks come every ten seconds."""
 
+FAR = timedelta(minutes=2)
+"""No lease and no pause reaches further into the future; one that seems to was written by a wrong clock."""
+
 BACK = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
 LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 
@@ -150,8 +153,18 @@ def discount_unseen_time(connection: sqlite3.Connection, at: int) -> None:
         return
     connection.execute("UPDATE queue_clock SET seen_at = ?", (at,))
     gap = at - int(row[0])
-    if 0 <= gap <= span_micros(UNSEEN):
-        return
+    if not 0 <= gap <= span_micros(UNSEEN):
+        _move(connection, gap, seen=int(row[0]))
+    # Whatever was written while the clock was wrong, between two looks: nobody waits for longer.
+    connection.execute(
+        "UPDATE build_jobs SET not_before = min(not_before, :far), lease_until = min(lease_until, :far),"
+        " asked_at = min(asked_at, :far) WHERE state IN ('pending', 'building')"
+        " AND (not_before > :far OR lease_until > :far OR asked_at > :far)",
+        {"far": at + span_micros(FAR)},
+    )
+
+
+def _move(connection: sqlite3.Connection, gap: int, *, seen: int) -> None:
     _log.info("%+.0f s passed unseen; leases and waiting times are moved by it", gap / 1_000_000)
     # What was written after the clock was set is right by it already: a lease that ended before the
     # last look would have lapsed in it. What could be claimed then can be claimed now.
@@ -160,7 +173,7 @@ def discount_unseen_time(connection: sqlite3.Connection, at: int) -> None:
         " lease_until = CASE WHEN lease_until >= :seen THEN lease_until + :gap ELSE lease_until END,"
         " not_before = CASE WHEN not_before > :seen THEN not_before + :gap ELSE 0 END"
         " WHERE state IN ('pending', 'building')",
-        {"gap": gap, "seen": int(row[0])},
+        {"gap": gap, "seen": seen},
     )
 
 

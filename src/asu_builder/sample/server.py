@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -65,6 +67,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, owner: DownloadServer, address: tuple[str, int]) -> None:
         super().__init__(address, _Answer)
         self.owner = owner
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is killed in the middle is none of this server's errors."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Answer(BaseHTTPRequestHandler):
