@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 RETRY_DELAYS = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 """How long a job waits after each failure of the world; afterwards the failure is final."""
-_STOP_SECONDS = 8.0
+_STOP_SECONDS = 6.0
 """How long a stop waits for builds to notice it; a healthy engine lets them within two."""
 _WATCH_SECONDS = 0.5
 """How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
