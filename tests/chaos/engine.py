@@ -5,8 +5,10 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
+from asu_builder.adapters.podman_client import a_client
 from asu_builder.sample.distribution import Distribution
 from factories import eventually
 from podman_service import SAMPLE_TARGET, PodmanService, can_start_containers, image_of
@@ -54,25 +56,19 @@ class Engine(PodmanService):
 
     def containers(self, installation: str) -> list[str]:
         """Names of all containers with our label, running or not."""
-        from podman import PodmanClient
-
-        with PodmanClient(base_url=f"unix://{self.socket}", timeout=20) as client:
+        with a_client(self.socket, timeout=timedelta(seconds=20)) as client:
             filters = {"label": [f"asu.installation={installation}"]}
             return [found.name for found in client.containers.list(all=True, filters=filters)]
 
     def remove_container(self, name: str) -> None:
         """`podman rm --force --time 0`, through the socket."""
-        from podman import PodmanClient
-
-        with PodmanClient(base_url=f"unix://{self.socket}", timeout=10) as client:
+        with a_client(self.socket, timeout=timedelta(seconds=10)) as client:
             query = {"force": True, "v": True, "timeout": 0}
             client.api.delete(f"/containers/{name}", params=query).raise_for_status()
 
     def forget_image(self, reference: str) -> bool:
         """Takes an image away, or its name where a container uses it; whether it is absent now."""
-        from podman import PodmanClient
-
-        with PodmanClient(base_url=f"unix://{self.socket}", timeout=10) as client:
+        with a_client(self.socket, timeout=timedelta(seconds=10)) as client:
             status = client.api.delete(f"/images/{reference}").status_code
             if status == 409:
                 status = client.api.post(f"/images/{reference}/untag").status_code
@@ -94,9 +90,7 @@ def start_engine(engine: Engine, world: Distribution, versions: tuple[str, ...])
 
 def push_images(engine: Engine, references: list[str], repository: str) -> None:
     """Puts images into a registry without TLS and forgets them here."""
-    from podman import PodmanClient
-
-    with PodmanClient(base_url=f"unix://{engine.socket}", timeout=60) as client:
+    with a_client(engine.socket, timeout=timedelta(seconds=60)) as client:
         for reference in references:
             tag = reference.rpartition(":")[2]
             image = client.images.get(reference)
