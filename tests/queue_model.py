@@ -211,9 +211,9 @@ class QueueModel:
         seen, self._seen = self._seen, now
         if seen is None or 0 <= now - seen <= UNSEEN:
             return
-        for job in [job for job in self.jobs if job.live]:
-            job.lease_until += now - seen
+        for job in [job for job in self.jobs if job.live or job.state is JobState.COMPLETED]:
             job.asked_at += now - seen
+            job.lease_until += now - seen
             if job.not_before is not None:
                 # What could be claimed when somebody last looked can be claimed now.
                 job.not_before = job.not_before + now - seen if job.not_before > seen else None

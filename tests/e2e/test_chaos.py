@@ -142,13 +142,13 @@ def test_a_link_has_the_manners_it_is_told(manner: Manner, expected: object) -> 
             else:
                 assert isinstance(expected, type)
                 with pytest.raises(expected):
-                    _fetch(link.port)
+                    _fetch(link.port, timeout=1)
             link.become("fine")
             assert _fetch(link.port) == b"x" * 1000, "healed"
 
 
-def _fetch(port: int) -> bytes:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+def _fetch(port: int, *, timeout: float = 10) -> bytes:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
         connection.request("GET", "/")
         with connection.getresponse() as answer:
             return answer.read()

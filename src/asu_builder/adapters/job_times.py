@@ -175,6 +175,8 @@ def _move(connection: sqlite3.Connection, gap: int, *, seen: int) -> None:
         " WHERE state IN ('pending', 'building')",
         {"gap": gap, "seen": seen},
     )
+    # What was used just before is still used just before, or a full disk would take it away.
+    connection.execute("UPDATE build_jobs SET asked_at = asked_at + ? WHERE state = 'completed'", (gap,))
 
 
 def recover(

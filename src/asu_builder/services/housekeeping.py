@@ -106,6 +106,7 @@ class Housekeeping:
 
     def collect(self, *, dry_run: bool = False) -> Collection:
         """Forgets expired jobs and, where room is short, the least used results; with their images."""
+        self.recover()  # sets right what a leap of the clock did to the time of the last use
         expired = list(self._ledger.expired(now=self._now() - GRACE))
         if not dry_run:
             expired = [name for name in expired if self._forget(name)]

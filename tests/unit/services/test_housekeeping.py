@@ -234,3 +234,11 @@ def test_jobs_that_expire_or_give_up_are_counted_as_failed(home: Home) -> None:
     found = home.queue.find(a_submission(packages=("idle",)).request_hash, now=home.clock())
     assert found is not None
     assert isinstance(found.outcome, BuildFailure)
+
+
+def test_a_leap_of_the_clock_makes_no_result_look_unused(home: Home) -> None:
+    name = home.completed(size=100)
+    home.housekeeping.look_after_queue()
+    home.clock.forward(3 * HOUR)
+    assert home.with_budget(1).collect().evicted == []
+    assert home.store.holds(name)
