@@ -59,6 +59,19 @@ def attempt(started_at: int, stage: str, ending: str, now: datetime) -> Attempt:
     return Attempt(datetime.fromtimestamp(started_at / 1_000_000, UTC), now, Stage(stage), ending)
 
 
+def with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now: datetime) -> str:
+    """The history of a leased job with what just broke off; "[]" when the lease is lost anyway."""
+    values: Mapping[str, object] = {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token}
+    row = connection.execute(
+        f"SELECT history, started_at, stage FROM build_jobs WHERE {LEASED}", values
+    ).fetchone()
+    if row is None:
+        return "[]"
+    history, started_at, stage = row
+    broken_off = attempt(started_at, stage, ending, now)
+    return encode_history((*to_history(history), broken_off))
+
+
 def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> None:
     """See `ports.JobQueue.note_interest`."""
     connection.executemany(

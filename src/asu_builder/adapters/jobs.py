@@ -6,7 +6,7 @@ modules that write `build_jobs`.
 """
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,14 +15,12 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import (
     SELECT_JOB,
     encode,
-    encode_history,
     new_job,
     span_micros,
-    to_history,
     to_job,
     to_micros,
 )
-from asu_builder.adapters.job_times import BACK, LEASED, hold_lease
+from asu_builder.adapters.job_times import BACK, hold_lease
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import (
     Job,
@@ -49,6 +47,10 @@ _AHEAD = """
      WHERE mine.id = ? AND other.state = 'pending'
        AND (other.sunk, -other.priority, other.turn, other.id)
          < (mine.sunk, -mine.priority, mine.turn, mine.id)
+"""
+_LAST = """
+    SELECT id FROM build_jobs WHERE state = 'pending'
+     ORDER BY sunk DESC, priority, turn DESC, id DESC LIMIT 1
 """
 _CLAIM = """
     UPDATE build_jobs
@@ -137,8 +139,9 @@ class SqlJobQueue:
             (submission.request_hash, encode(submission.request), at),
         )
         job_id = insert_job(connection, submission, at)
-        # Behind everybody, unless others take more turns or have no priority.
-        ahead = _count_ahead(connection, job_id) if pending else 0
+        # Mostly behind everybody, and then nobody need be counted again.
+        (last,) = connection.execute(_LAST).fetchone()
+        ahead = pending if last == job_id else _count_ahead(connection, job_id)
         return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
 
     def _join(self, connection: sqlite3.Connection, job: Job, submission: Submission) -> Entry:
@@ -260,7 +263,7 @@ class SqlJobQueue:
             history = ""
             if retry:
                 history = ", history = :history"
-                values["history"] = _with_attempt(connection, lease, retry, now)
+                values["history"] = job_times.with_attempt(connection, lease, retry, now)
             hold_lease(
                 connection,
                 f"{BACK}, not_before = :not_before, retries = retries + :retry{history}",
@@ -283,16 +286,3 @@ class SqlJobQueue:
     def _leased(self, statement: str, lease: Lease, **values: object) -> None:
         with self._database.writing() as connection:
             hold_lease(connection, statement, lease, values)
-
-
-def _with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now: datetime) -> str:
-    """The history of a leased job with what just broke off; "[]" when the lease is lost anyway."""
-    values: Mapping[str, object] = {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token}
-    row = connection.execute(
-        f"SELECT history, started_at, stage FROM build_jobs WHERE {LEASED}", values
-    ).fetchone()
-    if row is None:
-        return "[]"
-    history, started_at, stage = row
-    attempt = job_times.attempt(started_at, stage, ending, now)
-    return encode_history((*to_history(history), attempt))
