@@ -255,9 +255,10 @@ def test_a_build_that_hangs_is_given_back_and_does_not_hold_up_the_stop(
 
 
 def test_a_cancelled_build_is_stopped_within_two_seconds(shop: Shop) -> None:
-    stopped = threading.Event()
+    began, stopped = threading.Event(), threading.Event()
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
+        began.set()
         assert stop.wait(10)
         stopped.set()
         raise BuildInterrupted
@@ -265,7 +266,7 @@ def test_a_cancelled_build_is_stopped_within_two_seconds(shop: Shop) -> None:
     shop.script.do = wait
     job = shop.submit()
     shop.workers.start()
-    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    assert began.wait(10)
     assert shop.queue.cancel(job.id, keep_for=timedelta(hours=1), now=shop.clock())
     assert stopped.wait(2)
     assert shop.state(job) is JobState.CANCELLED
