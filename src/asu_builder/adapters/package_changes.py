@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.changes import (
     AppliedRule,
     Baseline,
@@ -77,7 +78,8 @@ class LocalPackageChanges:
         return self._file().current()
 
     def _file(self) -> "RulesFile":
-        from package_changes.watch import RulesFile
+        with LOADING:
+            from package_changes.watch import RulesFile
 
         with self._lock:
             if self._opened is None:
@@ -145,7 +147,8 @@ class RemotePackageChanges:
 
     def refresh(self) -> None:
         """Takes over the service's rules as the last good ones; without an answer the former stay."""
-        from package_changes.rules import RulesProblem, parse_rules
+        with LOADING:
+            from package_changes.rules import RulesProblem, parse_rules
 
         try:
             text = self._ask("GET", "/rules.yaml").decode("utf-8")
@@ -170,7 +173,8 @@ class RemotePackageChanges:
         self._problem = problem
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        import urllib3
+        with LOADING:
+            import urllib3
 
         with self._lock:
             if self._pool is None:
@@ -218,7 +222,8 @@ def told_to_clients(rules: "Rules") -> tuple[ClientChange, ...]:
 
 
 def _context(request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None) -> "Context":
-    from package_changes.rules import Context
+    with LOADING:
+        from package_changes.rules import Context
 
     return Context(
         request.version,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from asu_builder.adapters.guard import SILENCE
 from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import EngineUnavailable
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class Engine:
         leave as `EngineUnavailable`.
         """
         # Imported here because it takes longer than the rest of the start-up together.
-        from asu_builder.adapters.podman_client import a_client
+        with LOADING:
+            from asu_builder.adapters.podman_client import a_client
 
         with podman_errors(), a_client(self.socket(), timeout=timeout or self.timeouts.call) as client:
             yield client
@@ -125,8 +127,9 @@ def podman_errors() -> Iterator[None]:
     They come in two families without a common base (style notes, §1.9): `APIError`, which is one
     of requests' errors and so an `OSError`, and `PodmanError`. urllib3's appear while a body is read.
     """
-    from podman.errors import PodmanError
-    from urllib3.exceptions import HTTPError
+    with LOADING:
+        from podman.errors import PodmanError
+        from urllib3.exceptions import HTTPError
 
     try:
         yield

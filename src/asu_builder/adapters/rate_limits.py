@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import TooManyRequests
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class RateLimit:
         return None
 
     def _load(self) -> "MovingWindowRateLimiter":
-        from limits import parse_many  # see rate_windows
-        from limits.strategies import MovingWindowRateLimiter
+        with LOADING:
+            from limits import parse_many  # see rate_windows
+            from limits.strategies import MovingWindowRateLimiter
 
-        from asu_builder.adapters.rate_windows import MovingWindows
+            from asu_builder.adapters.rate_windows import MovingWindows
 
         # Equal rates share a window, in which each would be counted.
         self._rates = tuple(dict.fromkeys(parse_many(self._text)))

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class UpstreamServer:
         return response
 
     def _request(self, path: str, etag: str) -> Response:
-        import urllib3
+        with LOADING:
+            import urllib3
 
         headers = {"If-None-Match": etag} if etag else {}
         try:
@@ -80,7 +82,8 @@ class UpstreamServer:
         return Response(answer.status, answer.headers.get("ETag", ""), body)
 
     def _connected(self) -> "urllib3.PoolManager":
-        import urllib3  # costs 50 ms, and the first answer needs none of it
+        with LOADING:
+            import urllib3  # costs 50 ms, and the first answer needs none of it
 
         with self._lock:
             if self._pool is None:

@@ -1,0 +1,22 @@
+"""Libraries that are loaded late, by many threads at once, are loaded whole.
+
+The deadlock itself comes about once in hundreds of starts, so what is held here is the rule against it.
+"""
+
+from pathlib import Path
+
+import pytest
+
+_ADAPTERS = Path(__file__).resolve().parents[3] / "src" / "asu_builder" / "adapters"
+_LATE = ("podman", "urllib3", "limits", "package_changes")
+
+
+@pytest.mark.parametrize("path", sorted(_ADAPTERS.glob("*.py")), ids=lambda path: path.name)
+def test_a_library_that_threads_share_is_loaded_late_only_under_the_one_lock(path: Path) -> None:
+    above = ""
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if line.startswith("    ") and words[:1] in (["from"], ["import"]) and words[1].startswith(_LATE):
+            assert above in ("with LOADING:", "if TYPE_CHECKING:"), line.strip()
+        elif words:
+            above = line.strip()
