@@ -15,6 +15,7 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
@@ -106,13 +107,20 @@ class Scene:
         """The operator's hand over a queue of its own."""
         self.database = Database(self.root / "a.db")
         self.queue = SqlJobQueue(self.database)
+        operations = SqlOperations(self.database)
         return Operator(
-            SqlOperations(self.database),
+            operations,
             self.queue,
             ledger=SqlRetention(self.database),
             store=self.store(),
             statistics=self.statistics,
-            cancelled_ttl=timedelta(hours=1),
+            cancellation=Cancellation(
+                self.queue,
+                operations,
+                statistics=self.statistics,
+                kept_for=timedelta(hours=1),
+                now=lambda: NOON,
+            ),
             now=lambda: NOON,
             wake=lambda: None,
         )

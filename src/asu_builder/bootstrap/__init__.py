@@ -16,6 +16,7 @@ from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.builds import Builds
+from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.forecast import Forecast
@@ -81,6 +82,7 @@ def assemble(
         statistics=world.statistics,
         interest=interest,
         forecast=_forecast(settings, world, health, now),
+        cancellation=_cancellation(settings, world, now),
         policy=policy(settings),
         limit=world.limit.admit,
         now=now,
@@ -145,9 +147,19 @@ def make_operator(
         ledger=world.ledger,
         store=world.store,
         statistics=world.statistics,
-        cancelled_ttl=settings.failure_ttl,
+        cancellation=_cancellation(settings, world, now),
         now=now,
         wake=wake,
+    )
+
+
+def _cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
+    return Cancellation(
+        world.queue,
+        world.operations,
+        statistics=world.statistics,
+        kept_for=settings.failure_ttl,
+        now=now,
     )
 
 
@@ -191,12 +203,11 @@ def _checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
         "store": world.store.check,
         "upstream": world.upstream.check,
         "rules": world.package_changes.check,
-        "workers": lambda: workers_verdict(world),
+        "workers": lambda: _workers_verdict(world),
     }
 
 
-def workers_verdict(world: World) -> Verdict:
-    """Whether the workers take jobs, in a word and a sentence."""
+def _workers_verdict(world: World) -> Verdict:
     pause = world.operations.paused()
     if pause is None:
         return Verdict("ok", "Workers take jobs.")

@@ -44,7 +44,6 @@ def policy(settings: Settings) -> Policy:
         max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
         repository_allow_list=settings.repository_allow_list,
         max_pending_jobs=settings.max_pending_jobs,
-        cancelled_ttl=settings.failure_ttl,
     )
 
 

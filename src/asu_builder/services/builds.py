@@ -20,6 +20,7 @@ from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Entry, JobQueue, PackageChanges, Statistics, Store, Submission
+from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog, Resolved
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.interest import Interest
@@ -31,14 +32,13 @@ _RETRY_AFTER_NO_ROOM = 300
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What this server allows. `cancelled_ttl` is how long a cancelled job is shown."""
+    """What this server allows."""
 
     allow_defaults: bool
     max_defaults_length: int
     max_custom_rootfs_size_mb: int
     repository_allow_list: tuple[str, ...]
     max_pending_jobs: int
-    cancelled_ttl: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Builds:
         statistics: Statistics,
         interest: Interest,
         forecast: Forecast,
+        cancellation: Cancellation,
         policy: Policy,
         limit: Callable[[str], TooManyRequests | None],
         now: Callable[[], datetime],
@@ -87,6 +88,7 @@ class Builds:
         self._statistics = statistics
         self.note_interest = interest.note
         self._forecast = forecast
+        self._cancellation = cancellation
         self._policy = policy
         self._limit = limit
         self._now = now
@@ -189,20 +191,19 @@ class Builds:
                 "A build is cancelled with an operator's token, or with the `cancel_token` that the request "
                 "which started it was answered with. Send that in the header X-Cancel-Token."
             )
-        if job.state is not JobState.CANCELLED and not self._cancel(job, even_if_joined=operates):
+        if job.state is JobState.CANCELLED:
+            return self.look(name)
+        cancelled = (
+            self._cancellation.by_operator(job, who=asker.name)
+            if operates
+            else self._cancellation.by_asker(job)
+        )
+        if not cancelled:
             job = self._queue.find(name, now=self._now()) or job
             if job.state in FINAL_STATES:
                 raise Conflict(f"The build has ended before: it is {job.state}.")
             raise Conflict("Others have asked for the same build and wait for it, so it goes on.")
         return self.look(name)
-
-    def _cancel(self, job: Job, *, even_if_joined: bool) -> bool:
-        cancelled = self._queue.cancel(
-            job.id, keep_for=self._policy.cancelled_ttl, now=self._now(), unless_joined=not even_if_joined
-        )
-        if cancelled:
-            self._statistics.record("cancelled", job.request, client=job.client)
-        return cancelled
 
     def pending(self) -> int:
         """How many jobs wait."""

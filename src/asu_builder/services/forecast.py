@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.ports import JobQueue
 
 _MEASURED_EVERY = 10.0
@@ -40,7 +40,7 @@ class Forecast:
         A waiting job starts when as many slots have become free as there are jobs ahead, and each
         worker frees one per build; then it takes as long as builds do.
         """
-        if job.state not in (JobState.PENDING, JobState.BUILDING) or not (self._workers and self._working()):
+        if job.state in FINAL_STATES or not (self._workers and self._working()):
             return None
         typical = self._typical_duration()
         if typical is None:

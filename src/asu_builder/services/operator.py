@@ -1,11 +1,11 @@
 """The operator's hand: see every job, cancel, requeue, purge, pause; each act is written down."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
-from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.ports import (
     Act,
     JobFilter,
@@ -16,6 +16,7 @@ from asu_builder.ports import (
     Statistics,
     Store,
 )
+from asu_builder.services.cancellation import Cancellation
 
 
 class Operator:
@@ -29,7 +30,7 @@ class Operator:
         ledger: RetentionLedger,
         store: Store,
         statistics: Statistics,
-        cancelled_ttl: timedelta,
+        cancellation: Cancellation,
         now: Callable[[], datetime],
         wake: Callable[[], None],
     ) -> None:
@@ -38,7 +39,7 @@ class Operator:
         self._ledger = ledger
         self._store = store
         self._statistics = statistics
-        self._cancelled_ttl = cancelled_ttl
+        self._cancellation = cancellation
         self._now = now
         self._wake = wake
 
@@ -57,10 +58,8 @@ class Operator:
     def cancel(self, request_hash: str, *, who: str) -> None:
         """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
         job = self._live(request_hash)
-        if not self._queue.cancel(job.id, keep_for=self._cancelled_ttl, now=self._now()):
+        if not self._cancellation.by_operator(job, who=who):
             raise Conflict("The build has just ended.")
-        self._statistics.record("cancelled", job.request, client=job.client)
-        self.note(who, "cancel", request_hash)
 
     def requeue(self, request_hash: str, *, who: str) -> None:
         """Builds once more what has ended, or gives a running build back to the queue.
@@ -82,7 +81,7 @@ class Operator:
                     "whoever wants it must ask again."
                 )
             self._statistics.record("request", anew.request, client=anew.client)
-        self.note(who, "requeue", request_hash)
+        self._note(who, "requeue", request_hash)
         self._wake()
 
     def purge(self, request_hash: str, *, who: str) -> None:
@@ -102,31 +101,30 @@ class Operator:
                 "Somebody is downloading from it. It answers no more; its images go with the next tidying."
             ) from error
         finally:
-            self.note(who, "purge", request_hash)
+            self._note(who, "purge", request_hash)
 
     def pause(self, *, who: str) -> None:
         """No worker of any process claims a job from now on; what is being built goes on."""
         self._operations.pause(who, now=self._now())
-        self.note(who, "pause")
+        self._note(who, "pause")
 
     def resume(self, *, who: str) -> None:
         """Workers claim again."""
         self._operations.resume()
-        self.note(who, "resume")
+        self._note(who, "resume")
         self._wake()
 
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""
         return self._operations.paused()
 
-    def note(self, who: str, act: str, subject: str = "") -> None:
-        """Writes an act down."""
+    def _note(self, who: str, act: str, subject: str = "") -> None:
         self._operations.record(Act(self._now(), who, act, subject))
 
     def _live(self, request_hash: str) -> Job:
         job = self._queue.find(request_hash, now=self._now())
         if job is None:
             raise BuildNotFound("There is no job under this hash.")
-        if job.state not in (JobState.PENDING, JobState.BUILDING):
+        if job.state in FINAL_STATES:
             raise Conflict(f"The build has ended before: it is {job.state}.")
         return job

@@ -8,6 +8,7 @@ import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Asker, Right, Token
@@ -25,6 +26,7 @@ from asu_builder.domain.job import JobState, Keeping
 from asu_builder.domain.release import Release
 from asu_builder.ports import Patience, TargetProfiles, Verdict, VersionList
 from asu_builder.services.builds import Ask, Builds, Policy
+from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog, resolve_profile
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.interest import Interest
@@ -42,7 +44,6 @@ POLICY = Policy(
         "https://example.org/{version}/{branch}/{target}-{subtarget}/{arch}",
     ),
     max_pending_jobs=2,
-    cancelled_ttl=timedelta(hours=1),
 )
 
 
@@ -95,6 +96,7 @@ class House:
         self.seconds = 0.0
         self.refused: set[str] = set()
         self.limited: list[str] = []
+        self.operations = SqlOperations(self.database)
         self.interest = Interest(self.queue, now=self.clock)
         self.builds = Builds(
             self.queue,
@@ -109,6 +111,13 @@ class House:
                 working=lambda: self.working,
                 now=self.clock,
                 clock=lambda: self.seconds,
+            ),
+            cancellation=Cancellation(
+                self.queue,
+                self.operations,
+                statistics=self.statistics,
+                kept_for=timedelta(hours=1),
+                now=self.clock,
             ),
             limit=self._limit,
             policy=replace(POLICY, **policy),
@@ -323,7 +332,10 @@ def test_a_build_for_which_others_wait_is_cancelled_by_an_operator_alone(house: 
     name = view.job.request_hash
     with pytest.raises(Conflict, match="Others have asked"):
         house.builds.cancel(name, asker=FIRST, cancel_token=view.cancel_token)
+    assert house.operations.acts(9) == []
     assert house.builds.cancel(name, asker=OPERATOR, cancel_token="").job.state is JobState.CANCELLED
+    (act,) = house.operations.acts(9)
+    assert (act.who, act.act, act.subject) == ("alice", "cancel", name)
 
 
 def test_what_has_ended_is_not_cancelled(house: House) -> None:
