@@ -1,5 +1,6 @@
 """Jobs, requests and outcomes as rows and back."""
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,10 @@ SELECT_WITHOUT_OUTCOME = f"""
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
 """
+
+
+FINAL = "state IN ('completed', 'failed', 'cancelled')"
+"""The states of `FINAL_STATES`, as the indexes name them."""
 
 
 def to_micros(at: datetime) -> int:
@@ -96,6 +101,11 @@ def to_job(row: Sequence[Any]) -> Job:
         reason=FailureReason(row[15]) if row[15] else None,
         outcome=_to_outcome(row[16], row[17]),
     )
+
+
+def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
+    """The job of this id, which must be there, with its outcome."""
+    return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())
 
 
 def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:

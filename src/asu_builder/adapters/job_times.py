@@ -10,12 +10,11 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 from asu_builder.adapters.job_rows import (
-    SELECT_JOB,
     encode,
     encode_history,
+    read_job,
     span_micros,
     to_history,
-    to_job,
     to_micros,
 )
 from asu_builder.domain.errors import FailureReason, LeaseLost
@@ -119,7 +118,7 @@ def _fail(
         (failure.reason, at, at + span_micros(keep_for), job_id),
     )
     _keep_outcome(connection, job_id, failure)
-    return _read(connection, job_id)
+    return read_job(connection, job_id)
 
 
 def _keep_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome) -> None:
@@ -127,10 +126,6 @@ def _keep_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome)
         "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)",
         (job_id, isinstance(outcome, BuildResult), encode(outcome)),
     )
-
-
-def _read(connection: sqlite3.Connection, job_id: int) -> Job:
-    return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())
 
 
 def finish(
@@ -213,7 +208,7 @@ def recover(
         )
         if counted >= MAX_ATTEMPTS:
             finish(connection, lease, _gave_up(counted, tried), Keeping(keep_for, keep_for), now=now)
-            gave_up.append(_read(connection, job_id))
+            gave_up.append(read_job(connection, job_id))
         else:
             hold_lease(connection, BACK, lease, {})
     return Recovery(len(lapsed) - len(gave_up), gave_up)

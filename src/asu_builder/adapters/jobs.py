@@ -13,9 +13,11 @@ from datetime import datetime, timedelta
 from asu_builder.adapters import job_times
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import (
+    FINAL,
     SELECT_JOB,
     encode,
     new_job,
+    read_job,
     span_micros,
     to_job,
     to_micros,
@@ -23,6 +25,7 @@ from asu_builder.adapters.job_rows import (
 from asu_builder.adapters.job_times import BACK, hold_lease
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import (
+    FINAL_STATES,
     Job,
     JobState,
     Keeping,
@@ -145,8 +148,7 @@ class SqlJobQueue:
         return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
 
     def _join(self, connection: sqlite3.Connection, job: Job, submission: Submission) -> Entry:
-        live = job.state in (JobState.PENDING, JobState.BUILDING)
-        if live and not job.joined and submission.asker != job.asker:
+        if job.state not in FINAL_STATES and not job.joined and submission.asker != job.asker:
             connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
             job = replace(job, joined=True)
         ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
@@ -221,8 +223,7 @@ class SqlJobQueue:
         """See `ports.JobQueue.expire`."""
         with self._database.writing() as connection:
             connection.execute(
-                "UPDATE build_jobs SET expires_at = min(expires_at, ?)"
-                " WHERE id = ? AND state IN ('completed', 'failed', 'cancelled')",
+                f"UPDATE build_jobs SET expires_at = min(expires_at, ?) WHERE id = ? AND {FINAL}",
                 (to_micros(now), job_id),
             )
 
@@ -240,8 +241,7 @@ class SqlJobQueue:
                 " ON CONFLICT (priority) DO UPDATE SET turn = max(queue_turns.turn, excluded.turn)",
                 (priority, turn),
             )
-            claimed = connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone()
-        return to_job(claimed), Lease(job_id, worker, token)
+            return read_job(connection, job_id), Lease(job_id, worker, token)
 
     def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
         """See `ports.JobQueue.renew`."""

@@ -1,13 +1,15 @@
 """What operators see and do, in SQL, and the record of it."""
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import (
-    SELECT_JOB,
+    FINAL,
     SELECT_WITHOUT_OUTCOME,
+    read_job,
     to_job,
     to_micros,
     to_moment,
@@ -50,12 +52,7 @@ class SqlOperations:
     def purge(self, request_hash: str, *, now: datetime) -> int:
         """See `ports.Operations.purge`."""
         with self._database.writing(durable=True) as connection:
-            cursor = connection.execute(
-                "UPDATE build_jobs SET expires_at = ? WHERE request_hash = ?"
-                " AND state IN ('completed', 'failed', 'cancelled') AND expires_at > ?",
-                (to_micros(now), request_hash, to_micros(now)),
-            )
-        return cursor.rowcount
+            return _end_answers(connection, request_hash, to_micros(now))
 
     def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
         """See `ports.Operations.requeue`."""
@@ -73,13 +70,8 @@ class SqlOperations:
                 return None
             text, client, asker, priority, _ = row
             submission = Submission(to_request(text), request_hash, client, asker, Priority(priority))
-            connection.execute(
-                "UPDATE build_jobs SET expires_at = min(expires_at, ?) WHERE request_hash = ?"
-                " AND state IN ('completed', 'failed', 'cancelled')",
-                (at, request_hash),
-            )
-            job_id = insert_job(connection, submission, at)
-            return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())
+            _end_answers(connection, request_hash, at)
+            return read_job(connection, insert_job(connection, submission, at))
 
     def give_back(self, job_id: int, *, now: datetime) -> bool:
         """See `ports.Operations.give_back`."""
@@ -126,3 +118,12 @@ class SqlOperations:
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
         return [Act(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
+
+
+def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:
+    """Lets no final job of this hash answer any more; how many did."""
+    cursor = connection.execute(
+        f"UPDATE build_jobs SET expires_at = :at WHERE request_hash = :hash AND {FINAL} AND expires_at > :at",
+        {"at": at, "hash": request_hash},
+    )
+    return cursor.rowcount

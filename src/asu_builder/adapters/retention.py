@@ -1,15 +1,14 @@
 """What is kept of finished jobs in SQL, and how it goes: files and rows together."""
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import to_micros
+from asu_builder.adapters.job_rows import FINAL, to_micros
+from asu_builder.domain.access import digest_of
 
-_FINAL = "state IN ('completed', 'failed', 'cancelled')"
 # Of a hash's completed jobs the newest: the images are its own.
 _PUBLISHED = (
     "job.state = 'completed' AND NOT EXISTS (SELECT 1 FROM build_jobs AS newer"
@@ -30,7 +29,7 @@ class SqlRetention:
         """See `ports.RetentionLedger.expired`."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT DISTINCT request_hash FROM build_jobs WHERE {_FINAL} AND expires_at <= ? LIMIT ?",
+                f"SELECT DISTINCT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
                 (to_micros(now), _AT_ONCE),
             ).fetchall()
         return [row[0] for row in rows]
@@ -41,7 +40,7 @@ class SqlRetention:
         """See `ports.RetentionLedger.forget`."""
         with self._database.writing() as connection:
             connection.execute(
-                f"DELETE FROM build_jobs WHERE request_hash = ? AND {_FINAL} AND (expires_at <= ? OR ?)",
+                f"DELETE FROM build_jobs WHERE request_hash = ? AND {FINAL} AND (expires_at <= ? OR ?)",
                 (request_hash, to_micros(now), unexpired),
             )
             (left,) = connection.execute(
@@ -113,4 +112,4 @@ def _scrub(connection: sqlite3.Connection, request_hash: str) -> None:
 
 
 def _digest(text: str) -> str:
-    return _DIGEST + hashlib.sha256(text.encode()).hexdigest()
+    return _DIGEST + digest_of(text)

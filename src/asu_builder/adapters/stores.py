@@ -20,9 +20,9 @@ from asu_builder.adapters.locks import (
     opened,
 )
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable
+from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Verdict
 
-_HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 _SCRATCH_PREFIX = ".scratch-"
 _MARK = ".installation"
@@ -83,7 +83,7 @@ class LocalStore:
 
     def locate(self, request_hash: str, name: str) -> Path | None:
         """See `ports.Store.locate`."""
-        if not (_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
+        if not (REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
             return None
         path = self._root / request_hash / name
         try:
@@ -95,13 +95,13 @@ class LocalStore:
     def holds(self, request_hash: str) -> bool:
         """See `ports.Store.holds`."""
         with _disk_errors("The store cannot be read"):
-            return _HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
+            return REQUEST_HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
 
     @contextlib.contextmanager
     def hold(self, request_hash: str) -> Iterator[None]:
         """See `ports.Store.hold`. Nothing is held when nothing is published."""
         with contextlib.ExitStack() as held:
-            if _HASH.fullmatch(request_hash):
+            if REQUEST_HASH.fullmatch(request_hash):
                 with _disk_errors("The store cannot be read"):
                     held.enter_context(locked_with_others(self._root / request_hash))
             yield
@@ -112,7 +112,7 @@ class LocalStore:
         Renamed first, so that no half directory is ever served; the rename makes it a scratch
         directory, locked already, without a byte of new disk, which there may not be.
         """
-        if not _HASH.fullmatch(request_hash):
+        if not REQUEST_HASH.fullmatch(request_hash):
             return
         path, away = self._root / request_hash, self._new_scratch()
         with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
@@ -131,7 +131,7 @@ class LocalStore:
         """See `ports.Store.published`. Read while it is asked for."""
         with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
             for entry in entries:
-                if _HASH.fullmatch(entry.name) and self._is_ours(Path(entry.path)):
+                if REQUEST_HASH.fullmatch(entry.name) and self._is_ours(Path(entry.path)):
                     yield entry.name
 
     def room(self) -> int:

@@ -27,6 +27,9 @@ _PACKAGES = re.compile(rf"(?:{_PACKAGE_NAME}\n)*")
 _PACKAGE_VERSIONS = re.compile(r"(?:[A-Za-z0-9._+~:=-]{0,128}\n)*")
 _KEY = re.compile(r"[\x20-\x7e\r\n\t]{1,8192}")
 
+REQUEST_HASH = re.compile(r"[0-9a-f]{64}")
+"""What names a request: all digits of a SHA-256, in lower case."""
+
 MAX_PACKAGES = 3000
 MAX_PACKAGES_LENGTH = 100_000
 """Characters of all names together: one argument of a process may hold 128 KiB."""

@@ -119,7 +119,10 @@ class Housekeeping:
         Also forgets old statistics. It looks at every published directory, so once an hour is enough.
         """
         published = set(self._store.published())
-        lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
+        # Looked at once more, because one may have been published after the list was made.
+        lost = [
+            name for name in self._ledger.completed() if name not in published and not self._store.holds(name)
+        ]
         if not dry_run:
             lost = [name for name in lost if self._forget(name, unexpired=True)]
             if lost:
@@ -149,11 +152,9 @@ class Housekeeping:
         return evicted, freed
 
     def _forget(self, name: str, *, unexpired: bool = False) -> bool:
-        now = self._now() if unexpired else self._now() - GRACE
+        remove = partial(self._store.remove, name)
         try:
-            return self._ledger.forget(
-                name, remove=partial(self._store.remove, name), now=now, unexpired=unexpired
-            )
+            return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):
             # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
             return False

@@ -6,7 +6,6 @@ again (files may be gone, the result may have expired).
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,7 @@ import msgspec
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.services.builds import Ask, Builds, BuildView
 from asu_builder.web.incoming import client_from_user_agent, parse_request
 from asu_builder.web.memory import Memory
@@ -32,8 +31,6 @@ _LARGEST = 1 << 20
 _SUBMITTED_TOGETHER = 32
 _OVERHEAD = 1024
 """About what an entry takes beside its text."""
-
-_REQUEST_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -218,7 +215,7 @@ class BuildAnswers:
 
 def is_request_hash(text: str) -> bool:
     """Whether this could name a request."""
-    return _REQUEST_HASH.fullmatch(text) is not None
+    return REQUEST_HASH.fullmatch(text) is not None
 
 
 def _require_hash(request_hash: str) -> None:

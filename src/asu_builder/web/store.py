@@ -18,12 +18,12 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Store
 from asu_builder.web.errors import respond
 from asu_builder.web.threads import Threads
 from asu_builder.web.wire import render_problem
 
-_REQUEST_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}", re.ASCII)
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
 
@@ -72,7 +72,7 @@ class Downloads:
         return answer
 
     def _take(self, held: ExitStack, request_hash: str, name: str) -> tuple[Path, os.stat_result]:
-        if _REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
+        if REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
             held.enter_context(self._store.hold(request_hash))
             path = self._store.locate(request_hash, name)
             try:
