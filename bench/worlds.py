@@ -92,18 +92,11 @@ def _service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[W
 def _podman(world: Distribution) -> Iterator[tuple[Path, str]]:
     """Its socket, and the registry name under which the sample ImageBuilder is present."""
     sys.path.append(str(_TESTS))
-    from podman_service import SAMPLE_REGISTRY, PodmanService, can_start_containers, image_of
+    from podman_service import SAMPLE_REGISTRY, PodmanService, start_with_images
 
     service = PodmanService(Path(tempfile.mkdtemp(prefix="asu-", dir="/tmp")))
     try:
-        service.start()
-        reference = image_of(service.socket, world, VERSION)
-        if not can_start_containers(service.socket, reference):
-            service.stop()
-            service.be_modest()
-            service.start()
-            if not can_start_containers(service.socket, reference):
-                raise SystemExit("Podman cannot start a container on this host.")
+        start_with_images(service, world, VERSION)
         yield service.socket, SAMPLE_REGISTRY
     finally:
         service.remove()

@@ -138,6 +138,22 @@ def can_start_containers(socket: Path, reference: str) -> bool:
     return True
 
 
+def start_with_images(service: PodmanService, world: Distribution, *versions: str) -> list[str]:
+    """Starts a service as this host allows, with sample ImageBuilders; their references.
+
+    Raises `RuntimeError` where it does not start, or starts no container.
+    """
+    service.start()
+    references = [image_of(service.socket, world, version) for version in versions]
+    if not can_start_containers(service.socket, references[0]):
+        service.stop()
+        service.be_modest()
+        service.start()
+        if not can_start_containers(service.socket, references[0]):
+            raise RuntimeError("Podman cannot start a container on this host.")
+    return references
+
+
 @pytest.fixture(scope="session")
 def sample_world() -> Iterator[Distribution]:
     """The sample distribution, written once; its ImageBuilder directories are to be copied, not used."""
@@ -151,17 +167,10 @@ def podman_service(sample_world: Distribution) -> Iterator[PodmanService]:
     require_tool("podman")
     service = PodmanService(Path(tempfile.mkdtemp(prefix="asu-", dir="/tmp")))
     try:
-        service.start()
-        reference = image_of(service.socket, sample_world, APK_VERSION)
-        if not can_start_containers(service.socket, reference):
-            service.stop()
-            service.be_modest()
-            service.start()
-            if not can_start_containers(service.socket, reference):
-                tool_missing("podman", "it cannot start a container on this host")
+        start_with_images(service, sample_world, APK_VERSION)
         yield service
     except RuntimeError as error:
-        tool_missing("podman", f"its service does not start: {error}")
+        tool_missing("podman", str(error))
     finally:
         service.remove()
 

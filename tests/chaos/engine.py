@@ -9,9 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from asu_builder.adapters.podman_client import a_client
-from asu_builder.sample.distribution import Distribution
 from factories import eventually
-from podman_service import SAMPLE_TARGET, PodmanService, can_start_containers, image_of
+from podman_service import SAMPLE_TARGET, PodmanService
 
 
 class Engine(PodmanService):
@@ -73,19 +72,6 @@ class Engine(PodmanService):
             if status == 409:
                 status = client.api.post(f"/images/{reference}/untag").status_code
         return status in (200, 201, 404)
-
-
-def start_engine(engine: Engine, world: Distribution, versions: tuple[str, ...]) -> list[str]:
-    """Starts it as this host allows, with the sample ImageBuilders; their references."""
-    engine.start()
-    references = [image_of(engine.socket, world, version) for version in versions]
-    if not can_start_containers(engine.socket, references[0]):
-        engine.stop()
-        engine.be_modest()
-        engine.start()
-        if not can_start_containers(engine.socket, references[0]):
-            raise RuntimeError("Podman cannot start a container on this host.")
-    return references
 
 
 def push_images(engine: Engine, references: list[str], repository: str) -> None:

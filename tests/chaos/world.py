@@ -12,11 +12,11 @@ from asu_builder.sample.distribution import write_distribution
 from asu_builder.sample.server import DownloadServer
 from chaos.clock import Clock
 from chaos.disk import SmallDisk
-from chaos.engine import Engine, make_certificate, push_images, reference_of, start_engine
+from chaos.engine import Engine, make_certificate, push_images, reference_of
 from chaos.ledger import Ledger
 from chaos.links import Link
 from chaos.servers import Servers
-from podman_service import APK_VERSION, OPKG_VERSION
+from podman_service import APK_VERSION, OPKG_VERSION, start_with_images
 from registry import Registry
 
 VERSIONS = (APK_VERSION, OPKG_VERSION)
@@ -63,7 +63,7 @@ def open_world() -> Iterator[World]:
         engine = Engine(place / "e")
         stack.callback(engine.remove)
         engine.trust(certificate)
-        local = start_engine(engine, distribution, VERSIONS)
+        local = start_with_images(engine, distribution, *VERSIONS)
         push_images(engine, local, f"{behind.address}/sample")
         downloads = stack.enter_context(DownloadServer(distribution.downloads))
         upstream = stack.enter_context(Link(int(downloads.url.rpartition(":")[2])))

@@ -1,6 +1,7 @@
 """Services, upstreams and engines of the end-to-end tests; those that are shared live as long as the run."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from asu_builder.sample.container import import_image
 from asu_builder.sample.distribution import Distribution
 from asu_builder.sample.server import DownloadServer
 from e2e.service import Client, Service
-from podman_service import APK_VERSION, SAMPLE_REGISTRY
+from e2e.slow_imagebuilder import write_slow_imagebuilder
+from podman_service import APK_VERSION, SAMPLE_REGISTRY, SAMPLE_TARGET
 
 Make = Callable[..., Service]
 
@@ -45,6 +47,18 @@ def podman_settings(socket: Path, upstream_url: str) -> dict[str, object]:
         "allow_defaults": "true",
         "worker_concurrent": 2,
     }
+
+
+@contextmanager
+def slow_service(
+    world: Distribution, upstream: DownloadServer, folder: Path, *, seconds: float, **settings: object
+) -> Iterator[Service]:
+    """A running service whose builds stay in each stage for so long; must not print a traceback."""
+    template = write_slow_imagebuilder(
+        world, folder / "builders", version=APK_VERSION, target=SAMPLE_TARGET, seconds=seconds
+    )
+    chosen = local_settings(world, upstream.url) | {"imagebuilder_path": template, **settings}
+    yield from _running(Service(folder / "service", chosen))
 
 
 @pytest.fixture

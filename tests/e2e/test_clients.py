@@ -15,12 +15,11 @@ from e2e.clients.luci import Luci
 from e2e.clients.luci_steps import STEPS as LUCI_STEPS
 from e2e.clients.owut import Owut
 from e2e.clients.scene import ROUTER, SOON, a_body, is_kept, selector
-from e2e.conftest import Make, local_settings
+from e2e.conftest import Make, slow_service
 from e2e.service import Client, Service
-from e2e.slow_imagebuilder import write_slow_imagebuilder
 from e2e.warm import warmed
 from factories import eventually
-from podman_service import APK_VERSION, SAMPLE_TARGET
+from podman_service import APK_VERSION
 
 STAGES = ("container_setup", "validate_revision", "validate_manifest", "building_image")
 
@@ -36,15 +35,8 @@ def slow(
     sample_world: Distribution, upstream: DownloadServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """A service whose builds stay in each stage for longer than an answer is remembered."""
-    folder = tmp_path_factory.mktemp("slow")
-    template = write_slow_imagebuilder(
-        sample_world, folder / "builders", version=APK_VERSION, target=SAMPLE_TARGET, seconds=1.1
-    )
-    settings = local_settings(sample_world, upstream.url) | {"imagebuilder_path": template}
-    service = Service(folder / "service", settings)
-    yield service.start()
-    service.end()
-    assert "Traceback" not in service.stderr()
+    with slow_service(sample_world, upstream, tmp_path_factory.mktemp("slow"), seconds=1.1) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

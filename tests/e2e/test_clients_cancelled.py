@@ -15,12 +15,11 @@ from e2e.clients.crash import ClientCrash, ClientError
 from e2e.clients.luci import Luci
 from e2e.clients.owut import Owut
 from e2e.clients.scene import ROUTER, SOON, a_body, is_kept, selector
-from e2e.conftest import local_settings
+from e2e.conftest import slow_service
 from e2e.service import Service
-from e2e.slow_imagebuilder import write_slow_imagebuilder
 from e2e.warm import warmed
 from factories import eventually
-from podman_service import APK_VERSION, SAMPLE_TARGET
+from podman_service import APK_VERSION
 
 _SECRET = "the operator's secret"
 _TOKENS = [{"name": "alice", "digest": hashlib.sha256(_SECRET.encode()).hexdigest(), "rights": ["operate"]}]
@@ -33,18 +32,10 @@ def service(
 ) -> Iterator[Service]:
     """A service with one worker whose builds take long enough to be cancelled."""
     folder = tmp_path_factory.mktemp("cancelled")
-    template = write_slow_imagebuilder(
-        sample_world, folder / "builders", version=APK_VERSION, target=SAMPLE_TARGET, seconds=3
-    )
-    settings = local_settings(sample_world, upstream.url) | {
-        "imagebuilder_path": template,
-        "worker_concurrent": 1,
-        "api_tokens": json.dumps(_TOKENS),
-    }
-    started = Service(folder / "service", settings)
-    yield started.start()
-    started.end()
-    assert "Traceback" not in started.stderr()
+    with slow_service(
+        sample_world, upstream, folder, seconds=3, worker_concurrent=1, api_tokens=json.dumps(_TOKENS)
+    ) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
