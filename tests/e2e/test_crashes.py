@@ -156,7 +156,8 @@ def test_after_a_crash_no_process_and_no_copy_of_the_local_runtime_is_left(make_
     service = make_local().start()
     with service.client() as client:
         slow = begin(service, client, a_body("sample-slow-5"))
-    assert builder_processes(service) and service.leftovers()
+    # The stage is written down a moment before its process starts.
+    assert eventually(lambda: builder_processes(service) and service.leftovers(), seconds=5)
     service.kill()
 
     with service.start().client() as client:
