@@ -1,8 +1,9 @@
 """A queue of plain values behind the web layer's back, and the jobs its tests talk about."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from threading import Event
+
+from msgspec.structs import replace
 
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, NotAllowed
@@ -110,7 +111,7 @@ class FakeBuilds(Builds):
         """Puts a job into any state; returns its hash."""
         name = request_hash(request)
         job = Job(len(self.jobs) + 1, name, request, JobState.PENDING, NOON, client)
-        moved = replace(job, **changes)  # type: ignore[arg-type]
+        moved = replace(job, **changes)
         self.jobs[name] = BuildView(moved, 0 if moved.state is JobState.PENDING else None)
         return name
 

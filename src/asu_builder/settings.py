@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
@@ -50,8 +51,7 @@ class TokenSetting(TypedDict):
     priority: NotRequired[Literal["bulk", "normal", "interactive"]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """Everything an operator can choose. `docs/settings.md` explains each."""
 
     server_host: str = "127.0.0.1"

@@ -6,13 +6,13 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Timer
 from time import monotonic
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.limits import Limits
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, Unavailable

@@ -157,7 +157,7 @@ def test_after_a_crash_no_process_and_no_copy_of_the_local_runtime_is_left(make_
     with service.client() as client:
         slow = begin(service, client, a_body("sample-slow-5"))
     # The stage is written down a moment before its process starts.
-    assert eventually(lambda: builder_processes(service) and service.leftovers(), seconds=5)
+    assert eventually(lambda: bool(builder_processes(service) and service.leftovers()), seconds=5)
     service.kill()
 
     with service.start().client() as client:

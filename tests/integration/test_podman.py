@@ -10,7 +10,6 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Timer
@@ -18,6 +17,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import NODEFAULT
+from msgspec.structs import fields
 
 from asu_builder import __version__
 from asu_builder.domain.errors import FailureReason
@@ -38,7 +39,7 @@ def default_of(name: str) -> object:
     (field,) = [field for field in fields(Settings) if field.name == name]
     if field.default_factory is dict:
         return {}
-    return None if field.default is MISSING else field.default
+    return None if field.default is NODEFAULT else field.default
 
 
 def means(cell: str, value: object) -> bool:

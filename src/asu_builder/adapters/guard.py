@@ -9,12 +9,13 @@ engine that hangs must not keep the stop event waiting.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import (
     AsuError,
@@ -32,8 +33,7 @@ SILENCE = timedelta(seconds=30)
 """How long a watch may get no answer before the build is given back: busy engines are slow at times."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """Something looked at every so often; a returned failure ends the container.
 
     `look` raises `Unavailable` when what runs the container does not answer.

@@ -7,8 +7,9 @@ modules that write `build_jobs`.
 
 import sqlite3
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from asu_builder.adapters import job_times
 from asu_builder.adapters.database import Database

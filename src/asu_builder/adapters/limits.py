@@ -1,13 +1,12 @@
 """What one build may use. Constants of the runtimes, never a choice of a caller."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _MIB = 1 << 20
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Sizes are in bytes. Only tests construct one with other numbers."""
 
     memory: int = 2 * _GIB

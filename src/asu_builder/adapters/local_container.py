@@ -4,8 +4,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from asu_builder.adapters import archive
 from asu_builder.adapters.guard import Guard
@@ -19,8 +20,7 @@ from asu_builder.ports import CommandResult
 _HOST_DISK_RESERVE = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a build works on this host; `temporary` is its private `/tmp`."""
 
     builder: Path
@@ -29,8 +29,7 @@ class Place:
     """Of the directory that `builder` is a copy of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
+class Confinement(Struct, frozen=True):
     """How its commands are started."""
 
     sandboxed: bool

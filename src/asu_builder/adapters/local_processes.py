@@ -2,9 +2,10 @@
 
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+
+from msgspec import Struct
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
@@ -13,8 +14,7 @@ _STATE, _PARENT, _SESSION = 0, 1, 3
 """Fields of `/proc/<pid>/stat` after the command's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """What a build's processes use together; `memory` is resident bytes, shared pages counted twice."""
 
     processes: int

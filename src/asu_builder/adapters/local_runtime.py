@@ -8,11 +8,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
+
+from msgspec import Struct, field
 
 from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
 from asu_builder.adapters.limits import Limits
@@ -33,8 +34,7 @@ _LABELS = "labels.json"
 _TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalOptions:
+class LocalOptions(Struct, frozen=True):
     """What an operator may choose, and the limits, which only tests change."""
 
     imagebuilder_path: str

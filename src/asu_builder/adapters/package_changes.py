@@ -3,12 +3,12 @@
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.changes import (

@@ -4,10 +4,11 @@ import http.client
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from asu_builder.adapters.guard import SILENCE
 from asu_builder.adapters.limits import Limits
@@ -22,8 +23,7 @@ _START_HINT = "Start Podman's service with `systemctl{} enable --now podman.sock
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """How long Podman may be silent; it does hang in reality. Only tests choose other numbers."""
 
     call: timedelta = timedelta(seconds=30)
@@ -38,8 +38,7 @@ class Timeouts:
     """While a command runs or a pull is on its way, before it is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodmanOptions:
+class PodmanOptions(Struct, frozen=True):
     """What an operator may choose, and the limits, which only tests change."""
 
     socket: str = ""

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 from threading import Event, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from asu_builder.adapters.guard import Guard, Watch
 from asu_builder.adapters.podman_engine import Engine, PodmanOptions
@@ -30,8 +31,7 @@ _LOCAL = "localhost/"
 """Podman's name for images that were made here: there is no registry to ask."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """One container image as it is here now."""
 
     reference: str

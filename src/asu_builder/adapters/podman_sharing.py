@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from threading import Event, Lock
 from time import monotonic
+
+from msgspec import Struct, field
 
 from asu_builder.adapters.guard import TICK, interrupted
 from asu_builder.adapters.podman_pull import too_slow
 from asu_builder.domain.errors import AsuError, BuildInterrupted
 
 
-@dataclass(slots=True)
-class _Pull:
+class _Pull(Struct):
     done: Event = field(default_factory=Event)
     failure: AsuError | None = None
 

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.upstream_memory import Document, DocumentMemory

@@ -4,12 +4,12 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import to_micros
@@ -20,8 +20,7 @@ _log = logging.getLogger(__name__)
 _MEMORY_BYTES = 12 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One document as upstream last had it."""
 
     checked: float

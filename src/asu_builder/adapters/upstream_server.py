@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import UpstreamUnavailable
@@ -20,8 +21,7 @@ _WHOLE_SECONDS = 60.0
 _MAX_DOCUMENT_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """What the server has for a path: 200 with a body, 304 for what the asker has, 404 for nothing."""
 
     status: int

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from msgspec import Struct
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
@@ -46,8 +46,7 @@ _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(Struct, frozen=True):
     """The assembled service; `app` starts and stops it by its lifespan. `warnings` are the operator's."""
 
     app: ASGIApp
@@ -234,8 +233,7 @@ def _background(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Life:
+class _Life(Struct, frozen=True):
     """What runs beside the answers."""
 
     begin: Callable[[], None]

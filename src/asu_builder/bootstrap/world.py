@@ -1,9 +1,10 @@
 """The adapters, opened by the settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
@@ -20,8 +21,7 @@ from asu_builder.ports import Runtime
 from asu_builder.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(Struct, frozen=True):
     """Everything that is really reached."""
 
     database: Database

@@ -1,8 +1,9 @@
 """Who asks, and what a token lets its holder do."""
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated
 from asu_builder.domain.job import Priority
@@ -17,8 +18,7 @@ class Right(StrEnum):
     """Cancel, requeue and purge jobs, pause and resume the workers. Includes READ."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A known token. Its secret is never kept: `digest` is the SHA-256 of it, in hexadecimal."""
 
     name: str
@@ -40,8 +40,7 @@ def new_token() -> tuple[str, str]:
     return secret, digest_of(secret)
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """Whoever sent a request: the holder of a token, or nobody but an address."""
 
     name: str

@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.changes import ClientChange
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import MAIN, Release, parse_release
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(Struct, frozen=True):
     """One line of versions.
 
     `path` is upstream's directory with the placeholder `{version}`. `branch_off_rev` is the count in
@@ -50,7 +51,7 @@ class Branches:
     def __init__(self, changed: Mapping[str, Mapping[str, object]] | None = None) -> None:
         merged = dict(BUILT_IN)
         for name, values in (changed or {}).items():
-            merged[name] = replace(merged.get(name, Branch(name)), **values)  # type: ignore[arg-type]
+            merged[name] = replace(merged.get(name, Branch(name)), **values)
         self._branches = {name: branch for name, branch in merged.items() if branch.enabled}
 
     def __iter__(self) -> Iterator[Branch]:

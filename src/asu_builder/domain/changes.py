@@ -1,11 +1,11 @@
 """What package changes made of a request, as the builder records and tells it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedRule:
+class AppliedRule(Struct, frozen=True):
     """What one rule did, and why."""
 
     rule: str
@@ -15,8 +15,7 @@ class AppliedRule:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class PackageChangesRecord:
+class PackageChangesRecord(Struct, frozen=True):
     """How the package selection came about; part of a build's record and answer.
 
     `missing_defaults` are defaults of the version asked for that neither the request nor the
@@ -28,8 +27,7 @@ class PackageChangesRecord:
     missing_defaults: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PackageSelection:
+class PackageSelection(Struct, frozen=True):
     """What make is told, and how it came about. `released` names need no version any more."""
 
     packages: tuple[str, ...]
@@ -37,8 +35,7 @@ class PackageSelection:
     released: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class ClientChange:
+class ClientChange(Struct, frozen=True):
     """What a client does to its package list from a revision on, when it plans an upgrade.
 
     With a `target` the source is replaced, without one it is removed.
@@ -50,8 +47,7 @@ class ClientChange:
     mandatory: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+class Baseline(Struct, frozen=True):
     """What a device had before: the defaults of its version, device packages among them."""
 
     version: str

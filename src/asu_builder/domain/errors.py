@@ -4,7 +4,6 @@ Services and adapters raise these and nothing else on purpose; `web/app.py` hold
 from class to HTTP status.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -24,15 +23,13 @@ class BuildNotFound(AsuError):
     """Nobody knows this request hash or file (HTTP 404)."""
 
 
-@dataclass
 class QueueFull(AsuError):
     """The queue holds as many jobs as it may (HTTP 429 with `Retry-After`)."""
 
-    pending: int
-    retry_after: int
-
-    def __str__(self) -> str:
-        return f"server overload, queue contains too many build requests: {self.pending}"
+    def __init__(self, pending: int, retry_after: int) -> None:
+        super().__init__(f"server overload, queue contains too many build requests: {pending}")
+        self.pending = pending
+        self.retry_after = retry_after
 
 
 class Unavailable(AsuError):

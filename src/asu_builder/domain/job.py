@@ -1,9 +1,10 @@
 """A job: a request on its way from pending to completed, and what it leaves behind."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
+
+from msgspec import Struct, field
 
 from asu_builder.domain.changes import PackageChangesRecord
 from asu_builder.domain.errors import FailureReason, Fault
@@ -54,8 +55,7 @@ class Priority(IntEnum):
     INTERACTIVE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One start of a job that came to no end: when, how far, and how it broke off, in words."""
 
     started_at: datetime
@@ -64,8 +64,7 @@ class Attempt:
     ending: str
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """One file for a device. Digests are ours, of the bytes served; `size` is in bytes."""
 
     name: str
@@ -76,8 +75,7 @@ class Image:
     filesystem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(Struct, frozen=True):
     """What a completed job leaves: the ImageBuilder's own description and what we add."""
 
     description: Mapping[str, object]
@@ -94,8 +92,7 @@ class BuildResult:
     """What the published files take."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFailure:
+class BuildFailure(Struct, frozen=True):
     """What a failed job leaves: why, in the reason's name and in a sentence, and the last output."""
 
     reason: FailureReason
@@ -115,8 +112,7 @@ class BuildFailure:
 Outcome = BuildResult | BuildFailure
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One job as the queue knows it. Times are aware and in UTC."""
 
     id: int
@@ -143,8 +139,7 @@ class Job:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """The proof of a claim. Every later write carries it; a stale one is refused."""
 
     job_id: int
@@ -152,8 +147,7 @@ class Lease:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Keeping:
+class Keeping(Struct, frozen=True):
     """How long an outcome answers: `span` from its end and from each use, `at_most` from its end."""
 
     span: timedelta
@@ -161,8 +155,7 @@ class Keeping:
     """None for as long as it is used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """How long a finished job and its images are kept."""
 
     build: timedelta

@@ -6,7 +6,8 @@ last gate, and it checks again everything that the request had already checked.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from asu_builder.domain.errors import BuildFailed, FailureReason
 from asu_builder.domain.request import FILESYSTEMS, MAX_PACKAGES_LENGTH, PACKAGE, PROFILE
@@ -15,8 +16,7 @@ _INNER_PATH = re.compile(r"/[A-Za-z0-9_./-]{1,200}")
 _EXTRA_NAME = re.compile(r"[a-z0-9-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileInfo:
+class ProfileInfo(Struct, frozen=True):
     """One profile as `make info` prints it."""
 
     title: str
@@ -24,8 +24,7 @@ class ProfileInfo:
     supported_devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBuilderInfo:
+class ImageBuilderInfo(Struct, frozen=True):
     """What `make info` says; `default_packages` are the target's, without the profile's."""
 
     target: str

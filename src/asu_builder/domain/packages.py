@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import BuildFailed, FailureReason
 from asu_builder.domain.request import BuildRequest
@@ -41,8 +42,7 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
-@dataclass(frozen=True, slots=True)
-class SelectionProblem:
+class SelectionProblem(Struct, frozen=True):
     """Why a package manager refused a selection, in names a person can act on."""
 
     missing: tuple[str, ...] = ()

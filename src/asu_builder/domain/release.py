@@ -1,7 +1,8 @@
 """Version names: which branch and path they belong to, which ImageBuilder builds them, their order."""
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import RequestRejected
 
@@ -10,8 +11,7 @@ _BRANCH_SNAPSHOT = re.compile(r"(\d{1,4}\.\d{1,4})-SNAPSHOT", re.ASCII)
 MAIN = "SNAPSHOT"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """One version of OpenWrt by its name (source: facts on upstream's layout and image tags).
 
     `branch` is `24.10` or `SNAPSHOT`; `path` is where the download server keeps it, relative and

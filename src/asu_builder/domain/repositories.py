@@ -7,8 +7,9 @@ run there. So addresses are compared as parsed parts, never as text.
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import RequestRejected
 
@@ -16,8 +17,7 @@ _OPKG_REQUIRED = ("src imagebuilder file:packages", "option check_signature")
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryFile:
+class RepositoryFile(Struct, frozen=True):
     """Where and how an ImageBuilder lists its repositories."""
 
     name: str

@@ -8,7 +8,8 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from asu_builder.domain.errors import RequestMalformed
 
@@ -41,8 +42,7 @@ EDITION = 1
 """Raised when the meaning of a field or the way images are made changes for all requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(Struct, frozen=True):
     """What somebody asked for; a value that is valid by construction.
 
     `packages` keeps the asker's order. With `packages_versions` its keys are the packages.
@@ -146,8 +146,7 @@ def _require_packages(name: str, packages: Collection[str]) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Erratum:
+class Erratum(Struct, frozen=True):
     """A mark in the hash that retires the images a bug of ours had spoilt, and only those."""
 
     mark: str

@@ -2,30 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from msgspec import Struct, field
+
 from asu_builder.domain.release import Release
 from asu_builder.ports.health import Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerSpec:
+class ContainerSpec(Struct, frozen=True):
     """What a build needs of its container; the hardening is the adapter's own, not a choice."""
 
     release: Release
     target: str
     deadline: timedelta
-    _: KW_ONLY
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """How a command ended. Its output is on disk, capped; both files exist."""
 
     exit_code: int

@@ -1,10 +1,9 @@
 """How one part of the world is."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Health of one part in a word and a sentence."""
 
     status: str

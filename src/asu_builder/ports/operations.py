@@ -1,15 +1,15 @@
 """What an operator sees and does beside the queue's own course."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
 
 from asu_builder.domain.job import Job, JobState
 
 
-@dataclass(frozen=True, slots=True)
-class JobFilter:
+class JobFilter(Struct, frozen=True):
     """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging."""
 
     state: JobState | None = None
@@ -21,8 +21,7 @@ class JobFilter:
     limit: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(Struct, frozen=True):
     """One act of an operator: who did what to what, and when."""
 
     at: datetime
@@ -31,8 +30,7 @@ class Act:
     subject: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """The workers claim nothing; builds that run go on."""
 
     since: datetime

@@ -1,17 +1,17 @@
 """The queue: jobs on their way from pending to their end."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import Job, Keeping, Lease, Outcome, Priority, Stage
 from asu_builder.domain.request import BuildRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """A resolved request on its way into the queue."""
 
     request: BuildRequest
@@ -24,8 +24,7 @@ class Submission:
     """SHA-256 (hexadecimal) of the secret by which its first asker may cancel the job; "" for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What the queue has for a submission."""
 
     job: Job
@@ -43,16 +42,14 @@ def admit_all(_: Submission, __: int) -> None:
     """Lets every new job enter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """How long a waiting job keeps its place though nobody polls it, and when it is given up."""
 
     sinks_after: timedelta
     expires_after: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(Struct, frozen=True):
     """What became of jobs whose worker was lost."""
 
     returned: int

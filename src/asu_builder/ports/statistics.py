@@ -1,9 +1,10 @@
 """What happened, counted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from asu_builder.domain.request import BuildRequest
 
@@ -14,8 +15,7 @@ TallyBy = Literal[
 """With the last one only events with `diff_packages` count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Struct, frozen=True):
     """How many events of one label fell into one slot of time, counted from the start asked for."""
 
     slot: int
@@ -23,8 +23,7 @@ class Tally:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedFailure:
+class RecordedFailure(Struct, frozen=True):
     """One failed build, without anything that only its asker may know."""
 
     at: datetime

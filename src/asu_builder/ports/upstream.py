@@ -1,15 +1,15 @@
 """What the download server says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from asu_builder.domain.release import Release
 from asu_builder.ports.health import Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class VersionList:
+class VersionList(Struct, frozen=True):
     """What upstream says about its releases (`.versions.json`)."""
 
     listed: Sequence[str]
@@ -17,8 +17,7 @@ class VersionList:
     """The upcoming one if there is any, the stable and the old stable one."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetProfiles:
+class TargetProfiles(Struct, frozen=True):
     """What upstream says about one target of one version (`profiles.json`)."""
 
     revision: str

@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.access import Asker, Right, digest_of
 from asu_builder.domain.errors import (
@@ -30,8 +32,7 @@ _RETRY_AFTER_FULL = 30
 _RETRY_AFTER_NO_ROOM = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What this server allows."""
 
     allow_defaults: bool
@@ -41,8 +42,7 @@ class Policy:
     max_pending_jobs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """One request as it arrived: what, with which program, and by whom."""
 
     request: BuildRequest
@@ -50,8 +50,7 @@ class Ask:
     asker: Asker = NOBODY
 
 
-@dataclass(frozen=True, slots=True)
-class BuildView:
+class BuildView(Struct, frozen=True):
     """A job as somebody sees it; `position` is the number of jobs ahead, only while pending."""
 
     job: Job
@@ -238,8 +237,7 @@ class Builds:
         require_allowed(found.request.repositories, self._policy.repository_allow_list, places=places)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(Struct, frozen=True):
     """A submission, the secret that its creator gets, and whether rate limits hold for it."""
 
     submission: Submission

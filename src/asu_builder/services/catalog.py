@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.branches import Branch, Branches, told_by
 from asu_builder.domain.changes import Baseline, ClientChange
@@ -12,8 +14,7 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import PackageChanges, TargetProfiles, Upstream
 
 
-@dataclass(frozen=True, slots=True)
-class BranchOffer:
+class BranchOffer(Struct, frozen=True):
     """A branch with what upstream has of it now: versions newest first, its snapshot last."""
 
     branch: Branch
@@ -25,8 +26,7 @@ class BranchOffer:
     """Whether everything about it was known; otherwise more is on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """A request whose profile is the real one."""
 
     request: BuildRequest

@@ -5,9 +5,10 @@ Shapes: facts on clients, §1.3. Nothing here names a request hash or what one r
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+
+from msgspec import Struct
 
 from asu_builder.ports import EventKind, RecordedFailure, Statistics, TallyBy
 
@@ -21,8 +22,7 @@ _BRANCH_LETTERS = 5
 Interval = Literal["day", "week"]
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Struct, frozen=True):
     """One line of a chart: a number for each of the chart's labels."""
 
     label: str
@@ -30,16 +30,14 @@ class Dataset:
     color: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(Struct, frozen=True):
     """Lines over days or weeks; the last label is now."""
 
     labels: tuple[str, ...]
     datasets: tuple[Dataset, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """How many of all new builds asked for `diff_packages`; `share` is from 0 to 1."""
 
     total: int

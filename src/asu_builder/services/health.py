@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from asu_builder.ports import Verdict
 
@@ -12,8 +13,7 @@ _log = logging.getLogger(__name__)
 _STARTING = Verdict("degraded", "Not checked yet; the service has just started.")
 
 
-@dataclass(frozen=True, slots=True)
-class HealthReport:
+class HealthReport(Struct, frozen=True):
     """One look at everything: the worst word, each part's verdict, and what still works."""
 
     status: str

@@ -4,9 +4,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+
+from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
@@ -21,8 +22,7 @@ _USED_LATELY = timedelta(minutes=2)
 """A result used within this time is not taken away to make room."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeepingOptions:
+class KeepingOptions(Struct, frozen=True):
     """How long and how much is kept. `store_bytes` is the most that images may take; 0 is no limit."""
 
     failure: timedelta
@@ -31,8 +31,7 @@ class KeepingOptions:
     statistics: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
+class Collection(Struct, frozen=True):
     """What a round took away, or would: hashes and why."""
 
     expired: Sequence[str] = ()

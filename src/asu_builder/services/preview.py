@@ -1,7 +1,8 @@
 """What the package rules would do to a request, and which names nobody knows; nothing is queued."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from asu_builder.domain.changes import PackageSelection
 from asu_builder.domain.errors import BuildNotFound, Unavailable
@@ -18,16 +19,14 @@ _NEVER_LISTED = frozenset({"kernel", "libc"})
 """Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownPackage:
+class UnknownPackage(Struct, frozen=True):
     """A name that no index of this version and target has, and those that it may have meant."""
 
     name: str
     suggestions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewedSelection:
+class PreviewedSelection(Struct, frozen=True):
     """What make would be told. `unknown` is None when the indexes are not known here."""
 
     selection: PackageSelection

@@ -5,8 +5,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.errors import (
     AsuError,
@@ -44,8 +46,7 @@ _WATCH_SECONDS = 0.5
 """How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
+class WorkerOptions(Struct, frozen=True):
     """Who the workers are and how they wait. `poll` is only the fallback for a missed wake-up."""
 
     worker_id: str

@@ -3,9 +3,9 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -39,8 +39,7 @@ _READING_THREADS = 4
 """Apart, because a submission may wait for upstream, and polls must not wait behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What the web application stands on.
 
     `start` runs before the port answers and must return at once; `stop` runs when the last answer

@@ -8,10 +8,10 @@ again (files may be gone, the result may have expired).
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound

@@ -5,9 +5,9 @@ Shapes: facts on clients, §3. No address redirects: old clients follow none.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,8 +35,7 @@ _FIRST_SECONDS = 5.0
 _MAX_AGE = (b"cache-control", b"max-age=60")
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(Struct, frozen=True):
     """What the overview says about this server. `upstream_url` must be reachable from routers."""
 
     version: str

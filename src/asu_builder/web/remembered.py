@@ -1,14 +1,14 @@
 """Rendered documents, kept for some seconds and made once for all who ask at the same time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from asu_builder.web.memory import Memory
 from asu_builder.web.threads import Shared, Threads
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(Struct, frozen=True):
     """A document and for how many seconds it may be given without another look."""
 
     body: bytes

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
 from asu_builder.adapters.local_sandbox import bubblewrap_works
@@ -86,7 +86,7 @@ def test_what_a_former_life_left_is_swept_unless_it_is_kept(options: LocalOption
 
 _HOLDER = """
 import sys
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 from threading import Event
 from runtime_rig import a_spec

@@ -1,12 +1,12 @@
 """A registry that fails is left alone for a while, and what is here is built meanwhile."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import PodmanRuntime

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from time import monotonic
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import INSTALLATION, PodmanRuntime

@@ -1,10 +1,10 @@
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue

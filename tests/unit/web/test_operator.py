@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.access import Right, Token
@@ -38,7 +38,7 @@ def ask(client: AsgiClient, method: str, path: str, *, as_: str = "alice") -> An
 
 
 def submit(scene: Scene, name: str = "vim", **changes: object) -> str:
-    submission = replace(a_submission(packages=(name,)), **changes)  # type: ignore[arg-type]
+    submission = replace(a_submission(packages=(name,)), **changes)
     return scene.queue.submit(submission, now=NOON).job.request_hash
 
 

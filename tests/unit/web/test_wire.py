@@ -1,10 +1,10 @@
 """What clients read: exact shapes, because one wrong key stops a router's upgrade."""
 
-from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import FailureReason
