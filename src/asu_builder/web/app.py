@@ -25,6 +25,7 @@ from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
+from asu_builder.web.late_pages import Endpoint, LatePages
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
@@ -80,7 +81,7 @@ def create_app(parts: Parts) -> FrontDoor:
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
-    pages = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
+    statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
@@ -103,22 +104,41 @@ def create_app(parts: Parts) -> FrontDoor:
         "/health": endpoints.health,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
-        "/docs": endpoints.interface,
-        "/": endpoints.front,
         **_operator_routes(operator),
         **_metadata_routes(metadata),
-        **_statistics_routes(pages),
+        **_statistics_routes(statistics),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
+    pages = LatePages(lambda: _load_pages(parts, reading), reading)
     app = Starlette(
-        routes=routes,
+        routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
+
+
+def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
+    from asu_builder.web.pages import PageParts, make_pages  # with templates and all
+
+    return make_pages(
+        PageParts(
+            builds=parts.builds,
+            health=parts.health,
+            charts=parts.charts,
+            askers=parts.askers,
+            threads=reading,
+            description=lambda: _describe(parts.version),
+            version=parts.version,
+        )
+    )
+
+
+def _describe(version: str) -> dict[str, Any]:
+    return describe(OPERATIONS, version=version)
 
 
 def _endpoint(
@@ -179,7 +199,6 @@ class _Endpoints:
         self._answers = answers
         self._threads = threads
         self._openapi: Answer | None = None
-        self._interface: Callable[[], Response] | None = None
 
     async def submit(self, request: Request) -> Response:
         asker = self._parts.askers.of(request.scope)
@@ -217,20 +236,5 @@ class _Endpoints:
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:
-            self._openapi = render_json(self._described())
+            self._openapi = render_json(_describe(self._parts.version))
         return respond(self._openapi)
-
-    async def interface(self, _: Request) -> Response:
-        from asu_builder.web.interface_page import interface_page  # as below
-
-        if self._interface is None:
-            self._interface = interface_page(self._described())
-        return self._interface()
-
-    def _described(self) -> dict[str, Any]:
-        return describe(OPERATIONS, version=self._parts.version)
-
-    async def front(self, _: Request) -> Response:
-        from asu_builder.web.pages import front_page  # its escapes are not needed for the first answer
-
-        return front_page(self._parts.health.report(), version=self._parts.version)

@@ -25,7 +25,6 @@ _BUILD_ANSWERS = {
 }
 
 _READ = ("GET", "HEAD")
-_PAGE = {200: ("A page", None)}
 
 _LATER = {503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem)}
 _UNKNOWN = {404: ("There is no such version, target or architecture", Problem), **_LATER}
@@ -238,6 +237,4 @@ OPERATIONS = (
     *_METADATA,
     *_STATISTICS,
     Operation("/openapi.json", _READ, "This description.", {200: ("OpenAPI 3.1", None)}),
-    Operation("/docs", _READ, "The interface, for people.", _PAGE, content_type="text/html"),
-    Operation("/", _READ, "What this is.", _PAGE, content_type="text/html"),
 )
