@@ -117,7 +117,7 @@ INSERT INTO "operator_acts" VALUES(1,1772366400000000,'a-token','pause','');
 CREATE TABLE queue_clock (
     seen_at BIGINT NOT NULL
 );
-INSERT INTO "queue_clock" VALUES(1772366039000000);
+INSERT INTO "queue_clock" VALUES(1772366041000000);
 CREATE TABLE queue_turns (
     priority INTEGER NOT NULL PRIMARY KEY,
     turn BIGINT NOT NULL
