@@ -20,8 +20,10 @@ DurationRow = tuple[int, str, int]
 
 DAY = 86_400_000_000
 """Microseconds."""
-KEPT_NAMES = 200
+KEPT_NAMES = 150
 """Of a day that is over, for each version: the names most wanted. The API shows a hundred."""
+_KEPT_DAYS = 100
+"""Packages are many and are shown for 90 days at most."""
 
 _UPPER_ENDS = [span_micros(end) for end in DURATION_CLASSES]
 _AFTER_ANY = "\U0010ffff"
@@ -126,8 +128,9 @@ def top_packages(
 
 def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:
     """Deletes days before `before`, and of the days before `today` the packages hardly anybody wanted."""
-    for table in ("daily_events", "daily_durations", "daily_packages"):
-        connection.execute(f"DELETE FROM {table} WHERE day < ?", (before,))
+    ends = (("daily_events", before), ("daily_durations", before))
+    for table, end in (*ends, ("daily_packages", max(before, today - _KEPT_DAYS))):
+        connection.execute(f"DELETE FROM {table} WHERE day < ?", (end,))
     long = connection.execute(
         "SELECT version, day FROM daily_packages WHERE day < ? GROUP BY version, day HAVING count(*) > ?",
         (today, KEPT_NAMES),

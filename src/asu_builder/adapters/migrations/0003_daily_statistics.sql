@@ -51,7 +51,7 @@ SELECT version, day, name, builds
                                          FROM json_each(asked.request, '$.packages_versions')) END) AS wanted
                  WHERE wanted.value NOT LIKE '-%'
                  GROUP BY 1, 2, 3))
- WHERE place <= 200;
+ WHERE place <= 150;
 
 INSERT INTO daily_packages (version, day, name, builds)
 SELECT '', day, name, sum(builds) FROM daily_packages GROUP BY day, name;
