@@ -151,7 +151,7 @@ def _stage(row: StageReport) -> Row:
     return Row(
         name,
         mean,
-        f"{_seconds(mean)} · 90 %: {_seconds(p90)}",
+        f"{_seconds(mean)} · 9 of 10: {_seconds(p90)}",
         f"{name}: {_seconds(mean)} on average, nine of ten at most {_seconds(p90)},"
         f" the longest {_seconds(row.longest.total_seconds())}, {row.count:,} builds",
         "pending" if row.stage == "pending" else "stage",
