@@ -12,10 +12,14 @@ from html import escape
 from msgspec import Struct
 
 WIDTH = 480
-_LEFT, _RIGHT = 52, 8
+_LEFT, _RIGHT = 52, 24
 _TOP, _PLOT, _BOTTOM = 34, 170, 26
 _ROW = 36
+_LETTER = 8.2
+"""As wide as one may be on a phone, where letters are larger beside everything else."""
 _WIDEST_BAR = 44.0
+_ROOMY = 8.0
+"""Days that are wider have room for large dots."""
 _BARS_SHARE = 0.78
 """Of a day's width; the rest is between the bars."""
 _MOST_TICKS = 5
@@ -93,11 +97,12 @@ def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float
     ]
     parts = [_legend([("share", name)]), _value_axis(100, 25, _percent), _dates(days)]
     parts += [_line(run) for run in _runs(points)]
+    radius = 2.6 if slot > _ROOMY else 1.6
     for number, (day, percent) in enumerate(zip(days, percents, strict=True)):
         words = "no new builds" if percent is None else f"{percent:.1f} %"
         dot, point = "", points[number]
         if point is not None:
-            dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="2.6"/>'
+            dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="{radius}"/>'
         parts.append(_day_group(day, words, dot, number, slot, last=number == len(days) - 1))
     return _svg(label, _TOP + _PLOT + _BOTTOM, parts)
 
@@ -174,7 +179,7 @@ def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> str:
         width, height, y = shape
         parts += f'<rect class="chart-{kind}" x="{_n(x)}" y="{y}" width="{width}" height="{height}"/>'
         parts += _text(x + 15, 17, name, "chart-key")
-        x += 15 + 7.6 * len(name) + 14
+        x += 15 + _LETTER * len(name) + 14
     return parts
 
 
@@ -191,20 +196,16 @@ def _value_axis(top: int, step: int, words: Callable[[float], str]) -> str:
 def _dates(days: Sequence[date]) -> str:
     """Some days by name, counted back from the last one, so that today always has its name."""
     slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(days))
-    step = next(
-        step for step in (1, 5, 7, 14, 15, 30, 1 << 30) if len(days) / step <= _MOST_DATES or step > len(days)
-    )
-    parts = ""
-    for number in range(len(days) - 1, -1, -step):
-        end = number == len(days) - 1 and slot < _WIDEST_BAR
-        x = WIDTH - 1 if end else _LEFT + slot * (number + 0.5)
-        if not end and x < _LEFT:
-            continue
-        name = f"{days[number].day} {days[number]:%b}"
-        parts += _text(
-            x, _TOP + _PLOT + 18, name, "chart-tick chart-end" if end else "chart-tick chart-middle"
+    step = next(step for step in (1, 5, 15, 30) if len(days) / step <= _MOST_DATES + 1 or step == 30)
+    return "".join(
+        _text(
+            _LEFT + slot * (number + 0.5),
+            _TOP + _PLOT + 18,
+            f"{days[number].day} {days[number]:%b}",
+            "chart-tick chart-middle",
         )
-    return parts
+        for number in range(len(days) - 1, -1, -step)
+    )
 
 
 def _height_of(value: float, top: float) -> float:
