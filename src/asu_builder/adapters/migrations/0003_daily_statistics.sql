@@ -41,14 +41,15 @@ INSERT INTO daily_packages (version, day, name, builds)
 SELECT version, day, name, builds
   FROM (SELECT version, day, name, builds,
                row_number() OVER (PARTITION BY version, day ORDER BY builds DESC, name) AS place
-          FROM (SELECT json_extract(asked.request, '$.version') AS version,
-                       asked.first_asked_at / 86400000000 AS day, wanted.value AS name, count(*) AS builds
-                  FROM (SELECT request, first_asked_at FROM build_requests
-                         ORDER BY first_asked_at DESC LIMIT 20000) AS asked,
-                       json_each(CASE coalesce(json_extract(asked.request, '$.packages_versions'), '{}')
-                                 WHEN '{}' THEN json_extract(asked.request, '$.packages')
-                                 ELSE (SELECT json_group_array(key)
-                                         FROM json_each(asked.request, '$.packages_versions')) END) AS wanted
+          FROM (SELECT asked.version, asked.day, wanted.value AS name, count(*) AS builds
+                  -- The document is read once for each request, and not again for each of its names.
+                  FROM (SELECT json_extract(request, '$.version') AS version, first_asked_at / 86400000000 AS day,
+                               CASE coalesce(json_extract(request, '$.packages_versions'), '{}')
+                               WHEN '{}' THEN json_extract(request, '$.packages')
+                               ELSE (SELECT json_group_array(key)
+                                       FROM json_each(request, '$.packages_versions')) END AS names
+                          FROM build_requests ORDER BY first_asked_at DESC LIMIT 20000) AS asked,
+                       json_each(asked.names) AS wanted
                  WHERE wanted.value NOT LIKE '-%'
                  GROUP BY 1, 2, 3))
  WHERE place <= 150;
