@@ -18,11 +18,14 @@ from asu_builder.ports import TargetProfiles, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
 from factories import NOON
@@ -69,6 +72,7 @@ class Scene:
     )
     life: list[str] = field(default_factory=list)
     tokens: tuple[Token, ...] = ()
+    loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
     seconds: float = 1000.0
@@ -80,6 +84,7 @@ class Scene:
         health = Health(checks)
         health.look()
         self.health = health
+        operator = self.operator()
         changes = LocalPackageChanges()
         catalog = Catalog(EmptyUpstream(), Branches(), changes)
         return create_app(
@@ -90,7 +95,9 @@ class Scene:
                 statistics=self.statistics,
                 catalog=catalog,
                 preview=Preview(catalog, changes),
-                operator=self.operator(),
+                operator=operator,
+                crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
+                configuration=lambda: describe_settings(self.loaded),
                 askers=Askers(self.tokens, ()),
                 limit_previews=lambda _: None,
                 charts=Charts(self.statistics, now=lambda: NOON),

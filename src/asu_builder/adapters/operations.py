@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from asu_builder.adapters.database import Database
@@ -17,10 +17,26 @@ from asu_builder.adapters.job_rows import (
 )
 from asu_builder.adapters.job_times import BACK
 from asu_builder.adapters.jobs import insert_job
-from asu_builder.domain.job import Job, Priority
-from asu_builder.ports import Act, JobFilter, Pause, Submission
+from asu_builder.domain.job import Job, JobState, Priority
+from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, Submission
 
 _LARGEST_LIST = 1000
+_LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
+
+LIVE = """
+    SELECT job.state, job.priority, json_extract(request.request, '$.version') AS version,
+           json_extract(request.request, '$.target') AS target, count(*) AS times, min(job.enqueued_at)
+      FROM build_jobs AS job JOIN build_requests AS request ON request.request_hash = job.request_hash
+     WHERE job.state IN ('pending', 'building')
+     GROUP BY job.state, job.priority, version, target
+     ORDER BY times DESC, version DESC, target, job.priority DESC
+"""
+"""Reads the live jobs' index and no other job, however many have ended."""
+
+WAITS = """
+    SELECT started_at - enqueued_at FROM build_jobs
+     WHERE state = 'completed' ORDER BY finished_at DESC LIMIT ?
+"""
 
 
 class SqlOperations:
@@ -32,15 +48,17 @@ class SqlOperations:
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """See `ports.Operations.jobs`."""
         conditions: list[tuple[str, Any]] = [
-            ("job.state = ?", wanted.state),
             ("json_extract(request.request, '$.version') = ?", wanted.version),
             ("json_extract(request.request, '$.target') = ?", wanted.target),
             ("json_extract(request.request, '$.profile') = ?", wanted.profile),
             ("job.asker = ?", wanted.asker),
             ("job.id < ?", wanted.before),
+            ("job.id >= ?", None if wanted.state in _LIVE_STATES else wanted.since),
         ]
         chosen = [(text, value) for text, value in conditions if value not in (None, "")]
-        where = " AND ".join(text for text, _ in chosen) or "1"
+        # A state is named, not bound, so that the index of those that wait or are built can serve.
+        states = [] if wanted.state is None else [f"job.state = '{wanted.state}'"]
+        where = " AND ".join((*states, *(text for text, _ in chosen))) or "1"
         values = [value for _, value in chosen]
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -48,6 +66,23 @@ class SqlOperations:
                 (*values, max(0, min(wanted.limit, _LARGEST_LIST))),
             ).fetchall()
         return [to_job(row) for row in rows]
+
+    def live(self) -> Sequence[LiveJobs]:
+        """See `ports.Operations.live`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(LIVE).fetchall()
+        groups = [(row[:5], to_moment(row[5])) for row in rows]
+        return [
+            LiveJobs(JobState(state), Priority(priority), version, target, count, oldest)
+            for (state, priority, version, target, count), oldest in groups
+            if oldest
+        ]
+
+    def waits(self, limit: int) -> Sequence[timedelta]:
+        """See `ports.Operations.waits`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(WAITS, (max(0, min(limit, _LARGEST_LIST)),)).fetchall()
+        return [timedelta(microseconds=micros) for (micros,) in rows if micros is not None and micros >= 0]
 
     def purge(self, request_hash: str, *, now: datetime) -> int:
         """See `ports.Operations.purge`."""

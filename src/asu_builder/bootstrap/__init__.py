@@ -1,7 +1,7 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,6 +19,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
@@ -28,9 +29,10 @@ from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.worker import Workers
-from asu_builder.settings import Settings
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +62,12 @@ def assemble(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    origins: Mapping[str, str] | None = None,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime, for whoever wants to see what is asked of it.
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
+    settings were chosen.
     """
     world = reach(settings, now)
     runtime = watch(world.runtime)
@@ -103,6 +107,8 @@ def assemble(
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
         operator=operator,
+        crowds=Crowds(world.operations, world.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -113,6 +119,12 @@ def assemble(
     )
     drain = partial(workers.drain, settings.shutdown_grace)
     return Application(create_app(parts), world.warnings, drain)
+
+
+def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    from asu_builder.web.configuration import describe_settings  # words that a start does not need
+
+    return describe_settings(loaded)
 
 
 def make_housekeeping(

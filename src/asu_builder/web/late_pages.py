@@ -16,6 +16,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 ADDRESSES = (
     "GET /",
+    "GET /queue",
+    "POST /queue/acts",
+    "GET /configuration",
     "GET /docs",
     "GET /static/{digest}/{name}",
     "POST /session",
