@@ -59,10 +59,16 @@ class ConfigurationPage:
 
 def _text(value: Any) -> str:
     """A value as a file says it; an empty one in a word."""
-    if isinstance(value, list | tuple) and not any(isinstance(entry, Mapping) for entry in value):
-        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_entry, value)) or "none"
     if isinstance(value, str):
         return value or "empty"
-    if value in ([], {}):
-        return "none"
-    return msgspec.json.encode(value).decode()
+    return "none" if value == {} else msgspec.json.encode(value).decode()
+
+
+def _entry(entry: Any) -> str:
+    """One of a list; of a token its name, and in brackets its rights and its class."""
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    also = [*entry.get("rights", ()), *([entry["priority"]] if "priority" in entry else [])]
+    return f"{entry['name']} ({', '.join(also)})" if also else str(entry["name"])

@@ -52,22 +52,21 @@ async function fetched() {
   return answer.text();
 }
 
-/** The new part in the place of the old one; open details, their forms, scrolling and the focus stay. */
+/** The new part in the place of the old one; open details, their forms and the focus stay. */
 function exchange(text) {
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("live");
   if (!fresh) throw new Error("no live part");
   const next = document.adoptNode(fresh);
   localise(next);
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
-  const scrolled = live.querySelector(".scroll")?.scrollLeft ?? 0;
-  for (const open of live.querySelectorAll("details[open][id]")) {
-    next.querySelector(`#${CSS.escape(open.id)}`)?.replaceWith(open);
+  for (const details of next.querySelectorAll("details[id]")) {
+    const former = live.querySelector(`#${CSS.escape(details.id)}`);
+    if (former?.open) details.replaceWith(former);
+    else if (former) details.open = false;
   }
   live.replaceWith(next);
   live = next;
   shown = text;
-  const scroll = live.querySelector(".scroll");
-  if (scroll) scroll.scrollLeft = scrolled;
   if (focused) refocus(focused);
 }
 
@@ -76,7 +75,6 @@ function refocus(focused) {
   const target = live.contains(focused) ? focused
     : focused.id ? live.querySelector(`#${CSS.escape(focused.id)}`)
     : focused.matches("summary") ? live.querySelector(`#${CSS.escape(details.id)} > summary`)
-    : focused.matches(".scroll") ? live.querySelector(".scroll")
-    : focused.href ? [...live.querySelectorAll("a")].find((link) => link.href === focused.href) : null;
+    : null;
   target?.focus({ preventScroll: true });
 }
