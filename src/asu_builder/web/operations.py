@@ -13,6 +13,7 @@ from asu_builder.web.statistics_documents import (
     Counts,
     ShareByVersion,
     ShareDocument,
+    StatisticsDocument,
     Summary,
     TopPackages,
 )
@@ -91,6 +92,25 @@ _BRANCH = ("branch",)
 _STATISTICS = (
     Operation(
         "/api/v1/stats/summary", _READ, "Jobs that wait, builds of the last day.", {200: ("Both", Summary)}
+    ),
+    Operation(
+        "/api/v1/statistics",
+        _READ,
+        "What happened in the last days: builds by day and version, failures, durations, packages.",
+        {200: ("The numbers", StatisticsDocument), 400: ("days is none of the choices", Problem)},
+        query=("days",),
+    ),
+    Operation(
+        "/api/v1/statistics/{chart}.csv",
+        _READ,
+        "The numbers of one chart as CSV.",
+        {
+            200: ("A row of names, then the numbers", None),
+            400: ("days is none of the choices", Problem),
+            404: ("There is no such chart", Problem),
+        },
+        query=("days",),
+        content_type="text/csv",
     ),
     Operation(
         "/api/v1/builds-per-day",
