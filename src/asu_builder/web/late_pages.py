@@ -18,6 +18,7 @@ ADDRESSES = (
     "GET /",
     "GET /queue",
     "POST /queue/acts",
+    "GET /statistics",
     "GET /configuration",
     "GET /docs",
     "GET /static/{digest}/{name}",

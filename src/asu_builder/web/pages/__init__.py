@@ -28,6 +28,7 @@ from asu_builder.web.pages.queue import QueuePage
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.session import Sessions
 from asu_builder.web.pages.static_files import StaticFiles
+from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -77,6 +78,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         threads=parts.threads,
         rendering=rendering,
     )
+    statistics = Statistics(parts.charts, threads=parts.threads, rendering=rendering)
     configuration = ConfigurationPage(parts.configuration, threads=parts.threads, rendering=rendering)
 
     async def interface(request: Request, asker: Asker) -> Response:
@@ -100,6 +102,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /": page(overview.show),
         "GET /queue": page(queue.show),
         "POST /queue/acts": page(queue.act),
+        "GET /statistics": page(statistics.show),
         "GET /configuration": page(configuration.show),
         "GET /docs": page(interface),
         "POST /session": page(lambda request, _: sessions.begin(request)),

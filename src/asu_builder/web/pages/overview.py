@@ -1,5 +1,8 @@
 """The first page: how the service is, what it does, and where to go."""
 
+from collections.abc import Sequence
+from datetime import date
+
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +13,7 @@ from asu_builder.services.catalog import BranchOffer, Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowd, Crowds
 from asu_builder.services.health import Health, HealthReport
+from asu_builder.web.charts_svg import Series, stacked_bars
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.threads import Threads
 
@@ -20,7 +24,7 @@ _DAYS = 7
 class Day(Struct, frozen=True):
     """What happened on one day, UTC. `built` were new, `hits` were answered with what was there."""
 
-    date: str
+    date: date
     built: int
     hits: int
     failed: int
@@ -58,7 +62,7 @@ class Overview:
             sentence=health_sentence(report),
             crowd=crowd,
             days=days,
-            most=max(1, *(day.built + day.hits for day in days)),
+            chart=_chart(days),
             offers=[offer for offer in offers if offer.versions],
             failures=failures,
         )
@@ -73,9 +77,23 @@ class Overview:
         asked, hits, failed = (line.data for line in chart.datasets)
         rows = zip(chart.labels, asked, hits, failed, strict=True)
         return [
-            Day(label.rstrip("Z"), int(total - hit), int(hit), int(fails))
+            Day(date.fromisoformat(label.rstrip("Z")), int(total - hit), int(hit), int(fails))
             for label, total, hit, fails in rows
         ][-_DAYS:]
+
+
+def _chart(days: Sequence[Day]) -> str:
+    """HTML that is fit for the page; empty when there is nothing to draw."""
+    if not any(day.built + day.hits for day in days):
+        return ""
+    return stacked_bars(
+        "Requests of the last seven days",
+        [day.date for day in days],
+        (
+            Series("New builds", "built", [day.built for day in days]),
+            Series("Answered from kept results", "cached", [day.hits for day in days]),
+        ),
+    )
 
 
 def health_sentence(report: HealthReport) -> str:
