@@ -14,7 +14,7 @@ from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -67,6 +67,8 @@ class Scene:
     root: Path
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
+    counted: Statistics | None = None
+    upstream: Upstream = field(default_factory=EmptyUpstream)
     verdicts: dict[str, Verdict] = field(
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
@@ -86,7 +88,7 @@ class Scene:
         self.health = health
         operator = self.operator()
         changes = LocalPackageChanges()
-        catalog = Catalog(EmptyUpstream(), Branches(), changes)
+        catalog = Catalog(self.upstream, Branches(), changes)
         return create_app(
             Parts(
                 builds=self.builds,
@@ -100,7 +102,7 @@ class Scene:
                 configuration=lambda: describe_settings(self.loaded),
                 askers=Askers(self.tokens, ()),
                 limit_previews=lambda _: None,
-                charts=Charts(self.statistics, now=lambda: NOON),
+                charts=Charts(self.counted or self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
                 stop=lambda: self.life.append("stop"),

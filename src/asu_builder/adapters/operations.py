@@ -39,6 +39,31 @@ WAITS = """
 """
 
 
+def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
+    """The SQL of a list and its values."""
+    live = wanted.state in _LIVE_STATES
+    # The plus hides the primary key: those that wait or are built are found in their own index, however
+    # many have ended, and it names their states as it does here.
+    number = "+job.id" if live else "job.id"
+    conditions: list[tuple[str, Any]] = [
+        ("job.state = ?", wanted.state),
+        ("json_extract(request.request, '$.version') = ?", wanted.version),
+        ("json_extract(request.request, '$.target') = ?", wanted.target),
+        ("json_extract(request.request, '$.profile') = ?", wanted.profile),
+        ("job.asker = ?", wanted.asker),
+        (f"{number} < ?", wanted.before),
+        (f"{number} >= ?", None if live else wanted.since),
+    ]
+    chosen = [(text, value) for text, value in conditions if value not in (None, "")]
+    texts = (["job.state IN ('pending', 'building')"] if live else []) + [text for text, _ in chosen]
+    where = " AND ".join(texts) or "1"
+    limit = max(0, min(wanted.limit, _LARGEST_LIST))
+    return (
+        f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY {number} DESC LIMIT ?",
+        [*(value for _, value in chosen), limit],
+    )
+
+
 class SqlOperations:
     """Fulfils `ports.Operations` on the embedded database."""
 
@@ -47,24 +72,9 @@ class SqlOperations:
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """See `ports.Operations.jobs`."""
-        conditions: list[tuple[str, Any]] = [
-            ("json_extract(request.request, '$.version') = ?", wanted.version),
-            ("json_extract(request.request, '$.target') = ?", wanted.target),
-            ("json_extract(request.request, '$.profile') = ?", wanted.profile),
-            ("job.asker = ?", wanted.asker),
-            ("job.id < ?", wanted.before),
-            ("job.id >= ?", None if wanted.state in _LIVE_STATES else wanted.since),
-        ]
-        chosen = [(text, value) for text, value in conditions if value not in (None, "")]
-        # A state is named, not bound, so that the index of those that wait or are built can serve.
-        states = [] if wanted.state is None else [f"job.state = '{wanted.state}'"]
-        where = " AND ".join((*states, *(text for text, _ in chosen))) or "1"
-        values = [value for _, value in chosen]
+        statement, values = list_statement(wanted)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY job.id DESC LIMIT ?",
-                (*values, max(0, min(wanted.limit, _LARGEST_LIST))),
-            ).fetchall()
+            rows = connection.execute(statement, values).fetchall()
         return [to_job(row) for row in rows]
 
     def live(self) -> Sequence[LiveJobs]:
