@@ -25,7 +25,7 @@ from asu_builder.web.threads import Threads
 
 FILTERS = ("state", "version", "target", "profile", "asker")
 JOBS = 50
-LOOKED_AT = 5000
+LOOKED_AT = 3000
 """How many job numbers back one page looks, because no index knows every filter; then it offers more."""
 _ACTS = 50
 _FRESH_SECONDS = 1.0
