@@ -7,7 +7,7 @@ read the counts; only what has too many labels for them is counted from events.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, KeysView, Sequence
 from datetime import UTC, datetime, timedelta
 
 from asu_builder.adapters import daily_counts
@@ -53,7 +53,7 @@ class SqlStatistics:
         self._clock = clock
         self._rows: list[EventRow] = []
         self._spans: list[DurationRow] = []
-        self._asked: list[tuple[int, str, Collection[str]]] = []
+        self._asked: list[tuple[int, str, KeysView[str]]] = []
         self._wanted: dict[tuple[int, str], Counter[str]] = {}
         self._packages_due = clock() + _PACKAGES_SECONDS
         self._flushing = threading.Lock()
@@ -74,7 +74,8 @@ class SqlStatistics:
             )
         )
         if kind == "request":
-            self._asked.append((at // DAY, request.version, request.packages_versions or request.packages))
+            names = request.packages_versions.keys() or dict.fromkeys(request.packages).keys()
+            self._asked.append((at // DAY, request.version, names))
 
     def record_duration(self, stage: str, span: timedelta) -> None:
         """See `ports.Statistics.record_duration`."""
@@ -116,7 +117,7 @@ class SqlStatistics:
     def _count_names(self) -> None:
         count = len(self._asked)
         for day, version, names in self._asked[:count]:
-            self._wanted.setdefault((day, version), Counter()).update(dict.fromkeys(names, 1))
+            self._wanted.setdefault((day, version), Counter()).update(names)
         del self._asked[:count]
 
     def tally(

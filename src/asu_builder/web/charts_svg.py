@@ -12,14 +12,19 @@ from html import escape
 from msgspec import Struct
 
 WIDTH = 480
-_LEFT, _RIGHT = 46, 8
+_LEFT, _RIGHT = 52, 24
 _TOP, _PLOT, _BOTTOM = 34, 170, 26
 _ROW = 36
+_LETTER = 8.2
+"""As wide as one may be on a phone, where letters are larger beside everything else."""
 _WIDEST_BAR = 44.0
+_ROOMY = 8.0
+"""Days that are wider have room for large dots."""
 _BARS_SHARE = 0.78
 """Of a day's width; the rest is between the bars."""
-_TICKS = 4
+_MOST_TICKS = 5
 _MOST_DATES = 6
+_SHORTENED = 10_000
 _LABELLED_DAYS = 7
 """So many days have room for their totals above the bars."""
 
@@ -49,10 +54,15 @@ class Row(Struct, frozen=True):
 def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> str:
     """A bar for each day, its parts one upon the other; the last day goes on and is drawn paler."""
     totals = [sum(line.values[number] for line in series) for number in range(len(days))]
-    top = _ceiling(max(totals, default=0))
+    step = _step(max(totals, default=0))
+    top = step * max(1, math.ceil(max(totals, default=0) / step))
     slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(days))
     width = min(slot * _BARS_SHARE, _WIDEST_BAR)
-    parts = [_legend([(line.kind, line.name) for line in series]), _value_axis(top, _whole), _dates(days)]
+    parts = [
+        _legend([(line.kind, line.name) for line in series]),
+        _value_axis(top, step, _short),
+        _dates(days),
+    ]
     for number, day in enumerate(days):
         values = [(line, line.values[number]) for line in series]
         words = ", ".join(f"{_whole(value)} {line.name.lower()}" for line, value in values)
@@ -82,16 +92,17 @@ def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float
     """Percentages from 0 to 100 as a line over an area; a day without any is a gap, not a zero."""
     slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(days))
     points = [
-        None if percent is None else (_LEFT + slot * (number + 0.5), _height_of(percent, 100.0))
+        None if percent is None else (_LEFT + slot * (number + 0.5), _height_of(percent, 100))
         for number, percent in enumerate(percents)
     ]
-    parts = [_legend([("share", name)]), _value_axis(100.0, _percent), _dates(days)]
+    parts = [_legend([("share", name)]), _value_axis(100, 25, _percent), _dates(days)]
     parts += [_line(run) for run in _runs(points)]
+    radius = 2.6 if slot > _ROOMY else 1.6
     for number, (day, percent) in enumerate(zip(days, percents, strict=True)):
         words = "no new builds" if percent is None else f"{percent:.1f} %"
         dot, point = "", points[number]
         if point is not None:
-            dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="2.6"/>'
+            dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="{radius}"/>'
         parts.append(_day_group(day, words, dot, number, slot, last=number == len(days) - 1))
     return _svg(label, _TOP + _PLOT + _BOTTOM, parts)
 
@@ -131,7 +142,7 @@ def horizontal_bars(label: str, rows: Sequence[Row], legend: Sequence[tuple[str,
         )
         if row.mark is not None:
             x = _n(2 + row.mark * scale - 0.75)
-            bar += f'<rect class="chart-mark" x="{x}" y="{y + 17}" width="1.5" height="15"/>'
+            bar += f'<rect class="chart-mark" x="{x}" y="{y + 18}" width="1.5" height="13"/>'
         parts.append(
             f"<g><title>{escape(row.title)}</title>"
             f'<rect class="chart-hit" x="0" y="{y}" width="{WIDTH}" height="{_ROW}"/>'
@@ -168,16 +179,15 @@ def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> str:
         width, height, y = shape
         parts += f'<rect class="chart-{kind}" x="{_n(x)}" y="{y}" width="{width}" height="{height}"/>'
         parts += _text(x + 15, 17, name, "chart-key")
-        x += 15 + 7.6 * len(name) + 14
+        x += 15 + _LETTER * len(name) + 14
     return parts
 
 
-def _value_axis(top: float, words: Callable[[float], str]) -> str:
+def _value_axis(top: int, step: int, words: Callable[[float], str]) -> str:
     parts = ""
-    for number in range(_TICKS + 1):
-        value = top * number / _TICKS
+    for value in range(0, top + 1, step):
         y = _n(_height_of(value, top))
-        name = "chart-grid" if number else "chart-base"
+        name = "chart-grid" if value else "chart-base"
         parts += f'<line class="{name}" x1="{_LEFT}" y1="{y}" x2="{WIDTH - _RIGHT}" y2="{y}"/>'
         parts += _text(_LEFT - 6, _height_of(value, top) + 4, words(value), "chart-tick chart-end")
     return parts
@@ -186,30 +196,27 @@ def _value_axis(top: float, words: Callable[[float], str]) -> str:
 def _dates(days: Sequence[date]) -> str:
     """Some days by name, counted back from the last one, so that today always has its name."""
     slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(days))
-    step = next(step for step in (1, 5, 7, 14, 15, 30, 1 << 30) if len(days) / step <= _MOST_DATES + 1)
-    parts = ""
-    for number in range(len(days) - 1, -1, -step):
-        end = number == len(days) - 1 and slot < _WIDEST_BAR
-        x = WIDTH - _RIGHT if end else _LEFT + slot * (number + 0.5)
-        if not end and x < _LEFT:
-            continue
-        name = f"{days[number].day} {days[number]:%b}"
-        parts += _text(
-            x, _TOP + _PLOT + 18, name, "chart-tick chart-end" if end else "chart-tick chart-middle"
+    step = next(step for step in (1, 5, 15, 30) if len(days) / step <= _MOST_DATES + 1 or step == 30)
+    return "".join(
+        _text(
+            _LEFT + slot * (number + 0.5),
+            _TOP + _PLOT + 18,
+            f"{days[number].day} {days[number]:%b}",
+            "chart-tick chart-middle",
         )
-    return parts
+        for number in range(len(days) - 1, -1, -step)
+    )
 
 
 def _height_of(value: float, top: float) -> float:
     return _TOP + _PLOT * (1 - value / top)
 
 
-def _ceiling(largest: float) -> float:
-    """The end of the axis: so that each of its ticks is a round number, and a whole one."""
-    wanted = max(largest, 1) / _TICKS
-    power = 10.0 ** math.floor(math.log10(wanted))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= wanted)
-    return max(1, math.ceil(step)) * float(_TICKS)
+def _step(largest: float) -> int:
+    """How far apart the ticks are: a round number, of which at most five reach the largest value."""
+    wanted = max(largest, 1) / _MOST_TICKS
+    power = 10 ** math.floor(math.log10(wanted)) if wanted > 1 else 1
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted)
 
 
 def _text(x: float, y: float, text: str, classes: str) -> str:
@@ -223,6 +230,11 @@ def _n(number: float) -> str:
 
 def _whole(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def _short(number: float) -> str:
+    """For the axis; its ticks are round, so that nothing is lost."""
+    return f"{number / 1000:,g}k" if number >= _SHORTENED else _whole(number)
 
 
 def _percent(number: float) -> str:

@@ -85,11 +85,11 @@ def _diff_packages(report: StatisticsReport) -> Table:
 
 TABLES: Mapping[str, Callable[[StatisticsReport], Table]] = {
     "builds-per-day": _days,
+    "diff-packages": _diff_packages,
     "versions": _versions,
+    "packages": _packages,
     "failures": _failures,
     "durations": _durations,
-    "packages": _packages,
-    "diff-packages": _diff_packages,
 }
 """By the names of the charts in addresses."""
 

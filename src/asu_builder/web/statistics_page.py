@@ -17,6 +17,14 @@ _FAULTS = {
     Fault.WORLD: "The world's",
     Fault.OURS: "The server's",
 }
+_NOTES = {
+    "builds-per-day": "Builds by the day on which they ended.",
+    "diff-packages": "Of the new builds of a day.",
+    "versions": "New builds and kept results; shares of all requests.",
+    "packages": "Shares of new builds.",
+    "failures": "Shares of failed builds, by whose side it was on.",
+    "durations": "Of builds that ended, whatever came of them.",
+}
 _STAGES = {
     "pending": "Waiting",
     "init": "Preparing",
@@ -33,6 +41,8 @@ class Figure(Struct, frozen=True):
 
     name: str
     title: str
+    note: str
+    """What the numbers are, where the title does not say it all."""
     svg: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -85,6 +95,7 @@ def _figure(name: str, report: StatisticsReport, days: int) -> Figure:
     return Figure(
         name,
         table.title,
+        _NOTES.get(name, ""),
         _DRAWN[name](report, f"{table.title}, {days} days") if counted else "",
         [column.replace("_", " ") for column in table.columns],
         table.rows,
@@ -106,25 +117,22 @@ def _days(report: StatisticsReport, label: str) -> str:
 
 
 def _versions(report: StatisticsReport, label: str) -> str:
-    counts = [(row.version, row.requests) for row in report.versions]
-    return _counted(counts, label, of=report.requests, others="versions")
+    rows = [_row(row.version, row.requests, of=report.requests) for row in report.versions]
+    return charts_svg.horizontal_bars(label, _shortened(rows, "versions", of=report.requests))
 
 
 def _packages(report: StatisticsReport, label: str) -> str:
-    return charts_svg.horizontal_bars(
-        label,
-        [_row(name, count, of=report.share.total) for name, count in report.packages[:_MOST_ROWS]],
-    )
+    rows = [_row(name, count, of=report.share.total) for name, count in report.packages[:_MOST_ROWS]]
+    return charts_svg.horizontal_bars(label, rows)
 
 
-def _counted(counts: Sequence[tuple[str, int]], label: str, *, of: int, others: str) -> str:
-    rest = counts[_MOST_ROWS:]
-    shown = [_row(name, count, of=of) for name, count in counts[:_MOST_ROWS]]
-    if rest:
-        shown.append(
-            _row(f"{len(rest)} other {others}", sum(count for _, count in rest), of=of, kind="pending")
-        )
-    return charts_svg.horizontal_bars(label, shown)
+def _failures(report: StatisticsReport, label: str) -> str:
+    rows = [
+        _row(row.reason.replace("_", " "), row.count, of=report.failed, kind=row.fault)
+        for row in report.failures
+    ]
+    shown = _shortened(rows, "reasons", of=report.failed)
+    return charts_svg.horizontal_bars(label, shown, list(_FAULTS.items()))
 
 
 def _row(name: str, count: int, *, of: int, kind: str = "requests") -> Row:
@@ -132,12 +140,11 @@ def _row(name: str, count: int, *, of: int, kind: str = "requests") -> Row:
     return Row(name, count, text, f"{name}: {text}", kind)
 
 
-def _failures(report: StatisticsReport, label: str) -> str:
-    rows = [
-        _row(row.reason.replace("_", " "), row.count, of=report.failed, kind=row.fault)
-        for row in report.failures[:_MOST_ROWS]
-    ]
-    return charts_svg.horizontal_bars(label, rows, list(_FAULTS.items()))
+def _shortened(rows: Sequence[Row], what: str, *, of: int) -> list[Row]:
+    """The longest, and all others in one."""
+    rest = rows[_MOST_ROWS:]
+    others = [_row(f"{len(rest)} other {what}", int(sum(row.value for row in rest)), of=of, kind="others")]
+    return [*rows[:_MOST_ROWS], *(others if rest else ())]
 
 
 def _durations(report: StatisticsReport, label: str) -> str:
@@ -151,10 +158,10 @@ def _stage(row: StageReport) -> Row:
     return Row(
         name,
         mean,
-        f"{_seconds(mean)} · 90 %: {_seconds(p90)}",
+        f"{_seconds(mean)} · 9 of 10: {_seconds(p90)}",
         f"{name}: {_seconds(mean)} on average, nine of ten at most {_seconds(p90)},"
         f" the longest {_seconds(row.longest.total_seconds())}, {row.count:,} builds",
-        "pending" if row.stage == "pending" else "stage",
+        "others" if row.stage == "pending" else "stage",
         p90,
     )
 
