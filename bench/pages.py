@@ -22,7 +22,7 @@ from bench.sample import TARGET, download_server, seed
 from bench.scenarios import service
 
 BUDGET = 30.0
-_TIMES = 20
+_TIMES = 60
 _SECRET = "bench"
 _DAYS, _VERSIONS = 90, ("24.10.4", "24.10.3", "23.05.5", "SNAPSHOT")
 _WAITING = 200

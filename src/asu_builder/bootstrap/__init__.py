@@ -75,7 +75,6 @@ def assemble(
     health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
     workers = _workers(settings, world, _pipeline(settings, runtime, world, catalog), health, now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
-    operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
     builds = Builds(
         world.queue,
@@ -91,13 +90,8 @@ def assemble(
         now=now,
         wake=workers.wake,
     )
-    life = _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=_background(world, health, housekeeping, catalog, interest),
-        end=(interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
+    background = _background(world, health, housekeeping, catalog, interest)
+    life = _life(world, workers, housekeeping, background, interest)
     parts = Parts(
         builds=builds,
         health=health,
@@ -106,7 +100,7 @@ def assemble(
         catalog=catalog,
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
-        operator=operator,
+        operator=make_operator(settings, world, now=now, wake=workers.wake),
         crowds=Crowds(world.operations, world.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         askers=Askers(tokens(settings), settings.trusted_proxies),
@@ -117,8 +111,7 @@ def assemble(
         version=__version__,
         cors=settings.cors,
     )
-    drain = partial(workers.drain, settings.shutdown_grace)
-    return Application(create_app(parts), world.warnings, drain)
+    return Application(create_app(parts), world.warnings, partial(workers.drain, settings.shutdown_grace))
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -242,6 +235,22 @@ def _background(
         work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )
+
+
+def _life(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    background: tuple[Periodic, ...],
+    interest: Interest,
+) -> "_Life":
+    return _Life(
+        begin=lambda: housekeeping.recover(worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(interest.flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
     )
 
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Asker
+from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import RecordedFailure
 from asu_builder.services.catalog import BranchOffer, Catalog
 from asu_builder.services.charts import Charts
@@ -63,13 +64,20 @@ class Overview:
             crowd=crowd,
             days=days,
             chart=_chart(days),
-            offers=[offer for offer in offers if offer.versions],
+            offers=offers,
             failures=failures,
         )
 
     def _look(self) -> tuple[Crowd, list[Day], list[BranchOffer], list[RecordedFailure]]:
         failures = list(self._charts.failures(_ERRORS))
-        return self._crowds.look(), self._days(), self._catalog.offers(), failures
+        return self._crowds.look(), self._days(), self._offers(), failures
+
+    def _offers(self) -> list[BranchOffer]:
+        """Nothing while upstream has never answered: the rest of the page stands without it."""
+        try:
+            return [offer for offer in self._catalog.offers() if offer.versions]
+        except Unavailable:
+            return []
 
     def _days(self) -> list[Day]:
         """The last seven days, today last."""

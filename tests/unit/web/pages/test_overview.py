@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from asgi_client import AsgiClient
+from asu_builder.domain.errors import UpstreamUnavailable
 from asu_builder.domain.release import Release
 from asu_builder.ports import EventKind, RecordedFailure, Tally, VersionList
 from factories import NOON, a_submission
@@ -100,6 +101,24 @@ def test_versions_lead_to_the_page_that_builds_them(busy: Scene, client: AsgiCli
     branch = re.search(r'<th scope="row" class="when">24.10</th>.*?</tr>', shown)
     assert branch is not None
     assert '<td class="number">2</td>' in branch[0] and "2 older" in branch[0]
+
+
+class Silent(EmptyUpstream):
+    """A download server that has never answered."""
+
+    def versions(self) -> VersionList:
+        raise UpstreamUnavailable("It does not answer.")
+
+
+@pytest.fixture
+def lonely(scene: Scene) -> Scene:
+    scene.upstream = Silent()
+    return scene
+
+
+def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> None:
+    shown = page(client)
+    assert "What can be built is not known yet" in shown and "Parts of the service" in shown
 
 
 def test_it_answers_head(client: AsgiClient) -> None:
