@@ -14,7 +14,7 @@ from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.release import Release
-from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -68,7 +68,7 @@ class Scene:
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
     counted: Statistics | None = None
-    upstream: Upstream = field(default_factory=EmptyUpstream)
+    upstream: EmptyUpstream = field(default_factory=EmptyUpstream)
     verdicts: dict[str, Verdict] = field(
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )

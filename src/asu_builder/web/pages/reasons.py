@@ -31,3 +31,9 @@ WORDS: Mapping[str, str] = {
 def in_words(reason: str) -> str:
     """A reason as people say it; one that is not known as it is."""
     return WORDS.get(reason, reason.replace("_", " "))
+
+
+def as_beginning(reason: str) -> str:
+    """The same at the beginning of a line."""
+    words = in_words(reason)
+    return words[:1].upper() + words[1:]

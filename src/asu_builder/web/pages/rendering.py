@@ -70,8 +70,8 @@ class Rendering:
             "moment": words.moment,
             "number": words.number,
             "sentence": words.sentence,
-            "capitalize_first": words.capitalize_first,
             "reason": reasons.in_words,
+            "reason_first": reasons.as_beginning,
         }
         environment.filters.update(filters)
         return environment

@@ -45,8 +45,3 @@ def number(count: float) -> str:
 def sentence(text: str) -> Markup:
     """A sentence of ours, what stands in backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
-
-
-def capitalize_first(text: str) -> str:
-    """The beginning of a sentence: only its first letter changes."""
-    return text[:1].upper() + text[1:]

@@ -8,11 +8,11 @@ import pytest
 
 from asgi_client import AsgiClient
 from asu_builder.settings import SETTING_NAMES, load_with_origins
-from visitors import BUILDER, OPERATOR, READER
+from visitors import BUILDER, OPERATOR, READER, TOKENS
 from web_scene import Scene
 
 DIGESTS = ("0" * 64, "1" * 64)
-TOKENS = [
+CONFIGURED = [
     {"name": "ann", "digest": DIGESTS[0], "rights": ["operate"]},
     {"name": "farm", "digest": DIGESTS[1], "priority": "bulk"},
 ]
@@ -21,10 +21,10 @@ BEARER = {"authorization": "Bearer may-read"}
 
 
 @pytest.fixture
-def scene(scene: Scene) -> Scene:
+def scene(tmp_path: Path) -> Scene:
     """Settings from a file and from variables, with secrets where people put them."""
-    file = scene.root / "config.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    scene = Scene(tmp_path, tokens=TOKENS)
+    file = tmp_path / "config.yaml"
     file.write_text(
         "job_timeout: 90s\nserver_port: 1\ndisk_floor: 1536MiB\n"
         "upstream_url: https://me:s3cret/with@signs@mirror.example.org/openwrt?key=s3cret\n"
@@ -32,7 +32,11 @@ def scene(scene: Scene) -> Scene:
         "imagebuilder_registry: me:s3cret@registry.example.org/openwrt\n"
         "branches: {'24.10': {path: '<b>{version}</b>'}}\n".replace("<b>{version}</b>", "x/{version}")
     )
-    variables = {"ASU_SERVER_PORT": "8081", "ASU_API_TOKENS": json.dumps(TOKENS), "ASU_CONTACT": "<b>me</b>"}
+    variables = {
+        "ASU_SERVER_PORT": "8081",
+        "ASU_API_TOKENS": json.dumps(CONFIGURED),
+        "ASU_CONTACT": "<b>me</b>",
+    }
     scene.loaded = load_with_origins(variables, (file,))
     return scene
 

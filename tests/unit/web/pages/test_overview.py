@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from asu_builder.domain.release import Release
 from asu_builder.ports import EventKind, RecordedFailure, Tally, VersionList
 from factories import NOON, a_submission
 from fake_builds import FakeStatistics
+from visitors import TOKENS
 from web_scene import EmptyUpstream, Scene
 
 
@@ -38,6 +40,11 @@ class Busy(FakeStatistics):
     def failures(self, limit: int) -> tuple[RecordedFailure, ...]:
         failure = RecordedFailure(NOON, "24.10.5", "pico/nine", "<i>acme_widget-5</i>", "too_big")
         return (failure, RecordedFailure(NOON, "24.10.5", "pico/ten", "acme", "of_another_time"))[:limit]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, tokens=TOKENS)
 
 
 def page(client: AsgiClient) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,11 +14,16 @@ from asu_builder.domain.job import Job, JobState, Keeping, Priority
 from asu_builder.ports import Verdict
 from asu_builder.web.pages import queue as queue_page
 from factories import NOON, a_failure, a_result, a_submission
-from visitors import BUILDER, OPERATOR, READER
+from visitors import BUILDER, OPERATOR, READER, TOKENS
 from web_scene import Scene
 
 HOUR = timedelta(hours=1)
 FORM = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, tokens=TOKENS)
 
 
 def submit(scene: Scene, name: str = "vim", **changes: Any) -> Job:

@@ -1,6 +1,7 @@
 """The page of statistics: a period to choose, each chart with its table and its file."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,10 @@ from web_scene import Scene
 
 
 @pytest.fixture
-def scene(scene: Scene) -> Scene:
+def scene(tmp_path: Path) -> Scene:
     """Something was asked for, by versions that want to be more than text."""
-    statistics = SqlStatistics(Database(scene.root / "statistics.db"), now=lambda: NOON)
+    scene = Scene(tmp_path)
+    statistics = SqlStatistics(Database(tmp_path / "statistics.db"), now=lambda: NOON)
     for _ in range(3):
         statistics.record("request", a_request())
     statistics.record("cache_hit", a_request())
