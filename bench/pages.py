@@ -17,11 +17,12 @@ from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Submission
 from bench import load
 from bench.figures import Figure
-from bench.process import Server, cpu_seconds
+from bench.process import Server, cpu_seconds, resident_bytes
 from bench.sample import TARGET, download_server, seed
 from bench.scenarios import service
 
 BUDGET = 30.0
+_MEMORY = 80.0
 _TIMES = 60
 _SECRET = "bench"
 _DAYS, _VERSIONS = 90, ("24.10.4", "24.10.3", "23.05.5", "SNAPSHOT")
@@ -54,6 +55,7 @@ def paging(*, rounds: int, finished_jobs: int) -> Iterator[Figure]:
                 _spend(server, request)
                 spent = [_spend(server, request) for _ in range(rounds)]
                 yield Figure(f"{title}, CPU", "ms", spent, BUDGET)
+            yield Figure("memory after all of them", "MB", [resident_bytes(server.pid) / 1e6], _MEMORY)
 
 
 def _spend(server: Server, request: bytes) -> float:
