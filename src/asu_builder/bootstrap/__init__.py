@@ -1,7 +1,7 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,6 +19,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
@@ -28,9 +29,10 @@ from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.worker import Workers
-from asu_builder.settings import Settings
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +62,12 @@ def assemble(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    origins: Mapping[str, str] | None = None,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime, for whoever wants to see what is asked of it.
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
+    settings were chosen.
     """
     world = reach(settings, now)
     runtime = watch(world.runtime)
@@ -71,7 +75,6 @@ def assemble(
     health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
     workers = _workers(settings, world, _pipeline(settings, runtime, world, catalog), health, now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
-    operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
     builds = Builds(
         world.queue,
@@ -87,13 +90,8 @@ def assemble(
         now=now,
         wake=workers.wake,
     )
-    life = _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=_background(world, health, housekeeping, catalog, interest),
-        end=(interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
+    background = _background(world, health, housekeeping, catalog, interest)
+    life = _life(world, workers, housekeeping, background, interest)
     parts = Parts(
         builds=builds,
         health=health,
@@ -102,7 +100,9 @@ def assemble(
         catalog=catalog,
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
-        operator=operator,
+        operator=make_operator(settings, world, now=now, wake=workers.wake),
+        crowds=Crowds(world.operations, world.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -111,8 +111,13 @@ def assemble(
         version=__version__,
         cors=settings.cors,
     )
-    drain = partial(workers.drain, settings.shutdown_grace)
-    return Application(create_app(parts), world.warnings, drain)
+    return Application(create_app(parts), world.warnings, partial(workers.drain, settings.shutdown_grace))
+
+
+def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    from asu_builder.web.configuration import describe_settings  # words that a start does not need
+
+    return describe_settings(loaded)
 
 
 def make_housekeeping(
@@ -230,6 +235,22 @@ def _background(
         work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )
+
+
+def _life(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    background: tuple[Periodic, ...],
+    interest: Interest,
+) -> "_Life":
+    return _Life(
+        begin=lambda: housekeeping.recover(worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(interest.flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
     )
 
 
