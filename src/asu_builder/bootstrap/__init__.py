@@ -94,13 +94,10 @@ def assemble(
         now=now,
         wake=workers.wake,
     )
-    life = _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=_background(world, health, housekeeping, catalog, interest),
-        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
+    background = _background(world, health, housekeeping, catalog, interest)
+    end = (recorder.stop, interest.flush, world.statistics.flush, world.close)
+    begin = partial(housekeeping.recover, worker=world.name.name)
+    life = _Life(begin, workers, background, end, world.database.stop_verifying)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -119,9 +116,8 @@ def assemble(
         version=__version__,
         cors=settings.cors,
     )
-    drain = partial(workers.drain, settings.shutdown_grace)
     app = create_app(parts)
-    return Application(app, world.warnings, drain, app.end_streams)
+    return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
 
 
 def make_housekeeping(
@@ -252,7 +248,7 @@ def _background(
 class _Life(Struct, frozen=True):
     """What runs beside the answers."""
 
-    begin: Callable[[], None]
+    begin: Callable[[], object]
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]
