@@ -1,6 +1,7 @@
 """What every place for builds' output does."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def lease(queue: JobQueue) -> Lease:
     return claimed(queue)
 
 
-def claimed(queue: JobQueue, **changes: object) -> Lease:
+def claimed(queue: JobQueue, **changes: Any) -> Lease:
     queue.submit(a_submission(**changes), now=NOON)
     claim = queue.claim("host/1", lease_for=_MINUTE, now=NOON)
     assert claim is not None

@@ -6,7 +6,6 @@ at all is broken off by whoever sends (`live_streams.py`).
 
 import asyncio
 import bisect
-import contextlib
 import logging
 import time
 from collections import deque
@@ -35,6 +34,8 @@ BUILDING_SECONDS = 0.25
 WAITING_SECONDS = 1.0
 """Between two looks at a build that runs, and at one that waits, unless this process knows of news."""
 _SOONEST = 0.05
+_SOONEST_EACH = 0.001
+"""The least between two looks, in all or for each who watches: many are told more at a time."""
 _TRIES = 20
 """Looks in a row that may fail before the watchers are sent away."""
 LARGEST_WINDOW = 256 << 10
@@ -102,10 +103,8 @@ class Feed:
             for watcher in self.watchers:
                 watcher.news.set()
             if self._end is None and pause:
-                await asyncio.sleep(_SOONEST)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause - _SOONEST):
-                        await self._woken.wait()
+                await asyncio.sleep(max(_SOONEST, _SOONEST_EACH * len(self.watchers)))
+                await _within(pause - _SOONEST, self._woken)
 
     async def follow(
         self, watcher: Watcher, after: int, *, beat: float | None = None

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,12 @@ class Served:
     def complete(self) -> None:
         self.move(state=JobState.COMPLETED, stage=None, finished_at=NOON, outcome=a_result())
 
-    def watch(self, query: str = "", **options: Any) -> ClientConnection:
+    def watch(self, query: str = "", **options: Any) -> AbstractContextManager[ClientConnection]:
         address = f"ws://127.0.0.1:{self.port}{BUILD}/{self.name}/events{query}"
-        return connect(address, compression=None, open_timeout=5, close_timeout=2, **options)
+        watching: AbstractContextManager[ClientConnection] = connect(
+            address, compression=None, open_timeout=5, close_timeout=2, **options
+        )
+        return watching
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         return self.ask("GET", path, headers)
