@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.upstream_memory import Document, DocumentMemory
+from asu_builder.adapters.upstream_memory import Document, DocumentMemory, size_of
 from asu_builder.adapters.upstream_server import UpstreamServer
 from asu_builder.domain.breaker import Breaker
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
@@ -77,6 +77,12 @@ class UpstreamDocuments:
         elif self._is_old(document) and self._may_ask(path):
             self._fetch_behind(path, parse)
         parsed: Parsed | None = document.parsed
+        return parsed
+
+    def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
+        """The document as last seen, however old; None when it was never, or upstream has none."""
+        document = self._memory.find(self._address(path), parse)
+        parsed: Parsed | None = None if document is None else document.parsed
         return parsed
 
     def stored(self, path: str) -> bytes | None:
@@ -175,7 +181,8 @@ class UpstreamDocuments:
             document = Document(checked, "", 0, None)
         else:
             try:
-                document = Document(checked, response.etag, len(response.body), parse(response.body))
+                parsed = parse(response.body)
+                document = Document(checked, response.etag, size_of(response.body, parsed), parsed)
             except (msgspec.MsgspecError, ValueError) as error:
                 raise UpstreamUnavailable(
                     f"{self._address(path)} is not what it should be: {error}."

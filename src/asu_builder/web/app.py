@@ -21,17 +21,20 @@ from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
+from asu_builder.web.late_pages import Endpoint, LatePages
 from asu_builder.web.late_streams import LateStreams, WatchLimits
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
@@ -84,7 +87,8 @@ def create_app(parts: Parts) -> FrontDoor:
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
-    pages = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
+    search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
+    statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
     streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
@@ -106,22 +110,42 @@ def create_app(parts: Parts) -> FrontDoor:
         "/health": endpoints.health,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
-        "/docs": endpoints.interface,
-        "/": endpoints.front,
         **_operator_routes(operator),
         **_metadata_routes(metadata),
-        **_statistics_routes(pages),
+        **_statistics_routes(statistics),
+        **_search_routes(search),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
+    pages = LatePages(lambda: _load_pages(parts, reading), reading)
     app = Starlette(
-        routes=routes,
+        routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams)
+
+
+def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
+    from asu_builder.web.pages import PageParts, make_pages  # with templates and all
+
+    return make_pages(
+        PageParts(
+            builds=parts.builds,
+            health=parts.health,
+            charts=parts.charts,
+            askers=parts.askers,
+            threads=reading,
+            description=lambda: _describe(parts.version),
+            version=parts.version,
+        )
+    )
+
+
+def _describe(version: str) -> dict[str, Any]:
+    return describe(OPERATIONS, version=version)
 
 
 def _endpoint(
@@ -169,6 +193,8 @@ def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
 
 def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
     return {
+        "/api/v1/statistics": pages.report,
+        "/api/v1/statistics/{chart}.csv": pages.chart_csv,
         "/api/v1/stats/summary": pages.summary,
         "/api/v1/builds-per-day": pages.builds_per_day,
         "/api/v1/builds-by-version": pages.builds_by_version,
@@ -184,6 +210,14 @@ def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], 
     }
 
 
+def _search_routes(search: SearchEndpoints) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/devices": search.devices,
+        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}": search.device,
+        "/api/v1/packages": search.packages,
+    }
+
+
 class _Endpoints:
     """What each address does, downloads apart."""
 
@@ -192,7 +226,6 @@ class _Endpoints:
         self._answers = answers
         self._threads = threads
         self._openapi: Answer | None = None
-        self._interface: Callable[[], Response] | None = None
 
     async def submit(self, request: Request) -> Response:
         asker = self._parts.askers.of(request.scope)
@@ -230,20 +263,5 @@ class _Endpoints:
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:
-            self._openapi = render_json(self._described())
+            self._openapi = render_json(_describe(self._parts.version))
         return respond(self._openapi)
-
-    async def interface(self, _: Request) -> Response:
-        from asu_builder.web.interface_page import interface_page  # as below
-
-        if self._interface is None:
-            self._interface = interface_page(self._described())
-        return self._interface()
-
-    def _described(self) -> dict[str, Any]:
-        return describe(OPERATIONS, version=self._parts.version)
-
-    async def front(self, _: Request) -> Response:
-        from asu_builder.web.pages import front_page  # its escapes are not needed for the first answer
-
-        return front_page(self._parts.health.report(), version=self._parts.version)

@@ -46,6 +46,12 @@ PATH = {
         _parameter(
             "profile", "A profile or a name of its device", "tplink_archer-c7-v5", pattern="^[^/]{1,128}$"
         ),
+        _parameter(
+            "chart",
+            "Which chart of the page of statistics",
+            "builds-per-day",
+            enum=["builds-per-day", "versions", "failures", "durations", "packages", "diff-packages"],
+        ),
         _parameter("version", "A release, or a snapshot", "24.10.4", pattern=f"^{VERSION.pattern}$"),
     )
 }
@@ -58,6 +64,8 @@ QUERY = {
             "n", "How many at most; more than the most that is given means the most", 30, where="query"
         )
         | {"schema": {"type": "integer", "minimum": 0, "examples": [30]}},
+        _parameter("days", "How many days, today among them", 30, where="query")
+        | {"schema": {"type": "integer", "enum": [7, 30, 90], "examples": [30]}},
         _parameter("branch", "How the versions' names begin", "24.10", where="query", maxLength=32),
         _parameter(
             "interval", "How wide a slot of the chart is", "week", where="query", enum=["day", "week"]
@@ -84,7 +92,26 @@ QUERY = {
             "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
         ),
     )
+} | {
+    "version searched": _parameter(
+        "version", "The version to search in", "24.10.4", where="query", maxLength=64
+    )
+    | {"required": True},
+    "target searched": _parameter(
+        "target", "The target to search in", "ath79/generic", where="query", maxLength=64
+    )
+    | {"required": True},
+    "search": _parameter(
+        "search",
+        "Words in any order; nothing means the first ones",
+        "archer c7",
+        where="query",
+        maxLength=64,
+    ),
+    "limit of a search": _parameter("limit", "How many at most; more than 100 means 100", 20, where="query")
+    | {"schema": {"type": "integer", "minimum": 0, "examples": [20]}},
 }
+"""By the names that operations use, which are those of the wire where one name means one thing."""
 
 _STEP = {
     "description": "The step in a word: queued, the name of a stage, done or failed",

@@ -2,33 +2,22 @@
 
 import html
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from starlette.responses import HTMLResponse, Response
-
-from asu_builder.web.pages import page
+from markupsafe import Markup
 
 _METHODS = ("get", "head", "post", "delete")
 _REFERENCE = "#/components/schemas/"
 
 
-def interface_page(description: Mapping[str, Any]) -> Callable[[], Response]:
-    """Makes responses with the page; it is written once."""
+def interface_body(description: Mapping[str, Any]) -> Markup:
+    """The sections of the page."""
     addresses = "".join(_address(path, entry) for path, entry in description["paths"].items())
     documents = "".join(
         _document(name, schema) for name, schema in sorted(description["components"]["schemas"].items())
     )
-    body = (
-        '<p>Everything here is also in <a href="/openapi.json">/openapi.json</a>, for any OpenAPI viewer. '
-        "Every address answers OPTIONS, takes further query parameters without a look at them, and is "
-        f"open to every origin.</p><h2>Addresses</h2>{addresses}<h2>Documents</h2>{documents}"
-    )
-
-    def response() -> HTMLResponse:
-        return page("Interface", body)
-
-    return response
+    return Markup(f"<h2>Addresses</h2>{addresses}<h2>Documents</h2>{documents}")
 
 
 def _address(path: str, entry: Mapping[str, Any]) -> str:

@@ -1,0 +1,88 @@
+"""Pages for people: rendered here, readable without script, loaded when somebody first looks.
+
+Each page is a module with a class that is given what it shows. `Pages` names the address of each.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.domain.access import Asker
+from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.services.builds import Builds
+from asu_builder.services.charts import Charts
+from asu_builder.services.health import Health
+from asu_builder.web.asker import Askers
+from asu_builder.web.errors import answer_error
+from asu_builder.web.pages.interface import interface_body
+from asu_builder.web.pages.overview import Overview
+from asu_builder.web.pages.rendering import Rendering
+from asu_builder.web.pages.session import Sessions
+from asu_builder.web.pages.static_files import StaticFiles
+from asu_builder.web.threads import Threads
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_Page = Callable[[Request, Asker], Awaitable[Response]]
+
+
+class PageParts(Struct, frozen=True):
+    """What the pages stand on. `description` is the OpenAPI document."""
+
+    builds: Builds
+    health: Health
+    charts: Charts
+    askers: Askers
+    threads: Threads
+    description: Callable[[], dict[str, Any]]
+    version: str
+
+
+def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
+    """Endpoints by method and address, those of `late_pages.ADDRESSES`."""
+    static_files = StaticFiles()
+    rendering = Rendering(static_files, version=parts.version)
+    sessions = Sessions(parts.askers)
+    overview = Overview(parts.health, parts.builds, parts.charts, threads=parts.threads, rendering=rendering)
+
+    async def interface(request: Request, asker: Asker) -> Response:
+        body = interface_body(parts.description())
+        return rendering.page("interface.html", request, asker=asker, body=body)
+
+    def page(show: _Page) -> Endpoint:
+        """What goes wrong is a page too."""
+
+        async def endpoint(request: Request) -> Response:
+            asker = sessions.asker(request)
+            try:
+                return await show(request, asker)
+            except AsuError as error:
+                return _error_page(rendering, request, asker, error)
+
+        return endpoint
+
+    return {
+        "GET /static/{digest}/{name}": static_files.serve,
+        "GET /": page(overview.show),
+        "GET /docs": page(interface),
+        "POST /session": page(lambda request, _: sessions.begin(request)),
+        "POST /session/end": page(lambda request, _: sessions.end(request)),
+    }
+
+
+def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:
+    answer = answer_error(error)
+    if answer.status == 500:
+        raise error
+    response = rendering.page(
+        "error.html",
+        request,
+        asker=asker,
+        status=answer.status,
+        sentence=str(error),
+        ask_for_token=isinstance(error, NotAuthenticated),
+    )
+    response.raw_headers.extend(answer.headers)
+    return response
