@@ -140,6 +140,10 @@ class FakeStatistics:
         """Notes one event and its client."""
         self.events.append((kind, client))
 
+    def waiting(self) -> int:
+        """Nothing waits."""
+        return 0
+
     def flush(self) -> int:
         """Nothing to write."""
         return 0

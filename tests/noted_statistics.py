@@ -17,6 +17,10 @@ class NotedStatistics:
         """Notes the event."""
         self.events.append((kind, client, reason))
 
+    def waiting(self) -> int:
+        """Nothing waits."""
+        return 0
+
     def flush(self) -> int:
         """There is nothing to write."""
         return 0

@@ -13,14 +13,20 @@ from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
+from asu_builder.domain.job import Retention
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.ports import Patience, TargetProfiles, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.counts import EventCounts
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
+from asu_builder.services.housekeeping import Housekeeping, KeepingOptions
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.services.worker import WorkerOptions, Workers
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
 from asu_builder.web.fast_path import FrontDoor
@@ -73,6 +79,9 @@ class Scene:
     database: Database = field(init=False)
     seconds: float = 1000.0
     health: Health = field(init=False)
+    counts: EventCounts = field(default_factory=EventCounts)
+    durations: Durations = field(default_factory=Durations)
+    housekeeping: Housekeeping = field(init=False)
 
     def app(self, *, cors: bool = True) -> FrontDoor:
         """A fresh application over these parts."""
@@ -91,6 +100,7 @@ class Scene:
                 catalog=catalog,
                 preview=Preview(catalog, changes),
                 operator=self.operator(),
+                gauges=self.gauges(),
                 askers=Askers(self.tokens, ()),
                 limit_previews=lambda _: None,
                 charts=Charts(self.statistics, now=lambda: NOON),
@@ -123,6 +133,39 @@ class Scene:
             ),
             now=lambda: NOON,
             wake=lambda: None,
+        )
+
+    def gauges(self) -> Gauges:
+        """Numbers of workers that never start and of the operator's queue."""
+        hour = timedelta(hours=1)
+        workers = Workers(
+            self.queue,
+            None,  # type: ignore[arg-type] # they build nothing
+            health=self.health,
+            statistics=self.statistics,
+            durations=self.durations,
+            options=WorkerOptions("host", 4, hour, Retention(hour, hour, hour, hour)),
+            now=lambda: NOON,
+        )
+        self.housekeeping = Housekeeping(
+            self.queue,
+            SqlRetention(self.database),
+            self.store(),
+            None,  # type: ignore[arg-type] # it sweeps nothing
+            statistics=self.statistics,
+            options=KeepingOptions(hour, Patience(hour, hour), 0, hour),
+            now=lambda: NOON,
+            wake=lambda: None,
+        )
+        return Gauges(
+            SqlOperations(self.database),
+            workers,
+            self.housekeeping,
+            health=self.health,
+            store=self.store(),
+            statistics=self.statistics,
+            counts=self.counts,
+            now=lambda: NOON,
         )
 
     def store(self) -> LocalStore:

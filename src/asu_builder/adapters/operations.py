@@ -18,9 +18,17 @@ from asu_builder.adapters.job_rows import (
 from asu_builder.adapters.job_times import BACK
 from asu_builder.adapters.jobs import insert_job
 from asu_builder.domain.job import Job, Priority
-from asu_builder.ports import Act, JobFilter, Pause, Submission
+from asu_builder.ports import Act, JobFilter, Pause, QueueLoad, Submission, Waiting
 
 _LARGEST_LIST = 1000
+
+# Counted in the index build_jobs_order alone; ids are given in the order in which jobs came.
+_WAITING = """
+    SELECT counted.priority, counted.sunk, counted.jobs, first.enqueued_at
+      FROM (SELECT sunk, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
+             WHERE state = 'pending' GROUP BY sunk, priority) AS counted
+      JOIN build_jobs AS first ON first.id = counted.first
+"""
 
 
 class SqlOperations:
@@ -101,6 +109,20 @@ class SqlOperations:
             row = connection.execute("SELECT since, who FROM worker_pause").fetchone()
         since = to_moment(row[0]) if row else None
         return Pause(since, row[1]) if since else None
+
+    def load(self) -> QueueLoad:
+        """See `ports.Operations.load`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_WAITING).fetchall()
+            (building,) = connection.execute(
+                "SELECT count(*) FROM build_jobs WHERE state = 'building'"
+            ).fetchone()
+        waiting = {
+            (Priority(priority), bool(sunk)): Waiting(jobs, since)
+            for priority, sunk, jobs, at in rows
+            if (since := to_moment(at))
+        }
+        return QueueLoad(waiting, building)
 
     def record(self, act: Act) -> None:
         """See `ports.Operations.record`."""

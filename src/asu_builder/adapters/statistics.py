@@ -28,7 +28,15 @@ _LABELS: dict[TallyBy, str] = {
 class SqlStatistics:
     """Appends events to `build_stats`; recording costs a list append and never waits for the disk."""
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        note: Callable[[EventKind, str], None] = lambda kind, reason: None,
+    ) -> None:
+        """`note` is told the kind and reason of each event at once, whatever becomes of the writing."""
+        self._note = note
         self._database = database
         self._now = now
         self._rows: list[_Row] = []
@@ -36,6 +44,7 @@ class SqlStatistics:
 
     def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
         """See `ports.Statistics.record`."""
+        self._note(kind, reason)
         at = to_micros(self._now())
         self._rows.append(
             (
@@ -49,6 +58,10 @@ class SqlStatistics:
                 reason,
             )
         )
+
+    def waiting(self) -> int:
+        """See `ports.Statistics.waiting`."""
+        return len(self._rows)
 
     def flush(self) -> int:
         """See `ports.Statistics.flush`. Nothing is lost when writing fails."""

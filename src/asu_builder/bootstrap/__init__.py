@@ -19,10 +19,13 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.counts import EventCounts
+from asu_builder.services.durations import Durations
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
@@ -65,7 +68,8 @@ def assemble(
 
     `watch` may wrap the runtime, for whoever wants to see what is asked of it.
     """
-    world = reach(settings, now)
+    counts = EventCounts()
+    world = reach(settings, now, note=counts.note)
     runtime = watch(world.runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
@@ -103,6 +107,7 @@ def assemble(
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
         operator=operator,
+        gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -170,7 +175,29 @@ def _workers(
         pipeline,
         health=health,
         statistics=world.statistics,
+        durations=Durations(),
         options=worker_options(settings, world.name.name),
+        now=now,
+    )
+
+
+def _gauges(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    *,
+    health: Health,
+    counts: EventCounts,
+    now: Callable[[], datetime],
+) -> Gauges:
+    return Gauges(
+        world.operations,
+        workers,
+        housekeeping,
+        health=health,
+        store=world.store,
+        statistics=world.statistics,
+        counts=counts,
         now=now,
     )
 

@@ -6,7 +6,7 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
 from asu_builder.ports.health import Verdict
-from asu_builder.ports.operations import Act, JobFilter, Operations, Pause
+from asu_builder.ports.operations import Act, JobFilter, Operations, Pause, QueueLoad, Waiting
 from asu_builder.ports.package_changes import PackageChanges
 from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
 from asu_builder.ports.retention import RetentionLedger
@@ -28,6 +28,7 @@ __all__ = [
     "PackageChanges",
     "Patience",
     "Pause",
+    "QueueLoad",
     "RecordedFailure",
     "Recovery",
     "RetentionLedger",
@@ -41,5 +42,6 @@ __all__ = [
     "Upstream",
     "Verdict",
     "VersionList",
+    "Waiting",
     "admit_all",
 ]

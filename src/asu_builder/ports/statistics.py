@@ -40,6 +40,10 @@ class Statistics(Protocol):
         """Notes one event. Never waits."""
         ...
 
+    def waiting(self) -> int:
+        """How many events are recorded and not written yet."""
+        ...
+
     def flush(self) -> int:
         """Writes what was recorded so far; how many events."""
         ...

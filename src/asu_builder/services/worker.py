@@ -30,7 +30,9 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
 )
+from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
+from asu_builder.services.durations import Durations, StopWatch
 from asu_builder.services.health import Health
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
@@ -68,6 +70,7 @@ class Workers:
         *,
         health: Health,
         statistics: Statistics,
+        durations: Durations,
         options: WorkerOptions,
         now: Callable[[], datetime],
     ) -> None:
@@ -75,6 +78,7 @@ class Workers:
         self._pipeline = pipeline
         self._health = health
         self._statistics = statistics
+        self.durations = durations
         self._options = options
         self._now = now
         self._woken = threading.Condition()
@@ -97,6 +101,16 @@ class Workers:
             periodic.start()
         for thread in self._threads:
             thread.start()
+
+    @property
+    def running(self) -> int:
+        """How many builds run now."""
+        return len(self._running)
+
+    @property
+    def concurrent(self) -> int:
+        """How many may run at once."""
+        return self._options.concurrent
 
     def wake(self) -> None:
         """Says that a job was submitted; one idle worker looks at once."""
@@ -174,10 +188,12 @@ class Workers:
 
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when nobody waits."""
+        CURRENT_HASH.set("")
         claimed = self._queue.claim(name, lease_for=LEASE, now=self._now())
         if claimed is None:
             return False
         job, lease = claimed
+        CURRENT_HASH.set(job.request_hash)
         stop = threading.Event()
         self._running[lease] = stop
         if self._stopping:
@@ -193,9 +209,12 @@ class Workers:
         return True
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
+        watch = self.durations.begin()
+        _log.info("build started by worker %s", lease.worker)
         try:
-            outcome = self._outcome(job, lease, stop)
+            outcome = self._outcome(job, lease, stop, watch)
         except BuildInterrupted:
+            _log.info("build interrupted; the job returns to the queue")
             self._queue.release(lease, not_before=self._now(), now=self._now())
         except PartUnavailable as error:
             # It says nothing about this build, so nothing is counted.
@@ -204,13 +223,14 @@ class Workers:
             pause = timedelta(seconds=error.retry_after)
             self._queue.release(lease, not_before=self._now() + pause, now=self._now())
         else:
-            self._record(job, lease, outcome)
+            self._record(job, lease, outcome, watch)
 
-    def _outcome(self, job: Job, lease: Lease, stop: threading.Event) -> Outcome:
+    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, watch: StopWatch) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
 
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
+            watch.reach(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")
 
@@ -229,14 +249,14 @@ class Workers:
             # Fine when it was submitted; the operator has changed what is offered since.
             return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
-            _log.exception("building %s failed", job.request_hash)
+            _log.exception("building failed: a bug")
             return BuildFailure(
                 FailureReason.INTERNAL,
                 "Error: The server failed while building. This is its own fault, not the request's; "
                 "its operator finds the reason in the log.",
             )
 
-    def _record(self, job: Job, lease: Lease, outcome: Outcome) -> None:
+    def _record(self, job: Job, lease: Lease, outcome: Outcome, watch: StopWatch) -> None:
         if isinstance(outcome, BuildFailure) and outcome.reason.retried:
             if job.retries < len(RETRY_DELAYS):
                 delay = RETRY_DELAYS[job.retries]
@@ -247,7 +267,10 @@ class Workers:
             outcome = replace(outcome, attempts=job.history)
         keeping = self._options.retention.keeping(job.request, outcome)
         self._queue.finish(lease, outcome, keeping, now=self._now())
+        seconds = watch.end(completed=isinstance(outcome, BuildResult))
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
+            _log.info("build completed in %.1f s", seconds)
         else:
             self._statistics.record("failed", job.request, client=job.client, reason=outcome.reason)
+            _log.info("build failed in %.1f s: %s (fault: %s)", seconds, outcome.reason, outcome.fault)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.web.asker import Admit, Askers
@@ -30,6 +32,7 @@ from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.scrapes import Requests, Scrapes
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
@@ -55,6 +58,7 @@ class Parts(Struct, frozen=True):
     charts: Charts
     preview: Preview
     operator: Operator
+    gauges: Gauges
     askers: Askers
     limit_previews: Admit
     announcement: Announcement
@@ -77,7 +81,9 @@ def create_app(parts: Parts) -> FrontDoor:
         standing_headers=standing_headers(cors=parts.cors),
         clock=parts.clock,
     )
+    requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
+    scrapes = Scrapes(parts.gauges, reading, requests, version=parts.version)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     pages = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
@@ -101,6 +107,7 @@ def create_app(parts: Parts) -> FrontDoor:
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
+        "/metrics": scrapes.metrics,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
         "/docs": endpoints.interface,
@@ -118,7 +125,7 @@ def create_app(parts: Parts) -> FrontDoor:
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
+    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, requests=requests)
 
 
 def _endpoint(

@@ -16,6 +16,7 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
 from asu_builder.ports import Verdict
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
 from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
 from factories import Clock, a_result, a_submission, eventually
@@ -50,6 +51,7 @@ class Shop:
         self.script = Script()
         self.clock = Clock()
         self.statistics = NotedStatistics()
+        self.durations = Durations()
         self.engine = Verdict("ok", "fine")
         self.health = Health(
             {
@@ -63,6 +65,7 @@ class Shop:
             self.script,  # type: ignore[arg-type]
             health=self.health,
             statistics=self.statistics,
+            durations=self.durations,
             options=WorkerOptions("host", 4, timedelta(seconds=30), RETENTION),
             now=self.clock,
         )
