@@ -29,6 +29,7 @@ _WAITING = """
              WHERE state = 'pending' GROUP BY sunk, priority) AS counted
       JOIN build_jobs AS first ON first.id = counted.first
 """
+_BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
 
 
 class SqlOperations:
@@ -114,9 +115,7 @@ class SqlOperations:
         """See `ports.Operations.load`."""
         with self._database.reading() as connection:
             rows = connection.execute(_WAITING).fetchall()
-            (building,) = connection.execute(
-                "SELECT count(*) FROM build_jobs WHERE state = 'building'"
-            ).fetchone()
+            (building,) = connection.execute(_BUILDING).fetchone()
         waiting = {
             (Priority(priority), bool(sunk)): Waiting(jobs, since)
             for priority, sunk, jobs, at in rows

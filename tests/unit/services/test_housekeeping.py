@@ -242,3 +242,17 @@ def test_a_leap_of_the_clock_makes_no_result_look_unused(home: Home) -> None:
     home.clock.forward(3 * HOUR)
     assert home.with_budget(1).collect().evicted == []
     assert home.store.holds(name)
+
+
+def test_the_size_of_all_images_is_summed_up_once_a_minute(home: Home) -> None:
+    assert home.housekeeping.stored_bytes is None
+    home.completed("vim", size=100)
+    home.housekeeping.tidy()
+    assert home.housekeeping.stored_bytes == 100
+    home.completed("emacs", size=50)
+    home.clock.forward(timedelta(seconds=30))
+    home.housekeeping.tidy()
+    assert home.housekeeping.stored_bytes == 100
+    home.clock.forward(timedelta(seconds=31))
+    home.housekeeping.tidy()
+    assert home.housekeeping.stored_bytes == 150

@@ -1,0 +1,84 @@
+"""How long builds took, stage by stage."""
+
+import threading
+
+import pytest
+
+from asu_builder.domain.job import Stage
+from asu_builder.services.durations import BUILD_BOUNDS, STAGE_BOUNDS, Durations
+
+
+class Watch:
+    """A clock for one test."""
+
+    seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_each_stage_lasts_until_the_next_one_and_the_last_until_the_end() -> None:
+    clock = Watch()
+    durations = Durations(clock=clock)
+    build = durations.begin()
+    for stage, seconds in (
+        (Stage.CONTAINER_SETUP, 1),
+        (Stage.VALIDATE_REVISION, 3),
+        (Stage.BUILDING_IMAGE, 5),
+    ):
+        clock.seconds += seconds
+        build.reach(stage)
+    clock.seconds += 20
+    build.reach(Stage.BUILDING_IMAGE)  # said again right before publishing
+    clock.seconds += 2
+    assert build.end(completed=True) == 31
+    sums = {stage: histogram.sum for stage, histogram in durations.stages().items() if histogram.count}
+    assert sums == {
+        Stage.INIT: 1,
+        Stage.CONTAINER_SETUP: 3,
+        Stage.VALIDATE_REVISION: 5,
+        Stage.BUILDING_IMAGE: 22,
+    }
+    assert durations.builds()[True].sum == 31
+    assert durations.builds()[False].count == 0
+
+
+def test_a_build_that_is_given_back_is_not_counted() -> None:
+    durations = Durations(clock=Watch())
+    durations.begin().reach(Stage.BUILDING_IMAGE)
+    assert not any(histogram.count for histogram in durations.stages().values())
+
+
+def test_every_stage_is_there_before_anything_was_built() -> None:
+    assert set(Durations().stages()) == set(Stage)
+
+
+@pytest.mark.parametrize(("seconds", "bucket"), [(0.0, 0.1), (0.1, 0.1), (0.11, 0.25), (600.0, 600.0)])
+def test_a_duration_falls_into_every_bucket_that_is_not_shorter(seconds: float, bucket: float) -> None:
+    durations = Durations()
+    durations.observe(Stage.INIT, seconds)
+    histogram = durations.stages()[Stage.INIT]
+    expected = [1 if bound >= bucket else 0 for bound in STAGE_BOUNDS]
+    assert list(histogram.cumulative) == expected
+    assert (histogram.count, histogram.sum) == (1, seconds)
+
+
+def test_what_takes_longer_than_every_bucket_is_counted_all_the_same() -> None:
+    durations = Durations()
+    durations.observe_build(BUILD_BOUNDS[-1] + 1, completed=False)
+    histogram = durations.builds()[False]
+    assert set(histogram.cumulative) == {0}
+    assert histogram.count == 1
+
+
+def test_many_threads_count_together() -> None:
+    durations = Durations()
+    threads = [
+        threading.Thread(target=lambda: [durations.observe(Stage.INIT, 1.0) for _ in range(2000)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert durations.stages()[Stage.INIT].count == 8000
