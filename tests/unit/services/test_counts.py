@@ -18,9 +18,12 @@ def test_events_are_counted_by_kind_and_failures_by_reason() -> None:
 
 def test_many_threads_lose_no_event() -> None:
     counts = EventCounts()
-    threads = [
-        threading.Thread(target=lambda: [counts.note("cache_hit", "") for _ in range(5000)]) for _ in range(4)
-    ]
+
+    def note() -> None:
+        for _ in range(5000):
+            counts.note("cache_hit", "")
+
+    threads = [threading.Thread(target=note) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -73,10 +73,12 @@ def test_what_takes_longer_than_every_bucket_is_counted_all_the_same() -> None:
 
 def test_many_threads_count_together() -> None:
     durations = Durations()
-    threads = [
-        threading.Thread(target=lambda: [durations.observe(Stage.INIT, 1.0) for _ in range(2000)])
-        for _ in range(4)
-    ]
+
+    def observe() -> None:
+        for _ in range(2000):
+            durations.observe(Stage.INIT, 1.0)
+
+    threads = [threading.Thread(target=observe) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

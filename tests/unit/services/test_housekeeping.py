@@ -245,14 +245,10 @@ def test_a_leap_of_the_clock_makes_no_result_look_unused(home: Home) -> None:
 
 
 def test_the_size_of_all_images_is_summed_up_once_a_minute(home: Home) -> None:
-    assert home.housekeeping.stored_bytes is None
-    home.completed("vim", size=100)
-    home.housekeeping.tidy()
-    assert home.housekeeping.stored_bytes == 100
-    home.completed("emacs", size=50)
-    home.clock.forward(timedelta(seconds=30))
-    home.housekeeping.tidy()
-    assert home.housekeeping.stored_bytes == 100
-    home.clock.forward(timedelta(seconds=31))
-    home.housekeeping.tidy()
-    assert home.housekeeping.stored_bytes == 150
+    told = [home.housekeeping.stored_bytes]
+    for name, size, seconds in (("vim", 100, 30), ("emacs", 50, 31), ("nano", 25, 0)):
+        home.completed(name, size=size)
+        home.housekeeping.tidy()
+        told.append(home.housekeeping.stored_bytes)
+        home.clock.forward(timedelta(seconds=seconds))
+    assert told == [None, 100, 100, 175]

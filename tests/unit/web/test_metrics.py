@@ -116,7 +116,7 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
     before = scraped(client)
     for reason in FailureReason:
         assert before[key("builds_failed_total", reason=reason, fault=reason.fault)] == 0
-    for kind, reason in (
+    for kind, why in (
         ("request", ""),
         ("cache_hit", ""),
         ("completed", ""),
@@ -124,7 +124,7 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
         ("failed", FailureReason.TOO_BIG),
         ("failed", FailureReason.GAVE_UP),
     ):
-        scene.counts.note(kind, reason)  # type: ignore[arg-type]
+        scene.counts.note(kind, why)  # type: ignore[arg-type]
     samples = scraped(client)
     ended = {
         outcome: samples[key("builds_ended_total", outcome=outcome)]

@@ -252,8 +252,13 @@ def _timings(answer: Answer) -> list[str]:
 def test_a_finished_build_says_how_long_it_waited_and_was_built(
     client: AsgiClient, builds: FakeBuilds
 ) -> None:
-    moments = {"started_at": NOON + timedelta(seconds=2.5), "finished_at": NOON + timedelta(seconds=14)}
-    name = builds.hold(a_request(), state=JobState.COMPLETED, outcome=a_result(), **moments)
+    name = builds.hold(
+        a_request(),
+        state=JobState.COMPLETED,
+        outcome=a_result(),
+        started_at=NOON + timedelta(seconds=2.5),
+        finished_at=NOON + timedelta(seconds=14),
+    )
     first, remembered = _poll(client, name), _poll(client, name)
     assert _timings(first) == _timings(remembered) == ["wait;dur=2500", "build;dur=11500"]
     assert any(value.startswith("app;dur=") for _, value in first.headers)
@@ -272,8 +277,13 @@ def test_a_job_that_waits_has_nothing_to_tell_about_its_time(client: AsgiClient,
 
 
 def test_a_clock_that_was_set_back_makes_no_time_negative(client: AsgiClient, builds: FakeBuilds) -> None:
-    moments = {"started_at": NOON - timedelta(seconds=9), "finished_at": NOON - timedelta(seconds=20)}
-    name = builds.hold(a_request(), state=JobState.COMPLETED, outcome=a_result(), **moments)
+    name = builds.hold(
+        a_request(),
+        state=JobState.COMPLETED,
+        outcome=a_result(),
+        started_at=NOON - timedelta(seconds=9),
+        finished_at=NOON - timedelta(seconds=20),
+    )
     assert _timings(_poll(client, name)) == ["wait;dur=0", "build;dur=0"]
 
 
