@@ -160,15 +160,12 @@ def test_the_log_as_json_is_an_object_a_line_and_joins_answers_to_builds(make_lo
     lines = [json.loads(line) for line in service.stderr().splitlines()]
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     told = [line["message"] for line in lines if line.get("request_hash") == name[:12]]
-    words = [re.sub(r"\d+\.\d s", "N s", message) for message in told]
-    assert words == [
+    # The worker may begin before the one who asked is answered.
+    assert sorted(re.sub(r"e2e/\d|\d+\.\d s", "…", message) for message in told) == [
+        "build completed in …",
+        "build started by worker …",
         "build submitted",
-        "build started by worker e2e/1",
-        "build completed in N s",
-    ] or words == [
-        "build submitted",
-        "build started by worker e2e/2",
-        "build completed in N s",
     ]
+    assert told[-1].startswith("build completed")
     (submission,) = [line for line in lines if line["message"] == "build submitted"]
     assert submission["request_id"]

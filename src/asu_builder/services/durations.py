@@ -2,7 +2,6 @@
 
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -31,7 +30,7 @@ class _Buckets:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._counts[sum(seconds > bound for bound in self._bounds)] += 1
         self._sum += seconds
 
     def histogram(self) -> Histogram:
