@@ -144,6 +144,10 @@ class FakeStatistics:
     def record_duration(self, stage: str, span: timedelta) -> None:
         """Nothing is counted."""
 
+    def waiting(self) -> int:
+        """Nothing waits."""
+        return 0
+
     def flush(self) -> int:
         """Nothing to write."""
         return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
@@ -36,6 +38,7 @@ from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.scrapes import Requests, Scrapes
 from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
@@ -65,6 +68,7 @@ class Parts(Struct, frozen=True):
     operator: Operator
     crowds: Crowds
     configuration: Callable[[], ConfigurationDocument]
+    gauges: Gauges
     askers: Askers
     limit_previews: Admit
     announcement: Announcement
@@ -88,7 +92,9 @@ def create_app(parts: Parts) -> FrontDoor:
         standing_headers=standing_headers(cors=parts.cors),
         clock=parts.clock,
     )
+    requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
+    scrapes = Scrapes(parts.gauges, reading, requests, version=parts.version)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
@@ -114,6 +120,7 @@ def create_app(parts: Parts) -> FrontDoor:
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
+        "/metrics": scrapes.metrics,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
         **_operator_routes(operator),
@@ -131,7 +138,7 @@ def create_app(parts: Parts) -> FrontDoor:
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams)
+    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams, requests=requests)
 
 
 def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]) -> Mapping[str, Endpoint]:
