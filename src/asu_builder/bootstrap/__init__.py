@@ -10,7 +10,14 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.choices import (
+    announcement,
+    imagebuilder_image,
+    keeping_options,
+    policy,
+    tokens,
+    worker_options,
+)
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
@@ -109,6 +116,7 @@ def assemble(
         start=life.start,
         stop=life.stop,
         version=__version__,
+        imagebuilder_image=imagebuilder_image(settings),
         cors=settings.cors,
     )
     drain = partial(workers.drain, settings.shutdown_grace)

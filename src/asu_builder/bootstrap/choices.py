@@ -60,6 +60,11 @@ def announcement(settings: Settings) -> Announcement:
     )
 
 
+def imagebuilder_image(settings: Settings) -> str:
+    """The template of ImageBuilder images with everything filled in that is the same for all."""
+    return settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry)
+
+
 def tokens(settings: Settings) -> tuple[Token, ...]:
     """Whose tokens are known."""
     return tuple(

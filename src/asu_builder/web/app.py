@@ -20,6 +20,7 @@ from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
@@ -31,6 +32,7 @@ from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
@@ -62,6 +64,8 @@ class Parts(Struct, frozen=True):
     start: Callable[[], None]
     stop: Callable[[], None]
     version: str
+    imagebuilder_image: str = "ghcr.io/openwrt/imagebuilder:{target}-{subtarget}-{tag}"
+    """The template of the ImageBuilders' container images, told to those who build for themselves."""
     cors: bool = True
     clock: Callable[[], float] = time.monotonic
 
@@ -81,6 +85,8 @@ def create_app(parts: Parts) -> FrontDoor:
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
+    search = Search(parts.catalog)
+    searching = SearchEndpoints(search, reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
@@ -107,12 +113,13 @@ def create_app(parts: Parts) -> FrontDoor:
         **_operator_routes(operator),
         **_metadata_routes(metadata),
         **_statistics_routes(statistics),
+        **_search_routes(searching),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
-    pages = LatePages(lambda: _load_pages(parts, reading), reading)
+    pages = LatePages(lambda: _load_pages(parts, reading, answers, search), reading)
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
@@ -121,7 +128,9 @@ def create_app(parts: Parts) -> FrontDoor:
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
 
 
-def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
+def _load_pages(
+    parts: Parts, reading: Threads, answers: BuildAnswers, search: Search
+) -> Mapping[str, Endpoint]:
     from asu_builder.web.pages import PageParts, make_pages  # with templates and all
 
     return make_pages(
@@ -129,6 +138,13 @@ def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
             builds=parts.builds,
             health=parts.health,
             charts=parts.charts,
+            catalog=parts.catalog,
+            search=search,
+            preview=parts.preview,
+            limit_previews=parts.limit_previews,
+            answers=answers,
+            announcement=parts.announcement,
+            imagebuilder_image=parts.imagebuilder_image,
             askers=parts.askers,
             threads=reading,
             description=lambda: _describe(parts.version),
@@ -188,6 +204,14 @@ def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], 
         "/api/v1/diff-packages-stats": pages.diff_packages,
         "/api/v1/diff-packages-by-version": pages.diff_packages_by_version,
         "/api/v1/diff-packages-trend": pages.diff_packages_trend,
+    }
+
+
+def _search_routes(search: SearchEndpoints) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/devices": search.devices,
+        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}": search.device,
+        "/api/v1/packages": search.packages,
     }
 
 

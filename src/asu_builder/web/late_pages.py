@@ -18,6 +18,11 @@ ADDRESSES = (
     "GET /",
     "GET /docs",
     "GET /static/{digest}/{name}",
+    "GET /build",
+    "POST /build",
+    "GET /build/{request_hash}",
+    "POST /build/{request_hash}/again",
+    "POST /build/{request_hash}/cancel",
     "POST /session",
     "POST /session/end",
 )
