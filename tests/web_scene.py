@@ -66,6 +66,7 @@ class Scene:
     """What a web test moves, and what it watches."""
 
     root: Path
+    upstream: EmptyUpstream = field(default_factory=EmptyUpstream)
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
     verdicts: dict[str, Verdict] = field(
@@ -85,7 +86,7 @@ class Scene:
         health.look()
         self.health = health
         changes = LocalPackageChanges()
-        catalog = Catalog(EmptyUpstream(), Branches(), changes)
+        catalog = Catalog(self.upstream, Branches(), changes)
         return create_app(
             Parts(
                 builds=self.builds,

@@ -13,10 +13,17 @@ from starlette.responses import Response
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.services.builds import Builds
+from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
-from asu_builder.web.asker import Askers
+from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
+from asu_builder.web.asker import Admit, Askers
+from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.errors import answer_error
+from asu_builder.web.metadata import Announcement
+from asu_builder.web.pages.build_form import BuildForm, FormParts
+from asu_builder.web.pages.build_page import BuildPage, BuildPageParts, PrintedLines
 from asu_builder.web.pages.interface import interface_body
 from asu_builder.web.pages.overview import Overview
 from asu_builder.web.pages.rendering import Rendering
@@ -29,11 +36,22 @@ _Page = Callable[[Request, Asker], Awaitable[Response]]
 
 
 class PageParts(Struct, frozen=True):
-    """What the pages stand on. `description` is the OpenAPI document."""
+    """What the pages stand on.
+
+    `description` is the OpenAPI document; `imagebuilder_image` the template of the ImageBuilders'
+    container images.
+    """
 
     builds: Builds
     health: Health
     charts: Charts
+    catalog: Catalog
+    search: Search
+    preview: Preview
+    limit_previews: Admit
+    answers: BuildAnswers
+    announcement: Announcement
+    imagebuilder_image: str
     askers: Askers
     threads: Threads
     description: Callable[[], dict[str, Any]]
@@ -46,6 +64,9 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     rendering = Rendering(static_files, version=parts.version)
     sessions = Sessions(parts.askers)
     overview = Overview(parts.health, parts.builds, parts.charts, threads=parts.threads, rendering=rendering)
+
+    build_form = _build_form(parts, rendering)
+    build_page = _build_page(parts, rendering)
 
     async def interface(request: Request, asker: Asker) -> Response:
         body = interface_body(parts.description())
@@ -67,9 +88,53 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /static/{digest}/{name}": static_files.serve,
         "GET /": page(overview.show),
         "GET /docs": page(interface),
+        "GET /build": page(build_form.show),
+        "POST /build": page(build_form.send),
+        "GET /build/{request_hash}": page(build_page.show),
+        "POST /build/{request_hash}/again": page(build_page.again),
+        "POST /build/{request_hash}/cancel": page(build_page.cancel),
         "POST /session": page(lambda request, _: sessions.begin(request)),
         "POST /session/end": page(lambda request, _: sessions.end(request)),
     }
+
+
+def _client(parts: PageParts) -> str:
+    return f"web/{parts.version}"
+
+
+def _build_form(parts: PageParts, rendering: Rendering) -> BuildForm:
+    return BuildForm(
+        FormParts(
+            catalog=parts.catalog,
+            search=parts.search,
+            preview=parts.preview,
+            limit_previews=parts.limit_previews,
+            answers=parts.answers,
+            announcement=parts.announcement,
+            threads=parts.threads,
+            rendering=rendering,
+            client=_client(parts),
+        )
+    )
+
+
+def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
+    return BuildPage(
+        BuildPageParts(
+            builds=parts.builds,
+            answers=parts.answers,
+            catalog=parts.catalog,
+            search=parts.search,
+            preview=parts.preview,
+            printed=lambda _: PrintedLines(),
+            threads=parts.threads,
+            rendering=rendering,
+            image_template=parts.imagebuilder_image,
+            upstream_url=parts.announcement.upstream_url,
+            max_rootfs_size_mb=parts.announcement.max_custom_rootfs_size_mb,
+            client=_client(parts),
+        )
+    )
 
 
 def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:

@@ -125,9 +125,7 @@ def advise_cancelled(request: BuildRequest) -> Advice:
     return Advice("The build was cancelled", "Nobody", "The same request starts anew at once.", (again,))
 
 
-def _corrections(
-    request: BuildRequest, failure: BuildFailure, known: Surroundings
-) -> Iterator[Correction]:
+def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
     reason = failure.reason
     if failure.fault is not Fault.USER or reason in _AGAIN_FOR_USERS:
         words = "Ask again" if reason is FailureReason.EXPIRED else "Try again"
@@ -175,27 +173,35 @@ def _other_versions(request: BuildRequest, failure: BuildFailure) -> Iterator[Co
 def _other_packages(
     request: BuildRequest, problem: SelectionProblem, known: Surroundings
 ) -> Iterator[Correction]:
-    needed_by = problem.needed_by or {}
-    bad = {name: name for name in problem.missing if name in request.wanted}
-    for name in problem.missing:
-        bad |= {asker: name for asker in needed_by.get(name, ()) if asker in request.wanted}
-    if not bad and not problem.conflicts:
-        bad = {name: name for name in problem.refused if name in request.wanted}
+    bad = _to_blame(request, problem)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
     if meant and len(meant) == len(bad):
         pairs = [f"{new} instead of {old}" for old, new in meant.items()]
-        yield Correction(
-            "nearest", f"Build with {_some(pairs)}", change_packages(request, replaced=meant)
-        )
+        yield Correction("nearest", f"Build with {_some(pairs)}", change_packages(request, replaced=meant))
     if bad:
-        yield _without(request, tuple(bad))
-    if problem.conflicts and not problem.missing:
-        for name in problem.conflicts[:_MOST_CHOICES]:
-            if name in request.wanted:
-                yield _without(request, (name,))
-            elif name in known.defaults and f"-{name}" not in request.wanted:
-                changed = change_packages(request, added=(f"-{name}",))
-                yield Correction(f"without {name}", f"Build without {name}", changed)
+        yield _without(request, bad)
+    if not problem.missing:
+        yield from _one_of(request, problem.conflicts[:_MOST_CHOICES], known)
+
+
+def _to_blame(request: BuildRequest, problem: SelectionProblem) -> tuple[str, ...]:
+    """What was asked for and does not exist, or needs what does not."""
+    needed_by = problem.needed_by or {}
+    bad = list(problem.missing)
+    bad += [asker for name in problem.missing for asker in needed_by.get(name, ())]
+    if not bad and not problem.conflicts:
+        bad = list(problem.refused)
+    return tuple(name for name in dict.fromkeys(bad) if name in request.wanted)
+
+
+def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Surroundings) -> Iterator[Correction]:
+    """Without any one of those that exclude each other."""
+    for name in conflicts:
+        if name in request.wanted:
+            yield _without(request, (name,))
+        elif name in known.defaults and f"-{name}" not in request.wanted:
+            changed = change_packages(request, added=(f"-{name}",))
+            yield Correction(f"without {name}", f"Build without {name}", changed)
 
 
 def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
@@ -203,12 +209,12 @@ def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
     return Correction(f"without {' '.join(names)}", f"Build without {_some(names)}", changed)
 
 
-_BYTES = re.compile(r"root file system is full")
+_FULL = re.compile(r"root file system is full")
 
 
 def _larger(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
     size = request.rootfs_size_mb
-    if size and _BYTES.search(failure.detail) and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
+    if size and _FULL.search(failure.detail) and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
         sentence = f"Build with a root partition of {larger} MiB"
         yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
 

@@ -46,6 +46,10 @@ class Rendering:
         )
         return HTMLResponse(text, status, headers=HEADERS)
 
+    def part(self, template: str, **values: object) -> HTMLResponse:
+        """A piece of a page, for a script that puts it in its place."""
+        return HTMLResponse(self._environment.get_template(template).render(**values), headers=HEADERS)
+
     @cached_property
     def _environment(self) -> Environment:
         environment = Environment(
@@ -63,6 +67,7 @@ class Rendering:
             "moment": words.moment,
             "number": words.number,
             "sentence": words.sentence,
+            "linked": words.linked,
         }
         environment.filters.update(filters)
         return environment
