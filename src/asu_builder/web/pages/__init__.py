@@ -16,6 +16,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.live import LiveBuilds
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
@@ -23,7 +24,7 @@ from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.errors import answer_error
 from asu_builder.web.metadata import Announcement
 from asu_builder.web.pages.build_form import BuildForm, FormParts
-from asu_builder.web.pages.build_page import BuildPage, BuildPageParts, PrintedLines
+from asu_builder.web.pages.build_page import BuildPage, BuildPageParts
 from asu_builder.web.pages.interface import interface_body
 from asu_builder.web.pages.overview import Overview
 from asu_builder.web.pages.rendering import Rendering
@@ -47,6 +48,7 @@ class PageParts(Struct, frozen=True):
     charts: Charts
     catalog: Catalog
     search: Search
+    live: LiveBuilds
     preview: Preview
     limit_previews: Admit
     answers: BuildAnswers
@@ -121,12 +123,11 @@ def _build_form(parts: PageParts, rendering: Rendering) -> BuildForm:
 def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
     return BuildPage(
         BuildPageParts(
-            builds=parts.builds,
             answers=parts.answers,
             catalog=parts.catalog,
             search=parts.search,
             preview=parts.preview,
-            printed=lambda _: PrintedLines(),
+            live=parts.live,
             threads=parts.threads,
             rendering=rendering,
             image_template=parts.imagebuilder_image,

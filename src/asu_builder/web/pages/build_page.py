@@ -11,8 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.domain.access import Asker, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
-from asu_builder.services.builds import Builds, BuildView
+from asu_builder.ports import LogLine
+from asu_builder.services.builds import BuildView
 from asu_builder.services.catalog import Catalog
+from asu_builder.services.live import AT_ONCE, LiveBuilds
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
 from asu_builder.web.builds import BuildAnswers, is_request_hash
@@ -29,10 +31,10 @@ from asu_builder.web.threads import Threads
 
 
 class PrintedLines(Struct, frozen=True):
-    """The end of what a build has printed: lines with `seq`, `at`, `stage` and `text`."""
+    """The end of what a build has printed, and how many lines came before."""
 
-    lines: Sequence[Any] = ()
-    left_out: int = 0
+    lines: Sequence[LogLine]
+    left_out: int
 
 
 class BuildPageParts(Struct, frozen=True):
@@ -41,12 +43,11 @@ class BuildPageParts(Struct, frozen=True):
     `image_template` names the ImageBuilders' container images; `client` is the page's own name.
     """
 
-    builds: Builds
     answers: BuildAnswers
     catalog: Catalog
     search: Search
     preview: Preview
-    printed: Callable[[BuildView], PrintedLines]
+    live: LiveBuilds
     threads: Threads
     rendering: Rendering
     image_template: str
@@ -66,14 +67,20 @@ class BuildPage:
         """The page in whatever state the build is."""
         request_hash = request.path_params["request_hash"]
         try:
-            view = await self._look(request_hash)
+            view, printed = await self._parts.threads.run(self._look, request_hash)
         except BuildNotFound:
             return self._parts.rendering.page("build_unknown.html", request, asker=asker, status=404)
         values = await self._parts.threads.run(self._gather, view, request.query_params.get("manifest", ""))
         live = view.job.state not in FINAL_STATES
         may_cancel = live and bool(cancel_token_of(request) or asker.may(Right.OPERATE))
         return self._parts.rendering.page(
-            "build_page.html", request, asker=asker, view=view, live=live, may_cancel=may_cancel, **values
+            "build_page.html",
+            request,
+            asker=asker,
+            live=live,
+            printed=printed,
+            may_cancel=may_cancel,
+            **values,
         )
 
     async def cancel(self, request: Request, asker: Asker) -> Response:
@@ -89,7 +96,7 @@ class BuildPage:
         Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
         """
         given = await form(request)
-        view = await self._look(request.path_params["request_hash"])
+        view, _ = await self._parts.threads.run(self._look, request.path_params["request_hash"])
         key = given.get("correction", corrections.AS_IT_IS)
         advice = await self._parts.threads.run(self._advice, view.job)
         offered = advice.corrections if advice else ()
@@ -100,10 +107,15 @@ class BuildPage:
         answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, asker)
         return see_build(request, answer.body)
 
-    async def _look(self, request_hash: str) -> BuildView:
+    def _look(self, request_hash: str) -> tuple[BuildView, PrintedLines]:
+        """Raises `BuildNotFound`, also for what could be no hash."""
         if not is_request_hash(request_hash):
             raise BuildNotFound("could not find provided request hash")
-        return await self._parts.threads.run(self._parts.builds.look, request_hash)
+        look = self._parts.live.look(request_hash)
+        lines, left_out = look.lines, max(0, look.last - AT_ONCE)
+        if left_out:
+            lines = self._parts.live.lines(look.view.job.id, after=left_out)
+        return look.view, PrintedLines(lines, left_out)
 
     def _gather(self, view: BuildView, manifest_search: str) -> Mapping[str, Any]:
         job, outcome = view.job, view.job.outcome
@@ -115,7 +127,6 @@ class BuildPage:
             "standing": standing(view),
             "stages": stages(job),
             "stage_words": dict(STAGES),
-            "printed": self._parts.printed(view),
             "result": result,
             "images": images_first(result.images) if result else (),
             "reproduction": self._reproduction(job, result) if result else None,

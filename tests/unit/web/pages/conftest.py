@@ -44,7 +44,7 @@ class SmallUpstream(EmptyUpstream):
         )
 
     def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
-        return {name: "1.0" for name in ("luci", "tmux", "vim", "dnsmasq", "dnsmasq-full", "base-files")}
+        return dict.fromkeys(("luci", "tmux", "vim", "dnsmasq", "dnsmasq-full", "base-files"), "1.0")
 
     def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
         return {"kmod-usb2": "6.6"}
