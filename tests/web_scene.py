@@ -24,7 +24,7 @@ from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.web.app import Parts, create_app
-from asu_builder.web.asker import Askers
+from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
 from factories import NOON
@@ -76,6 +76,7 @@ class Scene:
     )
     life: list[str] = field(default_factory=list)
     tokens: tuple[Token, ...] = ()
+    limit_previews: Admit = field(default=lambda _: None)
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
     log: BuildLog = field(default_factory=FakeBuildLog)
@@ -102,7 +103,7 @@ class Scene:
                 preview=Preview(catalog, changes),
                 operator=self.operator(),
                 askers=Askers(self.tokens, ()),
-                limit_previews=lambda _: None,
+                limit_previews=self.limit_previews,
                 charts=Charts(self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),

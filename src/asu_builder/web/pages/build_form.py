@@ -142,13 +142,12 @@ class BuildForm:
     def _look(self, fields: Fields) -> _Previewed:
         request, _ = parse_request(fields.body(self._parts.client))
         found = self._parts.preview.look(request)
-        present = set(default_packages(self._device(fields)))
-        chosen = found.selection.packages
-        return _Previewed(
-            tuple(name for name in chosen if not name.startswith("-") and name not in present),
-            tuple(name[1:] for name in chosen if name.startswith("-")),
-            found,
-        )
+        device = self._device(fields)
+        # What the device itself leaves out is no choice of the asker.
+        usual = {*default_packages(device), *device.device_packages}
+        changed = [name for name in found.selection.packages if name not in usual]
+        added = tuple(name for name in changed if not name.startswith("-"))
+        return _Previewed(added, tuple(name[1:] for name in changed if name.startswith("-")), found)
 
     def _device(self, fields: Fields) -> DescribedDevice:
         version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))

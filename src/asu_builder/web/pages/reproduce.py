@@ -9,6 +9,7 @@ from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 
 _OUT = "/builder/images"
+_CONTAINER = "asu-again"
 _OF_THE_SERVER = ("BIN_DIR=", "FILES=")
 """Paths that mean something where it was built only."""
 
@@ -31,24 +32,23 @@ def reproduce(
 ) -> Reproduction:
     """`build_cmd` is the one that ran in the container."""
     make = [argument for argument in build_cmd if not argument.startswith(_OF_THE_SERVER)]
-    make.append(f"BIN_DIR={_OUT}")
-    podman = [
-        ["podman", "run", "--rm", "--userns=keep-id:uid=1000,gid=1000"],
-        ["--volume", f"./images:{_OUT}:Z"],
-    ]
     reference = image_reference(template, release, request.target)
+    podman = [["podman", "run", "--name", _CONTAINER]]
     if release.moving:
         # The images of snapshots load their ImageBuilder when they start.
         podman += [
             ["--env", f"UPSTREAM_URL={upstream_url}"],
             ["--env", f"TARGET={request.target}", "--env", f"VERSION_PATH={release.path}"],
             ["--env", "DOWNLOAD_FILE=imagebuilder-.*x86_64.tar."],
-            [reference, "sh", "-c", '[ -e Makefile ] || sh setup.sh && exec "$@"', "sh"],
+            [reference, "sh", "-c", '{ [ -e Makefile ] || sh setup.sh; } && exec "$@"', "sh"],
         ]
     else:
         podman += [[reference]]
-    lines = [shlex.join(line) for line in (*podman, make)]
-    return Reproduction("mkdir -p images\n" + " \\\n  ".join(lines), tuple(_left_out(request, release)))
+    lines = [shlex.join(line) for line in (*podman, [*make, f"BIN_DIR={_OUT}"])]
+    run = " \\\n  ".join(lines)
+    # Without a shared folder, whose owner would have to be the container's user.
+    command = f"{run} &&\n  podman cp {_CONTAINER}:{_OUT} .\npodman rm {_CONTAINER}"
+    return Reproduction(command, tuple(_left_out(request, release)))
 
 
 def _left_out(request: BuildRequest, release: Release) -> list[str]:
@@ -56,7 +56,8 @@ def _left_out(request: BuildRequest, release: Release) -> list[str]:
     if request.defaults:
         sentences.append(
             "The script for the first boot: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
-            "`--volume ./files:/builder/files:Z` before the image's name and `FILES=files` at the end."
+            "`--volume ./files:/builder/files:ro,Z` before the image's name and `FILES=/builder/files` after "
+            "`make image`."
         )
     if request.repositories:
         sentences.append(
