@@ -63,6 +63,12 @@ class _Refusal(Struct, frozen=True):
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
+    @property
+    def at_field(self) -> str:
+        """The sentence where it stands beside its field, whose name it need not say."""
+        plain = self.sentence.removeprefix(f"{self.field}: ")
+        return plain[:1].upper() + plain[1:]
+
 
 class BuildForm:
     """First a version and a device are chosen, then packages and options; addresses hold the choice."""

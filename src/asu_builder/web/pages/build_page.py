@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict
+from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
 from asu_builder.ports import LogLine
 from asu_builder.services.builds import BuildView
@@ -169,6 +169,8 @@ class BuildPage:
 
     def _surroundings(self, job: Job) -> Surroundings:
         largest = self._parts.max_rootfs_size_mb
+        if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
+            return Surroundings(max_rootfs_size_mb=largest)
         try:
             found = self._parts.catalog.resolve(job.request)
             unknown = self._parts.preview.look(job.request).unknown or ()

@@ -155,7 +155,9 @@ preview.addEventListener("click", (event) => {
   adder.focus();
 });
 
-document.getElementById("check").addEventListener("click", (event) => {
+// The button, and the Enter key in a field.
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.value !== "check") return;
   event.preventDefault();
   look();
 });

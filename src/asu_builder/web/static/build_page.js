@@ -55,6 +55,24 @@ function print(lines) {
   if (follows) toEnd();
 }
 
+/** Takes the lines that were not heard from a page of the server. */
+function catchUp(elements) {
+  let mark = null;
+  for (const element of [...elements]) {
+    if (element.className === "stage") mark = element;
+    else if (Number(element.dataset.seq) > last) {
+      if (mark && mark.dataset.stage !== stage) {
+        stage = mark.dataset.stage;
+        log.append(mark);
+      }
+      mark = null;
+      last = Number(element.dataset.seq);
+      log.append(element);
+    }
+  }
+  if (follows) toEnd();
+}
+
 function startAgain() {
   log.replaceChildren();
   [last, stage] = [0, ""];
@@ -114,11 +132,11 @@ async function refresh() {
   write("state", fresh.getElementById("state").textContent.trim());
   write("sentence", fresh.getElementById("sentence").textContent.trim());
   document.title = fresh.title;
-  for (const id of ["log-section", "output"]) {
-    const section = fresh.getElementById(id);
-    if (section && !document.getElementById(id) && !log?.childElementCount) document.getElementById("request").before(section);
+  if (log) catchUp(fresh.getElementById("log")?.children ?? []);
+  if (log && !log.childElementCount) {
+    const output = fresh.getElementById("output");
+    document.getElementById("log-section").replaceWith(...(output ? [output] : []));
   }
-  if (log && !log.childElementCount) document.getElementById("log-section").remove();
   dress();
   if (hadFocus) {
     const heading = page.querySelector("h1");
@@ -267,6 +285,8 @@ if (log) {
     follow.hidden = follows;
   });
   follow.hidden = true;
+  // A narrower window makes the lines longer, which is no wish to stay where one is.
+  new ResizeObserver(() => { if (follows) toEnd(); }).observe(log);
   toEnd();
 }
 if (live()) watch();

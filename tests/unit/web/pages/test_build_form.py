@@ -142,16 +142,16 @@ def test_a_signed_in_operator_asks_by_the_token_s_name(client: AsgiClient, build
 @pytest.mark.parametrize(
     ("fields", "wrong", "words"),
     [
-        ({"packages": "luci $(reboot)"}, "packages", "package names of letters"),
-        ({"rootfs_size_mb": "many"}, "rootfs_size_mb", "whole number"),
-        ({"rootfs_size_mb": "0"}, "rootfs_size_mb", "positive number"),
-        ({"filesystem": "fat"}, "filesystem", "expected one of"),
+        ({"packages": "luci $(reboot)"}, "packages", "Expected package names of letters"),
+        ({"rootfs_size_mb": "many"}, "rootfs_size_mb", "Expected a whole number"),
+        ({"rootfs_size_mb": "0"}, "rootfs_size_mb", "Expected a positive number"),
+        ({"filesystem": "fat"}, "filesystem", "Expected one of"),
     ],
 )
 def test_an_error_stands_at_its_field_which_keeps_what_was_typed(
     client: AsgiClient, builds: FakeBuilds, fields: dict[str, str], wrong: str, words: str
 ) -> None:
-    answer = send(client, **fields)
+    answer = send(client, None, **fields)
     page = text_of(answer)
     assert answer.status == 422 and builds.jobs == {}
     field = page[page.index(f'id="{wrong}"') :].partition(">")[0]

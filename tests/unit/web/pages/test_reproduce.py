@@ -16,9 +16,9 @@ _TEMPLATE = "registry.example.org/imagebuilder:{target}-{subtarget}-{tag}"
 _UPSTREAM = "https://downloads.example.org"
 
 
-def reproduced(request: BuildRequest, *packages: str, **options: str) -> Reproduction:
+def reproduced(request: BuildRequest, *packages: str, files: str | None = None) -> Reproduction:
     command = image_arguments(
-        request.profile, packages, bin_dir="/srv/asu-images", extra_name="abc123", **options
+        request.profile, packages, bin_dir="/srv/asu-images", extra_name="abc123", files=files
     )
     release = parse_release(request.version)
     return reproduce(request, command, release=release, template=_TEMPLATE, upstream_url=_UPSTREAM)
