@@ -10,14 +10,7 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.choices import (
-    announcement,
-    imagebuilder_image,
-    keeping_options,
-    policy,
-    tokens,
-    worker_options,
-)
+from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
@@ -101,13 +94,10 @@ def assemble(
         now=now,
         wake=workers.wake,
     )
-    life = _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=_background(world, health, housekeeping, catalog, interest),
-        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
+    background = _background(world, health, housekeeping, catalog, interest)
+    end = (recorder.stop, interest.flush, world.statistics.flush, world.close)
+    begin = partial(housekeeping.recover, worker=world.name.name)
+    life = _Life(begin, workers, background, end, world.database.stop_verifying)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -124,12 +114,10 @@ def assemble(
         start=life.start,
         stop=life.stop,
         version=__version__,
-        imagebuilder_image=imagebuilder_image(settings),
         cors=settings.cors,
     )
-    drain = partial(workers.drain, settings.shutdown_grace)
     app = create_app(parts)
-    return Application(app, world.warnings, drain, app.end_streams)
+    return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
 
 
 def make_housekeeping(
@@ -260,7 +248,7 @@ def _background(
 class _Life(Struct, frozen=True):
     """What runs beside the answers."""
 
-    begin: Callable[[], None]
+    begin: Callable[[], object]
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]

@@ -37,11 +37,7 @@ _Page = Callable[[Request, Asker], Awaitable[Response]]
 
 
 class PageParts(Struct, frozen=True):
-    """What the pages stand on.
-
-    `description` is the OpenAPI document; `imagebuilder_image` the template of the ImageBuilders'
-    container images.
-    """
+    """What the pages stand on. `description` is the OpenAPI document."""
 
     builds: Builds
     health: Health
@@ -53,7 +49,6 @@ class PageParts(Struct, frozen=True):
     limit_previews: Admit
     answers: BuildAnswers
     announcement: Announcement
-    imagebuilder_image: str
     askers: Askers
     threads: Threads
     description: Callable[[], dict[str, Any]]
@@ -130,9 +125,7 @@ def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
             live=parts.live,
             threads=parts.threads,
             rendering=rendering,
-            image_template=parts.imagebuilder_image,
-            upstream_url=parts.announcement.upstream_url,
-            max_rootfs_size_mb=parts.announcement.max_custom_rootfs_size_mb,
+            announcement=parts.announcement,
             client=_client(parts),
         )
     )

@@ -18,6 +18,7 @@ from asu_builder.services.live import AT_ONCE, LiveBuilds
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
 from asu_builder.web.builds import BuildAnswers, is_request_hash
+from asu_builder.web.metadata import Announcement
 from asu_builder.web.pages import corrections
 from asu_builder.web.pages.build_fields import link_to, not_linked, request_body
 from asu_builder.web.pages.build_form import see_build
@@ -38,10 +39,7 @@ class PrintedLines(Struct, frozen=True):
 
 
 class BuildPageParts(Struct, frozen=True):
-    """What the page stands on.
-
-    `image_template` names the ImageBuilders' container images; `client` is the page's own name.
-    """
+    """What the page stands on. `client` is the name it gives itself when it asks for a build."""
 
     answers: BuildAnswers
     catalog: Catalog
@@ -50,9 +48,7 @@ class BuildPageParts(Struct, frozen=True):
     live: LiveBuilds
     threads: Threads
     rendering: Rendering
-    image_template: str
-    upstream_url: str
-    max_rootfs_size_mb: int
+    announcement: Announcement
     client: str
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -156,8 +152,8 @@ class BuildPage:
             job.request,
             result.build_cmd,
             release=release,
-            template=self._parts.image_template,
-            upstream_url=self._parts.upstream_url,
+            template=self._parts.announcement.imagebuilder_image,
+            upstream_url=self._parts.announcement.upstream_url,
         )
 
     def _advice(self, job: Job) -> Advice | None:
@@ -168,7 +164,7 @@ class BuildPage:
         return None
 
     def _surroundings(self, job: Job) -> Surroundings:
-        largest = self._parts.max_rootfs_size_mb
+        largest = self._parts.announcement.max_custom_rootfs_size_mb
         if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
             return Surroundings(max_rootfs_size_mb=largest)
         try:
