@@ -274,7 +274,10 @@ function dress() {
 
 dress();
 if (log) {
-  const follow = button("To the end", () => { follows = true; toEnd(); });
+  const follow = button("To the end", () => {
+    follows = follow.hidden = true;
+    toEnd();
+  });
   follow.id = "follow";
   const copier = button("Copy", (event) => copy(event, log.textContent));
   copier.id = "copy-log";
