@@ -234,7 +234,7 @@ def _background(
         ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
         ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
         ("catalog", catalog.refresh, _REFRESH_SECONDS),
-        ("statistics", world.statistics.flush, _FLUSH_SECONDS),
+        ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
         ("interest", interest.flush, _INTEREST_SECONDS),
         ("integrity", world.database.verify, _INTEGRITY_SECONDS),
     ]

@@ -203,6 +203,8 @@ def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
 
 def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
     return {
+        "/api/v1/statistics": pages.report,
+        "/api/v1/statistics/{chart}.csv": pages.chart_csv,
         "/api/v1/stats/summary": pages.summary,
         "/api/v1/builds-per-day": pages.builds_per_day,
         "/api/v1/builds-by-version": pages.builds_by_version,
