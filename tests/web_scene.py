@@ -33,7 +33,7 @@ from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import WorkerOptions, Workers
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
-from asu_builder.web.asker import Askers
+from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.late_streams import WatchLimits
@@ -125,6 +125,7 @@ class Scene:
     life: list[str] = field(default_factory=list)
     upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
+    limit_previews: Admit = field(default=lambda _: None)
     loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
@@ -160,7 +161,7 @@ class Scene:
                 configuration=lambda: describe_settings(self.loaded),
                 gauges=self.gauges(),
                 askers=Askers(self.tokens, ()),
-                limit_previews=lambda _: None,
+                limit_previews=self.limit_previews,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),

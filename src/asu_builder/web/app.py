@@ -97,7 +97,8 @@ def create_app(parts: Parts) -> FrontDoor:
     scrapes = Scrapes(parts.gauges, reading, requests, version=parts.version)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
-    search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
+    search = Search(parts.catalog)
+    searching = SearchEndpoints(search, reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
@@ -126,13 +127,13 @@ def create_app(parts: Parts) -> FrontDoor:
         **_operator_routes(operator),
         **_metadata_routes(metadata),
         **_statistics_routes(statistics),
-        **_search_routes(search),
+        **_search_routes(searching),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
-    pages = LatePages(lambda: _load_pages(parts, reading, forget=answers.forget), reading)
+    pages = LatePages(lambda: _load_pages(parts, reading, answers, search), reading)
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
@@ -141,7 +142,9 @@ def create_app(parts: Parts) -> FrontDoor:
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams, requests=requests)
 
 
-def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]) -> Mapping[str, Endpoint]:
+def _load_pages(
+    parts: Parts, reading: Threads, answers: BuildAnswers, search: Search
+) -> Mapping[str, Endpoint]:
     from asu_builder.web.pages import PageParts, make_pages  # with templates and all
 
     return make_pages(
@@ -152,8 +155,13 @@ def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]
             catalog=parts.catalog,
             crowds=parts.crowds,
             operator=parts.operator,
-            forget=forget,
             configuration=parts.configuration,
+            search=search,
+            live=parts.live,
+            preview=parts.preview,
+            limit_previews=parts.limit_previews,
+            answers=answers,
+            announcement=parts.announcement,
             askers=parts.askers,
             threads=reading,
             clock=parts.clock,
