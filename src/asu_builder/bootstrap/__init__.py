@@ -1,7 +1,7 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
@@ -10,7 +10,13 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.choices import (
+    announcement,
+    keeping_options,
+    policy,
+    tokens,
+    worker_options,
+)
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
@@ -19,6 +25,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
@@ -30,9 +37,10 @@ from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import Workers
-from asu_builder.settings import Settings
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +72,12 @@ def assemble(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    origins: Mapping[str, str] | None = None,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime, for whoever wants to see what is asked of it.
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
+    settings were chosen.
     """
     world = reach(settings, now)
     runtime = watch(world.runtime)
@@ -78,7 +88,6 @@ def assemble(
     pipeline = _pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
-    operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
     builds = Builds(
         world.queue,
@@ -107,7 +116,9 @@ def assemble(
         catalog=catalog,
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
-        operator=operator,
+        operator=make_operator(settings, world, now=now, wake=workers.wake),
+        crowds=Crowds(world.operations, world.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -118,6 +129,12 @@ def assemble(
     )
     app = create_app(parts)
     return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
+
+
+def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    from asu_builder.web.configuration import describe_settings  # words that a start does not need
+
+    return describe_settings(loaded)
 
 
 def make_housekeeping(

@@ -17,6 +17,7 @@ from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
@@ -33,6 +34,7 @@ from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
+from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
 from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
@@ -61,6 +63,8 @@ class Parts(Struct, frozen=True):
     charts: Charts
     preview: Preview
     operator: Operator
+    crowds: Crowds
+    configuration: Callable[[], ConfigurationDocument]
     askers: Askers
     limit_previews: Admit
     announcement: Announcement
@@ -90,7 +94,9 @@ def create_app(parts: Parts) -> FrontDoor:
     search = Search(parts.catalog)
     searching = SearchEndpoints(search, reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
-    operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
+    operator = OperatorEndpoints(
+        parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
+    )
     streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
@@ -140,6 +146,10 @@ def _load_pages(
             health=parts.health,
             charts=parts.charts,
             catalog=parts.catalog,
+            crowds=parts.crowds,
+            operator=parts.operator,
+            forget=answers.forget,
+            configuration=parts.configuration,
             search=search,
             live=parts.live,
             preview=parts.preview,
@@ -148,6 +158,7 @@ def _load_pages(
             announcement=parts.announcement,
             askers=parts.askers,
             threads=reading,
+            clock=parts.clock,
             description=lambda: _describe(parts.version),
             version=parts.version,
         )
@@ -184,6 +195,7 @@ def _operator_routes(operator: OperatorEndpoints) -> dict[str, Callable[[Request
         "/api/v1/workers/pause": operator.pause,
         "/api/v1/workers/resume": operator.resume,
         "/api/v1/acts": operator.acts,
+        "/api/v1/configuration": operator.configuration,
     }
 
 

@@ -15,24 +15,32 @@ from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
+from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.errors import answer_error
 from asu_builder.web.metadata import Announcement
+from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.pages.build_form import BuildForm, FormParts
 from asu_builder.web.pages.build_page import BuildPage, BuildPageParts
+from asu_builder.web.pages.configuration import ConfigurationPage
 from asu_builder.web.pages.interface import interface_body
 from asu_builder.web.pages.overview import Overview
+from asu_builder.web.pages.queue import QueuePage
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.session import Sessions
 from asu_builder.web.pages.static_files import StaticFiles
+from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_PAGE_OF = {"/queue/acts": "/queue"}
+"""From where forms are sent."""
 _Page = Callable[[Request, Asker], Awaitable[Response]]
 
 
@@ -43,6 +51,11 @@ class PageParts(Struct, frozen=True):
     health: Health
     charts: Charts
     catalog: Catalog
+    crowds: Crowds
+    operator: Operator
+    forget: Callable[[str], None]
+    """Drops what is remembered of a request's answers."""
+    configuration: Callable[[], ConfigurationDocument]
     search: Search
     live: LiveBuilds
     preview: Preview
@@ -51,6 +64,7 @@ class PageParts(Struct, frozen=True):
     announcement: Announcement
     askers: Askers
     threads: Threads
+    clock: Callable[[], float]
     description: Callable[[], dict[str, Any]]
     version: str
 
@@ -60,7 +74,25 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     static_files = StaticFiles()
     rendering = Rendering(static_files, version=parts.version)
     sessions = Sessions(parts.askers)
-    overview = Overview(parts.health, parts.builds, parts.charts, threads=parts.threads, rendering=rendering)
+    overview = Overview(
+        parts.health,
+        parts.crowds,
+        parts.charts,
+        catalog=parts.catalog,
+        threads=parts.threads,
+        rendering=rendering,
+    )
+    queue = QueuePage(
+        parts.crowds,
+        parts.operator,
+        parts.health,
+        forget=parts.forget,
+        clock=parts.clock,
+        threads=parts.threads,
+        rendering=rendering,
+    )
+    statistics = Statistics(parts.charts, threads=parts.threads, rendering=rendering)
+    configuration = ConfigurationPage(parts.configuration, threads=parts.threads, rendering=rendering)
 
     build_form = _build_form(parts, rendering)
     build_page = _build_page(parts, rendering)
@@ -84,6 +116,10 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     return {
         "GET /static/{digest}/{name}": static_files.serve,
         "GET /": page(overview.show),
+        "GET /queue": page(queue.show),
+        "POST /queue/acts": page(queue.act),
+        "GET /statistics": page(statistics.show),
+        "GET /configuration": page(configuration.show),
         "GET /docs": page(interface),
         "GET /build": page(build_form.show),
         "POST /build": page(build_form.send),
@@ -141,7 +177,15 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         asker=asker,
         status=answer.status,
         sentence=str(error),
+        back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
     )
     response.raw_headers.extend(answer.headers)
     return response
+
+
+def _page_of(request: Request) -> str:
+    """The page to go back to; what was sent to an address cannot be read there."""
+    if request.method in ("GET", "HEAD"):
+        return request.url.path
+    return str(getattr(request.state, "page", _PAGE_OF.get(request.url.path, "/")))
