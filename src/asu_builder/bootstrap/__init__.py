@@ -10,13 +10,7 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.choices import (
-    announcement,
-    keeping_options,
-    policy,
-    tokens,
-    worker_options,
-)
+from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
@@ -104,9 +98,7 @@ def assemble(
         wake=workers.wake,
     )
     background = _background(world, health, housekeeping, catalog, interest)
-    end = (recorder.stop, interest.flush, world.statistics.flush, world.close)
-    begin = partial(housekeeping.recover, worker=world.name.name)
-    life = _Life(begin, workers, background, end, world.database.stop_verifying)
+    life = _life(world, workers, housekeeping, background, (recorder.stop, interest.flush))
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -259,6 +251,22 @@ def _background(
         work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )
+
+
+def _life(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    background: tuple[Periodic, ...],
+    flush: tuple[Callable[[], object], ...],
+) -> "_Life":
+    return _Life(
+        begin=lambda: housekeeping.recover(worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(*flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
     )
 
 
