@@ -15,7 +15,7 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
-from asu_builder.ports import Statistics, TargetProfiles, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -109,7 +109,6 @@ class Scene:
     """What a web test moves, and what it watches."""
 
     root: Path
-    upstream: EmptyUpstream = field(default_factory=EmptyUpstream)
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
     counted: Statistics | None = None
@@ -117,9 +116,10 @@ class Scene:
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
     life: list[str] = field(default_factory=list)
+    upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
-    loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     limit_previews: Admit = field(default=lambda _: None)
+    loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
     log: FakeBuildLog = field(default_factory=FakeBuildLog)

@@ -148,7 +148,6 @@ def _load_pages(
             catalog=parts.catalog,
             crowds=parts.crowds,
             operator=parts.operator,
-            forget=answers.forget,
             configuration=parts.configuration,
             search=search,
             live=parts.live,

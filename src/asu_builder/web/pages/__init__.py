@@ -53,8 +53,6 @@ class PageParts(Struct, frozen=True):
     catalog: Catalog
     crowds: Crowds
     operator: Operator
-    forget: Callable[[str], None]
-    """Drops what is remembered of a request's answers."""
     configuration: Callable[[], ConfigurationDocument]
     search: Search
     live: LiveBuilds
@@ -86,7 +84,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         parts.crowds,
         parts.operator,
         parts.health,
-        forget=parts.forget,
+        forget=parts.answers.forget,
         clock=parts.clock,
         threads=parts.threads,
         rendering=rendering,

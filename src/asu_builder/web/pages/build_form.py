@@ -102,7 +102,9 @@ class BuildForm:
             return await self._submit(request, asker, fields)
         previewed = await self._preview(asker, fields)
         if does == "preview":
-            return self._parts.rendering.part("build_preview.html", previewed=previewed)
+            rendering = self._parts.rendering
+            part = rendering.text("build_preview.html", path="", asker=asker, previewed=previewed)
+            return rendering.answer(part)
         return await self._again(request, asker, fields, previewed=previewed)
 
     async def _submit(self, request: Request, asker: Asker, fields: Fields) -> Response:

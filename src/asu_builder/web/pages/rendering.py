@@ -53,10 +53,6 @@ class Rendering:
         """The headers of every page around what was rendered."""
         return HTMLResponse(content, status, headers=HEADERS)
 
-    def part(self, template: str, **values: object) -> HTMLResponse:
-        """A piece of a page, for a script that puts it in its place."""
-        return HTMLResponse(self._environment.get_template(template).render(**values), headers=HEADERS)
-
     @cached_property
     def _environment(self) -> Environment:
         environment = Environment(
@@ -74,8 +70,8 @@ class Rendering:
             "moment": words.moment,
             "number": words.number,
             "sentence": words.sentence,
-            "reason": reasons.in_words,
             "linked": words.linked,
+            "reason": reasons.in_words,
             "reason_first": reasons.as_beginning,
         }
         environment.filters.update(filters)
