@@ -11,9 +11,9 @@ from starlette.types import ASGIApp
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
 from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.life import Life
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
-from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
@@ -83,22 +83,18 @@ def assemble(
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
-    builds = Builds(
-        world.queue,
-        catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
-        interest=interest,
-        forecast=_forecast(settings, world, health, now),
-        cancellation=_cancellation(settings, world, now),
-        policy=policy(settings),
-        limit=world.limit.admit,
-        now=now,
-        wake=workers.wake,
+    forecast = _forecast(settings, world, health, now)
+    builds = _builds(
+        settings, world, catalog, interest=interest, forecast=forecast, now=now, wake=workers.wake
     )
     background = _background(world, health, housekeeping, catalog, interest)
-    life = _life(world, workers, housekeeping, background, (recorder.stop, interest.flush))
+    life = Life(
+        begin=partial(housekeeping.recover, worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
+    )
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -121,6 +117,32 @@ def assemble(
     )
     app = create_app(parts)
     return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
+
+
+def _builds(
+    settings: Settings,
+    world: World,
+    catalog: Catalog,
+    *,
+    interest: Interest,
+    forecast: Forecast,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Builds:
+    return Builds(
+        world.queue,
+        catalog,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=interest,
+        forecast=forecast,
+        cancellation=_cancellation(settings, world, now),
+        policy=policy(settings),
+        limit=world.limit.admit,
+        now=now,
+        wake=wake,
+    )
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -252,49 +274,3 @@ def _background(
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )
-
-
-def _life(
-    world: World,
-    workers: Workers,
-    housekeeping: Housekeeping,
-    background: tuple[Periodic, ...],
-    flush: tuple[Callable[[], object], ...],
-) -> "_Life":
-    return _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=background,
-        end=(*flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
-
-
-class _Life(Struct, frozen=True):
-    """What runs beside the answers."""
-
-    begin: Callable[[], object]
-    workers: Workers
-    background: tuple[Periodic, ...]
-    end: tuple[Callable[[], object], ...]
-    hush: Callable[[], None]
-    """Cuts off what may take long and need not end."""
-
-    def start(self) -> None:
-        """Returns at once."""
-        self.begin()
-        self.workers.start()
-        for periodic in self.background:
-            periodic.start()
-
-    def stop(self) -> None:
-        """Returns when nothing runs any more."""
-        self.hush()
-        self.workers.stop()
-        for periodic in self.background:
-            periodic.stop()
-        for end in self.end:
-            try:
-                end()
-            except AsuError as problem:
-                _log.error("At the end: %s", problem)
