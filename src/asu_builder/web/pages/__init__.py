@@ -175,9 +175,15 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         asker=asker,
         status=answer.status,
         sentence=str(error),
-        # What was sent to an address cannot be read there.
-        back=request.url.path if request.method in ("GET", "HEAD") else _PAGE_OF.get(request.url.path, "/"),
+        back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
     )
     response.raw_headers.extend(answer.headers)
     return response
+
+
+def _page_of(request: Request) -> str:
+    """The page to go back to; what was sent to an address cannot be read there."""
+    if request.method in ("GET", "HEAD"):
+        return request.url.path
+    return str(getattr(request.state, "page", _PAGE_OF.get(request.url.path, "/")))
