@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO, cast
 
 from asu_builder.adapters import archive
@@ -20,6 +21,9 @@ from asu_builder.ports.containers import STDERR, STDOUT
 _HOST_DISK_RESERVE = 64 << 20
 _KILLED = 128 + 9
 """The exit code of a command that SIGKILL has ended; nothing in a build sends that to make."""
+_HAS_READ = (0, 1)
+"""How `cat` ends: with 1 where one of several files is missing."""
+_NOTICED_SECONDS = 3.0
 _OOM_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
@@ -162,8 +166,6 @@ class PodmanContainer:
         self._require_running()
         if self._kernel_has_killed():
             raise memory_exhausted(self._limits.memory)
-        # Podman takes a moment to notice that a container was killed, with the command in it.
-        self._require_running()
         if result.exit_code == _KILLED:
             raise _ended_by_another()
         if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
@@ -183,11 +185,13 @@ class PodmanContainer:
         """
         counts: list[bytes] = []
         exit_code = self._execute(["cat", *_OOM_FILES], {STDOUT: counts.append}, self._environment)
-        if exit_code not in (
-            0,
-            1,
-        ):  # 1 where one of the files is missing; else nothing runs in there any more
-            raise _ended_by_another()
+        if exit_code not in _HAS_READ:
+            # Nothing can be run in there: it holds as many processes as it may, or it was killed, with
+            # the command in it, and Podman takes a moment to notice.
+            until = monotonic() + _NOTICED_SECONDS
+            while monotonic() < until:
+                self._require_running()
+                sleep(_NOTICED_SECONDS / 10)
         return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))
 
 
