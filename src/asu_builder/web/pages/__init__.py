@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.domain.errors import AsuError, NotAuthenticated, Unavailable
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -39,6 +39,7 @@ from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_LOOKS_AGAIN_SECONDS = 3
 _PAGE_OF = {"/queue/acts": "/queue"}
 """From where forms are sent."""
 _Page = Callable[[Request, Asker], Awaitable[Response]]
@@ -105,9 +106,13 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         async def endpoint(request: Request) -> Response:
             asker = sessions.asker(request)
             try:
-                return await show(request, asker)
+                response = await show(request, asker)
             except AsuError as error:
-                return _error_page(rendering, request, asker, error)
+                response = _error_page(rendering, request, asker, error)
+            if response.status_code == 503 and request.method == "GET":
+                # Mostly a document of upstream that is on its way.
+                response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
+            return response
 
         return endpoint
 
@@ -177,6 +182,7 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         sentence=str(error),
         back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
+        looks_again=isinstance(error, Unavailable) and request.method == "GET",
     )
     response.raw_headers.extend(answer.headers)
     return response
