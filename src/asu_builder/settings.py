@@ -14,6 +14,8 @@ from msgspec.structs import fields
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
 PREFIX = "ASU_"
+_FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
+"""Variables of the commands that ask another server; they may be set where a service starts too."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
@@ -213,7 +215,7 @@ def load_settings(
         chosen |= found
         origins |= dict.fromkeys(found, str(path))
     for variable, text in environment.items():
-        if variable.startswith(PREFIX):
+        if variable.startswith(PREFIX) and variable not in _FOR_CLIENTS:
             name = variable.removeprefix(PREFIX).lower()
             chosen[name] = text
             origins[name] = f"variable {variable}"

@@ -68,25 +68,12 @@ def assemble(
     world = reach(settings, now)
     runtime = watch(world.runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
-    health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    workers = _workers(settings, world, _pipeline(settings, runtime, world, catalog), health, now)
+    health = Health(make_checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    workers = _workers(settings, world, make_pipeline(settings, runtime, world, catalog), health, now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
     operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
-    builds = Builds(
-        world.queue,
-        catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
-        interest=interest,
-        forecast=_forecast(settings, world, health, now),
-        cancellation=_cancellation(settings, world, now),
-        policy=policy(settings),
-        limit=world.limit.admit,
-        now=now,
-        wake=workers.wake,
-    )
+    builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     life = _Life(
         begin=lambda: housekeeping.recover(worker=world.name.name),
         workers=workers,
@@ -113,6 +100,39 @@ def assemble(
     )
     drain = partial(workers.drain, settings.shutdown_grace)
     return Application(create_app(parts), world.warnings, drain)
+
+
+class Answering(Struct, frozen=True):
+    """What answers about builds, apart from the queue."""
+
+    catalog: Catalog
+    health: Health
+    interest: Interest
+
+
+def make_builds(
+    settings: Settings,
+    world: World,
+    answering: Answering,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Builds:
+    """The door to the queue, for the service and for the command line."""
+    return Builds(
+        world.queue,
+        answering.catalog,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=answering.interest,
+        forecast=_forecast(settings, world, answering.health, now),
+        cancellation=_cancellation(settings, world, now),
+        policy=policy(settings),
+        limit=world.limit.admit,
+        now=now,
+        wake=wake,
+    )
 
 
 def make_housekeeping(
@@ -182,7 +202,8 @@ def _forecast(settings: Settings, world: World, health: Health, now: Callable[[]
     return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)
 
 
-def _pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+    """What turns a request into published images."""
     return Pipeline(
         runtime,
         world.store,
@@ -194,7 +215,8 @@ def _pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catal
     )
 
 
-def _checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+def make_checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+    """What health asks, by the part's name."""
     return {
         "database": world.database.check,
         "engine": runtime.check,
