@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.errors import FailureReason, QueueFull
 from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
 from asu_builder.domain.request import BuildRequest, request_hash
@@ -56,6 +57,41 @@ def a_result(**changes: Any) -> BuildResult:
 def a_failure(reason: FailureReason = FailureReason.IMPOSSIBLE_SELECTION) -> BuildFailure:
     """How a build failed."""
     return BuildFailure(reason, "Error: Impossible package selection: missing (nosuch)", "out", "err")
+
+
+def many_devices(count: int) -> list[Device]:
+    """As many devices as a real release has, with names of their kind."""
+    vendors = (
+        "TP-Link",
+        "Linksys",
+        "AVM",
+        "Netgear",
+        "D-Link",
+        "ASUS",
+        "Ubiquiti",
+        "Zyxel",
+        "GL.iNet",
+        "Xiaomi",
+    )
+    models = (
+        "Archer C",
+        "WRT",
+        "FRITZ!Box ",
+        "Nighthawk R",
+        "DIR-",
+        "RT-AC",
+        "UniFi ",
+        "NBG",
+        "GL-AR",
+        "Mi Router ",
+    )
+    devices = []
+    for number in range(count):
+        vendor, model = vendors[number % 10], f"{models[number // 10 % 10]}{number // 100}"
+        title = Title(vendor=vendor, model=model, variant=f"v{number % 7}" if number % 7 else "")
+        profile = f"{vendor}_{model}-{number}".lower().replace(" ", "-")
+        devices.append(Device(title, f"ath{number % 60}/generic", profile))
+    return devices
 
 
 class Clock:

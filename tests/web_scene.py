@@ -1,6 +1,6 @@
 """The real web application over a queue of plain values and a store on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
@@ -42,6 +43,9 @@ class EmptyUpstream:
         return VersionList((), ())
 
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        return None
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
         return None
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:

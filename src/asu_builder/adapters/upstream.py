@@ -2,13 +2,20 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.upstream_documents import UpstreamDocuments
+from asu_builder.adapters.upstream_profiles import (
+    UnlistedDevices,
+    lift_profile,
+    parse_overview,
+    parse_profiles_json,
+)
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles, Verdict, VersionList
 
@@ -18,25 +25,6 @@ class _Versions(msgspec.Struct):
     stable_version: str | None = None
     oldstable_version: str | None = None
     upcoming_version: str | None = None
-
-
-class _Profile(msgspec.Struct):
-    supported_devices: list[str] = []
-    device_packages: list[str] = []
-
-
-class _Kernel(msgspec.Struct):
-    version: str
-    release: str
-    vermagic: str
-
-
-class _ProfilesJson(msgspec.Struct):
-    version_code: str
-    arch_packages: str = ""
-    profiles: dict[str, _Profile] = {}
-    default_packages: list[str] = []
-    linux_kernel: _Kernel | None = None
 
 
 class _Index(msgspec.Struct):
@@ -58,6 +46,7 @@ class HttpUpstream:
     ) -> None:
         """`now` is the time on the wall, `clock` counts seconds and never leaps."""
         self._documents = UpstreamDocuments(url, database, now=now, clock=clock)
+        self._unlisted = UnlistedDevices(self._documents)
 
     def check(self) -> Verdict:
         """Degraded when the download server does not answer, so that answers come from memory."""
@@ -71,16 +60,24 @@ class HttpUpstream:
         """See `ports.Upstream.targets`."""
         return self._documents.get(f"{release.path}/.targets.json", _parse_targets, wait=wait)
 
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        """See `ports.Upstream.devices`."""
+        listed = self._documents.get(f"{release.path}/.overview.json", parse_overview)
+        if listed is not None:
+            return listed
+        targets = self.targets(release)
+        return None if targets is None else self._unlisted.devices(release, targets)
+
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
         """See `ports.Upstream.target_profiles`."""
-        return self._documents.get(f"{release.path}/targets/{target}/profiles.json", _parse_profiles_json)
+        return self._documents.get(f"{release.path}/targets/{target}/profiles.json", parse_profiles_json)
 
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
         """See `ports.Upstream.described_profile`."""
         if self.target_profiles(release, target) is None:
             return None
         body = self._documents.stored(f"{release.path}/targets/{target}/profiles.json")
-        return None if body is None else _lift_profile(body, profile)
+        return None if body is None else lift_profile(body, profile)
 
     def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
         """See `ports.Upstream.architecture_packages`."""
@@ -125,30 +122,6 @@ def _parse_versions(body: bytes) -> VersionList:
 
 def _parse_targets(body: bytes) -> dict[str, str]:
     return msgspec.json.decode(body, type=dict[str, str])
-
-
-def _parse_profiles_json(body: bytes) -> TargetProfiles:
-    found = msgspec.json.decode(body, type=_ProfilesJson)
-    profiles = {name: tuple(profile.supported_devices) for name, profile in found.profiles.items()}
-    kernel = found.linux_kernel
-    return TargetProfiles(
-        found.version_code,
-        found.arch_packages,
-        profiles,
-        tuple(found.default_packages),
-        {name: tuple(profile.device_packages) for name, profile in found.profiles.items()},
-        f"{kernel.version}-{kernel.release}-{kernel.vermagic}" if kernel else "",
-    )
-
-
-def _lift_profile(body: bytes, profile: str) -> bytes | None:
-    document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    found = msgspec.json.decode(
-        document.pop("profiles", msgspec.Raw(b"{}")), type=dict[str, dict[str, msgspec.Raw]]
-    )
-    if profile not in found:
-        return None
-    return msgspec.json.encode({**document, **found[profile], "id": profile})
 
 
 def _parse_feeds(body: bytes) -> tuple[str, ...]:

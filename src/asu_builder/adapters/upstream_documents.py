@@ -79,6 +79,12 @@ class UpstreamDocuments:
         parsed: Parsed | None = document.parsed
         return parsed
 
+    def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
+        """The document as last seen, however old; None when it was never, or upstream has none."""
+        document = self._memory.find(self._address(path), parse)
+        parsed: Parsed | None = None if document is None else document.parsed
+        return parsed
+
     def stored(self, path: str) -> bytes | None:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
         return self._memory.stored(self._address(path))

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
 from asu_builder.ports.health import Verdict
 
@@ -29,6 +30,8 @@ class TargetProfiles(Struct, frozen=True):
     """Profile → its packages beside the default ones; may hold `-name`."""
     kernel_modules: str = ""
     """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
+    titles: Mapping[str, Sequence[Title]] = field(default_factory=dict)
+    """Profile → what its devices are called."""
 
     def packages_of(self, profile: str) -> tuple[str, ...]:
         """The default packages and those of one profile."""
@@ -53,6 +56,14 @@ class Upstream(Protocol):
         """Target → package architecture; None when upstream has no such version.
 
         Without `wait` what was never seen is `Unavailable` at once.
+        """
+        ...
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        """Every device of a version, the very same value until upstream's list changes; None when
+        upstream has no such version.
+
+        Where upstream lists no devices, those of the targets that were asked for before.
         """
         ...
 

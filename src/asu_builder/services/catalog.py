@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from asu_builder.domain.branches import Branch, Branches, told_by
 from asu_builder.domain.changes import Baseline, ClientChange
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import BuildNotFound, RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN, Release
 from asu_builder.domain.request import BuildRequest
@@ -111,6 +112,22 @@ class Catalog:
             raise BuildNotFound(f"Failed to fetch revision for {version}/{target}")
         return described.revision
 
+    def devices(self, version: str) -> Sequence[Device]:
+        """Every device of an offered version, the same value until upstream's list changes.
+
+        Raises `RequestRejected`; `Unavailable` when upstream was never asked and is slow.
+        """
+        return self._upstream.devices(self.release(version)) or ()
+
+    def target_profiles(self, version: str, target: str) -> TargetProfiles:
+        """The profiles of a target. Raises `RequestRejected` or `BuildNotFound`."""
+        release = self.release(version)
+        targets = self._upstream.targets(release) or {}
+        described = self._upstream.target_profiles(release, target) if target in targets else None
+        if described is None:
+            raise _no_target(release, target)
+        return described
+
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
         """Upstream's description of one profile as JSON, found by alias too; None when unknown."""
         described = self._upstream.target_profiles(release, target)
@@ -127,7 +144,7 @@ class Catalog:
         """Architecture, and names and versions of a target's own packages. Raises `BuildNotFound`."""
         architecture = (self._upstream.targets(release) or {}).get(target)
         if architecture is None:
-            raise BuildNotFound(f"{release.version} has no target {target}")
+            raise _no_target(release, target)
         return architecture, self._upstream.target_packages(release, target) or {}
 
     def offers(self) -> list[BranchOffer]:
@@ -188,6 +205,10 @@ class Catalog:
                 "later."
             )
         return described
+
+
+def _no_target(release: Release, target: str) -> BuildNotFound:
+    return BuildNotFound(f"{release.version} has no target {target}")
 
 
 def resolve_profile(asked: str, described: TargetProfiles) -> str | None:

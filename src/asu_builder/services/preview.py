@@ -7,14 +7,12 @@ from msgspec import Struct
 from asu_builder.domain.changes import PackageSelection
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.spelling import closest
 from asu_builder.ports import PackageChanges
 from asu_builder.services.catalog import Catalog, Resolved
 
 MAX_SUGGESTED = 10
 """Unknown names that get suggestions; each costs about a millisecond."""
-_SUGGESTIONS = 3
-_ALIKE = 0.8
-"""From 0 to 1: below this, names have nothing to do with each other."""
 _NEVER_LISTED = frozenset({"kernel", "libc"})
 """Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
 
@@ -58,7 +56,7 @@ class Preview:
         missing = [name for name in asked if name not in known and name not in _NEVER_LISTED | set(defaults)]
         names = list(known)
         return tuple(
-            UnknownPackage(name, _closest(name, names) if number < MAX_SUGGESTED else ())
+            UnknownPackage(name, closest(name, names) if number < MAX_SUGGESTED else ())
             for number, name in enumerate(missing)
         )
 
@@ -69,15 +67,3 @@ class Preview:
         except (BuildNotFound, Unavailable):
             return {}
         return {**shared, **own} if shared and own else {}
-
-
-def _closest(name: str, names: Sequence[str]) -> tuple[str, ...]:
-    # Needed by few, and not by the first answer.
-    from rapidfuzz import process
-    from rapidfuzz.distance import JaroWinkler
-
-    # People get the beginning of a name right more often than its end.
-    alike = process.extract(
-        name, names, scorer=JaroWinkler.similarity, limit=_SUGGESTIONS, score_cutoff=_ALIKE
-    )
-    return tuple(match for match, _, _ in alike)

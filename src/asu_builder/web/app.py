@@ -20,6 +20,7 @@ from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
@@ -31,6 +32,7 @@ from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
@@ -82,6 +84,7 @@ def create_app(parts: Parts) -> FrontDoor:
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
+    search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
@@ -107,6 +110,7 @@ def create_app(parts: Parts) -> FrontDoor:
         **_operator_routes(operator),
         **_metadata_routes(metadata),
         **_statistics_routes(statistics),
+        **_search_routes(search),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
@@ -188,6 +192,14 @@ def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], 
         "/api/v1/diff-packages-stats": pages.diff_packages,
         "/api/v1/diff-packages-by-version": pages.diff_packages_by_version,
         "/api/v1/diff-packages-trend": pages.diff_packages_trend,
+    }
+
+
+def _search_routes(search: SearchEndpoints) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/devices": search.devices,
+        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}": search.device,
+        "/api/v1/packages": search.packages,
     }
 
 

@@ -8,6 +8,7 @@ from asu_builder.web.incoming import BuildRequestBody
 from asu_builder.web.metadata_documents import BranchDocument, Latest, Overview, Revision, TargetIndex
 from asu_builder.web.openapi import Operation
 from asu_builder.web.operator_operations import OPERATOR, UNKNOWN_JOB
+from asu_builder.web.search_operations import SEARCH
 from asu_builder.web.statistics_documents import (
     ChartDocument,
     Counts,
@@ -235,6 +236,7 @@ OPERATIONS = (
         content_type="application/octet-stream",
     ),
     *_METADATA,
+    *SEARCH,
     *_STATISTICS,
     Operation("/openapi.json", _READ, "This description.", {200: ("OpenAPI 3.1", None)}),
 )

@@ -81,7 +81,26 @@ QUERY = {
             "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
         ),
     )
+} | {
+    "version searched": _parameter(
+        "version", "The version to search in", "24.10.4", where="query", maxLength=64
+    )
+    | {"required": True},
+    "target searched": _parameter(
+        "target", "The target to search in", "ath79/generic", where="query", maxLength=64
+    )
+    | {"required": True},
+    "search": _parameter(
+        "search",
+        "Words in any order; nothing means the first ones",
+        "archer c7",
+        where="query",
+        maxLength=64,
+    ),
+    "limit of a search": _parameter("limit", "How many at most; more than 100 means 100", 20, where="query")
+    | {"schema": {"type": "integer", "minimum": 0, "examples": [20]}},
 }
+"""By the names that operations use, which are those of the wire where one name means one thing."""
 
 _STEP = {
     "description": "The step in a word: queued, the name of a stage, done or failed",

@@ -1,10 +1,11 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.changes import Baseline
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles, Verdict, VersionList
@@ -32,6 +33,9 @@ class Releases:
 
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
         return {"pico/nine": "pico_9kc"}
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        return None
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
         self.asked.append(release.version)

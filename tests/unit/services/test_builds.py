@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.branches import Branches
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
@@ -65,6 +66,9 @@ class KnownUpstream:
             if release.version in known
             else None
         )
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        return None
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
         described = {"pico/nine": WIDGET, "x86/64": GENERIC}.get(target)
