@@ -15,7 +15,9 @@ from asu_builder.cli.asking import Wishes, body_of
 from asu_builder.cli.building import BuildRun, Finished
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.cli.opening import complain
-from asu_builder.cli.places import BuildsPlace, builds_at, server_options
+from asu_builder.cli.patience import DEFAULT_SECONDS
+from asu_builder.cli.places import BuildsPlace, Place, place_of, server_options
+from asu_builder.cli.suggesting import suggestion
 from asu_builder.cli.views import printable, shown
 from asu_builder.client.events import Event
 from asu_builder.domain.errors import AsuError
@@ -102,7 +104,7 @@ class _Showing(msgspec.Struct, frozen=True):
 @click.option(
     "--patience",
     type=click.FloatRange(min=0),
-    default=60.0,
+    default=DEFAULT_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="How long to come back while the place has no room or does not answer.",
@@ -132,40 +134,41 @@ def build_command(
     showing = _Showing(as_json, json_events, quiet)
     # Whoever ends us by SIGTERM wants what Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
-    with builds_at(server, token, patience=patience) as place:
+    with place_of(server, token, patience=patience) as place:
         if detach:
-            _detach(place, body, showing, patience=patience)
+            code = _detach(place.builds, body, showing, patience=patience)
         else:
             code = _build(place, body, out, showing, patience=patience)
-    if not detach:
-        sys.exit(code)
+    sys.exit(code)
 
 
-def _detach(place: BuildsPlace, body: bytes, showing: _Showing, *, patience: float) -> None:
+def _detach(builds: BuildsPlace, body: bytes, showing: _Showing, *, patience: float) -> ExitCode:
     with shown(sys.stderr, quiet=showing.quiet) as view:
-        reply = BuildRun(place, view, patience=patience, on_event=lambda _: None).submit(body)
+        reply = BuildRun(builds, view, patience=patience, on_event=lambda _: None).submit(body)
     if showing.as_json or showing.json_events:
         click.echo(json.dumps(reply.document))
-        return
+        return ExitCode.DONE
     click.echo(reply.document["request_hash"])
     if secret := reply.document.get("cancel_token"):
         click.echo(f"To cancel it: --cancel-token {secret}", err=True)
+    return ExitCode.DONE
 
 
-def _build(place: BuildsPlace, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
+def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
     run: BuildRun | None = None
     try:
         with shown(sys.stderr, quiet=showing.quiet) as view:
-            run = BuildRun(place, view, patience=patience, on_event=_writer(showing))
+            run = BuildRun(place.builds, view, patience=patience, on_event=_writer(showing))
             finished = run.run(body, out)
     except KeyboardInterrupt:
         click.echo("Cancelling; once more Ctrl-C leaves at once.", err=True)
         click.echo(run.abandon() if run else "", err=True)
         return ExitCode.CANCELLED
     except AsuError as error:
+        hint = suggestion(place.offers, body, str(error))
         if showing.as_json or showing.json_events:
-            click.echo(json.dumps({"title": type(error).__name__, "detail": str(error)}))
-        complain(error)
+            click.echo(json.dumps({"title": type(error).__name__, "detail": f"{error} {hint}".strip()}))
+        complain(f"{error} {hint}".strip())
         return code_of_error(error)
     _report(finished, showing)
     return finished.code

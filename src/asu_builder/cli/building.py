@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -11,15 +10,13 @@ from typing import Any
 from msgspec import Struct
 
 from asu_builder.cli.exit_codes import ExitCode, code_of_build
+from asu_builder.cli.patience import patiently
 from asu_builder.cli.places import BuildsPlace
 from asu_builder.cli.views import View
 from asu_builder.client.downloads import announced_images, fetch
 from asu_builder.client.events import Ended, Event
 from asu_builder.client.server import Reply
-from asu_builder.domain.errors import AsuError, QueueFull, TooManyRequests, Unavailable
-
-_NOT_NOW = (Unavailable, QueueFull, TooManyRequests)
-_LEAST_PAUSE = 0.5
+from asu_builder.domain.errors import AsuError, Unavailable
 
 
 class Finished(Struct, frozen=True):
@@ -46,20 +43,12 @@ class BuildRun:
 
     def submit(self, body: bytes) -> Reply:
         """The first answer. Raises what the place refuses with."""
-        until = time.monotonic() + self._patience
-        told = ""
-        while True:
-            try:
-                reply = self._place.submit(body)
-                break
-            except _NOT_NOW as error:
-                pause = max(_LEAST_PAUSE, self._place.comes_back_after(error))
-                if time.monotonic() + pause > until:
-                    raise
-                if told != str(error):
-                    told = str(error)
-                    self._view.note(f"{told} Trying for {self._patience:.0f} s.")
-                time.sleep(pause)
+        reply = patiently(
+            lambda: self._place.submit(body),
+            seconds=self._patience,
+            pause_after=self._place.pause_after,
+            note=self._view.note,
+        )
         self._request_hash = str(reply.document.get("request_hash", ""))
         self._cancel_token = str(reply.document.get("cancel_token", ""))
         return reply
@@ -70,6 +59,7 @@ class BuildRun:
         self._view.note(f"request hash {self._request_hash}")
         if reply.status == 202:
             try:
+                self._place.begin(self._request_hash)
                 reply = self.follow(self._request_hash)
             except AsuError:
                 self._cancel_quietly()

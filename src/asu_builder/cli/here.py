@@ -11,7 +11,7 @@ from asu_builder.cli.opening import who
 from asu_builder.client.downloads import Source, Stretch
 from asu_builder.client.events import Ended, Event, progress_of
 from asu_builder.client.server import Reply
-from asu_builder.domain.access import Asker, Token
+from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.errors import AsuError, BuildNotFound, EngineUnavailable, RequestRejected, Unavailable
 from asu_builder.domain.job import FINAL_STATES
 from asu_builder.services.builds import Ask, BuildView
@@ -47,7 +47,7 @@ class LocalBuilds:
             raise
         return _reply(view)
 
-    def comes_back_after(self, error: AsuError) -> float:
+    def pause_after(self, error: AsuError) -> float:
         """At once: nobody else is bothered, and what upstream was asked for is here within moments."""
         return _LOOK_SECONDS
 
@@ -56,15 +56,19 @@ class LocalBuilds:
         return _reply(self._terminal.builds.look(request_hash))
 
     def cancel(self, request_hash: str, cancel_token: str) -> None:
-        """Ends it before its time. Raises `NotAllowed`, `Conflict` or `BuildNotFound`."""
-        self._terminal.builds.cancel(request_hash, asker=Asker(who()), cancel_token=cancel_token)
+        """Ends it before its time: with its secret as its asker, without as the operator.
+
+        Raises `Conflict`, `NotAllowed` or `BuildNotFound`.
+        """
+        rights = frozenset() if cancel_token else frozenset({Right.OPERATE})
+        asker = Asker(who(), Token(who(), "", rights))
+        self._terminal.builds.cancel(request_hash, asker=asker, cancel_token=cancel_token)
 
     def follow(self, request_hash: str) -> Iterator[Event]:
-        """Builds it, unless another process does, and says what happens until its end.
+        """What happens to it until its end, whichever process builds.
 
-        Raises `EngineUnavailable` when nothing can be built here.
+        Raises `EngineUnavailable` when nothing can be built here for too long.
         """
-        self._begin(request_hash)
         shown: Event | None = None
         since = time.monotonic()
         while True:
@@ -82,7 +86,8 @@ class LocalBuilds:
                 raise EngineUnavailable(self._trouble())
             time.sleep(_LOOK_SECONDS)
 
-    def _begin(self, request_hash: str) -> None:
+    def begin(self, request_hash: str) -> None:
+        """Brings a worker for it. Raises `Unavailable` when nothing can be built here."""
         if self._workers is not None:
             return
         job = self._terminal.builds.look(request_hash).job
@@ -102,6 +107,10 @@ class LocalBuilds:
         verdicts = self._terminal.health.report().verdicts
         down = [verdicts[part].sentence for part in ("engine", "store") if verdicts[part].status == "down"]
         return " ".join(down) or self._terminal.world.store.check().sentence
+
+    def printed(self, request_hash: str) -> list[str] | None:
+        """What it has printed so far, line by line; None where only the end tells."""
+        return None
 
     def source(self, document: Mapping[str, Any]) -> Source:
         """Where the images of a finished build are read from; nobody takes them away meanwhile."""

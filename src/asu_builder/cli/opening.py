@@ -39,7 +39,7 @@ def told() -> Iterator[None]:
         sys.exit(code_of_error(problem))
 
 
-def complain(problem: Exception) -> None:
+def complain(problem: Exception | str) -> None:
     """Says what went wrong."""
     click.echo(f"asu-builder: {problem}", err=True)
 

@@ -10,11 +10,12 @@ from typing import Any
 import urllib3
 
 from asu_builder.client.downloads import Source, Stretch
-from asu_builder.client.events import Ended, Event, LogLines, parse_events, progress_of
+from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
 from asu_builder.client.server import Reply, Server, refusal
 from asu_builder.domain.errors import AsuError, BuildNotFound, Unavailable
 
 _POLL_SECONDS = 1.0
+_LOG_BYTES = 16 << 20
 _PIECE = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 _ENDED = (200, 500)
@@ -37,13 +38,16 @@ class ServerBuilds:
         """
         return _build_answer(self.server.ask("POST", "/api/v1/build", body=body))
 
-    def comes_back_after(self, error: AsuError) -> float:
+    def pause_after(self, error: AsuError) -> float:
         """As many seconds as the server said."""
         return float(getattr(error, "retry_after", _POLL_SECONDS))
 
     def look(self, request_hash: str) -> Reply:
         """The answer to a poll. Raises `BuildNotFound`."""
         return _build_answer(self.server.ask("GET", f"/api/v1/build/{request_hash}"))
+
+    def begin(self, request_hash: str) -> None:
+        """Nothing: the server builds by itself."""
 
     def cancel(self, request_hash: str, cancel_token: str) -> None:
         """Ends it before its time. Raises `NotAllowed`, `Conflict` or `BuildNotFound`."""
@@ -55,28 +59,33 @@ class ServerBuilds:
 
         By the server's events; one that has none is asked every second.
         """
-        seen = 0
-        since = time.monotonic()
+        seen, since = 0, time.monotonic()
         while True:
             try:
-                with self.server.stream(
-                    f"/api/v1/build/{request_hash}/events",
-                    {"Accept": "text/event-stream", "Last-Event-ID": str(seen)},
-                ) as response:
-                    if not _is_stream(response):
-                        break
-                    for event in parse_events(_as_it_comes(response)):
-                        since = time.monotonic()
-                        if isinstance(event, LogLines):
-                            seen = max([seen, *(line.seq for line in event.lines)])
-                        yield event
-                        if isinstance(event, Ended):
-                            return
+                for event in self._events(request_hash, after=seen):
+                    if isinstance(event, Refusal):
+                        yield from self._poll(request_hash)
+                        return
+                    since = time.monotonic()
+                    if isinstance(event, LogLines):
+                        seen = max([seen, *(line.seq for line in event.lines)])
+                    yield event
+                    if isinstance(event, Ended):
+                        return
             except Unavailable:
                 if time.monotonic() - since > self._patience:
                     raise
             self._pause(_POLL_SECONDS)
-        yield from self._poll(request_hash)
+
+    def _events(self, request_hash: str, *, after: int) -> Iterator[Event | Refusal]:
+        """One stream of events, up to its end or its breaking off; a refusal where there is none."""
+        path = f"/api/v1/build/{request_hash}/events"
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        with self.server.stream(path, headers) as response:
+            if _is_stream(response):
+                yield from parse_events(_as_it_comes(response))
+            else:
+                yield Refusal(response.status)
 
     def _poll(self, request_hash: str) -> Iterator[Event]:
         shown: Event | None = None
@@ -96,6 +105,14 @@ class ServerBuilds:
                     yield event
                 shown = event
             self._pause(_POLL_SECONDS)
+
+    def printed(self, request_hash: str) -> list[str] | None:
+        """What it has printed so far, line by line; None of a server where only the end tells."""
+        with self.server.stream(f"/api/v1/build/{request_hash}/log") as response:
+            if response.status != 200 or "text/plain" not in response.headers.get("content-type", ""):
+                return None
+            text: bytes = response.read(_LOG_BYTES, decode_content=True)
+        return text.decode("utf-8", "replace").splitlines()
 
     def source(self, document: Mapping[str, Any]) -> Source:
         """Where the images of a finished build are read from."""

@@ -38,12 +38,19 @@ class Ended(Struct, frozen=True, tag_field="type", tag="final"):
     document: dict[str, Any]
 
 
+class Refusal(Struct, frozen=True, tag_field="type", tag="problem"):
+    """Why nothing follows, though the build has not ended."""
+
+    status: int
+    detail: str = ""
+
+
 Event = Progress | LogLines | Ended
 
-_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_DECODER: msgspec.json.Decoder[Event | Refusal] = msgspec.json.Decoder(Event | Refusal)
 
 
-def parse_events(chunks: Iterable[bytes]) -> Iterator[Event]:
+def parse_events(chunks: Iterable[bytes]) -> Iterator[Event | Refusal]:
     """The events of a stream of server-sent events; what is not known, or no JSON, is passed over."""
     for text in _blocks(chunks):
         try:
