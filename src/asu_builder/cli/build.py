@@ -166,9 +166,10 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
         return ExitCode.CANCELLED
     except AsuError as error:
         hint = suggestion(place.offers, body, str(error))
+        detail = f"{str(error).rstrip('.')}. {hint}" if hint else str(error)
         if showing.as_json or showing.json_events:
-            click.echo(json.dumps({"title": type(error).__name__, "detail": f"{error} {hint}".strip()}))
-        complain(f"{error} {hint}".strip())
+            click.echo(json.dumps({"title": type(error).__name__, "detail": detail}))
+        complain(detail)
         return code_of_error(error)
     _report(finished, showing)
     return finished.code

@@ -70,7 +70,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
         yield from _paragraphs(command.help or "")
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and record[1]:
                 yield from _entry(*record)
 
 
