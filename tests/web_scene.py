@@ -13,9 +13,9 @@ from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
-from asu_builder.domain.device_search import Device
+from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.ports import TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -61,6 +61,43 @@ class EmptyUpstream:
         return None
 
 
+class DescribingUpstream(EmptyUpstream):
+    """A download server with some versions, all alike."""
+
+    def __init__(self, listed: Sequence[Device] = ()) -> None:
+        self.listed = listed or (
+            Device(Title(vendor="Acme", model="Widget 5"), "pico/nine", "acme_widget-5"),
+            Device(Title("acme_old"), "pico/nine", "acme_old"),
+        )
+        self.asked = 0
+
+    def versions(self) -> VersionList:
+        return VersionList(tuple(f"24.10.{number}" for number in range(8)), ())
+
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        return {"pico/nine": "pico_9kc"}
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        self.asked += 1
+        return self.listed
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        return TargetProfiles(
+            "r1-a",
+            "pico_9kc",
+            {"acme_widget-5": ("acme,widget-5", "widget5"), "acme_old": ()},
+            ("base-files", "ppp"),
+            {"acme_widget-5": ("kmod-usb", "-ppp")},
+            titles={"acme_widget-5": (Title(vendor="Acme", model="Widget 5"),)},
+        )
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        return {"luci": "1", "vim": "1", "luci-app-vpn": "1", "kmod-flux": "1"}
+
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        return {"kmod-flux": "2"}
+
+
 @dataclass
 class Scene:
     """What a web test moves, and what it watches."""
@@ -72,6 +109,7 @@ class Scene:
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
     life: list[str] = field(default_factory=list)
+    upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
@@ -85,7 +123,7 @@ class Scene:
         health.look()
         self.health = health
         changes = LocalPackageChanges()
-        catalog = Catalog(EmptyUpstream(), Branches(), changes)
+        catalog = Catalog(self.upstream, Branches(), changes)
         return create_app(
             Parts(
                 builds=self.builds,

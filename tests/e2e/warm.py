@@ -28,6 +28,7 @@ def _paths(client: Client) -> list[str]:
             base = f"/json/v1/{branch['path'].replace('{version}', version)}"
             paths += [f"{base}/targets/{target}/{profile}.json" for target, (_, profile) in _PLACES.items()]
     base = f"/json/v1/releases/{APK_VERSION}"
+    paths.append(f"/api/v1/devices?version={APK_VERSION}")
     for target, (architecture, _) in _PLACES.items():
         paths += [f"{base}/packages/{architecture}-index.json", f"{base}/targets/{target}/index.json"]
         paths += [f"/api/v1/revision/{version}/{target}" for version in (APK_VERSION, "SNAPSHOT")]

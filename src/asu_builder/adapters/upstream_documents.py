@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.upstream_memory import Document, DocumentMemory
+from asu_builder.adapters.upstream_memory import Document, DocumentMemory, size_of
 from asu_builder.adapters.upstream_server import UpstreamServer
 from asu_builder.domain.breaker import Breaker
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
@@ -181,7 +181,8 @@ class UpstreamDocuments:
             document = Document(checked, "", 0, None)
         else:
             try:
-                document = Document(checked, response.etag, len(response.body), parse(response.body))
+                parsed = parse(response.body)
+                document = Document(checked, response.etag, size_of(response.body, parsed), parsed)
             except (msgspec.MsgspecError, ValueError) as error:
                 raise UpstreamUnavailable(
                     f"{self._address(path)} is not what it should be: {error}."

@@ -51,13 +51,17 @@ class _OverviewJson(msgspec.Struct):
 
 
 def parse_overview(body: bytes) -> tuple[Device, ...]:
-    """The devices of `.overview.json`, about a third of its size once targets and vendors are shared."""
+    """The devices of `.overview.json`; words that many of them have are kept once."""
     found = msgspec.json.decode(body, type=_OverviewJson)
     return tuple(
         device
         for profile in found.profiles
-        for device in name_devices(profile.id, sys.intern(profile.target), profile.titles)
+        for device in name_devices(profile.id, sys.intern(profile.target), [*map(_shared, profile.titles)])
     )
+
+
+def _shared(title: Title) -> Title:
+    return Title(title.title, sys.intern(title.vendor), title.model, sys.intern(title.variant))
 
 
 def parse_profiles_json(body: bytes) -> TargetProfiles:

@@ -15,6 +15,10 @@ _VERSIONS = 4
 """Versions whose devices are kept prepared; each takes about a megabyte for 2,500 devices."""
 
 
+_ALIKE = 0.9
+"""From 0 to 1: profiles of one vendor are rather alike without meaning each other."""
+
+
 class DescribedDevice(Struct, frozen=True):
     """One profile with what its images hold before anybody asks for anything."""
 
@@ -96,5 +100,5 @@ class Search:
 
 def _no_profile(version: str, target: str, profile: str, known: Sequence[str]) -> str:
     sentence = f"{version} has no profile {profile} for {target}."
-    meant = closest(profile[:128].replace(",", "_"), known)
+    meant = closest(profile[:128].replace(",", "_"), known, alike=_ALIKE)
     return f"{sentence} Did you mean {' or '.join(meant)}?" if meant else sentence

@@ -1,6 +1,7 @@
 """Ranking: what somebody types finds the device that they hold in their hands."""
 
 import json
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -191,8 +192,6 @@ def test_all_real_devices_of_a_target_are_found_first_by_their_title_and_by_a_mi
 
 @pytest.mark.parametrize("text", ["", "a", "i e a", "archer c7", "archr c7", "qqqqq", "x" * 64])
 def test_a_search_among_2500_devices_is_one_of_milliseconds(text: str) -> None:
-    import time
-
     index = DeviceIndex(many_devices(2500))
     index.search("load what a guess needs", 20)
     spent = []
