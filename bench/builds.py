@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from asu_builder.bootstrap import assemble
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
 from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
@@ -69,11 +69,16 @@ class _Timed:
         self.collect = container.collect
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         started = time.perf_counter()
         try:
-            return self._container.run(arguments, output=output, environment=environment)
+            return self._container.run(arguments, output=output, environment=environment, heard=heard)
         finally:
             self._note(time.perf_counter() - started)
 

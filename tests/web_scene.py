@@ -15,11 +15,12 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import BuildLog, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.web.app import Parts, create_app
@@ -28,6 +29,7 @@ from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
+from fake_log import FakeBuildLog
 
 _OK = Verdict("ok", "Fine.")
 _ANNOUNCEMENT = Announcement("1.2.3", "https://downloads.example.org", "", False, (), 1024, 20480)
@@ -113,6 +115,8 @@ class Scene:
     tokens: tuple[Token, ...] = ()
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
+    log: BuildLog = field(default_factory=FakeBuildLog)
+    bell: Bell = field(default_factory=Bell)
     seconds: float = 1000.0
     health: Health = field(init=False)
 
@@ -127,6 +131,7 @@ class Scene:
         return create_app(
             Parts(
                 builds=self.builds,
+                live=LiveBuilds(self.builds, self.log, self.bell),
                 health=health,
                 store=self.store(),
                 statistics=self.statistics,

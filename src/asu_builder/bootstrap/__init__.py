@@ -23,10 +23,12 @@ from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
+from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
+from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import Workers
 from asu_builder.settings import Settings
 from asu_builder.web.app import Parts, create_app
@@ -53,6 +55,8 @@ class Application(Struct, frozen=True):
     warnings: tuple[str, ...]
     drain: Callable[[], None]
     """Takes no more jobs; returns when none is being built or the grace is over."""
+    end_streams: Callable[[], None]
+    """Ends the answers that would last, on the event loop."""
 
 
 def assemble(
@@ -69,7 +73,10 @@ def assemble(
     runtime = watch(world.runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(make_checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    workers = _workers(settings, world, make_pipeline(settings, runtime, world, catalog), health, now)
+    bell = Bell()
+    recorder = Recorder(world.log, now=now, ring=bell.ring)
+    pipeline = make_pipeline(settings, runtime, world, catalog)
+    workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
     operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
@@ -78,11 +85,12 @@ def assemble(
         begin=lambda: housekeeping.recover(worker=world.name.name),
         workers=workers,
         background=_background(world, health, housekeeping, catalog, interest),
-        end=(interest.flush, world.statistics.flush, world.close),
+        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
         hush=world.database.stop_verifying,
     )
     parts = Parts(
         builds=builds,
+        live=LiveBuilds(builds, world.log, bell),
         health=health,
         store=world.store,
         statistics=world.statistics,
@@ -99,7 +107,8 @@ def assemble(
         cors=settings.cors,
     )
     drain = partial(workers.drain, settings.shutdown_grace)
-    return Application(create_app(parts), world.warnings, drain)
+    app = create_app(parts)
+    return Application(app, world.warnings, drain, app.end_streams)
 
 
 class Answering(Struct, frozen=True):
@@ -183,13 +192,20 @@ def _cancellation(settings: Settings, world: World, now: Callable[[], datetime])
 
 
 def _workers(
-    settings: Settings, world: World, pipeline: Pipeline, health: Health, now: Callable[[], datetime]
+    settings: Settings,
+    world: World,
+    pipeline: Pipeline,
+    *,
+    health: Health,
+    recorder: Recorder,
+    now: Callable[[], datetime],
 ) -> Workers:
     return Workers(
         world.queue,
         pipeline,
         health=health,
         statistics=world.statistics,
+        recorder=recorder,
         options=worker_options(settings, world.name.name),
         now=now,
     )

@@ -16,6 +16,7 @@ from asu_builder.services.health import Health
 from asu_builder.services.interest import Interest
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
+from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import Workers
 from asu_builder.settings import Settings
 
@@ -36,6 +37,7 @@ class Terminal(Struct, frozen=True):
     catalog: Catalog
     health: Health
     pipeline: Pipeline
+    recorder: Recorder
     background: tuple[Periodic, ...]
     interest: Interest
     now: Callable[[], datetime]
@@ -51,6 +53,7 @@ class Terminal(Struct, frozen=True):
             self.pipeline,
             health=self.health,
             statistics=self.world.statistics,
+            recorder=self.recorder,
             options=replace(options, concurrent=1, poll=_POLL, only=job_id),
             now=self.now,
         )
@@ -63,6 +66,7 @@ class Terminal(Struct, frozen=True):
         """Writes down what is still to be written, and lets go."""
         for periodic in self.background:
             periodic.stop()
+        self.recorder.stop()
         try:
             self.interest.flush()
             self.world.statistics.flush()
@@ -92,6 +96,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
         catalog=catalog,
         health=health,
         pipeline=make_pipeline(settings, runtime, world, catalog),
+        recorder=Recorder(world.log, now=now, ring=lambda _: None),
         background=(
             Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_HEALTH_SECONDS),
             Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),

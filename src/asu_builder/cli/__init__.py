@@ -66,6 +66,7 @@ def serve() -> None:
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
     _use_one_arena()
+    from asu_builder.adapters.loading import LOADING
     from asu_builder.bootstrap import assemble
     from asu_builder.cli.opening import told
     from asu_builder.web.server import DrainingServer, server_config
@@ -78,8 +79,8 @@ def serve() -> None:
         gc.enable()
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
-    config = server_config(application.app, settings.server_host, settings.server_port)
-    DrainingServer(config, drain=application.drain).run()
+    config = server_config(application.app, settings.server_host, settings.server_port, loading=LOADING)
+    DrainingServer(config, drain=application.drain, end_streams=application.end_streams).run()
 
 
 def _use_one_arena() -> None:

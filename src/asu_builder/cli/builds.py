@@ -68,7 +68,7 @@ def _follow(builds: BuildsPlace, request_hash: str) -> ExitCode:
         if isinstance(event, LogLines):
             heard = True
             for line in event.lines:
-                click.echo(printable(line.text))
+                click.echo(f"{line.at[11:19]} {line.stage:<17}  {printable(line.text)}")
         elif isinstance(event, Ended):
             # A server that tells no lines while it builds has them all in the end.
             for text in () if heard else _output(event.document):

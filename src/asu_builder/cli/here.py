@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from asu_builder import ports
 from asu_builder.bootstrap.terminal import Terminal
 from asu_builder.cli.opening import who
 from asu_builder.client.downloads import Source, Stretch
-from asu_builder.client.events import Ended, Event, progress_of
+from asu_builder.client.events import Ended, Event, LogLine, LogLines, progress_of
 from asu_builder.client.server import Reply
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.errors import AsuError, BuildNotFound, EngineUnavailable, RequestRejected, Unavailable
@@ -17,6 +18,7 @@ from asu_builder.domain.job import FINAL_STATES
 from asu_builder.services.builds import Ask, BuildView
 from asu_builder.services.worker import Workers
 from asu_builder.web.incoming import parse_request
+from asu_builder.web.live_documents import render_text
 from asu_builder.web.wire import render_build
 
 _LOOK_SECONDS = 0.2
@@ -71,9 +73,14 @@ class LocalBuilds:
         """
         shown: Event | None = None
         since = time.monotonic()
+        printed = 0
         while True:
+            # In this order: an outcome is kept after the last line, so what is final has all its lines.
             view = self._terminal.builds.look(request_hash)
             reply = _reply(view)
+            if lines := self._terminal.world.log.read(view.job.id, after=printed):
+                printed = lines[-1].seq
+                yield LogLines(tuple(_line(line) for line in lines))
             if view.job.state in FINAL_STATES:
                 yield Ended(reply.status, reply.document)
                 return
@@ -108,9 +115,10 @@ class LocalBuilds:
         down = [verdicts[part].sentence for part in ("engine", "store") if verdicts[part].status == "down"]
         return " ".join(down) or self._terminal.world.store.check().sentence
 
-    def printed(self, request_hash: str) -> list[str] | None:
-        """What it has printed so far, line by line; None where only the end tells."""
-        return None
+    def printed(self, request_hash: str) -> list[str]:
+        """What it has printed so far, line by line."""
+        job = self._terminal.builds.look(request_hash).job
+        return render_text(self._terminal.world.log.read(job.id)).splitlines()
 
     def source(self, document: Mapping[str, Any]) -> Source:
         """Where the images of a finished build are read from; nobody takes them away meanwhile."""
@@ -136,6 +144,10 @@ class LocalBuilds:
                 self._workers.stop()
         finally:
             self._terminal.close()
+
+
+def _line(line: ports.LogLine) -> LogLine:
+    return LogLine(line.seq, line.at.isoformat(), line.stage, line.text)
 
 
 def _reply(view: BuildView) -> Reply:

@@ -4,7 +4,8 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 `domain/errors.py`; nothing foreign passes a port.
 """
 
-from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
+from asu_builder.ports.build_log import BuildLog, LogLine, PrintedLine
+from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Heard, Runtime
 from asu_builder.ports.health import Verdict
 from asu_builder.ports.operations import Act, JobFilter, Operations, Pause
 from asu_builder.ports.package_changes import PackageChanges
@@ -17,17 +18,21 @@ from asu_builder.ports.upstream import TargetProfiles, Upstream, VersionList
 __all__ = [
     "Act",
     "Admit",
+    "BuildLog",
     "CommandResult",
     "Container",
     "ContainerSpec",
     "Entry",
     "EventKind",
+    "Heard",
     "JobFilter",
     "JobQueue",
+    "LogLine",
     "Operations",
     "PackageChanges",
     "Patience",
     "Pause",
+    "PrintedLine",
     "RecordedFailure",
     "Recovery",
     "RetentionLedger",

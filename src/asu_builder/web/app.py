@@ -18,6 +18,7 @@ from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.health import Health
+from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
@@ -27,6 +28,7 @@ from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.late_pages import Endpoint, LatePages
+from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
@@ -51,6 +53,7 @@ class Parts(Struct, frozen=True):
     """
 
     builds: Builds
+    live: LiveBuilds
     health: Health
     store: Store
     statistics: Statistics
@@ -86,6 +89,7 @@ def create_app(parts: Parts) -> FrontDoor:
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
+    streams = LateStreams(parts.live, reading, askers=parts.askers)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
     @contextlib.asynccontextmanager
@@ -102,6 +106,8 @@ def create_app(parts: Parts) -> FrontDoor:
         "/api/v1/build": endpoints.submit,
         "/api/v1/build/{request_hash}": endpoints.look,
         "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
+        "/api/v1/build/{request_hash}/events": streams.events,
+        "/api/v1/build/{request_hash}/log": streams.log,
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
@@ -122,7 +128,14 @@ def create_app(parts: Parts) -> FrontDoor:
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
+    return FrontDoor(
+        app,
+        answers,
+        askers=parts.askers,
+        cors=parts.cors,
+        socket=streams.socket,
+        end_streams=streams.stop,
+    )
 
 
 def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:

@@ -13,6 +13,7 @@ import pytest
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import SELECT_JOB, to_job
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.schema import MIGRATIONS, statements
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import BuildFailure, BuildResult, JobState, Lease
@@ -112,6 +113,7 @@ def test_every_job_of_a_released_database_is_read_by_the_queue(number: int, tmp_
 def test_the_queue_of_a_released_database_goes_on_where_it_was(number: int, tmp_path: Path) -> None:
     database = Database(restore(number, tmp_path / "a.db"))
     queue = SqlJobQueue(database)
+    SqlOperations(database).resume()
     assert queue.pending() == len(PENDING)
     assert [queue.position(job_id) for job_id in PENDING] == [0, 1, 2, 3]
     queue.renew(Lease(LEASED, "asu/1", 1), lease_for=timedelta(minutes=1), now=NOON)
