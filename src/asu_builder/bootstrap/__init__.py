@@ -10,16 +10,14 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.choices import announcement, keeping_options, tokens, worker_options
+from asu_builder.bootstrap.doors import Answering, make_builds, make_cancellation
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime, Verdict
-from asu_builder.services.builds import Builds
-from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
-from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
@@ -111,39 +109,6 @@ def assemble(
     return Application(app, world.warnings, drain, app.end_streams)
 
 
-class Answering(Struct, frozen=True):
-    """What answers about builds, apart from the queue."""
-
-    catalog: Catalog
-    health: Health
-    interest: Interest
-
-
-def make_builds(
-    settings: Settings,
-    world: World,
-    answering: Answering,
-    *,
-    now: Callable[[], datetime],
-    wake: Callable[[], None],
-) -> Builds:
-    """The door to the queue, for the service and for the command line."""
-    return Builds(
-        world.queue,
-        answering.catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
-        interest=answering.interest,
-        forecast=_forecast(settings, world, answering.health, now),
-        cancellation=_cancellation(settings, world, now),
-        policy=policy(settings),
-        limit=world.limit.admit,
-        now=now,
-        wake=wake,
-    )
-
-
 def make_housekeeping(
     settings: Settings,
     world: World,
@@ -175,19 +140,9 @@ def make_operator(
         ledger=world.ledger,
         store=world.store,
         statistics=world.statistics,
-        cancellation=_cancellation(settings, world, now),
+        cancellation=make_cancellation(settings, world, now),
         now=now,
         wake=wake,
-    )
-
-
-def _cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
-    return Cancellation(
-        world.queue,
-        world.operations,
-        statistics=world.statistics,
-        kept_for=settings.failure_ttl,
-        now=now,
     )
 
 
@@ -209,13 +164,6 @@ def _workers(
         options=worker_options(settings, world.name.name),
         now=now,
     )
-
-
-def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
-    def working() -> bool:
-        return health.builds_run() and world.operations.paused() is None
-
-    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)
 
 
 def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:

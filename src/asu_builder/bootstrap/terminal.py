@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.bootstrap import Answering, make_builds, make_checks, make_housekeeping, make_pipeline
+from asu_builder.bootstrap import make_checks, make_housekeeping, make_pipeline
 from asu_builder.bootstrap.choices import worker_options
+from asu_builder.bootstrap.doors import Answering, make_builds
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.services.builds import Builds

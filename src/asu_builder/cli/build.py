@@ -171,11 +171,11 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
             click.echo(json.dumps({"title": type(error).__name__, "detail": detail}))
         complain(detail)
         return code_of_error(error)
-    _report(finished, showing)
+    _report(finished, showing, output=not view.keeps_output)
     return finished.code
 
 
-def _report(finished: Finished, showing: _Showing) -> None:
+def _report(finished: Finished, showing: _Showing, *, output: bool) -> None:
     document = {**finished.document, "files": [str(path) for path in finished.files]}
     if showing.as_json:
         click.echo(json.dumps(document, indent=2))
@@ -183,7 +183,7 @@ def _report(finished: Finished, showing: _Showing) -> None:
         for path in finished.files:
             click.echo(path)
     if finished.code is not ExitCode.DONE:
-        _explain(finished.document)
+        _explain(finished.document, output=output)
         return
     for warning in document.get("warnings", ()):
         click.echo(f"Warning: {printable(str(warning))}", err=True)
@@ -191,10 +191,10 @@ def _report(finished: Finished, showing: _Showing) -> None:
         click.echo(f"{len(finished.files)} images, each with the SHA-256 that was announced.", err=True)
 
 
-def _explain(document: dict[str, Any]) -> None:
-    """What the build printed last, and then why it failed."""
-    output = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip()
-    for line in output.splitlines()[-_OUTPUT_LINES:]:
+def _explain(document: dict[str, Any], *, output: bool) -> None:
+    """What the build printed last, unless that can be read above, and then why it failed."""
+    text = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip() if output else ""
+    for line in text.splitlines()[-_OUTPUT_LINES:]:
         click.echo(f"  {printable(line)}", err=True)
     click.echo(f"asu-builder: {printable(str(document.get('detail', 'failed')))}", err=True)
 

@@ -30,6 +30,9 @@ _REFRESHES = 8
 class View(Protocol):
     """Told what happens, in order; `close` gives the terminal back."""
 
+    keeps_output: bool
+    """Whether the build's output stays to be read, so that its end need not be shown again."""
+
     def note(self, sentence: str) -> None:
         """Something worth a line."""
 
@@ -98,6 +101,8 @@ def describe(progress: Progress) -> str:
 class Silence:
     """Shows nothing."""
 
+    keeps_output = False
+
     def note(self, sentence: str) -> None:
         """See `View`."""
 
@@ -117,6 +122,7 @@ class LineByLine:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._shown = ""
+        self.keeps_output = False
 
     def note(self, sentence: str) -> None:
         """See `View`."""
@@ -125,6 +131,7 @@ class LineByLine:
     def show(self, event: Event) -> None:
         """See `View`. The time left changes all the time and is worth no line of its own."""
         if isinstance(event, LogLines):
+            self.keeps_output = True
             for line in event.lines:
                 click.echo(f"  {printable(line.text)}", file=self._stream)
         elif isinstance(event, Progress):
@@ -144,6 +151,8 @@ class LineByLine:
 
 class InPlace:
     """A few lines of the terminal, written again and again: stages, what is left, the last output."""
+
+    keeps_output = False
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -185,7 +194,7 @@ class InPlace:
         from rich.console import Group
         from rich.text import Text
 
-        head = Text(f"{time.monotonic() - self._begun:5.0f} s  ", style="dim")
+        head = Text(f"{time.monotonic() - self._begun:5.0f} s  ", no_wrap=True, overflow="ellipsis")
         head.append(self._image or describe(self._progress), style="bold")
         lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
         return Group(head, self._bar(), *lines)

@@ -26,9 +26,19 @@ from asu_builder.domain.errors import (
 
 _ANSWER_BYTES = 64 << 20
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
-# A request names its result, so that even a POST may be repeated.
+# A request names its result, so that even a POST may be repeated. When to come back is the caller's choice.
 _RETRIES = urllib3.Retry(
-    total=2, connect=2, read=1, redirect=0, status=0, allowed_methods=None, backoff_factor=0.2
+    total=2,
+    connect=2,
+    read=1,
+    redirect=0,
+    status=0,
+    allowed_methods=None,
+    backoff_factor=0.2,
+    respect_retry_after_header=False,
+)
+_DOWNLOAD_RETRIES = urllib3.Retry(
+    total=3, redirect=3, raise_on_redirect=False, respect_retry_after_header=False
 )
 _REFUSALS: Mapping[int, type[AsuError]] = {
     400: RequestRejected,
@@ -107,7 +117,7 @@ class Server:
         `anonymous` sends no token and follows redirects: images may lie elsewhere.
         """
         sent = {**({} if anonymous else self._headers), **(headers or {})}
-        retries = urllib3.Retry(total=3, redirect=3, raise_on_redirect=False) if anonymous else _RETRIES
+        retries = _DOWNLOAD_RETRIES if anonymous else _RETRIES
         with self._open("GET", path, headers=sent, retries=retries) as response:
             yield response
 
