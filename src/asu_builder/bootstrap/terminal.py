@@ -23,6 +23,7 @@ from asu_builder.settings import Settings
 
 _HEALTH_SECONDS = 10.0
 _QUEUE_SECONDS = 5.0
+_TIDY_SECONDS = 30.0
 _POLL = timedelta(seconds=1)
 """How soon a job is taken up that a lost worker of another process has left."""
 _MARK = "-terminal"
@@ -101,6 +102,8 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
         background=(
             Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_HEALTH_SECONDS),
             Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
+            # At once: what a killed command has left, nobody else may ever come to sweep.
+            Periodic("housekeeping", housekeeping.tidy, seconds=_TIDY_SECONDS),
             Periodic("interest", interest.flush, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
         ),
         interest=interest,

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from asu_builder.cli.asking import Wishes, body_of
-from asu_builder.cli.building import BuildRun, Finished
+from asu_builder.cli.building import BuildRun, Finished, leave_when_interrupted
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.cli.opening import complain
 from asu_builder.cli.patience import DEFAULT_SECONDS
@@ -161,6 +161,7 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
             run = BuildRun(place.builds, view, patience=patience, on_event=_writer(showing))
             finished = run.run(body, out)
     except KeyboardInterrupt:
+        leave_when_interrupted()
         click.echo("Cancelling; once more Ctrl-C leaves at once.", err=True)
         click.echo(run.abandon() if run else "", err=True)
         return ExitCode.CANCELLED

@@ -83,9 +83,7 @@ class BuildRun:
         return tuple(fetch(image, folder, source, report=self._view.image) for image in images)
 
     def abandon(self) -> str:
-        """Cancels what was begun here; says what became of it. From now on an interrupt ends the process."""
-        signal.signal(signal.SIGINT, _leave)
-        signal.signal(signal.SIGTERM, _leave)
+        """Cancels what was begun here; says what became of it."""
         if not self._request_hash:
             return "Nothing was cancelled: the request had not been answered yet."
         if not self._cancel_token:
@@ -105,6 +103,12 @@ class BuildRun:
                 self._place.cancel(self._request_hash, self._cancel_token)
             except AsuError:
                 return
+
+
+def leave_when_interrupted() -> None:
+    """From now on an interrupt ends the process, whatever it does."""
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -37,6 +37,8 @@ def told() -> Iterator[None]:
     except AsuError as problem:
         complain(problem)
         sys.exit(code_of_error(problem))
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.CANCELLED)
 
 
 def complain(problem: Exception | str) -> None:

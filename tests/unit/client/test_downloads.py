@@ -1,7 +1,7 @@
 import fcntl
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,10 +134,8 @@ def test_two_processes_do_not_write_into_one_file(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_is_told_at_once(tmp_path: Path) -> None:
-    @contextmanager
-    def gone(name: str, start: int) -> Iterator[Stretch]:
+    def gone(name: str, start: int) -> AbstractContextManager[Stretch]:
         raise BuildNotFound("gone")
-        yield
 
     with pytest.raises(BuildNotFound):
         fetch(IMAGE, tmp_path, gone, pause=lambda _: None)
