@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
-from bench import builds, load, mixed, scenarios, soak
+from bench import builds, load, mixed, scenarios, soak, watchers
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -78,6 +78,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
+    "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),
 }
 """Measurements that take minutes, asked for by name."""

@@ -138,10 +138,15 @@ def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[i
         thread.join()
 
 
-def _build(port: int, script: str) -> None:
-    """One build to its end; the script makes it another one each time."""
+def ask_for_build(port: int, script: str) -> tuple[int, dict[str, str]]:
+    """Asks for a build, which the script makes another one each time; the answer."""
     request = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_small", "defaults": script}
-    status, document = _call(port, "POST", "/api/v1/build", json.dumps(request))
+    return _call(port, "POST", "/api/v1/build", json.dumps(request))
+
+
+def _build(port: int, script: str) -> None:
+    """One build to its end."""
+    status, document = ask_for_build(port, script)
     path = f"/api/v1/build/{document['request_hash']}"
     while status == 202:
         time.sleep(_SOON)

@@ -15,7 +15,7 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
-from asu_builder.ports import BuildLog, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -26,6 +26,7 @@ from asu_builder.services.preview import Preview
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
 from asu_builder.web.fast_path import FrontDoor
+from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.metadata import Announcement
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
@@ -115,7 +116,8 @@ class Scene:
     tokens: tuple[Token, ...] = ()
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
-    log: BuildLog = field(default_factory=FakeBuildLog)
+    log: FakeBuildLog = field(default_factory=FakeBuildLog)
+    watch_limits: WatchLimits = field(default_factory=WatchLimits)
     bell: Bell = field(default_factory=Bell)
     seconds: float = 1000.0
     health: Health = field(init=False)
@@ -146,6 +148,7 @@ class Scene:
                 stop=lambda: self.life.append("stop"),
                 version="1.2.3",
                 cors=cors,
+                watch_limits=self.watch_limits,
                 clock=lambda: self.seconds,
             )
         )

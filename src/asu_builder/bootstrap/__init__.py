@@ -79,13 +79,10 @@ def assemble(
     operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
-    life = _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=_background(world, health, housekeeping, catalog, interest),
-        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
+    background = _background(world, health, housekeeping, catalog, interest)
+    end = (recorder.stop, interest.flush, world.statistics.flush, world.close)
+    begin = partial(housekeeping.recover, worker=world.name.name)
+    life = _Life(begin, workers, background, end, world.database.stop_verifying)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -104,9 +101,8 @@ def assemble(
         version=__version__,
         cors=settings.cors,
     )
-    drain = partial(workers.drain, settings.shutdown_grace)
     app = create_app(parts)
-    return Application(app, world.warnings, drain, app.end_streams)
+    return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
 
 
 def make_housekeeping(
@@ -222,7 +218,7 @@ def _background(
 class _Life(Struct, frozen=True):
     """What runs beside the answers."""
 
-    begin: Callable[[], None]
+    begin: Callable[[], object]
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]

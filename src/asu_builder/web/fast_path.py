@@ -11,7 +11,6 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +19,7 @@ from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import BuildAnswers, Kept
 from asu_builder.web.incoming import MAX_BODY
+from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.wire import Answer, render_problem
 
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
@@ -54,8 +54,6 @@ _BODY_SECONDS = 30.0
 ABORT = "asu_builder.abort"
 """Where in a scope the server's protocol says how a connection is broken off, sent or not."""
 
-Socket = Callable[[Scope, Receive, Send, bytes], Awaitable[tuple[str, int]]]
-"""Answers a WebSocket, given the request's id; the route and the HTTP status."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,13 +75,12 @@ class FrontDoor:
         *,
         askers: Askers,
         cors: bool,
-        socket: Socket,
-        end_streams: Callable[[], None],
+        streams: LateStreams,
     ) -> None:
-        """`end_streams` is kept for the server, which calls it when it stops: they would last."""
         self._app = app
-        self._socket = socket
-        self.end_streams = end_streams
+        self._socket = streams.socket
+        self.end_streams = streams.stop
+        """For the server when it stops: they would last."""
         self._answers = answers
         self._askers = askers
         self._cors = cors

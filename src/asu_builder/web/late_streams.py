@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -10,17 +11,24 @@ from asu_builder.web.asker import Askers
 from asu_builder.web.threads import Threads
 
 if TYPE_CHECKING:
-    from asu_builder.web.live import WatchLimits
     from asu_builder.web.live_streams import LiveStreams
+
+
+class WatchLimits(Struct, frozen=True):
+    """How many may watch: in all, of one address or token; and how long one message may take to send.
+
+    A process often has no more than 1,024 descriptors, and builds need some of them.
+    """
+
+    total: int = 700
+    each: int = 100
+    seconds: float = 15.0
 
 
 class LateStreams:
     """Stands for `LiveStreams` in the route table; to be used on the event loop."""
 
-    def __init__(
-        self, source: LiveBuilds, threads: Threads, *, askers: Askers, limits: "WatchLimits | None" = None
-    ) -> None:
-        """`limits` are those of `WatchLimits` where none are given."""
+    def __init__(self, source: LiveBuilds, threads: Threads, *, askers: Askers, limits: WatchLimits) -> None:
         self._source = source
         self._threads = threads
         self._askers = askers
@@ -48,10 +56,7 @@ class LateStreams:
 
     def _loaded(self) -> "LiveStreams":
         if self._streams is None:
-            from asu_builder.web.live import WatchLimits
             from asu_builder.web.live_streams import LiveStreams
 
-            self._streams = LiveStreams(
-                self._source, self._threads, askers=self._askers, limits=self._limits or WatchLimits()
-            )
+            self._streams = LiveStreams(self._source, self._threads, askers=self._askers, limits=self._limits)
         return self._streams

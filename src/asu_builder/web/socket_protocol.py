@@ -17,10 +17,17 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self.logger = _quiet
+        self.logger = self.conn.logger = _quiet
 
     def handle_connect(self, event: Request) -> None:
         """uvicorn's hook for the request to open one; the application begins after it has returned."""
         super().handle_connect(event)
         if not self.close_sent:
             cast("dict[str, Any]", self.scope)[ABORT] = self.transport.abort
+
+    async def send(self, message: Any) -> None:
+        """ASGI's way out."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # A refusal is whole with it; uvicorn would wait for more, and complain.
+            self.handshake_complete = True
