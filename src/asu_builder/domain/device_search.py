@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from asu_builder.domain.spelling import closest
@@ -55,11 +56,11 @@ def name_devices(
     profile: str, target: str, titles: Sequence[Title], supported_devices: Sequence[str] = ()
 ) -> list[Device]:
     """A device for each title of a profile; one without any is called by the profile's name."""
-    named = [title for title in dict.fromkeys(titles) if str(title)] or [Title(profile)]
-    names = [str(title) for title in named]
+    called = {str(title): title for title in titles if str(title)} or {profile: Title(profile)}
+    names = list(called)
     return [
         Device(title, target, profile, (*supported_devices, *(name for name in names if name != own)))
-        for title, own in zip(named, names, strict=True)
+        for own, title in called.items()
     ]
 
 
@@ -140,11 +141,13 @@ class DeviceIndex:
         return self._pick([number for _, _, number in scored], limit, guessed=bool(scored))
 
 
-def _alphabetically(named: tuple[str, Device]) -> tuple[list[tuple[int, str]], str, str]:
+def _alphabetically(named: tuple[str, Device]) -> tuple[object, ...]:
+    """Numbers by their value; the rest leaves no two different devices equal."""
     title, device = named
+    parts_of_title = msgspec.structs.astuple(device.title)
     parts = (part for part in _DIGITS.split(title) if part)
     natural = [(int(part[:9]), part) if part.isdecimal() else (_LETTERS, part) for part in parts]
-    return natural, device.target, device.profile
+    return natural, device.target, device.profile, parts_of_title, device.aliases
 
 
 def _other_names(title: str, device: Device) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -87,21 +88,11 @@ def create_app(parts: Parts) -> FrontDoor:
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
-    statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
+    statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
     streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        parts.start()
-        try:
-            yield
-        finally:
-            await reading.run(parts.stop)
-            reading.close()
-            submitting.close()
 
     leads_to: dict[str, Callable[[Request], Any]] = {
         **_build_routes(endpoints, streams),
@@ -123,9 +114,20 @@ def create_app(parts: Parts) -> FrontDoor:
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, parts, reading, submitting),
     )
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(parts: Parts, reading: Threads, submitting: Threads, _: Starlette) -> AsyncIterator[None]:
+    parts.start()
+    try:
+        yield
+    finally:
+        await reading.run(parts.stop)
+        reading.close()
+        submitting.close()
 
 
 def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
