@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -105,3 +106,12 @@ def test_commands_are_completed() -> None:
     }
     result = CliRunner().invoke(main, env=environment, prog_name="asu-builder")
     assert result.output.splitlines() == ["plain,demo", "plain,devices"]
+
+
+def test_serving_does_not_pay_for_what_other_commands_need() -> None:
+    code = "import asu_builder.cli, asu_builder.cli.opening, asu_builder.web.server, sys; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
+    assert "asu_builder" in loaded
+    assert loaded & {"rich", "yaml", "podman", "jinja2", "pygments"} == set()
+    assert "asu_builder.client" not in result.stdout
