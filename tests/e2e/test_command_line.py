@@ -76,6 +76,13 @@ def test_the_current_directory_is_where_images_go(make_local: Make) -> None:
     assert all((service.directory / name).is_file() for name in images_sorted(built))
 
 
+def test_everything_lies_below_the_current_directory_unless_told(make_local: Make) -> None:
+    service = make_local(database_path="data/asu-builder.db", public_path="public")
+    built = run(service, "build", *PLACE, "-o", "out")
+    assert built.code == 0, built.err
+    assert {path.name for path in service.directory.iterdir()} == {"data", "public", "out"}
+
+
 @pytest.mark.parametrize("where", WHERE)
 def test_programs_read_the_document_or_the_events(local_service: Service, where: str, tmp_path: Path) -> None:
     there = place(local_service, where)
@@ -157,6 +164,12 @@ def test_progress_is_in_place_on_a_terminal(make_local: Make) -> None:
     assert "✓ start" in shown and "● " in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert "3 images, each with the SHA-256" in shown
+
+
+def test_a_mistyped_package_is_told_with_what_may_have_been_meant(local_service: Service, where: str) -> None:
+    failed = run(local_service, "build", *PLACE, "-p", "sample-servise", *place(local_service, where))
+    assert failed.code == 1
+    assert failed.err.splitlines()[-1].startswith("sample-servise: did you mean sample-service")
 
 
 def test_a_build_that_fails_says_why_and_ends_with_one(local_service: Service, where: str) -> None:
@@ -289,17 +302,25 @@ def test_a_build_that_others_wait_for_goes_on(slow: Service) -> None:
         assert client.wait(joined.out.strip()).status == 200
 
 
-def test_a_build_here_does_not_wait_for_the_queue_of_the_service_and_leaves_it_alone(slow: Service) -> None:
-    with slow.client() as client:
-        first = client.started(a_body(packages=["tmux"]), "container_setup")
-        waiting = client.post(a_body(packages=["vim"])).json["request_hash"]
-        built = run(slow, "build", *PLACE, "-p", "luci", "--json")
+def test_a_build_here_takes_no_job_of_others_and_is_found_by_their_service(make_local: Make) -> None:
+    service = make_local(worker_concurrent=0).start()
+    with service.client() as client:
+        waiting = [
+            client.post_patiently(a_body(packages=[name])).json["request_hash"] for name in ("tmux", "vim")
+        ]
+        built = run(service, "build", *PLACE, "-p", "luci", "--json")
         assert built.code == 0, built.err
-        hashes = [first, waiting, json.loads(built.out)["request_hash"]]
-        assert client.look(hashes[2]).status == 200, "the service answers what was built beside it"
-        assert [client.wait(name).status for name in hashes] == [200, 200, 200]
-    workers = dict(slow.rows("SELECT request_hash, worker FROM build_jobs"))
-    assert re.fullmatch(r"e2e-terminal/1", workers[hashes[2]] or "e2e-terminal/1")
+        assert client.look(json.loads(built.out)["request_hash"]).status == 200
+        assert [client.look(name).json["queue_position"] for name in waiting] == [0, 1]
+
+
+def test_two_commands_share_the_build_of_one_request(make_slow: Make) -> None:
+    service = make_slow()
+    commands = [start(service, "build", *PLACE, "-o", folder) for folder in ("one", "two")]
+    ended = [Ended(command) for command in commands]
+    assert [command.code for command in ended] == [0, 0], ended[0].err + ended[1].err
+    assert images_in(service.directory / "one") == images_in(service.directory / "two")
+    assert service.rows("SELECT state, lease_token FROM build_jobs") == [("completed", 1)]
 
 
 def test_what_a_killed_command_was_building_is_taken_up_by_the_next(make_slow: Make) -> None:

@@ -222,3 +222,8 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+def test_variables_of_the_commands_that_ask_a_server_are_no_settings() -> None:
+    variables = {"ASU_BUILDER_SERVER": "https://asu.example.org", "ASU_BUILDER_TOKEN": "secret"}
+    assert load_settings(variables, ()) == Settings()

@@ -17,10 +17,10 @@ from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.cli.opening import complain
 from asu_builder.cli.patience import DEFAULT_SECONDS
 from asu_builder.cli.places import BuildsPlace, Place, place_of, server_options
-from asu_builder.cli.suggesting import suggestion
+from asu_builder.cli.suggesting import package_suggestions, suggestion
 from asu_builder.cli.views import printable, shown
 from asu_builder.client.events import Event
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, FailureReason
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -173,6 +173,9 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
         complain(detail)
         return code_of_error(error)
     _report(finished, showing, output=not view.keeps_output)
+    if finished.document.get("reason") == FailureReason.IMPOSSIBLE_SELECTION:
+        for sentence in package_suggestions(place.offers, body):
+            click.echo(printable(sentence), err=True)
     return finished.code
 
 

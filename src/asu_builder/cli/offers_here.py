@@ -4,9 +4,12 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, Unavailable
+from asu_builder.ports import PackageChanges
 from asu_builder.services.catalog import Catalog
+from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
+from asu_builder.web.incoming import parse_request
 
 _PAUSE_SECONDS = 0.2
 
@@ -14,8 +17,9 @@ _PAUSE_SECONDS = 0.2
 class LocalOffers:
     """Speaks as `client.offers.ServerOffers` does."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, package_changes: PackageChanges) -> None:
         self._catalog = catalog
+        self._preview = Preview(catalog, package_changes)
         self._search = Search(catalog)
 
     def pause_after(self, error: AsuError) -> float:
@@ -56,3 +60,10 @@ class LocalOffers:
         found = self._search.packages(version, target, text, limit)
         packages = [{"name": name, "version": release} for name, release in found.packages]
         return {"version": version, "target": target, "packages": packages, "more": found.more}
+
+    def unknown_packages(self, body: bytes) -> dict[str, list[str]]:
+        """Names in a request that no index has, each with those it may mean."""
+        unknown = self._preview.look(parse_request(body)[0]).unknown
+        if unknown is None:
+            raise Unavailable("The package indexes are not known yet.", retry_after=1)
+        return {entry.name: list(entry.suggestions) for entry in unknown}

@@ -87,6 +87,12 @@ class OffersPlace(Protocol):
     def packages(self, version: str, target: str, text: str, limit: int) -> dict[str, Any]:
         """Packages by words of their names."""
 
+    def unknown_packages(self, body: bytes) -> dict[str, list[str]]:
+        """Names in a request that no index has, each with those it may mean.
+
+        Raises `Unavailable` as long as the indexes are not known.
+        """
+
 
 class Place(Struct, frozen=True):
     """A server or this installation."""
@@ -110,7 +116,7 @@ def place_of(server: str, token: str, *, patience: float = DEFAULT_SECONDS) -> I
         terminal = assemble_terminal(load_settings(), now)
         builds = LocalBuilds(terminal, patience=patience)
         try:
-            yield Place(builds, LocalOffers(terminal.catalog))
+            yield Place(builds, LocalOffers(terminal.catalog, terminal.world.package_changes))
         finally:
             builds.close()
 

@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from asu_builder.cli.patience import patiently
 from asu_builder.cli.places import OffersPlace
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.spelling import closest
 
 _FEW = 3
+_PACKAGES_SECONDS = 5.0
+"""How long the indexes may take that nobody has asked for before."""
 _ALIKE = 0.6
 """Of three unlikely ones nobody takes harm; no suggestion at all helps nobody."""
 
@@ -24,6 +27,20 @@ def suggestion(offers: OffersPlace, body: bytes, refusal: str) -> str:
                 return ""
             return f"Did you mean {' or '.join(found)}?" if found else ""
     return ""
+
+
+def package_suggestions(offers: OffersPlace, body: bytes) -> list[str]:
+    """A sentence for each name in a request that no index has and that is like another one."""
+    try:
+        unknown = patiently(
+            lambda: offers.unknown_packages(body),
+            seconds=_PACKAGES_SECONDS,
+            pause_after=offers.pause_after,
+            note=lambda _: None,
+        )
+    except AsuError:
+        return []
+    return [f"{name}: did you mean {' or '.join(meant)}?" for name, meant in unknown.items() if meant]
 
 
 def _versions(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """How a build is shown while it goes on: in place on a terminal, line by line elsewhere, or not at all."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def choose_view(stream: IO[str], *, quiet: bool = False) -> View:
     """The view that fits: in place where `stream` is a terminal that can be written anywhere."""
     if quiet:
         return Silence()
-    if stream.isatty():
+    if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return InPlace()
     return LineByLine(stream)
 

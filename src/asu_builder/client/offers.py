@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from asu_builder.client.server import Server
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, Unavailable
 
 
 class ServerOffers:
@@ -37,6 +37,13 @@ class ServerOffers:
     def packages(self, version: str, target: str, text: str, limit: int) -> dict[str, Any]:
         """Packages by words of their names."""
         return self._search("packages", version=version, target=target, search=text, limit=limit)
+
+    def unknown_packages(self, body: bytes) -> dict[str, list[str]]:
+        """Names in a request that no index has, each with those it may mean."""
+        found = self._server.fetch("POST", "/api/v1/packages/preview", body=body).document
+        if not found["indexes_known"]:
+            raise Unavailable("The server does not know the package indexes yet.", retry_after=1)
+        return {entry["name"]: entry["suggestions"] for entry in found["unknown"]}
 
     def _search(self, what: str, **asked: str | int) -> dict[str, Any]:
         return self._server.fetch("GET", f"/api/v1/{what}?{urlencode(asked)}").document
