@@ -1,6 +1,7 @@
 """A queue of plain values behind the web layer's back, and the jobs its tests talk about."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from threading import Event
 
 from msgspec.structs import replace
@@ -9,7 +10,7 @@ from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, NotAllowed
 from asu_builder.domain.job import FINAL_STATES, BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import RecordedFailure, Tally
+from asu_builder.ports import DurationTally, RecordedFailure, Tally
 from asu_builder.services.builds import Ask, Builds, BuildView
 from factories import NOON, a_failure, a_request
 from factories import a_result as a_bare_result
@@ -140,12 +141,19 @@ class FakeStatistics:
         """Notes one event and its client."""
         self.events.append((kind, client))
 
+    def record_duration(self, stage: str, span: timedelta) -> None:
+        """Nothing is counted."""
+
     def flush(self) -> int:
         """Nothing to write."""
         return 0
 
     def tally(self, kinds: object, **_: object) -> tuple[Tally, ...]:
         """Nothing is counted."""
+        return ()
+
+    def durations(self, **_: object) -> tuple[DurationTally, ...]:
+        """None are counted."""
         return ()
 
     def failures(self, limit: int) -> tuple[RecordedFailure, ...]:

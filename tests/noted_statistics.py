@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import EventKind, RecordedFailure, Tally, TallyBy
+from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
 
 class NotedStatistics:
@@ -12,10 +12,15 @@ class NotedStatistics:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
+        self.durations_noted: list[tuple[str, timedelta]] = []
 
     def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
         """Notes the event."""
         self.events.append((kind, client, reason))
+
+    def record_duration(self, stage: str, span: timedelta) -> None:
+        """Notes the duration."""
+        self.durations_noted.append((stage, span))
 
     def flush(self) -> int:
         """There is nothing to write."""
@@ -25,6 +30,10 @@ class NotedStatistics:
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
     ) -> Sequence[Tally]:
         """Nothing was counted."""
+        return []
+
+    def durations(self, *, since: datetime) -> Sequence[DurationTally]:
+        """None are counted."""
         return []
 
     def failures(self, limit: int) -> Sequence[RecordedFailure]:

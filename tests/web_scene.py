@@ -15,16 +15,19 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.metadata import Announcement
@@ -108,12 +111,14 @@ class Scene:
     root: Path
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
+    counted: Statistics | None = None
     verdicts: dict[str, Verdict] = field(
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
     life: list[str] = field(default_factory=list)
     upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
+    loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
     log: FakeBuildLog = field(default_factory=FakeBuildLog)
@@ -128,6 +133,7 @@ class Scene:
         health = Health(checks)
         health.look()
         self.health = health
+        operator = self.operator()
         changes = LocalPackageChanges()
         catalog = Catalog(self.upstream, Branches(), changes)
         return create_app(
@@ -139,10 +145,12 @@ class Scene:
                 statistics=self.statistics,
                 catalog=catalog,
                 preview=Preview(catalog, changes),
-                operator=self.operator(),
+                operator=operator,
+                crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
+                configuration=lambda: describe_settings(self.loaded),
                 askers=Askers(self.tokens, ()),
                 limit_previews=lambda _: None,
-                charts=Charts(self.statistics, now=lambda: NOON),
+                charts=Charts(self.counted or self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
                 stop=lambda: self.life.append("stop"),

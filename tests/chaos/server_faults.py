@@ -115,7 +115,7 @@ def bring_up(world: World, server: Server) -> None:
                 server.kill()
         else:
             return
-    raise RuntimeError("the server does not start any more")
+    raise RuntimeError(f"the server does not start any more: {server.stderr()[-2000:]}")
 
 
 def stop(world: World, server: Server) -> None:

@@ -14,7 +14,7 @@ from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
-from asu_builder.ports import Act, JobFilter, JobQueue, Operations, Pause, RetentionLedger
+from asu_builder.ports import Act, JobFilter, JobQueue, LiveJobs, Operations, Pause, RetentionLedger
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
@@ -130,6 +130,56 @@ def test_a_list_is_read_in_pages_that_new_jobs_do_not_shift(queue: JobQueue, ope
         before = page[-1].id
         submit(queue, f"new-{before}")
     assert read == names[::-1]
+
+
+def test_jobs_that_ended_are_looked_at_no_further_back_than_wished_and_live_ones_all(
+    queue: JobQueue, operations: Operations
+) -> None:
+    jobs = one_in_each_state(queue)
+    since = jobs[JobState.PENDING].id
+    assert [job.id for job in operations.jobs(JobFilter(since=since))] == [since]
+    for state, job in jobs.items():
+        found = [job.id for job in operations.jobs(JobFilter(state=state, since=since))]
+        assert found == ([job.id] if state in (JobState.PENDING, JobState.BUILDING) else [])
+
+
+def test_waiting_jobs_are_read_in_pages_too(queue: JobQueue, operations: Operations) -> None:
+    jobs = [submit(queue, f"p{number}").id for number in range(4)]
+    found = operations.jobs(JobFilter(state=JobState.PENDING, before=jobs[-1], limit=2))
+    assert [job.id for job in found] == [jobs[2], jobs[1]]
+
+
+def test_live_jobs_are_counted_by_what_they_have_in_common_with_the_oldest_of_each(
+    queue: JobQueue, operations: Operations
+) -> None:
+    assert operations.live() == []
+    one_in_each_state(queue)
+    queue.submit(a_submission(packages=("late",)), now=NOON + MINUTE)
+    submit(queue, "hasty", priority=Priority.INTERACTIVE, version="25.12.0", target="pico/ten")
+    normal = (Priority.NORMAL, "24.10.5", "pico/nine")
+    found = operations.live()
+    assert found[0] == LiveJobs(JobState.PENDING, *normal, 2, NOON)
+    assert {
+        (group.state, group.priority, group.version, group.target, group.count) for group in found[1:]
+    } == {
+        (JobState.BUILDING, *normal, 1),
+        (JobState.PENDING, Priority.INTERACTIVE, "25.12.0", "pico/ten", 1),
+    }
+
+
+def test_how_long_the_latest_builds_had_waited_is_told_latest_first(
+    queue: JobQueue, operations: Operations
+) -> None:
+    assert operations.waits(5) == []
+    for number in range(3):
+        submit(queue, f"p{number}")
+        at = NOON + (number + 1) * MINUTE
+        claimed = queue.claim("w/1", lease_for=MINUTE, now=at)
+        assert claimed is not None
+        failing = number == 1
+        queue.finish(claimed[1], a_failure() if failing else a_result(), Keeping(DAY), now=at + MINUTE)
+    assert operations.waits(5) == [3 * MINUTE, MINUTE]
+    assert operations.waits(1) == [3 * MINUTE]
 
 
 def test_what_is_purged_answers_no_more_and_is_past_its_time(
@@ -312,7 +362,7 @@ def test_old_statistics_go_in_portions_and_newer_ones_stay(
     statistics.record("completed", a_request())
     statistics.flush()
     portions = []
-    while gone := ledger.forget_statistics(before=clock.at):
+    while gone := ledger.forget_statistics(before=clock.at, now=clock.at):
         portions.append(gone)
     assert sum(portions) == 6000
     assert len(portions) > 1

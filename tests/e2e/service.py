@@ -1,8 +1,10 @@
 """The service as an operator runs it: a process of its own, reached over HTTP and signals only."""
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -262,7 +264,13 @@ class Service:
 
 
 def free_port() -> int:
-    """A port on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens now.
+
+    Not of the range from which the kernel gives ports to whoever connects: a service that is down
+    for a moment finds its own again.
+    """
+    for port in random.Random().sample(range(15_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("a hundred ports are all in use")

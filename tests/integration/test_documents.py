@@ -341,3 +341,16 @@ def test_charts_have_the_predecessors_shapes(house: House) -> None:
 def test_a_wrong_number_is_refused_with_its_name(house: House) -> None:
     answer = house.get("/api/v1/top-packages?n=many")
     assert (answer.status, answer.json["detail"]) == (400, "n: expected a number from 1 to 100")
+
+
+def test_the_statistics_are_a_document_and_a_file_for_each_chart(house: House) -> None:
+    assert [len(house.json(f"/api/v1/statistics?days={days}")["days"]) for days in (7, 30, 90)] == [7, 30, 90]
+    assert len(house.json("/api/v1/statistics")["days"]) == 30
+    file = house.get("/api/v1/statistics/builds-per-day.csv?days=7")
+    assert file.header("content-type") == "text/csv; charset=utf-8"
+    assert file.header("content-disposition") == 'attachment; filename="builds-per-day-7-days.csv"'
+    lines = file.body.decode().splitlines()
+    assert (lines[0], len(lines)) == ("day,requests,built,cache_hits,failed", 8)
+    refused = house.get("/api/v1/statistics?days=8")
+    assert (refused.status, refused.json["detail"]) == (400, "days: expected one of 7, 30, 90")
+    assert house.get("/api/v1/statistics/nosuch.csv").status == 404

@@ -15,6 +15,7 @@ from asu_builder.domain.job import Stage
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
 from asu_builder.web.documents import HealthDocument, ImageDocument, Problem
 from asu_builder.web.operations import OPERATIONS
+from asu_builder.web.setting_meanings import MEANINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -67,6 +68,12 @@ def test_a_setting_is_explained_with_its_true_default(name: str) -> None:
 
 def test_no_setting_is_explained_that_does_not_exist() -> None:
     assert set(table_of(DOCS / "settings.md")) == set(SETTING_NAMES)
+
+
+@pytest.mark.parametrize("name", SETTING_NAMES)
+def test_the_configuration_page_explains_a_setting_in_the_same_words(name: str) -> None:
+    documented = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", table_of(DOCS / "settings.md")[name][1])
+    assert MEANINGS[name] == documented
 
 
 @pytest.mark.parametrize("name", SETTING_NAMES)

@@ -53,8 +53,8 @@ INSERT INTO "build_jobs" VALUES(10,'6521da571b5cadafb470f74753a92d0103d374ff22c9
 INSERT INTO "build_jobs" VALUES(11,'ca810fb0e403642a68910b8302ca6dc97608e21c69a8663a803bdebff0e379b2','auc/0.3.2','','',0,'pending',NULL,0,0,0,0,0,'[]',NULL,0,NULL,0,1772366160000000,1772366400000000,NULL,NULL,NULL,0,NULL,0,'');
 INSERT INTO "build_jobs" VALUES(12,'8ed03aa10eb27b6d56a6debf84565110fb72643c14e574c44361db4806c9611d','owut/2025.12.1','','',0,'pending',NULL,0,0,0,0,0,'[]',NULL,0,NULL,0,1772366220000000,1772366400000000,NULL,NULL,NULL,0,NULL,0,'');
 INSERT INTO "build_jobs" VALUES(13,'271bc1a5f7afa29a45c34b47c113342e0304a43dfeccfb4b6f577b0ecf5d1458','','','',0,'pending',NULL,0,0,0,0,0,'[]',NULL,0,NULL,0,1772366280123457,1772366400000000,NULL,NULL,NULL,0,NULL,0,'');
-INSERT INTO "build_jobs" VALUES(14,'54bb5061e5be726f1c4b7a5cd65d1b31c2b12eb8422c14ca9e5bd9a66a24344a','owut/2026.1','alice','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc',1,'cancelled',NULL,0,1,0,0,0,'[]',NULL,1,NULL,0,1772366400000000,1772366400000000,1772366400000000,1772366400000000,1772370000000000,0,NULL,0,'');
-INSERT INTO "build_jobs" VALUES(15,'32f08dfb32104a5907d3911a7c8349a3b26575a088dc52a8d85639be861f0304','owut/2026.1','2001:db8::/64','',0,'completed',NULL,0,1,0,0,1,'[{"started_at":"2026-03-01T12:00:00Z","ended_at":"2026-03-01T12:00:00Z","stage":"init","ending":"the registry was down"}]',NULL,2,NULL,1772366400000000,1772366400000000,1772366400000000,1772366400000000,1772366400000000,1772971200000000,604800000000,1774958400000000,10,'');
+INSERT INTO "build_jobs" VALUES(14,'f5027aadb4987b5f02085d7897f41c759c2083b9a0ac3456eb60738a6217bec2','owut/2026.1','192.0.2.1','2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b',0,'completed',NULL,0,1,0,0,0,'[]',NULL,1,NULL,0,1772366400000000,1772366440000000,1772366400000000,1772366440000000,1772370040000000,3600000000,1772373640000000,0,'');
+INSERT INTO "build_jobs" VALUES(15,'f158d65425b5ef4de6c68429e6d610a920ca55309dd0f04bdca4594b004dfa6c','owut/2026.1','a-token','',0,'cancelled',NULL,0,-1,0,0,0,'[]',NULL,0,NULL,0,1772366400000000,1772366400000000,NULL,1772366460000000,1772370060000000,0,NULL,0,'');
 CREATE TABLE build_requests (
     request_hash TEXT NOT NULL PRIMARY KEY CHECK (length(request_hash) = 64),
     request TEXT NOT NULL,
@@ -71,8 +71,8 @@ INSERT INTO "build_requests" VALUES('8c1f215f9dc13cc67affcf08f820f7fb207214c7ea5
 INSERT INTO "build_requests" VALUES('7d5db0f95853e80bf3e6803894e78f2b21a3fe8d5bcdee336ad124598bcc0ecc','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["held2"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772365920000000,0);
 INSERT INTO "build_requests" VALUES('6521da571b5cadafb470f74753a92d0103d374ff22c937d68fc1a78ace60c0c4','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["retried"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366100000000,0);
 INSERT INTO "build_requests" VALUES('271bc1a5f7afa29a45c34b47c113342e0304a43dfeccfb4b6f577b0ecf5d1458','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["plain"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366280123457,0);
-INSERT INTO "build_requests" VALUES('54bb5061e5be726f1c4b7a5cd65d1b31c2b12eb8422c14ca9e5bd9a66a24344a','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["cancelled"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366400000000,0);
-INSERT INTO "build_requests" VALUES('32f08dfb32104a5907d3911a7c8349a3b26575a088dc52a8d85639be861f0304','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["used"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366400000000,0);
+INSERT INTO "build_requests" VALUES('f5027aadb4987b5f02085d7897f41c759c2083b9a0ac3456eb60738a6217bec2','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["tmux"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366400000000,0);
+INSERT INTO "build_requests" VALUES('f158d65425b5ef4de6c68429e6d610a920ca55309dd0f04bdca4594b004dfa6c','{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5","packages":["screen"],"packages_versions":{},"version_code":"","diff_packages":false,"defaults":"","rootfs_size_mb":null,"filesystem":null,"repositories":{},"repositories_mode":"replace","repository_keys":[]}',1772366400000000,0);
 CREATE TABLE build_results (
     job_id INTEGER NOT NULL PRIMARY KEY REFERENCES build_jobs (id) ON DELETE CASCADE,
     completed BOOLEAN NOT NULL,
@@ -84,7 +84,7 @@ INSERT INTO "build_results" VALUES(3,1,'{"description":{"version_number":"24.10.
 INSERT INTO "build_results" VALUES(4,0,'{"reason":"impossible_selection","detail":"Error: Impossible package selection: missing (nosuch)","stdout":"out","stderr":"err","build_cmd":[],"attempts":[]}');
 INSERT INTO "build_results" VALUES(5,0,'{"reason":"upstream_unreachable","detail":"Error: The download server does not answer. Try again later.","stdout":"","stderr":"curl: (7)","build_cmd":["make","manifest"],"attempts":[]}');
 INSERT INTO "build_results" VALUES(6,0,'{"reason":"gave_up","detail":"Error: Gave up: the build was cut off 3 times without an end. This is the server''s fault; try again later or tell its operator.","stdout":"","stderr":"","build_cmd":[],"attempts":[]}');
-INSERT INTO "build_results" VALUES(15,1,'{"description":{"version_number":"24.10.5","target":"pico/nine"},"images":[{"name":"openwrt-sysupgrade.bin","type":"sysupgrade","sha256":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","sha256_unsigned":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","size":10,"filesystem":"squashfs"}],"manifest":{"vim":"9.1-r1"},"build_cmd":["make","image","PROFILE=acme_widget-5"],"packages":["vim"],"stdout":"out","stderr":"err","warnings":[],"package_changes":{"applied":[],"warnings":[],"missing_defaults":[]},"stored_bytes":10}');
+INSERT INTO "build_results" VALUES(14,1,'{"description":{"version_number":"24.10.5","target":"pico/nine"},"images":[{"name":"openwrt-sysupgrade.bin","type":"sysupgrade","sha256":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","sha256_unsigned":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","size":10,"filesystem":"squashfs"}],"manifest":{"vim":"9.1-r1"},"build_cmd":["make","image","PROFILE=acme_widget-5"],"packages":["vim"],"stdout":"out","stderr":"err","warnings":[],"package_changes":{"applied":[],"warnings":[],"missing_defaults":[]},"stored_bytes":0}');
 CREATE TABLE build_stats (
     id INTEGER PRIMARY KEY,
     at BIGINT NOT NULL,
@@ -100,6 +100,8 @@ INSERT INTO "build_stats" VALUES(1,1772362800000000,'request','24.10.5','pico/ni
 INSERT INTO "build_stats" VALUES(2,1772362800000000,'completed','24.10.5','pico/nine','acme_widget-5',0,'owut/2025.12.1','');
 INSERT INTO "build_stats" VALUES(3,1772362800000000,'failed','24.10.5','pico/nine','acme_widget-5',0,'owut/2025.12.1','impossible_selection');
 INSERT INTO "build_stats" VALUES(4,1772362800000000,'cache_hit','24.10.5','pico/nine','acme_widget-5',0,'owut/2025.12.1','');
+INSERT INTO "build_stats" VALUES(5,1772366400000000,'cancelled','24.10.5','pico/nine','acme_widget-5',0,'owut/1','');
+INSERT INTO "build_stats" VALUES(6,1772366400000000,'request','24.10.5','pico/nine','acme_widget-5',0,'owut/1','');
 CREATE TABLE installation (
     id TEXT NOT NULL PRIMARY KEY
 );
@@ -111,11 +113,11 @@ CREATE TABLE operator_acts (
     act TEXT NOT NULL,
     subject TEXT NOT NULL DEFAULT ''
 );
-INSERT INTO "operator_acts" VALUES(1,1772366400000000,'alice','pause','');
+INSERT INTO "operator_acts" VALUES(1,1772366400000000,'a-token','pause','');
 CREATE TABLE queue_clock (
     seen_at BIGINT NOT NULL
 );
-INSERT INTO "queue_clock" VALUES(1772366400000000);
+INSERT INTO "queue_clock" VALUES(1772366041000000);
 CREATE TABLE queue_turns (
     priority INTEGER NOT NULL PRIMARY KEY,
     turn BIGINT NOT NULL
@@ -133,7 +135,7 @@ CREATE TABLE worker_pause (
     since BIGINT NOT NULL,
     who TEXT NOT NULL
 );
-INSERT INTO "worker_pause" VALUES(1772366400000000,'alice');
+INSERT INTO "worker_pause" VALUES(1772366400000000,'a-token');
 CREATE INDEX build_requests_asked ON build_requests (first_asked_at);
 CREATE INDEX build_stats_kind ON build_stats (kind, at);
 CREATE UNIQUE INDEX build_jobs_live ON build_jobs (request_hash) WHERE state IN ('pending', 'building');

@@ -7,7 +7,16 @@ from asu_builder.adapters.rate_limits import NewBuildsLimit
 from asu_builder.bootstrap.choices import tokens
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.job import Priority
-from asu_builder.settings import Settings, SettingsProblem, load_settings, parse_duration
+from asu_builder.settings import (
+    Settings,
+    SettingsProblem,
+    Size,
+    load_settings,
+    load_with_origins,
+    parse_duration,
+    parse_size,
+)
+from asu_builder.settings.units import write_duration, write_size
 from asu_builder.web.asker import Askers
 
 DIGEST = "0123456789abcdef" * 4
@@ -227,3 +236,27 @@ def test_what_is_no_duration(text: str) -> None:
 def test_variables_of_the_commands_that_ask_a_server_are_no_settings() -> None:
     variables = {"ASU_BUILDER_SERVER": "https://asu.example.org", "ASU_BUILDER_TOKEN": "secret"}
     assert load_settings(variables, ()) == Settings()
+
+
+def test_where_each_setting_was_chosen_is_kept(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("server_port: 1\ncors: false\nworker_concurrent: 1\n")
+    second.write_text("cors: true\nworker_concurrent: 2\n")
+    loaded = load_with_origins({"ASU_WORKER_CONCURRENT": "3", "HOME": "/root"}, (first, second))
+    assert loaded.settings == Settings(server_port=1, cors=True, worker_concurrent=3)
+    assert loaded.origins == {
+        "server_port": str(first),
+        "cors": str(second),
+        "worker_concurrent": "variable ASU_WORKER_CONCURRENT",
+    }
+
+
+@pytest.mark.parametrize("text", ["7d", "36h", "90s", "1.5s", "10m", "0s", "400d"])
+def test_a_duration_is_written_as_it_is_read(text: str) -> None:
+    assert write_duration(parse_duration(text)) == text
+
+
+@pytest.mark.parametrize("text", ["0", "1023", "1KiB", "1536MiB", "20GiB", "2TiB", "1025"])
+def test_a_size_is_written_as_it_is_read(text: str) -> None:
+    assert write_size(parse_size(text)) == text
+    assert isinstance(parse_size(text), Size)

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from asu_builder.adapters.database import Database
@@ -17,10 +17,51 @@ from asu_builder.adapters.job_rows import (
 )
 from asu_builder.adapters.job_times import BACK, notice_clock_set_back
 from asu_builder.adapters.jobs import insert_job
-from asu_builder.domain.job import Job, Priority
-from asu_builder.ports import Act, JobFilter, Pause, Submission
+from asu_builder.domain.job import Job, JobState, Priority
+from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, Submission
 
 _LARGEST_LIST = 1000
+_LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
+
+LIVE = """
+    SELECT job.state, job.priority, json_extract(request.request, '$.version') AS version,
+           json_extract(request.request, '$.target') AS target, count(*) AS times, min(job.enqueued_at)
+      FROM build_jobs AS job JOIN build_requests AS request ON request.request_hash = job.request_hash
+     WHERE job.state IN ('pending', 'building')
+     GROUP BY job.state, job.priority, version, target
+     ORDER BY times DESC, version DESC, target, job.priority DESC
+"""
+"""Reads the live jobs' index and no other job, however many have ended."""
+
+WAITS = """
+    SELECT started_at - enqueued_at FROM build_jobs
+     WHERE state = 'completed' ORDER BY finished_at DESC LIMIT ?
+"""
+
+
+def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
+    """The SQL of a list and its values."""
+    live = wanted.state in _LIVE_STATES
+    # The plus hides the primary key: those that wait or are built are found in their own index, however
+    # many have ended, and it names their states as it does here.
+    number = "+job.id" if live else "job.id"
+    conditions: list[tuple[str, Any]] = [
+        ("job.state = ?", wanted.state),
+        ("json_extract(request.request, '$.version') = ?", wanted.version),
+        ("json_extract(request.request, '$.target') = ?", wanted.target),
+        ("json_extract(request.request, '$.profile') = ?", wanted.profile),
+        ("job.asker = ?", wanted.asker),
+        (f"{number} < ?", wanted.before),
+        (f"{number} >= ?", None if live else wanted.since),
+    ]
+    chosen = [(text, value) for text, value in conditions if value not in (None, "")]
+    texts = (["job.state IN ('pending', 'building')"] if live else []) + [text for text, _ in chosen]
+    where = " AND ".join(texts) or "1"
+    limit = max(0, min(wanted.limit, _LARGEST_LIST))
+    return (
+        f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY {number} DESC LIMIT ?",
+        [*(value for _, value in chosen), limit],
+    )
 
 
 class SqlOperations:
@@ -31,23 +72,27 @@ class SqlOperations:
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """See `ports.Operations.jobs`."""
-        conditions: list[tuple[str, Any]] = [
-            ("job.state = ?", wanted.state),
-            ("json_extract(request.request, '$.version') = ?", wanted.version),
-            ("json_extract(request.request, '$.target') = ?", wanted.target),
-            ("json_extract(request.request, '$.profile') = ?", wanted.profile),
-            ("job.asker = ?", wanted.asker),
-            ("job.id < ?", wanted.before),
-        ]
-        chosen = [(text, value) for text, value in conditions if value not in (None, "")]
-        where = " AND ".join(text for text, _ in chosen) or "1"
-        values = [value for _, value in chosen]
+        statement, values = list_statement(wanted)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY job.id DESC LIMIT ?",
-                (*values, max(0, min(wanted.limit, _LARGEST_LIST))),
-            ).fetchall()
+            rows = connection.execute(statement, values).fetchall()
         return [to_job(row) for row in rows]
+
+    def live(self) -> Sequence[LiveJobs]:
+        """See `ports.Operations.live`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(LIVE).fetchall()
+        groups = [(row[:5], to_moment(row[5])) for row in rows]
+        return [
+            LiveJobs(JobState(state), Priority(priority), version, target, count, oldest)
+            for (state, priority, version, target, count), oldest in groups
+            if oldest
+        ]
+
+    def waits(self, limit: int) -> Sequence[timedelta]:
+        """See `ports.Operations.waits`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(WAITS, (max(0, min(limit, _LARGEST_LIST)),)).fetchall()
+        return [timedelta(microseconds=micros) for (micros,) in rows if micros is not None and micros >= 0]
 
     def purge(self, request_hash: str, *, now: datetime) -> int:
         """See `ports.Operations.purge`."""

@@ -4,10 +4,14 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import get_args
 
+from asu_builder.adapters import daily_counts
+from asu_builder.adapters.daily_counts import DAY
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import FINAL, to_micros
 from asu_builder.domain.access import digest_of
+from asu_builder.ports import EventKind
 
 # Of a hash's completed jobs the newest: the images are its own.
 _PUBLISHED = (
@@ -17,6 +21,7 @@ _PUBLISHED = (
 _AT_ONCE = 1000
 _EVENTS_AT_ONCE = 5000
 _DIGEST = "sha256:"
+_KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 
 
 class SqlRetention:
@@ -82,13 +87,16 @@ class SqlRetention:
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]
 
-    def forget_statistics(self, *, before: datetime) -> int:
+    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
         """See `ports.RetentionLedger.forget_statistics`."""
         with self._database.writing() as connection:
+            # The kinds are named so that the index is used.
             cursor = connection.execute(
-                "DELETE FROM build_stats WHERE id IN (SELECT id FROM build_stats WHERE at < ? LIMIT ?)",
+                "DELETE FROM build_stats WHERE id IN (SELECT id FROM build_stats"
+                f" WHERE kind IN ({_KINDS}) AND at < ? LIMIT ?)",
                 (to_micros(before), _EVENTS_AT_ONCE),
             )
+            daily_counts.forget(connection, before=to_micros(before) // DAY, today=to_micros(now) // DAY)
         return cursor.rowcount
 
 

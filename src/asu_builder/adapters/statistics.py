@@ -1,18 +1,27 @@
-"""Statistics events: kept in memory for moments, appended in batches, counted for the charts."""
+"""Statistics: kept in memory for moments, written in batches, counted for the charts.
+
+Each batch appends its events and adds to the daily counts in one transaction. Charts of whole days
+read the counts; only what has too many labels for them is counted from events.
+"""
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, KeysView, Sequence
 from datetime import UTC, datetime, timedelta
 
+from asu_builder.adapters import daily_counts
+from asu_builder.adapters.daily_counts import DAY, DurationRow, EventRow
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import to_micros
+from asu_builder.adapters.job_rows import span_micros, to_micros
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import EventKind, RecordedFailure, Tally, TallyBy
+from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
-_Row = tuple[int, str, str, str, str, bool, str, str]
 _MICROS = 1_000_000
-# Enough for a chart; a month of requests of a large server would take seconds to count.
-_MAX_COUNTED_REQUESTS = 20_000
+_PACKAGES_SECONDS = 60.0
+"""A request names some hundred packages: writing them is worth it once for many requests."""
+_MOST_NAMES = 20_000
+"""So many different names are written without waiting for the minute."""
 
 _LABELS: dict[TallyBy, str] = {
     "nothing": "''",
@@ -26,12 +35,27 @@ _LABELS: dict[TallyBy, str] = {
 
 
 class SqlStatistics:
-    """Appends events to `build_stats`; recording costs a list append and never waits for the disk."""
+    """Recording costs a list append and never waits for the disk.
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime]) -> None:
+    A process that is killed loses its last second of events and its last minute of package names.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` counts seconds."""
         self._database = database
         self._now = now
-        self._rows: list[_Row] = []
+        self._clock = clock
+        self._rows: list[EventRow] = []
+        self._spans: list[DurationRow] = []
+        self._asked: list[tuple[int, str, KeysView[str]]] = []
+        self._wanted: dict[tuple[int, str], Counter[str]] = {}
+        self._packages_due = clock() + _PACKAGES_SECONDS
         self._flushing = threading.Lock()
 
     def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
@@ -49,36 +73,73 @@ class SqlStatistics:
                 reason,
             )
         )
+        if kind == "request":
+            names = request.packages_versions.keys() or dict.fromkeys(request.packages).keys()
+            self._asked.append((at // DAY, request.version, names))
+
+    def record_duration(self, stage: str, span: timedelta) -> None:
+        """See `ports.Statistics.record_duration`."""
+        self._spans.append((to_micros(self._now()), stage, max(0, span_micros(span))))
 
     def flush(self) -> int:
         """See `ports.Statistics.flush`. Nothing is lost when writing fails."""
         with self._flushing:
-            count = len(self._rows)
-            if count:
-                batch = self._rows[:count]
-                with self._database.writing() as connection:
-                    connection.executemany(
-                        "INSERT INTO build_stats"
-                        " (at, kind, version, target, profile, diff_packages, client, reason)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        batch,
-                    )
-                del self._rows[:count]
-            return count
+            return self._flush(packages=True)
+
+    def flush_often(self) -> int:
+        """The same for a timer: package names are gathered for a minute, because they are many."""
+        with self._flushing:
+            names = sum(len(counted) for counted in self._wanted.values())
+            return self._flush(packages=self._clock() >= self._packages_due or names > _MOST_NAMES)
+
+    def _flush(self, *, packages: bool) -> int:
+        self._count_names()
+        wanted = self._wanted if packages else {}
+        count, spans = len(self._rows), len(self._spans)
+        if count or spans or wanted:
+            batch = self._rows[:count]
+            with self._database.writing() as connection:
+                connection.executemany(
+                    "INSERT INTO build_stats"
+                    " (at, kind, version, target, profile, diff_packages, client, reason)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    batch,
+                )
+                daily_counts.add_events(connection, batch)
+                daily_counts.add_durations(connection, self._spans[:spans])
+                daily_counts.add_packages(connection, wanted)
+            del self._rows[:count], self._spans[:spans]
+        if packages:
+            self._wanted = {}
+            self._packages_due = self._clock() + _PACKAGES_SECONDS
+        return count
+
+    def _count_names(self) -> None:
+        count = len(self._asked)
+        for day, version, names in self._asked[:count]:
+            self._wanted.setdefault((day, version), Counter()).update(names)
+        del self._asked[:count]
 
     def tally(
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
     ) -> list[Tally]:
-        """See `ports.Statistics.tally`."""
-        start = to_micros(since)
-        marks = ", ".join("?" * len(kinds))
+        """See `ports.Statistics.tally`. Whole days are read from the daily counts."""
+        start, step = to_micros(since), span_micros(width)
         with self._database.reading() as connection:
+            if by in daily_counts.LABELS and start % DAY == step % DAY == 0:
+                return daily_counts.tally(connection, kinds, first=start // DAY, width=step // DAY, by=by)
+            marks = ", ".join("?" * len(kinds))
             rows = connection.execute(
                 f"SELECT (at - ?) / ? AS slot, {_LABELS[by]} AS label, count(*) FROM build_stats"
                 f" WHERE kind IN ({marks}) AND at >= ? GROUP BY slot, label ORDER BY slot, label",
-                (start, int(width.total_seconds()) * _MICROS, *kinds, start),
+                (start, step, *kinds, start),
             ).fetchall()
         return [Tally(slot, str(label), count) for slot, label, count in rows if label is not None]
+
+    def durations(self, *, since: datetime) -> list[DurationTally]:
+        """See `ports.Statistics.durations`."""
+        with self._database.reading() as connection:
+            return daily_counts.durations(connection, to_micros(since) // DAY)
 
     def failures(self, limit: int) -> list[RecordedFailure]:
         """See `ports.Statistics.failures`."""
@@ -93,16 +154,5 @@ class SqlStatistics:
     def top_packages(self, *, since: datetime, branch: str, limit: int) -> list[tuple[str, int]]:
         """See `ports.Statistics.top_packages`."""
         with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT name.value, count(*) AS times FROM ("
-                "  SELECT request FROM build_requests"
-                "   WHERE first_asked_at >= ? AND json_extract(request, '$.version') LIKE ? || '%'"
-                "   ORDER BY first_asked_at DESC LIMIT ?) AS asked,"
-                " json_each(CASE json_extract(asked.request, '$.packages_versions') WHEN '{}'"
-                "  THEN json_extract(asked.request, '$.packages')"
-                "  ELSE (SELECT json_group_array(key)"
-                "          FROM json_each(asked.request, '$.packages_versions')) END)"
-                " AS name GROUP BY name.value ORDER BY times DESC, name.value LIMIT ?",
-                (to_micros(since), branch, _MAX_COUNTED_REQUESTS, limit),
-            ).fetchall()
-        return [(str(name), int(times)) for name, times in rows]
+            first = to_micros(since) // DAY
+            return daily_counts.top_packages(connection, first=first, branch=branch, limit=limit)

@@ -1,7 +1,7 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,6 +18,7 @@ from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
@@ -28,9 +29,10 @@ from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import Workers
-from asu_builder.settings import Settings
+from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +64,12 @@ def assemble(
     *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    origins: Mapping[str, str] | None = None,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime, for whoever wants to see what is asked of it.
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
+    settings were chosen.
     """
     world = reach(settings, now)
     runtime = watch(world.runtime)
@@ -76,13 +80,10 @@ def assemble(
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
-    operator = make_operator(settings, world, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = _background(world, health, housekeeping, catalog, interest)
-    end = (recorder.stop, interest.flush, world.statistics.flush, world.close)
-    begin = partial(housekeeping.recover, worker=world.name.name)
-    life = _Life(begin, workers, background, end, world.database.stop_verifying)
+    life = _life(world, workers, housekeeping, background, (recorder.stop, interest.flush))
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, world.log, bell),
@@ -92,7 +93,9 @@ def assemble(
         catalog=catalog,
         charts=Charts(world.statistics, now=now),
         preview=Preview(catalog, world.package_changes),
-        operator=operator,
+        operator=make_operator(settings, world, now=now, wake=workers.wake),
+        crowds=Crowds(world.operations, world.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -103,6 +106,12 @@ def assemble(
     )
     app = create_app(parts)
     return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
+
+
+def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    from asu_builder.web.configuration import describe_settings  # words that a start does not need
+
+    return describe_settings(loaded)
 
 
 def make_housekeeping(
@@ -204,7 +213,7 @@ def _background(
         ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
         ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
         ("catalog", catalog.refresh, _REFRESH_SECONDS),
-        ("statistics", world.statistics.flush, _FLUSH_SECONDS),
+        ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
         ("interest", interest.flush, _INTEREST_SECONDS),
         ("integrity", world.database.verify, _INTEGRITY_SECONDS),
     ]
@@ -212,6 +221,22 @@ def _background(
         work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )
+
+
+def _life(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    background: tuple[Periodic, ...],
+    flush: tuple[Callable[[], object], ...],
+) -> "_Life":
+    return _Life(
+        begin=lambda: housekeeping.recover(worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(*flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 from asu_builder import __version__
-from asu_builder.settings import Settings, load_settings
+from asu_builder.settings import Settings, load_with_origins
 
 _ARENA_MAX = -8
 """Of malloc.h."""
@@ -72,9 +72,10 @@ def serve() -> None:
     from asu_builder.web.server import DrainingServer, server_config
 
     with told():
-        settings = load_settings()
+        loaded = load_with_origins()
+        settings = loaded.settings
         _configure_logging(settings)
-        application = assemble(settings)
+        application = assemble(settings, origins=loaded.origins)
         gc.freeze()
         gc.enable()
     for warning in application.warnings:

@@ -9,9 +9,10 @@ MAX_LINE = 2000
 _RAW_LINE = 4 * MAX_LINE
 """Bytes of a line that are looked at; beyond them a line without an end is not even held in memory."""
 _CUT = " […]"
-_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+# Patterns as text: most starts need none of them, and `re` remembers what it has compiled.
+_SEQUENCES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
 # Control characters, what breaks a line elsewhere, and what turns the direction of writing round.
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_HIDDEN = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 
 
 def readable(raw: bytes) -> str:
@@ -24,7 +25,7 @@ def readable(raw: bytes) -> str:
     if "\r" in text:
         text = text.rpartition("\r")[2]
     if not text.isprintable():
-        text = _HIDDEN.sub("", _SEQUENCES.sub("", text).replace("\t", " "))
+        text = re.sub(_HIDDEN, "", re.sub(_SEQUENCES, "", text).replace("\t", " "))
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - len(_CUT)] + _CUT
 
 

@@ -7,26 +7,37 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 from asu_builder.ports.build_log import BuildLog, LogLine, PrintedLine
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Heard, Runtime
 from asu_builder.ports.health import Verdict
-from asu_builder.ports.operations import Act, JobFilter, Operations, Pause
+from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause
 from asu_builder.ports.package_changes import PackageChanges
 from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
 from asu_builder.ports.retention import RetentionLedger
-from asu_builder.ports.statistics import EventKind, RecordedFailure, Statistics, Tally, TallyBy
+from asu_builder.ports.statistics import (
+    DURATION_CLASSES,
+    DurationTally,
+    EventKind,
+    RecordedFailure,
+    Statistics,
+    Tally,
+    TallyBy,
+)
 from asu_builder.ports.store import Store
 from asu_builder.ports.upstream import TargetProfiles, Upstream, VersionList
 
 __all__ = [
+    "DURATION_CLASSES",
     "Act",
     "Admit",
     "BuildLog",
     "CommandResult",
     "Container",
     "ContainerSpec",
+    "DurationTally",
     "Entry",
     "EventKind",
     "Heard",
     "JobFilter",
     "JobQueue",
+    "LiveJobs",
     "LogLine",
     "Operations",
     "PackageChanges",

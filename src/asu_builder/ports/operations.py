@@ -1,16 +1,19 @@
 """What an operator sees and does beside the queue's own course."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct
 
-from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.job import Job, JobState, Priority
 
 
 class JobFilter(Struct, frozen=True):
-    """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging."""
+    """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging.
+
+    `since` is the lowest id that is looked at among jobs that have ended; live ones are few, and all found.
+    """
 
     state: JobState | None = None
     version: str = ""
@@ -18,7 +21,22 @@ class JobFilter(Struct, frozen=True):
     profile: str = ""
     asker: str = ""
     before: int | None = None
+    since: int | None = None
     limit: int = 100
+
+
+class LiveJobs(Struct, frozen=True):
+    """How many jobs of one state, class, version and target are live, and since when the oldest is asked for.
+
+    Nothing here tells one job from another, so anybody may see it.
+    """
+
+    state: JobState
+    priority: Priority
+    version: str
+    target: str
+    count: int
+    oldest: datetime
 
 
 class Act(Struct, frozen=True):
@@ -42,6 +60,14 @@ class Operations(Protocol):
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """Jobs, newest first, without their outcome's output."""
+        ...
+
+    def live(self) -> Sequence[LiveJobs]:
+        """The jobs that wait or are built, counted; the largest groups first."""
+        ...
+
+    def waits(self, limit: int) -> Sequence[timedelta]:
+        """How long the builds that completed last had waited for their worker, the latest first."""
         ...
 
     def purge(self, request_hash: str, *, now: datetime) -> int:

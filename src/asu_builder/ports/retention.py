@@ -39,6 +39,10 @@ class RetentionLedger(Protocol):
         """Completed hashes that nobody has used since, longest unused first, with their bytes."""
         ...
 
-    def forget_statistics(self, *, before: datetime) -> int:
-        """Deletes statistics events older than this; how many, a few thousand at most."""
+    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
+        """Deletes statistics events older than this; how many, a few thousand at most.
+
+        Counts of days that lie wholly before it go too, and of days before today those of packages
+        that hardly anybody wanted.
+        """
         ...

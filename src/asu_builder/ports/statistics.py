@@ -23,6 +23,25 @@ class Tally(Struct, frozen=True):
     count: int
 
 
+DURATION_CLASSES = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (
+        0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600, 7200
+    )
+)  # fmt: skip
+"""Upper ends of the classes in which durations are counted; the last also holds what took longer."""
+
+
+class DurationTally(Struct, frozen=True):
+    """How many times a stage took up to `up_to` (and longer than the class before), and how long in all."""
+
+    stage: str
+    up_to: timedelta
+    count: int
+    total: timedelta
+    longest: timedelta
+
+
 class RecordedFailure(Struct, frozen=True):
     """One failed build, without anything that only its asker may know."""
 
@@ -40,6 +59,10 @@ class Statistics(Protocol):
         """Notes one event. Never waits."""
         ...
 
+    def record_duration(self, stage: str, span: timedelta) -> None:
+        """Notes how long a stage of one build took, by a clock that nobody sets. Never waits."""
+        ...
+
     def flush(self) -> int:
         """Writes what was recorded so far; how many events."""
         ...
@@ -50,10 +73,17 @@ class Statistics(Protocol):
         """Counts events since a moment in slots of `width`, apart by a column; empty slots are left out."""
         ...
 
+    def durations(self, *, since: datetime) -> Sequence[DurationTally]:
+        """How long stages took since the beginning of a day (UTC), class by class, shortest first."""
+        ...
+
     def failures(self, limit: int) -> Sequence[RecordedFailure]:
         """The latest failed builds, newest first."""
         ...
 
     def top_packages(self, *, since: datetime, branch: str, limit: int) -> Sequence[tuple[str, int]]:
-        """Packages most asked for and in how many different requests; `branch` is a version's beginning."""
+        """Packages most asked for, and by how many new builds, since the beginning of a day (UTC).
+
+        `branch` is how the versions' names begin. A name that few want is not counted for days gone by.
+        """
         ...

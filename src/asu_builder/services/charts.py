@@ -6,11 +6,14 @@ Shapes: facts on clients, §1.3. Nothing here names a request hash or what one r
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from asu_builder.ports import EventKind, RecordedFailure, Statistics, TallyBy
+
+if TYPE_CHECKING:
+    from asu_builder.services.statistics_report import StatisticsReport
 
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
@@ -50,7 +53,7 @@ class Share(Struct, frozen=True):
 
 
 class Charts:
-    """Counts on demand; each call is one or a few indexed queries."""
+    """Counts on demand; each call is one or a few indexed queries. Days are whole and in UTC."""
 
     def __init__(self, statistics: Statistics, *, now: Callable[[], datetime]) -> None:
         self._statistics = statistics
@@ -87,8 +90,8 @@ class Charts:
         return Chart(self._labels(WEEKS, WEEK), tuple(datasets))
 
     def top_packages(self, branch: str = "", limit: int = 30) -> Sequence[tuple[str, int]]:
-        """The packages most asked for in 30 days, in how many different requests."""
-        return self._statistics.top_packages(since=self._now() - DAYS * DAY, branch=branch, limit=limit)
+        """The packages most asked for in 30 days, and by how many new builds."""
+        return self._statistics.top_packages(since=self._start(DAYS, DAY), branch=branch, limit=limit)
 
     def failures(self, limit: int) -> Sequence[RecordedFailure]:
         """The latest failed builds, newest first."""
@@ -104,17 +107,14 @@ class Charts:
     def diff_packages(self) -> Share:
         """The share of `diff_packages` in 30 days."""
         counts: Counter[bool] = Counter()
-        since = self._now() - DAYS * DAY
-        for tally in self._statistics.tally(
-            ("request",), since=since, width=(DAYS + 1) * DAY, by="diff_packages"
-        ):
+        since = self._start(DAYS, DAY)
+        for tally in self._statistics.tally(("request",), since=since, width=DAYS * DAY, by="diff_packages"):
             counts[tally.label == "1"] += tally.count
         return Share(counts.total(), counts[True])
 
     def diff_packages_by_version(self) -> Mapping[str, Share]:
         """The share for each version built in 30 days."""
-        since = self._now() - DAYS * DAY
-        width = (DAYS + 1) * DAY
+        since, width = self._start(DAYS, DAY), DAYS * DAY
         totals = self._statistics.tally(("request",), since=since, width=width, by="version")
         with_it = self._statistics.tally(
             ("request",), since=since, width=width, by="version_with_diff_packages"
@@ -134,6 +134,12 @@ class Charts:
             round(100 * chosen[slot] / totals[slot], 1) if totals[slot] else 0.0 for slot in range(count)
         )
         return Chart(self._labels(count, width), (Dataset("diff_packages", data),))
+
+    def report(self, days: int) -> "StatisticsReport":
+        """Everything that the page of statistics shows, of the last `days` days."""
+        from asu_builder.services.statistics_report import report  # the start needs none of it
+
+        return report(self._statistics, since=self._start(days, DAY), days=days)
 
     def _line(self, kinds: Sequence[EventKind], count: int, width: timedelta) -> tuple[float, ...]:
         tallies = self._statistics.tally(kinds, since=self._start(count, width), width=width)

@@ -129,7 +129,8 @@ class Housekeeping:
         orphaned = list(self._ledger.unknown(published))
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
-            while self._ledger.forget_statistics(before=self._now() - self._options.statistics):
+            now = self._now()
+            while self._ledger.forget_statistics(before=now - self._options.statistics, now=now):
                 pass
         return Collection(expired=lost, orphaned=orphaned)
 

@@ -35,6 +35,7 @@ from asu_builder.services.health import Health
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.recording import Recorder
+from asu_builder.services.stage_times import Laps, StageTimes
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ class Workers:
         recorder: Recorder,
         options: WorkerOptions,
         now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` counts seconds and is never set."""
         self._queue = queue
         self._pipeline = pipeline
         self._health = health
@@ -84,6 +87,7 @@ class Workers:
         self._recorder = recorder
         self._options = options
         self._now = now
+        self._times = StageTimes(statistics, now=now, clock=clock)
         self._woken = threading.Condition()
         self._wakes = 0
         self._draining = False
@@ -201,8 +205,9 @@ class Workers:
         return True
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
+        laps = self._times.begin(job)
         try:
-            outcome = self._outcome(job, lease, stop)
+            outcome = self._outcome(job, lease, stop, laps)
         except BuildInterrupted:
             self._queue.release(lease, not_before=self._now(), now=self._now())
         except PartUnavailable as error:
@@ -212,9 +217,11 @@ class Workers:
             pause = timedelta(seconds=error.retry_after)
             self._queue.release(lease, not_before=self._now() + pause, now=self._now())
         else:
-            self._record(job, lease, outcome)
+            laps.end()
+            if self._record(job, lease, outcome):
+                laps.record()
 
-    def _outcome(self, job: Job, lease: Lease, stop: threading.Event) -> Outcome:
+    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
 
         recording = self._recorder.begin(job, lease)
@@ -222,6 +229,7 @@ class Workers:
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
             recording.advance(stage)
+            laps.enter(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")
 
@@ -249,14 +257,15 @@ class Workers:
         finally:
             self._recorder.end(recording)
 
-    def _record(self, job: Job, lease: Lease, outcome: Outcome) -> None:
+    def _record(self, job: Job, lease: Lease, outcome: Outcome) -> bool:
+        """Ends the job, or gives it back to try again; whether it has ended."""
         if isinstance(outcome, BuildFailure) and outcome.reason.retried:
             if job.retries < len(RETRY_DELAYS):
                 delay = RETRY_DELAYS[job.retries]
                 _log.warning("%s; tried again in %s", outcome.detail, delay)
                 now = self._now()
                 self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
-                return
+                return False
             outcome = replace(outcome, attempts=job.history)
         keeping = self._options.retention.keeping(job.request, outcome)
         self._queue.finish(lease, outcome, keeping, now=self._now())
@@ -264,3 +273,4 @@ class Workers:
             self._statistics.record("completed", job.request, client=job.client)
         else:
             self._statistics.record("failed", job.request, client=job.client, reason=outcome.reason)
+        return True

@@ -18,6 +18,7 @@ from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
@@ -34,6 +35,7 @@ from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
+from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
 from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
@@ -62,6 +64,8 @@ class Parts(Struct, frozen=True):
     charts: Charts
     preview: Preview
     operator: Operator
+    crowds: Crowds
+    configuration: Callable[[], ConfigurationDocument]
     askers: Askers
     limit_previews: Admit
     announcement: Announcement
@@ -90,7 +94,9 @@ def create_app(parts: Parts) -> FrontDoor:
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
-    operator = OperatorEndpoints(parts.operator, answers, askers=parts.askers, threads=reading)
+    operator = OperatorEndpoints(
+        parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
+    )
     streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
@@ -110,7 +116,7 @@ def create_app(parts: Parts) -> FrontDoor:
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
-    pages = LatePages(lambda: _load_pages(parts, reading), reading)
+    pages = LatePages(lambda: _load_pages(parts, reading, forget=answers.forget), reading)
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
@@ -130,7 +136,7 @@ async def _lifespan(parts: Parts, reading: Threads, submitting: Threads, _: Star
         submitting.close()
 
 
-def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
+def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]) -> Mapping[str, Endpoint]:
     from asu_builder.web.pages import PageParts, make_pages  # with templates and all
 
     return make_pages(
@@ -138,8 +144,14 @@ def _load_pages(parts: Parts, reading: Threads) -> Mapping[str, Endpoint]:
             builds=parts.builds,
             health=parts.health,
             charts=parts.charts,
+            catalog=parts.catalog,
+            crowds=parts.crowds,
+            operator=parts.operator,
+            forget=forget,
+            configuration=parts.configuration,
             askers=parts.askers,
             threads=reading,
+            clock=parts.clock,
             description=lambda: _describe(parts.version),
             version=parts.version,
         )
@@ -176,6 +188,7 @@ def _operator_routes(operator: OperatorEndpoints) -> dict[str, Callable[[Request
         "/api/v1/workers/pause": operator.pause,
         "/api/v1/workers/resume": operator.resume,
         "/api/v1/acts": operator.acts,
+        "/api/v1/configuration": operator.configuration,
     }
 
 
@@ -195,6 +208,8 @@ def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
 
 def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
     return {
+        "/api/v1/statistics": pages.report,
+        "/api/v1/statistics/{chart}.csv": pages.chart_csv,
         "/api/v1/stats/summary": pages.summary,
         "/api/v1/builds-per-day": pages.builds_per_day,
         "/api/v1/builds-by-version": pages.builds_by_version,

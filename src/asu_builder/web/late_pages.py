@@ -16,6 +16,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 ADDRESSES = (
     "GET /",
+    "GET /queue",
+    "POST /queue/acts",
+    "GET /statistics",
+    "GET /configuration",
     "GET /docs",
     "GET /static/{digest}/{name}",
     "POST /session",

@@ -16,6 +16,7 @@ from asu_builder.web.errors import respond
 from asu_builder.web.operator_documents import (
     ActDocument,
     ActList,
+    ConfigurationDocument,
     DoneDocument,
     JobDocument,
     JobList,
@@ -32,9 +33,16 @@ class OperatorEndpoints:
     """Every answer needs a token: `read` for what is shown, `operate` for what is done."""
 
     def __init__(
-        self, operator: Operator, answers: BuildAnswers, *, askers: Askers, threads: Threads
+        self,
+        operator: Operator,
+        answers: BuildAnswers,
+        *,
+        askers: Askers,
+        threads: Threads,
+        configuration: Callable[[], ConfigurationDocument],
     ) -> None:
         self._operator = operator
+        self._configuration = configuration
         self._answers = answers
         self._askers = askers
         self._threads = threads
@@ -42,7 +50,7 @@ class OperatorEndpoints:
     async def jobs(self, request: Request) -> Response:
         """Jobs by state, version, target, profile and asker, newest first."""
         self._require(request, Right.READ)
-        wanted = _job_filter(request)
+        wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
         return respond(render_json(JobList([_job(job) for job in found])))
 
@@ -81,6 +89,11 @@ class OperatorEndpoints:
             render_json(ActList([ActDocument(act.at, act.who, act.act, act.subject) for act in found]))
         )
 
+    async def configuration(self, request: Request) -> Response:
+        """The settings in effect."""
+        self._require(request, Right.READ)
+        return respond(render_json(await self._threads.run(self._configuration)))
+
     async def _workers(self) -> Response:
         pause = await self._threads.run(self._operator.paused)
         if pause is None:
@@ -105,7 +118,8 @@ class OperatorEndpoints:
         return asker.name
 
 
-def _job_filter(request: Request) -> JobFilter:
+def job_filter(request: Request) -> JobFilter:
+    """What the address asks for. Raises `RequestRejected`."""
     given = request.query_params
     state = given.get("state", "")
     if state and state not in set(JobState):

@@ -1,7 +1,7 @@
 """The documents of the operator's interface."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -67,3 +67,19 @@ class DoneDocument(msgspec.Struct):
 
     status: Annotated[int, says("The HTTP status", 200, const=200)]
     detail: Annotated[str, says("What was done", "requeued")]
+
+
+class SettingDocument(msgspec.Struct):
+    """One setting."""
+
+    name: Annotated[str, says("Its name in a file; in a variable with ASU_ before it", "job_timeout")]
+    value: Annotated[Any, says("What holds, as it is written in a file", "10m", 8080, True)]
+    origin: Annotated[str, says("Where it was chosen: a file, a variable, or default", "variable ASU_CORS")]
+    default: Annotated[Any, says("What holds when nobody chooses; null where that depends", "10m", None)]
+    meaning: Annotated[str, says("What it does", "After this time the build's container is killed.")]
+
+
+class ConfigurationDocument(msgspec.Struct):
+    """The settings in effect, those that somebody chose first."""
+
+    settings: Annotated[tuple[SettingDocument, ...], says("The settings", [])]

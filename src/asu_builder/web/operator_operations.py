@@ -2,7 +2,13 @@
 
 from asu_builder.web.documents import Problem
 from asu_builder.web.openapi import Operation
-from asu_builder.web.operator_documents import ActList, DoneDocument, JobList, WorkersDocument
+from asu_builder.web.operator_documents import (
+    ActList,
+    ConfigurationDocument,
+    DoneDocument,
+    JobList,
+    WorkersDocument,
+)
 
 READ = ("GET", "HEAD")
 
@@ -69,5 +75,11 @@ OPERATOR = (
         "What operators did, newest first. Needs read.",
         {200: ("The acts", ActList), 400: ("limit is no number", Problem), **_REFUSED},
         query=("limit",),
+    ),
+    Operation(
+        "/api/v1/configuration",
+        READ,
+        "The settings in effect and where each was chosen, without secrets. Needs read.",
+        {200: ("The settings", ConfigurationDocument), **_REFUSED},
     ),
 )

@@ -46,6 +46,12 @@ PATH = {
         _parameter(
             "profile", "A profile or a name of its device", "tplink_archer-c7-v5", pattern="^[^/]{1,128}$"
         ),
+        _parameter(
+            "chart",
+            "Which chart of the page of statistics",
+            "builds-per-day",
+            enum=["builds-per-day", "versions", "failures", "durations", "packages", "diff-packages"],
+        ),
         _parameter("version", "A release, or a snapshot", "24.10.4", pattern=f"^{VERSION.pattern}$"),
     )
 }
@@ -58,6 +64,8 @@ QUERY = {
             "n", "How many at most; more than the most that is given means the most", 30, where="query"
         )
         | {"schema": {"type": "integer", "minimum": 0, "examples": [30]}},
+        _parameter("days", "How many days, today among them", 30, where="query")
+        | {"schema": {"type": "integer", "enum": [7, 30, 90], "examples": [30]}},
         _parameter("branch", "How the versions' names begin", "24.10", where="query", maxLength=32),
         _parameter(
             "interval", "How wide a slot of the chart is", "week", where="query", enum=["day", "week"]

@@ -1,5 +1,7 @@
 """What stands behind the question mark of an address."""
 
+from collections.abc import Sequence
+
 from starlette.requests import Request
 
 from asu_builder.domain.errors import RequestRejected
@@ -16,3 +18,11 @@ def number(request: Request, name: str, *, otherwise: int, highest: int, lowest:
     if not (text.isascii() and text.isdigit()):
         raise RequestRejected(f"{name}: expected a number from {lowest} to {highest}")
     return max(lowest, min(int(text[:20]), highest))
+
+
+def one_of(request: Request, name: str, choices: Sequence[int], *, otherwise: int) -> int:
+    """One of some numbers. Raises `RequestRejected` for any other."""
+    text = request.query_params.get(name, "") or str(otherwise)
+    if text not in map(str, choices):
+        raise RequestRejected(f"{name}: expected one of {', '.join(map(str, choices))}")
+    return int(text)

@@ -8,11 +8,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from asu_builder.domain.errors import BuildNotFound
 from asu_builder.ports import EventKind, TallyBy
 from asu_builder.services.builds import Builds
 from asu_builder.services.charts import DAYS, Chart, Charts, Interval, Share
 from asu_builder.web.errors import respond
-from asu_builder.web.queries import number
+from asu_builder.web.queries import number, one_of
 from asu_builder.web.remembered import Remembered, Rendered
 from asu_builder.web.statistics_documents import (
     ChartDocument,
@@ -30,6 +31,7 @@ from asu_builder.web.wire import Answer
 _FRESH_SECONDS = 10.0
 _BYTES = 1 << 20
 _TOP_PACKAGES = (30, 100)
+_PERIODS = (7, 30, 90)
 _ERRORS = (100, 500)
 _NO_ERRORS = "No build errors recorded.\n"
 
@@ -48,6 +50,30 @@ class StatisticsPages:
     async def summary(self, _: Request) -> Response:
         """Jobs that wait, and builds of the last day."""
         return await self._json("summary", lambda: Summary(self._builds.pending(), self._charts.builds_24h()))
+
+    async def report(self, request: Request) -> Response:
+        """Everything that the page of statistics shows, of 7, 30 or 90 days."""
+        from asu_builder.web.statistics_files import render_report  # the start needs none of it
+
+        days = one_of(request, "days", _PERIODS, otherwise=DAYS)
+        return await self._json(f"report {days}", lambda: render_report(self._charts.report(days)))
+
+    async def chart_csv(self, request: Request) -> Response:
+        """One chart's numbers. Raises `BuildNotFound` for an unknown one."""
+        from asu_builder.web.statistics_files import TABLES, render_csv  # as above
+
+        chart = request.path_params["chart"]
+        if chart not in TABLES:
+            raise BuildNotFound(f"There is no such chart. There are {', '.join(TABLES)}.")
+        days = one_of(request, "days", _PERIODS, otherwise=DAYS)
+
+        def render() -> Rendered:
+            text = render_csv(TABLES[chart](self._charts.report(days)))
+            return Rendered(text.encode(), _FRESH_SECONDS)
+
+        body = await self._remembered.get(f"csv {chart} {days}", render)
+        name = f'attachment; filename="{chart}-{days}-days.csv"'
+        return Response(body, media_type="text/csv", headers={"content-disposition": name})
 
     async def builds_per_day(self, _: Request) -> Response:
         """Requests, cache hits and failures of 30 days."""

@@ -68,3 +68,50 @@ class ShareByVersion(msgspec.Struct):
 
     versions: Annotated[Mapping[str, ShareDocument], says("Version to its share", {})]
     days: _Days
+
+
+class DayDocument(msgspec.Struct):
+    """One day, UTC; the last one still goes on. A build may end on a later day than it was asked for."""
+
+    day: Annotated[str, says("The day", "2026-11-22")]
+    requests: Annotated[int, says("New builds and cache hits", 120, minimum=0)]
+    built: Annotated[int, says("Builds that ended well", 50, minimum=0)]
+    cache_hits: Annotated[int, says("Requests that a kept result answered", 60, minimum=0)]
+    failed: Annotated[int, says("Builds that failed", 5, minimum=0)]
+    diff_packages: Annotated[ShareDocument, says("Of the day's new builds")]
+
+
+class VersionDocument(msgspec.Struct):
+    """How often a version was asked for."""
+
+    version: Annotated[str, says("The version", "24.10.4")]
+    requests: Annotated[int, says("New builds and cache hits", 120, minimum=0)]
+    cache_hits: Annotated[int, says("Requests that a kept result answered", 60, minimum=0)]
+
+
+class FailureDocument(msgspec.Struct):
+    """How many builds failed for a reason."""
+
+    reason: Annotated[str, says("The reason", "impossible_selection")]
+    fault: Annotated[str, says("Whose side it is on", "user", "world", "ours")]
+    count: Annotated[int, says("Builds", 5, minimum=0)]
+
+
+class StageDocument(msgspec.Struct):
+    """How long a stage of builds that ended took, in seconds."""
+
+    stage: Annotated[str, says("The stage, pending, or building for all of it", "building_image", "pending")]
+    count: Annotated[int, says("Builds that were measured", 50, minimum=0)]
+    mean: Annotated[float, says("On average", 21.5, minimum=0)]
+    p90: Annotated[float, says("Nine of ten took at most, estimated", 40.0, minimum=0)]
+    longest: Annotated[float, says("The longest", 90.0, minimum=0)]
+
+
+class StatisticsDocument(msgspec.Struct):
+    """Everything that the page of statistics shows, without any request or hash."""
+
+    days: Annotated[list[DayDocument], says("Each day, oldest first", [])]
+    versions: Annotated[list[VersionDocument], says("Most asked for first", [])]
+    failures: Annotated[list[FailureDocument], says("Commonest first", [])]
+    durations: Annotated[list[StageDocument], says("In the order of a build", [])]
+    packages: Annotated[list[Named], says("Most wanted first", [_NAMED])]

@@ -113,10 +113,10 @@ def test_every_job_of_a_released_database_is_read_by_the_queue(number: int, tmp_
 def test_the_queue_of_a_released_database_goes_on_where_it_was(number: int, tmp_path: Path) -> None:
     database = Database(restore(number, tmp_path / "a.db"))
     queue = SqlJobQueue(database)
-    SqlOperations(database).resume()
     assert queue.pending() == len(PENDING)
     assert [queue.position(job_id) for job_id in PENDING] == [0, 1, 2, 3]
     queue.renew(Lease(LEASED, "asu/1", 1), lease_for=timedelta(minutes=1), now=NOON)
+    SqlOperations(database).resume()
     turns = []
     # The first of them waits for its retry.
     while claim := queue.claim("asu/4", lease_for=timedelta(minutes=1), now=NOON):

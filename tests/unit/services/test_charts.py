@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.ports import EventKind
 from asu_builder.services.charts import Charts
-from factories import Clock, a_request, a_submission
+from factories import Clock, a_request
 
 DAY = timedelta(days=1)
 NOW = datetime(2026, 3, 10, 18, 30, tzinfo=UTC)
@@ -78,19 +77,20 @@ def test_versions_are_grouped_by_branch_unless_one_is_asked_for(desk: Desk) -> N
     assert len(by_version.labels) == 26
 
 
-def test_packages_are_counted_by_different_requests_of_thirty_days(desk: Desk) -> None:
-    queue = SqlJobQueue(desk.database)
-    requests: tuple[tuple[dict[str, Any], timedelta], ...] = (
-        ({"packages": ("vim", "luci")}, timedelta(0)),
+def test_packages_are_counted_by_new_builds_of_thirty_days(desk: Desk) -> None:
+    asked: tuple[tuple[dict[str, Any], timedelta], ...] = (
+        ({"packages": ("vim", "luci", "vim", "-ppp")}, timedelta(0)),
         ({"packages": ("vim",)}, DAY),
         ({"packages_versions": {"vim": "1", "tmux": "2"}, "version": "25.12.0"}, DAY),
         ({"packages": ("vim", "old")}, 31 * DAY),
     )
-    for changes, ago in requests:
-        queue.submit(a_submission(**changes), now=NOW - ago)
+    for changes, ago in asked:
+        desk.note("request", ago=ago, **changes)
+    desk.note("cache_hit", packages=("kept",))
     assert desk.charts.top_packages() == [("vim", 3), ("luci", 1), ("tmux", 1)]
     assert desk.charts.top_packages(limit=1) == [("vim", 3)]
     assert desk.charts.top_packages("25.12") == [("tmux", 1), ("vim", 1)]
+    assert desk.charts.top_packages("2") == [("vim", 3), ("luci", 1), ("tmux", 1)]
 
 
 def test_failures_and_cache_hits_are_counted_by_target_and_profile(desk: Desk) -> None:

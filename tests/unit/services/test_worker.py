@@ -128,6 +128,22 @@ def test_a_submitted_job_wakes_an_idle_worker_at_once(shop: Shop) -> None:
     assert shop.script.labels == [{"asu.job": str(job.id), "asu.attempt": "1"}]
 
 
+def test_durations_count_once_a_build_has_ended_and_not_when_it_is_tried_again(shop: Shop) -> None:
+    shop.submit()
+    shop.script.do = fail(Unavailable("the world"))
+    assert shop.workers.build_next("host/1")
+    assert shop.statistics.durations_noted == []
+    shop.clock.forward(RETRY_DELAYS[0])
+    shop.script.do = lambda job, stop: a_result()
+    assert shop.workers.build_next("host/1")
+    stages = [stage for stage, _ in shop.statistics.durations_noted]
+    assert stages == ["init", "building_image", "building"]
+    shop.submit("tmux")
+    shop.script.do = fail(BuildFailed(FailureReason.TOO_BIG, "too big"))
+    assert shop.workers.build_next("host/1")
+    assert [stage for stage, _ in shop.statistics.durations_noted].count("building") == 2
+
+
 def test_as_many_jobs_run_at_once_as_there_are_workers(shop: Shop) -> None:
     gate = threading.Barrier(4)
 

@@ -39,6 +39,7 @@ _PLACES = {
     "target": "ath79",
     "subtarget": "generic",
     "profile": "some",
+    "chart": "versions",
     "version": "24.10.4",
 }
 

@@ -13,18 +13,27 @@ from starlette.responses import Response
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.services.builds import Builds
+from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
+from asu_builder.services.operator import Operator
 from asu_builder.web.asker import Askers
 from asu_builder.web.errors import answer_error
+from asu_builder.web.operator_documents import ConfigurationDocument
+from asu_builder.web.pages.configuration import ConfigurationPage
 from asu_builder.web.pages.interface import interface_body
 from asu_builder.web.pages.overview import Overview
+from asu_builder.web.pages.queue import QueuePage
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.session import Sessions
 from asu_builder.web.pages.static_files import StaticFiles
+from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_PAGE_OF = {"/queue/acts": "/queue"}
+"""From where forms are sent."""
 _Page = Callable[[Request, Asker], Awaitable[Response]]
 
 
@@ -34,8 +43,15 @@ class PageParts(Struct, frozen=True):
     builds: Builds
     health: Health
     charts: Charts
+    catalog: Catalog
+    crowds: Crowds
+    operator: Operator
+    forget: Callable[[str], None]
+    """Drops what is remembered of a request's answers."""
+    configuration: Callable[[], ConfigurationDocument]
     askers: Askers
     threads: Threads
+    clock: Callable[[], float]
     description: Callable[[], dict[str, Any]]
     version: str
 
@@ -45,7 +61,25 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     static_files = StaticFiles()
     rendering = Rendering(static_files, version=parts.version)
     sessions = Sessions(parts.askers)
-    overview = Overview(parts.health, parts.builds, parts.charts, threads=parts.threads, rendering=rendering)
+    overview = Overview(
+        parts.health,
+        parts.crowds,
+        parts.charts,
+        catalog=parts.catalog,
+        threads=parts.threads,
+        rendering=rendering,
+    )
+    queue = QueuePage(
+        parts.crowds,
+        parts.operator,
+        parts.health,
+        forget=parts.forget,
+        clock=parts.clock,
+        threads=parts.threads,
+        rendering=rendering,
+    )
+    statistics = Statistics(parts.charts, threads=parts.threads, rendering=rendering)
+    configuration = ConfigurationPage(parts.configuration, threads=parts.threads, rendering=rendering)
 
     async def interface(request: Request, asker: Asker) -> Response:
         body = interface_body(parts.description())
@@ -66,6 +100,10 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     return {
         "GET /static/{digest}/{name}": static_files.serve,
         "GET /": page(overview.show),
+        "GET /queue": page(queue.show),
+        "POST /queue/acts": page(queue.act),
+        "GET /statistics": page(statistics.show),
+        "GET /configuration": page(configuration.show),
         "GET /docs": page(interface),
         "POST /session": page(lambda request, _: sessions.begin(request)),
         "POST /session/end": page(lambda request, _: sessions.end(request)),
@@ -82,6 +120,8 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         asker=asker,
         status=answer.status,
         sentence=str(error),
+        # What was sent to an address cannot be read there.
+        back=request.url.path if request.method in ("GET", "HEAD") else _PAGE_OF.get(request.url.path, "/"),
         ask_for_token=isinstance(error, NotAuthenticated),
     )
     response.raw_headers.extend(answer.headers)

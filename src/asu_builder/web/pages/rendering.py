@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.web.pages import words
+from asu_builder.web.pages import reasons, words
 from asu_builder.web.pages.static_files import StaticFiles
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -37,14 +37,21 @@ class Rendering:
         self, template: str, request: Request, *, asker: Asker, status: int = 200, **values: object
     ) -> HTMLResponse:
         """A whole page. `asker` decides what the navigation offers; `values` are the template's own."""
-        text = self._environment.get_template(template).render(
-            path=request.url.path,
+        return self.answer(self.text(template, path=request.url.path, asker=asker, **values), status)
+
+    def text(self, template: str, *, path: str, asker: Asker, **values: object) -> str:
+        """A page, or a part of one, before it is an answer."""
+        return self._environment.get_template(template).render(
+            path=path,
             signed_in=asker.name if asker.token else "",
             may_read=asker.may(Right.READ),
             may_operate=asker.may(Right.OPERATE),
             **values,
         )
-        return HTMLResponse(text, status, headers=HEADERS)
+
+    def answer(self, content: str | bytes, status: int = 200) -> HTMLResponse:
+        """The headers of every page around what was rendered."""
+        return HTMLResponse(content, status, headers=HEADERS)
 
     @cached_property
     def _environment(self) -> Environment:
@@ -63,6 +70,8 @@ class Rendering:
             "moment": words.moment,
             "number": words.number,
             "sentence": words.sentence,
+            "reason": reasons.in_words,
+            "reason_first": reasons.as_beginning,
         }
         environment.filters.update(filters)
         return environment

@@ -11,21 +11,17 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import fields
 
+from asu_builder.settings.units import Size as Size
+from asu_builder.settings.units import parse_duration as parse_duration
+from asu_builder.settings.units import parse_size as parse_size
+
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
 PREFIX = "ASU_"
 _FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
 """Variables of the commands that ask another server; they may be set where a service starts too."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-class Size(int):
-    """A number of bytes."""
-
 
 UNLIMITED = Size(0)
 _DEFAULT_FLOOR = Size(512 << 20)
@@ -203,10 +199,24 @@ def _require_template(name: str, template: str) -> None:
         raise SettingsProblem(f"{name}: expected a template with none but {names}") from None
 
 
+class LoadedSettings(Struct, frozen=True):
+    """The settings, and for each that was chosen where: a file's path or `variable NAME`."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
 def load_settings(
     environment: Mapping[str, str] | None = None, files: tuple[Path, ...] | None = None
 ) -> Settings:
     """The settings of this process; `SettingsProblem` for anything unknown or wrong."""
+    return load_with_origins(environment, files).settings
+
+
+def load_with_origins(
+    environment: Mapping[str, str] | None = None, files: tuple[Path, ...] | None = None
+) -> LoadedSettings:
+    """The same with where each was chosen."""
     environment = os.environ if environment is None else environment
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -221,7 +231,7 @@ def load_settings(
             origins[name] = f"variable {variable}"
     hints = get_type_hints(Settings)
     values = {name: _convert(name, value, hints, origin=origins[name]) for name, value in chosen.items()}
-    return Settings(**values)
+    return LoadedSettings(Settings(**values), origins)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -267,22 +277,6 @@ def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) ->
     except (msgspec.MsgspecError, ValueError) as error:
         got = "" if name == "api_tokens" else f", got {value!r}"  # may hold a secret by mistake
         raise SettingsProblem(f"{name} ({origin}): {error}{got}") from None
-
-
-def parse_duration(text: str) -> timedelta:
-    """A span of time from `7d`, `30m`, `10s`, `2h`, `1w` or plain seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match:
-        raise ValueError("expected a duration like 7d, 30m or seconds")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
-
-def parse_size(text: str) -> Size:
-    """A number of bytes from `20GiB`, `512M` or plain bytes; units are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError("expected a size like 20GiB, 512MiB or bytes")
-    return Size(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 SETTING_NAMES = tuple(entry.name for entry in fields(Settings))

@@ -1,0 +1,119 @@
+"""What each setting means, in a line: for the configuration page and, word for word, `docs/settings.md`.
+
+Apart from the settings themselves, because a start needs no words; a test keeps the two lists alike.
+"""
+
+from collections.abc import Mapping
+
+MEANINGS: Mapping[str, str] = {
+    "server_host": (
+        "Address to listen on. `0.0.0.0` for all; a reverse proxy with TLS in front is the usual way."
+    ),
+    "server_port": "Port to listen on; `0` takes a free one.",
+    "database_path": (
+        "The SQLite database. Its directory also holds worker locks and the local runtime's copies."
+    ),
+    "public_path": "Images are published under `store/` in here, one directory per request hash.",
+    "upstream_url": (
+        "The download server whose metadata says what can be built; also where snapshot ImageBuilders "
+        "load themselves from."
+    ),
+    "public_upstream_url": (
+        "The same server as routers reach it, where `upstream_url` is an internal mirror. It is what the"
+        " overview announces."
+    ),
+    "branches": (
+        "Changes to the built-in branches, or further ones: name → `path` (with `{version}`), `enabled`,"
+        " `snapshot`, `branch_off_rev`. In a variable as JSON."
+    ),
+    "contact": "Who runs this server; announced in the overview.",
+    "cors": "Whether answers carry CORS headers. Off where a proxy adds them: two copies break browsers.",
+    "container_runtime": (
+        "`podman`, `local`, or `auto`: local only if `imagebuilder_path` is set and no Podman socket "
+        "exists. An engine that does not answer is down; it is never a reason to switch."
+    ),
+    "container_socket_path": (
+        "Podman's socket. Empty: `CONTAINER_HOST`, then the rootless and the rootful default path."
+    ),
+    "imagebuilder_registry": "Where ImageBuilder container images are pulled from.",
+    "imagebuilder_image": (
+        "The container image's name. `{tag}` is `v24.10.5`, `openwrt-24.10` or `master`; `{version}` is "
+        "the version as asked."
+    ),
+    "build_network": (
+        "A Podman network of this name, made when it is missing, or `none` for ImageBuilders that carry "
+        "their packages. With the local runtime anything but `none` shares the host's network."
+    ),
+    "allow_unsandboxed": (
+        "Lets the local runtime build without bubblewrap where that does not work. Only on a machine "
+        "that nobody else can reach."
+    ),
+    "imagebuilder_path": (
+        "For the local runtime: an unpacked ImageBuilder; may contain `{version}`, `{target}`, `{subtarget}`."
+    ),
+    "max_pending_jobs": "How many jobs may wait; the next new one is refused with 429.",
+    "new_builds_limit": (
+        "How many new builds one address may start (IPv6 by its /64), as rates separated by `;`. Empty: "
+        "no limit. Polls, finished results and holders of a token are never limited."
+    ),
+    "idle_sinks_after": (
+        "A waiting job that nobody has polled for this long lets all others go first, until somebody "
+        "polls it."
+    ),
+    "idle_expires_after": (
+        "A waiting job that nobody has polled for this long is given up; whoever asks again starts it "
+        "anew. Time in which the service was down does not count."
+    ),
+    "job_timeout": "After this time the build's container is killed.",
+    "shutdown_grace": (
+        "How long running builds may still take after SIGTERM before they are given back to the queue. "
+        "Polls are answered meanwhile; a second signal ends it at once."
+    ),
+    "build_ttl": "How long a result is kept whose request named all package versions, from its last use.",
+    "build_ttl_unversioned": (
+        "How long other results are kept from their last use, but never longer than `build_ttl` in all: "
+        "the same request would give newer packages."
+    ),
+    "build_defaults_ttl": (
+        "How long a result with a first-boot script is kept from its last use, since that may hold a "
+        "password."
+    ),
+    "failure_ttl": "How long a failure, or that a job was cancelled, is remembered.",
+    "statistics_ttl": "How long events are kept for the statistics.",
+    "store_max_size": (
+        "The most that all images may take, like `50GiB`; the least recently used results give way. `0`:"
+        " no limit."
+    ),
+    "disk_floor": (
+        "How much free disk the store leaves alone. Below it new builds are refused and the least "
+        "recently used results give way."
+    ),
+    "package_changes_path": (
+        "An own file of package rules, watched while the service runs; empty means the built-in ones. "
+        "See package changes."
+    ),
+    "package_changes_url": "A package-changes service that is asked for each build instead.",
+    "allow_defaults": "Whether requests may bring a first-boot script, which runs as root on the device.",
+    "max_defaults_length": "Longest first-boot script, in characters.",
+    "max_custom_rootfs_size_mb": "Largest root partition that may be asked for, in MiB.",
+    "repository_allow_list": (
+        "Addresses at or below which requests may name package repositories. Their packages run code in "
+        "the build container. May contain `{version}`, `{branch}`, `{target}`, `{subtarget}`, `{arch}`, "
+        "filled in from the request."
+    ),
+    "api_tokens": (
+        "Who may do more than ask: a list of `name`, `digest` (SHA-256 of the token), `rights` (`read`, "
+        "`operate`) and `priority` (`bulk`, `normal`, `interactive`). `asu-builder token NAME` makes "
+        "one. In a variable as JSON."
+    ),
+    "trusted_proxies": (
+        "Addresses or networks of the proxies in front (`127.0.0.1`, `10.0.0.0/8`); only they are "
+        "believed about whose request they forward (`X-Forwarded-For`)."
+    ),
+    "worker_id": (
+        "Name of this process among workers; another living process with the same name makes it `name-2`."
+    ),
+    "worker_concurrent": "How many builds run at once. `0` only serves.",
+    "worker_poll": "How often an idle worker looks by itself; submitting wakes one at once.",
+    "log_level": "`debug`, `info`, `warning` or `error`.",
+}

@@ -1,0 +1,80 @@
+// Keeps the queue up to date while somebody looks: fetches the page's own live part and puts it in place.
+
+import { localise } from "./times.js";
+
+const EVERY = 2500;
+const SLOWEST = 30000;
+
+const follow = document.getElementById("follow");
+const trouble = document.getElementById("follow-trouble");
+let live = document.getElementById("live");
+let shown = "";
+let wait = EVERY;
+let timer = 0;
+
+follow.closest("p").hidden = false;
+follow.addEventListener("change", look);
+document.addEventListener("visibilitychange", look);
+plan();
+
+/** Whether an exchange now would take something out of the reader's hands. */
+function inUse() {
+  const selection = getSelection();
+  return !selection.isCollapsed && live.contains(selection.anchorNode);
+}
+
+function plan() {
+  clearTimeout(timer);
+  if (follow.checked && !document.hidden) timer = setTimeout(look, wait);
+}
+
+async function look() {
+  clearTimeout(timer);
+  if (!follow.checked || document.hidden) return;
+  try {
+    const text = await fetched();
+    if (text !== shown && !inUse()) exchange(text);
+    trouble.textContent = "";
+    wait = EVERY;
+  } catch {
+    if (!trouble.textContent) trouble.textContent = "The server does not answer; what is shown may be old.";
+    wait = Math.min(wait * 2, SLOWEST);
+  }
+  plan();
+}
+
+async function fetched() {
+  const address = new URL(location.href);
+  address.searchParams.delete("done");
+  address.searchParams.set("fragment", "1");
+  const answer = await fetch(address, { signal: AbortSignal.timeout(10000) });
+  if (!answer.ok) throw new Error(String(answer.status));
+  return answer.text();
+}
+
+/** The new part in the place of the old one; open details, their forms and the focus stay. */
+function exchange(text) {
+  const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("live");
+  if (!fresh) throw new Error("no live part");
+  const next = document.adoptNode(fresh);
+  localise(next);
+  const focused = live.contains(document.activeElement) ? document.activeElement : null;
+  for (const details of next.querySelectorAll("details[id]")) {
+    const former = live.querySelector(`#${CSS.escape(details.id)}`);
+    if (former?.open) details.replaceWith(former);
+    else if (former) details.open = false;
+  }
+  live.replaceWith(next);
+  live = next;
+  shown = text;
+  if (focused) refocus(focused);
+}
+
+function refocus(focused) {
+  const details = focused.closest("details[id]");
+  const target = live.contains(focused) ? focused
+    : focused.id ? live.querySelector(`#${CSS.escape(focused.id)}`)
+    : focused.matches("summary") ? live.querySelector(`#${CSS.escape(details.id)} > summary`)
+    : null;
+  target?.focus({ preventScroll: true });
+}

@@ -1,0 +1,132 @@
+"""The first page: everything at a glance, and nothing that is somebody's own."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from asgi_client import AsgiClient
+from asu_builder.domain.errors import UpstreamUnavailable
+from asu_builder.domain.release import Release
+from asu_builder.ports import EventKind, RecordedFailure, Tally, VersionList
+from factories import NOON, a_submission
+from fake_builds import FakeStatistics
+from visitors import TOKENS
+from web_scene import EmptyUpstream, Scene
+
+
+class TwoBranches(EmptyUpstream):
+    """An upstream with releases of two branches."""
+
+    def versions(self) -> VersionList:
+        return VersionList(("25.12.0", *(f"24.10.{number}" for number in range(8))), ("25.12.0",))
+
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        return (
+            {"pico/nine": "mips_24kc", "pico/ten": "mips_24kc"} if "SNAPSHOT" not in release.version else {}
+        )
+
+
+class Busy(FakeStatistics):
+    """A service to which something has happened."""
+
+    counts: Mapping[EventKind, int] = {"request": 3, "cache_hit": 4, "failed": 1}
+
+    def tally(self, kinds: object, **_: object) -> tuple[Tally, ...]:
+        assert isinstance(kinds, tuple)
+        return (Tally(29, "", sum(self.counts[kind] for kind in kinds)),)
+
+    def failures(self, limit: int) -> tuple[RecordedFailure, ...]:
+        failure = RecordedFailure(NOON, "24.10.5", "pico/nine", "<i>acme_widget-5</i>", "too_big")
+        return (failure, RecordedFailure(NOON, "24.10.5", "pico/ten", "acme", "of_another_time"))[:limit]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, tokens=TOKENS)
+
+
+def page(client: AsgiClient) -> str:
+    answer = client.get("/")
+    assert answer.status == 200
+    return re.sub(r"\s+", " ", answer.body.decode())
+
+
+def test_it_says_how_the_service_is(client: AsgiClient, scene: Scene) -> None:
+    assert "Everything works" in page(client)
+    scene.health.part_failed("engine", "Podman does not answer: start `podman.socket`.")
+    shown = page(client)
+    assert "Podman does not answer: start <code>podman.socket</code>." in shown
+    assert 'class="notice degraded"' in shown and '<span class="badge down">down</span>' in shown
+
+
+def test_it_counts_the_queue_without_naming_a_job(client: AsgiClient, scene: Scene) -> None:
+    job = scene.queue.submit(a_submission(asker="someone-known"), now=NOON).job
+    shown = page(client)
+    assert '<dt><a href="/queue">Waiting</a></dt><dd>1</dd>' in shown
+    assert job.request_hash not in shown and "someone-known" not in shown and job.request.profile not in shown
+
+
+def test_an_idle_service_has_nothing_to_draw(client: AsgiClient) -> None:
+    shown = page(client)
+    assert "Nobody has asked for anything yet." in shown and "No build has failed yet." in shown
+    assert "What can be built is not known yet" not in shown  # its own snapshot is always offered
+    assert "<svg" not in shown
+
+
+@pytest.fixture
+def busy(scene: Scene) -> Scene:
+    scene.counted = Busy()
+    scene.upstream = TwoBranches()
+    return scene
+
+
+def test_the_week_is_drawn_and_stands_in_a_table(busy: Scene, client: AsgiClient) -> None:
+    shown = page(client)
+    assert "Asked for today, UTC</dt><dd>7</dd>" in shown
+    assert "<svg" in shown and "style=" not in shown
+    row = r'2026-03-01</th><td class="number">3</td><td class="number">4</td><td class="number">1</td>'
+    assert re.search(row, shown)
+    assert len(re.findall(r'<th scope="row">2026-0', shown)) == 7
+
+
+def test_failures_are_told_in_words_without_what_only_the_asker_may_know(
+    busy: Scene, client: AsgiClient
+) -> None:
+    shown = page(client)
+    assert "The packages do not fit on the device" in shown and "24.10.5 · pico/nine" in shown
+    assert "Of another time" in shown
+    assert "&lt;i&gt;acme_widget-5" in shown and "<i>" not in shown
+    assert not re.search(r"[0-9a-f]{64}", shown)
+
+
+def test_versions_lead_to_the_page_that_builds_them(busy: Scene, client: AsgiClient) -> None:
+    shown = page(client)
+    for version in ("25.12.0", "24.10.7", "24.10.0", "SNAPSHOT"):
+        assert f'href="/build?version={version}"' in shown
+    branch = re.search(r'<th scope="row" class="when">24.10</th>.*?</tr>', shown)
+    assert branch is not None
+    assert '<td class="number">2</td>' in branch[0] and "2 older" in branch[0]
+
+
+class Silent(EmptyUpstream):
+    """A download server that has never answered."""
+
+    def versions(self) -> VersionList:
+        raise UpstreamUnavailable("It does not answer.")
+
+
+@pytest.fixture
+def lonely(scene: Scene) -> Scene:
+    scene.upstream = Silent()
+    return scene
+
+
+def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> None:
+    shown = page(client)
+    assert "What can be built is not known yet" in shown and "Parts of the service" in shown
+
+
+def test_it_answers_head(client: AsgiClient) -> None:
+    assert client.request("HEAD", "/").status == 200
