@@ -6,13 +6,15 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.bootstrap import make_checks, make_housekeeping, make_pipeline
+from asu_builder.bootstrap import make_housekeeping, make_pipeline
+from asu_builder.bootstrap.background import checks
 from asu_builder.bootstrap.choices import worker_options
 from asu_builder.bootstrap.doors import Answering, make_builds
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
 from asu_builder.services.interest import Interest
 from asu_builder.services.periodic import Periodic
@@ -56,6 +58,7 @@ class Terminal(Struct, frozen=True):
             health=self.health,
             statistics=self.world.statistics,
             recorder=self.recorder,
+            durations=Durations(),
             options=replace(options, concurrent=1, poll=_POLL, only=job_id),
             now=self.now,
         )
@@ -86,7 +89,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
     world = reach(settings, now)
     runtime = world.runtime
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
-    health = Health(make_checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=lambda: None)
     housekeeping.recover(worker=world.name.name)
     interest = Interest(world.queue, now=now)
