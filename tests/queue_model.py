@@ -13,6 +13,7 @@ from asu_builder.domain.job import CONTAINER_STAGES, JobState, Priority, Stage
 MAX_ATTEMPTS = 3
 COOL_DOWN = 60
 UNSEEN = 30
+LATE = 10
 LIVE = (JobState.PENDING, JobState.BUILDING)
 
 
@@ -206,6 +207,11 @@ class QueueModel:
                 job.put_back()
                 returned += 1
         return returned, gave_up
+
+    def notice(self, now: int) -> None:
+        """Whoever writes a time finds out that the clock was set back."""
+        if self._seen is not None and now - self._seen < -LATE:
+            self._discount(now)
 
     def _discount(self, now: int) -> None:
         seen, self._seen = self._seen, now

@@ -474,6 +474,24 @@ def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: J
     assert watch(queue, since=back, until=back + 2 * MINUTE + LOOK) == 1
 
 
+def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_stays_used(
+    queue: JobQueue, ledger: RetentionLedger
+) -> None:
+    submit(queue, "before")
+    submit(queue, "after")
+    job, lease = claim(queue)
+    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    watch(queue, since=NOON, until=NOON)
+    back = NOON - 180 * MINUTE
+    following = queue.claim("w/1", lease_for=MINUTE, now=back)
+    assert following is not None
+    queue.finish(following[1], a_result(), Keeping(DAY), now=back)
+    watch(queue, since=back, until=back + LOOK)
+    assert list(ledger.least_used(used_before=back - MINUTE)) == []
+    both = {name for name, _ in ledger.least_used(used_before=back + MINUTE)}
+    assert both == {job.request_hash, following[0].request_hash}
+
+
 def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> None:
     submit(queue)
     claim(queue)

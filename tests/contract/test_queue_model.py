@@ -169,6 +169,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.sides.reverse()
         return self.sides[0]
 
+    @property
+    def moment(self) -> datetime:
+        """Now, for a step that writes a time, and so notices a clock that was set back."""
+        self.model.notice(self.now)
+        return at(self.now)
+
+    def moment_of(self, job: ModelJob | None) -> datetime:
+        """The same for a step that writes nothing when its lease is lost."""
+        return self.moment if job else at(self.now)
+
     @initialize(asked=st.lists(st.tuples(askers, priorities), min_size=3, max_size=len(REQUESTS)))
     def begin(self, asked: Sequence[tuple[str, Priority]]) -> None:
         """Some already wait."""
@@ -193,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def submit(self, asked: Sequence[tuple[int, str, Priority]], capacity: int) -> None:
         submissions = [asked_by(*one) for one in asked]
-        answers = self.side.queue.submit_all(submissions, now=at(self.now), admit=room_for(capacity))
+        answers = self.side.queue.submit_all(submissions, now=self.moment, admit=room_for(capacity))
         for submission, answer in zip(submissions, answers, strict=True):
             self.answered(submission, answer, capacity)
 
@@ -220,13 +230,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=st.sets(requests, min_size=1))
     def poll(self, which: set[int]) -> None:
         hashes = {REQUESTS[one].request_hash for one in which}
-        self.side.queue.note_interest(hashes, now=at(self.now))
+        self.side.queue.note_interest(hashes, now=self.moment)
         self.model.note_interest(hashes, now=self.now)
 
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
     def give_up_idle(self, sinks: int, longer: int, keep_for: int) -> None:
         patience = Patience(span(sinks), span(sinks * longer))
-        gone = self.side.queue.give_up_idle(patience, keep_failure_for=span(keep_for), now=at(self.now))
+        gone = self.side.queue.give_up_idle(patience, keep_failure_for=span(keep_for), now=self.moment)
         wanted = self.model.give_up_idle(sinks, sinks * longer, keep_for=keep_for, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)
 
@@ -239,7 +249,7 @@ class QueueMachine(RuleBasedStateMachine):
     def cancel(self, pick: int, keep_for: int, unless_joined: bool) -> None:
         job_id, job = self.job_of(pick)
         done = self.side.queue.cancel(
-            job_id, keep_for=span(keep_for), now=at(self.now), unless_joined=unless_joined
+            job_id, keep_for=span(keep_for), now=self.moment, unless_joined=unless_joined
         )
         assert done == (
             job is not None
@@ -250,7 +260,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def expire(self, pick: int) -> None:
         job_id, job = self.job_of(pick)
-        self.side.queue.expire(job_id, now=at(self.now))
+        self.side.queue.expire(job_id, now=self.moment)
         self.model.expire([job] if job else [], now=self.now)
 
     @precondition(lambda self: self.ids)
@@ -258,7 +268,7 @@ class QueueMachine(RuleBasedStateMachine):
     def give_back(self, pick: int) -> None:
         job_id, job = self.job_of(pick)
         building = job is not None and job.state is JobState.BUILDING
-        assert self.side.operations.give_back(job_id, now=at(self.now)) == building
+        assert self.side.operations.give_back(job_id, now=self.moment) == building
         if job is not None and building:
             job.put_back()
             job.not_before = self.now
@@ -267,8 +277,10 @@ class QueueMachine(RuleBasedStateMachine):
     def claim(self, worker: str, times: int, lease_for: int) -> None:
         """Both processes claim at once, under one name, so that the same happens whoever is first."""
 
+        now = self.moment
+
         def claim_one(side: Side) -> tuple[Job, Lease] | None:
-            return side.queue.claim(worker, lease_for=span(lease_for), now=at(self.now))
+            return side.queue.claim(worker, lease_for=span(lease_for), now=now)
 
         claimed = self.at_once([partial(claim_one, side) for side in self.sides[:times]])
         got = {one[0].id: one for one in claimed if one is not None}
@@ -306,10 +318,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, lease_for=spans)
     def renew(self, pick: int, lease_for: int) -> None:
         lease, job = self.lease_of(pick)
-        side = self.side
-        assert taken(lambda: side.queue.renew(lease, lease_for=span(lease_for), now=at(self.now))) == bool(
-            job
-        )
+        side, now = self.side, self.moment_of(job)
+        assert taken(lambda: side.queue.renew(lease, lease_for=span(lease_for), now=now)) == bool(job)
         if job:
             job.lease_until = self.now + lease_for
 
@@ -326,10 +336,8 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, pick: int, pause: int, retry: str) -> None:
         lease, job = self.lease_of(pick)
         until = self.now + pause
-        queue = self.side.queue
-        assert taken(
-            lambda: queue.release(lease, not_before=at(until), now=at(self.now), retry=retry)
-        ) == bool(job)
+        queue, now = self.side.queue, self.moment_of(job)
+        assert taken(lambda: queue.release(lease, not_before=at(until), now=now, retry=retry)) == bool(job)
         if job:
             if retry:
                 self.model.broke_off(job, retry)
@@ -359,8 +367,10 @@ class QueueMachine(RuleBasedStateMachine):
     def finish_twice(self, lease: Lease, job: ModelJob | None, outcome: Outcome, keeping: Keeping) -> None:
         """Two writers with one lease at once; one of them is taken, if it still holds."""
 
+        now = self.moment_of(job)
+
         def finish(side: Side) -> bool:
-            return taken(lambda: side.queue.finish(lease, outcome, keeping, now=at(self.now)))
+            return taken(lambda: side.queue.finish(lease, outcome, keeping, now=now))
 
         both = self.at_once([partial(finish, side) for side in self.sides])
         assert both.count(True) == bool(job)
@@ -393,11 +403,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert sorted(job.id for job in found.gave_up) == sorted(gave_up)
         self.looked_at = self.now
 
-    @rule(seconds=st.sampled_from([-100_000, -3600, -40, -5, 35, 3600, 100_000]))
-    def leap(self, seconds: int) -> None:
-        """The clock is set, or nobody was there for long; then somebody looks."""
+    @rule(seconds=st.sampled_from([-100_000, -3600, -40, -5, 35, 3600, 100_000]), seen=st.booleans())
+    def leap(self, seconds: int, seen: bool) -> None:
+        """The clock is set, or nobody was there for long; then somebody looks, or writes before."""
         self.now += seconds
-        self.look(worker=None)
+        if seen or seconds > 0:
+            self.look(worker=None)
+        else:
+            self.looked_at = self.now
 
     @rule(paused=st.sampled_from([False, False, False, True]))
     def pause_or_resume(self, paused: bool) -> None:
@@ -411,13 +424,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=requests)
     def purge(self, which: int) -> None:
         request_hash = REQUESTS[which].request_hash
-        ended = self.side.operations.purge(request_hash, now=at(self.now))
+        ended = self.side.operations.purge(request_hash, now=self.moment)
         assert ended == self.model.purge(request_hash, now=self.now)
 
     @rule(which=requests)
     def requeue(self, which: int) -> None:
         request_hash = REQUESTS[which].request_hash
-        anew = self.side.operations.requeue(request_hash, now=at(self.now))
+        anew = self.side.operations.requeue(request_hash, now=self.moment)
         wanted = self.model.requeue(request_hash, now=self.now)
         assert (None if anew is None else (anew.asker, anew.priority)) == wanted
         if anew is not None:

@@ -37,6 +37,8 @@ MAX_ATTEMPTS = 3
 UNSEEN = timedelta(seconds=30)
 """A gap between two looks at the queue above this is time that nobody saw; looks come every ten seconds."""
 
+_LATE = timedelta(seconds=10)
+"""Who waits for the database comes with a time that has passed; so much is no leap backwards."""
 FAR = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that seems to was written by a wrong clock."""
 
@@ -153,16 +155,31 @@ def finish(
     _keep_outcome(connection, lease.job_id, outcome)
 
 
+def notice_clock_set_back(connection: sqlite3.Connection, at: int) -> None:
+    """Moves times by a leap backwards; to be called before a time is written.
+
+    A result of the first moments after the leap would else be moved with the older ones by the next
+    look, and seem long unused when a full disk asks for room.
+    """
+    row = connection.execute("SELECT seen_at FROM queue_clock").fetchone()
+    if row is not None and at - int(row[0]) < -span_micros(_LATE):
+        _look(connection, at, seen=int(row[0]))
+
+
 def discount_unseen_time(connection: sqlite3.Connection, at: int) -> None:
     """Moves leases, waiting times and interest by the time that nobody has seen pass."""
     row = connection.execute("SELECT seen_at FROM queue_clock").fetchone()
     if row is None:
         connection.execute("INSERT INTO queue_clock (seen_at) VALUES (?)", (at,))
         return
+    _look(connection, at, seen=int(row[0]))
+
+
+def _look(connection: sqlite3.Connection, at: int, *, seen: int) -> None:
     connection.execute("UPDATE queue_clock SET seen_at = ?", (at,))
-    gap = at - int(row[0])
+    gap = at - seen
     if not 0 <= gap <= span_micros(UNSEEN):
-        _move(connection, gap, seen=int(row[0]))
+        _move(connection, gap, seen=seen)
     # Whatever was written while the clock was wrong, between two looks: nobody waits for longer.
     connection.execute(
         "UPDATE build_jobs SET not_before = min(not_before, :far), lease_until = min(lease_until, :far),"

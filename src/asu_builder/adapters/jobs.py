@@ -6,7 +6,8 @@ modules that write `build_jobs`.
 """
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -122,7 +123,7 @@ class SqlJobQueue:
         self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
     ) -> list[Entry | AsuError]:
         """See `ports.JobQueue.submit_all`."""
-        with self._database.writing(durable=True) as connection:
+        with self._at(now, durable=True) as connection:
             return [self._enter(connection, submission, admit, now) for submission in submissions]
 
     def _enter(
@@ -190,19 +191,19 @@ class SqlJobQueue:
 
     def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
         """See `ports.JobQueue.note_interest`."""
-        with self._database.writing() as connection:
+        with self._at(now) as connection:
             job_times.note_interest(connection, request_hashes, to_micros(now))
 
     def give_up_idle(
         self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
     ) -> Sequence[Job]:
         """See `ports.JobQueue.give_up_idle`."""
-        with self._database.writing() as connection:
+        with self._at(now) as connection:
             return job_times.give_up_idle(connection, patience, keep_for=keep_failure_for, now=now)
 
     def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
         """See `ports.JobQueue.cancel`."""
-        with self._database.writing(durable=True) as connection:
+        with self._at(now, durable=True) as connection:
             cursor = connection.execute(
                 "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
                 " finished_at = ?, expires_at = ? WHERE id = ? AND state IN ('pending', 'building')"
@@ -222,7 +223,7 @@ class SqlJobQueue:
 
     def expire(self, job_id: int, *, now: datetime) -> None:
         """See `ports.JobQueue.expire`."""
-        with self._database.writing() as connection:
+        with self._at(now) as connection:
             connection.execute(
                 f"UPDATE build_jobs SET expires_at = min(expires_at, ?) WHERE id = ? AND {FINAL}",
                 (to_micros(now), job_id),
@@ -230,7 +231,7 @@ class SqlJobQueue:
 
     def claim(self, worker: str, *, lease_for: timedelta, now: datetime) -> tuple[Job, Lease] | None:
         """See `ports.JobQueue.claim`."""
-        with self._database.writing() as connection:
+        with self._at(now) as connection:
             row = connection.execute(
                 _CLAIM, {"worker": worker, "now": to_micros(now), "until": to_micros(now + lease_for)}
             ).fetchone()
@@ -246,20 +247,23 @@ class SqlJobQueue:
 
     def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
         """See `ports.JobQueue.renew`."""
-        self._leased("UPDATE build_jobs SET lease_until = :until", lease, until=to_micros(now + lease_for))
+        with self._at(now) as connection:
+            values = {"until": to_micros(now + lease_for)}
+            hold_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
 
     def advance(self, lease: Lease, stage: Stage) -> None:
         """See `ports.JobQueue.advance`."""
-        self._leased("UPDATE build_jobs SET stage = :stage", lease, stage=stage)
+        with self._database.writing() as connection:
+            hold_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
     def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
         """See `ports.JobQueue.finish`."""
-        with self._database.writing(durable=True) as connection:
+        with self._at(now, durable=True) as connection:
             job_times.finish(connection, lease, outcome, keeping, now=now)
 
     def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
         """See `ports.JobQueue.release`."""
-        with self._database.writing() as connection:
+        with self._at(now) as connection:
             values: dict[str, object] = {"not_before": to_micros(not_before), "retry": int(bool(retry))}
             history = ""
             if retry:
@@ -284,6 +288,9 @@ class SqlJobQueue:
             job_times.discount_unseen_time(connection, to_micros(now))
             return job_times.recover(connection, worker, keep_for=keep_failure_for, now=now)
 
-    def _leased(self, statement: str, lease: Lease, **values: object) -> None:
-        with self._database.writing() as connection:
-            hold_lease(connection, statement, lease, values)
+    @contextmanager
+    def _at(self, now: datetime, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes times, by a clock that may have been set back."""
+        with self._database.writing(durable=durable) as connection:
+            job_times.notice_clock_set_back(connection, to_micros(now))
+            yield connection

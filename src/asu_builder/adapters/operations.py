@@ -15,7 +15,7 @@ from asu_builder.adapters.job_rows import (
     to_moment,
     to_request,
 )
-from asu_builder.adapters.job_times import BACK
+from asu_builder.adapters.job_times import BACK, notice_clock_set_back
 from asu_builder.adapters.jobs import insert_job
 from asu_builder.domain.job import Job, Priority
 from asu_builder.ports import Act, JobFilter, Pause, Submission
@@ -52,12 +52,14 @@ class SqlOperations:
     def purge(self, request_hash: str, *, now: datetime) -> int:
         """See `ports.Operations.purge`."""
         with self._database.writing(durable=True) as connection:
+            notice_clock_set_back(connection, to_micros(now))
             return _end_answers(connection, request_hash, to_micros(now))
 
     def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
         """See `ports.Operations.requeue`."""
         at = to_micros(now)
         with self._database.writing(durable=True) as connection:
+            notice_clock_set_back(connection, at)
             row = connection.execute(
                 "SELECT request.request, coalesce(job.client, ''), coalesce(job.asker, ''),"
                 " coalesce(job.priority, 0), job.state"
@@ -76,6 +78,7 @@ class SqlOperations:
     def give_back(self, job_id: int, *, now: datetime) -> bool:
         """See `ports.Operations.give_back`."""
         with self._database.writing(durable=True) as connection:
+            notice_clock_set_back(connection, to_micros(now))
             cursor = connection.execute(
                 f"{BACK}, not_before = ? WHERE id = ? AND state = 'building'", (to_micros(now), job_id)
             )
