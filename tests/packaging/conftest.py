@@ -1,11 +1,13 @@
 """What is handed out: one file, a wheel, a container image, each made by the project's own targets."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from asu_builder.sample.distribution import Distribution
+from asu_builder.sample.server import DownloadServer
 from packaging_rig import ROOT, run
 
 
@@ -32,3 +34,10 @@ def bare_environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
         return {"HOME": str(home), "PATH": f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin", **more}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def upstream(sample_world: Distribution) -> Iterator[DownloadServer]:
+    """A download server that always answers."""
+    with DownloadServer(sample_world.downloads) as server:
+        yield server

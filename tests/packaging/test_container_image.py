@@ -121,7 +121,7 @@ def test_it_builds_a_real_image_through_the_mounted_socket(running: Running) -> 
 
 def test_it_has_no_rights_and_writes_only_where_it_should(running: Running) -> None:
     assert running.podman("exec", NAME, "id", "-u").strip() == "1000"
-    written = "touch /app/venv/x /usr/x 2>/dev/null && echo bad; touch data/x ../public/x /tmp/x && echo good"
+    written = "touch /app/x /usr/x 2>/dev/null && echo bad; touch /app/data/x /app/public/x && echo good"
     assert running.podman("exec", NAME, "sh", "-c", written).split() == ["good"]
     status = running.podman("exec", NAME, "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
