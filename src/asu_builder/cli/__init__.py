@@ -19,6 +19,7 @@ _ELSEWHERE = {
     "completion": ("asu_builder.cli.completion", "completion_command"),
     "devices": ("asu_builder.cli.search", "devices_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
+    "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
     "man": ("asu_builder.cli.man_page", "man_command"),
@@ -71,6 +72,7 @@ def serve() -> None:
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.cli.opening import told
     from asu_builder.web.server import DrainingServer, server_config
+    from asu_builder.web.systemd import Supervisor, inherited_socket
 
     with told():
         loaded = load_with_origins()
@@ -81,8 +83,14 @@ def serve() -> None:
         gc.enable()
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
-    config = server_config(application.app, settings.server_host, settings.server_port, loading=LOADING)
-    DrainingServer(config, drain=application.drain, end_streams=application.end_streams).run()
+    supervisor = Supervisor()
+    config = server_config(
+        application.app, settings.server_host, settings.server_port, loading=LOADING, supervisor=supervisor
+    )
+    server = DrainingServer(
+        config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor
+    )
+    server.serve_on(inherited_socket())
 
 
 def _use_one_arena() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -13,10 +14,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asu_builder.web.fast_path import ABORT
+from asu_builder.web.systemd import Supervisor
 
 _LARGEST_MESSAGE = 4096
 """Bytes of what a WebSocket may send us; nothing that it says is looked at."""
 _PING_SECONDS = 20.0
+_LAST_REQUESTS_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 def server_config(
@@ -25,6 +30,7 @@ def server_config(
     port: int,
     *,
     loading: contextlib.AbstractContextManager[object] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> uvicorn.Config:
     """uvicorn's options: fast loop and parser, one process, nothing that costs without use.
 
@@ -54,6 +60,8 @@ def server_config(
         backlog=2048,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
+        callback_notify=supervisor.alive if supervisor and supervisor.listens else None,
+        timeout_notify=supervisor.seconds if supervisor else 3600,
     )
 
 
@@ -88,12 +96,24 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, drain: Callable[[], None], end_streams: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        *,
+        drain: Callable[[], None],
+        end_streams: Callable[[], None],
+        supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__(config)
         self._drain = drain
         self._end_streams = end_streams
         self._draining = False
+        self._supervisor = supervisor
+
+    def serve_on(self, inherited: socket.socket | None) -> None:
+        """Runs until it is told to stop, on a socket that somebody holds for us, else on its own."""
+        if inherited is not None:
+            _log.info("Serving on the socket that was passed, %s", inherited.getsockname())
+        self.run(sockets=None if inherited is None else [inherited])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's hook for SIGTERM and SIGINT."""
@@ -102,10 +122,19 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         self._draining = True
+        if self._supervisor is not None:
+            self._supervisor.stopping()
         threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's end, which waits for every answer's."""
+        """uvicorn's hook for the end, which waits for every answer's.
+
+        It closes whoever has not asked yet at once, even one whose request is just arriving; so first
+        nobody is accepted any more, for a moment.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         self._end_streams()
         await super().shutdown(sockets)
 
