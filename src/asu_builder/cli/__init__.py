@@ -14,6 +14,7 @@ _ARENA_MAX = -8
 """Of malloc.h."""
 _ELSEWHERE = {
     "backup": ("asu_builder.cli.keeping", "backup_command"),
+    "doctor": ("asu_builder.cli.doctor", "doctor_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
     "token": ("asu_builder.cli.keeping", "token_command"),
