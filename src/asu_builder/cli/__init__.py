@@ -4,14 +4,22 @@ import gc
 import importlib
 import logging
 import sys
+import threading
+import time
+from typing import TYPE_CHECKING
 
 import click
 
 from asu_builder import __version__
-from asu_builder.settings import Settings, load_with_origins
+from asu_builder.settings import LoadedSettings, Settings, load_with_origins
+
+if TYPE_CHECKING:
+    from asu_builder.web.server import DrainingServer
 
 _ARENA_MAX = -8
 """Of malloc.h."""
+_BANNER_LOOKS_SECONDS = 0.1
+_BANNER_AFTER_SECONDS = 1.0
 _ELSEWHERE = {
     "backup": ("asu_builder.cli.keeping", "backup_command"),
     "doctor": ("asu_builder.cli.doctor", "doctor_command"),
@@ -72,7 +80,24 @@ def serve() -> None:
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
     config = server_config(application.app, settings.server_host, settings.server_port)
-    DrainingServer(config, drain=application.drain).run()
+    server = DrainingServer(config, drain=application.drain)
+    threading.Thread(target=_say_how_it_is, args=(server, loaded), name="banner", daemon=True).start()
+    server.run()
+
+
+def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
+    """Logs the banner, once the port answers and has answered the first ones: it loads a good deal."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(_BANNER_LOOKS_SECONDS)
+    time.sleep(_BANNER_AFTER_SECONDS)
+    if server.should_exit:
+        return
+    from asu_builder.doctor.banner import log_banner
+
+    port = server.servers[0].sockets[0].getsockname()[1]
+    log_banner(loaded, port=port)
 
 
 def _use_one_arena() -> None:
