@@ -27,6 +27,9 @@ from e2e.service import free_port
 from factories import eventually
 from tools import require_tool, tool_missing
 
+PROXY = "127.0.0.2"
+"""Where the proxy of these tests comes from."""
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -351,23 +354,44 @@ def test_a_service_without_cors_fails_browsers_unless_a_proxy_helps(make_local: 
 def test_a_proxy_that_is_not_believed_is_found_at_the_public_address(make_local: Make) -> None:
     service = make_local().start()
     with proxy_to(service.port) as url:
-        patient = Patient(service.directory, dict(service.settings()))
-        report = patient.examine_beside("--url", url)
-        patient.settings["trusted_proxies"] = "127.0.0.1"
-        believed = patient.examine_beside("--url", url)
+        report = Patient(service.directory, dict(service.settings())).examine_beside("--url", url)
     assert report.wrong == {"proxy"}
-    assert "trusted_proxies: [127.0.0.1]" in report["proxy"]["remedy"]
-    assert believed["proxy"]["grade"] == "ok"
+    assert f"trusted_proxies: [{PROXY}]" in report["proxy"]["remedy"]
+    assert "Pages elsewhere may ask" in report["cors"]["sentence"]
+
+
+def test_a_proxy_that_is_believed_has_to_tell_who_comes(make_local: Make) -> None:
+    service = make_local(trusted_proxies=PROXY).start()
+    patient = Patient(service.directory, dict(service.settings()))
+    with proxy_to(service.port) as url:
+        silent = patient.examine_beside("--url", url)
+    with proxy_to(service.port, tells=True) as url:
+        telling = patient.examine_beside("--url", url)
+    assert silent.wrong == {"proxy"}
+    assert "X-Forwarded-For" in silent["proxy"]["remedy"]
+    assert telling.wrong == set()
+    assert "this machine counts as 127.0.0.1" in telling["proxy"]["sentence"]
+
+
+def test_an_address_that_leads_to_another_program_is_found(patient: Patient) -> None:
+    with another_program() as port:
+        report = patient.examine("--url", f"http://127.0.0.1:{port}")
+    assert report.wrong == {"cors", "proxy"}
+    assert "answered by another program" in report["proxy"]["sentence"]
+    assert "Let the proxy pass OPTIONS on" in report["cors"]["remedy"]
 
 
 @contextlib.contextmanager
-def proxy_to(port: int) -> Iterator[str]:
-    """A reverse proxy as any other: it passes on, and signs its answers with `Server`."""
+def proxy_to(port: int, *, tells: bool = False) -> Iterator[str]:
+    """A reverse proxy: it passes on, signs its answers with `Server`, and may tell who came."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def _pass_on(self) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            connection.request(self.command, self.path, headers=dict(self.headers.items()))
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(PROXY, 0))
+            headers = dict(self.headers.items())
+            if tells:
+                headers["X-Forwarded-For"] = self.client_address[0]
+            connection.request(self.command, self.path, headers=headers)
             answer = connection.getresponse()
             body = answer.read()
             self.send_response(answer.status)

@@ -21,8 +21,7 @@ def log_banner(loaded: LoadedSettings, *, port: int) -> None:
     findings = list(examine(scene, _QUICK))
     problems = [finding for finding in findings if finding.grade != Grade.OK]
     for problem in problems:
-        level = logging.ERROR if problem.grade == Grade.WRONG else logging.WARNING
-        _log.log(level, "%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
+        _log.warning("%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
     _log.info(
         "asu-builder %s at http://%s:%d, %s; store %s; upstream %s; %s",
         __version__,

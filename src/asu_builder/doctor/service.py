@@ -3,7 +3,8 @@
 import errno
 import json
 import socket
-from ipaddress import ip_address
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,10 +125,11 @@ def check_cors(scene: Scene) -> Finding:
         plain = ask("GET", f"{base}/json/v1/branches.json", headers={"Origin": ORIGIN})
     except Unheard as error:
         return wrong(f"{base} does not answer: {error}.", f"curl -I {base}/health")
-    return _judge_cors(base, preflight, plain)
+    return judge_cors(base, preflight, plain)
 
 
-def _judge_cors(base: str, preflight: Heard, plain: Heard) -> Finding:
+def judge_cors(base: str, preflight: Heard, plain: Heard) -> Finding:
+    """What a browser makes of the answers to OPTIONS and GET with an `Origin`."""
     if not 200 <= preflight.status < 300:
         return wrong(
             f"{base} answers {preflight.status} to a browser's OPTIONS question.",
@@ -176,23 +178,50 @@ def check_proxy(scene: Scene) -> Finding:
             f"Pass everything on to {_own_url(scene)}.",
         )
     in_front = scene.url.startswith("https://") or heard.one("server") or heard.one("via")
-    if not in_front or trusted:
-        return well(f"{scene.url} leads to the service" + (", past a believed proxy." if trusted else "."))
-    name = heard.one("server") or heard.one("via") or "https"
-    return wrong(
-        f"{scene.url} leads through a proxy ({name}) that is not believed about who comes, so all clients "
-        "count as one and are limited together.",
-        f"trusted_proxies: [{_likely_proxy(scene)}]   (the address it connects from; it must send "
-        "X-Forwarded-For)",
-    )
+    asker = _asker_of(heard)
+    if not in_front:
+        return well(f"{scene.url} leads to the service, which counts this machine as {asker}.")
+    return _judge_proxy(scene, heard.one("server") or heard.one("via") or "https", asker)
 
 
-def _likely_proxy(scene: Scene) -> str:
-    """A service that listens on this machine alone is reached from it alone."""
-    host = scene.settings.server_host
+def _asker_of(heard: Heard) -> str:
     try:
-        if ip_address(host).is_loopback:
-            return host
-        return str(ip_address(socket.gethostbyname(urlsplit(scene.url).hostname or "")))
-    except (ValueError, OSError):
-        return "127.0.0.1"
+        return str(json.loads(heard.body)["asker"])
+    except (ValueError, KeyError):
+        return ""
+
+
+def _judge_proxy(scene: Scene, proxy: str, asker: str) -> Finding:
+    """A service that counts us by the address of something it believes was told of nobody else."""
+    trusted = scene.settings.trusted_proxies
+    if not trusted:
+        return wrong(
+            f"{scene.url} leads through a proxy ({proxy}) that is not believed about who comes, so all "
+            f"clients count as one ({asker}) and are limited together.",
+            f"trusted_proxies: [{asker or '127.0.0.1'}]",
+        )
+    if _is_among(asker, trusted) and not _is_this_machine(scene, asker):
+        return wrong(
+            f"{scene.url} leads through a proxy ({proxy}) that does not tell who comes, so clients count as "
+            f"{asker}.",
+            "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
+        )
+    return well(f"The proxy ({proxy}) is believed; this machine counts as {asker}.")
+
+
+def _is_among(address: str, networks: Sequence[str]) -> bool:
+    try:
+        return any(ip_address(address) in ip_network(one) for one in networks)
+    except ValueError:  # a household of IPv6
+        return False
+
+
+def _is_this_machine(scene: Scene, address: str) -> bool:
+    """Whether we call from that address, so that a proxy may well have told it."""
+    parts = urlsplit(scene.url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS) as probe:
+            return str(probe.getsockname()[0]) == address
+    except OSError:
+        return False

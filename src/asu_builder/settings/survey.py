@@ -2,12 +2,21 @@
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from msgspec import Struct
 
 from asu_builder.settings import CONFIG_FILES, PREFIX, Settings, SettingsProblem, convert, read_file
+
+
+_PARTNERS: Mapping[str, Mapping[str, Any]] = {
+    "idle_sinks_after": {"idle_expires_after": timedelta.max},
+    "idle_expires_after": {"idle_sinks_after": timedelta.resolution},
+}
+"""What a setting that is measured by another is put beside when it is looked at alone."""
+_APART = ("idle_sinks_after", "idle_expires_after", "package_changes_path", "package_changes_url")
 
 
 class Survey(Struct, frozen=True):
@@ -34,7 +43,7 @@ def survey_settings(
     for name, (value, origin) in chosen.items():
         try:
             converted = convert(name, value, hints, origin=origin)
-            Settings(**{name: converted})
+            Settings(**{**_PARTNERS.get(name, {}), name: converted})
         except SettingsProblem as problem:
             text = str(problem)
             problems.append(text if origin in text else f"{text} ({origin})")
@@ -70,5 +79,4 @@ def _together(good: Mapping[str, Any], problems: list[str]) -> Settings:
         return Settings(**good)
     except SettingsProblem as problem:
         problems.append(str(problem))
-        apart = ("idle_sinks_after", "idle_expires_after", "package_changes_path", "package_changes_url")
-        return Settings(**{name: value for name, value in good.items() if name not in apart})
+        return Settings(**{name: value for name, value in good.items() if name not in _APART})

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
@@ -255,11 +255,18 @@ class _Endpoints:
             polls_answered=report.polls_answered,
             can_build=report.can_build,
             parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
+            asker=self._asker_name(request),
         )
         response = respond(render_json(document))
         response.status_code = 200 if serving else 503
         response.headers["cache-control"] = "no-store"
         return response
+
+    def _asker_name(self, request: Request) -> str:
+        try:
+            return self._parts.askers.of(request.scope).name
+        except NotAuthenticated:
+            return ""  # a wrong token is no reason to keep quiet about health
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:
