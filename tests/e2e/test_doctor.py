@@ -6,6 +6,8 @@ import http.server
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -333,6 +335,27 @@ def test_a_database_that_another_process_keeps_to_itself_is_named_with_that_proc
     assert report.wrong == {"database"}
     assert f"held by process {os.getpid()} (" in report["database"]["sentence"]
     assert f"kill {os.getpid()}" in report["database"]["remedy"]
+
+
+@pytest.mark.parametrize("memory_stays", [True, False])
+def test_a_database_that_a_crash_left_with_its_log_is_read_and_not_recovered(
+    patient: Patient, memory_stays: bool
+) -> None:
+    path = schemas.restore(max(schemas.RELEASED), patient.directory / "crashed.db")
+    crash = (
+        "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "database.execute('PRAGMA journal_mode = WAL'); "
+        f"database.execute('PRAGMA user_version = {known_schema() + 1}'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", crash, path], check=True)
+    log, memory = (path.with_name(f"crashed.db-{ending}") for ending in ("wal", "shm"))
+    assert log.stat().st_size > 0
+    if not memory_stays:
+        memory.unlink()
+    patient.settings["database_path"] = path
+    report = patient.examine()
+    assert report.wrong == {"database"}, report["database"]
+    assert f"schema {known_schema() + 1}" in report["database"]["sentence"]
 
 
 def test_a_running_service_is_asked_how_it_is_and_whether_browsers_may_ask(make_local: Make) -> None:

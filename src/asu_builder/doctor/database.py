@@ -18,6 +18,7 @@ _SHARED_AT, _SHARED_LENGTH = 0x40000000 + 2, 510
 """SQLite's bytes for readers: held against others by whoever has the file to himself."""
 _WRITING_AT = 120
 """In the -shm file: held by whoever writes (SQLite's WAL format)."""
+_LOG_HEADER, _FRAME_HEADER = 32, 24
 _LOOKS, _LOOK_EVERY_SECONDS = 5, 0.2
 _BACKUP = "Put a backup in its place (docs/backup.md), or move it away to begin with an empty one."
 
@@ -125,18 +126,35 @@ def _schema(path: Path, header: bytes) -> Finding:
 
 
 def _read(path: Path, header: bytes) -> tuple[int, set[str] | None]:
-    """The number of the schema and the tables, without making any file beside the database.
+    """The number of the schema and the tables, without making or changing any file beside the database.
 
-    A log with content and no shared memory beside it (after a crash) could only be read by
-    rebuilding that memory: then the header alone tells, and the tables are unknown.
+    Beside a log with content SQLite would write into the memory it shares, so the log is read here,
+    and the tables are unknown.
     """
-    log, memory = (path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))
-    has_log = log.exists() and log.stat().st_size > 0
-    if has_log and not memory.exists():
-        return int.from_bytes(header[60:64]), None
-    how = "mode=ro" if has_log else "mode=ro&immutable=1"
-    uri = f"{path.absolute().as_uri()}?{how}"
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size > 0:
+        return int.from_bytes((newest_header(log) or header)[60:64]), None
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2)) as connection:
         (have,) = connection.execute("PRAGMA user_version").fetchone()
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return int(have), {str(name) for (name,) in names}
+
+
+def newest_header(log: Path) -> bytes | None:
+    """The database's first bytes as the last committed transaction in a log left them, if any did.
+
+    Source: "The WAL File Format" in https://sqlite.org/fileformat2.html. Checksums are left to SQLite.
+    """
+    committed = found = None
+    with log.open("rb") as file:
+        head = file.read(_LOG_HEADER)
+        page, salts = int.from_bytes(head[8:12]), head[16:24]
+        while len(frame := file.read(_FRAME_HEADER)) == _FRAME_HEADER and frame[8:16] == salts:
+            first = file.read(_HEADER)
+            if int.from_bytes(frame[:4]) == 1:
+                found = first
+            if any(frame[4:8]):
+                committed = found
+            file.seek(page - len(first), os.SEEK_CUR)
+    return committed

@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from asu_builder.settings import CONFIG_FILES, PREFIX, Settings, SettingsProblem, convert, read_file
 
-
 _PARTNERS: Mapping[str, Mapping[str, Any]] = {
     "idle_sinks_after": {"idle_expires_after": timedelta.max},
     "idle_expires_after": {"idle_sinks_after": timedelta.resolution},
