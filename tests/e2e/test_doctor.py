@@ -27,6 +27,7 @@ from e2e.conftest import Make, local_settings
 from e2e.doctor import BUSY_MACHINE, Patient, as_other_user
 from e2e.service import free_port
 from factories import eventually
+from registry import Registry, push_image
 from tools import require_tool, tool_missing
 
 PROXY = "127.0.0.2"
@@ -128,7 +129,7 @@ def test_a_socket_that_nobody_listens_on_is_told_from_a_missing_one(patient: Pat
 def test_a_socket_that_this_user_may_not_use_is_named_with_both_ways_out(
     patient: Patient, short: Path
 ) -> None:
-    require_tool("bubblewrap", "bwrap")
+    require_tool("bwrap")
     path = short / "podman.sock"
     patient.below = as_other_user()
     with listening(path):
@@ -147,7 +148,7 @@ def test_an_engine_that_hangs_is_found_within_seconds(patient: Patient, short: P
 
 
 def test_a_user_without_subordinate_ids_gets_the_line_that_adds_them(patient: Patient, short: Path) -> None:
-    require_tool("bubblewrap", "bwrap")
+    require_tool("bwrap")
     ids = patient.directory / "ids"
     ids.write_text("somebody:100000:65536\n")
     patient.below = as_other_user("--ro-bind", str(ids), "/etc/subuid", "--ro-bind", str(ids), "/etc/subgid")
@@ -157,7 +158,7 @@ def test_a_user_without_subordinate_ids_gets_the_line_that_adds_them(patient: Pa
 
 
 def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short: Path) -> None:
-    require_tool("bubblewrap", "bwrap")
+    require_tool("bwrap")
     ids = patient.directory / "ids"
     ids.write_text("1234:100000:65536\n")
     patient.below = as_other_user("--ro-bind", str(ids), "/etc/subuid", "--ro-bind", str(ids), "/etc/subgid")
@@ -166,8 +167,9 @@ def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short:
 
 
 def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path) -> None:
+    require_tool("mount", "mount", "umount")
     if os.geteuid() != 0:
-        tool_missing("root", "mounting a small disk needs root")
+        tool_missing("mount", "only root may mount a small disk")
     with SmallDisk(short / "disk", mebibytes=8) as disk:
         patient.settings["public_path"] = disk.place
         (disk.place / "store").mkdir()
@@ -180,7 +182,7 @@ def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path
 
 
 def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_it(patient: Patient) -> None:
-    require_tool("bubblewrap", "bwrap")
+    require_tool("bwrap")
     public = patient.directory / "public"
     (public / "store").mkdir(parents=True)
     patient.settings["public_path"] = public
@@ -192,7 +194,7 @@ def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_i
 
 
 def test_a_store_of_another_user_is_found_with_the_line_that_changes_it(patient: Patient) -> None:
-    require_tool("bubblewrap", "bwrap")
+    require_tool("bwrap")
     public = patient.directory / "public"
     (public / "store").mkdir(parents=True)
     (public / "store").chmod(0o555)
@@ -259,6 +261,23 @@ def test_a_registry_that_is_down_is_named_with_what_to_try(patient: Patient, sho
     assert f"The registry {host} does not answer: Connection refused" in report["registry"]["sentence"]
     assert f"curl -I https://{host}/v2/" in report["registry"]["remedy"]
     assert f"podman pull {host}/openwrt/imagebuilder:" in report["image"]["remedy"]
+
+
+def test_an_image_is_looked_for_in_its_registry_and_nothing_is_pulled(
+    patient: Patient, short: Path, podman_socket: Path
+) -> None:
+    require_tool("registry", "docker-registry")
+    with_podman(patient, short / "podman.sock")
+    with Registry(short) as registry:
+        patient.settings["imagebuilder_registry"] = f"{registry.address}/openwrt/imagebuilder"
+        absent = patient.examine()
+        reference = absent["image"]["sentence"].split()[0]
+        push_image(podman_socket, reference, marker="here")
+        present = patient.examine()
+    assert reference.startswith(f"{registry.address}/openwrt/imagebuilder:") and "image" in absent.wrong
+    assert "is answered 404 by its registry" in absent["image"]["sentence"]
+    assert present["image"]["sentence"] == f"{reference} can be pulled."
+    assert "insecure = true" in present["registry"]["remedy"], "it has no certificate"
 
 
 def test_a_port_that_another_program_has_is_named_with_that_program(patient: Patient) -> None:
