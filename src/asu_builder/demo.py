@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from asu_builder.adapters.podman_engine import PodmanOptions, find_socket
 from asu_builder.adapters.podman_runtime import PodmanRuntime
@@ -24,17 +24,19 @@ from asu_builder.sample.container import import_image
 from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.server import DownloadServer
 
-_VERSION = "25.12.0"
-_TARGET = "pico/nine"
+VERSION, TARGET = "25.12.0", "pico/nine"
 _IMAGE = "localhost/asu-builder-sample:{target}-{subtarget}-{tag}"
 _REQUEST = {
-    "version": _VERSION,
-    "target": _TARGET,
+    "version": VERSION,
+    "target": TARGET,
     "profile": "acme,widget-5",
     "packages": ["luci", "tmux", "sample-service"],
     "client": "demo/1",
 }
 _PATIENCE_SECONDS = 180
+
+Say = Callable[[str], object]
+Service = subprocess.Popen[bytes]
 
 
 def run_demo(*, keep: bool) -> int:
@@ -44,20 +46,10 @@ def run_demo(*, keep: bool) -> int:
         _say("Writing the sample distribution. Its images are for looking at: they flash nothing.")
         distribution = write_distribution(root / "sample")
         upstream = running.enter_context(DownloadServer(distribution.downloads))
-        settings = _choose_runtime(distribution)
-        port = _free_port()
-        settings |= {
-            "ASU_SERVER_PORT": str(port),
-            "ASU_UPSTREAM_URL": upstream.url,
-            "ASU_DATABASE_PATH": str(root / "data" / "asu-builder.db"),
-            "ASU_PUBLIC_PATH": str(root / "public"),
-            "ASU_ALLOW_DEFAULTS": "true",
-            "ASU_LOG_LEVEL": "warning",
-        }
-        address = f"http://127.0.0.1:{port}"
-        service = running.enter_context(_service(settings, root))
+        settings = {**_choose_runtime(distribution), "ASU_UPSTREAM_URL": upstream.url}
+        address, service = running.enter_context(sample_service(settings, root))
         try:
-            succeeded = _wait_until_ready(address, service) and _show_build(address, root)
+            succeeded = build_sample(address, service, root, say=_say)
             if succeeded and keep:
                 _say(f"\nThe service stays at {address} until Ctrl-C; its upstream is {upstream.url}")
                 service.wait()
@@ -67,13 +59,18 @@ def run_demo(*, keep: bool) -> int:
     return 0 if succeeded else 1
 
 
+def build_sample(address: str, service: Service, root: Path, *, say: Say) -> bool:
+    """Whether one image of the sample is built, downloaded into `root` and verified."""
+    return _wait_until_ready(address, service, say) and _show_build(address, root, say)
+
+
 def _choose_runtime(distribution: Distribution) -> dict[str, str]:
     socket_path = find_socket()
     verdict = PodmanRuntime(PodmanOptions()).check() if socket_path else None
     if socket_path and verdict and verdict.status == "ok":
         _say(f"Podman answers at {socket_path}: building in a container.")
-        reference = _IMAGE.format(target="pico", subtarget="nine", tag=f"v{_VERSION}")
-        import_image(f"unix://{socket_path}", reference, distribution.imagebuilder(_VERSION, _TARGET))
+        reference = _IMAGE.format(target="pico", subtarget="nine", tag=f"v{VERSION}")
+        import_image(f"unix://{socket_path}", reference, distribution.imagebuilder(VERSION, TARGET))
         # The sample ImageBuilder carries its packages.
         return {
             "ASU_CONTAINER_RUNTIME": "podman",
@@ -92,17 +89,34 @@ def _choose_runtime(distribution: Distribution) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _service(settings: Mapping[str, str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def sample_service(
+    settings: Mapping[str, str], root: Path, *, log: IO[bytes] | None = None, port: int = 8080
+) -> Iterator[tuple[str, Service]]:
+    """A service with its state below `root`: its address and its process.
+
+    `port` is taken where it is free. Its log goes to `log`, else to stderr.
+    """
+    chosen = _free_port(port)
+    settings = {
+        "ASU_SERVER_PORT": str(chosen),
+        "ASU_DATABASE_PATH": str(root / "data" / "asu-builder.db"),
+        "ASU_PUBLIC_PATH": str(root / "public"),
+        "ASU_ALLOW_DEFAULTS": "true",
+        "ASU_LOG_LEVEL": "warning",
+        **settings,
+    }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
     command = [sys.executable, "-m", "asu_builder", "serve"]
-    with subprocess.Popen(command, env={**environment, **settings}, cwd=folder) as process:
+    with subprocess.Popen(
+        command, env={**environment, **settings}, cwd=root, stdout=log, stderr=log
+    ) as process:
         try:
-            yield process
+            yield f"http://127.0.0.1:{chosen}", process
         finally:
             process.terminate()
 
 
-def _free_port(wanted: int = 8080) -> int:
+def _free_port(wanted: int) -> int:
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,38 +125,38 @@ def _free_port(wanted: int = 8080) -> int:
     raise OSError("no port is free")
 
 
-def _wait_until_ready(address: str, service: "subprocess.Popen[bytes]") -> bool:
+def _wait_until_ready(address: str, service: Service, say: Say) -> bool:
     for _ in range(500):
         if service.poll() is not None:
-            _say("The service ended before it answered; it said why above.")
+            say("The service ended before it answered; it said why above.")
             return False
         with contextlib.suppress(OSError):
             _call(f"{address}/api/v1/stats")
-            _say(f"The service answers at {address}")
+            say(f"The service answers at {address}")
             return True
         time.sleep(0.02)
-    _say("The service did not answer within ten seconds.")
+    say("The service did not answer within ten seconds.")
     return False
 
 
-def _show_build(address: str, root: Path) -> bool:
-    _say(f"\nPOST {address}/api/v1/build\n{json.dumps(_REQUEST)}\n")
+def _show_build(address: str, root: Path, say: Say) -> bool:
+    say(f"\nPOST {address}/api/v1/build\n{json.dumps(_REQUEST)}\n")
     status, build = _submit(address)
-    _say(f"request hash  {build['request_hash']}")
+    say(f"request hash  {build['request_hash']}")
     shown = ""
     started = time.monotonic()
     while status == 202 and time.monotonic() - started < _PATIENCE_SECONDS:
         stage = str(build.get("imagebuilder_status") or f"queued, {build['queue_position']} ahead")
         if stage != shown:
-            _say(f"{time.monotonic() - started:9.1f} s  {stage}")
+            say(f"{time.monotonic() - started:9.1f} s  {stage}")
             shown = stage
         time.sleep(0.1)
         status, build = _call(f"{address}/api/v1/build/{build['request_hash']}")
     if status != 200:
-        _say(f"{status}: {build['detail']}\n{build.get('stderr', '')}")
+        say(f"{status}: {build['detail']}\n{build.get('stderr', '')}")
         return False
-    _say(f"{time.monotonic() - started:9.1f} s  done\n")
-    return _show_images(address, build, root)
+    say(f"{time.monotonic() - started:9.1f} s  done\n")
+    return _show_images(address, build, root, say=say)
 
 
 def _submit(address: str) -> tuple[int, dict[str, Any]]:
@@ -155,7 +169,7 @@ def _submit(address: str) -> tuple[int, dict[str, Any]]:
     return status, build
 
 
-def _show_images(address: str, build: Mapping[str, Any], root: Path) -> bool:
+def _show_images(address: str, build: Mapping[str, Any], root: Path, *, say: Say) -> bool:
     sound = True
     for image in build["images"]:
         url = f"{address}/store/{build['bin_dir']}/{image['name']}"
@@ -167,12 +181,12 @@ def _show_images(address: str, build: Mapping[str, Any], root: Path) -> bool:
             matches = hashlib.file_digest(file, "sha256").hexdigest() == image["sha256"]
         sound = sound and matches
         verdict = "verified" if matches else "DIFFERS"
-        _say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {verdict}")
+        say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {verdict}")
     manifest = build["manifest"]
-    _say(
+    say(
         f"\n{len(manifest)} packages: " + ", ".join(f"{name} {version}" for name, version in manifest.items())
     )
-    _say("\nThis image is a sample: it flashes nothing.")
+    say("\nThis image is a sample: it flashes nothing.")
     return sound
 
 

@@ -24,6 +24,11 @@ _FORMAT_AT = 18
 _ROLLBACK_FORMAT = b"\x01"
 
 
+def known_schema(folder: Path = MIGRATIONS) -> int:
+    """The number of the newest schema."""
+    return sum(name.endswith(".sql") for name in os.listdir(folder))  # noqa: PTH208
+
+
 def migrate(connection: sqlite3.Connection, path: Path, *, folder: Path = MIGRATIONS) -> None:
     """Brings the database to the newest schema that `folder` knows, where it is not there yet.
 

@@ -54,11 +54,11 @@ class HttpUpstream:
 
     def versions(self) -> VersionList:
         """See `ports.Upstream.versions`."""
-        return self._documents.get(".versions.json", _parse_versions) or VersionList((), ())
+        return self._documents.get(".versions.json", parse_versions) or VersionList((), ())
 
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
         """See `ports.Upstream.targets`."""
-        return self._documents.get(f"{release.path}/.targets.json", _parse_targets, wait=wait)
+        return self._documents.get(f"{release.path}/.targets.json", parse_targets, wait=wait)
 
     def devices(self, release: Release) -> Sequence[Device] | None:
         """See `ports.Upstream.devices`."""
@@ -114,13 +114,15 @@ class HttpUpstream:
         self._documents.close()
 
 
-def _parse_versions(body: bytes) -> VersionList:
+def parse_versions(body: bytes) -> VersionList:
+    """`.versions.json`. Raises `msgspec.MsgspecError` for anything else."""
     found = msgspec.json.decode(body, type=_Versions)
     latest = (found.upcoming_version, found.stable_version, found.oldstable_version)
     return VersionList(tuple(found.versions_list), tuple(version for version in latest if version))
 
 
-def _parse_targets(body: bytes) -> dict[str, str]:
+def parse_targets(body: bytes) -> dict[str, str]:
+    """`.targets.json`: target → architecture. Raises `msgspec.MsgspecError` for anything else."""
     return msgspec.json.decode(body, type=dict[str, str])
 
 

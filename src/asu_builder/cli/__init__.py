@@ -4,20 +4,29 @@ import gc
 import importlib
 import logging
 import sys
+import threading
+import time
+from typing import TYPE_CHECKING
 
 import click
 
 from asu_builder import __version__
-from asu_builder.settings import load_with_origins
+from asu_builder.settings import LoadedSettings, load_with_origins
+
+if TYPE_CHECKING:
+    from asu_builder.web.server import DrainingServer
 
 _ARENA_MAX = -8
 """Of malloc.h."""
+_BANNER_LOOKS_SECONDS = 0.1
+_BANNER_AFTER_SECONDS = 1.0
 _ELSEWHERE = {
     "backup": ("asu_builder.cli.keeping", "backup_command"),
     "build": ("asu_builder.cli.build", "build_command"),
     "cancel": ("asu_builder.cli.builds", "cancel_command"),
     "completion": ("asu_builder.cli.completion", "completion_command"),
     "devices": ("asu_builder.cli.search", "devices_command"),
+    "doctor": ("asu_builder.cli.doctor", "doctor_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
@@ -90,7 +99,26 @@ def serve() -> None:
     server = DrainingServer(
         config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor
     )
+    threading.Thread(target=_say_how_it_is, args=(server, loaded), name="banner", daemon=True).start()
     server.serve_on(inherited_socket())
+
+
+def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
+    """Logs the banner, once the port answers and has answered the first ones: it loads a good deal."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(_BANNER_LOOKS_SECONDS)
+    time.sleep(_BANNER_AFTER_SECONDS)
+    if server.should_exit:
+        return
+    from asu_builder.adapters.loading import LOADING
+
+    with LOADING:
+        from asu_builder.doctor.banner import log_banner
+
+    port = server.servers[0].sockets[0].getsockname()[1]
+    log_banner(loaded, port=port)
 
 
 def _use_one_arena() -> None:

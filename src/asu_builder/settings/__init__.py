@@ -222,7 +222,7 @@ def load_with_origins(
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path in files if files is not None else CONFIG_FILES:
-        found = _read_file(path.expanduser())
+        found = read_file(path.expanduser())
         chosen |= found
         origins |= dict.fromkeys(found, str(path))
     for variable, text in environment.items():
@@ -231,11 +231,12 @@ def load_with_origins(
             chosen[name] = text
             origins[name] = f"variable {variable}"
     hints = get_type_hints(Settings)
-    values = {name: _convert(name, value, hints, origin=origins[name]) for name, value in chosen.items()}
+    values = {name: convert(name, value, hints, origin=origins[name]) for name, value in chosen.items()}
     return LoadedSettings(Settings(**values), origins)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file chooses, not yet converted; nothing where there is none. Raises `SettingsProblem`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -255,7 +256,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) -> Any:
+def convert(name: str, value: Any, hints: Mapping[str, Any], *, origin: str) -> Any:
+    """The value of a setting as its type wants it. Raises `SettingsProblem`."""
     if name not in hints:
         import difflib  # only for whoever mistyped
 

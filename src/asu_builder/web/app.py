@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
@@ -39,6 +39,7 @@ from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.routes import metadata_routes, operator_routes, search_routes, statistics_routes
 from asu_builder.web.scrapes import Requests, Scrapes
 from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
@@ -115,10 +116,10 @@ def create_app(parts: Parts) -> FrontDoor:
         "/metrics": scrapes.metrics,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
-        **_operator_routes(operator),
-        **_metadata_routes(metadata),
-        **_statistics_routes(statistics),
-        **_search_routes(searching),
+        **operator_routes(operator),
+        **metadata_routes(metadata),
+        **statistics_routes(statistics),
+        **search_routes(searching),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
@@ -142,6 +143,16 @@ async def _lifespan(parts: Parts, reading: Threads, submitting: Threads, _: Star
         await reading.run(parts.stop)
         reading.close()
         submitting.close()
+
+
+def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/build": endpoints.submit,
+        "/api/v1/build/{request_hash}": endpoints.look,
+        "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
+        "/api/v1/build/{request_hash}/events": streams.events,
+        "/api/v1/build/{request_hash}/log": streams.log,
+    }
 
 
 def _load_pages(
@@ -184,70 +195,6 @@ def _endpoint(
     return leads_to.get(f"{operation.methods[0]} {operation.path}") or leads_to[operation.path]
 
 
-def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Callable[[Request], Any]]:
-    return {
-        "/api/v1/build": endpoints.submit,
-        "/api/v1/build/{request_hash}": endpoints.look,
-        "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
-        "/api/v1/build/{request_hash}/events": streams.events,
-        "/api/v1/build/{request_hash}/log": streams.log,
-    }
-
-
-def _operator_routes(operator: OperatorEndpoints) -> dict[str, Callable[[Request], Any]]:
-    return {
-        "/api/v1/jobs": operator.jobs,
-        "/api/v1/jobs/{request_hash}/requeue": operator.requeue,
-        "/api/v1/results/{request_hash}": operator.purge,
-        "/api/v1/workers": operator.workers,
-        "/api/v1/workers/pause": operator.pause,
-        "/api/v1/workers/resume": operator.resume,
-        "/api/v1/acts": operator.acts,
-        "/api/v1/configuration": operator.configuration,
-    }
-
-
-def _metadata_routes(metadata: Metadata) -> dict[str, Callable[[Request], Any]]:
-    overviews = ("/json/v1/overview.json", "/api/v1/overview", "/api/overview", "/overview")
-    latest = ("/json/v1/latest.json", "/api/v1/latest")
-    return {
-        **dict.fromkeys(overviews, metadata.overview),
-        **dict.fromkeys(latest, metadata.latest),
-        "/json/v1/branches.json": metadata.branches,
-        "/json/v1/{path:path}/packages/{architecture}-index.json": metadata.architecture_index,
-        "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json": metadata.target_index,
-        "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json": metadata.profile,
-        "/api/v1/revision/{version}/{target}/{subtarget}": metadata.revision,
-    }
-
-
-def _statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
-    return {
-        "/api/v1/statistics": pages.report,
-        "/api/v1/statistics/{chart}.csv": pages.chart_csv,
-        "/api/v1/stats/summary": pages.summary,
-        "/api/v1/builds-per-day": pages.builds_per_day,
-        "/api/v1/builds-by-version": pages.builds_by_version,
-        "/api/v1/top-packages": pages.top_packages,
-        "/api/v1/build-errors": pages.build_errors,
-        "/api/v1/failures-by-target": pages.counts("failed", "target"),
-        "/api/v1/failures-by-profile": pages.counts("failed", "profile"),
-        "/api/v1/cache-hits-by-target": pages.counts("cache_hit", "target"),
-        "/api/v1/cache-hits-by-profile": pages.counts("cache_hit", "profile"),
-        "/api/v1/diff-packages-stats": pages.diff_packages,
-        "/api/v1/diff-packages-by-version": pages.diff_packages_by_version,
-        "/api/v1/diff-packages-trend": pages.diff_packages_trend,
-    }
-
-
-def _search_routes(search: SearchEndpoints) -> dict[str, Callable[[Request], Any]]:
-    return {
-        "/api/v1/devices": search.devices,
-        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}": search.device,
-        "/api/v1/packages": search.packages,
-    }
-
-
 class _Endpoints:
     """What each address does, downloads apart."""
 
@@ -285,11 +232,18 @@ class _Endpoints:
             polls_answered=report.polls_answered,
             can_build=report.can_build,
             parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
+            asker=self._asker_name(request),
         )
         response = respond(render_json(document))
         response.status_code = 200 if serving else 503
         response.headers["cache-control"] = "no-store"
         return response
+
+    def _asker_name(self, request: Request) -> str:
+        try:
+            return self._parts.askers.of(request.scope).name
+        except NotAuthenticated:
+            return ""  # a wrong token is no reason to keep quiet about health
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:

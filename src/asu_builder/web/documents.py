@@ -193,3 +193,6 @@ class HealthDocument(msgspec.Struct):
         Mapping[str, Part],
         says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
     ]
+    asker: Annotated[
+        str, says("Who asks, as this server counts: a token's name or an address", "203.0.113.7")
+    ] = ""

@@ -1,0 +1,93 @@
+"""Short questions over HTTP, each of which ends within seconds."""
+
+from collections.abc import Mapping
+
+import urllib3
+from msgspec import Struct
+from urllib3.exceptions import HTTPError
+
+PATIENCE_SECONDS = 4.0
+"""For a connection, and then for each part of an answer; the check's own deadline bounds the whole."""
+
+_MOST = 8 << 20
+
+
+class Heard(Struct, frozen=True):
+    """An answer: `headers` by their lower-case names, one entry for each time a header came."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value for key, value in self.headers if key == name]
+
+    def one(self, name: str) -> str:
+        """Its values as one, as HTTP allows; empty where there is none."""
+        return ", ".join(self.all(name))
+
+
+class Unheard(Exception):
+    """No answer, or one that is none; the text is the end of a sentence, without its full stop."""
+
+
+def ask(
+    method: str, url: str, *, headers: Mapping[str, str] | None = None, through_proxy: bool = False
+) -> Heard:
+    """One question, asked once. Raises `Unheard`.
+
+    `through_proxy` follows the variables `https_proxy` and `no_proxy`, as Podman does; this program
+    itself uses no proxy.
+    """
+    timeout = urllib3.Timeout(connect=PATIENCE_SECONDS, read=PATIENCE_SECONDS)
+    try:
+        with _pool(url if through_proxy else "") as pool:
+            answer = pool.request(
+                method,
+                url,
+                headers=dict(headers or {}),
+                timeout=timeout,
+                retries=urllib3.Retry(total=0, redirect=3),
+                preload_content=False,
+            )
+            body = answer.read(_MOST)
+            found = tuple((name.lower(), value) for name, value in answer.headers.iteritems())
+            answer.release_conn()
+    except (HTTPError, OSError) as error:
+        raise Unheard(reason_of(error)) from error
+    return Heard(answer.status, found, body)
+
+
+def fetch(url: str) -> Heard:
+    """A document that must be there. Raises `Unheard`."""
+    heard = ask("GET", url)
+    if heard.status != 200:
+        raise Unheard(f"{url} is answered {heard.status}")
+    return heard
+
+
+def _pool(proxied: str) -> urllib3.PoolManager:
+    if proxied:
+        from urllib.parse import urlsplit
+        from urllib.request import getproxies, proxy_bypass
+
+        parts = urlsplit(proxied)
+        proxy = getproxies().get(parts.scheme, "")
+        if proxy and not proxy_bypass(parts.netloc):
+            return urllib3.ProxyManager(proxy)
+    return urllib3.PoolManager()
+
+
+def reason_of(error: BaseException) -> str:
+    """What the error at the bottom of the chain says."""
+    chain = [error]
+    while (below := chain[-1].__cause__ or chain[-1].__context__ or getattr(chain[-1], "reason", None)) and (
+        isinstance(below, BaseException) and below not in chain
+    ):
+        chain.append(below)
+    if any(isinstance(link, TimeoutError) for link in chain):
+        return f"no answer within {PATIENCE_SECONDS:.0f} seconds"
+    bottom = next((link for link in reversed(chain) if isinstance(link, OSError)), chain[-1])
+    text = getattr(bottom, "strerror", None) or str(bottom)
+    return " ".join(text.split())[:200].rstrip(".")

@@ -1,0 +1,99 @@
+"""Where builds run: the container engine and its sockets, or the local runtime."""
+
+import os
+import shutil
+from pathlib import Path
+
+from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.doctor.engine_socket import SocketAnswer
+from asu_builder.doctor.scene import Scene
+from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
+
+_OLDEST = 4
+"""libpod's API as this program speaks it came with Podman 4."""
+
+
+def check_engine(scene: Scene) -> Finding:
+    """Which sockets were tried, what each answered, and what follows."""
+    if scene.is_local:
+        return _check_local(scene)
+    tried = "; ".join(answer.sentence for answer in scene.sockets())
+    chosen = scene.socket
+    if chosen is None:
+        return wrong(f"Podman's socket was not found: {tried}.", _how_to_start(scene))
+    if chosen.version:
+        if int(chosen.version.partition(".")[0] or 0) < _OLDEST:
+            return wrong(f"{chosen.sentence}, which is too old.", "Use Podman 4 or newer.")
+        return well(f"{chosen.sentence}.")
+    return wrong(f"The socket that would be used does not work: {tried}.", _remedy(scene, chosen))
+
+
+def _remedy(scene: Scene, chosen: SocketAnswer) -> str:
+    user = "" if os.geteuid() == 0 else "--user "
+    if chosen.problem == "closed":
+        return (
+            f"Use {scene.user}'s own Podman: {_how_to_start(scene)}   (or let this user in: "
+            f"chgrp $(id -g {scene.user}) {chosen.path} && chmod 660 {chosen.path})"
+        )
+    if chosen.problem == "silent":
+        return (
+            f"Restart it: systemctl {user}restart podman.service   (then see what it says: "
+            f"journalctl {user}-u podman.service -n 50)"
+        )
+    if chosen.problem == "strange":
+        return "Set container_socket_path to Podman's socket; Docker's API lacks what builds need."
+    return _how_to_start(scene)
+
+
+def _how_to_start(scene: Scene) -> str:
+    if shutil.which("podman") is None:
+        return f"apt-get install podman && {_start_line(scene)}"
+    return _start_line(scene)
+
+
+def _start_line(scene: Scene) -> str:
+    if Path("/run/systemd/system").is_dir():
+        return f"systemctl{'' if os.geteuid() == 0 else ' --user'} enable --now podman.socket"
+    path = scene.settings.container_socket_path.removeprefix("unix://") or str(scene.sockets()[-1].path)
+    if os.geteuid() != 0 and not scene.settings.container_socket_path:
+        path = str(scene.sockets()[0].path)
+    return f"mkdir -p {Path(path).parent} && podman system service --time=0 unix://{path} &"
+
+
+def _check_local(scene: Scene) -> Finding:
+    template = scene.settings.imagebuilder_path
+    if not template:
+        return wrong(
+            "The local runtime has no ImageBuilder.",
+            "Set imagebuilder_path to where one is unpacked, like /srv/imagebuilders/{version}/{target}/"
+            "{subtarget}, or container_runtime to podman.",
+        )
+    found = imagebuilders(template)
+    if not found:
+        return wrong(
+            f"There is no ImageBuilder at {template}.",
+            "Unpack one there: tar --zstd -xf FILE.tar.zst --strip-components=1 -C DIRECTORY",
+        )
+    sandbox = "in a sandbox"
+    if not bubblewrap_works():
+        if not scene.settings.allow_unsandboxed:
+            return wrong(
+                "bubblewrap is missing or may not create its sandbox here, so nothing is built.",
+                "apt-get install bubblewrap   (in a container: use Podman; allow_unsandboxed: true only on a "
+                "machine that nobody else can reach)",
+            )
+        sandbox = "WITHOUT A SANDBOX, as allow_unsandboxed says"
+        if shutil.which("bwrap") is None:
+            return doubtful(
+                f"{len(found)} ImageBuilders; builds run {sandbox}.", "apt-get install bubblewrap"
+            )
+    return well(f"Local runtime: {len(found)} ImageBuilders; builds run {sandbox}.")
+
+
+def imagebuilders(template: str) -> list[Path]:
+    """The directories with a Makefile that the template may mean."""
+    pattern = template
+    for name in ("version", "target", "subtarget"):
+        pattern = pattern.replace(f"{{{name}}}", "*")
+    absolute = Path(pattern).absolute()
+    return sorted(path.parent for path in Path("/").glob(f"{str(absolute).lstrip('/')}/Makefile"))

@@ -1,0 +1,105 @@
+"""One build of the made-up sample, as `asu-builder demo` makes it, in the runtime of the settings.
+
+Everything is in a temporary directory; the container image that is imported for it goes afterwards.
+"""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from urllib.parse import quote
+
+from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.adapters.podman_engine import Engine
+from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
+from asu_builder.doctor.checks import BUILD, SAMPLE_BUILD, Check
+from asu_builder.doctor.examination import examine
+from asu_builder.doctor.scene import Scene
+from asu_builder.domain.diagnosis import Finding, Grade, doubtful, well, wrong
+from asu_builder.domain.errors import AsuError
+from asu_builder.sample.container import import_image
+from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_builder.sample.server import DownloadServer
+
+_SECONDS = 240.0
+_LAST_LINES = 3
+
+
+def try_building(scene: Scene, findings: Sequence[Finding]) -> Finding:
+    """What came of it; not begun where the engine is known not to work."""
+
+    def run(_: Scene) -> Finding:
+        by_name = {finding.name: finding for finding in findings}
+        if by_name["engine"].grade == Grade.WRONG:
+            return doubtful("Nothing was built, since nothing can be.", "See to the engine first (engine).")
+        return _build(scene)
+
+    check = Check(SAMPLE_BUILD, BUILD, run, _SECONDS, "See what the engine does: podman ps; podman logs NAME")
+    return next(examine(scene, (check,)))
+
+
+def _build(scene: Scene) -> Finding:
+    said: list[str] = []
+    began = monotonic()
+    try:
+        succeeded = _succeeds(scene, said)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
+        said.append(f"{type(error).__name__}: {error}")
+        succeeded = False
+    runtime = "the local runtime" if scene.is_local else "a container"
+    if succeeded:
+        return well(
+            f"One image of the sample was built in {runtime} and verified in {monotonic() - began:.0f} s."
+        )
+    lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
+    last = " / ".join(lines[-_LAST_LINES:])[:600]
+    return wrong(
+        f"The sample was not built in {runtime}: {last}",
+        "See each step of it: asu-builder demo   (docs/errors.md explains reasons)",
+    )
+
+
+def _succeeds(scene: Scene, said: list[str]) -> bool:
+    with tempfile.TemporaryDirectory(prefix="asu-doctor-") as folder, contextlib.ExitStack() as running:
+        root = Path(folder)
+        distribution = write_distribution(root / "sample")
+        upstream = running.enter_context(DownloadServer(distribution.downloads))
+        settings = running.enter_context(_runtime(scene, distribution))
+        settings |= {"ASU_UPSTREAM_URL": upstream.url, "ASU_BUILD_NETWORK": "none", "ASU_DISK_FLOOR": "0"}
+        log = running.enter_context((root / "log").open("wb"))
+        address, service = running.enter_context(sample_service(settings, root, log=log, port=0))
+        succeeded = build_sample(address, service, root, say=said.append)
+        if service.poll() is not None:
+            said.append((root / "log").read_text(errors="replace"))
+        return succeeded
+
+
+@contextlib.contextmanager
+def _runtime(scene: Scene, distribution: Distribution) -> Iterator[dict[str, str]]:
+    """The settings that choose the same runtime for the sample's ImageBuilder."""
+    if scene.is_local:
+        unsandboxed = scene.settings.allow_unsandboxed and not bubblewrap_works()
+        yield {
+            "ASU_CONTAINER_RUNTIME": "local",
+            "ASU_IMAGEBUILDER_PATH": distribution.template,
+            "ASU_ALLOW_UNSANDBOXED": str(unsandboxed).lower(),
+        }
+        return
+    engine = scene.engine
+    assert engine is not None, "it is not begun without"
+    name = f"localhost/asu-builder-doctor-{os.getpid()}-{secrets.token_hex(4)}"
+    target, _, subtarget = TARGET.partition("/")
+    reference = f"{name}:{target}-{subtarget}-v{VERSION}"
+    try:
+        import_image(f"unix://{engine.path}", reference, distribution.imagebuilder(VERSION, TARGET))
+        yield {
+            "ASU_CONTAINER_RUNTIME": "podman",
+            "ASU_CONTAINER_SOCKET_PATH": str(engine.path),
+            "ASU_IMAGEBUILDER_IMAGE": name + ":{target}-{subtarget}-{tag}",
+        }
+    finally:
+        with contextlib.suppress(AsuError), Engine(str(engine.path)).client() as client:
+            client.api.delete(f"/images/{quote(reference, safe='')}", params={"force": True})

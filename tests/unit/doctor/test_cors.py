@@ -1,0 +1,45 @@
+import pytest
+
+from asu_builder.doctor.asking import Heard
+from asu_builder.doctor.service import ORIGIN, judge_cors
+from asu_builder.domain.diagnosis import Grade
+
+STAR = ("access-control-allow-origin", "*")
+METHODS = ("access-control-allow-methods", "GET, POST")
+HEADERS = ("access-control-allow-headers", "Content-Type")
+GOOD = (STAR, METHODS, HEADERS)
+
+
+def judged(preflight: tuple[tuple[str, str], ...], *, plain: tuple[tuple[str, str], ...] = (STAR,)) -> str:
+    finding = judge_cors("https://asu", Heard(204, preflight, b""), Heard(200, plain, b""))
+    return "" if finding.grade == Grade.OK else f"{finding.sentence} {finding.remedy}"
+
+
+def test_answers_that_a_browser_accepts_are_well() -> None:
+    assert judged(GOOD) == ""
+    assert judged((("access-control-allow-origin", ORIGIN), METHODS, HEADERS)) == ""
+
+
+@pytest.mark.parametrize(
+    ("preflight", "plain", "word"),
+    [
+        ((METHODS, HEADERS), (STAR,), "does not allow pages elsewhere (OPTIONS)"),
+        (GOOD, (), "does not allow pages elsewhere (GET)"),
+        ((STAR, STAR, METHODS, HEADERS), (STAR,), "twice (OPTIONS)"),
+        (GOOD, (STAR, STAR), "twice (GET)"),
+        (GOOD, (("access-control-allow-origin", "*, *"),), "twice (GET)"),
+        ((("access-control-allow-origin", "https://other"), METHODS, HEADERS), (STAR,), "does not allow"),
+        ((STAR, ("access-control-allow-methods", "GET"), HEADERS), (STAR,), "POST JSON"),
+        ((STAR, METHODS), (STAR,), "POST JSON"),
+    ],
+)
+def test_what_a_browser_refuses_is_named_with_the_setting(
+    preflight: tuple[tuple[str, str], ...], plain: tuple[tuple[str, str], ...], word: str
+) -> None:
+    told = judged(preflight, plain=plain)
+    assert word in told and "cors: " in told
+
+
+def test_a_refused_preflight_is_the_proxys_doing() -> None:
+    finding = judge_cors("https://asu", Heard(405, GOOD, b""), Heard(200, (STAR,), b""))
+    assert (finding.grade, "OPTIONS" in finding.remedy) == (Grade.WRONG, True)
