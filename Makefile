@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
 
-.PHONY: demo run test check format bench chaos clean lock
+.PHONY: demo run test check format bench chaos single-file container-image clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -41,8 +41,25 @@ lock: $(VENV)/dev
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done
 
+single-file: dist/asu-builder
+
+# One executable file with everything but CPython 3.11 (Linux, glibc, x86-64): the locked wheels and ours.
+dist/asu-builder: locks/runtime.txt pyproject.toml $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
+	@rm -rf dist/wheels
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  -r locks/runtime.txt --wheel-dir dist/wheels
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist/wheels .
+	@$(BIN)/pex --no-pypi --find-links dist/wheels --no-build --interpreter-constraint 'CPython==3.11.*' \
+	  --venv prepend --sh-boot --include-tools --runtime-pex-root '~/.cache/asu-builder' \
+	  asu-builder --script asu-builder --output-file $@
+	@echo "$@: $$(du -h $@ | cut -f1)"
+
+# BASE is the image below it: any with Python 3.11.
+container-image: dist/asu-builder
+	@podman build --format docker $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/asu-builder:latest .
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -52,7 +52,7 @@ class PodmanService:
     def start(self) -> None:
         """Returns when the service accepts connections."""
         self.socket.unlink(missing_ok=True)
-        command = [*self._podman(), "system", "service", "--time=0", f"unix://{self.socket}"]
+        command = [*self.command(), "system", "service", "--time=0", f"unix://{self.socket}"]
         with (self.directory / "service.log").open("ab") as log:
             # In its own directory: Podman's monitor notes a lack of memory in a file where it runs.
             self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ class PodmanService:
     def remove(self) -> None:
         """Takes containers and storage away."""
         subprocess.run(
-            [*self._podman(), "rm", "--all", "--force", "--time=0"], check=False, capture_output=True
+            [*self.command(), "rm", "--all", "--force", "--time=0"], check=False, capture_output=True
         )
         self.stop()
         self._end_monitors()
@@ -98,7 +98,7 @@ class PodmanService:
     def containers(self, label: str) -> list[str]:
         """Ids of the containers with a label, running or not."""
         found = subprocess.run(
-            [*self._podman(), "ps", "--all", "--quiet", "--filter", f"label={label}"],
+            [*self.command(), "ps", "--all", "--quiet", "--filter", f"label={label}"],
             check=True,
             capture_output=True,
             text=True,
@@ -106,7 +106,12 @@ class PodmanService:
         )
         return found.stdout.split()
 
-    def _podman(self) -> list[str]:
+    def variables(self) -> dict[str, str]:
+        """What its commands run with."""
+        return dict(self._environment)
+
+    def command(self) -> list[str]:
+        """How the command line reaches the same storage."""
         place = self.directory
         return [
             *("podman", "--root", str(place / "root"), "--runroot", str(place / "run")),

@@ -31,6 +31,12 @@ from package_changes.wire import (
 
 _VERSION = "1"
 _WRONG_SETTING = 2
+_USAGE = """\
+asu-package-changes: serves package rules over HTTP. It takes variables and no arguments:
+  PACKAGE_CHANGES_PATH  a rules file, watched while it serves (the built-in rules)
+  PACKAGE_CHANGES_HOST  the address to listen on (127.0.0.1)
+  PACKAGE_CHANGES_PORT  the port to listen on (8081)
+"""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -105,6 +111,10 @@ def create_service(file: RulesFile) -> Starlette:
 
 def main() -> None:
     """Runs the service until it is told to stop (SIGTERM or Ctrl-C)."""
+    if sys.argv[1:]:
+        wanted = sys.argv[1] in ("-h", "--help")
+        (sys.stdout if wanted else sys.stderr).write(_USAGE)
+        sys.exit(0 if wanted else _WRONG_SETTING)
     import uvicorn  # only the command needs a server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")

@@ -15,6 +15,7 @@ _ARENA_MAX = -8
 _ELSEWHERE = {
     "backup": ("asu_builder.cli.keeping", "backup_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
+    "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
     "token": ("asu_builder.cli.keeping", "token_command"),
 }
@@ -60,6 +61,7 @@ def serve() -> None:
     from asu_builder.bootstrap import assemble
     from asu_builder.cli.opening import told
     from asu_builder.web.server import DrainingServer, server_config
+    from asu_builder.web.systemd import Supervisor, inherited_socket
 
     with told():
         loaded = load_with_origins()
@@ -70,8 +72,10 @@ def serve() -> None:
         gc.enable()
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
-    config = server_config(application.app, settings.server_host, settings.server_port)
-    DrainingServer(config, drain=application.drain).run()
+    supervisor = Supervisor()
+    config = server_config(application.app, settings.server_host, settings.server_port, supervisor=supervisor)
+    server = DrainingServer(config, drain=application.drain, supervisor=supervisor)
+    server.serve_on(inherited_socket())
 
 
 def _use_one_arena() -> None:

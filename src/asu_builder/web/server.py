@@ -1,5 +1,8 @@
 """How the application meets the network."""
 
+import asyncio
+import logging
+import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -7,8 +10,16 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from asu_builder.web.systemd import Supervisor
 
-def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+_log = logging.getLogger(__name__)
+
+_LAST_REQUESTS_SECONDS = 0.2
+
+
+def server_config(
+    app: ASGIApp, host: str, port: int, *, supervisor: Supervisor | None = None
+) -> uvicorn.Config:
     """uvicorn's options: fast loop and parser, one process, nothing that costs without use.
 
     The port opens after the application has started, so whoever is connected is answered. When
@@ -31,6 +42,8 @@ def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
         backlog=2048,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
+        callback_notify=supervisor.alive if supervisor and supervisor.listens else None,
+        timeout_notify=supervisor.seconds if supervisor else 3600,
     )
 
 
@@ -40,10 +53,19 @@ class DrainingServer(uvicorn.Server):
     The first signal drains and then stops; a second one stops at once.
     """
 
-    def __init__(self, config: uvicorn.Config, *, drain: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, drain: Callable[[], None], supervisor: Supervisor | None = None
+    ) -> None:
         super().__init__(config)
         self._drain = drain
         self._draining = False
+        self._supervisor = supervisor
+
+    def serve_on(self, inherited: socket.socket | None) -> None:
+        """Runs until it is told to stop, on a socket that somebody holds for us, else on its own."""
+        if inherited is not None:
+            _log.info("Serving on the socket that was passed, %s", inherited.getsockname())
+        self.run(sockets=None if inherited is None else [inherited])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's hook for SIGTERM and SIGINT."""
@@ -52,7 +74,18 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         self._draining = True
+        if self._supervisor is not None:
+            self._supervisor.stopping()
         threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's hook for the end. It closes whoever has not asked yet at once, even one whose
+        request is just arriving; so first nobody is accepted any more, for a moment.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+        await super().shutdown(sockets)
 
     def _drain_and_exit(self) -> None:
         try:
