@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
-from bench import builds, load, mixed, pages, scenarios, soak, statistics
+from bench import builds, load, mixed, pages, scenarios, soak, statistics, watchers
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -79,6 +79,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
+    "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "statistics": lambda options: statistics.counting(
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),

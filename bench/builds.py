@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from asu_builder.bootstrap import assemble
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
 from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
@@ -69,11 +69,16 @@ class _Timed:
         self.collect = container.collect
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         started = time.perf_counter()
         try:
-            return self._container.run(arguments, output=output, environment=environment)
+            return self._container.run(arguments, output=output, environment=environment, heard=heard)
         finally:
             self._note(time.perf_counter() - started)
 
@@ -133,10 +138,15 @@ def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[i
         thread.join()
 
 
-def _build(port: int, script: str) -> None:
-    """One build to its end; the script makes it another one each time."""
+def ask_for_build(port: int, script: str) -> tuple[int, dict[str, str]]:
+    """Asks for a build, which the script makes another one each time; the answer."""
     request = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_small", "defaults": script}
-    status, document = _call(port, "POST", "/api/v1/build", json.dumps(request))
+    return _call(port, "POST", "/api/v1/build", json.dumps(request))
+
+
+def _build(port: int, script: str) -> None:
+    """One build to its end."""
+    status, document = ask_for_build(port, script)
     path = f"/api/v1/build/{document['request_hash']}"
     while status == 202:
         time.sleep(_SOON)

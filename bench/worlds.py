@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,23 @@ def faked(folder: Path, *, pace: float = 0.0) -> Iterator[World]:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
         }
         with _service(folder, "fake_runtime", settings=settings) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def unpacked(folder: Path, *, prepare: Callable[[Distribution], None]) -> Iterator[World]:
+    """Builds run in the local runtime, from ImageBuilders that `prepare` may have changed."""
+    with _sample(folder) as (world, upstream):
+        prepare(world)
+        settings = {
+            "ASU_UPSTREAM_URL": upstream,
+            "ASU_CONTAINER_RUNTIME": "local",
+            "ASU_IMAGEBUILDER_PATH": world.template,
+            "ASU_ALLOW_UNSANDBOXED": "true",
+            "ASU_ALLOW_DEFAULTS": "true",
+            "ASU_TRUSTED_PROXIES": "127.0.0.1",
+        }
+        with _service(folder, "asu_builder", "serve", settings=settings) as running:
             yield running
 
 

@@ -15,7 +15,8 @@ from threading import Event, Lock
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_copy import TreeCopy
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
+from asu_builder.ports.containers import STDERR, STDOUT
 from fake_make import FakeMake
 
 _LOOK_SECONDS = 0.05
@@ -105,12 +106,17 @@ class _FakeContainer:
         self._count = 0
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         """In this process where it is a goal that can be imitated, else for real."""
         if self._make is None or environment or not self._make.understands(arguments):
             self._unpack()
-            return self._container.run(arguments, output=output, environment=environment)
+            return self._container.run(arguments, output=output, environment=environment, heard=heard)
         _require_life(self._container)
         made = self._make.run(arguments)
         if arguments[1] == "image":
@@ -119,6 +125,9 @@ class _FakeContainer:
         stdout, stderr = (output / f"make-{self._count}.{stream}" for stream in ("stdout", "stderr"))
         stdout.write_text(made.stdout)
         stderr.write_text(made.stderr)
+        for stream, text in ((STDOUT, made.stdout), (STDERR, made.stderr)):
+            if heard and text:
+                heard(stream, text.encode())
         return CommandResult(made.status, stdout, stderr)
 
     def exists(self, path: str) -> bool:

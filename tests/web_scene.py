@@ -21,6 +21,7 @@ from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
+from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.settings import LoadedSettings, Settings
@@ -28,9 +29,11 @@ from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
 from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
+from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.metadata import Announcement
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
+from fake_log import FakeBuildLog
 
 _OK = Verdict("ok", "Fine.")
 _ANNOUNCEMENT = Announcement("1.2.3", "https://downloads.example.org", "", False, (), 1024, 20480)
@@ -118,6 +121,9 @@ class Scene:
     loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
+    log: FakeBuildLog = field(default_factory=FakeBuildLog)
+    watch_limits: WatchLimits = field(default_factory=WatchLimits)
+    bell: Bell = field(default_factory=Bell)
     seconds: float = 1000.0
     health: Health = field(init=False)
 
@@ -133,6 +139,7 @@ class Scene:
         return create_app(
             Parts(
                 builds=self.builds,
+                live=LiveBuilds(self.builds, self.log, self.bell),
                 health=health,
                 store=self.store(),
                 statistics=self.statistics,
@@ -149,6 +156,7 @@ class Scene:
                 stop=lambda: self.life.append("stop"),
                 version="1.2.3",
                 cors=cors,
+                watch_limits=self.watch_limits,
                 clock=lambda: self.seconds,
             )
         )

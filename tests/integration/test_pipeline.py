@@ -18,7 +18,7 @@ from asu_builder.domain.changes import Baseline
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.request import request_hash
-from asu_builder.ports import CommandResult, Container, ContainerSpec
+from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard
 from asu_builder.sample.distribution import Distribution, snapshot_builder, write_distribution
 from asu_builder.sample.server import DownloadServer
 from asu_builder.services.pipeline import Pipeline
@@ -41,10 +41,14 @@ class Witness:
             run = container.run
 
             def noted(
-                arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+                arguments: Sequence[str],
+                *,
+                output: Path,
+                environment: Mapping[str, str] | None = None,
+                heard: Heard | None = None,
             ) -> CommandResult:
                 self.commands.append(" ".join(arguments[:2]))
-                return run(arguments, output=output, environment=environment)
+                return run(arguments, output=output, environment=environment, heard=heard)
 
             container.run = noted  # type: ignore[method-assign]
             yield container

@@ -13,9 +13,10 @@ from asu_builder.adapters.guard import Guard
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_command import Commands
 from asu_builder.adapters.local_sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
-from asu_builder.adapters.output import CappedFile, disk_errors, ends_with_full_disk
+from asu_builder.adapters.output import CappedFile, disk_errors, ends_with_full_disk, overheard
 from asu_builder.domain.errors import BuildFailed, FailureReason, Unavailable
-from asu_builder.ports import CommandResult
+from asu_builder.ports import CommandResult, Heard
+from asu_builder.ports.containers import STDERR, STDOUT
 
 _HOST_DISK_RESERVE = 64 << 20
 
@@ -70,7 +71,12 @@ class LocalContainer:
         }
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._count += 1
@@ -84,7 +90,10 @@ class LocalContainer:
                     limited(self._confined(arguments, variables), self._limits),
                     directory=self._place.builder,
                     environment=variables,
-                    write={"stdout": stdout.write, "stderr": stderr.write},
+                    write={
+                        "stdout": overheard(stdout.write, STDOUT, heard),
+                        "stderr": overheard(stderr.write, STDERR, heard),
+                    },
                 )
             if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:
                 raise Unavailable("The server's disk is full; the operator has to make room.")

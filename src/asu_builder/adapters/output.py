@@ -1,13 +1,14 @@
 """A command's output on its way to disk: never in memory, never more than the cap."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from asu_builder.domain.errors import Unavailable
+from asu_builder.ports import Heard
 
 _TAIL = 1 << 16
 
@@ -60,6 +61,18 @@ class CappedFile:
         self._room -= len(chunk)
         with disk_errors():
             _write_all(self._file, chunk)
+
+
+def overheard(write: Callable[[bytes], None], stream: int, heard: Heard | None) -> Callable[[bytes], None]:
+    """Writes a stream, and tells whoever listens."""
+    if heard is None:
+        return write
+
+    def write_and_tell(chunk: bytes) -> None:
+        write(chunk)
+        heard(stream, chunk)
+
+    return write_and_tell
 
 
 def _write_all(file: BinaryIO, chunk: bytes) -> None:

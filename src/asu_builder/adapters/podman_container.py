@@ -8,15 +8,15 @@ from typing import IO, cast
 from asu_builder.adapters import archive
 from asu_builder.adapters.guard import Guard, memory_exhausted
 from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.output import CappedFile, ends_with_full_disk
+from asu_builder.adapters.output import CappedFile, ends_with_full_disk, overheard
 from asu_builder.adapters.podman_calls import ContainerCalls, connection_lost
 from asu_builder.adapters.podman_engine import one_line
 from asu_builder.adapters.podman_images import Image
 from asu_builder.adapters.podman_streams import Demultiplexer, Stream
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
-from asu_builder.ports import CommandResult
+from asu_builder.ports import CommandResult, Heard
+from asu_builder.ports.containers import STDERR, STDOUT
 
-_STDOUT, _STDERR = 1, 2
 _HOST_DISK_RESERVE = 64 << 20
 _OOM_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
@@ -50,7 +50,12 @@ class PodmanContainer:
         self._commands = 0
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
@@ -59,7 +64,10 @@ class PodmanContainer:
         stderr = CappedFile(output / f"{self._commands}.stderr", limit)
         with self._guard.covering():
             with stdout, stderr:
-                writers = {_STDOUT: stdout.write, _STDERR: stderr.write}
+                writers = {
+                    STDOUT: overheard(stdout.write, STDOUT, heard),
+                    STDERR: overheard(stderr.write, STDERR, heard),
+                }
                 exit_code = self._execute(arguments, writers, self._environment | dict(environment or {}))
             result = CommandResult(exit_code, stdout.path, stderr.path)
             if exit_code:
@@ -165,5 +173,5 @@ class PodmanContainer:
         Podman says `OOMKilled` only when the container itself has ended, so its cgroup is asked.
         """
         counts: list[bytes] = []
-        self._execute(["cat", *_OOM_FILES], {_STDOUT: counts.append}, self._environment)
+        self._execute(["cat", *_OOM_FILES], {STDOUT: counts.append}, self._environment)
         return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))

@@ -11,9 +11,9 @@ from starlette.types import ASGIApp
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
 from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.life import Life
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
-from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
@@ -24,10 +24,12 @@ from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
+from asu_builder.services.live import Bell, LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
+from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import Workers
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
@@ -55,6 +57,8 @@ class Application(Struct, frozen=True):
     warnings: tuple[str, ...]
     drain: Callable[[], None]
     """Takes no more jobs; returns when none is being built or the grace is over."""
+    end_streams: Callable[[], None]
+    """Ends the answers that would last, on the event loop."""
 
 
 def assemble(
@@ -73,27 +77,27 @@ def assemble(
     runtime = watch(world.runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    workers = _workers(settings, world, _pipeline(settings, runtime, world, catalog), health, now)
+    bell = Bell()
+    recorder = Recorder(world.log, now=now, ring=bell.ring)
+    pipeline = _pipeline(settings, runtime, world, catalog)
+    workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
-    builds = Builds(
-        world.queue,
-        catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
-        interest=interest,
-        forecast=_forecast(settings, world, health, now),
-        cancellation=_cancellation(settings, world, now),
-        policy=policy(settings),
-        limit=world.limit.admit,
-        now=now,
-        wake=workers.wake,
+    forecast = _forecast(settings, world, health, now)
+    builds = _builds(
+        settings, world, catalog, interest=interest, forecast=forecast, now=now, wake=workers.wake
     )
     background = _background(world, health, housekeeping, catalog, interest)
-    life = _life(world, workers, housekeeping, background, interest)
+    life = Life(
+        begin=partial(housekeeping.recover, worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
+        hush=world.database.stop_verifying,
+    )
     parts = Parts(
         builds=builds,
+        live=LiveBuilds(builds, world.log, bell),
         health=health,
         store=world.store,
         statistics=world.statistics,
@@ -111,7 +115,34 @@ def assemble(
         version=__version__,
         cors=settings.cors,
     )
-    return Application(create_app(parts), world.warnings, partial(workers.drain, settings.shutdown_grace))
+    app = create_app(parts)
+    return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
+
+
+def _builds(
+    settings: Settings,
+    world: World,
+    catalog: Catalog,
+    *,
+    interest: Interest,
+    forecast: Forecast,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Builds:
+    return Builds(
+        world.queue,
+        catalog,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=interest,
+        forecast=forecast,
+        cancellation=_cancellation(settings, world, now),
+        policy=policy(settings),
+        limit=world.limit.admit,
+        now=now,
+        wake=wake,
+    )
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -168,13 +199,20 @@ def _cancellation(settings: Settings, world: World, now: Callable[[], datetime])
 
 
 def _workers(
-    settings: Settings, world: World, pipeline: Pipeline, health: Health, now: Callable[[], datetime]
+    settings: Settings,
+    world: World,
+    pipeline: Pipeline,
+    *,
+    health: Health,
+    recorder: Recorder,
+    now: Callable[[], datetime],
 ) -> Workers:
     return Workers(
         world.queue,
         pipeline,
         health=health,
         statistics=world.statistics,
+        recorder=recorder,
         options=worker_options(settings, world.name.name),
         now=now,
     )
@@ -236,49 +274,3 @@ def _background(
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )
-
-
-def _life(
-    world: World,
-    workers: Workers,
-    housekeeping: Housekeeping,
-    background: tuple[Periodic, ...],
-    interest: Interest,
-) -> "_Life":
-    return _Life(
-        begin=lambda: housekeeping.recover(worker=world.name.name),
-        workers=workers,
-        background=background,
-        end=(interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
-    )
-
-
-class _Life(Struct, frozen=True):
-    """What runs beside the answers."""
-
-    begin: Callable[[], None]
-    workers: Workers
-    background: tuple[Periodic, ...]
-    end: tuple[Callable[[], object], ...]
-    hush: Callable[[], None]
-    """Cuts off what may take long and need not end."""
-
-    def start(self) -> None:
-        """Returns at once."""
-        self.begin()
-        self.workers.start()
-        for periodic in self.background:
-            periodic.start()
-
-    def stop(self) -> None:
-        """Returns when nothing runs any more."""
-        self.hush()
-        self.workers.stop()
-        for periodic in self.background:
-            periodic.stop()
-        for end in self.end:
-            try:
-                end()
-            except AsuError as problem:
-                _log.error("At the end: %s", problem)

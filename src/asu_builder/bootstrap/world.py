@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from asu_builder.adapters.build_log import SqlBuildLog
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.operations import SqlOperations
@@ -29,6 +30,7 @@ class World(Struct, frozen=True):
     runtime: Runtime
     warnings: tuple[str, ...]
     queue: SqlJobQueue
+    log: SqlBuildLog
     ledger: SqlRetention
     operations: SqlOperations
     store: LocalStore
@@ -63,6 +65,7 @@ def reach(settings: Settings, now: Callable[[], datetime]) -> World:
         runtime=runtime,
         warnings=warnings,
         queue=SqlJobQueue(database),
+        log=SqlBuildLog(database),
         ledger=SqlRetention(database),
         operations=SqlOperations(database),
         store=LocalStore(

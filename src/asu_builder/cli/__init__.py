@@ -58,6 +58,7 @@ def serve() -> None:
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
     _use_one_arena()
+    from asu_builder.adapters.loading import LOADING
     from asu_builder.bootstrap import assemble
     from asu_builder.cli.opening import told
     from asu_builder.web.server import DrainingServer, server_config
@@ -73,8 +74,16 @@ def serve() -> None:
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
     supervisor = Supervisor()
-    config = server_config(application.app, settings.server_host, settings.server_port, supervisor=supervisor)
-    server = DrainingServer(config, drain=application.drain, supervisor=supervisor)
+    config = server_config(
+        application.app,
+        settings.server_host,
+        settings.server_port,
+        loading=LOADING,
+        supervisor=supervisor,
+    )
+    server = DrainingServer(
+        config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor
+    )
     server.serve_on(inherited_socket())
 
 

@@ -4,7 +4,8 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 `domain/errors.py`; nothing foreign passes a port.
 """
 
-from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Runtime
+from asu_builder.ports.build_log import BuildLog, LogLine, PrintedLine
+from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Heard, Runtime
 from asu_builder.ports.health import Verdict
 from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause
 from asu_builder.ports.package_changes import PackageChanges
@@ -26,19 +27,23 @@ __all__ = [
     "DURATION_CLASSES",
     "Act",
     "Admit",
+    "BuildLog",
     "CommandResult",
     "Container",
     "ContainerSpec",
     "DurationTally",
     "Entry",
     "EventKind",
+    "Heard",
     "JobFilter",
     "JobQueue",
     "LiveJobs",
+    "LogLine",
     "Operations",
     "PackageChanges",
     "Patience",
     "Pause",
+    "PrintedLine",
     "RecordedFailure",
     "Recovery",
     "RetentionLedger",

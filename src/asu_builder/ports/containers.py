@@ -12,6 +12,14 @@ from msgspec import Struct, field
 from asu_builder.domain.release import Release
 from asu_builder.ports.health import Verdict
 
+STDOUT, STDERR = 1, 2
+
+Heard = Callable[[int, bytes], None]
+"""Told what a command prints as it arrives: the stream's number and the next piece of it.
+
+Called in the thread that runs the command, so it must return at once; it raises nothing.
+"""
+
 
 class ContainerSpec(Struct, frozen=True):
     """What a build needs of its container; the hardening is the adapter's own, not a choice."""
@@ -42,11 +50,17 @@ class Container(Protocol):
     """What the operator or asker should know, for example an image that could not be refreshed."""
 
     def run(
-        self, arguments: Sequence[str], *, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        heard: Heard | None = None,
     ) -> CommandResult:
         """Runs one command in `workdir` with a clean environment (plus `environment`).
 
         `output` is a directory on this host; stdout and stderr are streamed into files there.
+        `heard` is told both as they come, also what the files have no room for.
         Raises `BuildFailed` for deadline, memory and disk limits, `BuildInterrupted` when the
         stop event was set, `EngineUnavailable` when the engine fails.
         """

@@ -11,7 +11,7 @@ from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import CommandResult, Container
+from asu_builder.ports import CommandResult, Container, Heard
 
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
@@ -27,15 +27,21 @@ class ImageBuilder:
     """Asks one ImageBuilder for what a build needs; each step refuses on its own grounds.
 
     `output` is a directory on this host for what the commands print. `known_info` remembers
-    `make info` by the identity of the ImageBuilder.
+    `make info` by the identity of the ImageBuilder. `heard` is told what they print as it comes.
     """
 
     def __init__(
-        self, container: Container, output: Path, *, known_info: MutableMapping[str, ImageBuilderInfo]
+        self,
+        container: Container,
+        output: Path,
+        *,
+        known_info: MutableMapping[str, ImageBuilderInfo],
+        heard: Heard | None = None,
     ) -> None:
         self._container = container
         self._output = output
         self._known_info = known_info
+        self._heard = heard
         self._identity: str | None = container.identity
         self.build_cmd: tuple[str, ...] = ()
         self.stdout = ""
@@ -153,7 +159,9 @@ class ImageBuilder:
         self._latest = name
         with self.blamed():
             try:
-                return self._container.run(arguments, output=output, environment=environment)
+                return self._container.run(
+                    arguments, output=output, environment=environment, heard=self._heard
+                )
             finally:
                 self._remember()
 

@@ -12,7 +12,7 @@ from asu_builder.domain.job import BuildResult, Job, Stage
 from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import ContainerSpec, PackageChanges, Runtime, Store
+from asu_builder.ports import ContainerSpec, Heard, PackageChanges, Runtime, Store
 from asu_builder.services.imagebuilder import ImageBuilder
 from asu_builder.services.images import describe_images
 
@@ -41,9 +41,15 @@ class Pipeline:
         self._known_info: dict[str, ImageBuilderInfo] = {}
 
     def build(
-        self, job: Job, *, labels: dict[str, str], advance: Callable[[Stage], None], stop: Event
+        self,
+        job: Job,
+        *,
+        labels: dict[str, str],
+        advance: Callable[[Stage], None],
+        stop: Event,
+        heard: Heard | None = None,
     ) -> BuildResult:
-        """The published result of a job.
+        """The published result of a job; `heard` is told what its commands print.
 
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
@@ -57,7 +63,7 @@ class Pipeline:
             advance(Stage.CONTAINER_SETUP)
             self._baseline_of(request)  # asked early, so that upstream's answer is there when it is needed
             with self._runtime.open(spec, stop=stop) as container:
-                imagebuilder = ImageBuilder(container, scratch, known_info=self._known_info)
+                imagebuilder = ImageBuilder(container, scratch, known_info=self._known_info, heard=heard)
                 imagebuilder.set_up(request, release, upstream_url=self._upstream_url)
                 advance(Stage.VALIDATE_REVISION)
                 info = imagebuilder.info()

@@ -34,6 +34,7 @@ from asu_builder.ports import JobQueue, Statistics
 from asu_builder.services.health import Health
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
+from asu_builder.services.recording import Recorder
 from asu_builder.services.stage_times import Laps, StageTimes
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Workers:
         *,
         health: Health,
         statistics: Statistics,
+        recorder: Recorder,
         options: WorkerOptions,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
@@ -78,6 +80,7 @@ class Workers:
         self._pipeline = pipeline
         self._health = health
         self._statistics = statistics
+        self._recorder = recorder
         self._options = options
         self._now = now
         self._times = StageTimes(statistics, now=now, clock=clock)
@@ -194,6 +197,7 @@ class Workers:
             with self._woken:
                 del self._running[lease]
                 self._woken.notify_all()
+            self._recorder.tell(job.request_hash)
         return True
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
@@ -216,15 +220,18 @@ class Workers:
     def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
 
+        recording = self._recorder.begin(job, lease)
+
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
+            recording.advance(stage)
             laps.enter(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")
 
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
         try:
-            return self._pipeline.build(job, labels=labels, advance=advance, stop=stop)
+            return self._pipeline.build(job, labels=labels, advance=advance, stop=stop, heard=recording.heard)
         except (BuildInterrupted, PartUnavailable, LeaseLost):
             raise
         except Unavailable as error:
@@ -243,6 +250,8 @@ class Workers:
                 "Error: The server failed while building. This is its own fault, not the request's; "
                 "its operator finds the reason in the log.",
             )
+        finally:
+            self._recorder.end(recording)
 
     def _record(self, job: Job, lease: Lease, outcome: Outcome) -> bool:
         """Ends the job, or gives it back to try again; whether it has ended."""

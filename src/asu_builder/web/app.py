@@ -19,6 +19,7 @@ from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
+from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
@@ -28,6 +29,7 @@ from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.late_pages import Endpoint, LatePages
+from asu_builder.web.late_streams import LateStreams, WatchLimits
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
@@ -53,6 +55,7 @@ class Parts(Struct, frozen=True):
     """
 
     builds: Builds
+    live: LiveBuilds
     health: Health
     store: Store
     statistics: Statistics
@@ -69,6 +72,7 @@ class Parts(Struct, frozen=True):
     stop: Callable[[], None]
     version: str
     cors: bool = True
+    watch_limits: WatchLimits = WatchLimits()
     clock: Callable[[], float] = time.monotonic
 
 
@@ -92,6 +96,7 @@ def create_app(parts: Parts) -> FrontDoor:
     operator = OperatorEndpoints(
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
     )
+    streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
     @contextlib.asynccontextmanager
@@ -105,9 +110,7 @@ def create_app(parts: Parts) -> FrontDoor:
             submitting.close()
 
     leads_to: dict[str, Callable[[Request], Any]] = {
-        "/api/v1/build": endpoints.submit,
-        "/api/v1/build/{request_hash}": endpoints.look,
-        "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
+        **_build_routes(endpoints, streams),
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
@@ -128,7 +131,7 @@ def create_app(parts: Parts) -> FrontDoor:
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors)
+    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams)
 
 
 def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]) -> Mapping[str, Endpoint]:
@@ -162,6 +165,16 @@ def _endpoint(
 ) -> Callable[[Request], Any]:
     """By method and path where a path does different things, else by path."""
     return leads_to.get(f"{operation.methods[0]} {operation.path}") or leads_to[operation.path]
+
+
+def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Callable[[Request], Any]]:
+    return {
+        "/api/v1/build": endpoints.submit,
+        "/api/v1/build/{request_hash}": endpoints.look,
+        "DELETE /api/v1/build/{request_hash}": endpoints.cancel,
+        "/api/v1/build/{request_hash}/events": streams.events,
+        "/api/v1/build/{request_hash}/log": streams.log,
+    }
 
 
 def _operator_routes(operator: OperatorEndpoints) -> dict[str, Callable[[Request], Any]]:

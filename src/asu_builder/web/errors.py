@@ -40,12 +40,16 @@ INTERNAL = render_problem(
 )
 
 
+def status_of(error: AsuError) -> tuple[int, str]:
+    """HTTP status and title of a deliberate error; 500 for one that is not in the table."""
+    return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), (500, "Internal error"))
+
+
 def answer_error(error: AsuError) -> Answer:
     """The answer to a deliberate error; one that is not in the table is a bug, told as such."""
-    entry = next((STATUS[base] for base in type(error).__mro__ if base in STATUS), None)
-    if entry is None:
+    status, title = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return INTERNAL
-    status, title = entry
     headers = []
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))

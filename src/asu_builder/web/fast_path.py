@@ -19,6 +19,7 @@ from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import BuildAnswers, Kept
 from asu_builder.web.incoming import MAX_BODY
+from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.wire import Answer, render_problem
 
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
@@ -50,6 +51,10 @@ _NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
 
 _BODY_SECONDS = 30.0
 
+ABORT = "asu_builder.abort"
+"""Where in a scope the server's protocol says how a connection is broken off, sent or not."""
+
+
 _log = logging.getLogger(__name__)
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -63,8 +68,19 @@ def standing_headers(*, cors: bool) -> Headers:
 class FrontDoor:
     """Answers from memory what it can, and sees everything else in and out."""
 
-    def __init__(self, app: ASGIApp, answers: BuildAnswers, *, askers: Askers, cors: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        answers: BuildAnswers,
+        *,
+        askers: Askers,
+        cors: bool,
+        streams: LateStreams,
+    ) -> None:
         self._app = app
+        self._socket = streams.socket
+        self.end_streams = streams.stop
+        """For the server when it stops: they would last."""
         self._answers = answers
         self._askers = askers
         self._cors = cors
@@ -76,7 +92,7 @@ class FrontDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's start and end."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await (self._open(scope, receive, send) if "path" in scope else self._app(scope, receive, send))
             return
         path: str = scope["path"]
         if "//" in path or path[-1:] == "/":
@@ -178,6 +194,22 @@ class FrontDoor:
             route = getattr(scope.get("route"), "path", "unknown")
             self.requests[scope["method"], route, passage.status] += 1
         _log.debug("%s %s %d", scope["method"], route, passage.status)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
+        request_id = self._request_id(scope)
+        REQUEST_ID.set(request_id.decode())
+        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/")
+        if _HIDDEN.search(scope.get("raw_path") or b""):
+            scope["path"] = ""
+        route, status = "unknown", 500
+        try:
+            route, status = await self._socket(scope, receive, send, request_id)
+        except Exception:  # noqa: BLE001 - the server would only write it down a second time
+            _log.exception("request %s failed: a bug", request_id.decode())
+        finally:
+            self.requests["GET", route, status] += 1
+        _log.debug("WebSocket %s %d", route, status)
 
     def _request_id(self, scope: Scope) -> bytes:
         given = _header(scope, b"x-request-id")

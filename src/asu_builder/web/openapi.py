@@ -33,6 +33,8 @@ class Operation(msgspec.Struct, frozen=True):
     body: Any = None
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
+    events: bool = False
+    """Whether the answer is a stream of the events in `live_documents.py`."""
 
     @property
     def address(self) -> str:
@@ -67,8 +69,11 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
 
 
 def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
-    found = [Problem]
+    from asu_builder.web.live_documents import Event  # not needed for the first answer
+
+    found: list[Any] = [Problem]
     for operation in operations:
+        found += [Event] if operation.events else []
         found += [kind for _, kind in operation.answers.values() if kind is not None]
         found += [operation.body] if operation.body else []
     return tuple(dict.fromkeys(found))
@@ -77,7 +82,16 @@ def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
 def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema with its docstring as a description: not indented, without where we know it from."""
     text = inspect.cleandoc(schema.get("description", ""))
-    return {**schema, "description": _SOURCE.sub("", text)}
+    fields = dict(schema.get("properties", {}))
+    if "description" not in fields.get("type", {"description": ""}):
+        # A tag, which msgspec describes without words.
+        fields["type"] = {
+            **fields["type"],
+            "description": "Which message this is",
+            "examples": fields["type"]["enum"],
+        }
+    described = {"properties": fields} if fields else {}
+    return {**schema, **described, "description": _SOURCE.sub("", text)}
 
 
 def _operation(operation: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
@@ -111,5 +125,18 @@ def _answer(
     if kind is not None:
         answer["content"] = {"application/json": {"schema": schema_of[kind]}}
     elif status in (200, 206):
-        answer["content"] = {operation.content_type: {}}
+        answer["content"] = {operation.content_type: _stream(schema_of) if operation.events else {}}
     return answer
+
+
+def _stream(schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    """OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text."""
+    from asu_builder.web.live_documents import Event
+
+    return {
+        "schema": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schema_of[Event],
+        }
+    }

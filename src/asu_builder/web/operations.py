@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from asu_builder.web.changes_documents import PreviewDocument
 from asu_builder.web.documents import Accepted, Done, Failed, HealthDocument, Problem, QueueLength
 from asu_builder.web.incoming import BuildRequestBody
+from asu_builder.web.live_operations import LIVE
 from asu_builder.web.metadata_documents import BranchDocument, Latest, Overview, Revision, TargetIndex
 from asu_builder.web.openapi import Operation
 from asu_builder.web.operator_operations import OPERATOR, UNKNOWN_JOB
@@ -112,6 +113,7 @@ OPERATIONS = (
             409: ("It has ended before, or others wait for it too", Problem),
         },
     ),
+    *LIVE,
     *OPERATOR,
     Operation(
         "/api/v1/packages/preview",

@@ -85,6 +85,9 @@ QUERY = {
         | {"schema": {"type": "integer", "minimum": 0, "examples": [4711]}},
         _parameter("limit", "How many at most", 100, where="query")
         | {"schema": {"type": "integer", "minimum": 0, "examples": [100]}},
+        _parameter("after", "Only lines behind this one, by its seq", 0, where="query")
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [0]}},
+        _parameter("follow", "1 goes on to the end of the build", "0", where="query", enum=["0", "1"]),
         _parameter(
             "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
         ),
@@ -129,6 +132,6 @@ def headers_of(address: str, status: int) -> dict[str, Any]:
     if status in (429, 503):
         # A health report may be a 503 too; nobody waits for it.
         return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
-    if address.startswith("/api/v1/build") and status in (200, 202, 500) and "-" not in address:
+    if address in ("/api/v1/build", "/api/v1/build/{request_hash}") and status in (200, 202, 500):
         return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION}
     return {}

@@ -1,14 +1,23 @@
 """How the application meets the network."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from asu_builder.web.fast_path import ABORT
+
+_LARGEST_MESSAGE = 4096
+"""Bytes of what a WebSocket may send us; nothing that it says is looked at."""
+_PING_SECONDS = 20.0
 
 from asu_builder.web.systemd import Supervisor
 
@@ -18,20 +27,31 @@ _LAST_REQUESTS_SECONDS = 0.2
 
 
 def server_config(
-    app: ASGIApp, host: str, port: int, *, supervisor: Supervisor | None = None
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    loading: contextlib.AbstractContextManager[object] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> uvicorn.Config:
     """uvicorn's options: fast loop and parser, one process, nothing that costs without use.
 
     The port opens after the application has started, so whoever is connected is answered. When
-    asked to stop, open requests get ten seconds.
+    asked to stop, open requests get ten seconds. `loading` is held while the library for
+    WebSockets is loaded, at the first of them.
     """
     return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
-        ws="none",
+        http=_Http,
+        # uvicorn calls it with keywords and asks for no more; a class would have to be loaded now.
+        ws=cast("type[asyncio.Protocol]", _Sockets(loading or contextlib.nullcontext())),
+        ws_max_size=_LARGEST_MESSAGE,
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=_PING_SECONDS,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -47,17 +67,47 @@ def server_config(
     )
 
 
+class _Http(HttpToolsProtocol):
+    """Says in each scope how its connection is broken off."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
+
+
+class _Sockets:
+    """Makes the protocol of a WebSocket; its library is loaded at the first one."""
+
+    def __init__(self, loading: contextlib.AbstractContextManager[object]) -> None:
+        self._loading = loading
+        self._protocol: Callable[..., asyncio.Protocol] | None = None
+
+    def __call__(self, **parts: Any) -> asyncio.Protocol:
+        if self._protocol is None:
+            with self._loading:
+                from asu_builder.web.socket_protocol import SocketProtocol
+            self._protocol = SocketProtocol
+        return self._protocol(**parts)
+
+
 class DrainingServer(uvicorn.Server):
     """Answers on while running builds end: `drain` returns when they have, or may wait no longer.
 
-    The first signal drains and then stops; a second one stops at once.
+    The first signal drains and then stops; a second one stops at once. `end_streams` ends the
+    answers that would last.
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, drain: Callable[[], None], supervisor: Supervisor | None = None
+        self,
+        config: uvicorn.Config,
+        *,
+        drain: Callable[[], None],
+        end_streams: Callable[[], None],
+        supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__(config)
         self._drain = drain
+        self._end_streams = end_streams
         self._draining = False
         self._supervisor = supervisor
 
@@ -85,6 +135,7 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+        self._end_streams()
         await super().shutdown(sockets)
 
     def _drain_and_exit(self) -> None:

@@ -54,7 +54,7 @@ def render_build(view: BuildView) -> Answer:
         return _build_answer(500, _failed(job, job.outcome), step="failed")
     if job.state is JobState.CANCELLED:
         return _build_answer(500, _cancelled(job), step="failed")
-    eta = msgspec.UNSET if view.remaining is None else math.ceil(view.remaining.total_seconds())
+    eta = eta_of(view)
     waits = job.state is JobState.PENDING
     stage = job.stage or Stage.INIT
     position = view.position or 0
@@ -67,12 +67,17 @@ def render_build(view: BuildView) -> Answer:
         request=_echo(job),
         queue_position=position if waits else msgspec.UNSET,
         imagebuilder_status=msgspec.UNSET if waits else stage,
-        eta_seconds=eta,
+        eta_seconds=msgspec.UNSET if eta is None else eta,
         cancel_token=view.cancel_token or msgspec.UNSET,
     )
     if waits:
         return _build_answer(202, accepted, step="queued", position=position)
     return _build_answer(202, accepted, step=stage)
+
+
+def eta_of(view: BuildView) -> int | None:
+    """Whole seconds until the end, where something can be told."""
+    return None if view.remaining is None else math.ceil(view.remaining.total_seconds())
 
 
 def _build_answer(status: int, document: object, *, step: str, position: int = 0) -> Answer:

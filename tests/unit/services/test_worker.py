@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.adapters.build_log import SqlBuildLog
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.domain.errors import (
@@ -15,8 +16,9 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
-from asu_builder.ports import Verdict
+from asu_builder.ports import Heard, Verdict
 from asu_builder.services.health import Health
+from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
 from factories import Clock, a_result, a_submission, eventually
 from noted_statistics import NotedStatistics
@@ -33,7 +35,13 @@ class Script:
         self.labels: list[dict[str, str]] = []
 
     def build(
-        self, job: Job, *, labels: dict[str, str], advance: Callable[[Stage], None], stop: threading.Event
+        self,
+        job: Job,
+        *,
+        labels: dict[str, str],
+        advance: Callable[[Stage], None],
+        stop: threading.Event,
+        heard: Heard,
     ) -> BuildResult:
         self.built.append(job.id)
         self.labels.append(labels)
@@ -48,6 +56,8 @@ class Shop:
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
         self.script = Script()
+        self.log = SqlBuildLog(self.database)
+        self.recorder = Recorder(self.log, now=lambda: self.clock())
         self.clock = Clock()
         self.statistics = NotedStatistics()
         self.engine = Verdict("ok", "fine")
@@ -63,6 +73,7 @@ class Shop:
             self.script,  # type: ignore[arg-type]
             health=self.health,
             statistics=self.statistics,
+            recorder=self.recorder,
             options=WorkerOptions("host", 4, timedelta(seconds=30), RETENTION),
             now=self.clock,
         )
@@ -98,6 +109,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     made = Shop(tmp_path)
     yield made
     made.workers.stop()
+    made.recorder.stop()
     made.database.close()
 
 

@@ -1,0 +1,62 @@
+"""The streams, loaded when somebody opens the first one: most starts need none of it."""
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from asu_builder.services.live import LiveBuilds
+from asu_builder.web.asker import Askers
+from asu_builder.web.threads import Threads
+
+if TYPE_CHECKING:
+    from asu_builder.web.live_streams import LiveStreams
+
+
+class WatchLimits(Struct, frozen=True):
+    """How many may watch: in all, of one address or token; and how long one message may take to send.
+
+    A process often has no more than 1,024 descriptors, and builds need some of them.
+    """
+
+    total: int = 700
+    each: int = 100
+    seconds: float = 15.0
+
+
+class LateStreams:
+    """Stands for `LiveStreams` in the route table; to be used on the event loop."""
+
+    def __init__(self, source: LiveBuilds, threads: Threads, *, askers: Askers, limits: WatchLimits) -> None:
+        self._source = source
+        self._threads = threads
+        self._askers = askers
+        self._limits = limits
+        self._streams: LiveStreams | None = None
+
+    async def events(self, request: Request) -> Any:
+        """See `LiveStreams.events`."""
+        return await self._loaded().events(request)
+
+    async def log(self, request: Request) -> Any:
+        """See `LiveStreams.log`."""
+        return await self._loaded().log(request)
+
+    async def socket(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> tuple[str, int]:
+        """See `sockets.answer_socket`."""
+        from asu_builder.web.sockets import answer_socket
+
+        return await answer_socket(self._loaded(), scope, receive, send, request_id)
+
+    def stop(self) -> None:
+        """Ends what is open."""
+        if self._streams is not None:
+            self._streams.stop()
+
+    def _loaded(self) -> "LiveStreams":
+        if self._streams is None:
+            from asu_builder.web.live_streams import LiveStreams
+
+            self._streams = LiveStreams(self._source, self._threads, askers=self._askers, limits=self._limits)
+        return self._streams

@@ -1,0 +1,230 @@
+"""One reader for all who watch a build: what it finds is rendered once, and a watcher is a place in it.
+
+A watcher that reads slowly holds nothing but its place, and nobody waits for it; one that reads not
+at all is broken off by whoever sends (`live_streams.py`).
+"""
+
+import asyncio
+import bisect
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from msgspec import Struct
+
+from asu_builder.domain.errors import AsuError, BuildNotFound, Unavailable
+from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.ports import LogLine
+from asu_builder.services.builds import BuildView
+from asu_builder.services.live import LiveBuilds, Look
+from asu_builder.web.errors import status_of
+from asu_builder.web.live_documents import (
+    Message,
+    render_final,
+    render_lines,
+    render_problem_event,
+    render_state,
+)
+from asu_builder.web.threads import Shared, Threads
+
+_log = logging.getLogger(__name__)
+
+BUILDING_SECONDS = 0.25
+WAITING_SECONDS = 1.0
+"""Between two looks at a build that runs, and at one that waits, unless this process knows of news."""
+_SOONEST = 0.05
+_SOONEST_EACH = 0.001
+"""The least between two looks, in all or for each who watches: many are told more at a time."""
+_TRIES = 20
+"""Looks in a row that may fail before the watchers are sent away."""
+LARGEST_WINDOW = 256 << 10
+"""Bytes of a build's latest lines that are kept rendered; what is older is read again."""
+_ETA_SLACK = 5.0
+
+
+class _Batch(Struct, frozen=True):
+    first: int
+    lines: Sequence[LogLine]
+    message: Message
+    size: int
+
+
+class Watcher:
+    """One who watches: woken when there is something new, or when it has gone away."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        self.gone = False
+
+    def leave(self) -> None:
+        """It is not there any more."""
+        self.gone = True
+        self.news.set()
+
+
+class Feed:
+    """Everything about one build, for all who watch it; lives as long as somebody does."""
+
+    def __init__(self, request_hash: str, source: LiveBuilds, threads: Threads, *, after: int) -> None:
+        self.request_hash = request_hash
+        self.refusal: AsuError | None = None
+        """Why it never began, or could not go on."""
+        self.begun = asyncio.Event()
+        self.watchers: set[Watcher] = set()
+        self.window = LARGEST_WINDOW
+        self._source = source
+        self._threads = threads
+        self._last = after
+        self._there = 0
+        self._job_id: int | None = None
+        self._lives = 0
+        self._state: Message | None = None
+        self._states = 0
+        self._told: tuple[object, ...] = ()
+        self._ends_at: float | None = None
+        self._end: Message | None = None
+        self._batches: deque[_Batch] = deque()
+        self._size = 0
+        self._reads: Shared[Message | None] = Shared()
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self.cancel: Callable[[], object] = lambda: None
+        """Ends `run`; set by whoever runs it."""
+        self.wake = self._woken.set
+        """Says that there is something new in the database."""
+
+    async def run(self) -> None:
+        """Looks until the build's end, or until nobody watches."""
+        while self._end is None:
+            self._woken.clear()
+            pause = await self._look()
+            self.begun.set()
+            for watcher in self.watchers:
+                watcher.news.set()
+            if self._end is None and pause:
+                await asyncio.sleep(max(_SOONEST, _SOONEST_EACH * len(self.watchers)))
+                await _within(pause - _SOONEST, self._woken)
+
+    async def follow(
+        self, watcher: Watcher, after: int, *, beat: float | None = None
+    ) -> AsyncIterator[Message | None]:
+        """Every message for one watcher, the last one last; None when `beat` seconds brought nothing."""
+        place, life, told = after, 0, 0
+        while not watcher.gone:
+            watcher.news.clear()
+            if life != self._lives:
+                # Another job under the same hash, or a number that this one has not reached.
+                place = place if life == 0 and place <= self._there else 0
+                life = self._lives
+            is_behind = place < self._last and self.refusal is None
+            if told != self._states and self._state and not (self._end and is_behind):
+                told = self._states
+                yield self._state
+            elif is_behind:
+                message = await self._behind(place)
+                place = message.last if message else self._last
+                if message:
+                    yield message
+            elif self._end:
+                yield self._end
+                return
+            elif not await _within(beat, watcher.news):
+                yield None
+
+    def end(self, refusal: AsuError) -> None:
+        """Sends everybody away."""
+        self.refusal = refusal
+        self._end = render_problem_event(*status_of(refusal), str(refusal))
+        self.begun.set()
+        for watcher in self.watchers:
+            watcher.news.set()
+
+    async def _behind(self, place: int) -> Message | None:
+        """What stands behind a line, in whatever portion is at hand."""
+        if not self._batches or place + 1 < self._batches[0].first:
+            message, _ = await self._reads.ask(place, lambda: self._read(place))
+            return message
+        number = bisect.bisect_right(self._batches, place + 1, key=lambda batch: batch.first) - 1
+        batch = self._batches[number]
+        skipped = place + 1 - batch.first
+        return render_lines(batch.lines[skipped:]) if skipped else batch.message
+
+    async def _read(self, place: int) -> Message | None:
+        """From the database: what is too old to be kept here."""
+
+        def read(job_id: int) -> Message | None:
+            lines = self._source.lines(job_id, after=place)
+            return render_lines(lines) if lines else None
+
+        try:
+            return await self._threads.run(read, self._job_id)
+        except AsuError:
+            return None
+
+    async def _look(self) -> float:
+        """Looks once; for how many seconds nothing new need be expected."""
+        try:
+            return self._take(*await self._threads.run(self._look_in_thread, self._last, self._job_id))
+        except BuildNotFound as error:
+            self.end(error)
+        except AsuError as error:
+            self._failures += 1
+            if self._job_id is None or self._failures >= _TRIES:
+                self.end(error)
+        except Exception:  # noqa: BLE001 - whoever watches must not wait for ever
+            _log.exception("watching a build failed: a bug")
+            self.end(Unavailable("The server made a mistake and has written it to its log."))
+        return WAITING_SECONDS
+
+    def _look_in_thread(self, after: int, job_id: int | None) -> tuple[Look, Message | None, Message | None]:
+        look = self._source.look(self.request_hash, after=after, job_id=job_id)
+        final = render_final(look.view) if look.view.job.state in FINAL_STATES else None
+        return look, render_lines(look.lines) if look.lines else None, final
+
+    def _take(self, look: Look, lines: Message | None, final: Message | None) -> float:
+        self._failures = 0
+        job = look.view.job
+        if job.id != self._job_id:
+            self._job_id, self._last, self._lives = job.id, look.after, self._lives + 1
+            self._batches.clear()
+            self._size = 0
+        self._there = look.last
+        if lines:
+            self._keep(_Batch(look.lines[0].seq, look.lines, lines, len(lines.json)))
+        has_all = self._last >= look.last or not lines
+        if (has_all or not final) and self._has_changed(look.view):
+            self._state = render_state(look.view)
+            self._states += 1
+        if not has_all:
+            return 0.0
+        self._end = final
+        return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
+
+    def _keep(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._last = batch.message.last
+        self._size += batch.size
+        while self._size > self.window and len(self._batches) > 1:
+            self._size -= self._batches.popleft().size
+
+    def _has_changed(self, view: BuildView) -> bool:
+        """Whether there is more to tell than that time has passed."""
+        told = (view.job.id, view.job.state, view.job.stage, view.position)
+        left = None if view.remaining is None else view.remaining.total_seconds()
+        ends_at = None if left is None else time.monotonic() + left
+        if told == self._told and (ends_at is None) == (self._ends_at is None):
+            moved = abs((ends_at or 0.0) - (self._ends_at or 0.0))
+            if moved <= max(_ETA_SLACK, (left or 0.0) / 5):
+                return False
+        self._told, self._ends_at = told, ends_at
+        return True
+
+
+async def _within(seconds: float | None, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
