@@ -14,12 +14,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from asu_builder.web.fast_path import ABORT
+from asu_builder.web.systemd import Supervisor
 
 _LARGEST_MESSAGE = 4096
 """Bytes of what a WebSocket may send us; nothing that it says is looked at."""
 _PING_SECONDS = 20.0
-
-from asu_builder.web.systemd import Supervisor
 
 _log = logging.getLogger(__name__)
 
