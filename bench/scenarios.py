@@ -13,7 +13,7 @@ from bench.process import Server, cpu_seconds, free_port, resident_bytes, servin
 from bench.sample import FINISHED, download_server, request_body, seed
 
 CONNECTIONS = 32
-_PAGES = ("/", "/docs", "/openapi.json", "/health")
+_PAGES = ("/", "/docs", "/openapi.json", "/health", "/metrics")
 POLL = f"/api/v1/build/{FINISHED}"
 _BATCHES, _BATCH = 5, 200
 """As many as may wait by default, so that the queue is as long as it gets."""
@@ -108,7 +108,7 @@ def finished_answers(*, rounds: int, count: int) -> list[Figure]:
         Figure("repeated POST, finished result, CPU", "µs", spent["POST"], 120),
         Figure(f"repeated POST, p99 at {CONNECTIONS} connections", "ms", slowest["POST"]),
         Figure("memory, API and 4 idle workers, at start", "MB", [at_start], 60),
-        Figure(f"memory after {3 * count} requests and the pages, each round", "MB", memory, 80),
+        Figure(f"memory after {3 * count} requests, pages and a scrape", "MB", memory, 80),
     ]
 
 

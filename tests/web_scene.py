@@ -14,19 +14,26 @@ from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Token
 from asu_builder.domain.branches import Branches
 from asu_builder.domain.device_search import Device, Title
+from asu_builder.domain.job import Retention
 from asu_builder.domain.release import Release
-from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import Patience, Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.counts import EventCounts
 from asu_builder.services.crowd import Crowds
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
+from asu_builder.services.housekeeping import Housekeeping, KeepingOptions
 from asu_builder.services.live import Bell, LiveBuilds
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
+from asu_builder.services.recording import Recorder
+from asu_builder.services.worker import WorkerOptions, Workers
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
-from asu_builder.web.asker import Askers
+from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.late_streams import WatchLimits
@@ -118,6 +125,7 @@ class Scene:
     life: list[str] = field(default_factory=list)
     upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
+    limit_previews: Admit = field(default=lambda _: None)
     loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
@@ -126,6 +134,9 @@ class Scene:
     bell: Bell = field(default_factory=Bell)
     seconds: float = 1000.0
     health: Health = field(init=False)
+    counts: EventCounts = field(default_factory=EventCounts)
+    durations: Durations = field(default_factory=Durations)
+    housekeeping: Housekeeping = field(init=False)
 
     def app(self, *, cors: bool = True) -> FrontDoor:
         """A fresh application over these parts."""
@@ -148,8 +159,9 @@ class Scene:
                 operator=operator,
                 crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
+                gauges=self.gauges(),
                 askers=Askers(self.tokens, ()),
-                limit_previews=lambda _: None,
+                limit_previews=self.limit_previews,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
@@ -181,6 +193,40 @@ class Scene:
             ),
             now=lambda: NOON,
             wake=lambda: None,
+        )
+
+    def gauges(self) -> Gauges:
+        """Numbers of workers that never start and of the operator's queue."""
+        hour = timedelta(hours=1)
+        workers = Workers(
+            self.queue,
+            None,  # type: ignore[arg-type] # they build nothing
+            health=self.health,
+            statistics=self.statistics,
+            recorder=Recorder(self.log, now=lambda: NOON, ring=self.bell.ring),
+            durations=self.durations,
+            options=WorkerOptions("host", 4, hour, Retention(hour, hour, hour, hour)),
+            now=lambda: NOON,
+        )
+        self.housekeeping = Housekeeping(
+            self.queue,
+            SqlRetention(self.database),
+            self.store(),
+            None,  # type: ignore[arg-type] # it sweeps nothing
+            statistics=self.statistics,
+            options=KeepingOptions(hour, Patience(hour, hour), 0, hour),
+            now=lambda: NOON,
+            wake=lambda: None,
+        )
+        return Gauges(
+            SqlOperations(self.database),
+            workers,
+            self.housekeeping,
+            health=self.health,
+            store=self.store(),
+            statistics=self.statistics,
+            counts=self.counts,
+            now=lambda: NOON,
         )
 
     def store(self) -> LocalStore:

@@ -14,7 +14,18 @@ from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
-from asu_builder.ports import Act, JobFilter, JobQueue, LiveJobs, Operations, Pause, RetentionLedger
+from asu_builder.ports import (
+    Act,
+    JobFilter,
+    JobQueue,
+    LiveJobs,
+    Operations,
+    Patience,
+    Pause,
+    QueueLoad,
+    RetentionLedger,
+    Waiting,
+)
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
@@ -349,6 +360,33 @@ def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
     assert list(least[1:]) == [(hashes["z"], 3), (hashes["x"], 1)]
     assert len(least) == 3  # the first is the one that nobody has used since
     assert list(ledger.least_used(used_before=NOON)) == []
+
+
+def test_an_empty_queue_has_no_load(queue: JobQueue, operations: Operations) -> None:
+    assert operations.load() == QueueLoad({}, 0)
+
+
+def test_the_load_counts_who_waits_and_who_is_built_and_nobody_who_has_ended(
+    queue: JobQueue, operations: Operations
+) -> None:
+    one_in_each_state(queue)
+    assert operations.load() == QueueLoad({(Priority.NORMAL, False): Waiting(1, NOON)}, 1)
+
+
+def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, operations: Operations) -> None:
+    for minutes, priority in enumerate((Priority.BULK, Priority.INTERACTIVE, Priority.BULK)):
+        submission = a_submission(packages=(f"p{minutes}",), priority=priority)
+        queue.submit(submission, now=NOON + minutes * MINUTE)
+    assert operations.load().waiting == {
+        (Priority.BULK, False): Waiting(2, NOON),
+        (Priority.INTERACTIVE, False): Waiting(1, NOON + MINUTE),
+    }
+    queue.give_up_idle(Patience(2.5 * MINUTE, DAY), keep_failure_for=DAY, now=NOON + 4 * MINUTE)
+    assert operations.load().waiting == {
+        (Priority.BULK, True): Waiting(1, NOON),
+        (Priority.BULK, False): Waiting(1, NOON + 2 * MINUTE),
+        (Priority.INTERACTIVE, True): Waiting(1, NOON + MINUTE),
+    }
 
 
 def test_old_statistics_go_in_portions_and_newer_ones_stay(

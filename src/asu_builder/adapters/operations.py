@@ -18,7 +18,7 @@ from asu_builder.adapters.job_rows import (
 from asu_builder.adapters.job_times import BACK, notice_clock_set_back
 from asu_builder.adapters.jobs import insert_job
 from asu_builder.domain.job import Job, JobState, Priority
-from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, Submission
+from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
 
 _LARGEST_LIST = 1000
 _LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
@@ -62,6 +62,16 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
         f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY {number} DESC LIMIT ?",
         [*(value for _, value in chosen), limit],
     )
+
+
+# Counted in the index build_jobs_order alone; ids are given in the order in which jobs came.
+_WAITING = """
+    SELECT counted.priority, counted.sunk, counted.jobs, first.enqueued_at
+      FROM (SELECT sunk, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
+             WHERE state = 'pending' GROUP BY sunk, priority) AS counted
+      JOIN build_jobs AS first ON first.id = counted.first
+"""
+_BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
 
 
 class SqlOperations:
@@ -149,6 +159,18 @@ class SqlOperations:
             row = connection.execute("SELECT since, who FROM worker_pause").fetchone()
         since = to_moment(row[0]) if row else None
         return Pause(since, row[1]) if since else None
+
+    def load(self) -> QueueLoad:
+        """See `ports.Operations.load`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_WAITING).fetchall()
+            (building,) = connection.execute(_BUILDING).fetchone()
+        waiting = {
+            (Priority(priority), bool(sunk)): Waiting(jobs, since)
+            for priority, sunk, jobs, at in rows
+            if (since := to_moment(at))
+        }
+        return QueueLoad(waiting, building)
 
     def record(self, act: Act) -> None:
         """See `ports.Operations.record`."""

@@ -46,8 +46,13 @@ class SqlStatistics:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        note: Callable[[EventKind, str], None] = lambda kind, reason: None,
     ) -> None:
-        """`clock` counts seconds."""
+        """`clock` counts seconds.
+
+        `note` is told the kind and reason of each event at once, whatever becomes of the writing.
+        """
+        self._note = note
         self._database = database
         self._now = now
         self._clock = clock
@@ -60,6 +65,7 @@ class SqlStatistics:
 
     def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
         """See `ports.Statistics.record`."""
+        self._note(kind, reason)
         at = to_micros(self._now())
         self._rows.append(
             (
@@ -80,6 +86,10 @@ class SqlStatistics:
     def record_duration(self, stage: str, span: timedelta) -> None:
         """See `ports.Statistics.record_duration`."""
         self._spans.append((to_micros(self._now()), stage, max(0, span_micros(span))))
+
+    def waiting(self) -> int:
+        """See `ports.Statistics.waiting`."""
+        return len(self._rows)
 
     def flush(self) -> int:
         """See `ports.Statistics.flush`. Nothing is lost when writing fails."""

@@ -10,23 +10,26 @@ from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
+from asu_builder.bootstrap.background import background_work, checks
 from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
 from asu_builder.bootstrap.life import Life
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
-from asu_builder.ports import Runtime, Verdict
+from asu_builder.ports import Runtime
 from asu_builder.services.builds import Builds
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
+from asu_builder.services.counts import EventCounts
 from asu_builder.services.crowd import Crowds
+from asu_builder.services.durations import Durations
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
 from asu_builder.services.live import Bell, LiveBuilds
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
-from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.preview import Preview
 from asu_builder.services.recording import Recorder
@@ -37,17 +40,6 @@ from asu_builder.web.asker import Askers
 from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
-
-_HEALTH_SECONDS = 10.0
-_FLUSH_SECONDS = 1.0
-_INTEREST_SECONDS = 5.0
-_QUEUE_SECONDS = 10.0
-_TIDY_SECONDS = 30.0
-_REFRESH_SECONDS = 5.0
-_RULES_SECONDS = 10.0
-_INTEGRITY_SECONDS = 86400.0
-_AFTER_START_SECONDS = 0.5
-"""Checks and sweeps load podman-py; they come after the port answers."""
 
 
 class Application(Struct, frozen=True):
@@ -73,10 +65,11 @@ def assemble(
     `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
     settings were chosen.
     """
-    world = reach(settings, now)
+    counts = EventCounts()
+    world = reach(settings, now, note=counts.note)
     runtime = watch(world.runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
-    health = Health(_checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     bell = Bell()
     recorder = Recorder(world.log, now=now, ring=bell.ring)
     pipeline = _pipeline(settings, runtime, world, catalog)
@@ -87,7 +80,7 @@ def assemble(
     builds = _builds(
         settings, world, catalog, interest=interest, forecast=forecast, now=now, wake=workers.wake
     )
-    background = _background(world, health, housekeeping, catalog, interest)
+    background = background_work(world, health, housekeeping, catalog, interest)
     life = Life(
         begin=partial(housekeeping.recover, worker=world.name.name),
         workers=workers,
@@ -107,6 +100,7 @@ def assemble(
         operator=make_operator(settings, world, now=now, wake=workers.wake),
         crowds=Crowds(world.operations, world.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
+        gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
         askers=Askers(tokens(settings), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         announcement=announcement(settings),
@@ -213,7 +207,29 @@ def _workers(
         health=health,
         statistics=world.statistics,
         recorder=recorder,
+        durations=Durations(),
         options=worker_options(settings, world.name.name),
+        now=now,
+    )
+
+
+def _gauges(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    *,
+    health: Health,
+    counts: EventCounts,
+    now: Callable[[], datetime],
+) -> Gauges:
+    return Gauges(
+        world.operations,
+        workers,
+        housekeeping,
+        health=health,
+        store=world.store,
+        statistics=world.statistics,
+        counts=counts,
         now=now,
     )
 
@@ -234,43 +250,4 @@ def _pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catal
         baseline=catalog.baseline,
         upstream_url=settings.upstream_url,
         job_timeout=settings.job_timeout,
-    )
-
-
-def _checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
-    return {
-        "database": world.database.check,
-        "engine": runtime.check,
-        "registry": runtime.check_registry,
-        "store": world.store.check,
-        "upstream": world.upstream.check,
-        "rules": world.package_changes.check,
-        "workers": lambda: _workers_verdict(world),
-    }
-
-
-def _workers_verdict(world: World) -> Verdict:
-    pause = world.operations.paused()
-    if pause is None:
-        return Verdict("ok", "Workers take jobs.")
-    since = pause.since.isoformat(timespec="seconds")
-    return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
-
-
-def _background(
-    world: World, health: Health, housekeeping: Housekeeping, catalog: Catalog, interest: Interest
-) -> tuple[Periodic, ...]:
-    work: list[tuple[str, Callable[[], object], float]] = [
-        ("health", health.look, _HEALTH_SECONDS),
-        ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
-        ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
-        ("catalog", catalog.refresh, _REFRESH_SECONDS),
-        ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
-        ("interest", interest.flush, _INTEREST_SECONDS),
-        ("integrity", world.database.verify, _INTEGRITY_SECONDS),
-    ]
-    if world.refresh_rules is not None:
-        work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
-    return tuple(
-        Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )

@@ -48,7 +48,7 @@ def policy(settings: Settings) -> Policy:
 
 
 def announcement(settings: Settings) -> Announcement:
-    """What the overview says about this server."""
+    """What people and clients are told about this server."""
     return Announcement(
         version=__version__,
         upstream_url=settings.public_upstream_url or settings.upstream_url,
@@ -57,6 +57,7 @@ def announcement(settings: Settings) -> Announcement:
         repository_allow_list=settings.repository_allow_list,
         max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
         max_defaults_length=settings.max_defaults_length,
+        imagebuilder_image=settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry),
     )
 
 

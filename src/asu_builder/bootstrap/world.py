@@ -18,7 +18,7 @@ from asu_builder.adapters.stores import LocalStore
 from asu_builder.adapters.upstream import HttpUpstream
 from asu_builder.adapters.worker_name import WorkerName
 from asu_builder.bootstrap.runtimes import choose_runtime
-from asu_builder.ports import Runtime
+from asu_builder.ports import EventKind, Runtime
 from asu_builder.settings import Settings
 
 
@@ -53,8 +53,16 @@ class World(Struct, frozen=True):
         self.name.release()
 
 
-def reach(settings: Settings, now: Callable[[], datetime]) -> World:
-    """Opens every adapter. Raises `SettingsProblem` or `Unavailable`."""
+def reach(
+    settings: Settings,
+    now: Callable[[], datetime],
+    *,
+    note: Callable[[EventKind, str], None] = lambda kind, reason: None,
+) -> World:
+    """Opens every adapter; `note` is told each event of the statistics.
+
+    Raises `SettingsProblem` or `Unavailable`.
+    """
     database = Database(settings.database_path)
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
@@ -71,7 +79,7 @@ def reach(settings: Settings, now: Callable[[], datetime]) -> World:
         store=LocalStore(
             settings.public_path / "store", installation=installation, floor=settings.disk_floor
         ),
-        statistics=SqlStatistics(database, now=now),
+        statistics=SqlStatistics(database, now=now, note=note),
         upstream=HttpUpstream(settings.upstream_url, database, now=now),
         package_changes=_package_changes(settings),
         limit=NewBuildsLimit(settings.new_builds_limit),

@@ -8,7 +8,7 @@ import sys
 import click
 
 from asu_builder import __version__
-from asu_builder.settings import Settings, load_with_origins
+from asu_builder.settings import load_with_origins
 
 _ARENA_MAX = -8
 """Of malloc.h."""
@@ -60,6 +60,7 @@ def serve() -> None:
     _use_one_arena()
     from asu_builder.adapters.loading import LOADING
     from asu_builder.bootstrap import assemble
+    from asu_builder.cli.log_lines import configure_logging
     from asu_builder.cli.opening import told
     from asu_builder.web.server import DrainingServer, server_config
     from asu_builder.web.systemd import Supervisor, inherited_socket
@@ -67,7 +68,7 @@ def serve() -> None:
     with told():
         loaded = load_with_origins()
         settings = loaded.settings
-        _configure_logging(settings)
+        configure_logging(settings)
         application = assemble(settings, origins=loaded.origins)
         gc.freeze()
         gc.enable()
@@ -94,28 +95,6 @@ def _use_one_arena() -> None:
 
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
-
-
-def _configure_logging(settings: Settings) -> None:
-    from asu_builder.web.fast_path import REQUEST_ID
-
-    class RequestIdFilter(logging.Filter):
-        """Puts the id of the request being answered on every line."""
-
-        def filter(self, record: logging.LogRecord) -> bool:
-            record.request_id = REQUEST_ID.get() or "-"
-            return True
-
-    handler = logging.StreamHandler()
-    handler.addFilter(RequestIdFilter())
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s %(levelname)-7s %(request_id)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"
-        )
-    )
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 @main.group("rules")

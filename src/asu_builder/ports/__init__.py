@@ -7,7 +7,7 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 from asu_builder.ports.build_log import BuildLog, LogLine, PrintedLine
 from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Heard, Runtime
 from asu_builder.ports.health import Verdict
-from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause
+from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause, QueueLoad, Waiting
 from asu_builder.ports.package_changes import PackageChanges
 from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
 from asu_builder.ports.retention import RetentionLedger
@@ -44,6 +44,7 @@ __all__ = [
     "Patience",
     "Pause",
     "PrintedLine",
+    "QueueLoad",
     "RecordedFailure",
     "Recovery",
     "RetentionLedger",
@@ -57,5 +58,6 @@ __all__ = [
     "Upstream",
     "Verdict",
     "VersionList",
+    "Waiting",
     "admit_all",
 ]

@@ -1,6 +1,6 @@
 """What an operator sees and does beside the queue's own course."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -55,6 +55,22 @@ class Pause(Struct, frozen=True):
     who: str
 
 
+class Waiting(Struct, frozen=True):
+    """Jobs of one class that wait: how many, and since when the one that came first."""
+
+    jobs: int
+    since: datetime
+
+
+class QueueLoad(Struct, frozen=True):
+    """The queue at a glance. Classes in which nobody waits are left out."""
+
+    waiting: Mapping[tuple[Priority, bool], Waiting]
+    """By class, and by whether nobody polls them any more."""
+    building: int
+    """In all processes."""
+
+
 class Operations(Protocol):
     """Lists, acts and their record. Each method is one transaction."""
 
@@ -96,6 +112,10 @@ class Operations(Protocol):
 
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""
+        ...
+
+    def load(self) -> QueueLoad:
+        """The queue at a glance; costs the same however many jobs have ended."""
         ...
 
     def record(self, act: Act) -> None:

@@ -63,6 +63,10 @@ class Statistics(Protocol):
         """Notes how long a stage of one build took, by a clock that nobody sets. Never waits."""
         ...
 
+    def waiting(self) -> int:
+        """How many events are recorded and not written yet."""
+        ...
+
     def flush(self) -> int:
         """Writes what was recorded so far; how many events."""
         ...

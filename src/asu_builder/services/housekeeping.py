@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 GRACE = timedelta(minutes=10)
 """Files stay this long behind the last answer that named them: somebody may just begin to download."""
 _RECONCILE_SECONDS = 3600.0
+_SUM_SECONDS = 60.0
+"""How often the size of all images is summed up: it is a look at every completed job."""
 _USED_LATELY = timedelta(minutes=2)
 """A result used within this time is not taken away to make room."""
 
@@ -67,7 +69,9 @@ class Housekeeping:
         self._now = now
         self._wake = wake
         self._clock = clock
-        self._reconcile_at = 0.0
+        self._reconcile_at = self._sum_at = 0.0
+        self.stored_bytes: int | None = None
+        """What all images take, as last summed up."""
 
     def look_after_queue(self) -> None:
         """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
@@ -86,6 +90,9 @@ class Housekeeping:
         with contextlib.suppress(Unavailable):
             self._runtime.sweep(keep=self._is_live)
         self.collect()
+        if self._clock() >= self._sum_at:
+            self._sum_at = self._clock() + _SUM_SECONDS
+            self.stored_bytes = self._ledger.stored_bytes()
         if self._clock() >= self._reconcile_at:
             self._reconcile_at = self._clock() + _RECONCILE_SECONDS
             self.reconcile()

@@ -30,7 +30,9 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
 )
+from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
@@ -71,6 +73,7 @@ class Workers:
         health: Health,
         statistics: Statistics,
         recorder: Recorder,
+        durations: Durations,
         options: WorkerOptions,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
@@ -81,9 +84,10 @@ class Workers:
         self._health = health
         self._statistics = statistics
         self._recorder = recorder
+        self.durations = durations
         self._options = options
         self._now = now
-        self._times = StageTimes(statistics, now=now, clock=clock)
+        self._times = StageTimes(statistics, durations, now=now, clock=clock)
         self._woken = threading.Condition()
         self._wakes = 0
         self._draining = False
@@ -104,6 +108,16 @@ class Workers:
             periodic.start()
         for thread in self._threads:
             thread.start()
+
+    @property
+    def running(self) -> int:
+        """How many builds run now."""
+        return len(self._running)
+
+    @property
+    def concurrent(self) -> int:
+        """How many may run at once."""
+        return self._options.concurrent
 
     def wake(self) -> None:
         """Says that a job was submitted; one idle worker looks at once."""
@@ -181,10 +195,12 @@ class Workers:
 
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when nobody waits."""
+        CURRENT_HASH.set("")
         claimed = self._queue.claim(name, lease_for=LEASE, now=self._now())
         if claimed is None:
             return False
         job, lease = claimed
+        CURRENT_HASH.set(job.request_hash)
         stop = threading.Event()
         self._running[lease] = stop
         if self._stopping:
@@ -202,9 +218,11 @@ class Workers:
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
         laps = self._times.begin(job)
+        _log.info("build started by worker %s", lease.worker)
         try:
             outcome = self._outcome(job, lease, stop, laps)
         except BuildInterrupted:
+            _log.info("build interrupted; the job returns to the queue")
             self._queue.release(lease, not_before=self._now(), now=self._now())
         except PartUnavailable as error:
             # It says nothing about this build, so nothing is counted.
@@ -214,8 +232,7 @@ class Workers:
             self._queue.release(lease, not_before=self._now() + pause, now=self._now())
         else:
             laps.end()
-            if self._record(job, lease, outcome):
-                laps.record()
+            self._record(job, lease, outcome, laps)
 
     def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
@@ -244,7 +261,7 @@ class Workers:
             # Fine when it was submitted; the operator has changed what is offered since.
             return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
-            _log.exception("building %s failed", job.request_hash)
+            _log.exception("building failed: a bug")
             return BuildFailure(
                 FailureReason.INTERNAL,
                 "Error: The server failed while building. This is its own fault, not the request's; "
@@ -253,20 +270,22 @@ class Workers:
         finally:
             self._recorder.end(recording)
 
-    def _record(self, job: Job, lease: Lease, outcome: Outcome) -> bool:
-        """Ends the job, or gives it back to try again; whether it has ended."""
+    def _record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+        """Ends the job, or gives it back to try again."""
         if isinstance(outcome, BuildFailure) and outcome.reason.retried:
             if job.retries < len(RETRY_DELAYS):
                 delay = RETRY_DELAYS[job.retries]
                 _log.warning("%s; tried again in %s", outcome.detail, delay)
                 now = self._now()
                 self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
-                return False
+                return
             outcome = replace(outcome, attempts=job.history)
         keeping = self._options.retention.keeping(job.request, outcome)
         self._queue.finish(lease, outcome, keeping, now=self._now())
+        seconds = laps.record(completed=isinstance(outcome, BuildResult))
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
+            _log.info("build completed in %.1f s", seconds)
         else:
             self._statistics.record("failed", job.request, client=job.client, reason=outcome.reason)
-        return True
+            _log.info("build failed in %.1f s: %s (fault: %s)", seconds, outcome.reason, outcome.fault)

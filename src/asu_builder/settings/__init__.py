@@ -91,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_concurrent: int = 4
     worker_poll: timedelta = timedelta(seconds=5)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
 
     def __post_init__(self) -> None:
         _require("server_port", 0 <= self.server_port <= 65535, "a port from 0 to 65535")

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
 from asu_builder.services.live import LiveBuilds
+from asu_builder.services.measures import Gauges
 from asu_builder.services.operator import Operator
 from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
@@ -36,6 +38,7 @@ from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
 from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
+from asu_builder.web.scrapes import Requests, Scrapes
 from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
@@ -65,6 +68,7 @@ class Parts(Struct, frozen=True):
     operator: Operator
     crowds: Crowds
     configuration: Callable[[], ConfigurationDocument]
+    gauges: Gauges
     askers: Askers
     limit_previews: Admit
     announcement: Announcement
@@ -88,10 +92,13 @@ def create_app(parts: Parts) -> FrontDoor:
         standing_headers=standing_headers(cors=parts.cors),
         clock=parts.clock,
     )
+    requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
+    scrapes = Scrapes(parts.gauges, reading, requests, version=parts.version)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
-    search = SearchEndpoints(Search(parts.catalog), reading, clock=parts.clock)
+    search = Search(parts.catalog)
+    searching = SearchEndpoints(search, reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
@@ -114,27 +121,30 @@ def create_app(parts: Parts) -> FrontDoor:
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
+        "/metrics": scrapes.metrics,
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
         **_operator_routes(operator),
         **_metadata_routes(metadata),
         **_statistics_routes(statistics),
-        **_search_routes(search),
+        **_search_routes(searching),
     }
     routes = [
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
-    pages = LatePages(lambda: _load_pages(parts, reading, forget=answers.forget), reading)
+    pages = LatePages(lambda: _load_pages(parts, reading, answers, search), reading)
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams)
+    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams, requests=requests)
 
 
-def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]) -> Mapping[str, Endpoint]:
+def _load_pages(
+    parts: Parts, reading: Threads, answers: BuildAnswers, search: Search
+) -> Mapping[str, Endpoint]:
     from asu_builder.web.pages import PageParts, make_pages  # with templates and all
 
     return make_pages(
@@ -145,8 +155,13 @@ def _load_pages(parts: Parts, reading: Threads, *, forget: Callable[[str], None]
             catalog=parts.catalog,
             crowds=parts.crowds,
             operator=parts.operator,
-            forget=forget,
             configuration=parts.configuration,
+            search=search,
+            live=parts.live,
+            preview=parts.preview,
+            limit_previews=parts.limit_previews,
+            answers=answers,
+            announcement=parts.announcement,
             askers=parts.askers,
             threads=reading,
             clock=parts.clock,

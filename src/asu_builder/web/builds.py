@@ -6,6 +6,7 @@ again (files may be gone, the result may have expired).
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +18,14 @@ from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import AsuError, BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
+from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.services.builds import Ask, Builds, BuildView
 from asu_builder.web.incoming import client_from_user_agent, parse_request
 from asu_builder.web.memory import Memory
 from asu_builder.web.threads import Shared, Threads, Together
 from asu_builder.web.wire import Answer, render_build
+
+_log = logging.getLogger(__name__)
 
 LIVE_SECONDS = 0.5
 FINAL_SECONDS = 5.0
@@ -151,7 +155,10 @@ class BuildAnswers:
         digest = hashlib.sha256(body).digest()
         post = _Post(body, user_agent, asker)
         submitted, first = await self._submits.ask((digest, asker.name), lambda: self._submit(digest, post))
+        CURRENT_HASH.set(submitted.view.job.request_hash)
         if first:
+            if submitted.view.cancel_token:
+                _log.info("build submitted")
             return render_build(submitted.view) if submitted.view.cancel_token else submitted.answer
         if submitted.answer.status == 200:
             # The service has counted one of those who asked together.
@@ -190,6 +197,8 @@ class BuildAnswers:
         return submitted
 
     def _submit_in_thread(self, posts: list[_Post]) -> list[_Submitted | Exception]:
+        if len(posts) > 1:
+            REQUEST_ID.set("")  # what is logged in here is nobody's alone
         parsed = [_parse(post.body) for post in posts]
         asked = [
             Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.asker)

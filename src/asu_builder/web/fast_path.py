@@ -5,25 +5,23 @@ Here live CORS, request ids, slashes, counters and the last line of defence agai
 """
 
 import asyncio
-import contextvars
 import itertools
 import logging
 import os
 import re
-from collections import Counter
+import time
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
+from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import BuildAnswers, Kept
 from asu_builder.web.incoming import MAX_BODY
 from asu_builder.web.late_streams import LateStreams
+from asu_builder.web.scrapes import Requests
 from asu_builder.web.wire import Answer, render_problem
-
-REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
-"""The id of the request being answered, for log lines; empty outside one and on the short way."""
 
 BUILD = "/api/v1/build"
 _BUILD_PREFIX = f"{BUILD}/"
@@ -42,6 +40,7 @@ _PREFLIGHT = (
 )
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HIDDEN = re.compile(rb"%(?:2f|5c|00)", re.IGNORECASE)
+_HASH = re.compile(r"/([0-9a-f]{64})(?=/|$)")
 _SLASHES = re.compile(r"/{2,}")
 _TOO_LARGE = render_problem(
     413, "Too large", f"body: expected at most {MAX_BODY} bytes; a build request is much smaller"
@@ -50,6 +49,8 @@ _TOO_SLOW = render_problem(408, "Too slow", "body: it did not arrive within 30 s
 _NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
 
 _BODY_SECONDS = 30.0
+_SLOW_SECONDS = 1.0
+"""An answer that begins later than this is worth a warning."""
 
 ABORT = "asu_builder.abort"
 """Where in a scope the server's protocol says how a connection is broken off, sent or not."""
@@ -76,7 +77,9 @@ class FrontDoor:
         askers: Askers,
         cors: bool,
         streams: LateStreams,
+        requests: Requests,
     ) -> None:
+        """`requests` is counted up with each answer, by method, route and status."""
         self._app = app
         self._socket = streams.socket
         self.end_streams = streams.stop
@@ -86,8 +89,7 @@ class FrontDoor:
         self._cors = cors
         self._numbers = itertools.count()
         self._prefix = os.urandom(4).hex().encode()
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        """How often (method, route, status) was answered since the start."""
+        self.requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's start and end."""
@@ -142,37 +144,40 @@ class FrontDoor:
     async def _send_kept(self, kept: Kept, route: str, scope: Scope, send: Send) -> None:
         answer = kept.answer
         method = scope["method"]
-        headers = [*kept.headers, (b"x-request-id", self._request_id(scope))]
+        request_id = self._request_id(scope)
+        headers = [*kept.headers, (b"x-request-id", request_id)]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
         self.requests[method, route, answer.status] += 1
         if _log.isEnabledFor(logging.DEBUG):
+            self._tell(request_id, scope)
             _log.debug("%s %s %d from memory", method, route, answer.status)
 
     async def _send(self, answer: Answer, route: str, scope: Scope, send: Send) -> None:
         """An answer of the front door's own."""
+        request_id = self._request_id(scope)
+        self._tell(request_id, scope)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer.body)),
             *answer.headers,
             *standing_headers(cors=self._cors),
-            (b"x-request-id", self._request_id(scope)),
+            (b"x-request-id", request_id),
         ]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
-        self.requests[scope["method"], route, answer.status] += 1
+        self._count(route, answer.status, scope)
 
     async def _preflight(self, scope: Scope, send: Send) -> None:
-        headers: list[tuple[bytes, bytes]] = [
-            (b"allow", _METHODS),
-            (b"x-request-id", self._request_id(scope)),
-        ]
+        request_id = self._request_id(scope)
+        self._tell(request_id, scope)
+        headers: list[tuple[bytes, bytes]] = [(b"allow", _METHODS), (b"x-request-id", request_id)]
         if self._cors:
             headers += [_ORIGIN, *_PREFLIGHT]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
-        self.requests["OPTIONS", "any", 204] += 1
+        self._count("any", 204, scope)
 
     async def _see_through(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The long way, through the router; nothing comes back without our headers."""
@@ -183,7 +188,7 @@ class FrontDoor:
             await self._send(_NOT_FOUND, "unknown", scope, send)
             return
         passage = _Passage(scope, send, request_id=self._request_id(scope), cors=self._cors)
-        REQUEST_ID.set(passage.request_id.decode())
+        self._tell(passage.request_id, scope)
         try:
             await self._app(scope, receive, passage.send)
         except Exception:
@@ -192,8 +197,26 @@ class FrontDoor:
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self.requests[scope["method"], route, passage.status] += 1
-        _log.debug("%s %s %d", scope["method"], route, passage.status)
+            self._count(route, passage.status, scope)
+            if passage.seconds > _SLOW_SECONDS:
+                _log.warning(
+                    "%s %s %d began only after %.1f s",
+                    scope["method"],
+                    route,
+                    passage.status,
+                    passage.seconds,
+                )
+
+    def _count(self, route: str, status: int, scope: Scope) -> None:
+        self.requests[scope["method"], route, status] += 1
+        _log.debug("%s %s %d", scope["method"], route, status)
+
+    def _tell(self, request_id: bytes, scope: Scope) -> None:
+        """Says what the lines are about that this request's task logs from now on."""
+        REQUEST_ID.set(request_id.decode())
+        found = _HASH.search(scope["path"])
+        # Also where there is none: a request that was sent behind another begins in its context.
+        CURRENT_HASH.set(found[1] if found else "")
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
@@ -223,14 +246,19 @@ class _Passage:
         self._send = send
         self._head = scope["method"] == "HEAD"
         self._private = scope["path"].startswith("/api/")
+        self._timed = scope["path"] == BUILD or scope["path"].startswith(_BUILD_PREFIX)
+        self._began = time.perf_counter()
         self._cors = cors
         self.request_id = request_id
         self.status = 500
         self.complete = False
+        self.seconds = 0.0
+        """From the request to the beginning of its answer."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.seconds = time.perf_counter() - self._began
             message["headers"] = [*message.get("headers", ()), *self._additions()]
         elif message["type"] == "http.response.body":
             if self._head:
@@ -240,6 +268,8 @@ class _Passage:
 
     def _additions(self) -> list[tuple[bytes, bytes]]:
         additions = [(b"x-request-id", self.request_id)]
+        if self._timed:
+            additions.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
         if self._private:
             additions.append(_NO_STORE)
         if self._cors:

@@ -22,6 +22,11 @@ ADDRESSES = (
     "GET /configuration",
     "GET /docs",
     "GET /static/{digest}/{name}",
+    "GET /build",
+    "POST /build",
+    "GET /build/{request_hash}",
+    "POST /build/{request_hash}/again",
+    "POST /build/{request_hash}/cancel",
     "POST /session",
     "POST /session/end",
 )

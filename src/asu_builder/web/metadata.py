@@ -36,7 +36,11 @@ _MAX_AGE = (b"cache-control", b"max-age=60")
 
 
 class Announcement(Struct, frozen=True):
-    """What the overview says about this server. `upstream_url` must be reachable from routers."""
+    """What the overview and the pages say about this server.
+
+    `upstream_url` must be reachable from routers. `imagebuilder_image` is the template of the
+    ImageBuilders' container images, its registry filled in, for those who build for themselves.
+    """
 
     version: str
     upstream_url: str
@@ -45,6 +49,7 @@ class Announcement(Struct, frozen=True):
     repository_allow_list: tuple[str, ...]
     max_custom_rootfs_size_mb: int
     max_defaults_length: int
+    imagebuilder_image: str = "ghcr.io/openwrt/imagebuilder:{target}-{subtarget}-{tag}"
 
 
 class Metadata:

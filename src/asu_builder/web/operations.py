@@ -147,6 +147,13 @@ OPERATIONS = (
         query=("for",),
     ),
     Operation(
+        "/metrics",
+        _READ,
+        "The service in numbers, for Prometheus.",
+        {200: ("Prometheus' text format", None)},
+        content_type="text/plain",
+    ),
+    Operation(
         "/store/{request_hash}/{name}",
         _READ,
         "Download an image, whole or in part.",

@@ -121,6 +121,10 @@ _POSITION = {
     "description": "How many jobs are ahead, 0 once it is being built",
     "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["0"]},
 }
+_TIMING = {
+    "description": "Milliseconds: wait before its start, build from there to its end, app for this answer",
+    "schema": {"type": "string", "examples": ["wait;dur=1200, build;dur=9300"]},
+}
 _RETRY_AFTER = {
     "description": "After how many seconds to try again",
     "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["10"]},
@@ -133,5 +137,5 @@ def headers_of(address: str, status: int) -> dict[str, Any]:
         # A health report may be a 503 too; nobody waits for it.
         return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
     if address in ("/api/v1/build", "/api/v1/build/{request_hash}") and status in (200, 202, 500):
-        return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION}
+        return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION, "Server-Timing": _TIMING}
     return {}

@@ -115,5 +115,6 @@ MEANINGS: Mapping[str, str] = {
     ),
     "worker_concurrent": "How many builds run at once. `0` only serves.",
     "worker_poll": "How often an idle worker looks by itself; submitting wakes one at once.",
+    "log_format": "`console` for people, `json` for programs: one object a line. See operations.",
     "log_level": "`debug`, `info`, `warning` or `error`.",
 }

@@ -49,11 +49,11 @@ def render_build(view: BuildView) -> Answer:
     """A job as its clients see it; GET and POST render the same."""
     job = view.job
     if isinstance(job.outcome, BuildResult):
-        return _build_answer(200, _done(job, job.outcome), step="done")
+        return _build_answer(200, _done(job, job.outcome), job, step="done")
     if isinstance(job.outcome, BuildFailure):
-        return _build_answer(500, _failed(job, job.outcome), step="failed")
+        return _build_answer(500, _failed(job, job.outcome), job, step="failed")
     if job.state is JobState.CANCELLED:
-        return _build_answer(500, _cancelled(job), step="failed")
+        return _build_answer(500, _cancelled(job), job, step="failed")
     eta = eta_of(view)
     waits = job.state is JobState.PENDING
     stage = job.stage or Stage.INIT
@@ -71,8 +71,8 @@ def render_build(view: BuildView) -> Answer:
         cancel_token=view.cancel_token or msgspec.UNSET,
     )
     if waits:
-        return _build_answer(202, accepted, step="queued", position=position)
-    return _build_answer(202, accepted, step=stage)
+        return _build_answer(202, accepted, job, step="queued", position=position)
+    return _build_answer(202, accepted, job, step=stage)
 
 
 def eta_of(view: BuildView) -> int | None:
@@ -80,12 +80,29 @@ def eta_of(view: BuildView) -> int | None:
     return None if view.remaining is None else math.ceil(view.remaining.total_seconds())
 
 
-def _build_answer(status: int, document: object, *, step: str, position: int = 0) -> Answer:
-    headers = (
+def _build_answer(status: int, document: object, job: Job, *, step: str, position: int = 0) -> Answer:
+    headers = [
         (b"x-imagebuilder-status", step.encode()),
         (b"x-queue-position", b"%d" % position),
-    )
-    return Answer(status, _encode(document), headers)
+    ]
+    if timing := _timing(job):
+        headers.append((b"server-timing", timing))
+    return Answer(status, _encode(document), tuple(headers))
+
+
+def _timing(job: Job) -> bytes:
+    """How long the job has waited for its (last) start and was built, once that is over."""
+    spans = []
+    waited_until = job.started_at or job.finished_at
+    if waited_until:
+        spans.append(b"wait;dur=%.0f" % _milliseconds(job.enqueued_at, waited_until))
+    if job.started_at and job.finished_at:
+        spans.append(b"build;dur=%.0f" % _milliseconds(job.started_at, job.finished_at))
+    return b", ".join(spans)
+
+
+def _milliseconds(since: datetime, until: datetime) -> float:
+    return max(0.0, (until - since).total_seconds() * 1e3)  # a clock may have been set back
 
 
 def _echo(job: Job) -> RequestEcho:

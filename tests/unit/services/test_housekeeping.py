@@ -242,3 +242,13 @@ def test_a_leap_of_the_clock_makes_no_result_look_unused(home: Home) -> None:
     home.clock.forward(3 * HOUR)
     assert home.with_budget(1).collect().evicted == []
     assert home.store.holds(name)
+
+
+def test_the_size_of_all_images_is_summed_up_once_a_minute(home: Home) -> None:
+    told = [home.housekeeping.stored_bytes]
+    for name, size, seconds in (("vim", 100, 30), ("emacs", 50, 31), ("nano", 25, 0)):
+        home.completed(name, size=size)
+        home.housekeeping.tidy()
+        told.append(home.housekeeping.stored_bytes)
+        home.clock.forward(timedelta(seconds=seconds))
+    assert told == [None, 100, 100, 175]

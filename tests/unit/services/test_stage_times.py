@@ -3,6 +3,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.services.durations import Durations
 from asu_builder.services.stage_times import StageTimes
 from factories import NOON, Clock, a_request
 from noted_statistics import NotedStatistics
@@ -13,9 +14,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.statistics = NotedStatistics()
+        self.durations = Durations()
         self.wall = Clock()
         self.steady = 100.0
-        self.times = StageTimes(self.statistics, now=self.wall, clock=lambda: self.steady)
+        self.times = StageTimes(self.statistics, self.durations, now=self.wall, clock=lambda: self.steady)
 
     def forward(self, seconds: float) -> None:
         self.steady += seconds
@@ -29,7 +31,7 @@ class Watch:
         self.statistics.durations_noted.clear()
         laps = self.times.begin(job)
         laps.end()
-        laps.record()
+        laps.record(completed=True)
         return {stage: span.total_seconds() for stage, span in self.statistics.durations_noted}
 
 
@@ -46,7 +48,7 @@ def test_stages_are_timed_by_the_steady_clock_though_the_other_is_set() -> None:
     watch.forward(8)
     laps.end()
     assert watch.statistics.durations_noted == []
-    laps.record()
+    laps.record(completed=True)
     assert {stage: span.total_seconds() for stage, span in watch.statistics.durations_noted} == {
         "pending": 0,
         "init": 1,
@@ -54,6 +56,9 @@ def test_stages_are_timed_by_the_steady_clock_though_the_other_is_set() -> None:
         "building_image": 12,
         "building": 15,
     }
+    sums = {stage: histogram.sum for stage, histogram in watch.durations.stages().items() if histogram.count}
+    assert sums == {Stage.INIT: 1, Stage.CONTAINER_SETUP: 2, Stage.BUILDING_IMAGE: 12}
+    assert (watch.durations.builds()[True].sum, watch.durations.builds()[False].count) == (15, 0)
 
 
 def test_waiting_counts_only_where_the_steady_clock_vouches_for_it() -> None:

@@ -1,3 +1,5 @@
+import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,7 +18,9 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
+from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import Heard, Verdict
+from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
 from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
@@ -60,6 +64,7 @@ class Shop:
         self.recorder = Recorder(self.log, now=lambda: self.clock())
         self.clock = Clock()
         self.statistics = NotedStatistics()
+        self.durations = Durations()
         self.engine = Verdict("ok", "fine")
         self.health = Health(
             {
@@ -74,6 +79,7 @@ class Shop:
             health=self.health,
             statistics=self.statistics,
             recorder=self.recorder,
+            durations=self.durations,
             options=WorkerOptions("host", 4, timedelta(seconds=30), RETENTION),
             now=self.clock,
         )
@@ -347,3 +353,66 @@ def test_leases_of_running_jobs_are_renewed(shop: Shop) -> None:
         shop.workers.renew_leases()
     done.set()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
+
+
+def test_the_log_tells_the_life_of_a_build_and_each_line_knows_which(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((CURRENT_HASH.get(), record.getMessage()))
+
+    listener = Listener()
+    logger = logging.getLogger("asu_builder.services.worker")
+    logger.addHandler(listener)
+    caplog.set_level(logging.INFO)
+    try:
+        good = shop.submit()
+        assert shop.workers.build_next("w/1")
+        shop.script.do = fail(BuildFailed(FailureReason.TOO_BIG, "too big"))
+        bad = shop.submit("emacs")
+        assert shop.workers.build_next("w/1")
+        assert not shop.workers.build_next("w/1")
+    finally:
+        logger.removeHandler(listener)
+    assert [name for name, _ in seen] == [good.request_hash] * 2 + [bad.request_hash] * 2
+    words = [re.sub(r"[0-9.]+ s", "N s", message) for _, message in seen]
+    assert words == [
+        "build started by worker w/1",
+        "build completed in N s",
+        "build started by worker w/1",
+        "build failed in N s: too_big (fault: user)",
+    ]
+    assert CURRENT_HASH.get() == "", "nobody is built any more"
+    assert not any(job.request_hash in caplog.text for job in (good, bad))
+
+
+def test_builds_that_ended_are_timed_and_those_given_back_are_not(shop: Shop) -> None:
+    shop.submit()
+    shop.workers.build_next("w/1")
+    shop.script.do = fail(EngineUnavailable("gone"))
+    shop.submit("emacs")
+    shop.workers.build_next("w/1")
+    builds = shop.durations.builds()
+    assert (builds[True].count, builds[False].count) == (1, 0)
+    assert shop.durations.stages()[Stage.BUILDING_IMAGE].count == 1
+    shop.clock.forward(timedelta(minutes=5))
+    shop.script.do = fail(BuildFailed(FailureReason.TOO_BIG, "too big"))
+    shop.workers.build_next("w/1")
+    assert shop.durations.builds()[False].count == 1
+
+
+def test_how_many_builds_run_is_known(shop: Shop) -> None:
+    seen: list[int] = []
+
+    def look(job: Job, stop: threading.Event) -> BuildResult:
+        seen.append(shop.workers.running)
+        return a_result()
+
+    shop.script.do = look
+    shop.submit()
+    shop.workers.build_next("w/1")
+    assert seen == [1]
+    assert (shop.workers.running, shop.workers.concurrent) == (0, 4)

@@ -8,9 +8,10 @@ import pytest
 from asgi_client import AsgiClient
 from asu_builder.domain import errors
 from asu_builder.domain.errors import EngineUnavailable, QueueFull, RequestMalformed, Unavailable
+from asu_builder.log_context import REQUEST_ID
 from asu_builder.ports import Verdict
 from asu_builder.web.errors import answer_error
-from asu_builder.web.fast_path import REQUEST_ID, FrontDoor
+from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.incoming import MAX_BODY
 from factories import a_request
 from fake_builds import FakeBuilds, a_body

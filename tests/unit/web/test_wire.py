@@ -1,6 +1,6 @@
 """What clients read: exact shapes, because one wrong key stops a router's upgrade."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import BuildFailure, Stage
+from asu_builder.domain.job import BuildFailure, JobState, Stage
 from asu_builder.web.documents import RequestEcho
-from factories import a_request
+from factories import NOON, a_request
 from fake_builds import FakeBuilds, a_body, a_result
 
 LUCI_STEPS = {
@@ -241,3 +241,52 @@ def test_a_failure_that_got_as_far_as_make_shows_the_command(client: AsgiClient,
 def test_text_that_is_no_ascii_survives(client: AsgiClient, builds: FakeBuilds) -> None:
     request_hash = builds.complete(stdout="größe ✓", description=a_result().description)
     assert _poll(client, request_hash).json["stdout"] == "größe ✓"
+
+
+def _timings(answer: Answer) -> list[str]:
+    """What the header says, apart from how long this very answer took."""
+    told = [value for name, value in answer.headers if name == "server-timing"]
+    return [entry for value in told for entry in value.split(", ") if not entry.startswith("app;dur=")]
+
+
+def test_a_finished_build_says_how_long_it_waited_and_was_built(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    name = builds.hold(
+        a_request(),
+        state=JobState.COMPLETED,
+        outcome=a_result(),
+        started_at=NOON + timedelta(seconds=2.5),
+        finished_at=NOON + timedelta(seconds=14),
+    )
+    first, remembered = _poll(client, name), _poll(client, name)
+    assert _timings(first) == _timings(remembered) == ["wait;dur=2500", "build;dur=11500"]
+    assert any(value.startswith("app;dur=") for _, value in first.headers)
+    assert not any(value.startswith("app;dur=") for _, value in remembered.headers)
+
+
+def test_a_build_that_runs_says_how_long_it_waited(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.hold(
+        a_request(), state=JobState.BUILDING, stage=Stage.INIT, started_at=NOON + timedelta(seconds=3)
+    )
+    assert _timings(_poll(client, name)) == ["wait;dur=3000"]
+
+
+def test_a_job_that_waits_has_nothing_to_tell_about_its_time(client: AsgiClient, builds: FakeBuilds) -> None:
+    assert _timings(_poll(client, builds.hold(a_request()))) == []
+
+
+def test_a_clock_that_was_set_back_makes_no_time_negative(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.hold(
+        a_request(),
+        state=JobState.COMPLETED,
+        outcome=a_result(),
+        started_at=NOON - timedelta(seconds=9),
+        finished_at=NOON - timedelta(seconds=20),
+    )
+    assert _timings(_poll(client, name)) == ["wait;dur=0", "build;dur=0"]
+
+
+def test_only_build_answers_carry_times(client: AsgiClient) -> None:
+    for path in ("/health", "/api/v1/builds-per-day", "/"):
+        assert client.get(path).header("server-timing") is None

@@ -17,10 +17,17 @@ from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.health import Health
+from asu_builder.services.live import LiveBuilds
 from asu_builder.services.operator import Operator
-from asu_builder.web.asker import Askers
+from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
+from asu_builder.web.asker import Admit, Askers
+from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.errors import answer_error
+from asu_builder.web.metadata import Announcement
 from asu_builder.web.operator_documents import ConfigurationDocument
+from asu_builder.web.pages.build_form import BuildForm, FormParts
+from asu_builder.web.pages.build_page import BuildPage, BuildPageParts
 from asu_builder.web.pages.configuration import ConfigurationPage
 from asu_builder.web.pages.interface import interface_body
 from asu_builder.web.pages.overview import Overview
@@ -46,9 +53,13 @@ class PageParts(Struct, frozen=True):
     catalog: Catalog
     crowds: Crowds
     operator: Operator
-    forget: Callable[[str], None]
-    """Drops what is remembered of a request's answers."""
     configuration: Callable[[], ConfigurationDocument]
+    search: Search
+    live: LiveBuilds
+    preview: Preview
+    limit_previews: Admit
+    answers: BuildAnswers
+    announcement: Announcement
     askers: Askers
     threads: Threads
     clock: Callable[[], float]
@@ -73,13 +84,16 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         parts.crowds,
         parts.operator,
         parts.health,
-        forget=parts.forget,
+        forget=parts.answers.forget,
         clock=parts.clock,
         threads=parts.threads,
         rendering=rendering,
     )
     statistics = Statistics(parts.charts, threads=parts.threads, rendering=rendering)
     configuration = ConfigurationPage(parts.configuration, threads=parts.threads, rendering=rendering)
+
+    build_form = _build_form(parts, rendering)
+    build_page = _build_page(parts, rendering)
 
     async def interface(request: Request, asker: Asker) -> Response:
         body = interface_body(parts.description())
@@ -105,9 +119,50 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /statistics": page(statistics.show),
         "GET /configuration": page(configuration.show),
         "GET /docs": page(interface),
+        "GET /build": page(build_form.show),
+        "POST /build": page(build_form.send),
+        "GET /build/{request_hash}": page(build_page.show),
+        "POST /build/{request_hash}/again": page(build_page.again),
+        "POST /build/{request_hash}/cancel": page(build_page.cancel),
         "POST /session": page(lambda request, _: sessions.begin(request)),
         "POST /session/end": page(lambda request, _: sessions.end(request)),
     }
+
+
+def _client(parts: PageParts) -> str:
+    return f"web/{parts.version}"
+
+
+def _build_form(parts: PageParts, rendering: Rendering) -> BuildForm:
+    return BuildForm(
+        FormParts(
+            catalog=parts.catalog,
+            search=parts.search,
+            preview=parts.preview,
+            limit_previews=parts.limit_previews,
+            answers=parts.answers,
+            announcement=parts.announcement,
+            threads=parts.threads,
+            rendering=rendering,
+            client=_client(parts),
+        )
+    )
+
+
+def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
+    return BuildPage(
+        BuildPageParts(
+            answers=parts.answers,
+            catalog=parts.catalog,
+            search=parts.search,
+            preview=parts.preview,
+            live=parts.live,
+            threads=parts.threads,
+            rendering=rendering,
+            announcement=parts.announcement,
+            client=_client(parts),
+        )
+    )
 
 
 def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:

@@ -70,6 +70,7 @@ class Rendering:
             "moment": words.moment,
             "number": words.number,
             "sentence": words.sentence,
+            "linked": words.linked,
             "reason": reasons.in_words,
             "reason_first": reasons.as_beginning,
         }

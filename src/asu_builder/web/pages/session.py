@@ -56,7 +56,7 @@ class Sessions:
             max_age=_DAYS * 86400,
             httponly=True,
             samesite="strict",
-            secure=_is_secure(request),
+            secure=is_secure(request),
         )
         return response
 
@@ -113,7 +113,8 @@ def _path_here(path: str) -> str:
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 
 
-def _is_secure(request: Request) -> bool:
+def is_secure(request: Request) -> bool:
+    """Whether the browser reaches this server by TLS, so that a cookie may ask for it."""
     # A proxy in front speaks TLS, and the browser knows which scheme it used.
     origin = request.headers.get("origin", "")
     return request.url.scheme == "https" or origin.startswith("https://")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from markupsafe import Markup, escape
 
 _CODE = re.compile("`([^`]+)`")
+_ADDRESS = re.compile(r"https://[A-Za-z0-9._~/?#=&;%+-]*[A-Za-z0-9/]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -45,3 +46,8 @@ def number(count: float) -> str:
 def sentence(text: str) -> Markup:
     """A sentence of ours, what stands in backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def linked(text: str) -> Markup:
+    """A sentence of ours as `sentence` makes it, whose addresses are links."""
+    return Markup(_ADDRESS.sub(r'<a href="\g<0>" rel="noreferrer">\g<0></a>', str(sentence(text))))

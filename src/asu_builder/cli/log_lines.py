@@ -1,0 +1,113 @@
+"""How a line of the log is written: for people, or as JSON for programs.
+
+Whatever is logged, no line shows a whole request hash, because that is the key to a build
+(docs/decisions/logs-show-short-hashes.md).
+"""
+
+import logging
+import re
+import time
+
+import msgspec
+
+from asu_builder.log_context import CURRENT_HASH, REQUEST_ID, SHOWN_DIGITS
+from asu_builder.settings import Settings
+
+_LONG_HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+# A line break inside a message could forge a line, another control character a whole terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)} | {10: "\n  "}
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the log; what is not known is left out."""
+
+    time: str
+    level: str
+    logger: str
+    message: str
+    request_id: str = ""
+    request_hash: str = ""
+    exception: str = ""
+
+
+class _Lines(logging.Formatter):
+    """Turns a record into a line, within the context in which it was logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole line, without its end."""
+        return self.render(
+            Line(
+                self.moment(record.created),
+                record.levelname.lower(),
+                record.name,
+                _shortened(record.getMessage()),
+                REQUEST_ID.get(),
+                CURRENT_HASH.get()[:SHOWN_DIGITS],
+                _shortened(self._exception(record)),
+            )
+        )
+
+    def _exception(self, record: logging.LogRecord) -> str:
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        if record.stack_info:
+            parts.append(self.formatStack(record.stack_info))
+        return "\n".join(parts)
+
+    def moment(self, seconds: float) -> str:
+        """A time stamp, from seconds since 1970."""
+        raise NotImplementedError
+
+    def render(self, line: Line) -> str:
+        """The line as text."""
+        raise NotImplementedError
+
+
+class ConsoleLines(_Lines):
+    """Lines for people: what belongs to a line is indented below it."""
+
+    def moment(self, seconds: float) -> str:
+        """Local time with its offset."""
+        return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+    def render(self, line: Line) -> str:
+        """Time, level, request id and short hash (or `-`), logger and message."""
+        told = f"{line.message}\n{line.exception}" if line.exception else line.message
+        return (
+            f"{line.time} {line.level.upper():<7} {line.request_id or '-'} {line.request_hash or '-'} "
+            f"{line.logger}: {told.translate(_CONTROLS)}"
+        )
+
+
+class JsonLines(_Lines):
+    """Lines for programs: one JSON object each."""
+
+    def moment(self, seconds: float) -> str:
+        """UTC, to the millisecond."""
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return f"{whole}.{int(seconds % 1 * 1000):03}Z"
+
+    def render(self, line: Line) -> str:
+        """The object on one line."""
+        try:
+            return msgspec.json.encode(line).decode()
+        except UnicodeEncodeError:  # a file name or an output that was no UTF-8
+            return msgspec.json.encode(_clean(line)).decode()
+
+
+def configure_logging(settings: Settings) -> None:
+    """Sends everything from the chosen level on to standard error, in the chosen form."""
+    lines = JsonLines() if settings.log_format == "json" else ConsoleLines()
+    sink = logging.StreamHandler()
+    sink.setFormatter(lines)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[sink])
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, logging.getLogger().level))
+
+
+def _shortened(text: str) -> str:
+    """The text with every 64 hexadecimal digits cut to as many as a log may show."""
+    return _LONG_HEX.sub(lambda found: f"{found[0][:SHOWN_DIGITS]}…", text)
+
+
+def _clean(line: Line) -> Line:
+    return Line(*(getattr(line, name).encode(errors="replace").decode() for name in Line.__struct_fields__))

@@ -1,0 +1,105 @@
+"""What somebody who watches the service wants to know, read at the moment when it is asked."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from msgspec import Struct
+
+from asu_builder.domain.errors import AsuError, FailureReason
+from asu_builder.domain.job import Stage
+from asu_builder.ports import Operations, QueueLoad, Statistics, Store
+from asu_builder.services.counts import EventCounts
+from asu_builder.services.durations import Histogram
+from asu_builder.services.health import Health, HealthReport
+from asu_builder.services.housekeeping import Housekeeping
+from asu_builder.services.worker import Workers
+
+
+class Measures(Struct, frozen=True):
+    """One look. Nothing in it says what was asked for, or by whom.
+
+    Counts and durations are those of this process since its start; the queue is that of all
+    processes on this database. `queue` and `paused` are None where the database does not answer.
+    """
+
+    health: HealthReport
+    queue: QueueLoad | None
+    paused: bool | None
+    running: int
+    workers: int
+    oldest: Mapping[bool, float]
+    """Seconds since the first of the waiting jobs came, by whether nobody polls it any more."""
+    requested: int
+    cache_hits: int
+    ended: Mapping[str, int]
+    failed: Mapping[FailureReason, int]
+    stages: Mapping[Stage, Histogram]
+    builds: Mapping[bool, Histogram]
+    stored_bytes: int | None
+    """None until it was summed up for the first time, soon after the start."""
+    room_bytes: int
+    events_waiting: int
+
+
+class Gauges:
+    """Knows where every number comes from. A look is a few indexed queries and no more."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        workers: Workers,
+        housekeeping: Housekeeping,
+        *,
+        health: Health,
+        store: Store,
+        statistics: Statistics,
+        counts: EventCounts,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._operations = operations
+        self._workers = workers
+        self._health = health
+        self._store = store
+        self._housekeeping = housekeeping
+        self._statistics = statistics
+        self._counts = counts
+        self._now = now
+
+    def read(self) -> Measures:
+        """Raises nothing: what cannot be read is None."""
+        queue, paused = self._queue()
+        failed = {reason: self._counts.of("failed", reason) for reason in FailureReason}
+        return Measures(
+            health=self._health.report(),
+            queue=queue,
+            paused=paused,
+            running=self._workers.running,
+            workers=self._workers.concurrent,
+            oldest=self._oldest(queue),
+            requested=self._counts.of("request"),
+            cache_hits=self._counts.of("cache_hit"),
+            ended={
+                "completed": self._counts.of("completed"),
+                "failed": sum(failed.values()),
+                "cancelled": self._counts.of("cancelled"),
+            },
+            failed=failed,
+            stages=self._workers.durations.stages(),
+            builds=self._workers.durations.builds(),
+            stored_bytes=self._housekeeping.stored_bytes,
+            room_bytes=self._store.room(),
+            events_waiting=self._statistics.waiting(),
+        )
+
+    def _queue(self) -> tuple[QueueLoad | None, bool | None]:
+        try:
+            return self._operations.load(), self._operations.paused() is not None
+        except AsuError:
+            return None, None
+
+    def _oldest(self, queue: QueueLoad | None) -> Mapping[bool, float]:
+        ages = {False: 0.0, True: 0.0}
+        for (_, sunk), waiting in queue.waiting.items() if queue else ():
+            age = (self._now() - waiting.since).total_seconds()
+            ages[sunk] = max(ages[sunk], age)  # a clock that was set back makes nobody younger than 0
+        return ages

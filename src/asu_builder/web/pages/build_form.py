@@ -1,0 +1,251 @@
+"""The page on which people choose a device and packages, and ask for a build."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.domain.access import Asker
+from asu_builder.domain.device_search import Found
+from asu_builder.domain.errors import AsuError, BuildNotFound, RequestRejected
+from asu_builder.domain.request import FILESYSTEMS
+from asu_builder.services.catalog import Catalog
+from asu_builder.services.preview import Preview, PreviewedSelection
+from asu_builder.services.search import DescribedDevice, Search
+from asu_builder.web.asker import Admit
+from asu_builder.web.builds import BuildAnswers
+from asu_builder.web.errors import answer_error
+from asu_builder.web.incoming import parse_request
+from asu_builder.web.metadata import Announcement
+from asu_builder.web.pages.build_fields import Fields, field_of, read_fields
+from asu_builder.web.pages.cancelling import keep_cancel_token
+from asu_builder.web.pages.rendering import Rendering
+from asu_builder.web.pages.session import form
+from asu_builder.web.threads import Threads
+
+_SHOWN = 50
+_LONGEST = 64
+"""Characters of a search text, a version or a target."""
+
+
+class FormParts(Struct, frozen=True):
+    """What the form stands on. `client` is the name it gives itself."""
+
+    catalog: Catalog
+    search: Search
+    preview: Preview
+    limit_previews: Admit
+    answers: BuildAnswers
+    announcement: Announcement
+    threads: Threads
+    rendering: Rendering
+    client: str
+
+
+class _Previewed(Struct, frozen=True):
+    """What would become of the request: a selection beside what the device has, or why none."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    found: PreviewedSelection | None = None
+    refusal: AsuError | None = None
+
+
+class _Refusal(Struct, frozen=True):
+    """An error at a field, or at none (""), with the status that the answer has."""
+
+    sentence: str
+    field: str
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def at_field(self) -> str:
+        """The sentence where it stands beside its field, whose name it need not say."""
+        plain = self.sentence.removeprefix(f"{self.field}: ")
+        return plain[:1].upper() + plain[1:]
+
+
+class BuildForm:
+    """First a version and a device are chosen, then packages and options; addresses hold the choice."""
+
+    def __init__(self, parts: FormParts) -> None:
+        self._parts = parts
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """The search for a device, or the form for the one in the address."""
+        query = request.query_params
+        fields = read_fields(query)
+        if not (fields.version and fields.target and fields.profile):
+            return await self._choose(request, asker, fields)
+        try:
+            device = await self._parts.threads.run(self._device, fields)
+        except (BuildNotFound, RequestRejected) as error:
+            return await self._choose(request, asker, fields, refusal=str(error))
+        if "packages" not in query:
+            packages = " ".join(default_packages(device))
+            fields = replace(fields, packages=packages, diff_packages=True)
+        return await self._form(request, asker, fields, device=device)
+
+    async def send(self, request: Request, asker: Asker) -> Response:
+        """Submits the form, or shows what its packages mean. Raises what `form` raises."""
+        given = await form(request)
+        fields = read_fields(given)
+        if old_and_new := given.get("replace"):
+            fields = _replaced(fields, old_and_new)
+        does = given.get("do", "check" if old_and_new else "build")
+        if does == "build":
+            return await self._submit(request, asker, fields)
+        previewed = await self._preview(asker, fields)
+        if does == "preview":
+            rendering = self._parts.rendering
+            part = rendering.text("build_preview.html", path="", asker=asker, previewed=previewed)
+            return rendering.answer(part)
+        return await self._again(request, asker, fields, previewed=previewed)
+
+    async def _submit(self, request: Request, asker: Asker, fields: Fields) -> Response:
+        agent = request.headers.get("user-agent", "")
+        try:
+            answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, asker)
+        except AsuError as error:
+            told = answer_error(error)
+            if told.status == 500:
+                raise
+            refusal = _Refusal(str(error), field_of(str(error)), told.status, told.headers)
+            return await self._again(request, asker, fields, refusal=refusal)
+        return see_build(request, answer.body)
+
+    async def _again(
+        self,
+        request: Request,
+        asker: Asker,
+        fields: Fields,
+        *,
+        refusal: _Refusal | None = None,
+        previewed: _Previewed | None = None,
+    ) -> Response:
+        """The form as it was sent; the device may be what is wrong with it."""
+        try:
+            device = await self._parts.threads.run(self._device, fields)
+        except AsuError as error:
+            return await self._choose(
+                request, asker, fields, refusal=refusal.sentence if refusal else str(error)
+            )
+        return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
+
+    async def _preview(self, asker: Asker, fields: Fields) -> _Previewed:
+        parts = self._parts
+        too_many = None if asker.token else await parts.threads.run(parts.limit_previews, asker.name)
+        if too_many is not None:
+            return _Previewed(refusal=too_many)
+        try:
+            return await parts.threads.run(self._look, fields)
+        except AsuError as error:
+            return _Previewed(refusal=error)
+
+    def _look(self, fields: Fields) -> _Previewed:
+        request, _ = parse_request(fields.body(self._parts.client))
+        found = self._parts.preview.look(request)
+        device = self._device(fields)
+        # What the device itself leaves out is no choice of the asker.
+        usual = {*default_packages(device), *device.device_packages}
+        changed = [name for name in found.selection.packages if name not in usual]
+        added = tuple(name for name in changed if not name.startswith("-"))
+        return _Previewed(added, tuple(name[1:] for name in changed if name.startswith("-")), found)
+
+    def _device(self, fields: Fields) -> DescribedDevice:
+        version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))
+        return self._parts.search.device(version, target, profile)
+
+    async def _choose(self, request: Request, asker: Asker, fields: Fields, *, refusal: str = "") -> Response:
+        groups = await self._parts.threads.run(self._versions)
+        version = fields.version or next((name for _, names in groups for name in names), "")
+        text = request.query_params.get("search", "").strip()[:_LONGEST]
+        found, refusal = await self._find(version, text, refusal)
+        return self._parts.rendering.page(
+            "build_device.html",
+            request,
+            asker=asker,
+            status=404 if refusal else 200,
+            groups=groups,
+            version=version,
+            text=text,
+            found=found,
+            refusal=refusal,
+        )
+
+    async def _find(self, version: str, text: str, refusal: str) -> tuple[Found | None, str]:
+        if not (text and version):
+            return None, refusal
+        try:
+            return await self._parts.threads.run(self._parts.search.devices, version, text, _SHOWN), refusal
+        except RequestRejected as error:
+            return None, refusal or str(error)
+
+    async def _form(self, request: Request, asker: Asker, fields: Fields, **values: Any) -> Response:
+        device: DescribedDevice = values["device"]
+        refusal: _Refusal | None = values.setdefault("refusal", None)
+        values.setdefault("previewed", None)
+        response = self._parts.rendering.page(
+            "build_form.html",
+            request,
+            asker=asker,
+            status=refusal.status if refusal else 200,
+            groups=await self._parts.threads.run(self._versions),
+            fields=replace(fields, target=device.target, profile=device.profile),
+            present=default_packages(device),
+            filesystems=FILESYSTEMS,
+            allowed=self._parts.announcement,
+            **values,
+        )
+        if refusal:
+            response.raw_headers.extend(refusal.headers)
+        return response
+
+    def _versions(self) -> list[tuple[str, list[str]]]:
+        """Branches with their versions, the one with the newest stable release first."""
+        return order_versions(
+            [(offer.branch.name, list(offer.versions)) for offer in self._parts.catalog.offers()],
+            self._parts.catalog.latest(),
+        )
+
+
+def order_versions(
+    branches: Sequence[tuple[str, list[str]]], latest: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    """Branches that have anything; the newest stable release leads, candidates and snapshots follow."""
+    stable = next((version for version in latest if "-rc" not in version), "")
+
+    def later(version: str) -> bool:
+        return "-rc" in version or version.endswith("SNAPSHOT")
+
+    named = [(name, sorted(versions, key=later)) for name, versions in branches if versions]
+    # Sorting keeps the order of equals: newest first.
+    return sorted(named, key=lambda branch: (stable not in branch[1], later(branch[1][0])))
+
+
+def default_packages(device: DescribedDevice) -> list[str]:
+    """What an image of this device holds when nobody asks for anything."""
+    named = (*device.default_packages, *device.device_packages)
+    removed = {name[1:] for name in named if name.startswith("-")}
+    return [name for name in dict.fromkeys(named) if not name.startswith("-") and name not in removed]
+
+
+def see_build(request: Request, document: bytes) -> Response:
+    """Leads to the page of a build that was asked for, with the secret to cancel it by."""
+    answer: dict[str, Any] = json.loads(document)
+    address = f"/build/{answer['request_hash']}"
+    response = RedirectResponse(address, 303)
+    if token := answer.get("cancel_token"):
+        keep_cancel_token(response, request, address=address, token=token)
+    return response
+
+
+def _replaced(fields: Fields, old_and_new: str) -> Fields:
+    old, _, new = old_and_new.partition("=")
+    names = [new if name == old else name for name in fields.names]
+    return replace(fields, packages=" ".join(name for name in names if name))

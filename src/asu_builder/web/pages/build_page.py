@@ -1,0 +1,195 @@
+"""The page of one build: how it goes, what came of it, and what to do when nothing did."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason
+from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
+from asu_builder.ports import LogLine
+from asu_builder.services.builds import BuildView
+from asu_builder.services.catalog import Catalog
+from asu_builder.services.live import AT_ONCE, LiveBuilds
+from asu_builder.services.preview import Preview
+from asu_builder.services.search import Search
+from asu_builder.web.builds import BuildAnswers, is_request_hash
+from asu_builder.web.metadata import Announcement
+from asu_builder.web.pages import corrections
+from asu_builder.web.pages.build_fields import link_to, not_linked, request_body
+from asu_builder.web.pages.build_form import see_build
+from asu_builder.web.pages.build_words import STAGES, headline, images_first, plain_address, stages, standing
+from asu_builder.web.pages.cancelling import cancel_token_of
+from asu_builder.web.pages.corrections import Advice, Surroundings
+from asu_builder.web.pages.rendering import Rendering
+from asu_builder.web.pages.reproduce import Reproduction, reproduce
+from asu_builder.web.pages.session import form
+from asu_builder.web.threads import Threads
+
+
+class PrintedLines(Struct, frozen=True):
+    """The end of what a build has printed, and how many lines came before."""
+
+    lines: Sequence[LogLine]
+    left_out: int
+
+
+class BuildPageParts(Struct, frozen=True):
+    """What the page stands on. `client` is the name it gives itself when it asks for a build."""
+
+    answers: BuildAnswers
+    catalog: Catalog
+    search: Search
+    preview: Preview
+    live: LiveBuilds
+    threads: Threads
+    rendering: Rendering
+    announcement: Announcement
+    client: str
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class BuildPage:
+    """Whoever has the hash sees the build; its first asker and operators may cancel it."""
+
+    def __init__(self, parts: BuildPageParts) -> None:
+        self._parts = parts
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """The page in whatever state the build is."""
+        request_hash = request.path_params["request_hash"]
+        try:
+            view, printed = await self._parts.threads.run(self._look, request_hash)
+        except BuildNotFound:
+            return self._parts.rendering.page("build_unknown.html", request, asker=asker, status=404)
+        values = await self._parts.threads.run(self._gather, view, request.query_params.get("manifest", ""))
+        live = view.job.state not in FINAL_STATES
+        may_cancel = live and bool(cancel_token_of(request) or asker.may(Right.OPERATE))
+        return self._parts.rendering.page(
+            "build_page.html",
+            request,
+            asker=asker,
+            live=live,
+            printed=printed,
+            may_cancel=may_cancel,
+            **values,
+        )
+
+    async def cancel(self, request: Request, asker: Asker) -> Response:
+        """Ends the build. Raises what `form` and `Builds.cancel` raise."""
+        await form(request)
+        request_hash = request.path_params["request_hash"]
+        await self._parts.answers.cancel(request_hash, asker, cancel_token_of(request))
+        return RedirectResponse(f"/build/{request_hash}", 303)
+
+    async def again(self, request: Request, asker: Asker) -> Response:
+        """Asks for the same build or for a corrected one, with all that is private in the request.
+
+        Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
+        """
+        given = await form(request)
+        view, _ = await self._parts.threads.run(self._look, request.path_params["request_hash"])
+        key = given.get("correction", corrections.AS_IT_IS)
+        advice = await self._parts.threads.run(self._advice, view.job)
+        offered = advice.corrections if advice else ()
+        chosen = next((each.request for each in offered if each.key == key), None)
+        if chosen is None:
+            raise Conflict("This build is not as it was when its page was shown. Look at the page again.")
+        agent = request.headers.get("user-agent", "")
+        answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, asker)
+        return see_build(request, answer.body)
+
+    def _look(self, request_hash: str) -> tuple[BuildView, PrintedLines]:
+        """Raises `BuildNotFound`, also for what could be no hash."""
+        if not is_request_hash(request_hash):
+            raise BuildNotFound("could not find provided request hash")
+        look = self._parts.live.look(request_hash)
+        lines, left_out = look.lines, max(0, look.last - AT_ONCE)
+        if left_out:
+            lines = self._parts.live.lines(look.view.job.id, after=left_out)
+        return look.view, PrintedLines(lines, left_out)
+
+    def _gather(self, view: BuildView, manifest_search: str) -> Mapping[str, Any]:
+        job, outcome = view.job, view.job.outcome
+        result = outcome if isinstance(outcome, BuildResult) else None
+        return {
+            "job": job,
+            "request_hash": job.request_hash,
+            "headline": headline(job, self._title(job)),
+            "standing": standing(view),
+            "stages": stages(job),
+            "stage_words": dict(STAGES),
+            "result": result,
+            "images": images_first(result.images) if result else (),
+            "reproduction": self._reproduction(job, result) if result else None,
+            "manifest": _matching(result.manifest, manifest_search) if result else {},
+            "manifest_search": manifest_search[:64],
+            "failure": outcome if isinstance(outcome, BuildFailure) else None,
+            "advice": self._advice(job),
+            "anew_at": self._anew_at(job),
+            "repositories": {name: plain_address(url) for name, url in job.request.repositories.items()},
+            "form_link": link_to(job.request),
+            "not_linked": not_linked(job.request),
+        }
+
+    def _title(self, job: Job) -> str:
+        request = job.request
+        try:
+            return self._parts.search.device(request.version, request.target, request.profile).title
+        except AsuError:
+            return request.profile
+
+    def _reproduction(self, job: Job, result: BuildResult) -> Reproduction | None:
+        try:
+            release = self._parts.catalog.branches.release(job.request.version)
+        except AsuError:
+            return None  # a branch that this server does not have any more
+        return reproduce(
+            job.request,
+            result.build_cmd,
+            release=release,
+            template=self._parts.announcement.imagebuilder_image,
+            upstream_url=self._parts.announcement.upstream_url,
+        )
+
+    def _advice(self, job: Job) -> Advice | None:
+        if job.state is JobState.CANCELLED:
+            return corrections.advise_cancelled(job.request)
+        if isinstance(job.outcome, BuildFailure):
+            return corrections.advise(job.request, job.outcome, self._surroundings(job))
+        return None
+
+    def _surroundings(self, job: Job) -> Surroundings:
+        largest = self._parts.announcement.max_custom_rootfs_size_mb
+        if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
+            return Surroundings(max_rootfs_size_mb=largest)
+        try:
+            found = self._parts.catalog.resolve(job.request)
+            unknown = self._parts.preview.look(job.request).unknown or ()
+        except AsuError:
+            return Surroundings(max_rootfs_size_mb=largest)
+        return Surroundings(
+            {entry.name: entry.suggestions for entry in unknown},
+            self._parts.catalog.default_packages(found),
+            largest,
+        )
+
+    def _anew_at(self, job: Job) -> datetime | None:
+        """From when on the same request would be tried anew, if that is still to come."""
+        if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
+            return None
+        at = job.finished_at + COOL_DOWN
+        return at if at > self._parts.now() and job.outcome.fault != "user" else None
+
+
+def _matching(manifest: Mapping[str, str], text: str) -> Mapping[str, str]:
+    words = text.casefold().split()
+    return {
+        name: version
+        for name, version in sorted(manifest.items())
+        if all(word in name.casefold() for word in words)
+    }

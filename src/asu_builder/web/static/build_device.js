@@ -1,0 +1,24 @@
+// Devices as somebody types; without this the form searches when it is sent.
+
+import { ask, makeCombobox } from "./combobox.js";
+
+const version = document.getElementById("version");
+const input = document.getElementById("search");
+
+if (version && input) {
+  makeCombobox(input, {
+    smallest: 2,
+    find: async (text, signal) => {
+      const found = await ask("/api/v1/devices", { version: version.value, search: text, limit: 12 }, signal);
+      return found.devices.map((device) => ({
+        label: device.title, note: `${device.target} · ${device.profile}`, value: device.profile, device,
+      }));
+    },
+    choose: ({ device }) => {
+      const { target, profile } = device;
+      input.value = device.title;
+      location.assign(`/build?${new URLSearchParams({ version: version.value, target, profile })}`);
+    },
+  });
+  if (!input.value) input.focus({ preventScroll: true });
+}

@@ -1,0 +1,182 @@
+// Packages as chips with completion, and a preview of what they mean while they are chosen.
+// The text field stays what is sent; without this it is written in directly.
+
+import { ask, makeCombobox, settled } from "./combobox.js";
+
+const form = document.getElementById("build-form");
+const text = document.getElementById("packages");
+const place = document.getElementById("chips");
+const complete = document.getElementById("diff_packages");
+const preview = document.getElementById("preview");
+const present = new Set(place.dataset.present.split(" ").filter(Boolean));
+
+const names = () => [...new Set(text.value.split(/[\s,]+/).filter(Boolean))];
+
+// The list, a field to add to it, and a way back to plain text.
+
+const chips = document.createElement("ul");
+chips.className = "chips";
+chips.id = "chip-list";
+chips.setAttribute("aria-label", "Packages");
+chips.tabIndex = -1;
+
+const adder = document.createElement("input");
+adder.id = "add-package";
+adder.type = "text";
+adder.placeholder = "Add a package";
+adder.spellcheck = false;
+adder.autocapitalize = "off";
+adder.setAttribute("aria-label", "Add a package");
+
+const told = document.createElement("p");
+told.className = "hidden-label";
+told.setAttribute("role", "status");
+
+const tools = document.createElement("p");
+tools.className = "chip-tools hint";
+const count = document.createElement("span");
+const asText = document.createElement("button");
+asText.type = "button";
+asText.className = "plain";
+asText.id = "as-text";
+asText.textContent = "Edit as text";
+asText.setAttribute("aria-expanded", "false");
+asText.setAttribute("aria-controls", "packages");
+tools.append(count, asText);
+
+place.append(chips, adder, tools, told);
+text.hidden = true;
+const hint = document.getElementById("packages-hint");
+hint.hidden = true;
+document.querySelector("#packages-title label").htmlFor = adder.id;
+
+let unknown = new Set();
+
+function chip(name) {
+  const item = document.createElement("li");
+  const label = document.createElement("span");
+  const remove = document.createElement("button");
+  item.className = `chip${present.has(name) ? "" : " added"}${unknown.has(name) ? " unknown" : ""}`;
+  item.dataset.package = name;
+  label.textContent = name;
+  remove.type = "button";
+  remove.textContent = "×";
+  remove.setAttribute("aria-label", `Remove ${name}`);
+  remove.addEventListener("click", () => {
+    const next = item.nextElementSibling ?? item.previousElementSibling;
+    const follower = next?.dataset.package;
+    write(names().filter((other) => other !== name), `${name} removed`);
+    const button = follower && chips.querySelector(`[data-package="${CSS.escape(follower)}"] button`);
+    (button || adder).focus();
+  });
+  item.append(label, remove);
+  return item;
+}
+
+function draw() {
+  const all = names();
+  chips.replaceChildren(...all.map(chip));
+  const added = all.filter((name) => !present.has(name)).length;
+  count.textContent = `${all.length} packages, ${added} beside the default ones`;
+}
+
+function write(list, sentence) {
+  text.value = list.join(" ");
+  told.textContent = sentence;
+  draw();
+  lookSoon();
+}
+
+function add(entry) {
+  const more = entry.split(/[\s,]+/).filter(Boolean);
+  if (more.length === 0) return;
+  write([...new Set([...names(), ...more])], `${more.join(", ")} added`);
+  adder.value = "";
+}
+
+makeCombobox(adder, {
+  find: async (entry, signal) => {
+    const word = entry.replace(/^[-+]/, "");
+    if (!word) return [];
+    const { version, target } = place.dataset;
+    const found = await ask("/api/v1/packages", { version, target, search: word, limit: 12 }, signal);
+    const sign = entry.startsWith("-") ? "-" : "";
+    return found.packages.map(({ name, version: release }) => ({ label: sign + name, note: release, value: sign + name }));
+  },
+  choose: ({ value }) => add(value),
+  submit: add,
+});
+
+asText.addEventListener("click", () => {
+  text.hidden = hint.hidden = !text.hidden;
+  asText.setAttribute("aria-expanded", String(!text.hidden));
+  asText.textContent = text.hidden ? "Edit as text" : "Hide the text";
+  if (!text.hidden) text.focus();
+});
+text.addEventListener("input", () => { draw(); lookSoon(); });
+complete.addEventListener("change", () => lookSoon());
+
+// What it means, as the server tells it.
+
+let looking = null;
+
+async function look() {
+  looking?.abort();
+  looking = new AbortController();
+  const sent = new URLSearchParams(new FormData(form));
+  sent.delete("defaults"); // says nothing about packages, and may be long and private
+  sent.set("do", "preview");
+  preview.setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch("/build", { method: "POST", body: sent, signal: looking.signal });
+    if (!response.ok) throw new Error(`${response.status}`);
+    const found = new DOMParser().parseFromString(await response.text(), "text/html");
+    preview.replaceChildren(...found.body.childNodes);
+    const buttons = preview.querySelectorAll('[data-preview="unknown"] li > code');
+    unknown = new Set([...buttons].map((code) => code.textContent));
+    draw();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    preview.textContent = "The preview could not be loaded. The packages are checked when the image is built.";
+  }
+  preview.removeAttribute("aria-busy");
+}
+
+const lookSoon = settled(350, look);
+
+preview.addEventListener("click", (event) => {
+  const button = event.target.closest('button[name="replace"]');
+  if (!button) return;
+  event.preventDefault();
+  const at = button.value.indexOf("=");
+  const [old, other] = [button.value.slice(0, at), button.value.slice(at + 1)];
+  const list = names().map((name) => (name === old ? other : name)).filter(Boolean);
+  write([...new Set(list)], other ? `${other} instead of ${old}` : `${old} left out`);
+  adder.focus();
+});
+
+// The button, and the Enter key in a field.
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.value !== "check") return;
+  event.preventDefault();
+  look();
+});
+
+// What was chosen goes along to another version.
+document.getElementById("version-form").addEventListener("submit", (event) => {
+  const changed = names().filter((name) => !present.has(name)).length || names().length !== present.size;
+  if (!changed) return;
+  for (const [name, value] of [["packages", text.value], ["diff_packages", complete.checked ? "1" : "0"]]) {
+    const field = document.createElement("input");
+    Object.assign(field, { type: "hidden", name, value });
+    event.target.append(field);
+  }
+});
+
+draw();
+if (text.getAttribute("aria-invalid")) {
+  adder.setAttribute("aria-invalid", "true");
+  adder.setAttribute("aria-describedby", "wrong");
+  adder.focus();
+}
+if (!preview.querySelector("[data-preview]")) look();

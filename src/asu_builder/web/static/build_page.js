@@ -1,0 +1,295 @@
+// A build as it goes: state and lines by WebSocket, by polling where there is none.
+// When it has ended, its part of the page is taken from the server; the log stays where it is.
+
+import { localise } from "./times.js";
+
+const page = document.getElementById("build-page");
+const hash = page.dataset.hash;
+const MOST_LINES = 3000;
+const STATES = { pending: "Waiting", building: "Building", completed: "Completed", failed: "Failed", cancelled: "Cancelled" };
+const live = () => page.dataset.state === "pending" || page.dataset.state === "building";
+
+// The log
+
+const log = document.getElementById("log");
+const logState = document.getElementById("log-state");
+let last = Number(log?.querySelector(".line:last-of-type")?.dataset.seq ?? 0);
+let stage = [...(log?.querySelectorAll(".stage") ?? [])].pop()?.dataset.stage ?? "";
+let follows = true;
+
+const say = (sentence) => { if (logState) logState.textContent = sentence; };
+const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+const toEnd = () => { log.scrollTop = log.scrollHeight; };
+
+function span(name, text) {
+  const element = document.createElement("span");
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function words(step) {
+  return document.querySelector(`[data-step="${step}"] .words`)?.textContent ?? step;
+}
+
+function print(lines) {
+  const added = document.createDocumentFragment();
+  for (const line of lines) {
+    if (line.seq <= last) continue;
+    last = line.seq;
+    if (line.stage !== stage) {
+      stage = line.stage;
+      const mark = span("stage", `${words(stage)}\n`);
+      mark.dataset.stage = stage;
+      added.append(mark);
+    }
+    const element = span("line", "");
+    element.dataset.seq = line.seq;
+    element.append(span("at", line.at.slice(11, 19)), ` ${line.text}\n`);
+    added.append(element);
+  }
+  if (!added.hasChildNodes()) return;
+  say("");
+  log.append(added);
+  while (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
+  if (follows) toEnd();
+}
+
+/** Takes the lines that were not heard from a page of the server. */
+function catchUp(elements) {
+  let mark = null;
+  for (const element of [...elements]) {
+    if (element.className === "stage") mark = element;
+    else if (Number(element.dataset.seq) > last) {
+      if (mark && mark.dataset.stage !== stage) {
+        stage = mark.dataset.stage;
+        log.append(mark);
+      }
+      mark = null;
+      last = Number(element.dataset.seq);
+      log.append(element);
+    }
+  }
+  if (follows) toEnd();
+}
+
+function startAgain() {
+  log.replaceChildren();
+  [last, stage] = [0, ""];
+}
+
+// How it stands
+
+function about(seconds) {
+  return seconds < 60 ? `${Math.max(10, Math.round(seconds / 10) * 10)} s` : `${Math.round(seconds / 60)} min`;
+}
+
+function sentence({ state, stage: step, position, eta_seconds: eta }) {
+  const left = eta == null ? "" : `, about ${about(eta)}`;
+  if (state === "pending") {
+    return `${position ? `${position} build${position > 1 ? "s" : ""} ahead` : "It is next"}${left}.`;
+  }
+  return `${words(step ?? "init")}${left && `${left} left`}.`;
+}
+
+function write(id, text) {
+  const element = document.getElementById(id);
+  // Only what has changed is read aloud.
+  if (element && element.textContent.trim() !== text) element.textContent = text;
+}
+
+function showState(message) {
+  const { state } = message;
+  if (state !== "pending" && state !== "building") return;
+  page.dataset.state = state;
+  const badge = document.getElementById("state");
+  badge.className = `badge ${state}`;
+  write("state", STATES[state]);
+  write("sentence", sentence(message));
+  const steps = [...document.querySelectorAll("#stages [data-step]")];
+  const current = state === "pending" ? "pending" : message.stage ?? "init";
+  const at = steps.findIndex((step) => step.dataset.step === current);
+  steps.forEach((step, number) => {
+    step.className = number < at ? "done" : number === at ? "current" : "ahead";
+    step.querySelector(".hidden-label").textContent = step.className;
+    step.toggleAttribute("aria-current", number === at);
+    if (number === at) step.setAttribute("aria-current", "step");
+  });
+  document.getElementById("progress").value = at;
+  document.title = document.title.replace(/^[^:]*/, STATES[state]);
+}
+
+/** Takes the result, or whatever there is now, from the server's own page. */
+async function refresh() {
+  const response = await fetch(location.pathname, { headers: { accept: "text/html" } });
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  const found = fresh.getElementById("build-page");
+  if (!found) return location.reload();
+  const hadFocus = document.getElementById("build").contains(document.activeElement);
+  document.getElementById("build").replaceWith(fresh.getElementById("build"));
+  page.dataset.state = found.dataset.state;
+  document.getElementById("state").className = fresh.getElementById("state").className;
+  write("state", fresh.getElementById("state").textContent.trim());
+  write("sentence", fresh.getElementById("sentence").textContent.trim());
+  document.title = fresh.title;
+  if (log) catchUp(fresh.getElementById("log")?.children ?? []);
+  if (log && !log.childElementCount) {
+    const output = fresh.getElementById("output");
+    document.getElementById("log-section").replaceWith(...(output ? [output] : []));
+  }
+  dress();
+  if (hadFocus) {
+    const heading = page.querySelector("h1");
+    heading.tabIndex = -1;
+    heading.focus();
+  }
+}
+
+// Where it is heard from
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+let ended = false;
+
+async function end() {
+  if (ended) return;
+  for (let tries = 0; tries < 20 && !ended; tries++) {
+    try {
+      await refresh();
+      ended = !live();
+    } catch { /* the server is away; it comes back */ }
+    if (!ended) await pause(1 + tries);
+  }
+  say("");
+}
+
+/** Listens until the end or until the connection is lost; whether anything was heard. */
+function listen() {
+  return new Promise((done) => {
+    let heard = false;
+    let jobBegins = true;
+    const address = new URL(`/api/v1/build/${hash}/events?after=${last}`, location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = new WebSocket(address);
+    const silence = setTimeout(() => socket.close(), 10000);
+    socket.addEventListener("message", async ({ data }) => {
+      clearTimeout(silence);
+      heard = true;
+      const message = JSON.parse(data);
+      if (message.type === "state") showState(message);
+      else if (message.type === "lines") {
+        // The same request was asked anew: another job begins with its first line.
+        if (jobBegins && message.lines[0]?.seq === 1 && last > 0) startAgain();
+        jobBegins = false;
+        print(message.lines);
+      } else if (message.type === "final") {
+        await end();
+        socket.close();
+      }
+    });
+    socket.addEventListener("close", () => { clearTimeout(silence); done(heard); });
+  });
+}
+
+async function poll() {
+  const response = await fetch(`/api/v1/build/${hash}`);
+  if (response.status === 202) {
+    const document = await response.json();
+    showState({
+      state: document.state,
+      stage: document.imagebuilder_status,
+      position: document.queue_position,
+      eta_seconds: document.eta_seconds,
+    });
+  } else if (response.status === 404 || response.status === 200 || response.status === 500) {
+    await end();
+  }
+}
+
+async function watch() {
+  let losses = 0;
+  while (!ended && live()) {
+    const heard = await listen();
+    if (ended || !live()) return;
+    losses = heard ? 0 : losses + 1;
+    say("The connection is lost; trying again.");
+    if (losses >= 2) {
+      try { await poll(); } catch { /* next time */ }
+    }
+    await pause(Math.min(15, 2 ** losses) * (0.75 + Math.random() / 2));
+    if (!ended) say("");
+  }
+}
+
+// What the reader does
+
+function button(text, call) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.className = "quiet small";
+  element.textContent = text;
+  element.addEventListener("click", call);
+  return element;
+}
+
+async function copy(event, text) {
+  const element = event.currentTarget;
+  const was = element.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    element.textContent = "Copied";
+  } catch {
+    element.textContent = "Select and copy it by hand";
+  }
+  setTimeout(() => { element.textContent = was; }, 2000);
+}
+
+/** Gives what has come from the server its buttons. */
+function dress() {
+  localise(page);
+  for (const code of page.querySelectorAll("[data-copy]")) {
+    const what = code.id === "reproduce" ? "the command" : "the digest";
+    const copier = button("Copy", (event) => copy(event, code.textContent));
+    copier.setAttribute("aria-label", `Copy ${what}`);
+    (code.parentElement.tagName === "PRE" ? code.parentElement : code).after(" ", copier);
+    delete code.dataset.copy;
+  }
+  const field = document.getElementById("manifest-search");
+  if (!field) return;
+  const rows = [...document.querySelectorAll("#manifest tbody tr")];
+  // What the address has filtered already is not here; then the server searches.
+  if (field.value) return;
+  field.form.querySelector("button").hidden = true;
+  field.form.addEventListener("submit", (event) => event.preventDefault());
+  field.addEventListener("input", () => {
+    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const name = row.firstElementChild.textContent.toLowerCase();
+      row.hidden = !wanted.every((word) => name.includes(word));
+      shown += row.hidden ? 0 : 1;
+    }
+    write("manifest-count", `${shown} of ${rows.length} packages`);
+  });
+}
+
+dress();
+if (log) {
+  const follow = button("To the end", () => {
+    follows = follow.hidden = true;
+    toEnd();
+  });
+  follow.id = "follow";
+  const copier = button("Copy", (event) => copy(event, log.textContent));
+  copier.id = "copy-log";
+  copier.setAttribute("aria-label", "Copy what the build prints");
+  document.getElementById("log-tools").append(follow, copier);
+  log.addEventListener("scroll", () => {
+    follows = isAtEnd();
+    follow.hidden = follows;
+  });
+  follow.hidden = true;
+  // A narrower window makes the lines longer, which is no wish to stay where one is.
+  new ResizeObserver(() => { if (follows) toEnd(); }).observe(log);
+  toEnd();
+}
+if (live()) watch();
