@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
 
-.PHONY: demo run test check format bench chaos single-file container-image docs clean lock
+.PHONY: demo run test check format bench chaos screenshots single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -32,6 +32,10 @@ bench: $(VENV)/dev
 # As root: it mounts a small disk. For example: make chaos CHAOS="--seed 7 --faults 300"
 chaos: $(VENV)/dev
 	@PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m chaos $(CHAOS)
+
+# Renews the pictures that docs/ shows; needs Chromium.
+screenshots: $(VENV)/dev
+	@REQUIRE_TOOLS=chromium ASU_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/pytest tests/browser
 
 # Pins every dependency with its hashes; the files name no registry.
 lock: $(VENV)/dev

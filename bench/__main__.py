@@ -79,10 +79,10 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
-    "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "statistics": lambda options: statistics.counting(
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),
+    "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),
 }
 """Measurements that take minutes, asked for by name."""

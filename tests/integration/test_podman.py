@@ -400,6 +400,16 @@ def kill_only(options: PodmanOptions) -> None:
         client.api.post(f"/containers/{name}/kill").raise_for_status()
 
 
+def test_a_command_that_is_killed_by_itself_is_not_taken_for_a_failed_one(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    """A container that dies takes its commands along a moment before Podman says that it has ended."""
+    with PodmanRuntime(options).open(a_spec(), stop=Event()) as container:
+        with pytest.raises(EngineUnavailable, match="by somebody else"):
+            container.run(["sh", "-c", "kill -9 $$"], output=tmp_path)
+        assert container.run(["sh", "-c", "exit 3"], output=tmp_path).exit_code == 3
+
+
 def test_an_engine_that_dies_during_a_command_is_unavailable(
     podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

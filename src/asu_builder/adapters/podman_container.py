@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO, cast
 
 from asu_builder.adapters import archive
@@ -18,6 +19,11 @@ from asu_builder.ports import CommandResult, Heard
 from asu_builder.ports.containers import STDERR, STDOUT
 
 _HOST_DISK_RESERVE = 64 << 20
+_KILLED = 128 + 9
+"""The exit code of a command that SIGKILL has ended; nothing in a build sends that to make."""
+_HAS_READ = (0, 1)
+"""How `cat` ends: with 1 where one of several files is missing."""
+_NOTICED_SECONDS = 3.0
 _OOM_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
@@ -157,15 +163,20 @@ class PodmanContainer:
 
     def _require_resources(self, result: CommandResult) -> None:
         """A command that failed for want of memory or the host's disk must not pass for the user's."""
+        self._require_running()
+        if self._kernel_has_killed():
+            raise memory_exhausted(self._limits.memory)
+        if result.exit_code == _KILLED:
+            raise _ended_by_another()
+        if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
+            raise Unavailable("The container engine's disk is full; the operator has to make room.")
+
+    def _require_running(self) -> None:
         state = self._calls.inspect().get("State") or {}
         if state.get("OOMKilled"):
             raise memory_exhausted(self._limits.memory)
         if not state.get("Running"):
-            raise EngineUnavailable("The container was ended by somebody else while a command ran.")
-        if self._kernel_has_killed():
-            raise memory_exhausted(self._limits.memory)
-        if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
-            raise Unavailable("The container engine's disk is full; the operator has to make room.")
+            raise _ended_by_another()
 
     def _kernel_has_killed(self) -> bool:
         """Whether the kernel killed anything for want of memory, which make reports as any failure.
@@ -173,5 +184,16 @@ class PodmanContainer:
         Podman says `OOMKilled` only when the container itself has ended, so its cgroup is asked.
         """
         counts: list[bytes] = []
-        self._execute(["cat", *_OOM_FILES], {STDOUT: counts.append}, self._environment)
+        exit_code = self._execute(["cat", *_OOM_FILES], {STDOUT: counts.append}, self._environment)
+        if exit_code not in _HAS_READ:
+            # Nothing can be run in there: it holds as many processes as it may, or it was killed, with
+            # the command in it, and Podman takes a moment to notice.
+            until = monotonic() + _NOTICED_SECONDS
+            while monotonic() < until:
+                self._require_running()
+                sleep(_NOTICED_SECONDS / 10)
         return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))
+
+
+def _ended_by_another() -> EngineUnavailable:
+    return EngineUnavailable("The container was ended by somebody else while a command ran.")

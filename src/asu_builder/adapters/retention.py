@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import get_args
 
@@ -63,11 +63,20 @@ class SqlRetention:
             known = "SELECT 1 FROM build_jobs WHERE request_hash = ? LIMIT 1"
             return [name for name in request_hashes if connection.execute(known, (name,)).fetchone() is None]
 
-    def completed(self) -> Sequence[str]:
+    def completed(self) -> Iterator[str]:
         """See `ports.RetentionLedger.completed`."""
-        with self._database.reading() as connection:
-            rows = connection.execute(f"SELECT request_hash FROM build_jobs AS job WHERE {_PUBLISHED}")
-            return [row[0] for row in rows]
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(
+                    f"SELECT id, request_hash FROM build_jobs AS job WHERE {_PUBLISHED} AND job.id > ?"
+                    " ORDER BY job.id LIMIT ?",
+                    (last, _AT_ONCE),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield from (row[1] for row in rows)
 
     def stored_bytes(self) -> int:
         """See `ports.RetentionLedger.stored_bytes`."""

@@ -27,8 +27,8 @@ class RetentionLedger(Protocol):
         """Those that no job carries."""
         ...
 
-    def completed(self) -> Sequence[str]:
-        """Hashes of every completed job."""
+    def completed(self) -> Iterable[str]:
+        """Hashes of every completed job, read while they are asked for."""
         ...
 
     def stored_bytes(self) -> int:

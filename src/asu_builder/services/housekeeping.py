@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 
 from msgspec import Struct
 
@@ -20,6 +21,7 @@ GRACE = timedelta(minutes=10)
 _RECONCILE_SECONDS = 3600.0
 _SUM_SECONDS = 60.0
 """How often the size of all images is summed up: it is a look at every completed job."""
+_NAMES_AT_ONCE = 1000
 _USED_LATELY = timedelta(minutes=2)
 """A result used within this time is not taken away to make room."""
 
@@ -124,16 +126,16 @@ class Housekeeping:
 
         Also forgets old statistics. It looks at every published directory, so once an hour is enough.
         """
-        published = set(self._store.published())
-        # Looked at once more, because one may have been published after the list was made.
-        lost = [
-            name for name in self._ledger.completed() if name not in published and not self._store.holds(name)
-        ]
+        # One after the other, because a large store has a hundred thousand names.
+        lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
         if not dry_run:
             lost = [name for name in lost if self._forget(name, unexpired=True)]
             if lost:
                 _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
-        orphaned = list(self._ledger.unknown(published))
+        orphaned: list[str] = []
+        published = iter(self._store.published())
+        while some := list(islice(published, _NAMES_AT_ONCE)):
+            orphaned += self._ledger.unknown(some)
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
             now = self._now()

@@ -94,7 +94,6 @@ def create_app(parts: Parts) -> FrontDoor:
     )
     requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
-    scrapes = Scrapes(parts.gauges, reading, requests, version=parts.version)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
     search = Search(parts.catalog)
@@ -104,6 +103,7 @@ def create_app(parts: Parts) -> FrontDoor:
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
     )
     streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
+    scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
     @contextlib.asynccontextmanager

@@ -221,8 +221,8 @@ class FrontDoor:
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
         request_id = self._request_id(scope)
-        REQUEST_ID.set(request_id.decode())
         scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/")
+        self._tell(request_id, scope)
         if _HIDDEN.search(scope.get("raw_path") or b""):
             scope["path"] = ""
         route, status = "unknown", 500

@@ -49,6 +49,11 @@ class LateStreams:
 
         return await answer_socket(self._loaded(), scope, receive, send, request_id)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch a build."""
+        return 0 if self._streams is None else self._streams.watchers
+
     def stop(self) -> None:
         """Ends what is open."""
         if self._streams is not None:

@@ -55,6 +55,11 @@ class Watching:
             if not self._askers[asker]:
                 del self._askers[asker]
 
+    @property
+    def count(self) -> int:
+        """How many watch now."""
+        return self._askers.total()
+
     @contextlib.asynccontextmanager
     async def watched(self, request_hash: str, after: int) -> AsyncIterator[tuple[Feed, Watcher]]:
         """The build's feed, and a watcher of it. Raises `BuildNotFound` or `Unavailable`."""

@@ -67,6 +67,11 @@ class LiveStreams:
         self._watching = Watching(source, threads, limits=limits)
         self._open: set[Callable[[], object]] = set()
 
+    @property
+    def watchers(self) -> int:
+        """How many are open."""
+        return self._watching.count
+
     def stop(self) -> None:
         """Ends every stream; those whose other side does not read are broken off half a second later."""
         self._watching.stop()

@@ -1,13 +1,14 @@
 """Where Prometheus asks; what it is told is made by `metrics.py`, which only a scrape imports."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.services.measures import Gauges
+from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.threads import Threads
 
 if TYPE_CHECKING:
@@ -18,20 +19,24 @@ Requests = Counter[tuple[str, str, int]]
 
 
 class Scrapes:
-    """`/metrics`. `watchers` may be set by whoever knows how many follow a build live."""
+    """`/metrics`."""
 
-    def __init__(self, gauges: Gauges, threads: Threads, requests: Requests, *, version: str) -> None:
+    def __init__(
+        self, gauges: Gauges, threads: Threads, requests: Requests, streams: LateStreams, *, version: str
+    ) -> None:
         self._gauges = gauges
         self._threads = threads
         self._requests = requests
+        self._streams = streams
         self._version = version
         self._exposition: Exposition | None = None
-        self.watchers: Callable[[], int] = lambda: 0
 
     async def metrics(self, _: Request) -> Response:
         """The numbers of this moment."""
         # Copied here, because the event loop counts on.
-        body, content_type = await self._threads.run(self._render, dict(self._requests), self.watchers())
+        body, content_type = await self._threads.run(
+            self._render, dict(self._requests), self._streams.watchers
+        )
         return Response(body, media_type=content_type)
 
     def _render(self, requests: Mapping[tuple[str, str, int], int], watchers: int) -> tuple[bytes, str]:

@@ -361,6 +361,7 @@ def test_more_watchers_than_the_limit_are_refused(tmp_path: Path) -> None:
     try:
         with served.watch() as first, served.watch() as second:
             receive(first), receive(second)
+            assert b"\nasu_builder_watchers 2.0\n" in served.get("/metrics").read()
             with served.watch() as third:
                 problem, end = rest(third)
                 assert (problem["status"], end[0]) == (429, 4429)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.domain.errors import AsuError, NotAuthenticated, Unavailable
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -39,6 +39,7 @@ from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_LOOKS_AGAIN_SECONDS = 3
 _PAGE_OF = {"/queue/acts": "/queue"}
 """From where forms are sent."""
 _Page = Callable[[Request, Asker], Awaitable[Response]]
@@ -105,9 +106,13 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         async def endpoint(request: Request) -> Response:
             asker = sessions.asker(request)
             try:
-                return await show(request, asker)
+                response = await show(request, asker)
             except AsuError as error:
-                return _error_page(rendering, request, asker, error)
+                response = _error_page(rendering, request, asker, error)
+            if response.status_code == 503 and request.method == "GET":
+                # Mostly a document of upstream that is on its way.
+                response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
+            return response
 
         return endpoint
 
@@ -175,9 +180,16 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         asker=asker,
         status=answer.status,
         sentence=str(error),
-        # What was sent to an address cannot be read there.
-        back=request.url.path if request.method in ("GET", "HEAD") else _PAGE_OF.get(request.url.path, "/"),
+        back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
+        looks_again=isinstance(error, Unavailable) and request.method == "GET",
     )
     response.raw_headers.extend(answer.headers)
     return response
+
+
+def _page_of(request: Request) -> str:
+    """The page to go back to; what was sent to an address cannot be read there."""
+    if request.method in ("GET", "HEAD"):
+        return request.url.path
+    return str(getattr(request.state, "page", _PAGE_OF.get(request.url.path, "/")))

@@ -66,7 +66,7 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     FailureReason.NOT_OFFERED: ("This is not offered here any more", _SEARCH),
     FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
     FailureReason.IMPOSSIBLE_SELECTION: (
-        "The packages cannot be installed together",
+        "These packages cannot be installed",
         "Leave out or replace the packages that are named, and build again.",
     ),
     FailureReason.VERSION_MISMATCH: (

@@ -46,10 +46,14 @@ class Sessions:
     async def begin(self, request: Request) -> Response:
         """Takes a token from a form into the cookie. Raises `NotAuthenticated`."""
         given = await form(request)
+        request.state.page = _path_here(given.get("next", ""))
         token = given.get("token", "").strip()
         header = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
-        self._askers.of({**request.scope, "headers": [header]})
-        response = RedirectResponse(_path_here(given.get("next", "")), 303)
+        try:
+            self._askers.of({**request.scope, "headers": [header]})
+        except NotAuthenticated:
+            raise NotAuthenticated("This token is not known here: check that all of it was given.") from None
+        response = RedirectResponse(request.state.page, 303)
         response.set_cookie(
             COOKIE,
             token,

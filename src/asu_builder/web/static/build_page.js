@@ -1,4 +1,5 @@
-// A build as it goes: state and lines by WebSocket, by polling where there is none.
+// A build as it goes: state and lines by WebSocket, as server-sent events where a proxy lets none through, and by
+// looking again where nothing stays open.
 // When it has ended, its part of the page is taken from the server; the log stays where it is.
 
 import { localise } from "./times.js";
@@ -122,6 +123,7 @@ function showState(message) {
 /** Takes the result, or whatever there is now, from the server's own page. */
 async function refresh() {
   const response = await fetch(location.pathname, { headers: { accept: "text/html" } });
+  if (response.status >= 500) throw new Error(String(response.status));
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   const found = fresh.getElementById("build-page");
   if (!found) return location.reload();
@@ -162,58 +164,75 @@ async function end() {
   say("");
 }
 
-/** Listens until the end or until the connection is lost; whether anything was heard. */
-function listen() {
+/** A function that takes one message after the other; with the last one it takes the result. */
+function hearer() {
+  let jobBegins = true;
+  return async (message) => {
+    if (message.type === "state") showState(message);
+    else if (message.type === "lines") {
+      // The same request was asked anew: another job begins with its first line.
+      if (jobBegins && message.lines[0]?.seq === 1 && last > 0) startAgain();
+      jobBegins = false;
+      print(message.lines);
+    } else if (message.type === "final") await end();
+  };
+}
+
+const address = () => new URL(`/api/v1/build/${hash}/events?after=${last}`, location.href);
+
+/** Listens until the end or until the connection is lost; promises whether anything was heard. */
+function listen(open) {
   return new Promise((done) => {
     let heard = false;
-    let jobBegins = true;
-    const address = new URL(`/api/v1/build/${hash}/events?after=${last}`, location.href);
-    address.protocol = address.protocol.replace("http", "ws");
-    const socket = new WebSocket(address);
-    const silence = setTimeout(() => socket.close(), 10000);
-    socket.addEventListener("message", async ({ data }) => {
+    let connection = null;
+    const hear = hearer();
+    const over = () => {
+      clearTimeout(silence);
+      connection.close();
+      done(heard);
+    };
+    const silence = setTimeout(over, 10000);
+    connection = open(async ({ data }) => {
       clearTimeout(silence);
       heard = true;
-      const message = JSON.parse(data);
-      if (message.type === "state") showState(message);
-      else if (message.type === "lines") {
-        // The same request was asked anew: another job begins with its first line.
-        if (jobBegins && message.lines[0]?.seq === 1 && last > 0) startAgain();
-        jobBegins = false;
-        print(message.lines);
-      } else if (message.type === "final") {
-        await end();
-        socket.close();
-      }
-    });
-    socket.addEventListener("close", () => { clearTimeout(silence); done(heard); });
+      await hear(JSON.parse(data));
+      if (ended) over();
+    }, over);
   });
 }
 
-async function poll() {
-  const response = await fetch(`/api/v1/build/${hash}`);
-  if (response.status === 202) {
-    const document = await response.json();
-    showState({
-      state: document.state,
-      stage: document.imagebuilder_status,
-      position: document.queue_position,
-      eta_seconds: document.eta_seconds,
-    });
-  } else if (response.status === 404 || response.status === 200 || response.status === 500) {
-    await end();
-  }
+function openSocket(take, over) {
+  const there = address();
+  there.protocol = there.protocol.replace("http", "ws");
+  const socket = new WebSocket(there);
+  socket.addEventListener("message", take);
+  socket.addEventListener("close", over);
+  return socket;
+}
+
+function openEvents(take, over) {
+  const events = new EventSource(address());
+  for (const kind of ["state", "lines", "final"]) events.addEventListener(kind, take);
+  // It would come back by itself; here what comes next is chosen anew.
+  events.addEventListener("error", over);
+  return events;
 }
 
 async function watch() {
+  const ways = [openSocket, openEvents];
   let losses = 0;
   while (!ended && live()) {
-    const heard = await listen();
+    const heard = await listen(ways[0]);
     if (ended || !live()) return;
     losses = heard ? 0 : losses + 1;
+    if (!heard) ways.reverse();
+    if (losses === 1) continue;
     say("The connection is lost; trying again.");
-    if (losses >= 2) {
-      try { await poll(); } catch { /* next time */ }
+    if (losses >= ways.length) {
+      try {
+        await refresh();
+        ended = !live();
+      } catch { /* next time */ }
     }
     await pause(Math.min(15, 2 ** losses) * (0.75 + Math.random() / 2));
     if (!ended) say("");

@@ -1,19 +1,23 @@
 """People choose a device and packages, without a script too."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from asgi_client import Answer, AsgiClient
+from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import QueueFull, RequestRejected, TooManyRequests, Unavailable
+from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.web.pages.build_fields import field_of, link_to, not_linked, read_fields
 from asu_builder.web.pages.build_form import order_versions
 from factories import a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds
 from unit.web.pages.conftest import FORM, OPERATOR, text_of
-from web_scene import Scene
+from web_scene import DescribingUpstream, Scene
 
 DEVICE = {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5"}
 
@@ -245,3 +249,19 @@ def test_repositories_are_a_name_and_an_address_each(client: AsgiClient, builds:
 
 def test_a_form_reads_only_what_it_has() -> None:
     assert read_fields({"version": " 24.10.5 ", "unknown": "x", "diff_packages": "0"}).version == "24.10.5"
+
+
+class SlowUpstream(DescribingUpstream):
+    """Has not been asked for any device yet."""
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        raise Unavailable("It is being fetched. Try again in a few seconds.", retry_after=3)
+
+
+def test_a_page_that_waits_for_upstream_looks_again_by_itself(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.upstream = SlowUpstream()
+    with AsgiClient(scene.app()) as client:
+        answer = client.get("/build?version=24.10.5&search=widget")
+    assert (answer.status, answer.header("refresh"), answer.header("retry-after")) == (503, "3", "3")
+    assert "Try again in a few seconds" in text_of(answer)

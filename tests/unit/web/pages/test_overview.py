@@ -88,7 +88,7 @@ def test_the_week_is_drawn_and_stands_in_a_table(busy: Scene, client: AsgiClient
     assert "<svg" in shown and "style=" not in shown
     row = r'2026-03-01</th><td class="number">3</td><td class="number">4</td><td class="number">1</td>'
     assert re.search(row, shown)
-    assert len(re.findall(r'<th scope="row">2026-0', shown)) == 7
+    assert len(re.findall(r'<th scope="row" class="when">2026-0', shown)) == 7
 
 
 def test_failures_are_told_in_words_without_what_only_the_asker_may_know(

@@ -1,0 +1,106 @@
+"""Choosing a device and its packages: as somebody types, with the keyboard alone, and when it is wrong."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from browser.conftest import FORM, Open, Past
+from browser.watched import PHONE
+
+
+def focused(page: Page) -> str:
+    """The id of what has the focus."""
+    return str(page.evaluate("document.activeElement.id"))
+
+
+def test_a_device_is_found_and_a_build_asked_for_with_the_keyboard_alone(window: Open) -> None:
+    seen = window().open("/build")
+    page = seen.page
+    # The field to search in has the focus from the start.
+    expect(page.get_by_role("combobox", name="Device")).to_be_focused()
+    page.keyboard.type("widg")
+    options = page.get_by_role("listbox", name="Device").get_by_role("option")
+    expect(options).to_have_count(1)
+    seen.require_accessible()
+    page.keyboard.press("ArrowDown")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("profile=acme_widget-5"))
+    tab_to(page, "add-package")
+    page.keyboard.type("sample-big")
+    expect(page.get_by_role("option", name="sample-big")).to_be_visible()
+    seen.require_accessible()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator('.chip[data-package="sample-big"]')).to_be_visible()
+    tab_to(page, "submit")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/build/[0-9a-f]{64}$"))
+    expect(page.locator("#advice")).to_have_attribute("data-reason", "too_big", timeout=40_000)
+
+
+def tab_to(page: Page, identity: str) -> None:
+    """Presses Tab until something has the focus; fails when it never has."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        if focused(page) == identity:
+            return
+    raise AssertionError(f"Tab never reaches #{identity}")
+
+
+def test_escape_closes_the_list_and_keeps_what_was_typed(window: Open) -> None:
+    page = window().open("/build").page
+    field = page.get_by_role("combobox", name="Device")
+    field.press_sequentially("acme")
+    expect(field).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Escape")
+    expect(field).to_have_attribute("aria-expanded", "false")
+    expect(field).to_have_value("acme")
+
+
+def test_a_device_is_chosen_with_a_finger(window: Open) -> None:
+    page = window(width=PHONE).open("/build").page
+    page.get_by_role("combobox", name="Device").tap()
+    page.get_by_role("combobox", name="Device").press_sequentially("umbrella")
+    page.get_by_role("option", name="Umbrella Combined+").tap()
+    page.wait_for_url(re.compile("profile=acme_combined-v1.5"))
+
+
+def test_a_misspelt_device_leads_to_the_most_alike(window: Open) -> None:
+    page = window(java_script_enabled=False).open("/build?version=25.12.0&search=wigdet").page
+    expect(page.locator(".devices")).to_contain_text("Acme Widget 5")
+
+
+def test_a_package_that_does_not_exist_is_seen_before_the_build_and_replaced(
+    window: Open, past: Past
+) -> None:
+    seen = window().open(FORM)
+    page = seen.page
+    page.get_by_role("combobox", name="Add a package").fill("sample-servise")
+    page.keyboard.press("Enter")
+    unknown = page.locator('[data-preview="unknown"]')
+    expect(unknown).to_contain_text("sample-servise")
+    seen.require_accessible()
+    unknown.get_by_role("button", name="Use sample-service").click()
+    expect(page.locator('.chip[data-package="sample-service"]')).to_be_visible()
+    expect(unknown).to_have_count(0)
+
+
+def test_a_value_that_cannot_be_is_explained_at_its_field(window: Open) -> None:
+    seen = window().open(FORM)
+    page = seen.page
+    page.get_by_text("Options", exact=True).click()
+    page.locator("#rootfs_size_mb").fill("a lot")
+    seen.expect_problem("status of 4[0-9][0-9]")
+    page.locator("#submit").click()
+    expect(page.locator("#rootfs_size_mb")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#rootfs_size_mb")).to_have_value("a lot")
+    expect(page.locator("#wrong")).to_be_visible()
+    assert focused(page) == "rootfs_size_mb"
+    seen.require_accessible()
+
+
+def test_an_address_that_names_no_build_says_so(window: Open) -> None:
+    seen = window().open(f"/build/{'0' * 64}", status=404)
+    expect(seen.page.get_by_role("heading", level=1)).to_have_text("Nobody knows this build")
+    seen.require_accessible()

@@ -1,0 +1,104 @@
+"""What holds for each page: everybody can read it and use it, on whatever screen."""
+
+from typing import NamedTuple
+
+import pytest
+
+from browser.conftest import Open, Past
+from browser.pictures import Pictures
+from browser.watched import DESKTOP, PHONE, Faults, Window
+
+
+class Place(NamedTuple):
+    """A page as somebody sees it."""
+
+    path: str
+    signed_in: bool = False
+
+
+PAGES = {
+    "overview": Place("/"),
+    "interface": Place("/docs"),
+    "device": Place("/build?version=25.12.0&search=acme"),
+    "form": Place("/build?version=25.12.0&target=pico/nine&profile=acme_widget-5"),
+    "build-completed": Place("/build/{built}"),
+    "build-failed": Place("/build/{failed}"),
+    "queue": Place("/queue"),
+    "queue-operator": Place("/queue", signed_in=True),
+    "statistics": Place("/statistics"),
+    "configuration": Place("/configuration", signed_in=True),
+}
+
+LOOKS: dict[str, dict[str, object]] = {
+    "desktop": {"width": DESKTOP},
+    "phone": {"width": PHONE},
+    "dark": {"width": DESKTOP, "color_scheme": "dark"},
+}
+NEW_IN = {"desktop": Faults.ALL, "phone": Faults.OF_SHAPE, "dark": Faults.OF_COLOUR}
+NARROWEST = 320
+"""CSS pixels: what WCAG 1.4.10 asks for, a wide window at 400 %."""
+
+
+@pytest.fixture(params=PAGES)
+def name(request: pytest.FixtureRequest, past: Past) -> str:
+    """Each page, once there is something on it."""
+    return str(request.param)
+
+
+@pytest.fixture
+def see(name: str, past: Past, window: Open) -> Open:
+    """Opens this test's page in a new window."""
+
+    def opened(**options: object) -> Window:
+        place = PAGES[name]
+        path = place.path.format(built=past.built, failed=past.failed)
+        return window(signed_in=place.signed_in, **options).open(path)
+
+    return opened
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_page_has_no_serious_fault_of_access(name: str, look: str, see: Open, pictures: Pictures) -> None:
+    seen = see(**LOOKS[look])
+    seen.require_accessible(NEW_IN[look])
+    seen.require_no_sideways_scrolling()
+    pictures.take(seen, f"{name}-{look}")
+
+
+def test_a_page_fits_the_narrowest_screen(see: Open) -> None:
+    see(width=PHONE).require_no_sideways_scrolling(width=NARROWEST)
+
+
+def test_a_page_can_be_read_without_script(see: Open) -> None:
+    """Whole sentences and figures; only what acts is left out."""
+    with_script = words_of(see())
+    without = words_of(see(java_script_enabled=False))
+    assert len(without) > 20
+    # Times are in another zone, and the form's preview waits to be asked for.
+    assert len(with_script & without) >= 0.7 * len(with_script), with_script - without
+
+
+def words_of(window: Window) -> set[str]:
+    """Words that a reader sees, also in fields."""
+    main = window.page.locator("main")
+    fields = main.locator("textarea:visible").all()
+    return set(" ".join([main.inner_text(), *(field.input_value() for field in fields)]).split())
+
+
+def test_everything_is_reached_by_the_keyboard_and_the_focus_is_seen(see: Open) -> None:
+    stops = see().tab_stops()
+    assert "Skip to the content" in stops[0]
+    assert sum('href="/' in stop for stop in stops) >= 5
+
+
+def test_the_skip_link_leads_past_the_navigation(window: Open) -> None:
+    page = window().open("/").page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+def test_the_page_that_one_is_at_is_marked(window: Open) -> None:
+    page = window().open("/").page
+    assert page.locator("nav [aria-current=page]").all_inner_texts() == ["Overview"]
