@@ -338,16 +338,17 @@ def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Sh
 
 
 def test_leases_of_running_jobs_are_renewed(shop: Shop) -> None:
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
+        begun.set()
         assert done.wait(10)
         return a_result()
 
     shop.script.do = wait
     job = shop.submit()
     shop.workers.start()
-    assert eventually(lambda: shop.state(job) is JobState.BUILDING)
+    assert begun.wait(10)
     for _ in range(5):
         assert shop.pass_time(LEASE * 0.9) == 0
         shop.workers.renew_leases()

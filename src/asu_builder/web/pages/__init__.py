@@ -4,6 +4,7 @@ Each page is a module with a class that is given what it shows. `Pages` names th
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -100,22 +101,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         body = interface_body(parts.description())
         return rendering.page("interface.html", request, asker=asker, body=body)
 
-    def page(show: _Page) -> Endpoint:
-        """What goes wrong is a page too."""
-
-        async def endpoint(request: Request) -> Response:
-            asker = sessions.asker(request)
-            try:
-                response = await show(request, asker)
-            except AsuError as error:
-                response = _error_page(rendering, request, asker, error)
-            if response.status_code == 503 and request.method == "GET":
-                # Mostly a document of upstream that is on its way.
-                response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
-            return response
-
-        return endpoint
-
+    page = partial(_whole, rendering, sessions)
     return {
         "GET /static/{digest}/{name}": static_files.serve,
         "GET /": page(overview.show),
@@ -168,6 +154,23 @@ def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
             client=_client(parts),
         )
     )
+
+
+def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
+    """An endpoint for whoever looks; what goes wrong is a page too."""
+
+    async def endpoint(request: Request) -> Response:
+        asker = sessions.asker(request)
+        try:
+            response = await show(request, asker)
+        except AsuError as error:
+            response = _error_page(rendering, request, asker, error)
+        if response.status_code == 503 and request.method == "GET":
+            # Mostly a document of upstream that is on its way.
+            response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
+        return response
+
+    return endpoint
 
 
 def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:
