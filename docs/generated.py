@@ -83,7 +83,7 @@ def _operation(path: str, entry: Mapping[str, Any], methods: list[str]) -> str:
         lines += ["", "| parameter | means |", "|---|---|"]
         lines += [f"| `{one['name']}` | {_cell(one['description'])} |" for one in parameters]
     lines += ["", "| status | answer | document |", "|---|---|---|"]
-    for status, answer in operation["responses"].items():
+    for status, answer in sorted(operation["responses"].items()):
         lines.append(f"| {status} | {_cell(answer['description'])} | {_linked(answer)} |")
     return "\n".join(lines)
 
