@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
 
-.PHONY: demo run test check format bench chaos screenshots single-file container-image docs clean lock
+.PHONY: demo run test check format bench chaos screenshots man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -28,6 +28,11 @@ format: $(VENV)/dev
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench $(BENCH)
+
+man: $(VENV)/runtime
+	@mkdir -p dist/man
+	@$(RUN) man > dist/man/asu-builder.1
+	@echo "dist/man/asu-builder.1"
 
 # As root: it mounts a small disk. For example: make chaos CHAOS="--seed 7 --faults 300"
 chaos: $(VENV)/dev

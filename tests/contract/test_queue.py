@@ -581,3 +581,20 @@ def test_what_the_world_did_is_in_the_history_of_a_job(queue: JobQueue) -> None:
     (attempt,) = job.history
     assert (attempt.started_at, attempt.ended_at, attempt.stage) == (NOON, NOON + MINUTE, Stage.INIT)
     assert attempt.ending == "Error: upstream is down"
+
+
+def test_one_job_is_claimed_out_of_its_turn_and_the_others_keep_theirs(queue: JobQueue) -> None:
+    jobs = [submit(queue, name) for name in ("a", "b", "c")]
+    claimed = queue.claim("w/1", lease_for=MINUTE, now=NOON, only=jobs[2].id)
+    assert claimed is not None and claimed[0].id == jobs[2].id
+    assert queue.claim("w/1", lease_for=MINUTE, now=NOON, only=jobs[2].id) is None
+    later = submit(queue, "d")
+    assert [claim(queue)[0].id for _ in range(3)] == [jobs[0].id, jobs[1].id, later.id]
+
+
+def test_one_job_that_was_given_back_is_claimed_when_its_time_has_come(queue: JobQueue) -> None:
+    job = submit(queue)
+    _, lease = claim(queue)
+    queue.release(lease, not_before=NOON + MINUTE, now=NOON)
+    assert queue.claim("w/1", lease_for=MINUTE, now=NOON, only=job.id) is None
+    assert queue.claim("w/1", lease_for=MINUTE, now=NOON + MINUTE, only=job.id) is not None

@@ -266,7 +266,7 @@ def test_an_operator_sees_and_moves_jobs_from_the_command_line(make_slow: Callab
         assert run(service, "jobs", "purge", running).stdout == "purged\n"
         assert running not in service.published()
         wrong = run(service, "jobs", "cancel", "f" * 64)
-        assert (wrong.returncode, wrong.stderr) == (1, "asu-builder: There is no job under this hash.\n")
+        assert (wrong.returncode, wrong.stderr) == (3, "asu-builder: There is no job under this hash.\n")
         acts = [line.split()[2] for line in run(service, "jobs", "acts").stdout.splitlines()]
         assert acts == ["purge", "resume", "requeue", "cancel", "pause"]
         shown = json.loads(run(service, "jobs", "show", waiting).stdout)
@@ -281,7 +281,7 @@ def test_a_backup_taken_while_builds_run_brings_everything_back(make_local: Make
         copy = tmp_path / "copy.db"
         taken = run(service, "backup", str(copy))
         assert (taken.returncode, "checked" in taken.stdout) == (0, True), taken.stderr
-        assert run(service, "backup", str(copy)).returncode == 1
+        assert run(service, "backup", str(copy)).returncode == 3
     service.kill()
     for file in service.database.parent.glob("asu-builder.db*"):
         file.unlink()

@@ -31,6 +31,8 @@ SAMPLE = {
     "ath79/generic": "pico/nine",
     "tplink_archer-c7-v5": "acme_widget-5",
     "archer+c7": "widget",
+    "archer c7": "widget",
+    "wireguard": "tmux",
 }
 _ASKED_BEFORE = """
 ask() {{

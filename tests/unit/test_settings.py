@@ -233,6 +233,11 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
+def test_variables_of_the_commands_that_ask_a_server_are_no_settings() -> None:
+    variables = {"ASU_BUILDER_SERVER": "https://asu.example.org", "ASU_BUILDER_TOKEN": "secret"}
+    assert load_settings(variables, ()) == Settings()
+
+
 def test_where_each_setting_was_chosen_is_kept(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("server_port: 1\ncors: false\nworker_concurrent: 1\n")

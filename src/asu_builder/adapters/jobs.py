@@ -67,6 +67,7 @@ _CLAIM = """
             ORDER BY sunk, priority DESC, turn, id LIMIT 1)
     RETURNING id, lease_token, priority, turn
 """
+_CLAIM_ONE = _CLAIM.replace("WHERE state = 'pending' AND not_before", "WHERE id = :only AND not_before")
 # An asker's next job comes a turn after its last one that is not done, and nobody's before the turn
 # that is reached.
 _INSERT = """
@@ -229,20 +230,22 @@ class SqlJobQueue:
                 (to_micros(now), job_id),
             )
 
-    def claim(self, worker: str, *, lease_for: timedelta, now: datetime) -> tuple[Job, Lease] | None:
+    def claim(
+        self, worker: str, *, lease_for: timedelta, now: datetime, only: int | None = None
+    ) -> tuple[Job, Lease] | None:
         """See `ports.JobQueue.claim`."""
+        values = {"worker": worker, "now": to_micros(now), "until": to_micros(now + lease_for), "only": only}
         with self._at(now) as connection:
-            row = connection.execute(
-                _CLAIM, {"worker": worker, "now": to_micros(now), "until": to_micros(now + lease_for)}
-            ).fetchone()
+            row = connection.execute(_CLAIM if only is None else _CLAIM_ONE, values).fetchone()
             if row is None:
                 return None
             job_id, token, priority, turn = row
-            connection.execute(
-                "INSERT INTO queue_turns (priority, turn) VALUES (?, ?)"
-                " ON CONFLICT (priority) DO UPDATE SET turn = max(queue_turns.turn, excluded.turn)",
-                (priority, turn),
-            )
+            if only is None:
+                connection.execute(
+                    "INSERT INTO queue_turns (priority, turn) VALUES (?, ?)"
+                    " ON CONFLICT (priority) DO UPDATE SET turn = max(queue_turns.turn, excluded.turn)",
+                    (priority, turn),
+                )
             return read_job(connection, job_id), Lease(job_id, worker, token)
 
     def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:

@@ -11,19 +11,17 @@ from starlette.types import ASGIApp
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
 from asu_builder.bootstrap.background import background_work, checks
-from asu_builder.bootstrap.choices import announcement, keeping_options, policy, tokens, worker_options
+from asu_builder.bootstrap.choices import announcement, keeping_options, tokens, worker_options
+from asu_builder.bootstrap.doors import Answering, make_builds, make_cancellation
 from asu_builder.bootstrap.life import Life
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
 from asu_builder.ports import Runtime
-from asu_builder.services.builds import Builds
-from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
 from asu_builder.services.counts import EventCounts
 from asu_builder.services.crowd import Crowds
 from asu_builder.services.durations import Durations
-from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
@@ -72,14 +70,11 @@ def assemble(
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     bell = Bell()
     recorder = Recorder(world.log, now=now, ring=bell.ring)
-    pipeline = _pipeline(settings, runtime, world, catalog)
+    pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
     interest = Interest(world.queue, now=now)
-    forecast = _forecast(settings, world, health, now)
-    builds = _builds(
-        settings, world, catalog, interest=interest, forecast=forecast, now=now, wake=workers.wake
-    )
+    builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = background_work(world, health, housekeeping, catalog, interest)
     life = Life(
         begin=partial(housekeeping.recover, worker=world.name.name),
@@ -111,32 +106,6 @@ def assemble(
     )
     app = create_app(parts)
     return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
-
-
-def _builds(
-    settings: Settings,
-    world: World,
-    catalog: Catalog,
-    *,
-    interest: Interest,
-    forecast: Forecast,
-    now: Callable[[], datetime],
-    wake: Callable[[], None],
-) -> Builds:
-    return Builds(
-        world.queue,
-        catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
-        interest=interest,
-        forecast=forecast,
-        cancellation=_cancellation(settings, world, now),
-        policy=policy(settings),
-        limit=world.limit.admit,
-        now=now,
-        wake=wake,
-    )
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -176,19 +145,9 @@ def make_operator(
         ledger=world.ledger,
         store=world.store,
         statistics=world.statistics,
-        cancellation=_cancellation(settings, world, now),
+        cancellation=make_cancellation(settings, world, now),
         now=now,
         wake=wake,
-    )
-
-
-def _cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
-    return Cancellation(
-        world.queue,
-        world.operations,
-        statistics=world.statistics,
-        kept_for=settings.failure_ttl,
-        now=now,
     )
 
 
@@ -234,14 +193,8 @@ def _gauges(
     )
 
 
-def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
-    def working() -> bool:
-        return health.builds_run() and world.operations.paused() is None
-
-    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)
-
-
-def _pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+    """What turns a request into published images."""
     return Pipeline(
         runtime,
         world.store,

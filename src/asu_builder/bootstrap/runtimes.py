@@ -56,7 +56,8 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
         )
     options = LocalOptions(
         imagebuilder_path=settings.imagebuilder_path,
-        scratch=settings.database_path.parent / "builds",
+        # Whole: bubblewrap looks from another directory.
+        scratch=settings.database_path.parent.absolute() / "builds",
         sandboxed=sandboxed,
         network=settings.build_network != "none",
     )

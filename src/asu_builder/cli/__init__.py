@@ -14,10 +14,19 @@ _ARENA_MAX = -8
 """Of malloc.h."""
 _ELSEWHERE = {
     "backup": ("asu_builder.cli.keeping", "backup_command"),
+    "build": ("asu_builder.cli.build", "build_command"),
+    "cancel": ("asu_builder.cli.builds", "cancel_command"),
+    "completion": ("asu_builder.cli.completion", "completion_command"),
+    "devices": ("asu_builder.cli.search", "devices_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
+    "log": ("asu_builder.cli.builds", "log_command"),
+    "man": ("asu_builder.cli.man_page", "man_command"),
+    "packages": ("asu_builder.cli.search", "packages_command"),
+    "status": ("asu_builder.cli.builds", "status_command"),
     "token": ("asu_builder.cli.keeping", "token_command"),
+    "versions": ("asu_builder.cli.search", "versions_command"),
 }
 """Commands that are imported when they are asked for, so that serving does not pay for them."""
 

@@ -10,11 +10,10 @@ import click
 
 from asu_builder.bootstrap import make_operator
 from asu_builder.bootstrap.world import World, reach
+from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.domain.errors import AsuError
 from asu_builder.services.operator import Operator
 from asu_builder.settings import Settings, SettingsProblem, load_settings
-
-WRONG_SETTING = 2
 
 
 def now() -> datetime:
@@ -29,15 +28,22 @@ def who() -> str:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Ends the program with a sentence where something meant goes wrong: 2 for a setting, else 1."""
+    """Ends the program with a sentence where something meant goes wrong, and the number for it."""
     try:
         yield
     except SettingsProblem as problem:
-        click.echo(f"asu-builder: {problem}", err=True)
-        sys.exit(WRONG_SETTING)
+        complain(problem)
+        sys.exit(ExitCode.USAGE)
     except AsuError as problem:
-        click.echo(f"asu-builder: {problem}", err=True)
-        sys.exit(1)
+        complain(problem)
+        sys.exit(code_of_error(problem))
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.CANCELLED)
+
+
+def complain(problem: Exception | str) -> None:
+    """Says what went wrong."""
+    click.echo(f"asu-builder: {problem}", err=True)
 
 
 @contextmanager

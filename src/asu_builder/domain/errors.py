@@ -102,6 +102,10 @@ class StillRead(AsuError):
     """A result that is being downloaded is not taken away; housekeeping comes back later."""
 
 
+class ServerMistake(AsuError):
+    """Another server answered what no sound one would; its operator must mend it."""
+
+
 class LeaseLost(AsuError):
     """Another worker owns the job now; whatever this one knows about it is void."""
 

@@ -122,8 +122,14 @@ class JobQueue(Protocol):
         """Ends a final job's time now, so that it no longer answers for its hash."""
         ...
 
-    def claim(self, worker: str, *, lease_for: timedelta, now: datetime) -> tuple[Job, Lease] | None:
-        """Takes the next job in one statement; None when nobody waits or the workers are paused."""
+    def claim(
+        self, worker: str, *, lease_for: timedelta, now: datetime, only: int | None = None
+    ) -> tuple[Job, Lease] | None:
+        """Takes the next job in one statement; None when nobody waits or the workers are paused.
+
+        `only` is the id of the one job that is wanted, whatever its place: for whoever brings a
+        worker along for it. The others' turns stay as they are.
+        """
         ...
 
     def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:

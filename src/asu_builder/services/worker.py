@@ -51,12 +51,16 @@ _WATCH_SECONDS = 0.5
 
 
 class WorkerOptions(Struct, frozen=True):
-    """Who the workers are and how they wait. `poll` is only the fallback for a missed wake-up."""
+    """Who the workers are and how they wait. `poll` is only the fallback for a missed wake-up.
+
+    `only` is the id of the one job they are for; None for whichever comes next.
+    """
 
     worker_id: str
     concurrent: int
     poll: timedelta
     retention: Retention
+    only: int | None = None
 
 
 class Workers:
@@ -196,7 +200,7 @@ class Workers:
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when nobody waits."""
         CURRENT_HASH.set("")
-        claimed = self._queue.claim(name, lease_for=LEASE, now=self._now())
+        claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._options.only)
         if claimed is None:
             return False
         job, lease = claimed

@@ -18,6 +18,8 @@ from asu_builder.settings.units import parse_size as parse_size
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
 PREFIX = "ASU_"
+_FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
+"""Variables of the commands that ask another server; they may be set where a service starts too."""
 
 _RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
 
@@ -224,7 +226,7 @@ def load_with_origins(
         chosen |= found
         origins |= dict.fromkeys(found, str(path))
     for variable, text in environment.items():
-        if variable.startswith(PREFIX):
+        if variable.startswith(PREFIX) and variable not in _FOR_CLIENTS:
             name = variable.removeprefix(PREFIX).lower()
             chosen[name] = text
             origins[name] = f"variable {variable}"

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -106,16 +107,6 @@ def create_app(parts: Parts) -> FrontDoor:
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        parts.start()
-        try:
-            yield
-        finally:
-            await reading.run(parts.stop)
-            reading.close()
-            submitting.close()
-
     leads_to: dict[str, Callable[[Request], Any]] = {
         **_build_routes(endpoints, streams),
         "/api/v1/packages/preview": preview.preview,
@@ -137,9 +128,20 @@ def create_app(parts: Parts) -> FrontDoor:
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, parts, reading, submitting),
     )
     return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams, requests=requests)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(parts: Parts, reading: Threads, submitting: Threads, _: Starlette) -> AsyncIterator[None]:
+    parts.start()
+    try:
+        yield
+    finally:
+        await reading.run(parts.stop)
+        reading.close()
+        submitting.close()
 
 
 def _load_pages(

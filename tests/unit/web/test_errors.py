@@ -21,6 +21,7 @@ INNER = {
     errors.BuildFailed,
     errors.BuildInterrupted,
     errors.LeaseLost,
+    errors.ServerMistake,
     errors.StillRead,
 }
 """What never comes as far as a client; if it does, that is a bug and said to be one."""

@@ -1,0 +1,67 @@
+"""The doors to the queue, for the service and for the command line."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec import Struct
+
+from asu_builder.bootstrap.choices import policy
+from asu_builder.bootstrap.world import World
+from asu_builder.services.builds import Builds
+from asu_builder.services.cancellation import Cancellation
+from asu_builder.services.catalog import Catalog
+from asu_builder.services.forecast import Forecast
+from asu_builder.services.health import Health
+from asu_builder.services.interest import Interest
+from asu_builder.settings import Settings
+
+
+class Answering(Struct, frozen=True):
+    """What answers about builds, apart from the queue."""
+
+    catalog: Catalog
+    health: Health
+    interest: Interest
+
+
+def make_builds(
+    settings: Settings,
+    world: World,
+    answering: Answering,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Builds:
+    """Submit, look, cancel."""
+    return Builds(
+        world.queue,
+        answering.catalog,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=answering.interest,
+        forecast=_forecast(settings, world, answering.health, now),
+        cancellation=make_cancellation(settings, world, now),
+        policy=policy(settings),
+        limit=world.limit.admit,
+        now=now,
+        wake=wake,
+    )
+
+
+def make_cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
+    """The one way to end a build before its time."""
+    return Cancellation(
+        world.queue,
+        world.operations,
+        statistics=world.statistics,
+        kept_for=settings.failure_ttl,
+        now=now,
+    )
+
+
+def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
+    def working() -> bool:
+        return health.builds_run() and world.operations.paused() is None
+
+    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)

@@ -1,0 +1,76 @@
+"""With which number a command ends; the one table, shown in docs/command-line.md."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildFailed,
+    BuildNotFound,
+    Conflict,
+    Fault,
+    NotAllowed,
+    NotAuthenticated,
+    QueueFull,
+    RequestRejected,
+    StillRead,
+    TooManyRequests,
+    Unavailable,
+)
+
+
+class ExitCode(IntEnum):
+    """What each number says."""
+
+    DONE = 0
+    BUILD_FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    UNAVAILABLE = 4
+    MISTAKE = 5
+    CANCELLED = 130
+
+
+MEANINGS: Mapping[ExitCode, str] = {
+    ExitCode.DONE: "done; for `build`, the images are here and verified",
+    ExitCode.BUILD_FAILED: "the build failed for what was asked for: change the request",
+    ExitCode.USAGE: "the command or a setting is wrong",
+    ExitCode.REFUSED: "what was asked for is not to be had here: unknown, not allowed, or no longer there",
+    ExitCode.UNAVAILABLE: "something that is needed does not answer or is full: try again later",
+    ExitCode.MISTAKE: "a mistake of the service, or an image that is not what was announced",
+    ExitCode.CANCELLED: "cancelled, with Ctrl-C or by somebody else",
+}
+
+_BY_CLASS: Mapping[type[AsuError], ExitCode] = {
+    RequestRejected: ExitCode.REFUSED,
+    NotAuthenticated: ExitCode.REFUSED,
+    NotAllowed: ExitCode.REFUSED,
+    BuildNotFound: ExitCode.REFUSED,
+    Conflict: ExitCode.REFUSED,
+    StillRead: ExitCode.REFUSED,
+    QueueFull: ExitCode.UNAVAILABLE,
+    TooManyRequests: ExitCode.UNAVAILABLE,
+    Unavailable: ExitCode.UNAVAILABLE,
+    BuildFailed: ExitCode.BUILD_FAILED,
+}
+_BY_FAULT = {
+    Fault.USER: ExitCode.BUILD_FAILED,
+    Fault.WORLD: ExitCode.UNAVAILABLE,
+    Fault.OURS: ExitCode.MISTAKE,
+}
+
+
+def code_of_error(error: AsuError) -> ExitCode:
+    """The number for what was raised; a class is found by its nearest base."""
+    return next((_BY_CLASS[base] for base in type(error).__mro__ if base in _BY_CLASS), ExitCode.MISTAKE)
+
+
+def code_of_build(status: int, document: Mapping[str, Any]) -> ExitCode:
+    """The number for how a build ended, from the document that a poll answers."""
+    if status == 200:
+        return ExitCode.DONE
+    if document.get("reason") == "cancelled":
+        return ExitCode.CANCELLED
+    # An old server does not say whose side it is on; most failures are the request's.
+    return _BY_FAULT.get(document.get("fault", Fault.USER), ExitCode.MISTAKE)

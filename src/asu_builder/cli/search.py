@@ -1,0 +1,126 @@
+"""`asu-builder versions`, `devices` and `packages`: what can be built, here or on a server."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from asu_builder.cli.exit_codes import ExitCode
+from asu_builder.cli.patience import DEFAULT_SECONDS, patiently
+from asu_builder.cli.places import OffersPlace, place_of, server_options
+from asu_builder.cli.tables import print_json, print_table
+from asu_builder.domain.errors import RequestRejected, Unavailable
+
+_Answer = TypeVar("_Answer")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+_limit_option = click.option(
+    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many at most."
+)
+_version_option = click.option(
+    "--version", "version", metavar="VERSION", help="Of this version; the latest release unless told."
+)
+
+
+@click.command("versions")
+@_json_option
+@server_options
+def versions_command(as_json: bool, server: str, token: str) -> None:
+    """Lists the versions that can be built, newest first."""
+    with place_of(server, token) as place:
+        branches = _ask(place.offers, lambda: _whole(place.offers))
+        latest = _ask(place.offers, place.offers.latest)
+    if as_json:
+        print_json({"latest": latest, "branches": branches})
+        return
+    rows = [
+        {
+            "version": version,
+            "branch": branch["name"],
+            "note": "latest" if version in latest else "",
+            "targets": len(branch["targets"]),
+        }
+        for branch in branches
+        for version in branch["versions"]
+    ]
+    print_table(rows, ("version", "branch", "targets", "note"))
+
+
+@click.command("devices")
+@click.argument("words", nargs=-1)
+@_version_option
+@_limit_option
+@_json_option
+@server_options
+def devices_command(
+    words: Sequence[str], version: str | None, limit: int, as_json: bool, server: str, token: str
+) -> None:
+    """Finds devices by words of their names: what --target and --profile of `build` want to hear."""
+    with place_of(server, token) as place:
+        release = version or _newest(place.offers)
+        found = _ask(place.offers, lambda: place.offers.devices(release, " ".join(words), limit))
+    _print_found(found, "devices", ("target", "profile", "title"), as_json=as_json)
+
+
+@click.command("packages")
+@click.argument("words", nargs=-1)
+@_version_option
+@click.option("--target", required=True, metavar="TARGET", help="For this target, like ath79/generic.")
+@_limit_option
+@_json_option
+@server_options
+def packages_command(
+    words: Sequence[str],
+    version: str | None,
+    target: str,
+    limit: int,
+    as_json: bool,
+    server: str,
+    token: str,
+) -> None:
+    """Finds packages by words of their names."""
+    with place_of(server, token) as place:
+        release = version or _newest(place.offers)
+        found = _ask(place.offers, lambda: place.offers.packages(release, target, " ".join(words), limit))
+    _print_found(found, "packages", ("name", "version"), as_json=as_json)
+
+
+def _ask(offers: OffersPlace, question: Callable[[], _Answer]) -> _Answer:
+    return patiently(
+        question,
+        seconds=DEFAULT_SECONDS,
+        pause_after=offers.pause_after,
+        note=lambda sentence: click.echo(sentence, err=True),
+    )
+
+
+def _whole(offers: OffersPlace) -> list[dict[str, Any]]:
+    """Every branch, once its targets are known: a first look may come before upstream has answered."""
+    branches = offers.branches()
+    if any(branch["versions"] and not branch["targets"] for branch in branches):
+        raise Unavailable("The download server has not told all targets yet.", retry_after=1)
+    return branches
+
+
+def _newest(offers: OffersPlace) -> str:
+    latest = _ask(offers, offers.latest)
+    # The upcoming release comes first, and is not what people mean who name none.
+    released = [version for version in latest if "-rc" not in version] or latest
+    if not released:
+        raise RequestRejected("No release is offered; name a --version.")
+    return released[0]
+
+
+def _print_found(found: Mapping[str, Any], what: str, columns: Sequence[str], *, as_json: bool) -> None:
+    rows = found[what]
+    if as_json:
+        print_json(found)
+    elif rows:
+        if found.get("guessed"):
+            click.echo("Nothing is called so; these are the most alike:", err=True)
+        print_table(rows, columns)
+        if found["more"]:
+            click.echo("There are more; say more words, or --limit.", err=True)
+    if not rows:
+        click.echo(f"Nothing is called so among the {what} of {found['version']}.", err=True)
+        sys.exit(ExitCode.REFUSED)

@@ -1,0 +1,216 @@
+"""How a build is shown while it goes on: in place on a terminal, line by line elsewhere, or not at all."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Protocol
+
+import click
+
+from asu_builder.client.events import Event, LogLines, Progress
+from asu_builder.domain.job import Stage
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STAGES = {
+    Stage.INIT: "start",
+    Stage.CONTAINER_SETUP: "ImageBuilder",
+    Stage.VALIDATE_REVISION: "revision",
+    Stage.VALIDATE_MANIFEST: "packages",
+    Stage.BUILDING_IMAGE: "image",
+}
+"""The stages in a word each, for people."""
+_SHOWN_LINES = 8
+_REFRESHES = 8
+
+
+class View(Protocol):
+    """Told what happens, in order; `close` gives the terminal back."""
+
+    keeps_output: bool
+    """Whether the build's output stays to be read, so that its end need not be shown again."""
+
+    def note(self, sentence: str) -> None:
+        """Something worth a line."""
+
+    def show(self, event: Event) -> None:
+        """What has happened to the build."""
+
+    def image(self, name: str, got: int, size: int) -> None:
+        """How much of an image is here."""
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+
+
+def choose_view(stream: IO[str], *, quiet: bool = False) -> View:
+    """The view that fits: in place where `stream` is a terminal that can be written anywhere."""
+    if quiet:
+        return Silence()
+    if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return InPlace()
+    return LineByLine(stream)
+
+
+class Notes(logging.Handler):
+    """Warnings of the services, as notes of a view, so that they do not write across it."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(logging.WARNING)
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        self._view.note(record.getMessage())
+
+
+@contextmanager
+def shown(stream: IO[str], *, quiet: bool = False) -> Iterator[View]:
+    """The view that fits, for as long as this is entered; what the services warn of goes there too."""
+    view = choose_view(stream, quiet=quiet)
+    notes = Notes(view)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.getLogger().addHandler(notes)
+    try:
+        yield view
+    finally:
+        logging.getLogger().removeHandler(notes)
+        view.close()
+
+
+def printable(text: str) -> str:
+    """Text of a build without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.rstrip("\r\n"))
+
+
+def describe(progress: Progress) -> str:
+    """How far it is, in a few words."""
+    if progress.stage:
+        where = STAGES.get(Stage(progress.stage), "") if progress.stage in STAGES else progress.stage
+        words = f"building: {where}"
+    elif progress.position:
+        words = f"queued, {progress.position} ahead"
+    else:
+        words = "queued, next in turn" if progress.state == "pending" else progress.state
+    return words if progress.eta_seconds is None else f"{words}, about {progress.eta_seconds} s left"
+
+
+class Silence:
+    """Shows nothing."""
+
+    keeps_output = False
+
+    def note(self, sentence: str) -> None:
+        """See `View`."""
+
+    def show(self, event: Event) -> None:
+        """See `View`."""
+
+    def image(self, name: str, got: int, size: int) -> None:
+        """See `View`."""
+
+    def close(self) -> None:
+        """See `View`."""
+
+
+class LineByLine:
+    """One line for each thing that happens; for files, pipes and the logs of others."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._shown = ""
+        self.keeps_output = False
+
+    def note(self, sentence: str) -> None:
+        """See `View`."""
+        click.echo(printable(sentence), file=self._stream)
+
+    def show(self, event: Event) -> None:
+        """See `View`. The time left changes all the time and is worth no line of its own."""
+        if isinstance(event, LogLines):
+            self.keeps_output = True
+            for line in event.lines:
+                click.echo(f"  {printable(line.text)}", file=self._stream)
+        elif isinstance(event, Progress):
+            words = describe(Progress(event.state, event.stage, event.position))
+            if words != self._shown:
+                click.echo(describe(event), file=self._stream)
+            self._shown = words
+
+    def image(self, name: str, got: int, size: int) -> None:
+        """See `View`."""
+        if got == size:
+            click.echo(f"{name}: {size} bytes", file=self._stream)
+
+    def close(self) -> None:
+        """See `View`."""
+
+
+class InPlace:
+    """A few lines of the terminal, written again and again: stages, what is left, the last output."""
+
+    keeps_output = False
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._begun = time.monotonic()
+        self._progress = Progress("pending")
+        self._lines: list[str] = []
+        self._image = ""
+        self._console = Console(file=sys.stderr)
+        self._live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=_REFRESHES, transient=True
+        )
+        self._live.start()
+
+    def note(self, sentence: str) -> None:
+        """See `View`."""
+        from rich.text import Text
+
+        self._console.print(Text(printable(sentence)))
+
+    def show(self, event: Event) -> None:
+        """See `View`."""
+        if isinstance(event, LogLines):
+            printed = [printable(line.text) for line in event.lines]
+            self._lines = [*self._lines, *printed][-_SHOWN_LINES:]
+        elif isinstance(event, Progress):
+            self._progress = event
+
+    def image(self, name: str, got: int, size: int) -> None:
+        """See `View`."""
+        self._image = f"{name}  {100 * got // max(size, 1)} % of {size >> 10} KiB"
+
+    def close(self) -> None:
+        """See `View`."""
+        self._live.stop()
+
+    def _render(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        head = Text(f"{time.monotonic() - self._begun:5.0f} s  ", no_wrap=True, overflow="ellipsis")
+        head.append(self._image or describe(self._progress), style="bold")
+        lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
+        return Group(head, self._bar(), *lines)
+
+    def _bar(self) -> "RenderableType":
+        from rich.text import Text
+
+        names = list(STAGES)
+        reached = names.index(Stage(self._progress.stage)) if self._progress.stage in STAGES else -1
+        if self._image:
+            reached = len(names)
+        bar = Text("         ")
+        for number, words in enumerate(STAGES.values()):
+            mark, style = (
+                ("✓", "green") if number < reached else ("●", "cyan") if number == reached else ("○", "dim")
+            )
+            bar.append(f"{mark} {words}   ", style=style)
+        return bar

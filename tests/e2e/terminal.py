@@ -1,0 +1,75 @@
+"""The command line as people run it: processes of their own, with a service's settings or against it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from e2e.service import Service
+
+PLACE = ("--version", "25.12.0", "--target", "pico/nine", "--profile", "acme_widget-5")
+
+
+def environment_of(service: Service) -> Mapping[str, str]:
+    """What makes a command work on this service's installation."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
+    outer.pop("CONTAINER_HOST", None)
+    settings = {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
+    home = str(service.directory)
+    return {**outer, **settings, "HOME": home, "XDG_RUNTIME_DIR": home, "COLUMNS": "100"}
+
+
+def start(service: Service, *arguments: str) -> "subprocess.Popen[str]":
+    """A running command; its directory is that of the service."""
+    service.directory.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "asu_builder", *arguments],
+        env=environment_of(service),
+        cwd=service.directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Ended:
+    """A command that has ended."""
+
+    def __init__(self, process: "subprocess.Popen[str]", *, seconds: float = 60.0) -> None:
+        try:
+            self.out, self.err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        self.code = process.returncode
+        assert "Traceback" not in self.err, self.err
+
+
+def run(service: Service, *arguments: str, seconds: float = 60.0) -> Ended:
+    """A command, run to its end."""
+    return Ended(start(service, *arguments), seconds=seconds)
+
+
+def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
+    """Reads standard error up to a line with these words; fails at its end."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def interrupt(process: "subprocess.Popen[str]") -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+
+
+def images_in(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
