@@ -126,7 +126,7 @@ def test_a_build_is_watched_in_three_ways_and_all_tell_the_same(make_slow: Calla
         assert [line[28:] for line in told] == [line["text"] for line in lines]
         assert text.endswith("-- completed\n")
         assert client.get(f"{path}/log").body.decode().splitlines() == told
-    assert request_hash[:12] not in service.stderr()
+    assert request_hash[:20] not in service.stderr()
     ((asked_at, finished_at),) = service.rows("SELECT asked_at, finished_at FROM build_jobs")
     assert asked_at >= finished_at
 

@@ -49,7 +49,8 @@ SHOWN = ("/", "/queue", "/build", "/build/$request_hash")
 """Pages that the tutorial opens in a browser."""
 _PREAMBLE = """
 set -euo pipefail
-curl() {{ command curl --fail-with-body "$@"; }}
+# A failure fails, and "come back in a moment" is not one: the service has just met its upstream.
+curl() {{ command curl --fail-with-body --retry 20 "$@"; }}
 wait_for_it() {{
   for _ in $(seq 200); do
     if command curl --silent --output /dev/null {address}/api/v1/stats; then return; fi

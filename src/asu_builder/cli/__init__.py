@@ -85,11 +85,7 @@ def serve() -> None:
         logging.getLogger("asu_builder").warning(warning)
     supervisor = Supervisor()
     config = server_config(
-        application.app,
-        settings.server_host,
-        settings.server_port,
-        loading=LOADING,
-        supervisor=supervisor,
+        application.app, settings.server_host, settings.server_port, loading=LOADING, supervisor=supervisor
     )
     server = DrainingServer(
         config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor

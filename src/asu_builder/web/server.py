@@ -19,10 +19,9 @@ from asu_builder.web.systemd import Supervisor
 _LARGEST_MESSAGE = 4096
 """Bytes of what a WebSocket may send us; nothing that it says is looked at."""
 _PING_SECONDS = 20.0
+_LAST_REQUESTS_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
-
-_LAST_REQUESTS_SECONDS = 0.2
 
 
 def server_config(
@@ -128,8 +127,10 @@ class DrainingServer(uvicorn.Server):
         threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's hook for the end. It closes whoever has not asked yet at once, even one whose
-        request is just arriving; so first nobody is accepted any more, for a moment.
+        """uvicorn's hook for the end, which waits for every answer's.
+
+        It closes whoever has not asked yet at once, even one whose request is just arriving; so first
+        nobody is accepted any more, for a moment.
         """
         for server in self.servers:
             server.close()
