@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
 
-.PHONY: demo run test check format bench chaos screenshots man single-file container-image clean lock
+.PHONY: demo run test check format bench chaos screenshots man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -62,6 +62,11 @@ dist/asu-builder: locks/runtime.txt pyproject.toml $(shell find src -type f -not
 	  --venv prepend --sh-boot --include-tools --runtime-pex-root '~/.cache/asu-builder' \
 	  asu-builder --script asu-builder --output-file $@
 	@echo "$@: $$(du -h $@ | cut -f1)"
+
+# The documentation as a site in dist/docs; a warning is an error.
+docs: $(VENV)/dev
+	@$(BIN)/sphinx-build -W --keep-going --quiet --builder html --doctree-dir dist/doctrees docs dist/docs
+	@echo "dist/docs/index.html"
 
 # BASE is the image below it: any with Python 3.11.
 container-image: dist/asu-builder

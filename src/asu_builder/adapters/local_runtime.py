@@ -62,7 +62,8 @@ class LocalRuntime:
             raise EngineUnavailable(verdict.sentence)
         source = self._source(spec)
         options = self._options
-        with _own_directory(options.scratch, spec.labels) as home:
+        # Commands run elsewhere, so a path that begins here would lead them nowhere.
+        with _own_directory(options.scratch.absolute(), spec.labels) as home:
             place = Place(home / "builder", home / "tmp", _identity(source))
             commands = Commands(home, contained=options.sandboxed)
             watches = (

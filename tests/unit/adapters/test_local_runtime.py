@@ -13,6 +13,7 @@ from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
 from asu_builder.adapters.local_sandbox import bubblewrap_works
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from runtime_rig import a_spec
+from tools import require_tool
 
 
 @pytest.fixture
@@ -33,6 +34,17 @@ def test_the_template_names_version_target_and_subtarget(options: LocalOptions) 
         with pytest.raises(BuildFailed) as failure, runtime.open(missing, stop=Event()):
             pass
         assert failure.value.reason == FailureReason.IMAGEBUILDER_MISSING
+
+
+def test_copies_may_be_made_below_a_directory_that_is_named_from_here(
+    options: LocalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_tool("bwrap")
+    monkeypatch.chdir(tmp_path)
+    runtime = LocalRuntime(replace(options, scratch=Path("data/builds"), sandboxed=True))
+    with runtime.open(a_spec("25.12.0"), stop=Event()) as container:
+        result = container.run(["sh", "-c", "cat Makefile; echo > /tmp/written"], output=tmp_path)
+    assert (result.exit_code, result.stdout.read_text()) == (0, "all:\n")
 
 
 def test_another_imagebuilder_in_the_same_place_has_another_identity(
@@ -90,6 +102,7 @@ from msgspec.structs import replace
 from pathlib import Path
 from threading import Event
 from runtime_rig import a_spec
+from tools import require_tool
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
 runtime = LocalRuntime(LocalOptions(sys.argv[1], Path(sys.argv[2]), sandboxed=False))
 with runtime.open(a_spec("25.12.0"), stop=Event()):
