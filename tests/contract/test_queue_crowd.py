@@ -161,3 +161,29 @@ def test_what_two_processes_did_to_one_queue_fits_together(
     assert [process.returncode for process in processes] == [0, 0]
     history = [Event(**json.loads(line)) for text in written for line in text.splitlines()]
     require_all(database, images, history)
+
+
+_FRESH = """
+import sys, threading
+from asu_builder.adapters import job_rows
+from factories import a_request, a_result, a_failure
+sys.setswitchinterval(1e-6)
+request, result, failure = (job_rows.encode(value) for value in (a_request(), a_result(), a_failure()))
+row = (1, "a" * 64, request, "pending", 1, "", "", 0, 0, None, 0, 0, "[]", None, None, "", 1, result)
+ready = threading.Barrier(8)
+def read():
+    ready.wait()
+    job_rows.to_job(row)
+threads = [threading.Thread(target=read) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_threads_of_a_fresh_process_may_read_their_first_rows_at_the_same_moment() -> None:
+    """As all workers and web threads do after a start; msgspec would crash if it learned the types then."""
+    for _ in range(10):
+        run = subprocess.run(
+            [sys.executable, "-c", _FRESH], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr

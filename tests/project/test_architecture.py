@@ -99,3 +99,10 @@ def test_names_are_split_into_their_words() -> None:
     assert words_of("PackageManager") == {"package", "manager"}
     assert words_of("_read_HTTPHandler2") == {"read", "http", "handler2"}
     assert words_of("common_headers") == {"common", "headers"}
+
+
+def test_no_struct_is_described_to_msgspec_while_threads_run(source: Path) -> None:
+    """Two threads that decode a struct for the first time crash the process (values-are-structs.md)."""
+    calls = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]
+    decodes = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "decode"]
+    assert not [call.lineno for call in decodes if any(keyword.arg == "type" for keyword in call.keywords)]

@@ -43,6 +43,13 @@ FINAL = "state IN ('completed', 'failed', 'cancelled')"
 """The states of `FINAL_STATES`, as the indexes name them."""
 
 
+# Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
+_REQUEST = msgspec.json.Decoder(BuildRequest)
+_HISTORY = msgspec.json.Decoder(tuple[Attempt, ...])
+_RESULT = msgspec.json.Decoder(BuildResult)
+_FAILURE = msgspec.json.Decoder(BuildFailure)
+
+
 def to_micros(at: datetime) -> int:
     """An aware time as whole microseconds since 1970, UTC."""
     return int(at.timestamp() * 1_000_000)
@@ -65,12 +72,12 @@ def encode(value: BuildRequest | Outcome) -> str:
 
 def to_request(text: str) -> BuildRequest:
     """The request of a row."""
-    return msgspec.json.decode(text, type=BuildRequest)
+    return _REQUEST.decode(text)
 
 
 def to_history(text: str) -> tuple[Attempt, ...]:
     """The attempts of a row."""
-    return msgspec.json.decode(text, type=tuple[Attempt, ...]) if text != "[]" else ()
+    return _HISTORY.decode(text) if text != "[]" else ()
 
 
 def encode_history(attempts: Sequence[Attempt]) -> str:
@@ -128,5 +135,5 @@ def _to_outcome(completed: int | None, document: str | None) -> Outcome | None:
     if completed is None or document is None:
         return None
     if completed:
-        return msgspec.json.decode(document, type=BuildResult)
-    return msgspec.json.decode(document, type=BuildFailure)
+        return _RESULT.decode(document)
+    return _FAILURE.decode(document)

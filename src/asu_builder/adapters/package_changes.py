@@ -119,7 +119,7 @@ class RemotePackageChanges:
             question |= {"from_version": baseline.version, "from_defaults": baseline.packages}
         try:
             body = self._ask("POST", "/apply", msgspec.json.encode(question))
-            answer = msgspec.json.decode(body, type=_Answer)
+            answer = _ANSWER.decode(body)
         except (OSError, ValueError) as error:
             self._note(str(error))
             found = select(self._last_good(), request, default_packages, baseline)
@@ -198,6 +198,9 @@ class _Answer(msgspec.Struct):
     warnings: tuple[str, ...] = ()
     missing_defaults: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
 
 
 def select(

@@ -33,6 +33,12 @@ class _Index(msgspec.Struct):
     packages: dict[str, str] = {}
 
 
+# Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
+_VERSIONS = msgspec.json.Decoder(_Versions)
+_TARGETS = msgspec.json.Decoder(dict[str, str])
+_INDEX = msgspec.json.Decoder(_Index)
+
+
 class HttpUpstream:
     """Reads a server of the layout of downloads.openwrt.org; safe to use from any thread."""
 
@@ -116,14 +122,14 @@ class HttpUpstream:
 
 def parse_versions(body: bytes) -> VersionList:
     """`.versions.json`. Raises `msgspec.MsgspecError` for anything else."""
-    found = msgspec.json.decode(body, type=_Versions)
+    found = _VERSIONS.decode(body)
     latest = (found.upcoming_version, found.stable_version, found.oldstable_version)
     return VersionList(tuple(found.versions_list), tuple(version for version in latest if version))
 
 
 def parse_targets(body: bytes) -> dict[str, str]:
     """`.targets.json`: target → architecture. Raises `msgspec.MsgspecError` for anything else."""
-    return msgspec.json.decode(body, type=dict[str, str])
+    return _TARGETS.decode(body)
 
 
 def _parse_feeds(body: bytes) -> tuple[str, ...]:
@@ -134,7 +140,7 @@ def _parse_feeds(body: bytes) -> tuple[str, ...]:
 
 
 def _parse_index(body: bytes) -> _Index:
-    return msgspec.json.decode(body, type=_Index)
+    return _INDEX.decode(body)
 
 
 def _parse_packages(body: bytes) -> dict[str, str]:

@@ -50,9 +50,16 @@ class _OverviewJson(msgspec.Struct):
     profiles: list[_ListedProfile] = []
 
 
+# Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
+_PROFILES = msgspec.json.Decoder(_ProfilesJson)
+_OVERVIEW = msgspec.json.Decoder(_OverviewJson)
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_PROFILES = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw]])
+
+
 def parse_overview(body: bytes) -> tuple[Device, ...]:
     """The devices of `.overview.json`; words that many of them have are kept once."""
-    found = msgspec.json.decode(body, type=_OverviewJson)
+    found = _OVERVIEW.decode(body)
     return tuple(
         device
         for profile in found.profiles
@@ -66,7 +73,7 @@ def _shared(title: Title) -> Title:
 
 def parse_profiles_json(body: bytes) -> TargetProfiles:
     """What `profiles.json` says about one target."""
-    found = msgspec.json.decode(body, type=_ProfilesJson)
+    found = _PROFILES.decode(body)
     profiles = {name: tuple(profile.supported_devices) for name, profile in found.profiles.items()}
     kernel = found.linux_kernel
     return TargetProfiles(
@@ -82,10 +89,8 @@ def parse_profiles_json(body: bytes) -> TargetProfiles:
 
 def lift_profile(body: bytes, profile: str) -> bytes | None:
     """`profiles.json` with one profile's keys at the top; None when it has no such profile."""
-    document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    found = msgspec.json.decode(
-        document.pop("profiles", msgspec.Raw(b"{}")), type=dict[str, dict[str, msgspec.Raw]]
-    )
+    document = _RAW.decode(body)
+    found = _RAW_PROFILES.decode(document.pop("profiles", msgspec.Raw(b"{}")))
     if profile not in found:
         return None
     return msgspec.json.encode({**document, **found[profile], "id": profile})

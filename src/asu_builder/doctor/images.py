@@ -30,6 +30,9 @@ class _Token(msgspec.Struct):
     access_token: str = ""
 
 
+_TOKEN = msgspec.json.Decoder(_Token)
+
+
 def check_registry(scene: Scene) -> Finding:
     """Whether the registry answers the question that every pull begins with."""
     reference = scene.settings.imagebuilder_image.format_map(_fields(scene, "x/y", "v0", "0"))
@@ -104,7 +107,7 @@ def _allowed(refused: Heard) -> dict[str, str]:
         return {}
     heard = ask("GET", f"{realm}?{urlencode(fields)}", through_proxy=True)
     try:
-        found = msgspec.json.decode(heard.body, type=_Token)
+        found = _TOKEN.decode(heard.body)
     except msgspec.MsgspecError:
         return {}
     return {"Authorization": f"Bearer {found.token or found.access_token}"}
