@@ -1,11 +1,9 @@
 """The secret to cancel a build by, kept by the browser of who asked first, for that build's page alone."""
 
-from http.cookies import CookieError, SimpleCookie
-
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.web.pages.session import is_secure
+from asu_builder.web.pages.session import cookie_of, is_secure
 
 COOKIE = "asu_cancel"
 _SECONDS = 2 * 86400
@@ -27,10 +25,4 @@ def keep_cancel_token(response: Response, request: Request, *, address: str, tok
 
 def cancel_token_of(request: Request) -> str:
     """The secret that came with a request for a build's page; "" for everybody else."""
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(request.headers.get("cookie", "")[:8192])
-    except CookieError:
-        return ""
-    found = cookies.get(COOKIE)
-    return found.value[:256] if found else ""
+    return cookie_of(request, COOKIE)

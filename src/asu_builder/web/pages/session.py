@@ -29,7 +29,7 @@ class Sessions:
 
     def asker(self, request: Request) -> Asker:
         """The holder of the cookie's token; nobody but an address when it is not known (any more)."""
-        token = _token(request)
+        token = cookie_of(request, COOKIE)
         scope: dict[str, Any] = dict(request.scope)
         if token:
             with_token = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
@@ -102,13 +102,14 @@ def require_own_page(request: Request) -> None:
         raise NotAllowed("This form was sent by another site. Open the page here and send it again.")
 
 
-def _token(request: Request) -> str:
+def cookie_of(request: Request, name: str) -> str:
+    """What a cookie holds; "" where it is not sent, or no cookies can be read."""
     cookies: SimpleCookie = SimpleCookie()
     try:
         cookies.load(request.headers.get("cookie", "")[:8192])
     except CookieError:
         return ""
-    found = cookies.get(COOKIE)
+    found = cookies.get(name)
     return found.value[:256] if found else ""
 
 
