@@ -13,7 +13,7 @@ from asu_builder.domain.job import CONTAINER_STAGES, JobState, Priority, Stage
 MAX_ATTEMPTS = 3
 COOL_DOWN = 60
 UNSEEN = 30
-LATE = 10
+LATE = 60
 LIVE = (JobState.PENDING, JobState.BUILDING)
 
 

@@ -36,8 +36,8 @@ from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.configuration import describe_settings
 from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.metadata import Announcement
+from asu_builder.web.watch_limits import WatchLimits
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog

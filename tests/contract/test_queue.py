@@ -492,6 +492,17 @@ def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_sta
     assert both == {job.request_hash, following[0].request_hash}
 
 
+@pytest.mark.parametrize("late", [timedelta(seconds=20), timedelta(minutes=5)])
+def test_a_writer_that_comes_late_shortens_no_lease(queue: JobQueue, late: timedelta) -> None:
+    """It was frozen between looking at its clock and writing, while another process looked."""
+    submit(queue)
+    watch(queue, since=NOON, until=NOON + late)
+    assert queue.claim("w/1", lease_for=MINUTE, now=NOON + late) is not None
+    queue.note_interest(["f" * 64], now=NOON)
+    assert watch(queue, since=NOON + late + LOOK, until=NOON + late + MINUTE - LOOK) == 0
+    assert watch(queue, since=NOON + late + MINUTE, until=NOON + late + 2 * MINUTE) == 1
+
+
 def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> None:
     submit(queue)
     claim(queue)

@@ -37,8 +37,10 @@ MAX_ATTEMPTS = 3
 UNSEEN = timedelta(seconds=30)
 """A gap between two looks at the queue above this is time that nobody saw; looks come every ten seconds."""
 
-_LATE = timedelta(seconds=10)
-"""Who waits for the database comes with a time that has passed; so much is no leap backwards."""
+_LATE = timedelta(seconds=60)
+"""Who waited for the database, or was frozen, comes with a time that has passed; so much is no leap
+backwards. More than `UNSEEN`, so that whatever a later comer has moved back, the next look moves forth.
+"""
 FAR = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that seems to was written by a wrong clock."""
 

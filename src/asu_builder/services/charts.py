@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from asu_builder.ports import EventKind, RecordedFailure, Statistics, TallyBy
+from asu_builder.services.shares import Share
 
 if TYPE_CHECKING:
     from asu_builder.services.statistics_report import StatisticsReport
@@ -38,18 +39,6 @@ class Chart(Struct, frozen=True):
 
     labels: tuple[str, ...]
     datasets: tuple[Dataset, ...]
-
-
-class Share(Struct, frozen=True):
-    """How many of all new builds asked for `diff_packages`; `share` is from 0 to 1."""
-
-    total: int
-    with_diff_packages: int
-
-    @property
-    def share(self) -> float:
-        """0 where nothing was built."""
-        return round(self.with_diff_packages / self.total, 4) if self.total else 0.0
 
 
 class Charts:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from asu_builder.domain.errors import FailureReason, Fault
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, Statistics
-from asu_builder.services.charts import Share
+from asu_builder.services.shares import Share
 
 PERIODS = (7, 30, 90)
 """How many days may be asked for."""

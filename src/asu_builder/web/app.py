@@ -32,7 +32,7 @@ from asu_builder.web.documents import HealthDocument, Part, QueueLength
 from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.late_pages import Endpoint, LatePages
-from asu_builder.web.late_streams import LateStreams, WatchLimits
+from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
@@ -45,6 +45,7 @@ from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
+from asu_builder.web.watch_limits import WatchLimits
 from asu_builder.web.wire import Answer, render_json
 
 _READING_THREADS = 4

@@ -52,9 +52,6 @@ _BODY_SECONDS = 30.0
 _SLOW_SECONDS = 1.0
 """An answer that begins later than this is worth a warning."""
 
-ABORT = "asu_builder.abort"
-"""Where in a scope the server's protocol says how a connection is broken off, sent or not."""
-
 
 _log = logging.getLogger(__name__)
 

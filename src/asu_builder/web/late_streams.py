@@ -2,27 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from asu_builder.services.live import LiveBuilds
 from asu_builder.web.asker import Askers
 from asu_builder.web.threads import Threads
+from asu_builder.web.watch_limits import WatchLimits
 
 if TYPE_CHECKING:
     from asu_builder.web.live_streams import LiveStreams
-
-
-class WatchLimits(Struct, frozen=True):
-    """How many may watch: in all, of one address or token; and how long one message may take to send.
-
-    A process often has no more than 1,024 descriptors, and builds need some of them.
-    """
-
-    total: int = 700
-    each: int = 100
-    seconds: float = 15.0
 
 
 class LateStreams:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.services.live import LiveBuilds
-from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.live_feed import LARGEST_WINDOW, Feed, Watcher
 from asu_builder.web.threads import Threads
+from asu_builder.web.watch_limits import WatchLimits
 
 _SMALLEST_WINDOW = 16 << 10
 _WINDOWS = 6 << 20

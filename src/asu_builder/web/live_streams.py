@@ -17,12 +17,11 @@ from asu_builder.services.live import LiveBuilds
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import is_request_hash
 from asu_builder.web.errors import status_of
-from asu_builder.web.fast_path import ABORT
-from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.live import Watching
 from asu_builder.web.live_documents import Message, render_problem_event, render_text
 from asu_builder.web.live_feed import Feed, Watcher
 from asu_builder.web.threads import Threads
+from asu_builder.web.watch_limits import ABORT, WatchLimits
 
 HEARTBEAT_SECONDS = 15.0
 _LINGER_SECONDS = 5.0

@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from asu_builder.web.fast_path import ABORT
 from asu_builder.web.systemd import Supervisor
+from asu_builder.web.watch_limits import ABORT
 
 _LARGEST_MESSAGE = 4096
 """Bytes of what a WebSocket may send us; nothing that it says is looked at."""

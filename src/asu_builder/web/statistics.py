@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.ports import EventKind, TallyBy
 from asu_builder.services.builds import Builds
-from asu_builder.services.charts import DAYS, Chart, Charts, Interval, Share
+from asu_builder.services.charts import DAYS, Chart, Charts, Interval
+from asu_builder.services.shares import Share
 from asu_builder.web.errors import respond
 from asu_builder.web.queries import number, one_of
 from asu_builder.web.remembered import Remembered, Rendered

@@ -21,8 +21,8 @@ from asgi_client import AsgiClient
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.services.builds import BuildView
-from asu_builder.web.late_streams import WatchLimits
 from asu_builder.web.server import DrainingServer, server_config
+from asu_builder.web.watch_limits import WatchLimits
 from factories import NOON, a_request, eventually
 from fake_builds import FakeBuilds, a_result
 from web_scene import Scene
