@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.changes import (
     AppliedRule,
     Baseline,
@@ -19,6 +18,7 @@ from asu_builder.domain.changes import (
     PackageSelection,
 )
 from asu_builder.domain.request import BuildRequest
+from asu_builder.loading import LOADING
 from asu_builder.ports import Verdict
 
 if TYPE_CHECKING:

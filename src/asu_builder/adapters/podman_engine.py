@@ -12,8 +12,8 @@ from msgspec import Struct, field
 
 from asu_builder.adapters.guard import SILENCE
 from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import EngineUnavailable
+from asu_builder.loading import LOADING
 
 if TYPE_CHECKING:
     from podman import PodmanClient

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import TooManyRequests
+from asu_builder.loading import LOADING
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from asu_builder.adapters.loading import LOADING
 from asu_builder.domain.errors import UpstreamUnavailable
+from asu_builder.loading import LOADING
 
 if TYPE_CHECKING:
     import urllib3

@@ -76,10 +76,10 @@ def serve() -> None:
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
     _use_one_arena()
-    from asu_builder.adapters.loading import LOADING
     from asu_builder.bootstrap import assemble
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.cli.opening import told
+    from asu_builder.loading import LOADING
     from asu_builder.web.server import DrainingServer, server_config
     from asu_builder.web.systemd import Supervisor, inherited_socket
 
@@ -112,7 +112,7 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
     time.sleep(_BANNER_AFTER_SECONDS)
     if server.should_exit:
         return
-    from asu_builder.adapters.loading import LOADING
+    from asu_builder.loading import LOADING
 
     with LOADING:
         from asu_builder.doctor.banner import log_banner

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.loading import LOADING
 from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
@@ -159,7 +160,8 @@ def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Ca
 def _load_pages(
     parts: Parts, reading: Threads, answers: BuildAnswers, search: Search
 ) -> Mapping[str, Endpoint]:
-    from asu_builder.web.pages import PageParts, make_pages  # with templates and all
+    with LOADING:
+        from asu_builder.web.pages import PageParts, make_pages  # with templates and all
 
     return make_pages(
         PageParts(

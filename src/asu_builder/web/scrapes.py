@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
+from asu_builder.loading import LOADING
 from asu_builder.services.measures import Gauges
 from asu_builder.web.late_streams import LateStreams
 from asu_builder.web.threads import Threads
@@ -40,7 +41,8 @@ class Scrapes:
         return Response(body, media_type=content_type)
 
     def _render(self, requests: Mapping[tuple[str, str, int], int], watchers: int) -> tuple[bytes, str]:
-        from asu_builder.web.metrics import CONTENT_TYPE, Exposition
+        with LOADING:
+            from asu_builder.web.metrics import CONTENT_TYPE, Exposition
 
         if self._exposition is None:
             self._exposition = Exposition(self._gauges, version=self._version)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-_ADAPTERS = Path(__file__).resolve().parents[3] / "src" / "asu_builder" / "adapters"
-_LATE = ("podman", "urllib3", "limits", "package_changes")
+_SOURCE = Path(__file__).resolve().parents[2] / "src" / "asu_builder"
+_SHARED = [*_SOURCE.glob("adapters/*.py"), _SOURCE / "web/app.py", _SOURCE / "web/scrapes.py"]
+_LATE = (
+    *("podman", "urllib3", "limits", "package_changes"),
+    *("asu_builder.web.pages", "asu_builder.web.metrics"),
+)
 
 
-@pytest.mark.parametrize("path", sorted(_ADAPTERS.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(_SHARED), ids=lambda path: path.name)
 def test_a_library_that_threads_share_is_loaded_late_only_under_the_one_lock(path: Path) -> None:
     above = ""
     for line in path.read_text().splitlines():
