@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from threading import Event
+from time import monotonic
 from typing import IO, cast
 
 from asu_builder.adapters import archive
@@ -191,7 +192,7 @@ class PodmanContainer:
             until = monotonic() + _NOTICED_SECONDS
             while monotonic() < until:
                 self._require_running()
-                sleep(_NOTICED_SECONDS / 10)
+                Event().wait(_NOTICED_SECONDS / 10)
         return any(int(count) for count in _OOM_KILLS.findall(b"".join(counts)))
 
 

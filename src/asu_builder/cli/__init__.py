@@ -5,7 +5,6 @@ import importlib
 import logging
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -105,11 +104,12 @@ def serve() -> None:
 
 def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
     """Logs the banner, once the port answers and has answered the first ones: it loads a good deal."""
+    pause = threading.Event()  # time.sleep fails where the clock is moved under it
     while not server.started:
         if server.should_exit:
             return
-        time.sleep(_BANNER_LOOKS_SECONDS)
-    time.sleep(_BANNER_AFTER_SECONDS)
+        pause.wait(_BANNER_LOOKS_SECONDS)
+    pause.wait(_BANNER_AFTER_SECONDS)
     if server.should_exit:
         return
     from asu_builder.loading import LOADING
