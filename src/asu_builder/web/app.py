@@ -106,7 +106,9 @@ def create_app(parts: Parts) -> FrontDoor:
     operator = OperatorEndpoints(
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
     )
-    streams = LateStreams(parts.live, reading, askers=parts.askers, limits=parts.watch_limits)
+    streams = LateStreams(
+        parts.live, reading, askers=parts.askers, limits=parts.watch_limits, on_end=answers.forget
+    )
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 

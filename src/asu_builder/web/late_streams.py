@@ -1,5 +1,6 @@
 """The streams, loaded when somebody opens the first one: most starts need none of it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 class LateStreams:
     """Stands for `LiveStreams` in the route table; to be used on the event loop."""
 
-    def __init__(self, source: LiveBuilds, threads: Threads, *, askers: Askers, limits: WatchLimits) -> None:
+    def __init__(
+        self,
+        source: LiveBuilds,
+        threads: Threads,
+        *,
+        askers: Askers,
+        limits: WatchLimits,
+        on_end: Callable[[str], None],
+    ) -> None:
         self._source = source
+        self._on_end = on_end
         self._threads = threads
         self._askers = askers
         self._limits = limits
@@ -52,5 +62,7 @@ class LateStreams:
         if self._streams is None:
             from asu_builder.web.live_streams import LiveStreams
 
-            self._streams = LiveStreams(self._source, self._threads, askers=self._askers, limits=self._limits)
+            self._streams = LiveStreams(
+                self._source, self._threads, askers=self._askers, limits=self._limits, on_end=self._on_end
+            )
         return self._streams

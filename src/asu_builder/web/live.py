@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.services.live import LiveBuilds
@@ -21,7 +21,10 @@ _STOPPING = Unavailable("The server stops. Connect again; the log goes on from t
 class Watching:
     """Who watches what; lives on the event loop."""
 
-    def __init__(self, source: LiveBuilds, threads: Threads, *, limits: WatchLimits) -> None:
+    def __init__(
+        self, source: LiveBuilds, threads: Threads, *, limits: WatchLimits, on_end: Callable[[str], None]
+    ) -> None:
+        self._on_end = on_end
         self.limits = limits
         self._source = source
         self._threads = threads
@@ -85,7 +88,9 @@ class Watching:
             feed.end(_STOPPING)
 
     def _begin(self, request_hash: str, after: int) -> Feed:
-        feed = self._feeds[request_hash] = Feed(request_hash, self._source, self._threads, after=after)
+        feed = self._feeds[request_hash] = Feed(
+            request_hash, self._source, self._threads, after=after, on_end=self._on_end
+        )
         task = self._loop.create_task(feed.run())
         self._tasks.add(task)
 

@@ -66,7 +66,18 @@ class Watcher:
 class Feed:
     """Everything about one build, for all who watch it; lives as long as somebody does."""
 
-    def __init__(self, request_hash: str, source: LiveBuilds, threads: Threads, *, after: int) -> None:
+    def __init__(
+        self,
+        request_hash: str,
+        source: LiveBuilds,
+        threads: Threads,
+        *,
+        after: int,
+        on_end: Callable[[str], None],
+    ) -> None:
+        """`on_end` is told the hash of a build that has ended, before its watchers are."""
+        self._on_end = on_end
+        self._name = request_hash
         self.request_hash = request_hash
         self.refusal: AsuError | None = None
         """Why it never began, or could not go on."""
@@ -198,6 +209,8 @@ class Feed:
             self._states += 1
         if not has_all:
             return 0.0
+        if final:
+            self._on_end(self._name)
         self._end = final
         return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
 

@@ -58,12 +58,20 @@ class _Wanted(Struct, frozen=True):
 class LiveStreams:
     """Everything that stays open; lives on the event loop."""
 
-    def __init__(self, source: LiveBuilds, threads: Threads, *, askers: Askers, limits: WatchLimits) -> None:
+    def __init__(
+        self,
+        source: LiveBuilds,
+        threads: Threads,
+        *,
+        askers: Askers,
+        limits: WatchLimits,
+        on_end: Callable[[str], None],
+    ) -> None:
         self._source = source
         self._threads = threads
         self._askers = askers
         self._seconds = limits.seconds
-        self._watching = Watching(source, threads, limits=limits)
+        self._watching = Watching(source, threads, limits=limits, on_end=on_end)
         self._open: set[Callable[[], object]] = set()
 
     @property
