@@ -13,8 +13,7 @@ from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.domain.request import BuildRequest
-from asu_builder.services.charts import Charts
-from asu_builder.services.statistics_report import PERIODS
+from asu_builder.services.charts import PERIODS, Charts
 from asu_builder.web.statistics_page import StatisticsPage
 from bench.figures import Figure
 from bench.sample import PROFILE, TARGET, seed

@@ -1,16 +1,14 @@
 """What builds printed, in SQL."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import to_micros
+from asu_builder.adapters.job_rows import moment, to_micros
 from asu_builder.domain.job import Lease, Stage
 from asu_builder.ports import LogLine, PrintedLine
 from asu_builder.ports.build_log import LEFT_OUT, MAX_BYTES, MAX_LINES
 
 _HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?"
-_MICROS = 1_000_000
 _Row = tuple[int, int, int, str, str, int]
 
 
@@ -63,10 +61,7 @@ class SqlBuildLog:
                 " ORDER BY seq LIMIT ?",
                 (job_id, after, limit),
             ).fetchall()
-        return [
-            LogLine(seq, datetime.fromtimestamp(at / _MICROS, UTC), Stage(stage), text)
-            for seq, at, stage, text in rows
-        ]
+        return [LogLine(seq, moment(at), Stage(stage), text) for seq, at, stage, text in rows]
 
     def last(self, job_id: int) -> int:
         """See `ports.BuildLog.last`."""

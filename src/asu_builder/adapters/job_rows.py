@@ -60,9 +60,14 @@ def span_micros(span: timedelta) -> int:
     return span // timedelta(microseconds=1)
 
 
+def moment(micros: int) -> datetime:
+    """The time that a row's microseconds mean."""
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
 def to_moment(micros: int | None) -> datetime | None:
     """The time that a row's microseconds mean, or None."""
-    return None if micros is None else datetime.fromtimestamp(micros / 1_000_000, UTC)
+    return None if micros is None else moment(micros)
 
 
 def encode(value: BuildRequest | Outcome) -> str:

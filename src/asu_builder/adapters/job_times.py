@@ -7,11 +7,12 @@ the machine slept, the clock was set) must not count against anybody, so it is d
 import logging
 import sqlite3
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from asu_builder.adapters.job_rows import (
     encode,
     encode_history,
+    moment,
     read_job,
     span_micros,
     to_history,
@@ -59,7 +60,7 @@ def hold_lease(
 
 def attempt(started_at: int, stage: str, ending: str, now: datetime) -> Attempt:
     """One start that came to no end, from a row's values."""
-    return Attempt(datetime.fromtimestamp(started_at / 1_000_000, UTC), now, Stage(stage), ending)
+    return Attempt(moment(started_at), now, Stage(stage), ending)
 
 
 def with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now: datetime) -> str:

@@ -63,11 +63,12 @@ _CLAIM = """
            lease_until = :until, started_at = :now
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
-            WHERE state = 'pending' AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
+            WHERE {which} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
             ORDER BY sunk, priority DESC, turn, id LIMIT 1)
     RETURNING id, lease_token, priority, turn
 """
-_CLAIM_ONE = _CLAIM.replace("WHERE state = 'pending' AND not_before", "WHERE id = :only AND not_before")
+_CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
+_CLAIM_ONE = _CLAIM.format(which="id = :only")
 # An asker's next job comes a turn after its last one that is not done, and nobody's before the turn
 # that is reached.
 _INSERT = """
@@ -236,7 +237,7 @@ class SqlJobQueue:
         """See `ports.JobQueue.claim`."""
         values = {"worker": worker, "now": to_micros(now), "until": to_micros(now + lease_for), "only": only}
         with self._at(now) as connection:
-            row = connection.execute(_CLAIM if only is None else _CLAIM_ONE, values).fetchone()
+            row = connection.execute(_CLAIM_NEXT if only is None else _CLAIM_ONE, values).fetchone()
             if row is None:
                 return None
             job_id, token, priority, turn = row

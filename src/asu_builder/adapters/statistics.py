@@ -8,16 +8,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, KeysView, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from asu_builder.adapters import daily_counts
 from asu_builder.adapters.daily_counts import DAY, DurationRow, EventRow
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import span_micros, to_micros
+from asu_builder.adapters.job_rows import moment, span_micros, to_micros
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
-_MICROS = 1_000_000
 _PACKAGES_SECONDS = 60.0
 """A request names some hundred packages: writing them is worth it once for many requests."""
 _MOST_NAMES = 20_000
@@ -159,7 +158,7 @@ class SqlStatistics:
                 " WHERE kind = 'failed' ORDER BY at DESC LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [RecordedFailure(datetime.fromtimestamp(at / _MICROS, UTC), *rest) for at, *rest in rows]
+        return [RecordedFailure(moment(at), *rest) for at, *rest in rows]
 
     def top_packages(self, *, since: datetime, branch: str, limit: int) -> list[tuple[str, int]]:
         """See `ports.Statistics.top_packages`."""

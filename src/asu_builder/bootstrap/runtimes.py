@@ -56,8 +56,7 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
         )
     options = LocalOptions(
         imagebuilder_path=settings.imagebuilder_path,
-        # Whole: bubblewrap looks from another directory.
-        scratch=settings.database_path.parent.absolute() / "builds",
+        scratch=settings.database_path.parent / "builds",
         sandboxed=sandboxed,
         network=settings.build_network != "none",
     )

@@ -7,6 +7,7 @@ Whatever is logged, no line shows a whole request hash, because that is the key 
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -30,7 +31,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     exception: str = ""
 
 
-class _Lines(logging.Formatter):
+class _Lines(logging.Formatter, ABC):
     """Turns a record into a line, within the context in which it was logged."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,13 +54,13 @@ class _Lines(logging.Formatter):
             parts.append(self.formatStack(record.stack_info))
         return "\n".join(parts)
 
+    @abstractmethod
     def moment(self, seconds: float) -> str:
         """A time stamp, from seconds since 1970."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, line: Line) -> str:
         """The line as text."""
-        raise NotImplementedError
 
 
 class ConsoleLines(_Lines):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
 DAYS = 30
+PERIODS = (7, 30, 90)
+"""How many days a report may be asked for."""
 WEEKS = 26
 _BRANCH_LETTERS = 5
 """The predecessor groups versions by their first five characters: `24.10`, `SNAPS`."""

@@ -14,9 +14,6 @@ from asu_builder.domain.job import JobState, Stage
 from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, Statistics
 from asu_builder.services.shares import Share
 
-PERIODS = (7, 30, 90)
-"""How many days may be asked for."""
-
 TOP_PACKAGES = 20
 _DAY = timedelta(days=1)
 _TENTHS = 9

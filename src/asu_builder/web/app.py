@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from starlette.applications import Starlette
@@ -48,6 +48,9 @@ from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
 from asu_builder.web.watch_limits import WatchLimits
 from asu_builder.web.wire import Answer, render_json
+
+if TYPE_CHECKING:
+    from asu_builder.web.live_streams import LiveStreams
 
 _READING_THREADS = 4
 """Apart, because a submission may wait for upstream, and polls must not wait behind it."""
@@ -106,9 +109,7 @@ def create_app(parts: Parts) -> FrontDoor:
     operator = OperatorEndpoints(
         parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
     )
-    streams = LateStreams(
-        parts.live, reading, askers=parts.askers, limits=parts.watch_limits, on_end=answers.forget
-    )
+    streams = LateStreams(lambda: _load_streams(parts, reading, answers))
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
 
@@ -157,6 +158,15 @@ def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Ca
         "/api/v1/build/{request_hash}/events": streams.events,
         "/api/v1/build/{request_hash}/log": streams.log,
     }
+
+
+def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "LiveStreams":
+    from asu_builder.web.live_streams import LiveStreams  # most starts need none of it
+
+    # Whoever has seen the end of a build polls it next, and must not be told what was true before.
+    return LiveStreams(
+        parts.live, reading, askers=parts.askers, limits=parts.watch_limits, on_end=answers.forget
+    )
 
 
 def _load_pages(

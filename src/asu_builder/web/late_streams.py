@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from asu_builder.services.live import LiveBuilds
-from asu_builder.web.asker import Askers
-from asu_builder.web.threads import Threads
-from asu_builder.web.watch_limits import WatchLimits
-
 if TYPE_CHECKING:
     from asu_builder.web.live_streams import LiveStreams
 
@@ -18,20 +13,9 @@ if TYPE_CHECKING:
 class LateStreams:
     """Stands for `LiveStreams` in the route table; to be used on the event loop."""
 
-    def __init__(
-        self,
-        source: LiveBuilds,
-        threads: Threads,
-        *,
-        askers: Askers,
-        limits: WatchLimits,
-        on_end: Callable[[str], None],
-    ) -> None:
-        self._source = source
-        self._on_end = on_end
-        self._threads = threads
-        self._askers = askers
-        self._limits = limits
+    def __init__(self, load: Callable[[], "LiveStreams"]) -> None:
+        """`load` makes them; it is called once."""
+        self._load = load
         self._streams: LiveStreams | None = None
 
     async def events(self, request: Request) -> Any:
@@ -60,9 +44,5 @@ class LateStreams:
 
     def _loaded(self) -> "LiveStreams":
         if self._streams is None:
-            from asu_builder.web.live_streams import LiveStreams
-
-            self._streams = LiveStreams(
-                self._source, self._threads, askers=self._askers, limits=self._limits, on_end=self._on_end
-            )
+            self._streams = self._load()
         return self._streams

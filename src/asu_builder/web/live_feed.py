@@ -77,7 +77,6 @@ class Feed:
     ) -> None:
         """`on_end` is told the hash of a build that has ended, before its watchers are."""
         self._on_end = on_end
-        self._name = request_hash
         self.request_hash = request_hash
         self.refusal: AsuError | None = None
         """Why it never began, or could not go on."""
@@ -210,7 +209,7 @@ class Feed:
         if not has_all:
             return 0.0
         if final:
-            self._on_end(self._name)
+            self._on_end(self.request_hash)
         self._end = final
         return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
 

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.ports import EventKind, TallyBy
 from asu_builder.services.builds import Builds
-from asu_builder.services.charts import DAYS, Chart, Charts, Interval
+from asu_builder.services.charts import DAYS, PERIODS, Chart, Charts, Interval
 from asu_builder.services.shares import Share
 from asu_builder.web.errors import respond
 from asu_builder.web.queries import number, one_of
@@ -32,7 +32,6 @@ from asu_builder.web.wire import Answer
 _FRESH_SECONDS = 10.0
 _BYTES = 1 << 20
 _TOP_PACKAGES = (30, 100)
-_PERIODS = (7, 30, 90)
 _ERRORS = (100, 500)
 _NO_ERRORS = "No build errors recorded.\n"
 
@@ -56,7 +55,7 @@ class StatisticsPages:
         """Everything that the page of statistics shows, of 7, 30 or 90 days."""
         from asu_builder.web.statistics_files import render_report  # the start needs none of it
 
-        days = one_of(request, "days", _PERIODS, otherwise=DAYS)
+        days = one_of(request, "days", PERIODS, otherwise=DAYS)
         return await self._json(f"report {days}", lambda: render_report(self._charts.report(days)))
 
     async def chart_csv(self, request: Request) -> Response:
@@ -66,7 +65,7 @@ class StatisticsPages:
         chart = request.path_params["chart"]
         if chart not in TABLES:
             raise BuildNotFound(f"There is no such chart. There are {', '.join(TABLES)}.")
-        days = one_of(request, "days", _PERIODS, otherwise=DAYS)
+        days = one_of(request, "days", PERIODS, otherwise=DAYS)
 
         def render() -> Rendered:
             text = render_csv(TABLES[chart](self._charts.report(days)))

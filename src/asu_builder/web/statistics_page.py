@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from asu_builder.domain.errors import Fault
-from asu_builder.services.charts import Charts
-from asu_builder.services.statistics_report import PERIODS, StageReport, StatisticsReport
+from asu_builder.services.charts import PERIODS, Charts
+from asu_builder.services.statistics_report import StageReport, StatisticsReport
 from asu_builder.web import charts_svg
 from asu_builder.web.charts_svg import Row, Series
 from asu_builder.web.statistics_files import TABLES, Cell

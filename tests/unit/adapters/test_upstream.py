@@ -2,7 +2,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -42,34 +42,9 @@ def downloads(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def server(downloads: Path) -> Iterator[DownloadServer]:
-    with DownloadServer(downloads) as running:
-        yield running
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(tmp_path / "a.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def reading(url: str, database: Database, clock: Clock) -> HttpUpstream:
     """One whose two clocks go together."""
     return HttpUpstream(url, database, now=clock, clock=lambda: clock().timestamp())
-
-
-@pytest.fixture
-def upstream(server: DownloadServer, database: Database, clock: Clock) -> Iterator[HttpUpstream]:
-    opened = reading(server.url, database, clock)
-    yield opened
-    opened.close()
 
 
 def test_the_metadata_is_read_and_unknown_keys_are_ignored(upstream: HttpUpstream) -> None:

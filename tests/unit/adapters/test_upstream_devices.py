@@ -2,7 +2,7 @@
 
 import json
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,31 +49,6 @@ def write_unlisted(root: Path, *targets: str) -> None:
             },
         }
         write(root, f"releases/24.10.5/targets/{target}/profiles.json", described)
-
-
-@pytest.fixture
-def server(downloads: Path) -> Iterator[DownloadServer]:
-    with DownloadServer(downloads) as running:
-        yield running
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(tmp_path / "a.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def upstream(server: DownloadServer, database: Database, clock: Clock) -> Iterator[HttpUpstream]:
-    opened = HttpUpstream(server.url, database, now=clock, clock=lambda: clock().timestamp())
-    yield opened
-    opened.close()
 
 
 def patiently(upstream: HttpUpstream) -> Sequence[Device] | None:

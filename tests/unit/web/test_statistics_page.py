@@ -12,8 +12,7 @@ import pytest
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason
-from asu_builder.services.charts import Charts
-from asu_builder.services.statistics_report import PERIODS
+from asu_builder.services.charts import PERIODS, Charts
 from asu_builder.web import parameters, statistics_page
 from asu_builder.web.statistics_files import TABLES, Table, render_csv, render_report
 from asu_builder.web.statistics_page import StatisticsPage

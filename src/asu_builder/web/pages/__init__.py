@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import AsuError, NotAuthenticated, Unavailable
+from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
 from asu_builder.services.charts import Charts
@@ -165,12 +165,16 @@ def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
             response = await show(request, asker)
         except AsuError as error:
             response = _error_page(rendering, request, asker, error)
-        if response.status_code == 503 and request.method == "GET":
-            # Mostly a document of upstream that is on its way.
+        if _looks_again(request, response.status_code):
             response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
         return response
 
     return endpoint
+
+
+def _looks_again(request: Request, status: int) -> bool:
+    """Whether the browser asks again by itself: mostly a document of upstream is on its way."""
+    return status == 503 and request.method == "GET"
 
 
 def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:
@@ -185,7 +189,7 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         sentence=str(error),
         back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
-        looks_again=isinstance(error, Unavailable) and request.method == "GET",
+        looks_again=_looks_again(request, answer.status),
     )
     response.raw_headers.extend(answer.headers)
     return response

@@ -4,14 +4,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Asker
-from asu_builder.services.charts import Charts
-from asu_builder.services.statistics_report import PERIODS
+from asu_builder.services.charts import DAYS, PERIODS, Charts
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.queries import one_of
 from asu_builder.web.statistics_page import StatisticsPage
 from asu_builder.web.threads import Threads
-
-_DAYS = 30
 
 
 class Statistics:
@@ -24,6 +21,6 @@ class Statistics:
 
     async def show(self, request: Request, asker: Asker) -> Response:
         """Raises `RequestRejected` for another number of days."""
-        days = one_of(request, "days", PERIODS, otherwise=_DAYS)
+        days = one_of(request, "days", PERIODS, otherwise=DAYS)
         view = await self._threads.run(self._page.view, days)
         return self._rendering.page("statistics.html", request, asker=asker, view=view)
