@@ -145,6 +145,30 @@ def test_lines_are_seen_while_the_command_runs(make_slow: Callable[..., Service]
         assert message["lines"][0]["text"] == "setting up"
 
 
+def test_whoever_has_seen_the_end_is_told_the_end_by_the_next_poll(make_slow: Callable[..., Service]) -> None:
+    """A live answer is remembered for about a second, which is longer than a client needs to ask again."""
+    service = make_slow(seconds=0.1, worker_concurrent=1).start()
+    over = threading.Event()
+
+    def keep_polling(request_hashes: Sequence[str]) -> None:
+        with service.client() as client:
+            while not over.wait(0.01):
+                for request_hash in request_hashes:
+                    client.look(request_hash)
+
+    with service.client() as client, ThreadPoolExecutor(1) as pool:
+        choices: tuple[list[str], ...] = ([], ["vim"], ["tmux"], ["htop"], ["vim", "tmux"], ["vim", "htop"])
+        request_hashes = [begin(client, packages=packages) for packages in choices]
+        polling = pool.submit(keep_polling, request_hashes)
+        try:
+            for request_hash in request_hashes:
+                get(service.port, f"/api/v1/build/{request_hash}/log?follow=1")
+                assert client.look(request_hash).status == 200
+        finally:
+            over.set()
+        polling.result(10)
+
+
 def test_a_failed_build_ends_with_its_failure(make_local: Make) -> None:
     service = make_local().start()
     with service.client() as client:
