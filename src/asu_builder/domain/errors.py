@@ -43,6 +43,8 @@ class Unavailable(AsuError):
 class PartUnavailable(Unavailable):
     """A part that builds need is down. It says nothing about the job, which is given back uncounted.
 
+    Only where the part fails on one job again and again while it serves others, that job fails.
+
     `retry_after` is when the part is asked again, so nothing is gained by trying earlier.
     """
 

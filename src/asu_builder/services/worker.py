@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from asu_builder.domain.errors import (
     AsuError,
@@ -23,7 +22,6 @@ from asu_builder.domain.errors import (
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
     BuildFailure,
-    BuildResult,
     Job,
     Lease,
     Outcome,
@@ -34,6 +32,7 @@ from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
+from asu_builder.services.outcomes import Outcomes
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.recording import Recorder
@@ -42,8 +41,6 @@ from asu_builder.services.stage_times import Laps, StageTimes
 _log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
-RETRY_DELAYS = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
-"""How long a job waits after each failure of the world; afterwards the failure is final."""
 _STOP_SECONDS = 6.0
 """How long a stop waits for builds to notice it; a healthy engine lets them within two."""
 _WATCH_SECONDS = 0.5
@@ -86,12 +83,12 @@ class Workers:
         self._queue = queue
         self._pipeline = pipeline
         self._health = health
-        self._statistics = statistics
         self._recorder = recorder
         self.durations = durations
         self._options = options
         self._now = now
         self._times = StageTimes(statistics, durations, now=now, clock=clock)
+        self._outcomes = Outcomes(queue, statistics, options.retention, now=now)
         self._woken = threading.Condition()
         self._wakes = 0
         self._draining = False
@@ -229,14 +226,10 @@ class Workers:
             _log.info("build interrupted; the job returns to the queue")
             self._queue.release(lease, not_before=self._now(), now=self._now())
         except PartUnavailable as error:
-            # It says nothing about this build, so nothing is counted.
-            _log.info("%s The job returns to the queue", error)
             self._health.part_failed(error.part, str(error))
-            pause = timedelta(seconds=error.retry_after)
-            self._queue.release(lease, not_before=self._now() + pause, now=self._now())
+            self._outcomes.part_failed(job, lease, error, laps)
         else:
-            laps.end()
-            self._record(job, lease, outcome, laps)
+            self._outcomes.record(job, lease, outcome, laps)
 
     def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
@@ -273,23 +266,3 @@ class Workers:
             )
         finally:
             self._recorder.end(recording)
-
-    def _record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
-        """Ends the job, or gives it back to try again."""
-        if isinstance(outcome, BuildFailure) and outcome.reason.retried:
-            if job.retries < len(RETRY_DELAYS):
-                delay = RETRY_DELAYS[job.retries]
-                _log.warning("%s; tried again in %s", outcome.detail, delay)
-                now = self._now()
-                self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
-                return
-            outcome = replace(outcome, attempts=job.history)
-        keeping = self._options.retention.keeping(job.request, outcome)
-        self._queue.finish(lease, outcome, keeping, now=self._now())
-        seconds = laps.record(completed=isinstance(outcome, BuildResult))
-        if isinstance(outcome, BuildResult):
-            self._statistics.record("completed", job.request, client=job.client)
-            _log.info("build completed in %.1f s", seconds)
-        else:
-            self._statistics.record("failed", job.request, client=job.client, reason=outcome.reason)
-            _log.info("build failed in %.1f s: %s (fault: %s)", seconds, outcome.reason, outcome.fault)

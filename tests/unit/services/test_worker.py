@@ -15,6 +15,7 @@ from asu_builder.domain.errors import (
     BuildInterrupted,
     EngineUnavailable,
     FailureReason,
+    RegistryUnavailable,
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
@@ -22,8 +23,9 @@ from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import Heard, Verdict
 from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
+from asu_builder.services.outcomes import ALONE, RETRY_DELAYS, STEP_ASIDE
 from asu_builder.services.recording import Recorder
-from asu_builder.services.worker import LEASE, RETRY_DELAYS, WorkerOptions, Workers
+from asu_builder.services.worker import LEASE, WorkerOptions, Workers
 from factories import Clock, a_result, a_submission, eventually
 from noted_statistics import NotedStatistics
 
@@ -208,6 +210,72 @@ def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_i
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
 
 
+def fail_on(name: str, error: Exception) -> Callable[[Job, threading.Event], BuildResult]:
+    """An engine that serves everybody but the job that asks for this package."""
+
+    def do(job: Job, stop: threading.Event) -> BuildResult:
+        if name in job.request.packages:
+            raise error
+        return a_result()
+
+    return do
+
+
+def test_a_job_on_which_alone_the_engine_fails_lets_others_go_first_and_fails_in_the_end(shop: Shop) -> None:
+    shop.script.do = fail_on("poison", EngineUnavailable("Podman started nothing.", retry_after=2))
+    poison = shop.submit("poison")
+    assert shop.workers.build_next("host/1")
+    for number in range(ALONE - 1):
+        other = shop.submit(f"other-{number}")
+        assert shop.workers.build_next("host/1")
+        assert shop.state(other) is JobState.COMPLETED
+        assert shop.state(poison) is JobState.PENDING
+        shop.clock.forward(timedelta(seconds=2) + STEP_ASIDE)
+        assert shop.workers.build_next("host/1")
+    failure = shop.failure(poison)
+    assert failure.reason is FailureReason.WORLD_UNAVAILABLE
+    assert failure.detail.startswith(
+        f"Error: Podman started nothing. That happened {ALONE} times to this build"
+    )
+    assert shop.statistics.events[-1] == ("failed", "owut/2026.1", "world_unavailable")
+    assert not shop.workers.build_next("host/1")
+
+
+def test_after_a_second_failure_of_the_engine_another_job_is_the_one_that_tries_it(shop: Shop) -> None:
+    shop.script.do = fail(EngineUnavailable("Podman started nothing", retry_after=2))
+    first = shop.submit("first")
+    assert shop.workers.build_next("host/1")
+    shop.clock.forward(timedelta(seconds=2))
+    assert shop.workers.build_next("host/1")
+    second = shop.submit("second")
+    shop.clock.forward(timedelta(seconds=2))
+    assert shop.workers.build_next("host/1")
+    assert shop.script.built == [first.id, first.id, second.id]
+
+
+def test_failures_of_the_engine_do_not_add_up_while_nobody_else_is_served(shop: Shop) -> None:
+    shop.script.do = fail_on("poison", EngineUnavailable("Podman started nothing"))
+    poison = shop.submit("poison")
+    for _ in range(2 * ALONE):
+        assert shop.workers.build_next("host/1")
+        shop.clock.forward(timedelta(minutes=1))
+    shop.submit("other")
+    assert shop.workers.build_next("host/1")
+    assert shop.workers.build_next("host/1")
+    assert shop.state(poison) is JobState.PENDING
+
+
+def test_a_registry_that_lacks_one_image_while_others_are_built_fails_nothing(shop: Shop) -> None:
+    shop.script.do = fail_on("poison", RegistryUnavailable("The registry answers 500"))
+    poison = shop.submit("poison")
+    for number in range(2 * ALONE):
+        assert shop.workers.build_next("host/1")
+        shop.submit(f"other-{number}")
+        assert shop.workers.build_next("host/1")
+        shop.clock.forward(timedelta(minutes=1))
+    assert shop.state(poison) is JobState.PENDING
+
+
 def test_a_bug_of_ours_ends_the_job_with_a_fixed_sentence_and_not_the_worker(shop: Shop) -> None:
     shop.script.do = fail(ZeroDivisionError("secret detail"))
     job = shop.submit()
@@ -366,7 +434,7 @@ def test_the_log_tells_the_life_of_a_build_and_each_line_knows_which(
             seen.append((CURRENT_HASH.get(), record.getMessage()))
 
     listener = Listener()
-    logger = logging.getLogger("asu_builder.services.worker")
+    logger = logging.getLogger("asu_builder.services")
     logger.addHandler(listener)
     caplog.set_level(logging.INFO)
     try:
