@@ -53,6 +53,9 @@ def test_what_is_published_is_found_and_nothing_else(store: Store) -> None:
     assert read(store, name="y.bin") is None
     assert read(store, OTHER) is None
     assert not store.holds(OTHER)
+    assert store.owns(HASH)
+    assert not store.owns(OTHER)
+    assert not store.owns("..")
 
 
 def test_publishing_says_how_many_bytes_the_files_have(store: Store) -> None:
@@ -153,8 +156,9 @@ def test_an_installation_sees_and_removes_only_its_own(store: Store, open_store:
     theirs = open_store("theirs")
     publish(store)
     publish(theirs, OTHER)
-    assert [*store.published()] == [HASH]
-    assert [*theirs.published()] == [OTHER]
+    assert (store.owns(HASH), store.owns(OTHER)) == (True, False)
+    assert (theirs.owns(HASH), theirs.owns(OTHER)) == (False, True)
+    assert {*store.published()} == {*theirs.published()} == {HASH, OTHER}
     store.remove(OTHER)
     assert read(store, OTHER) == "image"
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import get_args
 
@@ -57,11 +57,15 @@ class SqlRetention:
             remove()
         return True
 
-    def unknown(self, request_hashes: Iterable[str]) -> Sequence[str]:
+    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """See `ports.RetentionLedger.unknown`."""
         with self._database.reading() as connection:
-            known = "SELECT 1 FROM build_jobs WHERE request_hash = ? LIMIT 1"
-            return [name for name in request_hashes if connection.execute(known, (name,)).fetchone() is None]
+            rows = connection.execute(
+                "SELECT value FROM json_each(?) WHERE NOT EXISTS"
+                " (SELECT 1 FROM build_jobs WHERE request_hash = value) ORDER BY key",
+                (json.dumps(list(request_hashes)),),
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def completed(self) -> Iterator[str]:
         """See `ports.RetentionLedger.completed`."""

@@ -97,6 +97,13 @@ class LocalStore:
         with _disk_errors("The store cannot be read"):
             return REQUEST_HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
 
+    def owns(self, request_hash: str) -> bool:
+        """See `ports.Store.owns`."""
+        if not REQUEST_HASH.fullmatch(request_hash):
+            return False
+        with _disk_errors("The store cannot be read"):
+            return self._is_ours(self._root / request_hash)
+
     @contextlib.contextmanager
     def hold(self, request_hash: str) -> Iterator[None]:
         """See `ports.Store.hold`. Nothing is held when nothing is published."""
@@ -131,7 +138,7 @@ class LocalStore:
         """See `ports.Store.published`. Read while it is asked for."""
         with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
             for entry in entries:
-                if REQUEST_HASH.fullmatch(entry.name) and self._is_ours(Path(entry.path)):
+                if REQUEST_HASH.fullmatch(entry.name):
                     yield entry.name
 
     def room(self) -> int:

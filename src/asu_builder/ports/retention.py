@@ -23,8 +23,8 @@ class RetentionLedger(Protocol):
         """
         ...
 
-    def unknown(self, request_hashes: Iterable[str]) -> Sequence[str]:
-        """Those that no job carries."""
+    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        """Those that no job carries, in the same order."""
         ...
 
     def completed(self) -> Iterable[str]:

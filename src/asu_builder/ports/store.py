@@ -31,6 +31,10 @@ class Store(Protocol):
         """Whether this hash is published."""
         ...
 
+    def owns(self, request_hash: str) -> bool:
+        """Whether this installation has published it; what another has put there is not ours to touch."""
+        ...
+
     def hold(self, request_hash: str) -> AbstractContextManager[None]:
         """As long as this is entered, no process removes the directory: somebody downloads from it."""
         ...
@@ -43,10 +47,7 @@ class Store(Protocol):
         ...
 
     def published(self) -> Iterable[str]:
-        """Hashes of the directories that this installation has published, in no order.
-
-        What another installation or program has put beside them is not ours to touch.
-        """
+        """The names in the store that are hashes, in no order, whoever has put them there."""
         ...
 
     def room(self) -> int:

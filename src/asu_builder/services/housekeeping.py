@@ -135,7 +135,7 @@ class Housekeeping:
         orphaned: list[str] = []
         published = iter(self._store.published())
         while some := list(islice(published, _NAMES_AT_ONCE)):
-            orphaned += self._ledger.unknown(some)
+            orphaned += [name for name in self._ledger.unknown(some) if self._store.owns(name)]
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
             now = self._now()

@@ -216,6 +216,15 @@ def test_files_without_a_job_and_jobs_without_files_are_brought_together(home: H
     assert home.queue.find(kept, now=home.clock()) is not None
 
 
+def test_what_another_installation_has_published_is_no_orphan(home: Home, tmp_path: Path) -> None:
+    theirs = LocalStore(tmp_path / "store", installation="theirs", floor=0)
+    with theirs.scratch() as scratch:
+        theirs.publish("a" * 64, scratch)
+    assert home.housekeeping.reconcile(dry_run=True).orphaned == []
+    assert home.housekeeping.reconcile().orphaned == []
+    assert home.store.holds("a" * 64)
+
+
 def test_a_published_directory_whose_job_is_being_built_again_is_no_orphan(home: Home) -> None:
     name = home.completed()
     job = home.queue.find(name, now=home.clock())
