@@ -59,6 +59,9 @@ def _own(options: argparse.Namespace) -> Iterator[Figure]:
     for finished_jobs in (0, options.finished_jobs):
         yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, budget=700)
         yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, packages=150)
+    yield scenarios.enqueueing(
+        rounds=options.rounds, finished_jobs=options.finished_jobs, budget=700, rested=False
+    )
     yield from scenarios.starting(rounds=options.rounds)
     yield from scenarios.storm()
     yield from builds.building(rounds=options.rounds)

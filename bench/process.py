@@ -13,6 +13,9 @@ from pathlib import Path
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _START_SECONDS = 30.0
+_SETTLE_SECONDS = 60.0
+_RESTING = 0.02
+"""CPU seconds in a second; an idle service needs a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,19 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, path: str, log
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process, its threads and its children, ended ones included."""
     return sum(_cpu_of(member) for member in _family(pid))
+
+
+def settle(server: Server) -> None:
+    """Waits until the server has done what it does after a start, and rests."""
+    until = time.monotonic() + _SETTLE_SECONDS
+    before = cpu_seconds(server.pid)
+    while time.monotonic() < until:
+        time.sleep(1.0)
+        now = cpu_seconds(server.pid)
+        if now - before < _RESTING:
+            return
+        before = now
+    raise SystemExit(f"The server is still busy {_SETTLE_SECONDS:.0f} seconds after its start.")
 
 
 def resident_bytes(pid: int) -> int:
