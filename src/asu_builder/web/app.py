@@ -38,6 +38,7 @@ from asu_builder.web.metadata import Announcement, Metadata
 from asu_builder.web.openapi import Operation, describe
 from asu_builder.web.operations import OPERATIONS
 from asu_builder.web.operator import OperatorEndpoints
+from asu_builder.web.operator_acts import OperatorActs
 from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.preview import PreviewEndpoint
 from asu_builder.web.routes import metadata_routes, operator_routes, search_routes, statistics_routes
@@ -107,7 +108,11 @@ def create_app(parts: Parts) -> FrontDoor:
     searching = SearchEndpoints(search, reading, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(
-        parts.operator, answers, askers=parts.askers, threads=reading, configuration=parts.configuration
+        parts.operator,
+        OperatorActs(parts.operator, threads=reading, forget=answers.forget),
+        askers=parts.askers,
+        threads=reading,
+        configuration=parts.configuration,
     )
     streams = LateStreams(lambda: _load_streams(parts, reading, answers))
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)

@@ -6,13 +6,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Right
-from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import Job, JobState
 from asu_builder.ports import JobFilter
 from asu_builder.services.operator import Operator
 from asu_builder.web.asker import Askers
-from asu_builder.web.builds import BuildAnswers, is_request_hash
 from asu_builder.web.errors import respond
+from asu_builder.web.operator_acts import OperatorActs
 from asu_builder.web.operator_documents import (
     ActDocument,
     ActList,
@@ -35,7 +35,7 @@ class OperatorEndpoints:
     def __init__(
         self,
         operator: Operator,
-        answers: BuildAnswers,
+        acts: OperatorActs,
         *,
         askers: Askers,
         threads: Threads,
@@ -43,45 +43,43 @@ class OperatorEndpoints:
     ) -> None:
         self._operator = operator
         self._configuration = configuration
-        self._answers = answers
+        self._acts = acts
         self._askers = askers
         self._threads = threads
 
     async def jobs(self, request: Request) -> Response:
         """Jobs by state, version, target, profile and asker, newest first."""
-        self._require(request, Right.READ)
+        self._require_to_read(request)
         wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
         return respond(render_json(JobList([_job(job) for job in found])))
 
     async def requeue(self, request: Request) -> Response:
         """Builds once more what has ended, or gives a running build back."""
-        return await self._act(request, self._operator.requeue, "requeued")
+        return await self._act(request, "requeue", "requeued")
 
     async def purge(self, request: Request) -> Response:
         """Forgets a result or failure with its images."""
-        return await self._act(request, self._operator.purge, "purged")
+        return await self._act(request, "purge", "purged")
 
     async def workers(self, request: Request) -> Response:
         """Whether the workers are paused."""
-        self._require(request, Right.READ)
+        self._require_to_read(request)
         return await self._workers()
 
     async def pause(self, request: Request) -> Response:
         """Lets no worker claim a job."""
-        who = self._require(request, Right.OPERATE)
-        await self._threads.run(lambda: self._operator.pause(who=who))
+        await self._acts.on_workers(self._askers.of(request.scope), "pause")
         return await self._workers()
 
     async def resume(self, request: Request) -> Response:
         """Lets workers claim again."""
-        who = self._require(request, Right.OPERATE)
-        await self._threads.run(lambda: self._operator.resume(who=who))
+        await self._acts.on_workers(self._askers.of(request.scope), "resume")
         return await self._workers()
 
     async def acts(self, request: Request) -> Response:
         """What operators did."""
-        self._require(request, Right.READ)
+        self._require_to_read(request)
         found = await self._threads.run(
             self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
         )
@@ -91,7 +89,7 @@ class OperatorEndpoints:
 
     async def configuration(self, request: Request) -> Response:
         """The settings in effect."""
-        self._require(request, Right.READ)
+        self._require_to_read(request)
         return respond(render_json(await self._threads.run(self._configuration)))
 
     async def _workers(self) -> Response:
@@ -100,22 +98,13 @@ class OperatorEndpoints:
             return respond(render_json(WorkersDocument(paused=False)))
         return respond(render_json(WorkersDocument(True, pause.since, pause.who)))
 
-    async def _act(self, request: Request, act: Callable[..., None], done: str) -> Response:
-        who = self._require(request, Right.OPERATE)
-        request_hash = request.path_params["request_hash"]
-        if not is_request_hash(request_hash):
-            raise BuildNotFound("could not find provided request hash")
-        try:
-            await self._threads.run(lambda: act(request_hash, who=who))
-        finally:
-            self._answers.forget(request_hash)
+    async def _act(self, request: Request, act: str, done: str) -> Response:
+        await self._acts.on_job(self._askers.of(request.scope), act, request.path_params["request_hash"])
         return respond(render_json(DoneDocument(200, done)))
 
-    def _require(self, request: Request, right: Right) -> str:
-        """The name of whoever asks. Raises `NotAuthenticated` or `NotAllowed`."""
-        asker = self._askers.of(request.scope)
-        asker.require(right)
-        return asker.name
+    def _require_to_read(self, request: Request) -> None:
+        """Raises `NotAuthenticated` or `NotAllowed`."""
+        self._askers.of(request.scope).require(Right.READ)
 
 
 def job_filter(request: Request) -> JobFilter:

@@ -9,6 +9,7 @@ from asu_builder.services.charts import PERIODS, Charts
 from asu_builder.services.statistics_report import StageReport, StatisticsReport
 from asu_builder.web import charts_svg
 from asu_builder.web.charts_svg import Row, Series
+from asu_builder.web.reasons import as_beginning
 from asu_builder.web.statistics_files import TABLES, Cell
 
 _MOST_ROWS = 12
@@ -128,8 +129,7 @@ def _packages(report: StatisticsReport, label: str) -> str:
 
 def _failures(report: StatisticsReport, label: str) -> str:
     rows = [
-        _row(row.reason.replace("_", " "), row.count, of=report.failed, kind=row.fault)
-        for row in report.failures
+        _row(as_beginning(row.reason), row.count, of=report.failed, kind=row.fault) for row in report.failures
     ]
     shown = _shortened(rows, "reasons", of=report.failed)
     return charts_svg.horizontal_bars(label, shown, list(_FAULTS.items()))

@@ -26,6 +26,7 @@ from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.errors import answer_error
 from asu_builder.web.metadata import Announcement
+from asu_builder.web.operator_acts import OperatorActs
 from asu_builder.web.operator_documents import ConfigurationDocument
 from asu_builder.web.pages.build_form import BuildForm, FormParts
 from asu_builder.web.pages.build_page import BuildPage, BuildPageParts
@@ -86,7 +87,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         parts.crowds,
         parts.operator,
         parts.health,
-        forget=parts.answers.forget,
+        acts=OperatorActs(parts.operator, threads=parts.threads, forget=parts.answers.forget),
         clock=parts.clock,
         threads=parts.threads,
         rendering=rendering,

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.ports import Act, JobFilter
 from asu_builder.services.crowd import Crowd, Crowds
 from asu_builder.services.health import Health, HealthReport
 from asu_builder.services.operator import Operator
-from asu_builder.web.builds import is_request_hash
 from asu_builder.web.operator import job_filter
+from asu_builder.web.operator_acts import OperatorActs
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.session import form
 from asu_builder.web.remembered import Remembered, Rendered
@@ -59,18 +59,18 @@ class QueuePage:
         operator: Operator,
         health: Health,
         *,
+        acts: OperatorActs,
         threads: Threads,
         rendering: Rendering,
-        forget: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        """`forget` drops what is remembered of a request's answers. `clock` counts seconds."""
+        """`clock` counts seconds."""
         self._crowds = crowds
         self._operator = operator
         self._health = health
+        self._acts = acts
         self._threads = threads
         self._rendering = rendering
-        self._forget = forget
         self._remembered = Remembered(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
 
     async def show(self, request: Request, asker: Asker) -> Response:
@@ -88,33 +88,18 @@ class QueuePage:
     async def act(self, request: Request, asker: Asker) -> Response:
         """Does what a form asks for and leads back. Raises what `Operator` raises."""
         given = await form(request)
-        asker.require(Right.OPERATE)
         act = given.get("act", "")
         if act not in DONE:
             raise RequestRejected("act: expected one of " + ", ".join(DONE))
         if given.get("sure") != "yes":
             raise RequestRejected("Nothing was done: tick the box beside it to say that you are sure.")
-        await self._do(act, given.get("request_hash", ""), asker.name)
+        if act in _OF_ALL_WORKERS:
+            await self._acts.on_workers(asker, act)
+        else:
+            await self._acts.on_job(asker, act, given.get("request_hash", ""))
         wanted = {key: values[-1] for key, values in parse_qs(given.get("view", "")[:1000]).items()}
         view = {key: wanted[key] for key in (*FILTERS, "before") if key in wanted}
         return RedirectResponse("/queue?" + urlencode({**view, "done": act}), 303)
-
-    async def _do(self, act: str, request_hash: str, who: str) -> None:
-        if act in _OF_ALL_WORKERS:
-            pause = self._operator.pause if act == "pause" else self._operator.resume
-            await self._threads.run(lambda: pause(who=who))
-            return
-        if not is_request_hash(request_hash):
-            raise BuildNotFound("There is no job under this hash.")
-        acts = {
-            "cancel": self._operator.cancel,
-            "requeue": self._operator.requeue,
-            "purge": self._operator.purge,
-        }
-        try:
-            await self._threads.run(lambda: acts[act](request_hash, who=who))
-        finally:
-            self._forget(request_hash)
 
     def _anonymous_part(self) -> Rendered:
         text = self._rendering.text(

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.web.pages import reasons, words
+from asu_builder.web import reasons
+from asu_builder.web.pages import words
 from asu_builder.web.pages.static_files import StaticFiles
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
