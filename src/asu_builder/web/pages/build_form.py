@@ -85,7 +85,7 @@ class BuildForm:
         try:
             device = await self._parts.threads.run(self._device, fields)
         except (BuildNotFound, RequestRejected) as error:
-            return await self._choose(request, asker, fields, refusal=str(error))
+            return await self._choose(request, asker, fields, refusal=_Refusal(str(error), "", 404))
         if "packages" not in query:
             packages = " ".join(default_packages(device))
             fields = replace(fields, packages=packages, diff_packages=True)
@@ -112,11 +112,7 @@ class BuildForm:
         try:
             answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, asker)
         except AsuError as error:
-            told = answer_error(error)
-            if told.status == 500:
-                raise
-            refusal = _Refusal(str(error), field_of(str(error)), told.status, told.headers)
-            return await self._again(request, asker, fields, refusal=refusal)
+            return await self._again(request, asker, fields, refusal=_refusal(error))
         return see_build(request, answer.body)
 
     async def _again(
@@ -132,9 +128,7 @@ class BuildForm:
         try:
             device = await self._parts.threads.run(self._device, fields)
         except AsuError as error:
-            return await self._choose(
-                request, asker, fields, refusal=refusal.sentence if refusal else str(error)
-            )
+            return await self._choose(request, asker, fields, refusal=refusal or _refusal(error), kept=fields)
         return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
 
     async def _preview(self, asker: Asker, fields: Fields) -> _Previewed:
@@ -161,30 +155,45 @@ class BuildForm:
         version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))
         return self._parts.search.device(version, target, profile)
 
-    async def _choose(self, request: Request, asker: Asker, fields: Fields, *, refusal: str = "") -> Response:
+    async def _choose(
+        self,
+        request: Request,
+        asker: Asker,
+        fields: Fields,
+        *,
+        refusal: _Refusal | None = None,
+        kept: Fields | None = None,
+    ) -> Response:
+        """The search for a device; what was `kept` of a form can be sent again, or copied."""
         groups = await self._parts.threads.run(self._versions)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
         found, refusal = await self._find(version, text, refusal)
-        return self._parts.rendering.page(
+        response = self._parts.rendering.page(
             "build_device.html",
             request,
             asker=asker,
-            status=404 if refusal else 200,
+            status=refusal.status if refusal else 200,
             groups=groups,
             version=version,
             text=text,
             found=found,
             refusal=refusal,
+            kept=kept,
         )
+        if refusal:
+            response.raw_headers.extend(refusal.headers)
+        return response
 
-    async def _find(self, version: str, text: str, refusal: str) -> tuple[Found | None, str]:
+    async def _find(
+        self, version: str, text: str, refusal: _Refusal | None
+    ) -> tuple[Found | None, _Refusal | None]:
         if not (text and version):
             return None, refusal
         try:
             return await self._parts.threads.run(self._parts.search.devices, version, text, _SHOWN), refusal
         except RequestRejected as error:
-            return None, refusal or str(error)
+            return None, refusal or _Refusal(str(error), "", 404)
 
     async def _form(self, request: Request, asker: Asker, fields: Fields, **values: Any) -> Response:
         device: DescribedDevice = values["device"]
@@ -212,6 +221,14 @@ class BuildForm:
             [(offer.branch.name, list(offer.versions)) for offer in self._parts.catalog.offers()],
             self._parts.catalog.latest(),
         )
+
+
+def _refusal(error: AsuError) -> _Refusal:
+    """An error as the form tells it. Raises it where it is the service's own."""
+    told = answer_error(error)
+    if told.status == 500:
+        raise error
+    return _Refusal(str(error), field_of(str(error)), told.status, told.headers)
 
 
 def order_versions(

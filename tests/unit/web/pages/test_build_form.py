@@ -188,6 +188,39 @@ def test_a_refusal_comes_back_with_the_form_and_the_status_of_the_interface(
     assert str(error).partition("<")[0] in page
 
 
+def test_what_was_written_for_a_device_that_is_no_more_can_be_sent_again(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    builds.error = RequestRejected("Unsupported profile: nosuch")
+    answer = send(client, profile="nosuch", packages="luci tmux", defaults="echo <b>", rootfs_size_mb="64")
+    page = text_of(answer)
+    assert answer.status == 400
+    assert "Unsupported profile: nosuch" in page and 'id="search"' in page
+    assert 'name="packages" rows="5" spellcheck="false">luci tmux</textarea>' in page
+    assert ">echo &lt;b&gt;</textarea>" in page and 'name="repositories" ' not in page
+    for name, value in (("profile", "nosuch"), ("version", "24.10.5"), ("rootfs_size_mb", "64")):
+        assert f'<input type="hidden" name="{name}" value="{value}">' in page
+
+
+def test_what_was_written_while_the_download_server_is_away_can_be_sent_again(
+    scene: Scene, builds: FakeBuilds
+) -> None:
+    away = Unavailable("The download server does not answer.", retry_after=11)
+
+    class Away(DescribingUpstream):
+        def target_profiles(self, release: Release, target: str) -> None:
+            raise away
+
+    scene.upstream = Away()
+    builds.error = away
+    with AsgiClient(scene.app()) as client:
+        answer = send(client, packages="luci tmux", diff_packages="1")
+        assert (answer.status, answer.header("retry-after")) == (503, "11")
+        page = text_of(answer)
+        assert "The download server does not answer." in page and ">luci tmux</textarea>" in page
+        assert '<input type="hidden" name="diff_packages" value="1">' in page
+
+
 def test_a_form_of_another_site_does_nothing(client: AsgiClient, builds: FakeBuilds) -> None:
     answer = send(client, {"sec-fetch-site": "cross-site"})
     assert answer.status == 403 and builds.jobs == {}
