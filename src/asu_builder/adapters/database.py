@@ -1,6 +1,6 @@
 """SQLite in WAL mode behind `reading()` and `writing()`.
 
-One connection per thread for reading, which cannot write; two for writing, one at a time under a
+As many connections for reading, which cannot write, as threads read at once; two for writing, under a
 lock, so that "database is locked" never reaches anybody in this process. A second process is
 waited for by SQLite's own busy timeout. What schema a file has is the matter of `schema.py`.
 """
@@ -36,7 +36,9 @@ class Database:
     def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
         """Opens or makes it. Raises `Unavailable` with path and remedy; see `schema.migrate`."""
         self._path = path
-        self._readers = threading.local()
+        # Whoever reads takes the one that came back last: two or three serve all threads, and each
+        # connection has a cache of pages of its own.
+        self._idle_readers: list[sqlite3.Connection] = []
         self._opened: list[sqlite3.Connection] = []
         self._opening = threading.Lock()
         self._writing = threading.Lock()
@@ -79,10 +81,14 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection that refuses to write; one statement sees one state."""
         with self._translated():
-            connection = getattr(self._readers, "connection", None)
-            if connection is None:
-                connection = self._readers.connection = self._connect("NORMAL", read_only=True)
-            yield connection
+            try:
+                connection = self._idle_readers.pop()
+            except IndexError:
+                connection = self._connect("NORMAL", read_only=True)
+            try:
+                yield connection
+            finally:
+                self._idle_readers.append(connection)
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:

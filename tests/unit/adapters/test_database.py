@@ -51,6 +51,39 @@ def refuses_writes(database: Database) -> bool:
     return verdict.status == "down" and "damaged" in verdict.sentence and "backup" in verdict.sentence
 
 
+def open_files(path: Path) -> int:
+    """How often this process has the file open."""
+    links = (os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir())
+    return sum(link == str(path) for link in links)
+
+
+def test_there_are_as_many_connections_for_reading_as_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    together = threading.Barrier(3)
+
+    def read(*, meet: bool) -> None:
+        with database.reading() as connection:
+            connection.execute("SELECT 1 FROM installation").fetchall()
+            if meet:
+                together.wait(10)
+
+    with contextlib.closing(Database(path)) as database:
+        before = open_files(path)
+        for _ in range(5):
+            thread = threading.Thread(target=read, kwargs={"meet": False})
+            thread.start()
+            thread.join()
+        assert open_files(path) == before + 1
+        with ThreadPoolExecutor(3) as threads:
+            for _ in threads.map(lambda _: read(meet=True), range(3)):
+                pass
+        assert open_files(path) == before + 3
+        with pytest.raises(ZeroDivisionError), database.reading():
+            raise ZeroDivisionError
+        read(meet=False)
+        assert open_files(path) == before + 3
+
+
 @contextlib.contextmanager
 def nobody() -> Iterator[None]:
     """Without the rights of root, which may open everything."""
