@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from asu_builder.bootstrap.heap import give_back_memory
 from asu_builder.bootstrap.world import World
 from asu_builder.ports import Runtime, Verdict
 from asu_builder.services.catalog import Catalog
@@ -17,6 +18,7 @@ _QUEUE_SECONDS = 10.0
 _TIDY_SECONDS = 30.0
 _REFRESH_SECONDS = 5.0
 _RULES_SECONDS = 10.0
+_MEMORY_SECONDS = 30.0
 _INTEGRITY_SECONDS = 86400.0
 _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
@@ -54,6 +56,7 @@ def background_work(
         ("catalog", catalog.refresh, _REFRESH_SECONDS),
         ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
         ("interest", interest.flush, _INTEREST_SECONDS),
+        ("memory", give_back_memory, _MEMORY_SECONDS),
         ("integrity", world.database.verify, _INTEGRITY_SECONDS),
     ]
     if world.refresh_rules is not None:

@@ -15,8 +15,6 @@ from asu_builder.settings import LoadedSettings, load_with_origins
 if TYPE_CHECKING:
     from asu_builder.web.server import DrainingServer
 
-_ARENA_MAX = -8
-"""Of malloc.h."""
 _BANNER_LOOKS_SECONDS = 0.1
 _BANNER_AFTER_SECONDS = 1.0
 _ELSEWHERE = {
@@ -74,14 +72,15 @@ def serve() -> None:
     """Runs the service by the settings of files and `ASU_*` variables."""
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
-    _use_one_arena()
     from asu_builder.bootstrap import assemble
+    from asu_builder.bootstrap.heap import use_one_heap
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.cli.opening import told
     from asu_builder.loading import LOADING
     from asu_builder.web.server import DrainingServer, server_config
     from asu_builder.web.systemd import Supervisor, inherited_socket
 
+    use_one_heap()
     with told():
         loaded = load_with_origins()
         settings = loaded.settings
@@ -119,15 +118,6 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
 
     port = server.servers[0].sockets[0].getsockname()[1]
     log_banner(loaded, port=port)
-
-
-def _use_one_arena() -> None:
-    """Lets all threads share one heap: glibc gives each its own, and keeps what each has freed."""
-    import contextlib
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 @main.group("rules")
