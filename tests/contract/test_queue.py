@@ -142,6 +142,15 @@ def test_a_failure_that_is_not_the_users_is_tried_anew_after_the_cool_down(
     assert found.id == anew.id
 
 
+def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> None:
+    submit(queue)
+    job, lease = claim(queue)
+    failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, "Error: down")
+    queue.finish(lease, failure, Keeping(DAY), now=NOON)
+    anew, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON - DAY)
+    assert (created, anew.id != job.id) == (True, True)
+
+
 def test_an_expired_answer_makes_way_for_a_new_job(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)

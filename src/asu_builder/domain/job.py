@@ -194,4 +194,5 @@ def is_asked_anew(job: Job, *, now: datetime) -> bool:
         return False
     if job.outcome.reason is FailureReason.EXPIRED:
         return True
-    return job.outcome.fault is not Fault.USER and job.finished_at <= now - COOL_DOWN
+    # A failure far in the future was written by a clock that has been set back since.
+    return job.outcome.fault is not Fault.USER and abs(now - job.finished_at) >= COOL_DOWN
