@@ -17,11 +17,13 @@ def gc_command(dry_run: bool) -> None:
         housekeeping = make_housekeeping(settings, world, world.runtime, now=now, wake=lambda: None)
         found = housekeeping.collect(dry_run=dry_run)
         orphans = housekeeping.reconcile(dry_run=dry_run)
+    # A dry run finds them a second time.
+    lost = set(orphans.expired) - {*found.expired, *found.evicted}
     would = "would go" if dry_run else "gone"
     click.echo(f"{len(found.expired)} past their time {would}")
     click.echo(f"{len(found.evicted)} least used {would}, {found.bytes >> 20} MiB")
     click.echo(f"{len(orphans.orphaned)} directories without a job {would}")
-    click.echo(f"{len(orphans.expired)} results without their files {would}")
+    click.echo(f"{len(lost)} results without their files {would}")
 
 
 @click.command("backup")

@@ -118,7 +118,7 @@ class Housekeeping:
         expired = list(self._ledger.expired(now=self._now() - GRACE))
         if not dry_run:
             expired = [name for name in expired if self._forget(name)]
-        evicted, freed = self._make_room(dry_run=dry_run)
+        evicted, freed = self._make_room(going=expired if dry_run else (), dry_run=dry_run)
         return Collection(expired, evicted, (), freed)
 
     def reconcile(self, *, dry_run: bool = False) -> Collection:
@@ -129,7 +129,7 @@ class Housekeeping:
         # One after the other, because a large store has a hundred thousand names.
         lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
         if not dry_run:
-            lost = [name for name in lost if self._forget(name, unexpired=True)]
+            lost = [name for name in lost if self._forget_lost(name)]
             if lost:
                 _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
         orphaned: list[str] = []
@@ -143,15 +143,23 @@ class Housekeeping:
                 pass
         return Collection(expired=lost, orphaned=orphaned)
 
-    def _make_room(self, *, dry_run: bool) -> tuple[list[str], int]:
-        """Takes the least used results away until the budget and the floor of free disk are kept."""
+    def _make_room(self, *, going: Sequence[str] = (), dry_run: bool) -> tuple[list[str], int]:
+        """Takes the least used results away until the budget and the floor of free disk are kept.
+
+        `going` is what a dry run has found past its time: that makes room before.
+        """
         evicted: list[str] = []
         freed = 0
         budget = self._options.store_bytes
         stored = self._ledger.stored_bytes() if budget else 0
-        for name, size in self._ledger.least_used(used_before=self._now() - _USED_LATELY):
-            room = self._store.room() + (freed if dry_run else 0)
-            if room > 0 and stored - freed <= budget:
+        least_used = self._ledger.least_used(used_before=self._now() - _USED_LATELY)
+        gone = set(going)
+        before = sum(size for name, size in least_used if name in gone)
+        for name, size in least_used:
+            if name in gone:
+                continue
+            room = self._store.room() + (before + freed if dry_run else 0)
+            if room > 0 and stored - before - freed <= budget:
                 break
             if dry_run or self._forget(name, unexpired=True):
                 evicted.append(name)
@@ -160,8 +168,18 @@ class Housekeeping:
             _log.info("%d result(s) gave way: %d MiB", len(evicted), freed >> 20)
         return evicted, freed
 
-    def _forget(self, name: str, *, unexpired: bool = False) -> bool:
-        remove = partial(self._store.remove, name)
+    def _forget_lost(self, name: str) -> bool:
+        def remove() -> None:
+            # Within the transaction: it may have been asked for again, and built, since it was missed.
+            if self._store.holds(name):
+                raise StillRead("The result is there again.")
+
+        return self._forget(name, unexpired=True, remove=remove)
+
+    def _forget(
+        self, name: str, *, unexpired: bool = False, remove: Callable[[], None] | None = None
+    ) -> bool:
+        remove = remove or partial(self._store.remove, name)
         try:
             return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):

@@ -53,6 +53,7 @@ class Home:
     """Housekeeping over a real queue and store."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
         self.store = LocalStore(root / "store", installation="ours", floor=0)
@@ -61,6 +62,7 @@ class Home:
         self.wakes = 0
         self.ledger = SqlRetention(self.database)
         self.statistics = NotedStatistics()
+        self.store_for_housekeeping = self.store
         self.housekeeping = self.with_budget(0)
 
     def with_budget(self, store_bytes: int) -> Housekeeping:
@@ -69,7 +71,7 @@ class Home:
         return Housekeeping(
             self.queue,
             self.ledger,
-            self.store,
+            self.store_for_housekeeping,
             self.runtime,
             statistics=self.statistics,
             options=options,
@@ -105,6 +107,27 @@ class Home:
         outcome = a_result(stored_bytes=size)
         self.queue.finish(claimed[1], outcome, Keeping(keep_for), now=self.clock())
         return submission.request_hash
+
+
+class BuiltAgain(LocalStore):
+    """The store of a home where somebody asks for a lost build while another is looked for."""
+
+    def __init__(self, home: Home, package: str, *, when: str) -> None:
+        super().__init__(home.root / "store", installation="ours", floor=0)
+        self._home = home
+        self._package = package
+        self._when = when
+
+    def holds(self, request_hash: str) -> bool:
+        if request_hash == self._when and self._package:
+            package, self._package = self._package, ""
+            lost = self._home.queue.find(
+                a_submission(packages=(package,)).request_hash, now=self._home.clock()
+            )
+            assert lost is not None
+            self._home.queue.expire(lost.id, now=self._home.clock())
+            self._home.completed(package)
+        return super().holds(request_hash)
 
 
 @pytest.fixture
@@ -194,6 +217,30 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
         home.with_budget(250).collect()
     assert [home.store.holds(name) for name in names] == [True, False, True, False]
     assert home.queue.find(names[1], now=home.clock()) is None
+
+
+def test_a_dry_run_counts_on_the_room_that_expired_results_will_leave(home: Home) -> None:
+    expired = home.completed("a", keep_for=HOUR, size=100)
+    kept = home.completed("b", size=100)
+    home.clock.forward(HOUR + GRACE)
+    tight = home.with_budget(150)
+    told = tight.collect(dry_run=True)
+    assert (list(told.expired), list(told.evicted), told.bytes) == ([expired], [], 0)
+    assert tight.collect() == told
+    assert home.store.holds(kept)
+
+
+def test_a_result_that_is_built_again_while_lost_ones_are_looked_for_is_kept(home: Home) -> None:
+    first, second = home.completed("a"), home.completed("b")
+    for name in (first, second):
+        home.store.remove(name)
+    store = BuiltAgain(home, "a", when=second)
+    home.store_for_housekeeping = store
+    assert list(home.with_budget(0).reconcile().expired) == [second]
+    assert store.holds(first)
+    found = home.queue.find(first, now=home.clock())
+    assert found is not None
+    assert found.state is JobState.COMPLETED
 
 
 def test_a_result_used_just_now_never_gives_way(home: Home) -> None:
