@@ -87,7 +87,7 @@ def _copy(source: Path, copy: Path) -> None:
     try:
         with (
             contextlib.closing(_connect(source.resolve().as_uri() + "?mode=rw")) as live,
-            contextlib.closing(_connect(copy.as_uri() + "?mode=rwc")) as target,
+            contextlib.closing(_connect(copy.resolve().as_uri() + "?mode=rwc")) as target,
         ):
             live.execute("PRAGMA query_only = ON")
             # Within a read transaction all steps see one state. Without it each write of another

@@ -282,3 +282,10 @@ def test_every_command_of_the_document_does_what_it_says(tmp_path: Path) -> None
     assert rows(path) == before
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["asu-builder.db", "damaged"]
     assert len(list((tmp_path / "var/backups").iterdir())) == 2
+
+
+def test_a_backup_may_be_named_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database(tmp_path / "a.db").close()
+    monkeypatch.chdir(tmp_path)
+    size = backup(Path("a.db"), Path("copy.db"))
+    assert (tmp_path / "copy.db").stat().st_size == size
