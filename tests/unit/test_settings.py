@@ -88,6 +88,12 @@ def test_every_kind_of_value_is_understood_from_files_and_from_variables(tmp_pat
             r"^job_timeout \(.*\): expected a duration like 7d, 30m or seconds, got 'soon'$",
         ),
         ("job_timeout: 0", "^job_timeout: expected a duration above zero"),
+        ("build_ttl: 0", "^build_ttl: expected a duration above zero"),
+        ("build_ttl_unversioned: 0s", "^build_ttl_unversioned: expected a duration above zero"),
+        ("build_defaults_ttl: 0", "^build_defaults_ttl: expected a duration above zero"),
+        ("failure_ttl: 0.0m", "^failure_ttl: expected a duration above zero"),
+        ("failure_ttl: 36501d", r"^failure_ttl \(.*\): expected a duration of at most 36500d, got '36501d'$"),
+        ("worker_poll: 99999999999999d", r"^worker_poll \(.*\): expected a duration of at most 36500d"),
         (
             "imagebuilder_image: '{registy}:x'",
             r"^imagebuilder_image: expected a template with none but \{registry\}",

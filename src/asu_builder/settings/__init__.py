@@ -23,6 +23,12 @@ _FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
 
 _RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
 
+_ABOVE_ZERO = (
+    *("job_timeout", "worker_poll", "idle_sinks_after"),
+    # An end that is over at once would be seen by nobody.
+    *("build_ttl", "build_ttl_unversioned", "build_defaults_ttl", "failure_ttl"),
+)
+
 UNLIMITED = Size(0)
 _DEFAULT_FLOOR = Size(512 << 20)
 
@@ -126,7 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             self.idle_expires_after > self.idle_sinks_after,
             "a duration longer than idle_sinks_after",
         )
-        for name in ("job_timeout", "worker_poll", "idle_sinks_after"):
+        for name in _ABOVE_ZERO:
             _require(name, getattr(self, name) > timedelta(0), "a duration above zero, like 10m")
         for entry in self.repository_allow_list:
             _require(

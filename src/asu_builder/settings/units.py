@@ -8,6 +8,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+LONGEST = timedelta(days=36500)
+"""Later times than this from now fit neither into a date nor into a wait."""
+
+
 class Size(int):
     """A number of bytes."""
 
@@ -17,7 +21,10 @@ def parse_duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip())
     if not match:
         raise ValueError("expected a duration like 7d, 30m or seconds")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"expected a duration of at most {LONGEST.days}d")
+    return timedelta(seconds=seconds)
 
 
 def parse_size(text: str) -> Size:
