@@ -273,6 +273,16 @@ def test_an_operator_sees_and_moves_jobs_from_the_command_line(make_slow: Callab
         assert (shown["state"], shown["request"]["packages"]) == ("completed", ["vim"])
 
 
+def test_a_command_for_an_installation_that_is_not_there_makes_none(make_local: Make, tmp_path: Path) -> None:
+    service = make_local()
+    service.directory.mkdir(parents=True)
+    for arguments in (("jobs", "list"), ("jobs", "pause"), ("gc",)):
+        told = run(service, *arguments)
+        assert told.returncode == 4
+        assert told.stderr.startswith(f"asu-builder: There is no database {service.database}. Name it by ")
+    assert list(service.directory.iterdir()) == []
+
+
 def test_a_backup_taken_while_builds_run_brings_everything_back(make_local: Make, tmp_path: Path) -> None:
     service = make_local(worker_concurrent=1).start()
     with service.client() as client:

@@ -1,5 +1,6 @@
 """What is kept of finished jobs in SQL, and how it goes: files and rows together."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from asu_builder.adapters.daily_counts import DAY
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import FINAL, to_micros
 from asu_builder.domain.access import digest_of
+from asu_builder.domain.errors import Unavailable
 from asu_builder.ports import EventKind
 
 # Of a hash's completed jobs the newest: the images are its own.
@@ -29,9 +31,11 @@ class SqlRetention:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._secret_in_log = False
 
     def expired(self, *, now: datetime) -> Sequence[str]:
         """See `ports.RetentionLedger.expired`."""
+        self._empty_log()
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT DISTINCT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
@@ -53,9 +57,17 @@ class SqlRetention:
             ).fetchone()
             if left:
                 return False
-            _scrub(connection, request_hash)
+            scrubbed = _scrub(connection, request_hash)
             remove()
+        self._secret_in_log |= scrubbed
+        self._empty_log()
         return True
+
+    def _empty_log(self) -> None:
+        """What was scrubbed leaves the database's log too; at the next look where somebody reads it now."""
+        if self._secret_in_log:
+            with contextlib.suppress(Unavailable):
+                self._secret_in_log = not self._database.fold()
 
     def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """See `ports.RetentionLedger.unknown`."""
@@ -113,16 +125,19 @@ class SqlRetention:
         return cursor.rowcount
 
 
-def _scrub(connection: sqlite3.Connection, request_hash: str) -> None:
-    """Leaves only digests of what may be secret: the script of the first boot, and the keys."""
+def _scrub(connection: sqlite3.Connection, request_hash: str) -> bool:
+    """Leaves only digests of what may be secret: the script of the first boot, and the keys.
+
+    Whether there was any.
+    """
     row = connection.execute(
         "SELECT request FROM build_requests WHERE request_hash = ? AND NOT scrubbed", (request_hash,)
     ).fetchone()
     if row is None:
-        return
+        return False
     request = json.loads(row[0])
     if not (request.get("defaults") or request.get("repository_keys")):
-        return
+        return False
     if request.get("defaults"):
         request["defaults"] = _digest(request["defaults"])
     request["repository_keys"] = [_digest(key) for key in request.get("repository_keys", ())]
@@ -130,6 +145,7 @@ def _scrub(connection: sqlite3.Connection, request_hash: str) -> None:
         "UPDATE build_requests SET request = ?, scrubbed = 1 WHERE request_hash = ?",
         (json.dumps(request), request_hash),
     )
+    return True
 
 
 def _digest(text: str) -> str:

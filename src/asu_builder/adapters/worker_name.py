@@ -22,18 +22,21 @@ class WorkerName:
             descriptor = _lock(directory / f"worker-{name}.lock")
             if descriptor is not None:
                 self.name = name
-                self._descriptor = descriptor
+                self._descriptor: int | None = descriptor
                 return
         raise Unavailable(f"{_TRIES} processes already work as {wanted}; set another worker_id")
 
     def release(self) -> None:
-        """Lets another process take the name."""
-        os.close(self._descriptor)
+        """Lets another process take the name; may be called again."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _lock(path: Path) -> int | None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # To be locked it need not be written: root may have made it for a command beside the service.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
     try:

@@ -20,7 +20,13 @@ def jobs_group() -> None:
 @click.option("--target", default="", help="Only of this target, like ath79/generic.")
 @click.option("--profile", default="", help="Only of this profile.")
 @click.option("--asker", default="", help="Only of this token or address.")
-@click.option("--limit", default=50, show_default=True, help="How many at most, newest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many at most, newest first.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_command(
     state: str | None, release: str, target: str, profile: str, asker: str, limit: int, as_json: bool
@@ -94,7 +100,13 @@ def resume_command() -> None:
 
 
 @jobs_group.command("acts")
-@click.option("--limit", default=50, show_default=True, help="How many at most, newest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many at most, newest first.",
+)
 def acts_command(limit: int) -> None:
     """Shows what operators did, newest first."""
     with operator() as hand:

@@ -11,7 +11,7 @@ import click
 from asu_builder.bootstrap import make_operator
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, Unavailable
 from asu_builder.services.operator import Operator
 from asu_builder.settings import Settings, SettingsProblem, load_settings
 
@@ -51,7 +51,13 @@ def installation() -> Iterator[tuple[Settings, World]]:
     """The installation that the settings name; a service may run beside."""
     with told():
         settings = load_settings()
+        if not settings.database_path.exists():
+            # A mistyped place, or another directory: an empty installation there would help nobody.
+            place = settings.database_path
+            raise Unavailable(f"There is no database {place}. Name it by database_path, as for the service.")
         world = reach(settings, now)
+        # Nothing is built here, and a service that starts meanwhile is to find its former jobs by it.
+        world.name.release()
         try:
             yield settings, world
         finally:

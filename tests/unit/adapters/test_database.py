@@ -1,5 +1,6 @@
 import contextlib
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -12,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.adapters.worker_name import WorkerName
 from asu_builder.domain.errors import Unavailable
@@ -339,6 +342,17 @@ def test_statistics_are_written_in_batches_and_survive_a_failing_write(tmp_path:
     database.close()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory with the lock of a worker named host, which nobody may write."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        lock = Path(folder) / "worker-host.lock"
+        lock.touch()
+        lock.chmod(0o444)
+        yield Path(folder)
+
+
 def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [
@@ -362,6 +376,47 @@ def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Pa
     third = WorkerName("host", tmp_path)
     assert third.name == "host"
     third.release()
+
+
+def test_a_worker_name_whose_file_root_has_made_can_be_held(open_folder: Path) -> None:
+    with nobody():
+        name = WorkerName("host", open_folder)
+    assert name.name == "host"
+    name.release()
+    name.release()
+
+
+def test_a_database_whose_disk_is_full_is_down(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db")
+    database.installation()
+    assert database.check().status == "ok"
+    database.fold()
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))
+    try:
+        verdict = database.check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert verdict.status == "down"
+    assert database.check().status == "ok"
+    database.close()
+
+
+def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db")
+    queue, ledger = SqlJobQueue(database), SqlRetention(database)
+    request = msgspec.structs.replace(a_request(), defaults="echo hunter2hunter2")
+    submission = msgspec.structs.replace(a_submission(), request=request)
+    entry = queue.submit(submission, now=NOON)
+    assert queue.cancel(entry.job.id, keep_for=timedelta(0), now=NOON)
+    reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM build_jobs").fetchone()
+    assert ledger.forget(submission.request_hash, remove=lambda: None, now=NOON)
+    reader.close()
+    assert ledger.expired(now=NOON) == []
+    assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
+    database.close()
 
 
 def test_times_come_back_to_the_microsecond(tmp_path: Path) -> None:
