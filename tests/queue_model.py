@@ -14,6 +14,7 @@ MAX_ATTEMPTS = 3
 COOL_DOWN = 60
 UNSEEN = 30
 LATE = 60
+BESIDE = 1
 LIVE = (JobState.PENDING, JobState.BUILDING)
 
 
@@ -214,6 +215,8 @@ class QueueModel:
             self._discount(now)
 
     def _discount(self, now: int) -> None:
+        if self._seen is not None and -BESIDE <= now - self._seen < 0:
+            return
         seen, self._seen = self._seen, now
         if seen is None or 0 <= now - seen <= UNSEEN:
             return

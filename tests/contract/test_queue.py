@@ -151,6 +151,18 @@ def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> Non
     assert (created, anew.id != job.id) == (True, True)
 
 
+def test_a_look_that_comes_a_moment_late_moves_nothing(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    watch(queue, since=NOON, until=NOON + MINUTE)
+    queue.recover(keep_failure_for=DAY, now=NOON + MINUTE - timedelta(milliseconds=5))
+    watch(queue, since=NOON + MINUTE, until=NOON + 2 * MINUTE)
+    assert "unseen" not in caplog.text
+    queue.recover(keep_failure_for=DAY, now=NOON + 2 * MINUTE - timedelta(seconds=2))
+    assert "-2 s passed unseen" in caplog.text
+
+
 def test_an_expired_answer_makes_way_for_a_new_job(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)

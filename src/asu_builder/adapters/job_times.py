@@ -42,6 +42,10 @@ _LATE = timedelta(seconds=60)
 """Who waited for the database, or was frozen, comes with a time that has passed; so much is no leap
 backwards. More than `UNSEEN`, so that whatever a later comer has moved back, the next look moves forth.
 """
+_BESIDE = timedelta(seconds=1)
+"""Two looks at the same time take their turns at the database, and the later one may have the earlier
+time: no clock was set back. A leap moves every result that is kept, which nothing else may wait for.
+"""
 FAR = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that seems to was written by a wrong clock."""
 
@@ -179,8 +183,10 @@ def discount_unseen_time(connection: sqlite3.Connection, at: int) -> None:
 
 
 def _look(connection: sqlite3.Connection, at: int, *, seen: int) -> None:
-    connection.execute("UPDATE queue_clock SET seen_at = ?", (at,))
     gap = at - seen
+    if -span_micros(_BESIDE) <= gap < 0:
+        return
+    connection.execute("UPDATE queue_clock SET seen_at = ?", (at,))
     if not 0 <= gap <= span_micros(UNSEEN):
         _move(connection, gap, seen=seen)
     # Whatever was written while the clock was wrong, between two looks: nobody waits for longer.
