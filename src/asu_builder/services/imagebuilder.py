@@ -1,6 +1,7 @@
 """The conversation with one ImageBuilder in a running container."""
 
 import contextlib
+import zlib
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from asu_builder.ports import CommandResult, Container, Heard
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
 _READ_OUTPUT_BYTES = 1 << 20
+_KNOWN = 256
+"""ImageBuilders of which `make info` is remembered: packed a few kilobytes each, read up to 300."""
 _FILES = "asu-files"
 _DEFAULTS_SCRIPT = f"{_FILES}/etc/uci-defaults/99-asu-defaults"
 _BIN_DIR = "asu-images"
@@ -26,8 +29,8 @@ _DOWNLOAD_FILE = "imagebuilder-.*x86_64.tar."
 class ImageBuilder:
     """Asks one ImageBuilder for what a build needs; each step refuses on its own grounds.
 
-    `output` is a directory on this host for what the commands print. `known_info` remembers
-    `make info` by the identity of the ImageBuilder. `heard` is told what they print as it comes.
+    `output` is a directory on this host for what the commands print, and `heard` is told it as it
+    comes. `known_info` remembers what `make info` printed, packed, by the identity of the ImageBuilder.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class ImageBuilder:
         container: Container,
         output: Path,
         *,
-        known_info: MutableMapping[str, ImageBuilderInfo],
+        known_info: MutableMapping[str, bytes],
         heard: Heard | None = None,
     ) -> None:
         self._container = container
@@ -81,13 +84,20 @@ class ImageBuilder:
         """What this ImageBuilder can build; remembered as long as its content is the same."""
         known = self._known_info.get(self._identity) if self._identity else None
         if known is not None:
-            return known
+            return make.parse_info(zlib.decompress(known).decode())
         self._run(make.info_arguments(), "info")
+        text = self._read("info", "stdout", _READ_OUTPUT_BYTES)
         with self.blamed():
-            info = make.parse_info(self._read("info", "stdout", _READ_OUTPUT_BYTES))
+            info = make.parse_info(text)
         if self._identity:
-            self._known_info[self._identity] = info
+            self._remember_info(self._identity, text)
         return info
+
+    def _remember_info(self, identity: str, text: str) -> None:
+        # Other threads may do the same to the mapping; each step of it is one of the interpreter's.
+        if len(self._known_info) >= _KNOWN:
+            self._known_info.pop(next(iter(list(self._known_info))), None)
+        self._known_info[identity] = zlib.compress(text.encode())
 
     def require_revision(self, request: BuildRequest, info: ImageBuilderInfo) -> None:
         """Refuses an ImageBuilder of other sources than the asker saw, or without the profile."""

@@ -38,7 +38,8 @@ class Pipeline:
         self._store = store
         self._upstream_url = upstream_url
         self._job_timeout = job_timeout
-        self._known_info: dict[str, ImageBuilderInfo] = {}
+        # Packed text, because the service would else grow by what every ImageBuilder offers.
+        self._known_info: dict[str, bytes] = {}
 
     def build(
         self,
