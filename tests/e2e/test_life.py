@@ -164,6 +164,28 @@ def test_a_stop_lets_builds_end_and_answers_polls_meanwhile(make_slow: Callable[
             assert client.wait(name).status == 200
 
 
+def test_a_terminal_that_is_closed_lets_builds_end_too(make_slow: Callable[..., Service]) -> None:
+    service = make_slow(0.6, shutdown_grace="30s").start()
+    with service.client() as client:
+        client.started(a_body(), "validate_manifest")
+    os.kill(service.pid, signal.SIGHUP)
+    assert service.wait() == 0
+    assert service.rows("SELECT state FROM build_jobs") == [("completed",)]
+    assert service.leftovers() == []
+
+
+def test_a_service_that_outlives_its_terminal_goes_on(make_local: Make) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it to its command
+    try:
+        service = make_local().start()
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    os.kill(service.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    with service.client() as client:
+        assert client.get("/health").status == 200
+
+
 def test_a_second_signal_gives_builds_back_at_once(make_slow: Callable[..., Service]) -> None:
     service = make_slow(5, shutdown_grace="60s").start()
     with service.client() as client:

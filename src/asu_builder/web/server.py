@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any, cast
 
@@ -115,8 +116,20 @@ class DrainingServer(uvicorn.Server):
             _log.info("Serving on the socket that was passed, %s", inherited.getsockname())
         self.run(sockets=None if inherited is None else [inherited])
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's hook; a terminal that is closed ends us no less gently than SIGTERM (unless `nohup`)."""
+        former = signal.getsignal(signal.SIGHUP)
+        if former is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(signal.SIGHUP, former)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """uvicorn's hook for SIGTERM and SIGINT."""
+        """uvicorn's hook for SIGTERM, SIGINT and SIGHUP."""
         if self._draining:
             self.config.timeout_graceful_shutdown = 0
             self.should_exit = True
