@@ -44,6 +44,7 @@ class Kept(msgspec.Struct, frozen=True):
     fresh_until: float
     headers: tuple[tuple[bytes, bytes], ...]
     """Everything that is the same each time, ready to be sent."""
+    job_id: int
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class Asked(msgspec.Struct, frozen=True):
     asker: str
     """Who sent them; somebody else must be known to the queue, which lets a live build be cancelled."""
     status: int
+    job_id: int
     fresh_until: float
 
 
@@ -119,8 +121,8 @@ class BuildAnswers:
         if asked.status != 200 and asker_of().name != asked.asker:
             return None
         kept = self.recall(asked.request_hash)
-        # Another status means that the job is another one now: let the queue decide.
-        if kept is None or kept.answer.status != asked.status:
+        # Ended, or another job by now, which nobody of this name has joined: let the queue decide.
+        if kept is None or kept.answer.status != asked.status or kept.job_id != asked.job_id:
             return None
         if asked.status == 200:
             self._record_cache_hit(asked.request, asked.client or client_from_user_agent(user_agent))
@@ -191,6 +193,7 @@ class BuildAnswers:
             submitted.client,
             post.asker.name,
             submitted.answer.status,
+            view.job.id,
             self._clock() + seconds,
         )
         self._asked.put(digest, asked, _OVERHEAD + 4 * len(post.body))
@@ -218,7 +221,7 @@ class BuildAnswers:
             *answer.headers,
             *self._standing_headers,
         )
-        kept = Kept(answer, self._clock() + seconds, headers)
+        kept = Kept(answer, self._clock() + seconds, headers, view.job.id)
         self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)
 
 

@@ -309,6 +309,18 @@ def test_another_asker_of_a_live_build_reaches_the_queue_and_the_same_one_does_n
     assert (builds.submits, builds.askers[-1]) == (2, "192.0.2.2")
 
 
+def test_who_joined_a_job_reaches_the_queue_for_the_next_one_of_the_same_hash(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    joins = a_body(distro="openwrt")
+    client.post(BUILD, a_body())
+    client.post(BUILD, joins, peer="192.0.2.2")
+    builds.hold(a_request(), id=2)
+    client.post(BUILD, a_body(distro="openwrt", version_code=""))
+    client.post(BUILD, joins, peer="192.0.2.2")
+    assert (builds.submits, builds.askers[-1]) == (4, "192.0.2.2")
+
+
 def test_polls_from_memory_are_noted_as_interest(client: AsgiClient, builds: FakeBuilds) -> None:
     name = builds.build()
     client.get(f"{BUILD}/{name}")
