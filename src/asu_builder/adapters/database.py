@@ -28,6 +28,10 @@ _DAMAGED = (
     "The database is damaged; nothing is built or taken on until the operator has stopped the service, "
     "put a backup in the place of the file, and started it again."
 )
+_REPLACED = (
+    "The database file was moved away or replaced while the service runs; nothing is built or taken on until "
+    "the operator has stopped the service, put the right file in its place, and started it again."
+)
 _CUT_OFF = Verdict("degraded", "The database was not looked through to its end; the service was stopped.")
 
 
@@ -47,7 +51,8 @@ class Database:
         self._verifier: sqlite3.Connection | None = None
         self._header: int | None = None
         self._closing = threading.Event()
-        self._damaged = False
+        self._refusal = ""
+        """Why nothing is written any more."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._header = open_header(path)
@@ -55,6 +60,7 @@ class Database:
             # Submit and finish must survive a power cut; FULL makes their commit sync the log.
             self._durable = self._connect("FULL")
             migrate(self._durable, path, folder=migrations)
+            self._file = _identity(path)
         except (sqlite3.DatabaseError, OSError) as error:
             self.close()
             raise unusable(path, error) from error
@@ -63,8 +69,10 @@ class Database:
             raise
 
     def _connect(self, synchronous: str, *, read_only: bool = False) -> sqlite3.Connection:
+        # Whoever only reads makes no file where there was one.
+        address = f"{self._path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
         connection = sqlite3.connect(
-            self._path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+            address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         with self._opening:
             self._opened.append(connection)
@@ -95,10 +103,11 @@ class Database:
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction; committed at the end, rolled back on any exception.
 
-        `durable` means that it is on disk when this returns. A damaged database takes none.
+        `durable` means that it is on disk when this returns. A database that is damaged, or no longer
+        in its place, takes none.
         """
-        if self._damaged:
-            raise Unavailable(_DAMAGED)
+        if self._refusal:
+            raise Unavailable(self._refusal)
         connection = self._durable if durable else self._relaxed
         with self._translated(), self._writing:
             connection.execute("BEGIN IMMEDIATE")
@@ -119,7 +128,7 @@ class Database:
             # The path is for the operator's log, not for whoever reads the answer.
             _log.error("%s: %s", self._path, error)
             if result_code(error) in DAMAGE:
-                self._damaged = True
+                self._refusal = _DAMAGED
                 raise Unavailable(_DAMAGED) from error
             raise Unavailable(f"The database cannot be used: {error}") from error
 
@@ -146,7 +155,12 @@ class Database:
         return not busy
 
     def check(self) -> Verdict:
-        """Whether the database answers and takes writes."""
+        """Whether the database answers and takes writes, and is the file that it was.
+
+        What would be written to a file without a name would be lost at the next start.
+        """
+        if _identity(self._path) != self._file:
+            self._refusal = self._refusal or _REPLACED
         try:
             with self.writing() as connection:
                 # Something is really written: a full disk lets a transaction pass that changes nothing.
@@ -175,7 +189,7 @@ class Database:
         if problems == ["ok"]:
             return Verdict("ok", "Every page of the database is sound.")
         _log.error("%s is damaged: %s", self._path, "; ".join(problems))
-        self._damaged = True
+        self._refusal = _DAMAGED
         return Verdict("down", _DAMAGED)
 
     def _look_through(self) -> list[str]:
@@ -210,6 +224,15 @@ class Database:
             if self._header is not None:
                 os.close(self._header)
                 self._header = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _use_log(connection: sqlite3.Connection) -> None:

@@ -402,6 +402,24 @@ def test_a_database_whose_disk_is_full_is_down(tmp_path: Path) -> None:
     database.close()
 
 
+def test_nothing_is_written_to_a_database_that_was_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    database = Database(path)
+    queue = SqlJobQueue(database)
+    assert database.check().status == "ok"
+    for file in tmp_path.glob("a.db*"):
+        file.rename(tmp_path / f"former-{file.name}")
+    with pytest.raises(Unavailable), ThreadPoolExecutor(1) as other:
+        other.submit(queue.pending).result()
+    assert not path.exists()
+    verdict = database.check()
+    assert verdict.status == "down"
+    assert "replaced while the service runs" in verdict.sentence
+    with pytest.raises(Unavailable, match="replaced while the service runs"):
+        queue.submit(a_submission(), now=NOON)
+    database.close()
+
+
 def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
     queue, ledger = SqlJobQueue(database), SqlRetention(database)
