@@ -119,14 +119,17 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """uvicorn's hook; a terminal that is closed ends us no less gently than SIGTERM (unless `nohup`)."""
-        former = signal.getsignal(signal.SIGHUP)
-        if former is signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, self.handle_exit)
+        hears = threading.current_thread() is threading.main_thread()
+        if not hears or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+            with super().capture_signals():
+                yield
+            return
+        signal.signal(signal.SIGHUP, self.handle_exit)
         try:
             with super().capture_signals():
                 yield
         finally:
-            signal.signal(signal.SIGHUP, former)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's hook for SIGTERM, SIGINT and SIGHUP."""
