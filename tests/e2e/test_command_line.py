@@ -347,8 +347,9 @@ def make_slow(sample_world: Distribution, make_local: Make, tmp_path: Path) -> M
 
 
 def test_paused_workers_are_told(make_local: Make) -> None:
-    service = make_local()
-    run(service, "jobs", "pause")
+    service = make_local().start()
+    service.stop()
+    assert run(service, "jobs", "pause").code == 0
     refused = run(service, "build", *PLACE)
     assert refused.code == 4 and "asu-builder jobs resume" in refused.err
 
