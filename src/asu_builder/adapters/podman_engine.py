@@ -18,9 +18,7 @@ from asu_builder.loading import LOADING
 if TYPE_CHECKING:
     from podman import PodmanClient
 
-_START_HINT = "Start Podman's service with `systemctl{} enable --now podman.socket`".format(
-    "" if os.getuid() == 0 else " --user"
-)
+_SYSTEM_PLACES = ("/run/podman", "/var/run/podman")
 
 
 class Timeouts(Struct, frozen=True):
@@ -73,6 +71,21 @@ def socket_candidates(setting: str = "", *, environment: Mapping[str, str] | Non
     return list(dict.fromkeys(candidates))
 
 
+def manager_option(socket: Path | None) -> str:
+    """What `systemctl` is told to start the Podman at a socket: nothing for the system's, else ` --user`.
+
+    Without a socket it is that of the user who asks.
+    """
+    if os.geteuid() == 0:
+        return ""
+    is_systems = socket is not None and any(socket.is_relative_to(place) for place in _SYSTEM_PLACES)
+    return "" if is_systems else " --user"
+
+
+def _start_hint(socket: Path | None) -> str:
+    return f"Start Podman's service with `systemctl{manager_option(socket)} enable --now podman.socket`"
+
+
 def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = None) -> Path | None:
     """The first candidate that exists; one that we may not look at counts, if there is no other."""
     hidden = None
@@ -96,8 +109,11 @@ class Engine:
         """The service's socket. Raises `EngineUnavailable`."""
         if found := find_socket(self._setting):
             return found
-        tried = ", ".join(str(path) for path in socket_candidates(self._setting))
-        raise EngineUnavailable(f"Podman's socket was not found (tried {tried}). {_START_HINT}.")
+        candidates = socket_candidates(self._setting)
+        tried = ", ".join(str(path) for path in candidates)
+        raise EngineUnavailable(
+            f"Podman's socket was not found (tried {tried}). {_start_hint(candidates[0])}."
+        )
 
     @contextmanager
     def client(self, *, timeout: timedelta | None = None) -> Iterator["PodmanClient"]:
@@ -110,7 +126,8 @@ class Engine:
         with LOADING:
             from asu_builder.adapters.podman_client import a_client
 
-        with podman_errors(), a_client(self.socket(), timeout=timeout or self.timeouts.call) as client:
+        socket = self.socket()
+        with podman_errors(socket), a_client(socket, timeout=timeout or self.timeouts.call) as client:
             yield client
 
     def ping(self, *, timeout: timedelta) -> None:
@@ -120,8 +137,8 @@ class Engine:
 
 
 @contextmanager
-def podman_errors() -> Iterator[None]:
-    """The one place where podman-py's errors become ours.
+def podman_errors(socket: Path | None = None) -> Iterator[None]:
+    """The one place where podman-py's errors become ours. `socket` is told where it matters.
 
     They come in two families without a common base (style notes, §1.9): `APIError`, which is one
     of requests' errors and so an `OSError`, and `PodmanError`. urllib3's appear while a body is read.
@@ -133,27 +150,27 @@ def podman_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, PodmanError, HTTPError, http.client.HTTPException) as error:
-        raise EngineUnavailable(_sentence(error)) from error
+        raise EngineUnavailable(_sentence(error, socket)) from error
     except (KeyError, ValueError) as error:
         raise EngineUnavailable("Podman gave an answer that could not be understood.") from error
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException, socket: Path | None) -> str:
     """What happened and what to do, from the error at the bottom of the chain."""
     chain = list(_chain(error))
     for kind, sentence in _SENTENCES.items():
         if any(isinstance(link, kind) for link in chain):
-            return sentence
+            return sentence.format(start=_start_hint(socket))
     explanation = getattr(error, "explanation", None) or str(error)
     return f"Podman failed: {one_line(explanation)}."
 
 
 _SILENT = "Podman did not answer in time; look at its service, and restart it if it hangs."
 _SENTENCES: Mapping[type[BaseException], str] = {
-    PermissionError: "Podman's socket may not be used by this user. "
-    f"{_START_HINT} as the user that runs this server, or let that user into the socket's group.",
-    FileNotFoundError: f"Podman's socket is gone. {_START_HINT}.",
-    ConnectionRefusedError: f"Nobody listens on Podman's socket. {_START_HINT}.",
+    PermissionError: "Podman's socket may not be used by this user. Let the user that runs this server into "
+    "the group of the socket and of its directory, or give it a Podman of its own.",
+    FileNotFoundError: "Podman's socket is gone. {start}.",
+    ConnectionRefusedError: "Nobody listens on Podman's socket. {start}.",
     TimeoutError: _SILENT,
     # A socket whose queue of callers is full: the service accepts none of them.
     BlockingIOError: _SILENT,

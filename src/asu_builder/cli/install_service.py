@@ -22,6 +22,15 @@ NoDelay=true
 WantedBy=sockets.target
 """
 
+_PODMAN_SOCKET = """\
+# Lets the service into the system's Podman. Debian and others close the directory to all but root.
+[Socket]
+SocketMode=0660
+SocketGroup=asu
+ExecStartPost=/bin/chgrp asu /run/podman
+ExecStartPost=/bin/chmod 0710 /run/podman
+"""
+
 _SERVICE = """\
 [Unit]
 Description=ASU Builder: OpenWrt images with exactly the packages a router needs
@@ -36,6 +45,8 @@ ExecStart={executable} serve
 {identity}
 Restart=on-failure
 RestartSec=2
+# A setting that is wrong is for the operator to correct: no later start would go better.
+RestartPreventExitStatus=2
 # The event loop says every ten seconds that it turns.
 WatchdogSec=30
 # Running builds may end first (shutdown_grace), then they are given back.
@@ -54,18 +65,15 @@ Group=asu
 StateDirectory=asu-builder
 StateDirectoryMode=0750
 CacheDirectory=asu-builder
+# Database and images are below it, unless the settings say otherwise.
 WorkingDirectory=/var/lib/asu-builder
-Environment=ASU_DATABASE_PATH=/var/lib/asu-builder/asu-builder.db
-Environment=ASU_PUBLIC_PATH=/var/lib/asu-builder/public
-Environment=ASU_CONTAINER_SOCKET_PATH=/run/podman/podman.sock
+Environment=CONTAINER_HOST=unix:///run/podman/podman.sock
 Environment=HOME=/var/lib/asu-builder PEX_ROOT=/var/cache/asu-builder PYTHONDONTWRITEBYTECODE=1"""
 
 _USER_IDENTITY = """\
 WorkingDirectory=%S/asu-builder
 StateDirectory=asu-builder
-Environment=ASU_DATABASE_PATH=%S/asu-builder/asu-builder.db
-Environment=ASU_PUBLIC_PATH=%S/asu-builder/public
-Environment=ASU_CONTAINER_SOCKET_PATH=%t/podman/podman.sock"""
+Environment=CONTAINER_HOST=unix://%t/podman/podman.sock"""
 
 _SYSTEM_HARDENING = """
 # It writes its own state, talks to Podman's socket and to the network, and needs nothing else.
@@ -115,9 +123,7 @@ UMask=0027
 """
 
 _SYSTEM_NEXT = """\
-useradd --system --home-dir /var/lib/asu-builder --shell /usr/sbin/nologin asu
-mkdir -p /etc/systemd/system/podman.socket.d
-printf '[Socket]\\nSocketMode=0660\\nSocketGroup=asu\\n' > /etc/systemd/system/podman.socket.d/asu.conf
+useradd --system --user-group --home-dir /var/lib/asu-builder --shell /usr/sbin/nologin asu
 systemctl daemon-reload
 systemctl restart podman.socket
 systemctl enable --now asu-builder.socket asu-builder.service"""
@@ -146,11 +152,10 @@ def make_units(*, executable: str, listen: str, user: bool) -> Units:
         wanted_by="default.target" if user else "multi-user.target",
     )
     directory = Path("~/.config/systemd/user").expanduser() if user else Path("/etc/systemd/system")
-    return Units(
-        {"asu-builder.socket": _SOCKET.format(listen=listen), "asu-builder.service": service},
-        directory,
-        _USER_NEXT if user else _SYSTEM_NEXT,
-    )
+    files = {"asu-builder.socket": _SOCKET.format(listen=listen), "asu-builder.service": service}
+    if not user:
+        files["podman.socket.d/asu-builder.conf"] = _PODMAN_SOCKET
+    return Units(files, directory, _USER_NEXT if user else _SYSTEM_NEXT)
 
 
 @click.command("install-service")

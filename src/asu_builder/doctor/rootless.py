@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from asu_builder.adapters.podman_engine import manager_option
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
 
@@ -25,6 +26,8 @@ def _no_matter(scene: Scene) -> Finding | None:
     engine = scene.engine
     if engine is not None and engine.path.exists() and engine.path.stat().st_uid != os.geteuid():
         return well("The engine is another user's and needs none of ours.")
+    if engine is None and not manager_option(scene.sockets()[0].path):
+        return well("The engine is to be the system's and needs none of ours.")
     return None
 
 
@@ -80,8 +83,9 @@ def check_control_groups(scene: Scene) -> Finding:
         return no_matter
     if not (_CGROUPS / "cgroup.controllers").exists():
         return doubtful(
-            "This machine has control groups of the first version; limits of rootless containers fail.",
-            "Boot with systemd.unified_cgroup_hierarchy=1   (or use a rootful Podman)",
+            "This machine has control groups of the first version, where Podman leaves out the limits of "
+            "rootless containers: a build may take all of the memory and the processor.",
+            "Boot with systemd.unified_cgroup_hierarchy=1   (or use the system's Podman)",
         )
     user = os.geteuid()
     delegated = _CGROUPS / f"user.slice/user-{user}.slice/user@{user}.service/cgroup.controllers"

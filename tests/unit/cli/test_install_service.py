@@ -16,6 +16,7 @@ def written(folder: Path, *, user: bool) -> Path:
     """The units in a directory, with a program that exists."""
     units = make_units(executable=shutil.which("true") or "/bin/true", listen="127.0.0.1:8080", user=user)
     for name, text in units.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder / "asu-builder.service"
 
