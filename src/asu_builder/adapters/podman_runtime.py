@@ -143,8 +143,15 @@ class PodmanRuntime:
             "cpu_quota": int(limits.cpus * _CPU_PERIOD),
             "pids_limit": limits.processes,
             "ulimits": _ulimits(limits),
-            **({"network_mode": "none"} if network == "none" else {"networks": {network: {}}}),
+            **_networking(network),
         }
+
+
+def _networking(network: str) -> Mapping[str, Any]:
+    if network == "none":
+        return {"network_mode": "none"}
+    # Rootless containers are on no bridge unless that is said, and then refuse a network's name.
+    return {"network_mode": "bridge", "networks": {network: {}}}
 
 
 def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:

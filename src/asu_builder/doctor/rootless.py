@@ -1,6 +1,7 @@
 """What a Podman without root needs of the machine: ids, lingering, control groups."""
 
 import os
+import shutil
 from pathlib import Path
 
 from asu_builder.adapters.podman_engine import manager_option
@@ -9,6 +10,8 @@ from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
 
 _ENOUGH = 65536
 _CGROUPS = Path("/sys/fs/cgroup")
+_CONTAINER = Path("/run/.containerenv")
+"""Podman puts it into each container."""
 _WANTED = ("cpu", "memory", "pids")
 _DELEGATE = (
     "mkdir -p /etc/systemd/system/user@.service.d && "
@@ -35,6 +38,8 @@ def check_subordinate_ids(scene: Scene) -> Finding:
     """Whether /etc/subuid and /etc/subgid give this user enough ids for a container's users."""
     if no_matter := _no_matter(scene):
         return no_matter
+    if _CONTAINER.exists() and shutil.which("podman") is None:
+        return well("Podman runs outside this container, with ids of its own.")
     lacking = [
         str(path)
         for path in (Path("/etc/subuid"), Path("/etc/subgid"))
