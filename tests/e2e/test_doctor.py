@@ -166,6 +166,15 @@ def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short:
     assert report["subordinate_ids"]["grade"] == "ok"
 
 
+def test_who_is_to_use_the_systems_podman_is_not_told_to_set_up_one_of_its_own(patient: Patient) -> None:
+    require_tool("bwrap")
+    patient.below = as_other_user("--tmpfs", "/run", "--dir", "/run/systemd/system")
+    report = with_podman(patient, Path("/run/podman/podman.sock")).examine()
+    assert "systemctl enable --now podman.socket" in report["engine"]["remedy"]
+    assert not report.wrong & {"subordinate_ids", "lingering", "control_groups"}
+    assert not report.doubtful & {"subordinate_ids", "lingering", "control_groups"}
+
+
 def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path) -> None:
     require_tool("mount", "mount", "umount")
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""The units under a real systemd: process 1 of a container that has this machine's programs and nothing else."""
+"""The units under a real systemd: process 1 of a container with this machine's programs and nothing else."""
 
 import os
 import shlex
