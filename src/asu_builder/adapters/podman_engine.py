@@ -71,7 +71,7 @@ def socket_candidates(setting: str = "", *, environment: Mapping[str, str] | Non
     return list(dict.fromkeys(candidates))
 
 
-def manager_option(socket: Path | None) -> str:
+def systemctl_option(socket: Path | None) -> str:
     """What `systemctl` is told to start the Podman at a socket: nothing for the system's, else ` --user`.
 
     Without a socket it is that of the user who asks.
@@ -83,7 +83,7 @@ def manager_option(socket: Path | None) -> str:
 
 
 def _start_hint(socket: Path | None) -> str:
-    return f"Start Podman's service with `systemctl{manager_option(socket)} enable --now podman.socket`"
+    return f"Start Podman's service with `systemctl{systemctl_option(socket)} enable --now podman.socket`"
 
 
 def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = None) -> Path | None:

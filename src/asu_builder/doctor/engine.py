@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from asu_builder.adapters.local_sandbox import bubblewrap_works
-from asu_builder.adapters.podman_engine import manager_option
+from asu_builder.adapters.podman_engine import systemctl_option
 from asu_builder.doctor.engine_socket import SocketAnswer
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
@@ -33,7 +33,7 @@ def _remedy(scene: Scene, chosen: SocketAnswer) -> str:
     if chosen.problem == "closed":
         return _ways_in(scene, chosen)
     if chosen.problem == "silent":
-        user = manager_option(chosen.path)
+        user = systemctl_option(chosen.path)
         return (
             f"Restart it: systemctl{user} restart podman.service   (then see what it says: "
             f"journalctl{user} -u podman.service -n 50)"
@@ -49,7 +49,7 @@ def _ways_in(scene: Scene, chosen: SocketAnswer) -> str:
     door = f"chgrp {group} {chosen.path} && chmod 660 {chosen.path}"
     if chosen.hidden:
         door = f"chgrp {group} {chosen.path.parent} && chmod 710 {chosen.path.parent} && {door}"
-    if chosen.path == scene.sockets()[0].path and not manager_option(chosen.path):
+    if chosen.path == scene.sockets()[0].path and not systemctl_option(chosen.path):
         return f"Let {scene.user} in, as root: {door}   (asu-builder install-service makes that last)"
     return f"Use {scene.user}'s own Podman: {_how_to_start(scene)}   (or let this user in: {door})"
 
@@ -62,7 +62,7 @@ def _how_to_start(scene: Scene) -> str:
 
 def _start_line(scene: Scene) -> str:
     if Path("/run/systemd/system").is_dir():
-        return f"systemctl{manager_option(scene.sockets()[0].path)} enable --now podman.socket"
+        return f"systemctl{systemctl_option(scene.sockets()[0].path)} enable --now podman.socket"
     path = scene.settings.container_socket_path.removeprefix("unix://") or str(scene.sockets()[-1].path)
     if os.geteuid() != 0 and not scene.settings.container_socket_path:
         path = str(scene.sockets()[0].path)

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from asu_builder.adapters.podman_engine import manager_option
+from asu_builder.adapters.podman_engine import systemctl_option
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
 
@@ -29,7 +29,7 @@ def _no_matter(scene: Scene) -> Finding | None:
     engine = scene.engine
     if engine is not None and engine.path.exists() and engine.path.stat().st_uid != os.geteuid():
         return well("The engine is another user's and needs none of ours.")
-    if engine is None and not manager_option(scene.sockets()[0].path):
+    if engine is None and not systemctl_option(scene.sockets()[0].path):
         return well("The engine is to be the system's and needs none of ours.")
     return None
 
