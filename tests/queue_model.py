@@ -15,6 +15,7 @@ COOL_DOWN = 60
 UNSEEN = 30
 LATE = 60
 BESIDE = 1
+FAR = 120
 LIVE = (JobState.PENDING, JobState.BUILDING)
 
 
@@ -74,7 +75,7 @@ class ModelJob:
         if self.state is JobState.CANCELLED or self.reason is FailureReason.EXPIRED:
             return True
         failed_by_others = self.reason is not None and self.reason.fault is not Fault.USER
-        return failed_by_others and self.finished_at + COOL_DOWN <= now
+        return failed_by_others and abs(now - self.finished_at) >= COOL_DOWN
 
 
 class QueueModel:
@@ -218,11 +219,22 @@ class QueueModel:
         if self._seen is not None and -BESIDE <= now - self._seen < 0:
             return
         seen, self._seen = self._seen, now
-        if seen is None or 0 <= now - seen <= UNSEEN:
+        if seen is None:
             return
+        if not 0 <= now - seen <= UNSEEN:
+            self._move(now, seen=seen)
+        for job in [job for job in self.jobs if job.live]:
+            job.asked_at = min(job.asked_at, now + FAR)
+            job.lease_until = min(job.lease_until, now + FAR)
+            if job.not_before is not None:
+                job.not_before = min(job.not_before, now + FAR)
+
+    def _move(self, now: int, *, seen: int) -> None:
         for job in [job for job in self.jobs if job.live or job.state is JobState.COMPLETED]:
             job.asked_at += now - seen
-            job.lease_until += now - seen
+            if job.lease_until >= seen:
+                # Else it was given by a clock that had been set back already.
+                job.lease_until += now - seen
             if job.not_before is not None:
                 # What could be claimed when somebody last looked can be claimed now.
                 job.not_before = job.not_before + now - seen if job.not_before > seen else None
