@@ -21,7 +21,7 @@ PREFIX = "ASU_"
 _FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
 """Variables of the commands that ask another server; they may be set where a service starts too."""
 
-_RATE = re.compile(r"[0-9]{1,6}\s*/\s*(second|minute|hour|day)")
+_RATE = re.compile(r"0*[1-9][0-9]{0,5}\s*/\s*(second|minute|hour|day)")
 
 _ABOVE_ZERO = (
     *("job_timeout", "worker_poll", "idle_sinks_after"),
