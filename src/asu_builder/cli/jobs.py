@@ -8,6 +8,14 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import Job, JobState
 from asu_builder.ports import JobFilter
 
+_limit = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many at most, newest first.",
+)
+
 
 @click.group("jobs")
 def jobs_group() -> None:
@@ -20,13 +28,7 @@ def jobs_group() -> None:
 @click.option("--target", default="", help="Only of this target, like ath79/generic.")
 @click.option("--profile", default="", help="Only of this profile.")
 @click.option("--asker", default="", help="Only of this token or address.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="How many at most, newest first.",
-)
+@_limit
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_command(
     state: str | None, release: str, target: str, profile: str, asker: str, limit: int, as_json: bool
@@ -100,13 +102,7 @@ def resume_command() -> None:
 
 
 @jobs_group.command("acts")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="How many at most, newest first.",
-)
+@_limit
 def acts_command(limit: int) -> None:
     """Shows what operators did, newest first."""
     with operator() as hand:
