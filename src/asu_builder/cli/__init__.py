@@ -116,8 +116,7 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
     with LOADING:
         from asu_builder.doctor.banner import log_banner
 
-    port = server.servers[0].sockets[0].getsockname()[1]
-    log_banner(loaded, port=port)
+    log_banner(loaded, listens_at=server.servers[0].sockets[0].getsockname())
 
 
 @main.group("rules")

@@ -14,8 +14,11 @@ _log = logging.getLogger("asu_builder")
 _QUICK = tuple(check for check in CHECKS if check.quick)
 
 
-def log_banner(loaded: LoadedSettings, *, port: int) -> None:
-    """Does the quick checks and logs what they find; takes seconds where something hangs."""
+def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
+    """Does the quick checks and logs what they find; takes seconds where something hangs.
+
+    `listens_at` is the socket's own name: what was passed by systemd is not in the settings.
+    """
     settings = loaded.settings
     scene = Scene(Survey(settings, loaded.origins, (), (), ()))
     findings = list(examine(scene, _QUICK))
@@ -23,15 +26,22 @@ def log_banner(loaded: LoadedSettings, *, port: int) -> None:
     for problem in problems:
         _log.warning("%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
     _log.info(
-        "asu-builder %s at http://%s:%d, %s; store %s; upstream %s; %s",
+        "asu-builder %s at %s, %s; store %s; upstream %s; %s",
         __version__,
-        settings.server_host,
-        port,
+        in_words(listens_at),
         _engine(scene, findings),
         scene.store.absolute(),
         settings.upstream_url,
         f"{len(problems)} problems, see above" if problems else "all is well",
     )
+
+
+def in_words(listens_at: object) -> str:
+    """Where a socket listens: `http://127.0.0.1:8080`, `http://[::1]:8080`, or the path of a Unix socket."""
+    if not isinstance(listens_at, tuple):
+        return str(listens_at)
+    host, port = listens_at[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _engine(scene: Scene, findings: list[Finding]) -> str:
