@@ -118,9 +118,14 @@ class QueueModel:
         job = self.find(request_hash, now=now)
         return None if job is None or (not job.live and job.is_asked_anew(now)) else job
 
-    def join(self, job: ModelJob, asker: str) -> None:
-        """Somebody asks for what is there."""
-        job.joined |= job.live and asker != job.asker
+    def join(self, job: ModelJob, asker: str, *, priority: Priority) -> None:
+        """Somebody asks for what is there; while it waits it takes the place of the joiner's next job."""
+        if not job.live or asker == job.asker:
+            return
+        job.joined = True
+        turn = self._next_turn(asker, priority)
+        if job.state is JobState.PENDING and (-priority, turn) < (-job.priority, job.turn):
+            job.asker, job.priority, job.turn = asker, priority, turn
 
     def expire(self, jobs: Iterable[ModelJob], *, now: int) -> None:
         """Final ones that no longer answer."""
@@ -130,13 +135,15 @@ class QueueModel:
 
     def insert(self, job_id: int, request_hash: str, asker: str, *, priority: Priority, now: int) -> ModelJob:
         """A new job."""
-        own = [job for job in self.jobs if job.live and (job.asker, job.priority) == (asker, priority)]
-        # Behind the asker's last one that is not done, and nobody before the turn that is reached.
-        turns = [job.turn + 1 for job in own]
-        turn = max([self._reached.get(priority, 0), *turns])
+        turn = self._next_turn(asker, priority)
         self.jobs.append(ModelJob(job_id, request_hash, asker, priority, turn, now, now))
         self.scrubbed[request_hash] = False
         return self.jobs[-1]
+
+    def _next_turn(self, asker: str, priority: Priority) -> int:
+        own = [job for job in self.jobs if job.live and (job.asker, job.priority) == (asker, priority)]
+        # Behind the asker's last one that is not done, and nobody before the turn that is reached.
+        return max([self._reached.get(priority, 0), *(job.turn + 1 for job in own)])
 
     def note_interest(self, request_hashes: Iterable[str], *, now: int) -> None:
         """A live job keeps its place, a result begins its time anew."""

@@ -223,7 +223,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.entered(answer.job, submission)
         else:
             assert answer.job.id == there.id
-            self.model.join(there, submission.asker)
+            self.model.join(there, submission.asker, priority=submission.priority)
+            assert said(answer.job) == expected(there)
         order = [job.id for job in self.model.order()]
         assert answer.ahead == (order.index(answer.job.id) if answer.job.id in order else None)
 

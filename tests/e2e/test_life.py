@@ -129,6 +129,21 @@ def test_askers_take_turns_and_tokens_have_a_class(make_local: Make) -> None:
         assert (bulk.json["queue_position"], late.json["queue_position"]) == (5, 2)
 
 
+def test_a_popular_build_comes_as_early_as_the_best_of_those_who_ask_for_it(make_local: Make) -> None:
+    service = make_local(worker_concurrent=0, trusted_proxies="127.0.0.1", api_tokens=TOKENS).start()
+    popular = a_body(packages=["popular"])
+    with service.client() as client:
+        client.post_patiently(a_body())
+        first = post(client, popular, authorization="Bearer farm's secret")
+        for number in range(4):
+            post(client, a_body(packages=[f"a{number}"]), x_forwarded_for="192.0.2.1")
+        joined = post(client, popular, x_forwarded_for="2001:db8::1")
+        seen = client.look(first.json["request_hash"]).json["queue_position"]
+        assert (first.json["queue_position"], joined.json["queue_position"], seen) == (1, 1, 1)
+        after = post(client, a_body(packages=["b"]), x_forwarded_for="2001:db8::1")
+        assert after.json["queue_position"] == 4
+
+
 def test_new_builds_are_limited_for_each_address_and_nothing_else_is(make_local: Make) -> None:
     service = make_local(
         new_builds_limit="3/minute", trusted_proxies="127.0.0.1", worker_concurrent=0, api_tokens=TOKENS

@@ -1,16 +1,14 @@
 """The queue in SQL: what is asked, claimed and ended.
 
 Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. What
-time does to jobs is in `job_times.py`; these two, `retention.py` and `operations.py` are the only
-modules that write `build_jobs`.
+time does to jobs is in `job_times.py`, and their order in `job_turns.py`; these, `retention.py` and
+`operations.py` are the only modules that write `build_jobs`.
 """
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-
-from msgspec.structs import replace
 
 from asu_builder.adapters import job_times
 from asu_builder.adapters.database import Database
@@ -25,9 +23,9 @@ from asu_builder.adapters.job_rows import (
     to_micros,
 )
 from asu_builder.adapters.job_times import BACK, hold_lease
+from asu_builder.adapters.job_turns import count_ahead, count_pending, insert_job, is_last, join_job
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import (
-    FINAL_STATES,
     Job,
     JobState,
     Keeping,
@@ -46,17 +44,6 @@ _IMPLAUSIBLE = timedelta(hours=6)
 # What still answers for its hash: anything live, and what is final and not past its time.
 _ANSWERS = "(job.state IN ('pending', 'building') OR job.expires_at > :now)"
 
-# The row values are those of the index build_jobs_order.
-_AHEAD = """
-    SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
-     WHERE mine.id = ? AND other.state = 'pending'
-       AND (other.sunk, -other.priority, other.turn, other.id)
-         < (mine.sunk, -mine.priority, mine.turn, mine.id)
-"""
-_LAST = """
-    SELECT id FROM build_jobs WHERE state = 'pending'
-     ORDER BY sunk DESC, priority, turn DESC, id DESC LIMIT 1
-"""
 _CLAIM = """
     UPDATE build_jobs
        SET state = 'building', stage = 'init', worker = :worker, lease_token = lease_token + 1,
@@ -69,43 +56,6 @@ _CLAIM = """
 """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
-# An asker's next job comes a turn after its last one that is not done, and nobody's before the turn
-# that is reached.
-_INSERT = """
-    INSERT INTO build_jobs (request_hash, client, asker, cancel_digest, priority, enqueued_at, asked_at, turn)
-    VALUES (:hash, :client, :asker, :cancel_digest, :priority, :at, :at, max(
-        coalesce((SELECT turn FROM queue_turns WHERE priority = :priority), 0),
-        coalesce((SELECT max(turn) + 1 FROM build_jobs
-                   WHERE state IN ('pending', 'building')
-                     AND asker = :asker AND priority = :priority), 0)))
-    RETURNING id
-"""
-
-
-def _count_pending(connection: sqlite3.Connection) -> int:
-    (pending,) = connection.execute("SELECT count(*) FROM build_jobs WHERE state = 'pending'").fetchone()
-    return int(pending)
-
-
-def _count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
-    (ahead,) = connection.execute(_AHEAD, (job_id,)).fetchone()
-    return int(ahead)
-
-
-def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> int:
-    """A new pending job, at the end of its asker's turns; its id."""
-    (job_id,) = connection.execute(
-        _INSERT,
-        {
-            "hash": submission.request_hash,
-            "client": submission.client,
-            "asker": submission.asker,
-            "cancel_digest": submission.cancel_digest,
-            "priority": submission.priority,
-            "at": at,
-        },
-    ).fetchone()
-    return int(job_id)
 
 
 class SqlJobQueue:
@@ -134,7 +84,7 @@ class SqlJobQueue:
         job = self._find(connection, submission.request_hash, now)
         if job is not None and not is_asked_anew(job, now=now):
             return self._join(connection, job, submission)
-        pending = _count_pending(connection)
+        pending = count_pending(connection)
         if refusal := admit(submission, pending):
             return refusal
         at = to_micros(now)
@@ -147,15 +97,12 @@ class SqlJobQueue:
         )
         job_id = insert_job(connection, submission, at)
         # Mostly behind everybody, and then nobody need be counted again.
-        (last,) = connection.execute(_LAST).fetchone()
-        ahead = pending if last == job_id else _count_ahead(connection, job_id)
+        ahead = pending if is_last(connection, job_id) else count_ahead(connection, job_id)
         return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
 
     def _join(self, connection: sqlite3.Connection, job: Job, submission: Submission) -> Entry:
-        if job.state not in FINAL_STATES and not job.joined and submission.asker != job.asker:
-            connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
-            job = replace(job, joined=True)
-        ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+        job = join_job(connection, job, submission)
+        ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
         return Entry(job, created=False, ahead=ahead)
 
     def find(self, request_hash: str, *, now: datetime) -> Job | None:
@@ -173,12 +120,12 @@ class SqlJobQueue:
     def position(self, job_id: int) -> int:
         """See `ports.JobQueue.position`."""
         with self._database.reading() as connection:
-            return _count_ahead(connection, job_id)
+            return count_ahead(connection, job_id)
 
     def pending(self) -> int:
         """See `ports.JobQueue.pending`."""
         with self._database.reading() as connection:
-            return _count_pending(connection)
+            return count_pending(connection)
 
     def typical_duration(self) -> timedelta | None:
         """See `ports.JobQueue.typical_duration`."""

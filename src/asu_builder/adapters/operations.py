@@ -16,7 +16,7 @@ from asu_builder.adapters.job_rows import (
     to_request,
 )
 from asu_builder.adapters.job_times import BACK, notice_clock_set_back
-from asu_builder.adapters.jobs import insert_job
+from asu_builder.adapters.job_turns import insert_job
 from asu_builder.domain.job import Job, JobState, Priority
 from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
 

@@ -122,7 +122,9 @@ class Job(Struct, frozen=True):
     enqueued_at: datetime
     client: str = ""
     asker: str = ""
-    """Who asked first: a token's name, else an address (IPv6 by its /64). Clients take turns by it."""
+    """Whose turn it takes: who asked first, unless one who joined while it waited would have come earlier.
+
+    A token's name, else an address (IPv6 by its /64). `priority` is the class of the same one."""
     priority: Priority = Priority.NORMAL
     joined: bool = False
     """Whether another asker has asked for the same since; then nobody but an operator may cancel it."""

@@ -18,7 +18,7 @@ class Submission(Struct, frozen=True):
     request_hash: str
     client: str = ""
     asker: str = ""
-    """Who asks, see `Job.asker`."""
+    """Who asks: a token's name, else an address (IPv6 by its /64)."""
     priority: Priority = Priority.NORMAL
     cancel_digest: str = ""
     """SHA-256 (hexadecimal) of the secret by which its first asker may cancel the job; "" for none."""
@@ -60,14 +60,17 @@ class JobQueue(Protocol):
     """Jobs on their way from pending to their end. Each method is one transaction.
 
     The order: jobs that nobody polls any more come last; a higher priority goes first; within one,
-    askers take turns, by a key that each job gets when it is inserted.
+    askers take turns, by a key that each job gets when it is inserted, or when somebody joins it whose
+    own job would have come earlier.
     """
 
     def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
         """The job for this hash; durable when this returns.
 
         A live job is the answer, and an unexpired final one unless `is_asked_anew`; `admit` is
-        asked only before a new job is made. Raises what `admit` returns.
+        asked only before a new job is made. Raises what `admit` returns. A job that waits and is joined
+        by another asker takes the class and the turn that a new job of the joiner would get, if it comes
+        earlier by them; it is the joiner's then (`Job.asker`), so that the joiner's next job comes after it.
         """
         ...
 

@@ -18,12 +18,19 @@ class JobDocument(msgspec.Struct):
     request_hash: Annotated[str, says("Names the request", A_HASH, pattern=HASH_PATTERN)]
     state: Annotated[JobState, says("Where in life it is", "building")]
     stage: Annotated[Stage | None, says("How far the build is", "building_image", None)]
-    priority: Annotated[str, says("Its class", "normal", enum=["bulk", "normal", "interactive"])]
+    priority: Annotated[str, says("The class of `asker`", "normal", enum=["bulk", "normal", "interactive"])]
     version: Annotated[str, says("The version asked for", "24.10.4")]
     target: Annotated[str, says("Target and subtarget", "ath79/generic")]
     profile: Annotated[str, says("The profile", "tplink_archer-c7-v5")]
-    asker: Annotated[str, says("Who asked first: a token's name or an address", "192.0.2.7")]
-    client: Annotated[str, says("With which program", "owut/2026.03.30")]
+    asker: Annotated[
+        str,
+        says(
+            "Whose turn it takes, a token's name or an address: who asked first, unless one who joined "
+            "while it waited would have come earlier",
+            "192.0.2.7",
+        ),
+    ]
+    client: Annotated[str, says("With which program it was asked for first", "owut/2026.03.30")]
     joined: Annotated[bool, says("Whether others have asked for the same since", False)]
     attempts: Annotated[int, says("How often its worker was lost in mid-build", 0, minimum=0)]
     retries: Annotated[int, says("How often the world failed it", 0, minimum=0)]

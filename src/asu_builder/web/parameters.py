@@ -80,7 +80,9 @@ QUERY = {
         _parameter("version", "Only jobs of this version", "24.10.4", where="query"),
         _parameter("target", "Only jobs of this target", "ath79/generic", where="query"),
         _parameter("profile", "Only jobs of this profile", "tplink_archer-c7-v5", where="query"),
-        _parameter("asker", "Only jobs that this token or address asked for", "192.0.2.7", where="query"),
+        _parameter(
+            "asker", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
+        ),
         _parameter("before", "Only jobs with a smaller number, for paging", 4711, where="query")
         | {"schema": {"type": "integer", "minimum": 0, "examples": [4711]}},
         _parameter("limit", "How many at most", 100, where="query")
