@@ -94,6 +94,15 @@ class SqlRetention:
             last = rows[-1][0]
             yield from (row[1] for row in rows)
 
+    def has_results(self) -> bool:
+        """Whether any completed job is left, expired or not; then files of it lie in the store."""
+        with self._database.reading() as connection:
+            # The index of those that were used names the state as this does.
+            (found,) = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM build_jobs WHERE state = 'completed')"
+            ).fetchone()
+        return bool(found)
+
     def stored_bytes(self) -> int:
         """See `ports.RetentionLedger.stored_bytes`."""
         with self._database.reading() as connection:

@@ -8,25 +8,18 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from asu_builder.adapters.locks import (
-    ABSENT,
-    is_abandoned,
-    lock_alone,
-    locked,
-    locked_with_others,
-    opened,
-)
-from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable
+from asu_builder.adapters.locks import is_abandoned, lock_alone, locked, locked_with_others, opened
+from asu_builder.adapters.store_marks import Marks, sync
+from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Verdict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
+"""Refuses marks and scratch directories, so they are never served."""
 _SCRATCH_PREFIX = ".scratch-"
-_MARK = ".installation"
-"""Says who has published a directory; `_NAME` refuses it, so it is never served."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK = (*_FULL, errno.EIO, errno.EROFS)
 
@@ -39,13 +32,21 @@ class LocalStore:
     moments in which entries get, change or lose their names.
     """
 
-    def __init__(self, root: Path, *, installation: str, floor: int = 512 << 20) -> None:
-        """`installation` is the name that published directories are marked with.
+    def __init__(
+        self,
+        root: Path,
+        *,
+        installation: str,
+        floor: int = 512 << 20,
+        expects_results: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`installation` is the name that the store and published directories are marked with.
 
         `floor` is how many bytes of disk must be free before new builds may be taken.
+        `expects_results` tells whether results are known that must lie here; see `Marks`.
         """
         self._root = root
-        self._mark = f"{installation}\n".encode()
+        self._marks = Marks(root, installation=installation, expects_results=expects_results)
         self._floor = floor
         with _disk_errors(f"The store {root} cannot be made"):
             root.mkdir(parents=True, exist_ok=True)
@@ -55,6 +56,8 @@ class LocalStore:
         """See `ports.Store.scratch`. What the disk refuses in here is `StoreUnavailable` too."""
         path = self._new_scratch()
         with contextlib.ExitStack() as life:
+            # Nothing is built into a mount point whose disk is not there.
+            self.require_root()
             with _disk_errors("The store cannot be written"), locked(self._root):
                 path.mkdir(mode=0o700)
                 # It ends with its process: what nobody holds is left over from a former life.
@@ -77,7 +80,8 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):
                     (self._root / request_hash).rename(former)
                 scratch.rename(self._root / request_hash)
-            _sync(self._root)
+                self._marks.put_on_root()
+            sync(self._root)
         shutil.rmtree(former, ignore_errors=True)
         return size
 
@@ -102,7 +106,7 @@ class LocalStore:
         if not REQUEST_HASH.fullmatch(request_hash):
             return False
         with _disk_errors("The store cannot be read"):
-            return self._is_ours(self._root / request_hash)
+            return self._marks.is_on(self._root / request_hash)
 
     @contextlib.contextmanager
     def hold(self, request_hash: str) -> Iterator[None]:
@@ -124,7 +128,7 @@ class LocalStore:
         path, away = self._root / request_hash, self._new_scratch()
         with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
             with locked(self._root):
-                if not self._is_ours(path):
+                if not self._marks.is_on(path):
                     return
                 lock = life.enter_context(opened(path))
                 if not lock_alone(lock):
@@ -140,6 +144,21 @@ class LocalStore:
             for entry in entries:
                 if REQUEST_HASH.fullmatch(entry.name):
                     yield entry.name
+
+    def require_root(self) -> None:
+        """See `ports.Store.require_root`."""
+        with _disk_errors("The store cannot be read"):
+            self._marks.require_root()
+
+    def missing(self) -> str:
+        """See `ports.Store.missing`."""
+        return self._marks.missing
+
+    def adopt(self) -> None:
+        """See `ports.Store.adopt`."""
+        with _disk_errors("The store cannot be written"), locked(self._root):
+            self._marks.put_on_root()
+            sync(self._root)
 
     def room(self) -> int:
         """See `ports.Store.room`. One system call; a disk that does not answer has none."""
@@ -164,7 +183,7 @@ class LocalStore:
             with self.scratch() as path, _disk_errors("The store cannot be written"):
                 (path / "probe").write_bytes(b"x")
                 free = self._free()
-        except (StoreUnavailable, StoreFull) as error:
+        except Unavailable as error:
             return Verdict("down", str(error))
         if free <= self._floor:
             return Verdict(
@@ -178,12 +197,6 @@ class LocalStore:
     def _new_scratch(self) -> Path:
         return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
 
-    def _is_ours(self, path: Path) -> bool:
-        try:
-            return not path.is_symlink() and (path / _MARK).read_bytes() == self._mark
-        except (*ABSENT, IsADirectoryError):
-            return False
-
     def _seal(self, directory: Path) -> int:
         """Makes everything readable for all and durable, and adds the mark; bytes without it."""
         size = 0
@@ -191,25 +204,14 @@ class LocalStore:
         for entry in sorted(directory.iterdir()):
             entry.chmod(0o644)
             size += entry.stat().st_size
-            _sync(entry)
-        mark = directory / _MARK
-        mark.write_bytes(self._mark)
-        mark.chmod(0o644)
-        _sync(mark)
-        _sync(directory)
+            sync(entry)
+        self._marks.put_on(directory)
+        sync(directory)
         return size
 
     def _free(self) -> int:
         facts = os.statvfs(self._root)
         return facts.f_bavail * facts.f_frsize
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ def reach(
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
     runtime, warnings = choose_runtime(settings, installation=installation)
+    ledger = SqlRetention(database)
     return World(
         database=database,
         name=name,
@@ -74,10 +75,13 @@ def reach(
         warnings=warnings,
         queue=SqlJobQueue(database),
         log=SqlBuildLog(database),
-        ledger=SqlRetention(database),
+        ledger=ledger,
         operations=SqlOperations(database),
         store=LocalStore(
-            settings.public_path / "store", installation=installation, floor=settings.disk_floor
+            settings.public_path / "store",
+            installation=installation,
+            floor=settings.disk_floor,
+            expects_results=ledger.has_results,
         ),
         statistics=SqlStatistics(database, now=now, note=note),
         upstream=HttpUpstream(settings.upstream_url, database, now=now),

@@ -11,9 +11,19 @@ from asu_builder.settings import load_settings
 
 @click.command("gc")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def gc_command(dry_run: bool) -> None:
+@click.option(
+    "--adopt-store",
+    is_flag=True,
+    help="Take the store's directory as it is: results that are not in it are gone for good.",
+)
+def gc_command(dry_run: bool, adopt_store: bool) -> None:
     """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
+    if dry_run and adopt_store:
+        raise click.UsageError("--adopt-store forgets results; it goes with no --dry-run.")
     with installation() as (settings, world):
+        if adopt_store:
+            world.store.adopt()
+        world.store.require_root()
         housekeeping = make_housekeeping(settings, world, world.runtime, now=now, wake=lambda: None)
         found = housekeeping.collect(dry_run=dry_run)
         orphans = housekeeping.reconcile(dry_run=dry_run)

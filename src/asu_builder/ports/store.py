@@ -20,7 +20,10 @@ class Store(Protocol):
         ...
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A fresh directory on the store's own file system, gone afterwards if not published."""
+        """A fresh directory on the store's own file system, gone afterwards if not published.
+
+        Raises as `require_root` does.
+        """
         ...
 
     def locate(self, request_hash: str, name: str) -> Path | None:
@@ -48,6 +51,24 @@ class Store(Protocol):
 
     def published(self) -> Iterable[str]:
         """The names in the store that are hashes, in no order, whoever has put them there."""
+        ...
+
+    def require_root(self) -> None:
+        """Passes where this is the store that results were put into; else raises `StoreUnavailable`.
+
+        To be asked before anything is called lost: a disk that is not mounted leaves an empty directory.
+        """
+        ...
+
+    def missing(self) -> str:
+        """Why this is not the store that results were put into, as last seen; "" while it is.
+
+        Looks at no disk, so it may be asked for each answer.
+        """
+        ...
+
+    def adopt(self) -> None:
+        """Takes this for the store from now on, whatever lies in it; the operator has decided so."""
         ...
 
     def room(self) -> int:

@@ -131,13 +131,22 @@ class Builds:
             return []
         entries = list(self._submit(prepared))
         for number, entry in enumerate(entries):
-            if isinstance(entry, Entry) and self._is_gone(entry.job):
-                self._queue.expire(entry.job.id, now=self._now())
-                (entries[number],) = self._submit([prepared[number]])
+            if isinstance(entry, Entry):
+                entries[number] = self._anew_if_gone(entry, prepared[number])
         return [
             entry if isinstance(entry, AsuError) else self._welcome(entry, ready)
             for entry, ready in zip(entries, prepared, strict=True)
         ]
+
+    def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry | AsuError:
+        try:
+            if not self._is_gone(entry.job):
+                return entry
+        except Unavailable as error:
+            return error
+        self._queue.expire(entry.job.id, now=self._now())
+        (anew,) = self._submit([prepared])
+        return anew
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
         limited = {id(ready.submission) for ready in prepared if ready.limited}
@@ -145,6 +154,8 @@ class Builds:
         def admit(submission: Submission, pending: int) -> AsuError | None:
             if pending >= self._policy.max_pending_jobs:
                 return QueueFull(pending, _RETRY_AFTER_FULL)
+            if missing := self._store.missing():
+                return Unavailable(missing)
             if self._store.room() <= 0:
                 return Unavailable(
                     "This server's disk is nearly full, so it takes no new builds until room was made. "
@@ -168,7 +179,11 @@ class Builds:
         return replace(view, cancel_token=prepared.cancel_token) if entry.created else view
 
     def look(self, name: str) -> BuildView:
-        """The newest job for this hash. Raises `BuildNotFound`."""
+        """The newest job for this hash.
+
+        Raises `BuildNotFound`, or `Unavailable` for a result whose files are not there now, with the
+        whole store.
+        """
         job = self._queue.find(name, now=self._now())
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
@@ -213,7 +228,10 @@ class Builds:
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.
-        return job.state is JobState.COMPLETED and not self._store.holds(job.request_hash)
+        if job.state is not JobState.COMPLETED or self._store.holds(job.request_hash):
+            return False
+        self._store.require_root()  # gone, or only not mounted?
+        return True
 
     def _require_policy(self, request: BuildRequest) -> None:
         policy = self._policy

@@ -88,6 +88,7 @@ class Housekeeping:
         """Sweeps what nobody holds, forgets what is past its time, and makes room; twice a minute."""
         # A store or an engine that is down is health's to tell, once; there is nothing to sweep in it now.
         with contextlib.suppress(Unavailable):
+            self._store.require_root()
             self._store.sweep()
         with contextlib.suppress(Unavailable):
             self._runtime.sweep(keep=self._is_live)
@@ -95,7 +96,8 @@ class Housekeeping:
         if self._clock() >= self._sum_at:
             self._sum_at = self._clock() + _SUM_SECONDS
             self.stored_bytes = self._ledger.stored_bytes()
-        if self._clock() >= self._reconcile_at:
+        # With a disk that is not mounted at the start, the round comes as soon as it is.
+        if self._clock() >= self._reconcile_at and not self._store.missing():
             self._reconcile_at = self._clock() + _RECONCILE_SECONDS
             self.reconcile()
 
@@ -113,8 +115,13 @@ class Housekeeping:
             self._statistics.record("failed", job.request, client=job.client, reason=job.reason or "")
 
     def collect(self, *, dry_run: bool = False) -> Collection:
-        """Forgets expired jobs and, where room is short, the least used results; with their images."""
+        """Forgets expired jobs and, where room is short, the least used results; with their images.
+
+        Nothing goes while the store is not there: of its files nothing is known, and not of its room.
+        """
         self.recover()  # sets right what a leap of the clock did to the time of the last use
+        if not self._store_is_there():
+            return Collection()
         expired = list(self._ledger.expired(now=self._now() - GRACE))
         if not dry_run:
             expired = [name for name in expired if self._forget(name)]
@@ -125,7 +132,16 @@ class Housekeeping:
         """Brings files and rows together: files without a row go, rows without files answer no more.
 
         Also forgets old statistics. It looks at every published directory, so once an hour is enough.
+        Nothing is missed in a store that is not there.
         """
+        found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
+        if not dry_run:
+            now = self._now()
+            while self._ledger.forget_statistics(before=now - self._options.statistics, now=now):
+                pass
+        return found
+
+    def _bring_together(self, *, dry_run: bool) -> Collection:
         # One after the other, because a large store has a hundred thousand names.
         lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
         if not dry_run:
@@ -138,9 +154,6 @@ class Housekeeping:
             orphaned += [name for name in self._ledger.unknown(some) if self._store.owns(name)]
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
-            now = self._now()
-            while self._ledger.forget_statistics(before=now - self._options.statistics, now=now):
-                pass
         return Collection(expired=lost, orphaned=orphaned)
 
     def _make_room(self, *, going: Sequence[str] = (), dry_run: bool) -> tuple[list[str], int]:
@@ -179,12 +192,27 @@ class Housekeeping:
     def _forget(
         self, name: str, *, unexpired: bool = False, remove: Callable[[], None] | None = None
     ) -> bool:
-        remove = remove or partial(self._store.remove, name)
+        take_away = remove or partial(self._store.remove, name)
+
+        def in_the_store() -> None:
+            take_away()
+            # Afterwards: what was not found may have gone with the whole disk, a moment ago.
+            self._store.require_root()
+
         try:
-            return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
+            return self._ledger.forget(
+                name, remove=in_the_store, now=self._now() - GRACE, unexpired=unexpired
+            )
         except (StillRead, Unavailable):
             # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
             return False
+
+    def _store_is_there(self) -> bool:
+        try:
+            self._store.require_root()
+        except Unavailable:
+            return False  # health's to tell, once
+        return True
 
     def _is_live(self, labels: Mapping[str, str]) -> bool:
         # Asked for each container after they were listed: a job claimed meanwhile is seen.

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Store
 from asu_builder.web.errors import respond
@@ -49,7 +49,7 @@ class Downloads:
         self._on_use = on_use
 
     async def download(self, request: Request) -> ASGIApp:
-        """GET and HEAD of one image; 200, 206, 304, 404 or 416.
+        """GET and HEAD of one image; 200, 206, 304, 404, 416, or 503 without the disk.
 
         What is answered is held from before it is located until its last byte is sent or the client
         is gone, so that housekeeping, in whichever process, takes it away neither before nor within.
@@ -81,6 +81,8 @@ class Downloads:
                 facts = None
             if path and facts and stat.S_ISREG(facts.st_mode):
                 return path, facts
+        if missing := self._store.missing():
+            raise Unavailable(missing)
         raise BuildNotFound("There is no such file; its build may have expired. Please request it again.")
 
 
