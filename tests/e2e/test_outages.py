@@ -1,5 +1,6 @@
 """When a part of the world is down: what clients are told, and that work resumes by itself."""
 
+import hashlib
 import http.client
 import os
 import shutil
@@ -7,8 +8,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from asu_builder.sample.distribution import Distribution, snapshot_builder
 from asu_builder.sample.server import DownloadServer
 from asu_builder.services.housekeeping import GRACE
 from e2e.conftest import Make
-from e2e.service import Client, Service
+from e2e.service import Answer, Client, Service
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION, SAMPLE_TARGET
 
@@ -358,3 +362,149 @@ def test_a_request_that_is_never_finished_does_not_hold_up_the_end(make_local: M
             assert client.get("/health").status == 200
         assert service.stop() == 0
     assert "Traceback" not in service.stderr()
+
+
+Away = Callable[[Service, Path], None]
+
+
+def _an_empty_directory(service: Service, real: Path) -> None:
+    service.store.rename(real)
+    service.store.mkdir()
+
+
+def _no_directory(service: Service, real: Path) -> None:
+    service.store.rename(real)
+
+
+def _a_file(service: Service, real: Path) -> None:
+    service.store.rename(real)
+    service.store.write_text("no directory")
+
+
+def _bring_back(service: Service, real: Path) -> None:
+    if service.store.is_dir():
+        assert not [path for path in service.store.iterdir() if path.name != ".lock"], (
+            "nothing was built here"
+        )
+        shutil.rmtree(service.store)
+    service.store.unlink(missing_ok=True)
+    real.rename(service.store)
+
+
+def _require_missing(client: Client, done: Sequence[Any]) -> None:
+    """What is told while the disk is not there."""
+    assert eventually(lambda: health(client)["parts"]["store"]["status"] == "down", seconds=20)
+    assert "is its disk mounted?" in health(client)["parts"]["store"]["sentence"]
+    assert client.get("/health?for=build").status == 503
+    image = f"/store/{done[0]['bin_dir']}/{done[0]['images'][0]['name']}"
+    # Answers from memory are at most seconds old.
+    asks: list[Callable[[], Answer]] = [
+        lambda: client.look(done[0]["request_hash"]),
+        lambda: client.post(a_body(packages=["vim"])),
+        lambda: client.post(a_body(packages=["sample-chatty"])),
+        lambda: client.get(image),
+    ]
+    for ask in asks:
+        assert eventually(partial(_is_refused, ask), seconds=10)
+        told = ask()
+        assert "is its disk mounted?" in told.json["detail"] and int(told.headers["retry-after"]) > 0
+        assert "/" not in told.json["detail"], "it names no path"
+
+
+def _is_refused(ask: Callable[[], Answer]) -> bool:
+    return ask().status == 503
+
+
+def _require_whole(service: Service, client: Client, done: Sequence[Any]) -> None:
+    """Everything as it was, and nothing built again."""
+    assert eventually(lambda: health(client)["parts"]["store"]["status"] == "ok", seconds=20)
+    for document in done:
+        assert client.look(document["request_hash"]).status == 200
+        for image in document["images"]:
+            body = client.get(f"/store/{document['bin_dir']}/{image['name']}").body
+            assert hashlib.sha256(body).hexdigest() == image["sha256"]
+    assert client.post(a_body(packages=["vim"])).status == 200
+    assert service.rows("SELECT state FROM build_jobs") == [("completed",)] * len(done)
+    assert service.published() == sorted(document["request_hash"] for document in done)
+    assert "forgotten" not in service.stderr() and "Traceback" not in service.stderr()
+
+
+def _built(client: Client) -> list[Any]:
+    return [client.build(a_body(packages=[name])).json for name in ("vim", "tmux")]
+
+
+def test_a_disk_that_is_not_mounted_at_the_start_costs_no_result(make_local: Make, tmp_path: Path) -> None:
+    service = make_local().start()
+    with service.client() as client:
+        done = _built(client)
+    service.stop()
+    _an_empty_directory(service, tmp_path / "disk")
+    with service.start().client() as client:
+        _require_missing(client, done)
+        # Mounted under the running service.
+        _bring_back(service, tmp_path / "disk")
+        _require_whole(service, client, done)
+    service.stop()
+    with service.start().client() as client:
+        _require_whole(service, client, done)
+
+
+@pytest.mark.parametrize("take_away", [_an_empty_directory, _no_directory, _a_file])
+def test_a_disk_that_goes_while_the_service_runs_costs_no_result(
+    make_local: Make, tmp_path: Path, take_away: Away
+) -> None:
+    service = make_local().start()
+    with service.client() as client:
+        done = _built(client)
+        take_away(service, tmp_path / "disk")
+        _require_missing(client, done)
+        _bring_back(service, tmp_path / "disk")
+        _require_whole(service, client, done)
+
+
+def test_a_store_that_is_really_lost_is_begun_anew_when_the_operator_says_so(
+    make_local: Make, tmp_path: Path
+) -> None:
+    service = make_local().start()
+    with service.client() as client:
+        done = _built(client)
+        _an_empty_directory(service, tmp_path / "disk")
+        refused = _command(service, "gc")
+        assert refused.returncode != 0
+        assert "--adopt-store" in refused.stderr
+        assert service.rows("SELECT count(*) FROM build_jobs") == [(2,)]
+
+        adopted = _command(service, "gc", "--adopt-store")
+        assert "2 results without their files gone" in adopted.stdout, adopted.stderr
+        assert eventually(lambda: client.look(done[0]["request_hash"]).status == 404, seconds=10)
+        assert eventually(lambda: health(client)["can_build"], seconds=20)
+        assert client.build(a_body(packages=["vim"])).status == 200
+
+
+def test_a_store_that_was_made_before_stores_were_marked_is_known_by_what_lies_in_it(
+    make_local: Make,
+) -> None:
+    service = make_local().start()
+    with service.client() as client:
+        done = _built(client)
+    service.stop()
+    (mark,) = service.store.glob(".store-of-*")
+    mark.unlink()
+    with service.start().client() as client:
+        assert eventually(mark.exists, seconds=10)
+        _require_whole(service, client, done)
+
+
+def _command(service: Service, *arguments: str) -> Any:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
+    environment |= {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
+    command = [sys.executable, "-m", "asu_builder", *arguments]
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=service.directory,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

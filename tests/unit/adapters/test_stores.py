@@ -14,7 +14,8 @@ import pytest
 
 from asu_builder.adapters.locks import lock_alone, locked_with_others, opened
 from asu_builder.adapters.stores import LocalStore
-from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable
+from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
+from asu_builder.ports import Verdict
 from tools import require_tool, tool_missing
 
 HASH, OTHER = "a" * 64, "b" * 64
@@ -56,7 +57,8 @@ def another_process(root: Path, body: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def entries(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.name != ".lock")
+    """What lies in a store, apart from its lock and its mark."""
+    return sorted(path.name for path in root.iterdir() if path.name not in (".lock", ".store-of-ours"))
 
 
 @pytest.mark.parametrize(
@@ -341,3 +343,101 @@ def test_below_the_floor_the_figures_are_named(small_disk: Path) -> None:
     assert verdict.status == "degraded"
     assert "has 0 MiB left" in verdict.sentence
     assert "more than 1 MiB" in verdict.sentence
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> LocalStore:
+    """A store below `public` with one result, of whose results somebody knows."""
+    store = LocalStore(tmp_path / "public", installation="ours", floor=0, expects_results=lambda: True)
+    publish(a_store(tmp_path / "public"))
+    return store
+
+
+def test_a_mount_point_without_its_disk_takes_nothing_and_is_known_again(
+    expected: LocalStore, tmp_path: Path
+) -> None:
+    public, disk = tmp_path / "public", tmp_path / "disk"
+    expected.require_root()
+    assert (expected.check().status, expected.missing()) == ("ok", "")
+
+    public.rename(disk)
+    public.mkdir()
+    verdict = expected.check()
+    assert (verdict.status, verdict.sentence) == ("down", expected.missing())
+    assert "is its disk mounted?" in verdict.sentence and str(tmp_path) not in verdict.sentence
+    with pytest.raises(StoreUnavailable, match="mounted"):
+        publish(expected)
+    with pytest.raises(StoreUnavailable, match="mounted"):
+        expected.require_root()
+    assert list(public.iterdir()) == [], "the mount point stays as it was"
+
+    public.rmdir()
+    disk.rename(public)
+    assert (expected.check().status, expected.missing()) == ("ok", "")
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("no directory")])
+def test_a_store_that_is_no_directory_any_more_is_missing(
+    expected: LocalStore, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    (tmp_path / "public").rename(tmp_path / "disk")
+    make(tmp_path / "public")
+    assert expected.check().status == "down"
+    assert "is its disk mounted?" in expected.missing()
+
+
+def test_the_mark_of_another_installation_says_nothing(expected: LocalStore, tmp_path: Path) -> None:
+    root = tmp_path / "other"
+    theirs = LocalStore(root, installation="theirs", floor=0)
+    publish(theirs)
+    ours = LocalStore(root, installation="ours", floor=0, expects_results=lambda: True)
+    assert theirs.check().status == "ok"
+    assert ours.check().status == "down"
+
+
+def test_a_store_without_a_mark_is_known_by_a_directory_of_ours(expected: LocalStore, tmp_path: Path) -> None:
+    mark = tmp_path / "public" / ".store-of-ours"
+    mark.unlink()
+    expected.require_root()
+    assert mark.exists()
+
+
+def test_a_fresh_store_is_marked_when_something_is_published_and_not_before(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    assert store.check().status == "ok"
+    store.require_root()
+    mark = tmp_path / ".store-of-ours"
+    assert not mark.exists(), "its disk may still be mounted over it"
+    publish(store)
+    store.remove(HASH)
+    assert mark.read_text() == "ours\n"
+    assert store.locate(HASH, mark.name) is None
+
+
+def test_a_mount_point_that_was_seen_before_the_first_result_is_missed_later(tmp_path: Path) -> None:
+    known: list[bool] = []
+    public, disk = tmp_path / "public", tmp_path / "disk"
+    store = LocalStore(public, installation="ours", floor=0, expects_results=lambda: bool(known))
+    assert store.check().status == "ok"
+    public.rename(tmp_path / "mount point")
+    publish(store)
+    known.append(True)
+    public.rename(disk)
+    (tmp_path / "mount point").rename(public)
+    assert store.check().status == "down"
+
+
+def test_an_adopted_store_is_the_store_whatever_lies_in_it(expected: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "public").rename(tmp_path / "disk")
+    assert expected.check().status == "down"
+    expected.adopt()
+    assert (expected.check().status, expected.missing()) == ("ok", "")
+
+
+def test_a_database_that_cannot_say_whether_there_are_results_leaves_the_store_down(tmp_path: Path) -> None:
+    def ask() -> bool:
+        raise Unavailable("The database cannot be used.")
+
+    store = LocalStore(tmp_path, installation="ours", floor=0, expects_results=ask)
+    assert store.check() == Verdict("down", "The database cannot be used.")
+    assert store.missing() == ""

@@ -10,6 +10,7 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.package_changes import LocalPackageChanges
+from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.branches import Branches
@@ -26,7 +27,7 @@ from asu_builder.domain.errors import (
 from asu_builder.domain.job import JobState, Keeping
 from asu_builder.domain.release import Release
 from asu_builder.ports import Patience, TargetProfiles, Verdict, VersionList
-from asu_builder.services.builds import Ask, Builds, Policy
+from asu_builder.services.builds import Ask, Builds, BuildView, Policy
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog, resolve_profile
 from asu_builder.services.forecast import Forecast
@@ -90,7 +91,13 @@ class House:
     def __init__(self, root: Path, *, floor: int = 0, **policy: Any) -> None:
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
-        self.store = LocalStore(root / "store", installation="ours", floor=floor)
+        self.root = root
+        self.store = LocalStore(
+            root / "store",
+            installation="ours",
+            floor=floor,
+            expects_results=SqlRetention(self.database).has_results,
+        )
         self.upstream = KnownUpstream()
         self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
@@ -191,6 +198,28 @@ def test_a_result_whose_files_are_gone_is_not_shown_and_built_anew(house: House)
     with pytest.raises(BuildNotFound):
         house.builds.look(name)
     assert house.builds.submit(Ask(a_request())).job.state is JobState.PENDING
+
+
+def test_a_result_whose_disk_is_not_mounted_is_neither_shown_nor_built_anew(house: House) -> None:
+    house.builds.submit(Ask(a_request()))
+    name = house.complete_next()
+    house.builds.submit(Ask(a_request(packages=("waits",))))
+    store, disk = house.root / "store", house.root / "disk"
+    store.rename(disk)
+    store.mkdir()
+    with pytest.raises(Unavailable, match="is its disk mounted"):
+        house.builds.look(name)
+    asked = [a_request(), a_request(packages=("waits",)), a_request(packages=("new",))]
+    done, waits, new = house.builds.submit_all([Ask(request) for request in asked])
+    assert isinstance(waits, BuildView), "others are answered"
+    assert isinstance(done, Unavailable) and isinstance(new, Unavailable)
+    assert str(done) == str(new)
+    assert house.builds.pending() == 1
+
+    store.rmdir()
+    disk.rename(store)
+    assert house.builds.look(name).job.state is JobState.COMPLETED
+    assert house.builds.submit(Ask(a_request())).job.state is JobState.COMPLETED
 
 
 def test_an_unknown_hash_is_not_found_in_the_words_of_the_predecessor(house: House) -> None:

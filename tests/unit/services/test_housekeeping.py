@@ -13,7 +13,7 @@ from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.domain.job import BuildFailure, JobState, Keeping
 from asu_builder.ports import Container, ContainerSpec, Patience, Verdict
-from asu_builder.services.housekeeping import GRACE, Housekeeping, KeepingOptions
+from asu_builder.services.housekeeping import GRACE, Collection, Housekeeping, KeepingOptions
 from factories import Clock, a_result, a_submission
 from noted_statistics import NotedStatistics
 
@@ -56,11 +56,13 @@ class Home:
         self.root = root
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
-        self.store = LocalStore(root / "store", installation="ours", floor=0)
+        self.ledger = SqlRetention(self.database)
+        self.store = LocalStore(
+            root / "store", installation="ours", floor=0, expects_results=self.ledger.has_results
+        )
         self.runtime = LabelsOnly()
         self.clock = Clock()
         self.wakes = 0
-        self.ledger = SqlRetention(self.database)
         self.statistics = NotedStatistics()
         self.store_for_housekeeping = self.store
         self.housekeeping = self.with_budget(0)
@@ -85,6 +87,16 @@ class Home:
         for _ in range(round(span / LOOK)):
             self.clock.forward(LOOK)
             self.housekeeping.look_after_queue()
+
+    def unmount(self) -> None:
+        """Leaves an empty directory in the place of the store."""
+        (self.root / "store").rename(self.root / "disk")
+        (self.root / "store").mkdir()
+
+    def mount(self) -> None:
+        """Brings the store back."""
+        (self.root / "store").rename(self.root / "mount point")
+        (self.root / "disk").rename(self.root / "store")
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -308,3 +320,57 @@ def test_the_size_of_all_images_is_summed_up_once_a_minute(home: Home) -> None:
         told.append(home.housekeeping.stored_bytes)
         home.clock.forward(timedelta(seconds=seconds))
     assert told == [None, 100, 100, 175]
+
+
+def test_without_its_disk_nothing_is_lost_expired_evicted_or_an_orphan(home: Home) -> None:
+    kept, orphan, old = home.completed("a"), home.completed("b"), home.completed("c", keep_for=HOUR)
+    with home.database.writing() as connection:
+        connection.execute("DELETE FROM build_jobs WHERE request_hash = ?", (orphan,))
+    home.pass_time(HOUR)
+    home.clock.forward(GRACE)
+    tight = home.with_budget(1)
+    home.unmount()
+    assert tight.collect() == Collection()
+    assert tight.reconcile() == tight.reconcile(dry_run=True) == Collection()
+    tight.tidy()
+    assert home.queue.find(kept, now=home.clock()) is not None
+
+    home.mount()
+    assert all(home.store.holds(name) for name in (kept, orphan, old))
+    home.housekeeping.tidy()
+    assert [home.store.holds(name) for name in (kept, orphan, old)] == [True, False, False]
+
+
+def test_the_hourly_look_comes_as_soon_as_the_disk_does(home: Home) -> None:
+    kept, lost = home.completed("a"), home.completed("b")
+    home.store.remove(lost)
+    home.unmount()
+    home.housekeeping.tidy()
+    home.mount()
+    home.housekeeping.tidy()
+    assert home.queue.find(lost, now=home.clock()) is None
+    assert home.queue.find(kept, now=home.clock()) is not None
+
+
+def test_a_disk_that_goes_while_lost_results_are_looked_for_costs_none(home: Home) -> None:
+    names = [home.completed(package) for package in ("a", "b")]
+
+    class GoesAway(LocalStore):
+        def holds(self, request_hash: str) -> bool:
+            if not (home.root / "disk").exists():
+                home.unmount()
+            return super().holds(request_hash)
+
+    home.store_for_housekeeping = GoesAway(
+        home.root / "store", installation="ours", floor=0, expects_results=home.ledger.has_results
+    )
+    assert list(home.with_budget(0).reconcile().expired) == []
+    home.mount()
+    assert all(home.queue.find(name, now=home.clock()) for name in names)
+
+
+def test_results_of_a_store_that_was_adopted_are_forgotten(home: Home) -> None:
+    name = home.completed()
+    home.unmount()
+    home.store.adopt()
+    assert list(home.housekeeping.reconcile().expired) == [name]

@@ -21,7 +21,7 @@ from starlette.types import Message
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.adapters.stores import LocalStore
-from asu_builder.domain.errors import BuildNotFound, StillRead
+from asu_builder.domain.errors import BuildNotFound, StillRead, Unavailable
 from asu_builder.web.errors import on_asu_error
 from asu_builder.web.server import server_config
 from asu_builder.web.store import Downloads
@@ -272,14 +272,15 @@ class Shelf:
     """Downloads alone, of one result, with a note of each use."""
 
     def __init__(self, root: Path) -> None:
-        self.store = LocalStore(root, installation="ours", floor=0)
+        self.results = 0
+        self.store = LocalStore(root, installation="ours", floor=0, expects_results=lambda: self.results > 0)
         self.used: list[str] = []
         self.threads = Threads(1, name="test")
         downloads = Downloads(self.store, self.threads, on_use=self.used.append)
         address = "/store/{request_hash}/{name}"
         self.app = Starlette(
             routes=[Route(address, downloads.download, methods=["GET", "HEAD"])],
-            exception_handlers={BuildNotFound: on_asu_error},
+            exception_handlers={BuildNotFound: on_asu_error, Unavailable: on_asu_error},
         )
 
     def publish(self, content: bytes) -> None:
@@ -303,6 +304,24 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     shelf.publish(CONTENT)
     yield shelf
     shelf.threads.close()
+
+
+def test_a_file_whose_disk_is_not_mounted_is_503_until_it_is(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.publish(CONTENT)
+    shelf.results = 1
+    root, disk = tmp_path / "shelf", tmp_path / "disk"
+    with AsgiClient(shelf.app) as client:
+        root.rename(disk)
+        shelf.store.check()
+        answer = _get(client)
+        assert (answer.status, answer.header("retry-after")) == (503, "10")
+        assert "is its disk mounted?" in answer.json["detail"]
+
+        disk.rename(root)
+        assert _get(client).body == CONTENT, "without another look at the parts"
+        shelf.store.check()
+        shelf.store.remove(HASH)
+        assert _get(client).status == 404
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""The operator's hand, where only the service can tell."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from asu_builder.adapters.database import Database
+from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
+from asu_builder.adapters.retention import SqlRetention
+from asu_builder.adapters.stores import LocalStore
+from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.job import Keeping
+from asu_builder.services.cancellation import Cancellation
+from asu_builder.services.operator import Operator
+from factories import Clock, a_result, a_submission
+from noted_statistics import NotedStatistics
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "a.db")
+    yield made
+    made.close()
+
+
+def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database, tmp_path: Path) -> None:
+    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    statistics, operations = NotedStatistics(), SqlOperations(database)
+    store = LocalStore(tmp_path / "store", installation="ours", floor=0, expects_results=ledger.has_results)
+    operator = Operator(
+        operations,
+        queue,
+        ledger=ledger,
+        store=store,
+        statistics=statistics,
+        cancellation=Cancellation(queue, operations, statistics=statistics, kept_for=DAY, now=clock),
+        now=clock,
+        wake=lambda: None,
+    )
+    submission = a_submission()
+    queue.submit(submission, now=clock())
+    claimed = queue.claim("host/1", lease_for=DAY, now=clock())
+    assert claimed is not None
+    with store.scratch() as scratch:
+        store.publish(submission.request_hash, scratch)
+    queue.finish(claimed[1], a_result(), Keeping(DAY), now=clock())
+
+    (tmp_path / "store").rename(tmp_path / "disk")
+    with pytest.raises(Unavailable, match="is its disk mounted"):
+        operator.purge(submission.request_hash, who="alice")
+    assert queue.find(submission.request_hash, now=clock()) is None, "it answers no more"
+    assert list(ledger.expired(now=clock())) == [submission.request_hash], "its turn comes"
+    assert [act.act for act in operator.acts(9)] == ["purge"]
+
+    (tmp_path / "disk").rename(tmp_path / "store")
+    operator.purge(submission.request_hash, who="alice")
+    assert not store.holds(submission.request_hash)
