@@ -426,7 +426,7 @@ def _require_whole(service: Service, client: Client, done: Sequence[Any]) -> Non
     assert client.post(a_body(packages=["vim"])).status == 200
     assert service.rows("SELECT state FROM build_jobs") == [("completed",)] * len(done)
     assert service.published() == sorted(document["request_hash"] for document in done)
-    assert "forgotten" not in service.stderr() and "Traceback" not in service.stderr()
+    assert "had lost their files" not in service.stderr() and "Traceback" not in service.stderr()
 
 
 def _built(client: Client) -> list[Any]:
