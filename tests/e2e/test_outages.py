@@ -472,6 +472,7 @@ def test_a_store_that_is_really_lost_is_begun_anew_when_the_operator_says_so(
         refused = _command(service, "gc")
         assert refused.returncode != 0
         assert "--adopt-store" in refused.stderr
+        assert _command(service, "gc", "--dry-run", "--adopt-store").returncode == 2
         assert service.rows("SELECT count(*) FROM build_jobs") == [(2,)]
 
         adopted = _command(service, "gc", "--adopt-store")
