@@ -258,12 +258,12 @@ def test_every_command_of_the_document_does_what_it_says(tmp_path: Path) -> None
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.DOTALL))
     assert commands.count("asu-builder ") == len(re.findall("asu-builder (?:backup|jobs) ", commands)) > 2
     commands = re.sub("(?=/(var|tmp)/)", str(tmp_path), commands)
-    for folder in ("var/lib/asu-builder", "var/backups", "tmp", "bin"):
+    for folder in ("var/lib/asu-builder/data", "var/backups", "tmp", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     program = tmp_path / "bin" / "asu-builder"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m asu_builder "$@"\n')
     program.chmod(0o755)
-    path = restore(NEWEST, tmp_path / "var/lib/asu-builder/asu-builder.db")
+    path = restore(NEWEST, tmp_path / "var/lib/asu-builder/data/asu-builder.db")
     before = rows(path)
     path.with_name("asu-builder.db-shm").touch()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
