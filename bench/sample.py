@@ -14,6 +14,7 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import encode, to_micros
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.package_changes import LocalPackageChanges
+from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.job import BuildResult, Image, Keeping
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import Submission
@@ -89,14 +90,16 @@ def seed(folder: Path, *, finished_jobs: int = 0) -> None:
     claimed = queue.claim("bench", lease_for=_WEEK, now=now)
     assert claimed is not None
     queue.finish(claimed[1], a_result(), Keeping(_WEEK), now=now)
-    images = folder / "public" / "store" / FINISHED
-    images.mkdir(parents=True)
-    for image in a_result().images:
-        (images / image.name).write_bytes(b"an image\n")
+    root = folder / "public" / "store"
+    store = LocalStore(root, installation=database.installation())
+    with store.scratch() as scratch:
+        for image in a_result().images:
+            (scratch / image.name).write_bytes(b"an image\n")
+        store.publish(FINISHED, scratch)
     _add_finished(database, finished_jobs, now)
     for number in range(finished_jobs):
         # Else housekeeping takes them for lost and spends the rounds on forgetting them.
-        (images.parent / _hash_of(number)).mkdir()
+        (root / _hash_of(number)).mkdir()
     database.close()
 
 

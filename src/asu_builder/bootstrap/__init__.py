@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from msgspec import Struct
@@ -39,6 +39,9 @@ from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
 
+_REST = timedelta(seconds=0.1)
+"""Between each thousand results when all are looked at: a tenth of one processor at most."""
+
 
 class Application(Struct, frozen=True):
     """The assembled service; `app` starts and stops it by its lifespan. `warnings` are the operator's."""
@@ -72,7 +75,7 @@ def assemble(
     recorder = Recorder(world.log, now=now, ring=bell.ring)
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake)
+    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
     interest = Interest(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = background_work(world, health, housekeeping, catalog, interest)
@@ -81,7 +84,7 @@ def assemble(
         workers=workers,
         background=background,
         end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        hush=world.database.stop_verifying,
+        hush=(housekeeping.stop, world.database.stop_verifying),
     )
     parts = Parts(
         builds=builds,
@@ -121,8 +124,9 @@ def make_housekeeping(
     *,
     now: Callable[[], datetime],
     wake: Callable[[], None],
+    rest: timedelta = timedelta(0),
 ) -> Housekeeping:
-    """Housekeeping alone, for the service and for the command line."""
+    """Housekeeping alone, for the service and for the command line, which need not `rest`."""
     return Housekeeping(
         world.queue,
         world.ledger,
@@ -132,6 +136,7 @@ def make_housekeeping(
         options=keeping_options(settings),
         now=now,
         wake=wake,
+        rest=rest,
     )
 
 

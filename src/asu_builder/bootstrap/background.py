@@ -53,6 +53,7 @@ def background_work(
         ("health", health.look, _HEALTH_SECONDS),
         ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
         ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
+        ("reconciling", housekeeping.reconcile_when_due, _TIDY_SECONDS),
         ("catalog", catalog.refresh, _REFRESH_SECONDS),
         ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
         ("interest", interest.flush, _INTEREST_SECONDS),

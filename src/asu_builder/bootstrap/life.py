@@ -19,8 +19,8 @@ class Life(Struct, frozen=True):
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]
-    hush: Callable[[], None]
-    """Cuts off what may take long and need not end."""
+    hush: tuple[Callable[[], None], ...]
+    """Cut off what may take long and need not end."""
 
     def start(self) -> None:
         """Returns at once."""
@@ -31,7 +31,8 @@ class Life(Struct, frozen=True):
 
     def stop(self) -> None:
         """Returns when nothing runs any more."""
-        self.hush()
+        for hush in self.hush:
+            hush()
         self.workers.stop()
         for periodic in self.background:
             periodic.stop()

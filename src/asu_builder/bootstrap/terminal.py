@@ -107,6 +107,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
             Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
             # At once: what a killed command has left, nobody else may ever come to sweep.
             Periodic("housekeeping", housekeeping.tidy, seconds=_TIDY_SECONDS),
+            Periodic("reconciling", housekeeping.reconcile_when_due, seconds=_TIDY_SECONDS),
             Periodic("interest", interest.flush, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
         ),
         interest=interest,

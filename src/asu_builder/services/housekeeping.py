@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -60,8 +61,9 @@ class Housekeeping:
         now: Callable[[], datetime],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        rest: timedelta = timedelta(0),
     ) -> None:
-        """`clock` counts seconds."""
+        """`clock` counts seconds. `rest` is made between each thousand results that are looked at."""
         self._queue = queue
         self._ledger = ledger
         self._store = store
@@ -71,6 +73,8 @@ class Housekeeping:
         self._now = now
         self._wake = wake
         self._clock = clock
+        self._rest = rest.total_seconds()
+        self._stopped = threading.Event()
         self._reconcile_at = self._sum_at = 0.0
         self.stored_bytes: int | None = None
         """What all images take, as last summed up."""
@@ -96,10 +100,17 @@ class Housekeeping:
         if self._clock() >= self._sum_at:
             self._sum_at = self._clock() + _SUM_SECONDS
             self.stored_bytes = self._ledger.stored_bytes()
+
+    def reconcile_when_due(self) -> None:
+        """Brings files and rows together once an hour; to be called twice a minute."""
         # With a disk that is not mounted at the start, the round comes as soon as it is.
-        if self._clock() >= self._reconcile_at and not self._store.missing():
+        if self._clock() >= self._reconcile_at and self._store_is_there():
             self._reconcile_at = self._clock() + _RECONCILE_SECONDS
             self.reconcile()
+
+    def stop(self) -> None:
+        """Cuts a round off that takes long: what it has found is dealt with, the rest is for the next."""
+        self._stopped.set()
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
@@ -142,19 +153,27 @@ class Housekeeping:
         return found
 
     def _bring_together(self, *, dry_run: bool) -> Collection:
-        # One after the other, because a large store has a hundred thousand names.
-        lost = [name for name in self._ledger.completed() if not self._store.holds(name)]
+        lost: list[str] = []
+        for some in self._unhurried(self._ledger.completed()):
+            lost += [name for name in some if not self._store.holds(name)]
         if not dry_run:
             lost = [name for name in lost if self._forget_lost(name)]
             if lost:
                 _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
         orphaned: list[str] = []
-        published = iter(self._store.published())
-        while some := list(islice(published, _NAMES_AT_ONCE)):
+        for some in self._unhurried(self._store.published()):
             orphaned += [name for name in self._ledger.unknown(some) if self._store.owns(name)]
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
         return Collection(expired=lost, orphaned=orphaned)
+
+    def _unhurried(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """Some at a time. A large store has a hundred thousand; at one go they would slow every answer."""
+        left = iter(names)
+        while some := list(islice(left, _NAMES_AT_ONCE)):
+            yield some
+            if self._stopped.wait(self._rest):
+                return
 
     def _make_room(self, *, going: Sequence[str] = (), dry_run: bool) -> tuple[list[str], int]:
         """Takes the least used results away until the budget and the floor of free disk are kept.

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -67,7 +68,7 @@ class Home:
         self.store_for_housekeeping = self.store
         self.housekeeping = self.with_budget(0)
 
-    def with_budget(self, store_bytes: int) -> Housekeeping:
+    def with_budget(self, store_bytes: int, *, rest: timedelta = timedelta(0)) -> Housekeeping:
         """Housekeeping that keeps at most so many bytes; 0 for any number."""
         options = KeepingOptions(HOUR, Patience(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
         return Housekeeping(
@@ -80,6 +81,7 @@ class Home:
             now=self.clock,
             wake=self._wake,
             clock=lambda: self.clock().timestamp(),
+            rest=rest,
         )
 
     def pass_time(self, span: timedelta) -> None:
@@ -269,7 +271,7 @@ def test_files_without_a_job_and_jobs_without_files_are_brought_together(home: H
     home.store.remove(lost)
     assert home.housekeeping.reconcile(dry_run=True).orphaned == [orphan]
     assert home.store.holds(orphan)
-    home.housekeeping.tidy()
+    home.housekeeping.reconcile_when_due()
     assert [home.store.holds(name) for name in (kept, orphan, lost)] == [True, False, False]
     assert home.queue.find(lost, now=home.clock()) is None
     assert home.queue.find(kept, now=home.clock()) is not None
@@ -291,7 +293,7 @@ def test_a_published_directory_whose_job_is_being_built_again_is_no_orphan(home:
     home.queue.expire(job.id, now=home.clock())
     home.queue.submit(a_submission(packages=("vim",)), now=home.clock())
     home.claim()
-    home.housekeeping.tidy()
+    home.housekeeping.reconcile()
     assert home.store.holds(name)
 
 
@@ -333,11 +335,13 @@ def test_without_its_disk_nothing_is_lost_expired_evicted_or_an_orphan(home: Hom
     assert tight.collect() == Collection()
     assert tight.reconcile() == tight.reconcile(dry_run=True) == Collection()
     tight.tidy()
+    tight.reconcile_when_due()
     assert home.queue.find(kept, now=home.clock()) is not None
 
     home.mount()
     assert all(home.store.holds(name) for name in (kept, orphan, old))
     home.housekeeping.tidy()
+    home.housekeeping.reconcile_when_due()
     assert [home.store.holds(name) for name in (kept, orphan, old)] == [True, False, False]
 
 
@@ -345,9 +349,9 @@ def test_the_hourly_look_comes_as_soon_as_the_disk_does(home: Home) -> None:
     kept, lost = home.completed("a"), home.completed("b")
     home.store.remove(lost)
     home.unmount()
-    home.housekeeping.tidy()
+    home.housekeeping.reconcile_when_due()
     home.mount()
-    home.housekeeping.tidy()
+    home.housekeeping.reconcile_when_due()
     assert home.queue.find(lost, now=home.clock()) is None
     assert home.queue.find(kept, now=home.clock()) is not None
 
@@ -374,3 +378,22 @@ def test_results_of_a_store_that_was_adopted_are_forgotten(home: Home) -> None:
     home.unmount()
     home.store.adopt()
     assert list(home.housekeeping.reconcile().expired) == [name]
+
+
+def test_a_look_at_many_results_rests_in_between_and_is_cut_off_by_a_stop(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asu_builder.services.housekeeping._NAMES_AT_ONCE", 1)
+    lost = [home.completed(name) for name in ("a", "b")]
+    for name in lost:
+        home.store.remove(name)
+    unhurried = home.with_budget(0, rest=HOUR)
+    look = threading.Thread(target=unhurried.reconcile)
+    look.start()
+    look.join(0.3)
+    assert look.is_alive()
+    unhurried.stop()
+    look.join(10)
+    assert not look.is_alive()
+    assert [home.queue.find(name, now=home.clock()) is None for name in lost] == [True, False]
+    assert home.housekeeping.reconcile().expired == [lost[1]]
