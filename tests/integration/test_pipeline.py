@@ -89,8 +89,9 @@ class Bench:
 
     def is_clean(self) -> bool:
         """Whether nothing but published builds is left on the disk."""
-        left = [path for path in self.store_path.iterdir() if len(path.name) != 64 and path.name != ".lock"]
-        return not left and not list((self.root / "builds").glob("asu-*"))
+        left = [path.name for path in self.store_path.iterdir() if len(path.name) != 64]
+        ours = all(name == ".lock" or name.startswith(".store-of-") for name in left)
+        return ours and not list((self.root / "builds").glob("asu-*"))
 
     @property
     def store_path(self) -> Path:
