@@ -263,6 +263,21 @@ class Service:
         return [*(path.name for path in self.store.glob(".scratch-*")), *copies]
 
 
+def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line with the service's settings."""
+    settings = {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
+    return subprocess.run(
+        [sys.executable, "-m", "asu_builder", *arguments],
+        env={**environment, **settings, "HOME": str(service.directory)},
+        cwd=service.directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def free_port() -> int:
     """A port on which nobody listens now.
 

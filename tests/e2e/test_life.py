@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from asu_builder.sample.distribution import Distribution
 from e2e.clients.scene import a_body
 from e2e.conftest import Make
-from e2e.service import Answer, Client, Service
+from e2e.service import Answer, Client, Service, run
 from e2e.slow_imagebuilder import write_slow_imagebuilder
 from factories import eventually
 from podman_service import APK_VERSION, SAMPLE_TARGET, PodmanService
@@ -42,21 +40,6 @@ def make_slow(make_local: Make, sample_world: Distribution, tmp_path: Path) -> C
         return make_local(imagebuilder_path=template, api_tokens=TOKENS, **settings)
 
     return make
-
-
-def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line with the service's settings."""
-    settings = {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
-    return subprocess.run(
-        [sys.executable, "-m", "asu_builder", *arguments],
-        env={**environment, **settings, "HOME": str(service.directory)},
-        cwd=service.directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def post(client: Client, body: object, **headers: str) -> Answer:

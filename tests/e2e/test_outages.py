@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -23,7 +22,7 @@ from asu_builder.sample.distribution import Distribution, snapshot_builder
 from asu_builder.sample.server import DownloadServer
 from asu_builder.services.housekeeping import GRACE
 from e2e.conftest import Make
-from e2e.service import Answer, Client, Service
+from e2e.service import Answer, Client, Service, run
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION, SAMPLE_TARGET
 
@@ -469,13 +468,13 @@ def test_a_store_that_is_really_lost_is_begun_anew_when_the_operator_says_so(
     with service.client() as client:
         done = _built(client)
         _an_empty_directory(service, tmp_path / "disk")
-        refused = _command(service, "gc")
+        refused = run(service, "gc")
         assert refused.returncode != 0
         assert "--adopt-store" in refused.stderr
-        assert _command(service, "gc", "--dry-run", "--adopt-store").returncode == 2
+        assert run(service, "gc", "--dry-run", "--adopt-store").returncode == 2
         assert service.rows("SELECT count(*) FROM build_jobs") == [(2,)]
 
-        adopted = _command(service, "gc", "--adopt-store")
+        adopted = run(service, "gc", "--adopt-store")
         assert "2 results without their files gone" in adopted.stdout, adopted.stderr
         assert eventually(lambda: client.look(done[0]["request_hash"]).status == 404, seconds=10)
         assert eventually(lambda: health(client)["can_build"], seconds=20)
@@ -494,18 +493,3 @@ def test_a_store_that_was_made_before_stores_were_marked_is_known_by_what_lies_i
     with service.start().client() as client:
         assert eventually(mark.exists, seconds=10)
         _require_whole(service, client, done)
-
-
-def _command(service: Service, *arguments: str) -> Any:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
-    environment |= {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
-    command = [sys.executable, "-m", "asu_builder", *arguments]
-    return subprocess.run(
-        command,
-        env=environment,
-        cwd=service.directory,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from asu_builder.adapters.durable import sync
 from asu_builder.adapters.locks import is_abandoned
 from asu_builder.domain.errors import Conflict, Unavailable
 
@@ -32,10 +33,10 @@ def backup(source: Path, target: Path, *, force: bool = False) -> int:
             copy = scratch / "copy"
             _copy(source, copy)
             _own_like(source, copy)
-            _sync(copy)
+            sync(copy)
             size = copy.stat().st_size
             copy.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
     except OSError as error:
         raise Unavailable(
             f"The backup {target} cannot be written: {error.strerror}. Name a file in a directory that is "
@@ -123,11 +124,3 @@ def _own_like(source: Path, copy: Path) -> None:
     owner = source.stat()
     with contextlib.suppress(PermissionError):
         os.chown(copy, owner.st_uid, owner.st_gid)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

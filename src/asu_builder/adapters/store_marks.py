@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from asu_builder.adapters.durable import sync
 from asu_builder.adapters.locks import ABSENT
 from asu_builder.domain.errors import StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
@@ -83,15 +84,6 @@ class Marks:
                 )
         except (FileNotFoundError, NotADirectoryError):
             return False
-
-
-def sync(path: Path) -> None:
-    """Returns when the file or directory is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, mark: bytes) -> None:

@@ -11,8 +11,9 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from asu_builder.adapters.durable import sync
 from asu_builder.adapters.locks import is_abandoned, lock_alone, locked, locked_with_others, opened
-from asu_builder.adapters.store_marks import Marks, sync
+from asu_builder.adapters.store_marks import Marks
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Verdict
