@@ -126,10 +126,12 @@ class LocalStore:
         """
         if not REQUEST_HASH.fullmatch(request_hash):
             return
+        self.require_root()
         path, away = self._root / request_hash, self._new_scratch()
         with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
             with locked(self._root):
                 if not self._marks.is_on(path):
+                    self._marks.require_root()  # gone, or with the whole disk, a moment ago?
                     return
                 lock = life.enter_context(opened(path))
                 if not lock_alone(lock):

@@ -45,7 +45,7 @@ class Store(Protocol):
     def remove(self, request_hash: str) -> None:
         """Takes a published directory away; nothing happens if there is none.
 
-        Raises `StillRead` while somebody holds it.
+        Raises `StillRead` while somebody holds it, and as `require_root` does.
         """
         ...
 

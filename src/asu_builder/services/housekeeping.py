@@ -205,23 +205,16 @@ class Housekeeping:
             # Within the transaction: it may have been asked for again, and built, since it was missed.
             if self._store.holds(name):
                 raise StillRead("The result is there again.")
+            self._store.require_root()
 
         return self._forget(name, unexpired=True, remove=remove)
 
     def _forget(
         self, name: str, *, unexpired: bool = False, remove: Callable[[], None] | None = None
     ) -> bool:
-        take_away = remove or partial(self._store.remove, name)
-
-        def in_the_store() -> None:
-            take_away()
-            # Afterwards: what was not found may have gone with the whole disk, a moment ago.
-            self._store.require_root()
-
+        remove = remove or partial(self._store.remove, name)
         try:
-            return self._ledger.forget(
-                name, remove=in_the_store, now=self._now() - GRACE, unexpired=unexpired
-            )
+            return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):
             # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
             return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
@@ -89,16 +90,13 @@ class Operator:
         Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
         store is not there; then its images go when they can.
         """
-
-        def remove() -> None:
-            self._store.require_root()
-            self._store.remove(request_hash)
-
         now = self._now()
         if not self._operations.purge(request_hash, now=now) and not self._store.holds(request_hash):
             raise BuildNotFound("There is no result and no failure under this hash.")
         try:
-            self._ledger.forget(request_hash, remove=remove, now=now, unexpired=True)
+            self._ledger.forget(
+                request_hash, remove=partial(self._store.remove, request_hash), now=now, unexpired=True
+            )
         except StillRead as error:
             raise Conflict(
                 "Somebody is downloading from it. It answers no more; its images go with the next tidying."
