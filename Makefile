@@ -1,11 +1,21 @@
 # Two commands do everything: `make demo` and `make test`. Each makes its own environment.
+# Which of the tests to run when: CONTRIBUTING.md.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m asu_builder
+CPYTHONS := 3.11 3.12 3.13 3.14
+SINGLE_FILE := dist/asu-builder-py$(firstword $(CPYTHONS))-$(lastword $(CPYTHONS))
 
-.PHONY: demo run test check format bench chaos screenshots man single-file container-image docs clean lock
+# How many tests run at once: each waits about as much as it computes.
+JOBS ?= 6
+PARALLEL := -n $(JOBS)
+
+# Thousands of short processes of the tests would otherwise compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo run test test-fast test-long check format bench chaos screenshots man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -13,8 +23,18 @@ demo: $(VENV)/runtime
 run: $(VENV)/runtime
 	@$(RUN) demo --keep
 
+# All that is not long; then, alone, what compares durations.
 test: $(VENV)/dev
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PARALLEL) --durations=20 -m "not long and not timed"
+	@$(BIN)/pytest -m "timed and not long"
+
+# Unit tests that start no process and wait for no time to pass.
+test-fast: $(VENV)/dev
+	@$(BIN)/pytest tests/unit $(PARALLEL) -m "not process and not waits and not timed and not long"
+
+# What takes minutes, and every property with four times the examples. LONG names test files to run.
+test-long: $(VENV)/dev
+	@$(BIN)/pytest $(PARALLEL) --hypothesis-profile=long -m "long or (hypothesis and not timed)" $(LONG)
 
 check: $(VENV)/dev
 	@$(BIN)/ruff check
@@ -50,15 +70,16 @@ lock: $(VENV)/dev
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done
 
-single-file: dist/asu-builder
+single-file: $(SINGLE_FILE)
 
-# One executable file with everything but CPython 3.11 (Linux, glibc, x86-64): the locked wheels and ours.
-dist/asu-builder: locks/runtime.txt pyproject.toml $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
+# One executable file with everything but CPython, whose versions its name says (Linux, glibc, x86-64): the
+# locked wheels for each of them, and ours.
+$(SINGLE_FILE): locks/runtime.txt pyproject.toml deploy/fetch_wheels.py $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
 	@rm -rf dist/wheels
-	@$(BIN)/pip wheel --quiet --disable-pip-version-check --require-hashes --no-deps \
-	  -r locks/runtime.txt --wheel-dir dist/wheels
+	@$(BIN)/python deploy/fetch_wheels.py locks/runtime.txt dist/wheels $(CPYTHONS)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist/wheels .
-	@$(BIN)/pex --no-pypi --find-links dist/wheels --no-build --interpreter-constraint 'CPython==3.11.*' \
+	@$(BIN)/pex --no-pypi --find-links dist/wheels --no-build \
+	  $(foreach version,$(CPYTHONS),--platform manylinux_2_28_x86_64-cp-$(version).0-cp$(subst .,,$(version))) \
 	  --venv prepend --sh-boot --include-tools --runtime-pex-root '~/.cache/asu-builder' \
 	  asu-builder --script asu-builder --output-file $@
 	@echo "$@: $$(du -h $@ | cut -f1)"
@@ -68,9 +89,9 @@ docs: $(VENV)/dev
 	@$(BIN)/sphinx-build -W --keep-going --quiet --builder html --doctree-dir dist/doctrees docs dist/docs
 	@echo "dist/docs/index.html"
 
-# BASE is the image below it: any with Python 3.11.
-container-image: dist/asu-builder
-	@podman build --format docker $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/asu-builder:latest .
+# BASE is the image below it: any with CPython 3.11 to 3.14.
+container-image: $(SINGLE_FILE)
+	@podman build --format docker --build-arg FILE=$(SINGLE_FILE) $(if $(BASE),--build-arg BASE=$(BASE)) --tag localhost/asu-builder:latest .
 
 clean:
 	rm -rf dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,9 +5,10 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from urllib.parse import urlsplit
 
-from bench import builds, load, mixed, pages, scenarios, soak, statistics, watchers
+from bench import builds, hanging, hostile, load, mixed, pages, scenarios, soak, statistics, watchers
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -80,6 +81,10 @@ def _running(options: argparse.Namespace) -> Iterator[Figure]:
 _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
+    "builds": lambda options: chain(
+        builds.building(rounds=options.rounds), builds.building_in_podman(rounds=options.rounds)
+    ),
+    "hostile": lambda options: chain(hanging.asking_upstream(), hostile.attacking()),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
     "statistics": lambda options: statistics.counting(

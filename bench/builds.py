@@ -2,14 +2,17 @@
 
 import http.client
 import json
+import random
+import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import uvicorn
+from msgspec.structs import replace
 
 from asu_builder.bootstrap import assemble
 from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
@@ -19,9 +22,13 @@ from asu_builder.settings import Settings
 from asu_builder.web.server import server_config
 from bench.figures import Figure
 from bench.process import free_port
+from bench.worlds import TARGET, VERSION, own_podman
 
 _POST_TO_CONTAINER_MS = 50
 _OUR_SHARE_SECONDS = 1
+_OUR_SHARE_IN_PODMAN_SECONDS = 0.5
+_FULL_SIZE, _FULL_FILES, _FOLDERS = 1_500_000_000, 60_000, 300
+"""What an unpacked ImageBuilder has."""
 _SOON = 0.002
 
 
@@ -36,12 +43,16 @@ class Stopwatch:
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: threading.Event) -> Iterator[Container]:
         """Notes the moment, then opens."""
-        self.asked_at = time.perf_counter()
+        self.asked_at = time.time()
         with self._runtime.open(spec, stop=stop) as container:
             yield _Timed(container, self._note)
 
     def _note(self, seconds: float) -> None:
         self.making += seconds
+
+    def close(self) -> bool:
+        """As the runtime does."""
+        return self._runtime.close()
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """As the runtime does."""
@@ -85,29 +96,96 @@ class _Timed:
 
 def building(*, rounds: int) -> list[Figure]:
     """Builds of the sample distribution in the local runtime, one after the other."""
-    to_container, share = [], []
     with tempfile.TemporaryDirectory(prefix="asu-bench-") as name:
         root = Path(name)
         world = write_distribution(root / "world")
-        with (
-            DownloadServer(world.downloads) as upstream,
-            _serving(root, world, upstream.url) as (port, watch),
-        ):
-            _build(port, "warming-up")
-            for number in range(rounds):
-                watch.making = 0.0
-                posted = time.perf_counter()
-                _build(port, f"round-{number}")
-                share.append(time.perf_counter() - posted - watch.making)
-                to_container.append((watch.asked_at - posted) * 1e3)
+        chosen: dict[str, object] = {
+            "container_runtime": "local",
+            "imagebuilder_path": world.template,
+            "allow_unsandboxed": True,
+        }
+        to_container, share = _measured(root, world, chosen, rounds)
     return [
         Figure("POST to the first container call, idle worker", "ms", to_container, _POST_TO_CONTAINER_MS),
         Figure("our share of a build, beside make's own calls", "s", share, _OUR_SHARE_SECONDS),
     ]
 
 
+def building_in_podman(*, rounds: int) -> Iterator[Figure]:
+    """The same in containers whose image is as large as that of a real ImageBuilder.
+
+    Where Podman is missing or starts no container, the reason is printed in place of the figures.
+    """
+    with tempfile.TemporaryDirectory(prefix="asu-bench-") as name:
+        root = Path(name)
+        world = write_distribution(root / "world", archives=False)
+        _inflate(world.imagebuilder(VERSION, TARGET))
+        try:
+            with own_podman(world) as (socket, registry):
+                chosen: dict[str, object] = {
+                    "container_runtime": "podman",
+                    "container_socket_path": str(socket),
+                    "imagebuilder_registry": registry,
+                }
+                _, share = _measured(root, world, chosen, rounds)
+        except (RuntimeError, FileNotFoundError) as reason:
+            print(f"not measured in Podman: {reason}")
+            return
+    what = f"our share of a build in Podman, image of {_FULL_SIZE / 1e9:.1f} GB"
+    yield Figure(what, "s", share, _OUR_SHARE_IN_PODMAN_SECONDS)
+
+
+def _inflate(imagebuilder: Path) -> None:
+    """Adds files until it is as large as a real one, in bytes and in files.
+
+    Random bytes, cut from one block at another place each: a file system that compresses, or keeps
+    equal blocks once, makes nothing of them, as it makes little of a real one's packages and programs.
+    """
+    block = random.Random(1).randbytes(1 << 24)
+    size = _FULL_SIZE // _FULL_FILES
+    folders = [imagebuilder / "staging_dir" / "inflated" / str(number) for number in range(_FOLDERS)]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for file in range(_FULL_FILES // _FOLDERS):
+            start = (number * 7919 + file * 104_729) % (len(block) - size)
+            (folder / str(file)).write_bytes(block[start : start + size])
+
+
+def _measured(
+    root: Path, world: Distribution, chosen: Mapping[str, object], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds until a container is asked for, and seconds beside the commands in it."""
+    to_container, share = [], []
+    with (
+        DownloadServer(world.downloads) as upstream,
+        _serving(root, upstream.url, chosen) as (port, watch),
+    ):
+        _build(port, "warming-up")
+        for number in range(rounds):
+            watch.making = 0.0
+            posted = time.time()
+            _build(port, f"round-{number}")
+            share.append(_finished_at(root) - posted - watch.making)
+            to_container.append((watch.asked_at - posted) * 1e3)
+    return to_container, share
+
+
+def _finished_at(root: Path) -> float:
+    """When the latest build was written down as done.
+
+    A poll tells of it up to half a second later, because answers are remembered that long.
+    """
+    with closing(sqlite3.connect(f"file:{_database(root)}?mode=ro", uri=True)) as connection:
+        ((finished,),) = connection.execute("SELECT max(finished_at) FROM build_jobs")
+    return float(finished) / 1e6
+
+
+def _database(root: Path) -> Path:
+    return root / "data" / "bench.db"
+
+
 @contextmanager
-def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[int, Stopwatch]]:
+def _serving(root: Path, upstream: str, chosen: Mapping[str, object]) -> Iterator[tuple[int, Stopwatch]]:
     watches: list[Stopwatch] = []
 
     def watch(runtime: Runtime) -> Runtime:
@@ -115,16 +193,14 @@ def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[i
         return watches[0]
 
     settings = Settings(
-        database_path=root / "data" / "bench.db",
+        database_path=_database(root),
         public_path=root / "public",
         upstream_url=upstream,
-        container_runtime="local",
-        imagebuilder_path=world.template,
-        allow_unsandboxed=True,
         build_network="none",
         allow_defaults=True,
         new_builds_limit="",
     )
+    settings = replace(settings, **chosen)
     port = free_port()
     server = uvicorn.Server(server_config(assemble(settings, watch=watch).app, "127.0.0.1", port))
     thread = threading.Thread(target=server.run)
@@ -140,7 +216,7 @@ def _serving(root: Path, world: Distribution, upstream: str) -> Iterator[tuple[i
 
 def ask_for_build(port: int, script: str) -> tuple[int, dict[str, str]]:
     """Asks for a build, which the script makes another one each time; the answer."""
-    request = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_small", "defaults": script}
+    request = {"version": VERSION, "target": TARGET, "profile": "acme_small", "defaults": script}
     return _call(port, "POST", "/api/v1/build", json.dumps(request))
 
 

@@ -50,8 +50,15 @@ Heard = Callable[[bytes, int, bytes], None]
 """Told of each request, the status and the body that answered it."""
 
 
-def run(port: int, requests: Iterator[bytes], *, connections: int, heard: Heard | None = None) -> Report:
-    """Sends every request once, each connection its next one as soon as it has an answer.
+def run(
+    port: int,
+    requests: Iterator[bytes],
+    *,
+    connections: int,
+    heard: Heard | None = None,
+    source: str = "127.0.0.1",
+) -> Report:
+    """Sends every request once from this address, each connection its next one when it has an answer.
 
     `heard` is called before the connection asks for its next request, which may depend on it.
     """
@@ -62,7 +69,8 @@ def run(port: int, requests: Iterator[bytes], *, connections: int, heard: Heard 
         ends = []
         for _ in range(connections):
             connection = _Connection(requests, report, loop.create_future(), heard=heard)
-            await loop.create_connection(functools.partial(_itself, connection), "127.0.0.1", port)
+            made = functools.partial(_itself, connection)
+            await loop.create_connection(made, "127.0.0.1", port, local_addr=(source, 0))
             ends.append(connection.end)
         await asyncio.gather(*ends)
 

@@ -46,7 +46,7 @@ def main() -> None:
     print(render_line(own), flush=True)
     port = free_port()
     environment = {"PACKAGE_CHANGES_PORT": str(port)}
-    with serving(["package_changes.service"], port, environment=environment, path="/health") as server:
+    with serving(["asu_builder.web.rules_service"], port, environment=environment, path="/health") as server:
         values = [_cost_of_answers(server) for _ in range(_ROUNDS)]
         print(render_line(Figure("POST /apply, 150 packages, CPU of the service", "µs", values, _BUDGET)))
         print(render_line(Figure("start: exec to first answer, CPU", "ms", [server.start_cpu * 1000])))

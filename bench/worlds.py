@@ -40,7 +40,7 @@ def faked(folder: Path, *, pace: float = 0.0) -> Iterator[World]:
             "FAKE_PACE": f"{pace}s",
             "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
         }
-        with _service(folder, "fake_runtime", settings=settings) as running:
+        with service(folder, "fake_runtime", settings=settings) as running:
             yield running
 
 
@@ -57,21 +57,21 @@ def unpacked(folder: Path, *, prepare: Callable[[Distribution], None]) -> Iterat
             "ASU_ALLOW_DEFAULTS": "true",
             "ASU_TRUSTED_PROXIES": "127.0.0.1",
         }
-        with _service(folder, "asu_builder", "serve", settings=settings) as running:
+        with service(folder, "asu_builder", "serve", settings=settings) as running:
             yield running
 
 
 @contextlib.contextmanager
 def in_podman(folder: Path) -> Iterator[World]:
     """Builds run in containers of a Podman service that is this benchmark's alone."""
-    with _sample(folder) as (world, upstream), _podman(world) as (socket, registry):
+    with _sample(folder) as (world, upstream), own_podman(world) as (socket, registry):
         settings = {
             "ASU_UPSTREAM_URL": upstream,
             "ASU_CONTAINER_RUNTIME": "podman",
             "ASU_CONTAINER_SOCKET_PATH": str(socket),
             "ASU_IMAGEBUILDER_REGISTRY": registry,
         }
-        with _service(folder, "asu_builder", "serve", settings=settings) as running:
+        with service(folder, "asu_builder", "serve", settings=settings) as running:
             yield running
 
 
@@ -83,7 +83,8 @@ def _sample(folder: Path) -> Iterator[tuple[Distribution, str]]:
 
 
 @contextlib.contextmanager
-def _service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[World]:
+def service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[World]:
+    """A service over these files, whatever it builds with."""
     port = free_port()
     database, log = folder / "data" / "bench.db", folder / "service.log"
     common = {
@@ -106,8 +107,11 @@ def _service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[W
 
 
 @contextlib.contextmanager
-def _podman(world: Distribution) -> Iterator[tuple[Path, str]]:
-    """Its socket, and the registry name under which the sample ImageBuilder is present."""
+def own_podman(world: Distribution) -> Iterator[tuple[Path, str]]:
+    """Its socket, and the registry name under which the sample ImageBuilder is present.
+
+    Raises `RuntimeError` or `FileNotFoundError` where there is no Podman that starts containers.
+    """
     sys.path.append(str(_TESTS))
     from podman_service import SAMPLE_REGISTRY, PodmanService, start_with_images
 

@@ -1,19 +1,32 @@
 """Values that tests start from; `a_` makes one, with what matters to the test named."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.errors import FailureReason, QueueFull
 from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import Admit, Submission
+from asu_builder.ports import Admit, Remove, Submission
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TRANSCRIPTS = Path(__file__).resolve().parents[2] / "shared" / "transcripts"
+CASES = TRANSCRIPTS.parent / "cases"
 UPSTREAM = Path(__file__).resolve().parents[2] / "shared" / "upstream"
+
+
+def the_case(name: str) -> str:
+    """The text of an input that failed in the field, without its comments; skips where it is not here."""
+    path = CASES / name
+    if not path.exists():
+        pytest.skip("the inputs from the field are not here")
+    return "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#"))
 
 
 def a_request(**changes: Any) -> BuildRequest:
@@ -108,13 +121,41 @@ class Clock:
         self.at += span
 
 
-def eventually(holds: Callable[[], bool], *, seconds: float = 10.0) -> bool:
-    """Whether something comes true within some seconds."""
-    import time
+def removes(note: Callable[[], object] = lambda: None) -> Remove:
+    """What takes images away that are none, and notes it."""
 
+    def remove(confirm: Callable[[], bool]) -> bool:
+        note()
+        return confirm()
+
+    return remove
+
+
+def eventually(holds: Callable[[], bool], *, seconds: float = 60.0) -> bool:
+    """Whether something comes true; the seconds are many times what it takes on a slow machine."""
     until = time.monotonic() + seconds
+    pause = 0.01
     while time.monotonic() < until:
         if holds():
             return True
-        time.sleep(0.01)
+        time.sleep(pause)
+        # Other tests run meanwhile, and asking costs the one who is asked too.
+        pause = min(pause * 1.2, 0.05)
     return holds()
+
+
+@contextmanager
+def sooner_than(seconds: float) -> Iterator[None]:
+    """Fails when what is inside takes as long as something that it must not wait for.
+
+    It is no measure of speed, so the seconds must be many.
+    """
+    assert seconds >= 30, "a slow machine is no failure"
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def never(happens: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether something stays untrue for some seconds; a slow machine sees less of it and is not wrong."""
+    return not eventually(happens, seconds=seconds)

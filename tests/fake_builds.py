@@ -7,7 +7,7 @@ from threading import Event
 from msgspec.structs import replace
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, NotAllowed
+from asu_builder.domain.errors import BuildNotFound, Conflict, FailureReason, NotAllowed, Side
 from asu_builder.domain.job import FINAL_STATES, BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import DurationTally, RecordedFailure, Tally
@@ -58,7 +58,7 @@ class FakeBuilds(Builds):
 
     def submit(self, ask: Ask) -> BuildView:
         """The job of this request, a new pending one if there is none."""
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.submits += 1
         self.clients.append(ask.client)
         self.askers.append(ask.asker.name)
@@ -71,13 +71,13 @@ class FakeBuilds(Builds):
         self.jobs[name] = BuildView(job, len(self.jobs))
         return replace(self.jobs[name], cancel_token=CANCEL_TOKEN)
 
-    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | AsuError]:
+    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | Exception]:
         """One after the other."""
-        answers: list[BuildView | AsuError] = []
+        answers: list[BuildView | Exception] = []
         for ask in asked:
             try:
                 answers.append(self.submit(ask))
-            except AsuError as error:
+            except Exception as error:  # noqa: BLE001 - as the real one does
                 answers.append(error)
         return answers
 
@@ -94,7 +94,7 @@ class FakeBuilds(Builds):
 
     def look(self, name: str) -> BuildView:
         """The job of this hash."""
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.looks += 1
         if self.error:
             raise self.error
@@ -137,7 +137,15 @@ class FakeStatistics:
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
 
-    def record(self, kind: str, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+    def record(
+        self,
+        kind: str,
+        request: BuildRequest,
+        *,
+        client: str = "",
+        reason: str = "",
+        side: Side | None = None,
+    ) -> None:
         """Notes one event and its client."""
         self.events.append((kind, client))
 

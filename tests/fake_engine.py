@@ -3,7 +3,8 @@
 import json
 import re
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -64,7 +65,10 @@ class FakeEngine:
         self.socket = socket
         self.faults: dict[str, Answer] = {}
         self.calls: Counter[str] = Counter()
+        self.bodies: defaultdict[str, list[Any]] = defaultdict(list)
+        """What was sent along, as far as it was JSON."""
         self._ended = Event()
+        self._killed: set[str] = set()
 
     def __enter__(self) -> Self:
         self._server = _Server(str(self.socket), _Call)
@@ -96,7 +100,12 @@ class FakeEngine:
     def answer(self, call: str) -> Answer | None:
         """What this call gets; None for no answer at all."""
         self.calls[call] += 1
-        for pattern, answer in (*self.faults.items(), *_USUAL.items()):
+        usual = _USUAL
+        if killed := re.fullmatch(r"POST /containers/(.*)/kill", call):
+            self._killed.add(killed[1])
+        elif call in {f"GET /containers/{name}/json" for name in self._killed}:
+            usual = {call: Answer(body=_CONTAINER | {"State": {"Running": False}})}
+        for pattern, answer in (*self.faults.items(), *usual.items()):
             if re.fullmatch(pattern, call):
                 self._ended.wait(None if answer.hangs else answer.after)
                 return None if answer.hangs or answer.breaks else answer
@@ -113,8 +122,10 @@ class _Call(BaseHTTPRequestHandler):
     server: _Server
 
     def _serve(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = re.sub(r"^/v[\d.]+/libpod", "", self.path.partition("?")[0])
+        with suppress(ValueError):
+            self.server.engine.bodies[f"{self.command} {path}"].append(json.loads(body))
         answer = self.server.engine.answer(f"{self.command} {path}")
         self.close_connection = True
         if answer is None:

@@ -77,6 +77,10 @@ class FakeRuntime:
             left -= _LOOK_SECONDS
             _require_life(container)
 
+    def close(self) -> bool:
+        """As the plain runtime."""
+        return self._plain.close()
+
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """As the plain runtime."""
         return self._plain.sweep(keep=keep)

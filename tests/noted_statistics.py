@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from asu_builder.domain.errors import Side
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
@@ -12,11 +13,21 @@ class NotedStatistics:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
+        self.sides: list[Side | None] = []
         self.durations_noted: list[tuple[str, timedelta]] = []
 
-    def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+    def record(
+        self,
+        kind: EventKind,
+        request: BuildRequest,
+        *,
+        client: str = "",
+        reason: str = "",
+        side: Side | None = None,
+    ) -> None:
         """Notes the event."""
         self.events.append((kind, client, reason))
+        self.sides.append(side)
 
     def record_duration(self, stage: str, span: timedelta) -> None:
         """Notes the duration."""

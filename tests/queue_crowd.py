@@ -16,6 +16,7 @@ from random import Random
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.locks import locked
 from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.retention import SqlRetention
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, StillRead
@@ -152,7 +153,8 @@ class Crowd:
                 queue.finish(lease, a_failure(reason), Keeping(KEEP, KEEP), now=now)
             else:
                 # Images are published before the job is completed; meanwhile nobody may take them away.
-                (self._images / request_hash).touch()
+                with locked(self._images):
+                    (self._images / request_hash).touch()
                 time.sleep(0.003)
                 queue.finish(lease, a_result(stored_bytes=1), Keeping(KEEP), now=now)
 
@@ -174,10 +176,14 @@ class Crowd:
     def _forget(self, chance: Random, request_hash: str, *, unexpired: bool) -> None:
         read = chance.random() < 0.2
 
-        def remove() -> None:
+        def remove(confirm: Callable[[], bool]) -> bool:
             if read:
                 raise StillRead
-            (self._images / request_hash).unlink(missing_ok=True)
+            with locked(self._images):
+                if confirm():
+                    (self._images / request_hash).unlink(missing_ok=True)
+                    return True
+                return False
 
         now = self._now()
         self._note(

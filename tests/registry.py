@@ -12,7 +12,9 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-_READY_WITHIN = 15.0
+from ports import free_port
+
+_READY_WITHIN = 60.0
 _PROGRAMS = ("sh", "sleep", "env", "cat")
 _CONFIGURATION = """
 version: 0.1
@@ -20,13 +22,6 @@ log: {{accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Registry:

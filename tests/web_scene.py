@@ -35,15 +35,19 @@ from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.configuration import describe_settings
+from asu_builder.web.door import DoorLimits
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.metadata import Announcement
+from asu_builder.web.waiting import AdmitFetch
 from asu_builder.web.watch_limits import WatchLimits
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog
 
 _OK = Verdict("ok", "Fine.")
-_ANNOUNCEMENT = Announcement("1.2.3", "https://downloads.example.org", "", False, (), 1024, 20480)
+_ANNOUNCEMENT = Announcement(
+    "1.2.3", "https://downloads.example.org", "asu@example.org", False, (), 1024, 20480
+)
 
 
 class EmptyUpstream:
@@ -126,13 +130,16 @@ class Scene:
     upstream: Upstream = field(default_factory=EmptyUpstream)
     tokens: tuple[Token, ...] = ()
     limit_previews: Admit = field(default=lambda _: None)
+    limit_fetches: AdmitFetch = field(default=lambda _, __: None)
     loaded: LoadedSettings = field(default_factory=lambda: LoadedSettings(Settings(), {}))
     queue: SqlJobQueue = field(init=False)
     database: Database = field(init=False)
     log: FakeBuildLog = field(default_factory=FakeBuildLog)
     watch_limits: WatchLimits = field(default_factory=WatchLimits)
+    door_limits: DoorLimits = field(default_factory=DoorLimits)
     bell: Bell = field(default_factory=Bell)
     seconds: float = 1000.0
+    revoked: int = 0
     health: Health = field(init=False)
     counts: EventCounts = field(default_factory=EventCounts)
     durations: Durations = field(default_factory=Durations)
@@ -162,6 +169,7 @@ class Scene:
                 gauges=self.gauges(),
                 askers=Askers(self.tokens, ()),
                 limit_previews=self.limit_previews,
+                limit_fetches=self.limit_fetches,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),
                 announcement=_ANNOUNCEMENT,
                 start=lambda: self.life.append("start"),
@@ -169,7 +177,9 @@ class Scene:
                 version="1.2.3",
                 cors=cors,
                 watch_limits=self.watch_limits,
+                door_limits=self.door_limits,
                 clock=lambda: self.seconds,
+                revoked=lambda: self.revoked,
             )
         )
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.sample.container import import_image
 from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.server import DownloadServer
+from asu_builder.settings import PREFIX
 
 VERSION, TARGET = "25.12.0", "pico/nine"
 _IMAGE = "localhost/asu-builder-sample:{target}-{subtarget}-{tag}"
@@ -34,29 +36,54 @@ _REQUEST = {
     "client": "demo/1",
 }
 _PATIENCE_SECONDS = 180
+_USUAL_PORT = 8080
+_PR_SET_PDEATHSIG = 1
 
 Say = Callable[[str], object]
 Service = subprocess.Popen[bytes]
 
 
-def run_demo(*, keep: bool) -> int:
-    """Runs the demo and returns the exit code; with `keep` the service stays until Ctrl-C."""
+def run_demo(*, keep: bool, port: int | None = None) -> int:
+    """Runs the demo and returns the exit code; with `keep` the service stays until it is told to stop.
+
+    With `keep` what `ASU_*` variables say goes above the demo's own settings. `port` must be free.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    chosen = _variables() if keep else {}
     with tempfile.TemporaryDirectory(prefix="asu-demo-") as folder, contextlib.ExitStack() as running:
         root = Path(folder)
         _say("Writing the sample distribution. Its images are for looking at: they flash nothing.")
         distribution = write_distribution(root / "sample")
         upstream = running.enter_context(DownloadServer(distribution.downloads))
-        settings = {**_choose_runtime(distribution), "ASU_UPSTREAM_URL": upstream.url}
-        address, service = running.enter_context(sample_service(settings, root))
         try:
-            succeeded = build_sample(address, service, root, say=_say)
+            settings = {**_choose_runtime(distribution), "ASU_UPSTREAM_URL": upstream.url, **chosen}
+            settings.pop("ASU_SERVER_PORT", None)
+            address, service = running.enter_context(
+                sample_service(settings, root, port=_USUAL_PORT if port is None else port)
+            )
+            if "ASU_UPSTREAM_URL" in chosen:
+                succeeded = _wait_until_ready(address, service, _say)
+                _say("Nothing is built: the sample is not at ASU_UPSTREAM_URL.")
+            else:
+                succeeded = build_sample(address, service, root, say=_say)
             if succeeded and keep:
-                _say(f"\nThe service stays at {address} until Ctrl-C; its upstream is {upstream.url}")
+                where = settings["ASU_UPSTREAM_URL"]
+                _say(f"\nThe service stays at {address} until Ctrl-C; its upstream is {where}")
                 service.wait()
         except KeyboardInterrupt:
             _say("")
             return 0
     return 0 if succeeded else 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Whatever stops the demo stops its service too."""
+    raise KeyboardInterrupt
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
 
 
 def build_sample(address: str, service: Service, root: Path, *, say: Say) -> bool:
@@ -90,7 +117,7 @@ def _choose_runtime(distribution: Distribution) -> dict[str, str]:
 
 @contextlib.contextmanager
 def sample_service(
-    settings: Mapping[str, str], root: Path, *, log: IO[bytes] | None = None, port: int = 8080
+    settings: Mapping[str, str], root: Path, *, log: IO[bytes] | None = None, port: int = _USUAL_PORT
 ) -> Iterator[tuple[str, Service]]:
     """A service with its state below `root`: its address and its process.
 
@@ -108,12 +135,25 @@ def sample_service(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
     command = [sys.executable, "-m", "asu_builder", "serve"]
     with subprocess.Popen(
-        command, env={**environment, **settings}, cwd=root, stdout=log, stderr=log
+        command,
+        env={**environment, **settings},
+        cwd=root,
+        stdout=log,
+        stderr=log,
+        preexec_fn=_end_with_us(),
     ) as process:
         try:
             yield f"http://127.0.0.1:{chosen}", process
         finally:
             process.terminate()
+
+
+def _end_with_us() -> Callable[[], None]:
+    """For a new process: it is told to stop when this one is gone, even if that was killed."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    return lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port(wanted: int) -> int:

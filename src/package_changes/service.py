@@ -1,10 +1,6 @@
-"""The rules as an HTTP service of their own: `asu-package-changes`."""
+"""The rules as an HTTP service of their own, for any ASGI server."""
 
 import contextlib
-import logging
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,13 +26,6 @@ from package_changes.wire import (
 )
 
 _VERSION = "1"
-_WRONG_SETTING = 2
-_USAGE = """\
-asu-package-changes: serves package rules over HTTP. It takes variables and no arguments:
-  PACKAGE_CHANGES_PATH  a rules file, watched while it serves (the built-in rules)
-  PACKAGE_CHANGES_HOST  the address to listen on (127.0.0.1)
-  PACKAGE_CHANGES_PORT  the port to listen on (8081)
-"""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -109,39 +98,6 @@ def create_service(file: RulesFile) -> Starlette:
     )
 
 
-def main() -> None:
-    """Runs the service until it is told to stop (SIGTERM or Ctrl-C)."""
-    if sys.argv[1:]:
-        wanted = sys.argv[1] in ("-h", "--help")
-        (sys.stdout if wanted else sys.stderr).write(_USAGE)
-        sys.exit(0 if wanted else _WRONG_SETTING)
-    import uvicorn  # only the command needs a server
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    try:
-        settings = read_settings(os.environ)
-    except ServiceSettingsProblem as problem:
-        sys.stderr.write(f"asu-package-changes: {problem}\n")
-        sys.exit(_WRONG_SETTING)
-    config = uvicorn.Config(
-        create_service(RulesFile(settings.path)),
-        host=settings.host,
-        port=settings.port,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=10,
-    )
-    # uvicorn hands the signal that ended it on to whoever had it before: then a wished end is no crash.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run()
-
-
 async def _read_body(request: Request) -> bytes:
     pieces, length = [], 0
     async for piece in request.stream():
@@ -171,7 +127,3 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 async def _on_bug(_: Request, __: Exception) -> Response:
     sentence = "The server made a mistake and has written it to its log. Please try again later."
     return _respond(Problem(500, "Internal error", sentence), 500)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,8 @@ MAX_BODY = 1 << 20
 """Bytes."""
 
 _NAMES = re.compile(r"(?:-?[A-Za-z0-9][A-Za-z0-9._+-]*\n)*", re.ASCII)
+_DEFAULT_NAMES = re.compile(r"(?:-?~?[A-Za-z0-9][A-Za-z0-9._+-]*\n)*", re.ASCII)
+"""Those of upstream: `~` stands before what is built for a device and not installed."""
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Names = Annotated[
     tuple[str, ...],
@@ -112,8 +114,8 @@ def parse_body(body: bytes) -> Context:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"body: expected a JSON object; {error}") from error
     _require_names("packages", sent.packages)
-    _require_names("default_packages", sent.default_packages)
-    _require_names("from_defaults", sent.from_defaults or ())
+    _require_names("default_packages", sent.default_packages, _DEFAULT_NAMES)
+    _require_names("from_defaults", sent.from_defaults or (), _DEFAULT_NAMES)
     return Context(
         version=sent.version,
         target=sent.target,
@@ -136,11 +138,11 @@ def _explain(error: str) -> str:
     return f"body: {error}"
 
 
-def _require_names(field: str, names: Collection[str]) -> None:
+def _require_names(field: str, names: Collection[str], allowed: re.Pattern[str] = _NAMES) -> None:
     """One match over all names joined is several times faster than one by one."""
     joined = "".join([f"{name}\n" for name in names])
     # A name with a line break of its own would pass as two.
-    if _NAMES.fullmatch(joined) is None or joined.count("\n") != len(names):
+    if allowed.fullmatch(joined) is None or joined.count("\n") != len(names):
         raise Malformed(
             f"{field}: expected package names of letters, digits and . _ + - (a - in front removes)"
         )

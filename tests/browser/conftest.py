@@ -89,7 +89,10 @@ def site(sample_world: Distribution, browser_upstream: DownloadServer) -> Iterat
     """A service on the sample distribution; must not have printed a traceback."""
     secret, digest = new_token()
     operator = {"name": "operator", "digest": digest, "rights": ["read", "operate"]}
-    settings = local_settings(sample_world, browser_upstream.url) | {"api_tokens": json.dumps([operator])}
+    settings = local_settings(sample_world, browser_upstream.url) | {
+        "api_tokens": json.dumps([operator]),
+        "contact": "asu@example.org",
+    }
     # A short path: pictures show it.
     with TemporaryDirectory(prefix="asu-") as folder:
         service = Service(Path(folder), settings)

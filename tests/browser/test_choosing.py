@@ -36,7 +36,7 @@ def test_a_device_is_found_and_a_build_asked_for_with_the_keyboard_alone(window:
     tab_to(page, "submit")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("/build/[0-9a-f]{64}$"))
-    expect(page.locator("#advice")).to_have_attribute("data-reason", "too_big", timeout=40_000)
+    expect(page.locator("#advice")).to_have_attribute("data-reason", "too_big", timeout=120_000)
 
 
 def tab_to(page: Page, identity: str) -> None:

@@ -1,5 +1,6 @@
 """What holds for each page: everybody can read it and use it, on whatever screen."""
 
+import re
 from typing import NamedTuple
 
 import pytest
@@ -57,7 +58,9 @@ def see(name: str, past: Past, window: Open) -> Open:
     return opened
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    "look", [pytest.param(look, marks=() if look == "desktop" else pytest.mark.long) for look in LOOKS]
+)
 def test_a_page_has_no_serious_fault_of_access(name: str, look: str, see: Open, pictures: Pictures) -> None:
     seen = see(**LOOKS[look])
     seen.require_accessible(NEW_IN[look])
@@ -74,8 +77,17 @@ def test_a_page_can_be_read_without_script(see: Open) -> None:
     with_script = words_of(see())
     without = words_of(see(java_script_enabled=False))
     assert len(without) > 20
-    # Times are in another zone, and the form's preview waits to be asked for.
+    # The form's preview waits to be asked for.
     assert len(with_script & without) >= 0.7 * len(with_script), with_script - without
+
+
+def test_times_are_in_the_zone_of_the_log_and_the_tooltip_has_the_readers_own(
+    window: Open, past: Past
+) -> None:
+    page = window(timezone_id="Asia/Kolkata", locale="en-GB").open(f"/build/{past.built}").page
+    moment = page.locator("time").first
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", moment.text_content() or "")
+    page.wait_for_function("document.querySelector('time').title.includes('GMT+5:30')")
 
 
 def words_of(window: Window) -> set[str]:

@@ -7,12 +7,15 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from factories import eventually
 
 PHONE, DESKTOP = 390, 1200
 """Widths of a window in CSS pixels."""
+PATIENCE = 120_000
+"""Milliseconds that a page may take for anything, at most: many times what it does."""
+expect.set_options(timeout=PATIENCE)
 
 _VIOLATION = "Content Security Policy"
 # Each document reports its own violations, also those that Chromium does not print.
@@ -85,7 +88,7 @@ class Window:
             **options,
         }
         self.context = browser.new_context(**chosen)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(PATIENCE)
         self.context.add_init_script(_REPORT_VIOLATIONS)
         self.page: Page = self.context.new_page()
         self._listen()

@@ -9,7 +9,7 @@ from chaos.traffic import Line, Traffic, directory_state
 from chaos.world import World
 from factories import eventually
 
-_TIDY_SECONDS = 45.0
+_TIDY_SECONDS = 120.0
 _LOG_LIMIT = 5
 _BAD_LINES = re.compile(
     r"^.*(?:Traceback \(most recent|database is locked|\bERROR\b|\bCRITICAL\b).*$", re.MULTILINE

@@ -58,13 +58,20 @@ class Injection:
             for lane, faults in lanes.items()
         ]
 
-    def run(self, *, seconds: float) -> None:
-        """Returns when every lane has come to its end; none begins a fault when the time is over."""
-        ends = monotonic() + seconds
+    def run(self, *, seconds: float, at_least: int, longest: float) -> None:
+        """Returns when every lane has come to its end; none begins a fault when the time is over.
+
+        Where fewer than `at_least` were injected by then, the time is longer.
+        """
+        ends, last = monotonic() + seconds, monotonic() + longest
+
+        def is_time_left() -> bool:
+            return monotonic() < (ends if sum(self.injected.values()) >= at_least else last)
+
         for thread in self._threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in self._threads) and monotonic() < ends:
+            while any(thread.is_alive() for thread in self._threads) and is_time_left():
                 self._stop.wait(0.2)
         finally:
             self._stop.set()

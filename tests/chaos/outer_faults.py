@@ -8,10 +8,11 @@ from contextlib import suppress
 from chaos.engine import is_gone, signal_tree
 from chaos.links import Link, Manner
 from chaos.server_faults import pause
-from chaos.world import JOB_TIMEOUT_SECONDS, World
+from chaos.world import World
 from factories import eventually
 
 _CONTAINER_WITHIN = 8.0
+"""Seconds; when no build has got that far, there is nothing to break, which is no failure."""
 
 
 def engine_kill(world: World, chance: random.Random) -> bool:
@@ -33,7 +34,7 @@ def engine_freeze(world: World, chance: random.Random) -> bool:
 def engine_hang(world: World, chance: random.Random) -> bool:
     """It answers nothing for longer than a build may take."""
     world.engine.freeze()
-    pause(JOB_TIMEOUT_SECONDS + chance.uniform(2, 6))
+    pause(world.job_timeout + chance.uniform(2, 6))
     world.engine.thaw()
     return True
 

@@ -29,7 +29,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("server_freeze_beyond_lease", "server", 1, at_most=3, only_long=True),
     Kind("engine_kill", "engine", 4),
     Kind("engine_freeze", "engine", 3),
-    Kind("engine_hang", "engine", 1, at_most=5),
+    Kind("engine_hang", "engine", 1, at_most=5, only_long=True),
     Kind("container_kill", "container", 5),
     Kind("container_remove", "container", 3),
     Kind("container_freeze", "container", 3),

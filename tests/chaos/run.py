@@ -19,9 +19,13 @@ from chaos.report import render
 from chaos.traffic import Traffic
 from chaos.world import VERSIONS, NotRoot, World, open_world
 
-_DRAIN_SECONDS = 150.0
+_DRAIN_SECONDS = 300.0
+"""How long the queue may go without a final answer before it is empty."""
+_JOB_TIMEOUT, _LONG_JOB_TIMEOUT = 900, 60
+"""Seconds a build may take. In a long run an engine hangs for longer than that; in a short one none does."""
 _INJECTED_AT_LEAST = 0.95
-_SHORT_DRAIN_SECONDS = 100.0
+_LONGER = 5
+"""How many times the minutes a run may last until enough faults were injected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +38,39 @@ class Outcome:
 
 
 def run(
-    *, seed: int, faults: int, minutes: float, without: Sequence[str] = (), complete: bool = True
+    *,
+    seed: int,
+    faults: int,
+    minutes: float,
+    at_least: int = 0,
+    without: Sequence[str] = (),
+    complete: bool = True,
 ) -> Outcome:
     """Injects `faults` faults chosen by `seed`, for at most `minutes`, then heals, drains and checks.
+
+    A slow machine is given longer, until `at_least` so many were injected.
 
     Lanes named in `without` are left in peace, to find out what a violation comes from.
     With `complete`, a plan that could not be carried out in time is a violation too.
     """
     chosen = plan(seed, faults, without=without)
-    with open_world() as world:
-        return _run(world, chosen, seed=seed, minutes=minutes, complete=complete)
+    timeout = _LONG_JOB_TIMEOUT if faults >= SHORT else _JOB_TIMEOUT
+    with open_world(job_timeout=timeout) as world:
+        return _run(world, chosen, seed=seed, minutes=minutes, at_least=at_least, complete=complete)
 
 
-def _run(world: World, faults: Sequence[Fault], *, seed: int, minutes: float, complete: bool) -> Outcome:
+def _run(
+    world: World, faults: Sequence[Fault], *, seed: int, minutes: float, at_least: int, complete: bool
+) -> Outcome:
     begun = monotonic()
     traffic = Traffic(world.servers, world.ledger, seed=seed, versions=VERSIONS)
     injection = Injection(world, lanes(faults))
     traffic.start()
     try:
         world.ledger.wait_for_progress(seconds=30)
-        injection.run(seconds=60 * minutes)
+        injection.run(seconds=60 * minutes, at_least=at_least, longest=60 * minutes * _LONGER)
         under_fire = monotonic() - begun
-        traffic.drain(seconds=_DRAIN_SECONDS if len(faults) >= SHORT else _SHORT_DRAIN_SECONDS)
+        traffic.drain(seconds=_DRAIN_SECONDS)
         drained = monotonic() - begun
     finally:
         traffic.finish()

@@ -5,11 +5,14 @@ import subprocess
 from collections.abc import Callable
 from threading import Event
 
+from chaos.clock import SEEN_WITHIN
 from chaos.order import compare_order, waiting_order
 from chaos.servers import Server
 from chaos.world import World
 
 _LEASE_SECONDS = 60
+_ENDED_WITHIN = 60.0
+"""Seconds; the grace time is two."""
 
 
 def pause(seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
@@ -92,7 +95,7 @@ def second_process_takes_over(world: World, chance: random.Random) -> bool:
 def clock_forward(world: World, chance: random.Random) -> bool:
     """The server's wall clock leaps ahead."""
     world.clock.set(world.clock.offset + chance.choice((2, 45, 400, 3 * 3600)))
-    pause(chance.uniform(0.5, 2))
+    pause(SEEN_WITHIN + chance.uniform(0.5, 2))
     return True
 
 
@@ -100,7 +103,7 @@ def clock_back(world: World, chance: random.Random) -> bool:
     """The server's wall clock leaps back; half the time to what is right."""
     back = world.clock.offset - chance.choice((2, 45, 400, 3 * 3600))
     world.clock.set(0.0 if world.clock.offset > 0 and chance.random() < 0.5 else back)
-    pause(chance.uniform(0.5, 2))
+    pause(SEEN_WITHIN + chance.uniform(0.5, 2))
     return True
 
 
@@ -119,11 +122,11 @@ def bring_up(world: World, server: Server) -> None:
 
 
 def stop(world: World, server: Server) -> None:
-    """SIGTERM; anything but a clean end within the grace time and some seconds is a violation."""
+    """SIGTERM; anything but a clean end is a violation."""
     try:
-        status = server.stop(seconds=15)
+        status = server.stop(seconds=_ENDED_WITHIN)
     except subprocess.TimeoutExpired:
-        world.ledger.violation("15 seconds after SIGTERM the server was still there")
+        world.ledger.violation(f"{_ENDED_WITHIN:g} seconds after SIGTERM the server was still there")
         server.kill()
     else:
         if status:

@@ -8,11 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chaos.clock import Clock, forget_process
-from e2e.service import Service
+from e2e.service import PATIENCE, Service
 
 
 class Server(Service):
-    """A process whose clock is another's, and whose database and store are shared."""
+    """A process whose clock is another's, and whose database and store are shared; no round is hurried."""
+
+    program = ("-m", "asu_builder", "serve")
 
     def __init__(self, place: Path, name: str, settings: Mapping[str, object], *, clock: Clock) -> None:
         super().__init__(place / name, settings, below=clock.below())
@@ -32,7 +34,7 @@ class Server(Service):
         """It goes on."""
         self._signal(signal.SIGCONT)
 
-    def wait(self, *, seconds: float = 15.0) -> int:
+    def wait(self, *, seconds: float = PATIENCE) -> int:
         """See the base."""
         pid = self.pid
         status = super().wait(seconds=seconds)

@@ -18,7 +18,8 @@ _WAITING = 8
 """How many young requests the feeder keeps under way."""
 _YOUNG_SECONDS = 12.0
 _MOST_LIVE = 20
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0
+"""Without an answer for so long from a server left in peace, something hangs; slowness is no reason."""
 _PAUSE_SECONDS = 0.25
 _BAD_EVERY = 12
 _SLOW_EVERY = 3
@@ -85,11 +86,13 @@ class Traffic:
             thread.start()
 
     def drain(self, *, seconds: float) -> None:
-        """Asks for nothing new; returns when everything has its final answer, or the time is over."""
+        """Asks for nothing new; returns when everything has its final answer, or none came for so long."""
         self._feeding.clear()
-        ends = monotonic() + seconds
+        finals, ends = self._ledger.finals, monotonic() + seconds
         while self._ledger.live() and monotonic() < ends:
             self._ledger.wait_for_progress(seconds=0.5)
+            if self._ledger.finals > finals:
+                finals, ends = self._ledger.finals, monotonic() + seconds
 
     def finish(self) -> None:
         """Ends the threads."""
@@ -113,7 +116,7 @@ class Traffic:
         before = self._servers.calm_since()
         try:
             client = line.client(self._servers.current)
-            answer = client.post(document) if method == "POST" else client.get(target)
+            answer = client.post_once(document) if method == "POST" else client.ask("GET", target)
         except (OSError, http.client.HTTPException) as error:
             line.close()
             if before >= 0 and self._servers.calm_since() == before:

@@ -20,8 +20,6 @@ from podman_service import APK_VERSION, OPKG_VERSION, start_with_images
 from registry import Registry
 
 VERSIONS = (APK_VERSION, OPKG_VERSION)
-JOB_TIMEOUT_SECONDS = 20
-"""Several times what a build takes on a busy machine; an engine that hangs for longer must not cost a job."""
 _DISK_MEBIBYTES = 512
 _FLOOR_MEBIBYTES = 4
 
@@ -37,6 +35,8 @@ class World:
     engine: Engine
     images: tuple[str, ...]
     """References of the ImageBuilders' container images, in the registry behind its link."""
+    job_timeout: int
+    """Seconds a build may take; an engine that hangs for longer must not cost a job."""
     registry: Link
     upstream: Link
     disk: SmallDisk
@@ -46,12 +46,12 @@ class World:
 
 
 @contextmanager
-def open_world() -> Iterator[World]:
+def open_world(*, job_timeout: int) -> Iterator[World]:
     """A healthy world with a running server. Whatever happens inside, nothing of it is left behind."""
     if os.geteuid():
         raise NotRoot("The chaos suite mounts a small disk; run it as root.")
     with ExitStack() as stack:
-        place = Path(tempfile.mkdtemp(prefix="asu-chaos-", dir="/tmp"))
+        place = Path(tempfile.mkdtemp(prefix="asu-chaos-"))
         stack.callback(shutil.rmtree, place, ignore_errors=True)
         clock = Clock(place)
         distribution = write_distribution(place / "world")
@@ -70,11 +70,12 @@ def open_world() -> Iterator[World]:
         disk = stack.enter_context(SmallDisk(place / "disk", mebibytes=_DISK_MEBIBYTES))
         repository = f"127.0.0.1:{registry.port}/sample"
         settings = _settings(place, engine.socket, upstream_port=upstream.port, repository=repository)
+        settings["job_timeout"] = f"{job_timeout}s"
         servers = Servers(place, settings, clock=clock)
         stack.callback(servers.end)
         servers.current.start()
         images = tuple(reference_of(repository, version) for version in VERSIONS)
-        yield World(engine, images, registry, upstream, disk, clock, servers, Ledger())
+        yield World(engine, images, job_timeout, registry, upstream, disk, clock, servers, Ledger())
 
 
 def _settings(place: Path, socket: Path, *, upstream_port: int, repository: str) -> dict[str, object]:
@@ -89,7 +90,6 @@ def _settings(place: Path, socket: Path, *, upstream_port: int, repository: str)
         "build_network": "none",
         "worker_id": "chaos",
         "worker_concurrent": 3,
-        "job_timeout": f"{JOB_TIMEOUT_SECONDS}s",
         "shutdown_grace": "2s",
         "new_builds_limit": "",
         "disk_floor": f"{_FLOOR_MEBIBYTES}MiB",

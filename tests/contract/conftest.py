@@ -1,6 +1,7 @@
 """One rig per adapter: how the contract suites get hold of it."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.adapters.local_sandbox import bubblewrap_works
 from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.podman_engine import PodmanOptions
+from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.adapters.retention import SqlRetention
+from asu_builder.adapters.sandbox_trial import bubblewrap_works
 from asu_builder.ports import JobQueue, Operations, RetentionLedger, Runtime
 from asu_builder.sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
 from runtime_rig import Rig
 from tools import require_tool, tool_missing
+
+_LOOKS_EVERY = timedelta(seconds=0.3)
+"""At what a container has written."""
 
 
 @pytest.fixture
@@ -67,7 +71,13 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     yield Rig(
         kind,
         lambda limits: LocalRuntime(
-            LocalOptions(world.template, tmp_path / "builds", sandboxed=kind == "bubblewrap", limits=limits)
+            LocalOptions(
+                world.template,
+                tmp_path / "builds",
+                sandboxed=kind == "bubblewrap",
+                limits=limits,
+                disk_every=_LOOKS_EVERY,
+            )
         ),
     )
 
@@ -81,6 +91,7 @@ def _podman_rig(socket: Path, tmp_path: Path) -> Rig:
                 network="none",
                 installation=tmp_path.name,
                 limits=limits,
+                timeouts=Timeouts(watch=_LOOKS_EVERY),
             )
         )
 

@@ -11,7 +11,7 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Keeping, Lease, Stage
 from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionLedger
 from asu_builder.ports.build_log import LEFT_OUT
-from factories import NOON, a_result, a_submission
+from factories import NOON, a_result, a_submission, removes
 
 _MINUTE = timedelta(minutes=1)
 
@@ -119,9 +119,9 @@ def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
     log.append(lease, printed("a-secret-that-was-printed"))
     queue.finish(lease, a_result(), Keeping(_MINUTE), now=NOON)
     name = a_submission().request_hash
-    assert not ledger.forget(name, remove=lambda: None, now=NOON)
+    assert not ledger.forget(name, remove=removes(), now=NOON)
     assert log.last(lease.job_id) == 1
-    assert ledger.forget(name, remove=lambda: None, now=NOON + _MINUTE)
+    assert ledger.forget(name, remove=removes(), now=NOON + _MINUTE)
     assert log.read(lease.job_id) == []
     path = database._path
     database.close()

@@ -26,7 +26,7 @@ from asu_builder.ports import (
     RetentionLedger,
     Waiting,
 )
-from factories import NOON, Clock, a_failure, a_request, a_result, a_submission
+from factories import NOON, Clock, a_failure, a_request, a_result, a_submission, removes
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -127,6 +127,17 @@ def test_a_list_holds_what_fits_every_filter(
     submit(queue, "c", asker="bob", target="pico/ten")
     submit(queue, "d", asker="ann", profile="acme_widget-6")
     assert [job.request.packages[0] for job in operations.jobs(wanted)] == expected
+
+
+def test_a_list_holds_what_begins_with_some_digits_of_a_hash(queue: JobQueue, operations: Operations) -> None:
+    jobs = [submit(queue, name) for name in ("a", "b", "c")]
+    for job in jobs:
+        for digits in (4, 12, 64):
+            wanted = JobFilter(request_hash=job.request_hash[:digits])
+            expected = [one.id for one in reversed(jobs) if one.request_hash.startswith(wanted.request_hash)]
+            assert [found.id for found in operations.jobs(wanted)] == expected
+    assert operations.jobs(JobFilter(request_hash="f" * 64)) == []
+    assert operations.jobs(JobFilter(request_hash=jobs[0].request_hash, state=JobState.FAILED)) == []
 
 
 def test_a_list_is_read_in_pages_that_new_jobs_do_not_shift(queue: JobQueue, operations: Operations) -> None:
@@ -317,7 +328,7 @@ def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionLedger
     known = [job.request_hash for job in one_in_each_state(queue).values()]
     strange = ["1" * 64, "2" * 64]
     assert list(ledger.unknown([strange[0], *known, strange[1]])) == strange
-    assert ledger.forget(known[1], remove=lambda: None, now=NOON, unexpired=True)
+    assert ledger.forget(known[1], remove=removes(), now=NOON, unexpired=True)
     assert list(ledger.unknown(known)) == [known[1]]
 
 
@@ -342,7 +353,7 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
     submit(queue, "fails")
     finish(queue, a_failure())
     assert ledger.stored_bytes() == sum(sizes)
-    ledger.forget(jobs[0].request_hash, remove=lambda: None, now=NOON, unexpired=True)
+    ledger.forget(jobs[0].request_hash, remove=removes(), now=NOON, unexpired=True)
     assert ledger.stored_bytes() == sizes[1]
 
 
@@ -408,6 +419,28 @@ def test_old_statistics_go_in_portions_and_newer_ones_stay(
     assert left.count == 1
 
 
+def asked(database: Database) -> int:
+    """How many requests are kept."""
+    with database.reading() as connection:
+        return int(connection.execute("SELECT count(*) FROM build_requests").fetchone()[0])
+
+
+def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
+    queue: JobQueue, operations: Operations, ledger: RetentionLedger, database: Database
+) -> None:
+    for number in range(4):
+        job = submit(queue, f"p{number}")
+        queue.cancel(job.id, keep_for=DAY, now=NOON)
+        if number:
+            assert forget(ledger, job)
+    operations.record(Act(NOON, "farm", "pause"))
+    assert ledger.forget_requests(before=NOON, most_bytes=1 << 20) == 0
+    assert ledger.forget_requests(before=NOON, most_bytes=500) == 2, "one fits"
+    assert ledger.forget_requests(before=NOON + MINUTE, most_bytes=1 << 20) == 1
+    assert asked(database) == 1, "what a job carries stays"
+    assert not list(operations.acts(10))
+
+
 def secrets(**changes: Any) -> dict[str, Any]:
     return {"defaults": SCRIPT, "repository_keys": (KEY,), **changes}
 
@@ -419,7 +452,7 @@ def audit(database: Database) -> str:
 
 
 def forget(ledger: RetentionLedger, job: Job) -> bool:
-    return ledger.forget(job.request_hash, remove=lambda: None, now=NOON, unexpired=True)
+    return ledger.forget(job.request_hash, remove=removes(), now=NOON, unexpired=True)
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
@@ -474,7 +507,7 @@ def test_secrets_stay_as_long_as_a_job_needs_them(
     assert operations.requeue(job.request_hash, now=NOON) is not None
     removed: list[str] = []
     assert not ledger.forget(
-        job.request_hash, remove=lambda: removed.append("too early"), now=NOON, unexpired=True
+        job.request_hash, remove=removes(lambda: removed.append("too early")), now=NOON, unexpired=True
     )
     assert removed == []
     assert claim(queue)[0].request == job.request
@@ -490,7 +523,7 @@ def test_nothing_is_forgotten_while_somebody_downloads(
         raise StillRead
 
     with pytest.raises(StillRead):
-        ledger.forget(job.request_hash, remove=refuse, now=NOON, unexpired=True)
+        ledger.forget(job.request_hash, remove=removes(refuse), now=NOON, unexpired=True)
     found = queue.find(job.request_hash, now=NOON)
     assert found is not None
     assert (found.state, found.outcome) == (JobState.COMPLETED, a_result())
@@ -507,7 +540,9 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
 
     def forget_at(minutes: int) -> bool:
         return ledger.forget(
-            job.request_hash, remove=lambda: removed.append(job.request_hash), now=NOON + minutes * MINUTE
+            job.request_hash,
+            remove=removes(lambda: removed.append(job.request_hash)),
+            now=NOON + minutes * MINUTE,
         )
 
     assert not forget_at(0)
@@ -519,5 +554,5 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
 
 def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(ledger: RetentionLedger) -> None:
     removed: list[str] = []
-    assert ledger.forget("1" * 64, remove=lambda: removed.append("orphan"), now=NOON)
+    assert ledger.forget("1" * 64, remove=removes(lambda: removed.append("orphan")), now=NOON)
     assert removed == ["orphan"]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from asu_builder.adapters.job_times import MAX_ATTEMPTS, UNSEEN
-from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side
 from asu_builder.domain.job import (
     COOL_DOWN,
     NEXT_STATES,
@@ -22,7 +22,7 @@ from asu_builder.domain.job import (
     Stage,
 )
 from asu_builder.ports import Entry, JobQueue, Patience, Recovery, RetentionLedger, Submission
-from factories import NOON, a_failure, a_request, a_result, a_submission, room_for
+from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -124,22 +124,36 @@ def test_a_users_failure_answers_until_it_expires(queue: JobQueue) -> None:
     assert later.id != job.id
 
 
-@pytest.mark.parametrize("reason", [FailureReason.WORLD_UNAVAILABLE, FailureReason.INTERNAL])
-def test_a_failure_that_is_not_the_users_is_tried_anew_after_the_cool_down(
-    queue: JobQueue, reason: FailureReason
+REMEMBERED = (
+    *("revision_mismatch", "not_offered", "bad_repository", "impossible_selection", "version_mismatch"),
+    *("too_big", "make_failed", "out_of_memory", "disk_limit"),
+)
+"""What is the user's where a failure does not say otherwise; `expired` answers nobody at all."""
+
+
+@pytest.mark.parametrize("side", [None, *Side])
+@pytest.mark.parametrize("reason", [reason for reason in FailureReason if reason != "expired"])
+def test_a_failure_is_remembered_where_it_is_the_users_and_else_for_the_cool_down_only(
+    queue: JobQueue, reason: FailureReason, side: Side | None
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, BuildFailure(reason, "Error: down"), Keeping(DAY), now=NOON)
-    soon, created = enter(
-        queue, a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN - MINUTE / 60
-    )
-    assert (soon.id, created) == (job.id, False)
-    anew, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + COOL_DOWN)
-    assert created
+    queue.finish(lease, BuildFailure(reason, "Error: down", blamed=side), Keeping(DAY), now=NOON)
+
+    def asked_again(after: timedelta) -> tuple[int, bool]:
+        again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + after)
+        return again.id, created
+
+    assert asked_again(COOL_DOWN - MINUTE / 60) == (job.id, False)
+    is_users = reason in REMEMBERED if side is None else side is Side.USER
+    number, created = asked_again(COOL_DOWN)
+    assert (number == job.id, created) == (is_users, not is_users)
     found = queue.find(job.request_hash, now=NOON + COOL_DOWN)
     assert found is not None
-    assert found.id == anew.id
+    assert found.id == number
+    if is_users:
+        assert asked_again(DAY - MINUTE) == (job.id, False)
+        assert asked_again(DAY)[1]
 
 
 def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> None:
@@ -254,12 +268,14 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
     assert list(ledger.expired(now=NOON)) == []
     assert list(ledger.expired(now=later)) == [job.request_hash]
     queue.submit(a_submission(packages=("vim",)), now=later)
-    ledger.forget(job.request_hash, remove=lambda: removed.append("too early"), now=later)
+    ledger.forget(job.request_hash, remove=removes(lambda: removed.append("too early")), now=later)
     assert removed == []
     again = queue.claim("w/1", lease_for=MINUTE, now=later)
     assert again is not None
     queue.finish(again[1], a_result(), Keeping(MINUTE), now=later)
-    ledger.forget(job.request_hash, remove=lambda: removed.append(job.request_hash), now=later + MINUTE)
+    ledger.forget(
+        job.request_hash, remove=removes(lambda: removed.append(job.request_hash)), now=later + MINUTE
+    )
     assert removed == [job.request_hash]
     assert list(ledger.expired(now=later + MINUTE)) == []
 
@@ -273,7 +289,7 @@ def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: R
         raise OSError("busy")
 
     with pytest.raises((OSError, AsuError)):
-        ledger.forget(job.request_hash, remove=fail, now=NOON + MINUTE)
+        ledger.forget(job.request_hash, remove=removes(fail), now=NOON + MINUTE)
     assert list(ledger.expired(now=NOON + MINUTE)) == [job.request_hash]
 
 

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from asu_builder.domain.errors import LeaseLost
-from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease
+from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease, Retention
 from asu_builder.ports import JobQueue, Operations, Patience, RetentionLedger
-from factories import NOON, a_result, a_submission
+from factories import NOON, a_result, a_submission, removes
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -46,7 +46,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(queue: JobQueue, ledg
     submit(queue, "first")
     job, stale = claim(queue)
     queue.cancel(job.id, keep_for=MINUTE, now=NOON)
-    ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)
     assert later.id != job.id
@@ -116,6 +116,17 @@ def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(que
     assert state_of(queue, job, NOON + HOUR) is None
 
 
+def test_a_popular_result_without_named_versions_ages_from_its_completion(queue: JobQueue) -> None:
+    retention = Retention(build=7 * DAY, unversioned=DAY, with_defaults=HOUR, failure=HOUR)
+    submit(queue)
+    job, lease = claim(queue)
+    queue.finish(lease, a_result(), retention.keeping(job.request, a_result()), now=NOON)
+    for hours in range(1, 24):
+        queue.note_interest([job.request_hash], now=NOON + hours * HOUR)
+        assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED
+    assert state_of(queue, job, NOON + DAY) is None
+
+
 def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionLedger) -> None:
     submit(queue)
     job = build(queue, keeping=Keeping(MINUTE))
@@ -150,7 +161,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
 ) -> None:
     submit(queue)
     job = build(queue, keeping=Keeping(MINUTE))
-    assert ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    assert ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
     assert anew is not None
     assert (anew.request, anew.state) == (job.request, JobState.PENDING)
@@ -160,7 +171,7 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: R
     first = a_submission(packages=("vim", "tmux"))
     queue.submit(first, now=NOON)
     job = build(queue, keeping=Keeping(MINUTE))
-    ledger.forget(job.request_hash, remove=lambda: None, now=NOON + MINUTE)
+    ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash
     entry = queue.submit(other_order, now=NOON + MINUTE)

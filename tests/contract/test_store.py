@@ -241,7 +241,7 @@ def test_whoever_holds_while_others_publish_and_remove_sees_whole_files(open_sto
         finally:
             over.set()
         for each in running:
-            each.result(10)
+            each.result(60)
     assert seen
     assert set(seen) <= set(texts)
     assert store.sweep() == 0

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from asu_builder.sample.releases import RELEASES
+
 _IMAGE = b"an image of nothing\n"
 _MAKEFILE = """\
 info:
@@ -27,8 +29,9 @@ acme_small:
 """
 
 
-def write_cheap_imagebuilder(folder: Path, *, version: str, revision: str = "r1-abc") -> str:
+def write_cheap_imagebuilder(folder: Path, *, version: str) -> str:
     """Writes it below `folder`; the template of its path."""
+    (revision,) = [release.revision for release in RELEASES if release.version == version]
     tree = folder / version / "pico" / "nine"
     tree.mkdir(parents=True)
     (tree / "Makefile").write_text(_MAKEFILE)

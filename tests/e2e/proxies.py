@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.service import free_port
 from factories import eventually
+from ports import free_port
 from tools import tool_missing
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -73,14 +73,14 @@ class Proxy:
                 stderr=output,
                 env={**os.environ, "HOME": str(self.directory), "XDG_CONFIG_HOME": str(self.directory)},
             )
-        assert eventually(self._listens, seconds=20), (self.directory / "output").read_text()
+        assert eventually(self._listens), (self.directory / "output").read_text()
         return self
 
     def end(self) -> None:
         """Stops it and waits until it has ended."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
 
     def spooled(self) -> list[Path]:
         """What the proxy has put into files on its way, or where it once did."""
@@ -90,7 +90,7 @@ class Proxy:
         assert self._process is not None and self._process.poll() is None, (
             self.directory / "output"
         ).read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=60):
             return True
         return False
 

@@ -4,23 +4,36 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from asu_builder.domain.access import digest_of
 from factories import eventually
+from ports import free_port
 
 FINAL = (200, 500)
 """What a poll answers when nothing changes any more."""
+TESTS = str(Path(__file__).resolve().parents[1])
+PATIENCE = 240.0
+"""Seconds that a test waits for a build or an end, at most: many times what it takes on a slow machine."""
+_STAGES = ("container_setup", "validate_revision", "validate_manifest", "building_image", "signing_images")
+_FIRST_TIME = (b"is being fetched", b"are being read from the download server")
+"""In the sentence of a 503 for what upstream was never asked for."""
+READ_SECRET = "secret of who may read"
+READ_TOKENS = json.dumps([{"name": "reader", "digest": digest_of(READ_SECRET), "rights": ["read"]}])
+"""The setting `api_tokens` of a service whose health is to be read with its details."""
+_LOG_END = 4000
+"""Characters of the log's end that a failure shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +52,29 @@ class Answer:
         return json.loads(self.body)
 
 
+def _is_asked_for_the_first_time(answer: Answer) -> bool:
+    return answer.status == 503 and any(words in answer.body for words in _FIRST_TIME)
+
+
+def _while(refused: Callable[[Answer], bool], ask: Callable[[], Answer]) -> Answer:
+    """The first answer that is no refusal; the last refusal, when there are only such."""
+    seen: list[Answer] = []
+
+    def is_answered() -> bool:
+        seen[:] = [ask()]
+        return not refused(seen[0])
+
+    eventually(is_answered)
+    return seen[0]
+
+
 class Client:
     """One keep-alive connection; not to be shared by threads."""
 
-    def __init__(self, port: int, *, timeout: float = 30.0) -> None:
+    def __init__(self, port: int, *, timeout: float = PATIENCE, log: Callable[[], str] = lambda: "") -> None:
+        """`log` is what the service has printed, of which a failure shows the end."""
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        self._log = log
 
     def close(self) -> None:
         """Ends the connection."""
@@ -79,68 +110,90 @@ class Client:
             raise
 
     def get(self, target: str) -> Answer:
-        """A GET."""
-        return self.ask("GET", target)
+        """A GET that comes back while upstream is asked for the first time, as clients do."""
+        return _while(_is_asked_for_the_first_time, lambda: self.ask("GET", target))
+
+    def health(self) -> Any:
+        """The health document with the sentences for operators; the service must have `READ_TOKENS`."""
+        return self.ask("GET", "/health", headers={"Authorization": f"Bearer {READ_SECRET}"}).json
 
     def head(self, target: str) -> Answer:
         """A HEAD."""
         return self.ask("HEAD", target)
 
-    def post(self, document: object) -> Answer:
-        """A POST of a build request."""
+    def post_once(self, document: object) -> Answer:
+        """A POST of a build request, whatever is answered."""
         body = json.dumps(document).encode()
         return self.ask("POST", "/api/v1/build", body, {"Content-Type": "application/json"})
 
+    def post(self, document: object) -> Answer:
+        """A POST that comes back while upstream is asked for the first time, as clients do."""
+        return _while(_is_asked_for_the_first_time, lambda: self.post_once(document))
+
     def post_patiently(self, document: object) -> Answer:
-        """A POST that comes back when the service asks for it: upstream was never asked for this before."""
-        seen: list[Answer] = []
-
-        def post() -> bool:
-            seen[:] = [self.post(document)]
-            return seen[0].status != 503
-
-        eventually(post, seconds=20)
-        return seen[0]
+        """A POST that comes back as long as the service is unavailable, whatever for."""
+        return _while(lambda answer: answer.status == 503, lambda: self.post_once(document))
 
     def look(self, request_hash: str) -> Answer:
         """A poll."""
         return self.get(f"/api/v1/build/{request_hash}")
 
-    def wait(self, request_hash: str, *, seconds: float = 60.0) -> Answer:
+    def wait(self, request_hash: str, *, seconds: float = PATIENCE) -> Answer:
         """Polls until the build is over; fails when it is not within `seconds`."""
         return self.wait_until(request_hash, lambda answer: answer.status in FINAL, seconds=seconds)
 
     def wait_until(
-        self, request_hash: str, holds: Callable[[Answer], bool], *, seconds: float = 60.0
+        self, request_hash: str, holds: Callable[[Answer], bool], *, seconds: float = PATIENCE
     ) -> Answer:
-        """Polls until an answer is as wanted, and returns it."""
+        """Polls until an answer is as wanted, and returns it; a failure shows health and the log's end."""
         seen: list[Answer] = []
 
         def look() -> bool:
             seen[:] = [self.look(request_hash)]
             return holds(seen[0])
 
-        assert eventually(look, seconds=seconds), f"still {seen[0].status}: {seen[0].body[:500]!r}"
+        assert eventually(look, seconds=seconds), self.situation(
+            f"after {seconds:g} seconds still {seen[0].status}: {seen[0].body[:500]!r}"
+        )
         return seen[0]
 
-    def build(self, document: object, *, seconds: float = 60.0) -> Answer:
+    def situation(self, failure: str) -> str:
+        """What somebody needs to see why a test has failed: the answer, the health, the log's end."""
+        try:
+            health = self.get("/health").body.decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            health = f"no answer: {error!r}"
+        return f"{failure}\n/health: {health}\nthe log's end:\n{self._log()[-_LOG_END:]}"
+
+    def build(self, document: object, *, seconds: float = PATIENCE) -> Answer:
         """Asks for a build and waits for its end."""
         answer = self.post_patiently(document)
-        assert answer.status in (202, *FINAL), answer.body
+        assert answer.status in (202, *FINAL), self.situation(f"{answer.status}: {answer.body[:500]!r}")
         return self.wait(answer.json["request_hash"], seconds=seconds)
 
     def started(self, document: object, stage: str = "building_image") -> str:
-        """Asks for a build, waits until it has reached a stage; its hash."""
+        """Asks for a build, waits until it has reached a stage and is not over; its hash.
+
+        A poll may come too late to see it in that very stage.
+        """
         request_hash = str(self.post_patiently(document).json["request_hash"])
-        self.wait_until(request_hash, lambda answer: answer.json.get("imagebuilder_status") == stage)
+        reached = _STAGES[_STAGES.index(stage) :]
+        answer = self.wait_until(
+            request_hash,
+            lambda answer: answer.status in FINAL or answer.json.get("imagebuilder_status") in reached,
+        )
+        assert answer.status not in FINAL, self.situation(f"over already: {answer.body[:500]!r}")
         return request_hash
 
 
 class Service:
     """`python -m asu_builder serve` in a directory of its own, on a port of its own.
 
+    Its rounds of background work come sooner than an operator's.
     It may be started, stopped and killed many times: database and store stay.
     """
+
+    program: Sequence[str] = ("-m", "e2e.quick_rounds")
 
     def __init__(self, directory: Path, settings: Mapping[str, object], *, below: Sequence[str] = ()) -> None:
         """`settings` are named as in `Settings`; `below` is a command that runs the service's command."""
@@ -171,7 +224,7 @@ class Service:
     def start(self) -> Self:
         """Returns when the port answers."""
         self.launch()
-        assert eventually(self._answers, seconds=20), self.stderr()
+        assert eventually(self._answers), self.stderr()
         return self
 
     def launch(self) -> None:
@@ -182,7 +235,8 @@ class Service:
         # No container engine of this machine, no settings of this user.
         environment["HOME"] = environment["XDG_RUNTIME_DIR"] = str(self.directory)
         environment.pop("CONTAINER_HOST", None)
-        command = [*self._below, sys.executable, "-m", "asu_builder", "serve"]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (TESTS, environment.get("PYTHONPATH"))))
+        command = [*self._below, sys.executable, *self.program]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, cwd=self.directory, stdout=log, stderr=log
@@ -201,22 +255,36 @@ class Service:
         self._signal(signal.SIGKILL)
         self.wait()
 
-    def stop(self, *, seconds: float = 15.0) -> int:
+    def stop(self, *, seconds: float = PATIENCE) -> int:
         """Asks it to stop, as systemd does; its exit status."""
         self._signal(signal.SIGTERM)
         return self.wait(seconds=seconds)
 
-    def wait(self, *, seconds: float = 15.0) -> int:
-        """Its exit status, once it has ended."""
+    def wait(self, *, seconds: float = PATIENCE) -> int:
+        """Its exit status, once it has ended; a failure shows where its threads are and the log's end."""
         assert self._process is not None
-        status = self._process.wait(seconds)
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            error.add_note(f"its threads:\n{self._threads()}\nthe log's end:\n{self.stderr()[-_LOG_END:]}")
+            raise
         self._process = None
         return status
+
+    def _threads(self) -> str:
+        """What each thread of the process is called and waits in, as the kernel tells it."""
+        lines = []
+        for thread in Path(f"/proc/{self.pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                parts = [(thread / name).read_text().strip() for name in ("comm", "wchan")]
+                lines.append(" ".join((thread.name, *parts)))
+        return "\n".join(lines)
 
     def end(self) -> None:
         """Leaves no process behind, whatever the test has done."""
         if self._process is None:
             return
+        self._signal(signal.SIGCONT)  # a test that failed may have left it frozen
         try:
             self.stop()
         except subprocess.TimeoutExpired:
@@ -231,9 +299,9 @@ class Service:
         else:
             self._process.send_signal(number)
 
-    def client(self, *, timeout: float = 30.0) -> Client:
+    def client(self, *, timeout: float = PATIENCE) -> Client:
         """A new connection, opened when it is first used."""
-        return Client(self.port, timeout=timeout)
+        return Client(self.port, timeout=timeout, log=self.stderr)
 
     def settings(self, **changes: object) -> dict[str, object]:
         """These settings with some changed, for another process beside or after this one."""
@@ -249,8 +317,15 @@ class Service:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What the database file holds, read beside the service."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)) as connection:
             return connection.execute(query).fetchall()
+
+    def pass_time(self, span: timedelta) -> None:
+        """Lets every finished job be older."""
+        with closing(sqlite3.connect(self.database, timeout=60, isolation_level=None)) as connection:
+            connection.execute(
+                "UPDATE build_jobs SET finished_at = finished_at - ?", (round(span.total_seconds() * 1e6),)
+            )
 
     def published(self) -> list[str]:
         """Names of the published directories."""
@@ -263,6 +338,22 @@ class Service:
         return [*(path.name for path in self.store.glob(".scratch-*")), *copies]
 
 
+@contextlib.contextmanager
+def inherited(number: signal.Signals, disposition: signal.Handlers) -> Iterator[None]:
+    """What is started inside begins with this disposition of a signal, whatever started the tests.
+
+    Below `nohup` a process ignores SIGHUP, in a shell's background SIGINT, and so does all that it starts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(number, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+
+
 def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line with the service's settings."""
     settings = {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
@@ -273,19 +364,6 @@ def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=service.directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
-
-
-def free_port() -> int:
-    """A port on which nobody listens now.
-
-    Not of the range from which the kernel gives ports to whoever connects: a service that is down
-    for a moment finds its own again.
-    """
-    for port in random.Random().sample(range(15_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("a hundred ports are all in use")

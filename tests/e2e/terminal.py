@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from e2e.service import Service
+from e2e.service import PATIENCE, Service, inherited
 
 PLACE = ("--version", "25.12.0", "--target", "pico/nine", "--profile", "acme_widget-5")
 
@@ -24,21 +24,23 @@ def environment_of(service: Service) -> Mapping[str, str]:
 def start(service: Service, *arguments: str) -> "subprocess.Popen[str]":
     """A running command; its directory is that of the service."""
     service.directory.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "asu_builder", *arguments],
-        env=environment_of(service),
-        cwd=service.directory,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # Whoever starts the tests in the background lets them ignore Ctrl-C.
+    with inherited(signal.SIGINT, signal.SIG_DFL):
+        return subprocess.Popen(
+            [sys.executable, "-m", "asu_builder", *arguments],
+            env=environment_of(service),
+            cwd=service.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 class Ended:
     """A command that has ended."""
 
-    def __init__(self, process: "subprocess.Popen[str]", *, seconds: float = 60.0) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", *, seconds: float = PATIENCE) -> None:
         try:
             self.out, self.err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -49,7 +51,7 @@ class Ended:
         assert "Traceback" not in self.err, self.err
 
 
-def run(service: Service, *arguments: str, seconds: float = 60.0) -> Ended:
+def run(service: Service, *arguments: str, seconds: float = PATIENCE) -> Ended:
     """A command, run to its end."""
     return Ended(start(service, *arguments), seconds=seconds)
 

@@ -25,7 +25,7 @@ def visitor(make_local: Make) -> Iterator[Client]:
     service = make_local().start()
     with service.client() as client:
         address = f"/build?{urlencode(_DEVICE)}"
-        assert eventually(lambda: client.get(address).status == 200, seconds=20)
+        assert eventually(lambda: client.get(address).status == 200)
         yield client
 
 
@@ -91,7 +91,7 @@ def test_the_first_asker_alone_cancels(
 ) -> None:
     with slow_service(sample_world, upstream, tmp_path, seconds=5) as service, service.client() as client:
         address = f"/build?{urlencode(_DEVICE)}"
-        assert eventually(lambda: client.get(address).status == 200, seconds=20)
+        assert eventually(lambda: client.get(address).status == 200)
         sent = send(client, "/build", **_DEVICE)
         cookie = sent.headers["set-cookie"].partition(";")[0]
         cancel = f"{sent.headers['location']}/cancel"

@@ -13,8 +13,12 @@ from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.sample.miniature import trailers
 from e2e.images import Unpacked, ext4_names, kinds_of_trailers, unsquash
 from e2e.service import Answer, Client, Service
+from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION, SAMPLE_REGISTRY
 from runtime_rig import a_spec
+
+# Its containers share two cores with three other workers' tests.
+pytestmark = pytest.mark.timeout(600)
 
 FLAVOURS = pytest.mark.parametrize("version", [APK_VERSION, OPKG_VERSION])
 WANTED = ["base-files", "libc", "dropbear", "kmod-acme-usb", "vim"]
@@ -196,7 +200,7 @@ def test_what_was_built_lies_beside_the_images_with_its_metadata(
     names = {path.name for path in published.iterdir()}
     assert {image["name"] for image in build["images"]} <= names
     assert "sha256sums" in names
-    assert podman_builder.leftovers() == []
+    assert eventually(lambda: podman_builder.leftovers() == [])
 
 
 @pytest.mark.parametrize("disabled", [False, True])

@@ -96,7 +96,7 @@ def ends(run: Callable[[str], Any], server: str, meanwhile: Callable[[], None]) 
     user = threading.Thread(target=use)
     user.start()
     meanwhile()
-    user.join(20)
+    user.join(60)
     assert not user.is_alive(), "the client goes on for ever"
     return ended
 

@@ -107,10 +107,10 @@ def test_the_others_show_why_a_request_is_refused(server: str) -> None:
 
 
 def test_a_malformed_request_freezes_no_client(server: str) -> None:
-    with pytest.raises(ClientError, match=r"^filesystem: expected one of squashfs, ") as page:
-        selector(server, extra={"filesystem": "zfs"}).build()
-    device = Device(OPKG_VERSION, rootfs_type="zfs")
-    with pytest.raises(ClientError, match=r"^filesystem: expected one of squashfs, ") as luci:
+    with pytest.raises(ClientError, match=r"^filesystem: ") as page:
+        selector(server, extra={"filesystem": "z fs;"}).build()
+    device = Device(OPKG_VERSION, rootfs_type="z fs;")
+    with pytest.raises(ClientError, match=r"^filesystem: ") as luci:
         Luci(server, device, SOON).build(APK_VERSION, [])
     assert (page.value.status, luci.value.status) == (422, 422)
 

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +192,8 @@ def test_a_build_that_fails_says_why_and_ends_with_one(local_service: Service, w
         (("--profile", "acme_widget-6"), "Did you mean acme_widget-5"),
         (("--target", "pico/nime"), "Did you mean pico/nine"),
         (("--version", "25.12.1"), "Did you mean 25.12.0"),
+        (("--version", "25.12"), "Did you mean 25.12.0?"),
+        (("--version", "24.10"), "Did you mean 24.10.5?"),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_may_have_been_meant(
@@ -222,7 +225,7 @@ def test_without_an_engine_the_line_to_type_is_told_and_no_job_stays_behind(make
     service = make_podman(container_socket_path="/nowhere/podman.sock")
     refused = run(service, "build", *PLACE)
     assert refused.code == 4
-    assert "systemctl" in refused.err and "enable --now podman.socket" in refused.err
+    assert "/nowhere/podman.sock" in refused.err and "container_socket_path" in refused.err
     assert service.rows("SELECT state FROM build_jobs") == [("cancelled",)]
 
 
@@ -273,7 +276,7 @@ def test_ctrl_c_cancels_the_build(slow: Service, where: str) -> None:
     process = start(slow, "build", *PLACE, "-o", "out", *place(slow, where))
     wait_for(process, "building: ")
     interrupt(process)
-    ended = Ended(process, seconds=15)
+    ended = Ended(process)
     assert ended.code == 130
     assert "is cancelled." in ended.err
     assert slow.rows("SELECT state FROM build_jobs") == [("cancelled",)]
@@ -287,7 +290,7 @@ def test_a_second_ctrl_c_leaves_at_once(slow: Service, where: str) -> None:
     interrupt(process)
     wait_for(process, "Cancelling")
     interrupt(process)
-    assert process.wait(3) == 130
+    assert process.wait(60) == 130
     process.communicate()
 
 
@@ -296,7 +299,7 @@ def test_a_build_that_others_wait_for_goes_on(slow: Service) -> None:
     wait_for(process, "building: ")
     joined = run(slow, "build", *PLACE, "--detach")
     interrupt(process)
-    ended = Ended(process, seconds=15)
+    ended = Ended(process)
     assert ended.code == 130 and "Others have asked for the same" in ended.err
     with slow.client() as client:
         assert client.wait(joined.out.strip()).status == 200
@@ -378,6 +381,61 @@ def test_a_build_is_looked_at_followed_and_cancelled_by_its_hash(slow: Service, 
     assert unknown.code == 3 and "could not find" in unknown.err
 
 
+@pytest.fixture
+def guarded(make_local: Make) -> Service:
+    """A running service with a token of an operator, `secret`, and no worker."""
+    digest = hashlib.sha256(b"secret").hexdigest()
+    tokens = [{"name": "ops", "digest": digest, "rights": ["read", "operate"]}]
+    return make_local(api_tokens=json.dumps(tokens), worker_concurrent=0).start()
+
+
+def test_an_operator_sees_and_moves_jobs_of_a_server(guarded: Service) -> None:
+    there = ("--server", f"http://127.0.0.1:{guarded.port}", "--token", "secret")
+    with guarded.client() as client:
+        names = [
+            client.post_patiently(a_body(packages=[name])).json["request_hash"] for name in ("tmux", "vim")
+        ]
+    first, second = names
+    here, listed = (run(guarded, "jobs", "list", *options) for options in ((), there))
+    assert (here.code, listed.code) == (0, 0), listed.err
+    assert here.out == listed.out
+    assert [line.split()[-1] for line in listed.out.splitlines()] == [second, first]
+    assert run(guarded, "jobs", "list", "--json").out == run(guarded, "jobs", *there, "list", "--json").out
+    assert json.loads(run(guarded, "jobs", "show", first[:12], *there).out)["request_hash"] == first
+    assert run(guarded, "jobs", "cancel", first[:12], *there).out == "cancelled\n"
+    assert run(guarded, "jobs", "requeue", first[:12], *there).out == "requeued\n"
+    assert run(guarded, "jobs", "pause", *there).out == "paused\n"
+    assert run(guarded, "jobs", "resume", *there).out == "resumed\n"
+    run(guarded, "jobs", "cancel", second, *there)
+    assert run(guarded, "jobs", "purge", second[:12], *there).out == "purged\n"
+    acts = run(guarded, "jobs", "acts", *there)
+    assert [line.split()[1:3] for line in acts.out.splitlines()][-1] == ["ops", "cancel"]
+    assert acts.out == run(guarded, "jobs", "acts").out
+    refused = run(guarded, "jobs", "list", *there[:2])
+    assert refused.code == 3 and "--token" in refused.err
+
+
+def test_commands_take_as_many_digits_of_a_hash_as_the_log_shows(guarded: Service) -> None:
+    url = ("--server", f"http://127.0.0.1:{guarded.port}")
+    with guarded.client() as client:
+        request_hash = client.post_patiently(a_body()).json["request_hash"]
+    whole = run(guarded, "status", request_hash).out
+    for given in (request_hash[:12], request_hash[:4].upper(), f"{request_hash[:12]}…"):
+        for there in ((), (*url, "--token", "secret")):
+            assert run(guarded, "status", given, *there).out == whole
+            assert run(guarded, "log", given, *there).code == 0
+    anonymous = run(guarded, "status", request_hash[:12], *url)
+    assert anonymous.code == 3 and "need a token with the right read" in anonymous.err
+    for given, said in (
+        ("abc", "expected 4 to 64"),
+        ("no-hash", "expected 4 to 64"),
+        ("0" * 12, "begins with"),
+    ):
+        refused = run(guarded, "status", given)
+        assert refused.code == 3 and said in refused.err, refused.err
+    assert run(guarded, "cancel", request_hash[:12]).out == "cancelled\n"
+
+
 def test_what_can_be_built_is_found_alike_here_and_on_a_server(local_service: Service) -> None:
     for command, expected in {
         ("versions",): "25.12.0\t25.12\t2\tlatest",
@@ -394,6 +452,22 @@ def test_what_can_be_built_is_found_alike_here_and_on_a_server(local_service: Se
         for where in WHERE
     ]
     assert as_json[0] == as_json[1]
+
+
+def test_a_mirror_without_snapshots_tells_what_it_has(
+    sample_world: Distribution, make_local: Make, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(sample_world.downloads, mirror, ignore=shutil.ignore_patterns("*[sS][nN][aA][pP]*"))
+    with DownloadServer(mirror) as server:
+        service = make_local(upstream_url=server.url)
+        versions = run(service, "versions")
+        devices = run(service, "devices", "widget")
+    assert (versions.code, devices.code) == (0, 0), versions.err + devices.err
+    assert "25.12.0\t25.12\t2\tlatest" in versions.out.splitlines()
+    assert "SNAPSHOT" not in versions.out
+    assert "does not tell" not in versions.err
+    assert "acme_widget-5" in devices.out
 
 
 def test_nothing_found_ends_with_three_and_a_mistyped_name_is_guessed(

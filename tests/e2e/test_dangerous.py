@@ -156,7 +156,7 @@ def test_a_dangerous_character_in_any_field_is_refused(trapped: Service, client:
 def test_a_key_that_is_none_is_refused(trapped: Service, client: Client, value: str) -> None:
     answer = client.post(a_body(repository_keys=[value]))
     assert answer.status in (400, 422), answer.body
-    assert answer.json["detail"].startswith("repository_keys: ")
+    assert answer.json["detail"].startswith("repository_keys[0]: ")
 
 
 @pytest.mark.parametrize("value", DANGEROUS, ids=ascii)

@@ -11,6 +11,8 @@ from e2e.service import Service
 from podman_service import APK_VERSION
 from tools import require_tool
 
+pytestmark = pytest.mark.long
+
 _CALL = re.compile(r"^(?P<pid>\d+)\s+(?P<call>\w+)\((?P<arguments>.*)$")
 _TO_SOCKET = r"\w+\(\d+<[^>]*(?:socket|TCP)[^>]*>.*"
 _CALLS = "fsync,fdatasync,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg"

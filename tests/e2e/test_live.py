@@ -52,7 +52,7 @@ def watch(port: int, request_hash: str, *, after: int = 0, seconds: float = 60.0
     address = f"ws://127.0.0.1:{port}/api/v1/build/{request_hash}/events?after={after}"
     messages: list[Any] = []
     until = time.monotonic() + seconds
-    with connect(address, compression=None, open_timeout=20) as watching:
+    with connect(address, compression=None, open_timeout=60) as watching:
         try:
             while True:
                 messages.append(json.loads(watching.recv(timeout=until - time.monotonic())))
@@ -132,17 +132,19 @@ def test_a_build_is_watched_in_three_ways_and_all_tell_the_same(make_slow: Calla
 
 
 def test_lines_are_seen_while_the_command_runs(make_slow: Callable[..., Service]) -> None:
-    service = make_slow(seconds=2).start()
+    service = make_slow(seconds=10, shutdown_grace="0s").start()
     with service.client() as client:
         request_hash = begin(client)
-        posted = time.monotonic()
         address = f"ws://127.0.0.1:{service.port}/api/v1/build/{request_hash}/events"
         with connect(address, compression=None) as watching:
-            while (message := json.loads(watching.recv(timeout=10)))["type"] != "lines":
+            while (message := json.loads(watching.recv(timeout=60)))["type"] != "lines":
                 pass
-        # setup.sh speaks at once, and is at it for two seconds.
-        assert time.monotonic() - posted < 1.5
         assert message["lines"][0]["text"] == "setting up"
+        # setup.sh speaks at once, and is at it for long.
+        # A poll may be answered for a second from what was before.
+        client.wait_until(
+            request_hash, lambda answer: answer.json.get("imagebuilder_status") == "container_setup"
+        )
 
 
 def test_whoever_has_seen_the_end_is_told_the_end_by_the_next_poll(make_slow: Callable[..., Service]) -> None:
@@ -166,7 +168,7 @@ def test_whoever_has_seen_the_end_is_told_the_end_by_the_next_poll(make_slow: Ca
                 assert client.look(request_hash).status == 200
         finally:
             over.set()
-        polling.result(10)
+        polling.result(60)
 
 
 def test_a_failed_build_ends_with_its_failure(make_local: Make) -> None:
@@ -234,7 +236,7 @@ def test_a_job_that_is_given_back_and_started_again_goes_on_counting(
 
 def test_a_restart_ends_the_streams_at_once_and_the_log_goes_on(make_slow: Callable[..., Service]) -> None:
     service = make_slow(seconds=1, worker_concurrent=1, shutdown_grace="0s").start()
-    ended: list[float] = []
+    ended: list[bytes] = []
     with service.client() as client:
         request_hash = begin(client)
         client.wait_until(
@@ -242,16 +244,14 @@ def test_a_restart_ends_the_streams_at_once_and_the_log_goes_on(make_slow: Calla
         )
 
     def follow() -> None:
-        get(service.port, f"/api/v1/build/{request_hash}/events")
-        ended.append(time.monotonic())
+        ended.append(get(service.port, f"/api/v1/build/{request_hash}/events"))
 
     following = threading.Thread(target=follow)
     following.start()
     time.sleep(0.5)
-    asked = time.monotonic()
     assert service.stop() == 0
-    following.join(5)
-    assert ended[0] - asked < 1.5
+    following.join(60)
+    assert b"event: problem" in ended[0], "it was told, not cut off"
     ((last,),) = service.rows("SELECT max(seq) FROM build_log")
     service.start()
     messages = watch(service.port, request_hash, after=last)

@@ -29,7 +29,7 @@ def post_all(service: Service, bodies: list[dict[str, object]]) -> list[Answer]:
     def post(number: int) -> list[Answer]:
         with service.client() as client:
             client.get("/health")
-            barrier.wait(10)
+            barrier.wait(60)
             return [client.post(body) for body in bodies[number::CONNECTIONS]]
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -46,7 +46,7 @@ def wait_for_all(service: Service, hashes: Iterable[str], *, seconds: float) -> 
         "SELECT state, count(*) FROM build_jobs GROUP BY 1"
     )
     with service.client() as client:
-        return [client.wait(request_hash, seconds=10) for request_hash in hashes]
+        return [client.wait(request_hash) for request_hash in hashes]
 
 
 def events(service: Service) -> Counter[str]:
@@ -56,7 +56,7 @@ def events(service: Service) -> Counter[str]:
 
 def eventual_events(service: Service, holds: Callable[[Counter[str]], bool]) -> Counter[str]:
     """The events, once they are as wanted: they are written in batches."""
-    eventually(lambda: holds(events(service)), seconds=5)
+    eventually(lambda: holds(events(service)))
     return events(service)
 
 
@@ -76,7 +76,7 @@ def test_two_hundred_equal_requests_at_once_are_built_once(make_local: Make) -> 
 
     assert {answer.status for answer in answers} <= {200, 202}
     assert len(answers) == REQUESTS and len(hashes) == 1
-    (final,) = wait_for_all(service, hashes, seconds=30)
+    (final,) = wait_for_all(service, hashes, seconds=300)
     assert final.status == 200
     assert service.rows("SELECT state, attempts, retries, lease_token FROM build_jobs") == [
         ("completed", 0, 0, 1)
@@ -86,7 +86,8 @@ def test_two_hundred_equal_requests_at_once_are_built_once(make_local: Make) -> 
     assert service.published() == list(hashes)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_two_hundred_different_requests_at_once_are_all_built_once(make_local: Make, tmp_path: Path) -> None:
     template = write_cheap_imagebuilder(tmp_path / "cheap", version="25.12.0")
     service = make_local(imagebuilder_path=template, max_pending_jobs=2 * REQUESTS).start()
@@ -96,7 +97,7 @@ def test_two_hundred_different_requests_at_once_are_all_built_once(make_local: M
 
     assert {answer.status for answer in answers} == {202}
     assert len(set(hashes)) == REQUESTS
-    finals = wait_for_all(service, hashes, seconds=90)
+    finals = wait_for_all(service, hashes, seconds=300)
     assert {answer.status for answer in finals} == {200}
     asked = [tuple(answer.json["request"]["packages"]) for answer in finals]
     assert sorted(asked) == sorted(("base-files", f"-extra-{number}") for number in range(REQUESTS))
@@ -112,7 +113,7 @@ def _require_each_once(service: Service, hashes: list[str]) -> None:
     counted = eventual_events(service, lambda found: found["completed"] >= REQUESTS)
     assert (counted["request"], counted["completed"], counted["failed"]) == (REQUESTS, REQUESTS, 0)
     assert service.published() == sorted(hashes)
-    assert service.leftovers() == []
+    assert eventually(lambda: service.leftovers() == [])
     assert "ERROR" not in service.stderr()
 
 
@@ -126,6 +127,6 @@ def test_a_queue_under_pressure_keeps_every_promise_it_made(make_local: Make, tm
     statuses = Counter(answer.status for answer in answers)
     assert statuses.keys() <= {202, 429} and statuses[202] >= 20
     assert all("retry-after" in answer.headers for answer in answers if answer.status == 429)
-    finals = wait_for_all(service, accepted, seconds=60)
+    finals = wait_for_all(service, accepted, seconds=300)
     assert {answer.status for answer in finals} == {200}
     assert service.published() == sorted(accepted)

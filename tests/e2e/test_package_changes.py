@@ -11,8 +11,9 @@ import pytest
 
 from e2e.conftest import Make
 from e2e.images import unsquash
-from e2e.service import Answer, Client, free_port
+from e2e.service import READ_TOKENS, Answer, Client
 from factories import eventually
+from ports import free_port
 
 RULES = """
 format: 1
@@ -54,7 +55,7 @@ class RulesService:
             "PACKAGE_CHANGES_PATH": str(self._rules),
             "PACKAGE_CHANGES_PORT": str(self.port),
         }
-        command = [sys.executable, "-m", "package_changes.service"]
+        command = [sys.executable, "-m", "asu_builder.web.rules_service"]
         self._process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
@@ -101,12 +102,12 @@ def require_changed(answer: Answer) -> Any:
 
 
 def rules_are(client: Client, status: str, words: str = "") -> bool:
-    part = client.get("/health").json["parts"]["rules"]
+    part = client.health()["parts"]["rules"]
     return part["status"] == status and words in part["sentence"]
 
 
 def test_rules_of_a_file_are_in_the_built_image(make_local: Make, rules: Path, tmp_path: Path) -> None:
-    with make_local(package_changes_path=str(rules)).start().client() as client:
+    with make_local(package_changes_path=str(rules), api_tokens=READ_TOKENS).start().client() as client:
         answer = client.build(body("htop", "vim"))
         assert require_changed(answer)["warnings"] == []
         (name,) = [image["name"] for image in answer.json["images"] if image["type"] == "sysupgrade"]
@@ -126,7 +127,7 @@ def test_rules_of_a_file_are_in_the_built_image(make_local: Make, rules: Path, t
 def test_a_renamed_name_is_not_compared_with_the_version_that_was_shown(
     make_local: Make, rules: Path
 ) -> None:
-    with make_local(package_changes_path=str(rules)).start().client() as client:
+    with make_local(package_changes_path=str(rules), api_tokens=READ_TOKENS).start().client() as client:
         answer = client.build(body(packages_versions={"htop": "gone-1"}))
         assert answer.status == 200, answer.json
         assert "tmux" in answer.json["manifest"]
@@ -135,7 +136,7 @@ def test_a_renamed_name_is_not_compared_with_the_version_that_was_shown(
 def test_an_edited_rule_makes_the_requests_it_concerns_new_ones_and_no_others(
     make_local: Make, rules: Path
 ) -> None:
-    with make_local(package_changes_path=str(rules)).start().client() as client:
+    with make_local(package_changes_path=str(rules), api_tokens=READ_TOKENS).start().client() as client:
         concerned, other = body("vim"), body("vim", version="24.10.5")
         before = [client.post_patiently(request).json["request_hash"] for request in (concerned, other)]
         rules.write_text(
@@ -151,11 +152,11 @@ def test_an_edited_rule_makes_the_requests_it_concerns_new_ones_and_no_others(
 def test_a_wrong_edit_keeps_the_last_good_rules_and_turns_health_yellow(
     make_local: Make, rules: Path
 ) -> None:
-    service = make_local(package_changes_path=str(rules)).start()
+    service = make_local(package_changes_path=str(rules), api_tokens=READ_TOKENS).start()
     with service.client() as client:
-        assert eventually(lambda: rules_are(client, "ok"), seconds=15)
+        assert eventually(lambda: rules_are(client, "ok"))
         rules.write_text(RULES.replace("mandatory: true", "mandatry: true"))
-        assert eventually(lambda: rules_are(client, "degraded", "line "), seconds=25)
+        assert eventually(lambda: rules_are(client, "degraded", "line "))
         assert client.get("/health").status == 200
         require_changed(client.build(body("htop", "vim")))
     assert "mandatry" in service.stderr()
@@ -165,19 +166,19 @@ def test_a_wrong_edit_keeps_the_last_good_rules_and_turns_health_yellow(
 def test_the_service_is_asked_and_when_it_is_killed_its_last_rules_hold(
     make_local: Make, rules_service: RulesService
 ) -> None:
-    service = make_local(package_changes_url=rules_service.url).start()
+    service = make_local(package_changes_url=rules_service.url, api_tokens=READ_TOKENS).start()
     with service.client() as client:
-        assert eventually(lambda: rules_are(client, "ok", rules_service.url), seconds=30)
+        assert eventually(lambda: rules_are(client, "ok", rules_service.url))
         changes = require_changed(client.build(body("htop", "vim")))
         assert changes["warnings"] == []
 
         rules_service.kill()
         changes = require_changed(client.build(body("htop", "vim", version_code="", rootfs_size_mb=50)))
         assert any("did not answer" in warning for warning in changes["warnings"])
-        assert eventually(lambda: rules_are(client, "degraded", "does not answer"), seconds=25)
+        assert eventually(lambda: rules_are(client, "degraded", "does not answer"))
 
         rules_service.start()
-        assert eventually(lambda: rules_are(client, "ok"), seconds=30)
+        assert eventually(lambda: rules_are(client, "ok"))
         assert require_changed(client.build(body("htop", "vim", rootfs_size_mb=51)))["warnings"] == []
     assert "Traceback" not in service.stderr()
 

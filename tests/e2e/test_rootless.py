@@ -70,7 +70,7 @@ def rootless(sample_world: Distribution) -> Iterator[RootlessPodman]:
     require_tool("podman-rootless", "podman", "unshare", "setpriv", "newuidmap", "slirp4netns")
     if os.getuid() != 0:
         tool_missing("podman-rootless", "only root may become another user")
-    service = RootlessPodman(Path(tempfile.mkdtemp(prefix="asu-", dir="/tmp")))
+    service = RootlessPodman(Path(tempfile.mkdtemp(prefix="asu-")))
     try:
         start_with_images(service, sample_world, APK_VERSION)
         yield service

@@ -27,7 +27,11 @@ from e2e.service import Client, Service
 from e2e.warm import warmed
 from podman_service import APK_VERSION
 
-_EXAMPLES = {"GET": 40, "POST": 300, "DELETE": 40}
+_EXAMPLES = {
+    "GET": settings().max_examples // 10,
+    "POST": settings().max_examples // 2,
+    "DELETE": settings().max_examples // 10,
+}
 _CHECKS = [
     allow_header_conformance,
     content_type_conformance,
@@ -95,6 +99,7 @@ def client(local_service: Service, server: str) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(
     ("path", "method"),
     [(entry.address, method) for entry in OPERATIONS for method in entry.methods if method != "HEAD"],

@@ -22,7 +22,7 @@ def gateway(podman_socket: Path, sample_images: str) -> Iterator[str]:
     from podman import PodmanClient
     from podman.errors import APIError
 
-    with PodmanClient(base_url=f"unix://{podman_socket}", timeout=30) as client:
+    with PodmanClient(base_url=f"unix://{podman_socket}", timeout=120) as client:
         image = f"{SAMPLE_REGISTRY}:pico-nine-v{APK_VERSION}"
         try:
             network = client.networks.create(NETWORK, driver="bridge")

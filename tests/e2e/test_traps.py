@@ -47,7 +47,7 @@ def course(client: Client) -> list[Answer]:
             answers.append(answer)
         return answer.status != 202
 
-    assert eventually(look, seconds=30)
+    assert eventually(look)
     return answers
 
 

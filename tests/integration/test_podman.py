@@ -3,8 +3,11 @@
 import gc
 import logging
 import select
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -12,15 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from threading import Event, Timer
-from time import monotonic, sleep
+from threading import Event, Thread, Timer
+from time import sleep
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
+from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_engine import Engine, PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.domain.errors import (
     BuildFailed,
@@ -31,6 +35,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.ports import ContainerSpec
+from factories import eventually, sooner_than
 from podman_service import SAMPLE_REGISTRY, PodmanService
 from registry import Registry, push_image
 from runtime_rig import a_spec
@@ -96,7 +101,7 @@ def push(options: PodmanOptions, tag: str, *, marker: str) -> str:
 def image_exists(options: PodmanOptions, image: str) -> bool:
     from podman import PodmanClient
 
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
         return bool(client.images.exists(image))
 
 
@@ -135,7 +140,8 @@ def test_a_tag_that_does_not_exist_is_a_missing_imagebuilder(
     with pytest.raises(BuildFailed) as failure:
         identity_of(PodmanRuntime(at(pulling, registry)), a_spec("25.12.7"))
     assert failure.value.reason == FailureReason.IMAGEBUILDER_MISSING
-    assert failure.value.detail.startswith("Error: Image not found: 127.0.0.1:")
+    assert failure.value.detail.startswith("Error: Image not found: ")
+    assert "127.0.0.1" not in failure.value.detail
 
 
 def test_a_moving_tag_is_refreshed_after_a_quarter_of_an_hour(
@@ -182,10 +188,9 @@ def test_without_the_registry_a_missing_image_waits_for_it_and_others_are_built(
     own_registry.stop()
     with pytest.raises(RegistryUnavailable, match="could not be pulled") as first:
         identity_of(runtime, a_spec("25.12.1"))
-    began = monotonic()
     with pytest.raises(RegistryUnavailable, match="could not be pulled") as second:
         identity_of(runtime, a_spec("25.12.2"))
-    assert monotonic() - began < 0.5, "it was asked though it had just failed"
+    # Had it been asked again, it would have failed again, and the next pause would be longer.
     assert (first.value.retry_after, second.value.retry_after) == (2, 2)
     assert identity_of(runtime, RELEASED) == here
     assert runtime.check_registry().status == "degraded"
@@ -203,11 +208,10 @@ def test_an_engine_that_freezes_during_a_pull_is_told_from_a_registry_that_is_sl
     short = timedelta(seconds=0.5)
     quick = Timeouts(question=short, check=short, watch=short, silence=timedelta(seconds=2))
     runtime = PodmanRuntime(replace(at(pulling, silent_registry), timeouts=quick))
-    with frozen_soon(podman_service):
-        began = monotonic()
-        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+    with frozen_soon(podman_service) as freeze:
+        freeze()
+        with sooner_than(60), pytest.raises(EngineUnavailable, match="did not answer in time"):
             identity_of(runtime, RELEASED)
-        assert monotonic() - began < 8
     assert runtime.check_registry().status == "ok"
 
 
@@ -245,10 +249,8 @@ def test_a_pull_in_progress_obeys_the_stop_event_and_so_does_who_waits_for_it(
 
     timer = Timer(0.7, stop.set)
     timer.start()
-    began = monotonic()
-    with ThreadPoolExecutor(2) as workers:
+    with sooner_than(60), ThreadPoolExecutor(2) as workers:
         assert list(workers.map(lambda _: interrupted(), range(2))) == [True, True]
-    assert monotonic() - began < 3
     timer.join()
 
 
@@ -264,9 +266,9 @@ def test_who_waits_for_an_interrupted_pull_takes_it_over(
         sleep(0.3)
         first_stop.set()
         with pytest.raises(BuildInterrupted):
-            first.result(timeout=5)
+            first.result(timeout=60)
         with pytest.raises(RegistryUnavailable, match="in time"):
-            second.result(timeout=5)
+            second.result(timeout=60)
 
 
 def _open(runtime: PodmanRuntime, spec: ContainerSpec, stop: Event) -> None:
@@ -278,12 +280,12 @@ def _open(runtime: PodmanRuntime, spec: ContainerSpec, stop: Event) -> None:
 
 
 def inspect_only(options: PodmanOptions) -> dict[str, Any]:
-    """What the engine knows about this installation's one container."""
+    """What the engine knows about this installation's one running container."""
     from podman import PodmanClient
 
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
         label = f"asu.installation={options.installation}"
-        (container,) = client.containers.list(all=True, filters={"label": label})
+        (container,) = client.containers.list(filters={"label": label})
         attributes: dict[str, Any] = container.inspect()
     return attributes
 
@@ -303,6 +305,39 @@ def test_a_container_is_hardened_and_labelled(options: PodmanOptions) -> None:
     assert configuration["User"] == "buildbot"
 
 
+def test_no_other_container_may_share_its_memory(options: PodmanOptions) -> None:
+    """Asked of the engine by trying: what it tells of the mode was wrong in Podman 4.3."""
+    from podman import PodmanClient
+    from podman.errors import APIError
+
+    with (
+        PodmanRuntime(options).open(a_spec(), stop=Event()),
+        PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client,
+    ):
+        found = inspect_only(options)
+        join = {"nsmode": "container", "value": found["Id"]}
+        with pytest.raises(APIError, match="non-shareable IPC"):
+            client.containers.create(found["Image"], ipc_mode=join, network_mode="none")
+
+
+def test_commands_run_as_the_same_user_with_the_same_variables_by_name_and_by_number(
+    options: PodmanOptions, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(options)
+    users, seen = [], []
+    for number in range(2):
+        output = tmp_path / str(number)
+        output.mkdir()
+        with runtime.open(a_spec(), stop=Event()) as container:
+            users.append(inspect_only(options)["Config"]["User"])
+            container.write_files({"files/etc/new": "x"})
+            script = "id; env; ls -nd files files/etc files/etc/new | cut -d' ' -f1-4"
+            seen.append(container.run(["sh", "-c", script], output=output).stdout.read_text())
+    assert users == ["buildbot", "1000:1000"]
+    assert seen[0] == seen[1]
+    assert "uid=1000(buildbot) gid=1000(buildbot) groups=1000(buildbot)" in seen[0]
+
+
 def test_a_container_ends_by_itself_soon_after_its_deadline(options: PodmanOptions) -> None:
     with PodmanRuntime(options).open(a_spec(deadline=timedelta(seconds=30)), stop=Event()):
         command = inspect_only(options)["Config"]["Cmd"]
@@ -317,6 +352,18 @@ def test_commands_run_as_the_image_s_user_on_a_network_of_our_own(
         with runtime.open(a_spec(), stop=Event()) as container:
             assert list(inspect_only(options)["NetworkSettings"]["Networks"]) == ["asu-test"]
             assert container.run(["id", "-un"], output=tmp_path).stdout.read_text() == "buildbot\n"
+
+
+@pytest.mark.parametrize("network", ["none", "asu-test"])
+def test_builds_with_a_network_get_the_variables_of_the_proxy(
+    options: PodmanOptions, tmp_path: Path, network: str
+) -> None:
+    proxies = {"http_proxy": "http://proxy.example:3128", "NO_PROXY": "a.example"}
+    runtime = PodmanRuntime(replace(options, network=network, proxies=proxies))
+    with runtime.open(a_spec(), stop=Event()) as container:
+        printed = container.run(["env"], output=tmp_path).stdout.read_text()
+    for name, value in proxies.items():
+        assert (f"{name}={value}\n" in printed) is (network != "none")
 
 
 def test_a_chatty_command_costs_no_memory(options: PodmanOptions, tmp_path: Path) -> None:
@@ -361,8 +408,10 @@ def test_a_memory_limit_that_ends_the_container_itself_is_told_too(
 
 def test_a_container_that_cannot_start_leaves_nothing_behind(options: PodmanOptions) -> None:
     impossible = replace(options, limits=Limits(open_files=1 << 40))
+    runtime = PodmanRuntime(impossible)
     with pytest.raises(EngineUnavailable):
-        identity_of(PodmanRuntime(impossible), RELEASED)
+        identity_of(runtime, RELEASED)
+    assert eventually(runtime.close)
     assert PodmanRuntime(options).sweep(keep=lambda labels: False) == 0
 
 
@@ -378,6 +427,49 @@ def test_sweeping_removes_what_is_unwanted_and_leaves_other_installations_alone(
                 assert wanted.exists("Makefile") and theirs.exists("Makefile")
                 with pytest.raises(EngineUnavailable):
                     unwanted.run(["true"], output=tmp_path)
+
+
+_REMOVER = """
+import sys
+from threading import Event
+from runtime_rig import a_spec
+from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_engine import PodmanOptions
+from asu_builder.adapters.podman_runtime import PodmanRuntime
+
+def hang(calls, **_):
+    print("removing", flush=True)
+    Event().wait()
+
+ContainerCalls.delete = hang
+options = PodmanOptions(socket=sys.argv[1], registry=sys.argv[2], network="none", installation=sys.argv[3])
+with PodmanRuntime(options).open(a_spec(), stop=Event()):
+    pass
+Event().wait()
+"""
+
+
+def test_what_a_killed_process_was_removing_is_swept_by_the_next(options: PodmanOptions) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _REMOVER, options.socket, options.registry, options.installation],
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+    ) as remover:
+        assert remover.stdout is not None and remover.stdout.readline() == b"removing\n"
+        remover.kill()
+    assert PodmanRuntime(options).sweep(keep=lambda labels: False) == 1
+    assert PodmanRuntime(options).sweep(keep=lambda labels: False) == 0
+
+
+def test_one_container_may_be_removed_by_several_at_once(
+    options: PodmanOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by whoever has used it and the sweep of another process of the same installation."""
+    with PodmanRuntime(options).open(a_spec(), stop=Event()):
+        calls = ContainerCalls(Engine(options.socket), inspect_only(options)["Id"])
+        with ThreadPoolExecutor(4) as workers:
+            assert list(workers.map(lambda _: calls.delete(), range(4))) == [True] * 4
+    assert caplog.text == ""
 
 
 def test_a_container_that_somebody_else_kills_is_no_failure_of_the_build(
@@ -396,7 +488,7 @@ def kill_only(options: PodmanOptions) -> None:
     from podman import PodmanClient
 
     name = inspect_only(options)["Id"]
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
         client.api.post(f"/containers/{name}/kill").raise_for_status()
 
 
@@ -421,6 +513,7 @@ def test_an_engine_that_dies_during_a_command_is_unavailable(
                 killer.start()
                 container.run(["sleep", "50"], output=tmp_path)
         assert runtime.check().status == "down"
+        assert eventually(runtime.close)
     finally:
         killer.join()
         podman_service.start()
@@ -428,36 +521,44 @@ def test_an_engine_that_dies_during_a_command_is_unavailable(
 
 
 @contextmanager
-def frozen_soon(service: PodmanService) -> Iterator[None]:
-    """The service hangs from half a second on, until the end."""
+def frozen_soon(service: PodmanService) -> Iterator[Callable[[], None]]:
+    """What is given lets the service hang from half a second later on, until the end."""
     assert service.process is not None
     freezer = Timer(0.5, service.process.send_signal, args=[signal.SIGSTOP])
-    freezer.start()
     try:
-        yield
+        yield freezer.start
     finally:
-        freezer.join()
+        if freezer.ident is not None:
+            freezer.join()
         service.process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("deadline", [timedelta(seconds=1), timedelta(minutes=5)])
+@pytest.mark.parametrize(
+    ("deadline", "silence"),
+    [(timedelta(seconds=6), timedelta(minutes=5)), (timedelta(minutes=5), timedelta(seconds=2))],
+)
 def test_an_engine_that_freezes_during_a_command_is_to_blame_whatever_comes_first(
-    podman_service: PodmanService, options: PodmanOptions, tmp_path: Path, deadline: timedelta
+    podman_service: PodmanService,
+    options: PodmanOptions,
+    tmp_path: Path,
+    deadline: timedelta,
+    silence: timedelta,
 ) -> None:
     short = timedelta(seconds=0.5)
-    quick = Timeouts(question=short, check=short, watch=short, silence=timedelta(seconds=2))
+    quick = Timeouts(question=short, check=short, watch=short, silence=silence)
     runtime = PodmanRuntime(replace(options, timeouts=quick))
-    with frozen_soon(podman_service):
-        began = monotonic()
+    with frozen_soon(podman_service) as freeze:
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             with runtime.open(a_spec(deadline=deadline), stop=Event()) as container:
-                container.run(["sleep", "50"], output=tmp_path)
-        assert monotonic() - began < 10
+                freeze()
+                with sooner_than(45):
+                    container.run(["sleep", "50"], output=tmp_path)
         assert runtime.check().status == "down"
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             identity_of(runtime, RELEASED)
-    assert runtime.check().status == "ok"
+    assert eventually(lambda: runtime.check().status == "ok")
     identity_of(runtime, RELEASED)
+    assert eventually(runtime.close)
     runtime.sweep(keep=lambda labels: False)
     assert runtime.sweep(keep=lambda labels: False) == 0
 
@@ -509,7 +610,10 @@ class PodmanSocket:
 def test_an_output_that_a_restart_of_the_service_has_cut_is_never_taken_for_whole(
     podman_service: PodmanService, options: PodmanOptions, tmp_path: Path
 ) -> None:
+    printed = tmp_path / "1.stdout"
+
     def restart() -> None:
+        eventually(lambda: printed.exists() and printed.read_text() == "one\n")
         podman_service.stop()
         podman_service.start()
 
@@ -517,14 +621,14 @@ def test_an_output_that_a_restart_of_the_service_has_cut_is_never_taken_for_whol
         runtime = PodmanRuntime(replace(options, socket=str(place.place)))
         with pytest.raises(EngineUnavailable, match=r"connection to a running command was lost|went away"):
             with runtime.open(a_spec(), stop=Event()) as container:
-                restarter, began = Timer(0.5, restart), monotonic()
+                restarter = Thread(target=restart)
                 restarter.start()
                 try:
-                    container.run(["sh", "-c", "echo one; sleep 2; echo two"], output=tmp_path)
+                    container.run(["sh", "-c", "echo one; sleep 170; echo two"], output=tmp_path)
                 finally:
                     restarter.join()
-        assert monotonic() - began < 4, "noticed only because the new service does not know the command"
-        assert (tmp_path / "1.stdout").read_text() == "one\n"
+        assert printed.read_text() == "one\n"
+        assert eventually(runtime.close)
         assert runtime.sweep(keep=lambda labels: False) == 0
 
 
@@ -547,7 +651,7 @@ def remove_only(options: PodmanOptions) -> None:
     from podman import PodmanClient
 
     name = inspect_only(options)["Id"]
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=30) as client:
+    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
         query = {"force": True, "timeout": 0}
         client.api.delete(f"/containers/{name}", params=query).raise_for_status()
 
@@ -596,14 +700,25 @@ while True:
 def test_a_build_that_changes_its_images_while_they_are_read_is_not_the_engine_s_fault(
     options: PodmanOptions, tmp_path: Path
 ) -> None:
-    into = tmp_path / "into"
-    into.mkdir()
-    rewriting = f"mkdir out; touch out/image; (python3 -c '{_REWRITING}' > /dev/null 2>&1 &); sleep 0.3"
+    rewriting = (
+        f"mkdir out; (python3 -c '{_REWRITING}' > /dev/null 2>&1 &); "
+        "while [ ! -s out/0 ] && [ ! -s out/1 ]; do sleep 0.05; done"
+    )
     runtime = PodmanRuntime(options)
+
+    def collect(into: Path) -> None:
+        into.mkdir()
+        for number in range(50):
+            # On a busy machine the files may stay as they are for as long as one reading takes.
+            place = into / str(number)
+            place.mkdir()
+            container.collect("/builder/out", place)
+            shutil.rmtree(place)
+
     with pytest.raises(Unavailable, match="changed the files") as caught:
         with runtime.open(a_spec(), stop=Event()) as container:
             assert container.run(["sh", "-c", rewriting], output=tmp_path).exit_code == 0
-            container.collect("/builder/out", into)
+            collect(tmp_path / "into")
     assert not isinstance(caught.value, EngineUnavailable), "or one build could keep all others waiting"
     assert runtime.check().status == "ok"
 
@@ -611,7 +726,7 @@ def test_a_build_that_changes_its_images_while_they_are_read_is_not_the_engine_s
 def test_no_socket_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
     verdict = PodmanRuntime(PodmanOptions(socket=str(tmp_path / "none.sock"))).check()
     assert verdict.status == "down"
-    assert "none.sock" in verdict.sentence and "enable --now podman.socket" in verdict.sentence
+    assert "none.sock" in verdict.sentence and "container_socket_path" in verdict.sentence
 
 
 def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
@@ -622,14 +737,13 @@ def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
     assert verdict.status == "down" and "Nobody listens" in verdict.sentence
 
 
-def test_an_engine_that_hangs_is_down_within_five_seconds(tmp_path: Path) -> None:
+def test_an_engine_that_hangs_is_down_and_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "hang.sock"
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(path))
         hanging.listen()
-        began = monotonic()
-        verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
-    assert monotonic() - began < 5
+        with sooner_than(30):
+            verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
     assert verdict.status == "down" and "did not answer in time" in verdict.sentence
 
 

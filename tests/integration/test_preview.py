@@ -12,9 +12,10 @@ from asu_builder.domain.access import digest_of
 from asu_builder.sample.distribution import Distribution
 from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
-from factories import eventually
+from factories import UPSTREAM, eventually
+from odd_server import odd_server
 
-SECRET = "s3cret-of-the-farm"
+SECRET, READ_SECRET = "s3cret-of-the-farm", "s3cret-of-a-reader"
 PREVIEW = "/api/v1/packages/preview"
 RULES = """
 format: 1
@@ -53,7 +54,10 @@ def client(tmp_path: Path, sample_world: Distribution) -> Iterator[AsgiClient]:
             allow_unsandboxed=True,
             worker_concurrent=0,
             package_changes_path=str(rules),
-            api_tokens=({"name": "farm", "digest": digest_of(SECRET)},),
+            api_tokens=(
+                {"name": "farm", "digest": digest_of(SECRET)},
+                {"name": "reader", "digest": digest_of(READ_SECRET), "rights": ["read"]},
+            ),
             trusted_proxies=("127.0.0.0/8",),
         )
         with AsgiClient(assemble(settings).app) as running:
@@ -97,6 +101,54 @@ def test_a_name_that_nobody_knows_comes_with_the_closest_ones(client: AsgiClient
     assert unknown["suggestions"][0] == "tmux"
 
 
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [
+        ("24.10.5", ["libgcc1", "libgcc", "libubus20250102", "libubus", "nftables", "dnsmasq"]),
+        ("25.12.0", ["libgcc1", "libgcc", "libubus20250102", "libubus", "dnsmasq"]),
+    ],
+)
+def test_provided_names_and_those_with_an_abi_suffix_are_known(
+    client: AsgiClient, version: str, names: list[str]
+) -> None:
+    unknown = known(client, *names, "libnosuch1", version=version)["unknown"]
+    assert [entry["name"] for entry in unknown] == ["libnosuch1"]
+
+
+@pytest.mark.skipif(not UPSTREAM.exists(), reason="no recorded upstream metadata here")
+@pytest.mark.parametrize(
+    ("version", "names", "lacks"),
+    [
+        ("24.10.5", ["iptables", "libgcc1", "libubus20241020", "libubus", "jansson4", "kmod-r8169"], ()),
+        ("24.10.5", ["iptables", "libgcc1", "libubus20241020", "libubus", "jansson4"], ("index.json",)),
+        ("24.10.5", ["libgcc1", "libubus20241020", "libubus", "libe2p2", "libe2p"], ("Packages",)),
+        (
+            "25.12.0",
+            ["libgcc1", "libubus20241020", "libubus", "libnghttp2-14", "liblua5.3-5.3", "libe2p2"],
+            (),
+        ),
+    ],
+)
+def test_what_an_index_of_real_size_tells_of_further_names_is_known(
+    tmp_path: Path, version: str, names: list[str], lacks: tuple[str, ...]
+) -> None:
+    with odd_server(UPSTREAM) as server:
+        server.odd |= dict.fromkeys((f"/{name}" for name in lacks), 404)
+        settings = Settings(
+            database_path=tmp_path / "data" / "a.db",
+            public_path=tmp_path / "public",
+            upstream_url=server.url,
+            container_runtime="local",
+            imagebuilder_path="/nowhere/{version}",
+            allow_unsandboxed=True,
+            worker_concurrent=0,
+        )
+        with AsgiClient(assemble(settings).app) as client:
+            place = {"version": version, "target": "x86/64", "profile": "generic"}
+            unknown = known(client, *names, "libnosuch1", "iptablex", **place)["unknown"]
+    assert [entry["name"] for entry in unknown] == ["libnosuch1", "iptablex"]
+
+
 def test_only_ten_names_get_suggestions(client: AsgiClient) -> None:
     unknown = known(client, *(f"tmux{number}" for number in range(15)))["unknown"]
     assert [bool(entry["suggestions"]) for entry in unknown] == [True] * 10 + [False] * 5
@@ -113,7 +165,7 @@ def test_a_device_alias_is_the_device(client: AsgiClient) -> None:
         ({"version": "24.10.99"}, 400, "Unsupported version: 24.10.99"),
         ({"profile": "nosuch"}, 400, "Unsupported profile: nosuch."),
         ({"packages": "vim"}, 422, "packages"),
-        ({"packages": ["$(id)"]}, 422, "packages: expected package names"),
+        ({"packages": ["$(id)"]}, 422, 'packages[0]: "$(id)"'),
     ],
 )
 def test_what_could_not_be_built_is_refused_as_a_build_would_be(
@@ -153,4 +205,5 @@ def test_an_unknown_token_is_told_so(client: AsgiClient) -> None:
 
 def test_health_names_the_rules(client: AsgiClient) -> None:
     assert eventually(lambda: client.get("/health").json["parts"]["rules"]["status"] == "ok")
-    assert "1 package rules" in client.get("/health").json["parts"]["rules"]["sentence"]
+    details = client.get("/health", {"Authorization": f"Bearer {READ_SECRET}"}).json
+    assert "1 package rules" in details["parts"]["rules"]["sentence"]

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,5 @@ def test_devices_and_packages_of_real_size_are_found(real_size: Asker) -> None:
     assert eventually(lambda: real_size.titles(address)[:1] == ["TP-Link Archer C7 v5"])
     found = real_size.json(f"/api/v1/packages?version={VERSION}&target={target}&search=lib&limit=100")
     assert (len(found["packages"]), found["more"]) == (100, True)
-    started = time.monotonic()
     for text in ("l", "lu", "luc"):
         real_size.json(f"/api/v1/packages?version={VERSION}&target={target}&search={text}")
-    assert time.monotonic() - started < 0.5

@@ -13,9 +13,10 @@ from packaging_rig import ROOT, run
 
 @pytest.fixture(scope="session")
 def single_file() -> Path:
-    """`dist/asu-builder`, made as the README says."""
+    """The file for all versions of CPython, made as the README says."""
     run("make", "single-file", f"PYTHON={sys.executable}", cwd=ROOT)
-    return ROOT / "dist/asu-builder"
+    (made,) = (ROOT / "dist").glob("asu-builder-py*")
+    return made
 
 
 @pytest.fixture(scope="session")

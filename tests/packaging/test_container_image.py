@@ -11,13 +11,14 @@ import pytest
 
 from asu_builder.sample.server import DownloadServer
 from e2e.conftest import podman_settings
-from e2e.service import Client, free_port
+from e2e.service import Client
 from factories import eventually
 from packaging_rig import ROOT, run
 from podman_service import APK_VERSION, PodmanService
+from ports import free_port
 from tools import require_tool
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 OFFICIAL = "docker.io/library/python:3.11-slim-bookworm"
 NAME = "asu-builder-under-test"

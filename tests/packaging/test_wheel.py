@@ -4,7 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from packaging_rig import run
+
+pytestmark = pytest.mark.long
 
 
 def test_the_installed_wheel_builds_a_real_image(

@@ -98,14 +98,21 @@ def test_bash_reads_its_completion_script(tmp_path: Path) -> None:
     assert result.stdout.startswith("complete ")
 
 
-def test_commands_are_completed() -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("asu-builder de", ["plain,demo", "plain,devices"]),
+        ("asu-builder build --filesystem j", ["plain,jffs2", "plain,jffs2-nand"]),
+    ],
+)
+def test_what_is_begun_is_completed(words: str, offered: list[str]) -> None:
     environment = {
         "_ASU_BUILDER_COMPLETE": "bash_complete",
-        "COMP_WORDS": "asu-builder de",
-        "COMP_CWORD": "1",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
     }
     result = CliRunner().invoke(main, env=environment, prog_name="asu-builder")
-    assert result.output.splitlines() == ["plain,demo", "plain,devices"]
+    assert result.output.splitlines() == offered
 
 
 def test_serving_does_not_pay_for_what_other_commands_need() -> None:

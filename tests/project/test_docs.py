@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 from msgspec import NODEFAULT
 from msgspec.structs import fields
 
 from asu_builder import __version__
+from asu_builder.adapters import upstream_freshness
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Stage
+from asu_builder.ports import reading
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
 from asu_builder.web.documents import HealthDocument, ImageDocument, Problem
 from asu_builder.web.operations import OPERATIONS
@@ -57,79 +58,72 @@ def means(cell: str, value: object) -> bool:
     return text == ("[]" if value == () else str(value))
 
 
-@pytest.mark.parametrize("name", SETTING_NAMES)
-def test_a_setting_is_explained_with_its_true_default(name: str) -> None:
+def test_exactly_the_settings_that_exist_are_explained_with_their_true_defaults() -> None:
     rows = table_of(DOCS / "settings.md")
-    assert name in rows
-    default, meaning = rows[name][0], rows[name][1]
-    assert means(default, default_of(name)), (default, default_of(name))
-    assert len(meaning) > 10
+    assert set(rows) == set(SETTING_NAMES)
+    documented = {name: rows[name][0] for name in SETTING_NAMES}
+    wrong = {name: cell for name, cell in documented.items() if not means(cell, default_of(name))}
+    assert wrong == {}
+    assert [name for name in SETTING_NAMES if len(rows[name][1]) <= 10] == []
 
 
-def test_no_setting_is_explained_that_does_not_exist() -> None:
-    assert set(table_of(DOCS / "settings.md")) == set(SETTING_NAMES)
+def test_the_configuration_page_explains_the_settings_in_the_same_words() -> None:
+    rows = table_of(DOCS / "settings.md")
+    documented = {name: re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", rows[name][1]) for name in SETTING_NAMES}
+    assert documented == {name: MEANINGS[name] for name in SETTING_NAMES}
 
 
-@pytest.mark.parametrize("name", SETTING_NAMES)
-def test_the_configuration_page_explains_a_setting_in_the_same_words(name: str) -> None:
-    documented = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", table_of(DOCS / "settings.md")[name][1])
-    assert MEANINGS[name] == documented
-
-
-@pytest.mark.parametrize("name", SETTING_NAMES)
-def test_a_setting_is_in_the_example(name: str) -> None:
-    assert re.search(rf"^(# ?)?{name}:", EXAMPLE.read_text(), re.MULTILINE)
+def test_every_setting_is_in_the_example() -> None:
+    example = EXAMPLE.read_text()
+    missing = [name for name in SETTING_NAMES if not re.search(rf"^(# ?)?{name}:", example, re.MULTILINE)]
+    assert missing == []
 
 
 def test_the_example_loads_and_says_the_defaults() -> None:
     assert load_settings({}, (EXAMPLE,)) == Settings()
 
 
-@pytest.mark.parametrize("reason", list(FailureReason))
-def test_a_reason_to_fail_is_explained_with_its_side(reason: FailureReason) -> None:
-    rows = table_of(DOCS / "errors.md")
-    assert reason in rows
-    expected = f"{reason.fault}, retried" if reason.retried else str(reason.fault)
-    assert rows[reason][0] == expected
-    assert len(rows[reason][1]) > 10
+def test_exactly_the_reasons_to_fail_that_exist_are_explained_with_their_side() -> None:
+    rows = {name: row for name, row in table_of(DOCS / "errors.md").items() if re.fullmatch("[a-z_]+", name)}
+    sides = {name: row[0] for name, row in rows.items()}
+    assert sides == {
+        str(reason): f"{reason.fault}, retried" if reason.retried else str(reason.fault)
+        for reason in FailureReason
+    }
+    assert [name for name, row in rows.items() if len(row[1]) <= 10] == []
 
 
-def test_no_reason_is_explained_that_does_not_exist() -> None:
-    reasons = [name for name in table_of(DOCS / "errors.md") if re.fullmatch("[a-z_]+", name)]
-    assert set(reasons) == set(FailureReason)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.path)
-def test_an_address_is_in_the_description_of_the_interface(operation: object) -> None:
-    address = getattr(operation, "address")  # noqa: B009 - the type is the web layer's own
-    assert f"`{address}`" in _addresses() or f" {address}`" in _addresses()
+def test_every_address_is_in_the_description_of_the_interface() -> None:
+    text = _addresses()
+    addresses = [operation.address for operation in OPERATIONS]
+    assert [one for one in addresses if f"`{one}`" not in text and f" {one}`" not in text] == []
 
 
 def _addresses() -> str:
     return (DOCS / "api.md").read_text()
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_a_stage_that_clients_see_is_explained(stage: Stage) -> None:
-    assert f"`{stage}`" in _addresses()
+def test_every_stage_that_clients_see_is_explained() -> None:
+    assert [stage for stage in Stage if f"`{stage}`" not in _addresses()] == []
 
 
-@pytest.mark.parametrize(
-    "field", [field for kind in (ImageDocument, HealthDocument, Problem) for field in kind.__struct_fields__]
-)
-def test_a_field_that_clients_read_is_named(field: str) -> None:
-    assert re.search(rf"[`\"]{field}[`\"]", _addresses() + (DOCS / "errors.md").read_text())
+def test_every_field_that_clients_read_is_named() -> None:
+    text = _addresses() + (DOCS / "errors.md").read_text()
+    fields_read = [
+        field for kind in (ImageDocument, HealthDocument, Problem) for field in kind.__struct_fields__
+    ]
+    assert [field for field in fields_read if not re.search(rf"[`\"]{field}[`\"]", text)] == []
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_a_lock_file_names_no_registry_and_pins_everything_by_hash(lock: Path) -> None:
-    text = lock.read_text()
-    assert "://" not in text and "index-url" not in text and "find-links" not in text
-    requirements = re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).strip())
-    assert len(requirements) > 10
-    for requirement in requirements:
-        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
-        assert "--hash=sha256:" in requirement, requirement
+def test_lock_files_name_no_registry_and_pin_everything_by_hash() -> None:
+    for lock in LOCKS:
+        text = lock.read_text()
+        assert "://" not in text and "index-url" not in text and "find-links" not in text, lock
+        requirements = re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).strip())
+        assert len(requirements) > 10, lock
+        for requirement in requirements:
+            assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
+            assert "--hash=sha256:" in requirement, requirement
 
 
 def test_there_are_lock_files_for_running_and_for_developing() -> None:
@@ -141,12 +135,45 @@ def test_the_changelog_starts_with_what_this_version_is() -> None:
     assert newest in (__version__, "Unreleased")
 
 
-@pytest.mark.parametrize(
-    "document", sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")]), ids=lambda path: path.name
-)
-def test_a_link_in_the_documentation_leads_somewhere(document: Path) -> None:
-    text = document.read_text()
-    assert text.startswith("# ")
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+def test_every_link_in_the_documentation_leads_somewhere() -> None:
+    for document in sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")]):
+        text = document.read_text()
+        assert text.startswith("# "), document
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            assert "://" in target or (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_address_of_a_repository_of_apk_is_shown_down_to_its_index() -> None:
+    for page in ("how-to/repositories.md", "api.md"):
+        text = (DOCS / page).read_text()
+        assert "/packages.adb" in text, page
+        for address in re.findall(r"https://[^\s\"`]*/25\.12[^\s\"`]*", text):
+            assert address.endswith("/packages.adb"), (page, address)
+
+
+def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> None:
+    kinds = {
+        "lists": upstream_freshness.LISTS,
+        "of a release": upstream_freshness.OF_A_RELEASE,
+        "of a snapshot": upstream_freshness.OF_A_SNAPSHOT,
+    }
+    first, again, beside = (
+        f"{reading.FIRST_SECONDS:g} s",
+        f"{reading.AGAIN_SECONDS:g} s",
+        f"{reading.BESIDE_SECONDS:g} s where the answer can do without",
+    )
+    days = {kind: found.stale // timedelta(days=1) for kind, found in kinds.items()}
+    fresh = {found.fresh // timedelta(minutes=1) for found in kinds.values()}
+    assert fresh == {5} and {found.missing for found in kinds.values()} == {upstream_freshness.MISSING_FOR}
+    text = (DOCS / "api.md").read_text()
+    for row in (
+        f"| `.versions.json`, `.targets.json`, `.overview.json` | 5 min | {first}; {beside} | {again} | "
+        f"{days['lists']} days |",
+        "| profiles, indexes and feeds of a release | 5 min "
+        f"| {first} | {again} | {days['of a release']} days |",
+        "| profiles, indexes and feeds of a snapshot | 5 min "
+        f"| {first} | {again} | {days['of a snapshot']} day |",
+        f'| "there is no such document" | {upstream_freshness.MISSING_FOR // timedelta(minutes=1)} min | – | '
+        f"{again} | {upstream_freshness.MISSING_STALE // timedelta(hours=1)} hour |",
+    ):
+        assert row in text

@@ -20,7 +20,7 @@ from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import SETTING_NAMES, load_settings
 from documents import BACKGROUND, DOCS, OPERATOR, ROOT, RUN, Block, blocks_of, pages, shell_blocks
 from e2e.conftest import local_settings
-from e2e.service import free_port
+from ports import free_port
 from tools import require_tool
 
 ELSEWHERE = {"backup.md": "tests/unit/adapters/test_backup.py"}
@@ -148,7 +148,7 @@ class Reader:
             try:
                 # The service outlives the script and holds its output, so that is not waited for.
                 assert process.stdout is not None
-                status = process.wait(100)
+                status = process.wait(360)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -156,7 +156,7 @@ class Reader:
         return subprocess.CompletedProcess([], status, (self.home / "output").read_text())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_commands_of_a_page_work_one_after_another(
     name: str, tmp_path: Path, sample_world: Distribution, upstream: DownloadServer

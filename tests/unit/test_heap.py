@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _BURST = """
 from pathlib import Path
 from asu_builder.bootstrap.heap import give_back_memory
@@ -44,9 +46,11 @@ def output_of(program: str) -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.process
 def test_what_a_burst_has_freed_goes_back_to_the_system() -> None:
     assert int(output_of(_BURST)) > 20_000, "kilobytes, of forty thousand"
 
 
+@pytest.mark.process
 def test_all_threads_share_one_heap() -> None:
     assert output_of(_THREADS) == "4"

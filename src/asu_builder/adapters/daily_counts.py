@@ -13,8 +13,8 @@ from datetime import timedelta
 from asu_builder.adapters.job_rows import span_micros
 from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, Tally, TallyBy
 
-EventRow = tuple[int, str, str, str, str, bool, str, str]
-"""at, kind, version, target, profile, diff_packages, client, reason; times in microseconds."""
+EventRow = tuple[int, str, str, str, str, bool, str, str, str]
+"""at, kind, version, target, profile, diff_packages, client, reason, side; times in microseconds."""
 DurationRow = tuple[int, str, int]
 """at, stage, microseconds."""
 
@@ -31,7 +31,7 @@ _AFTER_ANY = "\U0010ffff"
 LABELS: Mapping[TallyBy, str] = {
     "nothing": "''",
     "version": "version",
-    "reason": "reason",
+    "reason_and_side": "reason || ' ' || side",
     "diff_packages": "diff_packages",
     "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
 }
@@ -40,10 +40,10 @@ LABELS: Mapping[TallyBy, str] = {
 
 def add_events(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
     """Counts events that are appended in the same transaction."""
-    counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[5]) for row in rows)
+    counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
     connection.executemany(
-        "INSERT INTO daily_events (kind, day, version, reason, diff_packages, events)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, diff_packages)"
+        "INSERT INTO daily_events (kind, day, version, reason, side, diff_packages, events)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, side, diff_packages)"
         " DO UPDATE SET events = daily_events.events + excluded.events",
         [(*labels, count) for labels, count in counts.items()],
     )

@@ -32,6 +32,8 @@ _REPLACED = (
     "The database file was moved away or replaced while the service runs; nothing is built or taken on until "
     "the operator has stopped the service, put the right file in its place, and started it again."
 )
+_FULL = "The disk of the database is full; nothing can be written before the operator has made room."
+_LEAST_FREE = 1 << 20
 _CUT_OFF = Verdict("degraded", "The database was not looked through to its end; the service was stopped.")
 
 
@@ -161,6 +163,8 @@ class Database:
         """
         if _identity(self._path) != self._file:
             self._refusal = self._refusal or _REPLACED
+        if self.disk_is_full():
+            return Verdict("down", _FULL)
         try:
             with self.writing() as connection:
                 # Something is really written: a full disk lets a transaction pass that changes nothing.
@@ -168,6 +172,15 @@ class Database:
         except Unavailable as error:
             return Verdict("down", str(error))
         return Verdict("ok", "The database answers.")
+
+    def disk_is_full(self) -> bool:
+        """One system call: a log that was grown before takes writes for a while on a full disk."""
+        try:
+            facts = os.statvfs(self._path.parent)
+        except OSError:
+            return False  # the check itself tells
+        free = facts.f_bfree if os.geteuid() == 0 else facts.f_bavail
+        return free * facts.f_frsize < _LEAST_FREE
 
     def verify(self) -> Verdict:
         """Whether every page of the file is sound; reads all of it, so seconds for a large one.

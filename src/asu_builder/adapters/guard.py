@@ -23,6 +23,7 @@ from asu_builder.domain.errors import (
     BuildInterrupted,
     FailureReason,
     Unavailable,
+    deadline_passed,
 )
 
 log = logging.getLogger(__name__)
@@ -168,16 +169,6 @@ class Guard:
 def interrupted() -> BuildInterrupted:
     """The stop event was set."""
     return BuildInterrupted("The build was stopped; it will be tried again.")
-
-
-def deadline_passed(deadline: timedelta) -> BuildFailed:
-    """The build ran into its deadline."""
-    minutes = deadline.total_seconds() / 60
-    return BuildFailed(
-        FailureReason.DEADLINE,
-        f"Error: The build did not end within {minutes:.3g} minutes and was stopped. "
-        "Ask for fewer packages, or try again when the server is less busy.",
-    )
 
 
 def memory_exhausted(limit: int) -> BuildFailed:

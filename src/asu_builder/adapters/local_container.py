@@ -14,7 +14,7 @@ from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_command import Commands
 from asu_builder.adapters.local_sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
 from asu_builder.adapters.output import CappedFile, disk_errors, ends_with_full_disk, overheard
-from asu_builder.domain.errors import BuildFailed, FailureReason, Unavailable
+from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom
 from asu_builder.ports import CommandResult, Heard
 from asu_builder.ports.containers import STDERR, STDOUT
 
@@ -36,6 +36,8 @@ class Confinement(Struct, frozen=True):
     sandboxed: bool
     network: bool
     limits: Limits
+    filtered: bool = False
+    """Whether some system calls are refused; only in the sandbox."""
 
 
 class LocalContainer:
@@ -87,7 +89,7 @@ class LocalContainer:
         with self._guard.covering():
             with stdout, stderr:
                 code = self._commands.run(
-                    limited(self._confined(arguments, variables), self._limits),
+                    self._limited(arguments, variables),
                     directory=self._place.builder,
                     environment=variables,
                     write={
@@ -96,7 +98,7 @@ class LocalContainer:
                     },
                 )
             if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:
-                raise Unavailable("The server's disk is full; the operator has to make room.")
+                raise NoRoom("The server's disk is full; the operator has to make room.")
         return CommandResult(code, stdout.path, stderr.path)
 
     def exists(self, path: str) -> bool:
@@ -123,6 +125,10 @@ class LocalContainer:
         with self._inside(directory) as found:
             return archive.gather(found, into, limits=self._limits) if found.is_dir() else []
 
+    def _limited(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]:
+        filtered = self._confinement.sandboxed and self._confinement.filtered
+        return limited(self._confined(arguments, environment), self._limits, filtered=filtered)
+
     def _confined(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]:
         if not self._confinement.sandboxed:
             return arguments
@@ -132,6 +138,8 @@ class LocalContainer:
             temporary=self._place.temporary,
             network=self._confinement.network,
             environment=environment,
+            filtered=self._confinement.filtered,
+            processes=self._limits.processes,
         )
 
     def _free(self) -> int:

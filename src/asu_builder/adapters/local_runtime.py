@@ -20,16 +20,16 @@ from asu_builder.adapters.limits import Limits
 from asu_builder.adapters.local_command import Commands
 from asu_builder.adapters.local_container import Confinement, LocalContainer, Place
 from asu_builder.adapters.local_copy import TreeCopy, disk_use, remove_tree
-from asu_builder.adapters.local_sandbox import bubblewrap_works
 from asu_builder.adapters.locks import is_abandoned, locked
 from asu_builder.adapters.output import disk_errors
+from asu_builder.adapters.removals import Removals
+from asu_builder.adapters.sandbox_trial import Trial, try_sandbox
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.ports import ContainerSpec, Verdict
 
 log = logging.getLogger(__name__)
 
 _USE_EVERY = timedelta(seconds=0.5)
-_DISK_EVERY = timedelta(seconds=3)
 _LABELS = "labels.json"
 _TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
 
@@ -45,7 +45,11 @@ class LocalOptions(Struct, frozen=True):
     """Whether commands run under bubblewrap. Never dropped silently: without it nothing runs."""
     network: bool = False
     """Whether sandboxed commands may use the network. Plain ones always can."""
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    """Variables for builds that have a network."""
     limits: Limits = field(default_factory=Limits)
+    disk_every: timedelta = timedelta(seconds=3)
+    """Between two looks at how much a build has written."""
 
 
 class LocalRuntime:
@@ -53,7 +57,8 @@ class LocalRuntime:
 
     def __init__(self, options: LocalOptions) -> None:
         self._options = options
-        self._sandbox_works = not options.sandboxed
+        self._trial: Trial | None = None if options.sandboxed else Trial("")
+        self._removals = Removals()
 
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[LocalContainer]:
@@ -62,26 +67,47 @@ class LocalRuntime:
             raise EngineUnavailable(verdict.sentence)
         source = self._source(spec)
         options = self._options
+        self._removals.wait_for_room(stop, within=spec.deadline)
         # Commands run elsewhere, so a path that begins here would lead them nowhere.
-        with _own_directory(options.scratch.absolute(), spec.labels) as home:
+        with self._own_directory(spec.labels) as home:
             place = Place(home / "builder", home / "tmp", _identity(source))
             commands = Commands(home, contained=options.sandboxed)
             watches = (
                 Watch(_USE_EVERY, partial(commands.look, options.limits)),
-                Watch(_DISK_EVERY, _DiskWatch(home, source, options.limits).look),
+                Watch(options.disk_every, _DiskWatch(home, source, options.limits).look),
             )
             with Guard(stop, spec.deadline, kill=commands.kill, watches=watches) as guard:
                 with disk_errors():
                     place.temporary.mkdir()
                     TreeCopy(step=guard.require_life).copy(source, place.builder)
-                confinement = Confinement(options.sandboxed, options.network, options.limits)
+                confinement = self._confinement()
+                networked = options.network or not options.sandboxed
+                environment = {**(options.proxies if networked else {}), **spec.environment}
                 yield LocalContainer(
-                    place, confinement, guard=guard, commands=commands, environment=spec.environment
+                    place, confinement, guard=guard, commands=commands, environment=environment
                 )
+
+    @contextmanager
+    def _own_directory(self, labels: Mapping[str, str]) -> Iterator[Path]:
+        """A directory that is ours while this process lives, and removed in the background afterwards."""
+        home, lock = _make_directory(self._options.scratch.absolute(), labels)
+        try:
+            yield home
+        finally:
+            self._removals.add(home.name, partial(_remove_directory, home, lock))
+
+    def _confinement(self) -> Confinement:
+        options = self._options
+        filtered = self._trial is not None and self._trial.filtered
+        return Confinement(options.sandboxed, options.network, options.limits, filtered)
 
     def check_registry(self) -> Verdict:
         """See `ports.Runtime.check_registry`."""
         return Verdict("ok", "ImageBuilders lie on this machine; no registry is asked.")
+
+    def close(self) -> bool:
+        """See `ports.Runtime.close`."""
+        return self._removals.close()
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Removes what former lives left behind; a copy whose process lives is locked and stays."""
@@ -95,13 +121,14 @@ class LocalRuntime:
 
     def check(self) -> Verdict:
         """Whether the sandbox works and the scratch directory can be written."""
-        if not self._sandbox_works:
+        if self._trial is None or self._trial.fault:
             # Remembered once it works: a sandbox is not lost while we run.
-            self._sandbox_works = bubblewrap_works()
-        if not self._sandbox_works:
+            self._trial = try_sandbox(network=self._options.network)
+        if self._trial.fault:
+            log.warning("No local builds: %s.", self._trial.fault)
             return Verdict(
                 "down",
-                "bubblewrap is missing or may not create its sandbox here; install it, or use Podman.",
+                "bubblewrap is missing, or its sandbox does not hold here; install it, or use Podman.",
             )
         base = _fixed_part(self._options.imagebuilder_path)
         if not base.is_dir():
@@ -123,7 +150,7 @@ class LocalRuntime:
             raise BuildFailed(
                 FailureReason.IMAGEBUILDER_MISSING,
                 f"Error: Image not found: no ImageBuilder of {spec.release.version} for {spec.target} is on "
-                "this server. Choose another version, or ask the operator to unpack one.",
+                "this server. Choose another version.",
             )
         return source
 
@@ -142,27 +169,30 @@ class _DiskWatch:
         return None
 
 
-@contextmanager
-def _own_directory(scratch: Path, labels: Mapping[str, str]) -> Iterator[Path]:
-    """A directory that is ours while this process lives, and gone afterwards."""
+def _make_directory(scratch: Path, labels: Mapping[str, str]) -> tuple[Path, int]:
+    """A new directory and a lock on it, which is held until the last of its content is gone."""
     home = scratch / f"asu-{secrets.token_hex(8)}"
     with disk_errors():
         scratch.mkdir(parents=True, exist_ok=True)
         with locked(scratch):
             home.mkdir(mode=0o700)
-            # On the directory, not on a file in it: held until the last of its content is gone.
             lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (home / _LABELS).write_text(json.dumps(dict(labels)))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (home / _LABELS).write_text(json.dumps(dict(labels)))
+            except BaseException:
+                os.close(lock)  # for whoever sweeps
+                raise
+    return home, lock
+
+
+def _remove_directory(home: Path, lock: int) -> None:
     try:
-        yield home
+        remove_tree(home)
+    except OSError as error:
+        log.warning("could not remove %s: %s", home, error)
     finally:
-        try:
-            remove_tree(home)
-        except OSError as error:
-            log.warning("could not remove %s: %s", home, error)
-        finally:
-            os.close(lock)
+        os.close(lock)
 
 
 def _labels(directory: Path) -> Mapping[str, str]:

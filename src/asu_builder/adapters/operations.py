@@ -1,7 +1,7 @@
 """What operators see and do, in SQL, and the record of it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,14 +43,17 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
     """The SQL of a list and its values."""
     live = wanted.state in _LIVE_STATES
     # The plus hides the primary key: those that wait or are built are found in their own index, however
-    # many have ended, and it names their states as it does here.
-    number = "+job.id" if live else "job.id"
+    # many have ended, and it names their states as it does here. So are those of one hash.
+    number = "+job.id" if live or wanted.request_hash else "job.id"
     conditions: list[tuple[str, Any]] = [
         ("job.state = ?", wanted.state),
         ("json_extract(request.request, '$.version') = ?", wanted.version),
         ("json_extract(request.request, '$.target') = ?", wanted.target),
         ("json_extract(request.request, '$.profile') = ?", wanted.profile),
         ("job.asker = ?", wanted.asker),
+        ("job.request_hash >= ?", wanted.request_hash),
+        # The sign after the last digit.
+        ("job.request_hash < ?", wanted.request_hash and f"{wanted.request_hash}g"),
         (f"{number} < ?", wanted.before),
         (f"{number} >= ?", None if live else wanted.since),
     ]
@@ -77,8 +80,10 @@ _BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
 class SqlOperations:
     """Fulfils `ports.Operations` on the embedded database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, on_revoked: Callable[[], None] = lambda: None) -> None:
+        """`on_revoked` is called whenever answers may have been taken back."""
         self._database = database
+        self._note_revocation = on_revoked
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """See `ports.Operations.jobs`."""
@@ -106,13 +111,21 @@ class SqlOperations:
 
     def purge(self, request_hash: str, *, now: datetime) -> int:
         """See `ports.Operations.purge`."""
-        with self._database.writing(durable=True) as connection:
-            notice_clock_set_back(connection, to_micros(now))
-            return _end_answers(connection, request_hash, to_micros(now))
+        try:
+            with self._database.writing(durable=True) as connection:
+                notice_clock_set_back(connection, to_micros(now))
+                return _end_answers(connection, request_hash, to_micros(now))
+        finally:
+            self._note_revocation()
 
     def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
         """See `ports.Operations.requeue`."""
-        at = to_micros(now)
+        try:
+            return self._requeue(request_hash, to_micros(now))
+        finally:
+            self._note_revocation()
+
+    def _requeue(self, request_hash: str, at: int) -> Job | None:
         with self._database.writing(durable=True) as connection:
             notice_clock_set_back(connection, at)
             row = connection.execute(

@@ -1,13 +1,13 @@
 """A command's output on its way to disk: never in memory, never more than the cap."""
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from asu_builder.domain.errors import Unavailable
+from asu_builder.adapters.durable import DISK_FULL
+from asu_builder.domain.errors import NoRoom, Unavailable
 from asu_builder.ports import Heard
 
 _TAIL = 1 << 16
@@ -19,8 +19,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(
+        if error.errno in DISK_FULL:
+            raise NoRoom(
                 "The server's disk is full; the operator has to make room before anything can be built."
             ) from error
         raise Unavailable(f"The server cannot use its disk: {error.strerror or error}.") from error

@@ -176,11 +176,13 @@ class RemotePackageChanges:
         with LOADING:
             import urllib3
 
+            from asu_builder.adapters.outgoing import open_pool
+
         with self._lock:
             if self._pool is None:
                 timeout = urllib3.Timeout(total=_TIMEOUT.total_seconds())
                 retries = urllib3.Retry(total=_TRIES - 1, backoff_factor=0.1, allowed_methods=None)
-                self._pool = urllib3.PoolManager(timeout=timeout, retries=retries)
+                self._pool = open_pool(self._url, timeout=timeout, retries=retries)
         try:
             answer = self._pool.request(
                 method, self._url + path, body=body, headers={"Content-Type": "application/json"}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KILL_GRACE = timedelta(seconds=3)
 _EXIT_CODE_WITHIN = timedelta(seconds=5)
+_LOOK_SECONDS = 0.02
 _SPECIAL_FILE = 0x8F280000
 """Go's `fs.ModeType`: a plain file has none of these bits."""
 
@@ -44,7 +44,8 @@ class ContainerCalls:
         self._timeouts = engine.timeouts
         self.name = name
         self._unanswered = False
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, float] = {}
+        """Those under way, and when they began."""
         self._quiet = Condition()
 
     @contextmanager
@@ -62,12 +63,12 @@ class ContainerCalls:
         stream = Stream(self._engine.socket(), method, url, call=call, headers_within=call)
         with stream:
             with self._quiet:
-                self._streams.add(stream)
+                self._streams[stream] = monotonic()
             try:
                 yield stream
             finally:
                 with self._quiet:
-                    self._streams.discard(stream)
+                    self._streams.pop(stream, None)
                     self._quiet.notify_all()
 
     def archive(self, path: str) -> Any:
@@ -89,17 +90,17 @@ class ContainerCalls:
         """
         with self.api(timeout=timeout) as api:
             response = api.get(f"/containers/{self.name}/json", params={"size": size})
-            if response.status_code == 404:
+            if _says_gone(response):
                 raise ContainerGone
             response.raise_for_status()
             attributes: Mapping[str, Any] = response.json()
             return attributes
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a command runs or files are on their way."""
+    def busy_seconds(self) -> float:
+        """How long a command has run by now, or files have been on their way; 0 when nothing is."""
         with self._quiet:
-            return bool(self._streams)
+            return monotonic() - min(self._streams.values(), default=monotonic())
 
     def host_disk_free(self) -> int:
         """Bytes that the engine's storage has left; a lot when it does not say."""
@@ -162,7 +163,7 @@ class ContainerCalls:
         while monotonic() < ends:
             with self.api() as api:
                 response = api.get(f"/exec/{session}/json")
-                if response.status_code == 404:
+                if _says_gone(response):
                     raise ContainerGone
                 response.raise_for_status()
                 state = response.json()
@@ -176,16 +177,47 @@ class ContainerCalls:
     def kill(self) -> None:
         """Ends every process of the container, and then every stream that still waits."""
         try:
-            with self.api(timeout=self._timeouts.question) as api:
-                api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
+            self._kill()
         except AsuError as error:
             self._unanswered = True
             log.warning("could not kill container %s: %s", self.name, error)
-        grace = timedelta(0) if self._unanswered else _KILL_GRACE
+        grace = timedelta(0) if self._unanswered else self._timeouts.kill
         with self._quiet:
             self._quiet.wait_for(lambda: not self._streams, timeout=grace.total_seconds())
             for stream in self._streams:
                 stream.abort()
+
+    def end(self) -> None:
+        """Ends every process of the container, and waits a moment until none is left.
+
+        A failure is logged: removing, which comes next, kills too. An engine that has not answered
+        before is not asked.
+        """
+        if self._unanswered:
+            return
+        try:
+            self._kill()  # whatever is answered, for example that it does not run: its state tells
+            until = monotonic() + self._timeouts.question.total_seconds()
+            while self._is_running():
+                if monotonic() > until:
+                    log.warning("container %s was killed and runs on", self.name)
+                    return
+                sleep(_LOOK_SECONDS)
+        except AsuError as error:
+            self._unanswered = True
+            log.warning("could not end container %s: %s", self.name, error)
+
+    def _kill(self) -> None:
+        with self.api(timeout=self._timeouts.question) as api:
+            api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
+
+    def _is_running(self) -> bool:
+        try:
+            state = self.inspect(timeout=self._timeouts.question).get("State") or {}
+        except ContainerGone:
+            return False
+        # Its process 1 is reaped last, after all others of its process namespace.
+        return bool(state.get("Running"))
 
     def remove(self, *, hurry: bool = False) -> None:
         """Takes the container away; a failure is logged, `sweep` comes later.
@@ -206,6 +238,13 @@ class ContainerCalls:
         if not gone:
             log.warning("could not remove container %s: %s", self.name, one_line(response.text))
         return gone
+
+
+def _says_gone(response: Any) -> bool:
+    """Whether the container is not there: while it is being removed Podman 4.3 says so with 500."""
+    return response.status_code == 404 or (
+        response.status_code == 500 and "no such container" in response.text
+    )
 
 
 def connection_lost() -> EngineUnavailable:

@@ -15,7 +15,7 @@ from asu_builder.adapters.podman_calls import ContainerCalls, connection_lost
 from asu_builder.adapters.podman_engine import one_line
 from asu_builder.adapters.podman_images import Image
 from asu_builder.adapters.podman_streams import Demultiplexer, Stream
-from asu_builder.domain.errors import EngineUnavailable, Unavailable
+from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
 from asu_builder.ports import CommandResult, Heard
 from asu_builder.ports.containers import STDERR, STDOUT
 
@@ -170,7 +170,7 @@ class PodmanContainer:
         if result.exit_code == _KILLED:
             raise _ended_by_another()
         if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
-            raise Unavailable("The container engine's disk is full; the operator has to make room.")
+            raise NoRoom("The container engine's disk is full; the operator has to make room.")
 
     def _require_running(self) -> None:
         state = self._calls.inspect().get("State") or {}

@@ -32,6 +32,8 @@ class Timeouts(Struct, frozen=True):
     """In the call that tells health."""
     watch: timedelta = timedelta(seconds=3)
     """Between two looks at a container or a pull in progress."""
+    kill: timedelta = timedelta(seconds=3)
+    """Between killing a container and cutting off what is still read from it."""
     silence: timedelta = SILENCE
     """While a command runs or a pull is on its way, before it is given up."""
 
@@ -49,6 +51,8 @@ class PodmanOptions(Struct, frozen=True):
     installation: str = "default"
     """Tells our containers from those of another server on the same engine."""
     tls_verify: bool = True
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    """Variables for builds that have a network."""
     refresh_after: timedelta = timedelta(minutes=15)
     """How old the image of a moving tag may get before the registry is asked again."""
     limits: Limits = field(default_factory=Limits)
@@ -83,7 +87,19 @@ def systemctl_option(socket: Path | None) -> str:
 
 
 def _start_hint(socket: Path | None) -> str:
-    return f"Start Podman's service with `systemctl{systemctl_option(socket)} enable --now podman.socket`"
+    """The line that makes Podman listen at a socket: systemd's units know the usual places only."""
+    if socket is None or socket in socket_candidates():
+        return f"Start Podman's service with `systemctl{systemctl_option(socket)} enable --now podman.socket`"
+    return f"Start Podman's service there with `podman system service --time=0 unix://{socket}`"
+
+
+def what_helps(path: Path, *, environment: Mapping[str, str] | None = None) -> str:
+    """What to do when no socket is at the path that an operator has chosen."""
+    if other := find_socket(environment=environment):
+        return f"There is a socket at {other}: set container_socket_path to that, or leave it empty"
+    if path.exists():
+        return f"{path} is no socket. Set container_socket_path to one, or leave it empty"
+    return f"{_start_hint(path)}, or correct container_socket_path"
 
 
 def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = None) -> Path | None:
@@ -111,9 +127,8 @@ class Engine:
             return found
         candidates = socket_candidates(self._setting)
         tried = ", ".join(str(path) for path in candidates)
-        raise EngineUnavailable(
-            f"Podman's socket was not found (tried {tried}). {_start_hint(candidates[0])}."
-        )
+        remedy = what_helps(candidates[0]) if self._setting else _start_hint(candidates[0])
+        raise EngineUnavailable(f"Podman's socket was not found (tried {tried}). {remedy}.")
 
     @contextmanager
     def client(self, *, timeout: timedelta | None = None) -> Iterator["PodmanClient"]:

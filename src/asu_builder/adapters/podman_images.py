@@ -39,6 +39,8 @@ class Image(Struct, frozen=True):
     workdir: str
     warning: str = ""
     """Why this image may be older than it should be; empty when it is not."""
+    user: str = ""
+    """Whom its commands run as, by name or number; empty is root."""
 
 
 class Images:
@@ -103,9 +105,10 @@ class Images:
             attributes = _attributes(client, reference)
         if not attributes or not attributes.get("Id"):
             return None
-        workdir = (attributes.get("Config") or {}).get("WorkingDir") or _DEFAULT_WORKDIR
+        configured = attributes.get("Config") or {}
+        workdir = (configured.get("WorkingDir") or "").rstrip("/") or _DEFAULT_WORKDIR
         warning = self._asked.get(reference, (0.0, ""))[1]
-        return Image(reference, attributes["Id"], workdir.rstrip("/") or _DEFAULT_WORKDIR, warning)
+        return Image(reference, attributes["Id"], workdir, warning, str(configured.get("User") or ""))
 
     def _is_stale(self, reference: str) -> bool:
         asked, _ = self._asked.get(reference, (None, ""))

@@ -1,6 +1,7 @@
 """What Podman reports of a pull, and what a failed one means for the build."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from asu_builder.domain.errors import (
     FailureReason,
     RegistryUnavailable,
 )
+
+_log = logging.getLogger(__name__)
 
 # Registries answer a tag that does not exist, or a repository that they will not show, in these ways.
 _NO_SUCH_IMAGE = re.compile(
@@ -58,10 +61,12 @@ def pull_failed(reference: str, error: str) -> AsuError:
 
 
 def missing(reference: str) -> BuildFailed:
-    """There is no such image, neither here nor in the registry."""
+    """There is no such image, neither here nor in the registry, whose address is the operator's alone."""
+    _log.warning("There is no container image %s", reference)
+    name = reference.rpartition("/")[2]
     return BuildFailed(
         FailureReason.IMAGEBUILDER_MISSING,
-        f"Error: Image not found: {reference}. Its container image is not published (yet): "
+        f"Error: Image not found: {name}. Its container image is not published (yet): "
         "choose another version, or try again in some hours.",
     )
 

@@ -1,4 +1,4 @@
-"""Containers through Podman: fresh and hardened for each build, gone afterwards whatever happens."""
+"""Containers through Podman: fresh and hardened for each build, ended and removed whatever happens."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from asu_builder.adapters.podman_calls import ContainerCalls
 from asu_builder.adapters.podman_container import PodmanContainer
 from asu_builder.adapters.podman_engine import Engine, PodmanOptions
 from asu_builder.adapters.podman_images import Image, Images
+from asu_builder.adapters.podman_users import Users
 from asu_builder.adapters.podman_watchdog import ContainerWatch, Watchdog
+from asu_builder.adapters.removals import Removals
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.ports import ContainerSpec, Verdict
 
@@ -49,22 +52,26 @@ class PodmanRuntime:
         self._engine = Engine(options.socket, timeouts=options.timeouts)
         self._images = Images(options, self._engine, clock=clock)
         self._watchdog = Watchdog(self._engine, clock=clock)
+        self._users = Users()
+        self._removals = Removals()
 
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[PodmanContainer]:
         """The deadline counts from here on, but a pull that comes first has its own."""
         with self._watchdog.admitting() as trial:
+            self._removals.wait_for_room(stop, within=spec.deadline)
             image = self._images.provide(spec, stop=stop)
             calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
             limits, timeouts = self._options.limits, self._options.timeouts
             watch = ContainerWatch(self._engine, calls, limits=limits)
             watches = (Watch(timeouts.watch, watch.look),)
             guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
-            with _removed(calls), guard:
+            with self._ended(calls), guard:
                 with guard.covering():
                     self._start(calls.name, image, spec)
                     watch.is_started = True
-                    environment = _clean_environment(calls) | dict(spec.environment)
+                    self._users.learn(calls, image)
+                    environment = _clean_environment(calls) | self._proxies() | dict(spec.environment)
                 yield PodmanContainer(
                     calls,
                     image,
@@ -84,13 +91,16 @@ class PodmanRuntime:
         with self._engine.client() as client:
             containers = client.api.get("/containers/json", params={"all": True, "filters": filters})
             containers.raise_for_status()
-            found = [(entry["Id"], entry.get("Labels") or {}) for entry in containers.json()]
+            found = [entry for entry in containers.json() if not self._is_going(entry)]
         # The engine's filter is not relied upon: what is taken for ours is removed.
-        ours = [
-            (container, labels) for container, labels in found if labels.get(INSTALLATION) == installation
-        ]
-        unwanted = [container for container, labels in ours if not keep(labels)]
+        labelled = [(entry["Id"], entry.get("Labels") or {}) for entry in found]
+        ours = [(name, labels) for name, labels in labelled if labels.get(INSTALLATION) == installation]
+        unwanted = [name for name, labels in ours if not keep(labels)]
         return sum(ContainerCalls(self._engine, container).delete() for container in unwanted)
+
+    def close(self) -> bool:
+        """See `ports.Runtime.close`."""
+        return self._removals.close()
 
     def check(self) -> Verdict:
         """Whether the service answers, and whether builds have failed on it."""
@@ -100,10 +110,37 @@ class PodmanRuntime:
         """Whether images can be pulled, as far as was seen; nobody is asked for it."""
         return self._images.check_registry()
 
+    def _is_going(self, entry: Mapping[str, Any]) -> bool:
+        return any(name in self._removals for name in entry.get("Names") or ())
+
+    @contextmanager
+    def _ended(self, calls: ContainerCalls) -> Iterator[None]:
+        """No process of the container is left afterwards; the rest of it goes in the background.
+
+        By its name, so that a container whose creation broke off half-way goes too.
+        """
+        hurry = False
+        try:
+            yield
+        except EngineUnavailable:
+            # Whoever has just got no answer does not wait that long for another.
+            hurry = True
+            raise
+        finally:
+            try:
+                calls.end()
+            finally:
+                self._removals.add(calls.name, partial(calls.remove, hurry=hurry))
+
+    def _proxies(self) -> dict[str, str]:
+        options = self._options
+        return {} if options.network == "none" else dict(options.proxies)
+
     def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
         with self._engine.client() as client:
             self._require_network(client)
-            container = client.containers.create(image.id, **self._settings(name, spec))
+            settings = {**self._settings(name, spec), **self._users.setting(image)}
+            container = client.containers.create(image.id, **settings)
             container.start()
 
     def _require_network(self, client: "PodmanClient") -> None:
@@ -135,6 +172,8 @@ class PodmanRuntime:
             "environment": dict(spec.environment),
             "cap_drop": ["all"],
             "no_new_privileges": True,
+            # Podman's default lets other containers of this engine into it.
+            "ipc_mode": "private",
             # The ImageBuilder's image declares its directory a volume: that would be copied each time.
             "image_volume_mode": "ignore",
             "mem_limit": limits.memory,
@@ -170,17 +209,3 @@ def _clean_environment(calls: ContainerCalls) -> dict[str, str]:
     pairs = dict(entry.split("=", 1) for entry in declared if "=" in entry)
     kept = {name: value for name, value in pairs.items() if name in _KEPT_ENVIRONMENT}
     return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **kept}
-
-
-@contextmanager
-def _removed(calls: ContainerCalls) -> Iterator[None]:
-    """By its name, so that a container whose creation broke off half-way goes too."""
-    hurry = False
-    try:
-        yield
-    except EngineUnavailable:
-        # Whoever has just got no answer does not wait that long for another.
-        hurry = True
-        raise
-    finally:
-        calls.remove(hurry=hurry)

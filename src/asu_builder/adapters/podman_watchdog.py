@@ -7,6 +7,8 @@ builds have opened; a command that runs does.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
+from time import monotonic
 
 from asu_builder.adapters.guard import disk_exhausted
 from asu_builder.adapters.limits import Limits
@@ -17,6 +19,15 @@ from asu_builder.domain.errors import AsuError, EngineUnavailable
 from asu_builder.ports import Verdict
 
 log = logging.getLogger(__name__)
+
+_UNDISTURBED_SECONDS = 1.0
+"""How long a command or the taking out of files has run before the disk is measured beside it."""
+_REST = 10
+"""How many times as long as a measurement takes lie between the beginnings of two.
+
+Podman walks the whole image for it, half a second of computing for 60,000 files, and lets nobody
+else at the container meanwhile.
+"""
 
 
 class Watchdog:
@@ -100,10 +111,20 @@ class Trial:
 class ContainerWatch:
     """What a guard asks about one container: is the engine there, is the disk limit kept?"""
 
-    def __init__(self, engine: Engine, calls: ContainerCalls, *, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        calls: ContainerCalls,
+        *,
+        limits: Limits,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`clock` counts seconds."""
         self._engine = engine
         self._calls = calls
         self._limit = limits.disk
+        self._clock = clock
+        self._measure_at = -inf
         self.is_started = False
         """Set by whoever starts the container; before, only the engine is asked."""
 
@@ -117,13 +138,14 @@ class ContainerWatch:
     def _look(self) -> AsuError | None:
         if not self.is_started:
             self._engine.ping(timeout=self._engine.timeouts.question)
-        elif not self._calls.is_busy:
+        elif self._calls.busy_seconds < _UNDISTURBED_SECONDS or self._clock() < self._measure_at:
             self._calls.require_answer()
         elif self._measure() > self._limit:
             return disk_exhausted(self._limit)
         return None
 
     def _measure(self) -> int:
+        began = self._clock()
         try:
             return self._calls.disk_use()
         except ContainerGone:
@@ -133,3 +155,6 @@ class ContainerWatch:
             self._calls.require_answer()
             log.warning("could not measure a container: %s", error)
             return 0
+        finally:
+            ended = self._clock()
+            self._measure_at = ended + (ended - began) * (_REST - 1)

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from limits.strategies import MovingWindowRateLimiter
 
 _ASKERS = 10_000
+_QUESTIONS = 20_000
 _PREVIEWS = "60/minute; 20/10 second"
 """One a second as people type, and a handful at once."""
 _MINUTE, _HOUR = 60, 3600
@@ -88,6 +90,37 @@ class NewBuildsLimit(RateLimit):
     def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`text` is the setting `new_builds_limit`."""
         super().__init__(text, of="New builds", clock=clock)
+
+
+class LookUpsLimit:
+    """How many questions that need documents of upstream an asker without a token may ask.
+
+    The same question again is counted once a minute: LuCI and auc repeat theirs every few seconds.
+    """
+
+    def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`text` is the setting `look_ups_limit`."""
+        self._limit = RateLimit(text, of="Questions that need the download server", clock=clock)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """Until when a question of this asker is counted already; the first to end comes first."""
+
+    def admit(self, asker_name: str, what: str) -> TooManyRequests | None:
+        """None when this asker may ask this; `what` is the same for the same question."""
+        question = (asker_name, what)
+        with self._lock:
+            now = self._clock()
+            while self._asked and (len(self._asked) > _QUESTIONS or next(iter(self._asked.values())) <= now):
+                self._asked.popitem(last=False)
+            if question in self._asked:
+                return None
+        refusal = self._limit.admit(asker_name)
+        if refusal is None:
+            with self._lock:
+                self._asked[question] = now + _MINUTE
+                self._asked.move_to_end(question)
+        return refusal
 
 
 class PreviewsLimit(RateLimit):

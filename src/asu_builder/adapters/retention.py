@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import get_args
 
@@ -13,13 +13,21 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import FINAL, to_micros
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
-from asu_builder.ports import EventKind
+from asu_builder.ports import EventKind, Remove
 
 # Of a hash's completed jobs the newest: the images are its own.
 _PUBLISHED = (
     "job.state = 'completed' AND NOT EXISTS (SELECT 1 FROM build_jobs AS newer"
     " WHERE newer.state = 'completed' AND newer.request_hash = job.request_hash AND newer.id > job.id)"
 )
+_OLD_REQUESTS = """
+    SELECT request_hash FROM (
+        SELECT request_hash, first_asked_at,
+            sum(length(request) + 200) OVER (ORDER BY first_asked_at DESC, request_hash) AS total
+        FROM build_requests AS request WHERE NOT EXISTS
+            (SELECT 1 FROM build_jobs WHERE request_hash = request.request_hash)
+    ) WHERE total > :most OR first_asked_at < :before ORDER BY total DESC LIMIT :at_once
+"""
 _AT_ONCE = 1000
 _EVENTS_AT_ONCE = 5000
 _DIGEST = "sha256:"
@@ -43,25 +51,37 @@ class SqlRetention:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def forget(
-        self, request_hash: str, *, remove: Callable[[], None], now: datetime, unexpired: bool = False
-    ) -> bool:
+    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
         """See `ports.RetentionLedger.forget`."""
+        going, others = self._carriers(request_hash, now, unexpired=unexpired)
+        if not others and not remove(lambda: not self._has_others(request_hash, going)):
+            return False
         with self._database.writing() as connection:
             connection.execute(
-                f"DELETE FROM build_jobs WHERE request_hash = ? AND {FINAL} AND (expires_at <= ? OR ?)",
-                (request_hash, to_micros(now), unexpired),
+                f"DELETE FROM build_jobs WHERE id IN (SELECT value FROM json_each(?)) AND {FINAL}",
+                (json.dumps(going),),
             )
             (left,) = connection.execute(
                 "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (request_hash,)
             ).fetchone()
-            if left:
-                return False
-            scrubbed = _scrub(connection, request_hash)
-            remove()
+            scrubbed = not left and _scrub(connection, request_hash)
         self._secret_in_log |= scrubbed
         self._empty_log()
-        return True
+        return not left
+
+    def _carriers(self, request_hash: str, now: datetime, *, unexpired: bool) -> tuple[list[int], bool]:
+        """Which jobs of the hash would go, and whether there are others."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT id, {FINAL} AND (expires_at <= ? OR ?) FROM build_jobs WHERE request_hash = ?",
+                (to_micros(now), unexpired, request_hash),
+            ).fetchall()
+        return [job_id for job_id, goes in rows if goes], not all(goes for _, goes in rows)
+
+    def _has_others(self, request_hash: str, going: Sequence[int]) -> bool:
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT id FROM build_jobs WHERE request_hash = ?", (request_hash,))
+            return any(row[0] not in going for row in rows)
 
     def _empty_log(self) -> None:
         """What was scrubbed leaves the database's log too; at the next look where somebody reads it now."""
@@ -120,6 +140,21 @@ class SqlRetention:
                 (to_micros(used_before), _AT_ONCE),
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]
+
+    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
+        """See `ports.RetentionLedger.forget_requests`."""
+        with self._database.reading() as connection:
+            names = connection.execute(
+                _OLD_REQUESTS, {"before": to_micros(before), "most": most_bytes, "at_once": _AT_ONCE}
+            ).fetchall()
+        with self._database.writing() as connection:
+            gone = connection.executemany(
+                "DELETE FROM build_requests WHERE request_hash = ? AND NOT EXISTS"
+                " (SELECT 1 FROM build_jobs WHERE request_hash = build_requests.request_hash)",
+                names,
+            ).rowcount
+            connection.execute("DELETE FROM operator_acts WHERE at < ?", (to_micros(before),))
+        return gone
 
     def forget_statistics(self, *, before: datetime, now: datetime) -> int:
         """See `ports.RetentionLedger.forget_statistics`."""

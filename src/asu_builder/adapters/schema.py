@@ -5,11 +5,13 @@ a file has seen. Each runs in one transaction together with its number: after a 
 the former schema is whole.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from asu_builder.adapters.durable import DISK_FULL, in_the_way
 from asu_builder.domain.errors import AsuError, Unavailable
 
 # By path: importlib.resources costs more than opening the database.
@@ -170,8 +172,21 @@ def open_header(path: Path) -> int | None:
 def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
     """Why a database cannot be opened, with what to do, for whoever starts the service."""
     code = result_code(error)
+    number = error.errno if isinstance(error, OSError) else None
     if path.is_dir():
         sentence = f"The database {path} is a directory. Name a file in it as database_path."
+    elif (obstacle := in_the_way(path.parent)) is not None:
+        sentence = (
+            f"The database {path} cannot be made: {obstacle} is a file where a directory is needed. "
+            "Move it away, or name another database_path."
+        )
+    elif code == sqlite3.SQLITE_FULL or number in DISK_FULL:
+        sentence = f"The disk of the database {path} is full. Make room on it, and start again."
+    elif number == errno.EROFS or _is_mounted_read_only(path.parent):
+        sentence = (
+            f"The disk of the database {path} can only be read. Mount it for writing, or name another "
+            "database_path."
+        )
     elif code in DAMAGE:
         sentence = (
             f"The file {path} is no database, or it is damaged ({error}). Put a backup in its place, "
@@ -188,6 +203,13 @@ def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
             "service own it, the files beside it and their directory, or name another database_path."
         )
     return Unavailable(sentence)
+
+
+def _is_mounted_read_only(folder: Path) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def result_code(error: BaseException) -> int:

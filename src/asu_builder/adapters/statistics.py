@@ -4,6 +4,7 @@ Each batch appends its events and adds to the daily counts in one transaction. C
 read the counts; only what has too many labels for them is counted from events.
 """
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -14,20 +15,27 @@ from asu_builder.adapters import daily_counts
 from asu_builder.adapters.daily_counts import DAY, DurationRow, EventRow
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.job_rows import moment, span_micros, to_micros
+from asu_builder.domain.errors import Side
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
+_log = logging.getLogger(__name__)
+
 _PACKAGES_SECONDS = 60.0
 """A request names some hundred packages: writing them is worth it once for many requests."""
+_MOST_WAITING = 50_000
+"""Events in memory while the database takes none; more are dropped. About 20 MB."""
 _MOST_NAMES = 20_000
 """So many different names are written without waiting for the minute."""
+_MOST_NAMES_WAITING = 100_000
+"""The same in memory while the database takes none; more are dropped."""
 
 _LABELS: dict[TallyBy, str] = {
     "nothing": "''",
     "version": "version",
     "target": "target",
     "profile": "profile",
-    "reason": "reason",
+    "reason_and_side": "reason || ' ' || side",
     "diff_packages": "diff_packages",
     "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
 }
@@ -45,11 +53,11 @@ class SqlStatistics:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
-        note: Callable[[EventKind, str], None] = lambda kind, reason: None,
+        note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
     ) -> None:
         """`clock` counts seconds.
 
-        `note` is told the kind and reason of each event at once, whatever becomes of the writing.
+        `note` is told the kind, reason and side of each event at once, whatever becomes of the writing.
         """
         self._note = note
         self._database = database
@@ -61,10 +69,22 @@ class SqlStatistics:
         self._wanted: dict[tuple[int, str], Counter[str]] = {}
         self._packages_due = clock() + _PACKAGES_SECONDS
         self._flushing = threading.Lock()
+        self._dropped = 0
 
-    def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
+    def record(
+        self,
+        kind: EventKind,
+        request: BuildRequest,
+        *,
+        client: str = "",
+        reason: str = "",
+        side: Side | None = None,
+    ) -> None:
         """See `ports.Statistics.record`."""
-        self._note(kind, reason)
+        self._note(kind, reason, side or "")
+        if len(self._rows) >= _MOST_WAITING:
+            self._dropped += 1
+            return
         at = to_micros(self._now())
         self._rows.append(
             (
@@ -76,6 +96,7 @@ class SqlStatistics:
                 request.diff_packages,
                 client,
                 reason,
+                side or "",
             )
         )
         if kind == "request":
@@ -84,6 +105,9 @@ class SqlStatistics:
 
     def record_duration(self, stage: str, span: timedelta) -> None:
         """See `ports.Statistics.record_duration`."""
+        if len(self._spans) >= _MOST_WAITING:
+            self._dropped += 1
+            return
         self._spans.append((to_micros(self._now()), stage, max(0, span_micros(span))))
 
     def waiting(self) -> int:
@@ -110,14 +134,15 @@ class SqlStatistics:
             with self._database.writing() as connection:
                 connection.executemany(
                     "INSERT INTO build_stats"
-                    " (at, kind, version, target, profile, diff_packages, client, reason)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    " (at, kind, version, target, profile, diff_packages, client, reason, side)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     batch,
                 )
                 daily_counts.add_events(connection, batch)
                 daily_counts.add_durations(connection, self._spans[:spans])
                 daily_counts.add_packages(connection, wanted)
             del self._rows[:count], self._spans[:spans]
+            self._tell_dropped()
         if packages:
             self._wanted = {}
             self._packages_due = self._clock() + _PACKAGES_SECONDS
@@ -125,9 +150,24 @@ class SqlStatistics:
 
     def _count_names(self) -> None:
         count = len(self._asked)
+        room = _MOST_NAMES_WAITING - sum(len(counted) for counted in self._wanted.values())
         for day, version, names in self._asked[:count]:
-            self._wanted.setdefault((day, version), Counter()).update(names)
+            if len(names) > room:
+                self._dropped += 1
+                continue
+            counted = self._wanted.setdefault((day, version), Counter())
+            before = len(counted)
+            counted.update(names)
+            room -= len(counted) - before
         del self._asked[:count]
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            _log.warning(
+                "%d event(s) are missing in the statistics: the database took none for too long",
+                self._dropped,
+            )
+            self._dropped = 0
 
     def tally(
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from asu_builder.adapters.durable import sync
+from asu_builder.adapters.durable import DISK_FULL, in_the_way, sync
 from asu_builder.adapters.locks import is_abandoned, lock_alone, locked, locked_with_others, opened
 from asu_builder.adapters.store_marks import Marks
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
@@ -21,8 +21,7 @@ from asu_builder.ports import Verdict
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 """Refuses marks and scratch directories, so they are never served."""
 _SCRATCH_PREFIX = ".scratch-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_DISK = (*_FULL, errno.EIO, errno.EROFS)
+_DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
 
 
 class LocalStore:
@@ -49,7 +48,15 @@ class LocalStore:
         self._root = root
         self._marks = Marks(root, installation=installation, expects_results=expects_results)
         self._floor = floor
-        with _disk_errors(f"The store {root} cannot be made"):
+        if (obstacle := in_the_way(root)) is not None:
+            raise StoreUnavailable(
+                f"The store {root} cannot be made: {obstacle} is a file where a directory is needed. "
+                "Move it away, or name another public_path."
+            )
+        with _disk_errors(
+            f"The store {root} cannot be made; let the user of this service own its directory, or name "
+            "another public_path"
+        ):
             root.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -118,28 +125,31 @@ class LocalStore:
                     held.enter_context(locked_with_others(self._root / request_hash))
             yield
 
-    def remove(self, request_hash: str) -> None:
+    def remove(self, request_hash: str, *, confirm: Callable[[], bool] = lambda: True) -> bool:
         """See `ports.Store.remove`. What others have published is not taken away.
 
         Renamed first, so that no half directory is ever served; the rename makes it a scratch
         directory, locked already, without a byte of new disk, which there may not be.
         """
         if not REQUEST_HASH.fullmatch(request_hash):
-            return
+            return confirm()
         self.require_root()
         path, away = self._root / request_hash, self._new_scratch()
         with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
             with locked(self._root):
                 if not self._marks.is_on(path):
                     self._marks.require_root()  # gone, or with the whole disk, a moment ago?
-                    return
+                    return confirm()
                 lock = life.enter_context(opened(path))
                 if not lock_alone(lock):
                     raise StillRead("These images are being downloaded; they can be taken away afterwards.")
+                if not confirm():
+                    return False
                 path.rename(away)
                 # Who waits to read it is let in, and sees that it is gone; a sweep stays out.
                 fcntl.flock(lock, fcntl.LOCK_SH)
             shutil.rmtree(away, ignore_errors=True)
+            return True
 
     def published(self) -> Iterator[str]:
         """See `ports.Store.published`. Read while it is asked for."""
@@ -164,11 +174,9 @@ class LocalStore:
             sync(self._root)
 
     def room(self) -> int:
-        """See `ports.Store.room`. One system call; a disk that does not answer has none."""
-        try:
+        """See `ports.Store.room`. One system call."""
+        with _disk_errors("The store cannot be read"):
             return self._free() - self._floor
-        except OSError:
-            return 0
 
     def sweep(self) -> int:
         """See `ports.Store.sweep`."""
@@ -225,7 +233,7 @@ def _disk_errors(failed: str, *, only: tuple[int, ...] = ()) -> Iterator[None]:
     except OSError as error:
         if only and error.errno not in only:
             raise
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise StoreFull(
                 "The disk of the store is full; no image can be stored before the operator has made room."
             ) from error

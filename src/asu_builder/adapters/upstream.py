@@ -1,42 +1,40 @@
 """What the download server's documents mean. Layout: facts on the ImageBuilder, §5."""
 
-import re
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-
-import msgspec
+from typing import Any, TypeVar
 
 from asu_builder.adapters.database import Database
+from asu_builder.adapters.incomplete import Incomplete
+from asu_builder.adapters.lenient import LeftOut, Notes
 from asu_builder.adapters.upstream_documents import UpstreamDocuments
-from asu_builder.adapters.upstream_profiles import (
-    UnlistedDevices,
+from asu_builder.adapters.upstream_formats import (
     lift_profile,
+    parse_feeds,
     parse_overview,
     parse_profiles_json,
+    parse_targets,
+    parse_versions,
 )
+from asu_builder.adapters.upstream_indexes import (
+    parse_index,
+    parse_packages,
+    parse_packed_packages,
+    read_index,
+)
+from asu_builder.adapters.upstream_profiles import UnlistedDevices
 from asu_builder.domain.device_search import Device
+from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Release
-from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.ports import TargetProfiles, Verdict, VersionList, current_reading
+
+Parsed = TypeVar("Parsed")
 
 
-class _Versions(msgspec.Struct):
-    versions_list: list[str] = []
-    stable_version: str | None = None
-    oldstable_version: str | None = None
-    upcoming_version: str | None = None
-
-
-class _Index(msgspec.Struct):
-    version: int = 1
-    architecture: str = ""
-    packages: dict[str, str] = {}
-
-
-# Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
-_VERSIONS = msgspec.json.Decoder(_Versions)
-_TARGETS = msgspec.json.Decoder(dict[str, str])
-_INDEX = msgspec.json.Decoder(_Index)
+_USUAL_FEEDS = ("base", "luci", "packages", "routing", "telephony")
+"""Of an architecture whose mirror has no `feeds.conf`."""
 
 
 class HttpUpstream:
@@ -49,26 +47,37 @@ class HttpUpstream:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        redirect_hosts: Sequence[str] = (),
     ) -> None:
-        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
-        self._documents = UpstreamDocuments(url, database, now=now, clock=clock)
-        self._unlisted = UnlistedDevices(self._documents)
+        """`now` is the time on the wall, `clock` counts seconds and never leaps.
+
+        The server may send us to `redirect_hosts` beside itself.
+        """
+        self._documents = UpstreamDocuments(
+            url, database, now=now, clock=clock, redirect_hosts=redirect_hosts
+        )
+        self._left_out = LeftOut()
+        self._incomplete = Incomplete(clock)
+        self._unlisted = UnlistedDevices(self._documents, self._left_out)
 
     def check(self) -> Verdict:
-        """Degraded when the download server does not answer, so that answers come from memory."""
-        return self._documents.check()
+        """Degraded when the download server does not answer, so that answers come from memory, or
+        when part of what it has cannot be read."""
+        verdict = self._documents.check()
+        lacking = " ".join(filter(None, (self._incomplete.sentence(), self._left_out.sentence())))
+        return Verdict("degraded", lacking) if lacking and verdict.status == "ok" else verdict
 
     def versions(self) -> VersionList:
         """See `ports.Upstream.versions`."""
-        return self._documents.get(".versions.json", parse_versions) or VersionList((), ())
+        return self._read(".versions.json", parse_versions) or VersionList((), ())
 
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
         """See `ports.Upstream.targets`."""
-        return self._documents.get(f"{release.path}/.targets.json", parse_targets, wait=wait)
+        return self._read(f"{release.path}/.targets.json", parse_targets, wait=wait)
 
     def devices(self, release: Release) -> Sequence[Device] | None:
         """See `ports.Upstream.devices`."""
-        listed = self._documents.get(f"{release.path}/.overview.json", parse_overview)
+        listed = self._read(f"{release.path}/.overview.json", parse_overview)
         if listed is not None:
             return listed
         targets = self.targets(release)
@@ -76,80 +85,147 @@ class HttpUpstream:
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
         """See `ports.Upstream.target_profiles`."""
-        return self._documents.get(f"{release.path}/targets/{target}/profiles.json", parse_profiles_json)
+        return self._read(f"{release.path}/targets/{target}/profiles.json", parse_profiles_json)
 
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
         """See `ports.Upstream.described_profile`."""
         if self.target_profiles(release, target) is None:
             return None
         body = self._documents.stored(f"{release.path}/targets/{target}/profiles.json")
-        return None if body is None else lift_profile(body, profile)
+        if body is None:
+            raise Unavailable("The description of this target could not be stored here. Try again later.")
+        architecture = (self.targets(release) or {}).get(target, "")
+        known = {
+            "target": target,
+            "arch_packages": architecture,
+            "version_number": release.version,
+            "version_code": "",
+        }
+        return lift_profile(body, profile, known)
 
     def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
         """See `ports.Upstream.architecture_packages`."""
         base = f"{release.path}/packages/{architecture}"
-        feeds = self._documents.get(f"{base}/feeds.conf", _parse_feeds)
-        if feeds is None:
-            return None
-        merged: dict[str, str] = {}
-        for feed in feeds:
-            merged |= self._packages(f"{base}/{feed}") or {}
-        return merged
+        feeds = self._read(f"{base}/feeds.conf", parse_feeds)
+        directories = {feed: f"{base}/{feed}" for feed in feeds or _USUAL_FEEDS}
+        # Nobody publishes an architecture without packages: most of it is still on its way there.
+        without_any = ("feeds.conf",) if feeds is None else tuple(feeds)
+        packages = self._merged(base, directories, without_any=without_any)[0]
+        return packages if feeds is not None or packages else None
 
     def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
         """See `ports.Upstream.target_packages`."""
         base = f"{release.path}/targets/{target}"
-        own = self._packages(f"{base}/packages")
-        described = self.target_profiles(release, target)
-        if own is None or described is None:
-            return own
-        if not described.kernel_modules:
-            return own
-        # Kernel modules moved to a directory of their own (since 24.10, 23.05.6 and snapshots).
-        return {**own, **(self._packages(f"{base}/kmods/{described.kernel_modules}") or {})}
+        self._want(f"{base}/profiles.json", parse_profiles_json)
+        self._want(f"{base}/packages/index.json", parse_index)
+        return self._merged(base, self._of_target(release, target))[0] or None
 
-    def _packages(self, directory: str) -> Mapping[str, str] | None:
-        index = self._documents.get(f"{directory}/index.json", _parse_index)
-        if index is None or index.version >= 2:
-            return None if index is None else index.packages
-        # The first edition has names with their ABI suffix; `Packages` says what to take off.
-        return self._documents.get(f"{directory}/Packages", _parse_packages) or index.packages
+    def _of_target(self, release: Release, target: str) -> dict[str, str]:
+        """The directories of a target's own packages."""
+        base = f"{release.path}/targets/{target}"
+        directories = {"packages": f"{base}/packages"}
+        described = self.target_profiles(release, target)
+        if described is not None and described.kernel_modules:
+            # Kernel modules moved to a directory of their own (since 24.10, 23.05.6 and snapshots).
+            directories["kmods"] = f"{base}/kmods/{described.kernel_modules}"
+        return directories
+
+    def other_names(self, release: Release, target: str, architecture: str) -> Collection[str]:
+        """Further names by which packages can be asked for: provided ones, and those with ABI suffix.
+
+        Only where the indexes tell them.
+        """
+        base = f"{release.path}/packages/{architecture}"
+        feeds = self._read(f"{base}/feeds.conf", parse_feeds) or _USUAL_FEEDS
+        directories = {feed: f"{base}/{feed}" for feed in feeds}
+        # A feed is called `packages` too.
+        own = {f"{name} of the target": place for name, place in self._of_target(release, target).items()}
+        _, others = self._merged(base, directories | own, noted=False)
+        for directory in (directories | own).values():
+            self._want(f"{directory}/Packages", parse_packages)
+        for directory in (directories | own).values():
+            # Later 24.10 releases have the second edition of `index.json`, which lacks them, beside it.
+            with contextlib.suppress(Unavailable):
+                listed = self._read(f"{directory}/Packages", parse_packages)
+                others |= listed.others if listed else set()
+        return others
+
+    def _merged(
+        self,
+        base: str,
+        directories: Mapping[str, str],
+        *,
+        noted: bool = True,
+        without_any: tuple[str, ...] = (),
+    ) -> tuple[dict[str, str], set[str]]:
+        """Names and versions of the packages in these directories, later ones first, and their other names.
+
+        One that cannot be read is left out; `Unavailable` is raised when none can. `without_any` is what is
+        noted as lacking where no package is found at all.
+        """
+        for directory in directories.values():
+            self._want(f"{directory}/index.json", parse_index)
+        merged: dict[str, str] = {}
+        others: set[str] = set()
+        lacking: dict[str, Unavailable | None] = {}
+        for name, directory in directories.items():
+            try:
+                index = read_index(directory, self._read)
+            except Unavailable as error:
+                lacking[name] = error
+                continue
+            if index is not None:
+                merged |= index.packages
+                others |= index.others
+            elif self._documents.is_forbidden(f"{directory}/index.json"):
+                lacking[name] = None
+        errors = [error for error in lacking.values() if error is not None]
+        if errors and len(errors) == len(directories):
+            raise errors[-1]
+        if noted:
+            self._note_lacking(base, (not merged and without_any) or tuple(lacking))
+        return merged, others
+
+    def _note_lacking(self, base: str, lacking: tuple[str, ...]) -> None:
+        reading = current_reading()
+        if reading is not None:
+            reading.left_out |= dict.fromkeys(lacking)
+        if reading is None or not reading.lacks:  # else they may be on their way
+            self._incomplete.note(base, lacking)
+
+    def _read(
+        self, path: str, parse: Callable[[bytes, Notes], Parsed], *, wait: bool = True
+    ) -> Parsed | None:
+        found = self._documents.get(path, self._left_out.noting(path, parse), wait=wait)
+        if found is None:
+            self._left_out.note(path, "")
+        return found
+
+    def _want(self, path: str, parse: Callable[[bytes, Notes], object]) -> None:
+        self._documents.want(path, self._left_out.noting(path, parse))
+
+    def keep_warm(self) -> None:
+        """Asks for one document of what was asked for of late; to be called once a second."""
+        self._documents.keep_warm(self._parser_of)
+
+    def _parser_of(self, path: str) -> Callable[[bytes], Any] | None:
+        parse = _PARSERS.get(path.rpartition("/")[2])
+        return None if parse is None else self._left_out.noting(path, parse)
+
+    def tidy(self) -> None:
+        """Keeps what is stored of upstream within its bounds; to be called now and then."""
+        self._documents.tidy()
 
     def close(self) -> None:
         """Ends background work."""
         self._documents.close()
 
 
-def parse_versions(body: bytes) -> VersionList:
-    """`.versions.json`. Raises `msgspec.MsgspecError` for anything else."""
-    found = _VERSIONS.decode(body)
-    latest = (found.upcoming_version, found.stable_version, found.oldstable_version)
-    return VersionList(tuple(found.versions_list), tuple(version for version in latest if version))
-
-
-def parse_targets(body: bytes) -> dict[str, str]:
-    """`.targets.json`: target → architecture. Raises `msgspec.MsgspecError` for anything else."""
-    return _TARGETS.decode(body)
-
-
-def _parse_feeds(body: bytes) -> tuple[str, ...]:
-    lines = (line.split() for line in body.decode("utf-8").splitlines())
-    named = (words[1] for words in lines if len(words) >= 3 and re.fullmatch(r"[A-Za-z0-9_-]+", words[1]))
-    # Not every mirror's list names the feed that every version has.
-    return tuple(dict.fromkeys(("base", *named)))
-
-
-def _parse_index(body: bytes) -> _Index:
-    return _INDEX.decode(body)
-
-
-def _parse_packages(body: bytes) -> dict[str, str]:
-    """Names without ABI suffix and versions of an opkg index."""
-    packages: dict[str, str] = {}
-    for paragraph in body.decode("utf-8", "replace").split("\n\n"):
-        fields = dict(
-            line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and not line[0].isspace()
-        )
-        if "Package" in fields and "Version" in fields:
-            packages[fields["Package"].removesuffix(fields.get("ABIVersion", ""))] = fields["Version"]
-    return packages
+_PARSERS: Mapping[str, Callable[[bytes, Notes], Any]] = {
+    "profiles.json": parse_profiles_json,
+    "feeds.conf": parse_feeds,
+    "index.json": parse_index,
+    "Packages": parse_packages,
+    "Packages.gz": parse_packed_packages,
+}
+"""Of the documents that are kept warm, by name."""

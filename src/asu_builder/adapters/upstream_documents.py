@@ -1,41 +1,41 @@
-"""Documents of the download server: remembered, revalidated behind, stale rather than none.
+"""Documents of the download server: remembered, revalidated, stale rather than none.
 
-Nobody waits for upstream when anything usable was ever seen, and nobody waits long when not: the
-document is fetched behind, and the asker is told to come back.
+Who makes an answer within a `Reading` never waits here: what is lacking is noted there and fetched
+behind. Everybody else waits for each document, in bounded time.
 
 Ages are counted by a clock that never leaps. The clock on the wall serves only for what a former
 life of this process has stored; there a document from the future is an old one.
 """
 
-import logging
-import queue
-import threading
+import contextlib
+import re
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
-from asu_builder.adapters.upstream_memory import Document, DocumentMemory, size_of
+from asu_builder.adapters.upstream_asking import FIRST_PAUSE as FIRST_PAUSE
+from asu_builder.adapters.upstream_asking import Asking, on_its_way
+from asu_builder.adapters.upstream_freshness import FRESH_FOR as FRESH_FOR
+from asu_builder.adapters.upstream_freshness import LISTS, MISSING_STALE, freshness
+from asu_builder.adapters.upstream_freshness import MISSING_FOR as MISSING_FOR
+from asu_builder.adapters.upstream_memory import OWN, Document, DocumentMemory
 from asu_builder.adapters.upstream_server import UpstreamServer
-from asu_builder.domain.breaker import Breaker
-from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
-from asu_builder.ports import Verdict
+from asu_builder.adapters.upstream_warm import WarmPaths
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import Verdict, current_reading
+from asu_builder.ports.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS
 
-_log = logging.getLogger(__name__)
-
-FRESH_FOR = timedelta(minutes=5)
-MISSING_FOR = timedelta(minutes=1)
-"""How long "upstream has no such document" is believed: a release appears without a restart."""
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(seconds=60)
-"""How long a document is not asked for after a failure, at first and at most: upstream is not hammered."""
-_PATIENCE_SECONDS = 0.08
-"""How long an asker waits for a document that was never seen: a near mirror answers in less."""
-_THREADS = 4
+_EARLY = 0.8
+"""After this part of its fresh time a document is asked for again that is kept warm."""
+_LOOKS = 20
+"""At most so many documents are looked at to find the one to be asked for again."""
+_WARM = msgspec.json.Decoder(dict[str, float])
+_PLAIN_PATH = re.compile(r"(?:[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*/)*\.?[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*")
+"""What names a document below upstream's address and nothing else."""
 
 Parsed = TypeVar("Parsed")
 Parse = Callable[[bytes], Parsed]
@@ -51,37 +51,50 @@ class UpstreamDocuments:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        redirect_hosts: Sequence[str] = (),
     ) -> None:
         """`now` is the time on the wall, `clock` counts seconds and never leaps."""
-        self._server = UpstreamServer(url, connections=_THREADS)
+        self._url = url.rstrip("/")
         self._memory = DocumentMemory(database, now=now, clock=clock)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._fetching: dict[str, Future[Document]] = {}
-        self._breakers: dict[str, Breaker] = {}
-        """Of the paths that failed last time."""
-        self._failed: tuple[str, Parse[Any]] | None = None
-        """What failed last, to be asked for again when nobody else asks for anything."""
-        self._work: queue.SimpleQueue[tuple[str, Parse[Any]] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
+        self._restored = False
+        server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
+        self._asking = Asking(server, self._memory, on_missing=self._warm.forget, clock=clock)
 
     def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
         """The parsed document, or None when upstream has none.
 
-        Raises `Unavailable` when it was never seen and does not come: within a tenth of a second,
-        or at once without `wait`. It is `UpstreamUnavailable` when asking for it has failed.
+        Raises `Unavailable` when it is not here: within a `Reading` at once, else when it has not
+        come within ten seconds. It is `UpstreamUnavailable` when asking for it has failed. Without
+        `wait` the answer can be made without it: five seconds at most, and none after a failure.
         """
-        document = self._memory.find(self._address(path), parse)
-        if document is None:
-            document = self._await_first(path, parse, _PATIENCE_SECONDS if wait else 0.0)
-        elif self._is_old(document) and self._may_ask(path):
-            self._fetch_behind(path, parse)
+        if not _PLAIN_PATH.fullmatch(path):
+            return None
+        document = self._find(path, parse)
+        age = 0.0 if document is None else self._clock() - document.checked
+        if document is None or age > _longest_stale(path, document):
+            document = self._first(path, parse, wait=wait)
+        elif age > document.fresh_for:
+            document = self._again(path, parse, document)
+        self._note(path, document)
         parsed: Parsed | None = document.parsed
         return parsed
 
+    def want(self, path: str, parse: Parse[Any]) -> None:
+        """Has a document fetched that will be asked for in a moment, beside others; never waits."""
+        reading = current_reading()
+        if reading is None or not _PLAIN_PATH.fullmatch(path):
+            return
+        document = self._find(path, parse)
+        if document is None and not reading.over and not reading.refusal() and self._asking.may_ask(path):
+            reading.await_first(self._asking.ask(path, parse).future)
+
     def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
         """The document as last seen, however old; None when it was never, or upstream has none."""
-        document = self._memory.find(self._address(path), parse)
+        document = self._find(path, parse)
+        if document is not None:
+            self._note(path, document)
         parsed: Parsed | None = None if document is None else document.parsed
         return parsed
 
@@ -91,105 +104,113 @@ class UpstreamDocuments:
 
     def check(self) -> Verdict:
         """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
-        problem = self._server.problem
-        if not problem:
-            return Verdict("ok", "The download server has answered whenever it was asked of late.")
-        if self._failed is not None and self._may_ask(self._failed[0]):
-            self._fetch_behind(*self._failed)
-        return Verdict("degraded", f"{problem} Answers come from what was seen before.")
+        return self._asking.check()
+
+    def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
+        """Asks for one document again that was asked for of late; to be called once a second."""
+        self._restore()
+        for _ in range(_LOOKS):
+            path = self._warm.due()
+            if path is None:
+                return
+            parse, soon = parser_of(path), _EARLY * freshness(path).seconds(there=True)
+            age = self._memory.age(self._address(path))
+            if parse is None or age is None:
+                self._warm.forget(path)
+            elif 0 <= age < soon:
+                self._warm.rest(path, soon - age)
+            else:
+                self._warm.rest(path, soon)
+                if self._asking.may_ask(path):
+                    self._asking.ask(path, parse)
+                return
+
+    def tidy(self) -> None:
+        """Keeps what is stored within its bounds, and notes for the next start what is asked for."""
+        self._memory.prune()
+        self._save()
+
+    def _save(self) -> None:
+        self._restore()
+        if self._warm.changed:
+            self._memory.store(self._note_of_ours, "", msgspec.json.encode(self._warm.to_save()))
+
+    def _restore(self) -> None:
+        if not self._restored:
+            self._restored = True
+            body = self._memory.stored(self._note_of_ours)
+            with contextlib.suppress(msgspec.MsgspecError):
+                self._warm.restore(_WARM.decode(body or b"{}"))
+
+    @property
+    def _note_of_ours(self) -> str:
+        return f"{OWN}asked {self._url}"
 
     def close(self) -> None:
         """Ends background work; what is still on its way is dropped."""
+        with contextlib.suppress(AsuError):
+            self._save()
         self._memory.close()
-        for _ in self._threads:
-            self._work.put(None)
+        self._asking.close()
 
-    def _is_old(self, document: Document) -> bool:
-        fresh_for = MISSING_FOR if document.parsed is None else FRESH_FOR
-        return self._clock() - document.checked > fresh_for.total_seconds()
+    def _find(self, path: str, parse: Parse[Any]) -> Document | None:
+        return self._memory.find(
+            self._address(path), parse, lambda there: freshness(path).seconds(there=there)
+        )
 
-    def _may_ask(self, path: str) -> bool:
-        breaker = self._breakers.get(path)
-        return breaker is None or breaker.admits()
+    def _note(self, path: str, document: Document) -> None:
+        reading = current_reading()
+        if reading is not None:
+            address = self._address(path)
+            reading.note(address, self._memory.state(address, document))
+            if document.parsed is not None and freshness(path) is not LISTS:
+                self._warm.note(path)
 
-    def _await_first(self, path: str, parse: Parse[Any], patience: float) -> Document:
-        breaker = self._breakers.get(path)
-        if breaker is not None and not breaker.admits():
-            raise UpstreamUnavailable(breaker.sentence, retry_after=breaker.retry_after)
-        try:
-            return self._fetch_behind(path, parse).result(timeout=patience)
-        except TimeoutError:
-            # Not a failure: upstream is as slow as it always is, or was never asked.
-            raise Unavailable(
-                f"{path} was never asked for before and is being fetched from the download server. "
-                "Try again in a few seconds.",
-                retry_after=3,
-            ) from None
+    def _again(self, path: str, parse: Parse[Any], old: Document) -> Document:
+        """What to use of a document past its fresh time: the old copy if upstream fails or is slow."""
+        reading = current_reading()
+        if (reading is not None and reading.refusal()) or not self._asking.may_ask(path):
+            return old
+        fetch = self._asking.ask(path, parse)
+        # Counted from the first who asked: a slow upstream makes each wait once, not everybody always.
+        until = fetch.since + AGAIN_SECONDS
+        if reading is None:
+            with contextlib.suppress(TimeoutError, AsuError):
+                fetch.future.result(timeout=max(0.0, until - time.monotonic()))
+                return self._find(path, parse) or old
+            return old
+        if time.monotonic() < until and not reading.again_over:
+            reading.await_again(fetch.future)
+        return old
 
-    def _fetch_behind(self, path: str, parse: Parse[Any]) -> "Future[Document]":
-        with self._lock:
-            fetch = self._fetching.get(path)
-            if fetch is None:
-                fetch = self._fetching[path] = Future()
-                self._work.put((path, parse))
-                if len(self._threads) < min(_THREADS, len(self._fetching)):
-                    name = f"upstream-{len(self._threads) + 1}"
-                    # Daemons: a slow download must not hold up the end of the process.
-                    thread = threading.Thread(target=self._fetch_all, name=name, daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
-        return fetch
+    def _first(self, path: str, parse: Parse[Any], *, wait: bool) -> Document:
+        """Raises `Unavailable`, unless it may wait here and the document comes."""
+        reading = current_reading()
+        if reading is not None and (refusal := reading.refusal()):
+            raise refusal
+        failed_before = self._asking.failed_before(path)
+        if (reading is not None and reading.over) or not self._asking.may_ask(path):
+            raise self._asking.refusal(path)
+        fetch = self._asking.ask(path, parse)
+        if reading is None:
+            with contextlib.suppress(TimeoutError):
+                fetch.future.result(timeout=FIRST_SECONDS if wait else BESIDE_SECONDS)
+                if (document := self._find(path, parse)) is not None:
+                    return document
+        elif wait:
+            reading.await_first(fetch.future)
+        elif not (failed_before or reading.beside_over or time.monotonic() > fetch.since + BESIDE_SECONDS):
+            reading.await_beside(fetch.future)
+        raise on_its_way(path)
 
-    def _fetch_all(self) -> None:
-        while (work := self._work.get()) is not None:
-            path, parse = work
-            try:
-                document = self._fetch(path, parse)
-            except UpstreamUnavailable as error:
-                self._note_failure(path, parse, error)
-            except Exception as error:  # noqa: BLE001 - whoever waits must learn of it
-                _log.exception("reading %s failed", path)
-                self._end(path).set_exception(error)
-            else:
-                self._breakers.pop(path, None)
-                self._end(path).set_result(document)
-
-    def _end(self, path: str) -> "Future[Document]":
-        with self._lock:
-            return self._fetching.pop(path)
-
-    def _note_failure(self, path: str, parse: Parse[Any], error: UpstreamUnavailable) -> None:
-        breaker = self._breakers.get(path)
-        if breaker is None:
-            breaker = Breaker(clock=self._clock, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
-            self._breakers[path] = breaker
-            if not self._server.problem:
-                _log.warning("%s", error)
-        breaker.failed(str(error))
-        error.retry_after = breaker.retry_after
-        self._failed = (path, parse)
-        self._end(path).set_exception(error)
-
-    def _fetch(self, path: str, parse: Parse[Any]) -> Document:
-        known = self._memory.known(self._address(path))
-        etag = known.etag if known is not None and known.parsed is not None else ""
-        response = self._server.get(path, etag=etag)
-        checked = self._clock()
-        if response.status == 304 and known is not None:
-            document = replace(known, checked=checked)
-        elif response.status == 404:
-            document = Document(checked, "", 0, None)
-        else:
-            try:
-                parsed = parse(response.body)
-                document = Document(checked, response.etag, size_of(response.body, parsed), parsed)
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise UpstreamUnavailable(
-                    f"{self._address(path)} is not what it should be: {error}."
-                ) from error
-        body = None if response.status == 404 else response.body
-        self._memory.keep(self._address(path), document, body, renewed=response.status == 304)
-        return document
+    def is_forbidden(self, path: str) -> bool:
+        """Whether upstream did not let us look whether it has an optional document."""
+        return self._asking.is_forbidden(path)
 
     def _address(self, path: str) -> str:
-        return f"{self._server.url}/{path}"
+        return f"{self._url}/{path}"
+
+
+def _longest_stale(path: str, document: Document) -> float:
+    span = MISSING_STALE if document.parsed is None else freshness(path).stale
+    return span.total_seconds()

@@ -1,15 +1,14 @@
-"""Upstream's documents about profiles and devices. Layout: facts on the ImageBuilder, §5."""
+"""The devices of versions that upstream has no list of."""
 
 import contextlib
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import msgspec
-
+from asu_builder.adapters.lenient import LeftOut
 from asu_builder.adapters.upstream_documents import UpstreamDocuments
-from asu_builder.domain.device_search import Device, Title, name_devices
+from asu_builder.adapters.upstream_formats import parse_profiles_json
+from asu_builder.domain.device_search import Device, name_devices
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.ports import TargetProfiles
@@ -20,90 +19,15 @@ _VERSIONS = 4
 """Versions without a list whose devices are put together once and kept."""
 
 
-class _Profile(msgspec.Struct):
-    supported_devices: list[str] = []
-    device_packages: list[str] = []
-    titles: tuple[Title, ...] = ()
-
-
-class _Kernel(msgspec.Struct):
-    version: str
-    release: str
-    vermagic: str
-
-
-class _ProfilesJson(msgspec.Struct):
-    version_code: str
-    arch_packages: str = ""
-    profiles: dict[str, _Profile] = {}
-    default_packages: list[str] = []
-    linux_kernel: _Kernel | None = None
-
-
-class _ListedProfile(msgspec.Struct):
-    id: str
-    target: str
-    titles: tuple[Title, ...] = ()
-
-
-class _OverviewJson(msgspec.Struct):
-    profiles: list[_ListedProfile] = []
-
-
-# Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
-_PROFILES = msgspec.json.Decoder(_ProfilesJson)
-_OVERVIEW = msgspec.json.Decoder(_OverviewJson)
-_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_RAW_PROFILES = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw]])
-
-
-def parse_overview(body: bytes) -> tuple[Device, ...]:
-    """The devices of `.overview.json`; words that many of them have are kept once."""
-    found = _OVERVIEW.decode(body)
-    return tuple(
-        device
-        for profile in found.profiles
-        for device in name_devices(profile.id, sys.intern(profile.target), [*map(_shared, profile.titles)])
-    )
-
-
-def _shared(title: Title) -> Title:
-    return Title(title.title, sys.intern(title.vendor), title.model, sys.intern(title.variant))
-
-
-def parse_profiles_json(body: bytes) -> TargetProfiles:
-    """What `profiles.json` says about one target."""
-    found = _PROFILES.decode(body)
-    profiles = {name: tuple(profile.supported_devices) for name, profile in found.profiles.items()}
-    kernel = found.linux_kernel
-    return TargetProfiles(
-        found.version_code,
-        found.arch_packages,
-        profiles,
-        tuple(found.default_packages),
-        {name: tuple(profile.device_packages) for name, profile in found.profiles.items()},
-        f"{kernel.version}-{kernel.release}-{kernel.vermagic}" if kernel else "",
-        {name: profile.titles for name, profile in found.profiles.items() if profile.titles},
-    )
-
-
-def lift_profile(body: bytes, profile: str) -> bytes | None:
-    """`profiles.json` with one profile's keys at the top; None when it has no such profile."""
-    document = _RAW.decode(body)
-    found = _RAW_PROFILES.decode(document.pop("profiles", msgspec.Raw(b"{}")))
-    if profile not in found:
-        return None
-    return msgspec.json.encode({**document, **found[profile], "id": profile})
-
-
 class UnlistedDevices:
     """The devices of versions without `.overview.json`, from the profiles of their known targets.
 
     Of a version with few targets, as a small mirror has, the others are asked for behind.
     """
 
-    def __init__(self, documents: UpstreamDocuments) -> None:
+    def __init__(self, documents: UpstreamDocuments, left_out: LeftOut) -> None:
         self._documents = documents
+        self._left_out = left_out
         self._lock = threading.Lock()
         self._made: OrderedDict[str, tuple[tuple[TargetProfiles, ...], tuple[Device, ...]]] = OrderedDict()
 
@@ -128,10 +52,11 @@ class UnlistedDevices:
 
     def _described(self, release: Release, target: str, *, asked: bool) -> TargetProfiles | None:
         path = f"{release.path}/targets/{target}/profiles.json"
+        parse = self._left_out.noting(path, parse_profiles_json)
         if asked:
             with contextlib.suppress(Unavailable):
-                return self._documents.get(path, parse_profiles_json, wait=False)
-        return self._documents.known(path, parse_profiles_json)
+                return self._documents.get(path, parse, wait=False)
+        return self._documents.known(path, parse)
 
 
 def _devices_of(known: Mapping[str, TargetProfiles]) -> tuple[Device, ...]:

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.adapters.rate_limits import PreviewsLimit
-from asu_builder.bootstrap.background import background_work, checks
-from asu_builder.bootstrap.choices import announcement, keeping_options, tokens, worker_options
-from asu_builder.bootstrap.doors import Answering, make_builds, make_cancellation
+from asu_builder.adapters.repository_status import RepositoryStatus
+from asu_builder.bootstrap.background import Rounds, background_work, checks
+from asu_builder.bootstrap.choices import announcement, door_limits, keeping_options, tokens, worker_options
+from asu_builder.bootstrap.doors import Answering, make_builds, make_cancellation, make_door
 from asu_builder.bootstrap.life import Life
 from asu_builder.bootstrap.world import World, reach
 from asu_builder.domain.branches import Branches
@@ -35,6 +37,7 @@ from asu_builder.services.worker import Workers
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.web.app import Parts, create_app
 from asu_builder.web.asker import Askers
+from asu_builder.web.door import Door
 from asu_builder.web.operator_documents import ConfigurationDocument
 
 _log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ class Application(Struct, frozen=True):
     """Takes no more jobs; returns when none is being built or the grace is over."""
     end_streams: Callable[[], None]
     """Ends the answers that would last, on the event loop."""
+    door: Door
+    """What the server lets in."""
 
 
 def assemble(
@@ -60,15 +65,17 @@ def assemble(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
     origins: Mapping[str, str] | None = None,
+    rounds: Rounds | None = None,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
     `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
-    settings were chosen.
+    settings were chosen, `rounds` how often background work comes.
     """
     counts = EventCounts()
     world = reach(settings, now, note=counts.note)
     runtime = watch(world.runtime)
+    world = replace(world, runtime=runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     bell = Bell()
@@ -78,7 +85,7 @@ def assemble(
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
     interest = Interest(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
-    background = background_work(world, health, housekeeping, catalog, interest)
+    background = background_work(world, health, housekeeping, catalog, interest, rounds or Rounds())
     life = Life(
         begin=partial(housekeeping.recover, worker=world.name.name),
         workers=workers,
@@ -94,21 +101,25 @@ def assemble(
         statistics=world.statistics,
         catalog=catalog,
         charts=Charts(world.statistics, now=now),
-        preview=Preview(catalog, world.package_changes),
-        operator=make_operator(settings, world, now=now, wake=workers.wake),
+        preview=Preview(catalog, world.package_changes, other_names=world.upstream.other_names),
+        operator=make_operator(settings, world, now=now, wake=workers.wake, wake_all=workers.wake_all),
         crowds=Crowds(world.operations, world.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
         askers=Askers(tokens(settings), settings.trusted_proxies),
+        door_limits=door_limits(settings),
         limit_previews=PreviewsLimit().admit,
+        limit_fetches=world.fetch_limit.admit,
         announcement=announcement(settings),
+        revoked=world.revocations.current,
         start=life.start,
         stop=life.stop,
         version=__version__,
         cors=settings.cors,
     )
     app = create_app(parts)
-    return Application(app, world.warnings, partial(workers.drain, settings.shutdown_grace), app.end_streams)
+    drain = partial(workers.drain, settings.shutdown_grace)
+    return Application(app, world.warnings, drain, app.end_streams, make_door(parts, app))
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -141,7 +152,12 @@ def make_housekeeping(
 
 
 def make_operator(
-    settings: Settings, world: World, *, now: Callable[[], datetime], wake: Callable[[], None]
+    settings: Settings,
+    world: World,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+    wake_all: Callable[[], None] | None = None,
 ) -> Operator:
     """The operator's hand alone, for the service and for the command line."""
     return Operator(
@@ -153,6 +169,7 @@ def make_operator(
         cancellation=make_cancellation(settings, world, now),
         now=now,
         wake=wake,
+        wake_all=wake_all,
     )
 
 
@@ -206,6 +223,9 @@ def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: C
         release=catalog.branches.release,
         package_changes=world.package_changes,
         baseline=catalog.baseline,
+        announced=catalog.announced,
+        released_revision=catalog.released_revision,
+        repository_status=RepositoryStatus(settings.upstream_url).ask,
         upstream_url=settings.upstream_url,
         job_timeout=settings.job_timeout,
     )

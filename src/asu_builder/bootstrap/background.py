@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from asu_builder.bootstrap.heap import give_back_memory
 from asu_builder.bootstrap.world import World
 from asu_builder.ports import Runtime, Verdict
@@ -11,17 +13,25 @@ from asu_builder.services.housekeeping import Housekeeping
 from asu_builder.services.interest import Interest
 from asu_builder.services.periodic import Periodic
 
-_HEALTH_SECONDS = 10.0
-_FLUSH_SECONDS = 1.0
-_INTEREST_SECONDS = 5.0
-_QUEUE_SECONDS = 10.0
-_TIDY_SECONDS = 30.0
-_REFRESH_SECONDS = 5.0
-_RULES_SECONDS = 10.0
-_MEMORY_SECONDS = 30.0
-_INTEGRITY_SECONDS = 86400.0
 _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
+
+
+class Rounds(Struct, frozen=True):
+    """Seconds between two rounds of each kind of background work. Only tests choose other numbers."""
+
+    health: float = 10.0
+    disks: float = 1.0
+    queue: float = 10.0
+    tidy: float = 30.0
+    catalog: float = 5.0
+    warmth: float = 1.0
+    """At most one document a second is asked for so that no client waits for it."""
+    statistics: float = 1.0
+    interest: float = 5.0
+    memory: float = 30.0
+    integrity: float = 86400.0
+    rules: float = 10.0
 
 
 def checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
@@ -45,23 +55,38 @@ def _workers_verdict(world: World) -> Verdict:
     return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
 
 
+def _look_at_disks(world: World, health: Health) -> None:
+    """What can fill up within a moment; two system calls while all is well."""
+    health.look_at_room()
+    if world.database.disk_is_full() or health.is_down("database"):
+        health.look_at("database")
+
+
 def background_work(
-    world: World, health: Health, housekeeping: Housekeeping, catalog: Catalog, interest: Interest
+    world: World,
+    health: Health,
+    housekeeping: Housekeeping,
+    catalog: Catalog,
+    interest: Interest,
+    rounds: Rounds,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers."""
     work: list[tuple[str, Callable[[], object], float]] = [
-        ("health", health.look, _HEALTH_SECONDS),
-        ("queue", housekeeping.look_after_queue, _QUEUE_SECONDS),
-        ("housekeeping", housekeeping.tidy, _TIDY_SECONDS),
-        ("reconciling", housekeeping.reconcile_when_due, _TIDY_SECONDS),
-        ("catalog", catalog.refresh, _REFRESH_SECONDS),
-        ("statistics", world.statistics.flush_often, _FLUSH_SECONDS),
-        ("interest", interest.flush, _INTEREST_SECONDS),
-        ("memory", give_back_memory, _MEMORY_SECONDS),
-        ("integrity", world.database.verify, _INTEGRITY_SECONDS),
+        ("health", health.look, rounds.health),
+        ("disks", lambda: _look_at_disks(world, health), rounds.disks),
+        ("queue", housekeeping.look_after_queue, rounds.queue),
+        ("housekeeping", housekeeping.tidy, rounds.tidy),
+        ("reconciling", housekeeping.reconcile_when_due, rounds.tidy),
+        ("catalog", catalog.refresh, rounds.catalog),
+        ("warmth", world.upstream.keep_warm, rounds.warmth),
+        ("documents", world.upstream.tidy, rounds.tidy),
+        ("statistics", world.statistics.flush_often, rounds.statistics),
+        ("interest", interest.flush, rounds.interest),
+        ("memory", give_back_memory, rounds.memory),
+        ("integrity", world.database.verify, rounds.integrity),
     ]
     if world.refresh_rules is not None:
-        work.insert(0, ("rules", world.refresh_rules, _RULES_SECONDS))
+        work.insert(0, ("rules", world.refresh_rules, rounds.rules))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )

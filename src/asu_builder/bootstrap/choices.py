@@ -8,6 +8,7 @@ from asu_builder.services.builds import Policy
 from asu_builder.services.housekeeping import KeepingOptions
 from asu_builder.services.worker import WorkerOptions
 from asu_builder.settings import Settings
+from asu_builder.web.door import DoorLimits
 from asu_builder.web.metadata import Announcement
 
 
@@ -33,6 +34,8 @@ def keeping_options(settings: Settings) -> KeepingOptions:
         patience=Patience(settings.idle_sinks_after, settings.idle_expires_after),
         store_bytes=settings.store_max_size,
         statistics=settings.statistics_ttl,
+        requests=settings.audit_ttl,
+        request_bytes=settings.audit_max_size,
     )
 
 
@@ -58,6 +61,20 @@ def announcement(settings: Settings) -> Announcement:
         max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
         max_defaults_length=settings.max_defaults_length,
         imagebuilder_image=settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry),
+    )
+
+
+def door_limits(settings: Settings) -> DoorLimits:
+    """What one caller may send, and how slowly."""
+    return DoorLimits(
+        head=settings.max_head_size,
+        request_line=settings.max_request_line,
+        body=settings.max_body_size,
+        fields=settings.max_fields,
+        head_seconds=settings.head_timeout.total_seconds(),
+        body_seconds=settings.body_timeout.total_seconds(),
+        reader_seconds=settings.reader_timeout.total_seconds(),
+        connections=settings.max_connections_per_address,
     )
 
 

@@ -1,4 +1,4 @@
-"""The doors to the queue, for the service and for the command line."""
+"""The doors: to the queue, for the service and for the command line, and the server's."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -14,6 +14,9 @@ from asu_builder.services.forecast import Forecast
 from asu_builder.services.health import Health
 from asu_builder.services.interest import Interest
 from asu_builder.settings import Settings
+from asu_builder.web.app import Parts
+from asu_builder.web.door import Door
+from asu_builder.web.fast_path import FrontDoor
 
 
 class Answering(Struct, frozen=True):
@@ -46,6 +49,7 @@ def make_builds(
         limit=world.limit.admit,
         now=now,
         wake=wake,
+        waiting_for=lambda: "paused" if world.operations.paused() else answering.health.hindrance(),
     )
 
 
@@ -57,6 +61,16 @@ def make_cancellation(settings: Settings, world: World, now: Callable[[], dateti
         statistics=world.statistics,
         kept_for=settings.failure_ttl,
         now=now,
+    )
+
+
+def make_door(parts: Parts, app: FrontDoor) -> Door:
+    """What the server lets in to this application."""
+    return Door(
+        parts.door_limits,
+        counted_as=parts.askers.counted_as,
+        large_bodies=app.takes_large_bodies,
+        refuse=app.turn_away,
     )
 
 

@@ -1,5 +1,9 @@
 """Which runtime the settings mean."""
 
+import os
+from collections.abc import Mapping
+
+from asu_builder.domain.proxies import read_proxies
 from asu_builder.ports import Runtime
 from asu_builder.settings import Settings, SettingsProblem
 
@@ -30,24 +34,26 @@ def _podman_runtime(settings: Settings, installation: str) -> Runtime:
             registry=settings.imagebuilder_registry,
             network=settings.build_network,
             installation=installation,
+            proxies=_proxies(shares_network=False),
         )
     )
 
 
 def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
     from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-    from asu_builder.adapters.local_sandbox import bubblewrap_works
+    from asu_builder.adapters.sandbox_trial import try_sandbox
 
     if not settings.imagebuilder_path:
         raise SettingsProblem(
             "imagebuilder_path: the local runtime needs the path of an unpacked ImageBuilder"
         )
-    sandboxed = bubblewrap_works()
+    network = settings.build_network != "none"
+    fault = try_sandbox(network=network).fault
     warnings: tuple[str, ...] = ()
-    if not sandboxed:
+    if fault:
         if not settings.allow_unsandboxed:
             raise SettingsProblem(
-                "allow_unsandboxed: bubblewrap does not work here, so builds would run without a sandbox. "
+                f"allow_unsandboxed: {fault}, so builds would run without a sandbox. "
                 "Install bubblewrap or use Podman; set allow_unsandboxed to true only on a machine that "
                 "nobody else can reach"
             )
@@ -57,7 +63,20 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
     options = LocalOptions(
         imagebuilder_path=settings.imagebuilder_path,
         scratch=settings.database_path.parent / "builds",
-        sandboxed=sandboxed,
-        network=settings.build_network != "none",
+        sandboxed=not fault,
+        network=network,
+        proxies=_proxies(shares_network=True),
     )
     return LocalRuntime(options), warnings
+
+
+def _proxies(*, shares_network: bool) -> Mapping[str, str]:
+    """The variables of proxies for builds. Raises `SettingsProblem`."""
+    proxies = read_proxies(os.environ)
+    if wrong := proxies.unreadable():
+        # Without the value, which may hold a password.
+        raise SettingsProblem(
+            f"{', '.join(wrong)} (environment): expected an address like http://proxy.example.org:3128, "
+            "or nothing"
+        )
+    return proxies.environment(shares_network=shares_network)

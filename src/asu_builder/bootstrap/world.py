@@ -11,8 +11,9 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.package_changes import LocalPackageChanges, RemotePackageChanges
-from asu_builder.adapters.rate_limits import NewBuildsLimit
+from asu_builder.adapters.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.adapters.retention import SqlRetention
+from asu_builder.adapters.revocations import Revocations
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.adapters.stores import LocalStore
 from asu_builder.adapters.upstream import HttpUpstream
@@ -33,11 +34,13 @@ class World(Struct, frozen=True):
     log: SqlBuildLog
     ledger: SqlRetention
     operations: SqlOperations
+    revocations: Revocations
     store: LocalStore
     statistics: SqlStatistics
     upstream: HttpUpstream
     package_changes: LocalPackageChanges | RemotePackageChanges
     limit: NewBuildsLimit
+    fetch_limit: LookUpsLimit
 
     @property
     def refresh_rules(self) -> Callable[[], object] | None:
@@ -47,6 +50,7 @@ class World(Struct, frozen=True):
 
     def close(self) -> None:
         """Lets go of everything."""
+        self.runtime.close()
         self.upstream.close()
         self.package_changes.close()
         self.database.close()
@@ -57,7 +61,7 @@ def reach(
     settings: Settings,
     now: Callable[[], datetime],
     *,
-    note: Callable[[EventKind, str], None] = lambda kind, reason: None,
+    note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
 ) -> World:
     """Opens every adapter; `note` is told each event of the statistics.
 
@@ -68,6 +72,7 @@ def reach(
     installation = database.installation()
     runtime, warnings = choose_runtime(settings, installation=installation)
     ledger = SqlRetention(database)
+    revocations = Revocations(settings.database_path)
     return World(
         database=database,
         name=name,
@@ -76,7 +81,8 @@ def reach(
         queue=SqlJobQueue(database),
         log=SqlBuildLog(database),
         ledger=ledger,
-        operations=SqlOperations(database),
+        operations=SqlOperations(database, on_revoked=revocations.note),
+        revocations=revocations,
         store=LocalStore(
             settings.public_path / "store",
             installation=installation,
@@ -84,9 +90,12 @@ def reach(
             expects_results=ledger.has_results,
         ),
         statistics=SqlStatistics(database, now=now, note=note),
-        upstream=HttpUpstream(settings.upstream_url, database, now=now),
+        upstream=HttpUpstream(
+            settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
+        ),
         package_changes=_package_changes(settings),
         limit=NewBuildsLimit(settings.new_builds_limit),
+        fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
 
 

@@ -1,11 +1,14 @@
 """The command line: `asu-builder` serves; `asu-builder demo` shows a whole build."""
 
+import contextlib
 import gc
 import importlib
 import logging
+import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +16,7 @@ from asu_builder import __version__
 from asu_builder.settings import LoadedSettings, load_with_origins
 
 if TYPE_CHECKING:
+    from asu_builder.bootstrap.background import Rounds
     from asu_builder.web.server import DrainingServer
 
 _BANNER_LOOKS_SECONDS = 0.1
@@ -25,6 +29,7 @@ _ELSEWHERE = {
     "devices": ("asu_builder.cli.search", "devices_command"),
     "doctor": ("asu_builder.cli.doctor", "doctor_command"),
     "gc": ("asu_builder.cli.keeping", "gc_command"),
+    "import-settings": ("asu_builder.cli.import_settings", "import_settings_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
@@ -63,42 +68,60 @@ def main(context: click.Context) -> None:
 
 
 @main.command("serve")
-def serve_command() -> None:
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen here, whatever server_port says.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Read this settings file, and none of the usual ones.",
+)
+def serve_command(port: int | None, file: Path | None) -> None:
     """Serves the HTTP API and builds, until it is told to stop (SIGTERM or Ctrl-C)."""
-    serve()
+    serve(port=port, file=file)
 
 
-def serve() -> None:
-    """Runs the service by the settings of files and `ASU_*` variables."""
+def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds | None" = None) -> None:
+    """Runs the service by the settings of files and `ASU_*` variables; tests choose other `rounds`."""
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
     from asu_builder.bootstrap import assemble
     from asu_builder.bootstrap.heap import use_one_heap
+    from asu_builder.cli.listening import listen_at
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.cli.opening import told
     from asu_builder.loading import LOADING
     from asu_builder.web.server import DrainingServer, server_config
-    from asu_builder.web.systemd import Supervisor, inherited_socket
+    from asu_builder.web.systemd import Supervisor, inherited_sockets
 
     use_one_heap()
     with told():
-        loaded = load_with_origins()
+        loaded = load_with_origins(
+            files=None if file is None else (file,),
+            options={} if port is None else {"server_port": port},
+        )
         settings = loaded.settings
         configure_logging(settings)
-        application = assemble(settings, origins=loaded.origins)
+        # Before the database is touched, and open to nobody before the application has started.
+        sockets = inherited_sockets() or listen_at(settings.server_host, settings.server_port)
+        application = assemble(settings, origins=loaded.origins, rounds=rounds)
         gc.freeze()
         gc.enable()
     for warning in application.warnings:
         logging.getLogger("asu_builder").warning(warning)
     supervisor = Supervisor()
     config = server_config(
-        application.app, settings.server_host, settings.server_port, loading=LOADING, supervisor=supervisor
+        application.app,
+        settings.server_host,
+        settings.server_port,
+        door=application.door,
+        loading=LOADING,
+        supervisor=supervisor,
     )
     server = DrainingServer(
         config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor
     )
     threading.Thread(target=_say_how_it_is, args=(server, loaded), name="banner", daemon=True).start()
-    server.serve_on(inherited_socket())
+    server.run(sockets=sockets)
 
 
 def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
@@ -109,14 +132,22 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
             return
         pause.wait(_BANNER_LOOKS_SECONDS)
     pause.wait(_BANNER_AFTER_SECONDS)
-    if server.should_exit:
+    address = _address_of(server)
+    if server.should_exit or address is None:
         return
     from asu_builder.loading import LOADING
 
     with LOADING:
         from asu_builder.doctor.banner import log_banner
 
-    log_banner(loaded, listens_at=server.servers[0].sockets[0].getsockname())
+    log_banner(loaded, listens_at=address)
+
+
+def _address_of(server: "DrainingServer") -> Any:
+    """Where the server listens; None once it has ended, which may be at any moment."""
+    with contextlib.suppress(IndexError, AttributeError, OSError):
+        return server.servers[0].sockets[0].getsockname()
+    return None
 
 
 @main.group("rules")
@@ -134,9 +165,19 @@ def rules_test_command(file: str) -> None:
 
 
 @main.command("demo")
-@click.option("--keep", is_flag=True, help="Leave the service running until Ctrl-C.")
-def demo_command(keep: bool) -> None:
+@click.option("--keep", is_flag=True, help="Leave the service running until Ctrl-C; keep `ASU_*` variables.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Serve here; else at 8080 where that is free.")
+def demo_command(keep: bool, port: int | None) -> None:
     """Builds one image of the made-up sample distribution, from request to verified download."""
+    from asu_builder.cli.listening import listen_at
+    from asu_builder.cli.opening import told
     from asu_builder.demo import run_demo
 
-    sys.exit(run_demo(keep=keep))
+    chosen = os.environ.get("ASU_SERVER_PORT", "") if keep else ""
+    if port is None and chosen.isdecimal():
+        port = int(chosen)
+    if port is not None:
+        with told():
+            for opened in listen_at("127.0.0.1", port):
+                opened.close()
+    sys.exit(run_demo(keep=keep, port=port))

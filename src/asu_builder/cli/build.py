@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from asu_builder.cli.asking import Wishes, body_of
 from asu_builder.cli.building import BuildRun, Finished, leave_when_interrupted
@@ -52,7 +53,14 @@ _WISHES = (
     click.option(
         "--rootfs-size-mb", type=click.IntRange(min=1), metavar="MIB", help="Size of the root partition."
     ),
-    click.option("--filesystem", type=click.Choice(FILESYSTEMS), help="Build only this root file system."),
+    click.option(
+        "--filesystem",
+        metavar="NAME",
+        help=f"Build only this root file system, like {', '.join(FILESYSTEMS)}.",
+        shell_complete=lambda _context, _option, begun: [
+            CompletionItem(name) for name in FILESYSTEMS if name.startswith(begun)
+        ],
+    ),
     click.option("--version-code", metavar="REVISION", help="Build only from this revision."),
     click.option(
         "--repository",
@@ -166,7 +174,7 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
         click.echo(run.abandon() if run else "", err=True)
         return ExitCode.CANCELLED
     except AsuError as error:
-        hint = suggestion(place.offers, body, str(error))
+        hint = suggestion(place.offers, body, error)
         detail = f"{str(error).rstrip('.')}. {hint}" if hint else str(error)
         if showing.as_json or showing.json_events:
             click.echo(json.dumps({"title": type(error).__name__, "detail": detail}))

@@ -13,6 +13,7 @@ from asu_builder.cli.views import describe, printable
 from asu_builder.client.events import Ended, LogLines, progress_of
 
 _hash_argument = click.argument("request_hash", metavar="HASH")
+"""All of its digits, or as many as tell it from others."""
 
 
 @click.command("status")
@@ -22,7 +23,7 @@ _hash_argument = click.argument("request_hash", metavar="HASH")
 def status_command(request_hash: str, as_json: bool, server: str, token: str) -> None:
     """Says how far a build is. Ends with 0 for every build that is known, whatever its state."""
     with place_of(server, token) as place:
-        reply = place.builds.look(request_hash)
+        reply = place.builds.look(place.builds.whole_hash(request_hash))
     if as_json:
         print_json(reply.document)
     else:
@@ -51,6 +52,7 @@ def log_command(request_hash: str, follow: bool, server: str, token: str) -> Non
     """Prints what a build has printed."""
     code = ExitCode.DONE
     with place_of(server, token) as place:
+        request_hash = place.builds.whole_hash(request_hash)
         reply = place.builds.look(request_hash)
         if follow and reply.status == 202:
             code = _follow(place.builds, request_hash)
@@ -90,5 +92,5 @@ def _output(document: Mapping[str, Any]) -> list[str]:
 def cancel_command(request_hash: str, cancel_token: str, server: str, token: str) -> None:
     """Ends a build before its time: here as its operator, on a server with a secret or a token."""
     with place_of(server, token) as place:
-        place.builds.cancel(request_hash, cancel_token)
+        place.builds.cancel(place.builds.whole_hash(request_hash), cancel_token)
     click.echo("cancelled")

@@ -15,6 +15,7 @@ from asu_builder.client.server import Reply
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.errors import AsuError, BuildNotFound, EngineUnavailable, RequestRejected, Unavailable
 from asu_builder.domain.job import FINAL_STATES
+from asu_builder.domain.short_hashes import FOUND_AT_MOST, whole_hash
 from asu_builder.services.builds import Ask, BuildView
 from asu_builder.services.worker import Workers
 from asu_builder.web.incoming import parse_request
@@ -45,13 +46,24 @@ class LocalBuilds:
             view = self._terminal.builds.submit(Ask(request, client, asker))
         except RequestRejected as error:
             if request.defaults and not self._terminal.settings.allow_defaults:
-                raise RequestRejected(f"{error}. Set ASU_ALLOW_DEFAULTS=true to allow it here.") from error
+                told = f"{error}. Set ASU_ALLOW_DEFAULTS=true to allow it here."
+                raise RequestRejected(told, field=error.field) from error
             raise
         return _reply(view)
 
     def pause_after(self, error: AsuError) -> float:
         """At once: nobody else is bothered, and what upstream was asked for is here within moments."""
         return _LOOK_SECONDS
+
+    def whole_hash(self, given: str) -> str:
+        """The one hash that begins as given. Raises `RequestRejected` or `BuildNotFound`."""
+        operations = self._terminal.world.operations
+
+        def begin_so(prefix: str) -> Iterator[str]:
+            wanted = ports.JobFilter(request_hash=prefix, limit=FOUND_AT_MOST)
+            return (job.request_hash for job in operations.jobs(wanted))
+
+        return whole_hash(given, begin_so)
 
     def look(self, request_hash: str) -> Reply:
         """The answer to a poll. Raises `BuildNotFound`."""

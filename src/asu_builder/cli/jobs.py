@@ -1,25 +1,43 @@
-"""`asu-builder jobs`: see and move jobs from the command line, beside a running service."""
+"""`asu-builder jobs`: see and move jobs, beside a running service or on a server."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import click
-import msgspec
 
-from asu_builder.cli.opening import operator, who
-from asu_builder.domain.errors import BuildNotFound
-from asu_builder.domain.job import Job, JobState
+from asu_builder.cli.hands import Hand, hand_of, whole
+from asu_builder.cli.places import server_options
+from asu_builder.cli.tables import print_json
+from asu_builder.cli.views import printable
+from asu_builder.domain.job import JobState
 from asu_builder.ports import JobFilter
 
 _limit = click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1000),
     default=50,
     show_default=True,
     help="How many at most, newest first.",
 )
+_hash_argument = click.argument("request_hash", metavar="HASH")
 
 
 @click.group("jobs")
-def jobs_group() -> None:
+@server_options
+@click.pass_context
+def jobs_group(context: click.Context, server: str, token: str) -> None:
     """See every job; cancel, requeue and purge; pause and resume the workers."""
+    context.obj = (server, token)
+
+
+@contextmanager
+def _hand(server: str, token: str) -> Iterator[Hand]:
+    """Where the command says, else where the group of commands said."""
+    of_group = click.get_current_context().find_object(tuple) or ("", "")
+    with hand_of(server or of_group[0], token or of_group[1]) as hand:
+        yield hand
 
 
 @jobs_group.command("list")
@@ -30,94 +48,93 @@ def jobs_group() -> None:
 @click.option("--asker", default="", help="Only of this token or address.")
 @_limit
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@server_options
 def list_command(
-    state: str | None, release: str, target: str, profile: str, asker: str, limit: int, as_json: bool
+    state: str | None, release: str, *, as_json: bool, server: str, token: str, **wanted: Any
 ) -> None:
     """Lists jobs, newest first."""
-    wanted = JobFilter(
-        state=JobState(state) if state else None,
-        version=release,
-        target=target,
-        profile=profile,
-        asker=asker,
-        limit=limit,
-    )
-    with operator() as hand:
-        for job in hand.jobs(wanted):
-            click.echo(_as_json(job) if as_json else _as_line(job))
+    asked = JobFilter(state=JobState(state) if state else None, version=release, **wanted)
+    with _hand(server, token) as hand:
+        for job in hand.jobs(asked):
+            click.echo(json.dumps(job) if as_json else _as_line(job))
 
 
 @jobs_group.command("show")
-@click.argument("request_hash")
-def show_command(request_hash: str) -> None:
+@_hash_argument
+@server_options
+def show_command(request_hash: str, server: str, token: str) -> None:
     """Shows the newest job of a request hash, as JSON."""
-    with operator() as hand:
-        job = hand.find(request_hash)
-        if job is None:
-            raise BuildNotFound("There is no job under this hash.")
-        click.echo(msgspec.json.format(_as_json(job), indent=2))
+    with _hand(server, token) as hand:
+        print_json(hand.show(whole(hand, request_hash)))
 
 
 @jobs_group.command("cancel")
-@click.argument("request_hash")
-def cancel_command(request_hash: str) -> None:
+@_hash_argument
+@server_options
+def cancel_command(request_hash: str, server: str, token: str) -> None:
     """Cancels a job that waits or runs."""
-    with operator() as hand:
-        hand.cancel(request_hash, who=who())
+    with _hand(server, token) as hand:
+        hand.cancel(whole(hand, request_hash))
     click.echo("cancelled")
 
 
 @jobs_group.command("requeue")
-@click.argument("request_hash")
-def requeue_command(request_hash: str) -> None:
+@_hash_argument
+@server_options
+def requeue_command(request_hash: str, server: str, token: str) -> None:
     """Builds once more what has ended, or gives a running build back to the queue."""
-    with operator() as hand:
-        hand.requeue(request_hash, who=who())
+    with _hand(server, token) as hand:
+        hand.requeue(whole(hand, request_hash))
     click.echo("requeued")
 
 
 @jobs_group.command("purge")
-@click.argument("request_hash")
-def purge_command(request_hash: str) -> None:
+@_hash_argument
+@server_options
+def purge_command(request_hash: str, server: str, token: str) -> None:
     """Forgets a result or a failure now, with its images."""
-    with operator() as hand:
-        hand.purge(request_hash, who=who())
+    with _hand(server, token) as hand:
+        hand.purge(whole(hand, request_hash))
     click.echo("purged")
 
 
 @jobs_group.command("pause")
-def pause_command() -> None:
+@server_options
+def pause_command(server: str, token: str) -> None:
     """Lets no worker claim a job; what is being built goes on."""
-    with operator() as hand:
-        hand.pause(who=who())
+    with _hand(server, token) as hand:
+        hand.pause()
     click.echo("paused")
 
 
 @jobs_group.command("resume")
-def resume_command() -> None:
+@server_options
+def resume_command(server: str, token: str) -> None:
     """Lets workers claim jobs again."""
-    with operator() as hand:
-        hand.resume(who=who())
+    with _hand(server, token) as hand:
+        hand.resume()
     click.echo("resumed")
 
 
 @jobs_group.command("acts")
 @_limit
-def acts_command(limit: int) -> None:
+@server_options
+def acts_command(limit: int, server: str, token: str) -> None:
     """Shows what operators did, newest first."""
-    with operator() as hand:
+    with _hand(server, token) as hand:
         for act in hand.acts(limit):
-            click.echo(f"{act.at:%Y-%m-%dT%H:%M:%SZ}  {act.who}  {act.act}  {act.subject}".rstrip())
+            line = f"{_to_the_second(act['at'])}  {act['who']}  {act['act']}  {act['subject']}"
+            click.echo(printable(line.rstrip()))
 
 
-def _as_line(job: Job) -> str:
-    request = job.request
-    how = job.reason or job.stage or ""
-    return (
-        f"{job.id:>7}  {job.enqueued_at:%Y-%m-%dT%H:%M:%SZ}  {job.state:<9}  {how:<18}  "
-        f"{request.version}  {request.target}  {request.profile}  {job.asker or '-'}  {job.request_hash}"
+def _as_line(job: Mapping[str, Any]) -> str:
+    how = job["reason"] or job["stage"] or ""
+    return printable(
+        f"{job['id']:>7}  {_to_the_second(job['enqueued_at'])}  {job['state']:<9}  {how:<18}  "
+        f"{job['version']}  {job['target']}  {job['profile']}  {job['asker'] or '-'}  {job['request_hash']}"
     )
 
 
-def _as_json(job: Job) -> bytes:
-    return msgspec.json.encode(job)
+def _to_the_second(moment: str) -> str:
+    """A moment of the interface, such as 2026-11-23T12:44:54.231091Z, without its fraction."""
+    return f"{moment[:19]}Z"

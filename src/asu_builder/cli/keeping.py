@@ -1,5 +1,6 @@
 """`asu-builder gc`, `backup` and `token`: what an operator does now and then."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from asu_builder.bootstrap import make_housekeeping
 from asu_builder.cli.opening import installation, now, told
 from asu_builder.settings import load_settings
+from asu_builder.settings.checks import NAME as TOKEN_NAME
 
 
 @click.command("gc")
@@ -48,10 +50,21 @@ def backup_command(file: Path, force: bool) -> None:
     click.echo(f"{file}: {size} bytes, checked")
 
 
+_RIGHTS = {
+    "none": "asks for builds without a limit, and no more",
+    "read": "sees every job with its request and output, and the settings",
+    "operate": "sees all that, and cancels, requeues and purges jobs, pauses and resumes the workers",
+}
+
+
 @click.command("token")
 @click.argument("name")
 @click.option(
-    "--right", "rights", type=click.Choice(["read", "operate"]), multiple=True, help="What it may do."
+    "--right",
+    "rights",
+    type=click.Choice(list(_RIGHTS)),
+    multiple=True,
+    help="What it may do; asked for at a terminal where nothing is said.",
 )
 @click.option(
     "--priority",
@@ -64,8 +77,25 @@ def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
     """Makes a token for NAME: prints the secret, once, and the setting that makes it known."""
     from asu_builder.domain.access import new_token
 
+    if not TOKEN_NAME.fullmatch(name):
+        raise click.UsageError(f"NAME: expected letters, digits and . _ - (at most 64), got {name[:80]!r}")
+    given = list(dict.fromkeys(rights or _ask_for_rights()))
+    given = [right for right in given if right != "none"]
     secret, digest = new_token()
     click.echo(f"Token, shown only now: {secret}\n\nAdd to api_tokens in config.yaml and restart:\n")
     click.echo(f"  - name: {name}\n    digest: {digest}\n    priority: {priority}")
-    if rights:
-        click.echo(f"    rights: [{', '.join(rights)}]")
+    if given:
+        click.echo(f"    rights: [{', '.join(given)}]")
+    strongest = max(given, key=list(_RIGHTS).index, default="none")
+    click.echo(f"\nRights: {', '.join(given) or 'none'}. Its holder {_RIGHTS[strongest]}.")
+    if not given:
+        click.echo("For more: --right read, or --right operate.")
+
+
+def _ask_for_rights() -> tuple[str, ...]:
+    """What whoever sits at the terminal chooses; nothing where there is none."""
+    if not sys.stdin.isatty():
+        return ()
+    for right, meaning in _RIGHTS.items():
+        click.echo(f"  {right:<8} {meaning}", err=True)
+    return (click.prompt("Which right", type=click.Choice(list(_RIGHTS)), default="none", err=True),)

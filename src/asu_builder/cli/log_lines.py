@@ -67,8 +67,8 @@ class ConsoleLines(_Lines):
     """Lines for people: what belongs to a line is indented below it."""
 
     def moment(self, seconds: float) -> str:
-        """Local time with its offset."""
-        return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+        """UTC, as on the pages and in every other output."""
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
     def render(self, line: Line) -> str:
         """Time, level, request id and short hash (or `-`), logger and message."""

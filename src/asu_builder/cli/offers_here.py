@@ -7,7 +7,7 @@ from msgspec.structs import asdict
 from asu_builder.domain.errors import AsuError, Unavailable
 from asu_builder.ports import PackageChanges
 from asu_builder.services.catalog import Catalog
-from asu_builder.services.preview import Preview
+from asu_builder.services.preview import OtherNames, Preview
 from asu_builder.services.search import Search
 from asu_builder.web.incoming import parse_request
 
@@ -17,9 +17,9 @@ _PAUSE_SECONDS = 0.2
 class LocalOffers:
     """Speaks as `client.offers.ServerOffers` does."""
 
-    def __init__(self, catalog: Catalog, package_changes: PackageChanges) -> None:
+    def __init__(self, catalog: Catalog, package_changes: PackageChanges, other_names: OtherNames) -> None:
         self._catalog = catalog
-        self._preview = Preview(catalog, package_changes)
+        self._preview = Preview(catalog, package_changes, other_names=other_names)
         self._search = Search(catalog)
 
     def pause_after(self, error: AsuError) -> float:
@@ -27,9 +27,14 @@ class LocalOffers:
         return _PAUSE_SECONDS
 
     def branches(self) -> list[dict[str, Any]]:
-        """Every branch with its `name`, `versions` (newest first) and `targets`."""
+        """Every branch with `name`, `versions` (newest first), `targets`, and whether that is `complete`."""
         return [
-            {"name": offer.branch.name, "versions": list(offer.versions), "targets": dict(offer.targets)}
+            {
+                "name": offer.branch.name,
+                "versions": list(offer.versions),
+                "targets": dict(offer.targets),
+                "complete": offer.complete,
+            }
             for offer in self._catalog.offers()
         ]
 

@@ -11,7 +11,7 @@ from asu_builder.cli.opening import now, told
 from asu_builder.cli.patience import DEFAULT_SECONDS
 from asu_builder.client.downloads import Source
 from asu_builder.client.events import Event
-from asu_builder.client.server import Reply
+from asu_builder.client.server import Reply, Server
 from asu_builder.domain.errors import AsuError, RequestMalformed
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -25,6 +25,9 @@ class BuildsPlace(Protocol):
 
     def pause_after(self, error: AsuError) -> float:
         """How many seconds later the same request may be answered."""
+
+    def whole_hash(self, given: str) -> str:
+        """The one hash that begins as given. Raises `RequestRejected` or `BuildNotFound`."""
 
     def look(self, request_hash: str) -> Reply:
         """The answer to a poll."""
@@ -73,7 +76,10 @@ class OffersPlace(Protocol):
         """How many seconds later the same question may be answered."""
 
     def branches(self) -> list[dict[str, Any]]:
-        """Every branch with its `name`, `versions` (newest first) and `targets`."""
+        """Every branch with its `name`, `versions` (newest first) and `targets`.
+
+        `complete` is false as long as more is on its way; a server does not tell.
+        """
 
     def latest(self) -> list[str]:
         """The latest releases."""
@@ -116,18 +122,24 @@ def place_of(server: str, token: str, *, patience: float = DEFAULT_SECONDS) -> I
         terminal = assemble_terminal(load_settings(), now)
         builds = LocalBuilds(terminal, patience=patience)
         try:
-            yield Place(builds, LocalOffers(terminal.catalog, terminal.world.package_changes))
+            world = terminal.world
+            names = world.upstream.other_names
+            yield Place(builds, LocalOffers(terminal.catalog, world.package_changes, names))
         finally:
             builds.close()
+
+
+def server_of(address: str, token: str) -> Server:
+    """The server at an address. Raises `click.UsageError` for what is none."""
+    try:
+        return Server(address, token=token)
+    except RequestMalformed as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _server(address: str, token: str, patience: float) -> Place:
     from asu_builder.client.builds import ServerBuilds
     from asu_builder.client.offers import ServerOffers
-    from asu_builder.client.server import Server
 
-    try:
-        server = Server(address, token=token)
-    except RequestMalformed as error:
-        raise click.UsageError(str(error)) from error
+    server = server_of(address, token)
     return Place(ServerBuilds(server, patience=patience), ServerOffers(server))

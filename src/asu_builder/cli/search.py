@@ -1,6 +1,7 @@
 """`asu-builder versions`, `devices` and `packages`: what can be built, here or on a server."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,7 +12,9 @@ from asu_builder.cli.patience import DEFAULT_SECONDS, patiently
 from asu_builder.cli.places import OffersPlace, place_of, server_options
 from asu_builder.cli.tables import print_json, print_table
 from asu_builder.domain.errors import RequestRejected, Unavailable
+from asu_builder.domain.release import MAIN
 
+_SECONDS_FOR_TARGETS = 10.0
 _Answer = TypeVar("_Answer")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 _limit_option = click.option(
@@ -28,7 +31,7 @@ _version_option = click.option(
 def versions_command(as_json: bool, server: str, token: str) -> None:
     """Lists the versions that can be built, newest first."""
     with place_of(server, token) as place:
-        branches = _ask(place.offers, lambda: _whole(place.offers))
+        branches = _branches(place.offers)
         latest = _ask(place.offers, place.offers.latest)
     if as_json:
         print_json({"latest": latest, "branches": branches})
@@ -42,6 +45,8 @@ def versions_command(as_json: bool, server: str, token: str) -> None:
         }
         for branch in branches
         for version in branch["versions"]
+        # The main branch is there on a mirror without snapshots too.
+        if branch["targets"] or not version.endswith(MAIN)
     ]
     print_table(rows, ("version", "branch", "targets", "note"))
 
@@ -94,12 +99,46 @@ def _ask(offers: OffersPlace, question: Callable[[], _Answer]) -> _Answer:
     )
 
 
+def _branches(offers: OffersPlace) -> list[dict[str, Any]]:
+    """Every branch, with its targets as soon as they are known; without those that stay unknown."""
+    began = 0.0
+
+    def look() -> list[dict[str, Any]]:
+        nonlocal began
+        try:
+            return _whole(offers)
+        except _NotYet as error:
+            began = began or time.monotonic()
+            if time.monotonic() - began < _SECONDS_FOR_TARGETS:
+                raise
+            missing = ", ".join(error.missing)
+            click.echo(f"The download server does not tell the targets of {missing}.", err=True)
+            return error.branches
+
+    return _ask(offers, look)
+
+
+class _NotYet(Unavailable):
+    """A first look may come before upstream has answered."""
+
+    def __init__(self, branches: list[dict[str, Any]], missing: list[str]) -> None:
+        super().__init__("The download server has not told all targets yet.", retry_after=1)
+        self.branches = branches
+        self.missing = missing
+
+
 def _whole(offers: OffersPlace) -> list[dict[str, Any]]:
-    """Every branch, once its targets are known: a first look may come before upstream has answered."""
     branches = offers.branches()
-    if any(branch["versions"] and not branch["targets"] for branch in branches):
-        raise Unavailable("The download server has not told all targets yet.", retry_after=1)
+    missing = [branch["name"] for branch in branches if not _is_complete(branch)]
+    if missing:
+        raise _NotYet(branches, missing)
     return branches
+
+
+def _is_complete(branch: Mapping[str, Any]) -> bool:
+    """As it says; of a server's, a release has targets, and snapshots need not be there."""
+    released = any(not version.endswith(MAIN) for version in branch["versions"])
+    return bool(branch.get("complete", branch["targets"] or not released))
 
 
 def _newest(offers: OffersPlace) -> str:

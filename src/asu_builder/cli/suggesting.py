@@ -6,7 +6,7 @@ from typing import Any
 
 from asu_builder.cli.patience import patiently
 from asu_builder.cli.places import OffersPlace
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, RequestMalformed, RequestRejected
 from asu_builder.domain.spelling import closest
 
 _FEW = 3
@@ -16,17 +16,17 @@ _ALIKE = 0.6
 """Of three unlikely ones nobody takes harm; no suggestion at all helps nobody."""
 
 
-def suggestion(offers: OffersPlace, body: bytes, refusal: str) -> str:
+def suggestion(offers: OffersPlace, body: bytes, refusal: AsuError) -> str:
     """A sentence with the nearest ones, or "" when there is none or the refusal is another."""
-    request: Mapping[str, Any] = json.loads(body)
-    for beginning, find in _FINDERS.items():
-        if refusal.startswith(beginning):
-            try:
-                found = find(offers, request)
-            except AsuError:
-                return ""
-            return f"Did you mean {' or '.join(found)}?" if found else ""
-    return ""
+    is_unknown = isinstance(refusal, RequestRejected) and not isinstance(refusal, RequestMalformed)
+    find = _FINDERS.get(getattr(refusal, "field", "")) if is_unknown else None
+    if find is None:
+        return ""
+    try:
+        found = find(offers, json.loads(body))
+    except AsuError:
+        return ""
+    return f"Did you mean {' or '.join(found)}?" if found else ""
 
 
 def package_suggestions(offers: OffersPlace, body: bytes) -> list[str]:
@@ -44,8 +44,12 @@ def package_suggestions(offers: OffersPlace, body: bytes) -> list[str]:
 
 
 def _versions(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+    asked = str(request["version"])
     known = [version for branch in offers.branches() for version in branch["versions"]]
-    return closest(str(request["version"]), known, alike=_ALIKE)
+    # Who names a branch means its newest release.
+    below = [version for version in known if version.startswith((f"{asked}.", f"{asked}-"))]
+    released = [version for version in below if "-" not in version]
+    return (released or below)[:1] or closest(asked, known, alike=_ALIKE)
 
 
 def _targets(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
@@ -72,7 +76,7 @@ def _name(device: Mapping[str, str], target: str) -> str:
 
 
 _FINDERS: Mapping[str, Callable[[OffersPlace, Mapping[str, Any]], Sequence[str]]] = {
-    "Unsupported version": _versions,
-    "Unsupported target": _targets,
-    "Unsupported profile": _profiles,
+    "version": _versions,
+    "target": _targets,
+    "profile": _profiles,
 }

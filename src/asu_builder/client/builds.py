@@ -12,7 +12,8 @@ import urllib3
 from asu_builder.client.downloads import Source, Stretch
 from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
 from asu_builder.client.server import Reply, Server, refusal
-from asu_builder.domain.errors import AsuError, BuildNotFound, Unavailable
+from asu_builder.domain.errors import AsuError, BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
+from asu_builder.domain.short_hashes import FOUND_AT_MOST, whole_hash
 
 _POLL_SECONDS = 1.0
 _LOG_BYTES = 16 << 20
@@ -41,6 +42,24 @@ class ServerBuilds:
     def pause_after(self, error: AsuError) -> float:
         """As many seconds as the server said."""
         return float(getattr(error, "retry_after", _POLL_SECONDS))
+
+    def whole_hash(self, given: str) -> str:
+        """The one hash that begins as given; fewer than all digits need a token that may read.
+
+        Raises `RequestRejected`, `BuildNotFound` or `NotAllowed`.
+        """
+        return whole_hash(given, self._begin_so)
+
+    def _begin_so(self, prefix: str) -> list[str]:
+        try:
+            path = f"/api/v1/jobs?request_hash={prefix}&limit={FOUND_AT_MOST}"
+            jobs = self.server.fetch("GET", path).document["jobs"]
+        except (NotAuthenticated, NotAllowed) as error:
+            raise NotAllowed(
+                "A server knows a build by all 64 digits of its hash. Fewer need a token with the right "
+                "read (--token)."
+            ) from error
+        return [str(job["request_hash"]) for job in jobs]
 
     def look(self, request_hash: str) -> Reply:
         """The answer to a poll. Raises `BuildNotFound`."""
@@ -160,6 +179,6 @@ def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:
 def _problem(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
         document = json.loads(response.read(_PIECE))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

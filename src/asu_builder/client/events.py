@@ -61,16 +61,17 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[Event | Refusal]:
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The `data` of each event (WHATWG HTML, §9.2): its lines joined, comments left out."""
-    rest, data = b"", list[bytes]()
+    rest = b""
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line.removeprefix(b"data:").removeprefix(b" "))
-            elif not line and data:
+        *blocks, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        for block in filter(None, blocks):
+            data = [
+                line.removeprefix(b"data:").removeprefix(b" ")
+                for line in block.split(b"\n")
+                if line.startswith(b"data:")
+            ]
+            if data:
                 yield b"\n".join(data)
-                data = []
 
 
 def progress_of(document: dict[str, Any]) -> Progress:

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from msgspec import Struct
 
 from asu_builder import __version__
+from asu_builder.adapters.outgoing import open_pool
+from asu_builder.domain.addresses import parse_address
 from asu_builder.domain.errors import (
     AsuError,
     BuildNotFound,
@@ -66,14 +66,17 @@ class Server:
     """A server by its address, like https://asu.example.org; `token` is sent with each question."""
 
     def __init__(self, address: str, *, token: str = "") -> None:
-        """Raises `RequestMalformed` for what is no address."""
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        """Raises `RequestMalformed` for what is no address, `Unavailable` where the way to it is none."""
+        parts = parse_address(address)
+        if parts is None or parts.user:
             raise RequestMalformed(
                 f"--server: expected an address like https://asu.example.org, got {address}"
             )
         self.address = address.rstrip("/")
-        self._pool = _pool(parts.scheme, parts.hostname)
+        try:
+            self._pool = open_pool(address)
+        except OSError as error:
+            raise Unavailable(f"{address} cannot be asked: {error}.") from None
         self._headers = {"User-Agent": f"asu-builder/{__version__}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -156,7 +159,10 @@ class Server:
 def refusal(reply: Reply) -> AsuError:
     """What an answer of 400 or more means, in our words; its own sentence is kept."""
     sentence = str(reply.document.get("detail") or reply.document.get("title") or f"status {reply.status}")
-    if kind := _REFUSALS.get(reply.status):
+    kind = _REFUSALS.get(reply.status)
+    if kind and issubclass(kind, RequestRejected):
+        return kind(sentence, field=str(reply.document.get("field", "")))
+    if kind:
         return kind(sentence)
     if reply.status == 429:
         return TooManyRequests(sentence, retry_after=reply.retry_after)
@@ -175,18 +181,11 @@ def _content(address: str, response: urllib3.BaseHTTPResponse) -> bytes:
 def _document(address: str, status: int, content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise ServerMistake(f"{address} answered {status} with something that is no ASU server's answer.")
     return document
-
-
-def _pool(scheme: str, host: str) -> urllib3.PoolManager:
-    proxy = getproxies().get(scheme)
-    if proxy and not proxy_bypass(host):
-        return urllib3.ProxyManager(proxy)
-    return urllib3.PoolManager()
 
 
 def _why(error: BaseException) -> str:

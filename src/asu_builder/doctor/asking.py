@@ -6,6 +6,8 @@ import urllib3
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
+from asu_builder.adapters.outgoing import open_pool
+
 PATIENCE_SECONDS = 4.0
 """For a connection, and then for each part of an answer; the check's own deadline bounds the whole."""
 
@@ -32,17 +34,15 @@ class Unheard(Exception):
     """No answer, or one that is none; the text is the end of a sentence, without its full stop."""
 
 
-def ask(
-    method: str, url: str, *, headers: Mapping[str, str] | None = None, through_proxy: bool = False
-) -> Heard:
+def ask(method: str, url: str, *, headers: Mapping[str, str] | None = None, directly: bool = False) -> Heard:
     """One question, asked once. Raises `Unheard`.
 
-    `through_proxy` follows the variables `https_proxy` and `no_proxy`, as Podman does; this program
-    itself uses no proxy.
+    It goes through the proxy that the environment names, like all that the service and Podman ask;
+    `directly` is for this very service.
     """
     timeout = urllib3.Timeout(connect=PATIENCE_SECONDS, read=PATIENCE_SECONDS)
     try:
-        with _pool(url if through_proxy else "") as pool:
+        with urllib3.PoolManager() if directly else open_pool(url) as pool:
             answer = pool.request(
                 method,
                 url,
@@ -65,18 +65,6 @@ def fetch(url: str) -> Heard:
     if heard.status != 200:
         raise Unheard(f"{url} is answered {heard.status}")
     return heard
-
-
-def _pool(proxied: str) -> urllib3.PoolManager:
-    if proxied:
-        from urllib.parse import urlsplit
-        from urllib.request import getproxies, proxy_bypass
-
-        parts = urlsplit(proxied)
-        proxy = getproxies().get(parts.scheme, "")
-        if proxy and not proxy_bypass(parts.netloc):
-            return urllib3.ProxyManager(proxy)
-    return urllib3.PoolManager()
 
 
 def reason_of(error: BaseException) -> str:

@@ -4,8 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from asu_builder.adapters.local_sandbox import bubblewrap_works
-from asu_builder.adapters.podman_engine import systemctl_option
+from asu_builder.adapters.podman_engine import socket_candidates, systemctl_option, what_helps
+from asu_builder.adapters.sandbox_trial import bubblewrap_works
 from asu_builder.doctor.engine_socket import SocketAnswer
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
@@ -21,7 +21,7 @@ def check_engine(scene: Scene) -> Finding:
     tried = "; ".join(answer.sentence for answer in scene.sockets())
     chosen = scene.socket
     if chosen is None:
-        return wrong(f"Podman's socket was not found: {tried}.", _how_to_start(scene))
+        return wrong(f"Podman's socket was not found: {tried}.", _how_to_find(scene))
     if chosen.version:
         if int(chosen.version.partition(".")[0] or 0) < _OLDEST:
             return wrong(f"{chosen.sentence}, which is too old.", "Use Podman 4 or newer.")
@@ -54,6 +54,13 @@ def _ways_in(scene: Scene, chosen: SocketAnswer) -> str:
     return f"Use {scene.user}'s own Podman: {_how_to_start(scene)}   (or let this user in: {door})"
 
 
+def _how_to_find(scene: Scene) -> str:
+    chosen = scene.settings.container_socket_path
+    if not chosen or shutil.which("podman") is None:
+        return _how_to_start(scene)
+    return what_helps(scene.sockets()[0].path, environment=scene.environment)
+
+
 def _how_to_start(scene: Scene) -> str:
     if shutil.which("podman") is None:
         return f"apt-get install podman && {_start_line(scene)}"
@@ -61,7 +68,8 @@ def _how_to_start(scene: Scene) -> str:
 
 
 def _start_line(scene: Scene) -> str:
-    if Path("/run/systemd/system").is_dir():
+    usual = scene.sockets()[0].path in socket_candidates(environment=scene.environment)
+    if usual and Path("/run/systemd/system").is_dir():
         return f"systemctl{systemctl_option(scene.sockets()[0].path)} enable --now podman.socket"
     path = scene.settings.container_socket_path.removeprefix("unix://") or str(scene.sockets()[-1].path)
     if os.geteuid() != 0 and not scene.settings.container_socket_path:

@@ -9,6 +9,7 @@ import mmap
 import os
 from pathlib import Path
 
+from asu_builder.adapters.durable import DISK_FULL
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, doubtful, well, worst, wrong
 
@@ -76,7 +77,7 @@ def _directory(path: Path, *, setting: str, user: str) -> Finding:
         )
     if problem in (errno.EACCES, errno.EPERM):
         return wrong(f"{place} may not be written by user {user}.", f"chown -R {user} {place}")
-    if problem in (errno.ENOSPC, errno.EDQUOT):
+    if problem in DISK_FULL:
         return wrong(
             f"The disk of {place} is full.", f"Make room on it (asu-builder gc), or name another {setting}."
         )

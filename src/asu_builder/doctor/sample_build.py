@@ -12,8 +12,8 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import quote
 
-from asu_builder.adapters.local_sandbox import bubblewrap_works
 from asu_builder.adapters.podman_engine import Engine
+from asu_builder.adapters.sandbox_trial import bubblewrap_works
 from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
 from asu_builder.doctor.checks import BUILD, SAMPLE_BUILD, Check
 from asu_builder.doctor.examination import examine

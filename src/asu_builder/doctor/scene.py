@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from asu_builder.adapters.podman_engine import socket_candidates
-from asu_builder.adapters.upstream import parse_targets, parse_versions
+from asu_builder.adapters.upstream_formats import parse_targets, parse_versions
 from asu_builder.doctor.asking import Heard, fetch
 from asu_builder.doctor.engine_socket import SocketAnswer, try_socket
 from asu_builder.domain.release import Release, parse_release

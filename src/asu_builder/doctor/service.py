@@ -56,7 +56,7 @@ def check_port(scene: Scene) -> Finding:
 def own_health(scene: Scene) -> dict[str, Any] | None:
     """What `/health` of the service at this port says; None where another program answers, or none."""
     try:
-        found = json.loads(ask("GET", f"{_own_url(scene)}/health").body)
+        found = json.loads(ask("GET", f"{_own_url(scene)}/health", directly=True).body)
     except (Unheard, ValueError):
         return None
     return found if isinstance(found, dict) and "polls_answered" in found else None

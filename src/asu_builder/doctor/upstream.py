@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import msgspec
-
-from asu_builder.adapters.upstream import parse_versions
+from asu_builder.adapters.upstream_formats import parse_versions
 from asu_builder.doctor.asking import Unheard, ask
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, well, wrong
@@ -18,7 +16,7 @@ def check_upstream(scene: Scene) -> Finding:
         listed = parse_versions(scene.versions().body)
     except Unheard as error:
         return wrong(f"The download server {url} does not answer: {error}.", remedy)
-    except msgspec.MsgspecError:
+    except ValueError:
         return wrong(
             f"{url}/.versions.json is no list of versions.",
             "Set upstream_url to a server of the layout of https://downloads.openwrt.org.",

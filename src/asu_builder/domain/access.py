@@ -46,6 +46,8 @@ class Asker(Struct, frozen=True):
     name: str
     """The token's name, else the address; IPv6 addresses by their /64, which one household shares."""
     token: Token | None = None
+    many: bool = False
+    """Whether others stand behind it whom nothing tells apart: a proxy that does not say for whom."""
 
     @property
     def priority(self) -> Priority:

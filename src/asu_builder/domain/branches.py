@@ -15,7 +15,8 @@ class Branch(Struct, frozen=True):
     """One line of versions.
 
     `path` is upstream's directory with the placeholder `{version}`. `branch_off_rev` is the count in
-    the revision at which the branch left main; None where it never did.
+    the revision at which the branch left main; None where it never did. With `own_numbering` its
+    ImageBuilders may tell other versions and revisions than upstream's metadata.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Branch(Struct, frozen=True):
     enabled: bool = True
     snapshot: bool = False
     branch_off_rev: int | None = None
+    own_numbering: bool = False
 
 
 BUILT_IN: Mapping[str, Branch] = {
@@ -63,8 +65,8 @@ class Branches:
         release = parse_release(version)
         branch = self._branches.get(release.branch)
         if branch is None:
-            raise RequestRejected(f"Unsupported branch: {version}")
-        return replace(release, path=branch.path.format(version=version))
+            raise RequestRejected(f"Unsupported branch: {version}", field="version")
+        return replace(release, path=branch.path.format(version=version), own_numbering=branch.own_numbering)
 
     def offered(self, versions: Iterable[str]) -> list[Release]:
         """The releases of these names, newest first; names of no offered branch are left out."""

@@ -1,8 +1,12 @@
 """What package changes made of a request, as the builder records and tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
+
+_NAMED, _SHOWN = 10, 40
+"""Names in a warning, and characters of each."""
 
 
 class AppliedRule(Struct, frozen=True):
@@ -33,6 +37,16 @@ class PackageSelection(Struct, frozen=True):
     packages: tuple[str, ...]
     record: PackageChangesRecord = field(default_factory=PackageChangesRecord)
     released: frozenset[str] = frozenset()
+
+
+def warn_of_odd_packages(selection: PackageSelection, odd: Sequence[str]) -> PackageSelection:
+    """The same, with a warning that these default packages are not removed."""
+    warning = (
+        f"Default packages with names that make cannot be told stay in the image: "
+        f"{', '.join(ascii(name[:_SHOWN])[1:-1] for name in odd[:_NAMED])}"
+    )
+    record = replace(selection.record, warnings=(*selection.record.warnings, warning))
+    return replace(selection, record=record)
 
 
 class ClientChange(Struct, frozen=True):

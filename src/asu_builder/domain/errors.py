@@ -4,15 +4,34 @@ Services and adapters raise these and nothing else on purpose; `web/app.py` hold
 from class to HTTP status.
 """
 
+from datetime import timedelta
 from enum import StrEnum
+
+from asu_builder.domain.problem import BuildProblem
 
 
 class AsuError(Exception):
-    """Base of every error that is meant; its text is fit for the person who asked."""
+    """Base of every error that is meant.
+
+    Its text may name hosts, paths and what other programs said, for the log and for operators;
+    `public` is what everybody may read.
+    """
+
+    @property
+    def public(self) -> str:
+        """What happened, without anything that is the operator's alone."""
+        return str(self)
 
 
 class RequestRejected(AsuError):
-    """The request is well formed but cannot be served here (HTTP 400)."""
+    """The request is well formed but cannot be served here (HTTP 400).
+
+    `field` is the field of the request that it is about; "" for none, or for all.
+    """
+
+    def __init__(self, sentence: str, *, field: str = "") -> None:
+        super().__init__(sentence)
+        self.field = field
 
 
 class RequestMalformed(RequestRejected):
@@ -35,9 +54,19 @@ class QueueFull(AsuError):
 class Unavailable(AsuError):
     """A part of the world does not answer (HTTP 503); inside a worker the job is given back."""
 
-    def __init__(self, sentence: str, *, retry_after: int = 10) -> None:
+    told = "A part of this service does not answer. Try again in a moment."
+    """What everybody may read; the sentence itself is the operator's."""
+
+    def __init__(self, sentence: str, *, retry_after: int = 10, plain: bool = False) -> None:
+        """`plain` says that the sentence names nothing that is the operator's alone."""
         super().__init__(sentence)
         self.retry_after = retry_after
+        self._plain = plain
+
+    @property
+    def public(self) -> str:
+        """What everybody may read."""
+        return str(self) if self._plain else self.told
 
 
 class PartUnavailable(Unavailable):
@@ -55,28 +84,40 @@ class PartUnavailable(Unavailable):
 class EngineUnavailable(PartUnavailable):
     """The container engine does not answer or cannot start anything; no build can run."""
 
+    told = "The container engine of this server does not work now. Try again later."
     part = "engine"
 
 
 class RegistryUnavailable(PartUnavailable):
     """The registry does not deliver the container images of ImageBuilders; what is here can be built."""
 
+    told = "The ImageBuilder could not be fetched now. Try again later."
     part = "registry"
 
 
 class StoreUnavailable(PartUnavailable):
     """The store takes no images; no build can end well."""
 
+    told = "The store of this server takes no images now. Try again later."
     part = "store"
 
 
 class StoreFull(Unavailable):
     """The store's disk is full. It may be this very build that fills it, so it counts as a try."""
 
+    told = "This server has no room for more images now. Try again later."
+
+
+class NoRoom(Unavailable):
+    """The machine that builds has no room left. It may be this very build's doing, so it counts as a try."""
+
+    told = "The machine that builds has no room left. Try again later."
+
 
 class UpstreamUnavailable(PartUnavailable):
     """The download server does not answer and nothing usable is remembered."""
 
+    told = "The download server of OpenWrt does not answer now. Try again later."
     part = "upstream"
 
 
@@ -116,12 +157,31 @@ class BuildInterrupted(AsuError):
     """The build was stopped from outside (shutdown, lost lease); says nothing about the request."""
 
 
+class Side(StrEnum):
+    """Whose side a failure is on: it decides how long it is remembered, and whether it is retried."""
+
+    USER = "user"
+    """Surely the request's: it is remembered, and fails again in the same way."""
+    INFRASTRUCTURE = "infrastructure"
+    """Everything around this program, and whatever cannot be explained: another try may go well."""
+    INTERNAL = "internal"
+    """A mistake of this program."""
+
+    @property
+    def fault(self) -> "Fault":
+        """The word for it that clients know."""
+        return _FAULTS[self]
+
+
 class Fault(StrEnum):
-    """Whose side a failure is on."""
+    """Whose side a failure is on, in the words that have always been on the wire."""
 
     USER = "user"
     WORLD = "world"
     OURS = "ours"
+
+
+_FAULTS = {Side.USER: Fault.USER, Side.INFRASTRUCTURE: Fault.WORLD, Side.INTERNAL: Fault.OURS}
 
 
 class FailureReason(StrEnum):
@@ -132,6 +192,7 @@ class FailureReason(StrEnum):
     REVISION_MISMATCH = "revision_mismatch"
     NOT_OFFERED = "not_offered"
     UNKNOWN_PROFILE = "unknown_profile"
+    BAD_REPOSITORY = "bad_repository"
     IMPOSSIBLE_SELECTION = "impossible_selection"
     VERSION_MISMATCH = "version_mismatch"
     TOO_BIG = "too_big"
@@ -149,25 +210,38 @@ class FailureReason(StrEnum):
     INTERNAL = "internal"
 
     @property
+    def side(self) -> Side:
+        """Whose side it mostly is on, where a failure does not say it itself."""
+        return _SIDES.get(self, Side.USER)
+
+    @property
     def fault(self) -> Fault:
-        """Whose side it is on; decides how long the failure is remembered."""
-        return _FAULTS.get(self, Fault.USER)
+        """The same in the words of the wire."""
+        return self.side.fault
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another try costs too much, or surely ends in the same way for hours."""
+        return self in (self.IMAGEBUILDER_MISSING, self.DEADLINE)
 
     @property
     def retried(self) -> bool:
-        """Whether waiting a little may help, so that the worker tries again by itself."""
-        return self in (self.SETUP_FAILED, self.UPSTREAM_UNREACHABLE, self.WORLD_UNAVAILABLE)
+        """Whether the worker mostly tries again by itself, because waiting a little may help."""
+        return self.side is Side.INFRASTRUCTURE and not self.is_final
 
 
-_FAULTS = {
-    FailureReason.IMAGEBUILDER_MISSING: Fault.WORLD,
-    FailureReason.SETUP_FAILED: Fault.WORLD,
-    FailureReason.UPSTREAM_UNREACHABLE: Fault.WORLD,
-    FailureReason.WORLD_UNAVAILABLE: Fault.WORLD,
-    FailureReason.UNTRUSTED_OUTPUT: Fault.OURS,
-    FailureReason.INCOMPLETE_OUTPUT: Fault.OURS,
-    FailureReason.GAVE_UP: Fault.OURS,
-    FailureReason.INTERNAL: Fault.OURS,
+_SIDES = {
+    FailureReason.IMAGEBUILDER_MISSING: Side.INFRASTRUCTURE,
+    FailureReason.SETUP_FAILED: Side.INFRASTRUCTURE,
+    FailureReason.UNKNOWN_PROFILE: Side.INFRASTRUCTURE,
+    FailureReason.NO_IMAGES: Side.INFRASTRUCTURE,
+    FailureReason.DEADLINE: Side.INFRASTRUCTURE,
+    FailureReason.UPSTREAM_UNREACHABLE: Side.INFRASTRUCTURE,
+    FailureReason.WORLD_UNAVAILABLE: Side.INFRASTRUCTURE,
+    FailureReason.UNTRUSTED_OUTPUT: Side.INTERNAL,
+    FailureReason.INCOMPLETE_OUTPUT: Side.INTERNAL,
+    FailureReason.GAVE_UP: Side.INTERNAL,
+    FailureReason.INTERNAL: Side.INTERNAL,
 }
 
 
@@ -175,13 +249,35 @@ class BuildFailed(AsuError):
     """A build ended without images; recorded once, then shown as 500 on the build's URL.
 
     `detail` is one or two sentences: what happened and what to do next. Clients show it; users
-    search for its first words, which are the predecessor's.
+    search for its first words, which are the predecessor's. `side` is the reason's where none is
+    given; `field` is the field of the request that it is about; `problem` has the names and numbers.
     """
 
-    def __init__(self, reason: FailureReason, detail: str) -> None:
+    def __init__(
+        self,
+        reason: FailureReason,
+        detail: str,
+        *,
+        side: Side | None = None,
+        field: str = "",
+        problem: BuildProblem | None = None,
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.side = side or reason.side
+        self.field = field
+        self.problem = problem or BuildProblem()
         self.stdout = ""
         self.stderr = ""
         self.build_cmd: tuple[str, ...] = ()
+
+
+def deadline_passed(deadline: timedelta) -> BuildFailed:
+    """The build ran into its deadline."""
+    minutes = deadline.total_seconds() / 60
+    return BuildFailed(
+        FailureReason.DEADLINE,
+        f"Error: The build did not end within {minutes:.3g} minutes and was stopped. "
+        "Try again in a minute, when the server may be less busy, or ask for fewer packages.",
+    )

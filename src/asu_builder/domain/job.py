@@ -7,7 +7,8 @@ from enum import IntEnum, StrEnum
 from msgspec import Struct, field
 
 from asu_builder.domain.changes import PackageChangesRecord
-from asu_builder.domain.errors import FailureReason, Fault
+from asu_builder.domain.errors import FailureReason, Fault, Side
+from asu_builder.domain.problem import BuildProblem
 from asu_builder.domain.request import BuildRequest
 
 
@@ -102,11 +103,27 @@ class BuildFailure(Struct, frozen=True):
     build_cmd: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     """What was tried before, where the job gave up or the world failed it more than once."""
+    blamed: Side | None = None
+    """Whose side it is on, where that is not the reason's own; failures of older versions say nothing."""
+    field: str = ""
+    """The field of the request that it is about; "" for none."""
+    problem: BuildProblem = BuildProblem()
+    """What it failed at, in names and numbers."""
+
+    @property
+    def side(self) -> Side:
+        """Whose side the failure is on."""
+        return self.blamed or self.reason.side
 
     @property
     def fault(self) -> Fault:
-        """Whose side the failure is on."""
-        return self.reason.fault
+        """The same in the words of the wire."""
+        return self.side.fault
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether waiting a little may help, so that the worker tries again by itself."""
+        return self.side is Side.INFRASTRUCTURE and not self.reason.is_final
 
 
 Outcome = BuildResult | BuildFailure
@@ -168,13 +185,13 @@ class Retention(Struct, frozen=True):
     def keeping(self, request: BuildRequest, outcome: Outcome) -> Keeping:
         """Short for images with a private script, longer for those whose versions are all named.
 
-        Using a result prolongs it. One whose versions are not all named is nevertheless made anew
-        in the end, because the same request would give newer packages.
+        Using a result prolongs it, but not one whose request named no versions: that ages from its
+        completion, because the same request would give newer packages.
         """
         if isinstance(outcome, BuildFailure):
             return Keeping(self.failure, self.failure)
         versioned = bool(request.packages_versions)
-        at_most = None if versioned else max(self.build, self.unversioned)
+        at_most = None if versioned else self.unversioned
         if request.defaults:
             return Keeping(self.with_defaults, at_most)
         return Keeping(self.build if versioned else self.unversioned, at_most)
@@ -197,4 +214,4 @@ def is_asked_anew(job: Job, *, now: datetime) -> bool:
     if job.outcome.reason is FailureReason.EXPIRED:
         return True
     # A failure far in the future was written by a clock that has been set back since.
-    return job.outcome.fault is not Fault.USER and abs(now - job.finished_at) >= COOL_DOWN
+    return job.outcome.side is not Side.USER and abs(now - job.finished_at) >= COOL_DOWN

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct, field
 
 from asu_builder.domain.errors import BuildFailed, FailureReason
-from asu_builder.domain.request import FILESYSTEMS, MAX_PACKAGES_LENGTH, PACKAGE, PROFILE
+from asu_builder.domain.printed import lines_of
+from asu_builder.domain.request import (
+    FILESYSTEM,
+    MAX_PACKAGES_LENGTH,
+    PACKAGE,
+    PROFILE,
+    UPSTREAM_PACKAGE,
+)
 
 _INNER_PATH = re.compile(r"/[A-Za-z0-9_./-]{1,200}")
 _EXTRA_NAME = re.compile(r"[a-z0-9-]{1,64}")
@@ -22,6 +29,8 @@ class ProfileInfo(Struct, frozen=True):
     title: str
     packages: tuple[str, ...]
     supported_devices: tuple[str, ...] = ()
+    odd_packages: tuple[str, ...] = ()
+    """Names that make must never be told."""
 
 
 class ImageBuilderInfo(Struct, frozen=True):
@@ -31,6 +40,8 @@ class ImageBuilderInfo(Struct, frozen=True):
     revision: str
     default_packages: tuple[str, ...]
     profiles: Mapping[str, ProfileInfo] = field(default_factory=dict)
+    odd_packages: tuple[str, ...] = ()
+    """Default packages whose names make must never be told."""
 
 
 def info_arguments() -> tuple[str, ...]:
@@ -68,7 +79,7 @@ def image_arguments(
     if rootfs_size_mb is not None:
         arguments.append(f"ROOTFS_PARTSIZE={int(rootfs_size_mb)}")
     if filesystem is not None:
-        _guard(filesystem in FILESYSTEMS, "ROOTFS_FILESYSTEM", filesystem)
+        _guard(FILESYSTEM.fullmatch(filesystem), "ROOTFS_FILESYSTEM", filesystem)
         arguments.append(f"ROOTFS_FILESYSTEM={filesystem}")
     return tuple(arguments)
 
@@ -76,10 +87,15 @@ def image_arguments(
 def _selection(profile: str, packages: Sequence[str]) -> tuple[str, str]:
     _guard(PROFILE.fullmatch(profile), "PROFILE", profile)
     for package in packages:
-        _guard(PACKAGE.fullmatch(package), "PACKAGES", package)
+        _guard(PACKAGE.fullmatch(package) or _removes_upstreams(package), "PACKAGES", package)
     joined = " ".join(packages)
     _guard(len(joined) <= 2 * MAX_PACKAGES_LENGTH, "PACKAGES", f"{len(joined)} characters")
     return f"PROFILE={profile}", f"PACKAGES={joined}"
+
+
+def _removes_upstreams(package: str) -> bool:
+    # Behind the minus a shell expands no `~`; by itself `~root` would be a directory.
+    return package.startswith("-~") and UPSTREAM_PACKAGE.fullmatch(package) is not None
 
 
 def _guard(safe: object, variable: str, value: str) -> None:
@@ -87,7 +103,9 @@ def _guard(safe: object, variable: str, value: str) -> None:
         raise BuildFailed(FailureReason.INTERNAL, f"Error: refused to pass {variable}={value[:80]!r} to make")
 
 
-_PROFILE_HEADER = re.compile(r"([A-Za-z0-9_.-]+):")
+_PROFILES = "Available Profiles:"
+_HEAD = ("Current Revision", "Current Target", "Default Packages")
+_PROFILE_HEADER = re.compile(r"([A-Za-z0-9_.-]{1,200}+):")
 
 
 def parse_info(stdout: str) -> ImageBuilderInfo:
@@ -96,25 +114,44 @@ def parse_info(stdout: str) -> ImageBuilderInfo:
     With perl missing, `make info` exits 0 and lists no profile, silently: that is a broken
     ImageBuilder, not an empty one.
     """
-    head, _, tail = stdout.partition("Available Profiles:")
-    revision = re.search(r'^Current Revision: "([^"\n]*)"$', head, re.MULTILINE)
-    target = re.search(r'^Current Target: "([^"\n]*)"$', head, re.MULTILINE)
-    defaults = re.search(r"^Default Packages: (.*)$", head, re.MULTILINE)
-    profiles = dict(_parse_profiles(tail.splitlines()))
-    if not (revision and defaults and target and profiles):
+    lines = lines_of(stdout)
+    at = lines.index(_PROFILES) if _PROFILES in lines else len(lines)
+    said: dict[str, str] = {}
+    for line in lines[:at]:
+        key, separator, value = line.partition(": ")
+        if separator and key in _HEAD:
+            said.setdefault(key, value)
+    revision, target = (_unquoted(said.get(key, "")) for key in ("Current Revision", "Current Target"))
+    defaults = said.get("Default Packages")
+    profiles = dict(_parse_profiles(lines[at:]))
+    if revision is None or target is None or defaults is None or not profiles:
         raise BuildFailed(
             FailureReason.SETUP_FAILED,
             "Error: The ImageBuilder does not say what it can build (`make info` lists no profile). "
-            "Its container image is broken; the operator should look at it.",
+            "It is broken; try again later, or choose another version.",
         )
-    return ImageBuilderInfo(target[1], revision[1], tuple(defaults[1].split()), profiles)
+    sound, odd = _sift(defaults.split())
+    return ImageBuilderInfo(target, revision, sound, profiles, odd)
+
+
+def _unquoted(text: str) -> str | None:
+    """What stands between quotation marks; None where there are none around it."""
+    inner = text[1:-1]
+    return inner if len(text) > 1 and text == f'"{inner}"' and '"' not in inner else None
+
+
+def _sift(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names that may be told to make again, and the others."""
+    names = list(names)
+    sound = tuple(name for name in names if UPSTREAM_PACKAGE.fullmatch(name))
+    return sound, tuple(name for name in names if not UPSTREAM_PACKAGE.fullmatch(name))
 
 
 def _parse_profiles(lines: Iterable[str]) -> Iterable[tuple[str, ProfileInfo]]:
     profile: str | None = None
     body: list[str] = []
     for line in lines:
-        header = _PROFILE_HEADER.fullmatch(line)
+        header = _PROFILE_HEADER.fullmatch(line) if line.endswith(":") else None
         if header:
             if profile is not None:
                 yield profile, _parse_profile(body)
@@ -131,7 +168,8 @@ def _parse_profile(body: Sequence[str]) -> ProfileInfo:
     words = {
         key: value.split() for key, _, value in (line.partition(": ") for line in body[1 if title else 0 :])
     }
-    return ProfileInfo(title, tuple(words.get("Packages", ())), tuple(words.get("SupportedDevices", ())))
+    sound, odd = _sift(words.get("Packages", ()))
+    return ProfileInfo(title, sound, tuple(words.get("SupportedDevices", ())), odd)
 
 
 def parse_manifest(stdout: str) -> dict[str, str]:
@@ -140,7 +178,7 @@ def parse_manifest(stdout: str) -> dict[str, str]:
     opkg and current apk print "name - version", apk of 2024 and 2025 printed "name version".
     """
     manifest = {}
-    for line in stdout.splitlines():
+    for line in lines_of(stdout):
         name, separator, version = line.partition(" - ")
         if not separator:
             name, separator, version = line.partition(" ")

@@ -1,199 +1,243 @@
-"""Comparing package versions, and explaining what a package manager said."""
+"""What a package manager said about a selection, and what an image has no room for, in names."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
-from asu_builder.domain.errors import BuildFailed, FailureReason
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.printed import NAME, lines_of
+from asu_builder.domain.problem import BuildProblem
 
-
-def require_versions(
-    request: BuildRequest, manifest: Mapping[str, str], *, released: Collection[str] = ()
-) -> None:
-    """Refuses a manifest that does not hold exactly the versions the asker was shown.
-
-    `released` are names that a package rule renamed or removed: nobody can have shown their version.
-    """
-    for name, version in request.packages_versions.items():
-        if name.startswith("-") or name in released:
-            continue
-        if name not in manifest:
-            raise BuildFailed(
-                FailureReason.VERSION_MISMATCH,
-                f"Error: Impossible package selection: {name} not in manifest",
-            )
-        if version and manifest[name] != version:
-            raise BuildFailed(
-                FailureReason.VERSION_MISMATCH,
-                f"Error: Impossible package selection: {name} version not as requested: "
-                f"{version} vs. {manifest[name]}",
-            )
-
-
-_NAMED = 20
-"""Names in a sentence; all of them are in the output beside it."""
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
-
-
-class SelectionProblem(Struct, frozen=True):
-    """Why a package manager refused a selection, in names a person can act on."""
-
-    missing: tuple[str, ...] = ()
-    conflicts: tuple[str, ...] = ()
-    needed_by: Mapping[str, tuple[str, ...]] | None = None
-    """For a missing dependency, the packages that need it."""
-    refused: tuple[str, ...] = ()
-    """Asked for and not installed, where the package manager does not say whether they exist."""
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.conflicts)
-
-    def sentence(self) -> str:
-        """The predecessor's first words, then what to do."""
-        parts = []
-        if self.missing:
-            parts.append(f"missing ({_some(self.missing)})")
-        if self.conflicts:
-            parts.append(f"conflicts ({_some(self.conflicts)})")
-        sentence = f"Error: Impossible package selection: {' '.join(parts)}"
-        for name, askers in list((self.needed_by or {}).items())[:_NAMED]:
-            sentence += f". {name} is needed by {_some(askers)}"
-        if self.refused:
-            sentence += f". Not installed: {_some(self.refused)}"
-        return sentence
-
-
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._+~-]*"
+_MOST_NAMED = 200
+"""Names of one kind that are kept; a person reads the first."""
 # apk writes "name-1.2.3-r4"; the version starts at the last "-<digit>" that an "-r<n>" follows.
-_APK_VERSION = re.compile(r"-[0-9][^-]*(?:-r[0-9]+)?$")
-_OPKG_MISSING = re.compile(rf" \* opkg_install_cmd: Cannot install package ({_NAME})\.")
-_OPKG_FOUND = re.compile(rf"Packages for ({_NAME}) found, but incompatible")
-_OPKG_DEPENDENCY = re.compile(rf"cannot find dependency ({_NAME}) for ({_NAME})")
-_OPKG_CONFLICT = re.compile(rf"check_conflicts_for: The following packages conflict with ({_NAME}):")
-_OPKG_CONFLICTING = re.compile(rf"check_conflicts_for: \t({_NAME}) \*")
-_OPKG_CLASH = re.compile(
-    rf"check_data_file_clashes: Package ({_NAME}) wants to install file [^\n]*\n"
-    rf"\s*But that file is already provided by package\s+\* ({_NAME})"
-)
-_APK_MISSING = re.compile(rf"^  ({_NAME}) \(no such package\):", re.MULTILINE)
-_APK_BLOCK = re.compile(rf"^  ({_NAME})(?: \(no such package\))?:$", re.MULTILINE)
-_APK_CONFLICT = re.compile(rf"^    conflicts: ({_NAME})", re.MULTILINE)
-_APK_CLASH = re.compile(rf"^ERROR: ({_NAME}): trying to overwrite \S+ owned by ({_NAME})\.", re.MULTILINE)
-_APK_REQUIRED = re.compile(rf"({_NAME})\[")
+_APK_VERSION = re.compile(r"-[0-9][^-]*+(?:-r[0-9]++)?$")
 
 
-def explain_selection(stderr: str) -> SelectionProblem:
+def without_version(name: str) -> str:
+    """A name as apk prints it, without its version."""
+    return _APK_VERSION.sub("", name)
+
+
+def explain_selection(stderr: str) -> BuildProblem:
     """What opkg or apk complained about; an empty problem when the text is about something else."""
-    if "ERROR:" in stderr and ("unable to select packages" in stderr or "trying to overwrite" in stderr):
-        return _explain_apk(stderr)
-    return _explain_opkg(stderr)
+    lines = lines_of(stderr)
+    return _explain_apk(lines) or _explain_opkg(lines)
 
 
-def _explain_apk(stderr: str) -> SelectionProblem:
-    missing, conflicts = [], []
+class _Block(Struct):
+    """What apk says about one name: its note in parentheses, and words by label."""
+
+    name: str
+    note: str
+    said: dict[str, list[str]]
+    label: str = ""
+
+    def read(self, line: str) -> None:
+        """A line with a label, or one that goes on."""
+        if label := _APK_LABEL.match(line):
+            self.label = label[1]
+            line = line[label.end() :]
+        words = self.said.setdefault(self.label, [])
+        if len(words) < _MOST_NAMED:
+            words += line.split(None, _MOST_NAMED)[:_MOST_NAMED]
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether apk has nothing of this name that it may install here."""
+        return bool(self.note) or "masked in" in self.said or "error" in self.said
+
+    def packages(self, *labels: str) -> tuple[str, ...]:
+        """The packages named under these labels; what the request itself asks for is no package."""
+        words = [word for label in labels for word in self.said.get(label, ())]
+        return unique(
+            without_version(word.partition("[")[0]) for word in words if not word.startswith("world[")
+        )
+
+
+_APK_HEADER = re.compile(rf"  ({NAME})(?: \(([a-z ]{{1,40}}+)\))?:$")
+_APK_LABEL = re.compile(r"    ([a-z][a-z ]{0,20}+):")
+_APK_CLASH = re.compile(rf"ERROR: ({NAME}): trying to overwrite ")
+
+
+def _explain_apk(lines: Sequence[str]) -> BuildProblem:
+    missing: list[str] = []
+    conflicts: list[str] = []
     needed_by: dict[str, tuple[str, ...]] = {}
-    for block in _blocks(stderr):
-        name = block.strip().split(":", 1)[0].split(" ")[0]
-        if "(no such package)" in block.splitlines()[0]:
+    providers: dict[str, tuple[str, ...]] = {}
+    for block in _blocks(lines):
+        if "conflicts" in block.said or "breaks" in block.said:
+            # What breaks a demand of the request itself has no other side.
+            conflicts += [without_version(block.name), *block.packages("conflicts", "breaks")]
+        elif block.is_missing:
+            name = block.name if block.note else without_version(block.name)
             missing.append(name)
-            askers = [
-                _APK_VERSION.sub("", asker) for asker in _APK_REQUIRED.findall(block) if asker != "world"
-            ]
-            if askers:
-                needed_by[name] = tuple(askers)
-        elif others := _APK_CONFLICT.findall(block):
-            conflicts += [name, *others]
-    for clash in _APK_CLASH.findall(stderr):
-        conflicts += clash
-    return SelectionProblem(
-        _unique(missing), _unique(_APK_VERSION.sub("", name) for name in conflicts), needed_by
-    )
+            needed_by[name] = block.packages("required by", "satisfies")
+            providers[name] = unique(block.said.get("provided by", ()))
+    for line in lines:
+        if clash := _APK_CLASH.match(line):
+            owner = line.rpartition(" owned by ")[2].rstrip(".")
+            conflicts += [without_version(clash[1]), without_version(owner)]
+    return BuildProblem(unique(missing), unique(conflicts), _first(needed_by), _first(providers))
 
 
-def _blocks(stderr: str) -> Sequence[str]:
-    # What follows the complaint is make's own trace.
-    stderr = stderr.partition("\nmake")[0]
-    starts = [match.start() for match in _APK_BLOCK.finditer(stderr)]
-    return [stderr[start:end] for start, end in pairwise([*starts, len(stderr)])]
+def _blocks(lines: Sequence[str]) -> Sequence[_Block]:
+    """The blocks below "unable to select packages"; what follows them is make's own trace."""
+    blocks: list[_Block] = []
+    inside = False
+    for line in lines:
+        if line.startswith("ERROR: unable to select packages"):
+            inside = True
+        elif inside and line.startswith("  "):
+            if header := _APK_HEADER.match(line):
+                blocks.append(_Block(header[1], header[2] or "", {}))
+            elif blocks:
+                blocks[-1].read(line)
+        else:
+            inside = False
+    return blocks
 
 
-def _explain_opkg(stderr: str) -> SelectionProblem:
-    dependencies = _OPKG_DEPENDENCY.findall(stderr)
-    conflicts = [*_OPKG_CONFLICT.findall(stderr), *_OPKG_CONFLICTING.findall(stderr)]
-    conflicts += [name for clash in _OPKG_CLASH.findall(stderr) for name in clash]
-    refused: tuple[str, ...] = ()
-    if dependencies:
-        # opkg blames whatever was requested; these lines alone surely name what does not exist.
-        missing = [name for name, _ in dependencies]
-        exist = {*missing, *_OPKG_FOUND.findall(stderr)}
-        refused = tuple(name for name in _OPKG_MISSING.findall(stderr) if name not in exist)
-    else:
-        # After a clash opkg also blames whatever it could not finish: that is no missing package.
-        missing = [] if conflicts else _OPKG_MISSING.findall(stderr)
-    needed_by: dict[str, tuple[str, ...]] = {}
-    for name, asker in dependencies:
-        needed_by[name] = _unique((*needed_by.get(name, ()), asker))
-    return SelectionProblem(_unique(missing), _unique(conflicts), needed_by, refused)
+def _opkg(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf" \* {pattern}")
 
 
-def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
-
-
-_UNREACHABLE = re.compile(
-    r"(?:^WARNING: (?:updating and )?opening|Failed to download the package list from) (https?://\S+)(.*)$",
-    re.MULTILINE,
+_OPKG_MISSING = _opkg(rf"opkg_install_cmd: Cannot install package ({NAME})")
+_OPKG_FOUND = _opkg(rf"pkg_hash_fetch_best_installation_candidate: Packages for ({NAME}) found, but incompat")
+_OPKG_DEPENDENCY = _opkg(
+    rf"pkg_hash_check_unresolved: cannot find dependency ({NAME})(?: \([^()]{{0,99}}+\))? for ({NAME})"
 )
+_OPKG_UNSATISFIED = _opkg(
+    rf"satisfy_dependencies_for: Cannot satisfy the following dependencies for ({NAME}):"
+)
+_OPKG_LISTED = re.compile(rf" \*\s++({NAME})(?: \([^()]{{0,99}}+\))?\s++\*")
+_OPKG_CONFLICT = _opkg(rf"check_conflicts_for: The following packages conflict with ({NAME}):")
+_OPKG_CONFLICTING = _opkg(rf"check_conflicts_for: \t({NAME}) \*")
+_OPKG_CLASH = _opkg(rf"check_data_file_clashes: Package ({NAME}) wants to install file ")
+_OPKG_CLASHING = re.compile(rf"\s++But that file is already provided by package\s++\* ({NAME})")
 
 
-def unreachable_repositories(stderr: str) -> tuple[str, ...]:
-    """Addresses the package manager could not read: then its other complaints prove nothing.
+class _Opkg(Struct):
+    """What opkg's errors have named, line by line."""
 
-    An untrusted signature is no such case: that repository answered.
-    """
-    found = [address for address, why in _UNREACHABLE.findall(stderr) if "UNTRUSTED" not in why]
-    return _unique(address.rstrip(":") for address in found)
+    blamed: list[str]
+    exist: set[str]
+    conflicts: list[str]
+    needed_by: dict[str, dict[str, None]]
+    unsatisfied: str = ""
+
+    def read(self, line: str) -> None:
+        """One line that starts as an error does."""
+        if listed := self.unsatisfied and _OPKG_LISTED.match(line):
+            self._needs(listed[1], self.unsatisfied)
+            return
+        self.unsatisfied = ""
+        if found := _OPKG_MISSING.match(line):
+            self.blamed.append(found[1].rstrip("."))
+        elif found := _OPKG_DEPENDENCY.match(line):
+            self._needs(found[1], found[2])
+        elif found := _OPKG_FOUND.match(line):
+            self.exist.add(found[1])
+        elif found := _OPKG_UNSATISFIED.match(line):
+            self.unsatisfied = found[1]
+        elif found := (
+            _OPKG_CONFLICT.match(line)
+            or _OPKG_CONFLICTING.match(line)
+            or _OPKG_CLASH.match(line)
+            or _OPKG_CLASHING.match(line)
+        ):
+            self.conflicts.append(found[1])
+
+    def _needs(self, missing: str, needing: str) -> None:
+        self.needed_by.setdefault(missing, {})[needing] = None
 
 
-_TOO_BIG = re.compile(r"[^\n]*(?:is too big|images are too big|partition too big|out of space\?)[^\n]*")
-_TOO_BIG_NUMBERS = re.compile(r"is too big: (\d+) > (\d+)")
+def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
+    said = _Opkg([], set(), [], {})
+    for line in lines:
+        if line.startswith((" * ", "\t", " \t")):
+            said.read(line)
+    if said.needed_by:
+        # opkg blames whatever was requested; these lines alone surely name what does not exist.
+        missing = unique(said.needed_by)
+        exist = {*missing, *said.exist, *(name for names in said.needed_by.values() for name in names)}
+        refused = unique(name for name in said.blamed if name not in exist)
+        needed_by = {name: unique(needing) for name, needing in said.needed_by.items()}
+        return BuildProblem(missing, unique(said.conflicts), _first(needed_by), refused=refused)
+    # After a clash opkg also blames whatever it could not finish: that is no missing package.
+    return BuildProblem(() if said.conflicts else unique(said.blamed), unique(said.conflicts))
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in their order, not more than anybody reads."""
+    found: dict[str, None] = dict.fromkeys(names)
+    return tuple(found)[: _MOST_NAMED * 20]
+
+
+def _first(named: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    known = ((name, names[:_MOST_NAMED]) for name, names in named.items() if names)
+    return dict(islice(known, _MOST_NAMED))
+
+
+_TOO_BIG = ("is too big", "are too big", "partition too big", "out of space?")
+_TOO_BIG_NUMBERS = re.compile(r"is too big: (\d{1,18}+) > (\d{1,18}+)")
+
+
+def find_too_big(stderr: str) -> BuildProblem | None:
+    """The numbers of an image that did not fit; None when the text says nothing of the kind."""
+    found: BuildProblem | None = None
+    for line in lines_of(stderr):
+        if not any(words in line for words in _TOO_BIG):
+            continue
+        if numbers := _TOO_BIG_NUMBERS.search(line):
+            return BuildProblem(size=int(numbers[1]), limit=int(numbers[2]))
+        if found is None:
+            found = BuildProblem(full="out of space?" in line)
+    return found
 
 
 def explain_too_big(stderr: str) -> str | None:
     """A sentence when an image did not fit; None when the text says nothing of the kind."""
-    found = _TOO_BIG.search(stderr)
-    if not found:
-        return None
+    problem = find_too_big(stderr)
+    return None if problem is None else too_big_sentence(problem)
+
+
+def too_big_sentence(problem: BuildProblem) -> str:
+    """What to tell whose image did not fit."""
     sentence = "Error: Selected packages exceed device storage"
-    if numbers := _TOO_BIG_NUMBERS.search(stderr):
-        over = int(numbers[1]) - int(numbers[2])
-        sentence += f": {numbers[1]} bytes do not fit into {numbers[2]}, {over} too many"
-    elif "out of space?" in found[0]:
-        sentence += ": the root file system is full; a larger rootfs_size_mb or fewer packages help"
-        return sentence
+    if problem.size is not None and problem.limit is not None:
+        over = problem.size - problem.limit
+        sentence += f": {problem.size} bytes do not fit into {problem.limit}, {over} too many"
+    elif problem.full:
+        return f"{sentence}: the root file system is full; a larger rootfs_size_mb or fewer packages help"
     return f"{sentence}. Remove packages and try again"
 
 
-_FAILED_SCRIPT = re.compile(r"postinst script (\S+) has failed with exit code (\d+)")
+_FAILED_SCRIPT = re.compile(r"postinst script (\S{1,400}+) has failed with exit code (\d{1,9}+)")
+
+
+def find_failed_script(stderr: str) -> tuple[str, int] | None:
+    """The package whose post-install script failed, and with which number; None when none did."""
+    for line in lines_of(stderr):
+        at = line.find("postinst script ")
+        found = _FAILED_SCRIPT.match(line, at) if at >= 0 else None
+        if found:
+            return _package_of(found[1].rpartition("/")[2]), int(found[2])
+    return None
+
+
+def _package_of(script: str) -> str:
+    # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
+    if script.endswith(".postinst"):
+        return script.removesuffix(".postinst")
+    return without_version(script.split(".X")[0])
 
 
 def explain_script(stderr: str) -> str | None:
     """A sentence when a package's post-install script failed; None otherwise."""
-    found = _FAILED_SCRIPT.search(stderr)
-    if not found:
+    found = find_failed_script(stderr)
+    if found is None:
         return None
-    script = found[1].rpartition("/")[2]
-    # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
-    name = (
-        script.removesuffix(".postinst")
-        if script.endswith(".postinst")
-        else _APK_VERSION.sub("", script.split(".X")[0])
-    )
-    return f"The install script of {name} failed with exit code {found[2]}; leave that package out"
+    name, code = found
+    return f"The install script of {name} failed with exit code {code}; leave that package out"

@@ -24,6 +24,8 @@ class Release(Struct, frozen=True):
     tag: str
     moving: bool
     """Whether the same name means other sources tomorrow (every snapshot)."""
+    own_numbering: bool = False
+    """Whether its ImageBuilder may number versions and revisions in its vendor's own way."""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -46,4 +48,4 @@ def parse_release(version: str) -> Release:
         return Release(version, branch, f"releases/{version}", f"v{version}", moving=False)
     if match := _BRANCH_SNAPSHOT.fullmatch(version):
         return Release(version, match[1], f"releases/{version}", f"openwrt-{match[1]}", moving=True)
-    raise RequestRejected(f"Unsupported branch: {version}")
+    raise RequestRejected(f"Unsupported branch: {version}", field="version")

@@ -6,15 +6,22 @@ run there. So addresses are compared as parsed parts, never as text.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
-from urllib.parse import SplitResult, urlsplit
+from itertools import count
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from asu_builder.domain.addresses import Address, parse_address
 from asu_builder.domain.errors import RequestRejected
+from asu_builder.domain.request import quoted
 
+_OPKG_SOURCE = re.compile(r"^[ \t]*+src(?:/gz)?[ \t]++(\S{1,256}+)", re.MULTILINE)
+"""A line that names a repository, up to its name."""
+_LARGEST = 256 << 10
+"""Characters of a repositories file that are looked through for names; a real one has some thousand."""
 _OPKG_REQUIRED = ("src imagebuilder file:packages", "option check_signature")
-_PORTS = {"http": 80, "https": 443}
 
 
 class RepositoryFile(Struct, frozen=True):
@@ -39,10 +46,11 @@ def require_allowed(
 
     `places` has a value for each of `PLACEHOLDERS`.
     """
-    allowed = [urlsplit(_fill(entry, places or {})) for entry in allow_list]
+    allowed = [parse_address(_fill(entry, places or {})) for entry in allow_list]
     for url in repositories.values():
-        if not any(_is_below(url, entry) for entry in allowed):
-            raise RequestRejected(f"Repository not allowed: {url}")
+        address = parse_address(url)
+        if address is None or not any(entry and _is_below(address, entry) for entry in allowed):
+            raise RequestRejected(f"Repository not allowed: {url}", field="repositories")
 
 
 def _fill(entry: str, places: Mapping[str, str]) -> str:
@@ -51,31 +59,22 @@ def _fill(entry: str, places: Mapping[str, str]) -> str:
     return entry
 
 
-def _is_below(url: str, allowed: SplitResult) -> bool:
+def is_allow_list_entry(entry: str) -> bool:
+    """Whether an entry of the allow list can ever allow anything."""
+    address = parse_address(_fill(entry, dict.fromkeys(PLACEHOLDERS, "x")))
+    return address is not None and _is_comparable(replace(address, user=""))
+
+
+def _is_comparable(address: Address) -> bool:
     # What needs decoding or normalising before it can be compared is refused, not interpreted.
-    if any(mark in url for mark in "%\\@?#") or "//" in url.partition("://")[2]:
-        return False
-    parts = urlsplit(url)
-    try:
-        same_place = (parts.scheme, parts.hostname, _port(parts)) == (
-            allowed.scheme,
-            allowed.hostname,
-            _port(allowed),
-        )
-    except ValueError:
-        return False
-    if not same_place:
-        return False
-    have, need = _segments(parts.path), _segments(allowed.path)
-    return not {".", ".."} & set(have) and have[: len(need)] == need
+    unclear = address.user or "%" in address.path or "@" in address.path or "//" in address.path
+    return not unclear and not {".", ".."} & set(address.segments)
 
 
-def _port(parts: SplitResult) -> int | None:
-    return parts.port or _PORTS.get(parts.scheme)
-
-
-def _segments(path: str) -> list[str]:
-    return [segment for segment in path.split("/") if segment]
+def _is_below(address: Address, allowed: Address) -> bool:
+    same_place = (address.scheme, address.host, address.port) == (allowed.scheme, allowed.host, allowed.port)
+    need = allowed.segments
+    return same_place and _is_comparable(address) and address.segments[: len(need)] == need
 
 
 def render_repositories(
@@ -84,17 +83,30 @@ def render_repositories(
     """The new text of the repositories file; `present` is what the ImageBuilder came with.
 
     With opkg the local index and the signature check stay in either mode: without them `libc` is
-    missing, or anything is trusted.
+    missing, or anything is trusted. Of several repositories of one name opkg takes the first and leaves
+    out the others in silence, so a name that is taken gets a number; nothing but opkg ever reads it.
     """
     if not repositories:
         return present
     lines = present.rstrip("\n").split("\n") if mode == "append" and present.strip() else []
     if file.opkg:
-        lines += [f"src/gz {name} {url}" for name, url in sorted(repositories.items())]
+        taken = set(_OPKG_SOURCE.findall(present, 0, _LARGEST)) if lines else set()
+        lines += [f"src/gz {_free(name, taken)} {url}" for name, url in sorted(repositories.items())]
         lines += [line for line in _OPKG_REQUIRED if line not in lines]
     else:
         lines += [url for _, url in sorted(repositories.items())]
     return "\n".join(lines) + "\n"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or the first with a number behind it that nothing has; taken from now on."""
+    free = name
+    for number in count(2):
+        if free not in taken:
+            break
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
 
 
 def key_files(keys: Iterable[str]) -> dict[str, str]:
@@ -108,12 +120,12 @@ def key_files(keys: Iterable[str]) -> dict[str, str]:
         if key.lstrip().startswith("-----BEGIN PUBLIC KEY-----"):
             files[f"custom-{number}.pem"] = key.strip() + "\n"
         else:
-            fingerprint, encoded = _parse_usign(key)
+            fingerprint, encoded = _parse_usign(key, number)
             files[fingerprint] = f"untrusted comment: {fingerprint}\n{encoded}\n"
     return files
 
 
-def _parse_usign(key: str) -> tuple[str, str]:
+def _parse_usign(key: str, number: int) -> tuple[str, str]:
     lines = key.strip().splitlines()
     encoded = lines[-1].strip() if lines else ""
     try:
@@ -121,5 +133,9 @@ def _parse_usign(key: str) -> tuple[str, str]:
     except binascii.Error:
         raw = b""
     if len(raw) != 42 or raw[:2] != b"Ed":
-        raise RequestRejected("repository_keys: a key is neither a PEM public key nor a usign public key")
+        raise RequestRejected(
+            f"repository_keys[{number}]: {quoted(key, 40)} is neither a PEM public key nor a usign "
+            "public key",
+            field="repository_keys",
+        )
     return raw[2:10].hex(), encoded

@@ -11,32 +11,42 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
+from asu_builder.domain.addresses import MAX_LENGTH, parse_address
 from asu_builder.domain.errors import RequestMalformed
 
 FILESYSTEMS = ("squashfs", "ext4", "ubifs", "erofs", "jffs2", "jffs2-nand", "targz", "cpiogz")
+"""Those that are known and offered; an ImageBuilder may know others."""
+FILESYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 REPOSITORIES_MODES = ("append", "replace")
 
 _PACKAGE_NAME = r"-?[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
 PACKAGE = re.compile(_PACKAGE_NAME)
+UPSTREAM_PACKAGE = re.compile(r"-?~?[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+"""A name in upstream's own metadata: `~` stands before what is built for a device and not installed."""
 PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 VERSION_CODE = re.compile(r"[A-Za-z0-9.,_+~-]{0,64}")
 _REPOSITORY_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}")
 _REPOSITORY_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:@-]{1,255}(?:/[A-Za-z0-9._~+,=@:%-]*)*")
+_RESERVED_NAMES = frozenset({".", "..", "imagebuilder"})
+"""Names of repositories that are directories, or opkg's local index."""
 _PACKAGES = re.compile(rf"(?:{_PACKAGE_NAME}\n)*")
-_PACKAGE_VERSIONS = re.compile(r"(?:[A-Za-z0-9._+~:=-]{0,128}\n)*")
+_PACKAGE_VERSION = re.compile(r"[A-Za-z0-9._+~:=-]{0,128}")
+_PACKAGE_VERSIONS = re.compile(rf"(?:{_PACKAGE_VERSION.pattern}\n)*")
 _KEY = re.compile(r"[\x20-\x7e\r\n\t]{1,8192}")
 
 REQUEST_HASH = re.compile(r"[0-9a-f]{64}")
 """What names a request: all digits of a SHA-256, in lower case."""
+HASH_PREFIX = re.compile(r"[0-9a-f]{4,64}")
+"""How one may be shortened by somebody who may see every job; the log and the names of images show 12."""
 
 MAX_PACKAGES = 3000
 MAX_PACKAGES_LENGTH = 100_000
 """Characters of all names together: one argument of a process may hold 128 KiB."""
 MAX_DEFAULTS_LENGTH = 1_000_000
 MAX_REPOSITORIES = 64
-MAX_REPOSITORY_URL = 1024
+MAX_REPOSITORY_URL = MAX_LENGTH
 
 EDITION = 1
 """Raised when the meaning of a field or the way images are made changes for all requests."""
@@ -71,13 +81,16 @@ class BuildRequest(Struct, frozen=True):
         _require(
             VERSION_CODE.fullmatch(self.version_code), "version_code", "a revision like r28959-29397011cc"
         )
-        _require_packages("packages", self.packages)
-        _require_packages("packages_versions", self.packages_versions)
-        _require(
-            _each_matches(_PACKAGE_VERSIONS, self.packages_versions.values()),
-            "packages_versions",
-            "package versions of letters, digits and . _ + ~ : = -",
-        )
+        _require_packages("packages", self.packages, enumerate(self.packages))
+        names = ((None, name) for name in self.packages_versions)
+        _require_packages("packages_versions", self.packages_versions, names)
+        if not _each_matches(_PACKAGE_VERSIONS, self.packages_versions.values()):
+            _require_each(
+                "packages_versions",
+                self.packages_versions.items(),
+                _PACKAGE_VERSION,
+                "a package version of letters, digits and . _ + ~ : = -",
+            )
         self._require_options()
         self._require_repositories()
 
@@ -85,9 +98,9 @@ class BuildRequest(Struct, frozen=True):
         size = self.rootfs_size_mb
         _require(size is None or 1 <= size <= 1_000_000, "rootfs_size_mb", "a positive number of MiB")
         _require(
-            self.filesystem is None or self.filesystem in FILESYSTEMS,
+            self.filesystem is None or FILESYSTEM.fullmatch(self.filesystem),
             "filesystem",
-            f"one of {', '.join(FILESYSTEMS)}",
+            f"a name like {', '.join(FILESYSTEMS)}",
         )
         _require(
             len(self.defaults) <= MAX_DEFAULTS_LENGTH and "\0" not in self.defaults,
@@ -101,19 +114,28 @@ class BuildRequest(Struct, frozen=True):
             len(self.repositories) <= MAX_REPOSITORIES, "repositories", f"at most {MAX_REPOSITORIES} entries"
         )
         for name, url in self.repositories.items():
-            _require(_REPOSITORY_NAME.fullmatch(name), "repositories", "names of letters, digits and _ . -")
-            _require(
-                len(url) <= MAX_REPOSITORY_URL and _REPOSITORY_URL.fullmatch(url),
+            _require_entry(
                 "repositories",
-                f"http(s) addresses of at most {MAX_REPOSITORY_URL} plain characters",
+                None,
+                name,
+                _REPOSITORY_NAME.fullmatch(name),
+                "a repository name of letters, digits and _ . -",
+            )
+            _require_entry(
+                "repositories",
+                name,
+                url,
+                len(url) <= MAX_REPOSITORY_URL and _REPOSITORY_URL.fullmatch(url),
+                f"an http(s) address of at most {MAX_REPOSITORY_URL} plain characters",
             )
         _require(
             len(self.repository_keys) <= MAX_REPOSITORIES,
             "repository_keys",
             f"at most {MAX_REPOSITORIES} keys",
         )
-        for key in self.repository_keys:
-            _require(_KEY.fullmatch(key), "repository_keys", "keys as printable text (PEM or usign)")
+        _require_each(
+            "repository_keys", enumerate(self.repository_keys), _KEY, "a key as printable text (PEM or usign)"
+        )
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -130,15 +152,71 @@ def _each_matches(lines: re.Pattern[str], values: Collection[str]) -> bool:
 
 def _require(holds: object, name: str, expected: str) -> None:
     if not holds:
-        raise RequestMalformed(f"{name}: expected {expected}")
+        raise RequestMalformed(f"{name}: expected {expected}", field=name)
 
 
-def _require_packages(name: str, packages: Collection[str]) -> None:
-    _require(
-        _each_matches(_PACKAGES, packages),
-        name,
-        "package names of letters, digits and . _ + - (an optional - in front)",
-    )
+_SHOWN = 80
+
+
+def quoted(value: str, most: int = _SHOWN) -> str:
+    """A value of the request as a message names it: in quotation marks, on one line, and not too long."""
+    text = value if len(value) <= most else f"{value[:most]}…"
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def place_of(name: str, key: int | str | None) -> str:
+    """An entry of a list or map: `packages[3]`, `repositories["mine"]`; for a key of a map the field."""
+    if key is None:
+        return name
+    return f"{name}[{key}]" if isinstance(key, int) else f"{name}[{quoted(key, 40)}]"
+
+
+def _require_entry(name: str, key: int | str | None, value: str, holds: object, expected: str) -> None:
+    if not holds:
+        raise RequestMalformed(f"{place_of(name, key)}: {quoted(value)}, expected {expected}", field=name)
+
+
+def _require_each(
+    name: str, entries: Iterable[tuple[int | str | None, str]], pattern: re.Pattern[str], expected: str
+) -> None:
+    for key, value in entries:
+        _require_entry(name, key, value, pattern.fullmatch(value), expected)
+
+
+def require_package_names(name: str, entries: Iterable[tuple[int | str | None, str]]) -> None:
+    """Names the first entry that is no package name. Raises `RequestMalformed`."""
+    expected = "a package name of letters, digits and . _ + - (an optional - in front)"
+    _require_each(name, entries, PACKAGE, expected)
+
+
+def require_usable_repositories(repositories: Mapping[str, str]) -> None:
+    """Refuses names and addresses that no package manager could use as they are meant.
+
+    Apart from the request itself, because one that was stored long ago must still be readable.
+    Raises `RequestMalformed`.
+    """
+    for name, url in repositories.items():
+        _require_entry(
+            "repositories",
+            None,
+            name,
+            name not in _RESERVED_NAMES,
+            "another name: . and .. are directories, and imagebuilder is the ImageBuilder's own",
+        )
+        _require_entry(
+            "repositories",
+            name,
+            url,
+            parse_address(url),
+            "an address with a host, no port of 0 or with leading zeros, and brackets around IPv6 alone",
+        )
+
+
+def _require_packages(
+    name: str, packages: Collection[str], entries: Iterable[tuple[int | None, str]]
+) -> None:
+    if not _each_matches(_PACKAGES, packages):
+        require_package_names(name, entries)
     _require(
         len(packages) <= MAX_PACKAGES and sum(map(len, packages)) <= MAX_PACKAGES_LENGTH,
         name,

@@ -10,7 +10,8 @@ from asu_builder.ports.health import Verdict
 from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause, QueueLoad, Waiting
 from asu_builder.ports.package_changes import PackageChanges
 from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
-from asu_builder.ports.retention import RetentionLedger
+from asu_builder.ports.reading import DocumentState, Reading, Sources, current_reading, read_whole
+from asu_builder.ports.retention import Remove, RetentionLedger
 from asu_builder.ports.statistics import (
     DURATION_CLASSES,
     DurationTally,
@@ -31,6 +32,7 @@ __all__ = [
     "CommandResult",
     "Container",
     "ContainerSpec",
+    "DocumentState",
     "DurationTally",
     "Entry",
     "EventKind",
@@ -45,10 +47,13 @@ __all__ = [
     "Pause",
     "PrintedLine",
     "QueueLoad",
+    "Reading",
     "RecordedFailure",
     "Recovery",
+    "Remove",
     "RetentionLedger",
     "Runtime",
+    "Sources",
     "Statistics",
     "Store",
     "Submission",
@@ -60,4 +65,6 @@ __all__ = [
     "VersionList",
     "Waiting",
     "admit_all",
+    "current_reading",
+    "read_whole",
 ]

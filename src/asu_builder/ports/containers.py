@@ -40,7 +40,7 @@ class CommandResult(Struct, frozen=True):
 
 
 class Container(Protocol):
-    """One ImageBuilder, ours alone, gone with the context that opened it."""
+    """One ImageBuilder, ours alone; none of its processes outlives the context that opened it."""
 
     identity: str
     """Names the ImageBuilder's content (image digest or directory): equal means equal answers."""
@@ -91,10 +91,17 @@ class Runtime(Protocol):
     """Where ImageBuilders run."""
 
     def open(self, spec: ContainerSpec, *, stop: Event) -> AbstractContextManager[Container]:
-        """A fresh container, started; removed whatever happens. Setting `stop` ends it early.
+        """A fresh container, started. Setting `stop` ends it early.
+
+        When the context is left, whatever happens, no process of it lives any more, as far as the
+        engine answers. It is removed in the background; where many wait for that, this waits first.
 
         Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `RegistryUnavailable` or `EngineUnavailable`.
         """
+        ...
+
+    def close(self) -> bool:
+        """Waits a moment for what is still being removed; whether nothing is left for the next sweep."""
         ...
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:

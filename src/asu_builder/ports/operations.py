@@ -12,6 +12,8 @@ from asu_builder.domain.job import Job, JobState, Priority
 class JobFilter(Struct, frozen=True):
     """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging.
 
+    `request_hash` is how the hash begins, in lower-case hexadecimal digits.
+
     `since` is the lowest id that is looked at among jobs that have ended; live ones are few, and all found.
     """
 
@@ -20,6 +22,7 @@ class JobFilter(Struct, frozen=True):
     target: str = ""
     profile: str = ""
     asker: str = ""
+    request_hash: str = ""
     before: int | None = None
     since: int | None = None
     limit: int = 100

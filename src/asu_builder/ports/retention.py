@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+Remove = Callable[[Callable[[], bool]], bool]
+"""Takes images away if it is told yes; whether it was."""
+
 
 class RetentionLedger(Protocol):
     """Finished jobs and the images that belong to them: files and rows go together."""
@@ -12,14 +15,13 @@ class RetentionLedger(Protocol):
         """Hashes with a final job that is past its time, some hundred at most."""
         ...
 
-    def forget(
-        self, request_hash: str, *, remove: Callable[[], None], now: datetime, unexpired: bool = False
-    ) -> bool:
+    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
         """Deletes the expired (or, if wished, all) final jobs of this hash; whether none is left.
 
-        `remove` takes the images away; it is called when no other job carries the hash, in the
-        same transaction, so that nobody can complete a job for it in between; when it raises, the
-        jobs stay. What was asked is kept for audit, its `defaults` and keys only as digests.
+        `remove` takes the images away, and is told how to make sure, when nothing can be published
+        any more, that no other job carries the hash. It is called outside of any transaction, because
+        a disk may be slow, and before the jobs go; when it raises, they stay. What was asked is kept
+        for audit, its `defaults` and keys only as digests.
         """
         ...
 
@@ -37,6 +39,14 @@ class RetentionLedger(Protocol):
 
     def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
         """Completed hashes that nobody has used since, longest unused first, with their bytes."""
+        ...
+
+    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
+        """Deletes what was asked for the first time before this, and what is too much beside the newest.
+
+        Requests that a job still carries stay. Some hundred at most; how many. Old acts of operators
+        go too.
+        """
         ...
 
     def forget_statistics(self, *, before: datetime, now: datetime) -> int:

@@ -6,13 +6,21 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from asu_builder.domain.errors import Side
 from asu_builder.domain.request import BuildRequest
 
 EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled"]
 TallyBy = Literal[
-    "nothing", "version", "target", "profile", "reason", "diff_packages", "version_with_diff_packages"
+    "nothing",
+    "version",
+    "target",
+    "profile",
+    "reason_and_side",
+    "diff_packages",
+    "version_with_diff_packages",
 ]
-"""With the last one only events with `diff_packages` count."""
+"""`reason_and_side` are two words, the second "" where it was not told. With the last one only events with
+`diff_packages` count."""
 
 
 class Tally(Struct, frozen=True):
@@ -55,8 +63,16 @@ class RecordedFailure(Struct, frozen=True):
 class Statistics(Protocol):
     """Events, appended in batches off the request path; none are lost on a clean stop."""
 
-    def record(self, kind: EventKind, request: BuildRequest, *, client: str = "", reason: str = "") -> None:
-        """Notes one event. Never waits."""
+    def record(
+        self,
+        kind: EventKind,
+        request: BuildRequest,
+        *,
+        client: str = "",
+        reason: str = "",
+        side: Side | None = None,
+    ) -> None:
+        """Notes one event; a failure with its reason, and the side where it is known. Never waits."""
         ...
 
     def record_duration(self, stage: str, span: timedelta) -> None:

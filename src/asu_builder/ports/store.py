@@ -1,6 +1,6 @@
 """Where published images lie."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -42,10 +42,12 @@ class Store(Protocol):
         """As long as this is entered, no process removes the directory: somebody downloads from it."""
         ...
 
-    def remove(self, request_hash: str) -> None:
-        """Takes a published directory away; nothing happens if there is none.
+    def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
+        """Takes a published directory away, and is done too if there is none.
 
-        Raises `StillRead` while somebody holds it, and as `require_root` does.
+        `confirm` is asked last, while nothing can be published, and must not wait; unless it says yes,
+        nothing is taken and False is the answer. Raises `StillRead` while somebody holds it, and as
+        `require_root` does.
         """
         ...
 
@@ -72,7 +74,10 @@ class Store(Protocol):
         ...
 
     def room(self) -> int:
-        """Bytes of free disk above the floor; without any, new builds are not taken."""
+        """Bytes of free disk above the floor; without any, new builds are not taken.
+
+        Raises `StoreUnavailable` where the disk cannot be asked, which does not mean that it is full.
+        """
         ...
 
     def sweep(self) -> int:

@@ -41,7 +41,8 @@ class TargetProfiles(Struct, frozen=True):
 class Upstream(Protocol):
     """The download server's metadata: cached, revalidated, stale rather than none.
 
-    Everything answers within a tenth of a second; `Unavailable` means never seen and not here yet.
+    `Unavailable` means that a document is not here. Within a `Reading` everything answers at once,
+    and what is lacking is noted there; whoever has none waits for it, up to ten seconds.
     """
 
     def check(self) -> Verdict:
@@ -55,7 +56,7 @@ class Upstream(Protocol):
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
         """Target → package architecture; None when upstream has no such version.
 
-        Without `wait` what was never seen is `Unavailable` at once.
+        Without `wait` the answer can be made without it: five seconds at most, and none after a failure.
         """
         ...
 

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _REQUIRED = ("sh", "make", "tar", "gzip", "sleep", "env", "cat", "cp", "ls", "mkdir", "rm", "mv", "id")
@@ -49,7 +50,7 @@ def collect() -> dict[str, Path]:
     files.update(standard_library)
     binaries = [path for _, path in programs]
     binaries += [path for _, path in standard_library if ".so" in path.suffixes]
-    for library in _shared_libraries(binaries):
+    for library in _shared_libraries(frozenset(binaries)):
         files[str(library).lstrip("/")] = library.resolve()
     return files
 
@@ -80,7 +81,9 @@ def _standard_library() -> Iterator[tuple[str, Path]]:
                 yield f"usr/lib/{version}/{relative}", path.resolve()
 
 
-def _shared_libraries(binaries: Iterable[Path]) -> set[Path]:
+@cache
+def _shared_libraries(binaries: frozenset[Path]) -> set[Path]:
+    """Found once in a process: ldd takes two seconds for them all."""
     command = ["ldd", *sorted({str(path) for path in binaries})]
     try:
         listing = subprocess.run(command, check=False, capture_output=True, text=True).stdout

@@ -24,6 +24,8 @@ _ABI["libustream-mbedtls20201210"] = "20201210"
 def feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]:
     """The packages of one feed, or of `target` and `kmods`, for the architecture of `target`."""
     yield from _contents(release, target, feed)
+    if feed == "target":
+        yield _base_files_package(release, target)
     if feed == "base":
         yield from _nftables(target)
         yield from _provided_dnsmasq(release, target)
@@ -32,15 +34,18 @@ def feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]
 
 
 def local_contents(release: Release, target: str) -> Iterator[Content]:
-    """What lies in `packages/` of an ImageBuilder and in no repository: libc, kernel, base-files."""
+    """What lies in `packages/` of an ImageBuilder: libc and kernel, which no repository has, base-files."""
     kernel = release.kernel(target)
     version = f"{kernel['version']}~{kernel['vermagic']}-r1"
     yield _note(_package("libc", "1.2.5-r5", target, depends=("libgcc1",)))
     yield _note(_package("kernel", version, target))
-    base = _package(
-        "base-files", f"{1600 + release.number}~{release.commit}", target, depends=("libc", "fstools")
-    )
-    yield _with(_note(base), _base_files(release, target))
+    yield _base_files_package(release, target)
+
+
+def _base_files_package(release: Release, target: str) -> Content:
+    version = f"{1600 + release.number}~{release.commit}"
+    package = _package("base-files", version, target, depends=("libc", "fstools"))
+    return _with(_note(package), _base_files(release, target))
 
 
 def _contents(release: Release, target: str, feed: str) -> Iterator[Content]:

@@ -51,6 +51,10 @@ class DownloadServer:
         self._thread.join()
         self._server.server_close()
 
+    def pause(self) -> None:
+        """Waits as long as `delay` says."""
+        time.sleep(self.delay.total_seconds())
+
     def locate(self, path: str) -> Path | None:
         """The file a request path means; None for folders, absent files and everything outside of `root`."""
         if "\0" in path:
@@ -94,7 +98,7 @@ class _Answer(BaseHTTPRequestHandler):
         owner = self.server.owner
         path = unquote(urlsplit(self.path).path)
         owner.requests[path] += 1
-        time.sleep(owner.delay.total_seconds())
+        owner.pause()
         file = None if owner.broken else owner.locate(path)
         if file is None:
             status = HTTPStatus.INTERNAL_SERVER_ERROR if owner.broken else HTTPStatus.NOT_FOUND

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -15,13 +16,14 @@ from asu_builder.domain.errors import (
     NotAllowed,
     QueueFull,
     RequestRejected,
+    StoreUnavailable,
     TooManyRequests,
     Unavailable,
 )
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import Entry, JobQueue, PackageChanges, Statistics, Store, Submission
+from asu_builder.ports import Entry, JobQueue, PackageChanges, Reading, Statistics, Store, Submission
 from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog, Resolved
 from asu_builder.services.forecast import Forecast
@@ -48,6 +50,8 @@ class Ask(Struct, frozen=True):
     request: BuildRequest
     client: str = ""
     asker: Asker = NOBODY
+    reading: Reading | None = None
+    """Notes which documents of upstream are lacking; without one they are waited for here."""
 
 
 class BuildView(Struct, frozen=True):
@@ -57,6 +61,8 @@ class BuildView(Struct, frozen=True):
     position: int | None = None
     remaining: timedelta | None = None
     """How long until its end, as far as can be told."""
+    waiting_for: str = ""
+    """Why nothing is built, while it waits: `paused`, `engine`, `store`, `disk_full`; "" for its turn."""
     cancel_token: str = ""
     """The secret by which this very asker may cancel the job; never part of a shared answer."""
 
@@ -79,7 +85,9 @@ class Builds:
         limit: Callable[[str], TooManyRequests | None],
         now: Callable[[], datetime],
         wake: Callable[[], None],
+        waiting_for: Callable[[], str] = lambda: "",
     ) -> None:
+        self._waiting_for = waiting_for
         self._queue = queue
         self._catalog = catalog
         self._package_changes = package_changes
@@ -100,24 +108,35 @@ class Builds:
         never reached or the disk is nearly full.
         """
         (answer,) = self.submit_all([ask])
-        if isinstance(answer, AsuError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | AsuError]:
-        """The same for many, in one durable transaction."""
+    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | Exception]:
+        """The same for many, in one durable transaction; an exception stands where one was raised.
+
+        One whose `reading` lacks documents is not entered: it is asked again when they are here.
+        One that is no `AsuError` is a bug, met by that request alone.
+        """
         prepared = [self._prepare(ask) for ask in asked]
         ready = [entry for entry in prepared if isinstance(entry, _Prepared)]
         entries = iter(self._enter(ready))
         return [next(entries) if isinstance(entry, _Prepared) else entry for entry in prepared]
 
-    def _prepare(self, ask: Ask) -> "_Prepared | AsuError":
-        try:
-            self._require_policy(ask.request)
-            found = self._catalog.resolve(ask.request)
-            self._require_repositories(found)
-        except AsuError as refusal:
-            return refusal
+    def _prepare(self, ask: Ask) -> "_Prepared | Exception":
+        with ask.reading.active() if ask.reading else nullcontext():
+            try:
+                prepared = self._prepared(ask)
+            except Exception as refusal:  # noqa: BLE001 - a bug too is the answer to this request alone
+                return refusal
+        if ask.reading and ask.reading.lacks:
+            return Unavailable("Documents of the download server are on their way.", retry_after=1)
+        return prepared
+
+    def _prepared(self, ask: Ask) -> "_Prepared":
+        self._require_policy(ask.request)
+        found = self._catalog.resolve(ask.request)
+        self._require_repositories(found)
         rules = self._package_changes.digest(found.request)
         name = request_hash(found.request, revision=found.revision, rules=rules)
         cancel_token = secrets.token_urlsafe(18)
@@ -126,45 +145,64 @@ class Builds:
         )
         return _Prepared(submission, cancel_token, limited=ask.asker.token is None)
 
-    def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | AsuError]:
+    def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | Exception]:
         if not prepared:
             return []
-        entries = list(self._submit(prepared))
-        for number, entry in enumerate(entries):
-            if isinstance(entry, Entry):
-                entries[number] = self._anew_if_gone(entry, prepared[number])
-        return [
-            entry if isinstance(entry, AsuError) else self._welcome(entry, ready)
-            for entry, ready in zip(entries, prepared, strict=True)
-        ]
-
-    def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry | AsuError:
         try:
-            if not self._is_gone(entry.job):
-                return entry
-        except Unavailable as error:
+            entries = self._submit(prepared)
+        except AsuError:
+            raise
+        except Exception as bug:  # noqa: BLE001 - nothing was entered; whoever met it alone shall know
+            if len(prepared) == 1:
+                return [bug]
+            return [answer for ready in prepared for answer in self._enter([ready])]
+        return [self._entered(entry, ready) for entry, ready in zip(entries, prepared, strict=True)]
+
+    def _entered(self, entry: Entry | AsuError, prepared: "_Prepared") -> BuildView | Exception:
+        if isinstance(entry, AsuError):
+            return entry
+        try:
+            return self._welcome(self._anew_if_gone(entry, prepared), prepared)
+        except Exception as error:  # noqa: BLE001 - the others are entered and must be told so
             return error
+
+    def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
+        if not self._is_gone(entry.job):
+            return entry
         self._queue.expire(entry.job.id, now=self._now())
         (anew,) = self._submit([prepared])
+        if isinstance(anew, AsuError):
+            raise anew
         return anew
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
         limited = {id(ready.submission) for ready in prepared if ready.limited}
+        no_room = self._no_room()  # before the transaction, in which nobody waits for a disk
 
         def admit(submission: Submission, pending: int) -> AsuError | None:
             if pending >= self._policy.max_pending_jobs:
                 return QueueFull(pending, _RETRY_AFTER_FULL)
-            if missing := self._store.missing():
-                return Unavailable(missing)
-            if self._store.room() <= 0:
-                return Unavailable(
-                    "This server's disk is nearly full, so it takes no new builds until room was made. "
-                    "Builds that were asked for before are still answered.",
-                    retry_after=_RETRY_AFTER_NO_ROOM,
-                )
+            if no_room is not None:
+                return no_room
             return self._limit(submission.asker) if id(submission) in limited else None
 
         return self._queue.submit_all([ready.submission for ready in prepared], now=self._now(), admit=admit)
+
+    def _no_room(self) -> Unavailable | None:
+        if missing := self._store.missing():
+            return StoreUnavailable(missing)
+        try:
+            room = self._store.room()
+        except Unavailable as error:
+            return error
+        if room > 0:
+            return None
+        return Unavailable(
+            "This server's disk is nearly full, so it takes no new builds until room was made. "
+            "Builds that were asked for before are still answered.",
+            retry_after=_RETRY_AFTER_NO_ROOM,
+            plain=True,
+        )
 
     def _welcome(self, entry: Entry, prepared: "_Prepared") -> BuildView:
         submission = prepared.submission
@@ -224,7 +262,8 @@ class Builds:
         return self._queue.pending()
 
     def _seen(self, job: Job, ahead: int | None) -> BuildView:
-        return BuildView(job, ahead, self._forecast.remaining(job, ahead))
+        hindrance = self._waiting_for() if job.state is JobState.PENDING else ""
+        return BuildView(job, ahead, self._forecast.remaining(job, ahead), hindrance)
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.
@@ -236,16 +275,18 @@ class Builds:
     def _require_policy(self, request: BuildRequest) -> None:
         policy = self._policy
         if request.defaults and not policy.allow_defaults:
-            raise RequestRejected("Handling `defaults` not enabled on server")
+            raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
         if len(request.defaults) > policy.max_defaults_length:
             raise RequestRejected(
-                f"defaults: at most {policy.max_defaults_length} characters are allowed here"
+                f"defaults: at most {policy.max_defaults_length} characters are allowed here",
+                field="defaults",
             )
         key_files(request.repository_keys)  # refuses what is no key
         size = request.rootfs_size_mb
         if size is not None and size > policy.max_custom_rootfs_size_mb:
             raise RequestRejected(
-                f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here"
+                f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here",
+                field="rootfs_size_mb",
             )
 
     def _require_repositories(self, found: Resolved) -> None:

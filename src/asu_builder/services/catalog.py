@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from asu_builder.domain.announced import Announced
 from asu_builder.domain.branches import Branch, Branches, told_by
+from asu_builder.domain.built import filesystems_of
 from asu_builder.domain.changes import Baseline, ClientChange
 from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import BuildNotFound, RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN, Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import PackageChanges, TargetProfiles, Upstream
+from asu_builder.ports import PackageChanges, Reading, TargetProfiles, Upstream, read_whole
+
+_MOST_MEANT = 20
+"""Profiles in a sentence."""
 
 
 class BranchOffer(Struct, frozen=True):
@@ -38,7 +43,10 @@ class Resolved(Struct, frozen=True):
 
 
 class Catalog:
-    """Answers from cached metadata; nobody waits for upstream when anything usable is known."""
+    """Answers from cached metadata, by names that upstream lists: no other is ever asked of it.
+
+    What is not here is noted in the caller's `Reading`; whoever has none waits.
+    """
 
     def __init__(self, upstream: Upstream, branches: Branches, package_changes: PackageChanges) -> None:
         self._package_changes = package_changes
@@ -57,7 +65,8 @@ class Catalog:
         if profile is None:
             raise RequestRejected(
                 f"Unsupported profile: {request.profile}. The requested profile was either dropped or never "
-                "existed. Please check the forums for more information."
+                "existed. Please check the forums for more information.",
+                field="profile",
             )
         # A new value is checked anew, which an unchanged one need not be.
         resolved = request if profile == request.profile else replace(request, profile=profile)
@@ -74,12 +83,38 @@ class Catalog:
         try:
             listed = self._upstream.versions().listed
             previous = self.branches.release_before(self.branches.release(request.version), listed)
-            described = previous and self._upstream.target_profiles(previous, request.target)
+            described = previous and self._described(previous, request.target)
         except (RequestRejected, Unavailable):
             return None
         if not (previous and described and request.profile in described.profiles):
             return None
         return Baseline(previous.version, described.packages_of(request.profile))
+
+    def released_revision(self, request: BuildRequest) -> str:
+        """The revision of a fixed release as upstream says it; "" where it cannot be compared."""
+        with contextlib.suppress(RequestRejected, Unavailable):
+            release = self.branches.release(request.version)
+            if not (release.moving or release.own_numbering):
+                described = self._upstream.target_profiles(release, request.target)
+                return "" if described is None else described.revision
+        return ""
+
+    def announced(self, request: BuildRequest) -> Announced:
+        """What this server tells about a request's version and target now, as far as it knows."""
+        target, revision, filesystems = request.target, "", frozenset[str]()
+        packages: dict[str, str] | None = None
+        with contextlib.suppress(RequestRejected, Unavailable):
+            release = self.branches.release(request.version)
+            described = self._upstream.target_profiles(release, target)
+            if described is None:
+                return Announced()
+            revision = described.revision
+            profile = self._upstream.described_profile(release, target, request.profile)
+            filesystems = filesystems_of(profile or b"{}")
+            shared = self._upstream.architecture_packages(release, described.architecture)
+            own = self._upstream.target_packages(release, target)
+            packages = {**(shared or {}), **(own or {})} or None
+        return Announced(revision, packages, filesystems)
 
     def release(self, version: str) -> Release:
         """The release of a version that is offered. Raises `RequestRejected`."""
@@ -89,7 +124,7 @@ class Catalog:
         # A branch snapshot is in no list: upstream has it if it has targets.
         if release.moving and self._upstream.targets(release):
             return release
-        raise RequestRejected(f"Unsupported version: {release.version}")
+        raise RequestRejected(f"Unsupported version: {release.version}", field="version")
 
     def release_at(self, path: str) -> Release:
         """The offered release that lies at this path upstream. Raises `BuildNotFound`.
@@ -107,8 +142,8 @@ class Catalog:
 
     def revision(self, version: str, target: str) -> str:
         """Upstream's current revision. Raises `RequestRejected` or `BuildNotFound`."""
-        described = self._upstream.target_profiles(self.release(version), target)
-        if described is None:
+        described = self._described(self.release(version), target)
+        if described is None or not described.revision:
             raise BuildNotFound(f"Failed to fetch revision for {version}/{target}")
         return described.revision
 
@@ -122,16 +157,20 @@ class Catalog:
     def target_profiles(self, version: str, target: str) -> TargetProfiles:
         """The profiles of a target. Raises `RequestRejected` or `BuildNotFound`."""
         release = self.release(version)
-        targets = self._upstream.targets(release) or {}
-        described = self._upstream.target_profiles(release, target) if target in targets else None
+        described = self._described(release, target)
         if described is None:
             raise _no_target(release, target)
         return described
 
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
-        """Upstream's description of one profile as JSON, found by alias too; None when unknown."""
-        described = self._upstream.target_profiles(release, target)
-        resolved = None if described is None else resolve_profile(profile, described)
+        """Upstream's description of one profile as JSON, found by alias too; None when unknown.
+
+        So is a name of several profiles: auc knows no other refusal here.
+        """
+        described = self._described(release, target)
+        resolved = None
+        with contextlib.suppress(RequestRejected):
+            resolved = None if described is None else resolve_profile(profile, described)
         return None if resolved is None else self._upstream.described_profile(release, target, resolved)
 
     def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str]:
@@ -159,7 +198,7 @@ class Catalog:
     def refresh(self) -> None:
         """Asks for what every client wants to know, so that it is there before somebody asks."""
         with contextlib.suppress(Unavailable):
-            self.offers()
+            read_whole(self.offers, Reading())
 
     def latest(self) -> list[str]:
         """The upcoming release if there is any, the stable and the old stable one; offered ones only."""
@@ -195,14 +234,22 @@ class Catalog:
             return self._upstream.targets(release, wait=False) or {}
         return None
 
-    def _require_target(self, release: Release, target: str) -> TargetProfiles:
+    def _described(self, release: Release, target: str) -> TargetProfiles | None:
+        """The profiles of a target that upstream lists; no other is asked for."""
         targets = self._upstream.targets(release) or {}
         described = self._upstream.target_profiles(release, target) if target in targets else None
+        if described is None or described.architecture:
+            return described
+        return replace(described, architecture=targets[target])
+
+    def _require_target(self, release: Release, target: str) -> TargetProfiles:
+        described = self._described(release, target)
         if described is None:
             raise RequestRejected(
                 f"Unsupported target: {target}. The requested target was either dropped, is still being "
                 "built or is not supported by the selected version. Please check the forums or try again "
-                "later."
+                "later.",
+                field="target",
             )
         return described
 
@@ -214,12 +261,33 @@ def _no_target(release: Release, target: str) -> BuildNotFound:
 def resolve_profile(asked: str, described: TargetProfiles) -> str | None:
     """The profile that a name means: itself, a supported device's, or the only one, `generic`.
 
-    Devices report `vendor,model`; profiles are written with `_` for each comma.
+    Devices report `vendor,model`; profiles are written with `_` for each comma. The first of a
+    profile's names is its own, the others are former ones. Raises `RequestRejected` for a name that
+    several profiles have, because a wrong image may brick the device.
     """
     name = asked.replace(",", "_")
     if name in described.profiles:
         return name
-    for profile, supported_devices in described.profiles.items():
-        if any(device.replace(",", "_") == name for device in supported_devices):
-            return profile
+    called = {
+        profile: [device.replace(",", "_") for device in devices]
+        for profile, devices in described.profiles.items()
+    }
+    meant = [profile for profile, names in called.items() if name in names]
+    own = [profile for profile in meant if called[profile][0] == name]
+    if len(meant) > 1 and len(own) != 1:
+        raise RequestRejected(_ambiguous(asked, meant, described))
+    if meant:
+        return (own or meant)[0]
     return "generic" if list(described.profiles) == ["generic"] else None
+
+
+def _ambiguous(asked: str, meant: Sequence[str], described: TargetProfiles) -> str:
+    named = [
+        f"{profile} ({' / '.join(map(str, described.titles.get(profile, ()))) or 'without a title'})"
+        for profile in meant[:_MOST_MEANT]
+    ]
+    more = f" and {len(meant) - _MOST_MEANT} more" if len(meant) > _MOST_MEANT else ""
+    return (
+        f"Unsupported profile: {asked} is the name of several profiles: {', '.join(named)}{more}. "
+        "Send one of their ids as the profile."
+    )

@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import islice
 
 from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
-from asu_builder.ports import JobQueue, Patience, RetentionLedger, Runtime, Statistics, Store
+from asu_builder.ports import JobQueue, Patience, Remove, RetentionLedger, Runtime, Statistics, Store
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +33,9 @@ class KeepingOptions(Struct, frozen=True):
     patience: Patience
     store_bytes: int
     statistics: timedelta
+    requests: timedelta = timedelta(days=90)
+    """How long what was asked is kept when no job carries it any more."""
+    request_bytes: int = 64 << 20
 
 
 class Collection(Struct, frozen=True):
@@ -142,13 +144,17 @@ class Housekeeping:
     def reconcile(self, *, dry_run: bool = False) -> Collection:
         """Brings files and rows together: files without a row go, rows without files answer no more.
 
-        Also forgets old statistics. It looks at every published directory, so once an hour is enough.
+        Also forgets old statistics and old requests. It looks at every published directory, so once an
+        hour is enough.
         Nothing is missed in a store that is not there.
         """
         found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
         if not dry_run:
             now = self._now()
             while self._ledger.forget_statistics(before=now - self._options.statistics, now=now):
+                pass
+            before, most = now - self._options.requests, self._options.request_bytes
+            while self._ledger.forget_requests(before=before, most_bytes=most):
                 pass
         return found
 
@@ -190,7 +196,10 @@ class Housekeeping:
         for name, size in least_used:
             if name in gone:
                 continue
-            room = self._store.room() + (before + freed if dry_run else 0)
+            try:
+                room = self._store.room() + (before + freed if dry_run else 0)
+            except Unavailable:
+                break  # nothing is known of its room
             if room > 0 and stored - before - freed <= budget:
                 break
             if dry_run or self._forget(name, unexpired=True):
@@ -201,18 +210,17 @@ class Housekeeping:
         return evicted, freed
 
     def _forget_lost(self, name: str) -> bool:
-        def remove() -> None:
-            # Within the transaction: it may have been asked for again, and built, since it was missed.
+        def remove(confirm: Callable[[], bool]) -> bool:
+            # It may have been asked for again, and built, since it was missed.
             if self._store.holds(name):
                 raise StillRead("The result is there again.")
             self._store.require_root()
+            return confirm()
 
         return self._forget(name, unexpired=True, remove=remove)
 
-    def _forget(
-        self, name: str, *, unexpired: bool = False, remove: Callable[[], None] | None = None
-    ) -> bool:
-        remove = remove or partial(self._store.remove, name)
+    def _forget(self, name: str, *, unexpired: bool = False, remove: Remove | None = None) -> bool:
+        remove = remove or (lambda confirm: self._store.remove(name, confirm=confirm))
         try:
             return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):

@@ -2,15 +2,27 @@
 
 import contextlib
 import zlib
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 
-from asu_builder.domain import make, packages
+from asu_builder.domain import make
+from asu_builder.domain.announced import Announced, Circumstances, require_revision, require_versions
+from asu_builder.domain.blame import (
+    blame_feed,
+    blame_filesystem,
+    blame_make,
+    blame_repository,
+    brought_back,
+    filesystem_warning,
+    parse_available_filesystems,
+)
 from asu_builder.domain.changes import PackageSelection
 from asu_builder.domain.errors import BuildFailed, FailureReason
+from asu_builder.domain.job import Image
 from asu_builder.domain.make import ImageBuilderInfo
+from asu_builder.domain.packages import find_too_big, too_big_sentence
 from asu_builder.domain.release import Release
-from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
+from asu_builder.domain.repositories import APK, OPKG, RepositoryFile, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import CommandResult, Container, Heard
 
@@ -22,6 +34,7 @@ _KNOWN = 256
 _FILES = "asu-files"
 _DEFAULTS_SCRIPT = f"{_FILES}/etc/uci-defaults/99-asu-defaults"
 _BIN_DIR = "asu-images"
+_APK_PROGRAM = "staging_dir/host/bin/apk"
 # The pattern by which setup.sh finds the archive in upstream's sha256sums.
 _DOWNLOAD_FILE = "imagebuilder-.*x86_64.tar."
 
@@ -31,6 +44,8 @@ class ImageBuilder:
 
     `output` is a directory on this host for what the commands print, and `heard` is told it as it
     comes. `known_info` remembers what `make info` printed, packed, by the identity of the ImageBuilder.
+    `announced` says what this server tells about the request's version and target, `status` what the
+    server of a repository answers for a file of it; they are asked when something is amiss.
     """
 
     def __init__(
@@ -40,15 +55,21 @@ class ImageBuilder:
         *,
         known_info: MutableMapping[str, bytes],
         heard: Heard | None = None,
+        announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
+        status: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._container = container
         self._output = output
         self._known_info = known_info
         self._heard = heard
+        self._announced = announced
+        self._status = status
         self._identity: str | None = container.identity
         self.build_cmd: tuple[str, ...] = ()
         self.stdout = ""
         self.stderr = ""
+        self.warnings: list[str] = []
+        """What went less well though the build succeeds."""
 
     def set_up(self, request: BuildRequest, release: Release, *, upstream_url: str) -> None:
         """Puts the ImageBuilder, keys, repositories and the first-boot script in place."""
@@ -56,14 +77,21 @@ class ImageBuilder:
             self._unpack(request, release, upstream_url)
         files = {f"keys/{name}": text for name, text in key_files(request.repository_keys).items()}
         if request.repositories:
-            file = APK if self._container.exists(APK.name) else OPKG
-            present = self._container.read_text(file.name)
+            file = self._repository_file()
+            present = self._container.read_text(file.name) if self._container.exists(file.name) else ""
             mode = request.repositories_mode
             files[file.name] = render_repositories(present, request.repositories, mode=mode, file=file)
         if request.defaults:
             files[_DEFAULTS_SCRIPT] = request.defaults
         if files:
             self._container.write_files(files)
+
+    def _repository_file(self) -> RepositoryFile:
+        # An apk ImageBuilder that carries its packages has neither file.
+        apk = self._container.exists(APK.name) or (
+            not self._container.exists(OPKG.name) and self._container.exists(_APK_PROGRAM)
+        )
+        return APK if apk else OPKG
 
     def _unpack(self, request: BuildRequest, release: Release, upstream_url: str) -> None:
         environment = {
@@ -99,31 +127,44 @@ class ImageBuilder:
             self._known_info.pop(next(iter(list(self._known_info))), None)
         self._known_info[identity] = zlib.compress(text.encode())
 
-    def require_revision(self, request: BuildRequest, info: ImageBuilderInfo) -> None:
+    def require_revision(self, request: BuildRequest, info: ImageBuilderInfo, *, released: str = "") -> None:
         """Refuses an ImageBuilder of other sources than the asker saw, or without the profile."""
-        if request.version_code and request.version_code != info.revision:
-            raise self._failed(
-                FailureReason.REVISION_MISMATCH,
-                f"Error: Received incorrect version {info.revision} (requested {request.version_code})",
-            )
+        with self.blamed():
+            require_revision(self._circumstances(request, ()), info.revision, released=released)
         if request.profile not in info.profiles:
             raise self._failed(
                 FailureReason.UNKNOWN_PROFILE,
                 f"Error: The ImageBuilder of {request.version} does not know the profile {request.profile}",
             )
 
-    def resolve(self, request: BuildRequest, selection: PackageSelection) -> dict[str, str]:
-        """Package names and versions that the image will contain, as asked for."""
+    def resolve(
+        self, request: BuildRequest, selection: PackageSelection, defaults: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Package names and versions that the image will contain, as asked for.
+
+        `defaults` is what the ImageBuilder installs by itself.
+        """
         self.build_cmd = make.manifest_arguments(request.profile, selection.packages)
         result = self._run(self.build_cmd, "manifest")
-        if result.exit_code != 0:
-            raise self._explained("Error: Impossible package selection", FailureReason.IMPOSSIBLE_SELECTION)
+        found = self._circumstances(request, defaults)
+        self._judge(found, result, "Error: Impossible package selection", FailureReason.SETUP_FAILED)
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         with self.blamed():
-            packages.require_versions(request, manifest, released=selection.released)
+            require_versions(found, manifest, released=selection.released)
+        removed = [name[1:] for name in selection.packages if name.startswith("-")]
+        if warning := brought_back(removed, manifest):
+            self.warnings.append(warning)
         return manifest
 
-    def build(self, request: BuildRequest, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
+    def build(
+        self,
+        request: BuildRequest,
+        selection: Sequence[str],
+        *,
+        extra_name: str,
+        into: Path,
+        defaults: Sequence[str] = (),
+    ) -> None:
         """Builds the images and brings them to `into`; make's exit status alone proves nothing."""
         bin_dir = f"{self._container.workdir}/{_BIN_DIR}"
         self.build_cmd = make.image_arguments(
@@ -136,30 +177,48 @@ class ImageBuilder:
             filesystem=request.filesystem,
         )
         result = self._run(self.build_cmd, "image")
-        too_big = packages.explain_too_big(self._read("image", "stderr", _READ_OUTPUT_BYTES))
-        if too_big:
-            raise self._failed(FailureReason.TOO_BIG, too_big)
-        if result.exit_code != 0:
-            raise self._explained(
-                "Error: Error while building firmware. See stdout/stderr", FailureReason.MAKE_FAILED
+        problem = find_too_big(self._read("image", "stderr", _READ_OUTPUT_BYTES))
+        if problem is not None:
+            raise self._attach(
+                BuildFailed(
+                    FailureReason.TOO_BIG, too_big_sentence(problem), field="packages", problem=problem
+                )
             )
+        self._judge(
+            self._circumstances(request, defaults),
+            result,
+            "Error: Error while building firmware. See stdout/stderr",
+            FailureReason.MAKE_FAILED,
+        )
         with self.blamed():
             self._container.collect(bin_dir, into)
 
-    def _explained(self, otherwise: str, reason: FailureReason) -> BuildFailed:
-        """Why make failed, from what the package manager said, with the right side blamed."""
+    def require_filesystem(self, request: BuildRequest, images: Sequence[Image]) -> None:
+        """Refuses a build without an image of the file system asked for; others are named in a warning."""
+        built = {image.filesystem for image in images if image.filesystem}
+        if request.filesystem and request.filesystem not in built:
+            raise blame_filesystem(self._circumstances(request, ()), built)
+        if warning := filesystem_warning(request, built):
+            self.warnings.append(warning)
+
+    def _circumstances(self, request: BuildRequest, defaults: Sequence[str]) -> Circumstances:
+        return Circumstances(request, frozenset(defaults), lambda: self._announced(request))
+
+    def _judge(
+        self, found: Circumstances, result: CommandResult, otherwise: str, reason: FailureReason
+    ) -> None:
+        """Refuses what failed, and what succeeded without one of its repositories."""
         stderr = self._read(self._latest, "stderr", _READ_OUTPUT_BYTES)
-        if unreachable := packages.unreachable_repositories(stderr):
-            return self._failed(
-                FailureReason.UPSTREAM_UNREACHABLE,
-                f"Error: A package repository could not be reached: {', '.join(unreachable[:3])}. "
-                "The request itself may be fine; try again later.",
-            )
-        if problem := packages.explain_selection(stderr):
-            return self._failed(FailureReason.IMPOSSIBLE_SELECTION, problem.sentence())
-        if sentence := packages.explain_script(stderr):
-            return self._failed(FailureReason.MAKE_FAILED, f"{otherwise}. {sentence}")
-        return self._failed(reason, otherwise)
+        if failure := blame_repository(found.request, stderr, status=self._status):
+            raise self._attach(failure)
+        if result.exit_code == 0:
+            if failure := blame_feed(found.request, stderr):
+                raise self._attach(failure)
+            return
+        available = parse_available_filesystems(self._read(self._latest, "stdout", _READ_OUTPUT_BYTES))
+        if available is not None and found.request.filesystem:
+            raise self._attach(blame_filesystem(found, available))
+        raise self._attach(blame_make(found, stderr, otherwise=otherwise, reason=reason))
 
     def _run(
         self, arguments: Sequence[str], name: str, *, environment: dict[str, str] | None = None

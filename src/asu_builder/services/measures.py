@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from asu_builder.domain.errors import AsuError, FailureReason
+from asu_builder.domain.errors import AsuError, FailureReason, Side
 from asu_builder.domain.job import Stage
 from asu_builder.ports import Operations, QueueLoad, Statistics, Store
 from asu_builder.services.counts import EventCounts
@@ -32,7 +32,7 @@ class Measures(Struct, frozen=True):
     requested: int
     cache_hits: int
     ended: Mapping[str, int]
-    failed: Mapping[FailureReason, int]
+    failed: Mapping[tuple[FailureReason, Side], int]
     stages: Mapping[Stage, Histogram]
     builds: Mapping[bool, Histogram]
     stored_bytes: int | None
@@ -68,7 +68,6 @@ class Gauges:
     def read(self) -> Measures:
         """Raises nothing: what cannot be read is None."""
         queue, paused = self._queue()
-        failed = {reason: self._counts.of("failed", reason) for reason in FailureReason}
         return Measures(
             health=self._health.report(),
             queue=queue,
@@ -80,16 +79,22 @@ class Gauges:
             cache_hits=self._counts.of("cache_hit"),
             ended={
                 "completed": self._counts.of("completed"),
-                "failed": sum(failed.values()),
+                "failed": self._counts.of("failed"),
                 "cancelled": self._counts.of("cancelled"),
             },
-            failed=failed,
+            failed=self._counts.failures(),
             stages=self._workers.durations.stages(),
             builds=self._workers.durations.builds(),
             stored_bytes=self._housekeeping.stored_bytes,
-            room_bytes=self._store.room(),
+            room_bytes=self._room(),
             events_waiting=self._statistics.waiting(),
         )
+
+    def _room(self) -> int:
+        try:
+            return self._store.room()
+        except AsuError:
+            return 0
 
     def _queue(self) -> tuple[QueueLoad | None, bool | None]:
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
@@ -33,7 +32,9 @@ class Operator:
         cancellation: Cancellation,
         now: Callable[[], datetime],
         wake: Callable[[], None],
+        wake_all: Callable[[], None] | None = None,
     ) -> None:
+        """`wake` says that one job can be claimed, `wake_all` (else `wake`) that all that wait can."""
         self._operations = operations
         self._queue = queue
         self._ledger = ledger
@@ -42,6 +43,7 @@ class Operator:
         self._cancellation = cancellation
         self._now = now
         self._wake = wake
+        self._wake_all = wake_all or wake
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """Jobs, newest first."""
@@ -95,7 +97,10 @@ class Operator:
             raise BuildNotFound("There is no result and no failure under this hash.")
         try:
             self._ledger.forget(
-                request_hash, remove=partial(self._store.remove, request_hash), now=now, unexpired=True
+                request_hash,
+                remove=lambda confirm: self._store.remove(request_hash, confirm=confirm),
+                now=now,
+                unexpired=True,
             )
         except StillRead as error:
             raise Conflict(
@@ -113,7 +118,7 @@ class Operator:
         """Workers claim again."""
         self._operations.resume()
         self._note(who, "resume")
-        self._wake()
+        self._wake_all()
 
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""

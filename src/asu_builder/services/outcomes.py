@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from asu_builder.domain.errors import FailureReason, PartUnavailable
+from asu_builder.domain.errors import AsuError, FailureReason, PartUnavailable
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Lease, Outcome, Retention
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.services.stage_times import Laps
@@ -27,6 +27,13 @@ _NEEDED_BY_ALL = ("engine", "store")
 """Parts of which every build that ends well shows that they work."""
 
 
+BUG = BuildFailure(
+    FailureReason.INTERNAL,
+    "Error: The server failed while building. This is its own fault, not the request's; "
+    "its operator finds the reason in the log.",
+)
+
+
 class Outcomes:
     """Writes down how builds ended. Methods raise `LeaseLost`; then nothing was written."""
 
@@ -41,7 +48,7 @@ class Outcomes:
 
     def record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
         """Ends the job, or gives it back to try again after what the world did."""
-        if isinstance(outcome, BuildFailure) and outcome.reason.retried:
+        if isinstance(outcome, BuildFailure) and outcome.is_retried:
             if job.retries < len(RETRY_DELAYS):
                 delay = RETRY_DELAYS[job.retries]
                 _log.warning("%s; tried again in %s", outcome.detail, delay)
@@ -51,13 +58,23 @@ class Outcomes:
             outcome = replace(outcome, attempts=job.history)
         self._finish(job, lease, outcome, laps)
 
+    def settle(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+        """The same, and an outcome that cannot be written down ends the job as a mistake of ours."""
+        try:
+            self.record(job, lease, outcome, laps)
+        except AsuError:
+            raise  # the lease is lost, or the database does not answer: the job returns
+        except Exception:  # noqa: BLE001 - whatever a build left, its job ends
+            _log.exception("the outcome could not be recorded: a bug")
+            self.record(job, lease, BUG, laps)
+
     def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, laps: Laps) -> None:
         """Returns the job to the queue uncounted, unless the part fails on this job alone."""
         suspicion = self._suspects.failed(job.id)
         if error.part in _NEEDED_BY_ALL and suspicion.alone >= ALONE:
             detail = (
-                f"Error: {error} That happened {suspicion.times} times to this build, while others went "
-                "well. Ask again in a few minutes; if it stays so, tell the operator of this server."
+                f"Error: {error.public} That happened {suspicion.times} times to this build, while others "
+                "went well. Ask again in a few minutes; if it stays so, tell the operator of this server."
             )
             failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail, attempts=job.history)
             self._finish(job, lease, failure, laps)
@@ -77,5 +94,7 @@ class Outcomes:
             self._statistics.record("completed", job.request, client=job.client)
             _log.info("build completed in %.1f s", seconds)
         else:
-            self._statistics.record("failed", job.request, client=job.client, reason=outcome.reason)
-            _log.info("build failed in %.1f s: %s (fault: %s)", seconds, outcome.reason, outcome.fault)
+            self._statistics.record(
+                "failed", job.request, client=job.client, reason=outcome.reason, side=outcome.side
+            )
+            _log.info("build failed in %.1f s: %s (side: %s)", seconds, outcome.reason, outcome.side)

@@ -3,11 +3,15 @@
 Conditions live in the step that owns them.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from threading import Event
 
-from asu_builder.domain.changes import Baseline, PackageSelection
+from asu_builder.domain.announced import Announced
+from asu_builder.domain.changes import Baseline, PackageSelection, warn_of_odd_packages
+from asu_builder.domain.errors import BuildInterrupted, deadline_passed
 from asu_builder.domain.job import BuildResult, Job, Stage
 from asu_builder.domain.make import ImageBuilderInfo
 from asu_builder.domain.release import Release
@@ -28,12 +32,18 @@ class Pipeline:
         release: Callable[[str], Release],
         package_changes: PackageChanges,
         baseline: Callable[[BuildRequest], Baseline | None],
+        announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
+        released_revision: Callable[[BuildRequest], str] = lambda _: "",
+        repository_status: Callable[[str], int] = lambda _: 0,
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
         self._release = release
         self._package_changes = package_changes
         self._baseline = baseline
+        self._announced = announced
+        self._released_revision = released_revision
+        self._repository_status = repository_status
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -55,7 +65,7 @@ class Pipeline:
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
         """
-        request = job.request
+        request, since = job.request, time.monotonic()
         release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
         with self._store.scratch() as scratch:
@@ -64,19 +74,37 @@ class Pipeline:
             advance(Stage.CONTAINER_SETUP)
             self._baseline_of(request)  # asked early, so that upstream's answer is there when it is needed
             with self._runtime.open(spec, stop=stop) as container:
-                imagebuilder = ImageBuilder(container, scratch, known_info=self._known_info, heard=heard)
+                imagebuilder = ImageBuilder(
+                    container,
+                    scratch,
+                    known_info=self._known_info,
+                    heard=heard,
+                    announced=self._announced,
+                    status=self._repository_status,
+                )
                 imagebuilder.set_up(request, release, upstream_url=self._upstream_url)
                 advance(Stage.VALIDATE_REVISION)
                 info = imagebuilder.info()
-                imagebuilder.require_revision(request, info)
-                selection = self._select(request, info)
+                imagebuilder.require_revision(request, info, released=self._released_revision(request))
+                defaults = (*info.default_packages, *info.profiles[request.profile].packages)
+                selection = self._select(request, info, defaults)
                 advance(Stage.VALIDATE_MANIFEST)
-                manifest = imagebuilder.resolve(request, selection)
+                manifest = imagebuilder.resolve(request, selection, defaults)
                 advance(Stage.BUILDING_IMAGE)
-                imagebuilder.build(request, selection.packages, extra_name=job.request_hash[:12], into=images)
-                warnings = tuple(container.warnings)
+                imagebuilder.build(
+                    request,
+                    selection.packages,
+                    extra_name=job.request_hash[:12],
+                    into=images,
+                    defaults=defaults,
+                )
+                imagebuilder.warnings += container.warnings
             with imagebuilder.blamed():
-                description, verified = describe_images(images, request)
+                require_time = partial(_require_time, stop, since, self._job_timeout)
+                description, verified = describe_images(
+                    images, request, require_time=require_time, own_numbering=release.own_numbering
+                )
+                imagebuilder.require_filesystem(request, verified)
             advance(Stage.BUILDING_IMAGE)  # proves that the lease is still ours, right before publishing
             stored_bytes = self._store.publish(job.request_hash, images)
         return BuildResult(
@@ -87,16 +115,27 @@ class Pipeline:
             packages=selection.packages,
             stdout=imagebuilder.stdout,
             stderr=imagebuilder.stderr,
-            warnings=warnings,
+            warnings=tuple(imagebuilder.warnings),
             package_changes=selection.record,
             stored_bytes=stored_bytes,
         )
 
-    def _select(self, request: BuildRequest, info: ImageBuilderInfo) -> PackageSelection:
-        defaults = (*info.default_packages, *info.profiles[request.profile].packages)
-        return self._package_changes.apply(
+    def _select(
+        self, request: BuildRequest, info: ImageBuilderInfo, defaults: Sequence[str]
+    ) -> PackageSelection:
+        selection = self._package_changes.apply(
             request, default_packages=defaults, baseline=self._baseline_of(request)
         )
+        odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
+        return warn_of_odd_packages(selection, odd) if request.diff_packages and odd else selection
 
     def _baseline_of(self, request: BuildRequest) -> Baseline | None:
         return self._baseline(request) if request.diff_packages else None
+
+
+def _require_time(stop: Event, since: float, most: timedelta) -> None:
+    """Raises what ends a build from outside: it holds for reading what a build left, too."""
+    if stop.is_set():
+        raise BuildInterrupted("The build was stopped; it will be tried again.")
+    if time.monotonic() - since > most.total_seconds():
+        raise deadline_passed(most)

@@ -1,20 +1,24 @@
 """What the package rules would do to a request, and which names nobody knows; nothing is queued."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
 from asu_builder.domain.changes import PackageSelection
 from asu_builder.domain.errors import BuildNotFound, Unavailable
+from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.domain.spelling import closest
-from asu_builder.ports import PackageChanges
+from asu_builder.domain.spelling import closest, without_abi
+from asu_builder.ports import PackageChanges, current_reading
 from asu_builder.services.catalog import Catalog, Resolved
 
 MAX_SUGGESTED = 10
 """Unknown names that get suggestions; each costs about a millisecond."""
 _NEVER_LISTED = frozenset({"kernel", "libc"})
 """Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
+
+OtherNames = Callable[[Release, str, str], Collection[str]]
+"""Further names of the packages of a release, for a target and its architecture."""
 
 
 class UnknownPackage(Struct, frozen=True):
@@ -34,7 +38,14 @@ class PreviewedSelection(Struct, frozen=True):
 class Preview:
     """Answers in milliseconds, from cached metadata alone."""
 
-    def __init__(self, catalog: Catalog, package_changes: PackageChanges) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        package_changes: PackageChanges,
+        *,
+        other_names: OtherNames = lambda *_: (),
+    ) -> None:
+        self._names = other_names
         self._catalog = catalog
         self._package_changes = package_changes
 
@@ -54,6 +65,11 @@ class Preview:
             return None
         asked = [name for name in selection.packages if not name.startswith("-")]
         missing = [name for name in asked if name not in known and name not in _NEVER_LISTED | set(defaults)]
+        if missing:
+            others = self._other_names(found)
+            missing = [
+                name for name in missing if name not in others and known.keys().isdisjoint(without_abi(name))
+            ]
         names = list(known)
         return tuple(
             UnknownPackage(name, closest(name, names) if number < MAX_SUGGESTED else ())
@@ -66,4 +82,13 @@ class Preview:
             shared = self._catalog.architecture_packages(found.release, found.architecture)
         except (BuildNotFound, Unavailable):
             return {}
+        reading = current_reading()
+        if reading is not None and reading.left_out:
+            return {}  # a package that is not found may be in what is lacking
         return {**shared, **own} if shared and own else {}
+
+    def _other_names(self, found: Resolved) -> Collection[str]:
+        try:
+            return self._names(found.release, found.request.target, found.architecture)
+        except Unavailable:
+            return ()

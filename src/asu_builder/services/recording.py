@@ -139,6 +139,7 @@ class Recorder:
             self._noted.clear()
             self._hurry.clear()
             self._flush()
+        self._flush()  # what came while the last round was written
 
     def _flush(self) -> None:
         for recording in list(self._recordings):

@@ -55,7 +55,10 @@ class Search:
         return self._index(version).search(text, limit)
 
     def device(self, version: str, target: str, profile: str) -> DescribedDevice:
-        """One device by its profile or a name that it reports. Raises `BuildNotFound`."""
+        """One device by its profile or a name that it reports.
+
+        Raises `BuildNotFound`; `RequestRejected` for a name of several profiles.
+        """
         described = self._catalog.target_profiles(version, target)
         name = resolve_profile(profile, described)
         if name is None:

@@ -6,15 +6,17 @@ Nothing here names a request, a hash or an asker.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
+from typing import TypeVar
 
 from msgspec import Struct
 
-from asu_builder.domain.errors import FailureReason, Fault
+from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, Statistics
 from asu_builder.services.shares import Share
 
 TOP_PACKAGES = 20
+_Label = TypeVar("_Label", str, tuple[str, Side])
 _DAY = timedelta(days=1)
 _TENTHS = 9
 """Nine of ten: the percentile that is shown."""
@@ -43,10 +45,10 @@ class VersionReport(Struct, frozen=True):
 
 
 class FailureReport(Struct, frozen=True):
-    """How many builds failed for a reason, and whose side it is on."""
+    """How many builds failed for a reason on one side; a reason may be on several."""
 
     reason: str
-    fault: Fault
+    side: Side
     count: int
 
 
@@ -143,8 +145,11 @@ def _versions(statistics: Statistics, since: datetime, days: int) -> list[Versio
 
 
 def _failures(statistics: Statistics, since: datetime, days: int) -> list[FailureReport]:
-    counts = _by_label(statistics, "failed", since=since, days=days, by_version=False)
-    return [FailureReport(reason, _fault(reason), count) for reason, count in _ranked(counts)]
+    counts = Counter[tuple[str, Side]]()
+    for label, count in _by_label(statistics, "failed", since=since, days=days, by_version=False).items():
+        reason, _, side = label.rpartition(" ")
+        counts[reason, Side(side) if side in set(Side) else _usual_side(reason)] += count
+    return [FailureReport(*found, count) for found, count in _ranked(counts)]
 
 
 def _by_label(
@@ -152,18 +157,18 @@ def _by_label(
 ) -> Counter[str]:
     # Later slots hold what a clock that ran ahead has counted; it belongs to no day shown.
     tallies = statistics.tally(
-        (kind,), since=since, width=days * _DAY, by="version" if by_version else "reason"
+        (kind,), since=since, width=days * _DAY, by="version" if by_version else "reason_and_side"
     )
     return Counter({tally.label: tally.count for tally in tallies if tally.slot == 0})
 
 
-def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+def _ranked(counts: Counter[_Label]) -> list[tuple[_Label, int]]:
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def _fault(reason: str) -> Fault:
+def _usual_side(reason: str) -> Side:
     """Ours for a reason that another version of this program has counted."""
-    return FailureReason(reason).fault if reason in set(FailureReason) else Fault.OURS
+    return FailureReason(reason).side if reason in set(FailureReason) else Side.INTERNAL
 
 
 def _stages(tallies: Iterable[DurationTally]) -> list[StageReport]:

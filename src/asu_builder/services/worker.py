@@ -32,7 +32,7 @@ from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.services.durations import Durations
 from asu_builder.services.health import Health
-from asu_builder.services.outcomes import Outcomes
+from asu_builder.services.outcomes import BUG, Outcomes
 from asu_builder.services.periodic import Periodic
 from asu_builder.services.pipeline import Pipeline
 from asu_builder.services.recording import Recorder
@@ -91,6 +91,8 @@ class Workers:
         self._outcomes = Outcomes(queue, statistics, options.retention, now=now)
         self._woken = threading.Condition()
         self._wakes = 0
+        self._claims = 0
+        """How many are just asking the queue for a job."""
         self._draining = False
         self._stopping = False
         self._running: dict[Lease, threading.Event] = {}
@@ -126,12 +128,20 @@ class Workers:
             self._wakes += 1
             self._woken.notify()
 
+    def wake_all(self) -> None:
+        """Says that all that wait may be claimed now; every idle worker looks."""
+        with self._woken:
+            self._wakes += 1
+            self._woken.notify_all()
+
     def drain(self, grace: timedelta) -> None:
         """Claims nothing more; returns when nothing is being built, or after `grace`, or on `stop`."""
         with self._woken:
             self._draining = True
             self._woken.notify_all()
-            self._woken.wait_for(lambda: self._stopping or not self._running, grace.total_seconds())
+            self._woken.wait_for(
+                lambda: self._stopping or not (self._running or self._claims), grace.total_seconds()
+            )
 
     def stop(self) -> None:
         """Ends the threads; what they were building is given back to the queue.
@@ -191,21 +201,18 @@ class Workers:
 
     def _wait(self, wakes: int) -> None:
         with self._woken:
-            if self._wakes == wakes and not self._draining:
-                self._woken.wait(self._options.poll.total_seconds())
+            self._woken.wait_for(
+                lambda: self._wakes != wakes or self._draining, self._options.poll.total_seconds()
+            )
 
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when nobody waits."""
         CURRENT_HASH.set("")
-        claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._options.only)
+        claimed = self._claim(name)
         if claimed is None:
             return False
-        job, lease = claimed
+        job, lease, stop = claimed
         CURRENT_HASH.set(job.request_hash)
-        stop = threading.Event()
-        self._running[lease] = stop
-        if self._stopping:
-            stop.set()
         try:
             self._build(job, lease, stop)
         except LeaseLost as error:
@@ -216,6 +223,26 @@ class Workers:
                 self._woken.notify_all()
             self._recorder.tell(job.request_hash)
         return True
+
+    def _claim(self, name: str) -> tuple[Job, Lease, threading.Event] | None:
+        """The next job, in the list of those that run before `drain` may find it empty."""
+        with self._woken:
+            if self._draining:
+                return None
+            self._claims += 1
+        claimed = None
+        stop = threading.Event()
+        try:
+            claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._options.only)
+        finally:
+            with self._woken:
+                self._claims -= 1
+                if claimed is not None:
+                    self._running[claimed[1]] = stop
+                if self._stopping:
+                    stop.set()
+                self._woken.notify_all()
+        return None if claimed is None else (*claimed, stop)
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
         laps = self._times.begin(job)
@@ -229,7 +256,7 @@ class Workers:
             self._health.part_failed(error.part, str(error))
             self._outcomes.part_failed(job, lease, error, laps)
         else:
-            self._outcomes.record(job, lease, outcome, laps)
+            self._outcomes.settle(job, lease, outcome, laps)
 
     def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
@@ -249,20 +276,24 @@ class Workers:
         except (BuildInterrupted, PartUnavailable, LeaseLost):
             raise
         except Unavailable as error:
-            return BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error}")
+            _log.warning("building failed: %s", error)
+            return BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error.public}")
         except BuildFailed as failure:
             return BuildFailure(
-                failure.reason, failure.detail, failure.stdout, failure.stderr, failure.build_cmd
+                failure.reason,
+                failure.detail,
+                failure.stdout,
+                failure.stderr,
+                failure.build_cmd,
+                blamed=failure.side,
+                field=failure.field,
+                problem=failure.problem,
             )
         except RequestRejected as error:
             # Fine when it was submitted; the operator has changed what is offered since.
-            return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}")
+            return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}", field=error.field)
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
             _log.exception("building failed: a bug")
-            return BuildFailure(
-                FailureReason.INTERNAL,
-                "Error: The server failed while building. This is its own fault, not the request's; "
-                "its operator finds the reason in the log.",
-            )
+            return BUG
         finally:
             self._recorder.end(recording)

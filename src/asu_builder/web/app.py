@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.domain.errors import AsuError
 from asu_builder.loading import LOADING
 from asu_builder.ports import Statistics, Store
 from asu_builder.services.builds import Builds
@@ -30,7 +30,8 @@ from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
 from asu_builder.web.documents import HealthDocument, Part, QueueLength
-from asu_builder.web.errors import on_asu_error, on_bug, on_http_error, respond
+from asu_builder.web.door import DoorLimits
+from asu_builder.web.errors import make_error_hook, on_bug, on_http_error, respond
 from asu_builder.web.fast_path import FrontDoor, standing_headers
 from asu_builder.web.late_pages import Endpoint, LatePages
 from asu_builder.web.late_streams import LateStreams
@@ -47,6 +48,7 @@ from asu_builder.web.search import SearchEndpoints
 from asu_builder.web.statistics import StatisticsPages
 from asu_builder.web.store import Downloads
 from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import AdmitFetch, Waiting
 from asu_builder.web.watch_limits import WatchLimits
 from asu_builder.web.wire import Answer, render_json
 
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from asu_builder.web.live_streams import LiveStreams
 
 _READING_THREADS = 4
-"""Apart, because a submission may wait for upstream, and polls must not wait behind it."""
+"""Apart from the one that submits. None of them ever waits for upstream."""
 
 
 class Parts(Struct, frozen=True):
@@ -62,7 +64,8 @@ class Parts(Struct, frozen=True):
 
     `start` runs before the port answers and must return at once; `stop` runs when the last answer
     has left, in a thread, and may wait. `cors` is off when a proxy in front adds those headers.
-    `clock` counts seconds; it decides when an answer is no longer fresh.
+    `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
+    whenever an operator has taken an answer back, in any process.
     """
 
     builds: Builds
@@ -79,33 +82,32 @@ class Parts(Struct, frozen=True):
     gauges: Gauges
     askers: Askers
     limit_previews: Admit
+    limit_fetches: AdmitFetch
     announcement: Announcement
     start: Callable[[], None]
     stop: Callable[[], None]
     version: str
     cors: bool = True
     watch_limits: WatchLimits = WatchLimits()
+    door_limits: DoorLimits = DoorLimits()
     clock: Callable[[], float] = time.monotonic
+    revoked: Callable[[], object] = lambda: None
 
 
 def create_app(parts: Parts) -> FrontDoor:
     """The application for an ASGI server."""
     reading = Threads(_READING_THREADS, name="web-read")
     submitting = Threads(1, name="web-submit")
-    answers = BuildAnswers(
-        parts.builds,
-        reading=reading,
-        submitting=submitting,
-        record_cache_hit=lambda request, client: parts.statistics.record("cache_hit", request, client=client),
-        standing_headers=standing_headers(cors=parts.cors),
-        clock=parts.clock,
-    )
+    waiting = Waiting(reading, admit=parts.limit_fetches)
+    answers = _build_answers(parts, reading, submitting, waiting)
     requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
-    metadata = Metadata(parts.catalog, reading, announcement=parts.announcement, clock=parts.clock)
+    metadata = Metadata(
+        parts.catalog, waiting, askers=parts.askers, announcement=parts.announcement, clock=parts.clock
+    )
     search = Search(parts.catalog)
-    searching = SearchEndpoints(search, reading, clock=parts.clock)
+    searching = SearchEndpoints(search, waiting, askers=parts.askers, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(
         parts.operator,
@@ -116,7 +118,9 @@ def create_app(parts: Parts) -> FrontDoor:
     )
     streams = LateStreams(lambda: _load_streams(parts, reading, answers))
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
-    preview = PreviewEndpoint(parts.preview, reading, askers=parts.askers, admit=parts.limit_previews)
+    preview = PreviewEndpoint(
+        parts.preview, reading, waiting, askers=parts.askers, admit=parts.limit_previews
+    )
 
     leads_to: dict[str, Callable[[Request], Any]] = {
         **_build_routes(endpoints, streams),
@@ -135,13 +139,26 @@ def create_app(parts: Parts) -> FrontDoor:
         Route(operation.path, _endpoint(leads_to, operation), methods=list(operation.methods))
         for operation in OPERATIONS
     ]
-    pages = LatePages(lambda: _load_pages(parts, reading, answers, search), reading)
+    pages = LatePages(lambda: _load_pages(parts, reading, waiting, answers, search), reading)
     app = Starlette(
         routes=[*routes, *pages.routes()],
-        exception_handlers={AsuError: on_asu_error, HTTPException: on_http_error, Exception: on_bug},
+        exception_handlers={
+            AsuError: make_error_hook(parts.askers.may_read),
+            HTTPException: on_http_error,
+            Exception: on_bug,
+        },
         lifespan=partial(_lifespan, parts, reading, submitting),
     )
-    return FrontDoor(app, answers, askers=parts.askers, cors=parts.cors, streams=streams, requests=requests)
+    app.state.most_fields = parts.door_limits.fields
+    return FrontDoor(
+        app,
+        answers,
+        askers=parts.askers,
+        cors=parts.cors,
+        streams=streams,
+        waiting=waiting,
+        requests=requests,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -165,6 +182,19 @@ def _build_routes(endpoints: "_Endpoints", streams: LateStreams) -> dict[str, Ca
     }
 
 
+def _build_answers(parts: Parts, reading: Threads, submitting: Threads, waiting: Waiting) -> BuildAnswers:
+    return BuildAnswers(
+        parts.builds,
+        reading=reading,
+        submitting=submitting,
+        waiting=waiting,
+        record_cache_hit=lambda request, client: parts.statistics.record("cache_hit", request, client=client),
+        standing_headers=standing_headers(cors=parts.cors),
+        clock=parts.clock,
+        revoked=parts.revoked,
+    )
+
+
 def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "LiveStreams":
     from asu_builder.web.live_streams import LiveStreams  # most starts need none of it
 
@@ -175,7 +205,7 @@ def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "Liv
 
 
 def _load_pages(
-    parts: Parts, reading: Threads, answers: BuildAnswers, search: Search
+    parts: Parts, reading: Threads, waiting: Waiting, answers: BuildAnswers, search: Search
 ) -> Mapping[str, Endpoint]:
     with LOADING:
         from asu_builder.web.pages import PageParts, make_pages  # with templates and all
@@ -197,6 +227,7 @@ def _load_pages(
             announcement=parts.announcement,
             askers=parts.askers,
             threads=reading,
+            waiting=waiting,
             clock=parts.clock,
             description=lambda: _describe(parts.version),
             version=parts.version,
@@ -245,6 +276,8 @@ class _Endpoints:
 
     async def health(self, request: Request) -> Response:
         report = self._parts.health.report()
+        if not self._parts.askers.may_read(request):
+            report = report.for_everybody()
         building = request.query_params.get("for") == "build"
         serving = report.can_build if building else report.polls_answered
         document = HealthDocument(
@@ -252,20 +285,15 @@ class _Endpoints:
             polls_answered=report.polls_answered,
             can_build=report.can_build,
             parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
-            asker=self._asker_name(request),
+            asker=self._parts.askers.of(request.scope).name,
         )
         response = respond(render_json(document))
         response.status_code = 200 if serving else 503
-        response.headers["cache-control"] = "no-store"
         return response
-
-    def _asker_name(self, request: Request) -> str:
-        try:
-            return self._parts.askers.of(request.scope).name
-        except NotAuthenticated:
-            return ""  # a wrong token is no reason to keep quiet about health
 
     async def openapi(self, _: Request) -> Response:
         if self._openapi is None:
             self._openapi = render_json(_describe(self._parts.version))
-        return respond(self._openapi)
+        response = respond(self._openapi)
+        response.headers["cache-control"] = "max-age=60"
+        return response

@@ -6,15 +6,16 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from asu_builder.domain.access import Asker, Token, digest_of
+from asu_builder.domain.access import Asker, Right, Token, digest_of
 from asu_builder.domain.errors import NotAuthenticated, TooManyRequests
 
 Admit = Callable[[str], TooManyRequests | None]
 """Counts one more for the asker of this name, or says why not."""
 
-UNKNOWN = Asker("unknown")
+UNKNOWN = Asker("unknown", many=True)
 """Whoever comes without an address, for example through a socket file."""
 
 _REMEMBERED = 10_000
@@ -55,6 +56,20 @@ class Askers:
                 forwarded.append(value)
         return holder or self._by_address(scope, forwarded)
 
+    def may_read(self, request: HTTPConnection) -> bool:
+        """Whether a request comes from the holder of a token that may read what operators read."""
+        try:
+            return self.of(request.scope).may(Right.READ)
+        except NotAuthenticated:
+            return False
+
+    def counted_as(self, host: str) -> str | None:
+        """Under which name a peer's connections are counted; None for a trusted proxy."""
+        hop = self._hop(host)
+        if hop is None:
+            return host[:_LONGEST]
+        return None if hop.trusted else hop.asker.name
+
     def _holder(self, authorization: bytes) -> Asker | None:
         scheme, *secret = authorization.split(None, 1) or [b""]
         # What a proxy in front asks for, such as a password, is none of our business.
@@ -91,7 +106,7 @@ class Askers:
         if address is None:
             return None
         trusted = any(address in network for network in self._trusted)
-        return _Hop(Asker(_name(address)), trusted)
+        return _Hop(Asker(_name(address), many=trusted), trusted)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -15,14 +15,16 @@ import msgspec
 from msgspec.structs import replace
 
 from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import AsuError, BuildNotFound
+from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
+from asu_builder.ports import Reading
 from asu_builder.services.builds import Ask, Builds, BuildView
 from asu_builder.web.incoming import client_from_user_agent, parse_request
 from asu_builder.web.memory import Memory
 from asu_builder.web.threads import Shared, Threads, Together
+from asu_builder.web.waiting import Waiting, while_client_stays
 from asu_builder.web.wire import Answer, render_build
 
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class _Post(msgspec.Struct, frozen=True):
     body: bytes
     user_agent: str
     asker: Asker
+    reading: Reading
 
 
 class BuildAnswers:
@@ -84,14 +87,18 @@ class BuildAnswers:
         *,
         reading: Threads,
         submitting: Threads,
+        waiting: Waiting,
         record_cache_hit: Callable[[BuildRequest, str], None],
         standing_headers: tuple[tuple[bytes, bytes], ...] = (),
         clock: Callable[[], float] = time.monotonic,
+        revoked: Callable[[], object] = lambda: None,
     ) -> None:
+        """`revoked` gives another value whenever an operator has taken an answer back, in any process."""
         self._builds = builds
         self._note_interest = builds.note_interest
         self._reading = reading
         self._together = Together(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
+        self._waiting = waiting
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
         self._clock = clock
@@ -101,11 +108,16 @@ class BuildAnswers:
         self._asked: Memory[bytes, Asked] = Memory(
             budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
+        self._forgotten = 0
+        """How often an operator has changed something: what was looked up before is not kept after."""
+        self._revoked = revoked
+        self._seen = revoked()
         self._looks: Shared[Answer] = Shared()
         self._submits: Shared[_Submitted] = Shared()
 
     def recall(self, request_hash: str) -> Kept | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
+        self._notice_revocations()
         kept = self._kept.get(request_hash)
         if kept is None or self._clock() >= kept.fresh_until:
             return None
@@ -138,10 +150,11 @@ class BuildAnswers:
         return answer
 
     async def _look(self, request_hash: str) -> Answer:
-        before = self._kept.get(request_hash)
+        before, forgotten = self._kept.get(request_hash), self._forgotten
         view, answer = await self._reading.run(self._look_in_thread, request_hash)
         # A POST that came in between knows better than this look.
-        if self._kept.get(request_hash) is before:
+        self._notice_revocations()
+        if self._kept.get(request_hash) is before and self._forgotten == forgotten:
             self._keep(view, answer)
         return answer
 
@@ -150,13 +163,18 @@ class BuildAnswers:
         return view, render_build(view)
 
     async def submit(self, body: bytes, user_agent: str, asker: Asker) -> Answer:
-        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise.
+        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
+        `ClientDisconnect` when the client goes away.
 
         The secret to cancel by is for the one who came first, and never kept.
         """
+        self._notice_revocations()
         digest = hashlib.sha256(body).digest()
-        post = _Post(body, user_agent, asker)
-        submitted, first = await self._submits.ask((digest, asker.name), lambda: self._submit(digest, post))
+        post = _Post(body, user_agent, asker, self._waiting.reading(asker, digest.hex()))
+        with while_client_stays():
+            submitted, first = await self._submits.ask(
+                (digest, asker.name), lambda: self._submit(digest, post)
+            )
         CURRENT_HASH.set(submitted.view.job.request_hash)
         if first:
             if submitted.view.cancel_token:
@@ -171,19 +189,42 @@ class BuildAnswers:
     async def cancel(self, request_hash: str, asker: Asker, cancel_token: str) -> Answer:
         """The answer to a wish to cancel. Raises what `Builds.cancel` raises."""
         _require_hash(request_hash)
+        forgotten = self._forgotten
         view = await self._reading.run(
             partial(self._builds.cancel, request_hash, asker=asker, cancel_token=cancel_token)
         )
         answer = render_build(view)
-        self._keep(view, answer)
+        self._notice_revocations()
+        if self._forgotten == forgotten:
+            self._keep(view, answer)
         return answer
 
     def forget(self, request_hash: str) -> None:
         """Gives no remembered answer for this hash any more: an operator has changed what it means."""
+        self._forgotten += 1
         self._kept.drop(request_hash)
+        # Nor does anybody join a look at how it was before.
+        self._looks.part()
+        self._submits.part()
+
+    def _notice_revocations(self) -> None:
+        if self._revoked() != self._seen:
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        """Rarely done: what was taken back, and by whom, need not be known."""
+        self._seen = self._revoked()
+        self._forgotten += 1
+        self._kept.clear()
+        self._looks.part()
+        self._submits.part()
 
     async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
-        submitted = await self._together.ask(post)
+        forgotten = self._forgotten
+        submitted = await self._waiting.until_whole(post.reading, lambda: self._together.ask(post))
+        self._notice_revocations()
+        if self._forgotten != forgotten:
+            return submitted
         view = submitted.view
         self._keep(view, submitted.answer)
         seconds = FINAL_SECONDS if view.job.state is JobState.COMPLETED else LIVE_SECONDS
@@ -204,13 +245,13 @@ class BuildAnswers:
             REQUEST_ID.set("")  # what is logged in here is nobody's alone
         parsed = [_parse(post.body) for post in posts]
         asked = [
-            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.asker)
+            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.asker, post.reading)
             for found, post in zip(parsed, posts, strict=True)
-            if not isinstance(found, AsuError)
+            if not isinstance(found, Exception)
         ]
         answers = iter(self._builds.submit_all(asked))
         return [
-            found if isinstance(found, AsuError) else _submitted(found, next(answers)) for found in parsed
+            found if isinstance(found, Exception) else _submitted(found, next(answers)) for found in parsed
         ]
 
     def _keep(self, view: BuildView, answer: Answer) -> None:
@@ -235,15 +276,18 @@ def _require_hash(request_hash: str) -> None:
         raise BuildNotFound("could not find provided request hash")
 
 
-def _parse(body: bytes) -> tuple[BuildRequest, str] | AsuError:
+def _parse(body: bytes) -> tuple[BuildRequest, str] | Exception:
     try:
         return parse_request(body)
-    except AsuError as refusal:
+    except Exception as refusal:  # noqa: BLE001 - raised for this request, not for those beside it
         return refusal
 
 
-def _submitted(post: tuple[BuildRequest, str], answer: BuildView | AsuError) -> _Submitted | AsuError:
-    if isinstance(answer, AsuError):
+def _submitted(post: tuple[BuildRequest, str], answer: BuildView | Exception) -> _Submitted | Exception:
+    if isinstance(answer, Exception):
         return answer
     request, client = post
-    return _Submitted(answer, render_build(replace(answer, cancel_token="")), request, client)
+    try:
+        return _Submitted(answer, render_build(replace(answer, cancel_token="")), request, client)
+    except Exception as bug:  # noqa: BLE001 - met by this answer alone
+        return bug

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from asu_builder.domain.errors import Side
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.web.changes_documents import PackageChangesDocument
 from asu_builder.web.fields import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
+from asu_builder.web.problem_documents import BuildProblemDocument
 
 _A_TIME = "2026-11-23T12:44:54.231091Z"
 _AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
@@ -21,6 +23,10 @@ _A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim
 _Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
 _Time = Annotated[datetime, says("When the job was made, UTC", _A_TIME, format="date-time")]
 _State = Annotated[JobState, says("Where in life the job is", "building")]
+_Side = Annotated[
+    Side, says("Whose side it is on: the request's, or that of what is around, or of this server", "user")
+]
+_Field = Annotated[str, says("The field of the request that it is about, where it is one", "packages")]
 _Stdout = Annotated[str, says("The end of what the last command printed", "Building images...\n")]
 _Stderr = Annotated[str, says("The end of what the last command complained about", "")]
 
@@ -67,6 +73,14 @@ class Accepted(msgspec.Struct):
     eta_seconds: Annotated[
         int | msgspec.UnsetType,
         says("Seconds until its end, by what the latest builds took; absent where nothing can be told", 42),
+    ] = msgspec.UNSET
+    waiting_for: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "Why nothing is built now; absent while it only waits for its turn",
+            "engine",
+            enum=["paused", "engine", "store", "disk_full"],
+        ),
     ] = msgspec.UNSET
     cancel_token: Annotated[
         str | msgspec.UnsetType,
@@ -148,6 +162,8 @@ class Failed(msgspec.Struct):
     imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
     fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
     reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "cancelled")]
+    code: Annotated[str, says("The same as reason, as other errors call it", "impossible_selection")]
+    side: _Side
     request_hash: _Hash
     enqueued_at: _Time
     stdout: _Stdout
@@ -160,14 +176,22 @@ class Failed(msgspec.Struct):
         tuple[AttemptDocument, ...] | msgspec.UnsetType,
         says("What was tried before, where it was tried more than once", []),
     ] = msgspec.UNSET
+    field: _Field | msgspec.UnsetType = msgspec.UNSET
+    problem: Annotated[
+        BuildProblemDocument | msgspec.UnsetType,
+        says("What it failed at, in names and numbers; what does not apply is left out", {"missing": ["x"]}),
+    ] = msgspec.UNSET
 
 
-class Problem(msgspec.Struct):
+class Problem(msgspec.Struct, omit_defaults=True):
     """Every error that is not a failed build."""
 
     status: Annotated[int, says("The HTTP status", 400, minimum=400, maximum=599)]
     title: Annotated[str, says("The kind of error", "Request rejected")]
     detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
+    code: Annotated[str, says("The kind of error, in a word that never changes", "request_rejected")] = ""
+    side: _Side | msgspec.UnsetType = msgspec.UNSET
+    field: _Field = ""
 
 
 class QueueLength(msgspec.Struct):

@@ -1,5 +1,6 @@
 """The one table from what went wrong to what a client is told."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -12,9 +13,11 @@ from asu_builder.domain.errors import (
     Conflict,
     NotAllowed,
     NotAuthenticated,
+    PartUnavailable,
     QueueFull,
     RequestMalformed,
     RequestRejected,
+    Side,
     TooManyRequests,
     Unavailable,
 )
@@ -37,6 +40,8 @@ INTERNAL = render_problem(
     500,
     "Internal error",
     "The server made a mistake and has written it to its log. Please try again later.",
+    code="internal",
+    side=Side.INTERNAL,
 )
 
 
@@ -45,8 +50,41 @@ def status_of(error: AsuError) -> tuple[int, str]:
     return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), (500, "Internal error"))
 
 
-def answer_error(error: AsuError) -> Answer:
-    """The answer to a deliberate error; one that is not in the table is a bug, told as such."""
+CODES: dict[type[AsuError], str] = {
+    RequestMalformed: "request_malformed",
+    RequestRejected: "request_rejected",
+    NotAuthenticated: "not_authenticated",
+    NotAllowed: "not_allowed",
+    Conflict: "conflict",
+    QueueFull: "queue_full",
+    TooManyRequests: "too_many_requests",
+    Unavailable: "unavailable",
+}
+"""Error class to its code, in a word that never changes."""
+
+
+def code_of(error: AsuError) -> str:
+    """The code of a deliberate error; one of a part that is down names the part."""
+    if isinstance(error, PartUnavailable) and error.part:
+        return f"{error.part}_unavailable"
+    return next((CODES[base] for base in type(error).__mro__ if base in CODES), "")
+
+
+def side_of(error: AsuError) -> Side:
+    """Whose side it is on: what another request would not meet is the request's."""
+    return Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+
+
+def told(error: AsuError, *, details: bool) -> str:
+    """What a client reads; `details` are for holders of a token with the right to read."""
+    return str(error) if details else error.public
+
+
+def answer_error(error: AsuError, *, details: bool = False) -> Answer:
+    """The answer to a deliberate error; one that is not in the table is a bug, told as such.
+
+    `details` are for holders of a token with the right to read: hosts, paths, and remedies.
+    """
     status, title = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return INTERNAL
@@ -56,7 +94,12 @@ def answer_error(error: AsuError) -> Answer:
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % retry_after))
-    return Answer(status, render_problem(status, title, str(error)).body, tuple(headers))
+    sentence = told(error, details=details)
+    field = error.field if isinstance(error, RequestRejected) else ""
+    if isinstance(error, BuildNotFound):  # in the very words of the contract
+        return Answer(status, render_problem(status, title, sentence).body, tuple(headers))
+    problem = render_problem(status, title, sentence, code=code_of(error), side=side_of(error), field=field)
+    return Answer(status, problem.body, tuple(headers))
 
 
 def respond(answer: Answer) -> Response:
@@ -66,13 +109,19 @@ def respond(answer: Answer) -> Response:
     return response
 
 
-async def on_asu_error(_: Request, error: Exception) -> Response:
-    """Starlette's hook for everything that is raised on purpose."""
-    assert isinstance(error, AsuError)
-    answer = answer_error(error)
-    if answer is INTERNAL:
-        raise error
-    return respond(answer)
+def make_error_hook(
+    may_read: Callable[[Request], bool],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Starlette's hook for everything that is raised on purpose; operators read the details."""
+
+    async def on_asu_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, AsuError)
+        answer = answer_error(error, details=may_read(request))
+        if answer is INTERNAL:
+            raise error
+        return respond(answer)
+
+    return on_asu_error
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:

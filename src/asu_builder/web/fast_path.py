@@ -9,29 +9,31 @@ import itertools
 import logging
 import os
 import re
-import time
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import BuildAnswers, Kept
-from asu_builder.web.incoming import MAX_BODY
+from asu_builder.web.door import CLIENT
+from asu_builder.web.errors import answer_error
 from asu_builder.web.late_streams import LateStreams
+from asu_builder.web.passage import BUILD, BUILD_PREFIX, NO_STORE, ORIGIN, Passage
+from asu_builder.web.refusals import refuse_socket
 from asu_builder.web.scrapes import Requests
+from asu_builder.web.waiting import WAITS_FOR, Waiting
 from asu_builder.web.wire import Answer, render_problem
 
-BUILD = "/api/v1/build"
-_BUILD_PREFIX = f"{BUILD}/"
-_HASH_AT = len(_BUILD_PREFIX)
+_LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
+"""Where whole build requests are sent; the others take small forms, or no body at all."""
+_HASH_AT = len(BUILD_PREFIX)
 _POST_LABEL = ("POST", BUILD)
-_POLL_LABEL = _BUILD_PREFIX + "{request_hash}"
+_POLL_LABEL = BUILD_PREFIX + "{request_hash}"
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
-_ORIGIN = (b"access-control-allow-origin", b"*")
-_NO_STORE = (b"cache-control", b"no-store")
 _PREFLIGHT = (
     (b"access-control-allow-methods", _METHODS),
     # Both forms: old browsers do not know the star, and forks send headers of their own.
@@ -42,13 +44,10 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HIDDEN = re.compile(rb"%(?:2f|5c|00)", re.IGNORECASE)
 _HASH = re.compile(r"/([0-9a-f]{64})(?=/|$)")
 _SLASHES = re.compile(r"/{2,}")
-_TOO_LARGE = render_problem(
-    413, "Too large", f"body: expected at most {MAX_BODY} bytes; a build request is much smaller"
-)
-_TOO_SLOW = render_problem(408, "Too slow", "body: it did not arrive within 30 seconds; try again")
 _NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
 
-_BODY_SECONDS = 30.0
+_CLIENT_GONE = 499
+"""As nginx counts a client that left before its answer; nothing is sent."""
 _SLOW_SECONDS = 1.0
 """An answer that begins later than this is worth a warning."""
 
@@ -60,7 +59,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 def standing_headers(*, cors: bool) -> Headers:
     """What every answer below /api carries, apart from the request id."""
-    return (_NO_STORE, _ORIGIN) if cors else (_NO_STORE,)
+    return (NO_STORE, ORIGIN) if cors else (NO_STORE,)
 
 
 class FrontDoor:
@@ -74,19 +73,25 @@ class FrontDoor:
         askers: Askers,
         cors: bool,
         streams: LateStreams,
+        waiting: Waiting,
         requests: Requests,
     ) -> None:
         """`requests` is counted up with each answer, by method, route and status."""
         self._app = app
         self._socket = streams.socket
-        self.end_streams = streams.stop
-        """For the server when it stops: they would last."""
+        self._streams = streams
+        self._waiting = waiting
         self._answers = answers
         self._askers = askers
         self._cors = cors
         self._numbers = itertools.count()
         self._prefix = os.urandom(4).hex().encode()
         self.requests = requests
+
+    def end_streams(self) -> None:
+        """For the server when it stops: what would last, and what waits for upstream."""
+        self._streams.stop()
+        self._waiting.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's start and end."""
@@ -95,9 +100,12 @@ class FrontDoor:
             return
         path: str = scope["path"]
         if "//" in path or path[-1:] == "/":
-            path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+            path = scope["path"] = _plain_path(path)
+        if (refusal := self._wrong_token(scope)) is not None:
+            await self._send(refusal, "unknown", scope, send)
+            return
         method: str = scope["method"]
-        if path.startswith(_BUILD_PREFIX) and method in ("GET", "HEAD"):
+        if path.startswith(BUILD_PREFIX) and method in ("GET", "HEAD"):
             kept = self._answers.recall(path[_HASH_AT:])
             if kept is not None:
                 await self._send_kept(kept, _POLL_LABEL, scope, send)
@@ -107,26 +115,36 @@ class FrontDoor:
             return
         await self._see_through(scope, receive, send)
 
+    def _wrong_token(self, scope: Scope) -> Answer | None:
+        """The answer to a token that nobody was given: the same on every route, for whoever mistyped."""
+        if not any(name == b"authorization" for name, _ in scope["headers"]):
+            return None
+        try:
+            self._askers.of(scope)
+        except NotAuthenticated as error:
+            return answer_error(error)
+        return None
+
+    @staticmethod
+    def takes_large_bodies(path: str) -> bool:
+        """Whether whole build requests are sent to this path."""
+        return _plain_path(path) in _LARGE_BODIES
+
+    def turn_away(self, status: int) -> Headers:
+        """Counts an answer that the server gave before there was a request; the headers it carries."""
+        self.requests["unknown", "unknown", status] += 1
+        return (*standing_headers(cors=self._cors), (b"x-request-id", self._next_id()))
+
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                body = await _read_body(receive)
-        except TimeoutError:
-            await self._send(_TOO_SLOW, BUILD, scope, send)
-            return
+            body = await _read_body(receive)
         except asyncio.CancelledError:
             # The server ends and does not wait for what never came; there is nobody to answer.
             return
         if body is None:
             return
-        if len(body) > MAX_BODY:
-            await self._send(_TOO_LARGE, BUILD, scope, send)
-            return
-        try:
-            agent = _header(scope, b"user-agent").decode("latin-1")
-            kept = self._answers.recall_body(body, agent, lambda: self._askers.of(scope))
-        except NotAuthenticated:
-            kept = None  # the long way says it
+        agent = _header(scope, b"user-agent").decode("latin-1")
+        kept = self._answers.recall_body(body, agent, lambda: self._askers.of(scope))
         if kept is not None:
             await self._send_kept(kept, BUILD, scope, send)
             return
@@ -171,7 +189,7 @@ class FrontDoor:
         self._tell(request_id, scope)
         headers: list[tuple[bytes, bytes]] = [(b"allow", _METHODS), (b"x-request-id", request_id)]
         if self._cors:
-            headers += [_ORIGIN, *_PREFLIGHT]
+            headers += [ORIGIN, *_PREFLIGHT]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         self._count("any", 204, scope)
@@ -184,10 +202,13 @@ class FrontDoor:
         if _HIDDEN.search(scope.get("raw_path") or b""):
             await self._send(_NOT_FOUND, "unknown", scope, send)
             return
-        passage = _Passage(scope, send, request_id=self._request_id(scope), cors=self._cors)
+        WAITS_FOR.set(scope.get(CLIENT))
+        passage = Passage(scope, send, request_id=self._request_id(scope), cors=self._cors)
         self._tell(passage.request_id, scope)
         try:
             await self._app(scope, receive, passage.send)
+        except ClientDisconnect:
+            passage.status = _CLIENT_GONE
         except Exception:
             _log.exception("request %s failed: a bug", passage.request_id.decode())
             if not passage.complete:
@@ -195,7 +216,7 @@ class FrontDoor:
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self._count(route, passage.status, scope)
-            if passage.seconds > _SLOW_SECONDS:
+            if passage.seconds > _SLOW_SECONDS and passage.status != _CLIENT_GONE:
                 _log.warning(
                     "%s %s %d began only after %.1f s",
                     scope["method"],
@@ -218,13 +239,17 @@ class FrontDoor:
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
         request_id = self._request_id(scope)
-        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/")
+        scope["path"] = _plain_path(scope["path"])
         self._tell(request_id, scope)
         if _HIDDEN.search(scope.get("raw_path") or b""):
             scope["path"] = ""
         route, status = "unknown", 500
         try:
-            route, status = await self._socket(scope, receive, send, request_id)
+            if (refusal := self._wrong_token(scope)) is not None:
+                status = refusal.status
+                await refuse_socket(refusal, send, request_id)
+            else:
+                route, status = await self._socket(scope, receive, send, request_id)
         except Exception:  # noqa: BLE001 - the server would only write it down a second time
             _log.exception("request %s failed: a bug", request_id.decode())
         finally:
@@ -233,45 +258,14 @@ class FrontDoor:
 
     def _request_id(self, scope: Scope) -> bytes:
         given = _header(scope, b"x-request-id")
-        return given if _SAFE_ID.fullmatch(given) else b"%s-%x" % (self._prefix, next(self._numbers))
+        return given if _SAFE_ID.fullmatch(given) else self._next_id()
+
+    def _next_id(self) -> bytes:
+        return b"%s-%x" % (self._prefix, next(self._numbers))
 
 
-class _Passage:
-    """One answer on its way out through the door."""
-
-    def __init__(self, scope: Scope, send: Send, *, request_id: bytes, cors: bool) -> None:
-        self._send = send
-        self._head = scope["method"] == "HEAD"
-        self._private = scope["path"].startswith("/api/")
-        self._timed = scope["path"] == BUILD or scope["path"].startswith(_BUILD_PREFIX)
-        self._began = time.perf_counter()
-        self._cors = cors
-        self.request_id = request_id
-        self.status = 500
-        self.complete = False
-        self.seconds = 0.0
-        """From the request to the beginning of its answer."""
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.seconds = time.perf_counter() - self._began
-            message["headers"] = [*message.get("headers", ()), *self._additions()]
-        elif message["type"] == "http.response.body":
-            if self._head:
-                message["body"] = b""
-            self.complete = not message.get("more_body", False)
-        await self._send(message)
-
-    def _additions(self) -> list[tuple[bytes, bytes]]:
-        additions = [(b"x-request-id", self.request_id)]
-        if self._timed:
-            additions.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
-        if self._private:
-            additions.append(_NO_STORE)
-        if self._cors:
-            additions.append(_ORIGIN)
-        return additions
+def _plain_path(path: str) -> str:
+    return _SLASHES.sub("/", path).rstrip("/") or "/"
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
@@ -280,14 +274,12 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, cut off behind `MAX_BODY`; None when the client has gone."""
+    """The whole body, whose size the server limits; None when the client has gone."""
     parts: list[bytes] = []
-    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY or not message.get("more_body", False):
+        if not message.get("more_body", False):
             return b"".join(parts)

@@ -12,6 +12,7 @@ import msgspec
 
 from asu_builder.domain.errors import RequestMalformed, RequestRejected
 from asu_builder.domain.request import (
+    FILESYSTEM,
     FILESYSTEMS,
     MAX_DEFAULTS_LENGTH,
     MAX_PACKAGES,
@@ -22,11 +23,11 @@ from asu_builder.domain.request import (
     VERSION,
     VERSION_CODE,
     BuildRequest,
+    place_of,
+    require_package_names,
+    require_usable_repositories,
 )
 from asu_builder.web.fields import A_REVISION, says
-
-MAX_BODY = 1 << 20
-"""Bytes. A full package list, a 20 KiB script and keys are a few hundred KiB."""
 
 UNKNOWN_CLIENT = "unknown/0"
 _MAX_CLIENT = 64
@@ -103,7 +104,10 @@ class BuildRequestBody(msgspec.Struct):
         ),
     ] = None
     filesystem: Annotated[
-        str | None, says("Build only this root file system", "squashfs", enum=[*FILESYSTEMS, "", None])
+        str | None,
+        says(
+            "Build only this root file system", *FILESYSTEMS, "", None, pattern=f"^({FILESYSTEM.pattern})?$"
+        ),
     ] = None
     repositories: Annotated[
         dict[str, str] | None,
@@ -129,7 +133,19 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
     Raises `RequestMalformed` (422) or, for another distribution, `RequestRejected` (400).
     """
     sent = _decode(body)
-    request = BuildRequest(
+    try:
+        request = _request_of(sent)
+        require_usable_repositories(request.repositories)
+    except RequestMalformed:
+        _name_entry_as_sent(sent)
+        raise
+    if sent.distro and sent.distro != "openwrt":
+        raise RequestRejected(f"Unsupported distro: {sent.distro[:64]}", field="distro")
+    return request, _safe_client(sent.client) if isinstance(sent.client, str) else ""
+
+
+def _request_of(sent: BuildRequestBody) -> BuildRequest:
+    return BuildRequest(
         version=sent.version,
         target=sent.target,
         # LuCI sends the board name, whose vendor is separated by a comma.
@@ -150,9 +166,12 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
         repositories_mode=sent.repositories_mode or "replace",
         repository_keys=tuple(key for key in sent.repository_keys or () if key),
     )
-    if sent.distro and sent.distro != "openwrt":
-        raise RequestRejected(f"Unsupported distro: {sent.distro[:64]}")
-    return request, _safe_client(sent.client) if isinstance(sent.client, str) else ""
+
+
+def _name_entry_as_sent(sent: BuildRequestBody) -> None:
+    """Counts entries as the client does, who also sent those that are left out."""
+    names = ((number, name.removeprefix("+")) for number, name in enumerate(sent.packages or ()) if name)
+    require_package_names("packages", names)
 
 
 def client_from_user_agent(user_agent: str) -> str:
@@ -170,7 +189,7 @@ def _flag(name: str, value: bool | int | str | None) -> bool:
         return False
     if value in (True, 1, "true", "1"):
         return True
-    raise RequestMalformed(f"{name}: expected true or false")
+    raise RequestMalformed(f"{name}: expected true or false", field=name)
 
 
 def _size(name: str, value: float | str | None) -> int | None:
@@ -183,14 +202,14 @@ def _size(name: str, value: float | str | None) -> int | None:
         return int(value)
     if isinstance(value, int):
         return value
-    raise RequestMalformed(f"{name}: expected a whole number of MiB")
+    raise RequestMalformed(f"{name}: expected a whole number of MiB", field=name)
 
 
 def _decode(body: bytes) -> BuildRequestBody:
     try:
         return _DECODER.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestMalformed(explain(str(error))) from error
+        raise _explained(str(error), body) from error
     except msgspec.DecodeError as error:
         raise RequestMalformed(f"body: expected a JSON object; {error}") from error
     except UnicodeDecodeError as error:
@@ -222,6 +241,31 @@ def explain(message: str) -> str:
         return f"{match[3] or 'body'}: expected {' or '.join(expected)}, got {_plain(match[2])}"
     place = _PLACE.match(message)
     return f"{place[1] if place else 'body'}: expected a smaller value"
+
+
+_FIELD = re.compile(r"[a-z_]{1,64}")
+
+
+def _explained(message: str, body: bytes) -> RequestMalformed:
+    sentence = explain(message)
+    named = _FIELD.match(sentence)
+    field = named[0] if named and named[0] in BuildRequestBody.__struct_fields__ else ""
+    if sentence.startswith(f"{field}[...]"):
+        sentence = place_of(field, _odd_key(field, body)) + sentence[len(f"{field}[...]") :]
+    return RequestMalformed(sentence, field=field)
+
+
+def _odd_key(field: str, body: bytes) -> str | None:
+    """The first key of a map whose value is no text; msgspec does not say which it was.
+
+    None where that cannot be found: the body may be broken behind the value, or name the field again.
+    """
+    try:
+        sent = msgspec.json.decode(body)[field]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    entries = sent.items() if isinstance(sent, dict) else ()
+    return next((key for key, value in entries if not isinstance(value, str)), None)
 
 
 def _plain(word: str) -> str:

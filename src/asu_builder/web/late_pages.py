@@ -19,6 +19,7 @@ ADDRESSES = (
     "GET /queue",
     "POST /queue/acts",
     "GET /statistics",
+    "GET /stats",
     "GET /configuration",
     "GET /docs",
     "GET /static/{digest}/{name}",

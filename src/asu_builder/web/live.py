@@ -15,7 +15,9 @@ _SMALLEST_WINDOW = 16 << 10
 _WINDOWS = 6 << 20
 """Bytes of lines that are kept rendered for all builds together, while the smallest windows allow it."""
 _RETRY_AFTER = 30
-_STOPPING = Unavailable("The server stops. Connect again; the log goes on from the last line's number.")
+_STOPPING = Unavailable(
+    "The server stops. Connect again; the log goes on from the last line's number.", plain=True
+)
 
 
 class Watching:
@@ -64,12 +66,14 @@ class Watching:
         return self._askers.total()
 
     @contextlib.asynccontextmanager
-    async def watched(self, request_hash: str, after: int) -> AsyncIterator[tuple[Feed, Watcher]]:
+    async def watched(
+        self, request_hash: str, after: int, *, reads_details: bool = False
+    ) -> AsyncIterator[tuple[Feed, Watcher]]:
         """The build's feed, and a watcher of it. Raises `BuildNotFound` or `Unavailable`."""
         feed = self._feeds.get(request_hash)
         if feed is None:
             feed = self._begin(request_hash, after)
-        watcher = Watcher()
+        watcher = Watcher(reads_details=reads_details)
         feed.watchers.add(watcher)
         try:
             await feed.begun.wait()

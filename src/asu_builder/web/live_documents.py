@@ -24,6 +24,9 @@ class StateEvent(msgspec.Struct, tag="state"):
     stage: Annotated[Stage | None, says("The step it is at; null unless it is being built", "building_image")]
     position: Annotated[int | None, says("How many jobs are ahead; null unless it waits", 3, None)]
     eta_seconds: Annotated[int | None, says("Seconds until its end; null where nothing can be told", 42)]
+    waiting_for: Annotated[
+        str | None, says("Why nothing is built now; null while it only waits for its turn", "engine", None)
+    ] = None
 
 
 class LineDocument(msgspec.Struct):
@@ -97,7 +100,7 @@ def render_state(view: BuildView) -> Message:
     job = view.job
     stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
     position = (view.position or 0) if job.state is JobState.PENDING else None
-    event = StateEvent(job.state, stage, position, eta_of(view))
+    event = StateEvent(job.state, stage, position, eta_of(view), view.waiting_for or None)
     told = [str(job.state)]
     told += [f"{position} ahead"] if position is not None else []
     told += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []

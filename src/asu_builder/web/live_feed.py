@@ -18,7 +18,7 @@ from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.ports import LogLine
 from asu_builder.services.builds import BuildView
 from asu_builder.services.live import LiveBuilds, Look
-from asu_builder.web.errors import status_of
+from asu_builder.web.errors import status_of, told
 from asu_builder.web.live_documents import (
     Message,
     render_final,
@@ -53,7 +53,9 @@ class _Batch(Struct, frozen=True):
 class Watcher:
     """One who watches: woken when there is something new, or when it has gone away."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_details: bool = False) -> None:
+        """`reads_details` says that it may read what operators read of an error."""
+        self.reads_details = reads_details
         self.news = asyncio.Event()
         self.gone = False
 
@@ -94,6 +96,7 @@ class Feed:
         self._told: tuple[object, ...] = ()
         self._ends_at: float | None = None
         self._end: Message | None = None
+        self._end_for_operators: Message | None = None
         self._batches: deque[_Batch] = deque()
         self._size = 0
         self._reads: Shared[Message | None] = Shared()
@@ -137,7 +140,7 @@ class Feed:
                 if message:
                     yield message
             elif self._end:
-                yield self._end
+                yield self._end_for_operators if watcher.reads_details else self._end
                 return
             elif not await _within(beat, watcher.news):
                 yield None
@@ -145,7 +148,9 @@ class Feed:
     def end(self, refusal: AsuError) -> None:
         """Sends everybody away."""
         self.refusal = refusal
-        self._end = render_problem_event(*status_of(refusal), str(refusal))
+        status, title = status_of(refusal)
+        self._end = render_problem_event(status, title, told(refusal, details=False))
+        self._end_for_operators = render_problem_event(status, title, told(refusal, details=True))
         self.begun.set()
         for watcher in self.watchers:
             watcher.news.set()
@@ -184,7 +189,7 @@ class Feed:
                 self.end(error)
         except Exception:  # noqa: BLE001 - whoever watches must not wait for ever
             _log.exception("watching a build failed: a bug")
-            self.end(Unavailable("The server made a mistake and has written it to its log."))
+            self.end(Unavailable("The server made a mistake and has written it to its log.", plain=True))
         return WAITING_SECONDS
 
     def _look_in_thread(self, after: int, job_id: int | None) -> tuple[Look, Message | None, Message | None]:
@@ -210,7 +215,7 @@ class Feed:
             return 0.0
         if final:
             self._on_end(self.request_hash)
-        self._end = final
+        self._end = self._end_for_operators = final
         return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
 
     def _keep(self, batch: _Batch) -> None:
@@ -222,7 +227,7 @@ class Feed:
 
     def _has_changed(self, view: BuildView) -> bool:
         """Whether there is more to tell than that time has passed."""
-        told = (view.job.id, view.job.state, view.job.stage, view.position)
+        told = (view.job.id, view.job.state, view.job.stage, view.position, view.waiting_for)
         left = None if view.remaining is None else view.remaining.total_seconds()
         ends_at = None if left is None else time.monotonic() + left
         if told == self._told and (ends_at is None) == (self._ends_at is None):

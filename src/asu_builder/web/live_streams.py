@@ -12,11 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
+from asu_builder.domain.access import Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestRejected
 from asu_builder.services.live import LiveBuilds
 from asu_builder.web.asker import Askers
 from asu_builder.web.builds import is_request_hash
-from asu_builder.web.errors import status_of
+from asu_builder.web.errors import status_of, told
 from asu_builder.web.live import Watching
 from asu_builder.web.live_documents import Message, render_problem_event, render_text
 from asu_builder.web.live_feed import Feed, Watcher
@@ -26,6 +27,8 @@ from asu_builder.web.watch_limits import ABORT, WatchLimits
 HEARTBEAT_SECONDS = 15.0
 _LINGER_SECONDS = 5.0
 """How long the end of a stream may take to be read by the other side."""
+_MOST_LINGERING = 32
+"""How many that were refused may be read to their end; under a flood they are closed at once."""
 _GONE_SECONDS = 0.05
 """How long the server may take to notice that a connection was broken off."""
 _HURRY_SECONDS = 0.5
@@ -73,6 +76,7 @@ class LiveStreams:
         self._seconds = limits.seconds
         self._watching = Watching(source, threads, limits=limits, on_end=on_end)
         self._open: set[Callable[[], object]] = set()
+        self._lingering = 0
 
     @property
     def watchers(self) -> int:
@@ -107,9 +111,13 @@ class LiveStreams:
 
     async def _stream(self, wanted: _Wanted, scope: Scope, receive: Receive, send: Send) -> None:
         form, after = wanted.form, wanted.after
-        asker = self._askers.of(scope).name
-        with self._watching.admitted(asker):
-            async with self._watching.watched(wanted.request_hash, after) as (feed, watcher):
+        asker = self._askers.of(scope)
+        reads_details = asker.may(Right.READ)
+        with self._watching.admitted(asker.name):
+            async with self._watching.watched(wanted.request_hash, after, reads_details=reads_details) as (
+                feed,
+                watcher,
+            ):
                 connection = _Connection(scope, receive, send, seconds=self._seconds)
                 async with self._kept_open(connection):
                     await connection.send(
@@ -125,22 +133,45 @@ class LiveStreams:
         connection = _Connection(scope, receive, send, seconds=self._seconds)
         async with self._kept_open(connection):
             await connection.send({"type": "websocket.accept"})
+            reads_details = False
             try:
+                asker = self._askers.of(scope)
+                reads_details = asker.may(Right.READ)
                 after = _after(HTTPConnection(scope))
-                with self._watching.admitted(self._askers.of(scope).name):
-                    async with self._watching.watched(request_hash, after) as (feed, watcher):
+                with self._watching.admitted(asker.name):
+                    async with self._watching.watched(request_hash, after, reads_details=reads_details) as (
+                        feed,
+                        watcher,
+                    ):
                         async with connection.listening(watcher):
                             await self._tell_socket(connection, feed, watcher, after)
             except AsuError as error:
-                await connection.send_text(render_problem_event(*status_of(error), str(error)).json)
-                await connection.close(_PRIVATE + status_of(error)[0], str(error))
+                status, title = status_of(error)
+                sentence = told(error, details=reads_details)
+                await connection.send_text(render_problem_event(status, title, sentence).json)
+                await connection.close(_PRIVATE + status, sentence)
+                self._let_go(connection)
+
+    def _let_go(self, connection: "_Connection") -> None:
+        """Ends one that was refused: soon, or at once where many are."""
+        loop = asyncio.get_running_loop()
+        if self._lingering >= _MOST_LINGERING:
+            loop.call_later(_GONE_SECONDS, connection.abort)
+            return
+
+        def end() -> None:
+            self._lingering -= 1
+
+        self._lingering += 1
+        loop.call_later(_LINGER_SECONDS, end)
 
     async def _tell_socket(self, connection: "_Connection", feed: Feed, watcher: Watcher, after: int) -> None:
         async for message in feed.follow(watcher, after):
             assert message is not None  # no beat was asked for: the protocol's own pings are one
             await connection.send_text(message.json)
         if feed.refusal:
-            await connection.close(_PRIVATE + status_of(feed.refusal)[0], str(feed.refusal))
+            sentence = told(feed.refusal, details=watcher.reads_details)
+            await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
         elif not watcher.gone:
             await connection.close(1000, "")
 

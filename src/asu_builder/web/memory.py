@@ -58,6 +58,11 @@ class Memory(Generic[K, V]):
         _, _, since = next(iter(self._kept.values()))
         return now - since > self._seconds
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._kept.clear()
+        self.size = 0
+
     def drop(self, key: K) -> None:
         """Forgets the value, if there is one."""
         entry = self._kept.pop(key, None)

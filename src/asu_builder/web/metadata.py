@@ -11,9 +11,10 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.domain.errors import Unavailable
 from asu_builder.services.catalog import BranchOffer, Catalog
+from asu_builder.web.asker import Askers
 from asu_builder.web.errors import respond
+from asu_builder.web.made import MadeAnswers
 from asu_builder.web.metadata_documents import (
     BranchDocument,
     ClientChangeDocument,
@@ -23,15 +24,14 @@ from asu_builder.web.metadata_documents import (
     ServerDocument,
     TargetIndex,
 )
-from asu_builder.web.remembered import Remembered, Rendered
-from asu_builder.web.threads import Threads
+from asu_builder.web.remembered import Rendered
+from asu_builder.web.waiting import Waiting
 from asu_builder.web.wire import Answer
 
 _BYTES = 8 << 20
 _LARGEST = 2 << 20
 _FRESH_SECONDS = 20.0
 _INCOMPLETE_SECONDS = 1.0
-_FIRST_SECONDS = 5.0
 _MAX_AGE = (b"cache-control", b"max-age=60")
 
 
@@ -53,86 +53,87 @@ class Announcement(Struct, frozen=True):
 
 
 class Metadata:
-    """Endpoints; rendered documents are remembered for some seconds and made once for all who ask."""
+    """Endpoints; what was rendered is kept while its sources stay the same, and made once for all who ask.
+
+    What was never seen is waited for.
+    """
 
     def __init__(
         self,
         catalog: Catalog,
-        threads: Threads,
+        waiting: Waiting,
         *,
+        askers: Askers,
         announcement: Announcement,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._announcement = announcement
-        self._clock = clock
-        self._remembered = Remembered(threads, budget=_BYTES, largest=_LARGEST, clock=clock)
-        self._first_asked: dict[str, float] = {}
-        self._shown: set[str] = set()
+        self._askers = askers
+        self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
-    async def overview(self, _: Request) -> Response:
+    async def overview(self, request: Request) -> Response:
         """Everything a client needs to choose a version."""
-        return await self._document("overview", self._render_overview)
+        return await self._document(request, "overview", self._render_overview)
 
-    async def branches(self, _: Request) -> Response:
+    async def branches(self, request: Request) -> Response:
         """The branches as a list, for auc."""
-        return await self._document("branches", self._render_branches)
+        return await self._document(request, "branches", self._render_branches)
 
-    async def latest(self, _: Request) -> Response:
+    async def latest(self, request: Request) -> Response:
         """The latest releases."""
-        return await self._document("latest", self._render_latest)
+        return await self._document(request, "latest", self._render_latest)
 
     async def revision(self, request: Request) -> Response:
         """Upstream's current revision of a target."""
         found = request.path_params
         target = f"{found['target']}/{found['subtarget']}"
         return await self._document(
-            f"revision {found['version']} {target}", lambda: self._render_revision(found["version"], target)
+            request,
+            f"revision {found['version']} {target}",
+            lambda: self._render_revision(found["version"], target),
         )
 
     async def architecture_index(self, request: Request) -> Response:
         """Package names and versions of an architecture, one flat object."""
         path, architecture = request.path_params["path"], request.path_params["architecture"]
         return await self._document(
-            f"architecture {path} {architecture}", lambda: self._render_architecture(path, architecture)
+            request,
+            f"architecture {path} {architecture}",
+            lambda: self._render_architecture(path, architecture),
         )
 
     async def target_index(self, request: Request) -> Response:
         """Package names and versions of a target, its kernel modules among them."""
         path, target = _path_and_target(request)
-        return await self._document(f"target {path} {target}", lambda: self._render_target(path, target))
+        return await self._document(
+            request, f"target {path} {target}", lambda: self._render_target(path, target)
+        )
 
     async def profile(self, request: Request) -> Response:
         """Upstream's description of one profile, by its name or an alias; {} when there is none."""
         path, target = _path_and_target(request)
         profile = request.path_params["profile"]
         return await self._document(
-            f"profile {path} {target} {profile}", lambda: self._render_profile(path, target, profile)
+            request, f"profile {path} {target} {profile}", lambda: self._render_profile(path, target, profile)
         )
 
-    async def _document(self, key: str, render: Callable[[], bytes | Rendered]) -> Response:
+    async def _document(self, request: Request, key: str, render: Callable[[], bytes | Rendered]) -> Response:
         def rendered() -> Rendered:
             made = render()
             return made if isinstance(made, Rendered) else Rendered(made, _FRESH_SECONDS)
 
-        return respond(Answer(200, await self._remembered.get(key, rendered), (_MAX_AGE,)))
+        made = await self._made.get(key, self._askers.of(request.scope), rendered)
+        # What lacks a feed or a branch, or may be out of date, is soon made again here, so nobody on the
+        # way keeps it longer.
+        may_be_kept = (_MAX_AGE,) if made.lasts else ()
+        return respond(Answer(200, made.body, (*may_be_kept, *made.headers)))
 
-    def _with_branches(self, key: str, document: object, offers: Sequence[BranchOffer]) -> Rendered:
-        """Branches of which something is still on its way are soon made anew.
-
-        Right after the very first start they are not shown at all: a client would take a branch
-        without targets for one that is gone. After some seconds the others are shown all the same,
-        for one bad branch does not take them along.
-        """
+    def _with_branches(self, document: object, offers: Sequence[BranchOffer]) -> Rendered:
+        """One bad branch does not take the others along; what lacks one is soon made again."""
         complete = all(offer.complete for offer in offers)
-        if not complete and key not in self._shown:
-            first_asked = self._first_asked.setdefault(key, self._clock())
-            if self._clock() < first_asked + _FIRST_SECONDS:
-                raise Unavailable(
-                    "The branches are being read from the download server. Try again.", retry_after=1
-                )
-        self._shown.add(key)
-        return Rendered(msgspec.json.encode(document), _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS)
+        seconds = _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS
+        return Rendered(msgspec.json.encode(document), seconds, complete)
 
     def _render_overview(self) -> Rendered:
         said = self._announcement
@@ -150,11 +151,11 @@ class Metadata:
                 said.max_defaults_length,
             ),
         )
-        return self._with_branches("overview", document, offers)
+        return self._with_branches(document, offers)
 
     def _render_branches(self) -> Rendered:
         offers = self._catalog.offers()
-        return self._with_branches("branches", [_branch_document(offer) for offer in offers], offers)
+        return self._with_branches([_branch_document(offer) for offer in offers], offers)
 
     def _render_latest(self) -> bytes:
         return msgspec.json.encode(Latest(self._catalog.latest()))

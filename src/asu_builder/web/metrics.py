@@ -113,8 +113,8 @@ def _builds(measures: Measures) -> Iterator[Metric]:
     failed = _counter(
         "builds_failed", "Builds that failed, by why and whose side it is on.", "reason", "fault"
     )
-    for reason, count in measures.failed.items():
-        failed.add_metric([reason, reason.fault], count)
+    for (reason, side), count in measures.failed.items():
+        failed.add_metric([reason, side.fault], count)
     yield failed
     builds = _histogram(
         "build_duration_seconds", "From the claim of a job to the end of its build.", "outcome"

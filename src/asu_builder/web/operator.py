@@ -8,6 +8,7 @@ from starlette.responses import Response
 from asu_builder.domain.access import Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import Job, JobState
+from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.ports import JobFilter
 from asu_builder.services.operator import Operator
 from asu_builder.web.asker import Askers
@@ -52,7 +53,7 @@ class OperatorEndpoints:
         self._require_to_read(request)
         wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
-        return respond(render_json(JobList([_job(job) for job in found])))
+        return respond(render_json(JobList([describe_job(job) for job in found])))
 
     async def requeue(self, request: Request) -> Response:
         """Builds once more what has ended, or gives a running build back."""
@@ -119,12 +120,20 @@ def job_filter(request: Request) -> JobFilter:
         target=given.get("target", "")[:65],
         profile=given.get("profile", "")[:128],
         asker=given.get("asker", "")[:128],
+        request_hash=_prefix(given.get("request_hash", "")),
         before=number(request, "before", otherwise=0, highest=1 << 62) or None,
         limit=number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1]),
     )
 
 
-def _job(job: Job) -> JobDocument:
+def _prefix(text: str) -> str:
+    if text and not HASH_PREFIX.fullmatch(text):
+        raise RequestRejected(f"request_hash: expected 4 to 64 hexadecimal digits, got {text[:80]!r}")
+    return text
+
+
+def describe_job(job: Job) -> JobDocument:
+    """A job as operators see it."""
     request = job.request
     return JobDocument(
         id=job.id,

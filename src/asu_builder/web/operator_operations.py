@@ -27,7 +27,7 @@ OPERATOR = (
         READ,
         "Every job, newest first. Needs a token with the right read.",
         {200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
-        query=("state", "version", "target", "profile", "asker", "before", "limit"),
+        query=("state", "version", "target", "profile", "asker", "request_hash", "before", "limit"),
     ),
     Operation(
         "/api/v1/jobs/{request_hash}/requeue",

@@ -83,6 +83,13 @@ QUERY = {
         _parameter(
             "asker", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
         ),
+        _parameter(
+            "request_hash",
+            "Only jobs whose hash begins so",
+            A_HASH[:12],
+            where="query",
+            pattern="^[0-9a-f]{4,64}$",
+        ),
         _parameter("before", "Only jobs with a smaller number, for paging", 4711, where="query")
         | {"schema": {"type": "integer", "minimum": 0, "examples": [4711]}},
         _parameter("limit", "How many at most", 100, where="query")

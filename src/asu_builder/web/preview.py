@@ -1,5 +1,7 @@
 """What package rules would do to a request, for people who choose packages."""
 
+import hashlib
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,17 +15,21 @@ from asu_builder.web.changes_documents import (
     render_changes,
 )
 from asu_builder.web.errors import respond
-from asu_builder.web.incoming import MAX_BODY, parse_request
+from asu_builder.web.incoming import parse_request
 from asu_builder.web.threads import Threads
-from asu_builder.web.wire import Answer, render_problem
+from asu_builder.web.waiting import Waiting
+from asu_builder.web.wire import Answer
 
 
 class PreviewEndpoint:
     """Reads a build request and answers what would be made of it; nothing is queued."""
 
-    def __init__(self, preview: Preview, threads: Threads, *, askers: Askers, admit: Admit) -> None:
+    def __init__(
+        self, preview: Preview, threads: Threads, waiting: Waiting, *, askers: Askers, admit: Admit
+    ) -> None:
         self._preview = preview
         self._threads = threads
+        self._waiting = waiting
         self._askers = askers
         self._admit = admit
 
@@ -35,9 +41,8 @@ class PreviewEndpoint:
         if refusal is not None:
             raise refusal
         body = await request.body()
-        if len(body) > MAX_BODY:
-            return respond(render_problem(413, "Too large", f"body: expected at most {MAX_BODY} bytes"))
-        return respond(Answer(200, await self._threads.run(self._render, body)))
+        what = hashlib.sha256(body).hexdigest()
+        return respond(Answer(200, await self._waiting.ask(asker, what, self._render, body)))
 
     def _render(self, body: bytes) -> bytes:
         request, _ = parse_request(body)

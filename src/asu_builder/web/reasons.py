@@ -10,6 +10,7 @@ WORDS: Mapping[str, str] = {
     FailureReason.REVISION_MISMATCH: "the sources have moved",
     FailureReason.NOT_OFFERED: "no longer offered",
     FailureReason.UNKNOWN_PROFILE: "the ImageBuilder does not know the device",
+    FailureReason.BAD_REPOSITORY: "a repository of the request cannot be used",
     FailureReason.IMPOSSIBLE_SELECTION: "packages are missing or exclude each other",
     FailureReason.VERSION_MISMATCH: "a package has another version than asked for",
     FailureReason.TOO_BIG: "the packages do not fit on the device",

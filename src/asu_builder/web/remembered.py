@@ -13,6 +13,8 @@ class Rendered(Struct, frozen=True):
 
     body: bytes
     seconds: float
+    complete: bool = True
+    """False where something is not known yet, so that it is soon made again."""
 
 
 class Remembered:

@@ -11,9 +11,11 @@ from starlette.responses import Response
 from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.services.search import Search
+from asu_builder.web.asker import Askers
 from asu_builder.web.errors import respond
+from asu_builder.web.made import MadeAnswers
 from asu_builder.web.queries import number
-from asu_builder.web.remembered import Remembered, Rendered
+from asu_builder.web.remembered import Rendered
 from asu_builder.web.search_documents import (
     DescribedDeviceDocument,
     DeviceDocument,
@@ -21,7 +23,7 @@ from asu_builder.web.search_documents import (
     PackageDocument,
     PackagesDocument,
 )
-from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import Waiting
 from asu_builder.web.wire import Answer
 
 LONGEST = 64
@@ -38,10 +40,16 @@ class SearchEndpoints:
     """Endpoints; what was found is remembered for some seconds, because many type the same."""
 
     def __init__(
-        self, search: Search, threads: Threads, *, clock: Callable[[], float] = time.monotonic
+        self,
+        search: Search,
+        waiting: Waiting,
+        *,
+        askers: Askers,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._search = search
-        self._remembered = Remembered(threads, budget=_BYTES, largest=_LARGEST, clock=clock)
+        self._askers = askers
+        self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
     async def devices(self, request: Request) -> Response:
         """Devices of a version. Raises `RequestRejected`."""
@@ -53,7 +61,7 @@ class SearchEndpoints:
                 version, [_device(each) for each in found.devices], found.more, found.guessed
             )
 
-        return await self._json(f"devices {limit} {version!r} {text!r}", make)
+        return await self._json(request, f"devices {limit} {version!r} {text!r}", make)
 
     async def device(self, request: Request) -> Response:
         """One device with its packages. Raises `RequestRejected` or `BuildNotFound`."""
@@ -65,7 +73,7 @@ class SearchEndpoints:
             found = self._search.device(version, target, profile)
             return DescribedDeviceDocument(version, **msgspec.structs.asdict(found))
 
-        return await self._json(f"device {version!r} {target!r} {profile!r}", make)
+        return await self._json(request, f"device {version!r} {target!r} {profile!r}", make)
 
     async def packages(self, request: Request) -> Response:
         """Packages of a version and target. Raises `RequestRejected` or `BuildNotFound`."""
@@ -77,15 +85,16 @@ class SearchEndpoints:
             named = [PackageDocument(name, release) for name, release in found.packages]
             return PackagesDocument(version, target, named, found.more)
 
-        return await self._json(f"packages {limit} {version!r} {target!r} {text!r}", make)
+        return await self._json(request, f"packages {limit} {version!r} {target!r} {text!r}", make)
 
-    async def _json(self, key: str, make: Callable[[], Any]) -> Response:
+    async def _json(self, request: Request, key: str, make: Callable[[], Any]) -> Response:
         def render() -> Rendered:
             document = make()
             empty = not getattr(document, "devices", True) or not getattr(document, "packages", True)
             return Rendered(msgspec.json.encode(document), _EMPTY_SECONDS if empty else _FRESH_SECONDS)
 
-        return respond(Answer(200, await self._remembered.get(key, render)))
+        made = await self._made.get(key, self._askers.of(request.scope), render)
+        return respond(Answer(200, made.body, made.headers))
 
 
 def _device(device: Device) -> DeviceDocument:

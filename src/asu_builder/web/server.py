@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -12,10 +13,10 @@ from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from asu_builder.web.door import Door
+from asu_builder.web.http_protocol import HttpProtocol
 from asu_builder.web.systemd import Supervisor
-from asu_builder.web.watch_limits import ABORT
 
 _LARGEST_MESSAGE = 4096
 """Bytes of what a WebSocket may send us; nothing that it says is looked at."""
@@ -30,6 +31,7 @@ def server_config(
     host: str,
     port: int,
     *,
+    door: Door | None = None,
     loading: contextlib.AbstractContextManager[object] | None = None,
     supervisor: Supervisor | None = None,
 ) -> uvicorn.Config:
@@ -37,15 +39,16 @@ def server_config(
 
     The port opens after the application has started, so whoever is connected is answered. When
     asked to stop, open requests get ten seconds. `loading` is held while the library for
-    WebSockets is loaded, at the first of them.
+    WebSockets is loaded, at the first of them. `door` says what a client may send.
     """
     return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=_Http,
-        # uvicorn calls it with keywords and asks for no more; a class would have to be loaded now.
+        # As with WebSockets below: uvicorn calls it with keywords and asks for no more.
+        http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, door=door or Door())),
+        # A class would have to be loaded now.
         ws=cast("type[asyncio.Protocol]", _Sockets(loading or contextlib.nullcontext())),
         ws_max_size=_LARGEST_MESSAGE,
         ws_ping_interval=_PING_SECONDS,
@@ -64,14 +67,6 @@ def server_config(
         callback_notify=supervisor.alive if supervisor and supervisor.listens else None,
         timeout_notify=supervisor.seconds if supervisor else 3600,
     )
-
-
-class _Http(HttpToolsProtocol):
-    """Says in each scope how its connection is broken off."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
 
 class _Sockets:
@@ -109,12 +104,6 @@ class DrainingServer(uvicorn.Server):
         self._end_streams = end_streams
         self._draining = False
         self._supervisor = supervisor
-
-    def serve_on(self, inherited: socket.socket | None) -> None:
-        """Runs until it is told to stop, on a socket that somebody holds for us, else on its own."""
-        if inherited is not None:
-            _log.info("Serving on the socket that was passed, %s", inherited.getsockname())
-        self.run(sockets=None if inherited is None else [inherited])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -16,17 +16,25 @@ MEANINGS: Mapping[str, str] = {
     "public_path": "Images are published under `store/` in here, one directory per request hash.",
     "upstream_url": (
         "The download server whose metadata says what can be built; also where snapshot ImageBuilders "
-        "load themselves from."
+        "load themselves from. An address without a user."
     ),
     "public_upstream_url": (
         "The same server as routers reach it, where `upstream_url` is an internal mirror. It is what the"
         " overview announces."
     ),
+    "upstream_redirect_hosts": (
+        "Hosts to which the download server may redirect beside its own, like `mirror.example.org` or "
+        "`mirror.example.org:8080`. Never to addresses that are not public, unless `upstream_url` itself "
+        "leads there."
+    ),
     "branches": (
         "Changes to the built-in branches, or further ones: name → `path` (with `{version}`), `enabled`,"
-        " `snapshot`, `branch_off_rev`. In a variable as JSON."
+        " `snapshot`, `branch_off_rev`, `own_numbering` (`true` for a vendor whose ImageBuilders tell other"
+        " versions and revisions than the metadata; else such a build fails). In a variable as JSON."
     ),
-    "contact": "Who runs this server; announced in the overview.",
+    "contact": (
+        "Who runs this server, and how to reach them; announced in the overview and at the foot of the pages."
+    ),
     "cors": "Whether answers carry CORS headers. Off where a proxy adds them: two copies break browsers.",
     "container_runtime": (
         "`podman`, `local`, or `auto`: local only if `imagebuilder_path` is set and no Podman socket "
@@ -56,6 +64,12 @@ MEANINGS: Mapping[str, str] = {
         "How many new builds one address may start (IPv6 by its /64), as rates separated by `;`. Empty: "
         "no limit. Polls, finished results and holders of a token are never limited."
     ),
+    "look_ups_limit": (
+        "How many different questions that need a document of the download server one address may ask "
+        "(IPv6 by its /64), as rates separated by `;`. Empty: no limit. The same question again within a "
+        "minute, what is answered from memory, proxies in `trusted_proxies` and holders of a token are "
+        "never counted."
+    ),
     "idle_sinks_after": (
         "A waiting job that nobody has polled for this long lets all others go first, until somebody "
         "polls it."
@@ -69,17 +83,22 @@ MEANINGS: Mapping[str, str] = {
         "How long running builds may still take after SIGTERM before they are given back to the queue. "
         "Polls are answered meanwhile; a second signal ends it at once."
     ),
-    "build_ttl": "How long a result is kept whose request named all package versions, from its last use.",
+    "build_ttl": "How long a result is kept whose request named package versions, from its last use.",
     "build_ttl_unversioned": (
-        "How long other results are kept from their last use, but never longer than `build_ttl` in all: "
-        "the same request would give newer packages."
+        "How long other results are kept from their completion, however often they are asked for: the same"
+        " request would give newer packages."
     ),
     "build_defaults_ttl": (
         "How long a result with a first-boot script is kept from its last use, since that may hold a "
-        "password."
+        "password; without named versions no longer than `build_ttl_unversioned` in all."
     ),
     "failure_ttl": "How long a failure, or that a job was cancelled, is remembered.",
     "statistics_ttl": "How long events are kept for the statistics.",
+    "audit_ttl": (
+        "How long it is kept what was asked, without its secrets, when its result is gone, and what "
+        "operators did."
+    ),
+    "audit_max_size": "The most that all such requests may take; the oldest give way.",
     "store_max_size": (
         "The most that all images may take, like `50GiB`; the least recently used results give way. `0`:"
         " no limit."
@@ -109,6 +128,27 @@ MEANINGS: Mapping[str, str] = {
     "trusted_proxies": (
         "Addresses or networks of the proxies in front (`127.0.0.1`, `10.0.0.0/8`); only they are "
         "believed about whose request they forward (`X-Forwarded-For`)."
+    ),
+    "max_head_size": (
+        "The most that the head of a request may have, its first line and all headers; more is refused with "
+        "431."
+    ),
+    "max_request_line": (
+        "The longest first line of a request, which holds its address; a longer one is refused with 414."
+    ),
+    "max_body_size": (
+        "The largest body of a build request; a larger one is refused with 413. Where no build request is "
+        "sent, 64 KiB are the most."
+    ),
+    "max_fields": "How many fields an address or a form may have; more are refused with 400.",
+    "head_timeout": (
+        "How long a connection may take to send the head of a request; then it gets 408 and is closed."
+    ),
+    "body_timeout": "How long a request's body may take to arrive; then 408.",
+    "reader_timeout": "How long a client may read nothing of its answer before its connection is closed.",
+    "max_connections_per_address": (
+        "How many connections one address may have open (IPv6 by its /64); a further one gets 429 and is "
+        "closed. Proxies in `trusted_proxies` and Unix sockets are not counted."
     ),
     "worker_id": (
         "Name of this process among workers; another living process with the same name makes it `name-2`."

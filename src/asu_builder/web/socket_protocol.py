@@ -1,6 +1,7 @@
 """uvicorn's WebSocket protocol, as this service wants it; imports the `websockets` library."""
 
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -18,6 +19,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.logger = self.conn.logger = _quiet
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called once, when the connection is gone."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The event loop's word that the connection is gone."""
+        self.on_lost()
+        super().connection_lost(exc)
 
     def handle_connect(self, event: Request) -> None:
         """uvicorn's hook for the request to open one; the application begins after it has returned."""

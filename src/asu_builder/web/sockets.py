@@ -5,6 +5,7 @@ import re
 from starlette.types import Message, Receive, Scope, Send
 
 from asu_builder.web.live_streams import LiveStreams
+from asu_builder.web.refusals import refuse_socket
 from asu_builder.web.wire import render_problem
 
 EVENTS = "/api/v1/build/{request_hash}/events"
@@ -18,7 +19,7 @@ async def answer_socket(
     """Answers one; the route and the HTTP status, for the counters."""
     found = _EVENTS.fullmatch(scope["path"])
     if found is None:
-        await _refuse(send, request_id)
+        await refuse_socket(_NOT_FOUND, send, request_id)
         return "unknown", 404
 
     async def named(message: Message) -> None:
@@ -29,10 +30,3 @@ async def answer_socket(
     await receive()  # websocket.connect
     await streams.socket(found[1], scope, receive, named)
     return EVENTS, 101
-
-
-async def _refuse(send: Send, request_id: bytes) -> None:
-    """As plain HTTP: there is no WebSocket to close."""
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
-    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": _NOT_FOUND.body})

@@ -90,11 +90,12 @@ class VersionDocument(msgspec.Struct):
 
 
 class FailureDocument(msgspec.Struct):
-    """How many builds failed for a reason."""
+    """How many builds failed for a reason on one side; a reason may be on several."""
 
     reason: Annotated[str, says("The reason", "impossible_selection")]
     fault: Annotated[str, says("Whose side it is on", "user", "world", "ours")]
     count: Annotated[int, says("Builds", 5, minimum=0)]
+    side: Annotated[str, says("The same in the words of errors", "user", "infrastructure", "internal")]
 
 
 class StageDocument(msgspec.Struct):

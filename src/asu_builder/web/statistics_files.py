@@ -50,8 +50,8 @@ def _versions(report: StatisticsReport) -> Table:
 def _failures(report: StatisticsReport) -> Table:
     return Table(
         "Failures by reason",
-        ("reason", "fault", "builds"),
-        [(row.reason, str(row.fault), row.count) for row in report.failures],
+        ("reason", "fault", "builds", "side"),
+        [(row.reason, str(row.side.fault), row.count, str(row.side)) for row in report.failures],
     )
 
 
@@ -122,7 +122,10 @@ def render_report(report: StatisticsReport) -> StatisticsDocument:
             for day in report.days
         ],
         [VersionDocument(row.version, row.requests, row.cache_hits) for row in report.versions],
-        [FailureDocument(row.reason, str(row.fault), row.count) for row in report.failures],
+        [
+            FailureDocument(row.reason, str(row.side.fault), row.count, str(row.side))
+            for row in report.failures
+        ],
         [
             StageDocument(row.stage, row.count, *_seconds(row.mean, row.p90, row.longest))
             for row in report.stages

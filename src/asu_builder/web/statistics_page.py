@@ -1,5 +1,6 @@
 """What the page of statistics shows: figures, charts as SVG, and each chart as a table and a file."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
@@ -128,8 +129,15 @@ def _packages(report: StatisticsReport, label: str) -> str:
 
 
 def _failures(report: StatisticsReport, label: str) -> str:
+    times = Counter(row.reason for row in report.failures)
     rows = [
-        _row(as_beginning(row.reason), row.count, of=report.failed, kind=row.fault) for row in report.failures
+        _row(
+            as_beginning(row.reason) + (f" ({row.side})" if times[row.reason] > 1 else ""),
+            row.count,
+            of=report.failed,
+            kind=row.side.fault,
+        )
+        for row in report.failures
     ]
     shown = _shortened(rows, "reasons", of=report.failed)
     return charts_svg.horizontal_bars(label, shown, list(_FAULTS.items()))

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asu_builder.domain.errors import BuildNotFound, Unavailable
+from asu_builder.domain.errors import BuildNotFound, StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import Store
 from asu_builder.web.errors import respond
@@ -82,7 +82,7 @@ class Downloads:
             if path and facts and stat.S_ISREG(facts.st_mode):
                 return path, facts
         if missing := self._store.missing():
-            raise Unavailable(missing)
+            raise StoreUnavailable(missing)
         raise BuildNotFound("There is no such file; its build may have expired. Please request it again.")
 
 

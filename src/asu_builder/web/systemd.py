@@ -1,24 +1,27 @@
 """What systemd is told, and the socket that it may hold for us: sd_notify(3) and sd_listen_fds(3)."""
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Mapping
 
 _FIRST_DESCRIPTOR = 3
+_log = logging.getLogger(__name__)
 
 
-def inherited_socket(environment: Mapping[str, str] = os.environ) -> socket.socket | None:
-    """The listening socket that was passed to this process; None when there is none.
+def inherited_sockets(environment: Mapping[str, str] = os.environ) -> list[socket.socket]:
+    """The listening socket that was passed to this process; none when there is none.
 
     systemd keeps it open over a restart, so that whoever connects meanwhile waits instead of being
     refused.
     """
     if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS", "0") == "0":
-        return None
+        return []
     passed = socket.socket(fileno=_FIRST_DESCRIPTOR)
     passed.set_inheritable(False)
-    return passed
+    _log.info("Serving on the socket that was passed, %s", passed.getsockname())
+    return [passed]
 
 
 class Supervisor:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -85,21 +86,46 @@ class Shared(Generic[T]):
 
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[T]] = {}
+        self._askers: Counter[asyncio.Task[T]] = Counter()
+
+    def runs(self, key: Hashable) -> bool:
+        """Whether a call for this is running."""
+        return key in self._running
 
     async def ask(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
         """The call's result, and whether it was this asker who started it.
 
-        A caller who goes away does not take the answer from the others.
+        A caller who goes away does not take the answer from the others; the call ends with the last.
         """
         running = self._running.get(key)
         first = running is None
         if running is None:
             running = self._running[key] = asyncio.get_running_loop().create_task(call())
             running.add_done_callback(functools.partial(self._end, key))
-        return await asyncio.shield(running), first
+        self._askers[running] += 1
+        try:
+            return await asyncio.shield(running), first
+        finally:
+            self._askers[running] -= 1
+            if not self._askers[running]:
+                del self._askers[running]
+                self._abandon(key, running)
+
+    def part(self) -> None:
+        """Lets nobody join what is running now: what it will find may be true no more."""
+        self._running.clear()
+
+    def _abandon(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        """Ends it if it still runs; nobody joins it any more."""
+        self._forget(key, task)
+        task.cancel()
+
+    def _forget(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        if self._running.get(key) is task:
+            del self._running[key]
 
     def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        del self._running[key]
+        self._forget(key, task)
         # Looked at even if everybody has gone, or asyncio complains about an error nobody saw.
         if not task.cancelled():
             task.exception()

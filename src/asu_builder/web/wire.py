@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from asu_builder.domain.errors import Fault
+from asu_builder.domain.errors import Fault, Side
 from asu_builder.domain.job import Attempt, BuildFailure, BuildResult, Image, Job, JobState, Stage
 from asu_builder.services.builds import BuildView
 from asu_builder.web.changes_documents import render_changes
@@ -22,6 +22,7 @@ from asu_builder.web.documents import (
     Problem,
     RequestEcho,
 )
+from asu_builder.web.problem_documents import render_build_problem
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -35,9 +36,12 @@ class Answer(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def render_problem(status: int, title: str, detail: str) -> Answer:
+def render_problem(
+    status: int, title: str, detail: str, *, code: str = "", side: Side | None = None, field: str = ""
+) -> Answer:
     """An error in the one form that all of them have."""
-    return Answer(status, _encode(Problem(status, title, detail)))
+    problem = Problem(status, title, detail, code, side or msgspec.UNSET, field)
+    return Answer(status, _encode(problem))
 
 
 def render_json(document: object) -> Answer:
@@ -68,6 +72,7 @@ def render_build(view: BuildView) -> Answer:
         queue_position=position if waits else msgspec.UNSET,
         imagebuilder_status=msgspec.UNSET if waits else stage,
         eta_seconds=msgspec.UNSET if eta is None else eta,
+        waiting_for=view.waiting_for or msgspec.UNSET,
         cancel_token=view.cancel_token or msgspec.UNSET,
     )
     if waits:
@@ -178,6 +183,8 @@ def _failed(job: Job, failure: BuildFailure) -> Failed:
         imagebuilder_status="failed",
         fault=failure.fault,
         reason=failure.reason,
+        code=failure.reason,
+        side=failure.side,
         request_hash=job.request_hash,
         enqueued_at=job.enqueued_at,
         stdout=failure.stdout,
@@ -185,6 +192,8 @@ def _failed(job: Job, failure: BuildFailure) -> Failed:
         request=_echo(job),
         build_cmd=failure.build_cmd or msgspec.UNSET,
         attempts=tuple(_attempt(attempt) for attempt in failure.attempts) or msgspec.UNSET,
+        field=failure.field or msgspec.UNSET,
+        problem=render_build_problem(failure.problem),
     )
 
 
@@ -202,6 +211,8 @@ def _cancelled(job: Job) -> Failed:
         imagebuilder_status="failed",
         fault=Fault.USER,
         reason="cancelled",
+        code="cancelled",
+        side=Side.USER,
         request_hash=job.request_hash,
         enqueued_at=job.enqueued_at,
         stdout="",

@@ -80,18 +80,7 @@ class Auc:
 
     def build(self, candidate: Candidate, packages: dict[str, str]) -> Any:
         """POST until there is a hash, then GET; the finished document."""
-        body = json.dumps(
-            {
-                "version": candidate.version_number,
-                "version_code": candidate.version_code,
-                "target": self.device.target,
-                "profile": self._board(),
-                "packages_versions": packages,
-                "diff_packages": True,
-                "filesystem": self.device.rootfs_type,
-            }
-        ).encode()
-        reply = self._ask("POST", "/api/v1/build", body)
+        reply = self._ask("POST", "/api/v1/build", self.body(candidate, packages))
         while reply.status in (201, 202):
             document = _object(reply)
             # Only the texts queued and started in status would mean "go on"; a number is not looked at.
@@ -105,6 +94,20 @@ class Auc:
             time.sleep(self.interval)
             reply = self._ask("GET", f"/api/v1/build/{request_hash}")
         return self._finished(reply)
+
+    def body(self, candidate: Candidate, packages: dict[str, str]) -> bytes:
+        """What it posts."""
+        return json.dumps(
+            {
+                "version": candidate.version_number,
+                "version_code": candidate.version_code,
+                "target": self.device.target,
+                "profile": self._board(),
+                "packages_versions": packages,
+                "diff_packages": True,
+                "filesystem": self.device.rootfs_type,
+            }
+        ).encode()
 
     def download(self, build: Any) -> bytes:
         """The best image for the device, with its length and digest compared."""

@@ -74,7 +74,7 @@ class Luci:
 
     def build(self, version: str, packages: list[str]) -> Any:
         """Asks every interval, whether or not the answer before has come; the finished document."""
-        body = json.dumps(self._request(version, packages)).encode()
+        body = self.body(version, packages)
         self._ended.clear()
         self._end = self._done = None
         if not self.old:
@@ -83,15 +83,23 @@ class Luci:
             self._in_background(partial(self._poll, body))
             self._ask_rebuilders(body)
             self._ended.wait(self.interval)
-        for poll in self._polls:
-            poll.join()
+        self.wait_for_polls()
         if self._end:
             raise self._end
         return self._done
 
     def ask_rebuilders(self, version: str, packages: list[str]) -> None:
         """Once more, while the dialog stays open for them."""
-        self._ask_rebuilders(json.dumps(self._request(version, packages)).encode())
+        self._ask_rebuilders(self.body(version, packages))
+
+    def wait_for_polls(self) -> None:
+        """Returns when each request that is on its way has its answer."""
+        for poll in self._polls:
+            poll.join()
+
+    def body(self, version: str, packages: list[str]) -> bytes:
+        """What it posts, each time the same."""
+        return json.dumps(self._request(version, packages)).encode()
 
     def install(self, build: Any) -> bytes:
         """Downloads, uploads to the router, and lets the router compare."""

@@ -52,7 +52,7 @@ class Owut:
 
     def build(self, plan: Plan) -> Any:
         """POST, then HEAD until something else than 202 comes; the finished document."""
-        reply = self._ask("POST", f"{self.server}/api/v1/build", self._body(plan))
+        reply = self._ask("POST", f"{self.server}/api/v1/build", self.body(plan))
         document = self._document(reply)
         status, shown = reply.status, document
         self._show(shown)
@@ -96,7 +96,8 @@ class Owut:
             raise ClientError("checksum verification failed")
         return reply.body
 
-    def _body(self, plan: Plan) -> bytes:
+    def body(self, plan: Plan) -> bytes:
+        """What it posts."""
         body: dict[str, object] = {
             "client": "owut/2026.03.30",
             "version": plan.version,

@@ -49,7 +49,7 @@ def transfers(path: Path, *, threads: int) -> Iterator[list[int]]:
     made = [0] * threads
 
     def move(number: int) -> None:
-        with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
+        with contextlib.closing(sqlite3.connect(path, timeout=120, isolation_level=None)) as connection:
             while not stop.is_set():
                 giver, taker = (made[number] * 7 + number) % ACCOUNTS, (made[number] * 13 + 1) % ACCOUNTS
                 connection.execute("BEGIN IMMEDIATE")
@@ -178,6 +178,7 @@ def test_a_damaged_database_makes_no_backup_and_keeps_the_earlier_one(tmp_path: 
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.db", "backup"]
 
 
+@pytest.mark.process
 def test_a_backup_that_is_killed_leaves_the_earlier_one_and_the_next_sweeps_up(tmp_path: Path) -> None:
     path = with_bulk(with_accounts(tmp_path / "a.db"))
     folder = tmp_path / "backups"
@@ -189,12 +190,12 @@ def test_a_backup_that_is_killed_leaves_the_earlier_one_and_the_next_sweeps_up(t
         "backup(Path(sys.argv[1]), Path(sys.argv[2]), force=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(path), str(target)])
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not list(folder.glob(".backup.*.part/copy")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.001)
     process.kill()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
     assert target.read_text() == "earlier"
     assert len(list(folder.iterdir())) == 2
     backup(path, target, force=True)
@@ -227,6 +228,7 @@ def test_a_restored_backup_goes_on_where_it_was_made(tmp_path: Path) -> None:
     restored.close()
 
 
+@pytest.mark.process
 def test_a_backup_is_not_opened_beside_the_log_of_the_database_before_it(tmp_path: Path) -> None:
     path = restore(NEWEST, tmp_path / "a.db")
     program = (
@@ -254,6 +256,7 @@ def test_a_backup_is_not_opened_beside_the_log_of_the_database_before_it(tmp_pat
     database.close()
 
 
+@pytest.mark.process
 def test_every_command_of_the_document_does_what_it_says(tmp_path: Path) -> None:
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.DOTALL))
     assert commands.count("asu-builder ") == len(re.findall("asu-builder (?:backup|jobs) ", commands)) > 2

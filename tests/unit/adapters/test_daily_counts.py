@@ -19,7 +19,7 @@ from asu_builder.adapters.database import Database
 from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.schema import MIGRATIONS
 from asu_builder.adapters.statistics import SqlStatistics
-from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.errors import Side, Unavailable
 from asu_builder.ports import DURATION_CLASSES, EventKind, TallyBy
 from asu_builder.services.statistics_report import p90, report
 from factories import Clock, a_request
@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 KINDS: tuple[EventKind, ...] = ("request", "cache_hit", "completed", "failed", "cancelled")
 BYS: tuple[TallyBy, ...] = (
-    "nothing", "version", "reason", "diff_packages", "version_with_diff_packages",
+    "nothing", "version", "reason_and_side", "diff_packages", "version_with_diff_packages",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ events = st.lists(
         st.sampled_from(KINDS),
         st.integers(-3 * 86_400, 9 * 86_400),
         st.sampled_from(("24.10.5", "25.12.0", "SNAPSHOT")),
-        st.sampled_from(("", "too_big", "deadline")),
+        st.sampled_from((("", None), ("too_big", Side.USER), ("deadline", None), ("deadline", Side.USER))),
         st.booleans(),
         st.booleans(),
     ),
@@ -75,22 +75,24 @@ events = st.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_daily_counts_are_what_counting_the_events_gives(
     ledger: Ledger,
-    happened: list[tuple[EventKind, int, str, str, bool, bool]],
+    happened: list[tuple[EventKind, int, str, tuple[str, Side | None], bool, bool]],
     width: int,
     kinds: set[EventKind],
 ) -> None:
     ledger.empty()
-    for kind, seconds, version, reason, diff, flush in happened:
+    for kind, seconds, version, (reason, side), diff, flush in happened:
         ledger.clock.at = MIDNIGHT + timedelta(seconds=seconds)
-        ledger.statistics.record(kind, a_request(version=version, diff_packages=diff), reason=reason)
+        request = a_request(version=version, diff_packages=diff)
+        ledger.statistics.record(kind, request, reason=reason, side=side)
         if flush:
             ledger.statistics.flush_often()
     ledger.statistics.flush()
     for by in BYS:
         expected: Counter[tuple[int, str]] = Counter()
-        for kind, seconds, version, reason, diff, _ in happened:
+        for kind, seconds, version, (reason, side), diff, _ in happened:
             chosen = {
-                "nothing": "", "version": version, "reason": reason, "diff_packages": str(int(diff)),
+                "nothing": "", "version": version, "reason_and_side": f"{reason} {side or ''}",
+                "diff_packages": str(int(diff)),
                 "version_with_diff_packages": version,
             }  # fmt: skip
             if kind in kinds and seconds >= 0 and (diff or by != "version_with_diff_packages"):
@@ -125,6 +127,7 @@ def test_names_of_packages_are_gathered_for_a_minute_by_the_timer(ledger: Ledger
     assert ledger.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9) == [("vim", 3)]
 
 
+@pytest.mark.process
 def test_two_processes_count_into_the_same_days(ledger: Ledger, tmp_path: Path) -> None:
     other = (
         "import sys\nfrom pathlib import Path\nfrom datetime import UTC, datetime, timedelta\n"

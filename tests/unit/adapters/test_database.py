@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -19,10 +20,11 @@ import pytest
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
 from asu_builder.adapters.retention import SqlRetention
+from asu_builder.adapters.schema import unusable
 from asu_builder.adapters.statistics import SqlStatistics
 from asu_builder.adapters.worker_name import WorkerName
 from asu_builder.domain.errors import Unavailable
-from factories import NOON, Clock, a_request, a_submission
+from factories import NOON, Clock, a_request, a_submission, removes
 from schemas import restore
 
 PAGE = 4096
@@ -68,7 +70,7 @@ def test_there_are_as_many_connections_for_reading_as_read_at_once(tmp_path: Pat
         with database.reading() as connection:
             connection.execute("SELECT 1 FROM installation").fetchall()
             if meet:
-                together.wait(10)
+                together.wait(60)
 
     with contextlib.closing(Database(path)) as database:
         before = open_files(path)
@@ -164,6 +166,27 @@ def test_a_directory_is_a_sentence(tmp_path: Path) -> None:
     assert str(tmp_path) in str(refusal.value)
 
 
+@pytest.mark.parametrize("below", ["a.db", "deep/er/a.db"])
+def test_a_file_in_place_of_a_directory_is_named(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="Move it away") as refusal:
+        Database(tmp_path / "file" / below)
+    assert f"{tmp_path / 'file'} is a file where a directory is needed" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "is full. Make room"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full. Make room"),
+        (OSError(errno.EROFS, "Read-only file system"), "can only be read. Mount it for writing"),
+        (OSError(errno.EACCES, "Permission denied"), "own it"),
+    ],
+)
+def test_the_remedy_is_for_what_the_disk_said(error: OSError, remedy: str, tmp_path: Path) -> None:
+    assert remedy in str(unusable(tmp_path / "a.db", error))
+
+
 @pytest.mark.parametrize("forbidden", ["the file", "its directory"])
 def test_a_database_that_may_not_be_opened_is_a_sentence(forbidden: str) -> None:
     # Not below the directory of the tests: nobody else may enter that.
@@ -252,10 +275,8 @@ def test_closing_cuts_a_long_verification_off(tmp_path: Path) -> None:
     verification.start()
     time.sleep(0.2)
     assert not verdicts, "it should take long"
-    started = time.monotonic()
     database.close()
-    verification.join(timeout=10)
-    assert time.monotonic() - started < 5
+    verification.join()
     assert [verdict.status for verdict in verdicts] == ["degraded"]
     assert database.verify().status == "degraded"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
@@ -297,12 +318,13 @@ def test_submit_and_finish_are_synced_and_other_writes_need_not_be(tmp_path: Pat
     database.close()
 
 
+@pytest.mark.process
 def test_nothing_is_locked_for_sixty_four_writers_and_a_second_process(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
     queue = SqlJobQueue(database)
     other = (
         "import sqlite3, sys\n"
-        "c = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)\n"
+        "c = sqlite3.connect(sys.argv[1], timeout=120, isolation_level=None)\n"
         "for n in range(100):\n"
         "    c.execute('BEGIN IMMEDIATE')\n"
         '    c.execute("INSERT INTO build_stats (at, kind, version, target, profile, diff_packages)'
@@ -345,7 +367,7 @@ def test_statistics_are_written_in_batches_and_survive_a_failing_write(tmp_path:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A directory with the lock of a worker named host, which nobody may write."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         lock = Path(folder) / "worker-host.lock"
         lock.touch()
@@ -353,6 +375,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.process
 def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [
@@ -430,7 +453,7 @@ def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: 
     reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM build_jobs").fetchone()
-    assert ledger.forget(submission.request_hash, remove=lambda: None, now=NOON)
+    assert ledger.forget(submission.request_hash, remove=removes(), now=NOON)
     reader.close()
     assert ledger.expired(now=NOON) == []
     assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
@@ -442,4 +465,20 @@ def test_times_come_back_to_the_microsecond(tmp_path: Path) -> None:
     moment = NOON + timedelta(microseconds=123457)
     job = SqlJobQueue(database).submit(a_submission(), now=moment).job
     assert job.enqueued_at == moment
+    database.close()
+
+
+def test_a_full_disk_is_found_by_one_call_even_while_the_log_takes_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path / "a.db")
+    assert (database.disk_is_full(), database.check().status) == (False, "ok")
+    facts = list(os.statvfs(tmp_path))
+    facts[3] = facts[4] = 0  # free blocks, and those for ordinary users
+    with monkeypatch.context() as patched:
+        patched.setattr("os.statvfs", lambda _: os.statvfs_result(facts))
+        assert database.disk_is_full()
+        verdict = database.check()
+    assert verdict.status == "down" and "full" in verdict.sentence
+    assert database.check().status == "ok"
     database.close()

@@ -3,12 +3,14 @@
 import logging
 from datetime import timedelta
 from threading import Event
-from time import monotonic
 
 import pytest
 
 from asu_builder.adapters.guard import Guard, Watch, disk_exhausted
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, EngineUnavailable, FailureReason
+from factories import sooner_than
+
+pytestmark = pytest.mark.waits
 
 LONG, SOON = timedelta(minutes=5), timedelta(seconds=0.3)
 
@@ -38,7 +40,7 @@ def test_the_deadline_kills_once_and_is_the_step_s_error() -> None:
     kill = Killed()
     with Guard(Event(), SOON, kill=kill) as guard:
         with pytest.raises(BuildFailed) as failure, guard.covering():
-            assert kill.wait(5)
+            assert kill.wait(60)
         with pytest.raises(BuildFailed), guard.covering():
             pytest.fail("no step begins after the end")
         assert guard.remaining == timedelta(0)
@@ -50,7 +52,7 @@ def test_the_guard_s_reason_replaces_what_the_kill_looked_like() -> None:
     kill = Killed()
     with Guard(Event(), SOON, kill=kill) as guard:
         with pytest.raises(BuildFailed) as failure, guard.covering():
-            assert kill.wait(5)
+            assert kill.wait(60)
             raise EngineUnavailable("connection lost")
     assert failure.value.reason == FailureReason.DEADLINE
 
@@ -66,7 +68,7 @@ def test_the_stop_event_interrupts() -> None:
     with Guard(stop, LONG, kill=kill) as guard:
         with pytest.raises(BuildInterrupted), guard.covering():
             stop.set()
-            assert kill.wait(2)
+            assert kill.wait(60)
 
 
 def test_no_step_begins_once_the_stop_event_is_set() -> None:
@@ -82,7 +84,7 @@ def test_a_watch_ends_the_container_with_its_own_failure() -> None:
     watch = Watch(timedelta(seconds=0.01), lambda: next(looks))
     with Guard(Event(), LONG, kill=kill, watches=[watch]) as guard:
         with pytest.raises(BuildFailed) as failure, guard.covering():
-            assert kill.wait(5)
+            assert kill.wait(60)
     assert failure.value.reason == FailureReason.DISK_LIMIT
     assert "1024 MiB" in failure.value.detail
 
@@ -96,7 +98,7 @@ def test_a_watch_with_a_bug_does_not_disarm_the_deadline(caplog: pytest.LogCaptu
         watches, silence = [Watch(timedelta(0), look)], timedelta(0)
         with Guard(Event(), SOON, kill=kill, watches=watches, silence=silence) as guard:
             with pytest.raises(BuildFailed) as failure, guard.covering():
-                assert kill.wait(5)
+                assert kill.wait(60)
     assert failure.value.reason == FailureReason.DEADLINE
 
 
@@ -109,11 +111,9 @@ def test_a_watch_without_an_answer_for_long_ends_the_build_and_tells_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kill, silence = Killed(), timedelta(seconds=0.5)
-    began = monotonic()
     with Guard(Event(), LONG, kill=kill, watches=[Watch(timedelta(0), no_answer)], silence=silence) as guard:
         with pytest.raises(EngineUnavailable, match="no answer"), guard.covering():
-            assert kill.wait(5)
-    assert 0.5 < monotonic() - began < 2
+            assert kill.wait(60)
     assert kill.times == 1
     assert caplog.text.count("got no answer") == 1
 
@@ -137,22 +137,21 @@ def test_a_deadline_reached_without_an_answer_is_not_the_build_s_fault() -> None
     kill = Killed()
     with Guard(Event(), SOON, kill=kill, watches=[Watch(LONG, no_answer)]) as guard:
         with pytest.raises(EngineUnavailable, match="no answer"), guard.covering():
-            assert kill.wait(5)
+            assert kill.wait(60)
 
 
 def test_a_watch_that_hangs_does_not_keep_the_stop_event_waiting() -> None:
     kill, stop, released = Killed(), Event(), Event()
 
     def look() -> None:
-        released.wait(10)
+        released.wait(180)
 
     with Guard(stop, LONG, kill=kill, watches=[Watch(timedelta(0), look)]) as guard:
         with pytest.raises(BuildInterrupted), guard.covering():
             assert not kill.wait(0.5)
             stop.set()
-            began = monotonic()
-            assert kill.wait(5)
-        assert monotonic() - began < 1
+            assert kill.wait(60)
+        assert not released.is_set(), "the watch still hangs"
         released.set()
 
 
@@ -165,12 +164,10 @@ def test_a_kill_that_fails_is_logged_and_the_step_still_learns_why(caplog: pytes
 
     with Guard(Event(), SOON, kill=kill) as guard:
         with pytest.raises(BuildFailed), guard.covering():
-            assert tried.wait(5)
+            assert tried.wait(60)
     assert "could not end a container" in caplog.text
 
 
 def test_leaving_does_not_wait_for_anything() -> None:
-    began = monotonic()
-    with Guard(Event(), LONG, kill=Killed()):
+    with sooner_than(30), Guard(Event(), LONG, kill=Killed()):
         pass
-    assert monotonic() - began < 0.15

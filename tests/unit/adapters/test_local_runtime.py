@@ -10,8 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.adapters.local_sandbox import bubblewrap_works
+from asu_builder.adapters.sandbox_trial import bubblewrap_works
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
+from factories import eventually
 from runtime_rig import a_spec
 from tools import require_tool
 
@@ -36,6 +37,7 @@ def test_the_template_names_version_target_and_subtarget(options: LocalOptions) 
         assert failure.value.reason == FailureReason.IMAGEBUILDER_MISSING
 
 
+@pytest.mark.process
 def test_copies_may_be_made_below_a_directory_that_is_named_from_here(
     options: LocalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,7 @@ with runtime.open(a_spec("25.12.0"), stop=Event()):
 """
 
 
+@pytest.mark.process
 def test_the_copy_of_a_living_process_is_never_swept_and_that_of_a_dead_one_is(
     options: LocalOptions,
 ) -> None:
@@ -129,6 +132,66 @@ def test_the_copy_of_a_living_process_is_never_swept_and_that_of_a_dead_one_is(
     assert runtime.sweep(keep=lambda labels: False) == 1
 
 
+_REMOVER = """
+import sys
+from pathlib import Path
+from threading import Event
+from runtime_rig import a_spec
+from asu_builder.adapters import local_runtime
+from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+
+def half(directory):
+    for path in ("labels.json", "builder/Makefile"):
+        (directory / path).unlink()
+    print("half", flush=True)
+    Event().wait()
+
+local_runtime.remove_tree = half
+runtime = LocalRuntime(LocalOptions(sys.argv[1], Path(sys.argv[2]), sandboxed=False))
+with runtime.open(a_spec("25.12.0"), stop=Event()):
+    pass
+Event().wait()
+"""
+
+
+@pytest.mark.process
+def test_what_is_being_removed_is_never_swept_unless_its_process_was_killed(options: LocalOptions) -> None:
+    runtime = LocalRuntime(options)
+    tests = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", _REMOVER, options.imagebuilder_path, str(options.scratch)],
+        env={"PYTHONPATH": tests, "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+    ) as remover:
+        assert remover.stdout is not None and remover.stdout.readline() == b"half\n"
+        assert runtime.sweep(keep=lambda labels: False) == 0
+        remover.kill()
+    assert runtime.sweep(keep=lambda labels: False) == 1
+    assert [path.name for path in options.scratch.iterdir()] == [".lock"]
+
+
+def test_a_build_waits_for_no_removal_and_what_fails_is_left_to_the_sweep(
+    options: LocalOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Event()
+
+    def fail(directory: Path) -> None:
+        asked.wait()
+        raise OSError("the disk is gone")
+
+    runtime = LocalRuntime(options)
+    monkeypatch.setattr("asu_builder.adapters.local_runtime.remove_tree", fail)
+    with runtime.open(a_spec("25.12.0"), stop=Event()):
+        pass
+    assert runtime.sweep(keep=lambda labels: False) == 0
+    asked.set()
+    assert eventually(runtime.close)
+    assert "the disk is gone" in caplog.text
+    monkeypatch.undo()
+    assert runtime.sweep(keep=lambda labels: False) == 1
+
+
+@pytest.mark.process
 def test_a_link_left_by_a_build_leads_nowhere(options: LocalOptions, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()

@@ -10,7 +10,13 @@ import requests
 import urllib3
 from podman.errors import APIError, PodmanError
 
-from asu_builder.adapters.podman_engine import find_socket, one_line, podman_errors, socket_candidates
+from asu_builder.adapters.podman_engine import (
+    find_socket,
+    one_line,
+    podman_errors,
+    socket_candidates,
+    what_helps,
+)
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 
 
@@ -56,6 +62,22 @@ def test_what_is_no_socket_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert find_socket(str(tmp_path / "file")) is None
     assert find_socket(str(tmp_path / "none")) is None
+
+
+def test_the_remedy_for_a_wrong_path_names_the_socket_that_is_there(listening: Path, tmp_path: Path) -> None:
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    for wrong in (tmp_path / "podmn.sock", tmp_path, tmp_path / "file"):
+        assert f"There is a socket at {listening}" in what_helps(wrong, environment=environment)
+
+
+def test_without_any_socket_the_remedy_fits_the_path_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asu_builder.adapters.podman_engine.find_socket", lambda **_: None)
+    told = what_helps(tmp_path / "own.sock")
+    assert f"podman system service --time=0 unix://{tmp_path}/own.sock" in told and "systemctl" not in told
+    assert f"{tmp_path} is no socket" in what_helps(tmp_path)
+    assert "enable --now podman.socket" in what_helps(Path("/run/podman/podman.sock"))
 
 
 def _caused(error: Exception, cause: Exception) -> Exception:

@@ -46,7 +46,7 @@ def test_a_registry_that_knows_no_such_tag_means_a_missing_imagebuilder(text: st
     failure = pull_failed("r/ib:x", text)
     assert isinstance(failure, BuildFailed)
     assert failure.reason == FailureReason.IMAGEBUILDER_MISSING
-    assert failure.detail.startswith("Error: Image not found: r/ib:x. ")
+    assert failure.detail.startswith("Error: Image not found: ib:x. ")
 
 
 @pytest.mark.parametrize(

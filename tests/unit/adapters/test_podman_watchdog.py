@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
-from time import monotonic
+from threading import Event, Thread
 
 import pytest
 from msgspec.structs import replace
 
-from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
+from asu_builder.adapters.limits import Limits
+from asu_builder.adapters.podman_calls import ContainerCalls
+from asu_builder.adapters.podman_engine import Engine, PodmanOptions, Timeouts
 from asu_builder.adapters.podman_runtime import INSTALLATION, PodmanRuntime
+from asu_builder.adapters.podman_watchdog import ContainerWatch
+from asu_builder.adapters.removals import BACKLOG
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
@@ -21,11 +23,21 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.ports import Container
+from factories import eventually, never, sooner_than
 from fake_engine import BREAKS, HANGS, Answer, FakeEngine, refusing
 from runtime_rig import a_spec
 
-_SOON = timedelta(seconds=0.3)
-QUICK = Timeouts(call=_SOON, question=_SOON, check=_SOON, watch=timedelta(0), silence=timedelta(seconds=1))
+pytestmark = pytest.mark.waits
+
+_SOON = timedelta(seconds=0.5)
+QUICK = Timeouts(
+    call=_SOON,
+    question=_SOON,
+    check=_SOON,
+    watch=timedelta(0),
+    kill=timedelta(0),
+    silence=timedelta(seconds=1),
+)
 
 
 class Clock:
@@ -63,14 +75,6 @@ def clock() -> Clock:
 @pytest.fixture
 def runtime(options: PodmanOptions, clock: Clock) -> PodmanRuntime:
     return PodmanRuntime(options, clock=clock)
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """What is inside must be over by then."""
-    began = monotonic()
-    yield
-    assert monotonic() - began < seconds
 
 
 def build(runtime: PodmanRuntime, output: Path) -> None:
@@ -111,7 +115,7 @@ def test_a_call_that_is_never_answered_ends_the_build_in_time(
     runtime: PodmanRuntime, engine: FakeEngine, tmp_path: Path, call: str
 ) -> None:
     engine.faults[call] = HANGS
-    with within(3):
+    with sooner_than(45):
         error = unavailable(lambda: build(runtime, tmp_path))
     assert "did not answer in time" in str(error)
     assert engine.asked(call) >= 1
@@ -121,11 +125,11 @@ def test_an_engine_that_accepts_and_never_answers_holds_nobody(
     runtime: PodmanRuntime, engine: FakeEngine, tmp_path: Path
 ) -> None:
     engine.hang()
-    with within(1.5):
+    with sooner_than(45):
         unavailable(lambda: build(runtime, tmp_path))
-    with within(1.0):
+    with sooner_than(45):
         assert runtime.check().status == "down"
-    with within(1.0):
+    with sooner_than(45):
         unavailable(lambda: runtime.sweep(keep=lambda labels: False))
 
 
@@ -146,7 +150,7 @@ def test_each_step_of_a_build_ends_when_the_engine_hangs(
             engine.hang()
             acts[step](container)
 
-    with within(3):
+    with sooner_than(45):
         error = unavailable(hang_in_the_middle)
     assert "did not answer in time" in str(error)
 
@@ -156,7 +160,7 @@ def test_sweeping_stops_at_the_first_container_that_gets_no_answer(
 ) -> None:
     containers = [{"Id": f"c{number}", "Labels": {INSTALLATION: "ours"}} for number in range(20)]
     engine.faults = {"GET /containers/json": Answer(body=containers), "DELETE .*": HANGS}
-    with within(1.0):
+    with sooner_than(45):
         unavailable(lambda: runtime.sweep(keep=lambda labels: False))
     assert engine.asked("DELETE .*") == 1
 
@@ -179,6 +183,112 @@ def test_sweeping_takes_nothing_of_another_installation_even_if_the_engine_lists
     assert engine.asked("DELETE .*") == engine.asked("DELETE /containers/c0") == 1
 
 
+# --- the end of a container, and its removal -----------------------------------------------------------
+
+_RUNNING = Answer(body={"Id": "c1", "Config": {"Env": []}, "State": {"Running": True}})
+
+
+def test_a_build_waits_for_the_end_of_its_container_and_not_for_its_removal(
+    options: PodmanOptions, engine: FakeEngine, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, timeouts=replace(QUICK, call=timedelta(minutes=5))))
+    engine.faults["DELETE .*"] = HANGS
+    with sooner_than(45):
+        build(runtime, tmp_path)
+    assert engine.asked("POST /containers/.*/kill") == 1
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+
+
+def test_a_container_is_left_when_it_does_not_run_any_more(
+    options: PodmanOptions, engine: FakeEngine, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, timeouts=replace(QUICK, question=timedelta(minutes=5))))
+    left = Event()
+
+    def build_and_leave() -> None:
+        with runtime.open(a_spec(), stop=Event()) as container:
+            container.run(["true"], output=tmp_path)
+            engine.faults["GET /containers/.*/json"] = _RUNNING
+        left.set()
+
+    builder = Thread(target=build_and_leave)
+    builder.start()
+    assert eventually(lambda: engine.asked("POST /containers/.*/kill") == 1)
+    assert never(left.is_set, seconds=0.5)
+    assert engine.asked("DELETE .*") == 0
+    engine.recover()
+    builder.join(60)
+    assert left.is_set()
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+
+
+def test_a_container_that_cannot_be_ended_holds_nobody_and_is_removed_all_the_same(
+    runtime: PodmanRuntime, engine: FakeEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.faults["GET /containers/.*/json"] = _RUNNING
+    with sooner_than(45):
+        build(runtime, tmp_path)
+    assert "was killed and runs on" in caplog.text
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+
+
+@pytest.mark.parametrize("answer", [HANGS, BREAKS, refusing("not running", 409), refusing("no such", 404)])
+def test_whatever_is_answered_to_the_kill_the_container_is_removed(
+    runtime: PodmanRuntime, engine: FakeEngine, tmp_path: Path, answer: Answer
+) -> None:
+    engine.faults["POST /containers/.*/kill"] = answer
+    with sooner_than(45):
+        build(runtime, tmp_path)
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+    assert eventually(runtime.close)
+
+
+def test_who_has_got_no_answer_to_a_kill_does_not_ask_again(
+    silent_make: PodmanRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    with sooner_than(45), pytest.raises(EngineUnavailable):
+        with silent_make.open(a_spec(), stop=Event()) as container:
+            engine.faults["GET .*|POST .*/kill"] = HANGS
+            container.run(["make"], output=tmp_path)
+    assert engine.asked("POST /containers/.*/kill") == 1
+
+
+def test_what_is_being_removed_is_not_swept(
+    options: PodmanOptions, engine: FakeEngine, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, timeouts=replace(QUICK, call=timedelta(minutes=5))))
+    engine.faults["DELETE .*"] = HANGS
+    build(runtime, tmp_path)
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+    (call,) = [call for call in engine.calls if call.startswith("DELETE")]
+    going = {"Id": "c0", "Names": [call.rpartition("/")[2]], "Labels": {INSTALLATION: "ours"}}
+    left = {"Id": "c1", "Names": ["asu-of-a-former-life"], "Labels": {INSTALLATION: "ours"}}
+    nameless = {"Id": "c2", "Names": None, "Labels": {INSTALLATION: "ours"}}
+    engine.faults = {"GET /containers/json": Answer(body=[going, left, nameless])}
+    assert runtime.sweep(keep=lambda labels: False) == 2
+    assert engine.asked("DELETE /containers/c0") == 0
+
+
+def test_no_container_is_begun_while_too_many_wait_to_be_removed(
+    options: PodmanOptions, engine: FakeEngine, tmp_path: Path
+) -> None:
+    runtime = PodmanRuntime(replace(options, timeouts=replace(QUICK, call=timedelta(minutes=5))))
+    engine.faults["DELETE .*"] = HANGS
+    build(runtime, tmp_path)
+    assert eventually(lambda: engine.asked("DELETE .*") == 1)
+    for _ in range(BACKLOG):
+        build(runtime, tmp_path)
+    stop = Event()
+    created = engine.asked("POST /containers/create")
+    with ThreadPoolExecutor(1) as worker:
+        opening = worker.submit(lambda: runtime.open(a_spec(), stop=stop).__enter__())
+        assert never(lambda: engine.asked("POST /containers/create") > created, seconds=0.5)
+        stop.set()
+        with pytest.raises(BuildInterrupted):
+            opening.result(60)
+    assert engine.asked("POST /containers/create") == created
+
+
 # --- an engine that goes silent in mid-command -------------------------------------------------------
 
 
@@ -186,13 +296,13 @@ def test_sweeping_takes_nothing_of_another_installation_even_if_the_engine_lists
 def silent_make(options: PodmanOptions, engine: FakeEngine) -> PodmanRuntime:
     """A runtime on an engine where commands run and print nothing, not even that they have begun."""
     engine.faults["POST /exec/.*/start"] = HANGS
-    return PodmanRuntime(replace(options, timeouts=replace(QUICK, call=timedelta(seconds=20))))
+    return PodmanRuntime(replace(options, timeouts=replace(QUICK, call=timedelta(seconds=90))))
 
 
 def test_an_engine_that_goes_silent_during_a_command_ends_the_build_as_its_own_fault(
     silent_make: PodmanRuntime, engine: FakeEngine, tmp_path: Path
 ) -> None:
-    with within(8), pytest.raises(EngineUnavailable, match="did not answer in time"):
+    with sooner_than(45), pytest.raises(EngineUnavailable, match="did not answer in time"):
         with silent_make.open(a_spec(), stop=Event()) as container:
             engine.faults["(GET|DELETE) .*"] = HANGS
             container.run(["make"], output=tmp_path)
@@ -201,10 +311,10 @@ def test_an_engine_that_goes_silent_during_a_command_ends_the_build_as_its_own_f
 def test_a_deadline_reached_while_the_engine_is_silent_is_not_the_user_s(
     options: PodmanOptions, engine: FakeEngine, tmp_path: Path
 ) -> None:
-    patient = replace(QUICK, call=timedelta(seconds=20), silence=timedelta(minutes=1))
+    patient = replace(QUICK, call=timedelta(seconds=90), silence=timedelta(minutes=1))
     runtime = PodmanRuntime(replace(options, timeouts=patient))
     engine.faults["POST /exec/.*/start"] = HANGS
-    with within(8), pytest.raises(EngineUnavailable, match="did not answer in time"):
+    with sooner_than(45), pytest.raises(EngineUnavailable, match="did not answer in time"):
         with runtime.open(a_spec(deadline=timedelta(seconds=1)), stop=Event()) as container:
             engine.faults["(GET|DELETE) .*"] = HANGS
             container.run(["make"], output=tmp_path)
@@ -213,18 +323,19 @@ def test_a_deadline_reached_while_the_engine_is_silent_is_not_the_user_s(
 def test_a_deadline_reached_on_an_engine_that_answers_is_the_user_s(
     silent_make: PodmanRuntime, tmp_path: Path
 ) -> None:
-    with within(8), pytest.raises(BuildFailed) as failure:
+    with sooner_than(45), pytest.raises(BuildFailed) as failure:
         with silent_make.open(a_spec(deadline=timedelta(seconds=1)), stop=Event()) as container:
             container.run(["make"], output=tmp_path)
     assert failure.value.reason == FailureReason.DEADLINE
 
 
+@pytest.mark.parametrize("status", [404, 500])
 def test_a_container_that_is_gone_ends_the_build_at_once(
-    silent_make: PodmanRuntime, engine: FakeEngine, tmp_path: Path
+    silent_make: PodmanRuntime, engine: FakeEngine, tmp_path: Path, status: int
 ) -> None:
-    with within(5), pytest.raises(EngineUnavailable, match="removed by somebody else"):
+    with sooner_than(45), pytest.raises(EngineUnavailable, match="removed by somebody else"):
         with silent_make.open(a_spec(), stop=Event()) as container:
-            engine.faults["GET /containers/.*/json"] = refusing("no such container", 404)
+            engine.faults["GET /containers/.*/json"] = refusing("no such container", status)
             container.run(["make"], output=tmp_path)
 
 
@@ -367,3 +478,70 @@ def test_a_file_that_is_not_there_is_no_sign_of_an_ill_engine(
             container.read_text("repositories")
     assert not isinstance(caught.value, EngineUnavailable)
     assert runtime.check().status == "ok"
+
+
+# --- how much a build has written --------------------------------------------------------------------
+
+
+class Measured(ContainerCalls):
+    """A container whose measuring takes as long as a test wants, on the test's clock."""
+
+    busy_seconds = 60.0
+
+    def __init__(self, engine: FakeEngine, clock: Clock) -> None:
+        super().__init__(Engine(str(engine.socket)), "c1")
+        self._clock = clock
+        self.takes = 0.0
+        self.size = 0
+        self.measured = 0
+        self.fails = False
+
+    def disk_use(self) -> int:
+        self.measured += 1
+        self._clock.now += self.takes
+        if self.fails:
+            raise EngineUnavailable("too slow")
+        return self.size
+
+
+@pytest.fixture
+def measured(engine: FakeEngine, clock: Clock) -> Measured:
+    return Measured(engine, clock)
+
+
+@pytest.fixture
+def watch(measured: Measured, clock: Clock) -> ContainerWatch:
+    watch = ContainerWatch(Engine(""), measured, limits=Limits(disk=100), clock=clock)
+    watch.is_started = True
+    return watch
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_container_is_measured_for_a_tenth_of_the_time_at_most(
+    watch: ContainerWatch, measured: Measured, clock: Clock, engine: FakeEngine, fails: bool
+) -> None:
+    measured.takes, measured.fails = 2.0, fails
+    began = clock.now
+    while clock.now < began + 100:
+        assert watch.look() is None
+        clock.now += 1
+    assert 4 <= measured.measured <= 5
+    assert engine.asked("GET /containers/c1/json") >= 80, "it is asked for a sign of life instead"
+
+
+def test_one_that_is_measured_at_once_is_measured_at_every_look(
+    watch: ContainerWatch, measured: Measured
+) -> None:
+    for _ in range(3):
+        assert watch.look() is None
+    measured.size = 101
+    failure = watch.look()
+    assert isinstance(failure, BuildFailed) and failure.reason == FailureReason.DISK_LIMIT
+    assert measured.measured == 4
+
+
+def test_what_has_only_just_begun_is_not_disturbed(watch: ContainerWatch, measured: Measured) -> None:
+    measured.busy_seconds = 0.5
+    measured.size = 101
+    assert watch.look() is None
+    assert measured.measured == 0

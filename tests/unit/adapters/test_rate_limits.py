@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.adapters.rate_limits import NewBuildsLimit, PreviewsLimit, RateLimit
+from asu_builder.adapters.rate_limits import LookUpsLimit, NewBuildsLimit, PreviewsLimit, RateLimit
 from asu_builder.adapters.rate_windows import MovingWindows
 
 TWO_RATES = "3/minute; 5/hour"
@@ -168,7 +168,7 @@ def test_many_threads_together_get_no_more_than_one_alone() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert (len(admitted), sum(admitted)) == (400, 100)
 
 
@@ -188,6 +188,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.process
 def test_a_hundred_thousand_askers_do_not_take_memory_without_end() -> None:
     assert int(output_of(MANY_ASKERS)) < 16 << 10, "in KiB"
 
@@ -221,6 +222,7 @@ def test_no_more_times_are_kept_than_the_rate_allows(clock: Seconds) -> None:
     assert windows.get_moving_window("a", 5, 1_000_000)[1] == 3
 
 
+@pytest.mark.process
 def test_the_library_is_not_loaded_before_it_is_needed() -> None:
     program = (
         "import sys; from asu_builder.adapters.rate_limits import NewBuildsLimit\n"
@@ -234,3 +236,41 @@ def test_no_thread_is_started(clock: Seconds) -> None:
     before = threading.active_count()
     waits(a_limit("5/minute", clock), "a", 10)
     assert threading.active_count() == before
+
+
+def test_the_same_question_is_counted_once_a_minute(clock: Seconds) -> None:
+    limit = LookUpsLimit("2/hour", clock=clock)
+    assert limit.admit("a", "x") is None
+    for _ in range(10):
+        assert limit.admit("a", "x") is None, "counted already"
+    clock.at += 59.9
+    assert limit.admit("a", "x") is None
+    assert limit.admit("a", "y") is None
+    refusal = limit.admit("a", "z")
+    assert refusal is not None and "download server" in str(refusal)
+    assert limit.admit("a", "y") is None, "what was let in stays so for its minute"
+    clock.at += 0.1
+    assert limit.admit("a", "x") is not None, "its minute is over, and the hour's two are used up"
+    assert limit.admit("b", "x") is None, "another's question is another's"
+
+
+def test_a_question_that_was_refused_is_not_remembered_as_counted(clock: Seconds) -> None:
+    limit = LookUpsLimit("1/minute", clock=clock)
+    assert limit.admit("a", "x") is None
+    for _ in range(3):
+        assert limit.admit("a", "y") is not None
+    clock.at += 60.1
+    assert limit.admit("a", "y") is None
+
+
+def test_questions_are_forgotten_when_their_minute_is_over_or_there_are_too_many(
+    clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asu_builder.adapters.rate_limits._QUESTIONS", 50)
+    limit = LookUpsLimit("", clock=clock)
+    for number in range(500):
+        assert limit.admit("a", f"q{number}") is None
+    assert len(limit._asked) <= 51
+    clock.at += 61
+    assert limit.admit("a", "last") is None
+    assert len(limit._asked) == 1

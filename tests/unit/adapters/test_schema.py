@@ -255,6 +255,7 @@ def test_a_database_of_another_program_is_left_alone_with_a_sentence(number: int
     assert [row[1] for row in shape(path)] == ["bookmarks"]
 
 
+@pytest.mark.process
 def test_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     path = restore(1, tmp_path / "a.db")
     # Not fit to be run twice, and long enough for the others to meet it.
@@ -288,6 +289,7 @@ def test_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     assert version(tmp_path / "a.db.schema-1.backup") == 1
 
 
+@pytest.mark.process
 def test_a_kill_in_the_middle_of_a_migration_leaves_the_former_schema_whole(tmp_path: Path) -> None:
     path = restore(1, tmp_path / "a.db")
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
@@ -316,13 +318,13 @@ def test_a_kill_in_the_middle_of_a_migration_leaves_the_former_schema_whole(tmp_
         copy = tmp_path / "a.db.schema-1.backup"
         copy.unlink(missing_ok=True)
         process = subprocess.Popen([sys.executable, "-c", program, str(path), str(folder)])
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not copy.exists():  # the migration begins when its copy is there
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.001)
         time.sleep(delay)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         spilled += path.with_name("a.db-wal").stat().st_size > 1_000_000
         assert (version(path), rows(path), shape(path)) == (1, before, former)
         assert ask(path, "PRAGMA integrity_check") == [("ok",)]

@@ -3,7 +3,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -16,7 +15,7 @@ from asu_builder.adapters.upstream_documents import FIRST_PAUSE, FRESH_FOR, MISS
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.domain.release import parse_release
 from asu_builder.sample.server import DownloadServer
-from factories import UPSTREAM, Clock, eventually
+from factories import UPSTREAM, Clock, eventually, sooner_than
 
 RELEASE = parse_release("24.10.5")
 PROFILES = "releases/24.10.5/targets/pico/nine/profiles.json"
@@ -65,17 +64,6 @@ def test_a_fresh_document_costs_no_request(upstream: HttpUpstream, server: Downl
     for _ in range(5):
         patiently(upstream.versions)
     assert server.requests["/.versions.json"] == 1
-
-
-def test_an_old_document_is_answered_at_once_and_renewed_behind(
-    upstream: HttpUpstream, server: DownloadServer, downloads: Path, clock: Clock
-) -> None:
-    upstream.versions()
-    (downloads / ".versions.json").write_text('{"versions_list": ["25.12.0"]}')
-    clock.forward(FRESH_FOR + timedelta(seconds=1))
-    server.delay = timedelta(seconds=0.3)
-    assert upstream.versions().listed == ("24.10.4", "24.10.5")
-    assert eventually(lambda: upstream.versions().listed == ("25.12.0",))
 
 
 def test_an_unchanged_document_is_revalidated_not_fetched(
@@ -128,7 +116,7 @@ Answer = TypeVar("Answer")
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
     """The answer of an upstream that is merely slow, as on a busy machine."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while True:
         try:
             return ask()
@@ -138,29 +126,11 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
             time.sleep(0.02)
 
 
-def within(seconds: float, ask: Callable[[], object]) -> Unavailable:
-    """The refusal, which must come in time."""
-    started = time.monotonic()
-    with pytest.raises(Unavailable) as caught:
+def refusal_of(ask: Callable[[], object]) -> Unavailable:
+    """What the caller is told, who must not wait for upstream to the end."""
+    with sooner_than(30), pytest.raises(Unavailable) as caught:
         ask()
-    assert time.monotonic() - started < seconds
     return caught.value
-
-
-def test_many_who_ask_for_the_same_unknown_document_cause_one_request(
-    upstream: HttpUpstream, server: DownloadServer
-) -> None:
-    server.delay = timedelta(seconds=0.5)
-    gate = threading.Barrier(8)
-
-    def ask(_: int) -> object:
-        gate.wait()
-        return within(1.0, upstream.versions)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len(list(pool.map(ask, range(8)))) == 8
-    assert eventually(lambda: known(upstream))
-    assert server.requests["/.versions.json"] == 1
 
 
 def known(upstream: HttpUpstream) -> bool:
@@ -171,31 +141,14 @@ def known(upstream: HttpUpstream) -> bool:
         return False
 
 
-def test_a_document_never_seen_is_fetched_behind_and_the_asker_told_to_come_back(
-    upstream: HttpUpstream, server: DownloadServer
-) -> None:
-    server.delay = timedelta(seconds=0.5)
-    refusal = within(0.1, upstream.versions)
-    assert refusal.retry_after > 0
-    assert "being fetched" in str(refusal)
-    assert eventually(lambda: known(upstream))
-
-
-def test_who_does_not_wait_is_told_at_once(upstream: HttpUpstream, server: DownloadServer) -> None:
-    server.delay = timedelta(seconds=0.5)
-    within(0.05, lambda: upstream.targets(RELEASE, wait=False))
-    server.delay = timedelta(0)
-    assert eventually(lambda: server.requests["/releases/24.10.5/.targets.json"] == 1)
-
-
 def test_a_dead_upstream_is_asked_again_only_after_a_while_and_told_of_once(
     upstream: HttpUpstream, server: DownloadServer, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.broken = True
-    assert eventually(lambda: "answered 500" in str(within(1.0, upstream.versions)))
+    assert eventually(lambda: "answered 500" in str(refusal_of(upstream.versions)))
     asked = server.requests["/.versions.json"]
     for _ in range(20):
-        within(0.1, upstream.versions)
+        refusal_of(upstream.versions)
     assert server.requests["/.versions.json"] == asked
     assert len([record for record in caplog.records if "answered 500" in record.message]) == 1
     server.broken = False
@@ -206,7 +159,7 @@ def test_a_dead_upstream_is_asked_again_only_after_a_while_and_told_of_once(
 
 def refused_for(upstream: HttpUpstream) -> int:
     """Seconds until asking for the versions again may help."""
-    return within(1.0, upstream.versions).retry_after
+    return refusal_of(upstream.versions).retry_after
 
 
 def test_a_path_that_keeps_failing_is_asked_for_less_and_less_often(
@@ -300,19 +253,6 @@ def test_a_document_that_cannot_be_stored_is_no_failure_of_upstream(
     database.close()
 
 
-def test_a_slow_upstream_does_not_slow_down_what_was_seen(
-    upstream: HttpUpstream, server: DownloadServer, clock: Clock
-) -> None:
-    upstream.versions()
-    server.delay = timedelta(seconds=2)
-    clock.forward(FRESH_FOR + timedelta(seconds=1))
-    started = time.monotonic()
-    for _ in range(100):
-        assert upstream.versions().listed == ("24.10.4", "24.10.5")
-    assert time.monotonic() - started < 0.1
-    server.delay = timedelta(0)
-
-
 @pytest.mark.parametrize("keep", [0, 20])
 def test_a_truncated_document_leaves_the_last_known_one(
     tmp_path: Path, database: Database, clock: Clock, keep: int
@@ -373,7 +313,7 @@ def test_a_document_that_is_not_what_it_should_be_is_the_worlds_fault(
 
 def test_nobody_listening_is_a_sentence(database: Database, clock: Clock) -> None:
     upstream = reading("http://127.0.0.1:9", database, clock)
-    assert eventually(lambda: "http://127.0.0.1:9 does not answer" in str(within(1.0, upstream.versions)))
+    assert eventually(lambda: "http://127.0.0.1:9 does not answer" in str(refusal_of(upstream.versions)))
     upstream.close()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from asu_builder.adapters.database import Database
+from asu_builder.adapters.lenient import Notes
 from asu_builder.adapters.upstream import HttpUpstream
 from asu_builder.adapters.upstream_documents import FRESH_FOR
+from asu_builder.adapters.upstream_formats import parse_overview
 from asu_builder.adapters.upstream_memory import size_of
-from asu_builder.adapters.upstream_profiles import parse_overview
 from asu_builder.domain.device_search import Device
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.domain.release import parse_release
@@ -161,7 +162,7 @@ def test_2500_devices_take_less_than_a_megabyte_and_no_more_than_is_counted(
     write(downloads, OVERVIEW, {"profiles": profiles})
     body = (downloads / OVERVIEW).read_bytes()
     tracemalloc.start()
-    devices = parse_overview(body)
+    devices = parse_overview(body, Notes())
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(devices) == 2500

@@ -22,6 +22,7 @@ def written(folder: Path, *, user: bool) -> Path:
 
 
 @pytest.mark.parametrize("user", [False, True])
+@pytest.mark.process
 def test_systemd_finds_no_fault_with_the_units(tmp_path: Path, user: bool) -> None:
     require_tool("systemd", "systemd-analyze")
     service = written(tmp_path, user=user)
@@ -34,6 +35,7 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path: Path, user: bool) -> No
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@pytest.mark.process
 def test_the_system_unit_leaves_little_to_attack(tmp_path: Path) -> None:
     require_tool("systemd", "systemd-analyze")
     written(tmp_path, user=False)

@@ -1,11 +1,11 @@
 import threading
-from time import monotonic
 
 from asu_builder.doctor.checks import CHECKS, NAMES, Check
 from asu_builder.doctor.examination import examine, is_healthy
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.diagnosis import Finding, Grade, doubtful, well, worst, wrong
 from asu_builder.settings.survey import survey_settings
+from factories import sooner_than
 
 
 def a_scene() -> Scene:
@@ -16,7 +16,7 @@ def test_findings_come_in_the_order_of_the_checks_whoever_is_first() -> None:
     second_has_run = threading.Event()
 
     def first(_: Scene) -> Finding:
-        assert second_has_run.wait(10)
+        assert second_has_run.wait(60)
         return well("first")
 
     def second(_: Scene) -> Finding:
@@ -32,13 +32,12 @@ def test_findings_come_in_the_order_of_the_checks_whoever_is_first() -> None:
 
 def test_a_check_that_hangs_costs_its_deadline_and_says_what_to_do() -> None:
     def hangs(_: Scene) -> Finding:
-        threading.Event().wait(20)
+        threading.Event().wait(60)
         return well("late")
 
-    began = monotonic()
     checks = (Check("hung", "", hangs, 0.2, "Restart it."), Check("well", "", lambda _: well("here")))
-    hung, healthy = examine(a_scene(), checks)
-    assert monotonic() - began < 10
+    with sooner_than(30):
+        hung, healthy = examine(a_scene(), checks)
     assert (hung.grade, hung.remedy) == (Grade.WRONG, "Restart it.")
     assert healthy.sentence == "here"
 

@@ -18,10 +18,10 @@ def test_every_state_has_its_steps_and_three_are_final() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Keeping(timedelta(days=1), timedelta(days=7))),
+        ({}, Keeping(timedelta(days=1), timedelta(days=1))),
         ({"packages_versions": {"vim": "1"}}, Keeping(timedelta(days=7))),
         ({"packages_versions": {"vim": "1"}, "defaults": "wifi password"}, Keeping(timedelta(minutes=30))),
-        ({"defaults": "wifi password"}, Keeping(timedelta(minutes=30), timedelta(days=7))),
+        ({"defaults": "wifi password"}, Keeping(timedelta(minutes=30), timedelta(days=1))),
     ],
 )
 def test_images_with_a_private_script_are_kept_shortest(

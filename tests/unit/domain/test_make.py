@@ -1,3 +1,5 @@
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,10 +107,66 @@ def test_the_last_gate_lets_only_plain_names_through(text: str) -> None:
         {"extra_name": "A"},
         {"extra_name": "a/b"},
         {"files": "$(id)"},
-        {"filesystem": "zfs"},
+        {"filesystem": "zfs;id"},
     ],
 )
 def test_paths_and_options_of_our_own_are_checked_too(changes: dict[str, str]) -> None:
     arguments = {"bin_dir": "/builder/out", "extra_name": "abc"} | changes
     with pytest.raises(BuildFailed):
         make.image_arguments("generic", (), **arguments)  # type: ignore[arg-type]
+
+
+def expanded(text: str) -> list[str]:
+    """The words that a shell makes of unquoted text, in a directory with one file."""
+    command = f"for word in {text}; do printf '%s\\n' \"$word\"; done"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=30)
+    return ran.stdout.splitlines()
+
+
+UPSTREAMS = ["base-files", "~trusted-firmware-a-acme", "~root", "-ppp", "-~rcw", "kmod-ppfe"]
+HOSTILE = [
+    "~",
+    "~~root",
+    "--root",
+    "~/x",
+    "~+",
+    "$(touch_x)",
+    "`x`",
+    "a*b",
+    "x;y",
+    "!vim",
+    "a@b",
+    "~-1",
+    "ä",
+    "a\x00",
+]
+
+
+def test_names_of_upstream_pass_with_one_tilde_and_nothing_else() -> None:
+    info = make.parse_info(INFO.replace("base-files dropbear", " ".join([*UPSTREAMS, *HOSTILE])))
+    assert info.default_packages == (*UPSTREAMS, "kmod-pico-led")
+    assert info.odd_packages == tuple(HOSTILE)
+
+
+@pytest.mark.process
+def test_what_is_removed_of_upstreams_names_reaches_make_and_no_shell_changes_it() -> None:
+    """Case 08: "the removal is passed on or left out with a warning, never a 500"."""
+    removals = [f"-{name}" for name in UPSTREAMS if not name.startswith("-")]
+    for arguments in (
+        make.manifest_arguments("acme_widget-5", removals),
+        make.image_arguments("acme_widget-5", removals, bin_dir="/b", extra_name="x"),
+    ):
+        (packages,) = (argument for argument in arguments if argument.startswith("PACKAGES="))
+        listed = packages.removeprefix("PACKAGES=")
+        assert expanded(listed) == removals
+
+
+@pytest.mark.parametrize(
+    "name", [*HOSTILE, "~root", "~trusted-firmware-a-acme", "-~", "-~~x", "-~/x", "-~-x"]
+)
+@pytest.mark.process
+def test_no_other_name_with_a_tilde_reaches_make(name: str) -> None:
+    """By itself `~root` is a directory for a shell."""
+    assert expanded("~root") != ["~root"]
+    with pytest.raises(BuildFailed):
+        make.manifest_arguments("acme_widget-5", [name])

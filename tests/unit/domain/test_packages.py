@@ -1,26 +1,8 @@
 import pytest
 
 from asu_builder.domain import packages
-from asu_builder.domain.errors import BuildFailed
-from factories import TRANSCRIPTS, a_request
-
-
-def test_versions_must_be_those_that_were_shown() -> None:
-    packages.require_versions(
-        a_request(packages_versions={"vim": "1", "-ppp": ""}), {"vim": "1", "libc": "2"}
-    )
-    with pytest.raises(BuildFailed, match="Impossible package selection: vim not in manifest"):
-        packages.require_versions(a_request(packages_versions={"vim": "1"}), {})
-    with pytest.raises(BuildFailed, match=r"vim version not as requested: 1 vs\. 2"):
-        packages.require_versions(a_request(packages_versions={"vim": "1"}), {"vim": "2"})
-
-
-def test_a_name_that_a_rule_renamed_or_removed_needs_no_version_any_more() -> None:
-    request = a_request(packages_versions={"auc": "1", "vim": "2"})
-    packages.require_versions(request, {"owut": "3", "vim": "2"}, released={"auc"})
-    with pytest.raises(BuildFailed, match="auc not in manifest"):
-        packages.require_versions(request, {"owut": "3", "vim": "2"})
-
+from asu_builder.domain.downloads import repository_problems, undelivered_packages
+from factories import TRANSCRIPTS
 
 RECORDED = {
     "24.10-x86-64/manifest-missing": "missing (no-such-package, other-missing)",
@@ -58,7 +40,8 @@ def test_no_recorded_success_and_no_other_failure_is_taken_for_a_selection_probl
     assert len(others) >= 6
     for path in others:
         assert not packages.explain_selection(path.read_text()), path.name
-        assert packages.unreachable_repositories(path.read_text()) == ()
+        assert repository_problems(path.read_text()) == ()
+        assert undelivered_packages(path.read_text()) == {}
 
 
 TOO_BIG = {
@@ -79,25 +62,6 @@ def test_every_recorded_wording_of_too_big_is_recognised(name: str, expected: st
     assert sentence is not None
     assert sentence.startswith("Error: Selected packages exceed device storage")
     assert expected in sentence
-
-
-APK_DOWN = """WARNING: updating and opening https://downloads.example.org/x/packages.adb: network error
-WARNING: opening https://downloads.example.org/y/packages.adb: temporary error (try again later)
-WARNING: opening https://other.example.org/z/packages.adb: UNTRUSTED signature
-WARNING: opening /builder/packages/packages.adb: No such file or directory
-ERROR: unable to select packages:
-  vim (no such package):
-    required by: world[vim]
-"""
-OPKG_DOWN = "*** Failed to download the package list from https://downloads.example.org/x/Packages.gz\n"
-
-
-def test_a_repository_that_does_not_answer_is_found_and_one_that_is_untrusted_is_not() -> None:
-    assert packages.unreachable_repositories(APK_DOWN) == (
-        "https://downloads.example.org/x/packages.adb",
-        "https://downloads.example.org/y/packages.adb",
-    )
-    assert packages.unreachable_repositories(OPKG_DOWN) == ("https://downloads.example.org/x/Packages.gz",)
 
 
 @pytest.mark.parametrize("folder", ["24.10-x86-64", "25.12-ath79-generic"])

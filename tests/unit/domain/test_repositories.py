@@ -74,6 +74,18 @@ def test_opkg_replace_keeps_the_local_index_and_the_signature_check() -> None:
     ]
 
 
+def test_a_name_that_is_taken_gets_a_number() -> None:
+    """opkg skips a second `src` of a name, and a build would go without the repository asked for."""
+    present = "#src/gz free https://a.example/f\nsrc/gz core https://a.example/core\n\tsrc  core_2  file:x\n"
+    extra = {name: f"https://example.org/{name}" for name in ("core", "core_2", "core_3", "free", "option")}
+    lines = render_repositories(present, extra, mode="append", file=OPKG).splitlines()
+    names = [line.split()[1] for line in lines if line.strip().startswith("src")]
+    assert names == ["core", "core_2", "core_3", "core_2_2", "core_3_2", "free", "option", "imagebuilder"]
+    assert [line.rpartition("/")[2] for line in lines if "example.org" in line] == sorted(extra)
+    replaced = render_repositories(present, extra, mode="replace", file=OPKG)
+    assert all(f"src/gz {name} {url}\n" in replaced for name, url in extra.items())
+
+
 def test_apk_lists_bare_addresses() -> None:
     present = "https://a.example/core/packages.adb\n"
     extra = {"mine": "https://example.org/mine/packages.adb"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asu_builder.domain.errors import RequestMalformed
@@ -44,7 +44,6 @@ def meaning(request: BuildRequest) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-@settings(max_examples=400)
 @given(requests, requests)
 def test_two_requests_share_a_hash_exactly_when_they_mean_the_same(
     first: BuildRequest, second: BuildRequest
@@ -130,25 +129,25 @@ def test_no_dangerous_character_gets_into_a_request(field: str, text: str) -> No
     if field == "version_code" and text in ("~a", "--x"):
         return  # a revision may hold these; it is compared and never given to make
     value: Any = (text,) if field == "packages" else f"{text}/nine" if field == "target" else text
-    with pytest.raises(RequestMalformed, match=rf"^{field}: expected "):
+    with pytest.raises(RequestMalformed, match=rf"^{field}(\[.*\])?: .*expected "):
         a_request(**{field: value})
 
 
 @pytest.mark.parametrize("text", DANGEROUS)
 def test_no_dangerous_character_gets_into_names_or_addresses_of_repositories(text: str) -> None:
-    with pytest.raises(RequestMalformed, match=r"^repositories: expected "):
+    with pytest.raises(RequestMalformed, match=r"^repositories(\[.*\])?: .*expected "):
         a_request(repositories={text: "https://example.org/x"})
     if text not in ("%", "~a", "a=b", "@a", "--x"):
-        with pytest.raises(RequestMalformed, match=r"^repositories: expected "):
+        with pytest.raises(RequestMalformed, match=r"^repositories(\[.*\])?: .*expected "):
             a_request(repositories={"x": f"https://example.org/{text}"})
 
 
 @pytest.mark.parametrize("text", DANGEROUS)
 def test_no_dangerous_character_gets_into_packages_versions(text: str) -> None:
-    with pytest.raises(RequestMalformed, match=r"^packages_versions: expected "):
+    with pytest.raises(RequestMalformed, match=r"^packages_versions(\[.*\])?: .*expected "):
         a_request(packages_versions={text: "1"})
     if text not in ("~a", "a=b", "--x"):
-        with pytest.raises(RequestMalformed, match=r"^packages_versions: expected "):
+        with pytest.raises(RequestMalformed, match=r"^packages_versions(\[.*\])?: .*expected "):
             a_request(packages_versions={"vim": text})
 
 
@@ -165,7 +164,7 @@ def test_no_dangerous_character_gets_into_packages_versions(text: str) -> None:
     ],
 )
 def test_values_out_of_bounds_are_refused_with_the_name_of_the_field(field: str, value: Any) -> None:
-    with pytest.raises(RequestMalformed, match=rf"^{field}: expected "):
+    with pytest.raises(RequestMalformed, match=rf"^{field}(\[.*\])?: .*expected "):
         a_request(**{field: value})
 
 

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from package_changes.rules import Context
@@ -48,21 +48,18 @@ def contexts(draw: st.DrawFn) -> Context:
     )
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_applying_twice_is_applying_once(context: Context) -> None:
     once = RULES.apply(context).packages
     assert RULES.apply(replace(context, packages=once)).packages == once
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_no_package_is_named_twice(context: Context) -> None:
     packages = RULES.apply(context).packages
     assert len(packages) == len(set(packages))
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_untouched_packages_stay_in_order_and_all_of_them(context: Context) -> None:
     selection = RULES.apply(context)
@@ -72,7 +69,6 @@ def test_untouched_packages_stay_in_order_and_all_of_them(context: Context) -> N
     assert not any(name.removeprefix("-") in UNTOUCHED for name in selection.released)
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_nothing_appears_that_no_rule_and_no_default_explains(context: Context) -> None:
     selection = RULES.apply(context)
@@ -84,7 +80,6 @@ def test_nothing_appears_that_no_rule_and_no_default_explains(context: Context) 
     assert set(selection.missing_defaults) <= set(context.default_packages)
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_what_a_device_needs_is_there_whatever_the_request_says(context: Context) -> None:
     selection = RULES.apply(context)
@@ -100,7 +95,6 @@ def test_what_a_device_needs_is_there_whatever_the_request_says(context: Context
     assert not {f"-{name}" for name in needed} & set(selection.packages)
 
 
-@settings(max_examples=400, deadline=None)
 @given(contexts())
 def test_unused_defaults_leave_in_front_and_sorted(context: Context) -> None:
     selection = RULES.apply(context)

@@ -1,10 +1,10 @@
 import logging
 import os
-import time
 from pathlib import Path
 
 import pytest
 
+from factories import eventually
 from package_changes.watch import BUILT_IN, RulesFile
 from rules_text import HEAD, HEAD_LINES, a_rule
 
@@ -133,9 +133,6 @@ def test_watching_takes_a_change_over_by_itself(path: Path) -> None:
     file.start()
     try:
         path.write_text(BETTER)
-        until = time.monotonic() + 20
-        while file.current().count == 1 and time.monotonic() < until:
-            time.sleep(0.05)
-        assert file.current().count == 2
+        assert eventually(lambda: file.current().count == 2)
     finally:
         file.stop()

@@ -1,34 +1,21 @@
 """One made-up world for all tests of the sample, and fresh copies of its ImageBuilders."""
 
-import compileall
 import os
-import py_compile
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_builder.sample.distribution import Distribution
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Distribution:
+def world(sample_world: Distribution) -> Distribution:
     """Never changed: tests that build take a copy of a tree."""
     if shutil.which("make") is None:
         _missing("make")
-    world = write_distribution(tmp_path_factory.mktemp("world"))
-    _compile_once(world)
-    return world
-
-
-def _compile_once(world: Distribution) -> None:
-    """Byte code for all copies of the same scripts: hundreds of runs start a fifth faster."""
-    scripts = [path / "scripts/miniature" for path in world.imagebuilders.glob("*/*/*")]
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    compileall.compile_dir(scripts[0], quiet=2, invalidation_mode=mode)
-    for other in scripts[1:]:
-        shutil.copytree(scripts[0] / "__pycache__", other / "__pycache__")
+    return sample_world
 
 
 @pytest.fixture

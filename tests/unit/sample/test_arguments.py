@@ -7,6 +7,8 @@ import pytest
 
 from asu_builder.sample.running import make
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 BOTH = pytest.mark.parametrize("version", ["24.10.5", "25.12.0"])
 

@@ -18,6 +18,8 @@ import pytest
 from asu_builder.sample import container, host_files
 from asu_builder.sample.distribution import Distribution, snapshot_builder
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def root_tar(world: Distribution, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,9 @@ from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.miniature import usign
 from asu_builder.sample.miniature.packages import parse_paragraphs
 from asu_builder.sample.running import make
+from yardstick import yardstick
+
+pytestmark = pytest.mark.process
 
 
 def snapshot_key(world: Distribution, version: str) -> bytes:
@@ -146,12 +149,14 @@ def test_feeds_conf_has_three_words_a_line_and_each_feed_has_a_folder(world: Dis
     assert all((folder / line.split()[1]).is_dir() for line in lines)
 
 
-def test_a_world_takes_less_than_five_seconds_and_one_epoch_gives_the_same_bytes(
+@pytest.mark.timed
+def test_a_world_takes_seconds_only_and_one_epoch_gives_the_same_bytes(
     world: Distribution, tmp_path: Path
 ) -> None:
     began = time.process_time()  # of this process: other work on the machine does not count
     again = write_distribution(tmp_path / "again")
-    assert time.process_time() - began < 5
+    # About five seconds on a quick machine.
+    assert time.process_time() - began < 600 * yardstick()
     assert _digests(again.downloads) == _digests(world.downloads)
 
 

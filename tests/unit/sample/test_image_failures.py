@@ -14,6 +14,8 @@ import pytest
 
 from asu_builder.sample.running import Run, make, root_blob
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 OPKG, APK = "24.10.5", "25.12.0"
 BOTH = pytest.mark.parametrize("version", [OPKG, APK])

@@ -12,6 +12,8 @@ import pytest
 from asu_builder.sample.miniature import trailers
 from asu_builder.sample.running import Run, make
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 OPKG, APK = "24.10.5", "25.12.0"
 BOTH = pytest.mark.parametrize("version", [OPKG, APK])

@@ -12,6 +12,8 @@ from asu_builder.sample.distribution import Distribution
 from asu_builder.sample.miniature import MARKER
 from asu_builder.sample.running import make
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 BOTH = pytest.mark.parametrize("version", ["24.10.5", "25.12.0"])
 

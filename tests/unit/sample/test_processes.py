@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from asu_builder.sample.running import command, make
+from factories import sooner_than
+
+pytestmark = pytest.mark.process
 
 Trees = Callable[..., Path]
 BOTH = pytest.mark.parametrize("version", ["24.10.5", "25.12.0"])
@@ -26,7 +29,7 @@ def test_the_second_build_in_a_directory_fails_while_the_first_one_goes_on(
         assert (second.status, second.stdout) == (2, "")
         assert "another make is running" in second.stderr
         first.terminate()
-        assert first.wait(timeout=5) != 0
+        assert first.wait(timeout=60) != 0
 
 
 @pytest.mark.parametrize("package", ["sample-slow-60", "sample-silent-hang"])
@@ -37,11 +40,10 @@ def test_a_build_dies_cleanly_on_sigterm_and_the_next_one_works(tree: Trees, pac
     ) as build:
         assert build.stdout
         _read_until(build.stdout.readline, "Building images...")
-        began = time.monotonic()
         build.send_signal(signal.SIGTERM)
-        build.stdout.read()  # ends when no process of the build holds the pipe any more
-        assert build.wait(timeout=5) != 0
-        assert time.monotonic() - began < 5
+        with sooner_than(60):
+            build.stdout.read()  # ends when no process of the build holds the pipe any more
+            assert build.wait(timeout=60) != 0
     assert make(folder, "manifest").status == 0
 
 

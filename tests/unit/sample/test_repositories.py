@@ -12,6 +12,8 @@ from asu_builder.sample.distribution import Distribution, write_distribution
 from asu_builder.sample.running import Run, make
 from asu_builder.sample.server import DownloadServer
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 OPKG, APK = "24.10.5", "25.12.0"
 BOTH = pytest.mark.parametrize("version", [OPKG, APK])

@@ -26,7 +26,7 @@ def server(tmp_path: Path) -> Iterator[DownloadServer]:
 def ask(
     server: DownloadServer, path: str, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()

@@ -13,6 +13,8 @@ from asu_builder.sample.distribution import Distribution, snapshot_builder
 from asu_builder.sample.running import make
 from asu_builder.sample.server import DownloadServer
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("version", ["SNAPSHOT", "24.10-SNAPSHOT"])
 def test_a_snapshot_container_starts_empty_and_sets_itself_up(

@@ -8,6 +8,8 @@ import pytest
 
 from asu_builder.sample.running import Run, make
 
+pytestmark = pytest.mark.process
+
 Trees = Callable[..., Path]
 _RECORDED = Path(__file__).parents[4] / "shared" / "transcripts"
 _FOLDERS = {"24.10.5": _RECORDED / "24.10-x86-64", "25.12.0": _RECORDED / "25.12-ath79-generic"}

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,15 @@ from msgspec.structs import replace
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.lenient import Notes
 from asu_builder.adapters.operations import SqlOperations
 from asu_builder.adapters.package_changes import LocalPackageChanges
 from asu_builder.adapters.retention import SqlRetention
 from asu_builder.adapters.stores import LocalStore
+from asu_builder.adapters.upstream_formats import parse_profiles_json
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.branches import Branches
-from asu_builder.domain.device_search import Device
+from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
@@ -32,7 +34,7 @@ from asu_builder.services.cancellation import Cancellation
 from asu_builder.services.catalog import Catalog, resolve_profile
 from asu_builder.services.forecast import Forecast
 from asu_builder.services.interest import Interest
-from factories import Clock, a_request, a_result
+from factories import UPSTREAM, Clock, a_request, a_result
 from noted_statistics import NotedStatistics
 
 WIDGET = TargetProfiles("r1-a", "pico_9kc", {"acme_widget-5": ("acme,widget-5", "widget5"), "acme_tiny": ()})
@@ -54,6 +56,9 @@ class KnownUpstream:
 
     revision = "r1-a"
 
+    def __init__(self) -> None:
+        self.widget = WIDGET
+
     def check(self) -> Verdict:
         return Verdict("ok", "It answers.")
 
@@ -72,7 +77,7 @@ class KnownUpstream:
         return None
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
-        described = {"pico/nine": WIDGET, "x86/64": GENERIC}.get(target)
+        described = {"pico/nine": self.widget, "x86/64": GENERIC}.get(target)
         return None if described is None else replace(described, revision=self.revision)
 
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
@@ -315,6 +320,87 @@ def test_profiles_are_found_by_device_names_and_a_lone_generic_takes_all(
     assert resolve_profile(asked, described) == profile
 
 
+SHARED = {
+    "qxwlan_e600gac-v2-16m": ("qxwlan,e600gac-v2-16m", "e600gac-v2"),
+    "qxwlan_e600gac-v2-8m": ("qxwlan,e600gac-v2-8m", "e600gac-v2"),
+    "cudy_wr1300-v1": ("cudy,wr1300-v1", "cudy,wr1300"),
+    "cudy_wr1300-v2": ("cudy,wr1300-v2", "cudy,wr1300"),
+    "cudy_wr1300-v3": ("cudy,wr1300-v3", "cudy,wr1300", "R30"),
+    "cudy_x6-v2": ("cudy,x6-v2", "R30"),
+    "acme_new": ("acme,board", "acme,former"),
+    "acme_newer": ("acme,newer", "acme,board"),
+    "acme_twin-a": ("acme,twin", "acme,twin-a"),
+    "acme_twin-b": ("acme,twin", "acme,twin-b"),
+    "acme_former": ("acme,former-1",),
+    "acme_alone": ("acme,alone-1", "only-mine"),
+}
+"""Board names of the kinds that real metadata has."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "profile"),
+    [
+        ("acme_former", "acme_former"),
+        ("acme,former", "acme_former"),
+        ("acme,board", "acme_new"),
+        ("only-mine", "acme_alone"),
+        ("cudy,wr1300-v2", "cudy_wr1300-v2"),
+    ],
+)
+def test_an_id_and_then_a_profiles_own_name_go_before_former_names(asked: str, profile: str) -> None:
+    assert resolve_profile(asked, TargetProfiles("r1-a", "mips", SHARED)) == profile
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("e600gac-v2", {"qxwlan_e600gac-v2-16m", "qxwlan_e600gac-v2-8m"}),
+        ("cudy_wr1300", {"cudy_wr1300-v1", "cudy_wr1300-v2", "cudy_wr1300-v3"}),
+        ("cudy,wr1300", {"cudy_wr1300-v1", "cudy_wr1300-v2", "cudy_wr1300-v3"}),
+        ("R30", {"cudy_wr1300-v3", "cudy_x6-v2"}),
+        ("acme,twin", {"acme_twin-a", "acme_twin-b"}),
+    ],
+)
+def test_a_name_of_several_profiles_is_refused_with_all_of_them(
+    house: House, asked: str, meant: set[str]
+) -> None:
+    """Case 17: "400 that lists the profiles with their titles; nothing built"."""
+    titles = {name: (Title(f"Title of {name}"),) for name in SHARED}
+    house.upstream.widget = TargetProfiles("r1-a", "mips", SHARED, titles=titles)
+    with pytest.raises(RequestRejected) as refusal:
+        house.builds.submit(Ask(a_request(profile=asked.replace(",", "_"))))
+    named = {name for name in SHARED if f"{name} (Title of {name})" in str(refusal.value)}
+    assert named == meant
+    assert "Send one of their ids" in str(refusal.value)
+    assert house.queue.pending() == 0
+
+
+def test_each_name_of_real_metadata_means_one_profile_or_is_refused_with_those_that_have_it() -> None:
+    path = UPSTREAM / "releases/25.12.0/targets/ath79/generic/profiles.json"
+    if not path.exists():
+        pytest.skip("no recorded upstream metadata here")
+    described = parse_profiles_json(path.read_bytes(), Notes())
+    for profile, devices in described.profiles.items():
+        assert resolve_profile(profile, described) == profile
+        for device in devices:
+            having = {
+                name
+                for name, others in described.profiles.items()
+                if device in others or name == device.replace(",", "_")
+            }
+            try:
+                assert resolve_profile(device, described) in having
+            except RequestRejected as refusal:
+                assert len(having) > 1
+                assert all(name in str(refusal) for name in having)
+
+
+def test_an_architecture_that_a_target_does_not_tell_is_that_of_the_list(house: House) -> None:
+    house.upstream.widget = replace(WIDGET, architecture="")
+    repositories = {"ok": "https://example.org/24.10.5/24.10/pico-nine/pico_9kc"}
+    assert house.builds.submit(Ask(a_request(repositories=repositories))).position == 0
+
+
 FIRST, OTHER = Asker("192.0.2.1"), Asker("192.0.2.2")
 OPERATOR = Asker("alice", Token("alice", "d" * 64, frozenset({Right.OPERATE})))
 
@@ -407,3 +493,76 @@ def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
         assert not house.queue.give_up_idle(patience, keep_failure_for=timedelta(hours=1), now=house.clock())
     house.clock.forward(timedelta(minutes=31))
     assert house.queue.give_up_idle(patience, keep_failure_for=timedelta(hours=1), now=house.clock())
+
+
+def test_a_bug_met_by_one_request_is_answered_to_that_one_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is met: while it is prepared, while it is entered, or when it is welcomed."""
+    asked = [Ask(a_request(packages=(name,))) for name in ("a", "trap", "b")]
+    resolve = house.builds._catalog.resolve
+
+    def resolve_badly(request: Any) -> Any:
+        if "trap" in request.packages:
+            raise RuntimeError("a bug")
+        return resolve(request)
+
+    monkeypatch.setattr(house.builds._catalog, "resolve", resolve_badly)
+    kinds = [type(answer) for answer in house.builds.submit_all(asked)]
+    assert kinds == [BuildView, RuntimeError, BuildView]
+    monkeypatch.undo()
+
+    submit_all = house.queue.submit_all
+
+    def enter_badly(submissions: Any, **rest: Any) -> Any:
+        if any("trap" in submission.request.packages for submission in submissions):
+            raise RuntimeError("a bug")
+        return submit_all(submissions, **rest)
+
+    monkeypatch.setattr(house.queue, "submit_all", enter_badly)
+    kinds = [type(answer) for answer in house.builds.submit_all(asked)]
+    assert kinds == [BuildView, RuntimeError, BuildView]
+
+
+def test_a_store_that_was_deleted_is_not_called_full(house: House) -> None:
+    (house.root / "store").rmdir()
+    with pytest.raises(Unavailable) as refusal:
+        house.builds.submit(Ask(a_request()))
+    assert "full" not in str(refusal.value)
+    assert "store" in str(refusal.value)
+
+
+def test_nobody_waits_for_a_disk_within_a_transaction(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[bool] = []
+    room, writing = house.store.room, house.database._writing
+
+    def look() -> int:
+        locked.append(writing.locked())
+        return room()
+
+    monkeypatch.setattr(house.store, "room", look)
+    house.builds.submit(Ask(a_request()))
+    name = house.complete_next()
+    ledger = SqlRetention(house.database)
+
+    def remove(confirm: Callable[[], bool]) -> bool:
+        locked.append(writing.locked())
+        return house.store.remove(name, confirm=confirm)
+
+    assert ledger.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert not house.store.holds(name)
+    assert locked == [False, False]
+
+
+def test_images_stay_whose_request_was_asked_for_again_meanwhile(house: House) -> None:
+    house.builds.submit(Ask(a_request()))
+    name = house.complete_next()
+    ledger = SqlRetention(house.database)
+
+    def remove(confirm: Callable[[], bool]) -> bool:
+        house.operations.purge(name, now=house.clock())
+        house.builds.submit(Ask(a_request()))
+        return house.store.remove(name, confirm=confirm)
+
+    assert not ledger.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert house.store.holds(name)

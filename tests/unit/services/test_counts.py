@@ -2,18 +2,26 @@
 
 import threading
 
+from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.services.counts import EventCounts
 
 
-def test_events_are_counted_by_kind_and_failures_by_reason() -> None:
+def test_events_are_counted_by_kind_and_failures_by_reason_and_side() -> None:
     counts = EventCounts()
     counts.note("completed", "")
     counts.note("failed", "too_big")
     counts.note("failed", "too_big")
     counts.note("failed", "internal")
-    assert counts.of("completed") == 1
-    assert counts.of("failed", "too_big") == 2
-    assert counts.of("failed", "deadline") == 0
+    counts.note("failed", "no_images", "user")
+    counts.note("failed", "no_images")
+    counts.note("failed", "of another version")
+    assert (counts.of("completed"), counts.of("failed"), counts.of("cancelled")) == (1, 6, 0)
+    failures = counts.failures()
+    assert failures[FailureReason.TOO_BIG, Side.USER] == 2
+    assert failures[FailureReason.NO_IMAGES, Side.USER] == 1
+    assert failures[FailureReason.NO_IMAGES, Side.INFRASTRUCTURE] == 1
+    assert failures[FailureReason.DEADLINE, Side.INFRASTRUCTURE] == 0
+    assert sum(failures.values()) == 5
 
 
 def test_many_threads_lose_no_event() -> None:

@@ -43,3 +43,33 @@ def test_many_threads_count_together() -> None:
     for thread in threads:
         thread.join()
     assert durations.stages()[Stage.INIT].count == 8000
+
+
+QUIET = {
+    Stage.VALIDATE_REVISION: (0.36, 0.4),
+    Stage.VALIDATE_MANIFEST: (2.2, 2.9),
+    Stage.BUILDING_IMAGE: (6.5, 17.7),
+}
+
+
+@pytest.mark.parametrize("stage", QUIET)
+def test_the_stages_of_a_quiet_build_fall_into_narrow_buckets_of_their_own(stage: Stage) -> None:
+    """Facts §9: quiet times on two cores: ath79 info 0.36 s, manifest 2.2 s, image 6.5 s; x86/64 0.4, 2.9,
+    17.7 s. A build that becomes twice as slow must be seen to."""
+
+    def bucket(seconds: float) -> float:
+        durations = Durations()
+        durations.observe(stage, seconds)
+        histogram = durations.stages()[stage]
+        return next(
+            bound for bound, count in zip(histogram.bounds, histogram.cumulative, strict=True) if count
+        )
+
+    for seconds in QUIET[stage]:
+        assert bucket(seconds) < bucket(2.5 * seconds), seconds
+        assert all(
+            bucket(seconds) != bucket(other)
+            for others in QUIET.values()
+            if others is not QUIET[stage]
+            for other in others
+        )

@@ -15,7 +15,7 @@ from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.domain.job import BuildFailure, JobState, Keeping
 from asu_builder.ports import Container, ContainerSpec, Patience, Verdict
 from asu_builder.services.housekeeping import GRACE, Collection, Housekeeping, KeepingOptions
-from factories import Clock, a_result, a_submission
+from factories import Clock, a_result, a_submission, eventually
 from noted_statistics import NotedStatistics
 
 HOUR = timedelta(hours=1)
@@ -40,6 +40,9 @@ class LabelsOnly:
 
     def check_registry(self) -> Verdict:
         return Verdict("ok", "fine")
+
+    def close(self) -> bool:
+        raise AssertionError("housekeeping has opened nothing")
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         if self.is_down:
@@ -388,12 +391,20 @@ def test_a_look_at_many_results_rests_in_between_and_is_cut_off_by_a_stop(
     for name in lost:
         home.store.remove(name)
     unhurried = home.with_budget(0, rest=HOUR)
-    look = threading.Thread(target=unhurried.reconcile)
+    looked_at: list[str] = []
+    holds = home.store.holds
+
+    def noted(name: str) -> bool:
+        looked_at.append(name)
+        return holds(name)
+
+    monkeypatch.setattr(home.store, "holds", noted)
+    look = threading.Thread(target=unhurried.reconcile, daemon=True)
     look.start()
-    look.join(0.3)
+    assert eventually(lambda: looked_at == lost[:1])
     assert look.is_alive()
     unhurried.stop()
-    look.join(10)
+    look.join(60)
     assert not look.is_alive()
     assert [home.queue.find(name, now=home.clock()) is None for name in lost] == [True, False]
     assert home.housekeeping.reconcile().expired == [lost[1]]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from asu_builder.domain.errors import BuildFailed, FailureReason
+from asu_builder.domain.built import MAX_BYTES
+from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason
 from asu_builder.services.images import describe_images
 from factories import a_request
 
@@ -92,6 +93,24 @@ def test_another_version_than_asked_for_is_a_failure(tmp_path: Path) -> None:
         describe_images(tmp_path, a_request(version="24.10.4"))
 
 
+def test_a_branch_with_numbers_of_its_own_may_tell_any_version(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    description, images = describe_images(tmp_path, a_request(version="24.10.4"), own_numbering=True)
+    assert (description["version_number"], len(images)) == ("24.10.5", 1)
+
+
+def test_a_profiles_json_is_read_up_to_a_mebibyte(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    path = tmp_path / "profiles.json"
+    path.write_bytes(path.read_bytes().ljust(MAX_BYTES))
+    assert describe_images(tmp_path, a_request())[1]
+    path.write_bytes(path.read_bytes() + b" ")
+    assert (failure(tmp_path).reason, failure(tmp_path).detail) == (
+        FailureReason.INCOMPLETE_OUTPUT,
+        "Error: JSON file too big",
+    )
+
+
 def test_no_image_a_missing_one_and_a_changed_one_are_failures(tmp_path: Path) -> None:
     write(tmp_path, {})
     assert failure(tmp_path).reason is FailureReason.NO_IMAGES
@@ -109,3 +128,31 @@ def test_a_listed_name_never_leads_elsewhere(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.bin").write_bytes(b"one")
     write(directory, {}, images=[{"name": name, "type": "x"}])
     assert failure(directory).reason is FailureReason.INCOMPLETE_OUTPUT
+
+
+def test_a_file_that_is_listed_often_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    entry = {"name": "a.bin", "type": "sysupgrade"}
+    write(tmp_path, {"a.bin": b"one"}, images=[entry] * 100)
+    pieces: list[None] = []
+    _, images = describe_images(tmp_path, a_request(), require_time=lambda: pieces.append(None))
+    assert len(images) == 1 and len(pieces) == 1
+
+
+def test_reading_images_ends_when_the_build_is_stopped(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"x" * (3 << 20)})
+    left = iter(range(2))
+
+    def require_time() -> None:
+        if next(left, None) is None:
+            raise BuildInterrupted("stopped")
+
+    with pytest.raises(BuildInterrupted):
+        describe_images(tmp_path, a_request(), require_time=require_time)
+
+
+def test_another_version_is_the_worlds(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    with pytest.raises(BuildFailed) as caught:
+        describe_images(tmp_path, a_request(version="24.10.4"))
+    assert caught.value.side == "infrastructure"

@@ -60,3 +60,26 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
     (tmp_path / "disk").rename(tmp_path / "store")
     operator.purge(submission.request_hash, who="alice")
     assert not store.holds(submission.request_hash)
+
+
+def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
+    database: Database, tmp_path: Path
+) -> None:
+    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    statistics, operations = NotedStatistics(), SqlOperations(database)
+    woken: list[str] = []
+    operator = Operator(
+        operations,
+        queue,
+        ledger=ledger,
+        store=LocalStore(tmp_path / "store", installation="ours", floor=0),
+        statistics=statistics,
+        cancellation=Cancellation(queue, operations, statistics=statistics, kept_for=DAY, now=clock),
+        now=clock,
+        wake=lambda: woken.append("one"),
+        wake_all=lambda: woken.append("all" if operations.paused() is None else "too early"),
+    )
+    operator.pause(who="alice")
+    assert woken == []
+    operator.resume(who="alice")
+    assert woken == ["all"]

@@ -4,21 +4,25 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asu_builder.adapters.build_log import SqlBuildLog
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.jobs import SqlJobQueue
+from asu_builder.adapters.operations import SqlOperations
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
     EngineUnavailable,
     FailureReason,
     RegistryUnavailable,
+    Side,
     Unavailable,
+    deadline_passed,
 )
-from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Retention, Stage
+from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import Heard, Verdict
 from asu_builder.services.durations import Durations
@@ -26,7 +30,7 @@ from asu_builder.services.health import Health
 from asu_builder.services.outcomes import ALONE, RETRY_DELAYS, STEP_ASIDE
 from asu_builder.services.recording import Recorder
 from asu_builder.services.worker import LEASE, WorkerOptions, Workers
-from factories import Clock, a_result, a_submission, eventually
+from factories import Clock, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
 
 RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
@@ -131,7 +135,7 @@ def fail(error: Exception) -> Callable[[Job, threading.Event], BuildResult]:
 def test_a_submitted_job_wakes_an_idle_worker_at_once(shop: Shop) -> None:
     shop.workers.start()
     job = shop.submit()
-    assert eventually(lambda: shop.state(job) is JobState.COMPLETED, seconds=3)
+    assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
     assert shop.statistics.events == [("completed", "owut/2026.1", "")]
     assert shop.script.labels == [{"asu.job": str(job.id), "asu.attempt": "1"}]
 
@@ -156,7 +160,7 @@ def test_as_many_jobs_run_at_once_as_there_are_workers(shop: Shop) -> None:
     gate = threading.Barrier(4)
 
     def meet(job: Job, stop: threading.Event) -> BuildResult:
-        gate.wait(timeout=5)
+        gate.wait(timeout=60)
         return a_result()
 
     shop.script.do = meet
@@ -165,19 +169,35 @@ def test_as_many_jobs_run_at_once_as_there_are_workers(shop: Shop) -> None:
     assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))
 
 
+def test_an_outcome_that_cannot_be_recorded_ends_the_job_all_the_same(shop: Shop) -> None:
+    shop.script.do = lambda job, stop: a_result(description={"titles": "\ud800"})
+    job = shop.submit()
+    assert shop.workers.build_next("host/1")
+    assert (shop.failure(job).reason, shop.failure(job).side) == (FailureReason.INTERNAL, Side.INTERNAL)
+
+
 def test_a_users_failure_is_recorded_with_its_output_and_not_tried_again(shop: Shop) -> None:
     failure = BuildFailed(FailureReason.TOO_BIG, "Error: too big")
     failure.stdout, failure.stderr, failure.build_cmd = "out", "err", ("make",)
     shop.script.do = fail(failure)
     job = shop.submit()
     assert shop.workers.build_next("host/1")
-    assert shop.failure(job) == BuildFailure(FailureReason.TOO_BIG, "Error: too big", "out", "err", ("make",))
+    assert shop.failure(job) == BuildFailure(
+        FailureReason.TOO_BIG, "Error: too big", "out", "err", ("make",), blamed=Side.USER
+    )
     assert shop.statistics.events == [("failed", "owut/2026.1", "too_big")]
     assert not shop.workers.build_next("host/1")
 
 
 @pytest.mark.parametrize(
-    "error", [Unavailable("The disk is full"), BuildFailed(FailureReason.UPSTREAM_UNREACHABLE, "Error: down")]
+    "error",
+    [
+        Unavailable("The disk is full", plain=True),
+        BuildFailed(FailureReason.UPSTREAM_UNREACHABLE, "Error: down"),
+        BuildFailed(
+            FailureReason.IMPOSSIBLE_SELECTION, "Error: between two states", side=Side.INFRASTRUCTURE
+        ),
+    ],
 )
 def test_what_the_world_did_is_tried_again_with_growing_pauses_and_then_final(
     shop: Shop, error: Exception
@@ -190,8 +210,47 @@ def test_what_the_world_did_is_tried_again_with_growing_pauses_and_then_final(
         assert shop.state(job) is JobState.PENDING
         shop.clock.forward(delay)
     assert shop.workers.build_next("host/1")
-    assert shop.failure(job).reason.fault == "world"
+    assert (shop.failure(job).side, shop.failure(job).fault) == (Side.INFRASTRUCTURE, "world")
+    assert str(error).removeprefix("Error: ") in shop.failure(job).detail
+    assert shop.statistics.sides == [Side.INFRASTRUCTURE]
     assert len(shop.script.built) == len(RETRY_DELAYS) + 1
+
+
+NEVER_RETRIED = ("imagebuilder_missing", "deadline")
+"""Another try costs too much, or surely ends in the same way for hours."""
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("reason", FailureReason)
+def test_the_worker_tries_again_by_itself_what_infrastructure_did(
+    shop: Shop, reason: FailureReason, side: Side
+) -> None:
+    shop.script.do = fail(BuildFailed(reason, "Error: x", side=side))
+    job = shop.submit()
+    assert shop.workers.build_next("host/1")
+    retried = side is Side.INFRASTRUCTURE and reason not in NEVER_RETRIED
+    assert shop.state(job) is (JobState.PENDING if retried else JobState.FAILED)
+    if not retried:
+        assert (shop.failure(job).reason, shop.failure(job).side) == (reason, side)
+        shop.clock.forward(RETRY_DELAYS[-1])
+        assert not shop.workers.build_next("host/1")
+
+
+def test_a_deadline_is_infrastructures_says_to_try_again_and_costs_one_try(shop: Shop) -> None:
+    shop.script.do = fail(deadline_passed(timedelta(minutes=10)))
+    job = shop.submit()
+    assert shop.workers.build_next("host/1")
+    failure = shop.failure(job)
+    assert (failure.reason, failure.side) == (FailureReason.DEADLINE, Side.INFRASTRUCTURE)
+    assert "within 10 minutes" in failure.detail and "Try again in a minute" in failure.detail
+    assert shop.submit().id == job.id
+    assert not shop.workers.build_next("host/1")
+    shop.clock.forward(COOL_DOWN)
+    again = shop.submit()
+    assert again.id != job.id
+    shop.script.do = lambda job, stop: a_result()
+    assert shop.workers.build_next("host/1")
+    assert shop.state(again) is JobState.COMPLETED
 
 
 def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_is_back(shop: Shop) -> None:
@@ -204,7 +263,7 @@ def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_i
         assert (report.can_build, report.verdicts["engine"].sentence) == (False, "Podman does not answer")
         shop.clock.forward(timedelta(minutes=1))
     shop.workers.start()
-    assert not eventually(lambda: shop.state(job) is not JobState.PENDING, seconds=0.3)
+    assert never(lambda: shop.state(job) is not JobState.PENDING, seconds=0.3)
     shop.script.do = lambda job, stop: a_result()
     shop.health.look()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
@@ -235,7 +294,7 @@ def test_a_job_on_which_alone_the_engine_fails_lets_others_go_first_and_fails_in
     failure = shop.failure(poison)
     assert failure.reason is FailureReason.WORLD_UNAVAILABLE
     assert failure.detail.startswith(
-        f"Error: Podman started nothing. That happened {ALONE} times to this build"
+        f"Error: {EngineUnavailable.told} That happened {ALONE} times to this build"
     )
     assert shop.statistics.events[-1] == ("failed", "owut/2026.1", "world_unavailable")
     assert not shop.workers.build_next("host/1")
@@ -287,7 +346,7 @@ def test_a_bug_of_ours_ends_the_job_with_a_fixed_sentence_and_not_the_worker(sho
 
 def test_stopping_gives_running_jobs_back_uncounted(shop: Shop) -> None:
     def wait(job: Job, stop: threading.Event) -> BuildResult:
-        assert stop.wait(10)
+        assert stop.wait(60)
         raise BuildInterrupted
 
     shop.script.do = wait
@@ -304,7 +363,7 @@ def test_draining_lets_running_builds_end_and_takes_no_more(shop: Shop) -> None:
     done = threading.Event()
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
-        assert done.wait(10)
+        assert done.wait(60)
         return a_result()
 
     shop.script.do = wait
@@ -320,7 +379,7 @@ def test_draining_lets_running_builds_end_and_takes_no_more(shop: Shop) -> None:
 
 def test_draining_waits_no_longer_than_its_grace_or_until_it_is_stopped(shop: Shop) -> None:
     def wait(job: Job, stop: threading.Event) -> BuildResult:
-        assert stop.wait(10)
+        assert stop.wait(60)
         raise BuildInterrupted
 
     shop.script.do = wait
@@ -332,7 +391,7 @@ def test_draining_waits_no_longer_than_its_grace_or_until_it_is_stopped(shop: Sh
     draining = threading.Thread(target=shop.workers.drain, args=(timedelta(seconds=60),))
     draining.start()
     shop.workers.stop()
-    draining.join(5)
+    draining.join(60)
     assert not draining.is_alive()
     assert shop.state(job) is JobState.PENDING
 
@@ -344,7 +403,7 @@ def test_a_build_that_hangs_is_given_back_and_does_not_hold_up_the_stop(
     hangs = threading.Event()
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
-        hangs.wait(20)
+        hangs.wait(60)
         raise BuildInterrupted
 
     shop.script.do = wait
@@ -356,26 +415,26 @@ def test_a_build_that_hangs_is_given_back_and_does_not_hold_up_the_stop(
     hangs.set()
 
 
-def test_a_cancelled_build_is_stopped_within_two_seconds(shop: Shop) -> None:
+def test_a_cancelled_build_is_stopped(shop: Shop) -> None:
     began, stopped = threading.Event(), threading.Event()
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
         began.set()
-        assert stop.wait(10)
+        assert stop.wait(60)
         stopped.set()
         raise BuildInterrupted
 
     shop.script.do = wait
     job = shop.submit()
     shop.workers.start()
-    assert began.wait(10)
+    assert began.wait(60)
     assert shop.queue.cancel(job.id, keep_for=timedelta(hours=1), now=shop.clock())
-    assert stopped.wait(2)
+    assert stopped.wait(60)
     assert shop.state(job) is JobState.CANCELLED
 
 
 def test_a_world_failure_that_is_final_tells_what_was_tried(shop: Shop) -> None:
-    shop.script.do = fail(Unavailable("The disk is full"))
+    shop.script.do = fail(Unavailable("The disk is full", plain=True))
     job = shop.submit()
     for _ in range(len(RETRY_DELAYS) + 1):
         assert shop.workers.build_next("host/1")
@@ -390,14 +449,14 @@ def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Sh
     def wait(job: Job, stop: threading.Event) -> BuildResult:
         if not lost.is_set():
             lost.set()
-            assert stop.wait(10)
+            assert stop.wait(60)
             raise BuildInterrupted
         return a_result()
 
     shop.script.do = wait
     job = shop.submit()
     shop.workers.start()
-    assert lost.wait(5)
+    assert lost.wait(60)
     assert shop.pass_time(LEASE * 2) == 1
     shop.workers.renew_leases()
     shop.workers.wake()
@@ -410,13 +469,13 @@ def test_leases_of_running_jobs_are_renewed(shop: Shop) -> None:
 
     def wait(job: Job, stop: threading.Event) -> BuildResult:
         begun.set()
-        assert done.wait(10)
+        assert done.wait(60)
         return a_result()
 
     shop.script.do = wait
     job = shop.submit()
     shop.workers.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     for _ in range(5):
         assert shop.pass_time(LEASE * 0.9) == 0
         shop.workers.renew_leases()
@@ -452,7 +511,7 @@ def test_the_log_tells_the_life_of_a_build_and_each_line_knows_which(
         "build started by worker w/1",
         "build completed in N s",
         "build started by worker w/1",
-        "build failed in N s: too_big (fault: user)",
+        "build failed in N s: too_big (side: user)",
     ]
     assert CURRENT_HASH.get() == "", "nobody is built any more"
     assert not any(job.request_hash in caplog.text for job in (good, bad))
@@ -485,3 +544,61 @@ def test_how_many_builds_run_is_known(shop: Shop) -> None:
     shop.workers.build_next("w/1")
     assert seen == [1]
     assert (shop.workers.running, shop.workers.concurrent) == (0, 4)
+
+
+def test_a_worker_that_drains_claims_nothing_even_if_it_was_about_to(shop: Shop) -> None:
+    """Also where the engine was down and is found up just then: each claim asks again."""
+    job = shop.submit()
+    shop.workers.drain(timedelta(0))
+    assert not shop.workers.build_next("host/1")
+    assert (shop.state(job), shop.script.built) == (JobState.PENDING, [])
+
+
+def test_draining_waits_for_a_claim_that_is_under_way(shop: Shop) -> None:
+    """What it brings is built within the grace, not left with a lease that must lapse."""
+    asked, go_on = threading.Event(), threading.Event()
+    claim = shop.queue.claim
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        asked.set()
+        assert go_on.wait(60)
+        return claim(*given, **named)
+
+    shop.queue.claim = slowly  # type: ignore[method-assign]
+    job = shop.submit()
+    building = threading.Thread(target=shop.workers.build_next, args=("host/1",))
+    building.start()
+    assert asked.wait(60)
+    drained = threading.Event()
+
+    def drain() -> None:
+        shop.workers.drain(timedelta(seconds=30))
+        drained.set()
+
+    draining = threading.Thread(target=drain)
+    draining.start()
+    assert not drained.wait(0.1)
+    go_on.set()
+    building.join(60)
+    draining.join(60)
+    assert drained.is_set()
+    assert shop.state(job) is JobState.COMPLETED
+
+
+def test_all_that_wait_are_taken_when_all_workers_are_woken(shop: Shop) -> None:
+    """Jobs that came while the workers were paused: one wake-up would leave three of four asleep."""
+    together = threading.Barrier(4)
+
+    def meet(job: Job, stop: threading.Event) -> BuildResult:
+        together.wait(60)
+        return a_result()
+
+    shop.script.do = meet
+    operations = SqlOperations(shop.database)
+    operations.pause("alice", now=shop.clock())
+    shop.workers.start()
+    assert eventually(lambda: len(shop.workers._woken._waiters) == 4)  # type: ignore[attr-defined]
+    jobs = [shop.queue.submit(a_submission(packages=(name,)), now=shop.clock()).job for name in "abcd"]
+    operations.resume()
+    shop.workers.wake_all()
+    assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))

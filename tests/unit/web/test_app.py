@@ -1,21 +1,26 @@
 """What every answer has in common, and the one table of errors."""
 
+import asyncio
+import json
 import logging
 import re
+import threading
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from asgi_client import AsgiClient
 from asu_builder.domain import errors
 from asu_builder.domain.errors import EngineUnavailable, QueueFull, RequestMalformed, Unavailable
+from asu_builder.domain.release import Release
 from asu_builder.log_context import REQUEST_ID
 from asu_builder.ports import Verdict
 from asu_builder.web.errors import answer_error
 from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.incoming import MAX_BODY
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
-from web_scene import Scene
+from web_scene import DescribingUpstream, Scene
 
 EVERYWHERE = [
     ("GET", "/"),
@@ -236,12 +241,6 @@ def test_trap_33_a_body_of_hundreds_of_kilobytes_is_taken(client: AsgiClient) ->
     assert client.post("/api/v1/build", body).status == 202
 
 
-def test_a_body_beyond_the_limit_is_413(client: AsgiClient, builds: FakeBuilds) -> None:
-    answer = client.post("/api/v1/build", b" " * (MAX_BODY + 1))
-    assert _is_a_problem(answer, 413)
-    assert builds.submits == 0
-
-
 @pytest.mark.parametrize("path", ["/api/v1/stats", f"/api/v1/build/{'0' * 64}"])
 def test_nothing_below_api_is_stored(client: AsgiClient, path: str) -> None:
     assert client.get(path).header("cache-control") == "no-store"
@@ -281,7 +280,7 @@ def test_health_says_how_each_part_is(client: AsgiClient, scene: Scene) -> None:
     answer = client.get("/health")
     assert answer.status == 200
     assert answer.json["status"] == "ok"
-    assert answer.json["parts"]["engine"] == {"status": "ok", "sentence": "Fine."}
+    assert answer.json["parts"]["engine"] == {"status": "ok", "sentence": "The container engine works."}
     assert set(answer.json["parts"]) == {"process", "database", "engine", "store"}
     assert answer.header("cache-control") == "no-store"
 
@@ -300,7 +299,7 @@ def test_health_is_503_when_polls_cannot_be_answered(client: AsgiClient, scene: 
     scene.health.look()
     answer = client.get("/health")
     assert answer.status == 503
-    assert answer.json["parts"]["database"]["sentence"] == "The disk is gone."
+    assert answer.json["parts"]["database"]["sentence"] == "The database does not answer."
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -360,3 +359,109 @@ def test_a_debug_line_tells_of_each_request_without_its_hash(
     assert len(lines) == 2
     assert all("GET /api/v1/build/{request_hash} 200" in line for line in lines)
     assert request_hash not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/", "/build", "/queue", "/docs", "/health", "/metrics", "/openapi.json", "/nowhere"),
+        *("/api/v1/stats", "/api/v1/jobs", "/json/v1/overview.json", "/api/v1/packages?q=x"),
+        *(f"/api/v1/build/{'0' * 64}", f"/store/{'0' * 64}/x.bin", f"/api/v1/build/{'0' * 64}/log"),
+    ],
+)
+def test_a_wrong_token_is_401_on_every_route_alike(client: AsgiClient, target: str) -> None:
+    answer = client.get(target, {"Authorization": "Bearer nonsense"})
+    assert _is_a_problem(answer, 401)
+    assert answer.header("www-authenticate") == "Bearer"
+    assert b"not known here" not in client.get(target, {"Authorization": "Basic abc"}).body
+
+
+def test_a_wrong_token_is_401_for_what_is_remembered_too(client: AsgiClient, builds: FakeBuilds) -> None:
+    path = f"/api/v1/build/{builds.complete()}"
+    assert client.get(path).status == 200
+    assert client.get(path, {"Authorization": "Bearer nonsense"}).status == 401
+    assert client.post("/api/v1/build", b"{}", {"Authorization": "Bearer nonsense"}).status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "kept"),
+    [
+        ("GET", "/metrics", "no-store"),
+        ("GET", "/openapi.json", "max-age=60"),
+        ("GET", "/health", "no-store"),
+        ("GET", "/nowhere", "no-store"),
+        ("POST", "/session", "no-store"),
+        ("POST", "/session/end", "no-store"),
+    ],
+)
+def test_every_answer_says_how_long_it_may_be_kept(
+    client: AsgiClient, method: str, target: str, kept: str
+) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.request(method, target, headers=form).header("cache-control") == kept
+
+
+def test_one_bug_met_by_one_request_answers_that_request_alone(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    submit = builds.submit
+
+    def fails_for_one(ask: Any) -> Any:
+        if "trap" in ask.request.packages:
+            raise RuntimeError("a bug")
+        return submit(ask)
+
+    builds.submit = fails_for_one  # type: ignore[method-assign]
+    bodies = [json.dumps(a_body(packages=[name])).encode() for name in ("a", "trap", "b", "c")]
+    answers = client.together(*(("POST", "/api/v1/build", body) for body in bodies))
+    assert [answer.status for answer in answers] == [202, 500, 202, 202]
+
+
+def test_what_was_looked_up_before_a_purge_is_not_answered_after_it(scene: Scene, builds: FakeBuilds) -> None:
+    """A look that was under way when an operator purged neither stays nor is joined."""
+    request_hash = builds.complete()
+    path = f"/api/v1/build/{request_hash}"
+    app, look = scene.app(), builds.look
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(name: str) -> Any:
+        view = look(name)
+        reached.set()
+        assert go_on.wait(60)
+        return view
+
+    async def purge_meanwhile(client: AsgiClient) -> int:
+        early = asyncio.create_task(client.ask("GET", path))
+        while not reached.is_set():
+            await asyncio.sleep(0.001)
+        builds.look = look  # type: ignore[method-assign]
+        del builds.jobs[request_hash]
+        app._answers.forget(request_hash)
+        late = await client.ask("GET", path)
+        go_on.set()
+        await early
+        return late.status
+
+    builds.look = slowly  # type: ignore[method-assign]
+    with AsgiClient(app) as client:
+        assert client._runner.run(purge_meanwhile(client)) == 404
+        assert client.get(path).status == 404
+
+
+def test_an_overview_that_lacks_a_branch_is_kept_by_nobody(scene: Scene) -> None:
+    class Half(DescribingUpstream):
+        known = False
+
+        def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+            if not self.known:
+                raise Unavailable("Not known yet.")
+            return super().targets(release, wait=wait)
+
+    upstream = scene.upstream = Half()
+    with AsgiClient(scene.app()) as client:
+        for path in ("/json/v1/overview.json", "/json/v1/branches.json"):
+            assert client.get(path).header("cache-control") == "no-store"
+        upstream.known = True
+        scene.seconds += 1.1
+        for path in ("/json/v1/overview.json", "/json/v1/branches.json"):
+            assert client.get(path).header("cache-control") == "max-age=60"

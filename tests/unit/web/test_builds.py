@@ -195,13 +195,13 @@ def test_a_look_that_began_before_a_post_does_not_overwrite_it(
     def slow_look(name: str) -> object:
         view = real_look(name)
         seen.set()
-        posted.wait(5)
+        posted.wait(60)
         return view
 
     real_submit = builds.submit
 
     def submit(*arguments: object, **named: object) -> object:
-        seen.wait(5)
+        seen.wait(60)
         builds.hold(a_request())
         return real_submit(*arguments, **named)  # type: ignore[arg-type]
 
@@ -250,7 +250,7 @@ def test_polls_do_not_wait_behind_submissions_that_wait_for_upstream(
     real_submit = builds.submit
 
     def submit(*arguments: object, **named: object) -> object:
-        assert upstream.wait(5)
+        assert upstream.wait(60)
         return real_submit(*arguments, **named)  # type: ignore[arg-type]
 
     real_look = builds.look
@@ -335,3 +335,38 @@ def test_an_unknown_token_is_refused_and_not_taken_for_nobody(client: AsgiClient
     assert answer.status == 401
     assert "not known" in answer.json["detail"]
     assert builds.submits == 1
+
+
+@pytest.mark.parametrize("ask", ["poll", "post"])
+def test_what_was_taken_back_elsewhere_is_not_answered_from_memory(
+    client: AsgiClient, scene: Scene, builds: FakeBuilds, ask: str
+) -> None:
+    name = builds.complete()
+
+    def answer() -> int:
+        return (client.get(f"{BUILD}/{name}") if ask == "poll" else client.post(BUILD, a_body())).status
+
+    assert [answer(), answer()] == [200, 200]
+    del builds.jobs[name]
+    assert answer() == 200, "nobody has said so yet"
+    scene.revoked += 1
+    assert answer() == (404 if ask == "poll" else 202)
+
+
+def test_a_look_that_began_before_it_was_taken_back_is_joined_by_nobody_after_and_not_kept(
+    client: AsgiClient, scene: Scene, builds: FakeBuilds
+) -> None:
+    name = builds.complete()
+    real_look, looks = builds.look, []
+
+    def look(request_hash: str) -> object:
+        looks.append(request_hash)
+        view = real_look(request_hash)
+        if len(looks) == 1:  # it has read the database; now another process purges
+            del builds.jobs[name]
+            scene.revoked += 1
+        return view
+
+    builds.look = look  # type: ignore[assignment]
+    assert client.get(f"{BUILD}/{name}").status == 200
+    assert client.get(f"{BUILD}/{name}").status == 404

@@ -7,7 +7,6 @@ import pytest
 from starlette.types import Message, Scope
 
 from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.incoming import MAX_BODY
 from fake_builds import FakeBuilds
 
 
@@ -20,23 +19,6 @@ def _scope(method: str, path: str) -> Scope:
         "headers": [],
         "query_string": b"",
     }
-
-
-def test_an_endless_body_is_not_read_to_its_end(app: FrontDoor) -> None:
-    read = 0
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        nonlocal read
-        read += 1 << 16
-        return {"type": "http.request", "body": b" " * (1 << 16), "more_body": True}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(app(_scope("POST", "/api/v1/build"), receive, send))
-    assert sent[0]["status"] == 413
-    assert read <= MAX_BODY + (1 << 16)
 
 
 def test_a_client_who_leaves_in_the_middle_of_a_body_asks_for_nothing(

@@ -108,7 +108,7 @@ def test_trap_23_unknown_keys_are_ignored() -> None:
     [
         ({"packages": "vim"}, "packages: expected a list or null, got text"),
         ({"packages": ["vim", 5]}, "packages[1]: expected text, got a number"),
-        ({"packages_versions": {"vim": None}}, "packages_versions[...]: expected text, got null"),
+        ({"packages_versions": {"vim": None}}, 'packages_versions["vim"]: expected text, got null'),
         ({"version": 24}, "version: expected text, got a number"),
         ({"diff_packages": "perhaps"}, "diff_packages: expected true or false"),
         ({"diff_packages": 2}, "diff_packages: expected true or false"),
@@ -119,7 +119,10 @@ def test_trap_23_unknown_keys_are_ignored() -> None:
         ({"rootfs_size_mb": 10**30}, "rootfs_size_mb: expected a positive number of MiB"),
         ({"profile": "a/../b"}, "profile: expected letters, digits and . _ -"),
         ({"profile": "acme\n"}, "profile: expected letters, digits and . _ -"),
-        ({"filesystem": "ntfs"}, "filesystem: expected one of squashfs"),
+        ({"filesystem": "squashfs;id"}, "filesystem: expected a name like squashfs"),
+        ({"filesystem": "$(id)"}, "filesystem: expected a name like squashfs"),
+        ({"filesystem": "-x"}, "filesystem: expected a name like squashfs"),
+        ({"filesystem": "x" * 33}, "filesystem: expected a name like squashfs"),
         ({"repositories_mode": "merge"}, "repositories_mode: expected append or replace"),
     ],
 )
@@ -147,6 +150,12 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence_that_names_the_field(
         (b'{"rootfs_size_mb": ' + b"9" * 5000 + b"}", "rootfs_size_mb: expected a smaller value"),
         (b'{"client": ' + b"[" * 100_000, "body: expected a JSON object, not one nested this deeply"),
         (b'{"x": ' + b'{"x": ' * 100_000, "body: expected a JSON object, not one nested this deeply"),
+        (b'{"packages_versions": {"a": null, "b": Infinity}}', "packages_versions: expected text"),
+        (b'{"packages_versions": {"a": null}, "client": "\xff"}', "packages_versions: expected text"),
+        (b'{"packages_versions": {"a": 1}, "x": ' + b"[" * 100_000, "packages_versions: expected text"),
+        (b'{"packages_versions": {"a": 1}, "rootfs_size_mb": 1e999}', "packages_versions: expected text"),
+        (b'{"packages_versions": {"a": 1}, "packages_versions": null}', "packages_versions: expected text"),
+        (b'{"packages_versions": {"a": 1}, "packages_versions": {}}', "packages_versions: expected text"),
         ('{"version": "24.10.5"}'.encode("utf-16"), "body: expected a JSON object; JSON is malformed"),
     ],
 )

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from asgi_client import AsgiClient
 from asu_builder.adapters import operations
-from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Keeping, Priority, Stage
 from asu_builder.ports import Patience, Verdict
 from factories import NOON, a_result, a_submission
@@ -47,6 +48,7 @@ def test_it_is_the_text_format_that_every_prometheus_reads(client: AsgiClient) -
     assert client.request("HEAD", "/metrics").body == b""
 
 
+@pytest.mark.process
 def test_promtool_finds_nothing_to_mend(client: AsgiClient, scene: Scene) -> None:
     require_tool("prometheus", "promtool")
     scene.housekeeping.stored_bytes = 7
@@ -56,7 +58,7 @@ def test_promtool_finds_nothing_to_mend(client: AsgiClient, scene: Scene) -> Non
         input=client.get("/metrics").body,
         check=False,
         capture_output=True,
-        timeout=30,
+        timeout=120,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
@@ -125,14 +127,17 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
         ("failed", FailureReason.GAVE_UP),
     ):
         scene.counts.note(kind, why)  # type: ignore[arg-type]
+    scene.counts.note("failed", FailureReason.IMPOSSIBLE_SELECTION, Side.INFRASTRUCTURE)
     samples = scraped(client)
     ended = {
         outcome: samples[key("builds_ended_total", outcome=outcome)]
         for outcome in ("completed", "failed", "cancelled")
     }
-    assert ended == {"completed": 1, "failed": 2, "cancelled": 1}
+    assert ended == {"completed": 1, "failed": 3, "cancelled": 1}
     assert samples[key("builds_failed_total", reason="too_big", fault="user")] == 1
     assert samples[key("builds_failed_total", reason="gave_up", fault="ours")] == 1
+    assert samples[key("builds_failed_total", reason="impossible_selection", fault="world")] == 1
+    assert samples[key("builds_failed_total", reason="impossible_selection", fault="user")] == 0
     assert samples[key("builds_requested_total")] == samples[key("cache_hits_total")] == 1
 
 
@@ -219,6 +224,7 @@ def test_requests_for_numbers_are_counted_too(client: AsgiClient) -> None:
     assert scraped(client)[key("http_requests_total", method="GET", route="/metrics", status="200")] == 1
 
 
+@pytest.mark.process
 def test_nobody_pays_for_it_before_the_first_scrape() -> None:
     code = "import sys, asu_builder.bootstrap; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

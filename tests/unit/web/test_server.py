@@ -14,15 +14,14 @@ from asgi_client import Answer
 from asu_builder.web.fast_path import FrontDoor
 from asu_builder.web.server import server_config
 from fake_builds import FakeBuilds
+from ports import free_port
 from web_scene import Scene
 
 
 @pytest.fixture
 def port(scene: Scene) -> Iterator[int]:
     """Where the application is being served."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     server = uvicorn.Server(server_config(scene.app(), "127.0.0.1", port))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -30,13 +29,13 @@ def port(scene: Scene) -> Iterator[int]:
         time.sleep(0.005)
     yield port
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert scene.life == ["start", "stop"]
 
 
 def _ask(port: int, method: str, target: str, body: bytes | None = None) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.putrequest(method, target, skip_accept_encoding=True)
         if body is not None:

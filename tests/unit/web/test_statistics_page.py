@@ -11,7 +11,7 @@ import pytest
 
 from asu_builder.adapters.database import Database
 from asu_builder.adapters.statistics import SqlStatistics
-from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.services.charts import PERIODS, Charts
 from asu_builder.web import parameters, statistics_page
 from asu_builder.web.statistics_files import TABLES, Table, render_csv, render_report
@@ -35,6 +35,10 @@ def charts(tmp_path: Path) -> Iterator[Charts]:
         statistics.record("failed", secret, reason=FailureReason.SETUP_FAILED)
         statistics.record("cancelled", secret)
         statistics.record_duration("pending", timedelta(seconds=2))
+    # What an older version has counted tells no side.
+    statistics.record("failed", secret, reason=FailureReason.NO_IMAGES)
+    statistics.record("failed", secret, reason=FailureReason.NO_IMAGES, side=Side.USER)
+    statistics.record("failed", secret, reason=FailureReason.SETUP_FAILED, side=Side.INFRASTRUCTURE)
     clock.at = NOW - timedelta(days=7)
     statistics.record("completed", secret)
     clock.at = NOW
@@ -46,14 +50,16 @@ def charts(tmp_path: Path) -> Iterator[Charts]:
 def test_a_report_counts_the_days_that_were_asked_for(charts: Charts) -> None:
     week, month = charts.report(7), charts.report(30)
     assert [len(charts.report(days).days) for days in PERIODS] == list(PERIODS)
-    assert (week.requests, week.built, week.cache_hits, week.failed) == (6, 3, 3, 3)
+    assert (week.requests, week.built, week.cache_hits, week.failed) == (6, 3, 3, 6)
     assert (month.built, month.share.share) == (4, 1.0)
     assert [(row.version, row.requests, row.cache_hits) for row in week.versions] == [
         ("24.10.5", 3, 0),
         ("25.12.0", 3, 3),
     ]
-    assert [(row.reason, str(row.fault), row.count) for row in week.failures] == [
-        ("setup_failed", "world", 3)
+    assert [(row.reason, row.side, row.count) for row in week.failures] == [
+        ("setup_failed", Side.INFRASTRUCTURE, 4),
+        ("no_images", Side.INFRASTRUCTURE, 1),
+        ("no_images", Side.USER, 1),
     ]
     assert [(row.stage, row.count, row.mean) for row in week.stages] == [("pending", 3, timedelta(seconds=2))]
     assert week.packages == [("p+", 3), ("vim", 3)]
@@ -69,6 +75,10 @@ def test_files_and_document_have_the_same_numbers(charts: Charts) -> None:
         for day in document.days
     ]
     assert files["packages"] == [["package", "builds"], ["p+", "3"], ["vim", "3"]]
+    assert files["failures"][1:] == [
+        [row.reason, row.fault, str(row.count), row.side] for row in document.failures
+    ]
+    assert files["failures"][1] == ["setup_failed", "world", "4", "infrastructure"]
     assert files["durations"][1] == ["pending", "3", "2.0", "2.0", "2.0"]
     assert files["diff-packages"][-1] == ["2026-03-10", "1", "1", "100.0"]
     assert files["diff-packages"][1][3] == ""
@@ -95,7 +105,8 @@ def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
     assert page.count("<svg") == len(TABLES) == page.count("<table>")
     assert "password" not in page and "style=" not in page and "<script" not in page
     assert all(f"/api/v1/statistics/{name}.csv?days=7" in page for name in TABLES)
-    assert dict(view.totals)["Failed builds"] == "50.0 %"
+    assert all(f"No image was made for the device ({side})" in page for side in ("user", "infrastructure"))
+    assert dict(view.totals)["Failed builds"] == "66.7 %"
 
 
 def test_a_chart_of_nothing_says_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.web.systemd import Supervisor, inherited_socket
+from asu_builder.web.systemd import Supervisor, inherited_sockets
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from asu_builder.web.systemd import Supervisor, inherited_socket
     ],
 )
 def test_a_socket_that_was_meant_for_nobody_or_another_is_left_alone(environment: dict[str, str]) -> None:
-    assert inherited_socket(environment) is None
+    assert inherited_sockets(environment) == []
 
 
 @pytest.mark.parametrize("abstract", [False, True])

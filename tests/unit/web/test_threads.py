@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asu_builder.web.threads import Threads, Together
+from asu_builder.web.threads import Shared, Threads, Together
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ class Calls:
         self.gate.set()
 
     def __call__(self, numbers: list[int]) -> list[int | Exception]:
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.batches.append(numbers)
         return [ValueError(number) if number < 0 else 2 * number for number in numbers]
 
@@ -86,3 +86,34 @@ def test_an_asker_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> N
         return await staying
 
     assert asyncio.run(ask_and_leave()) == 4
+
+
+def test_a_shared_call_ends_with_the_last_who_asks_and_is_joined_by_nobody_then() -> None:
+    async def ask_and_leave() -> None:
+        shared: Shared[int] = Shared()
+        ended: list[int] = []
+        gate = asyncio.Event()
+
+        async def call(number: int) -> int:
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                ended.append(number)
+                raise
+            return number
+
+        first, second = (asyncio.ensure_future(shared.ask("key", lambda: call(1))) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert ended == [] and shared.runs("key"), "somebody still asks"
+        second.cancel()
+        await asyncio.sleep(0)
+        third = asyncio.ensure_future(shared.ask("key", lambda: call(2)))
+        await asyncio.sleep(0.01)
+        assert ended == [1] and shared.runs("key")
+        gate.set()
+        assert await third == (2, True)
+        assert not shared.runs("key")
+
+    asyncio.run(ask_and_leave())

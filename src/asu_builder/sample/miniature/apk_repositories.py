@@ -11,7 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from . import archives, usign
+from . import archives, configuration, usign
 from . import packages as index
 from .console import err
 from .sources import Catalog, Location, Offer, Unreachable
@@ -50,6 +50,13 @@ class ApkRepositories:
         trusted = self._trusted_keys()
         offers: list[Offer] = []
         for line in ("packages/" + INDEX, *self._lines()):
+            if not line.endswith(".adb"):
+                # A directory, in which apk looks for an index of the second format.
+                index_v2 = f"{line.rstrip('/')}/{self._architecture()}/APKINDEX.tar.gz"
+                warning = f"WARNING: updating and opening {index_v2}: unexpected end of file"
+                err(warning)
+                self.unreachable.append(warning)
+                continue
             folder, _, name = line.rpartition("/")
             location = Location(folder, self._tree)
             try:
@@ -73,7 +80,10 @@ class ApkRepositories:
         words = (line.split() for line in lines if line and not line.startswith("#"))
         # `@tag url` names a pinned repository, `set` and `v3` lines are apk's own business: only the URL
         # matters here.
-        return [parts[-1] for parts in words if parts[-1].endswith(".adb")]
+        return [parts[-1] for parts in words if "/" in parts[-1]]
+
+    def _architecture(self) -> str:
+        return configuration.load(self._tree).architecture
 
     def _trusted_keys(self) -> list[bytes]:
         keys = []

@@ -8,7 +8,7 @@ from . import packages as index
 from .archives import Content
 from .console import GoalFailed, err, out
 from .installation import RECIPE_LINES, Corrupt, unpack
-from .opkg_repositories import OpkgRepositories
+from .opkg_repositories import OpkgRepositories, wget_code
 from .packages import Package
 from .rootfs import FileClash, Rootfs
 from .sources import Catalog, Offer, Unreachable
@@ -142,9 +142,13 @@ class _Run:
         try:
             content = unpack(offer, ".ipk")
             self._rootfs.install(content)
-        except Unreachable:
+        except Unreachable as error:
             url = f"{offer.location.url}/{package.filename}"
-            raise _CannotInstall(f"opkg_download_pkg: Failed to download {url}, wget returned 4.") from None
+            raise _CannotInstall(
+                f"opkg_download: Failed to download {url}, wget returned {wget_code(error)}.",
+                f"opkg_install_pkg: Failed to download {package.name}. "
+                "Perhaps you need to run 'opkg update'?",
+            ) from None
         except Corrupt:
             hint = "Either the opkg or the package index are corrupt. Try 'opkg update'."
             text = f"opkg_install_pkg: Package {package.name} sha256sum mismatch. {hint}"

@@ -74,9 +74,9 @@ class OpkgRepositories:
         try:
             data = source.location.fetch(source.index_name)
             text = gzip.decompress(data) if source.compressed else data
-        except (Unreachable, OSError, EOFError):
+        except (Unreachable, OSError, EOFError) as error:
             err(f"*** Failed to download the package list from {url}\n")
-            self.errors.append(f"opkg_download: Failed to download {url}, wget returned 4.")
+            self.errors.append(f"opkg_download: Failed to download {url}, wget returned {wget_code(error)}.")
             return None
         (self._tree / "dl" / source.name).write_bytes(text)
         err(f"Updated list of available packages in {self._tree / 'dl' / source.name}")
@@ -93,8 +93,10 @@ class OpkgRepositories:
             # set).
             key = (self._tree / "keys" / usign.signer(signature)).read_text()
             good = usign.verify(usign.parse_public(key)[1], text, signature)
-        except Unreachable:
+        except Unreachable as error:
             err("Signature file download failed.")
+            failed = f"Failed to download {shown}/Packages.sig, wget returned {wget_code(error)}."
+            self.errors.append(f"opkg_download: {failed}")
             return False
         except (OSError, ValueError):
             good = False
@@ -133,6 +135,11 @@ class OpkgRepositories:
         (self._tree / "key-build.ucert.revoke").write_bytes(b"")
         (self._tree / "keys" / key.fingerprint).write_text(key.public_text())
         return key
+
+
+def wget_code(error: Exception) -> int:
+    """With which number wget ends: 8 where a server answered with an error, 4 where none answered."""
+    return 8 if getattr(error, "answered", False) else 4
 
 
 def is_fingerprint(name: str) -> bool:

@@ -13,7 +13,11 @@ TIMEOUT = 10.0
 
 
 class Unreachable(Exception):
-    """A file could not be fetched; the text says why."""
+    """A file could not be fetched; the text says why, and `answered` whether a server said so."""
+
+    def __init__(self, why: str, *, answered: bool = False) -> None:
+        super().__init__(why)
+        self.answered = answered
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def _download(url: str) -> bytes:
             data: bytes = answer.read()
     except urllib.error.HTTPError as error:
         error.close()
-        raise Unreachable(f"HTTP {error.code}: {error.reason}") from error
+        raise Unreachable(f"HTTP {error.code}: {error.reason}", answered=True) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unreachable("temporary error (try again later)") from error
     return data

@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Asker, Right
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.services.builds import Builds
 from asu_builder.services.catalog import Catalog
@@ -24,7 +24,7 @@ from asu_builder.services.preview import Preview
 from asu_builder.services.search import Search
 from asu_builder.web.asker import Admit, Askers
 from asu_builder.web.builds import BuildAnswers
-from asu_builder.web.errors import answer_error
+from asu_builder.web.errors import answer_error, told
 from asu_builder.web.metadata import Announcement
 from asu_builder.web.operator_acts import OperatorActs
 from asu_builder.web.operator_documents import ConfigurationDocument
@@ -39,6 +39,7 @@ from asu_builder.web.pages.session import Sessions
 from asu_builder.web.pages.static_files import StaticFiles
 from asu_builder.web.pages.statistics import Statistics
 from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import Waiting
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _LOOKS_AGAIN_SECONDS = 3
@@ -65,6 +66,7 @@ class PageParts(Struct, frozen=True):
     announcement: Announcement
     askers: Askers
     threads: Threads
+    waiting: Waiting
     clock: Callable[[], float]
     description: Callable[[], dict[str, Any]]
     version: str
@@ -73,14 +75,14 @@ class PageParts(Struct, frozen=True):
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     """Endpoints by method and address, those of `late_pages.ADDRESSES`."""
     static_files = StaticFiles()
-    rendering = Rendering(static_files, version=parts.version)
+    rendering = Rendering(static_files, version=parts.version, contact=parts.announcement.contact)
     sessions = Sessions(parts.askers)
     overview = Overview(
         parts.health,
         parts.crowds,
         parts.charts,
         catalog=parts.catalog,
-        threads=parts.threads,
+        waiting=parts.waiting,
         rendering=rendering,
     )
     queue = QueuePage(
@@ -98,6 +100,10 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     build_form = _build_form(parts, rendering)
     build_page = _build_page(parts, rendering)
 
+    async def old_statistics(request: Request, asker: Asker) -> Response:
+        # Where the predecessor had its page.
+        return RedirectResponse("/statistics", 301)
+
     async def interface(request: Request, asker: Asker) -> Response:
         body = interface_body(parts.description())
         return rendering.page("interface.html", request, asker=asker, body=body)
@@ -109,6 +115,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /queue": page(queue.show),
         "POST /queue/acts": page(queue.act),
         "GET /statistics": page(statistics.show),
+        "GET /stats": page(old_statistics),
         "GET /configuration": page(configuration.show),
         "GET /docs": page(interface),
         "GET /build": page(build_form.show),
@@ -135,6 +142,7 @@ def _build_form(parts: PageParts, rendering: Rendering) -> BuildForm:
             answers=parts.answers,
             announcement=parts.announcement,
             threads=parts.threads,
+            waiting=parts.waiting,
             rendering=rendering,
             client=_client(parts),
         )
@@ -150,6 +158,7 @@ def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
             preview=parts.preview,
             live=parts.live,
             threads=parts.threads,
+            waiting=parts.waiting,
             rendering=rendering,
             announcement=parts.announcement,
             client=_client(parts),
@@ -187,7 +196,7 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
         request,
         asker=asker,
         status=answer.status,
-        sentence=str(error),
+        sentence=told(error, details=asker.may(Right.READ)),
         back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
         looks_again=_looks_again(request, answer.status),
@@ -199,5 +208,5 @@ def _error_page(rendering: Rendering, request: Request, asker: Asker, error: Asu
 def _page_of(request: Request) -> str:
     """The page to go back to; what was sent to an address cannot be read there."""
     if request.method in ("GET", "HEAD"):
-        return request.url.path
-    return str(getattr(request.state, "page", _PAGE_OF.get(request.url.path, "/")))
+        return str(request.scope["path"])
+    return str(getattr(request.state, "page", _PAGE_OF.get(request.scope["path"], "/")))

@@ -8,20 +8,11 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from asu_builder.domain.errors import RequestMalformed
+from asu_builder.domain.errors import AsuError, RequestMalformed, RequestRejected
 from asu_builder.domain.request import BuildRequest
 
-_SEPARATORS = re.compile(r"[\s,]+")
 _BLANK_LINES = re.compile(r"\n\s*\n")
-_FIELD = re.compile(r"([a-z_]+)(?:\[[^\]]*\])?: ")
-_NAMED_OTHERWISE = (
-    ("Handling `defaults`", "defaults"),
-    ("Repository not allowed", "repositories"),
-    ("Unsupported profile", "profile"),
-    ("Unsupported target", "target"),
-    ("Unsupported version", "version"),
-    ("Unsupported branch", "version"),
-)
+_SHOWN_AS = {"packages_versions": "packages"}
 
 
 class Fields(Struct, frozen=True):
@@ -42,7 +33,7 @@ class Fields(Struct, frozen=True):
     @property
     def names(self) -> tuple[str, ...]:
         """The packages, each once."""
-        return tuple(dict.fromkeys(name for name in _SEPARATORS.split(self.packages) if name))
+        return tuple(dict.fromkeys(self.packages.replace(",", " ").split()))
 
     def body(self, client: str) -> bytes:
         """The body that a program would send for the same. Raises `RequestMalformed`."""
@@ -109,11 +100,11 @@ def not_linked(request: BuildRequest) -> Sequence[str]:
     return [words for there, words in parts if there]
 
 
-def field_of(sentence: str) -> str:
-    """The field that a refusal is about; "" when it is about none or all."""
-    if (named := _FIELD.match(sentence)) and named[1] in Fields.__struct_fields__:
-        return named[1]
-    return next((field for words, field in _NAMED_OTHERWISE if sentence.startswith(words)), "")
+def field_of(error: AsuError) -> str:
+    """The field of the form that a refusal is about; "" when it is about none or all."""
+    field = error.field if isinstance(error, RequestRejected) else ""
+    field = _SHOWN_AS.get(field, field)
+    return field if field in Fields.__struct_fields__ else ""
 
 
 def _lines(text: str) -> str:
@@ -125,7 +116,9 @@ def _repositories(text: str) -> dict[str, str]:
     for line in _lines(text).splitlines():
         words = line.split()
         if len(words) not in (0, 2):
-            raise RequestMalformed("repositories: expected a name and an address on each line")
+            raise RequestMalformed(
+                "repositories: expected a name and an address on each line", field="repositories"
+            )
         if words:
             found[words[0]] = words[1]
     return found

@@ -26,6 +26,7 @@ from asu_builder.web.pages.cancelling import keep_cancel_token
 from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.session import form
 from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import Waiting
 
 _SHOWN = 50
 _LONGEST = 64
@@ -42,6 +43,7 @@ class FormParts(Struct, frozen=True):
     answers: BuildAnswers
     announcement: Announcement
     threads: Threads
+    waiting: Waiting
     rendering: Rendering
     client: str
 
@@ -83,7 +85,7 @@ class BuildForm:
         if not (fields.version and fields.target and fields.profile):
             return await self._choose(request, asker, fields)
         try:
-            device = await self._parts.threads.run(self._device, fields)
+            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
         except (BuildNotFound, RequestRejected) as error:
             return await self._choose(request, asker, fields, refusal=_Refusal(str(error), "", 404))
         if "packages" not in query:
@@ -126,7 +128,7 @@ class BuildForm:
     ) -> Response:
         """The form as it was sent; the device may be what is wrong with it."""
         try:
-            device = await self._parts.threads.run(self._device, fields)
+            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
         except AsuError as error:
             return await self._choose(request, asker, fields, refusal=refusal or _refusal(error), kept=fields)
         return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
@@ -137,7 +139,7 @@ class BuildForm:
         if too_many is not None:
             return _Previewed(refusal=too_many)
         try:
-            return await parts.threads.run(self._look, fields)
+            return await parts.waiting.ask(asker, _what(fields), self._look, fields)
         except AsuError as error:
             return _Previewed(refusal=error)
 
@@ -165,10 +167,10 @@ class BuildForm:
         kept: Fields | None = None,
     ) -> Response:
         """The search for a device; what was `kept` of a form can be sent again, or copied."""
-        groups = await self._parts.threads.run(self._versions)
+        groups = await self._parts.waiting.ask(asker, "versions", self._versions)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
-        found, refusal = await self._find(version, text, refusal)
+        found, refusal = await self._find(asker, version, text, refusal)
         response = self._parts.rendering.page(
             "build_device.html",
             request,
@@ -186,14 +188,17 @@ class BuildForm:
         return response
 
     async def _find(
-        self, version: str, text: str, refusal: _Refusal | None
+        self, asker: Asker, version: str, text: str, refusal: _Refusal | None
     ) -> tuple[Found | None, _Refusal | None]:
         if not (text and version):
             return None, refusal
         try:
-            return await self._parts.threads.run(self._parts.search.devices, version, text, _SHOWN), refusal
+            found = await self._parts.waiting.ask(
+                asker, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
+            )
         except RequestRejected as error:
             return None, refusal or _Refusal(str(error), "", 404)
+        return found, refusal
 
     async def _form(self, request: Request, asker: Asker, fields: Fields, **values: Any) -> Response:
         device: DescribedDevice = values["device"]
@@ -204,10 +209,10 @@ class BuildForm:
             request,
             asker=asker,
             status=refusal.status if refusal else 200,
-            groups=await self._parts.threads.run(self._versions),
+            groups=await self._parts.waiting.ask(asker, "versions", self._versions),
             fields=replace(fields, target=device.target, profile=device.profile),
             present=default_packages(device),
-            filesystems=FILESYSTEMS,
+            filesystems=[*FILESYSTEMS, *({fields.filesystem} - {"", *FILESYSTEMS})],
             allowed=self._parts.announcement,
             **values,
         )
@@ -223,12 +228,17 @@ class BuildForm:
         )
 
 
+def _what(fields: Fields) -> str:
+    """The device that documents are needed for."""
+    return f"device {fields.version!r} {fields.target!r}"
+
+
 def _refusal(error: AsuError) -> _Refusal:
     """An error as the form tells it. Raises it where it is the service's own."""
     told = answer_error(error)
     if told.status == 500:
         raise error
-    return _Refusal(str(error), field_of(str(error)), told.status, told.headers)
+    return _Refusal(error.public, field_of(error), told.status, told.headers)
 
 
 def order_versions(

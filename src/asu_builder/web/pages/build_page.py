@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Asker, Right
-from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason
+from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
 from asu_builder.ports import LogLine
 from asu_builder.services.builds import BuildView
@@ -29,6 +29,7 @@ from asu_builder.web.pages.rendering import Rendering
 from asu_builder.web.pages.reproduce import Reproduction, reproduce
 from asu_builder.web.pages.session import form
 from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import SHORT_SECONDS, Waiting
 
 
 class PrintedLines(Struct, frozen=True):
@@ -47,6 +48,7 @@ class BuildPageParts(Struct, frozen=True):
     preview: Preview
     live: LiveBuilds
     threads: Threads
+    waiting: Waiting
     rendering: Rendering
     announcement: Announcement
     client: str
@@ -66,7 +68,14 @@ class BuildPage:
             view, printed = await self._parts.threads.run(self._look, request_hash)
         except BuildNotFound:
             return self._parts.rendering.page("build_unknown.html", request, asker=asker, status=404)
-        values = await self._parts.threads.run(self._gather, view, request.query_params.get("manifest", ""))
+        values = await self._parts.waiting.ask(
+            asker,
+            request_hash,
+            self._gather,
+            view,
+            request.query_params.get("manifest", ""),
+            patience=SHORT_SECONDS,
+        )
         live = view.job.state not in FINAL_STATES
         may_cancel = live and bool(cancel_token_of(request) or asker.may(Right.OPERATE))
         return self._parts.rendering.page(
@@ -92,9 +101,12 @@ class BuildPage:
         Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
         """
         given = await form(request)
-        view, _ = await self._parts.threads.run(self._look, request.path_params["request_hash"])
+        request_hash = request.path_params["request_hash"]
+        view, _ = await self._parts.threads.run(self._look, request_hash)
         key = given.get("correction", corrections.AS_IT_IS)
-        advice = await self._parts.threads.run(self._advice, view.job)
+        advice = await self._parts.waiting.ask(
+            asker, request_hash, self._advice, view.job, patience=SHORT_SECONDS
+        )
         offered = advice.corrections if advice else ()
         chosen = next((each.request for each in offered if each.key == key), None)
         if chosen is None:
@@ -183,7 +195,7 @@ class BuildPage:
         if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
             return None
         at = job.finished_at + COOL_DOWN
-        return at if at > self._parts.now() and job.outcome.fault != "user" else None
+        return at if at > self._parts.now() and job.outcome.side is not Side.USER else None
 
 
 def _matching(manifest: Mapping[str, str], text: str) -> Mapping[str, str]:

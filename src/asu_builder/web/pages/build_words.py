@@ -28,6 +28,15 @@ STATES = {
 }
 
 
+WAITING_FOR = {
+    "paused": "The operator has paused the workers: nothing new is built now, and nothing is lost",
+    "engine": "The container engine of this server does not work now: builds wait until it does",
+    "store": "The store of this server takes no images now: builds wait until it does",
+    "disk_full": "This server has no room for more images now: builds wait until there is",
+}
+"""Why nothing is built, in words; `static/build_page.js` has the same."""
+
+
 class Step(Struct, frozen=True):
     """One step: done, current or ahead."""
 
@@ -62,6 +71,8 @@ def standing(view: BuildView) -> str:
     left = "" if view.remaining is None else f", about {about(view.remaining.total_seconds())}"
     if job.state is JobState.PENDING:
         ahead = view.position or 0
+        if view.waiting_for in WAITING_FOR:
+            return f"{WAITING_FOR[view.waiting_for]}."
         place = "It is next" if ahead == 0 else f"{ahead} build{'s' if ahead > 1 else ''} ahead"
         return f"{place}{left}."
     if job.state is JobState.BUILDING:
@@ -119,5 +130,8 @@ def images_first(images: Iterable[Image]) -> Sequence[ShownImage]:
 
 def plain_address(url: str) -> str:
     """An address without the name and password that may stand in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not an address)"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,14 +1,13 @@
 """What to do about a build that came to nothing: advice in plain words, and requests that may do better."""
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.domain.errors import FailureReason, Fault
+from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import BuildFailure
-from asu_builder.domain.packages import SelectionProblem, explain_selection
+from asu_builder.domain.problem import BuildProblem
 from asu_builder.domain.request import BuildRequest
 
 AS_IT_IS = "again"
@@ -44,9 +43,9 @@ class Surroundings(Struct, frozen=True):
 
 
 SIDES = {
-    Fault.USER: "The request",
-    Fault.WORLD: "The surroundings of this server",
-    Fault.OURS: "This server",
+    Side.USER: "The request",
+    Side.INFRASTRUCTURE: "The surroundings of this server",
+    Side.INTERNAL: "This server",
 }
 """Whose side a failure is on, in words."""
 
@@ -65,6 +64,10 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     ),
     FailureReason.NOT_OFFERED: ("This is not offered here any more", _SEARCH),
     FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
+    FailureReason.BAD_REPOSITORY: (
+        "A package repository of the request cannot be used",
+        "Correct its address or its key, or leave it out.",
+    ),
     FailureReason.IMPOSSIBLE_SELECTION: (
         "These packages cannot be installed",
         "Leave out or replace the packages that are named, and build again.",
@@ -87,7 +90,8 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     ),
     FailureReason.DEADLINE: (
         "The build took too long and was ended",
-        "Fewer packages or a smaller root partition make it shorter.",
+        "Try the same again in a minute, when the server may be less busy. Fewer packages or a smaller root "
+        "partition make it shorter.",
     ),
     FailureReason.OUT_OF_MEMORY: (
         "The build needed more memory than it may use",
@@ -108,13 +112,16 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     ),
     FailureReason.INTERNAL: ("The server made a mistake", _OURS),
 }
+_SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReason.DEADLINE})
 _AGAIN_FOR_USERS = frozenset({FailureReason.EXPIRED})
 
 
 def advise(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Advice:
     """Advice on a failed build."""
     heading, what_to_do = _WORDS[failure.reason]
-    side = "Nobody" if failure.reason is FailureReason.EXPIRED else SIDES[failure.fault]
+    if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
+        what_to_do = _LATER
+    side = "Nobody" if failure.reason is FailureReason.EXPIRED else SIDES[failure.side]
     corrections = _unique(request, _corrections(request, failure, known))
     return Advice(heading, side, what_to_do, corrections)
 
@@ -127,10 +134,10 @@ def advise_cancelled(request: BuildRequest) -> Advice:
 
 def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
     reason = failure.reason
-    if failure.fault is not Fault.USER or reason in _AGAIN_FOR_USERS:
+    if failure.side is not Side.USER or reason in _AGAIN_FOR_USERS:
         words = "Ask again" if reason is FailureReason.EXPIRED else "Try again"
         yield Correction(AS_IT_IS, words, request)
-    elif reason is FailureReason.REVISION_MISMATCH and request.version_code:
+    if reason is FailureReason.REVISION_MISMATCH and request.version_code:
         yield Correction("any-revision", "Build what there is now", replace(request, version_code=""))
     elif reason is FailureReason.NO_IMAGES and request.filesystem:
         yield Correction("any-filesystem", "Build every file system", replace(request, filesystem=None))
@@ -139,39 +146,25 @@ def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundin
     elif reason in (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
         yield from _other_versions(request, failure)
         yield from _other_packages(request, find_problem(failure), known)
-    elif (script := _SCRIPT.search(failure.detail)) and script[1] in request.wanted:
-        yield _without(request, (script[1],))
+    elif failure.problem.script in request.wanted:
+        yield _without(request, (failure.problem.script,))
 
 
-_SCRIPT = re.compile(r"The install script of (\S+) failed")
-_MISSING = re.compile(r"\bmissing \(([^()]*)\)")
-_CONFLICTS = re.compile(r"\bconflicts \(([^()]*)\)")
-_NOT_IN_MANIFEST = re.compile(r"selection: (\S+) not in manifest")
-
-
-def find_problem(failure: BuildFailure) -> SelectionProblem:
-    """Which packages a selection failed at: from the package manager's words, else from our sentence."""
-    problem = explain_selection(failure.stderr)
-    if problem or problem.refused:
-        return problem
-    missing = [*_names(_MISSING, failure.detail), *_NOT_IN_MANIFEST.findall(failure.detail)]
-    return SelectionProblem(tuple(missing), tuple(_names(_CONFLICTS, failure.detail)))
-
-
-def _names(pattern: re.Pattern[str], text: str) -> list[str]:
-    found = pattern.search(text)
-    names = found[1].split(" and ")[0].split(",") if found else []
-    return [name.strip() for name in names if name.strip()]
+def find_problem(failure: BuildFailure) -> BuildProblem:
+    """Which packages a selection failed at; what the manifest lacks is missing like any other."""
+    problem = failure.problem
+    absent = tuple(name for name, (_, there) in problem.versions.items() if not there)
+    return replace(problem, missing=(*problem.missing, *absent)) if absent else problem
 
 
 def _other_versions(request: BuildRequest, failure: BuildFailure) -> Iterator[Correction]:
-    if failure.reason is FailureReason.VERSION_MISMATCH and "version not as requested" in failure.detail:
+    if any(there for _, there in failure.problem.versions.values()):
         unversioned = replace(request, packages=request.wanted, packages_versions={})
         yield Correction("any-version", "Build with the versions there are now", unversioned)
 
 
 def _other_packages(
-    request: BuildRequest, problem: SelectionProblem, known: Surroundings
+    request: BuildRequest, problem: BuildProblem, known: Surroundings
 ) -> Iterator[Correction]:
     bad = _to_blame(request, problem)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
@@ -184,7 +177,7 @@ def _other_packages(
         yield from _one_of(request, problem.conflicts[:_MOST_CHOICES], known)
 
 
-def _to_blame(request: BuildRequest, problem: SelectionProblem) -> tuple[str, ...]:
+def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
     """What was asked for and does not exist, or needs what does not."""
     needed_by = problem.needed_by or {}
     bad = list(problem.missing)
@@ -209,12 +202,9 @@ def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
     return Correction(f"without {' '.join(names)}", f"Build without {_some(names)}", changed)
 
 
-_FULL = re.compile(r"root file system is full")
-
-
 def _larger(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
     size = request.rootfs_size_mb
-    if size and _FULL.search(failure.detail) and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
+    if size and failure.problem.full and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
         sentence = f"Build with a root partition of {larger} MiB"
         yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
 

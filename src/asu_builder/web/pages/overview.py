@@ -7,8 +7,8 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.ports import RecordedFailure
 from asu_builder.services.catalog import BranchOffer, Catalog
 from asu_builder.services.charts import Charts
@@ -16,7 +16,7 @@ from asu_builder.services.crowd import Crowd, Crowds
 from asu_builder.services.health import Health, HealthReport
 from asu_builder.web.charts_svg import Series, stacked_bars
 from asu_builder.web.pages.rendering import Rendering
-from asu_builder.web.threads import Threads
+from asu_builder.web.waiting import SHORT_SECONDS, Waiting
 
 _ERRORS = 8
 _DAYS = 7
@@ -41,20 +41,24 @@ class Overview:
         charts: Charts,
         *,
         catalog: Catalog,
-        threads: Threads,
+        waiting: Waiting,
         rendering: Rendering,
     ) -> None:
         self._health = health
         self._crowds = crowds
         self._charts = charts
         self._catalog = catalog
-        self._threads = threads
+        self._waiting = waiting
         self._rendering = rendering
 
     async def show(self, request: Request, asker: Asker) -> Response:
         """Renders it from counts."""
         report = self._health.report()
-        crowd, days, offers, failures = await self._threads.run(self._look)
+        if not asker.may(Right.READ):
+            report = report.for_everybody()
+        crowd, days, offers, failures = await self._waiting.ask(
+            asker, "overview", self._look, patience=SHORT_SECONDS
+        )
         return self._rendering.page(
             "overview.html",
             request,
@@ -73,10 +77,10 @@ class Overview:
         return self._crowds.look(), self._days(), self._offers(), failures
 
     def _offers(self) -> list[BranchOffer]:
-        """Nothing while upstream has never answered: the rest of the page stands without it."""
+        """Nothing while upstream has never answered, or may not be asked: the page stands without it."""
         try:
             return [offer for offer in self._catalog.offers() if offer.versions]
-        except Unavailable:
+        except (Unavailable, TooManyRequests):
             return []
 
     def _days(self) -> list[Day]:

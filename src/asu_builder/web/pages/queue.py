@@ -106,7 +106,7 @@ class QueuePage:
             "queue_live.html",
             path="/queue",
             asker=Asker(""),
-            **self._counts(),
+            **self._counts(Asker("")),
             listing=None,
             acts=(),
             view="",
@@ -117,7 +117,7 @@ class QueuePage:
         given = {name: request.query_params.get(name, "") for name in FILTERS}
         before = request.query_params.get("before", "")
         shared = {
-            **self._counts(),
+            **self._counts(asker),
             "given": given,
             "states": list(JobState),
             "view": urlencode({name: text for name, text in {**given, "before": before}.items() if text}),
@@ -129,11 +129,13 @@ class QueuePage:
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
-    def _counts(self) -> dict[str, Any]:
-        crowd = self._crowds.look()
+    def _counts(self, asker: Asker) -> dict[str, Any]:
+        crowd, report = self._crowds.look(), self._health.report()
+        if not asker.may(Right.READ):
+            report = report.for_everybody()
         return {
             "crowd": crowd,
-            "hindrance": hindrance(crowd, self._health.report()),
+            "hindrance": hindrance(crowd, report),
             "acts_on": acts_on,
         }
 

@@ -30,15 +30,16 @@ HEADERS = {
 class Rendering:
     """Renders pages; templates are compiled once."""
 
-    def __init__(self, static_files: StaticFiles, *, version: str) -> None:
+    def __init__(self, static_files: StaticFiles, *, version: str, contact: str) -> None:
         self._static_files = static_files
         self._version = version
+        self._contact = contact
 
     def page(
         self, template: str, request: Request, *, asker: Asker, status: int = 200, **values: object
     ) -> HTMLResponse:
         """A whole page. `asker` decides what the navigation offers; `values` are the template's own."""
-        return self.answer(self.text(template, path=request.url.path, asker=asker, **values), status)
+        return self.answer(self.text(template, path=request.scope["path"], asker=asker, **values), status)
 
     def text(self, template: str, *, path: str, asker: Asker, **values: object) -> str:
         """A page, or a part of one, before it is an answer."""
@@ -64,7 +65,11 @@ class Rendering:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        environment.globals.update(static=self._static_files.address, server_version=self._version)
+        environment.globals.update(
+            static=self._static_files.address,
+            server_version=self._version,
+            contact=words.contact(self._contact.strip()),
+        )
         filters: Mapping[str, Any] = {
             "size": words.size,
             "span": words.span,

@@ -4,21 +4,24 @@ The API never reads the cookie, so no foreign page can use it there. On pages it
 lets forms act: for those the browser must say that they were sent from here.
 """
 
+import re
+from binascii import a2b_qp
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Asker
-from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed
+from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed, RequestRejected
 from asu_builder.web.asker import Askers
-from asu_builder.web.incoming import MAX_BODY
 
 COOKIE = "asu_token"
 _DAYS = 30
+_LONGEST_ORIGIN = 512
 _AUTHORIZATION = b"authorization"
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Sessions:
@@ -80,13 +83,19 @@ async def form(request: Request) -> dict[str, str]:
     require_own_page(request)
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise RequestMalformed("body: expected a form")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RequestMalformed(f"body: expected at most {MAX_BODY} bytes")
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
-    return {name: values[-1] for name, values in fields.items()}
+    body, most = await request.body(), request.app.state.most_fields
+    if body.count(b"&") >= most:
+        raise RequestRejected(f"body: expected a form of at most {most} fields")
+    if _BROKEN_ESCAPE.search(body):
+        raise RequestMalformed("body: expected a form; a % in it is not followed by two hexadecimal digits")
+    pairs = (pair.partition(b"=") for pair in body.split(b"&") if pair)
+    return {_unescaped(name): _unescaped(value) for name, _, value in pairs}
+
+
+def _unescaped(text: bytes) -> str:
+    """What a browser has written as `a+b%3D`. A mebibyte of escapes keeps `urllib.parse` busy a second."""
+    quoted = text.replace(b"+", b" ").replace(b"=", b"=3D").replace(b"%", b"=")
+    return a2b_qp(quoted).decode("utf-8", "replace")
 
 
 def require_own_page(request: Request) -> None:
@@ -97,9 +106,16 @@ def require_own_page(request: Request) -> None:
     else:
         # Browsers before 2023 send only the origin; whoever sends neither is no browser.
         origin = request.headers.get("origin")
-        own = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+        own = origin is None or _host_of(origin) == request.headers.get("host", "")
     if not own:
         raise NotAllowed("This form was sent by another site. Open the page here and send it again.")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin[:_LONGEST_ORIGIN]).netloc
+    except ValueError:
+        return None
 
 
 def cookie_of(request: Request, name: str) -> str:
@@ -122,4 +138,4 @@ def is_secure(request: Request) -> bool:
     """Whether the browser reaches this server by TLS, so that a cookie may ask for it."""
     # A proxy in front speaks TLS, and the browser knows which scheme it used.
     origin = request.headers.get("origin", "")
-    return request.url.scheme == "https" or origin.startswith("https://")
+    return request.scope["scheme"] == "https" or origin.startswith("https://")

@@ -7,6 +7,9 @@ from markupsafe import Markup, escape
 
 _CODE = re.compile("`([^`]+)`")
 _ADDRESS = re.compile(r"https://[A-Za-z0-9._~/?#=&;%+-]*[A-Za-z0-9/]")
+_REACHED = re.compile(
+    r"https?://[A-Za-z0-9._~/?#=&;%+:@-]*[A-Za-z0-9/]|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
+)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -31,7 +34,7 @@ def span(length: timedelta | float) -> str:
 
 
 def moment(at: datetime) -> Markup:
-    """A time with its zone, which the browser's script may turn into local time."""
+    """A time in UTC, as in the log; the browser's script adds the reader's own as a tooltip."""
     utc = at.astimezone(UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="seconds"), f"{utc:%Y-%m-%d %H:%M} UTC"
@@ -46,6 +49,18 @@ def number(count: float) -> str:
 def sentence(text: str) -> Markup:
     """A sentence of ours, what stands in backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def contact(text: str) -> Markup:
+    """Who runs this server, as the operator wrote it; addresses of mail and of pages are links."""
+    parts = []
+    end = 0
+    for found in _REACHED.finditer(text):
+        address = found[0] if "://" in found[0] else f"mailto:{found[0]}"
+        link = Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, found[0])
+        parts += [escape(text[end : found.start()]), link]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
 
 
 def linked(text: str) -> Markup:

@@ -85,9 +85,17 @@ function about(seconds) {
   return seconds < 60 ? `${Math.max(10, Math.round(seconds / 10) * 10)} s` : `${Math.round(seconds / 60)} min`;
 }
 
-function sentence({ state, stage: step, position, eta_seconds: eta }) {
+const WAITING_FOR = {
+  paused: "The operator has paused the workers: nothing new is built now, and nothing is lost",
+  engine: "The container engine of this server does not work now: builds wait until it does",
+  store: "The store of this server takes no images now: builds wait until it does",
+  disk_full: "This server has no room for more images now: builds wait until there is",
+};
+
+function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for: hindrance }) {
   const left = eta == null ? "" : `, about ${about(eta)}`;
   if (state === "pending") {
+    if (WAITING_FOR[hindrance]) return `${WAITING_FOR[hindrance]}.`;
     return `${position ? `${position} build${position > 1 ? "s" : ""} ahead` : "It is next"}${left}.`;
   }
   return `${words(step ?? "init")}${left && `${left} left`}.`;

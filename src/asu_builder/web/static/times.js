@@ -1,14 +1,12 @@
-// Times in the reader's own zone; the server writes UTC, which stays in the tooltip.
+// Times are in UTC, as in the log and at the command line; the tooltip tells them in the reader's own zone.
 
-const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
 
-/** Rewrites the `<time>` elements below a node. */
+/** Adds the tooltip to the `<time>` elements below a node. */
 export function localise(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const at = new Date(element.dateTime);
-    if (element.title || Number.isNaN(at.getTime())) continue;
-    element.title = element.textContent;
-    element.textContent = format.format(at);
+    if (!Number.isNaN(at.getTime())) element.title = format.format(at);
   }
 }
 

@@ -9,7 +9,14 @@ import pytest
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.device_search import Device
-from asu_builder.domain.errors import QueueFull, RequestRejected, TooManyRequests, Unavailable
+from asu_builder.domain.errors import (
+    AsuError,
+    QueueFull,
+    RequestMalformed,
+    RequestRejected,
+    TooManyRequests,
+    Unavailable,
+)
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.web.pages.build_fields import field_of, link_to, not_linked, read_fields
@@ -84,6 +91,11 @@ def test_a_link_fills_the_form(client: AsgiClient) -> None:
     assert 'id="options" open' in page
 
 
+def test_a_link_may_name_a_file_system_that_is_not_offered(client: AsgiClient) -> None:
+    page = text_of(client.get(link_to(a_request(filesystem="f2fs"))))
+    assert "<option selected>f2fs</option>" in page and page.count("<option selected>") == 1
+
+
 def test_a_link_takes_nothing_private_along() -> None:
     request = a_request(
         defaults="passwd", repositories={"own": "https://u:p@x.example.org"}, repository_keys=("key",)
@@ -146,10 +158,10 @@ def test_a_signed_in_operator_asks_by_the_token_s_name(client: AsgiClient, build
 @pytest.mark.parametrize(
     ("fields", "wrong", "words"),
     [
-        ({"packages": "luci $(reboot)"}, "packages", "Expected package names of letters"),
+        ({"packages": "luci $(reboot)"}, "packages", "$(reboot)&#34;, expected a package name"),
         ({"rootfs_size_mb": "many"}, "rootfs_size_mb", "Expected a whole number"),
         ({"rootfs_size_mb": "0"}, "rootfs_size_mb", "Expected a positive number"),
-        ({"filesystem": "fat"}, "filesystem", "Expected one of"),
+        ({"filesystem": "fa t"}, "filesystem", "Expected a name like"),
     ],
 )
 def test_an_error_stands_at_its_field_which_keeps_what_was_typed(
@@ -174,7 +186,7 @@ def test_an_error_stands_at_its_field_which_keeps_what_was_typed(
         (RequestRejected("Unsupported profile: x"), 400, None),
         (QueueFull(9, 30), 429, "30"),
         (TooManyRequests("Too many from here.", retry_after=7), 429, "7"),
-        (Unavailable("The disk is full.", retry_after=300), 503, "300"),
+        (Unavailable("The disk is full.", retry_after=300, plain=True), 503, "300"),
     ],
 )
 def test_a_refusal_comes_back_with_the_form_and_the_status_of_the_interface(
@@ -205,7 +217,7 @@ def test_what_was_written_for_a_device_that_is_no_more_can_be_sent_again(
 def test_what_was_written_while_the_download_server_is_away_can_be_sent_again(
     scene: Scene, builds: FakeBuilds
 ) -> None:
-    away = Unavailable("The download server does not answer.", retry_after=11)
+    away = Unavailable("The download server does not answer.", retry_after=11, plain=True)
 
     class Away(DescribingUpstream):
         def target_profiles(self, release: Release, target: str) -> None:
@@ -247,7 +259,7 @@ def test_a_suggestion_is_taken_without_script(client: AsgiClient) -> None:
 def test_the_preview_for_a_script_is_a_piece_of_a_page(client: AsgiClient) -> None:
     answer = send(client, packages="<b>", do="preview")
     assert answer.status == 200 and b"<html" not in answer.body
-    assert b"package names of letters" in answer.body and b"<b>" not in answer.body
+    assert b"a package name of letters" in answer.body and b"<b>" not in answer.body
 
 
 def test_previews_are_limited_as_those_of_the_interface(scene: Scene) -> None:
@@ -259,19 +271,19 @@ def test_previews_are_limited_as_those_of_the_interface(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "field"),
+    ("error", "field"),
     [
-        ("packages[3]: expected text", "packages"),
-        ("defaults: at most 5 characters are allowed here", "defaults"),
-        ("Handling `defaults` not enabled on server", "defaults"),
-        ("Repository not allowed: https://x", "repositories"),
-        ("Unsupported version: 1", "version"),
-        ("client: no", ""),
-        ("Something else.", ""),
+        (RequestMalformed("packages[3]: no", field="packages"), "packages"),
+        (RequestMalformed("no", field="packages_versions"), "packages"),
+        (RequestRejected("Unsupported version: 1", field="version"), "version"),
+        (RequestRejected("Repository not allowed: https://x", field="repositories"), "repositories"),
+        (RequestRejected("packages: a sentence is not read"), ""),
+        (RequestRejected("no", field="client"), ""),
+        (Unavailable("packages: no"), ""),
     ],
 )
-def test_a_sentence_names_its_field(sentence: str, field: str) -> None:
-    assert field_of(sentence) == field
+def test_an_error_names_its_field(error: AsuError, field: str) -> None:
+    assert field_of(error) == field
 
 
 def test_repositories_are_a_name_and_an_address_each(client: AsgiClient, builds: FakeBuilds) -> None:
@@ -288,7 +300,7 @@ class SlowUpstream(DescribingUpstream):
     """Has not been asked for any device yet."""
 
     def devices(self, release: Release) -> Sequence[Device] | None:
-        raise Unavailable("It is being fetched. Try again in a few seconds.", retry_after=3)
+        raise Unavailable("It is being fetched. Try again in a few seconds.", retry_after=3, plain=True)
 
 
 def test_a_page_that_waits_for_upstream_looks_again_by_itself(tmp_path: Path) -> None:

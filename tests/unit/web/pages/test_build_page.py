@@ -11,6 +11,7 @@ from asgi_client import Answer, AsgiClient
 from asu_builder.domain.changes import AppliedRule, PackageChangesRecord
 from asu_builder.domain.errors import FailureReason, TooManyRequests
 from asu_builder.domain.job import BuildFailure, Image, JobState, Stage
+from asu_builder.domain.problem import BuildProblem
 from asu_builder.domain.request import request_hash
 from asu_builder.services.builds import BuildView
 from asu_builder.web.pages.build_words import about, images_first, plain_address, stages, standing
@@ -204,7 +205,9 @@ def test_a_corrected_request_is_one_click_away_and_keeps_what_is_private(
     client: AsgiClient, builds: FakeBuilds
 ) -> None:
     failure = BuildFailure(
-        FailureReason.IMPOSSIBLE_SELECTION, "Error: Impossible package selection: missing (lucy)"
+        FailureReason.IMPOSSIBLE_SELECTION,
+        "Error: Impossible package selection: missing (lucy)",
+        problem=BuildProblem(missing=("lucy",)),
     )
     name = fail(builds, failure, packages=("tmux", "lucy"), defaults="secret", rootfs_size_mb=64)
     page = text_of(client.get(f"/build/{name}"))
@@ -220,7 +223,7 @@ def test_a_corrected_request_is_one_click_away_and_keeps_what_is_private(
 
 @pytest.mark.parametrize("key", ["again", "", "nearest", HOSTILE])
 def test_what_is_not_offered_is_not_built(client: AsgiClient, builds: FakeBuilds, key: str) -> None:
-    name = fail(builds, BuildFailure(FailureReason.DEADLINE, "Error: Too long"))
+    name = fail(builds, BuildFailure(FailureReason.MAKE_FAILED, "Error: no"))
     assert act(client, f"/build/{name}/again", correction=key).status == 409
     assert builds.submits == 0
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.domain.errors import FailureReason, Fault
+from asu_builder.domain.errors import FailureReason, Fault, Side
 from asu_builder.domain.job import BuildFailure
-from asu_builder.domain.packages import SelectionProblem
+from asu_builder.domain.packages import explain_selection
+from asu_builder.domain.problem import BuildProblem
 from asu_builder.domain.request import BuildRequest
 from asu_builder.web.pages.corrections import (
     AS_IT_IS,
@@ -33,11 +34,13 @@ def advised(
     reason: FailureReason,
     detail: str = "",
     *,
-    stderr: str = "",
+    problem: BuildProblem | None = None,
     known: Surroundings | None = None,
+    side: Side | None = None,
 ) -> Advice:
     """Advice on a request that failed so."""
-    return advise(request, BuildFailure(reason, detail, stderr=stderr), known or Surroundings())
+    failure = BuildFailure(reason, detail, problem=problem or BuildProblem(), blamed=side)
+    return advise(request, failure, known or Surroundings())
 
 
 def offered(advice: Advice) -> dict[str, tuple[str, ...]]:
@@ -65,7 +68,7 @@ def test_what_is_not_the_request_s_fault_is_tried_again_as_it_is(reason: Failure
 
 
 @pytest.mark.parametrize(
-    "reason", [FailureReason.DEADLINE, FailureReason.OUT_OF_MEMORY, FailureReason.MAKE_FAILED]
+    "reason", [FailureReason.DISK_LIMIT, FailureReason.OUT_OF_MEMORY, FailureReason.MAKE_FAILED]
 )
 def test_a_user_s_failure_is_not_offered_again_unchanged(reason: FailureReason) -> None:
     assert advised(a_request(packages=("luci",)), reason, "Error: no").corrections == ()
@@ -78,48 +81,44 @@ def test_an_expired_and_a_cancelled_build_are_asked_for_again() -> None:
 
 
 def test_a_missing_package_is_replaced_by_the_nearest_name_or_left_out() -> None:
-    detail = "Error: Impossible package selection: missing (lucy)"
     request = a_request(packages=("vim", "lucy"), defaults="secret")
-    advice = advised(request, _SELECTION, detail, known=Surroundings({"lucy": ("luci", "lua")}))
+    problem, known = BuildProblem(missing=("lucy",)), Surroundings({"lucy": ("luci", "lua")})
+    advice = advised(request, _SELECTION, problem=problem, known=known)
     assert offered(advice) == {"nearest": ("vim", "luci"), "without lucy": ("vim",)}
     assert advice.corrections[0].sentence == "Build with luci instead of lucy"
     assert all(each.request.defaults == "secret" for each in advice.corrections)
 
 
 def test_a_package_is_left_out_that_needs_what_is_missing() -> None:
-    stderr = (
-        "ERROR: unable to select packages:\n"
-        "  libfoo (no such package):\n"
-        "    required by: bar-1.0-r1[libfoo]\n"
-    )
-    advice = advised(a_request(packages=("bar", "vim")), _SELECTION, stderr=stderr)
+    problem = BuildProblem(missing=("libfoo",), needed_by={"libfoo": ("bar",)})
+    advice = advised(a_request(packages=("bar", "vim")), _SELECTION, problem=problem)
     assert offered(advice) == {"without bar": ("vim",)}
 
 
 def test_of_packages_that_exclude_each_other_either_can_go() -> None:
-    detail = "Error: Impossible package selection: conflicts (dnsmasq-full, dnsmasq)"
-    both = advised(a_request(packages=("dnsmasq", "dnsmasq-full")), _SELECTION, detail)
+    problem = BuildProblem(conflicts=("dnsmasq-full", "dnsmasq"))
+    both = advised(a_request(packages=("dnsmasq", "dnsmasq-full")), _SELECTION, problem=problem)
     assert offered(both) == {
         "without dnsmasq-full": ("dnsmasq",),
         "without dnsmasq": ("dnsmasq-full",),
     }
     known = Surroundings(defaults=("dnsmasq",))
-    default = advised(a_request(packages=("dnsmasq-full",)), _SELECTION, detail, known=known)
+    default = advised(a_request(packages=("dnsmasq-full",)), _SELECTION, problem=problem, known=known)
     assert offered(default)["without dnsmasq"] == ("dnsmasq-full", "-dnsmasq")
 
 
 def test_what_would_change_nothing_is_not_offered() -> None:
-    detail = "Error: Impossible package selection: missing (of-somebody-else)"
-    assert advised(a_request(packages=("vim",)), _SELECTION, detail).corrections == ()
+    problem = BuildProblem(missing=("of-somebody-else",))
+    assert advised(a_request(packages=("vim",)), _SELECTION, problem=problem).corrections == ()
 
 
 def test_versions_that_have_moved_are_given_up_or_kept_with_the_package() -> None:
     request = a_request(packages_versions={"vim": "1", "nano": "2"})
-    moved = "Error: Impossible package selection: vim version not as requested: 1 vs. 3"
-    (any_version,) = advised(request, FailureReason.VERSION_MISMATCH, moved).corrections
+    moved = BuildProblem(versions={"vim": ("1", "3")})
+    (any_version,) = advised(request, FailureReason.VERSION_MISMATCH, problem=moved).corrections
     assert any_version.request.packages_versions == {} and any_version.request.packages == ("vim", "nano")
-    gone = "Error: Impossible package selection: vim not in manifest"
-    (without,) = advised(request, FailureReason.VERSION_MISMATCH, gone).corrections
+    gone = BuildProblem(versions={"vim": ("1", "")})
+    (without,) = advised(request, FailureReason.VERSION_MISMATCH, problem=gone).corrections
     assert without.request.packages_versions == {"nano": "2"} and without.request.packages == ()
 
 
@@ -130,18 +129,18 @@ def test_a_revision_that_has_moved_is_given_up() -> None:
 
 
 def test_a_full_root_partition_is_made_larger_as_far_as_is_allowed() -> None:
-    full = "Error: Selected packages exceed device storage: the root file system is full; a larger"
+    full = BuildProblem(full=True)
     request = a_request(rootfs_size_mb=200)
     known = Surroundings(max_rootfs_size_mb=300)
-    (larger,) = advised(request, FailureReason.TOO_BIG, full, known=known).corrections
+    (larger,) = advised(request, FailureReason.TOO_BIG, problem=full, known=known).corrections
     assert larger.request.rootfs_size_mb == 300
     known = Surroundings(max_rootfs_size_mb=200)
-    assert advised(request, FailureReason.TOO_BIG, full, known=known).corrections == ()
+    assert advised(request, FailureReason.TOO_BIG, problem=full, known=known).corrections == ()
 
 
 def test_a_package_whose_script_failed_is_left_out() -> None:
-    detail = "Error: Error while building firmware. The install script of foo failed with exit code 1; leave"
-    advice = advised(a_request(packages=("foo", "vim")), FailureReason.MAKE_FAILED, detail)
+    problem = BuildProblem(script="foo")
+    advice = advised(a_request(packages=("foo", "vim")), FailureReason.MAKE_FAILED, problem=problem)
     assert offered(advice) == {"without foo": ("vim",)}
 
 
@@ -184,10 +183,22 @@ def test_what_real_package_managers_said_leads_to_a_request_without_it(
         word for word in shlex.split(command.read_text()) if word.startswith("PACKAGES=")
     ).removeprefix("PACKAGES=")
     request = a_request(packages=tuple(packages.split()))
-    assert offered(advised(request, _SELECTION, stderr=stderr.read_text())) == expected
+    assert offered(advised(request, _SELECTION, problem=explain_selection(stderr.read_text()))) == expected
 
 
-def test_a_sentence_with_many_names_is_understood_as_far_as_it_goes() -> None:
-    detail = "Error: Impossible package selection: missing (a, b, c and 3 more) conflicts (d, e)"
-    problem = find_problem(BuildFailure(_SELECTION, detail))
-    assert problem == SelectionProblem(("a", "b", "c"), ("d", "e"))
+def test_no_sentence_of_ours_is_read_back() -> None:
+    detail = "Error: Impossible package selection: missing (a, b) conflicts (d, e)"
+    assert not find_problem(BuildFailure(_SELECTION, detail))
+
+
+@pytest.mark.parametrize(
+    "reason", [FailureReason.REVISION_MISMATCH, FailureReason.VERSION_MISMATCH, _SELECTION]
+)
+def test_what_is_upstreams_is_tried_again_as_it_is(reason: FailureReason) -> None:
+    request = a_request(packages=("vim",))
+    problem = BuildProblem(missing=("vim",))
+    advice = advised(request, reason, problem=problem, side=Side.INFRASTRUCTURE)
+    assert advice.side == "The surroundings of this server"
+    assert (
+        advice.corrections[0].request == request and "Nothing is wrong with the request" in advice.what_to_do
+    )

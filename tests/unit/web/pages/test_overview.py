@@ -12,7 +12,7 @@ from asu_builder.domain.release import Release
 from asu_builder.ports import EventKind, RecordedFailure, Tally, VersionList
 from factories import NOON, a_submission
 from fake_builds import FakeStatistics
-from visitors import TOKENS
+from visitors import READER, TOKENS
 from web_scene import EmptyUpstream, Scene
 
 
@@ -56,8 +56,10 @@ def page(client: AsgiClient) -> str:
 def test_it_says_how_the_service_is(client: AsgiClient, scene: Scene) -> None:
     assert "Everything works" in page(client)
     scene.health.part_failed("engine", "Podman does not answer: start `podman.socket`.")
+    assert "start <code>podman.socket</code>" in client.get("/", READER).body.decode()
     shown = page(client)
-    assert "Podman does not answer: start <code>podman.socket</code>." in shown
+    assert "podman.socket" not in shown
+    assert "The container engine does not work now; builds wait until it does." in shown
     assert 'class="notice degraded"' in shown and '<span class="badge down">down</span>' in shown
 
 
@@ -130,3 +132,9 @@ def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> No
 
 def test_it_answers_head(client: AsgiClient) -> None:
     assert client.request("HEAD", "/").status == 200
+
+
+@pytest.mark.parametrize("address", ["/", "/build", "/queue", "/statistics", "/docs"])
+def test_who_runs_the_server_stands_at_the_foot_of_a_page(client: AsgiClient, address: str) -> None:
+    foot = client.get(address).body.decode().partition("<footer>")[2]
+    assert 'Contact: <a href="mailto:asu@example.org" rel="noreferrer">asu@example.org</a>' in foot

@@ -97,7 +97,8 @@ def test_an_empty_queue_says_so(client: AsgiClient) -> None:
 
 def test_why_nothing_is_built_stands_in_a_sentence(client: AsgiClient, scene: Scene) -> None:
     scene.health.part_failed("engine", "Podman does not answer.")
-    assert "Builds wait for the engine. Podman does not answer." in text(client.get("/queue"))
+    assert "Builds wait for the engine. Podman does not answer." in text(client.get("/queue", READER))
+    assert "Builds wait for the engine. The container engine does not work now" in text(client.get("/queue"))
     scene.health._note("engine", Verdict("ok", "Fine."))
     scene.operator().pause(who="olga")
     assert "The workers are paused by the operator." in text(client.get("/queue"))

@@ -40,6 +40,7 @@ def run_with_fake_podman(command: str, folder: Path) -> list[list[str]]:
     return calls
 
 
+@pytest.mark.process
 def test_a_shell_gives_podman_the_very_arguments_that_ran(tmp_path: Path) -> None:
     found = reproduced(a_request(), "luci", "-ppp", "libstdc++")
     run, copy, remove = run_with_fake_podman(found.command, tmp_path)
@@ -63,6 +64,7 @@ def test_nothing_of_the_server_s_own_paths_is_told() -> None:
     assert "first boot" in found.left_out[0] and "secret" not in str(found.left_out)
 
 
+@pytest.mark.process
 def test_a_snapshot_s_imagebuilder_is_loaded_first(tmp_path: Path) -> None:
     found = reproduced(a_request(version="24.10-SNAPSHOT"), "luci")
     run, *_ = run_with_fake_podman(found.command, tmp_path)

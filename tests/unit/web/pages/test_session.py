@@ -1,12 +1,16 @@
 """An operator signs in at a page; nobody else's page can use it."""
 
+import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from click.testing import CliRunner
 
 from asgi_client import Answer, AsgiClient
+from asu_builder.cli import main
 from asu_builder.domain.access import Right, Token, digest_of
 from web_scene import Scene
 
@@ -50,6 +54,17 @@ def test_an_unknown_token_is_refused_with_a_form_to_try_again(client: AsgiClient
     assert answer.status == 401
     assert answer.header("set-cookie") is None
     assert b"not known here" in answer.body and b'name="token"' in answer.body
+
+
+def test_the_commands_it_names_make_tokens_with_these_rights(client: AsgiClient) -> None:
+    """They can be typed as they stand, but for the name."""
+    page = html.unescape(client.get("/configuration").body.decode())
+    named = re.findall(r"<code>asu-builder (token NAME [^<]+)</code>", page)
+    assert [command.split()[-1] for command in named] == ["read", "operate"]
+    for command in named:
+        ended = CliRunner().invoke(main, command.replace("NAME", "ann").split())
+        assert ended.exit_code == 0, ended.output
+        assert f"rights: [{command.split()[-1]}]" in ended.stderr + ended.stdout
 
 
 def test_a_cookie_with_a_token_that_was_taken_back_says_nothing(client: AsgiClient) -> None:

@@ -71,3 +71,8 @@ def test_what_was_counted_is_text_and_nothing_is_inline(client: AsgiClient) -> N
 
 def test_it_answers_head(client: AsgiClient) -> None:
     assert client.request("HEAD", "/statistics").status == 200
+
+
+def test_the_predecessors_address_leads_here(client: AsgiClient) -> None:
+    answer = client.get("/stats")
+    assert (answer.status, dict(answer.headers)["location"]) == (301, "/statistics")

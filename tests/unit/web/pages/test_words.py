@@ -35,6 +35,29 @@ def test_a_moment_carries_its_time_for_the_browser() -> None:
     assert str(words.moment(at)) == '<time datetime="2026-11-25T09:05:00+00:00">2026-11-25 09:05 UTC</time>'
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("", ""),
+        ("the noc", "the noc"),
+        (
+            "noc@asu.example.org",
+            '<a href="mailto:noc@asu.example.org" rel="noreferrer">noc@asu.example.org</a>',
+        ),
+        (
+            "Ann & Bob, https://asu.example.org/about.",
+            'Ann &amp; Bob, <a href="https://asu.example.org/about" rel="noreferrer">'
+            "https://asu.example.org/about</a>.",
+        ),
+        ("<b>me</b>", "&lt;b&gt;me&lt;/b&gt;"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+        ('https://x"onclick=1', '<a href="https://x" rel="noreferrer">https://x</a>&#34;onclick=1'),
+    ],
+)
+def test_who_runs_the_server_can_be_reached(text: str, html: str) -> None:
+    assert str(words.contact(text)) == html
+
+
 def test_thousands_are_kept_apart() -> None:
     assert words.number(1234567) == "1\u202f234\u202f567"
 

@@ -1,0 +1,181 @@
+"""What the type of a setting does not say: each value that may not be, with what may."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from asu_builder.domain.addresses import parse_address
+from asu_builder.settings.ranges import range_checks
+from asu_builder.settings.units import write_duration
+from asu_builder.settings.wrong import Wrong, expectation
+
+if TYPE_CHECKING:
+    from asu_builder.settings import Settings
+
+_RATE = re.compile(r"0*[1-9][0-9]{0,5}\s*/\s*(second|minute|hour|day)")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Of a worker, a network, or the holder of a token."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
+_BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
+
+_ABOVE_ZERO = (
+    *("job_timeout", "worker_poll", "idle_sinks_after", "head_timeout", "body_timeout", "reader_timeout"),
+    # An end that is over at once would be seen by nobody.
+    *("build_ttl", "build_ttl_unversioned", "build_defaults_ttl", "failure_ttl"),
+)
+PARTNERS: Mapping[str, str] = {
+    "idle_expires_after": "idle_sinks_after",
+    "package_changes_path": "package_changes_url",
+    "max_request_line": "max_head_size",
+}
+"""Settings that are measured by another; what is wrong is said of the first."""
+TEMPLATE_FIELDS: Mapping[str, frozenset[str]] = {
+    "imagebuilder_image": frozenset(("registry", "target", "subtarget", "tag", "version")),
+    "imagebuilder_path": frozenset(("version", "target", "subtarget")),
+}
+
+
+def wrong_values(settings: "Settings") -> Iterator[Wrong]:
+    """Everything that stops a start."""
+    yield from _numbers(settings)
+    yield from _texts(settings)
+    yield from _times(settings)
+    yield from _tokens(settings.api_tokens)
+    yield from _networks("trusted_proxies", settings.trusted_proxies)
+    yield from _allow_list(settings.repository_allow_list)
+    yield from _branches(settings.branches)
+
+
+_AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
+
+
+def _unless(holds: object, name: str, expected: str, given: object) -> Iterator[Wrong]:
+    if not holds:
+        yield expectation(name, expected, given)
+
+
+def _numbers(settings: "Settings") -> Iterator[Wrong]:
+    for name, least, most, what in (
+        ("server_port", 0, 65535, "a port"),
+        ("worker_concurrent", 0, 256, "a number"),
+    ):
+        value = getattr(settings, name)
+        yield from _unless(least <= value <= most, name, f"{what} from {least} to {most}", value)
+    for name, fits, expected in range_checks(settings):
+        yield from _unless(fits, name, expected, getattr(settings, name))
+
+
+def _texts(settings: "Settings") -> Iterator[Wrong]:
+    yield from _unless(_is_server(settings.upstream_url), "upstream_url", _AN_ADDRESS, settings.upstream_url)
+    for name in ("package_changes_url", "public_upstream_url"):
+        value = getattr(settings, name)
+        yield from _unless(not value or _is_server(value), name, _AN_ADDRESS, value)
+    both = settings.package_changes_path and settings.package_changes_url
+    nothing = "nothing beside package_changes_url: rules come from one place"
+    yield from _unless(not both, "package_changes_path", nothing, settings.package_changes_path)
+    yield from _unless(
+        NAME.fullmatch(settings.worker_id), "worker_id", "letters, digits and . _ -", settings.worker_id
+    )
+    network = settings.build_network
+    yield from _unless(NAME.fullmatch(network), "build_network", "a network's name or none", network)
+    expected = "rates like `20/minute; 100/hour`, or nothing"
+    for name in ("new_builds_limit", "look_ups_limit"):
+        limit = getattr(settings, name)
+        rates = [part.strip() for part in limit.split(";")] if limit.strip() else []
+        yield from _unless(all(_RATE.fullmatch(rate) for rate in rates), name, expected, limit)
+    for number, host in enumerate(settings.upstream_redirect_hosts):
+        expected = "a host, like mirror.example.org:8080"
+        yield from _unless(_is_place(host), f"upstream_redirect_hosts[{number}]", expected, host)
+    for name, allowed in TEMPLATE_FIELDS.items():
+        yield from _template(name, getattr(settings, name), allowed)
+
+
+def _is_server(text: str) -> bool:
+    """Whether the address of a server. A user in it would be announced to everybody, and never sent."""
+    address = parse_address(text)
+    return address is not None and not address.user
+
+
+def _is_place(host: str) -> bool:
+    """Whether a host, with a port or without, and nothing else."""
+    address = parse_address(f"http://{host}")
+    return address is not None and not address.path and not address.user
+
+
+def _template(name: str, template: str, allowed: frozenset[str]) -> Iterator[Wrong]:
+    try:
+        template.format(**dict.fromkeys(allowed, "x"))
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        names = ", ".join(f"{{{field_name}}}" for field_name in sorted(allowed))
+        yield expectation(name, f"a template with none but {names}", template)
+
+
+def _times(settings: "Settings") -> Iterator[Wrong]:
+    for name in _ABOVE_ZERO:
+        span = getattr(settings, name)
+        yield from _unless(span > timedelta(0), name, "a duration above zero, like 10m", write_duration(span))
+    sinks, expires = settings.idle_sinks_after, settings.idle_expires_after
+    expected = f"a duration longer than idle_sinks_after ({write_duration(sinks)})"
+    yield from _unless(expires > sinks, "idle_expires_after", expected, write_duration(expires))
+
+
+def _tokens(tokens: Any) -> Iterator[Wrong]:
+    names: set[str] = set()
+    digests: set[str] = set()
+    for number, token in enumerate(tokens):
+        entry = f"api_tokens[{number}]"
+        name, digest = token["name"], token["digest"]
+        yield from _unless(NAME.fullmatch(name), f"{entry}.name", "a name of letters, digits and . _ -", name)
+        yield from _unless(name not in names, f"{entry}.name", "a name that no other token has", name)
+        yield from _unless(
+            _DIGEST.fullmatch(digest),
+            f"{entry}.digest",
+            "the SHA-256 of the token as 64 hexadecimal digits; `asu-builder token NAME` prints it",
+            digest,
+        )
+        yield from _unless(
+            digest not in digests, f"{entry}.digest", "a token of its own for each name", digest
+        )
+        names.add(name)
+        digests.add(digest)
+
+
+def _networks(name: str, networks: tuple[str, ...]) -> Iterator[Wrong]:
+    if not networks:
+        return
+    import ipaddress  # only where a proxy is trusted
+
+    for number, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            expected = "an address or a network like 10.0.0.0/8"
+            yield expectation(f"{name}[{number}]", expected, network)
+
+
+def _allow_list(entries: tuple[str, ...]) -> Iterator[Wrong]:
+    if not entries:
+        return
+    from asu_builder.domain.repositories import is_allow_list_entry  # most servers allow none
+
+    expected = "an http(s) address, without * and ; and with nothing to decode"
+    for number, entry in enumerate(entries):
+        yield from _unless(is_allow_list_entry(entry), f"repository_allow_list[{number}]", expected, entry)
+
+
+def _branches(branches: Mapping[str, Any]) -> Iterator[Wrong]:
+    for name, branch in branches.items():
+        yield from _unless(_BRANCH.fullmatch(name), f"branches.{name}", "a name like 24.10 or SNAPSHOT", name)
+        path = branch.get("path", "x")
+        holds = _BRANCH_PATH.fullmatch(path) and ".." not in path and _fits(path)
+        yield from _unless(holds, f"branches.{name}.path", "a relative path, with {version} or without", path)
+
+
+def _fits(path: str) -> bool:
+    try:
+        path.format(version="x")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return False
+    return not path.startswith("/")
