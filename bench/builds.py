@@ -14,12 +14,12 @@ from pathlib import Path
 import uvicorn
 from msgspec.structs import replace
 
-from asu_builder.bootstrap import assemble
+from asu_builder.app import assemble
+from asu_builder.http.server import server_config
 from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
-from asu_builder.sample.distribution import Distribution, write_distribution
-from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
-from asu_builder.web.server import server_config
+from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.server import DownloadServer
 from bench.figures import Figure
 from bench.process import free_port
 from bench.worlds import TARGET, VERSION, own_podman

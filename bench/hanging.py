@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from asu_builder.sample.distribution import write_distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import write_distribution
+from asu_sample.server import DownloadServer
 from bench import load
 from bench.figures import Figure
 from bench.process import resident_bytes

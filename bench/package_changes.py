@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server, cpu_seconds, free_port, serving
+from package_changes.service import parse_body
 from package_changes.watch import built_in_rules
-from package_changes.wire import parse_body
 
 _ROUNDS = 7
 _REQUESTS = 3000
@@ -46,7 +46,7 @@ def main() -> None:
     print(render_line(own), flush=True)
     port = free_port()
     environment = {"PACKAGE_CHANGES_PORT": str(port)}
-    with serving(["asu_builder.web.rules_service"], port, environment=environment, path="/health") as server:
+    with serving(["asu_builder.http.rules_service"], port, environment=environment, path="/health") as server:
         values = [_cost_of_answers(server) for _ in range(_ROUNDS)]
         print(render_line(Figure("POST /apply, 150 packages, CPU of the service", "µs", values, _BUDGET)))
         print(render_line(Figure("start: exec to first answer, CPU", "ms", [server.start_cpu * 1000])))

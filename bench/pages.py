@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.statistics import SqlStatistics
+from asu_builder.database.connection import Database
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Stage

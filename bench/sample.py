@@ -10,14 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.job_rows import encode, to_micros
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.package_changes import LocalPackageChanges
-from asu_builder.adapters.stores import LocalStore
+from asu_builder.database.connection import Database
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.rows import encode, to_micros
 from asu_builder.domain.job import BuildResult, Image, Keeping
 from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Submission
+from asu_builder.store.local import LocalStore
 
 VERSION, TARGET, PROFILE = "24.10.4", "ath79/generic", "tplink_archer-c7-v5"
 PACKAGES = {f"package-number-{number:03}": f"1.{number}.0-r1" for number in range(150)}

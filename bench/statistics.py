@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.retention import SqlRetention
-from asu_builder.adapters.statistics import SqlStatistics
+from asu_builder.core.statistics import PERIODS, Charts
+from asu_builder.database.connection import Database
+from asu_builder.database.retention import SqlRetention
+from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.domain.request import BuildRequest
-from asu_builder.services.charts import PERIODS, Charts
-from asu_builder.web.statistics_page import StatisticsPage
+from asu_builder.http.pages.statistics import StatisticsPage
 from bench.figures import Figure
 from bench.sample import PROFILE, TARGET, seed
 

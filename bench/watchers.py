@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from bench.builds import ask_for_build
 from bench.figures import Figure
 from bench.process import cpu_seconds

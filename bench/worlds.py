@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_builder.sample.distribution import Distribution, write_distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.server import DownloadServer
 from bench.process import Server, free_port, serving
 
 _TESTS = Path(__file__).parents[1] / "tests"

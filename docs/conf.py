@@ -17,4 +17,4 @@ html_title = f"ASU Builder {__version__}"
 html_copy_source = False
 html_show_copyright = False
 # Nothing is loaded from elsewhere: furo brings its own style and uses the reader's fonts.
-html_favicon = "../src/asu_builder/web/static/icon.svg"
+html_favicon = "../src/asu_builder/http/static/icon.svg"

@@ -10,10 +10,10 @@ from typing import Any
 
 import uvicorn
 
-from asu_builder.web.asker import Askers
-from asu_builder.web.door import Door, DoorLimits
-from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.server import server_config
+from asu_builder.http.callers import Askers
+from asu_builder.http.door import Door, DoorLimits
+from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.server import server_config
 from factories import eventually
 from web_scene import Scene
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.errors import FailureReason, QueueFull
 from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
 from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.domain.search import Device, Title
 from asu_builder.ports import Admit, Remove, Submission
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

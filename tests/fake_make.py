@@ -11,20 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_builder.sample.miniature import (
-    MARKER,
-    archives,
-    arguments,
-    configuration,
-    queries,
-    reports,
-    selection,
-)
-from asu_builder.sample.miniature.arguments import Arguments
-from asu_builder.sample.miniature.configuration import Profile
-from asu_builder.sample.miniature.images import Image
-from asu_builder.sample.miniature.packages import Package
-from asu_builder.sample.miniature.sources import Catalog, Location, Offer
+from asu_sample.miniature import MARKER, archives, arguments, configuration, queries, reports, selection
+from asu_sample.miniature.arguments import Arguments
+from asu_sample.miniature.configuration import Profile
+from asu_sample.miniature.images import Image
+from asu_sample.miniature.packages import Package
+from asu_sample.miniature.sources import Catalog, Location, Offer
 
 _GOALS = ("info", "manifest", "image")
 _VARIABLES = {

@@ -12,11 +12,10 @@ from pathlib import Path
 from shutil import move
 from threading import Event, Lock
 
-from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.local_copy import TreeCopy
-from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.guard import Limits
+from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime, TreeCopy
 from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
-from asu_builder.ports.containers import STDERR, STDOUT
+from asu_builder.ports.engines import STDERR, STDOUT
 from fake_make import FakeMake
 
 _LOOK_SECONDS = 0.05
@@ -180,7 +179,7 @@ def main() -> None:
     import os
     from functools import partial
 
-    from asu_builder import bootstrap, cli
+    from asu_builder import app, cli
     from asu_builder.settings import load_settings, parse_duration
 
     pace = parse_duration(os.environ.get("FAKE_PACE", "0"))
@@ -191,7 +190,7 @@ def main() -> None:
         return FakeRuntime(settings.imagebuilder_path, scratch, pace=pace)
 
     # The command looks it up when it starts, so everything else is as an operator would have it.
-    bootstrap.assemble = partial(bootstrap.assemble, watch=fake)
+    app.assemble = partial(app.assemble, watch=fake)
     cli.serve()
 
 

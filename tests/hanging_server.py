@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from asu_builder.sample.server import DownloadServer
+from asu_sample.server import DownloadServer
 
 
 class HangingServer(DownloadServer):

@@ -20,8 +20,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution, write_distribution
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution, write_distribution
 from tools import require_tool, tool_missing
 
 SAMPLE_REGISTRY = "localhost/sample"

@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.locks import locked
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.retention import SqlRetention
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, StillRead
 from asu_builder.domain.job import Keeping, Lease, Priority, Stage
+from asu_builder.files import locked
 from asu_builder.ports import JobFilter, Patience
 from factories import NOON, a_failure, a_result, a_submission, room_for
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from asu_builder.adapters.limits import Limits
 from asu_builder.domain.release import parse_release
+from asu_builder.engines.guard import Limits
 from asu_builder.ports import ContainerSpec, Runtime
 from podman_service import APK_VERSION, SAMPLE_TARGET
 

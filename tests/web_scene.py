@@ -5,41 +5,36 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.package_changes import LocalPackageChanges
-from asu_builder.adapters.retention import SqlRetention
-from asu_builder.adapters.stores import LocalStore
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.health import Health
+from asu_builder.core.housekeeping import Housekeeping, KeepingOptions
+from asu_builder.core.live import Bell, LiveBuilds, Recorder
+from asu_builder.core.metrics import Durations, EventCounts, Gauges
+from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.preflight import Preview
+from asu_builder.core.statistics import Charts
+from asu_builder.core.submit import Cancellation
+from asu_builder.core.worker import WorkerOptions, Workers
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
-from asu_builder.domain.branches import Branches
-from asu_builder.domain.device_search import Device, Title
 from asu_builder.domain.job import Retention
-from asu_builder.domain.release import Release
+from asu_builder.domain.release import Branches, Release
+from asu_builder.domain.search import Device, Title
+from asu_builder.http.api.configuration import describe_settings
+from asu_builder.http.api.live import WatchLimits
+from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.app import Parts, create_app
+from asu_builder.http.callers import Admit, Askers
+from asu_builder.http.door import DoorLimits
+from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.waiting import AdmitFetch
+from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Patience, Statistics, TargetProfiles, Upstream, Verdict, VersionList
-from asu_builder.services.cancellation import Cancellation
-from asu_builder.services.catalog import Catalog
-from asu_builder.services.charts import Charts
-from asu_builder.services.counts import EventCounts
-from asu_builder.services.crowd import Crowds
-from asu_builder.services.durations import Durations
-from asu_builder.services.health import Health
-from asu_builder.services.housekeeping import Housekeeping, KeepingOptions
-from asu_builder.services.live import Bell, LiveBuilds
-from asu_builder.services.measures import Gauges
-from asu_builder.services.operator import Operator
-from asu_builder.services.preview import Preview
-from asu_builder.services.recording import Recorder
-from asu_builder.services.worker import WorkerOptions, Workers
 from asu_builder.settings import LoadedSettings, Settings
-from asu_builder.web.app import Parts, create_app
-from asu_builder.web.asker import Admit, Askers
-from asu_builder.web.configuration import describe_settings
-from asu_builder.web.door import DoorLimits
-from asu_builder.web.fast_path import FrontDoor
-from asu_builder.web.metadata import Announcement
-from asu_builder.web.waiting import AdmitFetch
-from asu_builder.web.watch_limits import WatchLimits
+from asu_builder.store.local import LocalStore
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from asu_builder.adapters.podman_engine import PodmanOptions, find_socket
-from asu_builder.adapters.podman_runtime import PodmanRuntime
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution, write_distribution
-from asu_builder.sample.server import DownloadServer
+from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.engines.podman.service import PodmanOptions, find_socket
 from asu_builder.settings import PREFIX
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.server import DownloadServer
 
 VERSION, TARGET = "25.12.0", "pico/nine"
 _IMAGE = "localhost/asu-builder-sample:{target}-{subtarget}-{tag}"

@@ -8,8 +8,7 @@ the removals of `diff_packages`, in front and sorted.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from package_changes.model import Applied, Context, Rename, Rule, Selection
-from package_changes.patterns import NamePattern
+from package_changes.model import Applied, Context, NamePattern, Rename, Rule, Selection
 
 
 def select_packages(rules: Sequence[Rule], context: Context, warnings: Sequence[str] = ()) -> Selection:

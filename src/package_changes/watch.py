@@ -9,8 +9,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from package_changes.document import MAX_LENGTH
 from package_changes.rules import Rules, RulesProblem, parse_rules
+from package_changes.schema import MAX_LENGTH
 
 BUILT_IN = "built-in rules"
 

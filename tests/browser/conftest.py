@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from asu_builder.domain.access import new_token
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
-from asu_builder.web.pages.session import COOKIE
+from asu_builder.http.pages.session import COOKIE
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from browser.pictures import Pictures
 from browser.watched import Window
 from e2e.conftest import local_settings

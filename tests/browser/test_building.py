@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from browser.conftest import FORM, Open, get_to_know_upstream
 from browser.pictures import Pictures
 from browser.watched import DESKTOP, PHONE, Faults, Window

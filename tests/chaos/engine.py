@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from asu_builder.adapters.podman_client import a_client
+from asu_builder.engines.podman.client import a_client
 from factories import eventually
 from podman_service import SAMPLE_TARGET, PodmanService
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_builder.sample.distribution import write_distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import write_distribution
+from asu_sample.server import DownloadServer
 from chaos.clock import Clock
 from chaos.disk import SmallDisk
 from chaos.engine import Engine, make_certificate, push_images, reference_of

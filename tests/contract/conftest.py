@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.podman_engine import PodmanOptions, Timeouts
-from asu_builder.adapters.podman_runtime import PodmanRuntime
-from asu_builder.adapters.retention import SqlRetention
-from asu_builder.adapters.sandbox_trial import bubblewrap_works
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
+from asu_builder.engines.guard import Limits
+from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.sandbox import bubblewrap_works
+from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.engines.podman.service import PodmanOptions, Timeouts
 from asu_builder.ports import JobQueue, Operations, RetentionLedger, Runtime
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
 from runtime_rig import Rig

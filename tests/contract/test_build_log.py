@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from asu_builder.adapters.build_log import SqlBuildLog
-from asu_builder.adapters.database import Database
+from asu_builder.database.build_log import SqlBuildLog
+from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Keeping, Lease, Stage
 from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionLedger
-from asu_builder.ports.build_log import LEFT_OUT
+from asu_builder.ports.engines import LEFT_OUT
 from factories import NOON, a_result, a_submission, removes
 
 _MINUTE = timedelta(minutes=1)

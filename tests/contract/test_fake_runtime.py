@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.guard import Limits
+from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
 from asu_builder.ports import CommandResult, Container, Runtime
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import APK_VERSION, OPKG_VERSION
 from runtime_rig import a_spec

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.statistics import SqlStatistics
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
 from asu_builder.ports import (

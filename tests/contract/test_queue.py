@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from asu_builder.adapters.job_times import MAX_ATTEMPTS, UNSEEN
+from asu_builder.database.expiry import MAX_ATTEMPTS, UNSEEN
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side
 from asu_builder.domain.job import (
     COOL_DOWN,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.retention import SqlRetention
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.job import Job, JobState
 from asu_builder.ports import JobFilter
 from queue_crowd import Crowd, Event
@@ -167,15 +167,15 @@ def test_what_two_processes_did_to_one_queue_fits_together(
 
 _FRESH = """
 import sys, threading
-from asu_builder.adapters import job_rows
+from asu_builder.database import rows
 from factories import a_request, a_result, a_failure
 sys.setswitchinterval(1e-6)
-request, result, failure = (job_rows.encode(value) for value in (a_request(), a_result(), a_failure()))
+request, result, failure = (rows.encode(value) for value in (a_request(), a_result(), a_failure()))
 row = (1, "a" * 64, request, "pending", 1, "", "", 0, 0, None, 0, 0, "[]", None, None, "", 1, result)
 ready = threading.Barrier(8)
 def read():
     ready.wait()
-    job_rows.to_job(row)
+    rows.to_job(row)
 threads = [threading.Thread(target=read) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

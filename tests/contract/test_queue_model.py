@@ -29,10 +29,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.jobs import SqlJobQueue
-from asu_builder.adapters.operations import SqlOperations
-from asu_builder.adapters.retention import SqlRetention
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, StillRead
 from asu_builder.domain.job import (
     BuildFailure,

@@ -13,8 +13,8 @@ from time import monotonic
 import pytest
 from msgspec.structs import replace
 
-from asu_builder.adapters.limits import Limits
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, Unavailable
+from asu_builder.engines.guard import Limits
 from asu_builder.ports import CommandResult, Container, Runtime
 from factories import eventually, sooner_than
 from podman_service import APK_VERSION, OPKG_VERSION

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.errors import StillRead
 from asu_builder.ports import Store
+from asu_builder.store.local import LocalStore
 
 HASH, OTHER = "a" * 64, "b" * 64
 

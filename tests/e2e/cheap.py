@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from asu_builder.sample.releases import RELEASES
+from asu_sample.releases import RELEASES
 
 _IMAGE = b"an image of nothing\n"
 _MAKEFILE = """\

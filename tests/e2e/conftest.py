@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.service import Client, Service
 from e2e.slow_imagebuilder import write_slow_imagebuilder
 from podman_service import APK_VERSION, SAMPLE_REGISTRY, SAMPLE_TARGET

@@ -5,8 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_builder.sample import running
-from asu_builder.sample.miniature import trailers
+from asu_sample import running
+from asu_sample.miniature import trailers
 from tools import require_tool
 
 _SQUASHFS = b"hsqs"

@@ -1,6 +1,6 @@
 """The service as it is, but with rounds of background work that come soon: many tests wait for one."""
 
-from asu_builder.bootstrap.background import Rounds
+from asu_builder.app.background import Rounds
 from asu_builder.cli import serve
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 
 _RECIPE = "\t@PYTHONPATH=scripts"
 

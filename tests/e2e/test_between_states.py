@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution, write_distribution
-from asu_builder.sample.miniature import packages as index
-from asu_builder.sample.miniature.apk_repositories import parse_index
-from asu_builder.sample.pool import write_index
-from asu_builder.sample.releases import RELEASES
+from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.miniature import packages as index
+from asu_sample.miniature.apk_repositories import parse_index
+from asu_sample.pool import write_index
+from asu_sample.releases import RELEASES
 from e2e.conftest import local_settings
 from e2e.service import Client, Service
 from factories import the_case

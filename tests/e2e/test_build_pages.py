@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.conftest import Make, slow_service
 from e2e.service import Answer, Client
 from factories import eventually

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from asu_builder.adapters.podman_engine import PodmanOptions
-from asu_builder.adapters.podman_runtime import PodmanRuntime
-from asu_builder.sample.miniature import trailers
+from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.engines.podman.service import PodmanOptions
+from asu_sample.miniature import trailers
 from e2e.images import Unpacked, ext4_names, kinds_of_trailers, unsquash
 from e2e.service import Answer, Client, Service
 from factories import eventually

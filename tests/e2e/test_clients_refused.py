@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.clients.auc import Auc
 from e2e.clients.crash import ClientCrash, ClientError
 from e2e.clients.device import Device

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.canned_server import canned
 from e2e.conftest import Make, slow_service
 from e2e.service import Service

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.adapters.stores import LocalStore
 from asu_builder.domain.errors import Unavailable
+from asu_builder.store.local import LocalStore
 from e2e.conftest import Make
 from e2e.service import Client, Service
 from factories import eventually

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.conftest import local_settings
 from e2e.service import Client, Service
 from e2e.tripwire import LOG, lay_tripwires

@@ -17,10 +17,10 @@ import pytest
 
 import schemas
 from asu_builder import __version__
-from asu_builder.adapters.schema import known_schema
-from asu_builder.doctor.engine_socket import get_json
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_builder.database.schema import known_schema
+from asu_builder.doctor.engine import get_json
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from chaos.clock import Clock, FaketimeMissing
 from chaos.disk import SmallDisk
 from e2e.conftest import Make, local_settings

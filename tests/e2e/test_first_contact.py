@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from e2e.clients.device import Device
 from e2e.first_contact import (
     CLIENTS,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.conftest import local_settings
 from e2e.service import Answer, Client, Service
 

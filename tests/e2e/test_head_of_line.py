@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from e2e.conftest import local_settings
 from e2e.service import Service
 from factories import eventually

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from e2e.clients.scene import a_body
 from e2e.conftest import Make
 from e2e.service import Answer, Client, Service, inherited, run

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution, snapshot_builder
-from asu_builder.sample.server import DownloadServer
-from asu_builder.services.housekeeping import GRACE
+from asu_builder.core.housekeeping import GRACE
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution, snapshot_builder
+from asu_sample.server import DownloadServer
 from e2e.conftest import Make
 from e2e.service import READ_TOKENS, Answer, Client, Service, run
 from factories import eventually

@@ -5,17 +5,17 @@ from threading import Event
 
 import pytest
 
-from asu_builder.adapters.local_runtime import LocalRuntime
-from asu_builder.adapters.package_changes import LocalPackageChanges, RemotePackageChanges
-from asu_builder.adapters.podman_engine import Engine
-from asu_builder.adapters.upstream_server import UpstreamServer
-from asu_builder.bootstrap.runtimes import choose_runtime
+from asu_builder.app.adapters import choose_runtime
 from asu_builder.client.server import Server
-from asu_builder.doctor.asking import Unheard, ask
+from asu_builder.doctor.network import Unheard, ask
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_builder.engines.local.runtime import LocalRuntime
+from asu_builder.engines.podman.service import Engine
+from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.settings import Settings, SettingsProblem
+from asu_builder.upstream.server import UpstreamServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.service import Service
 from factories import eventually
 from fake_engine import FakeEngine

@@ -55,7 +55,7 @@ class RulesService:
             "PACKAGE_CHANGES_PATH": str(self._rules),
             "PACKAGE_CHANGES_PORT": str(self.port),
         }
-        command = [sys.executable, "-m", "asu_builder.web.rules_service"]
+        command = [sys.executable, "-m", "asu_builder.http.rules_service"]
         self._process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:

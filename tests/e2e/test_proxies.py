@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from e2e.clients.scene import a_body
 from e2e.conftest import Make
 from e2e.proxies import PROXIES, Proxy

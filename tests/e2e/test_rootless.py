@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.conftest import podman_settings
 from e2e.service import Service
 from podman_service import APK_VERSION, PodmanService, start_with_images

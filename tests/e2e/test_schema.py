@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
-from asu_builder.web.operations import OPERATIONS
+from asu_builder.http.api.routes import OPERATIONS
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.clients.scene import a_body
 from e2e.conftest import local_settings
 from e2e.service import Client, Service

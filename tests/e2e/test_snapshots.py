@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution, snapshot_builder
-from asu_builder.sample.server import DownloadServer
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution, snapshot_builder
+from asu_sample.server import DownloadServer
 from e2e.conftest import Make
 from e2e.images import unsquash
 from podman_service import APK_VERSION, SAMPLE_REGISTRY

@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from e2e.clients.scene import a_body
 from e2e.conftest import Make
 from e2e.service import Service

@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 
 LOG = "dangerous-arguments.log"
 _RECIPE = re.compile(r"exec (python3 .*-m miniature \$@)$", re.MULTILINE)

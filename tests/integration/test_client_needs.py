@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.bootstrap import assemble
-from asu_builder.sample.distribution import Distribution
+from asu_builder.app import assemble
+from asu_sample.distribution import Distribution
 from factories import eventually
 from hanging_server import HangingServer
 from integration.test_documents import House, settings

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.bootstrap import assemble
+from asu_builder.app import assemble
 from asu_builder.domain.access import digest_of
-from asu_builder.sample.distribution import Distribution
 from asu_builder.settings import Settings
+from asu_sample.distribution import Distribution
 from factories import Clock, eventually
 from hanging_server import HangingServer
 
@@ -95,7 +95,7 @@ def test_a_request_whose_documents_do_not_come_is_told_to_come_back_and_changes_
     house.server.hang(f"/releases/{APK}/targets/pico/nine/profiles.json")
     with house.opened() as client:
         assert client.get("/json/v1/overview.json").status == 200
-        monkeypatch.setattr("asu_builder.web.waiting.FIRST_SECONDS", 0.1)
+        monkeypatch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 0.1)
         answer = client.post("/api/v1/build", a_body())
         assert (answer.status, answer.json["status"]) == (503, 503)
         assert int(answer.header("retry-after") or 0) >= 1
@@ -109,8 +109,8 @@ def test_the_service_answers_at_once_though_upstream_accepts_and_never_answers(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its start has asked upstream for nothing that it waits for."""
-    for name in ("upstream_server._READ_SECONDS", "upstream_documents.FIRST_SECONDS"):
-        monkeypatch.setattr(f"asu_builder.adapters.{name}", 600.0)
+    for name in ("server._READ_SECONDS", "documents.FIRST_SECONDS"):
+        monkeypatch.setattr(f"asu_builder.upstream.{name}", 600.0)
     house.server.hang("/")
     with house.opened(worker_concurrent=1) as client:
         assert client.get("/health").status == 200
@@ -212,7 +212,7 @@ def test_different_questions_that_need_upstream_are_limited_and_the_same_one_is_
     ) as client:
         assert client.get("/json/v1/overview.json").status == 200
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("asu_builder.web.waiting.FIRST_SECONDS", 0.02)
+            patch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 0.02)
             for _ in range(10):
                 assert client.post("/api/v1/build", a_body(), peer="192.0.2.1").status == 503
             statuses = [

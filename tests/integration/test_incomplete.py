@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from asgi_client import Answer, AsgiClient
-from asu_builder.adapters.database import Database
-from asu_builder.adapters.upstream import HttpUpstream
-from asu_builder.bootstrap import assemble
-from asu_builder.bootstrap.background import Rounds
+from asu_builder.app import assemble
+from asu_builder.app.background import Rounds
+from asu_builder.database.connection import Database
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import parse_release
-from asu_builder.sample.distribution import Distribution
+from asu_builder.upstream.offer import HttpUpstream
+from asu_sample.distribution import Distribution
 from factories import UPSTREAM, Clock, eventually
 from integration.test_documents import settings
 from odd_server import HALF, OddServer, odd_server

@@ -7,9 +7,9 @@ from threading import Event
 
 import pytest
 
-from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.adapters.sandbox_trial import bubblewrap_works
-from asu_builder.sample.distribution import Distribution
+from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.sandbox import bubblewrap_works
+from asu_sample.distribution import Distribution
 from runtime_rig import a_spec
 from tools import require_tool, tool_missing
 

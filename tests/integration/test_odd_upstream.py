@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from integration.test_pipeline import FLAVOURS, Bench
 
 FIRMWARE = "~trusted-firmware-a-acme"

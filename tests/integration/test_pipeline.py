@@ -11,23 +11,22 @@ from typing import Any
 
 import pytest
 
-from asu_builder.adapters.local_runtime import LocalOptions, LocalRuntime
-from asu_builder.adapters.package_changes import LocalPackageChanges
-from asu_builder.adapters.repository_status import RepositoryStatus
-from asu_builder.adapters.stores import LocalStore
-from asu_builder.domain.branches import Branches
-from asu_builder.domain.changes import Baseline
+from asu_builder.core import pipeline
+from asu_builder.core.pipeline import Pipeline, describe_images
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
+from asu_builder.domain.packages import Baseline
+from asu_builder.domain.release import Branches
 from asu_builder.domain.request import request_hash
+from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard
-from asu_builder.sample.distribution import Distribution, snapshot_builder, write_distribution
-from asu_builder.sample.miniature import trailers
-from asu_builder.sample.releases import EPOCH, RELEASES, configuration
-from asu_builder.sample.server import DownloadServer
-from asu_builder.services import pipeline
-from asu_builder.services.images import describe_images
-from asu_builder.services.pipeline import Pipeline
+from asu_builder.store.local import LocalStore
+from asu_builder.upstream.repository_status import RepositoryStatus
+from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
+from asu_sample.miniature import trailers
+from asu_sample.releases import EPOCH, RELEASES, configuration
+from asu_sample.server import DownloadServer
 from e2e.images import kinds_of_trailers
 from factories import NOON, a_request, eventually, sooner_than
 from odd_server import odd_server

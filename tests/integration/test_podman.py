@@ -22,10 +22,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from asu_builder.adapters.limits import Limits
-from asu_builder.adapters.podman_calls import ContainerCalls
-from asu_builder.adapters.podman_engine import Engine, PodmanOptions, Timeouts
-from asu_builder.adapters.podman_runtime import PodmanRuntime
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
@@ -34,6 +30,10 @@ from asu_builder.domain.errors import (
     RegistryUnavailable,
     Unavailable,
 )
+from asu_builder.engines.guard import Limits
+from asu_builder.engines.podman.calls import ContainerCalls
+from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
 from asu_builder.ports import ContainerSpec
 from factories import eventually, sooner_than
 from podman_service import SAMPLE_REGISTRY, PodmanService
@@ -433,9 +433,9 @@ _REMOVER = """
 import sys
 from threading import Event
 from runtime_rig import a_spec
-from asu_builder.adapters.podman_calls import ContainerCalls
-from asu_builder.adapters.podman_engine import PodmanOptions
-from asu_builder.adapters.podman_runtime import PodmanRuntime
+from asu_builder.engines.podman.calls import ContainerCalls
+from asu_builder.engines.podman.service import PodmanOptions
+from asu_builder.engines.podman.runtime import PodmanRuntime
 
 def hang(calls, **_):
     print("removing", flush=True)

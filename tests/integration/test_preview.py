@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from asgi_client import Answer, AsgiClient
-from asu_builder.bootstrap import assemble
+from asu_builder.app import assemble
 from asu_builder.domain.access import digest_of
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from factories import UPSTREAM, eventually
 from odd_server import odd_server
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.bootstrap import assemble
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_builder.app import assemble
 from asu_builder.settings import Settings
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from factories import UPSTREAM, eventually
 
 VERSION = "25.12.0"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.bootstrap import assemble
-from asu_builder.sample.distribution import Distribution
+from asu_builder.app import assemble
+from asu_sample.distribution import Distribution
 from integration.test_documents import settings
 from odd_server import odd_server
 

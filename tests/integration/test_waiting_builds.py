@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.bootstrap import assemble
-from asu_builder.bootstrap.background import Rounds
+from asu_builder.app import assemble
+from asu_builder.app.background import Rounds
 from asu_builder.domain.access import digest_of
+from asu_builder.http.pages.words import WAITING_FOR
 from asu_builder.ports import Runtime, Verdict
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import Settings
-from asu_builder.web.pages.build_words import WAITING_FOR
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from factories import eventually
 
 _BODY = {"version": "25.12.0", "target": "pico/nine", "profile": "acme_small"}
 _OPERATOR = {"Authorization": "Bearer secret"}
-_SCRIPT = Path(__file__).parents[2] / "src/asu_builder/web/static/build_page.js"
+_SCRIPT = Path(__file__).parents[2] / "src/asu_builder/http/static/build_page.js"
 
 
 class _Engine:
@@ -119,7 +119,7 @@ def test_for_the_store_whose_disk_has_gone(house: House) -> None:
 
 def test_for_room(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr("asu_builder.adapters.stores.LocalStore._free", lambda _: 0)
+        full.setattr("asu_builder.store.local.LocalStore._free", lambda _: 0)
         house.wait_until("disk_full")
     house.wait_until(None)
 

@@ -11,14 +11,13 @@ from typing import Any, cast
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.adapters.package_changes import LocalPackageChanges
-from asu_builder.bootstrap import assemble
-from asu_builder.domain.branches import Branches
+from asu_builder.app import assemble
+from asu_builder.core.catalog import Catalog
 from asu_builder.domain.errors import Side, Unavailable
-from asu_builder.domain.release import Release
+from asu_builder.domain.release import Branches, Release
+from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import TargetProfiles, Upstream
-from asu_builder.sample.distribution import Distribution
-from asu_builder.services.catalog import Catalog
+from asu_sample.distribution import Distribution
 from factories import a_request, eventually
 from integration.test_documents import settings
 from integration.test_pipeline import Bench

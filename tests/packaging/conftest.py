@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from packaging_rig import ROOT, run
 
 

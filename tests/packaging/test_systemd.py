@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.server import DownloadServer
+from asu_sample.server import DownloadServer
 from e2e.conftest import podman_settings
 from e2e.service import Client
 from factories import eventually

@@ -15,18 +15,18 @@ OF_CASES = {
     "06": ("unit/domain/test_blame.py",),
     "08": ("unit/domain/test_make.py", "integration/test_odd_upstream.py"),
     "09": ("unit/domain/test_announced.py", "e2e/test_between_states.py"),
-    "11": ("unit/adapters/test_lenient.py", "integration/test_upcoming.py"),
-    "12": ("unit/adapters/test_lenient.py",),
+    "11": ("unit/upstream/test_lenient.py", "integration/test_upcoming.py"),
+    "12": ("unit/upstream/test_lenient.py",),
     "14": ("integration/test_incomplete.py",),
     "15": ("e2e/test_outgoing_proxy.py",),
-    "16": ("unit/web/test_failures_on_the_wire.py",),
-    "17": ("unit/services/test_builds.py",),
-    "19": ("unit/web/test_failures_on_the_wire.py", "e2e/test_who_reads_what.py"),
+    "16": ("unit/http/test_failures_on_the_wire.py",),
+    "17": ("unit/core/test_builds.py",),
+    "19": ("unit/http/test_failures_on_the_wire.py", "e2e/test_who_reads_what.py"),
     "21": ("unit/domain/test_blame.py",),
 }
 """Where a test says `Case NN:` and the right value; by the number in a file's name."""
 
-BLAME, IMAGEBUILDER = "unit/domain/test_blame.py", "unit/services/test_imagebuilder.py"
+BLAME, IMAGEBUILDER = "unit/domain/test_blame.py", "unit/core/test_imagebuilder.py"
 OF_FACTS = {
     "exit 0 does not mean": {IMAGEBUILDER: "exit 0 does not mean", BLAME: "look at stderr after success too"},
     "a manifest can fail": {IMAGEBUILDER: "without any sentence", BLAME: "without any sentence"},
@@ -35,7 +35,7 @@ OF_FACTS = {
     "the revision that": {"integration/test_wrong_imagebuilder.py": "right after `make info`"},
     "25.12 calls": {BLAME: "`-small-readers`/`-block-readers`"},
     "on apk releases": {"integration/test_pipeline.py": "`sha256` equals `sha256_unsigned`"},
-    "quiet times": {"unit/services/test_durations.py": "quiet times on two cores"},
+    "quiet times": {"unit/core/test_durations.py": "quiet times on two cores"},
     "packages that a removal": {IMAGEBUILDER: "a dependency brought back", BLAME: "come without a word"},
 }
 """Where a test says `Facts §9:` and these words; by how a bullet of the facts on ImageBuilders begins."""

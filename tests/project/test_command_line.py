@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from asu_builder.cli import main
 from asu_builder.cli.exit_codes import MEANINGS
-from asu_builder.cli.man_page import commands_of
+from asu_builder.cli.manual import commands_of
 from tools import require_tool
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "command-line.md").read_text()
@@ -116,7 +116,7 @@ def test_what_is_begun_is_completed(words: str, offered: list[str]) -> None:
 
 
 def test_serving_does_not_pay_for_what_other_commands_need() -> None:
-    code = "import asu_builder.cli, asu_builder.cli.opening, asu_builder.web.server, sys; print(*sys.modules)"
+    code = "import asu_builder.cli, asu_builder.cli.local, asu_builder.http.server, sys; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert "asu_builder" in loaded

@@ -9,14 +9,14 @@ from msgspec import NODEFAULT
 from msgspec.structs import fields
 
 from asu_builder import __version__
-from asu_builder.adapters import upstream_freshness
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Stage
-from asu_builder.ports import reading
+from asu_builder.http.api.configuration import MEANINGS
+from asu_builder.http.api.documents import HealthDocument, ImageDocument, Problem
+from asu_builder.http.api.routes import OPERATIONS
+from asu_builder.ports import upstream
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
-from asu_builder.web.documents import HealthDocument, ImageDocument, Problem
-from asu_builder.web.operations import OPERATIONS
-from asu_builder.web.setting_meanings import MEANINGS
+from asu_builder.upstream import fetches
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -153,18 +153,18 @@ def test_the_address_of_a_repository_of_apk_is_shown_down_to_its_index() -> None
 
 def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> None:
     kinds = {
-        "lists": upstream_freshness.LISTS,
-        "of a release": upstream_freshness.OF_A_RELEASE,
-        "of a snapshot": upstream_freshness.OF_A_SNAPSHOT,
+        "lists": fetches.LISTS,
+        "of a release": fetches.OF_A_RELEASE,
+        "of a snapshot": fetches.OF_A_SNAPSHOT,
     }
     first, again, beside = (
-        f"{reading.FIRST_SECONDS:g} s",
-        f"{reading.AGAIN_SECONDS:g} s",
-        f"{reading.BESIDE_SECONDS:g} s where the answer can do without",
+        f"{upstream.FIRST_SECONDS:g} s",
+        f"{upstream.AGAIN_SECONDS:g} s",
+        f"{upstream.BESIDE_SECONDS:g} s where the answer can do without",
     )
     days = {kind: found.stale // timedelta(days=1) for kind, found in kinds.items()}
     fresh = {found.fresh // timedelta(minutes=1) for found in kinds.values()}
-    assert fresh == {5} and {found.missing for found in kinds.values()} == {upstream_freshness.MISSING_FOR}
+    assert fresh == {5} and {found.missing for found in kinds.values()} == {fetches.MISSING_FOR}
     text = (DOCS / "api.md").read_text()
     for row in (
         f"| `.versions.json`, `.targets.json`, `.overview.json` | 5 min | {first}; {beside} | {again} | "
@@ -173,7 +173,7 @@ def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> N
         f"| {first} | {again} | {days['of a release']} days |",
         "| profiles, indexes and feeds of a snapshot | 5 min "
         f"| {first} | {again} | {days['of a snapshot']} day |",
-        f'| "there is no such document" | {upstream_freshness.MISSING_FOR // timedelta(minutes=1)} min | – | '
-        f"{again} | {upstream_freshness.MISSING_STALE // timedelta(hours=1)} hour |",
+        f'| "there is no such document" | {fetches.MISSING_FOR // timedelta(minutes=1)} min | – | '
+        f"{again} | {fetches.MISSING_STALE // timedelta(hours=1)} hour |",
     ):
         assert row in text

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from asu_builder.doctor.checks import NAMES
+from asu_builder.doctor.report import NAMES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 

@@ -15,15 +15,15 @@ import pytest
 import yaml
 
 from asu_builder.cli import main
-from asu_builder.sample.distribution import Distribution
-from asu_builder.sample.server import DownloadServer
 from asu_builder.settings import SETTING_NAMES, load_settings
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
 from documents import BACKGROUND, DOCS, OPERATOR, ROOT, RUN, Block, blocks_of, pages, shell_blocks
 from e2e.conftest import local_settings
 from ports import free_port
 from tools import require_tool
 
-ELSEWHERE = {"backup.md": "tests/unit/adapters/test_backup.py"}
+ELSEWHERE = {"backup.md": "tests/unit/database/test_backup.py"}
 """Pages whose commands another test runs."""
 SESSIONS = sorted({block.page for block in shell_blocks() if block.kind != OPERATOR} - {*ELSEWHERE})
 SAMPLE = {

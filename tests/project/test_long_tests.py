@@ -37,7 +37,7 @@ def test_a_test_concerns_itself_and_a_shared_fixture_all() -> None:
 @pytest.mark.parametrize(
     ("test", "imported"),
     [
-        ("tests/unit/package_changes/test_properties.py", "src/package_changes/patterns.py"),
+        ("tests/unit/package_changes/test_properties.py", "src/package_changes/model.py"),
         ("tests/contract/test_queue_model.py", "tests/queue_model.py"),
         ("tests/e2e/test_fuzz.py", "tests/podman_service.py"),
     ],

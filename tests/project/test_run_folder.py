@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.sample.distribution import Distribution
+from asu_sample.distribution import Distribution
 from factories import eventually
 from podman_service import APK_VERSION, PodmanService, start_with_images
 from run_folder import end_run, names_folder

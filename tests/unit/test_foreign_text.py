@@ -13,13 +13,16 @@ import pytest
 
 from asu_builder.domain.errors import AsuError
 from foreign_text import COVERED, NOT_FOREIGN, PARSERS
-from package_changes.wire import Malformed
+from package_changes.service import Malformed
 from yardstick import grows_in_proportion, yardstick
 
 SOURCE = Path(__file__).parents[2] / "src"
 MIB = 1 << 20
 READ = (
-    *(f"asu_builder/{name}" for name in ("domain", "adapters", "client", "web", "services", "cli")),
+    *(
+        f"asu_builder/{name}"
+        for name in ("domain", "database", "engines", "store", "upstream", "client", "http", "core", "cli")
+    ),
     "package_changes",
 )
 """Packages that read text of others; the rest reads the operator's settings and this machine's files."""

@@ -8,14 +8,22 @@ from pathlib import Path
 import pytest
 
 _SOURCE = Path(__file__).resolve().parents[2] / "src" / "asu_builder"
-_SHARED = [*_SOURCE.glob("adapters/*.py"), _SOURCE / "web/app.py", _SOURCE / "web/scrapes.py"]
+_SHARED = [
+    *(
+        path
+        for room in ("database", "engines", "store", "upstream")
+        for path in (_SOURCE / room).rglob("*.py")
+    ),
+    *(_SOURCE / name for name in ("outgoing.py", "package_rules.py", "rate_limits.py", "rate_windows.py")),
+    *(_SOURCE / name for name in ("http/app.py", "http/late.py", "http/api/scrapes.py")),
+]
 _LATE = (
     *("podman", "urllib3", "limits", "package_changes"),
-    *("asu_builder.web.pages", "asu_builder.web.metrics"),
+    *("asu_builder.http.pages", "asu_builder.http.api.metrics"),
 )
 
 
-@pytest.mark.parametrize("path", sorted(_SHARED), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(_SHARED), ids=lambda path: str(path.relative_to(_SOURCE)))
 def test_a_library_that_threads_share_is_loaded_late_only_under_the_one_lock(path: Path) -> None:
     above = ""
     for line in path.read_text().splitlines():

@@ -16,27 +16,27 @@ from asu_builder import __version__
 from asu_builder.settings import LoadedSettings, load_with_origins
 
 if TYPE_CHECKING:
-    from asu_builder.bootstrap.background import Rounds
-    from asu_builder.web.server import DrainingServer
+    from asu_builder.app.background import Rounds
+    from asu_builder.http.server import DrainingServer
 
 _BANNER_LOOKS_SECONDS = 0.1
 _BANNER_AFTER_SECONDS = 1.0
 _ELSEWHERE = {
-    "backup": ("asu_builder.cli.keeping", "backup_command"),
+    "backup": ("asu_builder.cli.admin", "backup_command"),
     "build": ("asu_builder.cli.build", "build_command"),
     "cancel": ("asu_builder.cli.builds", "cancel_command"),
-    "completion": ("asu_builder.cli.completion", "completion_command"),
+    "completion": ("asu_builder.cli.manual", "completion_command"),
     "devices": ("asu_builder.cli.search", "devices_command"),
     "doctor": ("asu_builder.cli.doctor", "doctor_command"),
-    "gc": ("asu_builder.cli.keeping", "gc_command"),
-    "import-settings": ("asu_builder.cli.import_settings", "import_settings_command"),
+    "gc": ("asu_builder.cli.admin", "gc_command"),
+    "import-settings": ("asu_builder.cli.admin", "import_settings_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.jobs", "jobs_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
-    "man": ("asu_builder.cli.man_page", "man_command"),
+    "man": ("asu_builder.cli.manual", "man_command"),
     "packages": ("asu_builder.cli.search", "packages_command"),
     "status": ("asu_builder.cli.builds", "status_command"),
-    "token": ("asu_builder.cli.keeping", "token_command"),
+    "token": ("asu_builder.cli.admin", "token_command"),
     "versions": ("asu_builder.cli.search", "versions_command"),
 }
 """Commands that are imported when they are asked for, so that serving does not pay for them."""
@@ -84,14 +84,13 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
     """Runs the service by the settings of files and `ASU_*` variables; tests choose other `rounds`."""
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
-    from asu_builder.bootstrap import assemble
-    from asu_builder.bootstrap.heap import use_one_heap
+    from asu_builder.app import assemble
+    from asu_builder.app.background import use_one_heap
     from asu_builder.cli.listening import listen_at
+    from asu_builder.cli.local import told
     from asu_builder.cli.log_lines import configure_logging
-    from asu_builder.cli.opening import told
+    from asu_builder.http.server import DrainingServer, Supervisor, inherited_sockets, server_config
     from asu_builder.loading import LOADING
-    from asu_builder.web.server import DrainingServer, server_config
-    from asu_builder.web.systemd import Supervisor, inherited_sockets
 
     use_one_heap()
     with told():
@@ -138,7 +137,7 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
     from asu_builder.loading import LOADING
 
     with LOADING:
-        from asu_builder.doctor.banner import log_banner
+        from asu_builder.doctor.report import log_banner
 
     log_banner(loaded, listens_at=address)
 
@@ -170,7 +169,7 @@ def rules_test_command(file: str) -> None:
 def demo_command(keep: bool, port: int | None) -> None:
     """Builds one image of the made-up sample distribution, from request to verified download."""
     from asu_builder.cli.listening import listen_at
-    from asu_builder.cli.opening import told
+    from asu_builder.cli.local import told
     from asu_builder.demo import run_demo
 
     chosen = os.environ.get("ASU_SERVER_PORT", "") if keep else ""

@@ -1,9 +1,11 @@
 """`asu-builder build`: from a request to verified images, here or on a server."""
 
+import difflib
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -11,18 +13,278 @@ from typing import Any, TypeVar
 import click
 import msgspec
 from click.shell_completion import CompletionItem
+from msgspec import Struct
 
-from asu_builder.cli.asking import Wishes, body_of
-from asu_builder.cli.building import BuildRun, Finished, leave_when_interrupted
-from asu_builder.cli.exit_codes import ExitCode, code_of_error
-from asu_builder.cli.opening import complain
-from asu_builder.cli.patience import DEFAULT_SECONDS
-from asu_builder.cli.places import BuildsPlace, Place, place_of, server_options
-from asu_builder.cli.suggesting import package_suggestions, suggestion
-from asu_builder.cli.views import printable, shown
-from asu_builder.client.events import Event
-from asu_builder.domain.errors import AsuError, FailureReason
+from asu_builder import __version__
+from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, code_of_build, code_of_error, patiently
+from asu_builder.cli.local import complain
+from asu_builder.cli.places import BuildsPlace, OffersPlace, Place, place_of, server_options
+from asu_builder.cli.views import View, printable, shown
+from asu_builder.client.downloads import announced_images, fetch
+from asu_builder.client.events import Ended, Event
+from asu_builder.client.server import Reply
+from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
+from asu_builder.domain.search import closest
+from asu_builder.http.api.body import BuildRequestBody
+
+_FEW = 3
+_PACKAGES_SECONDS = 5.0
+"""How long the indexes may take that nobody has asked for before."""
+_ALIKE = 0.6
+"""Of three unlikely ones nobody takes harm; no suggestion at all helps nobody."""
+
+
+def suggestion(offers: OffersPlace, body: bytes, refusal: AsuError) -> str:
+    """A sentence with the nearest ones, or "" when there is none or the refusal is another."""
+    is_unknown = isinstance(refusal, RequestRejected) and not isinstance(refusal, RequestMalformed)
+    find = _FINDERS.get(getattr(refusal, "field", "")) if is_unknown else None
+    if find is None:
+        return ""
+    try:
+        found = find(offers, json.loads(body))
+    except AsuError:
+        return ""
+    return f"Did you mean {' or '.join(found)}?" if found else ""
+
+
+def package_suggestions(offers: OffersPlace, body: bytes) -> list[str]:
+    """A sentence for each name in a request that no index has and that is like another one."""
+    try:
+        unknown = patiently(
+            lambda: offers.unknown_packages(body),
+            seconds=_PACKAGES_SECONDS,
+            pause_after=offers.pause_after,
+            note=lambda _: None,
+        )
+    except AsuError:
+        return []
+    return [f"{name}: did you mean {' or '.join(meant)}?" for name, meant in unknown.items() if meant]
+
+
+def _versions(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+    asked = str(request["version"])
+    known = [version for branch in offers.branches() for version in branch["versions"]]
+    # Who names a branch means its newest release.
+    below = [version for version in known if version.startswith((f"{asked}.", f"{asked}-"))]
+    released = [version for version in below if "-" not in version]
+    return (released or below)[:1] or closest(asked, known, alike=_ALIKE)
+
+
+def _targets(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+    known = [
+        target
+        for branch in offers.branches()
+        if request["version"] in branch["versions"]
+        for target in branch["targets"]
+    ]
+    return closest(str(request["target"]), known, alike=_ALIKE)
+
+
+def _profiles(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+    words = str(request["profile"]).replace(",", " ").replace("_", " ")
+    found = offers.devices(str(request["version"]), words, 100)["devices"]
+    # Those of the same target first: whoever names one mostly knows it.
+    found.sort(key=lambda device: device["target"] != request["target"])
+    return list(dict.fromkeys(_name(device, request["target"]) for device in found))[:_FEW]
+
+
+def _name(device: Mapping[str, str], target: str) -> str:
+    elsewhere = "" if device["target"] == target else f" ({device['target']})"
+    return device["profile"] + elsewhere
+
+
+_FINDERS: Mapping[str, Callable[[OffersPlace, Mapping[str, Any]], Sequence[str]]] = {
+    "version": _versions,
+    "target": _targets,
+    "profile": _profiles,
+}
+
+
+_NEEDED = ("version", "target", "profile")
+_PLAIN = (
+    *_NEEDED,
+    *("diff_packages", "rootfs_size_mb", "filesystem", "version_code", "repositories_mode"),
+)
+"""Options that are fields of a request as they are."""
+
+
+class Wishes(Struct, frozen=True):
+    """The options of `build` that say what is wanted; None and empty where nothing was said."""
+
+    request_file: str | None = None
+    version: str | None = None
+    target: str | None = None
+    profile: str | None = None
+    packages: Sequence[str] = ()
+    diff_packages: bool | None = None
+    defaults_file: str | None = None
+    rootfs_size_mb: int | None = None
+    filesystem: str | None = None
+    version_code: str | None = None
+    repositories: Sequence[str] = ()
+    repositories_mode: str | None = None
+    repository_key_files: Sequence[str] = ()
+
+
+def body_of(wishes: Wishes) -> bytes:
+    """The body. What the options say goes above what the file says; packages come in addition.
+
+    Raises `click.UsageError` for what cannot be meant.
+    """
+    sources = [wishes.request_file, wishes.defaults_file, *wishes.repository_key_files]
+    if sources.count("-") > 1:
+        raise click.UsageError("standard input can be one file only")
+    read = _read_request(wishes.request_file) if wishes.request_file else {}
+    document = {"client": f"asu-builder/{__version__}", **read}
+    document |= {name: value for name in _PLAIN if (value := getattr(wishes, name)) is not None}
+    if wishes.defaults_file:
+        document["defaults"] = _read(wishes.defaults_file)
+    packages = [name for text in wishes.packages for name in text.replace(",", " ").split()]
+    keys = [_read(file) for file in wishes.repository_key_files]
+    for name, more in (("packages", packages), ("repository_keys", keys)):
+        if more:
+            document[name] = [*(document.get(name) or []), *more]
+    if wishes.repositories:
+        document["repositories"] = {**(document.get("repositories") or {}), **_named(wishes.repositories)}
+    missing = [f"--{name}" for name in _NEEDED if not document.get(name)]
+    if missing:
+        raise click.UsageError(f"nothing says what to build: give {', '.join(missing)}, or a --request")
+    return json.dumps(document).encode()
+
+
+def _read_request(file: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(_read(file))
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"{file} is neither JSON nor YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise click.UsageError(f"{file}: expected an object like {{version: 24.10.4, target: ath79/generic}}")
+    known = BuildRequestBody.__struct_fields__
+    for name in document:
+        # The server passes over what it does not know; whoever wrote a file wants to hear of it.
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            raise click.UsageError(
+                f"{file}: there is no field {name}" + (f"; did you mean {close[0]}?" if close else "")
+            )
+    # YAML reads 24.10 as a number.
+    return {name: str(value) if name == "version" else value for name, value in document.items()}
+
+
+def _named(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(name and url for name, _, url in pairs):
+        raise click.UsageError("--repository: expected NAME=ADDRESS")
+    return {name: url for name, _, url in pairs}
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+class Finished(Struct, frozen=True):
+    """How it ended: the number to end with, the final document, and the files that are here now."""
+
+    code: ExitCode
+    document: dict[str, Any]
+    files: tuple[Path, ...] = ()
+
+
+class BuildRun:
+    """One build at one place; `run` may be interrupted by `KeyboardInterrupt`, then `abandon` ends it."""
+
+    def __init__(
+        self, place: BuildsPlace, view: View, *, patience: float, on_event: Callable[[Event], None]
+    ) -> None:
+        """`patience` is how many seconds a place may say that it cannot take the request now."""
+        self._place = place
+        self._view = view
+        self._patience = patience
+        self._on_event = on_event
+        self._request_hash = ""
+        self._cancel_token = ""
+
+    def submit(self, body: bytes) -> Reply:
+        """The first answer. Raises what the place refuses with."""
+        reply = patiently(
+            lambda: self._place.submit(body),
+            seconds=self._patience,
+            pause_after=self._place.pause_after,
+            note=self._view.note,
+        )
+        self._request_hash = str(reply.document.get("request_hash", ""))
+        self._cancel_token = str(reply.document.get("cancel_token", ""))
+        return reply
+
+    def run(self, body: bytes, folder: Path | None) -> Finished:
+        """Builds, and fetches the images into `folder`, if any. Raises `AsuError`."""
+        reply = self.submit(body)
+        self._view.note(f"request hash {self._request_hash}")
+        if reply.status == 202:
+            try:
+                self._place.begin(self._request_hash)
+                reply = self.follow(self._request_hash)
+            except AsuError:
+                self._cancel_quietly()
+                raise
+        code = code_of_build(reply.status, reply.document)
+        files = self._fetch(reply.document, folder) if code is ExitCode.DONE and folder else ()
+        return Finished(code, reply.document, files)
+
+    def follow(self, request_hash: str) -> Reply:
+        """The last answer about a build that goes on."""
+        for event in self._place.follow(request_hash):
+            self._on_event(event)
+            self._view.show(event)
+            if isinstance(event, Ended):
+                return Reply(event.status, event.document)
+        raise Unavailable("The build was not followed to its end.")
+
+    def _fetch(self, document: dict[str, Any], folder: Path) -> tuple[Path, ...]:
+        source = self._place.source(document)
+        images = announced_images(document)
+        return tuple(fetch(image, folder, source, report=self._view.image) for image in images)
+
+    def abandon(self) -> str:
+        """Cancels what was begun here; says what became of it."""
+        if not self._request_hash:
+            return "Nothing was cancelled: the request had not been answered yet."
+        if not self._cancel_token:
+            return (
+                f"The build {self._request_hash} was begun by somebody else, or has ended; it is left alone."
+            )
+        try:
+            self._place.cancel(self._request_hash, self._cancel_token)
+        except AsuError as error:
+            return f"The build {self._request_hash} was not cancelled: {error}"
+        return f"The build {self._request_hash} is cancelled."
+
+    def _cancel_quietly(self) -> None:
+        """Leaves no job behind that nobody waits for, where it can still be told to."""
+        if self._cancel_token:
+            try:
+                self._place.cancel(self._request_hash, self._cancel_token)
+            except AsuError:
+                return
+
+
+def leave_when_interrupted() -> None:
+    """From now on an interrupt ends the process, whatever it does."""
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    os._exit(ExitCode.CANCELLED)
+
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OUTPUT_LINES = 20

@@ -8,8 +8,7 @@ import click
 
 from asu_builder.cli.exit_codes import ExitCode, code_of_build
 from asu_builder.cli.places import BuildsPlace, place_of, server_options
-from asu_builder.cli.tables import print_json, print_table
-from asu_builder.cli.views import describe, printable
+from asu_builder.cli.views import describe, print_json, print_table, printable
 from asu_builder.client.events import Ended, LogLines, progress_of
 
 _hash_argument = click.argument("request_hash", metavar="HASH")

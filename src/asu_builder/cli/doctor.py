@@ -9,12 +9,11 @@ import click
 import msgspec
 
 from asu_builder import __version__
-from asu_builder.doctor.checks import CHECKS
-from asu_builder.doctor.examination import examine, is_healthy
+from asu_builder.doctor.report import CHECKS, examine, is_healthy
 from asu_builder.doctor.sample_build import try_building
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.diagnosis import Finding, Grade
-from asu_builder.settings.survey import survey_settings
+from asu_builder.domain.check_result import Finding, Grade
+from asu_builder.settings.reading import survey_settings
 
 _SIGNS = {Grade.OK: "✓", Grade.WARNING: "!", Grade.WRONG: "✗"}
 _PLAIN_SIGNS = {Grade.OK: "ok", Grade.WARNING: "!", Grade.WRONG: "NO"}

@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 import click
 from msgspec import Struct
 
-from asu_builder.cli.opening import now, told
-from asu_builder.cli.patience import DEFAULT_SECONDS
+from asu_builder.cli.exit_codes import DEFAULT_SECONDS
+from asu_builder.cli.local import now, told
 from asu_builder.client.downloads import Source
 from asu_builder.client.events import Event
 from asu_builder.client.server import Reply, Server
@@ -114,9 +114,8 @@ def place_of(server: str, token: str, *, patience: float = DEFAULT_SECONDS) -> I
         if server:
             yield _server(server, token, patience)
             return
-        from asu_builder.bootstrap.terminal import assemble_terminal
-        from asu_builder.cli.here import LocalBuilds
-        from asu_builder.cli.offers_here import LocalOffers
+        from asu_builder.app.terminal import assemble_terminal
+        from asu_builder.cli.local import LocalBuilds, LocalOffers
         from asu_builder.settings import load_settings
 
         terminal = assemble_terminal(load_settings(), now)
@@ -139,7 +138,7 @@ def server_of(address: str, token: str) -> Server:
 
 def _server(address: str, token: str, patience: float) -> Place:
     from asu_builder.client.builds import ServerBuilds
-    from asu_builder.client.offers import ServerOffers
+    from asu_builder.client.server import ServerOffers
 
     server = server_of(address, token)
     return Place(ServerBuilds(server, patience=patience), ServerOffers(server))

@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from asu_builder.cli.exit_codes import ExitCode
-from asu_builder.cli.patience import DEFAULT_SECONDS, patiently
+from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, patiently
 from asu_builder.cli.places import OffersPlace, place_of, server_options
-from asu_builder.cli.tables import print_json, print_table
+from asu_builder.cli.views import print_json, print_table
 from asu_builder.domain.errors import RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN
 

@@ -1,12 +1,13 @@
-"""How a build is shown while it goes on: in place on a terminal, line by line elsewhere, or not at all."""
+"""How builds and tables are shown: in place on a terminal, line by line elsewhere, or as JSON."""
 
+import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -15,6 +16,32 @@ from asu_builder.domain.job import Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows with these columns: with headings on a terminal, without any elsewhere."""
+    cells = [[printable(str(row.get(column) or "")) for column in columns] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            click.echo("\t".join(row))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_json(document: object) -> None:
+    """A document for programs."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
 
 STAGES = {
     Stage.INIT: "start",

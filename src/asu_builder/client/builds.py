@@ -13,7 +13,7 @@ from asu_builder.client.downloads import Source, Stretch
 from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
 from asu_builder.client.server import Reply, Server, refusal
 from asu_builder.domain.errors import AsuError, BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
-from asu_builder.domain.short_hashes import FOUND_AT_MOST, whole_hash
+from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
 
 _POLL_SECONDS = 1.0
 _LOG_BYTES = 16 << 20

@@ -1,16 +1,16 @@
-"""One ASU server over HTTP: its answers as documents, its refusals as our errors."""
+"""One ASU server over HTTP: its answers as documents, what it offers, and what its operator may do."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote, urlencode
 
+import msgspec
 import urllib3
 from msgspec import Struct
 
 from asu_builder import __version__
-from asu_builder.adapters.outgoing import open_pool
-from asu_builder.domain.addresses import parse_address
 from asu_builder.domain.errors import (
     AsuError,
     BuildNotFound,
@@ -23,6 +23,9 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
+from asu_builder.domain.repositories import parse_address
+from asu_builder.outgoing import open_pool
+from asu_builder.ports import JobFilter
 
 _ANSWER_BYTES = 64 << 20
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
@@ -193,3 +196,89 @@ def _why(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error.__cause__ or error
     text = getattr(reason, "strerror", None) or str(reason)
     return text.rpartition(">: ")[2].rpartition("): ")[2].strip().rstrip(".") or type(error).__name__
+
+
+class ServerOffers:
+    """What one server offers. Everything raises what the server refuses with, in our words."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def pause_after(self, error: AsuError) -> float:
+        """As many seconds as the server said."""
+        return float(getattr(error, "retry_after", 1))
+
+    def branches(self) -> list[dict[str, Any]]:
+        """Every branch with its `name`, `versions` (newest first) and `targets`."""
+        return list(self._server.fetch("GET", "/api/v1/overview").document["branches"].values())
+
+    def latest(self) -> list[str]:
+        """The latest releases, the upcoming one first if there is any."""
+        return list(self._server.fetch("GET", "/api/v1/latest").document["latest"])
+
+    def devices(self, version: str, text: str, limit: int) -> dict[str, Any]:
+        """Devices by words of their names."""
+        return self._search("devices", version=version, search=text, limit=limit)
+
+    def device(self, version: str, target: str, profile: str) -> dict[str, Any]:
+        """One device by its profile or a name that it reports."""
+        path = f"/api/v1/devices/{quote(version)}/{quote(target)}/{quote(profile)}"
+        return self._server.fetch("GET", path).document
+
+    def packages(self, version: str, target: str, text: str, limit: int) -> dict[str, Any]:
+        """Packages by words of their names."""
+        return self._search("packages", version=version, target=target, search=text, limit=limit)
+
+    def unknown_packages(self, body: bytes) -> dict[str, list[str]]:
+        """Names in a request that no index has, each with those it may mean."""
+        found = self._server.fetch("POST", "/api/v1/packages/preview", body=body).document
+        if not found["indexes_known"]:
+            raise Unavailable("The server does not know the package indexes yet.", retry_after=1)
+        return {entry["name"]: entry["suggestions"] for entry in found["unknown"]}
+
+    def _search(self, what: str, **asked: str | int) -> dict[str, Any]:
+        return self._server.fetch("GET", f"/api/v1/{what}?{urlencode(asked)}").document
+
+
+class ServerOperator:
+    """Everything raises what the server refuses with, in our words."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def jobs(self, wanted: JobFilter) -> Sequence[dict[str, Any]]:
+        """Jobs, newest first, as the interface tells them."""
+        asked = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
+        return list(self._server.fetch("GET", f"/api/v1/jobs?{urlencode(asked)}").document["jobs"])
+
+    def show(self, request_hash: str) -> Any:
+        """The newest job of a hash and what a poll of it answers. Raises `BuildNotFound`."""
+        found = self.jobs(JobFilter(request_hash=request_hash, limit=1))
+        if not found:
+            raise BuildNotFound("There is no job under this hash.")
+        build = self._server.ask("GET", f"/api/v1/build/{request_hash}").document
+        return {**found[0], "build": build}
+
+    def cancel(self, request_hash: str) -> None:
+        """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
+        self._server.fetch("DELETE", f"/api/v1/build/{request_hash}")
+
+    def requeue(self, request_hash: str) -> None:
+        """Builds once more what has ended, or gives a running build back to the queue."""
+        self._server.fetch("POST", f"/api/v1/jobs/{request_hash}/requeue")
+
+    def purge(self, request_hash: str) -> None:
+        """Forgets a result or a failure now, with its images."""
+        self._server.fetch("DELETE", f"/api/v1/results/{request_hash}")
+
+    def pause(self) -> None:
+        """Lets no worker claim a job."""
+        self._server.fetch("POST", "/api/v1/workers/pause")
+
+    def resume(self) -> None:
+        """Lets workers claim jobs again."""
+        self._server.fetch("POST", "/api/v1/workers/resume")
+
+    def acts(self, limit: int) -> Sequence[dict[str, Any]]:
+        """What operators did, newest first."""
+        return list(self._server.fetch("GET", f"/api/v1/acts?limit={limit}").document["acts"])

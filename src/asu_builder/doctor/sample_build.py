@@ -12,17 +12,16 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import quote
 
-from asu_builder.adapters.podman_engine import Engine
-from asu_builder.adapters.sandbox_trial import bubblewrap_works
 from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
-from asu_builder.doctor.checks import BUILD, SAMPLE_BUILD, Check
-from asu_builder.doctor.examination import examine
+from asu_builder.doctor.report import BUILD, SAMPLE_BUILD, Check, examine
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.diagnosis import Finding, Grade, doubtful, well, wrong
+from asu_builder.domain.check_result import Finding, Grade, doubtful, well, wrong
 from asu_builder.domain.errors import AsuError
-from asu_builder.sample.container import import_image
-from asu_builder.sample.distribution import Distribution, write_distribution
-from asu_builder.sample.server import DownloadServer
+from asu_builder.engines.local.sandbox import bubblewrap_works
+from asu_builder.engines.podman.service import Engine
+from asu_sample.container import import_image
+from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.server import DownloadServer
 
 _SECONDS = 240.0
 _LAST_LINES = 3

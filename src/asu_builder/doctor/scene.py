@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from asu_builder.adapters.podman_engine import socket_candidates
-from asu_builder.adapters.upstream_formats import parse_targets, parse_versions
-from asu_builder.doctor.asking import Heard, fetch
-from asu_builder.doctor.engine_socket import SocketAnswer, try_socket
+from asu_builder.doctor.engine import SocketAnswer, try_socket
+from asu_builder.doctor.network import Heard, fetch
 from asu_builder.domain.release import Release, parse_release
+from asu_builder.engines.podman.service import socket_candidates
 from asu_builder.settings import Settings
-from asu_builder.settings.survey import Survey
+from asu_builder.settings.reading import Survey
+from asu_builder.upstream.formats import parse_targets, parse_versions
 
 Known = TypeVar("Known")
 

@@ -8,10 +8,10 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from asu_builder.doctor.asking import Heard, Unheard, ask
-from asu_builder.doctor.holders import described, listener
+from asu_builder.doctor.files import described, listener
+from asu_builder.doctor.network import Heard, Unheard, ask
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.diagnosis import Finding, doubtful, well, wrong
+from asu_builder.domain.check_result import Finding, doubtful, well, wrong
 
 ORIGIN = "https://firmware-selector.example"
 """A page elsewhere, as the Firmware Selector is."""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
-from asu_builder.domain.errors import BuildFailed, FailureReason, Side
-from asu_builder.domain.problem import BuildProblem, some
+from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, some
 from asu_builder.domain.request import BuildRequest
 
 BETWEEN = (

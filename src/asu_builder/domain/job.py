@@ -6,14 +6,13 @@ from enum import IntEnum, StrEnum
 
 from msgspec import Struct, field
 
-from asu_builder.domain.changes import PackageChangesRecord
-from asu_builder.domain.errors import FailureReason, Fault, Side
-from asu_builder.domain.problem import BuildProblem
+from asu_builder.domain.errors import BuildProblem, FailureReason, Fault, Side
+from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.domain.request import BuildRequest
 
 
 class JobState(StrEnum):
-    """Where in life a job is; the words of old clients live in `web/wire.py` alone."""
+    """Where in life a job is; the words of old clients live in `http/api/wire.py` alone."""
 
     PENDING = "pending"
     BUILDING = "building"

@@ -1,13 +1,14 @@
-"""What a package manager said about a selection, and what an image has no room for, in names."""
+"""What a package manager said about a selection, and what package rules changed in it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
+from asu_builder.domain.errors import BuildProblem
 from asu_builder.domain.printed import NAME, lines_of
-from asu_builder.domain.problem import BuildProblem
 
 _MOST_NAMED = 200
 """Names of one kind that are kept; a person reads the first."""
@@ -241,3 +242,66 @@ def explain_script(stderr: str) -> str | None:
         return None
     name, code = found
     return f"The install script of {name} failed with exit code {code}; leave that package out"
+
+
+_NAMED, _SHOWN = 10, 40
+"""Names in a warning, and characters of each."""
+
+
+class AppliedRule(Struct, frozen=True):
+    """What one rule did, and why."""
+
+    rule: str
+    why: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+class PackageChangesRecord(Struct, frozen=True):
+    """How the package selection came about; part of a build's record and answer.
+
+    `missing_defaults` are defaults of the version asked for that neither the request nor the
+    version before has: the asker may not know of them.
+    """
+
+    applied: tuple[AppliedRule, ...] = ()
+    warnings: tuple[str, ...] = ()
+    missing_defaults: tuple[str, ...] = ()
+
+
+class PackageSelection(Struct, frozen=True):
+    """What make is told, and how it came about. `released` names need no version any more."""
+
+    packages: tuple[str, ...]
+    record: PackageChangesRecord = field(default_factory=PackageChangesRecord)
+    released: frozenset[str] = frozenset()
+
+
+def warn_of_odd_packages(selection: PackageSelection, odd: Sequence[str]) -> PackageSelection:
+    """The same, with a warning that these default packages are not removed."""
+    warning = (
+        f"Default packages with names that make cannot be told stay in the image: "
+        f"{', '.join(ascii(name[:_SHOWN])[1:-1] for name in odd[:_NAMED])}"
+    )
+    record = replace(selection.record, warnings=(*selection.record.warnings, warning))
+    return replace(selection, record=record)
+
+
+class ClientChange(Struct, frozen=True):
+    """What a client does to its package list from a revision on, when it plans an upgrade.
+
+    With a `target` the source is replaced, without one it is removed.
+    """
+
+    source: str
+    revision: int
+    target: str | None = None
+    mandatory: bool = False
+
+
+class Baseline(Struct, frozen=True):
+    """What a device had before: the defaults of its version, device packages among them."""
+
+    version: str
+    packages: tuple[str, ...]

@@ -1,10 +1,14 @@
-"""Version names: which branch and path they belong to, which ImageBuilder builds them, their order."""
+"""Version names and branches: what they belong to, where they lie upstream, and which this server offers."""
 
+import contextlib
 import re
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.errors import RequestRejected
+from asu_builder.domain.packages import ClientChange
 
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?", re.ASCII)
 _BRANCH_SNAPSHOT = re.compile(r"(\d{1,4}\.\d{1,4})-SNAPSHOT", re.ASCII)
@@ -49,3 +53,85 @@ def parse_release(version: str) -> Release:
     if match := _BRANCH_SNAPSHOT.fullmatch(version):
         return Release(version, match[1], f"releases/{version}", f"openwrt-{match[1]}", moving=True)
     raise RequestRejected(f"Unsupported branch: {version}", field="version")
+
+
+class Branch(Struct, frozen=True):
+    """One line of versions.
+
+    `path` is upstream's directory with the placeholder `{version}`. `branch_off_rev` is the count in
+    the revision at which the branch left main; None where it never did. With `own_numbering` its
+    ImageBuilders may tell other versions and revisions than upstream's metadata.
+    """
+
+    name: str
+    path: str = "releases/{version}"
+    enabled: bool = True
+    snapshot: bool = False
+    branch_off_rev: int | None = None
+    own_numbering: bool = False
+
+
+BUILT_IN: Mapping[str, Branch] = {
+    branch.name: branch
+    for branch in (
+        Branch(MAIN, "snapshots", snapshot=True),
+        Branch("25.12", branch_off_rev=32295),
+        Branch("24.10", branch_off_rev=27990),
+        Branch("23.05", branch_off_rev=23069),
+        Branch("22.03", branch_off_rev=19160),
+        Branch("21.02", branch_off_rev=15812),
+    )
+}
+"""Source of the numbers: facts on package changes, §2."""
+
+
+def told_by(branch: Branch, changes: Iterable[ClientChange]) -> tuple[ClientChange, ...]:
+    """What a branch tells its clients: everything up to where it left main, or all of it."""
+    limit = branch.branch_off_rev
+    return tuple(change for change in changes if limit is None or change.revision <= limit)
+
+
+class Branches:
+    """The branches of this server: the built-in ones under the operator's changes."""
+
+    def __init__(self, changed: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        merged = dict(BUILT_IN)
+        for name, values in (changed or {}).items():
+            merged[name] = replace(merged.get(name, Branch(name)), **values)
+        self._branches = {name: branch for name, branch in merged.items() if branch.enabled}
+
+    def __iter__(self) -> Iterator[Branch]:
+        """Newest first."""
+        return iter(sorted(self._branches.values(), key=lambda branch: _order(branch.name), reverse=True))
+
+    def release(self, version: str) -> Release:
+        """The release a version name means. Raises `RequestRejected` for one of no offered branch."""
+        release = parse_release(version)
+        branch = self._branches.get(release.branch)
+        if branch is None:
+            raise RequestRejected(f"Unsupported branch: {version}", field="version")
+        return replace(release, path=branch.path.format(version=version), own_numbering=branch.own_numbering)
+
+    def offered(self, versions: Iterable[str]) -> list[Release]:
+        """The releases of these names, newest first; names of no offered branch are left out."""
+        releases = []
+        for version in versions:
+            with contextlib.suppress(RequestRejected):
+                releases.append(self.release(version))
+        return sorted(releases, key=lambda release: release.order, reverse=True)
+
+    def release_before(self, release: Release, listed: Iterable[str]) -> Release | None:
+        """The last release of the branch before this one's, among upstream's listed versions."""
+        own = _order(release.branch)
+        earlier = (found for found in self.offered(listed) if _order(found.branch) < own)
+        return next((found for found in earlier if "-rc" not in found.version), None)
+
+    def moving_release(self, branch: Branch) -> Release:
+        """The snapshot of a branch."""
+        return self.release(MAIN if branch.name == MAIN else f"{branch.name}-SNAPSHOT")
+
+
+def _order(name: str) -> tuple[int, ...]:
+    if name == MAIN:
+        return (10_000,)
+    return tuple(int(part) if part.isdigit() else 0 for part in name.split("."))

@@ -1,18 +1,14 @@
-"""A build request in canonical form, and the hash that names it.
-
-The patterns here are the whitelist of what may ever reach `make`, whose variables are code
-(facts on the ImageBuilder, §7.1). `domain/make.py` checks them again right before the call.
-"""
+"""A build request in canonical form, the hash that names it, and its first digits, for people."""
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
-from asu_builder.domain.addresses import MAX_LENGTH, parse_address
-from asu_builder.domain.errors import RequestMalformed
+from asu_builder.domain.errors import BuildNotFound, RequestMalformed, RequestRejected
+from asu_builder.domain.repositories import MAX_LENGTH, parse_address
 
 FILESYSTEMS = ("squashfs", "ext4", "ubifs", "erofs", "jffs2", "jffs2-nand", "targz", "cpiogz")
 """Those that are known and offered; an ImageBuilder may know others."""
@@ -272,3 +268,27 @@ def request_hash(
     }
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+FOUND_AT_MOST = 1000
+"""How many jobs are looked at for others that begin alike; one hash may have many jobs."""
+_NAMED_AT_MOST = 4
+
+
+def whole_hash(given: str, begin_so: Callable[[str], Iterable[str]]) -> str:
+    """The one hash that begins as given; `begin_so` tells the hashes of jobs by a prefix.
+
+    Raises `RequestRejected` for what is no prefix or fits several, `BuildNotFound` for none.
+    """
+    prefix = given.strip().rstrip("….").lower()
+    if REQUEST_HASH.fullmatch(prefix):
+        return prefix
+    if not HASH_PREFIX.fullmatch(prefix):
+        raise RequestRejected(f"HASH: expected 4 to 64 hexadecimal digits, got {given[:80]!r}.")
+    found = list(dict.fromkeys(begin_so(prefix)))
+    if not found:
+        raise BuildNotFound(f"There is no job whose hash begins with {prefix}.")
+    if len(found) > 1:
+        named = ", ".join(found[:_NAMED_AT_MOST]) + (", …" if len(found) > _NAMED_AT_MOST else "")
+        raise RequestRejected(f"{len(found)} hashes begin with {prefix}: {named}. Give more digits.")
+    return found[0]

@@ -4,25 +4,54 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 `domain/errors.py`; nothing foreign passes a port.
 """
 
-from asu_builder.ports.build_log import BuildLog, LogLine, PrintedLine
-from asu_builder.ports.containers import CommandResult, Container, ContainerSpec, Heard, Runtime
-from asu_builder.ports.health import Verdict
-from asu_builder.ports.operations import Act, JobFilter, LiveJobs, Operations, Pause, QueueLoad, Waiting
-from asu_builder.ports.package_changes import PackageChanges
-from asu_builder.ports.queue import Admit, Entry, JobQueue, Patience, Recovery, Submission, admit_all
-from asu_builder.ports.reading import DocumentState, Reading, Sources, current_reading, read_whole
-from asu_builder.ports.retention import Remove, RetentionLedger
-from asu_builder.ports.statistics import (
+from asu_builder.ports.database import (
     DURATION_CLASSES,
+    Act,
+    Admit,
     DurationTally,
+    Entry,
     EventKind,
+    JobFilter,
+    JobQueue,
+    LiveJobs,
+    Operations,
+    Patience,
+    Pause,
+    QueueLoad,
     RecordedFailure,
+    Recovery,
+    Remove,
+    RetentionLedger,
     Statistics,
+    Submission,
     Tally,
     TallyBy,
+    Waiting,
+    admit_all,
+)
+from asu_builder.ports.engines import (
+    BuildLog,
+    CommandResult,
+    Container,
+    ContainerSpec,
+    Heard,
+    LogLine,
+    PrintedLine,
+    Runtime,
+    Verdict,
 )
 from asu_builder.ports.store import Store
-from asu_builder.ports.upstream import TargetProfiles, Upstream, VersionList
+from asu_builder.ports.upstream import (
+    DocumentState,
+    PackageChanges,
+    Reading,
+    Sources,
+    TargetProfiles,
+    Upstream,
+    VersionList,
+    current_reading,
+    read_whole,
+)
 
 __all__ = [
     "DURATION_CLASSES",

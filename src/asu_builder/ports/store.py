@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from asu_builder.ports.health import Verdict
+from asu_builder.ports.engines import Verdict
 
 
 class Store(Protocol):

@@ -9,12 +9,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 from msgspec import Struct, field
 from msgspec.structs import fields
 
-from asu_builder.settings.checks import wrong_values
+from asu_builder.settings.checks import SettingsProblem as SettingsProblem
+from asu_builder.settings.checks import problem_of, wrong_values
 from asu_builder.settings.units import Size as Size
 from asu_builder.settings.units import parse_duration as parse_duration
 from asu_builder.settings.units import parse_size as parse_size
-from asu_builder.settings.wrong import SettingsProblem as SettingsProblem
-from asu_builder.settings.wrong import problem_of
 
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
@@ -127,7 +126,7 @@ def load_with_origins(
     options: Mapping[str, Any] | None = None,
 ) -> LoadedSettings:
     """The same with where each was chosen; `options` of the command line win over all."""
-    from asu_builder.settings.survey import survey_settings  # reads into the class above
+    from asu_builder.settings.reading import survey_settings  # reads into the class above
 
     survey = survey_settings(environment, files, options=options)
     if survey.problems:

@@ -1,17 +1,114 @@
-"""What the type of a setting does not say: each value that may not be, with what may."""
+"""What the type of a setting does not say: each wrong value, with its place and what may be."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from asu_builder.domain.addresses import parse_address
-from asu_builder.settings.ranges import range_checks
+from msgspec import Struct
+
+from asu_builder.domain.repositories import parse_address
 from asu_builder.settings.units import write_duration
-from asu_builder.settings.wrong import Wrong, expectation
 
 if TYPE_CHECKING:
     from asu_builder.settings import Settings
+
+
+_LONGEST_GIVEN = 80
+# Greedy on purpose: a password may hold a slash, and too much hidden does no harm.
+_USER = re.compile(r"((?:^|[\s\[])['\"]?(?:[a-z+.-]+://)?)\S*@", re.IGNORECASE)
+SECRET = "api_tokens"
+"""Its values are never repeated: by mistake one may hold a token itself."""
+
+
+class Wrong(Struct, frozen=True):
+    """One finding. `name` leads to the entry: `api_tokens[1].digest`."""
+
+    name: str
+    sentence: str
+    place: str = ""
+
+    @property
+    def setting(self) -> str:
+        """The setting of the entry."""
+        return re.split(r"[.\[]", self.name, maxsplit=1)[0]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.place}): {self.sentence}" if self.place else f"{self.name}: {self.sentence}"
+        )
+
+
+class SettingsProblem(Exception):
+    """Settings that stop the start; the text names each and says what was expected."""
+
+    def __init__(self, text: str, wrong: tuple[Wrong, ...] = ()) -> None:
+        super().__init__(text)
+        self.wrong = wrong
+
+
+def problem_of(sentences: Iterable[str], wrong: Iterable[Wrong] = ()) -> SettingsProblem:
+    """All of them in one text: a sentence, or a line for each."""
+    said = tuple(sentences)
+    lines = [f"{len(said)} settings are wrong:", *(f"  {line}" for line in said)]
+    return SettingsProblem(said[0] if len(said) == 1 else "\n".join(lines), tuple(wrong))
+
+
+def expectation(name: str, expected: str, given: object) -> Wrong:
+    """Something else was expected."""
+    got = "" if name.startswith(SECRET) else f", got {written(given)}"
+    return Wrong(name, f"expected {expected}{got}")
+
+
+def written(given: object) -> str:
+    """A value as a file would say it, shortened and without the user of an address."""
+    match given:
+        case None:
+            text = "nothing"
+        case bool():
+            text = str(given).lower()
+        case str():
+            text = repr(given)
+        case Mapping():
+            text = "a mapping of " + ", ".join(map(str, given)) if given else "an empty mapping"
+        case _:
+            text = _plain(given)
+    text = _USER.sub(r"\1…@", text)
+    return text if len(text) <= _LONGEST_GIVEN else text[: _LONGEST_GIVEN - 1] + "…"
+
+
+def _plain(given: Any) -> str:
+    return f"[{', '.join(map(written, given))}]" if isinstance(given, list | tuple) else str(given)
+
+
+_LEAST = {
+    "max_pending_jobs": 1,
+    "max_defaults_length": 0,
+    "max_custom_rootfs_size_mb": 1,
+    "max_head_size": 8 << 10,
+    "max_request_line": 1 << 10,
+    "max_body_size": 64 << 10,
+    "max_fields": 50,
+    "max_connections_per_address": 8,
+}
+_MOST = {
+    "max_head_size": 1 << 20,
+    "max_request_line": 1 << 20,
+    "max_body_size": 16 << 20,
+    "max_fields": 100_000,
+}
+"""So that one request never takes a large part of the memory."""
+
+
+def range_checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
+    """Each setting, whether its value fits, and what would."""
+    for name, least in _LEAST.items():
+        value, most = getattr(settings, name), _MOST.get(name)
+        expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+        yield name, value >= least and (most is None or value <= most), f"a number {expected}"
+    fits = settings.max_request_line <= settings.max_head_size
+    yield "max_request_line", fits, "at most max_head_size, because the line is part of the head"
+
 
 _RATE = re.compile(r"0*[1-9][0-9]{0,5}\s*/\s*(second|minute|hour|day)")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 import pytest
 
-from asu_builder.cli.asking import Wishes, body_of
-from asu_builder.web.incoming import parse_request
+from asu_builder.cli.build import Wishes, body_of
+from asu_builder.http.api.body import parse_request
 
 PLACE = {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5"}
 

@@ -29,7 +29,7 @@ def test_the_banner_of_a_server_that_has_just_ended_is_left_out(
     logged: list[object] = []
     monkeypatch.setattr(cli, "_BANNER_AFTER_SECONDS", 0)
     monkeypatch.setattr(
-        "asu_builder.doctor.banner.log_banner", lambda _, *, listens_at: logged.append(listens_at)
+        "asu_builder.doctor.report.log_banner", lambda _, *, listens_at: logged.append(listens_at)
     )
     server = SimpleNamespace(started=True, should_exit=False, servers=[SimpleNamespace(sockets=sockets)])
     cli._say_how_it_is(cast("Any", server), load_with_origins())

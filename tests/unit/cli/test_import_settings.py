@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from asu_builder.cli import main
-from asu_builder.domain.branches import BUILT_IN
+from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import BranchSetting, Settings, load_settings, parse_duration
 
 WHOLE = """

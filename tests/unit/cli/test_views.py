@@ -89,6 +89,6 @@ def test_warnings_of_the_services_are_notes_as_long_as_a_view_is_shown() -> None
     stream = io.StringIO()
     before = list(logging.getLogger().handlers)
     with shown(stream):
-        logging.getLogger("asu_builder.services").warning("It is tried again.")
+        logging.getLogger("asu_builder.core").warning("It is tried again.")
     assert stream.getvalue() == "It is tried again.\n"
     assert logging.getLogger().handlers == before

@@ -1,8 +1,8 @@
 import pytest
 
-from asu_builder.doctor.asking import Heard
+from asu_builder.doctor.network import Heard
 from asu_builder.doctor.service import ORIGIN, judge_cors
-from asu_builder.domain.diagnosis import Grade
+from asu_builder.domain.check_result import Grade
 
 STAR = ("access-control-allow-origin", "*")
 METHODS = ("access-control-allow-methods", "GET, POST")

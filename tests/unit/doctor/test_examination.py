@@ -1,10 +1,9 @@
 import threading
 
-from asu_builder.doctor.checks import CHECKS, NAMES, Check
-from asu_builder.doctor.examination import examine, is_healthy
+from asu_builder.doctor.report import CHECKS, NAMES, Check, examine, is_healthy
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.diagnosis import Finding, Grade, doubtful, well, worst, wrong
-from asu_builder.settings.survey import survey_settings
+from asu_builder.domain.check_result import Finding, Grade, doubtful, well, worst, wrong
+from asu_builder.settings.reading import survey_settings
 from factories import sooner_than
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from asu_builder.domain import blame
+from asu_builder.domain import diagnosis
 from asu_builder.domain.announced import Announced, Circumstances
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.packages import explain_selection, find_too_big
@@ -35,7 +35,7 @@ def blamed(
     reason: FailureReason = FailureReason.SETUP_FAILED,
 ) -> BuildFailed:
     """The failure of a make that printed this and did not succeed."""
-    return blame.blame_make(circumstances or found(), stderr, otherwise="Error: It failed", reason=reason)
+    return diagnosis.blame_make(circumstances or found(), stderr, otherwise="Error: It failed", reason=reason)
 
 
 def test_a_package_that_opkg_cannot_download_is_the_worlds() -> None:
@@ -77,7 +77,7 @@ def test_a_virtual_package_names_both_sides_and_its_providers() -> None:
 def test_a_directory_as_an_apk_repository_is_told_what_apk_wants() -> None:
     """Case 21: user; says that apk wants the address of `packages.adb`."""
     request = a_request(repositories={"mine": "https://feed.example.org/25.12"})
-    failure = blame.blame_repository(request, the_case("21-apk-directory.txt"))
+    failure = diagnosis.blame_repository(request, the_case("21-apk-directory.txt"))
     assert failure is not None and (failure.reason, failure.side) == (FailureReason.BAD_REPOSITORY, Side.USER)
     assert "apk wants the address of its index: https://feed.example.org/25.12/packages.adb" in failure.detail
     assert failure.field == "repositories"
@@ -141,7 +141,7 @@ def test_an_own_repository_that_is_wrong_is_the_users_even_after_a_success(
     url: str, stderr: str, mode: str
 ) -> None:
     request = a_request(repositories={"mine": url}, repositories_mode=mode)
-    failure = blame.blame_repository(request, stderr, status=lambda _: pytest.fail("it is clear"))
+    failure = diagnosis.blame_repository(request, stderr, status=lambda _: pytest.fail("it is clear"))
     assert failure is not None and (failure.reason, failure.side) == (FailureReason.BAD_REPOSITORY, Side.USER)
     assert url in failure.detail and "mine" in failure.detail and list(failure.problem.repositories) == [url]
 
@@ -149,7 +149,7 @@ def test_an_own_repository_that_is_wrong_is_the_users_even_after_a_success(
 @pytest.mark.parametrize(("url", "stderr"), ALL_PASSING)
 def test_an_own_repository_that_does_not_answer_is_the_worlds(url: str, stderr: str) -> None:
     request = a_request(repositories={"mine": url})
-    failure = blame.blame_repository(request, stderr, status=lambda _: pytest.fail("it is clear"))
+    failure = diagnosis.blame_repository(request, stderr, status=lambda _: pytest.fail("it is clear"))
     assert failure is not None and failure.side is Side.INFRASTRUCTURE
     assert failure.reason is FailureReason.UPSTREAM_UNREACHABLE and url in failure.detail
 
@@ -171,7 +171,7 @@ def test_where_the_package_manager_cannot_tell_the_server_is_asked(
         asked.append(file)
         return status
 
-    failure = blame.blame_repository(a_request(repositories={"mine": url}), stderr, status=ask)
+    failure = diagnosis.blame_repository(a_request(repositories={"mine": url}), stderr, status=ask)
     assert failure is not None and failure.side is side
     assert asked in ([INDEX], [f"{OPKG}/Packages.gz"], [f"{OPKG}/Packages.sig"])
     assert url in failure.detail and (f"HTTP {status}" in failure.detail) == (status >= 400)
@@ -179,7 +179,7 @@ def test_where_the_package_manager_cannot_tell_the_server_is_asked(
 
 @pytest.mark.parametrize(("url", "stderr"), ALL_UNCLEAR)
 def test_what_nobody_could_ask_is_never_the_users(url: str, stderr: str) -> None:
-    failure = blame.blame_repository(a_request(repositories={"mine": url}), stderr)
+    failure = diagnosis.blame_repository(a_request(repositories={"mine": url}), stderr)
     assert failure is not None and failure.side is Side.INFRASTRUCTURE and url in failure.detail
 
 
@@ -192,7 +192,7 @@ def test_only_few_servers_of_a_request_are_asked() -> None:
         asked.append(file)
         return 404
 
-    failure = blame.blame_repository(a_request(repositories=repositories), stderr, status=ask)
+    failure = diagnosis.blame_repository(a_request(repositories=repositories), stderr, status=ask)
     assert len(asked) == 3
     assert failure is not None and failure.side is Side.USER
 
@@ -201,14 +201,16 @@ def test_only_few_servers_of_a_request_are_asked() -> None:
 def test_any_other_repository_is_the_worlds_whether_make_succeeds_or_not(url: str, stderr: str) -> None:
     request = a_request(repositories={"mine": "https://feed.example.org/another"}, packages=("vim",))
     stderr = stderr.replace(url, OFFICIAL)
-    assert blame.blame_repository(request, stderr, status=lambda _: pytest.fail("it is not asked")) is None
+    assert (
+        diagnosis.blame_repository(request, stderr, status=lambda _: pytest.fail("it is not asked")) is None
+    )
     missing = (
         "ERROR: unable to select packages:\n  vim (no such package):\n    required by: world[vim]\n"
         if url is INDEX
         else " * opkg_install_cmd: Cannot install package vim.\n"
     )
     for failure in (
-        blame.blame_feed(request, stderr),
+        diagnosis.blame_feed(request, stderr),
         blamed(stderr + missing + TRACE, Circumstances(request)),
     ):
         assert failure is not None and failure.side is Side.INFRASTRUCTURE
@@ -219,8 +221,8 @@ def test_any_other_repository_is_the_worlds_whether_make_succeeds_or_not(url: st
 def test_a_feed_below_an_own_repository_is_still_the_imagebuilders(url: str) -> None:
     request = a_request(repositories={"mine": url})
     stderr = f"WARNING: updating and opening {OFFICIAL}: HTTP 404: Not Found\n"
-    assert blame.blame_repository(request, stderr) is None
-    assert blame.blame_feed(request, stderr) is not None
+    assert diagnosis.blame_repository(request, stderr) is None
+    assert diagnosis.blame_feed(request, stderr) is not None
 
 
 HARMLESS = [
@@ -242,8 +244,8 @@ def test_what_a_sound_build_prints_is_no_failure(stderr: str) -> None:
     """Facts §9: look at stderr after success too. What is no failure there: the first call has no local index
     yet, `updating` alone says that an earlier copy was used."""
     request = a_request(repositories={"mine": INDEX, "other": OPKG})
-    assert blame.blame_repository(request, stderr) is None
-    assert blame.blame_feed(request, stderr) is None
+    assert diagnosis.blame_repository(request, stderr) is None
+    assert diagnosis.blame_feed(request, stderr) is None
 
 
 def test_a_feed_of_the_imagebuilder_itself_is_never_the_users() -> None:
@@ -264,7 +266,7 @@ def test_an_own_repository_whose_package_is_not_there_is_the_worlds() -> None:
         " * opkg_install_cmd: Cannot install package foo.\n"
     )
     own = found(packages=("foo",), repositories={"mine": OPKG})
-    assert blame.blame_repository(own.request, stderr) is None
+    assert diagnosis.blame_repository(own.request, stderr) is None
     failure = blamed(stderr, own)
     assert failure.side is Side.INFRASTRUCTURE and list(failure.problem.undelivered) == ["foo"]
 
@@ -315,8 +317,8 @@ def test_the_tools_of_an_image_and_their_flags_are_never_the_users(command: str)
     chatter = f"+ {command}\n{command}\n32+0 records in\n32+0 records out\n"
     asked = found(packages=("vim",), repositories={"mine": INDEX})
     for stderr in (chatter, *(f"{chatter}{said}\n{TRACE}" for said in _TOOLS[command])):
-        assert blame.blame_repository(asked.request, stderr) is None
-        assert blame.blame_feed(asked.request, stderr) is None
+        assert diagnosis.blame_repository(asked.request, stderr) is None
+        assert diagnosis.blame_feed(asked.request, stderr) is None
         assert find_too_big(stderr) is None
         failure = blamed(stderr, asked, reason=FailureReason.MAKE_FAILED)
         assert (failure.reason, failure.side) == (FailureReason.MAKE_FAILED, Side.INFRASTRUCTURE)
@@ -382,13 +384,13 @@ def test_no_recorded_output_blames_a_repository_or_a_download(folder: str) -> No
     assert len(paths) > 10
     for path in paths:
         stderr = path.read_text()
-        assert blame.blame_feed(a_request(), stderr) is None, path.name
+        assert diagnosis.blame_feed(a_request(), stderr) is None, path.name
         assert blamed(stderr).reason is not FailureReason.UPSTREAM_UNREACHABLE, path.name
 
 
 def test_a_password_in_an_address_is_not_told() -> None:
     url = "https://user:secret@feed.example.org/x/packages.adb"
-    failure = blame.blame_repository(
+    failure = diagnosis.blame_repository(
         a_request(repositories={"mine": url}), f"WARNING: opening {url}: UNTRUSTED signature\n"
     )
     assert failure is not None and "secret" not in f"{failure.detail}{failure.problem}"
@@ -396,28 +398,28 @@ def test_a_password_in_an_address_is_not_told() -> None:
 
 def test_a_filesystem_that_was_not_built_is_the_users_unless_upstream_lists_it() -> None:
     request = a_request(filesystem="ext4")
-    users = blame.blame_filesystem(Circumstances(request), {"squashfs"})
+    users = diagnosis.blame_filesystem(Circumstances(request), {"squashfs"})
     assert (users.reason, users.side, users.field) == (FailureReason.NO_IMAGES, Side.USER, "filesystem")
     assert "squashfs" in users.detail and users.problem.filesystems == ("squashfs",)
     listed = Circumstances(request, (), lambda: Announced(filesystems={"ext4", "squashfs"}))
-    assert blame.blame_filesystem(listed, {"squashfs"}).side is Side.INFRASTRUCTURE
+    assert diagnosis.blame_filesystem(listed, {"squashfs"}).side is Side.INFRASTRUCTURE
 
 
 def test_an_imagebuilder_that_refuses_a_filesystem_says_which_there_are() -> None:
     stdout = 'Filesystem "zfs" is not available!\nAvailable filesystems: squashfs ext4 targz\n'
-    assert blame.parse_available_filesystems(stdout) == ("squashfs", "ext4", "targz")
-    assert blame.parse_available_filesystems("Available filesystems: squashfs\n") is None
+    assert diagnosis.parse_available_filesystems(stdout) == ("squashfs", "ext4", "targz")
+    assert diagnosis.parse_available_filesystems("Available filesystems: squashfs\n") is None
 
 
 def test_other_filesystems_and_packages_that_came_back_are_told() -> None:
     """Facts §9: `-libubox -busybox` come without a word, and 25.12 ignores ROOTFS_FILESYSTEM."""
     request = a_request(filesystem="squashfs")
-    assert "ext4" in blame.filesystem_warning(request, {"squashfs", "ext4"})
-    assert blame.filesystem_warning(request, {"squashfs"}) == ""
-    assert blame.filesystem_warning(a_request(), {"squashfs", "ext4"}) == ""
-    back = blame.brought_back(["libubox", "busybox", "ppp"], {"libubox": "1", "busybox": "2"})
+    assert "ext4" in diagnosis.filesystem_warning(request, {"squashfs", "ext4"})
+    assert diagnosis.filesystem_warning(request, {"squashfs"}) == ""
+    assert diagnosis.filesystem_warning(a_request(), {"squashfs", "ext4"}) == ""
+    back = diagnosis.brought_back(["libubox", "busybox", "ppp"], {"libubox": "1", "busybox": "2"})
     assert "libubox, busybox" in back and "ppp" not in back
-    assert blame.brought_back(["ppp"], {"busybox": "2"}) == ""
+    assert diagnosis.brought_back(["ppp"], {"busybox": "2"}) == ""
 
 
 MISSING = " * opkg_install_cmd: Cannot install package vim.\n"
@@ -449,7 +451,7 @@ MISSING = " * opkg_install_cmd: Cannot install package vim.\n"
     ],
 )  # fmt: skip
 def test_what_the_request_cannot_help_is_never_the_users(stderr: str) -> None:
-    failure = blame.blame_make(
+    failure = diagnosis.blame_make(
         Circumstances(a_request(packages=("vim",))),
         stderr,
         otherwise="Error: Impossible package selection",

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from asu_builder.domain.built import MAX_BYTES, filesystems_of, parse_built
 from asu_builder.domain.errors import BuildFailed, FailureReason
+from asu_builder.domain.profiles_json import MAX_BYTES, filesystems_of, parse_built
 
 PROFILE = "acme_widget-5"
 

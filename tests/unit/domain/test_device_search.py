@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.domain.device_search import Device, DeviceIndex, Title, name_devices, plain
+from asu_builder.domain.search import Device, DeviceIndex, Title, name_devices, plain
 from factories import UPSTREAM, many_devices
 from yardstick import least_seconds, yardstick
 

@@ -3,8 +3,8 @@ from datetime import timedelta
 import pytest
 
 from asu_builder.domain.errors import FailureReason, Fault
-from asu_builder.domain.fwtool import signature_length
 from asu_builder.domain.job import FINAL_STATES, NEXT_STATES, JobState, Keeping, Retention
+from asu_builder.domain.profiles_json import signature_length
 from factories import a_failure, a_request, a_result
 
 RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))

@@ -1,7 +1,7 @@
 import pytest
 
 from asu_builder.domain import packages
-from asu_builder.domain.downloads import repository_problems, undelivered_packages
+from asu_builder.domain.diagnosis import repository_problems, undelivered_packages
 from factories import TRANSCRIPTS
 
 RECORDED = {

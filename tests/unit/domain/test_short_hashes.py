@@ -1,7 +1,7 @@
 import pytest
 
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
-from asu_builder.domain.short_hashes import whole_hash
+from asu_builder.domain.request import whole_hash
 
 ONE, OTHER, THIRD = ("abcd" + digit * 60 for digit in "012")
 

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asgi_client import AsgiClient
-from package_changes.interface import OPERATIONS
 from package_changes.service import (
+    OPERATIONS,
     ServiceSettings,
     ServiceSettingsProblem,
     create_service,

@@ -1,0 +1,227 @@
+"""assemble(settings) → Application: the only module that knows every adapter."""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.types import ASGIApp
+
+from asu_builder import __version__
+from asu_builder.app.adapters import World, reach
+from asu_builder.app.background import Rounds, background_work, checks
+from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
+from asu_builder.app.life import Life
+from asu_builder.app.options import announcement, door_limits, keeping_options, tokens, worker_options
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.health import Health
+from asu_builder.core.housekeeping import Housekeeping
+from asu_builder.core.live import Bell, LiveBuilds, Recorder
+from asu_builder.core.metrics import Durations, EventCounts, Gauges
+from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.pipeline import Pipeline
+from asu_builder.core.preflight import Preview
+from asu_builder.core.statistics import Charts
+from asu_builder.core.submit import Interest
+from asu_builder.core.worker import Workers
+from asu_builder.domain.release import Branches
+from asu_builder.http.api.operator import ConfigurationDocument
+from asu_builder.http.app import Parts, create_app
+from asu_builder.http.callers import Askers
+from asu_builder.http.door import Door
+from asu_builder.ports import Runtime
+from asu_builder.rate_limits import PreviewsLimit
+from asu_builder.settings import LoadedSettings, Settings
+from asu_builder.upstream.repository_status import RepositoryStatus
+
+_log = logging.getLogger(__name__)
+
+_REST = timedelta(seconds=0.1)
+"""Between each thousand results when all are looked at: a tenth of one processor at most."""
+
+
+class Application(Struct, frozen=True):
+    """The assembled service; `app` starts and stops it by its lifespan. `warnings` are the operator's."""
+
+    app: ASGIApp
+    warnings: tuple[str, ...]
+    drain: Callable[[], None]
+    """Takes no more jobs; returns when none is being built or the grace is over."""
+    end_streams: Callable[[], None]
+    """Ends the answers that would last, on the event loop."""
+    door: Door
+    """What the server lets in."""
+
+
+def assemble(
+    settings: Settings,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    origins: Mapping[str, str] | None = None,
+    rounds: Rounds | None = None,
+) -> Application:
+    """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
+
+    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
+    settings were chosen, `rounds` how often background work comes.
+    """
+    counts = EventCounts()
+    world = reach(settings, now, note=counts.note)
+    runtime = watch(world.runtime)
+    world = replace(world, runtime=runtime)
+    catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
+    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    bell = Bell()
+    recorder = Recorder(world.log, now=now, ring=bell.ring)
+    pipeline = make_pipeline(settings, runtime, world, catalog)
+    workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
+    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
+    interest = Interest(world.queue, now=now)
+    builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
+    background = background_work(world, health, housekeeping, catalog, interest, rounds or Rounds())
+    life = Life(
+        begin=partial(housekeeping.recover, worker=world.name.name),
+        workers=workers,
+        background=background,
+        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
+        hush=(housekeeping.stop, world.database.stop_verifying),
+    )
+    parts = Parts(
+        builds=builds,
+        live=LiveBuilds(builds, world.log, bell),
+        health=health,
+        store=world.store,
+        statistics=world.statistics,
+        catalog=catalog,
+        charts=Charts(world.statistics, now=now),
+        preview=Preview(catalog, world.package_changes, other_names=world.upstream.other_names),
+        operator=make_operator(settings, world, now=now, wake=workers.wake, wake_all=workers.wake_all),
+        crowds=Crowds(world.operations, world.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
+        gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
+        askers=Askers(tokens(settings), settings.trusted_proxies),
+        door_limits=door_limits(settings),
+        limit_previews=PreviewsLimit().admit,
+        limit_fetches=world.fetch_limit.admit,
+        announcement=announcement(settings),
+        revoked=world.revocations.current,
+        start=life.start,
+        stop=life.stop,
+        version=__version__,
+        cors=settings.cors,
+    )
+    app = create_app(parts)
+    drain = partial(workers.drain, settings.shutdown_grace)
+    return Application(app, world.warnings, drain, app.end_streams, make_door(parts, app))
+
+
+def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    from asu_builder.http.api.configuration import describe_settings  # words that a start does not need
+
+    return describe_settings(loaded)
+
+
+def make_housekeeping(
+    settings: Settings,
+    world: World,
+    runtime: Runtime,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+    rest: timedelta = timedelta(0),
+) -> Housekeeping:
+    """Housekeeping alone, for the service and for the command line, which need not `rest`."""
+    return Housekeeping(
+        world.queue,
+        world.ledger,
+        world.store,
+        runtime,
+        statistics=world.statistics,
+        options=keeping_options(settings),
+        now=now,
+        wake=wake,
+        rest=rest,
+    )
+
+
+def make_operator(
+    settings: Settings,
+    world: World,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+    wake_all: Callable[[], None] | None = None,
+) -> Operator:
+    """The operator's hand alone, for the service and for the command line."""
+    return Operator(
+        world.operations,
+        world.queue,
+        ledger=world.ledger,
+        store=world.store,
+        statistics=world.statistics,
+        cancellation=make_cancellation(settings, world, now),
+        now=now,
+        wake=wake,
+        wake_all=wake_all,
+    )
+
+
+def _workers(
+    settings: Settings,
+    world: World,
+    pipeline: Pipeline,
+    *,
+    health: Health,
+    recorder: Recorder,
+    now: Callable[[], datetime],
+) -> Workers:
+    return Workers(
+        world.queue,
+        pipeline,
+        health=health,
+        statistics=world.statistics,
+        recorder=recorder,
+        durations=Durations(),
+        options=worker_options(settings, world.name.name),
+        now=now,
+    )
+
+
+def _gauges(
+    world: World,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    *,
+    health: Health,
+    counts: EventCounts,
+    now: Callable[[], datetime],
+) -> Gauges:
+    return Gauges(
+        world.operations,
+        workers,
+        housekeeping,
+        health=health,
+        store=world.store,
+        statistics=world.statistics,
+        counts=counts,
+        now=now,
+    )
+
+
+def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+    """What turns a request into published images."""
+    return Pipeline(
+        runtime,
+        world.store,
+        release=catalog.branches.release,
+        package_changes=world.package_changes,
+        baseline=catalog.baseline,
+        announced=catalog.announced,
+        released_revision=catalog.released_revision,
+        repository_status=RepositoryStatus(settings.upstream_url).ask,
+        upstream_url=settings.upstream_url,
+        job_timeout=settings.job_timeout,
+    )

@@ -1,0 +1,181 @@
+"""The adapters and the runtime, opened by the settings."""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from asu_builder.database.build_log import SqlBuildLog
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import Revocations, SqlRetention
+from asu_builder.database.statistics import SqlStatistics
+from asu_builder.database.worker_name import WorkerName
+from asu_builder.domain.proxies import read_proxies
+from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
+from asu_builder.ports import EventKind, Runtime
+from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
+from asu_builder.settings import Settings, SettingsProblem
+from asu_builder.store.local import LocalStore
+from asu_builder.upstream.offer import HttpUpstream
+
+
+def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, tuple[str, ...]]:
+    """The runtime that the settings name, and what the operator should be warned of.
+
+    Chosen by what is configured and which paths exist, never by whether an engine answers: one
+    that does not is down, and its sandbox is not dropped for it.
+    """
+    from asu_builder.engines.podman.service import find_socket
+
+    socket = find_socket(settings.container_socket_path)
+    local = settings.container_runtime == "local" or (
+        settings.container_runtime == "auto" and settings.imagebuilder_path and socket is None
+    )
+    return _local_runtime(settings) if local else (_podman_runtime(settings, installation), ())
+
+
+def _podman_runtime(settings: Settings, installation: str) -> Runtime:
+    from asu_builder.engines.podman.runtime import PodmanRuntime
+    from asu_builder.engines.podman.service import PodmanOptions
+
+    return PodmanRuntime(
+        PodmanOptions(
+            socket=settings.container_socket_path,
+            image_template=settings.imagebuilder_image,
+            registry=settings.imagebuilder_registry,
+            network=settings.build_network,
+            installation=installation,
+            proxies=_proxies(shares_network=False),
+        )
+    )
+
+
+def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
+    from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+    from asu_builder.engines.local.sandbox import try_sandbox
+
+    if not settings.imagebuilder_path:
+        raise SettingsProblem(
+            "imagebuilder_path: the local runtime needs the path of an unpacked ImageBuilder"
+        )
+    network = settings.build_network != "none"
+    fault = try_sandbox(network=network).fault
+    warnings: tuple[str, ...] = ()
+    if fault:
+        if not settings.allow_unsandboxed:
+            raise SettingsProblem(
+                f"allow_unsandboxed: {fault}, so builds would run without a sandbox. "
+                "Install bubblewrap or use Podman; set allow_unsandboxed to true only on a machine that "
+                "nobody else can reach"
+            )
+        warnings = (
+            "Builds run WITHOUT A SANDBOX: whoever may submit a request may run code on this machine.",
+        )
+    options = LocalOptions(
+        imagebuilder_path=settings.imagebuilder_path,
+        scratch=settings.database_path.parent / "builds",
+        sandboxed=not fault,
+        network=network,
+        proxies=_proxies(shares_network=True),
+    )
+    return LocalRuntime(options), warnings
+
+
+def _proxies(*, shares_network: bool) -> Mapping[str, str]:
+    """The variables of proxies for builds. Raises `SettingsProblem`."""
+    proxies = read_proxies(os.environ)
+    if wrong := proxies.unreadable():
+        # Without the value, which may hold a password.
+        raise SettingsProblem(
+            f"{', '.join(wrong)} (environment): expected an address like http://proxy.example.org:3128, "
+            "or nothing"
+        )
+    return proxies.environment(shares_network=shares_network)
+
+
+class World(Struct, frozen=True):
+    """Everything that is really reached."""
+
+    database: Database
+    name: WorkerName
+    runtime: Runtime
+    warnings: tuple[str, ...]
+    queue: SqlJobQueue
+    log: SqlBuildLog
+    ledger: SqlRetention
+    operations: SqlOperations
+    revocations: Revocations
+    store: LocalStore
+    statistics: SqlStatistics
+    upstream: HttpUpstream
+    package_changes: LocalPackageChanges | RemotePackageChanges
+    limit: NewBuildsLimit
+    fetch_limit: LookUpsLimit
+
+    @property
+    def refresh_rules(self) -> Callable[[], object] | None:
+        """What to call now and then where the rules come from a service."""
+        changes = self.package_changes
+        return changes.refresh if isinstance(changes, RemotePackageChanges) else None
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        self.runtime.close()
+        self.upstream.close()
+        self.package_changes.close()
+        self.database.close()
+        self.name.release()
+
+
+def reach(
+    settings: Settings,
+    now: Callable[[], datetime],
+    *,
+    note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
+) -> World:
+    """Opens every adapter; `note` is told each event of the statistics.
+
+    Raises `SettingsProblem` or `Unavailable`.
+    """
+    database = Database(settings.database_path)
+    name = WorkerName(settings.worker_id, settings.database_path.parent)
+    installation = database.installation()
+    runtime, warnings = choose_runtime(settings, installation=installation)
+    ledger = SqlRetention(database)
+    revocations = Revocations(settings.database_path)
+    return World(
+        database=database,
+        name=name,
+        runtime=runtime,
+        warnings=warnings,
+        queue=SqlJobQueue(database),
+        log=SqlBuildLog(database),
+        ledger=ledger,
+        operations=SqlOperations(database, on_revoked=revocations.note),
+        revocations=revocations,
+        store=LocalStore(
+            settings.public_path / "store",
+            installation=installation,
+            floor=settings.disk_floor,
+            expects_results=ledger.has_results,
+        ),
+        statistics=SqlStatistics(database, now=now, note=note),
+        upstream=HttpUpstream(
+            settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
+        ),
+        package_changes=_package_changes(settings),
+        limit=NewBuildsLimit(settings.new_builds_limit),
+        fetch_limit=LookUpsLimit(settings.look_ups_limit),
+    )
+
+
+def _package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:
+    path = settings.package_changes_path
+    local = LocalPackageChanges(Path(path).expanduser() if path else None)
+    return (
+        RemotePackageChanges(settings.package_changes_url, local) if settings.package_changes_url else local
+    )

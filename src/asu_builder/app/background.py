@@ -1,0 +1,114 @@
+"""What is looked at and done in the background, and how often; memory goes back to the system."""
+
+import contextlib
+import ctypes
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from asu_builder.app.adapters import World
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.health import Health, Periodic
+from asu_builder.core.housekeeping import Housekeeping
+from asu_builder.core.submit import Interest
+from asu_builder.ports import Runtime, Verdict
+
+_ARENA_MAX = -8
+"""Of malloc.h."""
+
+
+def use_one_heap() -> None:
+    """Lets all threads share one heap: glibc gives each its own, and keeps what each has freed."""
+    _tell_libc("mallopt", _ARENA_MAX, 1)
+
+
+def give_back_memory() -> None:
+    """Returns free pages to the system, also those between used ones, which glibc keeps; takes about 1 ms.
+
+    What a burst of requests has taken would stay with the process for good.
+    """
+    _tell_libc("malloc_trim", 0)
+
+
+def _tell_libc(name: str, *arguments: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        getattr(ctypes.CDLL(None), name)(*arguments)
+
+
+_AFTER_START_SECONDS = 0.5
+"""Checks and sweeps load podman-py; they come after the port answers."""
+
+
+class Rounds(Struct, frozen=True):
+    """Seconds between two rounds of each kind of background work. Only tests choose other numbers."""
+
+    health: float = 10.0
+    disks: float = 1.0
+    queue: float = 10.0
+    tidy: float = 30.0
+    catalog: float = 5.0
+    warmth: float = 1.0
+    """At most one document a second is asked for so that no client waits for it."""
+    statistics: float = 1.0
+    interest: float = 5.0
+    memory: float = 30.0
+    integrity: float = 86400.0
+    rules: float = 10.0
+
+
+def checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+    """Each part of the service, and how it is found out whether it works."""
+    return {
+        "database": world.database.check,
+        "engine": runtime.check,
+        "registry": runtime.check_registry,
+        "store": world.store.check,
+        "upstream": world.upstream.check,
+        "rules": world.package_changes.check,
+        "workers": lambda: _workers_verdict(world),
+    }
+
+
+def _workers_verdict(world: World) -> Verdict:
+    pause = world.operations.paused()
+    if pause is None:
+        return Verdict("ok", "Workers take jobs.")
+    since = pause.since.isoformat(timespec="seconds")
+    return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
+
+
+def _look_at_disks(world: World, health: Health) -> None:
+    """What can fill up within a moment; two system calls while all is well."""
+    health.look_at_room()
+    if world.database.disk_is_full() or health.is_down("database"):
+        health.look_at("database")
+
+
+def background_work(
+    world: World,
+    health: Health,
+    housekeeping: Housekeeping,
+    catalog: Catalog,
+    interest: Interest,
+    rounds: Rounds,
+) -> tuple[Periodic, ...]:
+    """What is done again and again beside the answers."""
+    work: list[tuple[str, Callable[[], object], float]] = [
+        ("health", health.look, rounds.health),
+        ("disks", lambda: _look_at_disks(world, health), rounds.disks),
+        ("queue", housekeeping.look_after_queue, rounds.queue),
+        ("housekeeping", housekeeping.tidy, rounds.tidy),
+        ("reconciling", housekeeping.reconcile_when_due, rounds.tidy),
+        ("catalog", catalog.refresh, rounds.catalog),
+        ("warmth", world.upstream.keep_warm, rounds.warmth),
+        ("documents", world.upstream.tidy, rounds.tidy),
+        ("statistics", world.statistics.flush_often, rounds.statistics),
+        ("interest", interest.flush, rounds.interest),
+        ("memory", give_back_memory, rounds.memory),
+        ("integrity", world.database.verify, rounds.integrity),
+    ]
+    if world.refresh_rules is not None:
+        work.insert(0, ("rules", world.refresh_rules, rounds.rules))
+    return tuple(
+        Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    )

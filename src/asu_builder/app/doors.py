@@ -1,0 +1,78 @@
+"""The doors: to the queue, for the service and for the command line, and the server's."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec import Struct
+
+from asu_builder.app.adapters import World
+from asu_builder.app.options import policy
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.health import Health
+from asu_builder.core.submit import Builds, Cancellation, Forecast, Interest
+from asu_builder.http.app import Parts
+from asu_builder.http.door import Door
+from asu_builder.http.fast_path import FrontDoor
+from asu_builder.settings import Settings
+
+
+class Answering(Struct, frozen=True):
+    """What answers about builds, apart from the queue."""
+
+    catalog: Catalog
+    health: Health
+    interest: Interest
+
+
+def make_builds(
+    settings: Settings,
+    world: World,
+    answering: Answering,
+    *,
+    now: Callable[[], datetime],
+    wake: Callable[[], None],
+) -> Builds:
+    """Submit, look, cancel."""
+    return Builds(
+        world.queue,
+        answering.catalog,
+        package_changes=world.package_changes,
+        store=world.store,
+        statistics=world.statistics,
+        interest=answering.interest,
+        forecast=_forecast(settings, world, answering.health, now),
+        cancellation=make_cancellation(settings, world, now),
+        policy=policy(settings),
+        limit=world.limit.admit,
+        now=now,
+        wake=wake,
+        waiting_for=lambda: "paused" if world.operations.paused() else answering.health.hindrance(),
+    )
+
+
+def make_cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
+    """The one way to end a build before its time."""
+    return Cancellation(
+        world.queue,
+        world.operations,
+        statistics=world.statistics,
+        kept_for=settings.failure_ttl,
+        now=now,
+    )
+
+
+def make_door(parts: Parts, app: FrontDoor) -> Door:
+    """What the server lets in to this application."""
+    return Door(
+        parts.door_limits,
+        counted_as=parts.askers.counted_as,
+        large_bodies=app.takes_large_bodies,
+        refuse=app.turn_away,
+    )
+
+
+def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
+    def working() -> bool:
+        return health.builds_run() and world.operations.paused() is None
+
+    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)

@@ -1,0 +1,91 @@
+"""What each part is told of the settings."""
+
+from asu_builder import __version__
+from asu_builder.core.housekeeping import KeepingOptions
+from asu_builder.core.submit import Policy
+from asu_builder.core.worker import WorkerOptions
+from asu_builder.domain.access import Right, Token
+from asu_builder.domain.job import Priority, Retention
+from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.door import DoorLimits
+from asu_builder.ports import Patience
+from asu_builder.settings import Settings
+
+
+def worker_options(settings: Settings, name: str) -> WorkerOptions:
+    """Who the workers are, and how long they keep what they made."""
+    return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention(settings))
+
+
+def retention(settings: Settings) -> Retention:
+    """How long finished jobs are kept."""
+    return Retention(
+        build=settings.build_ttl,
+        unversioned=settings.build_ttl_unversioned,
+        with_defaults=settings.build_defaults_ttl,
+        failure=settings.failure_ttl,
+    )
+
+
+def keeping_options(settings: Settings) -> KeepingOptions:
+    """How long and how much housekeeping keeps."""
+    return KeepingOptions(
+        failure=settings.failure_ttl,
+        patience=Patience(settings.idle_sinks_after, settings.idle_expires_after),
+        store_bytes=settings.store_max_size,
+        statistics=settings.statistics_ttl,
+        requests=settings.audit_ttl,
+        request_bytes=settings.audit_max_size,
+    )
+
+
+def policy(settings: Settings) -> Policy:
+    """What requests may ask for."""
+    return Policy(
+        allow_defaults=settings.allow_defaults,
+        max_defaults_length=settings.max_defaults_length,
+        max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
+        repository_allow_list=settings.repository_allow_list,
+        max_pending_jobs=settings.max_pending_jobs,
+    )
+
+
+def announcement(settings: Settings) -> Announcement:
+    """What people and clients are told about this server."""
+    return Announcement(
+        version=__version__,
+        upstream_url=settings.public_upstream_url or settings.upstream_url,
+        contact=settings.contact,
+        allow_defaults=settings.allow_defaults,
+        repository_allow_list=settings.repository_allow_list,
+        max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
+        max_defaults_length=settings.max_defaults_length,
+        imagebuilder_image=settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry),
+    )
+
+
+def door_limits(settings: Settings) -> DoorLimits:
+    """What one caller may send, and how slowly."""
+    return DoorLimits(
+        head=settings.max_head_size,
+        request_line=settings.max_request_line,
+        body=settings.max_body_size,
+        fields=settings.max_fields,
+        head_seconds=settings.head_timeout.total_seconds(),
+        body_seconds=settings.body_timeout.total_seconds(),
+        reader_seconds=settings.reader_timeout.total_seconds(),
+        connections=settings.max_connections_per_address,
+    )
+
+
+def tokens(settings: Settings) -> tuple[Token, ...]:
+    """Whose tokens are known."""
+    return tuple(
+        Token(
+            name=token["name"],
+            digest=token["digest"],
+            rights=frozenset(Right(right) for right in token.get("rights", ())),
+            priority=Priority[token.get("priority", "normal").upper()],
+        )
+        for token in settings.api_tokens
+    )

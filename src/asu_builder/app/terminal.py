@@ -1,0 +1,113 @@
+"""assemble_terminal(settings) → Terminal: what a command needs to build here, beside a service or alone."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.app import make_housekeeping, make_pipeline
+from asu_builder.app.adapters import World, reach
+from asu_builder.app.background import checks
+from asu_builder.app.doors import Answering, make_builds
+from asu_builder.app.options import worker_options
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.health import Health, Periodic
+from asu_builder.core.live import Recorder
+from asu_builder.core.metrics import Durations
+from asu_builder.core.pipeline import Pipeline
+from asu_builder.core.submit import Builds, Interest
+from asu_builder.core.worker import Workers
+from asu_builder.domain.release import Branches
+from asu_builder.settings import Settings
+
+_HEALTH_SECONDS = 10.0
+_QUEUE_SECONDS = 5.0
+_TIDY_SECONDS = 30.0
+_POLL = timedelta(seconds=1)
+"""How soon a job is taken up that a lost worker of another process has left."""
+_MARK = "-terminal"
+_LONGEST_NAME = 64
+
+
+class Terminal(Struct, frozen=True):
+    """The services of one command. Nothing runs before `work_on`; `close` ends everything."""
+
+    settings: Settings
+    world: World
+    builds: Builds
+    catalog: Catalog
+    health: Health
+    pipeline: Pipeline
+    recorder: Recorder
+    background: tuple[Periodic, ...]
+    interest: Interest
+    now: Callable[[], datetime]
+
+    def work_on(self, job_id: int) -> Workers:
+        """One worker for this job and no other, started; whoever calls stops it.
+
+        The turns of others stay as they are: this process brings the worker along.
+        """
+        options = worker_options(self.settings, self.world.name.name)
+        workers = Workers(
+            self.world.queue,
+            self.pipeline,
+            health=self.health,
+            statistics=self.world.statistics,
+            recorder=self.recorder,
+            durations=Durations(),
+            options=replace(options, concurrent=1, poll=_POLL, only=job_id),
+            now=self.now,
+        )
+        for periodic in self.background:
+            periodic.start()
+        workers.start()
+        return workers
+
+    def close(self) -> None:
+        """Writes down what is still to be written, and lets go."""
+        for periodic in self.background:
+            periodic.stop()
+        self.recorder.stop()
+        try:
+            self.interest.flush()
+            self.world.statistics.flush()
+        finally:
+            self.world.close()
+
+
+def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Terminal:
+    """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
+
+    Its worker has a name of its own, so that a service beside keeps its name, whichever comes first.
+    """
+    name = settings.worker_id[: _LONGEST_NAME - len(_MARK)] + _MARK
+    settings = replace(settings, worker_id=name)
+    world = reach(settings, now)
+    runtime = world.runtime
+    catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
+    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=lambda: None)
+    housekeeping.recover(worker=world.name.name)
+    interest = Interest(world.queue, now=now)
+    answering = Answering(catalog, health, interest)
+    return Terminal(
+        settings=settings,
+        world=world,
+        builds=make_builds(settings, world, answering, now=now, wake=lambda: None),
+        catalog=catalog,
+        health=health,
+        pipeline=make_pipeline(settings, runtime, world, catalog),
+        recorder=Recorder(world.log, now=now, ring=lambda _: None),
+        background=(
+            Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_HEALTH_SECONDS),
+            Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
+            # At once: what a killed command has left, nobody else may ever come to sweep.
+            Periodic("housekeeping", housekeeping.tidy, seconds=_TIDY_SECONDS),
+            Periodic("reconciling", housekeeping.reconcile_when_due, seconds=_TIDY_SECONDS),
+            Periodic("interest", interest.flush, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
+        ),
+        interest=interest,
+        now=now,
+    )

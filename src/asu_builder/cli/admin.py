@@ -1,0 +1,180 @@
+"""`asu-builder gc`, `backup`, `token` and `import-settings`: what an operator does now and then."""
+
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asu_builder.app import make_housekeeping
+from asu_builder.cli.local import installation, now, told
+from asu_builder.domain.release import BUILT_IN
+from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
+from asu_builder.settings.checks import NAME as TOKEN_NAME
+from asu_builder.settings.predecessor import LOG_LEVELS, RENAMED, SAME_VALUES, said_of, said_of_branch
+from asu_builder.settings.reading import require_settings
+
+_UNKNOWN = "not known here, and left out"
+
+
+@click.command("import-settings")
+@click.argument("file", type=click.Path(path_type=Path))
+def import_settings_command(file: Path) -> None:
+    """Prints what the predecessor's FILE (asu.toml) says as YAML of this service; changes nothing."""
+    with told():
+        lines = list(translate(_read(file), str(file)))
+    click.echo(f"# From {file.name}. Save it as /etc/asu/config.yaml or config.yaml.")
+    click.echo("\n".join(lines))
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsProblem(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsProblem(f"{file} is not valid TOML: {error}") from error
+
+
+def translate(theirs: Mapping[str, Any], origin: str) -> Iterator[str]:
+    """The lines of a settings file; what has no setting here is a comment.
+
+    Raises `SettingsProblem` for values that no setting here may have, all of them at once.
+    """
+    ours: dict[str, Any] = {}
+    comments: list[str] = []
+    for key, value in theirs.items():
+        name = key.lower()
+        if name == "branches":
+            ours[name], said = _branches(value)
+            comments += said
+        elif name == "log_level":
+            level = str(value).strip().lower()
+            ours[name] = LOG_LEVELS.get(level, level)
+        elif name in SETTING_NAMES:
+            ours[name] = value
+        elif name in SAME_VALUES:
+            ours[RENAMED[name]] = value
+        else:
+            comments.append(f"{key}: {said_of(name) or _UNKNOWN}")
+    require_settings(ours, origin)
+    import yaml
+
+    yield from (f"# {comment}" for comment in comments)
+    if ours:
+        yield yaml.safe_dump(ours, sort_keys=False, allow_unicode=True, width=10_000).rstrip()
+
+
+def _branches(theirs: Any) -> tuple[Any, list[str]]:
+    """Where they differ from the built-in ones; what the predecessor did not list, it did not offer."""
+    if not isinstance(theirs, Mapping):
+        return theirs, []
+    ours: dict[str, Any] = {}
+    comments: list[str] = []
+    for name, branch in theirs.items():
+        if not isinstance(branch, Mapping):
+            ours[name] = branch
+            continue
+        kept = {key: value for key, value in branch.items() if key in BranchSetting.__annotations__}
+        comments += [
+            f"branches.{name}.{key}: {said_of_branch(key) or _UNKNOWN}" for key in branch if key not in kept
+        ]
+        standing = BUILT_IN.get(name)
+        differing = {
+            key: value for key, value in kept.items() if standing is None or getattr(standing, key) != value
+        }
+        if differing or standing is None:
+            ours[name] = differing
+    return ours | {name: {"enabled": False} for name in BUILT_IN if name not in theirs}, comments
+
+
+@click.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--adopt-store",
+    is_flag=True,
+    help="Take the store's directory as it is: results that are not in it are gone for good.",
+)
+def gc_command(dry_run: bool, adopt_store: bool) -> None:
+    """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
+    if dry_run and adopt_store:
+        raise click.UsageError("--adopt-store forgets results; it goes with no --dry-run.")
+    with installation() as (settings, world):
+        if adopt_store:
+            world.store.adopt()
+        world.store.require_root()
+        housekeeping = make_housekeeping(settings, world, world.runtime, now=now, wake=lambda: None)
+        found = housekeeping.collect(dry_run=dry_run)
+        orphans = housekeeping.reconcile(dry_run=dry_run)
+    # A dry run finds them a second time.
+    lost = set(orphans.expired) - {*found.expired, *found.evicted}
+    would = "would go" if dry_run else "gone"
+    click.echo(f"{len(found.expired)} past their time {would}")
+    click.echo(f"{len(found.evicted)} least used {would}, {found.bytes >> 20} MiB")
+    click.echo(f"{len(orphans.orphaned)} directories without a job {would}")
+    click.echo(f"{len(lost)} results without their files {would}")
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def backup_command(file: Path, force: bool) -> None:
+    """Copies the database into FILE, consistent while the service runs. Images need no backup."""
+    from asu_builder.database.backup import backup
+
+    with told():
+        size = backup(load_settings().database_path, file, force=force)
+    click.echo(f"{file}: {size} bytes, checked")
+
+
+_RIGHTS = {
+    "none": "asks for builds without a limit, and no more",
+    "read": "sees every job with its request and output, and the settings",
+    "operate": "sees all that, and cancels, requeues and purges jobs, pauses and resumes the workers",
+}
+
+
+@click.command("token")
+@click.argument("name")
+@click.option(
+    "--right",
+    "rights",
+    type=click.Choice(list(_RIGHTS)),
+    multiple=True,
+    help="What it may do; asked for at a terminal where nothing is said.",
+)
+@click.option(
+    "--priority",
+    type=click.Choice(["bulk", "normal", "interactive"]),
+    default="normal",
+    show_default=True,
+    help="The class of the jobs that its holder submits.",
+)
+def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
+    """Makes a token for NAME: prints the secret, once, and the setting that makes it known."""
+    from asu_builder.domain.access import new_token
+
+    if not TOKEN_NAME.fullmatch(name):
+        raise click.UsageError(f"NAME: expected letters, digits and . _ - (at most 64), got {name[:80]!r}")
+    given = list(dict.fromkeys(rights or _ask_for_rights()))
+    given = [right for right in given if right != "none"]
+    secret, digest = new_token()
+    click.echo(f"Token, shown only now: {secret}\n\nAdd to api_tokens in config.yaml and restart:\n")
+    click.echo(f"  - name: {name}\n    digest: {digest}\n    priority: {priority}")
+    if given:
+        click.echo(f"    rights: [{', '.join(given)}]")
+    strongest = max(given, key=list(_RIGHTS).index, default="none")
+    click.echo(f"\nRights: {', '.join(given) or 'none'}. Its holder {_RIGHTS[strongest]}.")
+    if not given:
+        click.echo("For more: --right read, or --right operate.")
+
+
+def _ask_for_rights() -> tuple[str, ...]:
+    """What whoever sits at the terminal chooses; nothing where there is none."""
+    if not sys.stdin.isatty():
+        return ()
+    for right, meaning in _RIGHTS.items():
+        click.echo(f"  {right:<8} {meaning}", err=True)
+    return (click.prompt("Which right", type=click.Choice(list(_RIGHTS)), default="none", err=True),)

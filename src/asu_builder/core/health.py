@@ -1,0 +1,200 @@
+"""How the parts of this service are, from checks at a steady pace; the gate before the workers."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import Verdict
+
+_log = logging.getLogger(__name__)
+
+
+STOP_SECONDS = 2.0
+"""How long a stop waits for the current call."""
+
+
+class Periodic:
+    """Calls `work` every `seconds`, first after `delay`; a failure is logged and does not end it."""
+
+    def __init__(self, name: str, work: Callable[[], object], *, seconds: float, delay: float = 0.0) -> None:
+        self._name = name
+        self._delay = delay
+        self._work = work
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; call once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it after the current call; one that hangs is left behind, and ends with the process."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        self._stop.wait(self._delay)
+        while not self._stop.is_set():
+            try:
+                self._work()
+            except AsuError as error:
+                _log.warning("%s: %s", self._name, error)
+            except Exception:  # noqa: BLE001 - a bug in one round must not end the rounds
+                if self._stop.is_set():
+                    return  # left behind by `stop`: what it works with may be closed by now
+                _log.exception("%s failed", self._name)
+            self._stop.wait(self._seconds)
+
+
+_STARTING = Verdict("degraded", "Not checked yet; the service has just started.")
+
+
+_NAMES = {
+    "process": "The process",
+    "database": "The database",
+    "engine": "The container engine",
+    "registry": "The registry of ImageBuilders",
+    "store": "The store",
+    "upstream": "The download server of OpenWrt",
+    "rules": "The service of package rules",
+    "workers": "The queue",
+}
+_PUBLIC = {
+    ("process", "ok"): "The process answers.",
+    ("engine", "down"): "The container engine does not work now; builds wait until it does.",
+    ("store", "down"): "The store takes no images now; builds wait until it does.",
+    ("store", "degraded"): "The store has little room left.",
+    ("database", "down"): "The database does not answer.",
+    ("upstream", "degraded"): "The download server of OpenWrt does not answer now; what is known is told.",
+    ("registry", "degraded"): "The registry of ImageBuilders does not answer now; what is here can be built.",
+    ("workers", "ok"): "Workers take jobs.",
+    ("workers", "degraded"): "The workers are paused by the operator; jobs wait.",
+}
+_OF_STATUS = {"ok": "works.", "degraded": "works with restrictions.", "down": "does not work now."}
+
+
+def public_sentence(part: str, status: str) -> str:
+    """What everybody may read about a part: no host, no path, no remedy."""
+    named = _NAMES.get(part, "A part of the service")
+    return _PUBLIC.get((part, status)) or f"{named} {_OF_STATUS.get(status, 'is not well.')}"
+
+
+class HealthReport(Struct, frozen=True):
+    """One look at everything: the worst word, each part's verdict, and what still works."""
+
+    status: str
+    verdicts: Mapping[str, Verdict]
+    polls_answered: bool
+    can_build: bool
+
+    def for_everybody(self) -> "HealthReport":
+        """The same without what is the operator's alone."""
+        verdicts = {
+            part: Verdict(verdict.status, public_sentence(part, verdict.status))
+            for part, verdict in self.verdicts.items()
+        }
+        return replace(self, verdicts=verdicts)
+
+
+class Health:
+    """Keeps the last verdict of each part. `checks` maps a part's name to its check.
+
+    Parts `engine` and `store` decide whether builds can run, `database` whether polls can be
+    answered. Until the first look everything counts as working, so that start-up needs no engine.
+    """
+
+    def __init__(
+        self, checks: Mapping[str, Callable[[], Verdict]], *, has_room: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`has_room` tells whether the store may grow; builds wait while it may not."""
+        self._checks = checks
+        self._has_room = has_room
+        self._changed = threading.Condition()
+        self._room = True
+        """As last seen: who asks how things are waits for no disk."""
+        self._verdicts = dict.fromkeys(checks, _STARTING)
+
+    def look(self) -> None:
+        """Asks every part once; each answers within seconds."""
+        self.look_at_room()
+        for part in self._checks:
+            self.look_at(part)
+
+    def look_at(self, part: str) -> None:
+        """Asks one part; a check that fails itself says nothing about the others."""
+        try:
+            verdict = self._checks[part]()
+        except AsuError as error:
+            verdict = Verdict("down", str(error))
+        except Exception:  # noqa: BLE001 - a bug in one check must not end the round for the others
+            _log.exception("checking %s failed: a bug", part)
+            verdict = Verdict("degraded", "It could not be checked; the log of the server says why.")
+        self._note(part, verdict)
+
+    def look_at_room(self) -> None:
+        """Whether the store may grow. A store that cannot be asked is not full: its own check tells."""
+        try:
+            room = self._has_room()
+        except AsuError:
+            room = True
+        with self._changed:
+            self._room = room
+            self._changed.notify_all()
+
+    def is_down(self, part: str) -> bool:
+        """Whether it was down when it was last looked at."""
+        return self._verdicts[part].status == "down"
+
+    def part_failed(self, part: str, sentence: str) -> None:
+        """A worker found a part down; it counts so until a check, or another build, finds it up."""
+        if part in self._verdicts:
+            self._note(part, Verdict("down", sentence))
+
+    def part_works(self, part: str) -> None:
+        """A build got what it needed of a part, whatever was thought of it."""
+        if self._verdicts[part].status != "ok":
+            self.look_at(part)
+
+    def wait_until_builds_run(self, timeout: float) -> bool:
+        """Whether builds can run, waiting up to `timeout` seconds for it."""
+        if not self._room:
+            self.look_at_room()
+        with self._changed:
+            return self._changed.wait_for(self._can_build, timeout)
+
+    def builds_run(self) -> bool:
+        """Whether a build could run now, as far as is known."""
+        return self._can_build()
+
+    def hindrance(self) -> str:
+        """Why no build can run, as last seen: `engine`, `store` or `disk_full`; "" where one could."""
+        if self.is_down("engine"):
+            return "engine"
+        if not self._room:
+            return "disk_full"  # that the store is down, too, comes of it
+        return "store" if self.is_down("store") else ""
+
+    def report(self) -> HealthReport:
+        """The state as last seen."""
+        verdicts = {"process": Verdict("ok", "The process answers."), **self._verdicts}
+        words = {verdict.status for verdict in verdicts.values()}
+        database_down = self._verdicts["database"].status == "down"
+        status = "ok" if words == {"ok"} else "down" if database_down else "degraded"
+        return HealthReport(status, verdicts, not database_down, self._can_build() and not database_down)
+
+    def _can_build(self) -> bool:
+        parts_work = all(self._verdicts[part].status != "down" for part in ("engine", "store"))
+        return parts_work and self._room
+
+    def _note(self, part: str, verdict: Verdict) -> None:
+        with self._changed:
+            former, self._verdicts[part] = self._verdicts[part], verdict
+            if verdict.status != former.status and (former is not _STARTING or verdict.status != "ok"):
+                _log.warning("%s is %s: %s", part, verdict.status, verdict.sentence)
+            self._changed.notify_all()

@@ -1,0 +1,240 @@
+"""What builds print: kept while they run, and read by those who watch."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from asu_builder.core.submit import Builds, BuildView
+from asu_builder.domain.errors import AsuError
+from asu_builder.domain.job import Job, Lease, Stage
+from asu_builder.domain.printed import Lines
+from asu_builder.ports import BuildLog, LogLine, PrintedLine
+
+_log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 0.25
+"""How long what was heard may wait for its transaction."""
+_END_SECONDS = 2.0
+"""How long the end of a build waits for its last lines to be written; then they are left to chance."""
+_MOST_WAITING = 2 << 20
+"""Bytes of one build that wait to be written; about twice what is kept of it in all."""
+
+_Piece = tuple[datetime, Stage, int, bytes]
+
+
+class Recording:
+    """One attempt of a build, heard in the thread that builds; made by `Recorder.begin`."""
+
+    def __init__(
+        self,
+        job: Job,
+        lease: Lease,
+        *,
+        now: Callable[[], datetime],
+        noted: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        """`noted` is called when something waits to be written, `tell` when a stage begins."""
+        self.request_hash = job.request_hash
+        self.lease = lease
+        self._now = now
+        self._noted = noted
+        self._tell = tell
+        self._stage = Stage.INIT
+        self._pieces: list[_Piece] = []
+        # Two counts, because each has one thread that changes it.
+        self._heard = self._taken = 0
+        self._lines = Lines()
+        self._closed = False
+        self.ended = False
+        self.written = threading.Event()
+        """Set when nothing of it will be written any more."""
+
+    def advance(self, stage: Stage) -> None:
+        """What is heard from now on belongs to this stage."""
+        self._stage = stage
+        self._tell(self.request_hash)
+
+    def heard(self, stream: int, chunk: bytes) -> None:
+        """Takes the next piece of a stream; fulfils `ports.Heard`."""
+        if self._closed or self._heard - self._taken > _MOST_WAITING:
+            return
+        self._heard += len(chunk)
+        # Appending is one step, and so is taking from the front: no lock in the way of the build.
+        self._pieces.append((self._now(), self._stage, stream, chunk))
+        self._noted()
+
+    def close(self) -> None:
+        """Takes nothing more."""
+        self._closed = True
+        self._pieces.clear()
+
+    def take(self) -> list[PrintedLine]:
+        """The lines since the last time, of an ended recording all; for the writer alone."""
+        ended = self.ended
+        count = len(self._pieces)
+        pieces = self._pieces[:count]
+        del self._pieces[:count]
+        self._taken += sum(len(chunk) for *_, chunk in pieces)
+        lines = [
+            PrintedLine(at, stage, text)
+            for at, stage, stream, chunk in pieces
+            for text in self._lines.feed(stream, chunk)
+        ]
+        if ended:
+            lines += [PrintedLine(self._now(), self._stage, text) for text in self._lines.end()]
+        return lines
+
+
+class Recorder:
+    """One thread that writes for all builds of this process, in batches.
+
+    `ring` is called with a request hash when there is something new to see of it, from any thread.
+    """
+
+    def __init__(
+        self, log: BuildLog, *, now: Callable[[], datetime], ring: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._log = log
+        self._now = now
+        self.tell = ring
+        self._noted = threading.Event()
+        self._hurry = threading.Event()
+        self._stopping = False
+        self._recordings: list[Recording] = []
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._warned = False
+
+    def begin(self, job: Job, lease: Lease) -> Recording:
+        """Listens to one attempt; whoever begins it ends it by `end`."""
+        recording = Recording(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
+        with self._starting:
+            self._recordings.append(recording)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="build-log", daemon=True)
+                self._thread.start()
+        self.tell(job.request_hash)
+        return recording
+
+    def end(self, recording: Recording) -> None:
+        """Returns when its last line is written, or soon: the outcome must not come before it."""
+        recording.ended = True
+        self._hurry.set()
+        self._noted.set()
+        recording.written.wait(_END_SECONDS)
+
+    def stop(self) -> None:
+        """Writes what was heard and ends the thread."""
+        self._stopping = True
+        self._hurry.set()
+        self._noted.set()
+        if self._thread is not None:
+            self._thread.join(_END_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._noted.wait()
+            self._hurry.wait(FLUSH_SECONDS)
+            self._noted.clear()
+            self._hurry.clear()
+            self._flush()
+        self._flush()  # what came while the last round was written
+
+    def _flush(self) -> None:
+        for recording in list(self._recordings):
+            over = recording.ended
+            if self._write(recording, recording.take()):
+                self.tell(recording.request_hash)
+            if over:
+                self._recordings.remove(recording)
+                recording.written.set()
+
+    def _write(self, recording: Recording, lines: list[PrintedLine]) -> bool:
+        """Whether anything was written; what cannot be is dropped, and said once until it can again."""
+        if not lines:
+            return False
+        try:
+            if not self._log.append(recording.lease, lines):
+                recording.close()
+        except AsuError as error:
+            if not self._warned:
+                _log.warning("Output of builds is not kept for now: %s", error)
+            self._warned = True
+            return False
+        except Exception:  # noqa: BLE001 - a bug here must not cost a build its end
+            if not self._stopping:
+                _log.exception("keeping a build's output failed")
+            recording.close()
+            return False
+        self._warned = False
+        return True
+
+
+AT_ONCE = 1000
+"""Lines of one look at most."""
+
+
+class Bell:
+    """Tells whoever listens that there is something new of a build in this process."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._changing = threading.Lock()
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Calls it with a request hash, from any thread; it must return at once."""
+        with self._changing:
+            self._listeners = (*self._listeners, listener)
+
+    def ring(self, request_hash: str) -> None:
+        """Something is new."""
+        for listener in self._listeners:
+            listener(request_hash)
+
+
+class Look(Struct, frozen=True):
+    """A build at one moment, and lines of it: those behind `after`, at most `AT_ONCE`.
+
+    `last` is the highest `seq` there is. A final build gets no more of them.
+    """
+
+    view: BuildView
+    after: int
+    lines: Sequence[LogLine]
+    last: int
+
+
+class LiveBuilds:
+    """Reads the database, so that it does not matter which process builds."""
+
+    def __init__(self, builds: Builds, log: BuildLog, bell: Bell) -> None:
+        self._builds = builds
+        self._log = log
+        self.listen = bell.listen
+
+    def look(self, request_hash: str, *, after: int = 0, job_id: int | None = None) -> Look:
+        """The newest job of this hash, and its lines behind `after`. Raises `BuildNotFound`.
+
+        If it is another job than `job_id`, or has not printed as many lines as `after`, it is told
+        from its first line on: the same request was asked anew.
+        """
+        # In this order: an outcome is kept after the last line, so what is final has all its lines.
+        view = self._builds.look(request_hash)
+        last = self._log.last(view.job.id)
+        if job_id not in (None, view.job.id) or after > last:
+            after = 0
+        lines = self.lines(view.job.id, after=after) if after < last else ()
+        return Look(view, after, lines, last)
+
+    def lines(self, job_id: int, *, after: int = 0) -> Sequence[LogLine]:
+        """At most `AT_ONCE` lines of a job."""
+        return self._log.read(job_id, after=after, limit=AT_ONCE)
+
+    def whole(self, request_hash: str, *, after: int = 0) -> Sequence[LogLine]:
+        """Every line behind `after` that is there, however many. Raises `BuildNotFound`."""
+        job_id = self._builds.look(request_hash).job.id
+        return self._log.read(job_id, after=after if after <= self._log.last(job_id) else 0)

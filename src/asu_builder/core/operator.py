@@ -1,0 +1,210 @@
+"""The operator's view of the queue, and acts on it: cancel, requeue, purge, pause. Acts are written down."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from asu_builder.core.submit import Cancellation
+from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
+from asu_builder.domain.job import FINAL_STATES, Job, JobState, Priority
+from asu_builder.ports import (
+    Act,
+    JobFilter,
+    JobQueue,
+    LiveJobs,
+    Operations,
+    Pause,
+    RetentionLedger,
+    Statistics,
+    Store,
+)
+
+_MEASURED = 50
+"""So many of the latest builds say what is typical."""
+
+
+class Gathering(Struct, frozen=True):
+    """Waiting and building jobs that have something in common: a class, a version or a target."""
+
+    name: str
+    waiting: int
+    building: int
+
+
+class Crowd(Struct, frozen=True):
+    """The queue at one moment."""
+
+    at: datetime
+    waiting: int
+    building: int
+    classes: tuple[Gathering, ...]
+    versions: tuple[Gathering, ...]
+    targets: tuple[Gathering, ...]
+    oldest_wait: timedelta | None
+    """Of the jobs that wait now; None when none does."""
+    typical_wait: timedelta | None
+    """The median of the latest builds; None when nothing was built yet."""
+    typical_build: timedelta | None
+    """The mean of the latest builds, from claim to end."""
+    pause: Pause | None
+
+
+class Crowds:
+    """Counts the queue; each call is a few indexed queries."""
+
+    def __init__(self, operations: Operations, queue: JobQueue, *, now: Callable[[], datetime]) -> None:
+        self._operations = operations
+        self._queue = queue
+        self._now = now
+
+    def look(self) -> Crowd:
+        """The queue now."""
+        now = self._now()
+        live = self._operations.live()
+        waits = self._operations.waits(_MEASURED)
+        waiting_since = [group.oldest for group in live if group.state is JobState.PENDING]
+        return Crowd(
+            at=now,
+            waiting=_count(live, JobState.PENDING),
+            building=_count(live, JobState.BUILDING),
+            classes=_gathered(live, lambda group: Priority(group.priority).name.lower()),
+            versions=_gathered(live, lambda group: group.version),
+            targets=_gathered(live, lambda group: group.target),
+            oldest_wait=max(now - min(waiting_since), timedelta(0)) if waiting_since else None,
+            typical_wait=sorted(waits)[len(waits) // 2] if waits else None,
+            typical_build=self._queue.typical_duration(),
+            pause=self._operations.paused(),
+        )
+
+
+def _count(live: Sequence[LiveJobs], state: JobState) -> int:
+    return sum(group.count for group in live if group.state is state)
+
+
+def _gathered(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple[Gathering, ...]:
+    """The largest first."""
+    waiting, building = Counter[str](), Counter[str]()
+    for group in live:
+        (waiting if group.state is JobState.PENDING else building)[name(group)] += group.count
+    names = sorted(waiting | building, key=lambda found: (-waiting[found] - building[found], found))
+    return tuple(Gathering(found, waiting[found], building[found]) for found in names)
+
+
+class Operator:
+    """Acts for whoever is named as `who`; the HTTP layer and the command line ask for a right first."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        queue: JobQueue,
+        *,
+        ledger: RetentionLedger,
+        store: Store,
+        statistics: Statistics,
+        cancellation: Cancellation,
+        now: Callable[[], datetime],
+        wake: Callable[[], None],
+        wake_all: Callable[[], None] | None = None,
+    ) -> None:
+        """`wake` says that one job can be claimed, `wake_all` (else `wake`) that all that wait can."""
+        self._operations = operations
+        self._queue = queue
+        self._ledger = ledger
+        self._store = store
+        self._statistics = statistics
+        self._cancellation = cancellation
+        self._now = now
+        self._wake = wake
+        self._wake_all = wake_all or wake
+
+    def jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """Jobs, newest first."""
+        return self._operations.jobs(wanted)
+
+    def find(self, request_hash: str) -> Job | None:
+        """The newest job of this hash that still answers, with its outcome."""
+        return self._queue.find(request_hash, now=self._now())
+
+    def acts(self, limit: int) -> Sequence[Act]:
+        """What operators did, newest first."""
+        return self._operations.acts(limit)
+
+    def cancel(self, request_hash: str, *, who: str) -> None:
+        """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
+        job = self._live(request_hash)
+        if not self._cancellation.by_operator(job, who=who):
+            raise Conflict("The build has just ended.")
+
+    def requeue(self, request_hash: str, *, who: str) -> None:
+        """Builds once more what has ended, or gives a running build back to the queue.
+
+        Raises `BuildNotFound`, or `Conflict` when it waits already.
+        """
+        now = self._now()
+        job = self._queue.find(request_hash, now=now)
+        if job is not None and job.state is JobState.PENDING:
+            raise Conflict("The job waits already.")
+        if job is not None and job.state is JobState.BUILDING:
+            if not self._operations.give_back(job.id, now=now):
+                raise Conflict("The build has just ended.")
+        else:
+            anew = self._operations.requeue(request_hash, now=now)
+            if anew is None:
+                raise BuildNotFound(
+                    "Nobody has asked for this, or only digests of its script and keys are left; "
+                    "whoever wants it must ask again."
+                )
+            self._statistics.record("request", anew.request, client=anew.client)
+        self._note(who, "requeue", request_hash)
+        self._wake()
+
+    def purge(self, request_hash: str, *, who: str) -> None:
+        """Forgets a result or a failure now, with its images; the next request starts anew.
+
+        Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
+        store is not there; then its images go when they can.
+        """
+        now = self._now()
+        if not self._operations.purge(request_hash, now=now) and not self._store.holds(request_hash):
+            raise BuildNotFound("There is no result and no failure under this hash.")
+        try:
+            self._ledger.forget(
+                request_hash,
+                remove=lambda confirm: self._store.remove(request_hash, confirm=confirm),
+                now=now,
+                unexpired=True,
+            )
+        except StillRead as error:
+            raise Conflict(
+                "Somebody is downloading from it. It answers no more; its images go with the next tidying."
+            ) from error
+        finally:
+            self._note(who, "purge", request_hash)
+
+    def pause(self, *, who: str) -> None:
+        """No worker of any process claims a job from now on; what is being built goes on."""
+        self._operations.pause(who, now=self._now())
+        self._note(who, "pause")
+
+    def resume(self, *, who: str) -> None:
+        """Workers claim again."""
+        self._operations.resume()
+        self._note(who, "resume")
+        self._wake_all()
+
+    def paused(self) -> Pause | None:
+        """Since when and by whom the workers are paused."""
+        return self._operations.paused()
+
+    def _note(self, who: str, act: str, subject: str = "") -> None:
+        self._operations.record(Act(self._now(), who, act, subject))
+
+    def _live(self, request_hash: str) -> Job:
+        job = self._queue.find(request_hash, now=self._now())
+        if job is None:
+            raise BuildNotFound("There is no job under this hash.")
+        if job.state in FINAL_STATES:
+            raise Conflict(f"The build has ended before: it is {job.state}.")
+        return job

@@ -1,0 +1,424 @@
+"""Submit a build, look at one, cancel one, and tell how long it will take: what the HTTP layer asks for."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.core.catalog import Catalog, Resolved
+from asu_builder.domain.access import Asker, Right, digest_of
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildNotFound,
+    Conflict,
+    NotAllowed,
+    QueueFull,
+    RequestRejected,
+    StoreUnavailable,
+    TooManyRequests,
+    Unavailable,
+)
+from asu_builder.domain.job import FINAL_STATES, Job, JobState
+from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
+from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.ports import (
+    Act,
+    Entry,
+    JobQueue,
+    Operations,
+    PackageChanges,
+    Reading,
+    Statistics,
+    Store,
+    Submission,
+)
+
+
+class Interest:
+    """Hashes that somebody polled, downloaded or asked for again since the last `flush`."""
+
+    def __init__(self, queue: JobQueue, *, now: Callable[[], datetime]) -> None:
+        self._queue = queue
+        self._now = now
+        self._asked: set[str] = set()
+        self.note = self._asked.add
+        """Notes one; costs nothing, from any thread."""
+
+    def flush(self) -> None:
+        """Writes what was noted; what cannot be written is kept for the next time."""
+        # Popped one by one, because others add meanwhile; an entry is either written or still there.
+        asked = {self._asked.pop() for _ in range(len(self._asked))}
+        if not asked:
+            return
+        try:
+            self._queue.note_interest(asked, now=self._now())
+        except BaseException:
+            self._asked |= asked
+            raise
+
+
+_MEASURED_EVERY = 10.0
+_LEAST = timedelta(seconds=1)
+
+
+class Forecast:
+    """Honest or silent: nothing is foretold while no build can run or none was measured.
+
+    `workers` is how many builds run at once, `working` whether any can run now; `clock` counts seconds.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        *,
+        workers: int,
+        working: Callable[[], bool],
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._workers = workers
+        self._working = working
+        self._now = now
+        self._clock = clock
+        self._typical: timedelta | None = None
+        self._measured_at = -_MEASURED_EVERY
+
+    def remaining(self, job: Job, ahead: int | None) -> timedelta | None:
+        """The time until a live job's end, or None where nothing can be said.
+
+        A waiting job starts when as many slots have become free as there are jobs ahead, and each
+        worker frees one per build; then it takes as long as builds do.
+        """
+        if job.state in FINAL_STATES or not (self._workers and self._working()):
+            return None
+        typical = self._typical_duration()
+        if typical is None:
+            return None
+        if job.state is JobState.PENDING:
+            return typical * (((ahead or 0) + 1) / self._workers + 1)
+        elapsed = self._now() - (job.started_at or self._now())
+        return max(_LEAST, typical - max(elapsed, timedelta(0)))
+
+    def _typical_duration(self) -> timedelta | None:
+        if self._clock() - self._measured_at >= _MEASURED_EVERY:
+            self._measured_at = self._clock()
+            self._typical = self._queue.typical_duration()
+        return self._typical
+
+
+class Cancellation:
+    """The one way to cancel; `kept_for` is how long a cancelled job is shown."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        operations: Operations,
+        *,
+        statistics: Statistics,
+        kept_for: timedelta,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._queue = queue
+        self._operations = operations
+        self._statistics = statistics
+        self._kept_for = kept_for
+        self._now = now
+
+    def by_asker(self, job: Job) -> bool:
+        """False when it has ended, or when others have asked for the same since."""
+        return self._end(job, unless_joined=True)
+
+    def by_operator(self, job: Job, *, who: str) -> bool:
+        """False when it has ended."""
+        ended = self._end(job, unless_joined=False)
+        if ended:
+            self._operations.record(Act(self._now(), who, "cancel", job.request_hash))
+        return ended
+
+    def _end(self, job: Job, *, unless_joined: bool) -> bool:
+        ended = self._queue.cancel(
+            job.id, keep_for=self._kept_for, now=self._now(), unless_joined=unless_joined
+        )
+        if ended:
+            self._statistics.record("cancelled", job.request, client=job.client)
+        return ended
+
+
+NOBODY = Asker("")
+_RETRY_AFTER_FULL = 30
+_RETRY_AFTER_NO_ROOM = 300
+
+
+class Policy(Struct, frozen=True):
+    """What this server allows."""
+
+    allow_defaults: bool
+    max_defaults_length: int
+    max_custom_rootfs_size_mb: int
+    repository_allow_list: tuple[str, ...]
+    max_pending_jobs: int
+
+
+class Ask(Struct, frozen=True):
+    """One request as it arrived: what, with which program, and by whom."""
+
+    request: BuildRequest
+    client: str = ""
+    asker: Asker = NOBODY
+    reading: Reading | None = None
+    """Notes which documents of upstream are lacking; without one they are waited for here."""
+
+
+class BuildView(Struct, frozen=True):
+    """A job as somebody sees it; `position` is the number of jobs ahead, only while pending."""
+
+    job: Job
+    position: int | None = None
+    remaining: timedelta | None = None
+    """How long until its end, as far as can be told."""
+    waiting_for: str = ""
+    """Why nothing is built, while it waits: `paused`, `engine`, `store`, `disk_full`; "" for its turn."""
+    cancel_token: str = ""
+    """The secret by which this very asker may cancel the job; never part of a shared answer."""
+
+
+class Builds:
+    """The door to the queue: policy first, then the catalog, then one transaction."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        catalog: Catalog,
+        *,
+        package_changes: PackageChanges,
+        store: Store,
+        statistics: Statistics,
+        interest: Interest,
+        forecast: Forecast,
+        cancellation: Cancellation,
+        policy: Policy,
+        limit: Callable[[str], TooManyRequests | None],
+        now: Callable[[], datetime],
+        wake: Callable[[], None],
+        waiting_for: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._waiting_for = waiting_for
+        self._queue = queue
+        self._catalog = catalog
+        self._package_changes = package_changes
+        self._store = store
+        self._statistics = statistics
+        self.note_interest = interest.note
+        self._forecast = forecast
+        self._cancellation = cancellation
+        self._policy = policy
+        self._limit = limit
+        self._now = now
+        self._wake = wake
+
+    def submit(self, ask: Ask) -> BuildView:
+        """The job for this request, a new one if nobody has asked for the same before.
+
+        Raises `RequestRejected`, `QueueFull`, `TooManyRequests`, or `Unavailable` when upstream was
+        never reached or the disk is nearly full.
+        """
+        (answer,) = self.submit_all([ask])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit_all(self, asked: Sequence[Ask]) -> list[BuildView | Exception]:
+        """The same for many, in one durable transaction; an exception stands where one was raised.
+
+        One whose `reading` lacks documents is not entered: it is asked again when they are here.
+        One that is no `AsuError` is a bug, met by that request alone.
+        """
+        prepared = [self._prepare(ask) for ask in asked]
+        ready = [entry for entry in prepared if isinstance(entry, _Prepared)]
+        entries = iter(self._enter(ready))
+        return [next(entries) if isinstance(entry, _Prepared) else entry for entry in prepared]
+
+    def _prepare(self, ask: Ask) -> "_Prepared | Exception":
+        with ask.reading.active() if ask.reading else nullcontext():
+            try:
+                prepared = self._prepared(ask)
+            except Exception as refusal:  # noqa: BLE001 - a bug too is the answer to this request alone
+                return refusal
+        if ask.reading and ask.reading.lacks:
+            return Unavailable("Documents of the download server are on their way.", retry_after=1)
+        return prepared
+
+    def _prepared(self, ask: Ask) -> "_Prepared":
+        self._require_policy(ask.request)
+        found = self._catalog.resolve(ask.request)
+        self._require_repositories(found)
+        rules = self._package_changes.digest(found.request)
+        name = request_hash(found.request, revision=found.revision, rules=rules)
+        cancel_token = secrets.token_urlsafe(18)
+        submission = Submission(
+            found.request, name, ask.client, ask.asker.name, ask.asker.priority, digest_of(cancel_token)
+        )
+        return _Prepared(submission, cancel_token, limited=ask.asker.token is None)
+
+    def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | Exception]:
+        if not prepared:
+            return []
+        try:
+            entries = self._submit(prepared)
+        except AsuError:
+            raise
+        except Exception as bug:  # noqa: BLE001 - nothing was entered; whoever met it alone shall know
+            if len(prepared) == 1:
+                return [bug]
+            return [answer for ready in prepared for answer in self._enter([ready])]
+        return [self._entered(entry, ready) for entry, ready in zip(entries, prepared, strict=True)]
+
+    def _entered(self, entry: Entry | AsuError, prepared: "_Prepared") -> BuildView | Exception:
+        if isinstance(entry, AsuError):
+            return entry
+        try:
+            return self._welcome(self._anew_if_gone(entry, prepared), prepared)
+        except Exception as error:  # noqa: BLE001 - the others are entered and must be told so
+            return error
+
+    def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
+        if not self._is_gone(entry.job):
+            return entry
+        self._queue.expire(entry.job.id, now=self._now())
+        (anew,) = self._submit([prepared])
+        if isinstance(anew, AsuError):
+            raise anew
+        return anew
+
+    def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
+        limited = {id(ready.submission) for ready in prepared if ready.limited}
+        no_room = self._no_room()  # before the transaction, in which nobody waits for a disk
+
+        def admit(submission: Submission, pending: int) -> AsuError | None:
+            if pending >= self._policy.max_pending_jobs:
+                return QueueFull(pending, _RETRY_AFTER_FULL)
+            if no_room is not None:
+                return no_room
+            return self._limit(submission.asker) if id(submission) in limited else None
+
+        return self._queue.submit_all([ready.submission for ready in prepared], now=self._now(), admit=admit)
+
+    def _no_room(self) -> Unavailable | None:
+        if missing := self._store.missing():
+            return StoreUnavailable(missing)
+        try:
+            room = self._store.room()
+        except Unavailable as error:
+            return error
+        if room > 0:
+            return None
+        return Unavailable(
+            "This server's disk is nearly full, so it takes no new builds until room was made. "
+            "Builds that were asked for before are still answered.",
+            retry_after=_RETRY_AFTER_NO_ROOM,
+            plain=True,
+        )
+
+    def _welcome(self, entry: Entry, prepared: "_Prepared") -> BuildView:
+        submission = prepared.submission
+        if entry.created:
+            self._statistics.record("request", submission.request, client=submission.client)
+            self._wake()
+        else:
+            self.note_interest(submission.request_hash)
+            if entry.job.state is JobState.COMPLETED:
+                self._statistics.record("cache_hit", submission.request, client=submission.client)
+        view = self._seen(entry.job, entry.ahead)
+        return replace(view, cancel_token=prepared.cancel_token) if entry.created else view
+
+    def look(self, name: str) -> BuildView:
+        """The newest job for this hash.
+
+        Raises `BuildNotFound`, or `Unavailable` for a result whose files are not there now, with the
+        whole store.
+        """
+        job = self._queue.find(name, now=self._now())
+        if job is None or self._is_gone(job):
+            raise BuildNotFound("could not find provided request hash")
+        self.note_interest(name)
+        return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
+
+    def cancel(self, name: str, *, asker: Asker, cancel_token: str) -> BuildView:
+        """Ends the live job of this hash, for an operator or with its first asker's secret.
+
+        Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others
+        have asked for it since.
+        """
+        job = self._queue.find(name, now=self._now())
+        if job is None:
+            raise BuildNotFound("could not find provided request hash")
+        operates = asker.may(Right.OPERATE)
+        if not (operates or self._queue.may_cancel(job.id, digest_of(cancel_token))):
+            raise NotAllowed(
+                "A build is cancelled with an operator's token, or with the `cancel_token` that the request "
+                "which started it was answered with. Send that in the header X-Cancel-Token."
+            )
+        if job.state is JobState.CANCELLED:
+            return self.look(name)
+        cancelled = (
+            self._cancellation.by_operator(job, who=asker.name)
+            if operates
+            else self._cancellation.by_asker(job)
+        )
+        if not cancelled:
+            job = self._queue.find(name, now=self._now()) or job
+            if job.state in FINAL_STATES:
+                raise Conflict(f"The build has ended before: it is {job.state}.")
+            raise Conflict("Others have asked for the same build and wait for it, so it goes on.")
+        return self.look(name)
+
+    def pending(self) -> int:
+        """How many jobs wait."""
+        return self._queue.pending()
+
+    def _seen(self, job: Job, ahead: int | None) -> BuildView:
+        hindrance = self._waiting_for() if job.state is JobState.PENDING else ""
+        return BuildView(job, ahead, self._forecast.remaining(job, ahead), hindrance)
+
+    def _is_gone(self, job: Job) -> bool:
+        # Clients do not check the status of a download: never say done about files that are gone.
+        if job.state is not JobState.COMPLETED or self._store.holds(job.request_hash):
+            return False
+        self._store.require_root()  # gone, or only not mounted?
+        return True
+
+    def _require_policy(self, request: BuildRequest) -> None:
+        policy = self._policy
+        if request.defaults and not policy.allow_defaults:
+            raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
+        if len(request.defaults) > policy.max_defaults_length:
+            raise RequestRejected(
+                f"defaults: at most {policy.max_defaults_length} characters are allowed here",
+                field="defaults",
+            )
+        key_files(request.repository_keys)  # refuses what is no key
+        size = request.rootfs_size_mb
+        if size is not None and size > policy.max_custom_rootfs_size_mb:
+            raise RequestRejected(
+                f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here",
+                field="rootfs_size_mb",
+            )
+
+    def _require_repositories(self, found: Resolved) -> None:
+        target, _, subtarget = found.request.target.partition("/")
+        values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
+        places = dict(zip(PLACEHOLDERS, values, strict=True))
+        require_allowed(found.request.repositories, self._policy.repository_allow_list, places=places)
+
+
+class _Prepared(Struct, frozen=True):
+    """A submission, the secret that its creator gets, and whether rate limits hold for it."""
+
+    submission: Submission
+    cancel_token: str
+    limited: bool

@@ -1,0 +1,427 @@
+"""The threads that build: claim, build, record; the one that keeps their leases; what becomes of each job."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from threading import Lock
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.core.health import Health, Periodic
+from asu_builder.core.live import Recorder
+from asu_builder.core.metrics import Durations, Laps, StageTimes
+from asu_builder.core.pipeline import Pipeline
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildFailed,
+    BuildInterrupted,
+    FailureReason,
+    LeaseLost,
+    PartUnavailable,
+    RequestRejected,
+    Unavailable,
+)
+from asu_builder.domain.job import (
+    CONTAINER_STAGES,
+    BuildFailure,
+    BuildResult,
+    Job,
+    Lease,
+    Outcome,
+    Retention,
+    Stage,
+)
+from asu_builder.log_context import CURRENT_HASH
+from asu_builder.ports import JobQueue, Statistics
+
+_REMEMBERED = 1000
+"""Jobs; those that are cancelled while they wait are never heard of again."""
+
+
+class Suspicion(Struct, frozen=True):
+    """What speaks against a job: how often it failed, and how often of these `alone`.
+
+    Alone means that another build ended well since the failure before.
+    """
+
+    times: int = 0
+    alone: int = 0
+    others_built: int = -1
+    """How many builds of others had ended well at the latest failure."""
+
+
+class Suspects:
+    """Counts per job, in memory: a start counts anew. Every thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._built = 0
+        self._suspicions: dict[int, Suspicion] = {}
+
+    def failed(self, job_id: int) -> Suspicion:
+        """A part failed while it was needed for this job; what that amounts to."""
+        with self._lock:
+            former = self._suspicions.pop(job_id, Suspicion())
+            alone = former.alone + (self._built > former.others_built)
+            found = replace(former, times=former.times + 1, alone=alone, others_built=self._built)
+            self._suspicions[job_id] = found
+            if len(self._suspicions) > _REMEMBERED:
+                del self._suspicions[next(iter(self._suspicions))]
+            return found
+
+    def ended(self, job_id: int, *, well: bool) -> None:
+        """The job has its outcome; one that went well speaks for the world, and against the others."""
+        with self._lock:
+            self._suspicions.pop(job_id, None)
+            self._built += well
+
+
+_log = logging.getLogger(__name__)
+
+RETRY_DELAYS = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
+"""How long a job waits after each failure of the world; afterwards the failure is final."""
+ALONE = 5
+"""How often a part may fail on one job, while it serves others, before that is the job's failure."""
+STEP_ASIDE = timedelta(seconds=15)
+"""How much longer a job waits on which a part has failed before: another is first to try whether it works.
+
+More than the ten seconds after which health looks again, so that the other is claimed first.
+"""
+_NEEDED_BY_ALL = ("engine", "store")
+"""Parts of which every build that ends well shows that they work."""
+
+
+BUG = BuildFailure(
+    FailureReason.INTERNAL,
+    "Error: The server failed while building. This is its own fault, not the request's; "
+    "its operator finds the reason in the log.",
+)
+
+
+class Outcomes:
+    """Writes down how builds ended. Methods raise `LeaseLost`; then nothing was written."""
+
+    def __init__(
+        self, queue: JobQueue, statistics: Statistics, retention: Retention, *, now: Callable[[], datetime]
+    ) -> None:
+        self._queue = queue
+        self._statistics = statistics
+        self._retention = retention
+        self._now = now
+        self._suspects = Suspects()
+
+    def record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+        """Ends the job, or gives it back to try again after what the world did."""
+        if isinstance(outcome, BuildFailure) and outcome.is_retried:
+            if job.retries < len(RETRY_DELAYS):
+                delay = RETRY_DELAYS[job.retries]
+                _log.warning("%s; tried again in %s", outcome.detail, delay)
+                now = self._now()
+                self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
+                return
+            outcome = replace(outcome, attempts=job.history)
+        self._finish(job, lease, outcome, laps)
+
+    def settle(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+        """The same, and an outcome that cannot be written down ends the job as a mistake of ours."""
+        try:
+            self.record(job, lease, outcome, laps)
+        except AsuError:
+            raise  # the lease is lost, or the database does not answer: the job returns
+        except Exception:  # noqa: BLE001 - whatever a build left, its job ends
+            _log.exception("the outcome could not be recorded: a bug")
+            self.record(job, lease, BUG, laps)
+
+    def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, laps: Laps) -> None:
+        """Returns the job to the queue uncounted, unless the part fails on this job alone."""
+        suspicion = self._suspects.failed(job.id)
+        if error.part in _NEEDED_BY_ALL and suspicion.alone >= ALONE:
+            detail = (
+                f"Error: {error.public} That happened {suspicion.times} times to this build, while others "
+                "went well. Ask again in a few minutes; if it stays so, tell the operator of this server."
+            )
+            failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail, attempts=job.history)
+            self._finish(job, lease, failure, laps)
+            return
+        _log.info("%s The job returns to the queue", error)
+        pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if suspicion.times > 1 else timedelta(0))
+        now = self._now()
+        self._queue.release(lease, not_before=now + pause, now=now)
+
+    def _finish(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+        completed = isinstance(outcome, BuildResult)
+        laps.end()
+        self._queue.finish(lease, outcome, self._retention.keeping(job.request, outcome), now=self._now())
+        self._suspects.ended(job.id, well=completed)
+        seconds = laps.record(completed=completed)
+        if isinstance(outcome, BuildResult):
+            self._statistics.record("completed", job.request, client=job.client)
+            _log.info("build completed in %.1f s", seconds)
+        else:
+            self._statistics.record(
+                "failed", job.request, client=job.client, reason=outcome.reason, side=outcome.side
+            )
+            _log.info("build failed in %.1f s: %s (side: %s)", seconds, outcome.reason, outcome.side)
+
+
+LEASE = timedelta(seconds=60)
+_STOP_SECONDS = 6.0
+"""How long a stop waits for builds to notice it; a healthy engine lets them within two."""
+_WATCH_SECONDS = 0.5
+"""How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
+
+
+class WorkerOptions(Struct, frozen=True):
+    """Who the workers are and how they wait. `poll` is only the fallback for a missed wake-up.
+
+    `only` is the id of the one job they are for; None for whichever comes next.
+    """
+
+    worker_id: str
+    concurrent: int
+    poll: timedelta
+    retention: Retention
+    only: int | None = None
+
+
+class Workers:
+    """`concurrent` threads that build, woken by `wake`.
+
+    `drain` lets them finish what they build and take nothing more; `stop` gives it back to the queue.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        pipeline: Pipeline,
+        *,
+        health: Health,
+        statistics: Statistics,
+        recorder: Recorder,
+        durations: Durations,
+        options: WorkerOptions,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` counts seconds and is never set."""
+        self._queue = queue
+        self._pipeline = pipeline
+        self._health = health
+        self._recorder = recorder
+        self.durations = durations
+        self._options = options
+        self._now = now
+        self._times = StageTimes(statistics, durations, now=now, clock=clock)
+        self._outcomes = Outcomes(queue, statistics, options.retention, now=now)
+        self._woken = threading.Condition()
+        self._wakes = 0
+        self._claims = 0
+        """How many are just asking the queue for a job."""
+        self._draining = False
+        self._stopping = False
+        self._running: dict[Lease, threading.Event] = {}
+        self._background = (
+            Periodic("leases", self.renew_leases, seconds=LEASE.total_seconds() / 4),
+            Periodic("cancellations", self.look_for_lost_leases, seconds=_WATCH_SECONDS),
+        )
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
+            for number in range(1, options.concurrent + 1)
+        ]
+
+    def start(self) -> None:
+        """Starts the threads; call once."""
+        for periodic in self._background:
+            periodic.start()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def running(self) -> int:
+        """How many builds run now."""
+        return len(self._running)
+
+    @property
+    def concurrent(self) -> int:
+        """How many may run at once."""
+        return self._options.concurrent
+
+    def wake(self) -> None:
+        """Says that a job was submitted; one idle worker looks at once."""
+        with self._woken:
+            self._wakes += 1
+            self._woken.notify()
+
+    def wake_all(self) -> None:
+        """Says that all that wait may be claimed now; every idle worker looks."""
+        with self._woken:
+            self._wakes += 1
+            self._woken.notify_all()
+
+    def drain(self, grace: timedelta) -> None:
+        """Claims nothing more; returns when nothing is being built, or after `grace`, or on `stop`."""
+        with self._woken:
+            self._draining = True
+            self._woken.notify_all()
+            self._woken.wait_for(
+                lambda: self._stopping or not (self._running or self._claims), grace.total_seconds()
+            )
+
+    def stop(self) -> None:
+        """Ends the threads; what they were building is given back to the queue.
+
+        A thread that waits for an engine that hangs is left behind; the process ends with it.
+        """
+        with self._woken:
+            self._draining = self._stopping = True
+            self._woken.notify_all()
+        for stop in list(self._running.values()):
+            stop.set()
+        until = time.monotonic() + _STOP_SECONDS
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
+        for lease in list(self._running):
+            with contextlib.suppress(LeaseLost):
+                self._queue.release(lease, not_before=self._now(), now=self._now())
+        for periodic in self._background:
+            periodic.stop()
+
+    def renew_leases(self) -> None:
+        """Prolongs every running job's lease; a job whose lease is lost is stopped."""
+        for lease, stop in list(self._running.items()):
+            try:
+                self._queue.renew(lease, lease_for=LEASE, now=self._now())
+            except LeaseLost as error:
+                _log.warning("%s; its build is stopped", error)
+                stop.set()
+
+    def look_for_lost_leases(self) -> None:
+        """Stops the builds of jobs that were cancelled or given back, by whichever process."""
+        if not self._running:
+            return
+        running = list(self._running.items())
+        live = self._queue.live_leases()
+        for lease, stop in running:
+            if (lease.job_id, lease.token) not in live:
+                stop.set()
+
+    def _work(self, number: int) -> None:
+        name = f"{self._options.worker_id}/{number}"
+        while not self._draining:
+            wakes = self._wakes
+            try:
+                worked = self._health.wait_until_builds_run(1.0) and self.build_next(name)
+            except AsuError as error:
+                _log.warning("worker %s: %s", name, error)
+                worked = False
+            except Exception:  # noqa: BLE001 - the lease lapses and the job returns; the worker lives on
+                if self._stopping:
+                    return  # left behind by `stop`, with nothing to write to
+                _log.exception("worker %s failed", name)
+                worked = False
+            if not worked:
+                self._wait(wakes)
+
+    def _wait(self, wakes: int) -> None:
+        with self._woken:
+            self._woken.wait_for(
+                lambda: self._wakes != wakes or self._draining, self._options.poll.total_seconds()
+            )
+
+    def build_next(self, name: str) -> bool:
+        """Claims and builds one job; False when nobody waits."""
+        CURRENT_HASH.set("")
+        claimed = self._claim(name)
+        if claimed is None:
+            return False
+        job, lease, stop = claimed
+        CURRENT_HASH.set(job.request_hash)
+        try:
+            self._build(job, lease, stop)
+        except LeaseLost as error:
+            _log.info("%s; its outcome is dropped", error)
+        finally:
+            with self._woken:
+                del self._running[lease]
+                self._woken.notify_all()
+            self._recorder.tell(job.request_hash)
+        return True
+
+    def _claim(self, name: str) -> tuple[Job, Lease, threading.Event] | None:
+        """The next job, in the list of those that run before `drain` may find it empty."""
+        with self._woken:
+            if self._draining:
+                return None
+            self._claims += 1
+        claimed = None
+        stop = threading.Event()
+        try:
+            claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._options.only)
+        finally:
+            with self._woken:
+                self._claims -= 1
+                if claimed is not None:
+                    self._running[claimed[1]] = stop
+                if self._stopping:
+                    stop.set()
+                self._woken.notify_all()
+        return None if claimed is None else (*claimed, stop)
+
+    def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
+        laps = self._times.begin(job)
+        _log.info("build started by worker %s", lease.worker)
+        try:
+            outcome = self._outcome(job, lease, stop, laps)
+        except BuildInterrupted:
+            _log.info("build interrupted; the job returns to the queue")
+            self._queue.release(lease, not_before=self._now(), now=self._now())
+        except PartUnavailable as error:
+            self._health.part_failed(error.part, str(error))
+            self._outcomes.part_failed(job, lease, error, laps)
+        else:
+            self._outcomes.settle(job, lease, outcome, laps)
+
+    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
+        """How the build ended. Raises what says nothing about the request."""
+
+        recording = self._recorder.begin(job, lease)
+
+        def advance(stage: Stage) -> None:
+            self._queue.advance(lease, stage)
+            recording.advance(stage)
+            laps.enter(stage)
+            if stage in CONTAINER_STAGES:
+                self._health.part_works("engine")
+
+        labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
+        try:
+            return self._pipeline.build(job, labels=labels, advance=advance, stop=stop, heard=recording.heard)
+        except (BuildInterrupted, PartUnavailable, LeaseLost):
+            raise
+        except Unavailable as error:
+            _log.warning("building failed: %s", error)
+            return BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error.public}")
+        except BuildFailed as failure:
+            return BuildFailure(
+                failure.reason,
+                failure.detail,
+                failure.stdout,
+                failure.stderr,
+                failure.build_cmd,
+                blamed=failure.side,
+                field=failure.field,
+                problem=failure.problem,
+            )
+        except RequestRejected as error:
+            # Fine when it was submitted; the operator has changed what is offered since.
+            return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}", field=error.field)
+        except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
+            _log.exception("building failed: a bug")
+            return BUG
+        finally:
+            self._recorder.end(recording)

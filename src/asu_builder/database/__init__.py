@@ -1,0 +1,1 @@
+"""The database: the queue and everything else that is kept in rows."""

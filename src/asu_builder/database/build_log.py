@@ -1,0 +1,72 @@
+"""What builds printed, in SQL."""
+
+from collections.abc import Sequence
+
+from asu_builder.database.connection import Database
+from asu_builder.database.rows import moment, to_micros
+from asu_builder.domain.job import Lease, Stage
+from asu_builder.ports import LogLine, PrintedLine
+from asu_builder.ports.engines import LEFT_OUT, MAX_BYTES, MAX_LINES
+
+_HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?"
+_Row = tuple[int, int, int, str, str, int]
+
+
+class SqlBuildLog:
+    """Fulfils `ports.BuildLog` on the embedded database. The rows go with their job, by foreign key."""
+
+    def __init__(self, database: Database, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+        self._database = database
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
+
+    def append(self, lease: Lease, lines: Sequence[PrintedLine]) -> bool:
+        """See `ports.BuildLog.append`."""
+        with self._database.writing() as connection:
+            holder = (lease.job_id, lease.worker, lease.token)
+            if connection.execute(_HELD, holder).fetchone() is None:
+                return False
+            last = connection.execute(
+                "SELECT seq, bytes FROM build_log WHERE job_id = ? ORDER BY seq DESC LIMIT 1", (lease.job_id,)
+            ).fetchone()
+            seq, size = last or (0, 0)
+            if size > self._max_bytes:
+                return False
+            rows, has_room = self._rows(lease.job_id, lines, seq, size)
+            connection.executemany(
+                "INSERT INTO build_log (job_id, seq, at, stage, text, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
+        return has_room
+
+    def _rows(
+        self, job_id: int, lines: Sequence[PrintedLine], seq: int, size: int
+    ) -> tuple[list[_Row], bool]:
+        """The rows behind row `seq`, and whether there is room for more."""
+        rows: list[_Row] = []
+        for line in lines:
+            seq, at = seq + 1, to_micros(line.at)
+            size += len(line.text.encode())
+            if seq > self._max_lines or size > self._max_bytes:
+                # A size beyond the limit is how the last line is known.
+                rows.append((job_id, seq, at, line.stage, LEFT_OUT, self._max_bytes + 1))
+                return rows, False
+            rows.append((job_id, seq, at, line.stage, line.text, size))
+        return rows, True
+
+    def read(self, job_id: int, *, after: int = 0, limit: int = MAX_LINES + 1) -> Sequence[LogLine]:
+        """See `ports.BuildLog.read`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT seq, at, stage, text FROM build_log WHERE job_id = ? AND seq > ?"
+                " ORDER BY seq LIMIT ?",
+                (job_id, after, limit),
+            ).fetchall()
+        return [LogLine(seq, moment(at), Stage(stage), text) for seq, at, stage, text in rows]
+
+    def last(self, job_id: int) -> int:
+        """See `ports.BuildLog.last`."""
+        with self._database.reading() as connection:
+            (last,) = connection.execute(
+                "SELECT coalesce(max(seq), 0) FROM build_log WHERE job_id = ?", (job_id,)
+            ).fetchone()
+        return int(last)

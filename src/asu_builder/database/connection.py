@@ -1,0 +1,266 @@
+"""SQLite in WAL mode behind `reading()` and `writing()`.
+
+As many connections for reading, which cannot write, as threads read at once; two for writing, under a
+lock, so that "database is locked" never reaches anybody in this process. A second process is
+waited for by SQLite's own busy timeout. What schema a file has is the matter of `schema.py`.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
+from asu_builder.domain.errors import Unavailable
+from asu_builder.ports import Verdict
+
+_log = logging.getLogger(__name__)
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+_AGAIN_SECONDS = 0.01
+_FOLD_MILLISECONDS = 100
+_DAMAGED = (
+    "The database is damaged; nothing is built or taken on until the operator has stopped the service, "
+    "put a backup in the place of the file, and started it again."
+)
+_REPLACED = (
+    "The database file was moved away or replaced while the service runs; nothing is built or taken on until "
+    "the operator has stopped the service, put the right file in its place, and started it again."
+)
+_FULL = "The disk of the database is full; nothing can be written before the operator has made room."
+_LEAST_FREE = 1 << 20
+_CUT_OFF = Verdict("degraded", "The database was not looked through to its end; the service was stopped.")
+
+
+class Database:
+    """The embedded database; safe to use from any thread. `close()` ends all connections."""
+
+    def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
+        """Opens or makes it. Raises `Unavailable` with path and remedy; see `schema.migrate`."""
+        self._path = path
+        # Whoever reads takes the one that came back last: two or three serve all threads, and each
+        # connection has a cache of pages of its own.
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._opened: list[sqlite3.Connection] = []
+        self._opening = threading.Lock()
+        self._writing = threading.Lock()
+        self._verifying = threading.Lock()
+        self._verifier: sqlite3.Connection | None = None
+        self._header: int | None = None
+        self._closing = threading.Event()
+        self._refusal = ""
+        """Why nothing is written any more."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._header = open_header(path)
+            self._relaxed = self._connect("NORMAL")
+            # Submit and finish must survive a power cut; FULL makes their commit sync the log.
+            self._durable = self._connect("FULL")
+            migrate(self._durable, path, folder=migrations)
+            self._file = _identity(path)
+        except (sqlite3.DatabaseError, OSError) as error:
+            self.close()
+            raise unusable(path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, synchronous: str, *, read_only: bool = False) -> sqlite3.Connection:
+        # Whoever only reads makes no file where there was one.
+        address = f"{self._path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
+        connection = sqlite3.connect(
+            address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        with self._opening:
+            self._opened.append(connection)
+        _use_log(connection)
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA cache_size = -1024")
+        # What is forgotten may have been a Wi-Fi password: its bytes are overwritten, not only freed.
+        connection.execute("PRAGMA secure_delete = ON")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that refuses to write; one statement sees one state."""
+        with self._translated():
+            try:
+                connection = self._idle_readers.pop()
+            except IndexError:
+                connection = self._connect("NORMAL", read_only=True)
+            try:
+                yield connection
+            finally:
+                self._idle_readers.append(connection)
+
+    @contextlib.contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction; committed at the end, rolled back on any exception.
+
+        `durable` means that it is on disk when this returns. A database that is damaged, or no longer
+        in its place, takes none.
+        """
+        if self._refusal:
+            raise Unavailable(self._refusal)
+        connection = self._durable if durable else self._relaxed
+        with self._translated(), self._writing:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # a bug of ours
+        except (sqlite3.DatabaseError, OSError) as error:
+            # The path is for the operator's log, not for whoever reads the answer.
+            _log.error("%s: %s", self._path, error)
+            if result_code(error) in DAMAGE:
+                self._refusal = _DAMAGED
+                raise Unavailable(_DAMAGED) from error
+            raise Unavailable(f"The database cannot be used: {error}") from error
+
+    def installation(self) -> str:
+        """The random name of this installation, made once; marks its containers."""
+        with self.writing() as connection:
+            row = connection.execute("SELECT id FROM installation").fetchone()
+            if row is None:
+                row = (secrets.token_hex(16),)
+                connection.execute("INSERT INTO installation (id) VALUES (?)", row)
+        return str(row[0])
+
+    def fold(self) -> bool:
+        """Brings the log into the file and empties it; False while somebody else keeps it.
+
+        What was forgotten stands in the log until other pages come over it, in a quiet hour for long.
+        """
+        with self._translated(), self._writing:
+            self._relaxed.execute(f"PRAGMA busy_timeout = {_FOLD_MILLISECONDS}")
+            try:
+                busy, *_ = self._relaxed.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._relaxed.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_SECONDS * 1000:.0f}")
+        return not busy
+
+    def check(self) -> Verdict:
+        """Whether the database answers and takes writes, and is the file that it was.
+
+        What would be written to a file without a name would be lost at the next start.
+        """
+        if _identity(self._path) != self._file:
+            self._refusal = self._refusal or _REPLACED
+        if self.disk_is_full():
+            return Verdict("down", _FULL)
+        try:
+            with self.writing() as connection:
+                # Something is really written: a full disk lets a transaction pass that changes nothing.
+                connection.execute("UPDATE installation SET id = id")
+        except Unavailable as error:
+            return Verdict("down", str(error))
+        return Verdict("ok", "The database answers.")
+
+    def disk_is_full(self) -> bool:
+        """One system call: a log that was grown before takes writes for a while on a full disk."""
+        try:
+            facts = os.statvfs(self._path.parent)
+        except OSError:
+            return False  # the check itself tells
+        free = facts.f_bfree if os.geteuid() == 0 else facts.f_bavail
+        return free * facts.f_frsize < _LEAST_FREE
+
+    def verify(self) -> Verdict:
+        """Whether every page of the file is sound; reads all of it, so seconds for a large one.
+
+        For a thread of its own; nothing waits for it, and `stop_verifying()` cuts it off. A file found
+        damaged takes no writes from then on.
+        """
+        with self._verifying:
+            if self._closing.is_set():
+                return _CUT_OFF
+            try:
+                problems = self._look_through()
+            except sqlite3.DatabaseError as error:
+                if self._closing.is_set():
+                    return _CUT_OFF
+                if result_code(error) not in DAMAGE:
+                    return Verdict("degraded", f"The database could not be looked through: {error}")
+                problems = [str(error)]
+        if problems == ["ok"]:
+            return Verdict("ok", "Every page of the database is sound.")
+        _log.error("%s is damaged: %s", self._path, "; ".join(problems))
+        self._refusal = _DAMAGED
+        return Verdict("down", _DAMAGED)
+
+    def _look_through(self) -> list[str]:
+        self._verifier = self._connect("NORMAL", read_only=True)
+        try:
+            return [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
+        finally:
+            self._disconnect(self._verifier)
+
+    def _disconnect(self, connection: sqlite3.Connection) -> None:
+        connection.close()
+        with self._opening:
+            self._opened.remove(connection)
+
+    def stop_verifying(self) -> None:
+        """Cuts a verification off and lets none begin any more, so that a stop need not wait for it."""
+        self._closing.set()
+        # Again and again: an interrupt between two statements is lost.
+        while not self._verifying.acquire(timeout=_AGAIN_SECONDS):
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it has just been closed
+                if self._verifier is not None:
+                    self._verifier.interrupt()
+        self._verifying.release()
+
+    def close(self) -> None:
+        """Ends every connection; the database is folded back into one file."""
+        self.stop_verifying()
+        with self._writing, self._opening:
+            for connection in self._opened:
+                connection.close()
+            self._opened.clear()
+            if self._header is not None:
+                os.close(self._header)
+                self._header = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Brings the file into WAL mode, where it is not.
+
+    Of several processes that do this to a new file at once SQLite refuses all but one, and does
+    not let them wait.
+    """
+    until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return

@@ -1,0 +1,212 @@
+"""What operators see and do, in SQL, and the record of it."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from asu_builder.database.connection import Database
+from asu_builder.database.expiry import BACK, notice_clock_set_back
+from asu_builder.database.order import insert_job
+from asu_builder.database.rows import (
+    FINAL,
+    SELECT_WITHOUT_OUTCOME,
+    read_job,
+    to_job,
+    to_micros,
+    to_moment,
+    to_request,
+)
+from asu_builder.domain.job import Job, JobState, Priority
+from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
+
+_LARGEST_LIST = 1000
+_LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
+
+LIVE = """
+    SELECT job.state, job.priority, json_extract(request.request, '$.version') AS version,
+           json_extract(request.request, '$.target') AS target, count(*) AS times, min(job.enqueued_at)
+      FROM build_jobs AS job JOIN build_requests AS request ON request.request_hash = job.request_hash
+     WHERE job.state IN ('pending', 'building')
+     GROUP BY job.state, job.priority, version, target
+     ORDER BY times DESC, version DESC, target, job.priority DESC
+"""
+"""Reads the live jobs' index and no other job, however many have ended."""
+
+WAITS = """
+    SELECT started_at - enqueued_at FROM build_jobs
+     WHERE state = 'completed' ORDER BY finished_at DESC LIMIT ?
+"""
+
+
+def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
+    """The SQL of a list and its values."""
+    live = wanted.state in _LIVE_STATES
+    # The plus hides the primary key: those that wait or are built are found in their own index, however
+    # many have ended, and it names their states as it does here. So are those of one hash.
+    number = "+job.id" if live or wanted.request_hash else "job.id"
+    conditions: list[tuple[str, Any]] = [
+        ("job.state = ?", wanted.state),
+        ("json_extract(request.request, '$.version') = ?", wanted.version),
+        ("json_extract(request.request, '$.target') = ?", wanted.target),
+        ("json_extract(request.request, '$.profile') = ?", wanted.profile),
+        ("job.asker = ?", wanted.asker),
+        ("job.request_hash >= ?", wanted.request_hash),
+        # The sign after the last digit.
+        ("job.request_hash < ?", wanted.request_hash and f"{wanted.request_hash}g"),
+        (f"{number} < ?", wanted.before),
+        (f"{number} >= ?", None if live else wanted.since),
+    ]
+    chosen = [(text, value) for text, value in conditions if value not in (None, "")]
+    texts = (["job.state IN ('pending', 'building')"] if live else []) + [text for text, _ in chosen]
+    where = " AND ".join(texts) or "1"
+    limit = max(0, min(wanted.limit, _LARGEST_LIST))
+    return (
+        f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY {number} DESC LIMIT ?",
+        [*(value for _, value in chosen), limit],
+    )
+
+
+# Counted in the index build_jobs_order alone; ids are given in the order in which jobs came.
+_WAITING = """
+    SELECT counted.priority, counted.sunk, counted.jobs, first.enqueued_at
+      FROM (SELECT sunk, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
+             WHERE state = 'pending' GROUP BY sunk, priority) AS counted
+      JOIN build_jobs AS first ON first.id = counted.first
+"""
+_BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
+
+
+class SqlOperations:
+    """Fulfils `ports.Operations` on the embedded database."""
+
+    def __init__(self, database: Database, *, on_revoked: Callable[[], None] = lambda: None) -> None:
+        """`on_revoked` is called whenever answers may have been taken back."""
+        self._database = database
+        self._note_revocation = on_revoked
+
+    def jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """See `ports.Operations.jobs`."""
+        statement, values = list_statement(wanted)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement, values).fetchall()
+        return [to_job(row) for row in rows]
+
+    def live(self) -> Sequence[LiveJobs]:
+        """See `ports.Operations.live`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(LIVE).fetchall()
+        groups = [(row[:5], to_moment(row[5])) for row in rows]
+        return [
+            LiveJobs(JobState(state), Priority(priority), version, target, count, oldest)
+            for (state, priority, version, target, count), oldest in groups
+            if oldest
+        ]
+
+    def waits(self, limit: int) -> Sequence[timedelta]:
+        """See `ports.Operations.waits`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(WAITS, (max(0, min(limit, _LARGEST_LIST)),)).fetchall()
+        return [timedelta(microseconds=micros) for (micros,) in rows if micros is not None and micros >= 0]
+
+    def purge(self, request_hash: str, *, now: datetime) -> int:
+        """See `ports.Operations.purge`."""
+        try:
+            with self._database.writing(durable=True) as connection:
+                notice_clock_set_back(connection, to_micros(now))
+                return _end_answers(connection, request_hash, to_micros(now))
+        finally:
+            self._note_revocation()
+
+    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
+        """See `ports.Operations.requeue`."""
+        try:
+            return self._requeue(request_hash, to_micros(now))
+        finally:
+            self._note_revocation()
+
+    def _requeue(self, request_hash: str, at: int) -> Job | None:
+        with self._database.writing(durable=True) as connection:
+            notice_clock_set_back(connection, at)
+            row = connection.execute(
+                "SELECT request.request, coalesce(job.client, ''), coalesce(job.asker, ''),"
+                " coalesce(job.priority, 0), job.state"
+                " FROM build_requests AS request"
+                " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
+                " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
+                (request_hash,),
+            ).fetchone()
+            if row is None or row[4] in ("pending", "building"):
+                return None
+            text, client, asker, priority, _ = row
+            submission = Submission(to_request(text), request_hash, client, asker, Priority(priority))
+            _end_answers(connection, request_hash, at)
+            return read_job(connection, insert_job(connection, submission, at))
+
+    def give_back(self, job_id: int, *, now: datetime) -> bool:
+        """See `ports.Operations.give_back`."""
+        with self._database.writing(durable=True) as connection:
+            notice_clock_set_back(connection, to_micros(now))
+            cursor = connection.execute(
+                f"{BACK}, not_before = ? WHERE id = ? AND state = 'building'", (to_micros(now), job_id)
+            )
+        return cursor.rowcount == 1
+
+    def pause(self, who: str, *, now: datetime) -> None:
+        """See `ports.Operations.pause`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO worker_pause (since, who) SELECT ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
+                (to_micros(now), who),
+            )
+
+    def resume(self) -> None:
+        """See `ports.Operations.resume`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute("DELETE FROM worker_pause")
+
+    def paused(self) -> Pause | None:
+        """See `ports.Operations.paused`."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT since, who FROM worker_pause").fetchone()
+        since = to_moment(row[0]) if row else None
+        return Pause(since, row[1]) if since else None
+
+    def load(self) -> QueueLoad:
+        """See `ports.Operations.load`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_WAITING).fetchall()
+            (building,) = connection.execute(_BUILDING).fetchone()
+        waiting = {
+            (Priority(priority), bool(sunk)): Waiting(jobs, since)
+            for priority, sunk, jobs, at in rows
+            if (since := to_moment(at))
+        }
+        return QueueLoad(waiting, building)
+
+    def record(self, act: Act) -> None:
+        """See `ports.Operations.record`."""
+        with self._database.writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO operator_acts (at, who, act, subject) VALUES (?, ?, ?, ?)",
+                (to_micros(act.at), act.who, act.act, act.subject),
+            )
+
+    def acts(self, limit: int) -> Sequence[Act]:
+        """See `ports.Operations.acts`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT at, who, act, subject FROM operator_acts ORDER BY id DESC LIMIT ?",
+                (max(0, min(limit, _LARGEST_LIST)),),
+            ).fetchall()
+        return [Act(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
+
+
+def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:
+    """Lets no final job of this hash answer any more; how many did."""
+    cursor = connection.execute(
+        f"UPDATE build_jobs SET expires_at = :at WHERE request_hash = :hash AND {FINAL} AND expires_at > :at",
+        {"at": at, "hash": request_hash},
+    )
+    return cursor.rowcount

@@ -1,0 +1,248 @@
+"""What is kept of finished jobs, how files and rows are removed together, and which answers are revoked."""
+
+import contextlib
+import json
+import mmap
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import get_args
+
+from asu_builder.database import statistics
+from asu_builder.database.connection import Database
+from asu_builder.database.rows import FINAL, to_micros
+from asu_builder.database.statistics import DAY
+from asu_builder.domain.access import digest_of
+from asu_builder.domain.errors import Unavailable
+from asu_builder.ports import EventKind, Remove
+
+_BYTES = 8
+
+
+class Revocations:
+    """A random number in a file beside the database, which each process has mapped into its memory.
+
+    Whoever takes an answer back writes another number, after it has gone from the database; whoever
+    remembers answers compares. That costs a tenth of a microsecond, no system call and no wait for a
+    disk, so it can be done for each poll. The database itself would have to be asked, and its own
+    counter of changes moves with every line of a build's log.
+    """
+
+    def __init__(self, database: Path) -> None:
+        """`database` is the database's file. Raises `Unavailable`."""
+        path = database.with_name(f"{database.name}-revoked")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(descriptor).st_size < _BYTES:
+                    # Written, not only made longer: on a full disk the first change of a hole is the end
+                    # of the process.
+                    os.pwrite(descriptor, bytes(_BYTES), 0)
+                    _own_like(database, descriptor)
+                self._mapped = mmap.mmap(descriptor, _BYTES)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            raise Unavailable(
+                f"The file {path} cannot be written ({error}). The user who runs the service must be able to "
+                "write to it, and to the directory of the database."
+            ) from error
+
+    def current(self) -> bytes:
+        """Another value than before means that something was taken back since."""
+        return self._mapped[:_BYTES]
+
+    def note(self) -> None:
+        """An answer was taken back."""
+        self._mapped[:_BYTES] = os.urandom(_BYTES)
+
+
+def _own_like(database: Path, descriptor: int) -> None:
+    """Gives root's file to whom the database belongs, as SQLite does with those beside it."""
+    if os.geteuid() == 0:
+        facts = database.stat()
+        os.fchown(descriptor, facts.st_uid, facts.st_gid)
+    os.fchmod(descriptor, database.stat().st_mode & 0o666)
+
+
+# Of a hash's completed jobs the newest: the images are its own.
+_PUBLISHED = (
+    "job.state = 'completed' AND NOT EXISTS (SELECT 1 FROM build_jobs AS newer"
+    " WHERE newer.state = 'completed' AND newer.request_hash = job.request_hash AND newer.id > job.id)"
+)
+_OLD_REQUESTS = """
+    SELECT request_hash FROM (
+        SELECT request_hash, first_asked_at,
+            sum(length(request) + 200) OVER (ORDER BY first_asked_at DESC, request_hash) AS total
+        FROM build_requests AS request WHERE NOT EXISTS
+            (SELECT 1 FROM build_jobs WHERE request_hash = request.request_hash)
+    ) WHERE total > :most OR first_asked_at < :before ORDER BY total DESC LIMIT :at_once
+"""
+_AT_ONCE = 1000
+_EVENTS_AT_ONCE = 5000
+_DIGEST = "sha256:"
+_KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
+
+
+class SqlRetention:
+    """Fulfils `ports.RetentionLedger` on the embedded database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._secret_in_log = False
+
+    def expired(self, *, now: datetime) -> Sequence[str]:
+        """See `ports.RetentionLedger.expired`."""
+        self._empty_log()
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT DISTINCT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
+                (to_micros(now), _AT_ONCE),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
+        """See `ports.RetentionLedger.forget`."""
+        going, others = self._carriers(request_hash, now, unexpired=unexpired)
+        if not others and not remove(lambda: not self._has_others(request_hash, going)):
+            return False
+        with self._database.writing() as connection:
+            connection.execute(
+                f"DELETE FROM build_jobs WHERE id IN (SELECT value FROM json_each(?)) AND {FINAL}",
+                (json.dumps(going),),
+            )
+            (left,) = connection.execute(
+                "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (request_hash,)
+            ).fetchone()
+            scrubbed = not left and _scrub(connection, request_hash)
+        self._secret_in_log |= scrubbed
+        self._empty_log()
+        return not left
+
+    def _carriers(self, request_hash: str, now: datetime, *, unexpired: bool) -> tuple[list[int], bool]:
+        """Which jobs of the hash would go, and whether there are others."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT id, {FINAL} AND (expires_at <= ? OR ?) FROM build_jobs WHERE request_hash = ?",
+                (to_micros(now), unexpired, request_hash),
+            ).fetchall()
+        return [job_id for job_id, goes in rows if goes], not all(goes for _, goes in rows)
+
+    def _has_others(self, request_hash: str, going: Sequence[int]) -> bool:
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT id FROM build_jobs WHERE request_hash = ?", (request_hash,))
+            return any(row[0] not in going for row in rows)
+
+    def _empty_log(self) -> None:
+        """What was scrubbed leaves the database's log too; at the next look where somebody reads it now."""
+        if self._secret_in_log:
+            with contextlib.suppress(Unavailable):
+                self._secret_in_log = not self._database.fold()
+
+    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        """See `ports.RetentionLedger.unknown`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT value FROM json_each(?) WHERE NOT EXISTS"
+                " (SELECT 1 FROM build_jobs WHERE request_hash = value) ORDER BY key",
+                (json.dumps(list(request_hashes)),),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def completed(self) -> Iterator[str]:
+        """See `ports.RetentionLedger.completed`."""
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(
+                    f"SELECT id, request_hash FROM build_jobs AS job WHERE {_PUBLISHED} AND job.id > ?"
+                    " ORDER BY job.id LIMIT ?",
+                    (last, _AT_ONCE),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield from (row[1] for row in rows)
+
+    def has_results(self) -> bool:
+        """Whether any completed job is left, expired or not; then files of it lie in the store."""
+        with self._database.reading() as connection:
+            # The index of those that were used names the state as this does.
+            (found,) = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM build_jobs WHERE state = 'completed')"
+            ).fetchone()
+        return bool(found)
+
+    def stored_bytes(self) -> int:
+        """See `ports.RetentionLedger.stored_bytes`."""
+        with self._database.reading() as connection:
+            (total,) = connection.execute(
+                f"SELECT coalesce(sum(stored_bytes), 0) FROM build_jobs AS job WHERE {_PUBLISHED}"
+            ).fetchone()
+        return int(total)
+
+    def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
+        """See `ports.RetentionLedger.least_used`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
+                " AND asked_at < ? ORDER BY asked_at LIMIT ?",
+                (to_micros(used_before), _AT_ONCE),
+            ).fetchall()
+        return [(str(name), int(size)) for name, size in rows]
+
+    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
+        """See `ports.RetentionLedger.forget_requests`."""
+        with self._database.reading() as connection:
+            names = connection.execute(
+                _OLD_REQUESTS, {"before": to_micros(before), "most": most_bytes, "at_once": _AT_ONCE}
+            ).fetchall()
+        with self._database.writing() as connection:
+            gone = connection.executemany(
+                "DELETE FROM build_requests WHERE request_hash = ? AND NOT EXISTS"
+                " (SELECT 1 FROM build_jobs WHERE request_hash = build_requests.request_hash)",
+                names,
+            ).rowcount
+            connection.execute("DELETE FROM operator_acts WHERE at < ?", (to_micros(before),))
+        return gone
+
+    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
+        """See `ports.RetentionLedger.forget_statistics`."""
+        with self._database.writing() as connection:
+            # The kinds are named so that the index is used.
+            cursor = connection.execute(
+                "DELETE FROM build_stats WHERE id IN (SELECT id FROM build_stats"
+                f" WHERE kind IN ({_KINDS}) AND at < ? LIMIT ?)",
+                (to_micros(before), _EVENTS_AT_ONCE),
+            )
+            statistics.forget(connection, before=to_micros(before) // DAY, today=to_micros(now) // DAY)
+        return cursor.rowcount
+
+
+def _scrub(connection: sqlite3.Connection, request_hash: str) -> bool:
+    """Leaves only digests of what may be secret: the script of the first boot, and the keys.
+
+    Whether there was any.
+    """
+    row = connection.execute(
+        "SELECT request FROM build_requests WHERE request_hash = ? AND NOT scrubbed", (request_hash,)
+    ).fetchone()
+    if row is None:
+        return False
+    request = json.loads(row[0])
+    if not (request.get("defaults") or request.get("repository_keys")):
+        return False
+    if request.get("defaults"):
+        request["defaults"] = _digest(request["defaults"])
+    request["repository_keys"] = [_digest(key) for key in request.get("repository_keys", ())]
+    connection.execute(
+        "UPDATE build_requests SET request = ?, scrubbed = 1 WHERE request_hash = ?",
+        (json.dumps(request), request_hash),
+    )
+    return True
+
+
+def _digest(text: str) -> str:
+    return _DIGEST + digest_of(text)

@@ -1,0 +1,316 @@
+"""What is needed from outside: registry, image, build network, download server, package rules."""
+
+import http.client
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+import urllib3
+from msgspec import Struct
+from urllib3.exceptions import HTTPError
+
+from asu_builder.doctor.engine import get_json
+from asu_builder.doctor.scene import Scene
+from asu_builder.domain.check_result import Finding, doubtful, well, wrong
+from asu_builder.outgoing import open_pool
+from asu_builder.upstream.formats import parse_versions
+
+PATIENCE_SECONDS = 4.0
+"""For a connection, and then for each part of an answer; the check's own deadline bounds the whole."""
+
+_MOST = 8 << 20
+
+
+class Heard(Struct, frozen=True):
+    """An answer: `headers` by their lower-case names, one entry for each time a header came."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value for key, value in self.headers if key == name]
+
+    def one(self, name: str) -> str:
+        """Its values as one, as HTTP allows; empty where there is none."""
+        return ", ".join(self.all(name))
+
+
+class Unheard(Exception):
+    """No answer, or one that is none; the text is the end of a sentence, without its full stop."""
+
+
+def ask(method: str, url: str, *, headers: Mapping[str, str] | None = None, directly: bool = False) -> Heard:
+    """One question, asked once. Raises `Unheard`.
+
+    It goes through the proxy that the environment names, like all that the service and Podman ask;
+    `directly` is for this very service.
+    """
+    timeout = urllib3.Timeout(connect=PATIENCE_SECONDS, read=PATIENCE_SECONDS)
+    try:
+        with urllib3.PoolManager() if directly else open_pool(url) as pool:
+            answer = pool.request(
+                method,
+                url,
+                headers=dict(headers or {}),
+                timeout=timeout,
+                retries=urllib3.Retry(total=0, redirect=3),
+                preload_content=False,
+            )
+            body = answer.read(_MOST)
+            found = tuple((name.lower(), value) for name, value in answer.headers.iteritems())
+            answer.release_conn()
+    except (HTTPError, OSError) as error:
+        raise Unheard(reason_of(error)) from error
+    return Heard(answer.status, found, body)
+
+
+def fetch(url: str) -> Heard:
+    """A document that must be there. Raises `Unheard`."""
+    heard = ask("GET", url)
+    if heard.status != 200:
+        raise Unheard(f"{url} is answered {heard.status}")
+    return heard
+
+
+def reason_of(error: BaseException) -> str:
+    """What the error at the bottom of the chain says."""
+    chain = [error]
+    while (below := chain[-1].__cause__ or chain[-1].__context__ or getattr(chain[-1], "reason", None)) and (
+        isinstance(below, BaseException) and below not in chain
+    ):
+        chain.append(below)
+    if any(isinstance(link, TimeoutError) for link in chain):
+        return f"no answer within {PATIENCE_SECONDS:.0f} seconds"
+    bottom = next((link for link in reversed(chain) if isinstance(link, OSError)), chain[-1])
+    text = getattr(bottom, "strerror", None) or str(bottom)
+    return " ".join(text.split())[:200].rstrip(".")
+
+
+def check_upstream(scene: Scene) -> Finding:
+    """Whether the download server answers and lists versions."""
+    url = scene.settings.upstream_url.rstrip("/")
+    remedy = f"See what stands between: curl -I {url}/.versions.json   (a mirror is named by upstream_url)"
+    try:
+        listed = parse_versions(scene.versions().body)
+    except Unheard as error:
+        return wrong(f"The download server {url} does not answer: {error}.", remedy)
+    except ValueError:
+        return wrong(
+            f"{url}/.versions.json is no list of versions.",
+            "Set upstream_url to a server of the layout of https://downloads.openwrt.org.",
+        )
+    return well(f"{url} answers and lists {len(listed.listed)} versions.")
+
+
+def check_release(scene: Scene) -> Finding:
+    """Whether the newest release's targets are there."""
+    url = scene.settings.upstream_url.rstrip("/")
+    remedy = f"Name a complete mirror as upstream_url; try: curl -I {url}/releases/"
+    try:
+        release, targets = scene.targets()
+    except Unheard as error:
+        return wrong(f"The newest release's list of targets cannot be had: {error}.", remedy)
+    except ValueError as error:
+        return wrong(f"The newest release's list of targets cannot be understood: {error}.", remedy)
+    if not targets:
+        return wrong(f"{url} has no target of {release.version}.", remedy)
+    return well(f"The newest release is {release.version}, with {len(targets)} targets.")
+
+
+def check_rules(scene: Scene) -> Finding:
+    """Whether the package rules can be read, from wherever they come."""
+    from package_changes.rules import RulesProblem, parse_rules
+    from package_changes.watch import built_in_rules, read_rules_text
+
+    settings = scene.settings
+    if url := settings.package_changes_url.rstrip("/"):
+        try:
+            heard = ask("GET", f"{url}/health")
+        except Unheard as error:
+            return wrong(
+                f"The package-changes service {url} does not answer: {error}.",
+                "Start it (asu-package-changes), or set package_changes_url to nothing.",
+            )
+        if heard.status != 200:
+            return wrong(f"{url}/health is answered {heard.status}.", f"curl {url}/health")
+        return well(f"The package-changes service {url} answers.")
+    if not settings.package_changes_path:
+        return well(f"{built_in_rules().count} package rules (built in).")
+    path = Path(settings.package_changes_path).expanduser()
+    try:
+        rules = parse_rules(read_rules_text(path), source=str(path))
+    except RulesProblem as problem:
+        return wrong(f"The package rules are wrong: {problem}", f"asu-builder rules test {path}")
+    return well(f"{rules.count} package rules ({path}).")
+
+
+_ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+_COMMON_TARGET = "x86/64"
+_LOCAL = "localhost/"
+_NONE_NEEDED = "ImageBuilders lie on this machine; no registry is asked."
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+
+
+_TOKEN = msgspec.json.Decoder(_Token)
+
+
+def check_registry(scene: Scene) -> Finding:
+    """Whether the registry answers the question that every pull begins with."""
+    reference = scene.settings.imagebuilder_image.format_map(_fields(scene, "x/y", "v0", "0"))
+    if scene.is_local or reference.startswith(_LOCAL):
+        return well(_NONE_NEEDED)
+    host = _host(reference)
+    remedy = (
+        f"See what stands between: curl -I https://{host}/v2/   (behind a proxy set https_proxy for Podman's "
+        "service; a mirror is named by imagebuilder_registry)"
+    )
+    try:
+        heard = ask("GET", f"https://{host}/v2/")
+    except Unheard as error:
+        if _speaks_plainly(host):
+            return doubtful(
+                f"The registry {host} answers without encryption, which Podman refuses by itself.",
+                f"printf '[[registry]]\\nlocation = \"{host}\"\\ninsecure = true\\n' > "
+                "/etc/containers/registries.conf.d/asu-builder.conf",
+            )
+        return wrong(f"The registry {host} does not answer: {error}.", remedy)
+    if heard.status not in (200, 401):
+        return wrong(f"The registry {host} answers {heard.status} to the question for its version.", remedy)
+    return well(f"The registry {host} answers.")
+
+
+def check_image(scene: Scene) -> Finding:
+    """Whether the container image of one ImageBuilder of the newest release can be had."""
+    if scene.is_local:
+        return well(_NONE_NEEDED)
+    try:
+        release, targets = scene.targets()
+    except (Unheard, ValueError):
+        return doubtful(
+            "No image was looked for: which release is the newest could not be learnt.",
+            "See to the download server first (upstream).",
+        )
+    target = _COMMON_TARGET if _COMMON_TARGET in targets else min(targets, default=_COMMON_TARGET)
+    reference = scene.settings.imagebuilder_image.format_map(
+        _fields(scene, target, release.tag, release.version)
+    )
+    if _is_here(scene, reference):
+        return well(f"{reference} is here.")
+    if reference.startswith(_LOCAL):
+        return wrong(f"{reference} is not here, and no registry has it.", f"podman load or tag {reference}")
+    return _ask_for(reference)
+
+
+def _ask_for(reference: str) -> Finding:
+    remedy = (
+        f"podman pull {reference}   (its answer says more; see imagebuilder_registry, imagebuilder_image)"
+    )
+    host = _host(reference)
+    name, _, tag = reference.partition("/")[2].rpartition(":")
+    base = "http" if _speaks_plainly(host) else "https"
+    url = f"{base}://{host}/v2/{name}/manifests/{tag}"
+    try:
+        heard = ask("HEAD", url, headers={"Accept": _ACCEPT})
+        if heard.status == 401:
+            heard = ask("HEAD", url, headers={"Accept": _ACCEPT, **_allowed(heard)})
+    except Unheard as error:
+        return wrong(f"{reference} cannot be asked for: {error}.", remedy)
+    if heard.status != 200:
+        return wrong(f"{reference} is answered {heard.status} by its registry.", remedy)
+    return well(f"{reference} can be pulled.")
+
+
+def _allowed(refused: Heard) -> dict[str, str]:
+    """The header that anonymous pulls need, from where the registry says."""
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', refused.one("www-authenticate")))
+    realm = fields.pop("realm", "")
+    if not realm.startswith("https://"):
+        return {}
+    heard = ask("GET", f"{realm}?{urlencode(fields)}")
+    try:
+        found = _TOKEN.decode(heard.body)
+    except msgspec.MsgspecError:
+        return {}
+    return {"Authorization": f"Bearer {found.token or found.access_token}"}
+
+
+def _fields(scene: Scene, target: str, tag: str, version: str) -> dict[str, str]:
+    first, _, second = target.partition("/")
+    registry = scene.settings.imagebuilder_registry
+    return {"registry": registry, "target": first, "subtarget": second, "tag": tag, "version": version}
+
+
+def _host(reference: str) -> str:
+    first = reference.partition("/")[0]
+    # Podman's rule for what is a host; without one it asks the registries of its own settings.
+    return first if "." in first or ":" in first else "docker.io"
+
+
+def _speaks_plainly(host: str) -> bool:
+    """Only for registries of this machine, which may do without a certificate."""
+    if not re.match(r"(localhost|127\.\d+\.\d+\.\d+)(:\d+)?$", host):
+        return False
+    try:
+        return ask("GET", f"http://{host}/v2/").status in (200, 401)
+    except Unheard:
+        return False
+
+
+def _is_here(scene: Scene, reference: str) -> bool:
+    engine = scene.engine
+    if engine is None:
+        return False
+    try:
+        status, _ = get_json(engine.path, f"/v4.0.0/libpod/images/{quote(reference, safe='')}/exists")
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    return status == 204
+
+
+def check_network(scene: Scene) -> Finding:
+    """Whether builds can reach the repositories that packages come from."""
+    network = scene.settings.build_network
+    if network == "none":
+        return well("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
+    if scene.is_local:
+        return well("Builds use this machine's network.")
+    engine = scene.engine
+    if engine is None:
+        return doubtful("The build network was not looked at.", "See to the container engine first (engine).")
+    try:
+        status, found = get_json(engine.path, f"/v4.0.0/libpod/networks/{quote(network)}/json")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return wrong(
+            f"The engine does not tell of its networks ({type(error).__name__}).", "podman network ls"
+        )
+    return _judge_network(network, status, found)
+
+
+def _judge_network(network: str, status: int, found: Any) -> Finding:
+    if status == 404:
+        return well(f"The network {network} is made with the first build.")
+    found = found[0] if isinstance(found, list) and found else found
+    if status != 200 or not isinstance(found, dict):
+        return wrong(f"The network {network} is answered {status} by the engine.", "podman network ls")
+    if found.get("internal"):
+        return wrong(
+            f"The network {network} leads nowhere (it is internal), so builds cannot fetch packages.",
+            f"podman network rm {network}   (the next build makes it anew)",
+        )
+    return well(f"The network {network} is there ({found.get('driver', 'bridge')}).")

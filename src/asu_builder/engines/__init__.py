@@ -1,0 +1,1 @@
+"""Where builds run: in Podman containers or in copies of an ImageBuilder on this host."""

@@ -1,0 +1,188 @@
+"""What leaves a container: plain files with plain names, few and small enough, or nothing.
+
+Everything inside a container may have been written by a stranger's post-install script
+(facts on the ImageBuilder, §7.3), so the rules are the same whichever runtime it ran in.
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from time import time
+from typing import IO, BinaryIO, cast
+
+from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
+from asu_builder.engines.guard import Limits
+from asu_builder.engines.output import disk_errors
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}", re.ASCII)
+_CHUNK = 1 << 20
+
+
+class Collection:
+    """Takes files into a directory of this host, one by one, and refuses what is not plain."""
+
+    def __init__(self, into: Path, limits: Limits) -> None:
+        self._into = into
+        self._limits = limits
+        self._size = 0
+        self.names: list[str] = []
+
+    def add(self, name: str, size: int, content: IO[bytes]) -> None:
+        """Copies exactly `size` bytes. Raises `BuildFailed(UNTRUSTED_OUTPUT)`."""
+        if not _PLAIN_NAME.fullmatch(name):
+            raise _untrusted(f"a file has the odd name {name[:100]!r}")
+        if name in self.names:
+            raise _untrusted(f"the file {name} appears twice")
+        if len(self.names) >= self._limits.collected_files:
+            raise _untrusted(f"there are more than {self._limits.collected_files} files")
+        self._size += size
+        if self._size > self._limits.collected_size:
+            raise _untrusted(f"the files are larger than {self._limits.collected_size} bytes")
+        self.names.append(name)
+        self._copy(name, size, content)
+
+    def refuse(self, name: str, what: str) -> None:
+        """Something that is no plain file."""
+        raise _untrusted(f"{name[:100]!r} is {what}, not a plain file")
+
+    def _copy(self, name: str, size: int, content: IO[bytes]) -> None:
+        with disk_errors():
+            # "x": the name must be new, and a link waiting there is never followed.
+            file = (self._into / name).open("xb")
+        with file:
+            left = size
+            while left:
+                chunk = content.read(min(left, _CHUNK))
+                if not chunk:
+                    raise EngineUnavailable(f"The container's archive ended in the middle of {name}.")
+                left -= len(chunk)
+                with disk_errors():
+                    file.write(chunk)
+
+
+def unpack(stream: IO[bytes], into: Path, *, limits: Limits) -> list[str]:
+    """Takes one directory's files out of a tar stream, without ever holding it in memory.
+
+    The members are named `<directory>` (the directory itself, once) and `<directory>/<file>`,
+    as the engine's archive call writes them. Raises `BuildFailed(UNTRUSTED_OUTPUT)`.
+    """
+    collection, whole = Collection(into, limits), _Whole(stream)
+    with _tar_errors(), tarfile.open(fileobj=cast(IO[bytes], whole), mode="r|") as archive:
+        root = archive.next()
+        if root is None or not root.isdir() or not _PLAIN_NAME.fullmatch(root.name):
+            raise _untrusted("the archive does not start with a plain directory")
+        while (member := archive.next()) is not None:
+            _take(archive, member, prefix=f"{root.name}/", collection=collection)
+    whole.require_end()
+    return collection.names
+
+
+class _Whole:
+    """A tar stream that knows whether it came to its end: tarfile takes a cut header for one."""
+
+    _END = bytes(2 * tarfile.BLOCKSIZE)
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        chunk = self._stream.read(size)
+        self._last = (self._last + chunk)[-len(self._END) :]
+        return chunk
+
+    def require_end(self) -> None:
+        """Two blocks of zeros end an archive; what may follow them is at most a record of padding."""
+        self.read(_CHUNK)
+        if self._last != self._END:
+            raise EngineUnavailable("The container's archive was cut off.")
+
+
+def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, *, prefix: str, collection: Collection) -> None:
+    if not member.name.startswith(prefix):
+        raise _untrusted(f"{member.name[:100]!r} lies outside the directory")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        collection.refuse(member.name, _kind(member))
+    content = archive.extractfile(member)
+    if content is None:
+        raise _untrusted(f"{member.name[:100]!r} has no content")
+    collection.add(member.name.removeprefix(prefix), member.size, content)
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    names = {tarfile.DIRTYPE: "a directory", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a link"}
+    return names.get(member.type, "something special")
+
+
+def gather(directory: Path, into: Path, *, limits: Limits) -> list[str]:
+    """The same rules for a directory of this host that strangers could write to."""
+    collection = Collection(into, limits)
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if not entry.is_file(follow_symlinks=False):
+                collection.refuse(entry.name, "a link, a directory or something special")
+            with _open_plain(Path(entry.path)) as content:
+                found = os.fstat(content.fileno())
+                if found.st_nlink > 1:
+                    collection.refuse(entry.name, "a link")
+                collection.add(entry.name, found.st_size, content)
+    return collection.names
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Never follows a link and never waits for a pipe, whatever the name has become meanwhile."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def pack(files: Mapping[str, str]) -> bytes:
+    """Texts as a tar of plain world-readable files; directories are left to whoever unpacks it.
+
+    Without directory members an existing directory keeps its owner and mode.
+    """
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, text in files.items():
+            content = text.encode()
+            member = tarfile.TarInfo(path)
+            member.size, member.mode, member.mtime = len(content), 0o644, int(time())
+            archive.addfile(member, BytesIO(content))
+    return buffer.getvalue()
+
+
+def read_one(stream: IO[bytes], *, limit: int) -> bytes:
+    """The content of the one plain file in a tar stream, at most `limit` bytes."""
+    with _tar_errors(), tarfile.open(fileobj=stream, mode="r|") as archive:
+        member = archive.next()
+        content = archive.extractfile(member) if member is not None and member.isreg() else None
+        if member is None or content is None or member.size > limit:
+            raise _untrusted(f"a text was expected, a plain file of at most {limit} bytes")
+        return content.read()
+
+
+def read_plain(path: Path, *, limit: int) -> bytes:
+    """The content of one plain file of this host, at most `limit` bytes."""
+    with disk_errors(), _open_plain(path) as content:
+        text = content.read(limit + 1)
+    if len(text) > limit:
+        raise _untrusted(f"a text was expected, a plain file of at most {limit} bytes")
+    return text
+
+
+@contextmanager
+def _tar_errors() -> Iterator[None]:
+    try:
+        yield
+    except tarfile.TarError as error:
+        raise EngineUnavailable("The container's archive is broken or was cut off.") from error
+
+
+def _untrusted(what: str) -> BuildFailed:
+    return BuildFailed(
+        FailureReason.UNTRUSTED_OUTPUT,
+        f"Error: The build's output was refused: {what}. This is no fault of the request; "
+        "tell the operator if it happens again.",
+    )

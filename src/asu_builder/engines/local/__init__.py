@@ -1,0 +1,1 @@
+"""Builds on this host, in a sandbox, without a container engine."""

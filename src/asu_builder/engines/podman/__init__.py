@@ -1,0 +1,1 @@
+"""Builds in Podman containers, through the official bindings."""

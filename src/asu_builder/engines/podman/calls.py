@@ -1,0 +1,252 @@
+"""The calls that concern one container, each with a deadline and a client of its own.
+
+A client per call costs a millisecond and lets the guard's thread and the worker's thread use the
+same container without sharing a `requests.Session`.
+"""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Condition
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+from asu_builder.domain.errors import AsuError, EngineUnavailable
+from asu_builder.engines.podman.service import Engine, one_line
+from asu_builder.engines.podman.streams import Stream, Witness, libpod_url
+
+if TYPE_CHECKING:
+    from podman.api.client import APIClient
+
+log = logging.getLogger(__name__)
+
+_EXIT_CODE_WITHIN = timedelta(seconds=5)
+_LOOK_SECONDS = 0.02
+_SPECIAL_FILE = 0x8F280000
+"""Go's `fs.ModeType`: a plain file has none of these bits."""
+
+
+class ContainerGone(EngineUnavailable):
+    """Somebody has removed the container under a build."""
+
+    def __init__(self) -> None:
+        super().__init__("The container was removed by somebody else while it was in use.")
+
+
+class ContainerCalls:
+    """Podman's API, seen from one container."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._timeouts = engine.timeouts
+        self.name = name
+        self._unanswered = False
+        self._streams: dict[Stream, float] = {}
+        """Those under way, and when they began."""
+        self._quiet = Condition()
+
+    @contextmanager
+    def api(self, *, timeout: timedelta | None = None) -> Iterator["APIClient"]:
+        """podman-py's session; its errors leave as `EngineUnavailable`."""
+        with self._engine.client(timeout=timeout) as client:
+            yield client.api
+
+    @contextmanager
+    def stream(self, method: str, *parts: str, **query: object) -> Iterator[Stream]:
+        """A streaming call that `kill` can end; it is not begun yet."""
+        with self.api() as api:
+            url = libpod_url(api.path_prefix, *parts, **query)
+        call = self._timeouts.call
+        stream = Stream(self._engine.socket(), method, url, call=call, headers_within=call)
+        with stream:
+            with self._quiet:
+                self._streams[stream] = monotonic()
+            try:
+                yield stream
+            finally:
+                with self._quiet:
+                    self._streams.pop(stream, None)
+                    self._quiet.notify_all()
+
+    def archive(self, path: str) -> Any:
+        """The stream of a path's tar archive."""
+        return self.stream("GET", "containers", self.name, "archive", path=path)
+
+    def witness(self) -> Witness:
+        """Notices when the service dies from here on; to be closed."""
+        with self.api() as api:
+            url = libpod_url(
+                api.path_prefix, "containers", self.name, "wait", condition="stopped", interval="2s"
+            )
+        return Witness(self._engine.socket(), url, call=self._timeouts.call)
+
+    def inspect(self, *, size: bool = False, timeout: timedelta | None = None) -> Mapping[str, Any]:
+        """What Podman knows about the container; `size` walks what it has written.
+
+        Raises `ContainerGone`.
+        """
+        with self.api(timeout=timeout) as api:
+            response = api.get(f"/containers/{self.name}/json", params={"size": size})
+            if _says_gone(response):
+                raise ContainerGone
+            response.raise_for_status()
+            attributes: Mapping[str, Any] = response.json()
+            return attributes
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long a command has run by now, or files have been on their way; 0 when nothing is."""
+        with self._quiet:
+            return monotonic() - min(self._streams.values(), default=monotonic())
+
+    def host_disk_free(self) -> int:
+        """Bytes that the engine's storage has left; a lot when it does not say."""
+        with self.api() as api:
+            response = api.get("/info")
+            response.raise_for_status()
+            store = response.json().get("store") or {}
+        allocated = int(store.get("graphRootAllocated") or 1 << 62)
+        return allocated - int(store.get("graphRootUsed") or 0)
+
+    def disk_use(self) -> int:
+        """Bytes written on top of the image."""
+        return int(self.inspect(size=True, timeout=self._timeouts.question).get("SizeRw") or 0)
+
+    def require_answer(self) -> None:
+        """Passes when Podman answers about the container at once, in whatever state it is."""
+        self.inspect(timeout=self._timeouts.question)
+
+    def is_plain_file(self, path: str) -> bool:
+        """Whether there is a plain file at an absolute path."""
+        with self.api() as api:
+            response = api.head(f"/containers/{self.name}/archive", params={"path": path})
+            if response.status_code == 404:
+                self.inspect()  # 404 is also the answer when the container itself is gone
+                return False
+            response.raise_for_status()
+            header = response.headers.get("X-Docker-Container-Path-Stat", "")
+        try:
+            mode = json.loads(base64.b64decode(header))["mode"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineUnavailable(f"Podman did not say what {path} is.") from error
+        return not mode & _SPECIAL_FILE
+
+    def put(self, path: str, content: bytes) -> None:
+        """Unpacks a tar below an absolute path; what is new belongs to the container's user."""
+        with self.api() as api:
+            api.put(
+                f"/containers/{self.name}/archive", params={"path": path}, data=content
+            ).raise_for_status()
+
+    def create_exec(self, arguments: Sequence[str], workdir: str) -> str:
+        """An exec session that is not started; its id."""
+        session = {
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Cmd": list(arguments),
+            "WorkingDir": workdir,
+        }
+        with self.api() as api:
+            response = api.post(f"/containers/{self.name}/exec", data=json.dumps(session))
+            response.raise_for_status()
+            return str(response.json()["Id"])
+
+    def exit_code(self, session: str, witness: Witness) -> int:
+        """How an exec ended; its stream ends a moment before the session knows.
+
+        Nothing is believed of a service that is not the one that `witness` has seen.
+        """
+        ends = monotonic() + _EXIT_CODE_WITHIN.total_seconds()
+        while monotonic() < ends:
+            with self.api() as api:
+                response = api.get(f"/exec/{session}/json")
+                if _says_gone(response):
+                    raise ContainerGone
+                response.raise_for_status()
+                state = response.json()
+            if witness.has_lost_sight():
+                break
+            if not state["Running"]:
+                return int(state["ExitCode"])
+            sleep(0.05)
+        raise connection_lost()
+
+    def kill(self) -> None:
+        """Ends every process of the container, and then every stream that still waits."""
+        try:
+            self._kill()
+        except AsuError as error:
+            self._unanswered = True
+            log.warning("could not kill container %s: %s", self.name, error)
+        grace = timedelta(0) if self._unanswered else self._timeouts.kill
+        with self._quiet:
+            self._quiet.wait_for(lambda: not self._streams, timeout=grace.total_seconds())
+            for stream in self._streams:
+                stream.abort()
+
+    def end(self) -> None:
+        """Ends every process of the container, and waits a moment until none is left.
+
+        A failure is logged: removing, which comes next, kills too. An engine that has not answered
+        before is not asked.
+        """
+        if self._unanswered:
+            return
+        try:
+            self._kill()  # whatever is answered, for example that it does not run: its state tells
+            until = monotonic() + self._timeouts.question.total_seconds()
+            while self._is_running():
+                if monotonic() > until:
+                    log.warning("container %s was killed and runs on", self.name)
+                    return
+                sleep(_LOOK_SECONDS)
+        except AsuError as error:
+            self._unanswered = True
+            log.warning("could not end container %s: %s", self.name, error)
+
+    def _kill(self) -> None:
+        with self.api(timeout=self._timeouts.question) as api:
+            api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
+
+    def _is_running(self) -> bool:
+        try:
+            state = self.inspect(timeout=self._timeouts.question).get("State") or {}
+        except ContainerGone:
+            return False
+        # Its process 1 is reaped last, after all others of its process namespace.
+        return bool(state.get("Running"))
+
+    def remove(self, *, hurry: bool = False) -> None:
+        """Takes the container away; a failure is logged, `sweep` comes later.
+
+        With `hurry`, or when killing it got no answer, the engine is not given much time.
+        """
+        try:
+            self.delete(timeout=self._timeouts.question if hurry or self._unanswered else None)
+        except AsuError as error:
+            log.warning("could not remove container %s: %s", self.name, error)
+
+    def delete(self, *, timeout: timedelta | None = None) -> bool:
+        """Takes the container away with its volumes; False, and logged, when Podman refuses."""
+        with self.api(timeout=timeout) as api:
+            query = {"force": True, "v": True, "timeout": 0, "ignore": True}
+            response = api.delete(f"/containers/{self.name}", params=query)
+        gone = response.status_code in (200, 204, 404)
+        if not gone:
+            log.warning("could not remove container %s: %s", self.name, one_line(response.text))
+        return gone
+
+
+def _says_gone(response: Any) -> bool:
+    """Whether the container is not there: while it is being removed Podman 4.3 says so with 500."""
+    return response.status_code == 404 or (
+        response.status_code == 500 and "no such container" in response.text
+    )
+
+
+def connection_lost() -> EngineUnavailable:
+    """What a command printed is not known to its end."""
+    return EngineUnavailable("The connection to a running command was lost; look at Podman's log.")

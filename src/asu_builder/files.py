@@ -1,0 +1,115 @@
+"""Files that survive a power cut, and locks on directories that end with their process."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the error that says that a disk, or what its owner may have of it, is full."""
+
+
+def sync(path: Path) -> None:
+    """Returns when the file or directory is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def in_the_way(directory: Path) -> Path | None:
+    """What exists in place of a directory or of one above it, and is none; the nearest."""
+    places = (directory, *directory.parents)
+    return next((place for place in places if place.exists() and not place.is_dir()), None)
+
+
+ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
+"""What opening a directory raises when there is none for us; a symbolic link to one is none."""
+
+_REPLACEMENTS = 20
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Nobody sweeps a directory while an entry of it is being born: that has no lock of its own yet.
+
+    Whoever replaces or takes away an entry does it in here too. Held for moments only.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """A descriptor of the directory itself; a lock on it ends here at the latest."""
+    descriptor = _open(directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_with_others(directory: Path) -> Iterator[bool]:
+    """Nobody locks the directory alone in here; False, and no lock, when there is none.
+
+    It is the directory that still had the name when the lock was there.
+    """
+    descriptor = _open_with_others(directory)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def lock_alone(descriptor: int) -> bool:
+    """Takes the exclusive lock if nobody has any; whether it did. Never waits."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_abandoned(directory: Path) -> bool:
+    """Whether a directory is there and no living process holds the lock on it."""
+    try:
+        with opened(directory) as descriptor:
+            return lock_alone(descriptor)
+    except OSError:
+        return False
+
+
+def _open(directory: Path) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def _open_with_others(directory: Path) -> int | None:
+    for _ in range(_REPLACEMENTS):
+        try:
+            descriptor = _open(directory)
+        except ABSENT:
+            return None
+        try:
+            # Waits for moments at most: who locks alone renames at once, then lets the others in.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if _has_name(descriptor, directory):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # replaced or taken away between opening and locking
+    raise OSError(errno.EBUSY, "a directory is replaced again and again")
+
+
+def _has_name(descriptor: int, directory: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), directory.lstat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""The HTTP interface for programs: handler, documents and operations of one subject in one file."""

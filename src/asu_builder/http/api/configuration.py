@@ -1,0 +1,226 @@
+"""The settings in effect: value, default, where each was chosen and what it means. Never a secret."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from msgspec import NODEFAULT
+from msgspec.structs import FieldInfo, fields
+
+from asu_builder.http.api.operator import ConfigurationDocument, SettingDocument
+from asu_builder.settings import LoadedSettings, Settings, Size
+from asu_builder.settings.units import write_duration, write_size
+
+MEANINGS: Mapping[str, str] = {
+    "server_host": (
+        "Address to listen on. `0.0.0.0` for all; a reverse proxy with TLS in front is the usual way."
+    ),
+    "server_port": "Port to listen on; `0` takes a free one.",
+    "database_path": (
+        "The SQLite database. Its directory also holds worker locks and the local runtime's copies."
+    ),
+    "public_path": "Images are published under `store/` in here, one directory per request hash.",
+    "upstream_url": (
+        "The download server whose metadata says what can be built; also where snapshot ImageBuilders "
+        "load themselves from. An address without a user."
+    ),
+    "public_upstream_url": (
+        "The same server as routers reach it, where `upstream_url` is an internal mirror. It is what the"
+        " overview announces."
+    ),
+    "upstream_redirect_hosts": (
+        "Hosts to which the download server may redirect beside its own, like `mirror.example.org` or "
+        "`mirror.example.org:8080`. Never to addresses that are not public, unless `upstream_url` itself "
+        "leads there."
+    ),
+    "branches": (
+        "Changes to the built-in branches, or further ones: name → `path` (with `{version}`), `enabled`,"
+        " `snapshot`, `branch_off_rev`, `own_numbering` (`true` for a vendor whose ImageBuilders tell other"
+        " versions and revisions than the metadata; else such a build fails). In a variable as JSON."
+    ),
+    "contact": (
+        "Who runs this server, and how to reach them; announced in the overview and at the foot of the pages."
+    ),
+    "cors": "Whether answers carry CORS headers. Off where a proxy adds them: two copies break browsers.",
+    "container_runtime": (
+        "`podman`, `local`, or `auto`: local only if `imagebuilder_path` is set and no Podman socket "
+        "exists. An engine that does not answer is down; it is never a reason to switch."
+    ),
+    "container_socket_path": (
+        "Podman's socket. Empty: `CONTAINER_HOST`, then the rootless and the rootful default path."
+    ),
+    "imagebuilder_registry": "Where ImageBuilder container images are pulled from.",
+    "imagebuilder_image": (
+        "The container image's name. `{tag}` is `v24.10.5`, `openwrt-24.10` or `master`; `{version}` is "
+        "the version as asked."
+    ),
+    "build_network": (
+        "A Podman network of this name, made when it is missing, or `none` for ImageBuilders that carry "
+        "their packages. With the local runtime anything but `none` shares the host's network."
+    ),
+    "allow_unsandboxed": (
+        "Lets the local runtime build without bubblewrap where that does not work. Only on a machine "
+        "that nobody else can reach."
+    ),
+    "imagebuilder_path": (
+        "For the local runtime: an unpacked ImageBuilder; may contain `{version}`, `{target}`, `{subtarget}`."
+    ),
+    "max_pending_jobs": "How many jobs may wait; the next new one is refused with 429.",
+    "new_builds_limit": (
+        "How many new builds one address may start (IPv6 by its /64), as rates separated by `;`. Empty: "
+        "no limit. Polls, finished results and holders of a token are never limited."
+    ),
+    "look_ups_limit": (
+        "How many different questions that need a document of the download server one address may ask "
+        "(IPv6 by its /64), as rates separated by `;`. Empty: no limit. The same question again within a "
+        "minute, what is answered from memory, proxies in `trusted_proxies` and holders of a token are "
+        "never counted."
+    ),
+    "idle_sinks_after": (
+        "A waiting job that nobody has polled for this long lets all others go first, until somebody "
+        "polls it."
+    ),
+    "idle_expires_after": (
+        "A waiting job that nobody has polled for this long is given up; whoever asks again starts it "
+        "anew. Time in which the service was down does not count."
+    ),
+    "job_timeout": "After this time the build's container is killed.",
+    "shutdown_grace": (
+        "How long running builds may still take after SIGTERM before they are given back to the queue. "
+        "Polls are answered meanwhile; a second signal ends it at once."
+    ),
+    "build_ttl": "How long a result is kept whose request named package versions, from its last use.",
+    "build_ttl_unversioned": (
+        "How long other results are kept from their completion, however often they are asked for: the same"
+        " request would give newer packages."
+    ),
+    "build_defaults_ttl": (
+        "How long a result with a first-boot script is kept from its last use, since that may hold a "
+        "password; without named versions no longer than `build_ttl_unversioned` in all."
+    ),
+    "failure_ttl": "How long a failure, or that a job was cancelled, is remembered.",
+    "statistics_ttl": "How long events are kept for the statistics.",
+    "audit_ttl": (
+        "How long it is kept what was asked, without its secrets, when its result is gone, and what "
+        "operators did."
+    ),
+    "audit_max_size": "The most that all such requests may take; the oldest give way.",
+    "store_max_size": (
+        "The most that all images may take, like `50GiB`; the least recently used results give way. `0`:"
+        " no limit."
+    ),
+    "disk_floor": (
+        "How much free disk the store leaves alone. Below it new builds are refused and the least "
+        "recently used results give way."
+    ),
+    "package_changes_path": (
+        "An own file of package rules, watched while the service runs; empty means the built-in ones. "
+        "See package changes."
+    ),
+    "package_changes_url": "A package-changes service that is asked for each build instead.",
+    "allow_defaults": "Whether requests may bring a first-boot script, which runs as root on the device.",
+    "max_defaults_length": "Longest first-boot script, in characters.",
+    "max_custom_rootfs_size_mb": "Largest root partition that may be asked for, in MiB.",
+    "repository_allow_list": (
+        "Addresses at or below which requests may name package repositories. Their packages run code in "
+        "the build container. May contain `{version}`, `{branch}`, `{target}`, `{subtarget}`, `{arch}`, "
+        "filled in from the request."
+    ),
+    "api_tokens": (
+        "Who may do more than ask: a list of `name`, `digest` (SHA-256 of the token), `rights` (`read`, "
+        "`operate`) and `priority` (`bulk`, `normal`, `interactive`). `asu-builder token NAME` makes "
+        "one. In a variable as JSON."
+    ),
+    "trusted_proxies": (
+        "Addresses or networks of the proxies in front (`127.0.0.1`, `10.0.0.0/8`); only they are "
+        "believed about whose request they forward (`X-Forwarded-For`)."
+    ),
+    "max_head_size": (
+        "The most that the head of a request may have, its first line and all headers; more is refused with "
+        "431."
+    ),
+    "max_request_line": (
+        "The longest first line of a request, which holds its address; a longer one is refused with 414."
+    ),
+    "max_body_size": (
+        "The largest body of a build request; a larger one is refused with 413. Where no build request is "
+        "sent, 64 KiB are the most."
+    ),
+    "max_fields": "How many fields an address or a form may have; more are refused with 400.",
+    "head_timeout": (
+        "How long a connection may take to send the head of a request; then it gets 408 and is closed."
+    ),
+    "body_timeout": "How long a request's body may take to arrive; then 408.",
+    "reader_timeout": "How long a client may read nothing of its answer before its connection is closed.",
+    "max_connections_per_address": (
+        "How many connections one address may have open (IPv6 by its /64); a further one gets 429 and is "
+        "closed. Proxies in `trusted_proxies` and Unix sockets are not counted."
+    ),
+    "worker_id": (
+        "Name of this process among workers; another living process with the same name makes it `name-2`."
+    ),
+    "worker_concurrent": "How many builds run at once. `0` only serves.",
+    "worker_poll": "How often an idle worker looks by itself; submitting wakes one at once.",
+    "log_format": "`console` for people, `json` for programs: one object a line. See operations.",
+    "log_level": "`debug`, `info`, `warning` or `error`.",
+}
+
+
+DEFAULT = "default"
+_SHOWN_OF_A_TOKEN = ("name", "rights", "priority")
+# Greedy on purpose: a password may hold the sign that ends it, and too much hidden does no harm.
+_USER = re.compile(r"//\S*@")
+_PASSWORD_WITHOUT_SCHEME = re.compile(r"^[^\s/@:]+:[^\s/@]+@")
+_QUERY = re.compile(r"(//[^\s?#]*)[?#]\S*")
+
+
+def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+    """Every setting. Of tokens only names, rights and priorities; addresses without user and query."""
+    found = [
+        SettingDocument(
+            name=entry.name,
+            value=_written(entry.name, getattr(loaded.settings, entry.name)),
+            origin=loaded.origins.get(entry.name, DEFAULT),
+            default=_written(entry.name, _default(entry)),
+            meaning=MEANINGS[entry.name],
+        )
+        for entry in fields(Settings)
+    ]
+    return ConfigurationDocument(tuple(sorted(found, key=lambda setting: setting.origin == DEFAULT)))
+
+
+def _default(entry: FieldInfo) -> object:
+    """None where it is made anew on each host."""
+    if entry.default is not NODEFAULT:
+        return entry.default
+    return {} if entry.default_factory is dict else None
+
+
+def _written(name: str, value: Any) -> Any:
+    if name == "api_tokens":
+        return [{key: token[key] for key in _SHOWN_OF_A_TOKEN if key in token} for token in value]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case timedelta():
+            return write_duration(value)
+        case Size():
+            return write_size(value)
+        case str() | Path():
+            return _without_secrets(str(value))
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case tuple() | list():
+            return [_plain(inner) for inner in value]
+    return value
+
+
+def _without_secrets(text: str) -> str:
+    """An address without user, password and query, which may be keys; other text as it is."""
+    hidden = _USER.sub("//…@", text)
+    hidden = _PASSWORD_WITHOUT_SCHEME.sub("…@", hidden)
+    return _QUERY.sub(r"\1?…", hidden)

@@ -1,0 +1,266 @@
+"""The documents about builds, as types: what is rendered is what the OpenAPI schema says."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from asu_builder.domain.errors import BuildProblem, Side
+from asu_builder.domain.job import JobState, Stage
+from asu_builder.http.api.changes import PackageChangesDocument
+from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
+
+
+class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
+    """Names and numbers; what does not apply is left out."""
+
+    missing: Annotated[
+        tuple[str, ...], says("Packages that do not exist, or not for this device", ["nosuch"])
+    ] = ()
+    conflicts: Annotated[
+        tuple[str, ...], says("Packages that exclude each other", ["nftables-json", "nftables-nojson"])
+    ] = ()
+    needed_by: Annotated[
+        Mapping[str, tuple[str, ...]],
+        says("For a missing package, those that need it", {"libudev": ["usbutils"]}),
+    ] = {}
+    providers: Annotated[
+        Mapping[str, tuple[str, ...]],
+        says("For a name that several packages provide, those packages", {"libudev": ["libudev-zero"]}),
+    ] = {}
+    refused: Annotated[tuple[str, ...], says("Asked for and not installed", ["luci-app-x"])] = ()
+    undelivered: Annotated[
+        Mapping[str, str],
+        says("Packages that the index lists and that could not be had, and why", {"tmux": "HTTP 404"}),
+    ] = {}
+    repositories: Annotated[
+        Mapping[str, str],
+        says("Repositories that could not be used, and why", {"https://feed.example.org/x": "no answer"}),
+    ] = {}
+    versions: Annotated[
+        Mapping[str, tuple[str, str]],
+        says("Packages with the version asked for and the one there is", {"vim": ["9.0-r1", "9.1-r1"]}),
+    ] = {}
+    revisions: Annotated[
+        tuple[str, str] | None,
+        says("The revision or version asked for, and the one found", ["r28959-29397011cc", "r28960-0123abc"]),
+    ] = None
+    script: Annotated[str, says("The package whose install script failed", "sample-script")] = ""
+    size: Annotated[int | None, says("Bytes of an image that did not fit", 8257536)] = None
+    limit: Annotated[int | None, says("Bytes there were room for", 8126464)] = None
+    full: Annotated[bool, says("Whether the root file system had no room", True)] = False
+    filesystems: Annotated[
+        tuple[str, ...], says("What was built where another file system was asked for", ["ext4"])
+    ] = ()
+
+
+def render_build_problem(problem: BuildProblem) -> BuildProblemDocument | msgspec.UnsetType:
+    """The document; UNSET where nothing is known."""
+    return BuildProblemDocument(**msgspec.structs.asdict(problem)) if problem else msgspec.UNSET
+
+
+_A_TIME = "2026-11-23T12:44:54.231091Z"
+_AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+_A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
+
+_Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
+_Time = Annotated[datetime, says("When the job was made, UTC", _A_TIME, format="date-time")]
+_State = Annotated[JobState, says("Where in life the job is", "building")]
+_Side = Annotated[
+    Side, says("Whose side it is on: the request's, or that of what is around, or of this server", "user")
+]
+_Field = Annotated[str, says("The field of the request that it is about, where it is one", "packages")]
+_Stdout = Annotated[str, says("The end of what the last command printed", "Building images...\n")]
+_Stderr = Annotated[str, says("The end of what the last command complained about", "")]
+
+
+class RequestEcho(msgspec.Struct):
+    """The request with every field, because owut reads some without looking whether they are there."""
+
+    distro: Annotated[str, says("Always openwrt", "openwrt")]
+    version: Annotated[str, says("The version asked for", "24.10.4")]
+    version_code: Annotated[str, says("The revision asked for, empty for any", A_REVISION, "")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    profile: Annotated[str, says("The real profile, whatever name was sent", "tplink_archer-c7-v5")]
+    packages: Annotated[tuple[str, ...], says("Packages in the asker's order", ["luci", "-ppp"])]
+    packages_versions: Annotated[Mapping[str, str], says("Name to version", {"vim": "9.1.0-r1"})]
+    diff_packages: Annotated[bool, says("Whether default packages that are not listed are removed", True)]
+    defaults: Annotated[str | None, says("The script of the first boot", None)]
+    rootfs_size_mb: Annotated[int | None, says("Size of the root partition in MiB", 256, None)]
+    filesystem: Annotated[str | None, says("The only root file system to build", "squashfs", None)]
+    repositories: Annotated[Mapping[str, str], says("Name to address", {})]
+    repositories_mode: Annotated[str, says("append or replace", "replace", enum=["append", "replace"])]
+    repository_keys: Annotated[tuple[str, ...], says("Public keys of these repositories", [])]
+    client: Annotated[str, says("Who asked first", "owut/2026.03.30", "unknown/0")]
+
+
+class Accepted(msgspec.Struct):
+    """202: the job waits or is being built.
+
+    `queue_position` is there (0 included) only while it waits, `imagebuilder_status` only once it
+    is being built: LuCI says "queued" for ever at the one and throws without the other.
+    """
+
+    status: Annotated[int, says("The HTTP status", 202, const=202)]
+    detail: Annotated[str, says("In a word", "queued", "started", enum=["queued", "started"])]
+    state: _State
+    request_hash: _Hash
+    enqueued_at: _Time
+    request: Annotated[RequestEcho, says("What was asked for")]
+    queue_position: Annotated[
+        int | msgspec.UnsetType, says("How many jobs are ahead; only while it waits", 0, minimum=0)
+    ] = msgspec.UNSET
+    imagebuilder_status: Annotated[
+        Stage | msgspec.UnsetType, says("The step it is at; only while it is being built", "building_image")
+    ] = msgspec.UNSET
+    eta_seconds: Annotated[
+        int | msgspec.UnsetType,
+        says("Seconds until its end, by what the latest builds took; absent where nothing can be told", 42),
+    ] = msgspec.UNSET
+    waiting_for: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "Why nothing is built now; absent while it only waits for its turn",
+            "engine",
+            enum=["paused", "engine", "store", "disk_full"],
+        ),
+    ] = msgspec.UNSET
+    cancel_token: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "The secret to cancel it with, in the header X-Cancel-Token; only in the answer to the request "
+            "that started it",
+            "v3dHq0x1Zr8Yb2Lm9QkT4w5s",
+        ),
+    ] = msgspec.UNSET
+
+
+class ImageDocument(msgspec.Struct):
+    """One file of a build; download it from `/store/{bin_dir}/{name}`."""
+
+    name: Annotated[str, says("The file's name", _AN_IMAGE)]
+    type: Annotated[str, says("What it is for", "sysupgrade", "factory", "combined")]
+    sha256: Annotated[str, says("Digest of the file as it is served", A_HASH, pattern=HASH_PATTERN)]
+    sha256_unsigned: Annotated[str, says("Digest before it was signed", A_HASH, pattern=HASH_PATTERN)]
+    size: Annotated[int, says("Bytes", 6815744, minimum=0)]
+    filesystem: Annotated[str | msgspec.UnsetType, says("The root file system in it, if any", "squashfs")] = (
+        msgspec.UNSET
+    )
+
+
+class Done(msgspec.Struct):
+    """200: the images are there. Further keys of the ImageBuilder's `profiles.json` pass through."""
+
+    status: Annotated[int, says("The HTTP status", 200, const=200)]
+    detail: Annotated[str, says("In a word", "done", const="done")]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "done", const="done")]
+    request_hash: _Hash
+    bin_dir: Annotated[str, says("Directory below /store", A_HASH, pattern=HASH_PATTERN)]
+    enqueued_at: _Time
+    id: Annotated[str, says("The profile that was built", "tplink_archer-c7-v5")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    version_number: Annotated[str, says("The ImageBuilder's version", "24.10.4")]
+    version_code: Annotated[str, says("The ImageBuilder's revision", A_REVISION)]
+    titles: Annotated[
+        list[Any],
+        says("What the device is called", [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}]),
+    ]
+    build_at: Annotated[str, says("When the sources were made, UTC", "2025-10-09T08:53:20.000000Z")]
+    images: Annotated[tuple[ImageDocument, ...], says("The files", [])]
+    manifest: Annotated[Mapping[str, str], says("Name to version of all in it", {"vim": "9.1.0-r1"})]
+    build_cmd: Annotated[tuple[str, ...], says("The command that built it", _A_COMMAND)]
+    build_cmd_packages: Annotated[tuple[str, ...], says("Packages given to it", ["-ppp", "luci"])]
+    stdout: _Stdout
+    stderr: _Stderr
+    warnings: Annotated[tuple[str, ...], says("What went less well, in sentences", [])]
+    package_changes: Annotated[
+        PackageChangesDocument,
+        says(
+            "What the package rules did to the request and why, and which defaults it may lack",
+            {"applied": [], "warnings": [], "missing_defaults": []},
+        ),
+    ]
+    request: Annotated[RequestEcho, says("What was asked for")]
+
+
+class AttemptDocument(msgspec.Struct):
+    """One start of a build that came to no end."""
+
+    started_at: Annotated[datetime, says("When it was claimed, UTC", _A_TIME, format="date-time")]
+    ended_at: Annotated[datetime, says("When it broke off, UTC", _A_TIME, format="date-time")]
+    stage: Annotated[Stage, says("How far it had come", "building_image")]
+    ending: Annotated[str, says("How it broke off", "its worker was lost")]
+
+
+class Failed(msgspec.Struct):
+    """500: the build failed or was cancelled; `fault` says whose side it is on, `reason` why in one word."""
+
+    status: Annotated[int, says("The HTTP status", 500, const=500)]
+    title: Annotated[str, says("In two words", "Build failed")]
+    detail: Annotated[
+        str, says("What happened, for people", "Error: Impossible package selection: missing (nosuch)")
+    ]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
+    fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
+    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "cancelled")]
+    code: Annotated[str, says("The same as reason, as other errors call it", "impossible_selection")]
+    side: _Side
+    request_hash: _Hash
+    enqueued_at: _Time
+    stdout: _Stdout
+    stderr: _Stderr
+    request: Annotated[RequestEcho, says("What was asked for")]
+    build_cmd: Annotated[
+        tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if it came so far", _A_COMMAND)
+    ] = msgspec.UNSET
+    attempts: Annotated[
+        tuple[AttemptDocument, ...] | msgspec.UnsetType,
+        says("What was tried before, where it was tried more than once", []),
+    ] = msgspec.UNSET
+    field: _Field | msgspec.UnsetType = msgspec.UNSET
+    problem: Annotated[
+        BuildProblemDocument | msgspec.UnsetType,
+        says("What it failed at, in names and numbers; what does not apply is left out", {"missing": ["x"]}),
+    ] = msgspec.UNSET
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """Every error that is not a failed build."""
+
+    status: Annotated[int, says("The HTTP status", 400, minimum=400, maximum=599)]
+    title: Annotated[str, says("The kind of error", "Request rejected")]
+    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
+    code: Annotated[str, says("The kind of error, in a word that never changes", "request_rejected")] = ""
+    side: _Side | msgspec.UnsetType = msgspec.UNSET
+    field: _Field = ""
+
+
+class QueueLength(msgspec.Struct):
+    """How many jobs wait."""
+
+    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
+
+
+class Part(msgspec.Struct):
+    """How one part of the service is, in a word and a sentence."""
+
+    status: Annotated[str, says("In a word", "ok", "down")]
+    sentence: Annotated[str, says("For people, with what to do", "Podman 5.4.0 answers.")]
+
+
+class HealthDocument(msgspec.Struct):
+    """How the service is: ok, degraded (something is down, polls are answered) or down."""
+
+    status: Annotated[str, says("In a word", "ok", enum=["ok", "degraded", "down"])]
+    polls_answered: Annotated[bool, says("Whether clients learn how their builds are", True)]
+    can_build: Annotated[bool, says("Whether a build could run now", True)]
+    parts: Annotated[
+        Mapping[str, Part],
+        says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
+    ]
+    asker: Annotated[
+        str, says("Who asks, as this server counts: a token's name or an address", "203.0.113.7")
+    ] = ""

@@ -1,0 +1,170 @@
+"""What watchers of a build are sent: the messages as types, how they are rendered, and their addresses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+
+from asu_builder.core.submit import BuildView
+from asu_builder.domain.job import BuildFailure, JobState, Stage
+from asu_builder.http.api.documents import Problem
+from asu_builder.http.api.wire import eta_of, render_build
+from asu_builder.http.openapi import A_SENTENCE, Operation, says
+from asu_builder.ports import LogLine
+
+_A_TIME = "2026-11-23T12:44:54.231091Z"
+_Stage = Annotated[Stage, says("The step that printed it", "building_image")]
+
+
+class StateEvent(msgspec.Struct, tag="state"):
+    """How far the build is; sent first, and whenever it changes."""
+
+    state: Annotated[JobState, says("Where in life the job is", "building")]
+    stage: Annotated[Stage | None, says("The step it is at; null unless it is being built", "building_image")]
+    position: Annotated[int | None, says("How many jobs are ahead; null unless it waits", 3, None)]
+    eta_seconds: Annotated[int | None, says("Seconds until its end; null where nothing can be told", 42)]
+    waiting_for: Annotated[
+        str | None, says("Why nothing is built now; null while it only waits for its turn", "engine", None)
+    ] = None
+
+
+class LineDocument(msgspec.Struct):
+    """One line that a command of the build printed."""
+
+    seq: Annotated[int, says("1, 2, 3 … in this build, whatever happens to it", 17, minimum=1)]
+    at: Annotated[datetime, says("When it was heard, UTC", _A_TIME, format="date-time")]
+    stage: _Stage
+    text: Annotated[
+        str, says("The line, without control characters, at most 2000 long", "Building images...")
+    ]
+
+
+class LinesEvent(msgspec.Struct, tag="lines"):
+    """Lines that were printed since the last such message."""
+
+    lines: Annotated[Sequence[LineDocument], says("In the order heard", [])]
+
+
+class FinalEvent(msgspec.Struct, tag="final"):
+    """The end: nothing follows. `document` is what GET of the build answers, `status` its HTTP status."""
+
+    status: Annotated[int, says("The HTTP status", 200, 500)]
+    document: Annotated[
+        Mapping[str, Any], says("Done or Failed, as GET of the build answers it", {"status": 200})
+    ]
+
+
+class ProblemEvent(msgspec.Struct, tag="problem"):
+    """Why nothing follows, though the build has not ended."""
+
+    status: Annotated[int, says("The HTTP status that says the same", 404, 429, 503)]
+    title: Annotated[str, says("The kind of error", "Not Found")]
+    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
+
+
+Event = StateEvent | LinesEvent | FinalEvent | ProblemEvent
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Message:
+    """One message, rendered once for all who are sent it, in whichever form they read."""
+
+    def __init__(self, kind: str, body: str, *, text: Callable[[], str], last: int = 0) -> None:
+        """`body` is JSON, `text` makes what people read, `last` is the highest `seq` in it."""
+        self.kind = kind
+        self.json = body
+        self.last = last
+        self._text: Callable[[], str] | bytes = text
+        self._event: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """In lines, for people."""
+        if not isinstance(self._text, bytes):
+            self._text = self._text().encode()
+        return self._text
+
+    @property
+    def event(self) -> bytes:
+        """As a server-sent event."""
+        if self._event is None:
+            number = f"id: {self.last}\n" if self.last else ""
+            self._event = f"event: {self.kind}\n{number}data: {self.json}\n\n".encode()
+        return self._event
+
+
+def render_state(view: BuildView) -> Message:
+    """How far a build is."""
+    job = view.job
+    stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
+    position = (view.position or 0) if job.state is JobState.PENDING else None
+    event = StateEvent(job.state, stage, position, eta_of(view), view.waiting_for or None)
+    told = [str(job.state)]
+    told += [f"{position} ahead"] if position is not None else []
+    told += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
+    return Message("state", _encode(event).decode(), text=lambda: f"-- {', '.join(told)}\n")
+
+
+def render_lines(lines: Sequence[LogLine]) -> Message:
+    """Lines, at least one."""
+    event = LinesEvent([LineDocument(line.seq, line.at, line.stage, line.text) for line in lines])
+    return Message("lines", _encode(event).decode(), text=partial(render_text, lines), last=lines[-1].seq)
+
+
+def render_final(view: BuildView) -> Message:
+    """The end of a build, as GET answers it."""
+    answer = render_build(view)
+    body = f'{{"type":"final","status":{answer.status},"document":{answer.body.decode()}}}'
+    outcome, state = view.job.outcome, view.job.state
+    told = f"{state}: {outcome.detail}" if isinstance(outcome, BuildFailure) else str(state)
+    return Message("final", body, text=lambda: f"-- {told}\n")
+
+
+def render_problem_event(status: int, title: str, detail: str) -> Message:
+    """Why nothing follows."""
+    return Message(
+        "problem", _encode(ProblemEvent(status, title, detail)).decode(), text=lambda: f"-- {detail}\n"
+    )
+
+
+def render_text(lines: Sequence[LogLine]) -> str:
+    """`HH:MM:SS stage  text`, in UTC, one a line."""
+    return "".join(f"{line.at:%H:%M:%S} {line.stage:<17}  {line.text}\n" for line in lines)
+
+
+_READ = ("GET", "HEAD")
+_UNKNOWN = {
+    400: ("after is no number", Problem),
+    404: ("Nobody knows this request, or it has expired", Problem),
+    503: ("A part of the service does not answer; Retry-After says when to try again", Problem),
+}
+_WATCHED = {
+    401: ("An unknown token was sent", Problem),
+    429: ("Too many watch builds, of this address or in all; Retry-After says when to try again", Problem),
+}
+
+LIVE = (
+    Operation(
+        "/api/v1/build/{request_hash}/events",
+        _READ,
+        "Follow a build: by WebSocket, where each message is one of the documents below with its name as "
+        "`type`, else as server-sent events with the same documents, where a client that comes back sends "
+        "Last-Event-ID.",
+        {200: ("Events until the build has ended", None), **_UNKNOWN, **_WATCHED},
+        query=("after",),
+        content_type="text/event-stream",
+        events=True,
+    ),
+    Operation(
+        "/api/v1/build/{request_hash}/log",
+        _READ,
+        "What a build has printed, one line each: time, stage, text. With follow=1 also what it will print, "
+        "to its end.",
+        {200: ("The lines", None), **_UNKNOWN, **_WATCHED},
+        query=("after", "follow"),
+        content_type="text/plain",
+    ),
+)

@@ -1,0 +1,337 @@
+"""The operator's interface: its documents, its addresses, lists and acts, each behind a right of a token."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.core.operator import Operator
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import BuildNotFound, RequestRejected
+from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.domain.request import HASH_PREFIX
+from asu_builder.http.api.builds import is_request_hash
+from asu_builder.http.api.documents import Problem
+from asu_builder.http.api.wire import render_json
+from asu_builder.http.callers import Askers
+from asu_builder.http.errors import respond
+from asu_builder.http.openapi import A_HASH, HASH_PATTERN, Operation, says
+from asu_builder.http.queries import number
+from asu_builder.http.threads import Threads
+from asu_builder.ports import JobFilter
+
+_A_TIME = "2026-11-23T12:44:54.231091Z"
+
+
+class JobDocument(msgspec.Struct):
+    """One job as an operator sees it."""
+
+    id: Annotated[int, says("Its number; page with `before`", 4711)]
+    request_hash: Annotated[str, says("Names the request", A_HASH, pattern=HASH_PATTERN)]
+    state: Annotated[JobState, says("Where in life it is", "building")]
+    stage: Annotated[Stage | None, says("How far the build is", "building_image", None)]
+    priority: Annotated[str, says("The class of `asker`", "normal", enum=["bulk", "normal", "interactive"])]
+    version: Annotated[str, says("The version asked for", "24.10.4")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    profile: Annotated[str, says("The profile", "tplink_archer-c7-v5")]
+    asker: Annotated[
+        str,
+        says(
+            "Whose turn it takes, a token's name or an address: who asked first, unless one who joined "
+            "while it waited would have come earlier",
+            "192.0.2.7",
+        ),
+    ]
+    client: Annotated[str, says("With which program it was asked for first", "owut/2026.03.30")]
+    joined: Annotated[bool, says("Whether others have asked for the same since", False)]
+    attempts: Annotated[int, says("How often its worker was lost in mid-build", 0, minimum=0)]
+    retries: Annotated[int, says("How often the world failed it", 0, minimum=0)]
+    reason: Annotated[str | None, says("Why it failed", "impossible_selection", None)]
+    enqueued_at: Annotated[datetime, says("When it was made, UTC", _A_TIME, format="date-time")]
+    started_at: Annotated[datetime | None, says("When it was last claimed", _A_TIME, None)]
+    finished_at: Annotated[datetime | None, says("When it ended", _A_TIME, None)]
+
+
+class JobList(msgspec.Struct):
+    """Jobs, newest first."""
+
+    jobs: Annotated[list[JobDocument], says("The jobs", [])]
+
+
+class WorkersDocument(msgspec.Struct):
+    """Whether the workers take jobs."""
+
+    paused: Annotated[bool, says("Whether no worker claims a job", False)]
+    since: Annotated[datetime | None, says("Since when", _A_TIME, None)] = None
+    who: Annotated[str | None, says("Who has paused them", "alice", None)] = None
+
+
+class ActDocument(msgspec.Struct):
+    """One act of an operator."""
+
+    at: Annotated[datetime, says("When, UTC", _A_TIME, format="date-time")]
+    who: Annotated[str, says("The token's name, or cli and the user's", "alice")]
+    act: Annotated[str, says("What was done", "cancel")]
+    subject: Annotated[str, says("To what: a request hash, or nothing", A_HASH)]
+
+
+class ActList(msgspec.Struct):
+    """Acts, newest first."""
+
+    acts: Annotated[list[ActDocument], says("The acts", [])]
+
+
+class DoneDocument(msgspec.Struct):
+    """An act was done."""
+
+    status: Annotated[int, says("The HTTP status", 200, const=200)]
+    detail: Annotated[str, says("What was done", "requeued")]
+
+
+class SettingDocument(msgspec.Struct):
+    """One setting."""
+
+    name: Annotated[str, says("Its name in a file; in a variable with ASU_ before it", "job_timeout")]
+    value: Annotated[Any, says("What holds, as it is written in a file", "10m", 8080, True)]
+    origin: Annotated[str, says("Where it was chosen: a file, a variable, or default", "variable ASU_CORS")]
+    default: Annotated[Any, says("What holds when nobody chooses; null where that depends", "10m", None)]
+    meaning: Annotated[str, says("What it does", "After this time the build's container is killed.")]
+
+
+class ConfigurationDocument(msgspec.Struct):
+    """The settings in effect, those that somebody chose first."""
+
+    settings: Annotated[tuple[SettingDocument, ...], says("The settings", [])]
+
+
+READ = ("GET", "HEAD")
+
+_REFUSED = {
+    401: ("No known token was sent", Problem),
+    403: ("The token lacks the right", Problem),
+}
+UNKNOWN_JOB = {
+    401: ("An unknown token was sent", Problem),
+    404: ("Nobody knows this request, or it has expired", Problem),
+}
+
+OPERATOR = (
+    Operation(
+        "/api/v1/jobs",
+        READ,
+        "Every job, newest first. Needs a token with the right read.",
+        {200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
+        query=("state", "version", "target", "profile", "asker", "request_hash", "before", "limit"),
+    ),
+    Operation(
+        "/api/v1/jobs/{request_hash}/requeue",
+        ("POST",),
+        "Build once more what has ended, or give a running build back to the queue. Needs operate.",
+        {
+            200: ("It waits", DoneDocument),
+            **_REFUSED,
+            404: ("Nobody has asked for this", Problem),
+            409: ("It waits already", Problem),
+        },
+    ),
+    Operation(
+        "/api/v1/results/{request_hash}",
+        ("DELETE",),
+        "Forget a result or a failure now, with its images. Needs operate.",
+        {
+            200: ("It is forgotten", DoneDocument),
+            **_REFUSED,
+            404: ("There is none", Problem),
+            409: ("Somebody downloads from it: it answers no more, its images go later", Problem),
+        },
+    ),
+    Operation(
+        "/api/v1/workers",
+        READ,
+        "Whether the workers are paused. Needs read.",
+        {200: ("How they are", WorkersDocument), **_REFUSED},
+    ),
+    *(
+        Operation(
+            f"/api/v1/workers/{act}",
+            ("POST",),
+            sentence,
+            {200: ("How they are", WorkersDocument), **_REFUSED},
+        )
+        for act, sentence in (
+            ("pause", "Let no worker of any process claim a job; what is built goes on. Needs operate."),
+            ("resume", "Let workers claim jobs again. Needs operate."),
+        )
+    ),
+    Operation(
+        "/api/v1/acts",
+        READ,
+        "What operators did, newest first. Needs read.",
+        {200: ("The acts", ActList), 400: ("limit is no number", Problem), **_REFUSED},
+        query=("limit",),
+    ),
+    Operation(
+        "/api/v1/configuration",
+        READ,
+        "The settings in effect and where each was chosen, without secrets. Needs read.",
+        {200: ("The settings", ConfigurationDocument), **_REFUSED},
+    ),
+)
+
+
+class OperatorActs:
+    """Each act needs the right `operate`. Raises `NotAuthenticated`, `NotAllowed`, and as `Operator` does."""
+
+    def __init__(self, operator: Operator, *, threads: Threads, forget: Callable[[str], None]) -> None:
+        """`forget` drops what is remembered of a request's answers."""
+        self._threads = threads
+        self._forget = forget
+        self._on_jobs = {"cancel": operator.cancel, "requeue": operator.requeue, "purge": operator.purge}
+        self._on_workers = {"pause": operator.pause, "resume": operator.resume}
+
+    async def on_job(self, asker: Asker, act: str, request_hash: str) -> None:
+        """`cancel`, `requeue` or `purge` the newest job of a hash. Raises `BuildNotFound` or `Conflict`."""
+        asker.require(Right.OPERATE)
+        if not is_request_hash(request_hash):
+            raise BuildNotFound("There is no job under this hash.")
+        try:
+            await self._threads.run(lambda: self._on_jobs[act](request_hash, who=asker.name))
+        finally:
+            self._forget(request_hash)
+
+    async def on_workers(self, asker: Asker, act: str) -> None:
+        """`pause` or `resume` the workers of every process."""
+        asker.require(Right.OPERATE)
+        await self._threads.run(lambda: self._on_workers[act](who=asker.name))
+
+
+_JOBS = (100, 1000)
+
+
+class OperatorEndpoints:
+    """Every answer needs a token: `read` for what is shown, `operate` for what is done."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        acts: OperatorActs,
+        *,
+        askers: Askers,
+        threads: Threads,
+        configuration: Callable[[], ConfigurationDocument],
+    ) -> None:
+        self._operator = operator
+        self._configuration = configuration
+        self._acts = acts
+        self._askers = askers
+        self._threads = threads
+
+    async def jobs(self, request: Request) -> Response:
+        """Jobs by state, version, target, profile and asker, newest first."""
+        self._require_to_read(request)
+        wanted = job_filter(request)
+        found = await self._threads.run(self._operator.jobs, wanted)
+        return respond(render_json(JobList([describe_job(job) for job in found])))
+
+    async def requeue(self, request: Request) -> Response:
+        """Builds once more what has ended, or gives a running build back."""
+        return await self._act(request, "requeue", "requeued")
+
+    async def purge(self, request: Request) -> Response:
+        """Forgets a result or failure with its images."""
+        return await self._act(request, "purge", "purged")
+
+    async def workers(self, request: Request) -> Response:
+        """Whether the workers are paused."""
+        self._require_to_read(request)
+        return await self._workers()
+
+    async def pause(self, request: Request) -> Response:
+        """Lets no worker claim a job."""
+        await self._acts.on_workers(self._askers.of(request.scope), "pause")
+        return await self._workers()
+
+    async def resume(self, request: Request) -> Response:
+        """Lets workers claim again."""
+        await self._acts.on_workers(self._askers.of(request.scope), "resume")
+        return await self._workers()
+
+    async def acts(self, request: Request) -> Response:
+        """What operators did."""
+        self._require_to_read(request)
+        found = await self._threads.run(
+            self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
+        )
+        return respond(
+            render_json(ActList([ActDocument(act.at, act.who, act.act, act.subject) for act in found]))
+        )
+
+    async def configuration(self, request: Request) -> Response:
+        """The settings in effect."""
+        self._require_to_read(request)
+        return respond(render_json(await self._threads.run(self._configuration)))
+
+    async def _workers(self) -> Response:
+        pause = await self._threads.run(self._operator.paused)
+        if pause is None:
+            return respond(render_json(WorkersDocument(paused=False)))
+        return respond(render_json(WorkersDocument(True, pause.since, pause.who)))
+
+    async def _act(self, request: Request, act: str, done: str) -> Response:
+        await self._acts.on_job(self._askers.of(request.scope), act, request.path_params["request_hash"])
+        return respond(render_json(DoneDocument(200, done)))
+
+    def _require_to_read(self, request: Request) -> None:
+        """Raises `NotAuthenticated` or `NotAllowed`."""
+        self._askers.of(request.scope).require(Right.READ)
+
+
+def job_filter(request: Request) -> JobFilter:
+    """What the address asks for. Raises `RequestRejected`."""
+    given = request.query_params
+    state = given.get("state", "")
+    if state and state not in set(JobState):
+        raise RequestRejected(f"state: expected one of {', '.join(JobState)}, got {state[:40]!r}")
+    return JobFilter(
+        state=JobState(state) if state else None,
+        version=given.get("version", "")[:64],
+        target=given.get("target", "")[:65],
+        profile=given.get("profile", "")[:128],
+        asker=given.get("asker", "")[:128],
+        request_hash=_prefix(given.get("request_hash", "")),
+        before=number(request, "before", otherwise=0, highest=1 << 62) or None,
+        limit=number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1]),
+    )
+
+
+def _prefix(text: str) -> str:
+    if text and not HASH_PREFIX.fullmatch(text):
+        raise RequestRejected(f"request_hash: expected 4 to 64 hexadecimal digits, got {text[:80]!r}")
+    return text
+
+
+def describe_job(job: Job) -> JobDocument:
+    """A job as operators see it."""
+    request = job.request
+    return JobDocument(
+        id=job.id,
+        request_hash=job.request_hash,
+        state=job.state,
+        stage=job.stage,
+        priority=job.priority.name.lower(),
+        version=request.version,
+        target=request.target,
+        profile=request.profile,
+        asker=job.asker,
+        client=job.client,
+        joined=job.joined,
+        attempts=job.attempts,
+        retries=job.retries,
+        reason=job.reason,
+        enqueued_at=job.enqueued_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )

@@ -1,0 +1,365 @@
+"""Who watches which build: one reader for all of them, and how many there may be."""
+
+import asyncio
+import bisect
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+from msgspec import Struct
+
+from asu_builder.core.live import LiveBuilds, Look
+from asu_builder.core.submit import BuildView
+from asu_builder.domain.errors import AsuError, BuildNotFound, TooManyRequests, Unavailable
+from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.http.api.live import WatchLimits
+from asu_builder.http.api.messages import (
+    Message,
+    render_final,
+    render_lines,
+    render_problem_event,
+    render_state,
+)
+from asu_builder.http.errors import status_of, told
+from asu_builder.http.threads import Shared, Threads
+from asu_builder.ports import LogLine
+
+_log = logging.getLogger(__name__)
+
+BUILDING_SECONDS = 0.25
+WAITING_SECONDS = 1.0
+"""Between two looks at a build that runs, and at one that waits, unless this process knows of news."""
+_SOONEST = 0.05
+_SOONEST_EACH = 0.001
+"""The least between two looks, in all or for each who watches: many are told more at a time."""
+_TRIES = 20
+"""Looks in a row that may fail before the watchers are sent away."""
+LARGEST_WINDOW = 256 << 10
+"""Bytes of a build's latest lines that are kept rendered; what is older is read again."""
+_ETA_SLACK = 5.0
+
+
+class _Batch(Struct, frozen=True):
+    first: int
+    lines: Sequence[LogLine]
+    message: Message
+    size: int
+
+
+class Watcher:
+    """One who watches: woken when there is something new, or when it has gone away."""
+
+    def __init__(self, *, reads_details: bool = False) -> None:
+        """`reads_details` says that it may read what operators read of an error."""
+        self.reads_details = reads_details
+        self.news = asyncio.Event()
+        self.gone = False
+
+    def leave(self) -> None:
+        """It is not there any more."""
+        self.gone = True
+        self.news.set()
+
+
+class Feed:
+    """Everything about one build, for all who watch it; lives as long as somebody does."""
+
+    def __init__(
+        self,
+        request_hash: str,
+        source: LiveBuilds,
+        threads: Threads,
+        *,
+        after: int,
+        on_end: Callable[[str], None],
+    ) -> None:
+        """`on_end` is told the hash of a build that has ended, before its watchers are."""
+        self._on_end = on_end
+        self.request_hash = request_hash
+        self.refusal: AsuError | None = None
+        """Why it never began, or could not go on."""
+        self.begun = asyncio.Event()
+        self.watchers: set[Watcher] = set()
+        self.window = LARGEST_WINDOW
+        self._source = source
+        self._threads = threads
+        self._last = after
+        self._there = 0
+        self._job_id: int | None = None
+        self._lives = 0
+        self._state: Message | None = None
+        self._states = 0
+        self._told: tuple[object, ...] = ()
+        self._ends_at: float | None = None
+        self._end: Message | None = None
+        self._end_for_operators: Message | None = None
+        self._batches: deque[_Batch] = deque()
+        self._size = 0
+        self._reads: Shared[Message | None] = Shared()
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self.cancel: Callable[[], object] = lambda: None
+        """Ends `run`; set by whoever runs it."""
+        self.wake = self._woken.set
+        """Says that there is something new in the database."""
+
+    async def run(self) -> None:
+        """Looks until the build's end, or until nobody watches."""
+        while self._end is None:
+            self._woken.clear()
+            pause = await self._look()
+            self.begun.set()
+            for watcher in self.watchers:
+                watcher.news.set()
+            if self._end is None and pause:
+                await asyncio.sleep(max(_SOONEST, _SOONEST_EACH * len(self.watchers)))
+                await _within(pause - _SOONEST, self._woken)
+
+    async def follow(
+        self, watcher: Watcher, after: int, *, beat: float | None = None
+    ) -> AsyncIterator[Message | None]:
+        """Every message for one watcher, the last one last; None when `beat` seconds brought nothing."""
+        place, life, told = after, 0, 0
+        while not watcher.gone:
+            watcher.news.clear()
+            if life != self._lives:
+                # Another job under the same hash, or a number that this one has not reached.
+                place = place if life == 0 and place <= self._there else 0
+                life = self._lives
+            is_behind = place < self._last and self.refusal is None
+            if told != self._states and self._state and not (self._end and is_behind):
+                told = self._states
+                yield self._state
+            elif is_behind:
+                message = await self._behind(place)
+                place = message.last if message else self._last
+                if message:
+                    yield message
+            elif self._end:
+                yield self._end_for_operators if watcher.reads_details else self._end
+                return
+            elif not await _within(beat, watcher.news):
+                yield None
+
+    def end(self, refusal: AsuError) -> None:
+        """Sends everybody away."""
+        self.refusal = refusal
+        status, title = status_of(refusal)
+        self._end = render_problem_event(status, title, told(refusal, details=False))
+        self._end_for_operators = render_problem_event(status, title, told(refusal, details=True))
+        self.begun.set()
+        for watcher in self.watchers:
+            watcher.news.set()
+
+    async def _behind(self, place: int) -> Message | None:
+        """What stands behind a line, in whatever portion is at hand."""
+        if not self._batches or place + 1 < self._batches[0].first:
+            message, _ = await self._reads.ask(place, lambda: self._read(place))
+            return message
+        number = bisect.bisect_right(self._batches, place + 1, key=lambda batch: batch.first) - 1
+        batch = self._batches[number]
+        skipped = place + 1 - batch.first
+        return render_lines(batch.lines[skipped:]) if skipped else batch.message
+
+    async def _read(self, place: int) -> Message | None:
+        """From the database: what is too old to be kept here."""
+
+        def read(job_id: int) -> Message | None:
+            lines = self._source.lines(job_id, after=place)
+            return render_lines(lines) if lines else None
+
+        try:
+            return await self._threads.run(read, self._job_id)
+        except AsuError:
+            return None
+
+    async def _look(self) -> float:
+        """Looks once; for how many seconds nothing new need be expected."""
+        try:
+            return self._take(*await self._threads.run(self._look_in_thread, self._last, self._job_id))
+        except BuildNotFound as error:
+            self.end(error)
+        except AsuError as error:
+            self._failures += 1
+            if self._job_id is None or self._failures >= _TRIES:
+                self.end(error)
+        except Exception:  # noqa: BLE001 - whoever watches must not wait for ever
+            _log.exception("watching a build failed: a bug")
+            self.end(Unavailable("The server made a mistake and has written it to its log.", plain=True))
+        return WAITING_SECONDS
+
+    def _look_in_thread(self, after: int, job_id: int | None) -> tuple[Look, Message | None, Message | None]:
+        look = self._source.look(self.request_hash, after=after, job_id=job_id)
+        final = render_final(look.view) if look.view.job.state in FINAL_STATES else None
+        return look, render_lines(look.lines) if look.lines else None, final
+
+    def _take(self, look: Look, lines: Message | None, final: Message | None) -> float:
+        self._failures = 0
+        job = look.view.job
+        if job.id != self._job_id:
+            self._job_id, self._last, self._lives = job.id, look.after, self._lives + 1
+            self._batches.clear()
+            self._size = 0
+        self._there = look.last
+        if lines:
+            self._keep(_Batch(look.lines[0].seq, look.lines, lines, len(lines.json)))
+        has_all = self._last >= look.last or not lines
+        if (has_all or not final) and self._has_changed(look.view):
+            self._state = render_state(look.view)
+            self._states += 1
+        if not has_all:
+            return 0.0
+        if final:
+            self._on_end(self.request_hash)
+        self._end = self._end_for_operators = final
+        return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
+
+    def _keep(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._last = batch.message.last
+        self._size += batch.size
+        while self._size > self.window and len(self._batches) > 1:
+            self._size -= self._batches.popleft().size
+
+    def _has_changed(self, view: BuildView) -> bool:
+        """Whether there is more to tell than that time has passed."""
+        told = (view.job.id, view.job.state, view.job.stage, view.position, view.waiting_for)
+        left = None if view.remaining is None else view.remaining.total_seconds()
+        ends_at = None if left is None else time.monotonic() + left
+        if told == self._told and (ends_at is None) == (self._ends_at is None):
+            moved = abs((ends_at or 0.0) - (self._ends_at or 0.0))
+            if moved <= max(_ETA_SLACK, (left or 0.0) / 5):
+                return False
+        self._told, self._ends_at = told, ends_at
+        return True
+
+
+async def _within(seconds: float | None, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+_SMALLEST_WINDOW = 16 << 10
+_WINDOWS = 6 << 20
+"""Bytes of lines that are kept rendered for all builds together, while the smallest windows allow it."""
+_RETRY_AFTER = 30
+_STOPPING = Unavailable(
+    "The server stops. Connect again; the log goes on from the last line's number.", plain=True
+)
+
+
+class Watching:
+    """Who watches what; lives on the event loop."""
+
+    def __init__(
+        self, source: LiveBuilds, threads: Threads, *, limits: WatchLimits, on_end: Callable[[str], None]
+    ) -> None:
+        self._on_end = on_end
+        self.limits = limits
+        self._source = source
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._feeds: dict[str, Feed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._askers: Counter[str] = Counter()
+        self._stopping = False
+        source.listen(self._ring)
+
+    @contextlib.contextmanager
+    def admitted(self, asker: str) -> Iterator[None]:
+        """Counts one more watcher of this asker. Raises `TooManyRequests` or `Unavailable`."""
+        if self._stopping:
+            raise _STOPPING
+        if self._askers.total() >= self.limits.total:
+            raise TooManyRequests(
+                "As many watch builds here as this server lets. Poll the build instead, or come back.",
+                retry_after=_RETRY_AFTER,
+            )
+        if self._askers[asker] >= self.limits.each:
+            raise TooManyRequests(
+                f"From this address {self.limits.each} watch builds already. Close some, or poll instead.",
+                retry_after=_RETRY_AFTER,
+            )
+        self._askers[asker] += 1
+        try:
+            yield
+        finally:
+            self._askers[asker] -= 1
+            if not self._askers[asker]:
+                del self._askers[asker]
+
+    @property
+    def count(self) -> int:
+        """How many watch now."""
+        return self._askers.total()
+
+    @contextlib.asynccontextmanager
+    async def watched(
+        self, request_hash: str, after: int, *, reads_details: bool = False
+    ) -> AsyncIterator[tuple[Feed, Watcher]]:
+        """The build's feed, and a watcher of it. Raises `BuildNotFound` or `Unavailable`."""
+        feed = self._feeds.get(request_hash)
+        if feed is None:
+            feed = self._begin(request_hash, after)
+        watcher = Watcher(reads_details=reads_details)
+        feed.watchers.add(watcher)
+        try:
+            await feed.begun.wait()
+            if feed.refusal:
+                raise feed.refusal
+            yield feed, watcher
+        finally:
+            feed.watchers.discard(watcher)
+            if not feed.watchers:
+                self._forget(feed)
+
+    def stop(self) -> None:
+        """Sends everybody away, and takes nobody on any more."""
+        self._stopping = True
+        for feed in list(self._feeds.values()):
+            feed.end(_STOPPING)
+
+    def _begin(self, request_hash: str, after: int) -> Feed:
+        feed = self._feeds[request_hash] = Feed(
+            request_hash, self._source, self._threads, after=after, on_end=self._on_end
+        )
+        task = self._loop.create_task(feed.run())
+        self._tasks.add(task)
+
+        def end(_: object) -> None:
+            self._tasks.discard(task)
+            self._forget(feed)
+
+        task.add_done_callback(end)
+        feed.cancel = task.cancel
+        self._share()
+        return feed
+
+    def _forget(self, feed: Feed) -> None:
+        """Whoever comes now begins anew; those who are still being told keep what they have."""
+        if not feed.watchers:
+            feed.cancel()
+        if self._feeds.get(feed.request_hash) is feed:
+            del self._feeds[feed.request_hash]
+            self._share()
+
+    def _share(self) -> None:
+        window = min(LARGEST_WINDOW, max(_SMALLEST_WINDOW, _WINDOWS // max(1, len(self._feeds))))
+        for feed in self._feeds.values():
+            feed.window = window
+
+    def _ring(self, request_hash: str) -> None:
+        if request_hash in self._feeds:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake, request_hash)
+
+    def _wake(self, request_hash: str) -> None:
+        feed = self._feeds.get(request_hash)
+        if feed:
+            feed.wake()

@@ -1,0 +1,139 @@
+"""The one table from what went wrong to what a client is told."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildNotFound,
+    Conflict,
+    NotAllowed,
+    NotAuthenticated,
+    PartUnavailable,
+    QueueFull,
+    RequestMalformed,
+    RequestRejected,
+    Side,
+    TooManyRequests,
+    Unavailable,
+)
+from asu_builder.http.api.wire import Answer, render_problem
+
+STATUS: dict[type[AsuError], tuple[int, str]] = {
+    RequestMalformed: (422, "Malformed request"),
+    RequestRejected: (400, "Request rejected"),
+    NotAuthenticated: (401, "Not authenticated"),
+    NotAllowed: (403, "Not allowed"),
+    BuildNotFound: (404, "Not Found"),
+    Conflict: (409, "Conflict"),
+    QueueFull: (429, "Queue full"),
+    TooManyRequests: (429, "Too many requests"),
+    Unavailable: (503, "Unavailable"),
+}
+"""Error class to HTTP status and title; a class is found by its nearest base in this table."""
+
+INTERNAL = render_problem(
+    500,
+    "Internal error",
+    "The server made a mistake and has written it to its log. Please try again later.",
+    code="internal",
+    side=Side.INTERNAL,
+)
+
+
+def status_of(error: AsuError) -> tuple[int, str]:
+    """HTTP status and title of a deliberate error; 500 for one that is not in the table."""
+    return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), (500, "Internal error"))
+
+
+CODES: dict[type[AsuError], str] = {
+    RequestMalformed: "request_malformed",
+    RequestRejected: "request_rejected",
+    NotAuthenticated: "not_authenticated",
+    NotAllowed: "not_allowed",
+    Conflict: "conflict",
+    QueueFull: "queue_full",
+    TooManyRequests: "too_many_requests",
+    Unavailable: "unavailable",
+}
+"""Error class to its code, in a word that never changes."""
+
+
+def code_of(error: AsuError) -> str:
+    """The code of a deliberate error; one of a part that is down names the part."""
+    if isinstance(error, PartUnavailable) and error.part:
+        return f"{error.part}_unavailable"
+    return next((CODES[base] for base in type(error).__mro__ if base in CODES), "")
+
+
+def side_of(error: AsuError) -> Side:
+    """Whose side it is on: what another request would not meet is the request's."""
+    return Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+
+
+def told(error: AsuError, *, details: bool) -> str:
+    """What a client reads; `details` are for holders of a token with the right to read."""
+    return str(error) if details else error.public
+
+
+def answer_error(error: AsuError, *, details: bool = False) -> Answer:
+    """The answer to a deliberate error; one that is not in the table is a bug, told as such.
+
+    `details` are for holders of a token with the right to read: hosts, paths, and remedies.
+    """
+    status, title = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return INTERNAL
+    headers = []
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % retry_after))
+    sentence = told(error, details=details)
+    field = error.field if isinstance(error, RequestRejected) else ""
+    if isinstance(error, BuildNotFound):  # in the very words of the contract
+        return Answer(status, render_problem(status, title, sentence).body, tuple(headers))
+    problem = render_problem(status, title, sentence, code=code_of(error), side=side_of(error), field=field)
+    return Answer(status, problem.body, tuple(headers))
+
+
+def respond(answer: Answer) -> Response:
+    """An answer as Starlette sends it."""
+    response = Response(answer.body, answer.status, media_type="application/json")
+    response.raw_headers.extend(answer.headers)
+    return response
+
+
+def make_error_hook(
+    may_read: Callable[[Request], bool],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Starlette's hook for everything that is raised on purpose; operators read the details."""
+
+    async def on_asu_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, AsuError)
+        answer = answer_error(error, details=may_read(request))
+        if answer is INTERNAL:
+            raise error
+        return respond(answer)
+
+    return on_asu_error
+
+
+async def on_http_error(_: Request, error: Exception) -> Response:
+    """Starlette's hook for what its router refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    details = {404: "Nothing lives at this address.", 405: "This address does not know this method."}
+    response = respond(render_problem(status.value, status.phrase, details.get(status, status.phrase)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_bug(_: Request, __: Exception) -> Response:
+    """Starlette's hook for everything else; the front door logs the traceback."""
+    return respond(INTERNAL)

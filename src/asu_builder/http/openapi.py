@@ -1,0 +1,299 @@
+"""The OpenAPI description, made from the route table, the parameters and msgspec's schemas."""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from asu_builder.domain.request import VERSION
+from asu_builder.http.api.documents import Problem
+
+
+def says(text: str, *examples: object, **schema: object) -> msgspec.Meta:
+    """What a field means, with examples and further words of JSON Schema. None of it is enforced."""
+    return msgspec.Meta(description=text, examples=list(examples), extra_json_schema=schema or None)
+
+
+HASH_PATTERN = "^[0-9a-f]{64}$"
+A_HASH = "4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c"
+A_REVISION = "r28959-29397011cc"
+A_SENTENCE = "Unsupported version: 24.10.99"
+
+
+_TARGET_PART = "^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
+_FILE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+
+
+def _parameter(
+    name: str, text: str, example: object, *, where: str = "path", **schema: object
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "description": text,
+        "schema": {"type": "string", "examples": [example], **schema},
+    }
+
+
+PATH = {
+    entry["name"]: entry
+    for entry in (
+        _parameter("request_hash", "The hash that names a request", A_HASH, pattern=HASH_PATTERN),
+        _parameter(
+            "name",
+            "The file's name as in `images` of a finished build",
+            _FILE,
+            pattern="^[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}$",
+        ),
+        _parameter(
+            "path",
+            "Upstream's directory of a version: the branch's `path` with the version put in. "
+            "Its slashes are written as they are",
+            "releases/24.10.4",
+            pattern="^(snapshots|[A-Za-z0-9._/-]+)$",
+        ),
+        _parameter(
+            "architecture", "The package architecture", "mips_24kc", pattern="^[A-Za-z0-9._+-]{1,64}$"
+        ),
+        _parameter("target", "The target", "ath79", pattern=_TARGET_PART),
+        _parameter("subtarget", "The subtarget", "generic", pattern=_TARGET_PART),
+        _parameter(
+            "profile", "A profile or a name of its device", "tplink_archer-c7-v5", pattern="^[^/]{1,128}$"
+        ),
+        _parameter(
+            "chart",
+            "Which chart of the page of statistics",
+            "builds-per-day",
+            enum=["builds-per-day", "versions", "failures", "durations", "packages", "diff-packages"],
+        ),
+        _parameter("version", "A release, or a snapshot", "24.10.4", pattern=f"^{VERSION.pattern}$"),
+    )
+}
+"""By the names of placeholders; slashes of `path` alone are part of it."""
+
+QUERY = {
+    entry["name"]: entry
+    for entry in (
+        _parameter(
+            "n", "How many at most; more than the most that is given means the most", 30, where="query"
+        )
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [30]}},
+        _parameter("days", "How many days, today among them", 30, where="query")
+        | {"schema": {"type": "integer", "enum": [7, 30, 90], "examples": [30]}},
+        _parameter("branch", "How the versions' names begin", "24.10", where="query", maxLength=32),
+        _parameter(
+            "interval", "How wide a slot of the chart is", "week", where="query", enum=["day", "week"]
+        ),
+        _parameter(
+            "state",
+            "Only jobs in this state",
+            "failed",
+            where="query",
+            enum=["pending", "building", "completed", "failed", "cancelled"],
+        ),
+        _parameter("version", "Only jobs of this version", "24.10.4", where="query"),
+        _parameter("target", "Only jobs of this target", "ath79/generic", where="query"),
+        _parameter("profile", "Only jobs of this profile", "tplink_archer-c7-v5", where="query"),
+        _parameter(
+            "asker", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
+        ),
+        _parameter(
+            "request_hash",
+            "Only jobs whose hash begins so",
+            A_HASH[:12],
+            where="query",
+            pattern="^[0-9a-f]{4,64}$",
+        ),
+        _parameter("before", "Only jobs with a smaller number, for paging", 4711, where="query")
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [4711]}},
+        _parameter("limit", "How many at most", 100, where="query")
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [100]}},
+        _parameter("after", "Only lines behind this one, by its seq", 0, where="query")
+        | {"schema": {"type": "integer", "minimum": 0, "examples": [0]}},
+        _parameter("follow", "1 goes on to the end of the build", "0", where="query", enum=["0", "1"]),
+        _parameter(
+            "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
+        ),
+    )
+} | {
+    "version searched": _parameter(
+        "version", "The version to search in", "24.10.4", where="query", maxLength=64
+    )
+    | {"required": True},
+    "target searched": _parameter(
+        "target", "The target to search in", "ath79/generic", where="query", maxLength=64
+    )
+    | {"required": True},
+    "search": _parameter(
+        "search",
+        "Words in any order; nothing means the first ones",
+        "archer c7",
+        where="query",
+        maxLength=64,
+    ),
+    "limit of a search": _parameter("limit", "How many at most; more than 100 means 100", 20, where="query")
+    | {"schema": {"type": "integer", "minimum": 0, "examples": [20]}},
+}
+"""By the names that operations use, which are those of the wire where one name means one thing."""
+
+_STEP = {
+    "description": "The step in a word: queued, the name of a stage, done or failed",
+    "schema": {"type": "string", "examples": ["queued", "building_image"]},
+}
+_POSITION = {
+    "description": "How many jobs are ahead, 0 once it is being built",
+    "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["0"]},
+}
+_TIMING = {
+    "description": "Milliseconds: wait before its start, build from there to its end, app for this answer",
+    "schema": {"type": "string", "examples": ["wait;dur=1200, build;dur=9300"]},
+}
+_RETRY_AFTER = {
+    "description": "After how many seconds to try again",
+    "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["10"]},
+}
+
+
+def headers_of(address: str, status: int) -> dict[str, Any]:
+    """The headers that mean something to clients of this answer."""
+    if status in (429, 503):
+        # A health report may be a 503 too; nobody waits for it.
+        return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
+    if address in ("/api/v1/build", "/api/v1/build/{request_hash}") and status in (200, 202, 500):
+        return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION, "Server-Timing": _TIMING}
+    return {}
+
+
+_CONVERTER = re.compile(r":\w+}")
+_PLACEHOLDER = re.compile(r"{(\w+)}")
+_SOURCE = re.compile(r"\s*\(facts on [^)]*\)")
+_PREFLIGHT = {
+    "summary": "What a browser asks before it asks from another origin.",
+    "responses": {"204": {"description": "The methods and headers that are allowed"}},
+}
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What one address does, for people and for the schema.
+
+    `answers` maps a status to a sentence and the type of the document; None for no JSON. `query`
+    names the parameters, which `parameters.py` describes.
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    summary: str
+    answers: Mapping[int, tuple[str, Any]]
+    body: Any = None
+    query: tuple[str, ...] = ()
+    content_type: str = "application/json"
+    events: bool = False
+    """Whether the answer is a stream of the events in `live_documents.py`."""
+
+    @property
+    def address(self) -> str:
+        """The path as OpenAPI writes it: a placeholder's name alone."""
+        return _CONVERTER.sub("}", self.path)
+
+
+def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]:
+    """The whole OpenAPI 3.1 document."""
+    operations = tuple(operations)
+    types = _types(operations)
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        entry = paths.setdefault(operation.address, {})
+        if parameters := [PATH[name] for name in _PLACEHOLDER.findall(operation.address)]:
+            entry["parameters"] = parameters
+        for method in operation.methods:
+            entry[method.lower()] = _operation(operation, method, schema_of)
+        entry["options"] = {**_PREFLIGHT, "operationId": f"options {operation.address}"}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "ASU Builder",
+            "version": version,
+            "description": "Attended sysupgrade: OpenWrt images with exactly the packages a router needs.",
+        },
+        "paths": paths,
+        "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
+    }
+
+
+def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
+    from asu_builder.http.api.messages import Event  # not needed for the first answer
+
+    found: list[Any] = [Problem]
+    for operation in operations:
+        found += [Event] if operation.events else []
+        found += [kind for _, kind in operation.answers.values() if kind is not None]
+        found += [operation.body] if operation.body else []
+    return tuple(dict.fromkeys(found))
+
+
+def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its docstring as a description: not indented, without where we know it from."""
+    text = inspect.cleandoc(schema.get("description", ""))
+    fields = dict(schema.get("properties", {}))
+    if "description" not in fields.get("type", {"description": ""}):
+        # A tag, which msgspec describes without words.
+        fields["type"] = {
+            **fields["type"],
+            "description": "Which message this is",
+            "examples": fields["type"]["enum"],
+        }
+    described = {"properties": fields} if fields else {}
+    return {**schema, **described, "description": _SOURCE.sub("", text)}
+
+
+def _operation(operation: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{method.lower()} {operation.address}",
+        "responses": {
+            str(status): _answer(operation, status, schema_of, has_body=method != "HEAD")
+            for status in operation.answers
+        },
+    }
+    if operation.query:
+        described["parameters"] = [QUERY[name] for name in operation.query]
+    if operation.body:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema_of[operation.body]}},
+        }
+    return described
+
+
+def _answer(
+    operation: Operation, status: int, schema_of: Mapping[Any, Any], *, has_body: bool
+) -> dict[str, Any]:
+    sentence, kind = operation.answers[status]
+    answer: dict[str, Any] = {"description": sentence}
+    if headers := headers_of(operation.address, status):
+        answer["headers"] = headers
+    if not has_body:
+        return answer
+    if kind is not None:
+        answer["content"] = {"application/json": {"schema": schema_of[kind]}}
+    elif status in (200, 206):
+        answer["content"] = {operation.content_type: _stream(schema_of) if operation.events else {}}
+    return answer
+
+
+def _stream(schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    """OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text."""
+    from asu_builder.http.api.messages import Event
+
+    return {
+        "schema": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schema_of[Event],
+        }
+    }

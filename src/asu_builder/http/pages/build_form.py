@@ -1,0 +1,393 @@
+"""The page on which people choose a device and packages, and ask for a build."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.preflight import Preview, PreviewedSelection
+from asu_builder.core.search import DescribedDevice, Search
+from asu_builder.domain.access import Asker
+from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
+from asu_builder.domain.request import FILESYSTEMS, BuildRequest
+from asu_builder.domain.search import Found
+from asu_builder.http.api.body import parse_request
+from asu_builder.http.api.builds import BuildAnswers
+from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.callers import Admit
+from asu_builder.http.errors import answer_error
+from asu_builder.http.pages.build_page import keep_cancel_token
+from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.pages.session import form
+from asu_builder.http.threads import Threads
+from asu_builder.http.waiting import Waiting
+
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_SHOWN_AS = {"packages_versions": "packages"}
+
+
+class Fields(Struct, frozen=True):
+    """What stands in the form. Every field is text as it was typed, but the flag."""
+
+    version: str = ""
+    target: str = ""
+    profile: str = ""
+    packages: str = ""
+    diff_packages: bool = False
+    rootfs_size_mb: str = ""
+    filesystem: str = ""
+    defaults: str = ""
+    repositories: str = ""
+    repositories_mode: str = "append"
+    repository_keys: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The packages, each once."""
+        return tuple(dict.fromkeys(self.packages.replace(",", " ").split()))
+
+    def body(self, client: str) -> bytes:
+        """The body that a program would send for the same. Raises `RequestMalformed`."""
+        return msgspec.json.encode(
+            {
+                **{name: value for name, value in msgspec.structs.asdict(self).items() if value},
+                "diff_packages": self.diff_packages,
+                "packages": self.names,
+                "rootfs_size_mb": self.rootfs_size_mb.strip(),
+                # A form sends line breaks as the network writes them; a shell script has its own.
+                "defaults": _lines(self.defaults),
+                "repositories": _repositories(self.repositories),
+                "repository_keys": [
+                    key.strip() for key in _BLANK_LINES.split(_lines(self.repository_keys)) if key.strip()
+                ],
+                "client": client,
+            }
+        )
+
+
+def read_fields(sent: Mapping[str, str]) -> Fields:
+    """From a form or the query of an address; what is not known is not looked at."""
+    known: dict[str, Any] = {
+        name: sent[name] for name in Fields.__struct_fields__ if name in sent and name != "diff_packages"
+    }
+    for name in ("version", "target", "profile"):
+        known[name] = known.get(name, "").strip()
+    flag = sent.get("diff_packages", "") not in ("", "0", "false")
+    return Fields(**known, diff_packages=flag)
+
+
+def request_body(request: BuildRequest, client: str) -> bytes:
+    """The body that asks for exactly this."""
+    return msgspec.json.encode({**msgspec.structs.asdict(request), "client": client})
+
+
+def link_to(request: BuildRequest) -> str:
+    """The address of the form filled with a request, without what is private or long.
+
+    An address is remembered by browsers, so it holds no script, no repositories and no keys.
+    """
+    values: dict[str, object] = {
+        "version": request.version,
+        "target": request.target,
+        "profile": request.profile,
+        "packages": " ".join(request.wanted),
+        "diff_packages": "1" if request.diff_packages else "0",
+    }
+    if request.rootfs_size_mb is not None:
+        values["rootfs_size_mb"] = request.rootfs_size_mb
+    if request.filesystem:
+        values["filesystem"] = request.filesystem
+    return f"/build?{urlencode(values)}"
+
+
+def not_linked(request: BuildRequest) -> Sequence[str]:
+    """What `link_to` leaves out of this request, in words."""
+    parts = (
+        (request.defaults, "the script for the first boot"),
+        (request.repositories, "its repositories"),
+        (request.repository_keys, "their keys"),
+        (any(request.packages_versions.values()), "the versions of packages"),
+    )
+    return [words for there, words in parts if there]
+
+
+def field_of(error: AsuError) -> str:
+    """The field of the form that a refusal is about; "" when it is about none or all."""
+    field = error.field if isinstance(error, RequestRejected) else ""
+    field = _SHOWN_AS.get(field, field)
+    return field if field in Fields.__struct_fields__ else ""
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
+def _repositories(text: str) -> dict[str, str]:
+    found = {}
+    for line in _lines(text).splitlines():
+        words = line.split()
+        if len(words) not in (0, 2):
+            raise RequestMalformed(
+                "repositories: expected a name and an address on each line", field="repositories"
+            )
+        if words:
+            found[words[0]] = words[1]
+    return found
+
+
+_SHOWN = 50
+_LONGEST = 64
+"""Characters of a search text, a version or a target."""
+
+
+class FormParts(Struct, frozen=True):
+    """What the form stands on. `client` is the name it gives itself."""
+
+    catalog: Catalog
+    search: Search
+    preview: Preview
+    limit_previews: Admit
+    answers: BuildAnswers
+    announcement: Announcement
+    threads: Threads
+    waiting: Waiting
+    rendering: Rendering
+    client: str
+
+
+class _Previewed(Struct, frozen=True):
+    """What would become of the request: a selection beside what the device has, or why none."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    found: PreviewedSelection | None = None
+    refusal: AsuError | None = None
+
+
+class _Refusal(Struct, frozen=True):
+    """An error at a field, or at none (""), with the status that the answer has."""
+
+    sentence: str
+    field: str
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def at_field(self) -> str:
+        """The sentence where it stands beside its field, whose name it need not say."""
+        plain = self.sentence.removeprefix(f"{self.field}: ")
+        return plain[:1].upper() + plain[1:]
+
+
+class BuildForm:
+    """First a version and a device are chosen, then packages and options; addresses hold the choice."""
+
+    def __init__(self, parts: FormParts) -> None:
+        self._parts = parts
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """The search for a device, or the form for the one in the address."""
+        query = request.query_params
+        fields = read_fields(query)
+        if not (fields.version and fields.target and fields.profile):
+            return await self._choose(request, asker, fields)
+        try:
+            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
+        except (BuildNotFound, RequestRejected) as error:
+            return await self._choose(request, asker, fields, refusal=_Refusal(str(error), "", 404))
+        if "packages" not in query:
+            packages = " ".join(default_packages(device))
+            fields = replace(fields, packages=packages, diff_packages=True)
+        return await self._form(request, asker, fields, device=device)
+
+    async def send(self, request: Request, asker: Asker) -> Response:
+        """Submits the form, or shows what its packages mean. Raises what `form` raises."""
+        given = await form(request)
+        fields = read_fields(given)
+        if old_and_new := given.get("replace"):
+            fields = _replaced(fields, old_and_new)
+        does = given.get("do", "check" if old_and_new else "build")
+        if does == "build":
+            return await self._submit(request, asker, fields)
+        previewed = await self._preview(asker, fields)
+        if does == "preview":
+            rendering = self._parts.rendering
+            part = rendering.text("build_preview.html", path="", asker=asker, previewed=previewed)
+            return rendering.answer(part)
+        return await self._again(request, asker, fields, previewed=previewed)
+
+    async def _submit(self, request: Request, asker: Asker, fields: Fields) -> Response:
+        agent = request.headers.get("user-agent", "")
+        try:
+            answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, asker)
+        except AsuError as error:
+            return await self._again(request, asker, fields, refusal=_refusal(error))
+        return see_build(request, answer.body)
+
+    async def _again(
+        self,
+        request: Request,
+        asker: Asker,
+        fields: Fields,
+        *,
+        refusal: _Refusal | None = None,
+        previewed: _Previewed | None = None,
+    ) -> Response:
+        """The form as it was sent; the device may be what is wrong with it."""
+        try:
+            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
+        except AsuError as error:
+            return await self._choose(request, asker, fields, refusal=refusal or _refusal(error), kept=fields)
+        return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
+
+    async def _preview(self, asker: Asker, fields: Fields) -> _Previewed:
+        parts = self._parts
+        too_many = None if asker.token else await parts.threads.run(parts.limit_previews, asker.name)
+        if too_many is not None:
+            return _Previewed(refusal=too_many)
+        try:
+            return await parts.waiting.ask(asker, _what(fields), self._look, fields)
+        except AsuError as error:
+            return _Previewed(refusal=error)
+
+    def _look(self, fields: Fields) -> _Previewed:
+        request, _ = parse_request(fields.body(self._parts.client))
+        found = self._parts.preview.look(request)
+        device = self._device(fields)
+        # What the device itself leaves out is no choice of the asker.
+        usual = {*default_packages(device), *device.device_packages}
+        changed = [name for name in found.selection.packages if name not in usual]
+        added = tuple(name for name in changed if not name.startswith("-"))
+        return _Previewed(added, tuple(name[1:] for name in changed if name.startswith("-")), found)
+
+    def _device(self, fields: Fields) -> DescribedDevice:
+        version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))
+        return self._parts.search.device(version, target, profile)
+
+    async def _choose(
+        self,
+        request: Request,
+        asker: Asker,
+        fields: Fields,
+        *,
+        refusal: _Refusal | None = None,
+        kept: Fields | None = None,
+    ) -> Response:
+        """The search for a device; what was `kept` of a form can be sent again, or copied."""
+        groups = await self._parts.waiting.ask(asker, "versions", self._versions)
+        version = fields.version or next((name for _, names in groups for name in names), "")
+        text = request.query_params.get("search", "").strip()[:_LONGEST]
+        found, refusal = await self._find(asker, version, text, refusal)
+        response = self._parts.rendering.page(
+            "build_device.html",
+            request,
+            asker=asker,
+            status=refusal.status if refusal else 200,
+            groups=groups,
+            version=version,
+            text=text,
+            found=found,
+            refusal=refusal,
+            kept=kept,
+        )
+        if refusal:
+            response.raw_headers.extend(refusal.headers)
+        return response
+
+    async def _find(
+        self, asker: Asker, version: str, text: str, refusal: _Refusal | None
+    ) -> tuple[Found | None, _Refusal | None]:
+        if not (text and version):
+            return None, refusal
+        try:
+            found = await self._parts.waiting.ask(
+                asker, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
+            )
+        except RequestRejected as error:
+            return None, refusal or _Refusal(str(error), "", 404)
+        return found, refusal
+
+    async def _form(self, request: Request, asker: Asker, fields: Fields, **values: Any) -> Response:
+        device: DescribedDevice = values["device"]
+        refusal: _Refusal | None = values.setdefault("refusal", None)
+        values.setdefault("previewed", None)
+        response = self._parts.rendering.page(
+            "build_form.html",
+            request,
+            asker=asker,
+            status=refusal.status if refusal else 200,
+            groups=await self._parts.waiting.ask(asker, "versions", self._versions),
+            fields=replace(fields, target=device.target, profile=device.profile),
+            present=default_packages(device),
+            filesystems=[*FILESYSTEMS, *({fields.filesystem} - {"", *FILESYSTEMS})],
+            allowed=self._parts.announcement,
+            **values,
+        )
+        if refusal:
+            response.raw_headers.extend(refusal.headers)
+        return response
+
+    def _versions(self) -> list[tuple[str, list[str]]]:
+        """Branches with their versions, the one with the newest stable release first."""
+        return order_versions(
+            [(offer.branch.name, list(offer.versions)) for offer in self._parts.catalog.offers()],
+            self._parts.catalog.latest(),
+        )
+
+
+def _what(fields: Fields) -> str:
+    """The device that documents are needed for."""
+    return f"device {fields.version!r} {fields.target!r}"
+
+
+def _refusal(error: AsuError) -> _Refusal:
+    """An error as the form tells it. Raises it where it is the service's own."""
+    told = answer_error(error)
+    if told.status == 500:
+        raise error
+    return _Refusal(error.public, field_of(error), told.status, told.headers)
+
+
+def order_versions(
+    branches: Sequence[tuple[str, list[str]]], latest: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    """Branches that have anything; the newest stable release leads, candidates and snapshots follow."""
+    stable = next((version for version in latest if "-rc" not in version), "")
+
+    def later(version: str) -> bool:
+        return "-rc" in version or version.endswith("SNAPSHOT")
+
+    named = [(name, sorted(versions, key=later)) for name, versions in branches if versions]
+    # Sorting keeps the order of equals: newest first.
+    return sorted(named, key=lambda branch: (stable not in branch[1], later(branch[1][0])))
+
+
+def default_packages(device: DescribedDevice) -> list[str]:
+    """What an image of this device holds when nobody asks for anything."""
+    named = (*device.default_packages, *device.device_packages)
+    removed = {name[1:] for name in named if name.startswith("-")}
+    return [name for name in dict.fromkeys(named) if not name.startswith("-") and name not in removed]
+
+
+def see_build(request: Request, document: bytes) -> Response:
+    """Leads to the page of a build that was asked for, with the secret to cancel it by."""
+    answer: dict[str, Any] = json.loads(document)
+    address = f"/build/{answer['request_hash']}"
+    response = RedirectResponse(address, 303)
+    if token := answer.get("cancel_token"):
+        keep_cancel_token(response, request, address=address, token=token)
+    return response
+
+
+def _replaced(fields: Fields, old_and_new: str) -> Fields:
+    old, _, new = old_and_new.partition("=")
+    names = [new if name == old else name for name in fields.names]
+    return replace(fields, packages=" ".join(name for name in names if name))

@@ -1,0 +1,292 @@
+"""The page of one build: how it goes, what came of it, and the command that repeats it elsewhere."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.core.catalog import Catalog
+from asu_builder.core.live import AT_ONCE, LiveBuilds
+from asu_builder.core.preflight import Preview
+from asu_builder.core.search import Search
+from asu_builder.core.submit import BuildView
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
+from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
+from asu_builder.domain.release import Release
+from asu_builder.domain.request import BuildRequest
+from asu_builder.http.api.builds import BuildAnswers, is_request_hash
+from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.pages import corrections
+from asu_builder.http.pages.build_form import link_to, not_linked, request_body, see_build
+from asu_builder.http.pages.corrections import Advice, Surroundings
+from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.pages.session import cookie_of, form, is_secure
+from asu_builder.http.pages.words import STAGES, headline, images_first, plain_address, stages, standing
+from asu_builder.http.threads import Threads
+from asu_builder.http.waiting import SHORT_SECONDS, Waiting
+from asu_builder.ports import LogLine
+
+COOKIE = "asu_cancel"
+_SECONDS = 2 * 86400
+"""No build waits for longer."""
+
+
+def keep_cancel_token(response: Response, request: Request, *, address: str, token: str) -> None:
+    """Keeps it where no script and no other page reaches it."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=_SECONDS,
+        path=address,
+        httponly=True,
+        samesite="strict",
+        secure=is_secure(request),
+    )
+
+
+def cancel_token_of(request: Request) -> str:
+    """The secret that came with a request for a build's page; "" for everybody else."""
+    return cookie_of(request, COOKIE)
+
+
+_OUT = "/builder/images"
+_CONTAINER = "asu-again"
+_OF_THE_SERVER = ("BIN_DIR=", "FILES=")
+"""Paths that mean something where it was built only."""
+
+
+class Reproduction(Struct, frozen=True):
+    """A command for a POSIX shell, and in sentences what it leaves out."""
+
+    command: str
+    left_out: tuple[str, ...]
+
+
+def image_reference(template: str, release: Release, target: str) -> str:
+    """The container image of the ImageBuilder; `template` is the setting, its registry filled in."""
+    system, _, subtarget = target.partition("/")
+    return template.format(target=system, subtarget=subtarget, tag=release.tag, version=release.version)
+
+
+def reproduce(
+    request: BuildRequest, build_cmd: Sequence[str], *, release: Release, template: str, upstream_url: str
+) -> Reproduction:
+    """`build_cmd` is the one that ran in the container."""
+    make = [argument for argument in build_cmd if not argument.startswith(_OF_THE_SERVER)]
+    reference = image_reference(template, release, request.target)
+    podman = [["podman", "run", "--name", _CONTAINER]]
+    if release.moving:
+        # The images of snapshots load their ImageBuilder when they start.
+        podman += [
+            ["--env", f"UPSTREAM_URL={upstream_url}"],
+            ["--env", f"TARGET={request.target}", "--env", f"VERSION_PATH={release.path}"],
+            ["--env", "DOWNLOAD_FILE=imagebuilder-.*x86_64.tar."],
+            [reference, "sh", "-c", '{ [ -e Makefile ] || sh setup.sh; } && exec "$@"', "sh"],
+        ]
+    else:
+        podman += [[reference]]
+    lines = [shlex.join(line) for line in (*podman, [*make, f"BIN_DIR={_OUT}"])]
+    run = " \\\n  ".join(lines)
+    # Without a shared folder, whose owner would have to be the container's user.
+    command = f"{run} &&\n  podman cp {_CONTAINER}:{_OUT} .\npodman rm {_CONTAINER}"
+    return Reproduction(command, tuple(_left_out(request, release)))
+
+
+def _left_out(request: BuildRequest, release: Release) -> list[str]:
+    sentences = []
+    if request.defaults:
+        sentences.append(
+            "The script for the first boot: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
+            "`--volume ./files:/builder/files:ro,Z` before the image's name and `FILES=/builder/files` after "
+            "`make image`."
+        )
+    if request.repositories:
+        sentences.append(
+            "The repositories of your own: write them into `repositories.conf` (with apk `repositories`) of "
+            "the ImageBuilder, as the request's mode says."
+        )
+    if request.repository_keys:
+        sentences.append("Their keys: put them into `keys/` of the ImageBuilder.")
+    if release.moving:
+        sentences.append("The day: a snapshot moves, so tomorrow the same command builds other sources.")
+    return sentences
+
+
+class PrintedLines(Struct, frozen=True):
+    """The end of what a build has printed, and how many lines came before."""
+
+    lines: Sequence[LogLine]
+    left_out: int
+
+
+class BuildPageParts(Struct, frozen=True):
+    """What the page stands on. `client` is the name it gives itself when it asks for a build."""
+
+    answers: BuildAnswers
+    catalog: Catalog
+    search: Search
+    preview: Preview
+    live: LiveBuilds
+    threads: Threads
+    waiting: Waiting
+    rendering: Rendering
+    announcement: Announcement
+    client: str
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class BuildPage:
+    """Whoever has the hash sees the build; its first asker and operators may cancel it."""
+
+    def __init__(self, parts: BuildPageParts) -> None:
+        self._parts = parts
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """The page in whatever state the build is."""
+        request_hash = request.path_params["request_hash"]
+        try:
+            view, printed = await self._parts.threads.run(self._look, request_hash)
+        except BuildNotFound:
+            return self._parts.rendering.page("build_unknown.html", request, asker=asker, status=404)
+        values = await self._parts.waiting.ask(
+            asker,
+            request_hash,
+            self._gather,
+            view,
+            request.query_params.get("manifest", ""),
+            patience=SHORT_SECONDS,
+        )
+        live = view.job.state not in FINAL_STATES
+        may_cancel = live and bool(cancel_token_of(request) or asker.may(Right.OPERATE))
+        return self._parts.rendering.page(
+            "build_page.html",
+            request,
+            asker=asker,
+            live=live,
+            printed=printed,
+            may_cancel=may_cancel,
+            **values,
+        )
+
+    async def cancel(self, request: Request, asker: Asker) -> Response:
+        """Ends the build. Raises what `form` and `Builds.cancel` raise."""
+        await form(request)
+        request_hash = request.path_params["request_hash"]
+        await self._parts.answers.cancel(request_hash, asker, cancel_token_of(request))
+        return RedirectResponse(f"/build/{request_hash}", 303)
+
+    async def again(self, request: Request, asker: Asker) -> Response:
+        """Asks for the same build or for a corrected one, with all that is private in the request.
+
+        Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
+        """
+        given = await form(request)
+        request_hash = request.path_params["request_hash"]
+        view, _ = await self._parts.threads.run(self._look, request_hash)
+        key = given.get("correction", corrections.AS_IT_IS)
+        advice = await self._parts.waiting.ask(
+            asker, request_hash, self._advice, view.job, patience=SHORT_SECONDS
+        )
+        offered = advice.corrections if advice else ()
+        chosen = next((each.request for each in offered if each.key == key), None)
+        if chosen is None:
+            raise Conflict("This build is not as it was when its page was shown. Look at the page again.")
+        agent = request.headers.get("user-agent", "")
+        answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, asker)
+        return see_build(request, answer.body)
+
+    def _look(self, request_hash: str) -> tuple[BuildView, PrintedLines]:
+        """Raises `BuildNotFound`, also for what could be no hash."""
+        if not is_request_hash(request_hash):
+            raise BuildNotFound("could not find provided request hash")
+        look = self._parts.live.look(request_hash)
+        lines, left_out = look.lines, max(0, look.last - AT_ONCE)
+        if left_out:
+            lines = self._parts.live.lines(look.view.job.id, after=left_out)
+        return look.view, PrintedLines(lines, left_out)
+
+    def _gather(self, view: BuildView, manifest_search: str) -> Mapping[str, Any]:
+        job, outcome = view.job, view.job.outcome
+        result = outcome if isinstance(outcome, BuildResult) else None
+        return {
+            "job": job,
+            "request_hash": job.request_hash,
+            "headline": headline(job, self._title(job)),
+            "standing": standing(view),
+            "stages": stages(job),
+            "stage_words": dict(STAGES),
+            "result": result,
+            "images": images_first(result.images) if result else (),
+            "reproduction": self._reproduction(job, result) if result else None,
+            "manifest": _matching(result.manifest, manifest_search) if result else {},
+            "manifest_search": manifest_search[:64],
+            "failure": outcome if isinstance(outcome, BuildFailure) else None,
+            "advice": self._advice(job),
+            "anew_at": self._anew_at(job),
+            "repositories": {name: plain_address(url) for name, url in job.request.repositories.items()},
+            "form_link": link_to(job.request),
+            "not_linked": not_linked(job.request),
+        }
+
+    def _title(self, job: Job) -> str:
+        request = job.request
+        try:
+            return self._parts.search.device(request.version, request.target, request.profile).title
+        except AsuError:
+            return request.profile
+
+    def _reproduction(self, job: Job, result: BuildResult) -> Reproduction | None:
+        try:
+            release = self._parts.catalog.branches.release(job.request.version)
+        except AsuError:
+            return None  # a branch that this server does not have any more
+        return reproduce(
+            job.request,
+            result.build_cmd,
+            release=release,
+            template=self._parts.announcement.imagebuilder_image,
+            upstream_url=self._parts.announcement.upstream_url,
+        )
+
+    def _advice(self, job: Job) -> Advice | None:
+        if job.state is JobState.CANCELLED:
+            return corrections.advise_cancelled(job.request)
+        if isinstance(job.outcome, BuildFailure):
+            return corrections.advise(job.request, job.outcome, self._surroundings(job))
+        return None
+
+    def _surroundings(self, job: Job) -> Surroundings:
+        largest = self._parts.announcement.max_custom_rootfs_size_mb
+        if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
+            return Surroundings(max_rootfs_size_mb=largest)
+        try:
+            found = self._parts.catalog.resolve(job.request)
+            unknown = self._parts.preview.look(job.request).unknown or ()
+        except AsuError:
+            return Surroundings(max_rootfs_size_mb=largest)
+        return Surroundings(
+            {entry.name: entry.suggestions for entry in unknown},
+            self._parts.catalog.default_packages(found),
+            largest,
+        )
+
+    def _anew_at(self, job: Job) -> datetime | None:
+        """From when on the same request would be tried anew, if that is still to come."""
+        if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
+            return None
+        at = job.finished_at + COOL_DOWN
+        return at if at > self._parts.now() and job.outcome.side is not Side.USER else None
+
+
+def _matching(manifest: Mapping[str, str], text: str) -> Mapping[str, str]:
+    words = text.casefold().split()
+    return {
+        name: version
+        for name, version in sorted(manifest.items())
+        if all(word in name.casefold() for word in words)
+    }

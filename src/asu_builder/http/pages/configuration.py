@@ -1,0 +1,74 @@
+"""The settings in effect, for whoever runs the service."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.domain.access import Asker, Right
+from asu_builder.http.api.operator import ConfigurationDocument
+from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.threads import Threads
+
+
+class Line(Struct, frozen=True):
+    """One setting in words."""
+
+    name: str
+    value: str
+    origin: str
+    default: str
+    meaning: str
+
+
+class ConfigurationPage:
+    """Shown with a token that may read."""
+
+    def __init__(
+        self, describe: Callable[[], ConfigurationDocument], *, threads: Threads, rendering: Rendering
+    ) -> None:
+        self._describe = describe
+        self._threads = threads
+        self._rendering = rendering
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """Raises `NotAuthenticated` or `NotAllowed`."""
+        asker.require(Right.READ)
+        document = await self._threads.run(self._describe)
+        lines = [
+            Line(
+                setting.name,
+                _text(setting.value),
+                setting.origin,
+                "depends on the host" if setting.default is None else _text(setting.default),
+                setting.meaning,
+            )
+            for setting in document.settings
+        ]
+        return self._rendering.page(
+            "configuration.html",
+            request,
+            asker=asker,
+            chosen=[line for line in lines if line.origin != "default"],
+            standing=[line for line in lines if line.origin == "default"],
+        )
+
+
+def _text(value: Any) -> str:
+    """A value as a file says it; an empty one in a word."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_entry, value)) or "none"
+    if isinstance(value, str):
+        return value or "empty"
+    return "none" if value == {} else msgspec.json.encode(value).decode()
+
+
+def _entry(entry: Any) -> str:
+    """One of a list; of a token its name, and in brackets its rights and its class."""
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    also = [*entry.get("rights", ()), *([entry["priority"]] if "priority" in entry else [])]
+    return f"{entry['name']} ({', '.join(also)})" if also else str(entry["name"])

@@ -1,0 +1,243 @@
+"""What to do about a build that came to nothing: advice in plain words, and requests that may do better."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.domain.errors import BuildProblem, FailureReason, Side
+from asu_builder.domain.job import BuildFailure
+from asu_builder.domain.request import BuildRequest
+
+AS_IT_IS = "again"
+"""The key of the correction that changes nothing."""
+_MOST_CHOICES = 4
+
+
+class Correction(Struct, frozen=True):
+    """A request that may succeed where another failed. `key` names it among those of its build."""
+
+    key: str
+    sentence: str
+    request: BuildRequest
+
+
+class Advice(Struct, frozen=True):
+    """What happened, whose side it is on, and what to do; the best correction comes first."""
+
+    heading: str
+    side: str
+    what_to_do: str
+    corrections: tuple[Correction, ...] = ()
+
+
+class Surroundings(Struct, frozen=True):
+    """What is known beside the failure, as far as it could be found out."""
+
+    meant: Mapping[str, Sequence[str]] = {}
+    """The closest names there are for one that does not exist, best first."""
+    defaults: Collection[str] = ()
+    """What the device has by default."""
+    max_rootfs_size_mb: int = 0
+
+
+SIDES = {
+    Side.USER: "The request",
+    Side.INFRASTRUCTURE: "The surroundings of this server",
+    Side.INTERNAL: "This server",
+}
+"""Whose side a failure is on, in words."""
+
+_LATER = "Nothing is wrong with the request. Try the same again in a minute."
+_OURS = "This is the server's own fault. Trying again may help; if it does not, tell its operator."
+_SEARCH = "Choose another version or look for the device's present name."
+_WORDS: dict[FailureReason, tuple[str, str]] = {
+    FailureReason.IMAGEBUILDER_MISSING: (
+        "There is no ImageBuilder for this version and target",
+        "A new release has none yet for some hours. Try again later, or choose another version.",
+    ),
+    FailureReason.SETUP_FAILED: ("The ImageBuilder could not be set up", _LATER),
+    FailureReason.REVISION_MISMATCH: (
+        "The sources have moved on since the request was made",
+        "Look for upgrades again on the device, or build what there is now.",
+    ),
+    FailureReason.NOT_OFFERED: ("This is not offered here any more", _SEARCH),
+    FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
+    FailureReason.BAD_REPOSITORY: (
+        "A package repository of the request cannot be used",
+        "Correct its address or its key, or leave it out.",
+    ),
+    FailureReason.IMPOSSIBLE_SELECTION: (
+        "These packages cannot be installed",
+        "Leave out or replace the packages that are named, and build again.",
+    ),
+    FailureReason.VERSION_MISMATCH: (
+        "A package has another version now than the request says",
+        "Look for upgrades again on the device, or build with the versions there are now.",
+    ),
+    FailureReason.TOO_BIG: (
+        "The packages do not fit on the device",
+        "Remove packages, the largest first; what a device has by default can be left out too.",
+    ),
+    FailureReason.MAKE_FAILED: (
+        "The ImageBuilder failed",
+        "Its last lines say at what. Often it is one package's install script: leave that package out.",
+    ),
+    FailureReason.NO_IMAGES: (
+        "No image was made for this device",
+        "Leave the file system to the ImageBuilder, or choose another version.",
+    ),
+    FailureReason.DEADLINE: (
+        "The build took too long and was ended",
+        "Try the same again in a minute, when the server may be less busy. Fewer packages or a smaller root "
+        "partition make it shorter.",
+    ),
+    FailureReason.OUT_OF_MEMORY: (
+        "The build needed more memory than it may use",
+        "Fewer packages or a smaller root partition need less.",
+    ),
+    FailureReason.DISK_LIMIT: (
+        "The build wrote more than it may",
+        "Fewer packages or a smaller root partition need less.",
+    ),
+    FailureReason.UPSTREAM_UNREACHABLE: ("A package repository did not answer", _LATER),
+    FailureReason.WORLD_UNAVAILABLE: ("A part that builds need did not work", _LATER),
+    FailureReason.UNTRUSTED_OUTPUT: ("What the build left was refused", _OURS),
+    FailureReason.INCOMPLETE_OUTPUT: ("What the build left is not complete", _OURS),
+    FailureReason.GAVE_UP: ("The build was cut off several times", _OURS),
+    FailureReason.EXPIRED: (
+        "Nobody waited for this build any more",
+        "It had waited for long without anybody asking how it goes. Ask again to have it built.",
+    ),
+    FailureReason.INTERNAL: ("The server made a mistake", _OURS),
+}
+_SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReason.DEADLINE})
+_AGAIN_FOR_USERS = frozenset({FailureReason.EXPIRED})
+
+
+def advise(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Advice:
+    """Advice on a failed build."""
+    heading, what_to_do = _WORDS[failure.reason]
+    if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
+        what_to_do = _LATER
+    side = "Nobody" if failure.reason is FailureReason.EXPIRED else SIDES[failure.side]
+    corrections = _unique(request, _corrections(request, failure, known))
+    return Advice(heading, side, what_to_do, corrections)
+
+
+def advise_cancelled(request: BuildRequest) -> Advice:
+    """Advice on a build that somebody has cancelled."""
+    again = Correction(AS_IT_IS, "Ask again", request)
+    return Advice("The build was cancelled", "Nobody", "The same request starts anew at once.", (again,))
+
+
+def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
+    reason = failure.reason
+    if failure.side is not Side.USER or reason in _AGAIN_FOR_USERS:
+        words = "Ask again" if reason is FailureReason.EXPIRED else "Try again"
+        yield Correction(AS_IT_IS, words, request)
+    if reason is FailureReason.REVISION_MISMATCH and request.version_code:
+        yield Correction("any-revision", "Build what there is now", replace(request, version_code=""))
+    elif reason is FailureReason.NO_IMAGES and request.filesystem:
+        yield Correction("any-filesystem", "Build every file system", replace(request, filesystem=None))
+    elif reason is FailureReason.TOO_BIG:
+        yield from _larger(request, failure, known)
+    elif reason in (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
+        yield from _other_versions(request, failure)
+        yield from _other_packages(request, find_problem(failure), known)
+    elif failure.problem.script in request.wanted:
+        yield _without(request, (failure.problem.script,))
+
+
+def find_problem(failure: BuildFailure) -> BuildProblem:
+    """Which packages a selection failed at; what the manifest lacks is missing like any other."""
+    problem = failure.problem
+    absent = tuple(name for name, (_, there) in problem.versions.items() if not there)
+    return replace(problem, missing=(*problem.missing, *absent)) if absent else problem
+
+
+def _other_versions(request: BuildRequest, failure: BuildFailure) -> Iterator[Correction]:
+    if any(there for _, there in failure.problem.versions.values()):
+        unversioned = replace(request, packages=request.wanted, packages_versions={})
+        yield Correction("any-version", "Build with the versions there are now", unversioned)
+
+
+def _other_packages(
+    request: BuildRequest, problem: BuildProblem, known: Surroundings
+) -> Iterator[Correction]:
+    bad = _to_blame(request, problem)
+    meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
+    if meant and len(meant) == len(bad):
+        pairs = [f"{new} instead of {old}" for old, new in meant.items()]
+        yield Correction("nearest", f"Build with {_some(pairs)}", change_packages(request, replaced=meant))
+    if bad:
+        yield _without(request, bad)
+    if not problem.missing:
+        yield from _one_of(request, problem.conflicts[:_MOST_CHOICES], known)
+
+
+def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
+    """What was asked for and does not exist, or needs what does not."""
+    needed_by = problem.needed_by or {}
+    bad = list(problem.missing)
+    bad += [asker for name in problem.missing for asker in needed_by.get(name, ())]
+    if not bad and not problem.conflicts:
+        bad = list(problem.refused)
+    return tuple(name for name in dict.fromkeys(bad) if name in request.wanted)
+
+
+def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Surroundings) -> Iterator[Correction]:
+    """Without any one of those that exclude each other."""
+    for name in conflicts:
+        if name in request.wanted:
+            yield _without(request, (name,))
+        elif name in known.defaults and f"-{name}" not in request.wanted:
+            changed = change_packages(request, added=(f"-{name}",))
+            yield Correction(f"without {name}", f"Build without {name}", changed)
+
+
+def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
+    changed = change_packages(request, dropped=names)
+    return Correction(f"without {' '.join(names)}", f"Build without {_some(names)}", changed)
+
+
+def _larger(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
+    size = request.rootfs_size_mb
+    if size and failure.problem.full and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
+        sentence = f"Build with a root partition of {larger} MiB"
+        yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
+
+
+def change_packages(
+    request: BuildRequest,
+    *,
+    dropped: Collection[str] = (),
+    replaced: Mapping[str, str] | None = None,
+    added: Sequence[str] = (),
+) -> BuildRequest:
+    """The request with other packages; what keeps its name keeps its version."""
+    new = replaced or {}
+    names = [new.get(name, name) for name in request.wanted if name not in dropped]
+    names = list(dict.fromkeys([*names, *added]))
+    versions = request.packages_versions
+    return replace(
+        request,
+        packages=() if versions else tuple(names),
+        packages_versions={name: versions.get(name, "") for name in names} if versions else {},
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = list(names[:_MOST_CHOICES])
+    if len(names) > len(shown):
+        return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _unique(request: BuildRequest, corrections: Iterator[Correction]) -> tuple[Correction, ...]:
+    """Each once, and none that would fail in the same way."""
+    found: dict[str, Correction] = {}
+    for correction in corrections:
+        if correction.key == AS_IT_IS or correction.request != request:
+            found.setdefault(correction.key, correction)
+    return tuple(found.values())

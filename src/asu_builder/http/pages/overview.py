@@ -1,0 +1,121 @@
+"""The first page: how the service is, what it does, and where to go."""
+
+from collections.abc import Sequence
+from datetime import date
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from asu_builder.core.catalog import BranchOffer, Catalog
+from asu_builder.core.health import Health, HealthReport
+from asu_builder.core.operator import Crowd, Crowds
+from asu_builder.core.statistics import Charts
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import TooManyRequests, Unavailable
+from asu_builder.http.pages.charts import Series, stacked_bars
+from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.waiting import SHORT_SECONDS, Waiting
+from asu_builder.ports import RecordedFailure
+
+_ERRORS = 8
+_DAYS = 7
+
+
+class Day(Struct, frozen=True):
+    """What happened on one day, UTC. `built` were new, `hits` were answered with what was there."""
+
+    date: date
+    built: int
+    hits: int
+    failed: int
+
+
+class Overview:
+    """The first page."""
+
+    def __init__(
+        self,
+        health: Health,
+        crowds: Crowds,
+        charts: Charts,
+        *,
+        catalog: Catalog,
+        waiting: Waiting,
+        rendering: Rendering,
+    ) -> None:
+        self._health = health
+        self._crowds = crowds
+        self._charts = charts
+        self._catalog = catalog
+        self._waiting = waiting
+        self._rendering = rendering
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """Renders it from counts."""
+        report = self._health.report()
+        if not asker.may(Right.READ):
+            report = report.for_everybody()
+        crowd, days, offers, failures = await self._waiting.ask(
+            asker, "overview", self._look, patience=SHORT_SECONDS
+        )
+        return self._rendering.page(
+            "overview.html",
+            request,
+            asker=asker,
+            report=report,
+            sentence=health_sentence(report),
+            crowd=crowd,
+            days=days,
+            chart=_chart(days),
+            offers=offers,
+            failures=failures,
+        )
+
+    def _look(self) -> tuple[Crowd, list[Day], list[BranchOffer], list[RecordedFailure]]:
+        failures = list(self._charts.failures(_ERRORS))
+        return self._crowds.look(), self._days(), self._offers(), failures
+
+    def _offers(self) -> list[BranchOffer]:
+        """Nothing while upstream has never answered, or may not be asked: the page stands without it."""
+        try:
+            return [offer for offer in self._catalog.offers() if offer.versions]
+        except (Unavailable, TooManyRequests):
+            return []
+
+    def _days(self) -> list[Day]:
+        """The last seven days, today last."""
+        chart = self._charts.builds_per_day()
+        asked, hits, failed = (line.data for line in chart.datasets)
+        rows = zip(chart.labels, asked, hits, failed, strict=True)
+        return [
+            Day(date.fromisoformat(label.rstrip("Z")), int(total - hit), int(hit), int(fails))
+            for label, total, hit, fails in rows
+        ][-_DAYS:]
+
+
+def _chart(days: Sequence[Day]) -> str:
+    """HTML that is fit for the page; empty when there is nothing to draw."""
+    if not any(day.built + day.hits for day in days):
+        return ""
+    return stacked_bars(
+        "Requests of the last seven days",
+        [day.date for day in days],
+        (
+            Series("New builds", "built", [day.built for day in days]),
+            Series("Answered from kept results", "cached", [day.hits for day in days]),
+        ),
+    )
+
+
+def health_sentence(report: HealthReport) -> str:
+    """What an operator or asker should know first, in one sentence."""
+    if report.status == "ok":
+        return "Everything works: requests are answered and images are built."
+    worse = [
+        verdict.sentence
+        for word in ("down", "degraded")
+        for verdict in report.verdicts.values()
+        if verdict.status == word
+    ]
+    return worse[0]

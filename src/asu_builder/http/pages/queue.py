@@ -1,0 +1,169 @@
+"""The queue: for everybody counts, for holders of a token the jobs and what can be done with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.core.health import Health, HealthReport
+from asu_builder.core.operator import Crowd, Crowds, Operator
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import RequestRejected
+from asu_builder.domain.job import FINAL_STATES, Job, JobState
+from asu_builder.http.api.operator import OperatorActs, job_filter
+from asu_builder.http.cache import Remembered, Rendered
+from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.pages.session import form
+from asu_builder.http.threads import Threads
+from asu_builder.ports import Act, JobFilter
+
+FILTERS = ("state", "version", "target", "profile", "asker")
+JOBS = 50
+LOOKED_AT = 3000
+"""How many job numbers back one page looks, because no index knows every filter; then it offers more."""
+_ACTS = 50
+_FRESH_SECONDS = 1.0
+_FRAGMENT_BYTES = 1 << 18
+
+DONE: Mapping[str, str] = {
+    "cancel": "The job is cancelled.",
+    "requeue": "The job waits again.",
+    "purge": "The result is forgotten; the next request builds it anew.",
+    "pause": "The workers are paused: what is being built goes on, and nothing new begins.",
+    "resume": "The workers take jobs again.",
+}
+_OF_ALL_WORKERS = ("pause", "resume")
+
+
+class Listing(Struct, frozen=True):
+    """One page of jobs; `older` is the number before which the next one begins, None at the end."""
+
+    jobs: Sequence[Job]
+    older: int | None
+    since: int
+    """The lowest job number that was looked at."""
+
+
+class QueuePage:
+    """The page, its live part alone, and the operator's acts."""
+
+    def __init__(
+        self,
+        crowds: Crowds,
+        operator: Operator,
+        health: Health,
+        *,
+        acts: OperatorActs,
+        threads: Threads,
+        rendering: Rendering,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` counts seconds."""
+        self._crowds = crowds
+        self._operator = operator
+        self._health = health
+        self._acts = acts
+        self._threads = threads
+        self._rendering = rendering
+        self._remembered = Remembered(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
+
+    async def show(self, request: Request, asker: Asker) -> Response:
+        """The page; with `fragment` only what changes by itself. Raises `RequestRejected`."""
+        alone = "fragment" in request.query_params
+        if alone and not asker.may(Right.READ):
+            # However many watch, it is counted once a second.
+            return self._rendering.answer(await self._remembered.get("live", self._anonymous_part))
+        values = await self._threads.run(self._values, request, asker)
+        if alone:
+            return self._rendering.page("queue_live.html", request, asker=asker, **values)
+        done = DONE.get(request.query_params.get("done", ""))
+        return self._rendering.page("queue.html", request, asker=asker, done=done, **values)
+
+    async def act(self, request: Request, asker: Asker) -> Response:
+        """Does what a form asks for and leads back. Raises what `Operator` raises."""
+        given = await form(request)
+        act = given.get("act", "")
+        if act not in DONE:
+            raise RequestRejected("act: expected one of " + ", ".join(DONE))
+        if given.get("sure") != "yes":
+            raise RequestRejected("Nothing was done: tick the box beside it to say that you are sure.")
+        if act in _OF_ALL_WORKERS:
+            await self._acts.on_workers(asker, act)
+        else:
+            await self._acts.on_job(asker, act, given.get("request_hash", ""))
+        wanted = {key: values[-1] for key, values in parse_qs(given.get("view", "")[:1000]).items()}
+        view = {key: wanted[key] for key in (*FILTERS, "before") if key in wanted}
+        return RedirectResponse("/queue?" + urlencode({**view, "done": act}), 303)
+
+    def _anonymous_part(self) -> Rendered:
+        text = self._rendering.text(
+            "queue_live.html",
+            path="/queue",
+            asker=Asker(""),
+            **self._counts(Asker("")),
+            listing=None,
+            acts=(),
+            view="",
+        )
+        return Rendered(text.encode(), _FRESH_SECONDS)
+
+    def _values(self, request: Request, asker: Asker) -> dict[str, Any]:
+        given = {name: request.query_params.get(name, "") for name in FILTERS}
+        before = request.query_params.get("before", "")
+        shared = {
+            **self._counts(asker),
+            "given": given,
+            "states": list(JobState),
+            "view": urlencode({name: text for name, text in {**given, "before": before}.items() if text}),
+        }
+        if not asker.may(Right.READ):
+            return {**shared, "listing": None, "acts": ()}
+        acts: Sequence[Act] = self._operator.acts(_ACTS)
+        listing = self._listing(job_filter(request))
+        fewer = urlencode({name: text for name, text in given.items() if text})
+        return {**shared, "listing": listing, "acts": acts, "filters": fewer}
+
+    def _counts(self, asker: Asker) -> dict[str, Any]:
+        crowd, report = self._crowds.look(), self._health.report()
+        if not asker.may(Right.READ):
+            report = report.for_everybody()
+        return {
+            "crowd": crowd,
+            "hindrance": hindrance(crowd, report),
+            "acts_on": acts_on,
+        }
+
+    def _listing(self, wanted: JobFilter) -> Listing:
+        newest = self._operator.jobs(JobFilter(limit=1))
+        before = wanted.before or (newest[0].id + 1 if newest else 1)
+        since = max(0, before - LOOKED_AT)
+        found = self._operator.jobs(replace(wanted, before=before, since=since, limit=JOBS + 1))
+        if len(found) > JOBS:
+            return Listing(found[:JOBS], found[JOBS - 1].id, found[JOBS - 1].id)
+        live = wanted.state is not None and wanted.state not in FINAL_STATES
+        return Listing(found, since if since > 1 and not live else None, since)
+
+
+def acts_on(state: JobState) -> tuple[tuple[str, str], ...]:
+    """What an operator can do with a job of this state, and the words on the button."""
+    if state is JobState.PENDING:
+        return (("cancel", "Cancel it"),)
+    if state is JobState.BUILDING:
+        return (("cancel", "Cancel it"), ("requeue", "Back to the queue"))
+    return (("requeue", "Build it again"), ("purge", "Forget its result"))
+
+
+def hindrance(crowd: Crowd, report: HealthReport) -> str:
+    """Why nothing is built now, in a sentence; empty when builds run."""
+    if crowd.pause is not None:
+        return "The workers are paused by the operator. What is asked for waits, and nothing is lost."
+    if not report.can_build:
+        parts = [name for name in ("database", "engine", "store") if report.verdicts[name].status == "down"]
+        named = " and ".join(f"the {part}" for part in parts) or "room for images"
+        what = f"Builds wait for {named}."
+        return " ".join((what, *(report.verdicts[part].sentence for part in parts)))
+    return ""

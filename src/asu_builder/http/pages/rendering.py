@@ -1,0 +1,123 @@
+"""Templates and static files to answers: one look, one set of headers, nothing from elsewhere."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.errors import BuildNotFound
+from asu_builder.http.pages import words
+
+ROOT = Path(__file__).parent.parent / "static"
+_KINDS = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FOREVER = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+
+
+class StaticFiles:
+    """Every file below `static/`, read once; few and small.
+
+    All share one digest in their address, so that modules may import each other by relative names
+    and no browser ever mixes two versions.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._files = {
+            path.name: path.read_bytes() for path in sorted(root.iterdir()) if path.suffix in _KINDS
+        }
+        digest = hashlib.sha256()
+        for name, content in self._files.items():
+            digest.update(name.encode() + b"\0" + content)
+        self._digest = digest.hexdigest()[:12]
+
+    def address(self, name: str) -> str:
+        """Where a file is found. Raises `KeyError` for one that does not exist."""
+        _ = self._files[name]
+        return f"/static/{self._digest}/{name}"
+
+    async def serve(self, request: Request) -> Response:
+        """The file, for ever; 404 for another version's."""
+        name = request.path_params["name"]
+        if request.path_params["digest"] != self._digest or name not in self._files:
+            raise BuildNotFound("There is no such file; load the page again.")
+        kind = _KINDS[Path(name).suffix]
+        return Response(self._files[name], headers={**_FOREVER, "content-type": kind})
+
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+HEADERS = {
+    # Nothing inline and nothing from elsewhere; 'self' covers the WebSocket of this host.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    # The address of a build page is the key to it, so no link tells where it was followed.
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Rendering:
+    """Renders pages; templates are compiled once."""
+
+    def __init__(self, static_files: StaticFiles, *, version: str, contact: str) -> None:
+        self._static_files = static_files
+        self._version = version
+        self._contact = contact
+
+    def page(
+        self, template: str, request: Request, *, asker: Asker, status: int = 200, **values: object
+    ) -> HTMLResponse:
+        """A whole page. `asker` decides what the navigation offers; `values` are the template's own."""
+        return self.answer(self.text(template, path=request.scope["path"], asker=asker, **values), status)
+
+    def text(self, template: str, *, path: str, asker: Asker, **values: object) -> str:
+        """A page, or a part of one, before it is an answer."""
+        return self._environment.get_template(template).render(
+            path=path,
+            signed_in=asker.name if asker.token else "",
+            may_read=asker.may(Right.READ),
+            may_operate=asker.may(Right.OPERATE),
+            **values,
+        )
+
+    def answer(self, content: str | bytes, status: int = 200) -> HTMLResponse:
+        """The headers of every page around what was rendered."""
+        return HTMLResponse(content, status, headers=HEADERS)
+
+    @cached_property
+    def _environment(self) -> Environment:
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        environment.globals.update(
+            static=self._static_files.address,
+            server_version=self._version,
+            contact=words.contact(self._contact.strip()),
+        )
+        filters: Mapping[str, Any] = {
+            "size": words.size,
+            "span": words.span,
+            "moment": words.moment,
+            "number": words.number,
+            "sentence": words.sentence,
+            "linked": words.linked,
+            "reason": words.in_words,
+            "reason_first": words.as_beginning,
+        }
+        environment.filters.update(filters)
+        return environment

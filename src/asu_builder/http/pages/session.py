@@ -1,0 +1,141 @@
+"""An operator at a page: the token goes into a cookie that only pages look at.
+
+The API never reads the cookie, so no foreign page can use it there. On pages it shows more, and
+lets forms act: for those the browser must say that they were sent from here.
+"""
+
+import re
+from binascii import a2b_qp
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from asu_builder.domain.access import Asker
+from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed, RequestRejected
+from asu_builder.http.callers import Askers
+
+COOKIE = "asu_token"
+_DAYS = 30
+_LONGEST_ORIGIN = 512
+_AUTHORIZATION = b"authorization"
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class Sessions:
+    """Who looks at a page, by the cookie or, as everywhere, by header or address."""
+
+    def __init__(self, askers: Askers) -> None:
+        self._askers = askers
+
+    def asker(self, request: Request) -> Asker:
+        """The holder of the cookie's token; nobody but an address when it is not known (any more)."""
+        token = cookie_of(request, COOKIE)
+        scope: dict[str, Any] = dict(request.scope)
+        if token:
+            with_token = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
+            try:
+                return self._askers.of({**scope, "headers": [*scope["headers"], with_token]})
+            except NotAuthenticated:
+                pass  # it was taken back, and so says nothing
+        try:
+            return self._askers.of(scope)
+        except NotAuthenticated:
+            others = [header for header in scope["headers"] if header[0] != _AUTHORIZATION]
+            return self._askers.of({**scope, "headers": others})
+
+    async def begin(self, request: Request) -> Response:
+        """Takes a token from a form into the cookie. Raises `NotAuthenticated`."""
+        given = await form(request)
+        request.state.page = _path_here(given.get("next", ""))
+        token = given.get("token", "").strip()
+        header = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
+        try:
+            self._askers.of({**request.scope, "headers": [header]})
+        except NotAuthenticated:
+            raise NotAuthenticated("This token is not known here: check that all of it was given.") from None
+        response = RedirectResponse(request.state.page, 303)
+        response.set_cookie(
+            COOKIE,
+            token,
+            max_age=_DAYS * 86400,
+            httponly=True,
+            samesite="strict",
+            secure=is_secure(request),
+        )
+        return response
+
+    async def end(self, request: Request) -> Response:
+        """Forgets the token."""
+        given = await form(request)
+        response = RedirectResponse(_path_here(given.get("next", "")), 303)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The fields of a form that was sent from a page of this server, the last of each name.
+
+    Raises `NotAllowed` for one from elsewhere, `RequestMalformed` for what is no form.
+    """
+    require_own_page(request)
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        raise RequestMalformed("body: expected a form")
+    body, most = await request.body(), request.app.state.most_fields
+    if body.count(b"&") >= most:
+        raise RequestRejected(f"body: expected a form of at most {most} fields")
+    if _BROKEN_ESCAPE.search(body):
+        raise RequestMalformed("body: expected a form; a % in it is not followed by two hexadecimal digits")
+    pairs = (pair.partition(b"=") for pair in body.split(b"&") if pair)
+    return {_unescaped(name): _unescaped(value) for name, _, value in pairs}
+
+
+def _unescaped(text: bytes) -> str:
+    """What a browser has written as `a+b%3D`. A mebibyte of escapes keeps `urllib.parse` busy a second."""
+    quoted = text.replace(b"+", b" ").replace(b"=", b"=3D").replace(b"%", b"=")
+    return a2b_qp(quoted).decode("utf-8", "replace")
+
+
+def require_own_page(request: Request) -> None:
+    """Raises `NotAllowed` for a form that another site's page has sent."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        own = site in ("same-origin", "none")
+    else:
+        # Browsers before 2023 send only the origin; whoever sends neither is no browser.
+        origin = request.headers.get("origin")
+        own = origin is None or _host_of(origin) == request.headers.get("host", "")
+    if not own:
+        raise NotAllowed("This form was sent by another site. Open the page here and send it again.")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin[:_LONGEST_ORIGIN]).netloc
+    except ValueError:
+        return None
+
+
+def cookie_of(request: Request, name: str) -> str:
+    """What a cookie holds; "" where it is not sent, or no cookies can be read."""
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load(request.headers.get("cookie", "")[:8192])
+    except CookieError:
+        return ""
+    found = cookies.get(name)
+    return found.value[:256] if found else ""
+
+
+def _path_here(path: str) -> str:
+    """A path of this server, never an address elsewhere."""
+    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the browser reaches this server by TLS, so that a cookie may ask for it."""
+    # A proxy in front speaks TLS, and the browser knows which scheme it used.
+    origin = request.headers.get("origin", "")
+    return request.scope["scheme"] == "https" or origin.startswith("https://")

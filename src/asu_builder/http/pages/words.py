@@ -1,0 +1,239 @@
+"""Numbers, sizes, times, stages and reasons as people read them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+from markupsafe import Markup, escape
+from msgspec import Struct
+
+from asu_builder.core.submit import BuildView
+from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.job import FINAL_STATES, Image, Job, JobState, Stage
+
+WORDS: Mapping[str, str] = {
+    FailureReason.IMAGEBUILDER_MISSING: "no ImageBuilder for this version and target",
+    FailureReason.SETUP_FAILED: "the ImageBuilder could not be set up",
+    FailureReason.REVISION_MISMATCH: "the sources have moved",
+    FailureReason.NOT_OFFERED: "no longer offered",
+    FailureReason.UNKNOWN_PROFILE: "the ImageBuilder does not know the device",
+    FailureReason.BAD_REPOSITORY: "a repository of the request cannot be used",
+    FailureReason.IMPOSSIBLE_SELECTION: "packages are missing or exclude each other",
+    FailureReason.VERSION_MISMATCH: "a package has another version than asked for",
+    FailureReason.TOO_BIG: "the packages do not fit on the device",
+    FailureReason.MAKE_FAILED: "the ImageBuilder failed",
+    FailureReason.NO_IMAGES: "no image was made for the device",
+    FailureReason.DEADLINE: "took too long",
+    FailureReason.OUT_OF_MEMORY: "needed too much memory",
+    FailureReason.DISK_LIMIT: "wrote too much",
+    FailureReason.UPSTREAM_UNREACHABLE: "a package repository did not answer",
+    FailureReason.WORLD_UNAVAILABLE: "something around the service did not work",
+    FailureReason.UNTRUSTED_OUTPUT: "the output was not to be trusted",
+    FailureReason.INCOMPLETE_OUTPUT: "the output was incomplete",
+    FailureReason.GAVE_UP: "was cut off three times",
+    FailureReason.EXPIRED: "nobody waited for it any more",
+    FailureReason.INTERNAL: "a mistake of this service",
+}
+
+
+def in_words(reason: str) -> str:
+    """A reason as people say it; one that is not known as it is."""
+    return WORDS.get(reason, reason.replace("_", " "))
+
+
+def as_beginning(reason: str) -> str:
+    """The same at the beginning of a line."""
+    words = in_words(reason)
+    return words[:1].upper() + words[1:]
+
+
+_CODE = re.compile("`([^`]+)`")
+_ADDRESS = re.compile(r"https://[A-Za-z0-9._~/?#=&;%+-]*[A-Za-z0-9/]")
+_REACHED = re.compile(
+    r"https?://[A-Za-z0-9._~/?#=&;%+:@-]*[A-Za-z0-9/]|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
+)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves at least one: `9.4 MiB`."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 or count >= 100 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def span(length: timedelta | float) -> str:
+    """A length of time, or seconds, in its two largest units: `3 min 20 s`."""
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    first = next(index for index, (count, _) in enumerate(parts) if count)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count)
+
+
+def moment(at: datetime) -> Markup:
+    """A time in UTC, as in the log; the browser's script adds the reader's own as a tooltip."""
+    utc = at.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds"), f"{utc:%Y-%m-%d %H:%M} UTC"
+    )
+
+
+def number(count: float) -> str:
+    """A number with thin spaces between thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def sentence(text: str) -> Markup:
+    """A sentence of ours, what stands in backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def contact(text: str) -> Markup:
+    """Who runs this server, as the operator wrote it; addresses of mail and of pages are links."""
+    parts = []
+    end = 0
+    for found in _REACHED.finditer(text):
+        address = found[0] if "://" in found[0] else f"mailto:{found[0]}"
+        link = Markup('<a href="{}" rel="noreferrer">{}</a>').format(address, found[0])
+        parts += [escape(text[end : found.start()]), link]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def linked(text: str) -> Markup:
+    """A sentence of ours as `sentence` makes it, whose addresses are links."""
+    return Markup(_ADDRESS.sub(r'<a href="\g<0>" rel="noreferrer">\g<0></a>', str(sentence(text))))
+
+
+STAGES: tuple[tuple[str, str], ...] = (
+    ("pending", "Wait for its turn"),
+    (Stage.INIT, "Begin"),
+    (Stage.CONTAINER_SETUP, "Set up the ImageBuilder"),
+    (Stage.VALIDATE_REVISION, "Check version and device"),
+    (Stage.VALIDATE_MANIFEST, "Choose the packages"),
+    (Stage.BUILDING_IMAGE, "Build the images"),
+)
+"""Every step in its order, with its words."""
+
+STATES = {
+    JobState.PENDING: "Waiting",
+    JobState.BUILDING: "Building",
+    JobState.COMPLETED: "Completed",
+    JobState.FAILED: "Failed",
+    JobState.CANCELLED: "Cancelled",
+}
+
+
+WAITING_FOR = {
+    "paused": "The operator has paused the workers: nothing new is built now, and nothing is lost",
+    "engine": "The container engine of this server does not work now: builds wait until it does",
+    "store": "The store of this server takes no images now: builds wait until it does",
+    "disk_full": "This server has no room for more images now: builds wait until there is",
+}
+"""Why nothing is built, in words; `static/build_page.js` has the same."""
+
+
+class Step(Struct, frozen=True):
+    """One step: done, current or ahead."""
+
+    name: str
+    words: str
+    state: str
+
+
+class ShownImage(Struct, frozen=True):
+    """An image with what it is, for whom it is, and how important."""
+
+    image: Image
+    title: str
+    purpose: str
+    first: bool
+
+
+def stages(job: Job) -> Sequence[Step]:
+    """The steps of a live build; all are done when it is completed."""
+    names = [name for name, _ in STAGES]
+    current = "pending" if job.state is JobState.PENDING else str(job.stage or Stage.INIT)
+    at = len(names) if job.state in FINAL_STATES else names.index(current)
+    return [
+        Step(str(name), words, "done" if number < at else "current" if number == at else "ahead")
+        for number, (name, words) in enumerate(STAGES)
+    ]
+
+
+def standing(view: BuildView) -> str:
+    """How a build stands, in one sentence."""
+    job = view.job
+    left = "" if view.remaining is None else f", about {about(view.remaining.total_seconds())}"
+    if job.state is JobState.PENDING:
+        ahead = view.position or 0
+        if view.waiting_for in WAITING_FOR:
+            return f"{WAITING_FOR[view.waiting_for]}."
+        place = "It is next" if ahead == 0 else f"{ahead} build{'s' if ahead > 1 else ''} ahead"
+        return f"{place}{left}."
+    if job.state is JobState.BUILDING:
+        words = dict(STAGES)[job.stage or Stage.INIT]
+        return f"{words}{left and left + ' left'}."
+    if job.state is JobState.COMPLETED:
+        took = ""
+        if job.started_at and job.finished_at:
+            took = f" in {span(job.finished_at - job.started_at)}"
+        return f"The images are ready, built{took}."
+    return "This build was cancelled." if job.state is JobState.CANCELLED else "This build failed."
+
+
+def about(seconds: float) -> str:
+    """A forecast, no more exact than it is: seconds below one minute in tens, else minutes."""
+    if seconds < 60:
+        return f"{max(10, round(seconds / 10) * 10)} s"
+    return f"{round(seconds / 60)} min"
+
+
+def headline(job: Job, title: str) -> str:
+    """What is built, for headings."""
+    described = job.outcome and getattr(job.outcome, "description", None)
+    titles = described.get("titles") if described else None
+    if isinstance(titles, list) and titles and isinstance(titles[0], dict):
+        found = titles[0]
+        named = found.get("title") or " ".join(
+            str(found[part]) for part in ("vendor", "model", "variant") if found.get(part)
+        )
+        title = str(named) or title
+    return title
+
+
+_KINDS: tuple[tuple[str, str, str], ...] = (
+    ("sysupgrade", "Sysupgrade", "For a device that runs OpenWrt: upload it under System, Backup / Flash."),
+    ("combined", "Whole disk", "Holds everything: write it to the disk, or upload it to a running OpenWrt."),
+    ("sdcard", "SD card", "Write it to an SD card."),
+    ("factory", "Factory", "For a device with its vendor's firmware: upload it there."),
+    ("kernel", "Kernel", "A part of an image, for boot loaders and special ways to install."),
+    ("rootfs", "Root file system", "A part of an image, for special ways to install."),
+)
+
+
+def images_first(images: Iterable[Image]) -> Sequence[ShownImage]:
+    """What most people need comes first."""
+    shown = []
+    for image in images:
+        rank = next(
+            (number for number, (kind, _, _) in enumerate(_KINDS) if image.type.startswith(kind)), len(_KINDS)
+        )
+        _, title, purpose = _KINDS[rank] if rank < len(_KINDS) else ("", image.type or "File", "")
+        shown.append((rank, image.name, ShownImage(image, title, purpose, rank == 0)))
+    return [entry for _, _, entry in sorted(shown, key=lambda entry: entry[:2])]
+
+
+def plain_address(url: str) -> str:
+    """An address without the name and password that may stand in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not an address)"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

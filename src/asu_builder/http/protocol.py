@@ -1,0 +1,323 @@
+"""uvicorn's HTTP protocol with limits on what it reads and on how long it waits."""
+
+import asyncio
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from asu_builder.http import door
+from asu_builder.http.api.live import ABORT
+from asu_builder.http.api.wire import Answer
+from asu_builder.http.door import CLIENT, LINGER_SECONDS, LOWEST_BODY, Client, Door
+
+_SLICE = 16 << 10
+"""Bytes that the parser gets at once: it adds up a header's pieces at a cost that grows with the square."""
+_REST_OF_LINE = len(b"GET  HTTP/1.1")
+
+_IDLE, _HEAD, _BODY, _REFUSED, _UPGRADED = range(5)
+"""What of a request is arriving; behind an upgrade none comes any more."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Refused(Exception):
+    """Raised within the parser, which wraps it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Says in each scope how it is broken off, and whether its client is still there."""
+
+    def __init__(self, *, door: Door, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._door = door
+        self._client = Client()
+        self._phase = _IDLE
+        self._since: float | None = None
+        """Since when the client owes what comes next; None while nobody looked at the clock."""
+        self._unread = 0
+        """Bytes that the parser got since it last gave us something whole."""
+        self._slice = 0
+        self._body = 0
+        self._held = 0
+        self._unsent = 0
+        self._unsent_since = 0.0
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        if not self._door.admit(self, self.client[0] if self.client else None, self.loop):
+            self._phase = _REFUSED
+            self._write(door.too_many_connections(self._door.limits))
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._door.leave(self)
+        self._client.leave()
+        self._release()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._phase == _REFUSED:
+            return
+        self._unset_keepalive_if_required()
+        self._feed_in_slices(data)
+        if self._since is None and self._phase != _IDLE:
+            self._since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Most of what was to be sent has left."""
+        super().resume_writing()
+        self._unsent = 0
+
+    def shutdown(self) -> None:
+        """uvicorn's word that the server ends."""
+        if self._phase == _REFUSED:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    # Called by the door.
+
+    def abort(self) -> None:
+        """Breaks the connection off; what was not sent stays unsent."""
+        self.transport.abort()
+
+    def check_deadlines(self, now: float) -> None:
+        """Ends the connection when the client has been too slow; a WebSocket has deadlines of its own."""
+        if self._phase == _UPGRADED:
+            return
+        if self._has_stopped_reading(now):
+            self.abort()
+        elif self._owes_nothing():
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        else:
+            self._check_wait(now - self._since)
+
+    def _check_wait(self, seconds: float) -> None:
+        limits = self._door.limits
+        if self._phase == _REFUSED:
+            if seconds >= LINGER_SECONDS:
+                self.abort()
+        elif self._phase == _BODY:
+            if seconds >= limits.body_seconds:
+                self._refuse(door.slow_body(limits))
+        elif seconds >= limits.head_seconds:
+            self._refuse(door.slow_head(limits))
+
+    def _owes_nothing(self) -> bool:
+        """While it is our turn; between two requests uvicorn's own timer runs."""
+        if self._phase == _BODY:
+            return self.flow.read_paused
+        if self._phase != _IDLE or self.cycle is None:
+            return False
+        return self.timeout_keep_alive_task is not None or not self.cycle.response_complete
+
+    def _has_stopped_reading(self, now: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and self._unsent and unsent >= self._unsent:
+            return now - self._unsent_since >= self._door.limits.reader_seconds
+        self._unsent, self._unsent_since = unsent, now
+        return False
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        scope: Any = self.scope
+        scope[ABORT], scope[CLIENT] = self.transport.abort, self._client
+        self._phase = _HEAD
+        self._unread = 0
+        if self.cycle is not None:
+            self._since = None
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the address."""
+        self.url += url
+        if len(self.url) + _REST_OF_LINE > self._door.limits.request_line:
+            raise _Refused(door.address_too_long(self._door.limits))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole header."""
+        if self._phase != _HEAD:
+            return  # behind a body: nothing here looks at those
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole, and the application begins."""
+        if self.parser.should_upgrade() and self._asks_for_another_protocol():
+            return
+        limits = self._door.limits
+        if self._unread + self._slice > limits.head:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.head:
+                raise _Refused(door.head_too_large(limits))
+        if len(self.url) > limits.fields and self.url.count(b"&") >= limits.fields:
+            raise _Refused(door.too_many_fields(limits))
+        former: Any = self.cycle
+        if former is None:
+            self._door.has_spoken(self)
+        self._phase = _BODY
+        self._since = None
+        self._unread = self._body = 0
+        super().on_headers_complete()
+        if self.expect_100_continue:
+            self._check_declared()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._unread = 0
+        self._body += len(body)
+        if self._body > LOWEST_BODY:
+            self._check_body(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if self._phase == _HEAD:
+            return  # of one that asks for another protocol only the head was read
+        self._phase = _IDLE
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Our answer is given."""
+        if self._held:
+            self._release()
+        super().on_response_complete()
+
+    # How it is refused.
+
+    def _feed_in_slices(self, data: bytes) -> None:
+        for start in range(0, len(data), _SLICE):
+            if self._phase == _REFUSED:
+                return
+            self._feed(data[start : start + _SLICE])
+
+    def _feed(self, data: bytes) -> None:
+        self._slice = len(data)
+        behind: bytes | None = None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            behind = data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self._refuse(reason.answer if isinstance(reason, _Refused) else door.NOT_HTTP)
+        else:
+            if self._phase != _IDLE:
+                self._unread += len(data)
+                if self._unread > self._door.limits.head + _SLICE:
+                    self._refuse(door.head_too_large(self._door.limits))
+        if behind is not None:
+            self._upgrade(behind)  # not above, where what it raises would lose its own context
+
+    def _asks_for_another_protocol(self) -> bool:
+        """Than HTTP and WebSocket: then the request is read as if it did not ask."""
+        return self.parser.get_method() != b"CONNECT" and not self._should_upgrade()
+
+    def _upgrade(self, rest: bytes) -> None:
+        if self._asks_for_another_protocol():
+            self._read_without_upgrade(rest)
+            return
+        if not self._should_upgrade():
+            self.cycle.keep_alive = False  # the parser takes nothing behind CONNECT
+            return
+        if self._must_answer():
+            self._refuse(door.NOT_HTTP)  # a WebSocket would write into the answer before it
+            return
+        self.handle_websocket_upgrade()
+        socket: Any = self.transport.get_protocol()
+        if not socket.handshake_initiated:
+            # Its library could not read the head, and uvicorn would wait for ever for a better one.
+            self.connections.discard(socket)
+            self.connections.add(self)
+            self.transport.set_protocol(self)
+            self._refuse(door.NOT_A_HANDSHAKE)
+            return
+        self._phase = _UPGRADED
+        self._door.has_spoken(self)
+        socket.on_lost = lambda: self._door.leave(self)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Reads a head once more, without its wish for another protocol, and what came behind it.
+
+        Java's client and `curl --http2` wish for h2c in each request. The parser takes nothing behind such
+        a head, so the body would be lost.
+        """
+        request = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % request]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets its own
+        self._phase, self._unread = _IDLE, 0
+        self._feed_in_slices(b"\r\n".join([*lines, b"", b""]) + rest)
+
+    def _check_declared(self) -> None:
+        """A client that asks before it sends a body is told at once."""
+        declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        limit = self._door.body_limit(self.scope["path"])
+        if int(declared) > limit:
+            raise _Refused(door.body_too_large(limit))
+
+    def _check_body(self, added: int) -> None:
+        limit = self._door.body_limit(self.scope.get("path", ""))
+        if self._body > limit:
+            raise _Refused(door.body_too_large(limit))
+        self._held += added
+        if not self._door.hold(added):
+            raise _Refused(door.BUSY)
+
+    def _release(self) -> None:
+        self._door.hold(-self._held)
+        self._held = 0
+
+    def _must_answer(self) -> bool:
+        """Whether an answer of the application's is due."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answers this if no other answer is due, and takes nothing more."""
+        cycle = self.cycle
+        # A head that cannot be made sense of was no request of the application's.
+        if self._phase == _BODY and cycle is not None and cycle.scope is self.scope:
+            in_order = not self.pipeline and not cycle.response_started
+            cycle.disconnected = True
+            cycle.message_event.set()
+        else:
+            in_order = not self._must_answer()
+        self._phase = _REFUSED
+        self._since = self.loop.time()
+        self.flow.resume_reading()
+        if not in_order:
+            self.transport.close()
+            return
+        self._write(answer)
+        self.transport.write_eof()
+
+    def _write(self, answer: Answer) -> None:
+        headers = (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"connection", b"close"),
+            *answer.headers,
+            *self._door.refuse(answer.status),
+        )
+        lines = [STATUS_LINE[answer.status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
+        self.transport.write(b"".join(lines) + answer.body)
+        _log.debug("Refused with %d", answer.status)

@@ -1,0 +1,242 @@
+"""Package changes: the rules in this process, or asked of their own service with those as a net."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from asu_builder.domain.packages import (
+    AppliedRule,
+    Baseline,
+    ClientChange,
+    PackageChangesRecord,
+    PackageSelection,
+)
+from asu_builder.domain.request import BuildRequest
+from asu_builder.loading import LOADING
+from asu_builder.ports import Verdict
+
+if TYPE_CHECKING:
+    import urllib3
+
+    from package_changes.rules import Context, Rules
+    from package_changes.watch import RulesFile
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT = timedelta(seconds=2)
+_TRIES = 2
+_MAX_RULES_BYTES = 1 << 20
+_UNANSWERED = "The package-changes service did not answer; the last known good rules were applied"
+
+
+class LocalPackageChanges:
+    """The rules of a file that may change at any time, or the built-in ones.
+
+    They are read at first use: that takes longer than anything the first answer needs.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._opened: RulesFile | None = None
+
+    def apply(
+        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+    ) -> PackageSelection:
+        """See `ports.PackageChanges.apply`."""
+        return select(self.rules(), request, default_packages, baseline)
+
+    def digest(self, request: BuildRequest) -> str:
+        """See `ports.PackageChanges.digest`."""
+        return self.rules().matching_digest(request.version, request.target, request.profile)
+
+    def client_changes(self) -> Sequence[ClientChange]:
+        """See `ports.PackageChanges.client_changes`."""
+        return told_to_clients(self.rules())
+
+    def check(self) -> Verdict:
+        """See `ports.PackageChanges.check`."""
+        file = self._file()
+        if file.problem:
+            return Verdict("degraded", f"The last good package rules hold, because of {file.problem}")
+        rules = file.current()
+        return Verdict("ok", f"{rules.count} package rules ({rules.source}).")
+
+    def close(self) -> None:
+        """Ends watching the file."""
+        if self._opened is not None:
+            self._opened.stop()
+
+    def rules(self) -> "Rules":
+        """The rules as they are now."""
+        return self._file().current()
+
+    def _file(self) -> "RulesFile":
+        with LOADING:
+            from package_changes.watch import RulesFile
+
+        with self._lock:
+            if self._opened is None:
+                self._opened = RulesFile(self._path)
+                self._opened.start()
+            return self._opened
+
+
+class RemotePackageChanges:
+    """The rules of a package-changes service, asked for each build.
+
+    The last rules that it was seen with stay here: they name the requests, and they are applied
+    when it does not answer. A build is never made with an unchanged list instead.
+    """
+
+    def __init__(self, url: str, built_in: LocalPackageChanges) -> None:
+        self._url = url.rstrip("/")
+        self._built_in = built_in
+        self._seen: Rules | None = None
+        self._problem = "it was not asked yet"
+        self._lock = threading.Lock()
+        self._pool: urllib3.PoolManager | None = None
+
+    def apply(
+        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+    ) -> PackageSelection:
+        """See `ports.PackageChanges.apply`."""
+        question = {
+            "version": request.version,
+            "target": request.target,
+            "profile": request.profile,
+            "packages": request.wanted,
+            "default_packages": tuple(default_packages),
+            "diff_packages": request.diff_packages,
+        }
+        if baseline is not None:
+            question |= {"from_version": baseline.version, "from_defaults": baseline.packages}
+        try:
+            body = self._ask("POST", "/apply", msgspec.json.encode(question))
+            answer = _ANSWER.decode(body)
+        except (OSError, ValueError) as error:
+            self._note(str(error))
+            found = select(self._last_good(), request, default_packages, baseline)
+            record = replace(found.record, warnings=(*found.record.warnings, _UNANSWERED))
+            return replace(found, record=record)
+        return PackageSelection(
+            answer.packages,
+            PackageChangesRecord(answer.applied, answer.warnings, answer.missing_defaults),
+            frozenset(answer.released),
+        )
+
+    def digest(self, request: BuildRequest) -> str:
+        """See `ports.PackageChanges.digest`."""
+        return self._last_good().matching_digest(request.version, request.target, request.profile)
+
+    def client_changes(self) -> Sequence[ClientChange]:
+        """See `ports.PackageChanges.client_changes`."""
+        return told_to_clients(self._last_good())
+
+    def check(self) -> Verdict:
+        """See `ports.PackageChanges.check`."""
+        if self._problem:
+            return Verdict("degraded", f"The package-changes service does not answer: {self._problem}")
+        return Verdict("ok", f"{self._last_good().count} package rules ({self._url}).")
+
+    def refresh(self) -> None:
+        """Takes over the service's rules as the last good ones; without an answer the former stay."""
+        with LOADING:
+            from package_changes.rules import RulesProblem, parse_rules
+
+        try:
+            text = self._ask("GET", "/rules.yaml").decode("utf-8")
+            self._seen = parse_rules(text, source=self._url)
+        except (OSError, ValueError, RulesProblem) as error:
+            self._note(str(error))
+        else:
+            self._note("")
+
+    def close(self) -> None:
+        """Ends watching and connections."""
+        self._built_in.close()
+        if self._pool is not None:
+            self._pool.clear()
+
+    def _last_good(self) -> "Rules":
+        return self._seen or self._built_in.rules()
+
+    def _note(self, problem: str) -> None:
+        if bool(problem) != bool(self._problem):
+            _log.warning("package-changes service %s: %s", self._url, problem or "answers again")
+        self._problem = problem
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        with LOADING:
+            import urllib3
+
+            from asu_builder.outgoing import open_pool
+
+        with self._lock:
+            if self._pool is None:
+                timeout = urllib3.Timeout(total=_TIMEOUT.total_seconds())
+                retries = urllib3.Retry(total=_TRIES - 1, backoff_factor=0.1, allowed_methods=None)
+                self._pool = open_pool(self._url, timeout=timeout, retries=retries)
+        try:
+            answer = self._pool.request(
+                method, self._url + path, body=body, headers={"Content-Type": "application/json"}
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise OSError(str(error)) from error
+        if answer.status != 200 or len(answer.data) > _MAX_RULES_BYTES:
+            raise OSError(f"it answered {answer.status} for {path}")
+        return answer.data
+
+
+class _Answer(msgspec.Struct):
+    packages: tuple[str, ...]
+    applied: tuple[AppliedRule, ...] = ()
+    warnings: tuple[str, ...] = ()
+    missing_defaults: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+def select(
+    rules: "Rules", request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None
+) -> PackageSelection:
+    """What the rules make of a request."""
+    found = rules.apply(_context(request, default_packages, baseline))
+    applied = tuple(
+        AppliedRule(entry.rule, entry.why, entry.added, entry.removed, dict(entry.renamed))
+        for entry in found.applied
+    )
+    record = PackageChangesRecord(applied, found.warnings, found.missing_defaults)
+    return PackageSelection(found.packages, record, found.released)
+
+
+def told_to_clients(rules: "Rules") -> tuple[ClientChange, ...]:
+    """The client changes of all revisions."""
+    return tuple(
+        ClientChange(change.source, change.revision, change.target, change.mandatory)
+        for change in rules.client_changes()
+    )
+
+
+def _context(request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None) -> "Context":
+    with LOADING:
+        from package_changes.rules import Context
+
+    return Context(
+        request.version,
+        request.target,
+        request.profile,
+        request.wanted,
+        tuple(default_packages),
+        request.diff_packages,
+        from_version=baseline.version if baseline else None,
+        from_defaults=baseline.packages if baseline else None,
+    )

@@ -1,0 +1,444 @@
+"""What the services keep in a database: the queue, operators' acts, retention and statistics."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from asu_builder.domain.errors import AsuError, Side
+from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
+from asu_builder.domain.request import BuildRequest
+
+
+class Submission(Struct, frozen=True):
+    """A resolved request on its way into the queue."""
+
+    request: BuildRequest
+    request_hash: str
+    client: str = ""
+    asker: str = ""
+    """Who asks: a token's name, else an address (IPv6 by its /64)."""
+    priority: Priority = Priority.NORMAL
+    cancel_digest: str = ""
+    """SHA-256 (hexadecimal) of the secret by which its first asker may cancel the job; "" for none."""
+
+
+class Entry(Struct, frozen=True):
+    """What the queue has for a submission."""
+
+    job: Job
+    created: bool
+    """Whether the job is new; otherwise somebody had asked before."""
+    ahead: int | None
+    """How many jobs are ahead of a pending one."""
+
+
+Admit = Callable[[Submission, int], AsuError | None]
+"""Whether a new job may enter; told the submission and how many jobs wait. Returns why not."""
+
+
+def admit_all(_: Submission, __: int) -> None:
+    """Lets every new job enter."""
+
+
+class Patience(Struct, frozen=True):
+    """How long a waiting job keeps its place though nobody polls it, and when it is given up."""
+
+    sinks_after: timedelta
+    expires_after: timedelta
+
+
+class Recovery(Struct, frozen=True):
+    """What became of jobs whose worker was lost."""
+
+    returned: int
+    gave_up: Sequence[Job]
+
+
+class JobQueue(Protocol):
+    """Jobs on their way from pending to their end. Each method is one transaction.
+
+    The order: jobs that nobody polls any more come last; a higher priority goes first; within one,
+    askers take turns, by a key that each job gets when it is inserted, or when somebody joins it whose
+    own job would have come earlier.
+    """
+
+    def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
+        """The job for this hash; durable when this returns.
+
+        A live job is the answer, and an unexpired final one unless `is_asked_anew`; `admit` is
+        asked only before a new job is made. Raises what `admit` returns. A job that waits and is joined
+        by another asker takes the class and the turn that a new job of the joiner would get, if it comes
+        earlier by them; it is the joiner's then (`Job.asker`), so that the joiner's next job comes after it.
+        """
+        ...
+
+    def submit_all(
+        self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
+    ) -> Sequence[Entry | AsuError]:
+        """The same for many in one transaction, each with its own answer, in order."""
+        ...
+
+    def find(self, request_hash: str, *, now: datetime) -> Job | None:
+        """The newest unexpired job for this hash."""
+        ...
+
+    def position(self, job_id: int) -> int:
+        """How many pending jobs are ahead of this one; counted, never stored."""
+        ...
+
+    def pending(self) -> int:
+        """How many jobs wait."""
+        ...
+
+    def typical_duration(self) -> timedelta | None:
+        """The mean time from claim to end of the latest builds; None when nothing was built yet."""
+        ...
+
+    def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
+        """Somebody has polled these, or used their results.
+
+        A waiting job keeps or takes back its place; a result is kept for its time from now on,
+        yet not beyond `Keeping.at_most`.
+        """
+        ...
+
+    def give_up_idle(
+        self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
+    ) -> Sequence[Job]:
+        """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
+        ...
+
+    def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+        """Ends a live job as cancelled; a running one's lease is void at once.
+
+        False when it was final, or, if wished, when others have joined.
+        """
+        ...
+
+    def may_cancel(self, job_id: int, cancel_digest: str) -> bool:
+        """Whether this is the digest of the secret that the job's first asker was given."""
+        ...
+
+    def expire(self, job_id: int, *, now: datetime) -> None:
+        """Ends a final job's time now, so that it no longer answers for its hash."""
+        ...
+
+    def claim(
+        self, worker: str, *, lease_for: timedelta, now: datetime, only: int | None = None
+    ) -> tuple[Job, Lease] | None:
+        """Takes the next job in one statement; None when nobody waits or the workers are paused.
+
+        `only` is the id of the one job that is wanted, whatever its place: for whoever brings a
+        worker along for it. The others' turns stay as they are.
+        """
+        ...
+
+    def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
+        """Prolongs the lease. Raises `LeaseLost`, as every method that takes one."""
+        ...
+
+    def advance(self, lease: Lease, stage: Stage) -> None:
+        """Says how far the building job is."""
+        ...
+
+    def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
+        """Completes or fails the job; durable when this returns."""
+        ...
+
+    def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
+        """Gives the job back to the queue, claimable from `not_before` on, at its old place.
+
+        Giving back is never an attempt; `retry` says how the world had failed it, which counts.
+        """
+        ...
+
+    def live_leases(self) -> set[tuple[int, int]]:
+        """Job id and lease token of every building job."""
+        ...
+
+    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> Recovery:
+        """Returns jobs whose lease lapsed, or that a former life of `worker` held, to the queue.
+
+        The name of a worker's thread is `worker/number`. Time that passed while no process looked,
+        and leaps of the clock, do not count: leases and waiting times are moved by it first.
+
+        An attempt counts when the container had started; the third one fails the job as gave up.
+        """
+        ...
+
+
+class JobFilter(Struct, frozen=True):
+    """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging.
+
+    `request_hash` is how the hash begins, in lower-case hexadecimal digits.
+
+    `since` is the lowest id that is looked at among jobs that have ended; live ones are few, and all found.
+    """
+
+    state: JobState | None = None
+    version: str = ""
+    target: str = ""
+    profile: str = ""
+    asker: str = ""
+    request_hash: str = ""
+    before: int | None = None
+    since: int | None = None
+    limit: int = 100
+
+
+class LiveJobs(Struct, frozen=True):
+    """How many jobs of one state, class, version and target are live, and since when the oldest is asked for.
+
+    Nothing here tells one job from another, so anybody may see it.
+    """
+
+    state: JobState
+    priority: Priority
+    version: str
+    target: str
+    count: int
+    oldest: datetime
+
+
+class Act(Struct, frozen=True):
+    """One act of an operator: who did what to what, and when."""
+
+    at: datetime
+    who: str
+    act: str
+    subject: str = ""
+
+
+class Pause(Struct, frozen=True):
+    """The workers claim nothing; builds that run go on."""
+
+    since: datetime
+    who: str
+
+
+class Waiting(Struct, frozen=True):
+    """Jobs of one class that wait: how many, and since when the one that came first."""
+
+    jobs: int
+    since: datetime
+
+
+class QueueLoad(Struct, frozen=True):
+    """The queue at a glance. Classes in which nobody waits are left out."""
+
+    waiting: Mapping[tuple[Priority, bool], Waiting]
+    """By class, and by whether nobody polls them any more."""
+    building: int
+    """In all processes."""
+
+
+class Operations(Protocol):
+    """Lists, acts and their record. Each method is one transaction."""
+
+    def jobs(self, wanted: JobFilter) -> Sequence[Job]:
+        """Jobs, newest first, without their outcome's output."""
+        ...
+
+    def live(self) -> Sequence[LiveJobs]:
+        """The jobs that wait or are built, counted; the largest groups first."""
+        ...
+
+    def waits(self, limit: int) -> Sequence[timedelta]:
+        """How long the builds that completed last had waited for their worker, the latest first."""
+        ...
+
+    def purge(self, request_hash: str, *, now: datetime) -> int:
+        """Ends the time of every final job of this hash; how many."""
+        ...
+
+    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
+        """A new job for what was asked under this hash, in place of the final one.
+
+        None when nobody has asked or a live job is there. What expired with a script or keys
+        cannot be requeued, because only digests of them are kept.
+        """
+        ...
+
+    def give_back(self, job_id: int, *, now: datetime) -> bool:
+        """Returns a building job to the queue, uncounted; its build is stopped. False when it is not."""
+        ...
+
+    def pause(self, who: str, *, now: datetime) -> None:
+        """From now on no worker of any process claims a job."""
+        ...
+
+    def resume(self) -> None:
+        """Workers claim again."""
+        ...
+
+    def paused(self) -> Pause | None:
+        """Since when and by whom the workers are paused."""
+        ...
+
+    def load(self) -> QueueLoad:
+        """The queue at a glance; costs the same however many jobs have ended."""
+        ...
+
+    def record(self, act: Act) -> None:
+        """Writes an act down; durable when this returns."""
+        ...
+
+    def acts(self, limit: int) -> Sequence[Act]:
+        """The latest acts, newest first."""
+        ...
+
+
+Remove = Callable[[Callable[[], bool]], bool]
+"""Takes images away if it is told yes; whether it was."""
+
+
+class RetentionLedger(Protocol):
+    """Finished jobs and the images that belong to them: files and rows go together."""
+
+    def expired(self, *, now: datetime) -> Sequence[str]:
+        """Hashes with a final job that is past its time, some hundred at most."""
+        ...
+
+    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
+        """Deletes the expired (or, if wished, all) final jobs of this hash; whether none is left.
+
+        `remove` takes the images away, and is told how to make sure, when nothing can be published
+        any more, that no other job carries the hash. It is called outside of any transaction, because
+        a disk may be slow, and before the jobs go; when it raises, they stay. What was asked is kept
+        for audit, its `defaults` and keys only as digests.
+        """
+        ...
+
+    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        """Those that no job carries, in the same order."""
+        ...
+
+    def completed(self) -> Iterable[str]:
+        """Hashes of every completed job, read while they are asked for."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """What the images of all completed jobs take together."""
+        ...
+
+    def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
+        """Completed hashes that nobody has used since, longest unused first, with their bytes."""
+        ...
+
+    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
+        """Deletes what was asked for the first time before this, and what is too much beside the newest.
+
+        Requests that a job still carries stay. Some hundred at most; how many. Old acts of operators
+        go too.
+        """
+        ...
+
+    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
+        """Deletes statistics events older than this; how many, a few thousand at most.
+
+        Counts of days that lie wholly before it go too, and of days before today those of packages
+        that hardly anybody wanted.
+        """
+        ...
+
+
+EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled"]
+TallyBy = Literal[
+    "nothing",
+    "version",
+    "target",
+    "profile",
+    "reason_and_side",
+    "diff_packages",
+    "version_with_diff_packages",
+]
+"""`reason_and_side` are two words, the second "" where it was not told. With the last one only events with
+`diff_packages` count."""
+
+
+class Tally(Struct, frozen=True):
+    """How many events of one label fell into one slot of time, counted from the start asked for."""
+
+    slot: int
+    label: str
+    count: int
+
+
+DURATION_CLASSES = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (
+        0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600, 7200
+    )
+)  # fmt: skip
+"""Upper ends of the classes in which durations are counted; the last also holds what took longer."""
+
+
+class DurationTally(Struct, frozen=True):
+    """How many times a stage took up to `up_to` (and longer than the class before), and how long in all."""
+
+    stage: str
+    up_to: timedelta
+    count: int
+    total: timedelta
+    longest: timedelta
+
+
+class RecordedFailure(Struct, frozen=True):
+    """One failed build, without anything that only its asker may know."""
+
+    at: datetime
+    version: str
+    target: str
+    profile: str
+    reason: str
+
+
+class Statistics(Protocol):
+    """Events, appended in batches off the request path; none are lost on a clean stop."""
+
+    def record(
+        self,
+        kind: EventKind,
+        request: BuildRequest,
+        *,
+        client: str = "",
+        reason: str = "",
+        side: Side | None = None,
+    ) -> None:
+        """Notes one event; a failure with its reason, and the side where it is known. Never waits."""
+        ...
+
+    def record_duration(self, stage: str, span: timedelta) -> None:
+        """Notes how long a stage of one build took, by a clock that nobody sets. Never waits."""
+        ...
+
+    def waiting(self) -> int:
+        """How many events are recorded and not written yet."""
+        ...
+
+    def flush(self) -> int:
+        """Writes what was recorded so far; how many events."""
+        ...
+
+    def tally(
+        self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
+    ) -> Sequence[Tally]:
+        """Counts events since a moment in slots of `width`, apart by a column; empty slots are left out."""
+        ...
+
+    def durations(self, *, since: datetime) -> Sequence[DurationTally]:
+        """How long stages took since the beginning of a day (UTC), class by class, shortest first."""
+        ...
+
+    def failures(self, limit: int) -> Sequence[RecordedFailure]:
+        """The latest failed builds, newest first."""
+        ...
+
+    def top_packages(self, *, since: datetime, branch: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Packages most asked for, and by how many new builds, since the beginning of a day (UTC).
+
+        `branch` is how the versions' names begin. A name that few want is not counted for days gone by.
+        """
+        ...

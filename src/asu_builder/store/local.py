@@ -1,0 +1,332 @@
+"""Published images on the local disk: one directory per request hash, never rewritten."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
+from asu_builder.domain.request import REQUEST_HASH
+from asu_builder.files import (
+    ABSENT,
+    DISK_FULL,
+    in_the_way,
+    is_abandoned,
+    lock_alone,
+    locked,
+    locked_with_others,
+    opened,
+    sync,
+)
+from asu_builder.ports import Verdict
+
+_MARK = ".installation"
+"""In each published directory: who has published it."""
+_ROOT_MARK = ".store-of-"
+"""In the store itself, with the installation's name behind it: several may share one store."""
+_MISSING = (
+    "The store's directory is not the one that results were put into; is its disk mounted? Nothing is built "
+    "and nothing is forgotten until it is there again. If the results are really gone, "
+    "`asu-builder gc --adopt-store` begins a new store."
+)
+
+
+class Marks:
+    """Of one installation in one store. A disk that refuses raises `OSError`.
+
+    A directory without the mark of the root is the store nevertheless where no result is known, or
+    where something lies that this installation has published: then the mark is only not there yet.
+    """
+
+    def __init__(self, root: Path, *, installation: str, expects_results: Callable[[], bool]) -> None:
+        """`expects_results` tells whether any result was ever put into the store and is not forgotten."""
+        self._root = root
+        self._name = installation
+        self._mark = f"{installation}\n".encode()
+        self._expects_results = expects_results
+        self.missing = ""
+        """Why the directory is not the store, as last seen; "" while it is."""
+
+    def put_on(self, directory: Path) -> None:
+        """Says that this installation publishes the directory; synced."""
+        _write(directory / _MARK, self._mark)
+
+    def is_on(self, directory: Path) -> bool:
+        """Whether this installation has published the directory."""
+        try:
+            return not directory.is_symlink() and (directory / _MARK).read_bytes() == self._mark
+        except (*ABSENT, IsADirectoryError):
+            return False
+
+    def require_root(self) -> None:
+        """Raises `StoreUnavailable` where results were put into another directory than this one.
+
+        One system call where the mark is there. The root is marked only when something is published,
+        never in passing: a mount point that was seen without its disk must not bear the mark.
+        """
+        if not self._root_is_marked() and self._expects_results():
+            if not self._has_published():
+                self.missing = _MISSING
+                raise StoreUnavailable(_MISSING)
+            self.put_on_root()
+        self.missing = ""
+
+    def put_on_root(self) -> None:
+        """Says that the results of this installation lie here; synced but for the root's own entry."""
+        if not self._root_is_marked():
+            _write(self._root_mark, self._mark)
+
+    @property
+    def _root_mark(self) -> Path:
+        return self._root / f"{_ROOT_MARK}{self._name}"
+
+    def _root_is_marked(self) -> bool:
+        try:
+            self._root_mark.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def _has_published(self) -> bool:
+        try:
+            with os.scandir(self._root) as entries:
+                return any(
+                    REQUEST_HASH.fullmatch(entry.name) and self.is_on(Path(entry.path)) for entry in entries
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
+def _write(path: Path, mark: bytes) -> None:
+    path.write_bytes(mark)
+    path.chmod(0o644)
+    sync(path)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
+"""Refuses marks and scratch directories, so they are never served."""
+_SCRATCH_PREFIX = ".scratch-"
+_DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
+
+
+class LocalStore:
+    """A store below one directory; scratch directories lie beside the published ones.
+
+    Locks (flock) work between processes of one machine and end with them: exclusive on a scratch
+    directory while it is used, shared on a published one while it is read, and `.lock` for the
+    moments in which entries get, change or lose their names.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        installation: str,
+        floor: int = 512 << 20,
+        expects_results: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`installation` is the name that the store and published directories are marked with.
+
+        `floor` is how many bytes of disk must be free before new builds may be taken.
+        `expects_results` tells whether results are known that must lie here; see `Marks`.
+        """
+        self._root = root
+        self._marks = Marks(root, installation=installation, expects_results=expects_results)
+        self._floor = floor
+        if (obstacle := in_the_way(root)) is not None:
+            raise StoreUnavailable(
+                f"The store {root} cannot be made: {obstacle} is a file where a directory is needed. "
+                "Move it away, or name another public_path."
+            )
+        with _disk_errors(
+            f"The store {root} cannot be made; let the user of this service own its directory, or name "
+            "another public_path"
+        ):
+            root.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """See `ports.Store.scratch`. What the disk refuses in here is `StoreUnavailable` too."""
+        path = self._new_scratch()
+        with contextlib.ExitStack() as life:
+            # Nothing is built into a mount point whose disk is not there.
+            self.require_root()
+            with _disk_errors("The store cannot be written"), locked(self._root):
+                path.mkdir(mode=0o700)
+                # It ends with its process: what nobody holds is left over from a former life.
+                fcntl.flock(life.enter_context(opened(path)), fcntl.LOCK_EX)
+                life.callback(shutil.rmtree, path, ignore_errors=True)
+            with _disk_errors("The store cannot be written", only=_DISK):
+                yield path
+
+    def publish(self, request_hash: str, scratch: Path) -> int:
+        """See `ports.Store.publish`.
+
+        Files, then their directory, are synced before the rename, and the store after it: whoever
+        reads *completed* after a power cut still finds the images. A former directory is replaced
+        even while it is read: an open file stays readable.
+        """
+        former = self._new_scratch()
+        with _disk_errors("Images could not be stored"):
+            size = self._seal(scratch)
+            with locked(self._root):
+                with contextlib.suppress(FileNotFoundError):
+                    (self._root / request_hash).rename(former)
+                scratch.rename(self._root / request_hash)
+                self._marks.put_on_root()
+            sync(self._root)
+        shutil.rmtree(former, ignore_errors=True)
+        return size
+
+    def locate(self, request_hash: str, name: str) -> Path | None:
+        """See `ports.Store.locate`."""
+        if not (REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
+            return None
+        path = self._root / request_hash / name
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            return None
+        return path if stat.S_ISREG(mode) and not path.parent.is_symlink() else None
+
+    def holds(self, request_hash: str) -> bool:
+        """See `ports.Store.holds`."""
+        with _disk_errors("The store cannot be read"):
+            return REQUEST_HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
+
+    def owns(self, request_hash: str) -> bool:
+        """See `ports.Store.owns`."""
+        if not REQUEST_HASH.fullmatch(request_hash):
+            return False
+        with _disk_errors("The store cannot be read"):
+            return self._marks.is_on(self._root / request_hash)
+
+    @contextlib.contextmanager
+    def hold(self, request_hash: str) -> Iterator[None]:
+        """See `ports.Store.hold`. Nothing is held when nothing is published."""
+        with contextlib.ExitStack() as held:
+            if REQUEST_HASH.fullmatch(request_hash):
+                with _disk_errors("The store cannot be read"):
+                    held.enter_context(locked_with_others(self._root / request_hash))
+            yield
+
+    def remove(self, request_hash: str, *, confirm: Callable[[], bool] = lambda: True) -> bool:
+        """See `ports.Store.remove`. What others have published is not taken away.
+
+        Renamed first, so that no half directory is ever served; the rename makes it a scratch
+        directory, locked already, without a byte of new disk, which there may not be.
+        """
+        if not REQUEST_HASH.fullmatch(request_hash):
+            return confirm()
+        self.require_root()
+        path, away = self._root / request_hash, self._new_scratch()
+        with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
+            with locked(self._root):
+                if not self._marks.is_on(path):
+                    self._marks.require_root()  # gone, or with the whole disk, a moment ago?
+                    return confirm()
+                lock = life.enter_context(opened(path))
+                if not lock_alone(lock):
+                    raise StillRead("These images are being downloaded; they can be taken away afterwards.")
+                if not confirm():
+                    return False
+                path.rename(away)
+                # Who waits to read it is let in, and sees that it is gone; a sweep stays out.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            shutil.rmtree(away, ignore_errors=True)
+            return True
+
+    def published(self) -> Iterator[str]:
+        """See `ports.Store.published`. Read while it is asked for."""
+        with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
+            for entry in entries:
+                if REQUEST_HASH.fullmatch(entry.name):
+                    yield entry.name
+
+    def require_root(self) -> None:
+        """See `ports.Store.require_root`."""
+        with _disk_errors("The store cannot be read"):
+            self._marks.require_root()
+
+    def missing(self) -> str:
+        """See `ports.Store.missing`."""
+        return self._marks.missing
+
+    def adopt(self) -> None:
+        """See `ports.Store.adopt`."""
+        with _disk_errors("The store cannot be written"), locked(self._root):
+            self._marks.put_on_root()
+            sync(self._root)
+
+    def room(self) -> int:
+        """See `ports.Store.room`. One system call."""
+        with _disk_errors("The store cannot be read"):
+            return self._free() - self._floor
+
+    def sweep(self) -> int:
+        """See `ports.Store.sweep`."""
+        with _disk_errors("The store cannot be swept"):
+            with locked(self._root):
+                abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]
+            # Names are random, so nobody comes back to one; the others need not wait for the disk.
+            for path in abandoned:
+                shutil.rmtree(path, ignore_errors=True)
+        return len(abandoned)
+
+    def check(self) -> Verdict:
+        """See `ports.Store.check`. Below the floor it is degraded."""
+        try:
+            with self.scratch() as path, _disk_errors("The store cannot be written"):
+                (path / "probe").write_bytes(b"x")
+                free = self._free()
+        except Unavailable as error:
+            return Verdict("down", str(error))
+        if free <= self._floor:
+            return Verdict(
+                "degraded",
+                f"The store's disk has {free >> 20} MiB left; new builds are refused until more than "
+                f"{self._floor >> 20} MiB are free. Downloads and cleaning go on. Make room on the disk, "
+                "let results expire earlier, or lower disk_floor.",
+            )
+        return Verdict("ok", "Images can be stored.")
+
+    def _new_scratch(self) -> Path:
+        return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
+
+    def _seal(self, directory: Path) -> int:
+        """Makes everything readable for all and durable, and adds the mark; bytes without it."""
+        size = 0
+        directory.chmod(0o755)
+        for entry in sorted(directory.iterdir()):
+            entry.chmod(0o644)
+            size += entry.stat().st_size
+            sync(entry)
+        self._marks.put_on(directory)
+        sync(directory)
+        return size
+
+    def _free(self) -> int:
+        facts = os.statvfs(self._root)
+        return facts.f_bavail * facts.f_frsize
+
+
+@contextlib.contextmanager
+def _disk_errors(failed: str, *, only: tuple[int, ...] = ()) -> Iterator[None]:
+    """What the disk refuses is `StoreUnavailable` or `StoreFull`; if wished, other numbers pass."""
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        if error.errno in DISK_FULL:
+            raise StoreFull(
+                "The disk of the store is full; no image can be stored before the operator has made room."
+            ) from error
+        # Not the whole text: it names paths.
+        raise StoreUnavailable(f"{failed}: {error.strerror or type(error).__name__}.") from error

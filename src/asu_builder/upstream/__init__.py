@@ -1,0 +1,1 @@
+"""The download server: its documents, fetched, remembered and understood."""

@@ -1,0 +1,285 @@
+"""Documents of the download server: remembered, revalidated, kept warm, stale rather than none."""
+
+import contextlib
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from asu_builder.database.connection import Database
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import Verdict, current_reading
+from asu_builder.ports.upstream import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS
+from asu_builder.upstream.fetches import FIRST_PAUSE as FIRST_PAUSE
+from asu_builder.upstream.fetches import FRESH_FOR as FRESH_FOR
+from asu_builder.upstream.fetches import LISTS, MISSING_STALE, Asking, freshness, on_its_way
+from asu_builder.upstream.fetches import MISSING_FOR as MISSING_FOR
+from asu_builder.upstream.memory import OWN, Document, DocumentMemory
+from asu_builder.upstream.server import UpstreamServer
+
+KEPT_SECONDS = 7 * 86400.0
+"""How long a document is kept warm from when it was last asked for."""
+_MOST = 2000
+_NOTED_AGAIN_SECONDS = 60.0
+
+
+class WarmPaths:
+    """Paths by when they were last asked for; safe to use from any thread.
+
+    `now` counts seconds on the wall, since it is compared with what a former life of this process
+    has noted; `clock` counts seconds and never leaps.
+    """
+
+    def __init__(self, *, now: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._now = now
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._asked: OrderedDict[str, float] = OrderedDict()
+        """On the wall; the one asked for longest ago comes first."""
+        self._due: dict[str, float] = {}
+        self.changed = False
+        """Whether there is anything to be saved."""
+
+    def note(self, path: str) -> None:
+        """Somebody has asked for it."""
+        now = self._now()
+        # Without the lock: most notes are repetitions.
+        if abs(now - self._asked.get(path, 0.0)) < _NOTED_AGAIN_SECONDS:
+            return
+        with self._lock:
+            self._asked[path] = now
+            self._asked.move_to_end(path)
+            self.changed = True
+            while len(self._asked) > _MOST:
+                self._drop(next(iter(self._asked)))
+
+    def forget(self, path: str) -> None:
+        """It is not there any more."""
+        with self._lock:
+            if path in self._asked:
+                self._drop(path)
+
+    def due(self) -> str | None:
+        """The one that should be looked at next, if it is time; `rest` says when again."""
+        with self._lock:
+            now = self._now()
+            while self._asked and now - next(iter(self._asked.values())) > KEPT_SECONDS:
+                self._drop(next(iter(self._asked)))
+            path = min(self._asked, key=lambda path: self._due.get(path, 0.0), default=None)
+            return path if path is not None and self._due.get(path, 0.0) <= self._clock() else None
+
+    def rest(self, path: str, seconds: float) -> None:
+        """It need not be looked at for so long."""
+        with self._lock:
+            if path in self._asked:
+                self._due[path] = self._clock() + seconds
+
+    def to_save(self) -> Mapping[str, float]:
+        """What a later life of this process should know."""
+        with self._lock:
+            self.changed = False
+            return dict(self._asked)
+
+    def restore(self, asked: Mapping[str, float]) -> None:
+        """What a former life has noted; times that have not come yet are taken for now."""
+        now = self._now()
+        with self._lock:
+            for path, at in sorted(asked.items(), key=lambda entry: entry[1])[-_MOST:]:
+                self._asked.setdefault(path, min(at, now))
+
+    def _drop(self, path: str) -> None:
+        del self._asked[path]
+        self._due.pop(path, None)
+        self.changed = True
+
+
+_EARLY = 0.8
+"""After this part of its fresh time a document is asked for again that is kept warm."""
+_LOOKS = 20
+"""At most so many documents are looked at to find the one to be asked for again."""
+_WARM = msgspec.json.Decoder(dict[str, float])
+_PLAIN_PATH = re.compile(r"(?:[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*/)*\.?[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*")
+"""What names a document below upstream's address and nothing else."""
+
+Parsed = TypeVar("Parsed")
+Parse = Callable[[bytes], Parsed]
+
+
+class UpstreamDocuments:
+    """Documents below one address; safe to use from any thread. What was seen survives restarts."""
+
+    def __init__(
+        self,
+        url: str,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+        redirect_hosts: Sequence[str] = (),
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        self._url = url.rstrip("/")
+        self._memory = DocumentMemory(database, now=now, clock=clock)
+        self._clock = clock
+        self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
+        self._restored = False
+        server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
+        self._asking = Asking(server, self._memory, on_missing=self._warm.forget, clock=clock)
+
+    def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
+        """The parsed document, or None when upstream has none.
+
+        Raises `Unavailable` when it is not here: within a `Reading` at once, else when it has not
+        come within ten seconds. It is `UpstreamUnavailable` when asking for it has failed. Without
+        `wait` the answer can be made without it: five seconds at most, and none after a failure.
+        """
+        if not _PLAIN_PATH.fullmatch(path):
+            return None
+        document = self._find(path, parse)
+        age = 0.0 if document is None else self._clock() - document.checked
+        if document is None or age > _longest_stale(path, document):
+            document = self._first(path, parse, wait=wait)
+        elif age > document.fresh_for:
+            document = self._again(path, parse, document)
+        self._note(path, document)
+        parsed: Parsed | None = document.parsed
+        return parsed
+
+    def want(self, path: str, parse: Parse[Any]) -> None:
+        """Has a document fetched that will be asked for in a moment, beside others; never waits."""
+        reading = current_reading()
+        if reading is None or not _PLAIN_PATH.fullmatch(path):
+            return
+        document = self._find(path, parse)
+        if document is None and not reading.over and not reading.refusal() and self._asking.may_ask(path):
+            reading.await_first(self._asking.ask(path, parse).future)
+
+    def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
+        """The document as last seen, however old; None when it was never, or upstream has none."""
+        document = self._find(path, parse)
+        if document is not None:
+            self._note(path, document)
+        parsed: Parsed | None = None if document is None else document.parsed
+        return parsed
+
+    def stored(self, path: str) -> bytes | None:
+        """The bytes of a document as last seen; None when it was never, or upstream has none."""
+        return self._memory.stored(self._address(path))
+
+    def check(self) -> Verdict:
+        """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
+        return self._asking.check()
+
+    def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
+        """Asks for one document again that was asked for of late; to be called once a second."""
+        self._restore()
+        for _ in range(_LOOKS):
+            path = self._warm.due()
+            if path is None:
+                return
+            parse, soon = parser_of(path), _EARLY * freshness(path).seconds(there=True)
+            age = self._memory.age(self._address(path))
+            if parse is None or age is None:
+                self._warm.forget(path)
+            elif 0 <= age < soon:
+                self._warm.rest(path, soon - age)
+            else:
+                self._warm.rest(path, soon)
+                if self._asking.may_ask(path):
+                    self._asking.ask(path, parse)
+                return
+
+    def tidy(self) -> None:
+        """Keeps what is stored within its bounds, and notes for the next start what is asked for."""
+        self._memory.prune()
+        self._save()
+
+    def _save(self) -> None:
+        self._restore()
+        if self._warm.changed:
+            self._memory.store(self._note_of_ours, "", msgspec.json.encode(self._warm.to_save()))
+
+    def _restore(self) -> None:
+        if not self._restored:
+            self._restored = True
+            body = self._memory.stored(self._note_of_ours)
+            with contextlib.suppress(msgspec.MsgspecError):
+                self._warm.restore(_WARM.decode(body or b"{}"))
+
+    @property
+    def _note_of_ours(self) -> str:
+        return f"{OWN}asked {self._url}"
+
+    def close(self) -> None:
+        """Ends background work; what is still on its way is dropped."""
+        with contextlib.suppress(AsuError):
+            self._save()
+        self._memory.close()
+        self._asking.close()
+
+    def _find(self, path: str, parse: Parse[Any]) -> Document | None:
+        return self._memory.find(
+            self._address(path), parse, lambda there: freshness(path).seconds(there=there)
+        )
+
+    def _note(self, path: str, document: Document) -> None:
+        reading = current_reading()
+        if reading is not None:
+            address = self._address(path)
+            reading.note(address, self._memory.state(address, document))
+            if document.parsed is not None and freshness(path) is not LISTS:
+                self._warm.note(path)
+
+    def _again(self, path: str, parse: Parse[Any], old: Document) -> Document:
+        """What to use of a document past its fresh time: the old copy if upstream fails or is slow."""
+        reading = current_reading()
+        if (reading is not None and reading.refusal()) or not self._asking.may_ask(path):
+            return old
+        fetch = self._asking.ask(path, parse)
+        # Counted from the first who asked: a slow upstream makes each wait once, not everybody always.
+        until = fetch.since + AGAIN_SECONDS
+        if reading is None:
+            with contextlib.suppress(TimeoutError, AsuError):
+                fetch.future.result(timeout=max(0.0, until - time.monotonic()))
+                return self._find(path, parse) or old
+            return old
+        if time.monotonic() < until and not reading.again_over:
+            reading.await_again(fetch.future)
+        return old
+
+    def _first(self, path: str, parse: Parse[Any], *, wait: bool) -> Document:
+        """Raises `Unavailable`, unless it may wait here and the document comes."""
+        reading = current_reading()
+        if reading is not None and (refusal := reading.refusal()):
+            raise refusal
+        failed_before = self._asking.failed_before(path)
+        if (reading is not None and reading.over) or not self._asking.may_ask(path):
+            raise self._asking.refusal(path)
+        fetch = self._asking.ask(path, parse)
+        if reading is None:
+            with contextlib.suppress(TimeoutError):
+                fetch.future.result(timeout=FIRST_SECONDS if wait else BESIDE_SECONDS)
+                if (document := self._find(path, parse)) is not None:
+                    return document
+        elif wait:
+            reading.await_first(fetch.future)
+        elif not (failed_before or reading.beside_over or time.monotonic() > fetch.since + BESIDE_SECONDS):
+            reading.await_beside(fetch.future)
+        raise on_its_way(path)
+
+    def is_forbidden(self, path: str) -> bool:
+        """Whether upstream did not let us look whether it has an optional document."""
+        return self._asking.is_forbidden(path)
+
+    def _address(self, path: str) -> str:
+        return f"{self._url}/{path}"
+
+
+def _longest_stale(path: str, document: Document) -> float:
+    span = MISSING_STALE if document.parsed is None else freshness(path).stale
+    return span.total_seconds()

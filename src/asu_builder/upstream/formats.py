@@ -1,0 +1,199 @@
+"""What the download server's documents say. Layout: facts on the ImageBuilder, §5.
+
+Every reader takes the bytes and a place for notes, and raises `ValueError` for a document that says
+nothing of what it should: then the last good one serves.
+"""
+
+import json
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from asu_builder.domain.errors import RequestRejected
+from asu_builder.domain.release import parse_release
+from asu_builder.domain.request import TARGET, UPSTREAM_PACKAGE, VERSION_CODE
+from asu_builder.domain.search import Device, Title, name_devices
+from asu_builder.ports import TargetProfiles, VersionList
+from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object
+
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_KERNEL_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_~+-]*(?:\.[A-Za-z0-9_~+-]+)*")
+"""A part of a directory's name: no two dots in a row."""
+_NUMBER = re.compile(r"[0-9]{1,11}")
+_MOST_VERSIONS, _MOST_TARGETS, _MOST_PROFILES = 2_000, 2_000, 20_000
+_MOST_OF_A_PROFILE = 500
+_MOST_FEEDS = 64
+_FEEDS_BYTES = 64 << 10
+
+
+def parse_versions(body: bytes, notes: Notes | None = None) -> VersionList:
+    """`.versions.json`: what is a version and listed or named, each once."""
+    notes = Notes() if notes is None else notes
+    found = Reader(decode_object(body), notes)
+    listed = [
+        _released(version, notes, "versions_list")
+        for version in found.texts("versions_list", most=_MOST_VERSIONS, required=True)
+    ]
+    latest = [
+        _released(found.text(key), notes, key)
+        for key in ("upcoming_version", "stable_version", "oldstable_version")
+    ]
+    # A version may be announced before the list has it, and then is on offer all the same.
+    offered = tuple(dict.fromkeys(filter(None, [*listed, *latest])))
+    if notes.count and not offered:
+        raise Unreadable(f"it names no version ({notes})")
+    return VersionList(offered, tuple(dict.fromkeys(filter(None, latest))))
+
+
+def _released(name: str, notes: Notes, key: str) -> str:
+    """The name if it is a released version's, else ""."""
+    if not name:
+        return ""
+    try:
+        # Snapshots are found by their targets.
+        return "" if parse_release(name).moving else name
+    except RequestRejected:
+        notes.add(key, name)
+        return ""
+
+
+def parse_targets(body: bytes, notes: Notes | None = None) -> dict[str, str]:
+    """`.targets.json`: target → architecture."""
+    notes = Notes() if notes is None else notes
+    found = Reader(decode_object(body), notes).own_texts(most=_MOST_TARGETS)
+    targets = {}
+    for target, architecture in found.items():
+        if TARGET.fullmatch(target) and _ARCHITECTURE.fullmatch(architecture):
+            targets[target] = architecture
+        else:
+            notes.add(target, architecture)
+    if notes.count and not targets:
+        raise Unreadable(f"it names no target ({notes})")
+    return targets
+
+
+def parse_overview(body: bytes, notes: Notes) -> tuple[Device, ...]:
+    """The devices of `.overview.json`; words that many of them have are kept once."""
+    devices: list[Device] = []
+    for profile in Reader(decode_object(body), notes).objects("profiles", most=_MOST_PROFILES):
+        name = profile.text("id", required=True)
+        target = profile.text("target", TARGET, required=True)
+        titles = _titles(profile)
+        if name and target:
+            devices += name_devices(name, sys.intern(target), titles)
+    if notes.count and not devices:
+        raise Unreadable(f"it names no device ({notes})")
+    return tuple(devices)
+
+
+def _titles(profile: Reader) -> tuple[Title, ...]:
+    titles = (
+        Title(
+            title.text("title"),
+            sys.intern(title.text("vendor")),
+            title.text("model"),
+            sys.intern(title.text("variant")),
+        )
+        for title in profile.objects("titles", most=_MOST_OF_A_PROFILE)
+    )
+    return tuple(title for title in titles if str(title))
+
+
+def parse_profiles_json(body: bytes, notes: Notes) -> TargetProfiles:
+    """What `profiles.json` says about one target."""
+    found = Reader(decode_object(body), notes)
+    profiles: dict[str, tuple[str, ...]] = {}
+    packages: dict[str, tuple[str, ...]] = {}
+    titles: dict[str, tuple[Title, ...]] = {}
+    for name, profile in found.named_objects("profiles", most=_MOST_PROFILES):
+        profiles[name] = profile.texts("supported_devices", most=_MOST_OF_A_PROFILE)
+        packages[name] = profile.texts("device_packages", most=_MOST_OF_A_PROFILE, pattern=UPSTREAM_PACKAGE)
+        if called := _titles(profile):
+            titles[name] = called
+    described = TargetProfiles(
+        found.text("version_code", VERSION_CODE),
+        found.text("arch_packages", _ARCHITECTURE),
+        profiles,
+        found.texts("default_packages", most=_MOST_OF_A_PROFILE, pattern=UPSTREAM_PACKAGE),
+        packages,
+        _kernel_modules(found),
+        titles,
+    )
+    if notes.count and not profiles:
+        raise Unreadable(f"it names no profile ({notes})")
+    return described
+
+
+def _kernel_modules(found: Reader) -> str:
+    kernel = found.inner("linux_kernel")
+    if kernel is None:
+        return ""
+    parts = [kernel.text(key, _KERNEL_PART, required=True) for key in ("version", "release", "vermagic")]
+    return "-".join(parts) if all(parts) else ""
+
+
+def parse_feeds(body: bytes, notes: Notes) -> tuple[str, ...]:
+    """`feeds.conf`: the directories of an architecture. Not every mirror's list names `base`."""
+    del notes
+    lines = (line.split() for line in body[:_FEEDS_BYTES].decode("utf-8", "replace").splitlines())
+    named = (words[1] for words in lines if len(words) >= 3 and re.fullmatch(r"[A-Za-z0-9_-]+", words[1]))
+    return tuple(dict.fromkeys(("base", *named)))[:_MOST_FEEDS]
+
+
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def lift_profile(body: bytes, profile: str, known: dict[str, str]) -> bytes | None:
+    """`profiles.json` with one profile's keys at the top; None when it has no such profile.
+
+    `known` holds what auc takes as given (facts on clients, §3.4) for where this document lacks it.
+    """
+    document, found = _take_profile(body, profile)
+    if not isinstance(found, dict):
+        return None
+    reader = Reader(document, Notes())
+    said: dict[str, Any] = {key: reader.text(key) or value for key, value in known.items()}
+    said["metadata_version"] = reader.number("metadata_version", 1)
+    if build_at := _moment(document.get("source_date_epoch")):
+        said["build_at"] = build_at
+    images = [image for image in _list(found.get("images")) if _is_image(image)]
+    lifted = {**document, **found, **said, "images": images, "id": profile}
+    try:
+        return msgspec.json.encode(lifted)
+    except ValueError:
+        return json.dumps(lifted).encode()  # half a letter, which it can only write as an escape
+
+
+def _take_profile(body: bytes, profile: str) -> tuple[dict[str, Any], Any]:
+    """The document without its profiles, and the one."""
+    try:
+        # All the others are skipped, not read.
+        raw = _RAW.decode(body)
+        one = _RAW.decode(raw.pop("profiles", msgspec.Raw(b"{}"))).get(profile)
+        document = {key: msgspec.json.decode(value) for key, value in raw.items()}
+        return document, None if one is None else msgspec.json.decode(one)
+    except (ValueError, RecursionError):
+        document = decode_object(body)
+        profiles = document.pop("profiles", {})
+        return document, profiles.get(profile) if isinstance(profiles, dict) else None
+
+
+def _moment(epoch: object) -> str:
+    """A time in seconds, which was a text before 2022, as a date; "" for anything else."""
+    if not _NUMBER.fullmatch(str(epoch)):
+        return ""
+    moment = datetime.fromtimestamp(int(str(epoch)), UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_image(image: object) -> bool:
+    return isinstance(image, dict) and all(
+        isinstance(image.get(key), str) for key in ("name", "type", "sha256")
+    )

@@ -1,0 +1,267 @@
+"""What was seen of the download server: parsed in memory, and as bytes over restarts.
+
+Both are bounded: in memory by bytes, in the database by bytes and by age.
+"""
+
+import contextlib
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from asu_builder.database.connection import Database
+from asu_builder.database.rows import to_micros
+from asu_builder.domain.errors import AsuError
+from asu_builder.ports import DocumentState
+
+_log = logging.getLogger(__name__)
+
+_MEMORY_BYTES = 12 << 20
+_STATES = 20_000
+"""Documents of which it is known that they have not changed, about 300 bytes each."""
+_OVERHEAD = 500
+_STORED_BYTES = 64 << 20
+"""Of all documents in the database; those that upstream has confirmed longest ago go first."""
+_PRUNE_EVERY = 4 << 20
+"""After so many stored bytes the database is looked at, beside the regular looks."""
+_OF_NO_USE = timedelta(days=31), timedelta(days=1)
+"""How old a stored document, or the note that there is none, may be."""
+_AT_ONCE = 200
+_BYTES_EACH = 300
+"""Of a list, that is of devices: they take twice what they take as text."""
+
+
+OWN = "own:"
+"""Begins the names of rows that are notes of ours and no documents of upstream."""
+_STORE = (
+    "INSERT INTO upstream_documents (path, etag, fetched_at, body) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (path) DO UPDATE"
+    " SET etag = excluded.etag, fetched_at = excluded.fetched_at, body = excluded.body"
+)
+_TOO_MUCH = f"""
+    SELECT path FROM (
+        SELECT path, fetched_at, body IS NULL AS missing,
+            sum(coalesce(length(body), 0) + {_OVERHEAD}) OVER (ORDER BY fetched_at DESC, path) AS total
+        FROM upstream_documents WHERE path NOT LIKE :own || '%'
+    ) WHERE total > :most OR fetched_at < :old OR (missing AND fetched_at < :missing)
+    ORDER BY total DESC LIMIT {_AT_ONCE}
+"""
+
+
+class Document(Struct, frozen=True):
+    """One document as upstream last had it."""
+
+    checked: float
+    """When upstream has last said so, in seconds of the clock that never leaps."""
+    etag: str
+    size: int
+    """About how many bytes it takes."""
+    parsed: Any
+    """None when upstream said that there is no such document."""
+    digest: bytes
+    """Of the bytes: another one means another content."""
+    fresh_for: float
+    """Seconds after which upstream is asked again."""
+
+
+def size_of(body: bytes | None, parsed: Any) -> int:
+    """About how many bytes a parsed document takes."""
+    entries = len(parsed) if isinstance(parsed, tuple) else 0
+    return _OVERHEAD + max(len(body or b""), entries * _BYTES_EACH)
+
+
+def digest_of(body: bytes | None) -> bytes:
+    """Tells one content from another; that there is none is one too."""
+    return b"none" if body is None else hashlib.blake2b(body, digest_size=12).digest()
+
+
+class DocumentMemory:
+    """Documents by their address; safe to use from any thread."""
+
+    def __init__(
+        self, database: Database, *, now: Callable[[], datetime], clock: Callable[[], float]
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        self._database = database
+        self._now = now
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._documents: OrderedDict[str, Document] = OrderedDict()
+        self._states: OrderedDict[str, DocumentState] = OrderedDict()
+        self._size = 0
+        self._closed = False
+        self._stored_since = 0
+
+    def find(
+        self, address: str, parse: Callable[[bytes], Any], fresh_for: Callable[[bool], float]
+    ) -> Document | None:
+        """The document, from the database if need be; None when it was never seen or cannot be parsed.
+
+        `fresh_for` says for how many seconds it is not asked for again, by whether upstream had it.
+
+        How old a stored one is only the clock on the wall can tell; one from the future is old.
+        """
+        if (document := self._documents.get(address)) is not None:
+            return document
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT fetched_at, etag, body FROM upstream_documents WHERE path = ?", (address,)
+            ).fetchone()
+        if row is None:
+            return None
+        fetched_at, etag, body = row
+        try:
+            parsed = None if body is None else parse(body)
+        except (msgspec.MsgspecError, ValueError):
+            return None
+        age = (to_micros(self._now()) - fetched_at) / 1_000_000
+        fresh = fresh_for(body is not None)
+        document = Document(
+            self._clock() - (age if age >= 0 else fresh + 1),
+            etag,
+            size_of(body, parsed),
+            parsed,
+            digest_of(body),
+            fresh,
+        )
+        self._remember(address, document)
+        return document
+
+    def known(self, address: str) -> Document | None:
+        """The document if it is in memory."""
+        return self._documents.get(address)
+
+    def state(self, address: str, document: Document) -> DocumentState:
+        """What follows the document as it changes."""
+        state = self._states.get(address)
+        if state is None:
+            with self._lock:
+                state = self._follow(address, document)
+        return state
+
+    def stored(self, address: str) -> bytes | None:
+        """The bytes as last seen; None when there were none."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT body FROM upstream_documents WHERE path = ?", (address,)
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def etag(self, address: str) -> str:
+        """What tells upstream which content is here; "" where there is none."""
+        if (document := self._documents.get(address)) is not None:
+            return document.etag if document.parsed is not None else ""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT etag FROM upstream_documents WHERE path = ? AND body IS NOT NULL", (address,)
+            ).fetchone()
+        return "" if row is None else str(row[0])
+
+    def age(self, address: str) -> float | None:
+        """Seconds since upstream has confirmed it; None when it was never seen."""
+        if (state := self._states.get(address)) is not None:
+            return state.age
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT fetched_at FROM upstream_documents WHERE path = ?", (address,)
+            ).fetchone()
+        return None if row is None else (to_micros(self._now()) - row[0]) / 1_000_000
+
+    def confirm(self, address: str) -> None:
+        """Upstream has said that nothing has changed of what is stored, whether or not it is in memory."""
+        with self._lock:
+            checked = self._clock()
+            if (document := self._documents.get(address)) is not None:
+                self._documents[address] = replace(document, checked=checked)
+            if (state := self._states.get(address)) is not None:
+                state.checked = checked
+        self._write(
+            "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?", (to_micros(self._now()), address)
+        )
+
+    def prune(self) -> int:
+        """Takes away what is too old or too much; how many documents."""
+        at = to_micros(self._now())
+        old, missing = (at - span // timedelta(microseconds=1) for span in _OF_NO_USE)
+        gone = 0
+        while True:
+            with self._database.writing() as connection:
+                names = [
+                    row[0]
+                    for row in connection.execute(
+                        _TOO_MUCH, {"own": OWN, "old": old, "missing": missing, "most": _STORED_BYTES}
+                    )
+                ]
+                connection.executemany(
+                    "DELETE FROM upstream_documents WHERE path = ?", [(name,) for name in names]
+                )
+            for name in names:
+                self._drop(name)
+            gone += len(names)
+            if len(names) < _AT_ONCE:
+                return gone
+
+    def keep(self, address: str, document: Document, body: bytes | None) -> None:
+        """Remembers a document."""
+        self._remember(address, document)
+        self.store(address, document.etag, body)
+
+    def store(self, address: str, etag: str, body: bytes | None) -> None:
+        """Puts it where the next start finds it."""
+        self._write(_STORE, (address, etag, to_micros(self._now()), body))
+        self._stored_since += len(body or b"") + _OVERHEAD
+        if self._stored_since > _PRUNE_EVERY:
+            self._stored_since = 0
+            with contextlib.suppress(AsuError):
+                self.prune()
+
+    def close(self) -> None:
+        """Nothing is stored from now on."""
+        with self._lock:
+            self._closed = True
+
+    def _remember(self, address: str, document: Document) -> None:
+        with self._lock:
+            former = self._documents.pop(address, None)
+            self._size += document.size - (former.size if former else 0)
+            self._documents[address] = document
+            self._follow(address, document)
+            while self._size > _MEMORY_BYTES and len(self._documents) > 1:
+                _, dropped = self._documents.popitem(last=False)
+                self._size -= dropped.size
+
+    def _follow(self, address: str, document: Document) -> DocumentState:
+        state = self._states.get(address)
+        if state is None:
+            state = self._states[address] = DocumentState(self._clock)
+        self._states.move_to_end(address)
+        state.checked, state.fresh_for, state.digest = document.checked, document.fresh_for, document.digest
+        while len(self._states) > _STATES:
+            _, forgotten = self._states.popitem(last=False)
+            forgotten.digest = b""
+        return state
+
+    def _drop(self, address: str) -> None:
+        with self._lock:
+            if (document := self._documents.pop(address, None)) is not None:
+                self._size -= document.size
+            if (state := self._states.pop(address, None)) is not None:
+                state.digest = b""
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+        try:
+            with self._database.writing() as connection:
+                connection.execute(statement, values)
+        except AsuError as error:
+            # It serves until the next start all the same.
+            _log.warning("A document of upstream could not be stored: %s", error)

@@ -1,0 +1,322 @@
+"""What the download server's documents mean. Layout: facts on the ImageBuilder, §5."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from asu_builder.database.connection import Database
+from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.release import Release
+from asu_builder.domain.search import Device, name_devices
+from asu_builder.ports import TargetProfiles, Verdict, VersionList, current_reading
+from asu_builder.upstream.documents import UpstreamDocuments
+from asu_builder.upstream.formats import (
+    lift_profile,
+    parse_feeds,
+    parse_overview,
+    parse_profiles_json,
+    parse_targets,
+    parse_versions,
+)
+from asu_builder.upstream.indexes import parse_index, parse_packages, parse_packed_packages, read_index
+from asu_builder.upstream.lenient import LeftOut, Notes
+
+_log = logging.getLogger(__name__)
+
+_BELIEVED_SECONDS = 900.0
+"""An index that nothing asks for any more says nothing about how upstream is now."""
+_MOST = 256
+_SHOWN = 3
+
+
+class Incomplete:
+    """The indexes as they were last made; safe to use from any thread."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` counts seconds."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, tuple[tuple[str, ...], float]] = OrderedDict()
+
+    def note(self, index: str, lacking: tuple[str, ...]) -> None:
+        """An index was made, without these feeds."""
+        with self._lock:
+            former, _ = self._indexes.pop(index, ((), 0.0))
+            if lacking:
+                self._indexes[index] = (lacking, self._clock())
+                while len(self._indexes) > _MOST:
+                    self._indexes.popitem(last=False)
+        if lacking and lacking != former:
+            _log.warning("%s: made without feeds that cannot be read: %s", index, ", ".join(lacking))
+
+    def sentence(self) -> str:
+        """Which indexes lack what, in a sentence; "" when none does."""
+        oldest = self._clock() - _BELIEVED_SECONDS
+        with self._lock:
+            lacking = {index: feeds for index, (feeds, noted) in self._indexes.items() if noted > oldest}
+        if not lacking:
+            return ""
+        named = "; ".join(f"{index} ({', '.join(feeds)})" for index, feeds in list(lacking.items())[:_SHOWN])
+        more = f"; and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        return f"Package indexes lack feeds that the download server does not deliver: {named}{more}."
+
+
+_ASKED_TARGETS = 8
+"""A version with more targets has its unknown ones not asked for: their documents are large."""
+_VERSIONS = 4
+"""Versions without a list whose devices are put together once and kept."""
+
+
+class UnlistedDevices:
+    """The devices of versions without `.overview.json`, from the profiles of their known targets.
+
+    Of a version with few targets, as a small mirror has, the others are asked for behind.
+    """
+
+    def __init__(self, documents: UpstreamDocuments, left_out: LeftOut) -> None:
+        self._documents = documents
+        self._left_out = left_out
+        self._lock = threading.Lock()
+        self._made: OrderedDict[str, tuple[tuple[TargetProfiles, ...], tuple[Device, ...]]] = OrderedDict()
+
+    def devices(self, release: Release, targets: Mapping[str, str]) -> tuple[Device, ...]:
+        """The devices; the very same value until the known profiles change."""
+        known: dict[str, TargetProfiles] = {}
+        for target in targets:
+            described = self._described(release, target, asked=len(targets) <= _ASKED_TARGETS)
+            if described is not None:
+                known[target] = described
+        sources = tuple(known.values())
+        with self._lock:
+            made = self._made.get(release.path)
+            # Compared one by one by identity: a document that did not change is the same value.
+            if made is None or [*map(id, made[0])] != [*map(id, sources)]:
+                made = (sources, _devices_of(known))
+            self._made[release.path] = made
+            self._made.move_to_end(release.path)
+            while len(self._made) > _VERSIONS:
+                self._made.popitem(last=False)
+        return made[1]
+
+    def _described(self, release: Release, target: str, *, asked: bool) -> TargetProfiles | None:
+        path = f"{release.path}/targets/{target}/profiles.json"
+        parse = self._left_out.noting(path, parse_profiles_json)
+        if asked:
+            with contextlib.suppress(Unavailable):
+                return self._documents.get(path, parse, wait=False)
+        return self._documents.known(path, parse)
+
+
+def _devices_of(known: Mapping[str, TargetProfiles]) -> tuple[Device, ...]:
+    return tuple(
+        device
+        for target, described in known.items()
+        for profile, aliases in described.profiles.items()
+        for device in name_devices(profile, target, described.titles.get(profile, ()), aliases)
+    )
+
+
+Parsed = TypeVar("Parsed")
+
+
+_USUAL_FEEDS = ("base", "luci", "packages", "routing", "telephony")
+"""Of an architecture whose mirror has no `feeds.conf`."""
+
+
+class HttpUpstream:
+    """Reads a server of the layout of downloads.openwrt.org; safe to use from any thread."""
+
+    def __init__(
+        self,
+        url: str,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+        redirect_hosts: Sequence[str] = (),
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps.
+
+        The server may send us to `redirect_hosts` beside itself.
+        """
+        self._documents = UpstreamDocuments(
+            url, database, now=now, clock=clock, redirect_hosts=redirect_hosts
+        )
+        self._left_out = LeftOut()
+        self._incomplete = Incomplete(clock)
+        self._unlisted = UnlistedDevices(self._documents, self._left_out)
+
+    def check(self) -> Verdict:
+        """Degraded when the download server does not answer, so that answers come from memory, or
+        when part of what it has cannot be read."""
+        verdict = self._documents.check()
+        lacking = " ".join(filter(None, (self._incomplete.sentence(), self._left_out.sentence())))
+        return Verdict("degraded", lacking) if lacking and verdict.status == "ok" else verdict
+
+    def versions(self) -> VersionList:
+        """See `ports.Upstream.versions`."""
+        return self._read(".versions.json", parse_versions) or VersionList((), ())
+
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        """See `ports.Upstream.targets`."""
+        return self._read(f"{release.path}/.targets.json", parse_targets, wait=wait)
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        """See `ports.Upstream.devices`."""
+        listed = self._read(f"{release.path}/.overview.json", parse_overview)
+        if listed is not None:
+            return listed
+        targets = self.targets(release)
+        return None if targets is None else self._unlisted.devices(release, targets)
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        """See `ports.Upstream.target_profiles`."""
+        return self._read(f"{release.path}/targets/{target}/profiles.json", parse_profiles_json)
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        """See `ports.Upstream.described_profile`."""
+        if self.target_profiles(release, target) is None:
+            return None
+        body = self._documents.stored(f"{release.path}/targets/{target}/profiles.json")
+        if body is None:
+            raise Unavailable("The description of this target could not be stored here. Try again later.")
+        architecture = (self.targets(release) or {}).get(target, "")
+        known = {
+            "target": target,
+            "arch_packages": architecture,
+            "version_number": release.version,
+            "version_code": "",
+        }
+        return lift_profile(body, profile, known)
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        """See `ports.Upstream.architecture_packages`."""
+        base = f"{release.path}/packages/{architecture}"
+        feeds = self._read(f"{base}/feeds.conf", parse_feeds)
+        directories = {feed: f"{base}/{feed}" for feed in feeds or _USUAL_FEEDS}
+        # Nobody publishes an architecture without packages: most of it is still on its way there.
+        without_any = ("feeds.conf",) if feeds is None else tuple(feeds)
+        packages = self._merged(base, directories, without_any=without_any)[0]
+        return packages if feeds is not None or packages else None
+
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        """See `ports.Upstream.target_packages`."""
+        base = f"{release.path}/targets/{target}"
+        self._want(f"{base}/profiles.json", parse_profiles_json)
+        self._want(f"{base}/packages/index.json", parse_index)
+        return self._merged(base, self._of_target(release, target))[0] or None
+
+    def _of_target(self, release: Release, target: str) -> dict[str, str]:
+        """The directories of a target's own packages."""
+        base = f"{release.path}/targets/{target}"
+        directories = {"packages": f"{base}/packages"}
+        described = self.target_profiles(release, target)
+        if described is not None and described.kernel_modules:
+            # Kernel modules moved to a directory of their own (since 24.10, 23.05.6 and snapshots).
+            directories["kmods"] = f"{base}/kmods/{described.kernel_modules}"
+        return directories
+
+    def other_names(self, release: Release, target: str, architecture: str) -> Collection[str]:
+        """Further names by which packages can be asked for: provided ones, and those with ABI suffix.
+
+        Only where the indexes tell them.
+        """
+        base = f"{release.path}/packages/{architecture}"
+        feeds = self._read(f"{base}/feeds.conf", parse_feeds) or _USUAL_FEEDS
+        directories = {feed: f"{base}/{feed}" for feed in feeds}
+        # A feed is called `packages` too.
+        own = {f"{name} of the target": place for name, place in self._of_target(release, target).items()}
+        _, others = self._merged(base, directories | own, noted=False)
+        for directory in (directories | own).values():
+            self._want(f"{directory}/Packages", parse_packages)
+        for directory in (directories | own).values():
+            # Later 24.10 releases have the second edition of `index.json`, which lacks them, beside it.
+            with contextlib.suppress(Unavailable):
+                listed = self._read(f"{directory}/Packages", parse_packages)
+                others |= listed.others if listed else set()
+        return others
+
+    def _merged(
+        self,
+        base: str,
+        directories: Mapping[str, str],
+        *,
+        noted: bool = True,
+        without_any: tuple[str, ...] = (),
+    ) -> tuple[dict[str, str], set[str]]:
+        """Names and versions of the packages in these directories, later ones first, and their other names.
+
+        One that cannot be read is left out; `Unavailable` is raised when none can. `without_any` is what is
+        noted as lacking where no package is found at all.
+        """
+        for directory in directories.values():
+            self._want(f"{directory}/index.json", parse_index)
+        merged: dict[str, str] = {}
+        others: set[str] = set()
+        lacking: dict[str, Unavailable | None] = {}
+        for name, directory in directories.items():
+            try:
+                index = read_index(directory, self._read)
+            except Unavailable as error:
+                lacking[name] = error
+                continue
+            if index is not None:
+                merged |= index.packages
+                others |= index.others
+            elif self._documents.is_forbidden(f"{directory}/index.json"):
+                lacking[name] = None
+        errors = [error for error in lacking.values() if error is not None]
+        if errors and len(errors) == len(directories):
+            raise errors[-1]
+        if noted:
+            self._note_lacking(base, (not merged and without_any) or tuple(lacking))
+        return merged, others
+
+    def _note_lacking(self, base: str, lacking: tuple[str, ...]) -> None:
+        reading = current_reading()
+        if reading is not None:
+            reading.left_out |= dict.fromkeys(lacking)
+        if reading is None or not reading.lacks:  # else they may be on their way
+            self._incomplete.note(base, lacking)
+
+    def _read(
+        self, path: str, parse: Callable[[bytes, Notes], Parsed], *, wait: bool = True
+    ) -> Parsed | None:
+        found = self._documents.get(path, self._left_out.noting(path, parse), wait=wait)
+        if found is None:
+            self._left_out.note(path, "")
+        return found
+
+    def _want(self, path: str, parse: Callable[[bytes, Notes], object]) -> None:
+        self._documents.want(path, self._left_out.noting(path, parse))
+
+    def keep_warm(self) -> None:
+        """Asks for one document of what was asked for of late; to be called once a second."""
+        self._documents.keep_warm(self._parser_of)
+
+    def _parser_of(self, path: str) -> Callable[[bytes], Any] | None:
+        parse = _PARSERS.get(path.rpartition("/")[2])
+        return None if parse is None else self._left_out.noting(path, parse)
+
+    def tidy(self) -> None:
+        """Keeps what is stored of upstream within its bounds; to be called now and then."""
+        self._documents.tidy()
+
+    def close(self) -> None:
+        """Ends background work."""
+        self._documents.close()
+
+
+_PARSERS: Mapping[str, Callable[[bytes, Notes], Any]] = {
+    "profiles.json": parse_profiles_json,
+    "feeds.conf": parse_feeds,
+    "index.json": parse_index,
+    "Packages": parse_packages,
+    "Packages.gz": parse_packed_packages,
+}
+"""Of the documents that are kept warm, by name."""

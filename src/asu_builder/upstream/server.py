@@ -1,0 +1,350 @@
+"""The download server itself: requests that end in bounded time, within its host or hosts we allow."""
+
+import contextlib
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from msgspec import Struct
+
+from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.errors import UpstreamUnavailable
+from asu_builder.domain.proxies import is_loopback
+from asu_builder.loading import LOADING
+
+if TYPE_CHECKING:
+    import urllib3
+
+
+STATUSES = (301, 302, 303, 307, 308)
+MOST_HOPS = 3
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_UNKNOWN_SECONDS = 60.0
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class RedirectRefused(Exception):
+    """The download server sends us where we do not go; the text is for the operator."""
+
+
+class Redirects:
+    """What may follow the download server's own address."""
+
+    def __init__(
+        self, url: str, named: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`named` are hosts, each with a port where it is not the usual one. `clock` counts seconds."""
+        self._own = urlsplit(url)
+        self._clock = clock
+        self._unknown: dict[str, float] = {}
+        """Until when a name is not looked up again that this machine's resolver does not know."""
+        self._named = frozenset(name.lower().replace("[", "").replace("]", "") for name in named)
+
+    def follow(self, address: str, location: str) -> str:
+        """The next address. Raises `RedirectRefused`."""
+        try:
+            before, after = urlsplit(address), urlsplit(urljoin(address, location))
+            places = _place(before), _place(after)
+        except ValueError:
+            raise RedirectRefused(f"{address} leads to {location[:200]!r}, which is no address") from None
+        if after.scheme not in _DEFAULT_PORTS or (before.scheme == "https" and after.scheme == "http"):
+            raise RedirectRefused(f"{address} leads to {after.scheme}://, which is not followed")
+        if "@" in after.netloc or not (places[0] == places[1] or self._is_named(after)):
+            raise RedirectRefused(
+                f"{address} leads to {after.hostname}:{places[1][1]}, which is not in upstream_redirect_hosts"
+            )
+        return after.geturl()
+
+    def require_public(self, address: str) -> None:
+        """Refuses an address of this machine or of a private network, unless upstream is there itself.
+
+        To be called with the address that a connection was really made to: names may mean another
+        one the next time. Raises `RedirectRefused`.
+        """
+        if not (is_public(address) or self._is_private_itself()):
+            raise RedirectRefused(f"a redirect leads to {address}, which is not public")
+
+    def require_public_name(self, address: str) -> None:
+        """The same for an address to which a proxy makes the connection, as far as this machine can tell.
+
+        A host written as an address is refused in any of its spellings, and a name that this machine's
+        resolver knows. Where it knows none, as in networks that are left through a proxy only, the proxy
+        alone can tell where the name leads; the operator has named that host. Raises `RedirectRefused`.
+        """
+        host, port = _place(urlsplit(address))
+        if host == _place(self._own)[0]:
+            return
+        if all(map(is_public, self._meant_by(host, port))) or self._is_private_itself():
+            return
+        raise RedirectRefused(f"a redirect leads through the proxy to {host}, which is not public")
+
+    def _meant_by(self, host: str, port: int) -> list[str]:
+        """The addresses of a host; none where its name says nothing here."""
+        if is_loopback(host):
+            return ["127.0.0.1"]
+        if (written := _written_address(host)) is not None:
+            return [written]
+        now = self._clock()
+        if now < self._unknown.get(host, now):
+            return []
+        try:
+            return _resolve(host, port)
+        except (OSError, UnicodeError):
+            # A resolver that does not answer takes long to say so.
+            self._unknown[host] = now + _UNKNOWN_SECONDS
+            return []
+
+    def _is_private_itself(self) -> bool:
+        """Whether upstream is at an address that is not public; one that has no address here is not."""
+        host, port = _place(self._own)
+        return not all(map(is_public, self._meant_by(host, port)))
+
+    def _is_named(self, after: SplitResult) -> bool:
+        host, port = _place(after)
+        own_host, own_port = _place(self._own)
+        if host == own_host and (port == own_port or (own_port, port) == (80, 443)):
+            return True
+        usual = port == _DEFAULT_PORTS[after.scheme]
+        return f"{host}:{port}" in self._named or (usual and host in self._named)
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def _written_address(host: str) -> str | None:
+    """The address that a host is written as, also as old resolvers read it: `0x7f.1` is 127.0.0.1."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(host.partition("%")[0]))
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def _place(parts: SplitResult) -> tuple[str, int]:
+    """Host and port. Raises `ValueError`."""
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    return (parts.hostname or "").rstrip("."), port
+
+
+def is_public(text: str) -> bool:
+    """Whether an address lies in the open internet."""
+    address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            address = inner
+    return address.is_global and not address.is_multicast
+
+
+def watch_peers(pool: "urllib3.PoolManager", require: Callable[[str], None]) -> None:
+    """Calls `require` with the address of each new connection of the pool, before anything is sent."""
+    with LOADING:
+        from urllib3.connection import HTTPConnection, HTTPSConnection
+        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    def checked(connection: socket.socket) -> socket.socket:
+        try:
+            require(str(connection.getpeername()[0]))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    class PlainConnection(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return checked(super()._new_conn())
+
+    class SecureConnection(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return checked(super()._new_conn())
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = PlainConnection
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = SecureConnection
+
+    pool.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 12.0
+_WHOLE_SECONDS = 60.0
+_DOWN_FIRST, _DOWN_LONGEST = timedelta(seconds=2), timedelta(seconds=10)
+"""How long nothing is asked for when no connection was made, at first and at most."""
+_CONNECTIONS = 160
+_MAX_DOCUMENT_BYTES = 32 << 20
+_MOST_FORBIDDEN = 2000
+_OPTIONAL = re.compile(r"(?:^|/)(?:\.overview\.json|index\.json|Packages(?:\.gz)?)$")
+"""Documents that a sound server may lack: lists of devices, and indexes of packages."""
+
+
+class Response(Struct, frozen=True):
+    """What the server has for a path: 200 with a body, 304 for what the asker has, 404 for nothing."""
+
+    status: int
+    etag: str
+    body: bytes
+    forbidden: bool = False
+    """Whether it is an optional document that was answered 403: object storage says so of what it lacks."""
+
+
+class UpstreamServer:
+    """Documents below one address; safe to use from any thread."""
+
+    def __init__(
+        self, url: str, *, redirect_hosts: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`redirect_hosts` may follow it. `clock` counts seconds and never leaps."""
+        self.url = url.rstrip("/")
+        self.down = Breaker(clock=clock, first=_DOWN_FIRST, longest=_DOWN_LONGEST)
+        """Open while no connection can be made: whatever is asked for, there is no answer."""
+        self.forbidden: set[str] = set()
+        """Optional documents that were answered 403 the last time."""
+        self._lock = threading.Lock()
+        self._redirects = Redirects(self.url, redirect_hosts, clock=clock)
+        self._pools: dict[tuple[bool, str], urllib3.PoolManager] = {}
+        """For the server itself, and for where it sends us; each by the proxy in between, if any."""
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the latest request got no answer, in a sentence; empty when it got one, or none was made."""
+        return self._problem
+
+    def get(self, path: str, *, etag: str) -> Response:
+        """Asks for a document, or only whether it has changed when there is an `etag`.
+
+        Raises `UpstreamUnavailable`.
+        """
+        try:
+            response = self._request(path, etag)
+        except UpstreamUnavailable as error:
+            if not self._problem:
+                _log.warning("%s Answering from what was seen before", error)
+            self._problem = str(error)
+            raise
+        if self._problem:
+            self._problem = ""
+            _log.warning("The download server %s answers again", self.url)
+        return response
+
+    def _request(self, path: str, etag: str) -> Response:
+        with LOADING:
+            import urllib3
+
+        headers = {"If-None-Match": etag} if etag else {}
+        try:
+            answer, body = self._ask(f"{self.url}/{path}", headers)
+        except RedirectRefused as error:
+            self.down.worked()
+            _log.warning("Not followed: %s", error)
+            raise UpstreamUnavailable(
+                f"The download server {self.url} sends us elsewhere for {path}, which is not followed."
+            ) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            sentence = f"The download server {self.url} does not answer: {error}."
+            if _is_down(error):
+                self.down.failed(sentence)
+            else:
+                self.down.worked()
+            raise UpstreamUnavailable(sentence) from error
+        self.down.worked()
+        if answer.status == 403 and _OPTIONAL.search(path):
+            if len(self.forbidden) >= _MOST_FORBIDDEN:
+                self.forbidden.clear()
+            self.forbidden.add(path)
+            return Response(404, "", b"", forbidden=True)
+        self.forbidden.discard(path)
+        if answer.status not in (200, 304, 404):
+            raise UpstreamUnavailable(f"The download server {self.url} answered {answer.status} for {path}.")
+        return Response(answer.status, answer.headers.get("ETag", ""), body)
+
+    def _ask(self, address: str, headers: dict[str, str]) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
+        """The answer behind redirects. Raises `RedirectRefused` beside urllib3's errors."""
+        answer, body = self._get(address, headers, self._connected(address, own=True))
+        hops = 0
+        while answer.status in STATUSES and (location := answer.headers.get("Location")):
+            hops += 1
+            if hops > MOST_HOPS:
+                raise RedirectRefused(f"{address} leads on and on")
+            address = self._redirects.follow(address, location)
+            answer, body = self._get(address, headers, self._connected(address, own=False))
+        return answer, body
+
+    def _get(
+        self, address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
+    ) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
+        with LOADING:
+            from urllib3.exceptions import ProtocolError
+
+        try:
+            return _get_once(address, headers, pool)
+        except ProtocolError:
+            # A connection that was kept may have been closed at this very moment.
+            return _get_once(address, headers, pool)
+
+    def _connected(self, address: str, *, own: bool) -> "urllib3.PoolManager":
+        with LOADING:
+            import urllib3  # costs 50 ms, and the first answer needs none of it
+
+            from asu_builder.outgoing import open_pool, proxy_of
+
+        proxy = proxy_of(address)
+        with self._lock:
+            pool = self._pools.get((own, proxy))
+            if pool is None:
+                timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+                pool = open_pool(address, maxsize=_CONNECTIONS, timeout=timeout, retries=False)
+                # Behind a proxy the peer is the proxy.
+                if not own and not pool.proxy:
+                    watch_peers(pool, self._redirects.require_public)
+                self._pools[own, proxy] = pool
+        if not own and pool.proxy:
+            self._redirects.require_public_name(address)
+        return pool
+
+
+def _get_once(
+    address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
+) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
+    answer = pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
+    try:
+        return answer, _read(answer)
+    finally:
+        answer.release_conn()
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether not even a connection was made. One that says nothing may only lack this document."""
+    with LOADING:
+        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
+
+    return isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError)
+
+
+def _read(answer: "urllib3.BaseHTTPResponse") -> bytes:
+    """The whole body; a server that trickles for ever is one that does not answer."""
+    until = time.monotonic() + _WHOLE_SECONDS
+    chunks: list[bytes] = []
+    while chunk := answer.read(1 << 16):
+        chunks.append(chunk)
+        if time.monotonic() > until:
+            raise TimeoutError(f"still sending after {_WHOLE_SECONDS:.0f} seconds")
+        if len(chunks) << 16 > _MAX_DOCUMENT_BYTES:
+            raise OSError(f"the document is larger than {_MAX_DOCUMENT_BYTES >> 20} MiB")
+    return b"".join(chunks)

@@ -1,0 +1,158 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asu_builder.core.pipeline import describe_images
+from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason
+from asu_builder.domain.profiles_json import MAX_BYTES
+from factories import a_request
+
+SIGNATURE = b"ucert" + b"FWx0" + b"\0\0\0\0" + b"\0\0\0\0" + (21).to_bytes(4, "big")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write(directory: Path, files: dict[str, bytes], **changes: Any) -> None:
+    images = [
+        {"name": name, "type": "sysupgrade", "filesystem": "squashfs", "sha256": sha256(content)}
+        for name, content in files.items()
+    ]
+    profile = {"images": images, "titles": [{"model": "Widget"}], "image_prefix": "openwrt"} | changes
+    document = {
+        "version_number": "24.10.5",
+        "target": "pico/nine",
+        "metadata_version": 1,
+        "profiles": {"acme_widget-5": profile},
+    }
+    (directory / "profiles.json").write_text(json.dumps(document))
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+
+
+def failure(directory: Path) -> BuildFailed:
+    with pytest.raises(BuildFailed) as caught:
+        describe_images(directory, a_request())
+    return caught.value
+
+
+def test_the_description_is_lifted_and_images_come_in_a_fixed_order(tmp_path: Path) -> None:
+    write(tmp_path, {"b.bin": b"two", "a.bin": b"one"})
+    description, images = describe_images(tmp_path, a_request())
+    assert description == {
+        "version_number": "24.10.5",
+        "target": "pico/nine",
+        "metadata_version": 1,
+        "titles": [{"model": "Widget"}],
+        "image_prefix": "openwrt",
+    }
+    assert [(image.name, image.sha256, image.size) for image in images] == [
+        ("a.bin", sha256(b"one"), 3),
+        ("b.bin", sha256(b"two"), 3),
+    ]
+
+
+def test_the_unsigned_digest_is_ours_too(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"payload" + SIGNATURE})
+    _, (image,) = describe_images(tmp_path, a_request())
+    assert image.sha256 == sha256(b"payload" + SIGNATURE)
+    assert image.sha256_unsigned == sha256(b"payload")
+
+
+def test_an_image_that_was_compressed_after_it_was_described_is_described_anew(tmp_path: Path) -> None:
+    write(tmp_path, {"a.img": b"plain"})
+    (tmp_path / "a.img").rename(tmp_path / "a.img.gz")
+    (tmp_path / "a.img.gz").write_bytes(b"packed")
+    _, (image,) = describe_images(tmp_path, a_request())
+    assert (image.name, image.sha256, image.size) == ("a.img.gz", sha256(b"packed"), 6)
+
+
+def test_exit_zero_without_profiles_json_is_a_failure(tmp_path: Path) -> None:
+    assert failure(tmp_path).detail == "Error: No JSON file found"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"x"'])
+def test_a_profiles_json_that_is_none_is_a_failure(tmp_path: Path, text: str) -> None:
+    (tmp_path / "profiles.json").write_text(text)
+    assert failure(tmp_path).reason is FailureReason.INCOMPLETE_OUTPUT
+
+
+def test_another_profile_is_a_failure(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    with pytest.raises(BuildFailed, match="Profile not found in JSON file"):
+        describe_images(tmp_path, a_request(profile="other"))
+
+
+def test_another_version_than_asked_for_is_a_failure(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    with pytest.raises(BuildFailed, match=r"Received incorrect version 24\.10\.5 \(requested 24\.10\.4\)"):
+        describe_images(tmp_path, a_request(version="24.10.4"))
+
+
+def test_a_branch_with_numbers_of_its_own_may_tell_any_version(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    description, images = describe_images(tmp_path, a_request(version="24.10.4"), own_numbering=True)
+    assert (description["version_number"], len(images)) == ("24.10.5", 1)
+
+
+def test_a_profiles_json_is_read_up_to_a_mebibyte(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    path = tmp_path / "profiles.json"
+    path.write_bytes(path.read_bytes().ljust(MAX_BYTES))
+    assert describe_images(tmp_path, a_request())[1]
+    path.write_bytes(path.read_bytes() + b" ")
+    assert (failure(tmp_path).reason, failure(tmp_path).detail) == (
+        FailureReason.INCOMPLETE_OUTPUT,
+        "Error: JSON file too big",
+    )
+
+
+def test_no_image_a_missing_one_and_a_changed_one_are_failures(tmp_path: Path) -> None:
+    write(tmp_path, {})
+    assert failure(tmp_path).reason is FailureReason.NO_IMAGES
+    write(tmp_path, {"a.bin": b"one"})
+    (tmp_path / "a.bin").write_bytes(b"uno")
+    assert "is not what profiles.json says" in failure(tmp_path).detail
+    (tmp_path / "a.bin").unlink()
+    assert "listed but missing" in failure(tmp_path).detail
+
+
+@pytest.mark.parametrize("name", ["", "../a.bin", "sub/a.bin", "/etc/hostname"])
+def test_a_listed_name_never_leads_elsewhere(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    (tmp_path / "a.bin").write_bytes(b"one")
+    write(directory, {}, images=[{"name": name, "type": "x"}])
+    assert failure(directory).reason is FailureReason.INCOMPLETE_OUTPUT
+
+
+def test_a_file_that_is_listed_often_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    entry = {"name": "a.bin", "type": "sysupgrade"}
+    write(tmp_path, {"a.bin": b"one"}, images=[entry] * 100)
+    pieces: list[None] = []
+    _, images = describe_images(tmp_path, a_request(), require_time=lambda: pieces.append(None))
+    assert len(images) == 1 and len(pieces) == 1
+
+
+def test_reading_images_ends_when_the_build_is_stopped(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"x" * (3 << 20)})
+    left = iter(range(2))
+
+    def require_time() -> None:
+        if next(left, None) is None:
+            raise BuildInterrupted("stopped")
+
+    with pytest.raises(BuildInterrupted):
+        describe_images(tmp_path, a_request(), require_time=require_time)
+
+
+def test_another_version_is_the_worlds(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    with pytest.raises(BuildFailed) as caught:
+        describe_images(tmp_path, a_request(version="24.10.4"))
+    assert caught.value.side == "infrastructure"

@@ -1,0 +1,85 @@
+"""The operator's hand, where only the service can tell."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from asu_builder.core.operator import Operator
+from asu_builder.core.submit import Cancellation
+from asu_builder.database.connection import Database
+from asu_builder.database.operator import SqlOperations
+from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
+from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.job import Keeping
+from asu_builder.store.local import LocalStore
+from factories import Clock, a_result, a_submission
+from noted_statistics import NotedStatistics
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(tmp_path / "a.db")
+    yield made
+    made.close()
+
+
+def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database, tmp_path: Path) -> None:
+    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    statistics, operations = NotedStatistics(), SqlOperations(database)
+    store = LocalStore(tmp_path / "store", installation="ours", floor=0, expects_results=ledger.has_results)
+    operator = Operator(
+        operations,
+        queue,
+        ledger=ledger,
+        store=store,
+        statistics=statistics,
+        cancellation=Cancellation(queue, operations, statistics=statistics, kept_for=DAY, now=clock),
+        now=clock,
+        wake=lambda: None,
+    )
+    submission = a_submission()
+    queue.submit(submission, now=clock())
+    claimed = queue.claim("host/1", lease_for=DAY, now=clock())
+    assert claimed is not None
+    with store.scratch() as scratch:
+        store.publish(submission.request_hash, scratch)
+    queue.finish(claimed[1], a_result(), Keeping(DAY), now=clock())
+
+    (tmp_path / "store").rename(tmp_path / "disk")
+    with pytest.raises(Unavailable, match="is its disk mounted"):
+        operator.purge(submission.request_hash, who="alice")
+    assert queue.find(submission.request_hash, now=clock()) is None, "it answers no more"
+    assert list(ledger.expired(now=clock())) == [submission.request_hash], "its turn comes"
+    assert [act.act for act in operator.acts(9)] == ["purge"]
+
+    (tmp_path / "disk").rename(tmp_path / "store")
+    operator.purge(submission.request_hash, who="alice")
+    assert not store.holds(submission.request_hash)
+
+
+def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
+    database: Database, tmp_path: Path
+) -> None:
+    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    statistics, operations = NotedStatistics(), SqlOperations(database)
+    woken: list[str] = []
+    operator = Operator(
+        operations,
+        queue,
+        ledger=ledger,
+        store=LocalStore(tmp_path / "store", installation="ours", floor=0),
+        statistics=statistics,
+        cancellation=Cancellation(queue, operations, statistics=statistics, kept_for=DAY, now=clock),
+        now=clock,
+        wake=lambda: woken.append("one"),
+        wake_all=lambda: woken.append("all" if operations.paused() is None else "too early"),
+    )
+    operator.pause(who="alice")
+    assert woken == []
+    operator.resume(who="alice")
+    assert woken == ["all"]

@@ -1,0 +1,26 @@
+from asu_builder.core.worker import Suspects, Suspicion
+
+
+def test_a_failure_counts_as_alone_only_where_another_build_went_well_since_the_one_before() -> None:
+    suspects = Suspects()
+    assert suspects.failed(1) == Suspicion(1, 1, 0)
+    assert suspects.failed(1) == Suspicion(2, 1, 0)
+    suspects.ended(2, well=False)
+    assert suspects.failed(1).alone == 1
+    suspects.ended(3, well=True)
+    assert suspects.failed(1) == Suspicion(4, 2, 1)
+
+
+def test_a_job_that_has_ended_is_forgotten() -> None:
+    suspects = Suspects()
+    suspects.failed(1)
+    suspects.ended(1, well=True)
+    assert suspects.failed(1).times == 1
+
+
+def test_jobs_that_are_never_heard_of_again_are_forgotten_the_oldest_first() -> None:
+    suspects = Suspects()
+    for number in range(1001):
+        suspects.failed(number)
+    assert suspects.failed(1000).times == 2
+    assert suspects.failed(0).times == 1

@@ -1,0 +1,57 @@
+"""The front door by itself: what it reads, and what it does when somebody leaves."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from starlette.types import Message, Scope
+
+from asu_builder.http.fast_path import FrontDoor
+from fake_builds import FakeBuilds
+
+
+def _scope(method: str, path: str) -> Scope:
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [],
+        "query_string": b"",
+    }
+
+
+def test_a_client_who_leaves_in_the_middle_of_a_body_asks_for_nothing(
+    app: FrontDoor, builds: FakeBuilds
+) -> None:
+    messages: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        pytest.fail("nobody is there to read")
+
+    asyncio.run(app(_scope("POST", "/api/v1/build"), receive, send))
+    assert builds.submits == 0
+
+
+def test_a_bug_in_the_middle_of_an_answer_breaks_the_connection(app: FrontDoor) -> None:
+    """Half a document must not look like a whole one: the server closes when the application raises."""
+
+    async def half(scope: Scope, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})  # type: ignore[operator]
+        raise RuntimeError("half way")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        pass
+
+    app._app = half
+    with pytest.raises(RuntimeError, match="half way"):
+        asyncio.run(app(_scope("GET", "/"), receive, send))
