@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door, DoorLimits
 from asu_builder.http.fast_path import FrontDoor
 from asu_builder.http.server import server_config
@@ -88,7 +88,7 @@ def serve(
     app = scene.app()
     door = Door(
         limits,
-        counted_as=Askers((), trusted).counted_as,
+        counted_as=Callers((), trusted).counted_as,
         large_bodies=app.takes_large_bodies,
         refuse=app.turn_away,
     )

@@ -27,7 +27,7 @@ from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.app import Parts, create_app
-from asu_builder.http.callers import Admit, Askers
+from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits
 from asu_builder.http.fast_path import FrontDoor
 from asu_builder.http.waiting import AdmitFetch
@@ -162,7 +162,7 @@ class Scene:
                 crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
                 gauges=self.gauges(),
-                askers=Askers(self.tokens, ()),
+                askers=Callers(self.tokens, ()),
                 limit_previews=self.limit_previews,
                 limit_fetches=self.limit_fetches,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),

@@ -24,7 +24,7 @@ _MINUTE, _HOUR = 60, 3600
 class RateLimit:
     """Any number of rates at once, each over a moving window; for any thread.
 
-    Askers that have had nothing for the longest window are forgotten, and so are those that have
+    Callers that have had nothing for the longest window are forgotten, and so are those that have
     waited longest when there are more than ten thousand. The library is loaded by the first who asks.
     """
 

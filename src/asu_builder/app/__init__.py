@@ -29,7 +29,7 @@ from asu_builder.core.worker import Workers
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.app import Parts, create_app
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
@@ -102,7 +102,7 @@ def assemble(
         crowds=Crowds(world.operations, world.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
-        askers=Askers(tokens(settings), settings.trusted_proxies),
+        askers=Callers(tokens(settings), settings.trusted_proxies),
         door_limits=door_limits(settings),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=world.fetch_limit.admit,

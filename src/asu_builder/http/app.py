@@ -36,7 +36,7 @@ from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsPages
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.api.wire import Answer, render_json
-from asu_builder.http.callers import Admit, Askers
+from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits
 from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
 from asu_builder.http.fast_path import FrontDoor, standing_headers
@@ -134,7 +134,7 @@ class Parts(Struct, frozen=True):
     crowds: Crowds
     configuration: Callable[[], ConfigurationDocument]
     gauges: Gauges
-    askers: Askers
+    askers: Callers
     limit_previews: Admit
     limit_fetches: AdmitFetch
     announcement: Announcement

@@ -33,7 +33,7 @@ class _Hop(NamedTuple):
     trusted: bool
 
 
-class Askers:
+class Callers:
     """Tells askers apart. Nothing but the peer's own address is believed of anybody else.
 
     A proxy in `trusted_proxies` (addresses and networks) is believed about who came to it, by the

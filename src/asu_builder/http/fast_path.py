@@ -15,7 +15,7 @@ from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers, Kept
 from asu_builder.http.api.scrapes import Requests
 from asu_builder.http.api.wire import Answer, render_problem
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT, refuse_socket
 from asu_builder.http.errors import answer_error
 from asu_builder.http.late import LateStreams
@@ -113,7 +113,7 @@ class FrontDoor:
         app: ASGIApp,
         answers: BuildAnswers,
         *,
-        askers: Askers,
+        askers: Callers,
         cors: bool,
         streams: LateStreams,
         waiting: Waiting,

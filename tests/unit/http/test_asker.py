@@ -11,7 +11,7 @@ from starlette.types import Scope
 from asu_builder.domain.access import Asker, Right, Token, digest_of, new_token
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated
 from asu_builder.domain.job import Priority
-from asu_builder.http.callers import UNKNOWN, Askers
+from asu_builder.http.callers import UNKNOWN, Callers
 
 SECRET = "s3cret-of-the-farm"
 FARM = Token("farm", digest_of(SECRET), frozenset({Right.READ}), Priority.BULK)
@@ -25,7 +25,7 @@ def a_scope(peer: str | None, *headers: tuple[str, str]) -> Scope:
 
 def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES) -> str:
     """The name of whoever comes from this peer with these headers."""
-    askers = Askers([FARM], proxies)
+    askers = Callers([FARM], proxies)
     return askers.of(a_scope(peer, *(("x-forwarded-for", value) for value in forwarded))).name
 
 
@@ -34,7 +34,7 @@ def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES)
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   ", "Bearer\t"])
 def test_the_holder_of_a_token_is_known_wherever_they_are(scheme: str) -> None:
-    asker = Askers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", f"{scheme}{SECRET} ")))
+    asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", f"{scheme}{SECRET} ")))
     assert asker == Asker("farm", FARM)
     assert (asker.name, asker.priority, asker.may(Right.READ)) == ("farm", Priority.BULK, True)
     with pytest.raises(NotAllowed, match="farm lacks the right operate"):
@@ -46,26 +46,26 @@ def test_the_holder_of_a_token_is_known_wherever_they_are(scheme: str) -> None:
 )
 def test_a_token_that_nobody_was_given_is_refused_and_not_taken_for_none(value: str) -> None:
     with pytest.raises(NotAuthenticated, match="not known here") as refusal:
-        Askers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
+        Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
     assert "wrong" not in str(refusal.value)
     assert SECRET not in str(refusal.value)
 
 
 def test_no_token_is_known_where_there_are_none() -> None:
     with pytest.raises(NotAuthenticated):
-        Askers([], ()).of(a_scope("203.0.113.1", ("authorization", f"Bearer {SECRET}")))
+        Callers([], ()).of(a_scope("203.0.113.1", ("authorization", f"Bearer {SECRET}")))
 
 
 def test_an_unknown_token_is_refused_beside_a_known_one() -> None:
     for values in ((SECRET, "wrong"), ("wrong", SECRET)):
         headers = [("authorization", f"Bearer {value}") for value in values]
         with pytest.raises(NotAuthenticated):
-            Askers([FARM], ()).of(a_scope("203.0.113.1", *headers))
+            Callers([FARM], ()).of(a_scope("203.0.113.1", *headers))
 
 
 @pytest.mark.parametrize("value", ["Basic dTpw", "", "  ", f"Token {SECRET}", SECRET])
 def test_what_a_proxy_asks_for_makes_nobody_a_holder(value: str) -> None:
-    asker = Askers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
+    asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
     assert asker == Asker("203.0.113.1")
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer TOKEN"):
         asker.require(Right.READ)
@@ -75,7 +75,7 @@ def test_a_new_token_is_new_each_time_and_opens_what_its_digest_guards() -> None
     (secret, digest), (another, _) = new_token(), new_token()
     assert secret != another
     assert len(secret) == 43, "32 random bytes"
-    asker = Askers([Token("mine", digest)], ()).of(a_scope(None, ("authorization", f"Bearer {secret}")))
+    asker = Callers([Token("mine", digest)], ()).of(a_scope(None, ("authorization", f"Bearer {secret}")))
     assert asker.name == "mine"
 
 
@@ -102,7 +102,7 @@ def test_an_address_has_one_name_and_a_household_has_one_too(peer: str | None, n
 
 
 def test_whoever_has_no_address_is_unknown() -> None:
-    assert Askers([], PROXIES).of(a_scope(None, ("x-forwarded-for", "198.51.100.9"))) is UNKNOWN
+    assert Callers([], PROXIES).of(a_scope(None, ("x-forwarded-for", "198.51.100.9"))) is UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_network_of_ipv6_is_not_one_of_ipv4() -> None:
 
 @pytest.mark.parametrize("header", ["forwarded", "x-real-ip", "x-client-ip", "x-forwarded-host", "via"])
 def test_no_other_header_moves_anybody(header: str) -> None:
-    askers = Askers([], PROXIES)
+    askers = Callers([], PROXIES)
     assert askers.of(a_scope("10.0.0.1", (header, "for=198.51.100.9"))).name == "10.0.0.1"
 
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import asdict
 
 from asu_builder.app.options import door_limits
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.door import LOWEST_BODY, DoorLimits
 from asu_builder.http.protocol import HttpProtocol
 from asu_builder.settings import Settings, Size
@@ -67,7 +67,7 @@ def test_without_settings_an_ordinary_client_has_time_and_room() -> None:
 def test_only_trusted_proxies_are_not_counted(host: str, name: str | None) -> None:
     """Networks, IPv4 written as IPv6, and one home's IPv6 addresses as one."""
     trusted = ("10.0.0.0/8", "192.0.2.7", "2001:db8:1::/48", "::ffff:198.51.100.0/120")
-    assert Askers((), trusted).counted_as(host) == name
+    assert Callers((), trusted).counted_as(host) == name
 
 
 def test_a_unix_socket_holds_any_number_of_connections(scene: Scene, tmp_path: Path) -> None:

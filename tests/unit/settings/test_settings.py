@@ -7,7 +7,7 @@ import pytest
 from asu_builder.app.options import tokens
 from asu_builder.domain.access import Asker, Right, Token
 from asu_builder.domain.job import Priority
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.rate_limits import NewBuildsLimit
 from asu_builder.settings import (
     SETTING_NAMES,
@@ -473,7 +473,7 @@ def test_tokens_come_from_files_and_from_variables_and_make_the_same_askers(tmp_
 def test_proxies_come_from_files_and_from_variables(tmp_path: Path, text: str) -> None:
     from_file = load(tmp_path, "trusted_proxies: [10.0.0.0/8, '2001:db8::1']")
     assert from_file == load(tmp_path, trusted_proxies=text)
-    assert Askers((), from_file.trusted_proxies).of(
+    assert Callers((), from_file.trusted_proxies).of(
         {"client": ("10.0.0.1", 1), "headers": [(b"x-forwarded-for", b"198.51.100.9")]}
     ) == Asker("198.51.100.9")
 

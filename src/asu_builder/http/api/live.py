@@ -20,7 +20,7 @@ from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.api.messages import Message, render_problem_event, render_text
 from asu_builder.http.api.watchers import Feed, Watcher, Watching
 from asu_builder.http.api.wire import render_problem
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.door import refuse_socket
 from asu_builder.http.errors import status_of, told
 from asu_builder.http.threads import Threads
@@ -87,7 +87,7 @@ class LiveStreams:
         source: LiveBuilds,
         threads: Threads,
         *,
-        askers: Askers,
+        askers: Callers,
         limits: WatchLimits,
         on_end: Callable[[str], None],
     ) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_REVISION, says
 from asu_builder.http.waiting import MadeAnswers, Waiting
@@ -125,7 +125,7 @@ class Metadata:
         catalog: Catalog,
         waiting: Waiting,
         *,
-        askers: Askers,
+        askers: Callers,
         announcement: Announcement,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -16,7 +16,7 @@ from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import render_json
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_HASH, HASH_PATTERN, Operation, says
 from asu_builder.http.queries import number
@@ -219,7 +219,7 @@ class OperatorEndpoints:
         operator: Operator,
         acts: OperatorActs,
         *,
-        askers: Askers,
+        askers: Callers,
         threads: Threads,
         configuration: Callable[[], ConfigurationDocument],
     ) -> None:

@@ -11,7 +11,7 @@ from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.api.changes import PreviewDocument, UnknownPackageDocument, render_changes
 from asu_builder.http.api.wire import Answer
-from asu_builder.http.callers import Admit, Askers
+from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
@@ -21,7 +21,7 @@ class PreviewEndpoint:
     """Reads a build request and answers what would be made of it; nothing is queued."""
 
     def __init__(
-        self, preview: Preview, threads: Threads, waiting: Waiting, *, askers: Askers, admit: Admit
+        self, preview: Preview, threads: Threads, waiting: Waiting, *, askers: Callers, admit: Admit
     ) -> None:
         self._preview = preview
         self._threads = threads

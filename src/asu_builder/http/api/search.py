@@ -14,7 +14,7 @@ from asu_builder.domain.search import Device
 from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import Operation, says
 from asu_builder.http.queries import number
@@ -126,7 +126,7 @@ class SearchEndpoints:
         search: Search,
         waiting: Waiting,
         *,
-        askers: Askers,
+        askers: Callers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._search = search

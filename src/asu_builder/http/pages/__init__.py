@@ -24,7 +24,7 @@ from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs
-from asu_builder.http.callers import Admit, Askers
+from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import answer_error, told
 from asu_builder.http.pages.build_form import BuildForm, FormParts
 from asu_builder.http.pages.build_page import BuildPage, BuildPageParts
@@ -61,7 +61,7 @@ class PageParts(Struct, frozen=True):
     limit_previews: Admit
     answers: BuildAnswers
     announcement: Announcement
-    askers: Askers
+    askers: Callers
     threads: Threads
     waiting: Waiting
     clock: Callable[[], float]

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Asker
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed, RequestRejected
-from asu_builder.http.callers import Askers
+from asu_builder.http.callers import Callers
 
 COOKIE = "asu_token"
 _DAYS = 30
@@ -27,7 +27,7 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 class Sessions:
     """Who looks at a page, by the cookie or, as everywhere, by header or address."""
 
-    def __init__(self, askers: Askers) -> None:
+    def __init__(self, askers: Callers) -> None:
         self._askers = askers
 
     def asker(self, request: Request) -> Asker:
