@@ -7,7 +7,7 @@ from threading import Event
 from msgspec.structs import replace
 
 from asu_builder.core.submit import Ask, Builds, BuildView
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, Conflict, FailureReason, NotAllowed, Side
 from asu_builder.domain.job import FINAL_STATES, BuildResult, Image, Job, JobState, Stage
 from asu_builder.domain.request import BuildRequest, request_hash
@@ -81,7 +81,7 @@ class FakeBuilds(Builds):
                 answers.append(error)
         return answers
 
-    def cancel(self, name: str, *, asker: Asker, cancel_token: str) -> BuildView:
+    def cancel(self, name: str, *, asker: Caller, cancel_token: str) -> BuildView:
         """Cancels with the one secret, or for an operator."""
         view = self.look(name)
         if cancel_token != CANCEL_TOKEN and not asker.may(Right.OPERATE):

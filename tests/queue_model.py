@@ -247,7 +247,7 @@ class QueueModel:
                 job.not_before = job.not_before + now - seen if job.not_before > seen else None
 
     def requeue(self, request_hash: str, *, now: int) -> tuple[str, Priority] | None:
-        """Asker and priority of the new job that may be made."""
+        """Caller and priority of the new job that may be made."""
         jobs = self.of_hash(request_hash)
         if any(job.live for job in jobs) or self.scrubbed.get(request_hash, True):
             return None

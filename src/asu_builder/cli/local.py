@@ -26,7 +26,7 @@ from asu_builder.core.preflight import OtherNames, Preview
 from asu_builder.core.search import Search
 from asu_builder.core.submit import Ask, BuildView
 from asu_builder.core.worker import Workers
-from asu_builder.domain.access import Asker, Right, Token
+from asu_builder.domain.access import Caller, Right, Token
 from asu_builder.domain.errors import AsuError, BuildNotFound, EngineUnavailable, RequestRejected, Unavailable
 from asu_builder.domain.job import FINAL_STATES
 from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
@@ -177,7 +177,7 @@ class LocalBuilds:
         """The answer to a request. Raises what `Builds.submit` raises."""
         request, client = parse_request(body)
         # Whoever is at the terminal is known, so the limits for strangers are not theirs.
-        asker = Asker(who(), Token(who(), ""))
+        asker = Caller(who(), Token(who(), ""))
         try:
             view = self._terminal.builds.submit(Ask(request, client, asker))
         except RequestRejected as error:
@@ -211,7 +211,7 @@ class LocalBuilds:
         Raises `Conflict`, `NotAllowed` or `BuildNotFound`.
         """
         rights = frozenset() if cancel_token else frozenset({Right.OPERATE})
-        asker = Asker(who(), Token(who(), "", rights))
+        asker = Caller(who(), Token(who(), "", rights))
         self._terminal.builds.cancel(request_hash, asker=asker, cancel_token=cancel_token)
 
     def follow(self, request_hash: str) -> Iterator[Event]:

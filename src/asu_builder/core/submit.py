@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, Resolved
-from asu_builder.domain.access import Asker, Right, digest_of
+from asu_builder.domain.access import Caller, Right, digest_of
 from asu_builder.domain.errors import (
     AsuError,
     BuildNotFound,
@@ -149,7 +149,7 @@ class Cancellation:
         return ended
 
 
-NOBODY = Asker("")
+NOBODY = Caller("")
 _RETRY_AFTER_FULL = 30
 _RETRY_AFTER_NO_ROOM = 300
 
@@ -169,7 +169,7 @@ class Ask(Struct, frozen=True):
 
     request: BuildRequest
     client: str = ""
-    asker: Asker = NOBODY
+    asker: Caller = NOBODY
     reading: Reading | None = None
     """Notes which documents of upstream are lacking; without one they are waited for here."""
 
@@ -348,7 +348,7 @@ class Builds:
         self.note_interest(name)
         return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
 
-    def cancel(self, name: str, *, asker: Asker, cancel_token: str) -> BuildView:
+    def cancel(self, name: str, *, asker: Caller, cancel_token: str) -> BuildView:
         """Ends the live job of this hash, for an operator or with its first asker's secret.
 
         Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others

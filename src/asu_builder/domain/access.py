@@ -40,7 +40,7 @@ def new_token() -> tuple[str, str]:
     return secret, digest_of(secret)
 
 
-class Asker(Struct, frozen=True):
+class Caller(Struct, frozen=True):
     """Whoever sent a request: the holder of a token, or nobody but an address."""
 
     name: str

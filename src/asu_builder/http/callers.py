@@ -9,13 +9,13 @@ from typing import NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from asu_builder.domain.access import Asker, Right, Token, digest_of
+from asu_builder.domain.access import Caller, Right, Token, digest_of
 from asu_builder.domain.errors import NotAuthenticated, TooManyRequests
 
 Admit = Callable[[str], TooManyRequests | None]
 """Counts one more for the asker of this name, or says why not."""
 
-UNKNOWN = Asker("unknown", many=True)
+UNKNOWN = Caller("unknown", many=True)
 """Whoever comes without an address, for example through a socket file."""
 
 _REMEMBERED = 10_000
@@ -29,7 +29,7 @@ _HOUSEHOLD = 64
 
 
 class _Hop(NamedTuple):
-    asker: Asker
+    asker: Caller
     trusted: bool
 
 
@@ -41,11 +41,11 @@ class Callers:
     """
 
     def __init__(self, tokens: Iterable[Token], trusted_proxies: Sequence[str]) -> None:
-        self._holders = {token.digest: Asker(token.name, token) for token in tokens}
+        self._holders = {token.digest: Caller(token.name, token) for token in tokens}
         self._trusted = tuple(_network(text) for text in trusted_proxies)
         self._hop = lru_cache(_REMEMBERED)(self._read)
 
-    def of(self, scope: Scope) -> Asker:
+    def of(self, scope: Scope) -> Caller:
         """Who sent a request; raises `NotAuthenticated` for a token that nobody was given."""
         holder = None
         forwarded: list[bytes] = []
@@ -70,7 +70,7 @@ class Callers:
             return host[:_LONGEST]
         return None if hop.trusted else hop.asker.name
 
-    def _holder(self, authorization: bytes) -> Asker | None:
+    def _holder(self, authorization: bytes) -> Caller | None:
         scheme, *secret = authorization.split(None, 1) or [b""]
         # What a proxy in front asks for, such as a password, is none of our business.
         if scheme.lower() != b"bearer":
@@ -83,7 +83,7 @@ class Callers:
             )
         return holder
 
-    def _by_address(self, scope: Scope, forwarded: list[bytes]) -> Asker:
+    def _by_address(self, scope: Scope, forwarded: list[bytes]) -> Caller:
         peer = scope.get("client")
         hop = self._hop(peer[0]) if peer else None
         if hop is None:
@@ -106,7 +106,7 @@ class Callers:
         if address is None:
             return None
         trusted = any(address in network for network in self._trusted)
-        return _Hop(Asker(_name(address), many=trusted), trusted)
+        return _Hop(Caller(_name(address), many=trusted), trusted)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

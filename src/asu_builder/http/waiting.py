@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from starlette.requests import ClientDisconnect
 
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
 from asu_builder.http.cache import Memory, Rendered
 from asu_builder.http.door import Client
@@ -67,7 +67,7 @@ class Waiting:
         """Who is called when one ends: it is told but once, and whoever leaves leaves nothing at it."""
         self._stopped = False
 
-    def reading(self, asker: Asker, what: str, *, patience: float | None = None) -> Reading:
+    def reading(self, asker: Caller, what: str, *, patience: float | None = None) -> Reading:
         """A reading for this asker. `what` is the same for the same question."""
         patience = FIRST_SECONDS if patience is None else patience
         if asker.token or asker.many:
@@ -85,7 +85,7 @@ class Waiting:
 
     async def ask(
         self,
-        asker: Asker,
+        asker: Caller,
         what: str,
         call: Callable[..., T],
         *arguments: object,
@@ -219,7 +219,7 @@ class MadeAnswers:
         self._kept: Memory[str, Made] = Memory(budget=budget, largest=largest)
         self._shared: Shared[Made] = Shared()
 
-    async def get(self, key: str, asker: Asker, render: Callable[[], Rendered]) -> Made:
+    async def get(self, key: str, asker: Caller, render: Callable[[], Rendered]) -> Made:
         """The answer, made in a thread if it is not right any more. Raises what `render`
         raises, and `ClientDisconnect` when the client goes away.
         """
@@ -240,7 +240,7 @@ class MadeAnswers:
             kept, _ = await self._shared.ask(key, make)
         return kept
 
-    async def _make(self, key: str, asker: Asker, render: Callable[[], Rendered]) -> Made:
+    async def _make(self, key: str, asker: Caller, render: Callable[[], Rendered]) -> Made:
         reading = self._waiting.reading(asker, key)
         rendered = await self._waiting.run(reading, render)
         sources = reading.sources

@@ -12,7 +12,7 @@ from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
-from asu_builder.domain.access import Asker, Right, Token
+from asu_builder.domain.access import Caller, Right, Token
 from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
@@ -397,8 +397,8 @@ def test_an_architecture_that_a_target_does_not_tell_is_that_of_the_list(house: 
     assert house.builds.submit(Ask(a_request(repositories=repositories))).position == 0
 
 
-FIRST, OTHER = Asker("192.0.2.1"), Asker("192.0.2.2")
-OPERATOR = Asker("alice", Token("alice", "d" * 64, frozenset({Right.OPERATE})))
+FIRST, OTHER = Caller("192.0.2.1"), Caller("192.0.2.2")
+OPERATOR = Caller("alice", Token("alice", "d" * 64, frozenset({Right.OPERATE})))
 
 
 def test_only_new_builds_count_against_the_limit_and_tokens_are_exempt(house: House) -> None:

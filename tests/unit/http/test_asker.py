@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Scope
 
-from asu_builder.domain.access import Asker, Right, Token, digest_of, new_token
+from asu_builder.domain.access import Caller, Right, Token, digest_of, new_token
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated
 from asu_builder.domain.job import Priority
 from asu_builder.http.callers import UNKNOWN, Callers
@@ -35,7 +35,7 @@ def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES)
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   ", "Bearer\t"])
 def test_the_holder_of_a_token_is_known_wherever_they_are(scheme: str) -> None:
     asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", f"{scheme}{SECRET} ")))
-    assert asker == Asker("farm", FARM)
+    assert asker == Caller("farm", FARM)
     assert (asker.name, asker.priority, asker.may(Right.READ)) == ("farm", Priority.BULK, True)
     with pytest.raises(NotAllowed, match="farm lacks the right operate"):
         asker.require(Right.OPERATE)
@@ -66,7 +66,7 @@ def test_an_unknown_token_is_refused_beside_a_known_one() -> None:
 @pytest.mark.parametrize("value", ["Basic dTpw", "", "  ", f"Token {SECRET}", SECRET])
 def test_what_a_proxy_asks_for_makes_nobody_a_holder(value: str) -> None:
     asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
-    assert asker == Asker("203.0.113.1")
+    assert asker == Caller("203.0.113.1")
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer TOKEN"):
         asker.require(Right.READ)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from asu_builder.domain.access import Asker, Token
+from asu_builder.domain.access import Caller, Token
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.http.cache import Rendered
 from asu_builder.http.door import Client
@@ -17,7 +17,7 @@ from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import WAITS_FOR, AdmitFetch, MadeAnswers, Waiting
 from asu_builder.ports import DocumentState, Reading, current_reading
 
-ASKER = Asker("192.0.2.1")
+ASKER = Caller("192.0.2.1")
 
 
 class Documents:
@@ -150,10 +150,10 @@ def test_what_does_not_come_is_given_up_and_a_stop_ends_every_wait(threads: Thre
 
 @pytest.mark.parametrize(
     ("asker", "counted"),
-    [(ASKER, True), (Asker("farm", Token("farm", "")), False), (Asker("127.0.0.1", many=True), False)],
+    [(ASKER, True), (Caller("farm", Token("farm", "")), False), (Caller("127.0.0.1", many=True), False)],
 )
 def test_only_an_asker_that_is_one_is_counted_and_only_where_a_document_is_lacking(
-    threads: Threads, asker: Asker, counted: bool
+    threads: Threads, asker: Caller, counted: bool
 ) -> None:
     documents = Documents()
     asked: list[tuple[str, str]] = []
@@ -188,7 +188,7 @@ class Made:
             waiting_in(threads, admit), budget=100_000, largest=10_000, clock=lambda: self.documents.seconds
         )
 
-    async def get(self, *names: str, asker: Asker = ASKER) -> tuple[str, dict[bytes, bytes]]:
+    async def get(self, *names: str, asker: Caller = ASKER) -> tuple[str, dict[bytes, bytes]]:
         """The body and the headers that say how old it is."""
         made = await self.answers.get(
             " ".join(names), asker, lambda: Rendered(self.documents.read(*names).encode(), 20.0)
@@ -284,8 +284,8 @@ def test_who_joins_one_whose_share_is_used_up_is_not_refused_for_it(threads: Thr
     made = Made(threads, admit)
 
     async def play() -> None:
-        first = asyncio.ensure_future(made.get("a", asker=Asker("greedy")))
-        second = asyncio.ensure_future(made.get("a", asker=Asker("modest")))
+        first = asyncio.ensure_future(made.get("a", asker=Caller("greedy")))
+        second = asyncio.ensure_future(made.get("a", asker=Caller("modest")))
         with pytest.raises(TooManyRequests):
             await first
         while "a" not in made.documents.fetches:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asu_builder.app.options import tokens
-from asu_builder.domain.access import Asker, Right, Token
+from asu_builder.domain.access import Caller, Right, Token
 from asu_builder.domain.job import Priority
 from asu_builder.http.callers import Callers
 from asu_builder.rate_limits import NewBuildsLimit
@@ -475,7 +475,7 @@ def test_proxies_come_from_files_and_from_variables(tmp_path: Path, text: str) -
     assert from_file == load(tmp_path, trusted_proxies=text)
     assert Callers((), from_file.trusted_proxies).of(
         {"client": ("10.0.0.1", 1), "headers": [(b"x-forwarded-for", b"198.51.100.9")]}
-    ) == Asker("198.51.100.9")
+    ) == Caller("198.51.100.9")
 
 
 def test_settings_are_frozen() -> None:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asu_builder.core.submit import Ask, Builds, BuildView
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
@@ -74,7 +74,7 @@ class _Submitted(msgspec.Struct, frozen=True):
 class _Post(msgspec.Struct, frozen=True):
     body: bytes
     user_agent: str
-    asker: Asker
+    asker: Caller
     reading: Reading
 
 
@@ -124,7 +124,7 @@ class BuildAnswers:
         self._note_interest(request_hash)
         return kept
 
-    def recall_body(self, body: bytes, user_agent: str, asker_of: Callable[[], Asker]) -> Kept | None:
+    def recall_body(self, body: bytes, user_agent: str, asker_of: Callable[[], Caller]) -> Kept | None:
         """The answer to a POST of these very bytes, if it is still fresh; never waits."""
         asked = self._asked.get(hashlib.sha256(body).digest())
         if asked is None or self._clock() >= asked.fresh_until:
@@ -162,7 +162,7 @@ class BuildAnswers:
         view = self._builds.look(request_hash)
         return view, render_build(view)
 
-    async def submit(self, body: bytes, user_agent: str, asker: Asker) -> Answer:
+    async def submit(self, body: bytes, user_agent: str, asker: Caller) -> Answer:
         """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
         `ClientDisconnect` when the client goes away.
 
@@ -186,7 +186,7 @@ class BuildAnswers:
             self._record_cache_hit(submitted.asked, client)
         return submitted.answer
 
-    async def cancel(self, request_hash: str, asker: Asker, cancel_token: str) -> Answer:
+    async def cancel(self, request_hash: str, asker: Caller, cancel_token: str) -> Answer:
         """The answer to a wish to cancel. Raises what `Builds.cancel` raises."""
         _require_hash(request_hash)
         forgotten = self._forgotten

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.operator import Operator
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.job import Job, JobState, Stage
 from asu_builder.domain.request import HASH_PREFIX
@@ -192,7 +192,7 @@ class OperatorActs:
         self._on_jobs = {"cancel": operator.cancel, "requeue": operator.requeue, "purge": operator.purge}
         self._on_workers = {"pause": operator.pause, "resume": operator.resume}
 
-    async def on_job(self, asker: Asker, act: str, request_hash: str) -> None:
+    async def on_job(self, asker: Caller, act: str, request_hash: str) -> None:
         """`cancel`, `requeue` or `purge` the newest job of a hash. Raises `BuildNotFound` or `Conflict`."""
         asker.require(Right.OPERATE)
         if not is_request_hash(request_hash):
@@ -202,7 +202,7 @@ class OperatorActs:
         finally:
             self._forget(request_hash)
 
-    async def on_workers(self, asker: Asker, act: str) -> None:
+    async def on_workers(self, asker: Caller, act: str) -> None:
         """`pause` or `resume` the workers of every process."""
         asker.require(Right.OPERATE)
         await self._threads.run(lambda: self._on_workers[act](who=asker.name))

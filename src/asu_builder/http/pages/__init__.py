@@ -19,7 +19,7 @@ from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Builds
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.metadata import Announcement
@@ -42,7 +42,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _LOOKS_AGAIN_SECONDS = 3
 _PAGE_OF = {"/queue/acts": "/queue"}
 """From where forms are sent."""
-_Page = Callable[[Request, Asker], Awaitable[Response]]
+_Page = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class PageParts(Struct, frozen=True):
@@ -97,11 +97,11 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     build_form = _build_form(parts, rendering)
     build_page = _build_page(parts, rendering)
 
-    async def old_statistics(request: Request, asker: Asker) -> Response:
+    async def old_statistics(request: Request, asker: Caller) -> Response:
         # Where the predecessor had its page.
         return RedirectResponse("/statistics", 301)
 
-    async def interface(request: Request, asker: Asker) -> Response:
+    async def interface(request: Request, asker: Caller) -> Response:
         body = interface_body(parts.description())
         return rendering.page("interface.html", request, asker=asker, body=body)
 
@@ -184,7 +184,7 @@ def _looks_again(request: Request, status: int) -> bool:
     return status == 503 and request.method == "GET"
 
 
-def _error_page(rendering: Rendering, request: Request, asker: Asker, error: AsuError) -> Response:
+def _error_page(rendering: Rendering, request: Request, asker: Caller, error: AsuError) -> Response:
     answer = answer_error(error)
     if answer.status == 500:
         raise error

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.preflight import Preview, PreviewedSelection
 from asu_builder.core.search import DescribedDevice, Search
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
 from asu_builder.domain.request import FILESYSTEMS, BuildRequest
 from asu_builder.domain.search import Found
@@ -193,7 +193,7 @@ class BuildForm:
     def __init__(self, parts: FormParts) -> None:
         self._parts = parts
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """The search for a device, or the form for the one in the address."""
         query = request.query_params
         fields = read_fields(query)
@@ -208,7 +208,7 @@ class BuildForm:
             fields = replace(fields, packages=packages, diff_packages=True)
         return await self._form(request, asker, fields, device=device)
 
-    async def send(self, request: Request, asker: Asker) -> Response:
+    async def send(self, request: Request, asker: Caller) -> Response:
         """Submits the form, or shows what its packages mean. Raises what `form` raises."""
         given = await form(request)
         fields = read_fields(given)
@@ -224,7 +224,7 @@ class BuildForm:
             return rendering.answer(part)
         return await self._again(request, asker, fields, previewed=previewed)
 
-    async def _submit(self, request: Request, asker: Asker, fields: Fields) -> Response:
+    async def _submit(self, request: Request, asker: Caller, fields: Fields) -> Response:
         agent = request.headers.get("user-agent", "")
         try:
             answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, asker)
@@ -235,7 +235,7 @@ class BuildForm:
     async def _again(
         self,
         request: Request,
-        asker: Asker,
+        asker: Caller,
         fields: Fields,
         *,
         refusal: _Refusal | None = None,
@@ -248,7 +248,7 @@ class BuildForm:
             return await self._choose(request, asker, fields, refusal=refusal or _refusal(error), kept=fields)
         return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
 
-    async def _preview(self, asker: Asker, fields: Fields) -> _Previewed:
+    async def _preview(self, asker: Caller, fields: Fields) -> _Previewed:
         parts = self._parts
         too_many = None if asker.token else await parts.threads.run(parts.limit_previews, asker.name)
         if too_many is not None:
@@ -275,7 +275,7 @@ class BuildForm:
     async def _choose(
         self,
         request: Request,
-        asker: Asker,
+        asker: Caller,
         fields: Fields,
         *,
         refusal: _Refusal | None = None,
@@ -303,7 +303,7 @@ class BuildForm:
         return response
 
     async def _find(
-        self, asker: Asker, version: str, text: str, refusal: _Refusal | None
+        self, asker: Caller, version: str, text: str, refusal: _Refusal | None
     ) -> tuple[Found | None, _Refusal | None]:
         if not (text and version):
             return None, refusal
@@ -315,7 +315,7 @@ class BuildForm:
             return None, refusal or _Refusal(str(error), "", 404)
         return found, refusal
 
-    async def _form(self, request: Request, asker: Asker, fields: Fields, **values: Any) -> Response:
+    async def _form(self, request: Request, asker: Caller, fields: Fields, **values: Any) -> Response:
         device: DescribedDevice = values["device"]
         refusal: _Refusal | None = values.setdefault("refusal", None)
         values.setdefault("previewed", None)

@@ -14,7 +14,7 @@ from asu_builder.core.live import AT_ONCE, LiveBuilds
 from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
 from asu_builder.core.submit import BuildView
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
 from asu_builder.domain.release import Release
@@ -146,7 +146,7 @@ class BuildPage:
     def __init__(self, parts: BuildPageParts) -> None:
         self._parts = parts
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """The page in whatever state the build is."""
         request_hash = request.path_params["request_hash"]
         try:
@@ -173,14 +173,14 @@ class BuildPage:
             **values,
         )
 
-    async def cancel(self, request: Request, asker: Asker) -> Response:
+    async def cancel(self, request: Request, asker: Caller) -> Response:
         """Ends the build. Raises what `form` and `Builds.cancel` raise."""
         await form(request)
         request_hash = request.path_params["request_hash"]
         await self._parts.answers.cancel(request_hash, asker, cancel_token_of(request))
         return RedirectResponse(f"/build/{request_hash}", 303)
 
-    async def again(self, request: Request, asker: Asker) -> Response:
+    async def again(self, request: Request, asker: Caller) -> Response:
         """Asks for the same build or for a corrected one, with all that is private in the request.
 
         Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.

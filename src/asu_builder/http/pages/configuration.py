@@ -8,7 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.threads import Threads
@@ -34,7 +34,7 @@ class ConfigurationPage:
         self._threads = threads
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """Raises `NotAuthenticated` or `NotAllowed`."""
         asker.require(Right.READ)
         document = await self._threads.run(self._describe)

@@ -11,7 +11,7 @@ from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.core.health import Health, HealthReport
 from asu_builder.core.operator import Crowd, Crowds
 from asu_builder.core.statistics import Charts
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
@@ -51,7 +51,7 @@ class Overview:
         self._waiting = waiting
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """Renders it from counts."""
         report = self._health.report()
         if not asker.may(Right.READ):

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from asu_builder.core.health import Health, HealthReport
 from asu_builder.core.operator import Crowd, Crowds, Operator
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.http.api.operator import OperatorActs, job_filter
@@ -71,7 +71,7 @@ class QueuePage:
         self._rendering = rendering
         self._remembered = Remembered(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """The page; with `fragment` only what changes by itself. Raises `RequestRejected`."""
         alone = "fragment" in request.query_params
         if alone and not asker.may(Right.READ):
@@ -83,7 +83,7 @@ class QueuePage:
         done = DONE.get(request.query_params.get("done", ""))
         return self._rendering.page("queue.html", request, asker=asker, done=done, **values)
 
-    async def act(self, request: Request, asker: Asker) -> Response:
+    async def act(self, request: Request, asker: Caller) -> Response:
         """Does what a form asks for and leads back. Raises what `Operator` raises."""
         given = await form(request)
         act = given.get("act", "")
@@ -103,15 +103,15 @@ class QueuePage:
         text = self._rendering.text(
             "queue_live.html",
             path="/queue",
-            asker=Asker(""),
-            **self._counts(Asker("")),
+            asker=Caller(""),
+            **self._counts(Caller("")),
             listing=None,
             acts=(),
             view="",
         )
         return Rendered(text.encode(), _FRESH_SECONDS)
 
-    def _values(self, request: Request, asker: Asker) -> dict[str, Any]:
+    def _values(self, request: Request, asker: Caller) -> dict[str, Any]:
         given = {name: request.query_params.get(name, "") for name in FILTERS}
         before = request.query_params.get("before", "")
         shared = {
@@ -127,7 +127,7 @@ class QueuePage:
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
-    def _counts(self, asker: Asker) -> dict[str, Any]:
+    def _counts(self, asker: Caller) -> dict[str, Any]:
         crowd, report = self._crowds.look(), self._health.report()
         if not asker.may(Right.READ):
             report = report.for_everybody()

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from asu_builder.domain.access import Asker, Right
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.pages import words
 
@@ -75,12 +75,12 @@ class Rendering:
         self._contact = contact
 
     def page(
-        self, template: str, request: Request, *, asker: Asker, status: int = 200, **values: object
+        self, template: str, request: Request, *, asker: Caller, status: int = 200, **values: object
     ) -> HTMLResponse:
         """A whole page. `asker` decides what the navigation offers; `values` are the template's own."""
         return self.answer(self.text(template, path=request.scope["path"], asker=asker, **values), status)
 
-    def text(self, template: str, *, path: str, asker: Asker, **values: object) -> str:
+    def text(self, template: str, *, path: str, asker: Caller, **values: object) -> str:
         """A page, or a part of one, before it is an answer."""
         return self._environment.get_template(template).render(
             path=path,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed, RequestRejected
 from asu_builder.http.callers import Callers
 
@@ -30,7 +30,7 @@ class Sessions:
     def __init__(self, askers: Callers) -> None:
         self._askers = askers
 
-    def asker(self, request: Request) -> Asker:
+    def asker(self, request: Request) -> Caller:
         """The holder of the cookie's token; nobody but an address when it is not known (any more)."""
         token = cookie_of(request, COOKIE)
         scope: dict[str, Any] = dict(request.scope)

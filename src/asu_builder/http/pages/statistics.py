@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.statistics import DAYS, PERIODS, Charts, StageReport, StatisticsReport
-from asu_builder.domain.access import Asker
+from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import Fault
 from asu_builder.http.api.tables import TABLES, Cell
 from asu_builder.http.pages import charts
@@ -218,7 +218,7 @@ class Statistics:
         self._threads = threads
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Asker) -> Response:
+    async def show(self, request: Request, asker: Caller) -> Response:
         """Raises `RequestRejected` for another number of days."""
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
         view = await self._threads.run(self._page.view, days)
