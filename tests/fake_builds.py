@@ -49,7 +49,7 @@ class FakeBuilds(Builds):
         self.submits = 0
         self.looks = 0
         self.clients: list[str] = []
-        self.askers: list[str] = []
+        self.callers: list[str] = []
         self.noted: list[str] = []
         self.note_interest = self.noted.append
         self.error: Exception | None = None
@@ -61,7 +61,7 @@ class FakeBuilds(Builds):
         self.gate.wait(60)
         self.submits += 1
         self.clients.append(ask.client)
-        self.askers.append(ask.asker.name)
+        self.callers.append(ask.asker.name)
         if self.error:
             raise self.error
         name = request_hash(ask.request)

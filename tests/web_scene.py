@@ -162,7 +162,7 @@ class Scene:
                 crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
                 gauges=self.gauges(),
-                askers=Callers(self.tokens, ()),
+                callers=Callers(self.tokens, ()),
                 limit_previews=self.limit_previews,
                 limit_fetches=self.limit_fetches,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),

@@ -1,4 +1,4 @@
-"""The order of waiting jobs, as their askers see it, before and after a restart."""
+"""The order of waiting jobs, as their callers see it, before and after a restart."""
 
 from collections.abc import Mapping
 from itertools import combinations

@@ -115,7 +115,7 @@ def span(seconds: int) -> timedelta:
 
 
 def asked_by(which: int, asker: str, priority: Priority) -> Submission:
-    """One of the few requests, so that askers meet."""
+    """One of the few requests, so that callers meet."""
     known = REQUESTS[which]
     return Submission(known.request, known.request_hash, known.client, asker, priority)
 
@@ -143,7 +143,7 @@ def taken(write: Callable[[], object]) -> bool:
     return True
 
 
-askers = st.sampled_from(["ann", "bob"])
+callers = st.sampled_from(["ann", "bob"])
 priorities = st.sampled_from([Priority.NORMAL, Priority.NORMAL, Priority.BULK, Priority.INTERACTIVE])
 requests = st.integers(0, len(REQUESTS) - 1)
 picks = st.integers(0, 7)
@@ -179,7 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The same for a step that writes nothing when its lease is lost."""
         return self.moment if job else at(self.now)
 
-    @initialize(asked=st.lists(st.tuples(askers, priorities), min_size=3, max_size=len(REQUESTS)))
+    @initialize(asked=st.lists(st.tuples(callers, priorities), min_size=3, max_size=len(REQUESTS)))
     def begin(self, asked: Sequence[tuple[str, Priority]]) -> None:
         """Some already wait."""
         self.look(worker=None)
@@ -198,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
         )
 
     @rule(
-        asked=st.lists(st.tuples(requests, askers, priorities), min_size=1, max_size=6),
+        asked=st.lists(st.tuples(requests, callers, priorities), min_size=1, max_size=6),
         capacity=st.sampled_from([2, 9, 9]),
     )
     def submit(self, asked: Sequence[tuple[int, str, Priority]], capacity: int) -> None:

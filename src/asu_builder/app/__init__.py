@@ -102,7 +102,7 @@ def assemble(
         crowds=Crowds(world.operations, world.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
-        askers=Callers(tokens(settings), settings.trusted_proxies),
+        callers=Callers(tokens(settings), settings.trusted_proxies),
         door_limits=door_limits(settings),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=world.fetch_limit.admit,

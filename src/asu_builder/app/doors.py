@@ -65,7 +65,7 @@ def make_door(parts: Parts, app: FrontDoor) -> Door:
     """What the server lets in to this application."""
     return Door(
         parts.door_limits,
-        counted_as=parts.askers.counted_as,
+        counted_as=parts.callers.counted_as,
         large_bodies=app.takes_large_bodies,
         refuse=app.turn_away,
     )

@@ -1,6 +1,6 @@
 """The order of the jobs that wait: whose turn each takes, and how many are before it.
 
-Why so: docs/decisions/askers-take-turns.md.
+Why so: docs/decisions/callers-take-turns.md.
 """
 
 import sqlite3

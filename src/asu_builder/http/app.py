@@ -134,7 +134,7 @@ class Parts(Struct, frozen=True):
     crowds: Crowds
     configuration: Callable[[], ConfigurationDocument]
     gauges: Gauges
-    askers: Callers
+    callers: Callers
     limit_previews: Admit
     limit_fetches: AdmitFetch
     announcement: Announcement
@@ -158,22 +158,22 @@ def create_app(parts: Parts) -> FrontDoor:
     endpoints = _Endpoints(parts, answers, reading)
     downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
     metadata = Metadata(
-        parts.catalog, waiting, askers=parts.askers, announcement=parts.announcement, clock=parts.clock
+        parts.catalog, waiting, callers=parts.callers, announcement=parts.announcement, clock=parts.clock
     )
     search = Search(parts.catalog)
-    searching = SearchEndpoints(search, waiting, askers=parts.askers, clock=parts.clock)
+    searching = SearchEndpoints(search, waiting, callers=parts.callers, clock=parts.clock)
     statistics = StatisticsPages(parts.charts, parts.builds, reading, clock=parts.clock)
     operator = OperatorEndpoints(
         parts.operator,
         OperatorActs(parts.operator, threads=reading, forget=answers.forget),
-        askers=parts.askers,
+        callers=parts.callers,
         threads=reading,
         configuration=parts.configuration,
     )
     streams = LateStreams(lambda: _load_streams(parts, reading, answers))
     scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(
-        parts.preview, reading, waiting, askers=parts.askers, admit=parts.limit_previews
+        parts.preview, reading, waiting, callers=parts.callers, admit=parts.limit_previews
     )
 
     leads_to: dict[str, Callable[[Request], Any]] = {
@@ -197,7 +197,7 @@ def create_app(parts: Parts) -> FrontDoor:
     app = Starlette(
         routes=[*routes, *pages.routes()],
         exception_handlers={
-            AsuError: make_error_hook(parts.askers.may_read),
+            AsuError: make_error_hook(parts.callers.may_read),
             HTTPException: on_http_error,
             Exception: on_bug,
         },
@@ -207,7 +207,7 @@ def create_app(parts: Parts) -> FrontDoor:
     return FrontDoor(
         app,
         answers,
-        askers=parts.askers,
+        callers=parts.callers,
         cors=parts.cors,
         streams=streams,
         waiting=waiting,
@@ -254,7 +254,7 @@ def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "Liv
 
     # Whoever has seen the end of a build polls it next, and must not be told what was true before.
     return LiveStreams(
-        parts.live, reading, askers=parts.askers, limits=parts.watch_limits, on_end=answers.forget
+        parts.live, reading, callers=parts.callers, limits=parts.watch_limits, on_end=answers.forget
     )
 
 
@@ -279,7 +279,7 @@ def _load_pages(
             limit_previews=parts.limit_previews,
             answers=answers,
             announcement=parts.announcement,
-            askers=parts.askers,
+            callers=parts.callers,
             threads=reading,
             waiting=waiting,
             clock=parts.clock,
@@ -310,12 +310,12 @@ class _Endpoints:
         self._openapi: Answer | None = None
 
     async def submit(self, request: Request) -> Response:
-        asker = self._parts.askers.of(request.scope)
+        asker = self._parts.callers.of(request.scope)
         agent = request.headers.get("user-agent", "")
         return respond(await self._answers.submit(await request.body(), agent, asker))
 
     async def cancel(self, request: Request) -> Response:
-        asker = self._parts.askers.of(request.scope)
+        asker = self._parts.callers.of(request.scope)
         cancel_token = request.headers.get("x-cancel-token", "")[:256]
         request_hash = request.path_params["request_hash"]
         answer = await self._answers.cancel(request_hash, asker, cancel_token)
@@ -330,7 +330,7 @@ class _Endpoints:
 
     async def health(self, request: Request) -> Response:
         report = self._parts.health.report()
-        if not self._parts.askers.may_read(request):
+        if not self._parts.callers.may_read(request):
             report = report.for_everybody()
         building = request.query_params.get("for") == "build"
         serving = report.can_build if building else report.polls_answered
@@ -339,7 +339,7 @@ class _Endpoints:
             polls_answered=report.polls_answered,
             can_build=report.can_build,
             parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
-            asker=self._parts.askers.of(request.scope).name,
+            asker=self._parts.callers.of(request.scope).name,
         )
         response = respond(render_json(document))
         response.status_code = 200 if serving else 503

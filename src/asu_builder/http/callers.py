@@ -34,7 +34,7 @@ class _Hop(NamedTuple):
 
 
 class Callers:
-    """Tells askers apart. Nothing but the peer's own address is believed of anybody else.
+    """Tells callers apart. Nothing but the peer's own address is believed of anybody else.
 
     A proxy in `trusted_proxies` (addresses and networks) is believed about who came to it, by the
     last entry of `X-Forwarded-For` that no trusted proxy made about another.

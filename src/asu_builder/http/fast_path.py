@@ -113,7 +113,7 @@ class FrontDoor:
         app: ASGIApp,
         answers: BuildAnswers,
         *,
-        askers: Callers,
+        callers: Callers,
         cors: bool,
         streams: LateStreams,
         waiting: Waiting,
@@ -125,7 +125,7 @@ class FrontDoor:
         self._streams = streams
         self._waiting = waiting
         self._answers = answers
-        self._askers = askers
+        self._askers = callers
         self._cors = cors
         self._numbers = itertools.count()
         self._prefix = os.urandom(4).hex().encode()

@@ -60,7 +60,7 @@ class JobQueue(Protocol):
     """Jobs on their way from pending to their end. Each method is one transaction.
 
     The order: jobs that nobody polls any more come last; a higher priority goes first; within one,
-    askers take turns, by a key that each job gets when it is inserted, or when somebody joins it whose
+    callers take turns, by a key that each job gets when it is inserted, or when somebody joins it whose
     own job would have come earlier.
     """
 

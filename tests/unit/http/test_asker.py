@@ -25,8 +25,8 @@ def a_scope(peer: str | None, *headers: tuple[str, str]) -> Scope:
 
 def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES) -> str:
     """The name of whoever comes from this peer with these headers."""
-    askers = Callers([FARM], proxies)
-    return askers.of(a_scope(peer, *(("x-forwarded-for", value) for value in forwarded))).name
+    callers = Callers([FARM], proxies)
+    return callers.of(a_scope(peer, *(("x-forwarded-for", value) for value in forwarded))).name
 
 
 # Tokens
@@ -196,8 +196,8 @@ def test_a_network_of_ipv6_is_not_one_of_ipv4() -> None:
 
 @pytest.mark.parametrize("header", ["forwarded", "x-real-ip", "x-client-ip", "x-forwarded-host", "via"])
 def test_no_other_header_moves_anybody(header: str) -> None:
-    askers = Callers([], PROXIES)
-    assert askers.of(a_scope("10.0.0.1", (header, "for=198.51.100.9"))).name == "10.0.0.1"
+    callers = Callers([], PROXIES)
+    assert callers.of(a_scope("10.0.0.1", (header, "for=198.51.100.9"))).name == "10.0.0.1"
 
 
 # For all addresses and all headers

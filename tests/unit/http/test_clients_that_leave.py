@@ -34,14 +34,14 @@ class _Hanging:
 
     def __init__(self) -> None:
         self.fetch: Future[None] = Future()
-        self.askers = 0
+        self.callers = 0
 
     def need(self) -> None:
         """Raises `Unavailable` until it is here, as the upstream client does for what is on its way."""
         reading = current_reading()
         if not self.fetch.done():
             assert reading is not None
-            self.askers += 1
+            self.callers += 1
             reading.await_first(self.fetch)
             raise Unavailable("Not yet.")
 
@@ -141,7 +141,7 @@ def test_thousands_of_questions_whose_askers_have_left_cost_nothing(
         before = _held()
         caplog.clear()
         _send_and_leave(served, _CLIENTS, beside=1)
-        assert document.askers > _CLIENTS // len(_QUESTIONS), "they waited"
+        assert document.callers > _CLIENTS // len(_QUESTIONS), "they waited"
         assert eventually(lambda: served.door.connections == 1)
         after = _held()
         assert {kind: count - before[kind] for kind, count in after.items() if count > before[kind] + 9} == {}
@@ -160,7 +160,7 @@ def test_who_stays_is_answered_though_the_first_who_asked_the_same_has_left(
     with served.connect() as staying:
         with served.connect() as leaving:
             leaving.sendall(_QUESTIONS[number])
-            assert eventually(lambda: document.askers >= 1)
+            assert eventually(lambda: document.callers >= 1)
             staying.sendall(_QUESTIONS[number])
             assert eventually(lambda: len(served.running) == 2)
         assert eventually(lambda: len(served.running) == 1)

@@ -87,13 +87,13 @@ class LiveStreams:
         source: LiveBuilds,
         threads: Threads,
         *,
-        askers: Callers,
+        callers: Callers,
         limits: WatchLimits,
         on_end: Callable[[str], None],
     ) -> None:
         self._source = source
         self._threads = threads
-        self._askers = askers
+        self._askers = callers
         self._seconds = limits.seconds
         self._watching = Watching(source, threads, limits=limits, on_end=on_end)
         self._open: set[Callable[[], object]] = set()

@@ -125,13 +125,13 @@ class Metadata:
         catalog: Catalog,
         waiting: Waiting,
         *,
-        askers: Callers,
+        callers: Callers,
         announcement: Announcement,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._announcement = announcement
-        self._askers = askers
+        self._askers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
     async def overview(self, request: Request) -> Response:

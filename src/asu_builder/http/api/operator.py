@@ -219,14 +219,14 @@ class OperatorEndpoints:
         operator: Operator,
         acts: OperatorActs,
         *,
-        askers: Callers,
+        callers: Callers,
         threads: Threads,
         configuration: Callable[[], ConfigurationDocument],
     ) -> None:
         self._operator = operator
         self._configuration = configuration
         self._acts = acts
-        self._askers = askers
+        self._askers = callers
         self._threads = threads
 
     async def jobs(self, request: Request) -> Response:

@@ -21,12 +21,12 @@ class PreviewEndpoint:
     """Reads a build request and answers what would be made of it; nothing is queued."""
 
     def __init__(
-        self, preview: Preview, threads: Threads, waiting: Waiting, *, askers: Callers, admit: Admit
+        self, preview: Preview, threads: Threads, waiting: Waiting, *, callers: Callers, admit: Admit
     ) -> None:
         self._preview = preview
         self._threads = threads
         self._waiting = waiting
-        self._askers = askers
+        self._askers = callers
         self._admit = admit
 
     async def preview(self, request: Request) -> Response:

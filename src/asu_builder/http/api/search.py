@@ -126,11 +126,11 @@ class SearchEndpoints:
         search: Search,
         waiting: Waiting,
         *,
-        askers: Callers,
+        callers: Callers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._search = search
-        self._askers = askers
+        self._askers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
     async def devices(self, request: Request) -> Response:

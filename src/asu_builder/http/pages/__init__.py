@@ -61,7 +61,7 @@ class PageParts(Struct, frozen=True):
     limit_previews: Admit
     answers: BuildAnswers
     announcement: Announcement
-    askers: Callers
+    callers: Callers
     threads: Threads
     waiting: Waiting
     clock: Callable[[], float]
@@ -73,7 +73,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     """Endpoints by method and address, those of `late_pages.ADDRESSES`."""
     static_files = StaticFiles()
     rendering = Rendering(static_files, version=parts.version, contact=parts.announcement.contact)
-    sessions = Sessions(parts.askers)
+    sessions = Sessions(parts.callers)
     overview = Overview(
         parts.health,
         parts.crowds,

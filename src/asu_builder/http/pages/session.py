@@ -27,8 +27,8 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 class Sessions:
     """Who looks at a page, by the cookie or, as everywhere, by header or address."""
 
-    def __init__(self, askers: Callers) -> None:
-        self._askers = askers
+    def __init__(self, callers: Callers) -> None:
+        self._askers = callers
 
     def asker(self, request: Request) -> Caller:
         """The holder of the cookie's token; nobody but an address when it is not known (any more)."""

@@ -1,4 +1,4 @@
-"""What is remembered, for how long, and what many askers together cost."""
+"""What is remembered, for how long, and what many callers together cost."""
 
 import threading
 
@@ -304,9 +304,9 @@ def test_another_asker_of_a_live_build_reaches_the_queue_and_the_same_one_does_n
 ) -> None:
     for _ in range(3):
         client.post(BUILD, a_body())
-    assert (builds.submits, builds.askers) == (1, ["127.0.0.1"])
+    assert (builds.submits, builds.callers) == (1, ["127.0.0.1"])
     client.post(BUILD, a_body(), peer="192.0.2.2")
-    assert (builds.submits, builds.askers[-1]) == (2, "192.0.2.2")
+    assert (builds.submits, builds.callers[-1]) == (2, "192.0.2.2")
 
 
 def test_who_joined_a_job_reaches_the_queue_for_the_next_one_of_the_same_hash(
@@ -318,7 +318,7 @@ def test_who_joined_a_job_reaches_the_queue_for_the_next_one_of_the_same_hash(
     builds.hold(a_request(), id=2)
     client.post(BUILD, a_body(distro="openwrt", version_code=""))
     client.post(BUILD, joins, peer="192.0.2.2")
-    assert (builds.submits, builds.askers[-1]) == (4, "192.0.2.2")
+    assert (builds.submits, builds.callers[-1]) == (4, "192.0.2.2")
 
 
 def test_polls_from_memory_are_noted_as_interest(client: AsgiClient, builds: FakeBuilds) -> None:

@@ -151,7 +151,7 @@ def test_the_secret_to_cancel_is_kept_for_that_page_alone(client: AsgiClient) ->
 def test_a_signed_in_operator_asks_by_the_token_s_name(client: AsgiClient, builds: FakeBuilds) -> None:
     send(client, {"cookie": f"asu_token={OPERATOR.replace(' ', '%20')}"})
     send(client, {"authorization": f"Bearer {OPERATOR}"}, packages="luci")
-    assert builds.askers[-1] == "ann" and builds.askers[0] == "127.0.0.1"
+    assert builds.callers[-1] == "ann" and builds.callers[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
