@@ -36,11 +36,15 @@ def a_request(**changes: Any) -> BuildRequest:
 
 
 def a_submission(
-    *, asker: str = "192.0.2.1", priority: Priority = Priority.NORMAL, cancel_digest: str = "", **changes: Any
+    *,
+    caller: str = "192.0.2.1",
+    priority: Priority = Priority.NORMAL,
+    cancel_digest: str = "",
+    **changes: Any,
 ) -> Submission:
     """A request with its hash, and who asks."""
     request = a_request(**changes)
-    return Submission(request, request_hash(request), "owut/2026.1", asker, priority, cancel_digest)
+    return Submission(request, request_hash(request), "owut/2026.1", caller, priority, cancel_digest)
 
 
 def room_for(capacity: int) -> Admit:

@@ -15,7 +15,7 @@ from asu_builder.ports import DurationTally, RecordedFailure, Tally
 from factories import NOON, a_failure, a_request
 from factories import a_result as a_bare_result
 
-CANCEL_TOKEN = "the secret of the first asker"
+CANCEL_TOKEN = "the secret of the first caller"
 
 _DESCRIPTION = {
     "arch_packages": "pico_24kc",
@@ -61,13 +61,13 @@ class FakeBuilds(Builds):
         self.gate.wait(60)
         self.submits += 1
         self.clients.append(ask.client)
-        self.callers.append(ask.asker.name)
+        self.callers.append(ask.caller.name)
         if self.error:
             raise self.error
         name = request_hash(ask.request)
         if name in self.jobs:
             return self.jobs[name]
-        job = Job(len(self.jobs) + 1, name, ask.request, JobState.PENDING, NOON, ask.client, ask.asker.name)
+        job = Job(len(self.jobs) + 1, name, ask.request, JobState.PENDING, NOON, ask.client, ask.caller.name)
         self.jobs[name] = BuildView(job, len(self.jobs))
         return replace(self.jobs[name], cancel_token=CANCEL_TOKEN)
 
@@ -81,10 +81,10 @@ class FakeBuilds(Builds):
                 answers.append(error)
         return answers
 
-    def cancel(self, name: str, *, asker: Caller, cancel_token: str) -> BuildView:
+    def cancel(self, name: str, *, caller: Caller, cancel_token: str) -> BuildView:
         """Cancels with the one secret, or for an operator."""
         view = self.look(name)
-        if cancel_token != CANCEL_TOKEN and not asker.may(Right.OPERATE):
+        if cancel_token != CANCEL_TOKEN and not caller.may(Right.OPERATE):
             raise NotAllowed("wrong secret")
         if view.job.state in FINAL_STATES:
             raise Conflict("ended")

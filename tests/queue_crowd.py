@@ -109,8 +109,8 @@ class Crowd:
 
     def _submit(self, chance: Random, _: int) -> None:
         which = chance.randrange(HASHES)
-        asker, priority = chance.choice("abc"), chance.choice(list(Priority))
-        submission = a_submission(packages=(f"p{which}",), asker=asker, priority=priority)
+        caller, priority = chance.choice("abc"), chance.choice(list(Priority))
+        submission = a_submission(packages=(f"p{which}",), caller=caller, priority=priority)
         began = time.monotonic_ns()
         try:
             entry = self._queue.submit(submission, now=self._now(), admit=room_for(HASHES // 2))

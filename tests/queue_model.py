@@ -25,7 +25,7 @@ class ModelJob:
 
     id: int
     request_hash: str
-    asker: str
+    caller: str
     priority: Priority
     turn: int
     enqueued_at: int
@@ -118,14 +118,14 @@ class QueueModel:
         job = self.find(request_hash, now=now)
         return None if job is None or (not job.live and job.is_asked_anew(now)) else job
 
-    def join(self, job: ModelJob, asker: str, *, priority: Priority) -> None:
+    def join(self, job: ModelJob, caller: str, *, priority: Priority) -> None:
         """Somebody asks for what is there; while it waits it takes the place of the joiner's next job."""
-        if not job.live or asker == job.asker:
+        if not job.live or caller == job.caller:
             return
         job.joined = True
-        turn = self._next_turn(asker, priority)
+        turn = self._next_turn(caller, priority)
         if job.state is JobState.PENDING and (-priority, turn) < (-job.priority, job.turn):
-            job.asker, job.priority, job.turn = asker, priority, turn
+            job.caller, job.priority, job.turn = caller, priority, turn
 
     def expire(self, jobs: Iterable[ModelJob], *, now: int) -> None:
         """Final ones that no longer answer."""
@@ -133,16 +133,18 @@ class QueueModel:
             if not job.live:
                 job.expires_at = min(job.expires_at, now)
 
-    def insert(self, job_id: int, request_hash: str, asker: str, *, priority: Priority, now: int) -> ModelJob:
+    def insert(
+        self, job_id: int, request_hash: str, caller: str, *, priority: Priority, now: int
+    ) -> ModelJob:
         """A new job."""
-        turn = self._next_turn(asker, priority)
-        self.jobs.append(ModelJob(job_id, request_hash, asker, priority, turn, now, now))
+        turn = self._next_turn(caller, priority)
+        self.jobs.append(ModelJob(job_id, request_hash, caller, priority, turn, now, now))
         self.scrubbed[request_hash] = False
         return self.jobs[-1]
 
-    def _next_turn(self, asker: str, priority: Priority) -> int:
-        own = [job for job in self.jobs if job.live and (job.asker, job.priority) == (asker, priority)]
-        # Behind the asker's last one that is not done, and nobody before the turn that is reached.
+    def _next_turn(self, caller: str, priority: Priority) -> int:
+        own = [job for job in self.jobs if job.live and (job.caller, job.priority) == (caller, priority)]
+        # Behind the caller's last one that is not done, and nobody before the turn that is reached.
         return max([self._reached.get(priority, 0), *(job.turn + 1 for job in own)])
 
     def note_interest(self, request_hashes: Iterable[str], *, now: int) -> None:
@@ -251,7 +253,7 @@ class QueueModel:
         jobs = self.of_hash(request_hash)
         if any(job.live for job in jobs) or self.scrubbed.get(request_hash, True):
             return None
-        return (jobs[-1].asker, jobs[-1].priority) if jobs else ("", Priority.NORMAL)
+        return (jobs[-1].caller, jobs[-1].priority) if jobs else ("", Priority.NORMAL)
 
     def purge(self, request_hash: str, *, now: int) -> int:
         """How many final jobs no longer answer."""

@@ -1,4 +1,4 @@
-"""How often one asker may have something, by the `limits` library."""
+"""How often one caller may have something, by the `limits` library."""
 
 import math
 import threading
@@ -43,7 +43,7 @@ class RateLimit:
         self._limiter: MovingWindowRateLimiter | None = None
 
     def admit(self, asker_name: str) -> TooManyRequests | None:
-        """None when this asker may have one more, which is counted; a refused try is not."""
+        """None when this caller may have one more, which is counted; a refused try is not."""
         if not self._text:
             return None
         with self._lock:
@@ -85,7 +85,7 @@ class RateLimit:
 
 
 class NewBuildsLimit(RateLimit):
-    """How many new builds an asker without a token may submit."""
+    """How many new builds an caller without a token may submit."""
 
     def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`text` is the setting `new_builds_limit`."""
@@ -93,7 +93,7 @@ class NewBuildsLimit(RateLimit):
 
 
 class LookUpsLimit:
-    """How many questions that need documents of upstream an asker without a token may ask.
+    """How many questions that need documents of upstream an caller without a token may ask.
 
     The same question again is counted once a minute: LuCI and auc repeat theirs every few seconds.
     """
@@ -104,10 +104,10 @@ class LookUpsLimit:
         self._clock = clock
         self._lock = threading.Lock()
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
-        """Until when a question of this asker is counted already; the first to end comes first."""
+        """Until when a question of this caller is counted already; the first to end comes first."""
 
     def admit(self, asker_name: str, what: str) -> TooManyRequests | None:
-        """None when this asker may ask this; `what` is the same for the same question."""
+        """None when this caller may ask this; `what` is the same for the same question."""
         question = (asker_name, what)
         with self._lock:
             now = self._clock()
@@ -124,7 +124,7 @@ class LookUpsLimit:
 
 
 class PreviewsLimit(RateLimit):
-    """How many previews an asker without a token may have."""
+    """How many previews an caller without a token may have."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """A constant of ours."""

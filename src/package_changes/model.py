@@ -96,7 +96,7 @@ class Selection:
     """What make is told, and how it came about.
 
     `missing_defaults` are defaults of the version asked for that neither the request nor the
-    running version has: the asker cannot have meant to drop them. `released` are requested names
+    running version has: the caller cannot have meant to drop them. `released` are requested names
     that the rules renamed or removed, so that no version can be expected of them.
     """
 

@@ -163,7 +163,7 @@ class _Draft:
         return sorted(dropped - entries.keys())
 
     def _missing_defaults(self, rules: Sequence[Rule]) -> tuple[str, ...]:
-        """Defaults that are new since the running version, which the asker therefore could not name."""
+        """Defaults that are new since the running version, which the caller therefore could not name."""
         context = self._context
         if not context.diff_packages:
             return ()

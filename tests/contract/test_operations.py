@@ -111,9 +111,9 @@ def test_a_list_can_be_of_one_state(queue: JobQueue, operations: Operations, sta
         (JobFilter(version="24.10.4"), ["b"]),
         (JobFilter(target="pico/ten"), ["c"]),
         (JobFilter(profile="acme_widget-6"), ["d"]),
-        (JobFilter(asker="ann"), ["d", "a"]),
-        (JobFilter(asker="ann", profile="acme_widget-5"), ["a"]),
-        (JobFilter(asker="an"), []),
+        (JobFilter(caller="ann"), ["d", "a"]),
+        (JobFilter(caller="ann", profile="acme_widget-5"), ["a"]),
+        (JobFilter(caller="an"), []),
         (JobFilter(version="24.10"), []),
         (JobFilter(version="24.10.4", target="pico/ten"), []),
         (JobFilter(state=JobState.COMPLETED), []),
@@ -122,10 +122,10 @@ def test_a_list_can_be_of_one_state(queue: JobQueue, operations: Operations, sta
 def test_a_list_holds_what_fits_every_filter(
     queue: JobQueue, operations: Operations, wanted: JobFilter, expected: list[str]
 ) -> None:
-    submit(queue, "a", asker="ann")
-    submit(queue, "b", asker="bob", version="24.10.4")
-    submit(queue, "c", asker="bob", target="pico/ten")
-    submit(queue, "d", asker="ann", profile="acme_widget-6")
+    submit(queue, "a", caller="ann")
+    submit(queue, "b", caller="bob", version="24.10.4")
+    submit(queue, "c", caller="bob", target="pico/ten")
+    submit(queue, "d", caller="ann", profile="acme_widget-6")
     assert [job.request.packages[0] for job in operations.jobs(wanted)] == expected
 
 
@@ -242,11 +242,11 @@ def test_what_has_ended_is_requeued_as_a_new_job_in_its_place(
 def test_a_requeued_job_is_its_askers_still_but_for_the_secret(
     queue: JobQueue, operations: Operations
 ) -> None:
-    job = submit(queue, asker="ann", priority=Priority.BULK, cancel_digest="c" * 64)
+    job = submit(queue, caller="ann", priority=Priority.BULK, cancel_digest="c" * 64)
     finish(queue)
     anew = operations.requeue(job.request_hash, now=NOON)
     assert anew is not None
-    assert (anew.client, anew.asker, anew.priority) == (job.client, "ann", Priority.BULK)
+    assert (anew.client, anew.caller, anew.priority) == (job.client, "ann", Priority.BULK)
     assert not queue.may_cancel(anew.id, "c" * 64)
 
 

@@ -412,19 +412,19 @@ def waiting(queue: JobQueue) -> list[str]:
 
 def test_askers_take_turns_instead_of_one_with_many_going_first(queue: JobQueue) -> None:
     for name in ("a1", "a2", "a3"):
-        queue.submit(a_submission(packages=(name,), asker="a"), now=NOON)
+        queue.submit(a_submission(packages=(name,), caller="a"), now=NOON)
     for name in ("b1", "b2"):
-        queue.submit(a_submission(packages=(name,), asker="b"), now=NOON)
-    queue.submit(a_submission(packages=("c1",), asker="c"), now=NOON)
+        queue.submit(a_submission(packages=(name,), caller="b"), now=NOON)
+    queue.submit(a_submission(packages=("c1",), caller="c"), now=NOON)
     assert waiting(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 def test_who_comes_later_does_not_wait_for_all_of_those_before(queue: JobQueue) -> None:
     for number in range(10):
-        queue.submit(a_submission(packages=(f"a{number}",), asker="a"), now=NOON)
+        queue.submit(a_submission(packages=(f"a{number}",), caller="a"), now=NOON)
     claimed = [queue.claim("w/1", lease_for=MINUTE, now=NOON) for _ in range(4)]
     assert all(claimed)
-    late = queue.submit(a_submission(packages=("b",), asker="b"), now=NOON)
+    late = queue.submit(a_submission(packages=("b",), caller="b"), now=NOON)
     assert late.ahead == 0
     assert waiting(queue)[:2] == ["b", "a4"]
 
@@ -445,7 +445,7 @@ def test_positions_are_those_in_which_jobs_are_claimed(queue: JobQueue) -> None:
     for number in range(12):
         name = f"p{number}"
         submission = a_submission(
-            packages=(name,), asker=f"asker-{number % 3}", priority=Priority(number % 2)
+            packages=(name,), caller=f"caller-{number % 3}", priority=Priority(number % 2)
         )
         entries[name] = queue.submit(submission, now=NOON).job.id
     positions = {name: queue.position(job_id) for name, job_id in entries.items()}
@@ -580,12 +580,12 @@ def test_only_the_secret_of_the_first_asker_lets_it_cancel(queue: JobQueue) -> N
 
 
 def test_a_job_that_another_asker_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
-    job = queue.submit(a_submission(asker="a"), now=NOON).job
-    queue.submit(a_submission(asker="a"), now=NOON)
+    job = queue.submit(a_submission(caller="a"), now=NOON).job
+    queue.submit(a_submission(caller="a"), now=NOON)
     found = queue.find(job.request_hash, now=NOON)
     assert found is not None
     assert not found.joined
-    queue.submit(a_submission(asker="b"), now=NOON)
+    queue.submit(a_submission(caller="b"), now=NOON)
     assert not queue.cancel(job.id, keep_for=DAY, now=NOON, unless_joined=True)
     assert queue.cancel(job.id, keep_for=DAY, now=NOON)
 

@@ -16,8 +16,8 @@ DAY = timedelta(days=1)
 PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=HOUR)
 
 
-def submit(queue: JobQueue, name: str = "vim", *, asker: str = "a", now: datetime = NOON) -> Job:
-    return queue.submit(a_submission(packages=(name,), asker=asker), now=now).job
+def submit(queue: JobQueue, name: str = "vim", *, caller: str = "a", now: datetime = NOON) -> Job:
+    return queue.submit(a_submission(packages=(name,), caller=caller), now=now).job
 
 
 def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
@@ -58,14 +58,14 @@ def test_an_asker_whose_next_job_is_always_there_in_time_does_not_keep_others_wa
     queue: JobQueue,
 ) -> None:
     for name in ("a1", "a2", "a3"):
-        submit(queue, name, asker="a")
-    submit(queue, "b1", asker="b")
+        submit(queue, name, caller="a")
+    submit(queue, "b1", caller="b")
     claimed = []
     for number in range(2, 7):
         job, lease = claim(queue)
         claimed.append(job.request.packages[0])
-        if job.asker == "b":
-            submit(queue, f"b{number}", asker="b")
+        if job.caller == "b":
+            submit(queue, f"b{number}", caller="b")
         queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     assert claimed == ["a1", "b1", "a2", "b3", "a3"]
 
@@ -179,8 +179,8 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: R
 
 
 def test_the_job_of_an_entry_says_that_its_asker_has_joined(queue: JobQueue) -> None:
-    submit(queue, asker="a")
-    joined = submit(queue, asker="b")
+    submit(queue, caller="a")
+    joined = submit(queue, caller="b")
     assert joined == queue.find(joined.request_hash, now=NOON)
     assert joined.joined
 

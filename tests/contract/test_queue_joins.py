@@ -13,13 +13,13 @@ DAY = timedelta(days=1)
 PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
-def ask(queue: JobQueue, name: str, *, asker: str, priority: Priority = Priority.NORMAL) -> Entry:
-    return queue.submit(a_submission(packages=(name,), asker=asker, priority=priority), now=NOON)
+def ask(queue: JobQueue, name: str, *, caller: str, priority: Priority = Priority.NORMAL) -> Entry:
+    return queue.submit(a_submission(packages=(name,), caller=caller, priority=priority), now=NOON)
 
 
 def farm_asks(queue: JobQueue, *names: str, priority: Priority = Priority.NORMAL) -> None:
     for name in names:
-        ask(queue, name, asker="farm", priority=priority)
+        ask(queue, name, caller="farm", priority=priority)
 
 
 def claim(queue: JobQueue) -> tuple[Job, Lease]:
@@ -40,10 +40,10 @@ def test_an_interactive_joiner_brings_a_bulk_job_before_ordinary_ones(
     queue: JobQueue, operations: Operations
 ) -> None:
     farm_asks(queue, "f1", "popular", priority=Priority.BULK)
-    ask(queue, "n1", asker="bob")
-    joined = ask(queue, "popular", asker="ann", priority=Priority.INTERACTIVE)
+    ask(queue, "n1", caller="bob")
+    joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
     assert (joined.created, joined.ahead) == (False, 0)
-    assert (joined.job.asker, joined.job.priority, joined.job.joined) == ("ann", Priority.INTERACTIVE, True)
+    assert (joined.job.caller, joined.job.priority, joined.job.joined) == ("ann", Priority.INTERACTIVE, True)
     assert joined.job == queue.find(joined.job.request_hash, now=NOON)
     assert order(queue, operations) == ["popular", "n1", "f1"]
 
@@ -52,8 +52,8 @@ def test_a_joiner_of_the_same_class_takes_his_own_turn_instead_of_the_last_of_ma
     queue: JobQueue, operations: Operations
 ) -> None:
     farm_asks(queue, "f1", "f2", "f3", "popular")
-    joined = ask(queue, "popular", asker="ann")
-    assert (joined.job.asker, joined.ahead) == ("ann", 1)
+    joined = ask(queue, "popular", caller="ann")
+    assert (joined.job.caller, joined.ahead) == ("ann", 1)
     assert order(queue, operations) == ["f1", "popular", "f2", "f3"]
 
 
@@ -61,8 +61,8 @@ def test_the_next_job_of_the_joiner_comes_a_turn_after_the_one_he_joined(
     queue: JobQueue, operations: Operations
 ) -> None:
     farm_asks(queue, "f1", "f2", "f3", "popular")
-    ask(queue, "popular", asker="ann")
-    ask(queue, "a1", asker="ann")
+    ask(queue, "popular", caller="ann")
+    ask(queue, "a1", caller="ann")
     assert order(queue, operations) == ["f1", "popular", "f2", "a1", "f3"]
 
 
@@ -71,15 +71,15 @@ def test_who_joins_one_after_another_brings_each_forward_by_a_later_turn(
 ) -> None:
     farm_asks(queue, "f1", "f2", "f3", "f4", "f5", "f6")
     for name in ("f6", "f5", "f4"):
-        ask(queue, name, asker="ann")
+        ask(queue, name, caller="ann")
     assert order(queue, operations) == ["f1", "f6", "f2", "f5", "f3", "f4"]
 
 
 def test_a_joiner_whose_own_turn_is_no_earlier_uses_up_none(queue: JobQueue, operations: Operations) -> None:
     farm_asks(queue, "popular", "f2")
-    joined = ask(queue, "popular", asker="ann")
-    assert (joined.job.asker, joined.job.joined) == ("farm", True)
-    ask(queue, "a1", asker="ann")
+    joined = ask(queue, "popular", caller="ann")
+    assert (joined.job.caller, joined.job.joined) == ("farm", True)
+    ask(queue, "a1", caller="ann")
     assert order(queue, operations) == ["popular", "a1", "f2"]
 
 
@@ -87,9 +87,9 @@ def test_a_joiner_of_a_lower_class_changes_neither_class_nor_turn(
     queue: JobQueue, operations: Operations
 ) -> None:
     for name in ("n1", "n2", "popular"):
-        ask(queue, name, asker="bob")
-    joined = ask(queue, "popular", asker="farm", priority=Priority.BULK)
-    assert (joined.job.asker, joined.job.priority, joined.ahead) == ("bob", Priority.NORMAL, 2)
+        ask(queue, name, caller="bob")
+    joined = ask(queue, "popular", caller="farm", priority=Priority.BULK)
+    assert (joined.job.caller, joined.job.priority, joined.ahead) == ("bob", Priority.NORMAL, 2)
     assert order(queue, operations) == ["n1", "n2", "popular"]
 
 
@@ -98,16 +98,16 @@ def test_of_many_who_join_the_one_with_the_earliest_turn_decides(
 ) -> None:
     farm_asks(queue, "f1", "popular", priority=Priority.BULK)
     for name in ("b1", "b2"):
-        ask(queue, name, asker="bob")
-    assert ask(queue, "popular", asker="bob").ahead == 2
-    assert ask(queue, "popular", asker="ann").ahead == 0
-    assert ask(queue, "popular", asker="bob").job.asker == "ann"
+        ask(queue, name, caller="bob")
+    assert ask(queue, "popular", caller="bob").ahead == 2
+    assert ask(queue, "popular", caller="ann").ahead == 0
+    assert ask(queue, "popular", caller="bob").job.caller == "ann"
     assert order(queue, operations) == ["popular", "b1", "b2", "f1"]
 
 
 def test_who_asked_already_gains_nothing_by_asking_again(queue: JobQueue, operations: Operations) -> None:
     farm_asks(queue, "f1", "f2", "f3")
-    ask(queue, "b1", asker="bob")
+    ask(queue, "b1", caller="bob")
     claim(queue)
     farm_asks(queue, "f3", "f2")
     assert order(queue, operations) == ["b1", "f2", "f3"]
@@ -116,10 +116,10 @@ def test_who_asked_already_gains_nothing_by_asking_again(queue: JobQueue, operat
 def test_joining_a_running_job_changes_nothing_of_its_turn(queue: JobQueue, operations: Operations) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
     _, lease = claim(queue)
-    joined = ask(queue, "popular", asker="ann", priority=Priority.INTERACTIVE)
+    joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
     assert (joined.job.state, joined.ahead, joined.job.joined) == (JobState.BUILDING, None, True)
-    assert (joined.job.asker, joined.job.priority) == ("farm", Priority.BULK)
-    ask(queue, "n1", asker="bob")
+    assert (joined.job.caller, joined.job.priority) == ("farm", Priority.BULK)
+    ask(queue, "n1", caller="bob")
     queue.release(lease, not_before=NOON, now=NOON)
     assert order(queue, operations) == ["n1", "popular"]
 
@@ -129,18 +129,18 @@ def test_joining_an_ended_job_changes_nothing(queue: JobQueue) -> None:
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     before = queue.find(job.request_hash, now=NOON)
-    joined = ask(queue, "popular", asker="ann", priority=Priority.INTERACTIVE)
+    joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
     assert joined.job == before == queue.find(job.request_hash, now=NOON)
-    assert (joined.job.asker, joined.job.joined) == ("farm", False)
+    assert (joined.job.caller, joined.job.joined) == ("farm", False)
 
 
 def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_asker_nor_by_him(
     queue: JobQueue,
 ) -> None:
-    first = a_submission(asker="farm", priority=Priority.BULK, cancel_digest="c" * 64)
-    later = a_submission(asker="ann", cancel_digest="d" * 64)
+    first = a_submission(caller="farm", priority=Priority.BULK, cancel_digest="c" * 64)
+    later = a_submission(caller="ann", cancel_digest="d" * 64)
     job = queue.submit(first, now=NOON).job
-    assert queue.submit(later, now=NOON).job.asker == "ann"
+    assert queue.submit(later, now=NOON).job.caller == "ann"
     assert queue.submit(later, now=NOON).job.joined
     assert not queue.may_cancel(job.id, "d" * 64)
     assert not queue.cancel(job.id, keep_for=DAY, now=NOON, unless_joined=True)
@@ -152,9 +152,9 @@ def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_not
 ) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
     queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=NOON + 6 * MINUTE)
-    bob = a_submission(packages=("n1",), asker="bob")
+    bob = a_submission(packages=("n1",), caller="bob")
     queue.submit(bob, now=NOON + 6 * MINUTE)
-    joiner = a_submission(packages=("popular",), asker="ann", priority=Priority.INTERACTIVE)
+    joiner = a_submission(packages=("popular",), caller="ann", priority=Priority.INTERACTIVE)
     assert queue.submit(joiner, now=NOON + 6 * MINUTE).ahead == 1
     if polled:
         queue.note_interest([joiner.request_hash], now=NOON + 6 * MINUTE)
@@ -165,9 +165,9 @@ def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_not
 
 def test_a_job_that_came_to_the_joiner_is_made_anew_as_his(queue: JobQueue, operations: Operations) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
-    ask(queue, "popular", asker="ann")
+    ask(queue, "popular", caller="ann")
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     anew = operations.requeue(job.request_hash, now=NOON)
     assert anew is not None
-    assert (anew.asker, anew.priority) == ("ann", Priority.NORMAL)
+    assert (anew.caller, anew.priority) == ("ann", Priority.NORMAL)

@@ -114,22 +114,22 @@ def span(seconds: int) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def asked_by(which: int, asker: str, priority: Priority) -> Submission:
+def asked_by(which: int, caller: str, priority: Priority) -> Submission:
     """One of the few requests, so that callers meet."""
     known = REQUESTS[which]
-    return Submission(known.request, known.request_hash, known.client, asker, priority)
+    return Submission(known.request, known.request_hash, known.client, caller, priority)
 
 
 def said(job: Job) -> tuple[object, ...]:
     """What the queue says of a job."""
     history = [(attempt.stage, attempt.ending) for attempt in job.history]
-    fixed = (job.id, job.request_hash, job.asker, job.priority, job.enqueued_at, job.joined)
+    fixed = (job.id, job.request_hash, job.caller, job.priority, job.enqueued_at, job.joined)
     return (*fixed, job.state, job.stage, job.attempts, job.retries, history, job.finished_at, job.reason)
 
 
 def expected(job: ModelJob) -> tuple[object, ...]:
     """What the model says of it."""
-    fixed = (job.id, job.request_hash, job.asker, job.priority, at(job.enqueued_at), job.joined)
+    fixed = (job.id, job.request_hash, job.caller, job.priority, at(job.enqueued_at), job.joined)
     ended = None if job.live else at(job.finished_at)
     return (*fixed, job.state, job.stage, job.attempts, job.retries, job.history, ended, job.reason)
 
@@ -192,7 +192,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.insert(
             job.id,
             submission.request_hash,
-            submission.asker,
+            submission.caller,
             priority=submission.priority,
             now=self.now,
         )
@@ -223,7 +223,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.entered(answer.job, submission)
         else:
             assert answer.job.id == there.id
-            self.model.join(there, submission.asker, priority=submission.priority)
+            self.model.join(there, submission.caller, priority=submission.priority)
             assert said(answer.job) == expected(there)
         order = [job.id for job in self.model.order()]
         assert answer.ahead == (order.index(answer.job.id) if answer.job.id in order else None)
@@ -433,10 +433,10 @@ class QueueMachine(RuleBasedStateMachine):
         request_hash = REQUESTS[which].request_hash
         anew = self.side.operations.requeue(request_hash, now=self.moment)
         wanted = self.model.requeue(request_hash, now=self.now)
-        assert (None if anew is None else (anew.asker, anew.priority)) == wanted
+        assert (None if anew is None else (anew.caller, anew.priority)) == wanted
         if anew is not None:
             self.model.expire(self.model.of_hash(request_hash), now=self.now)
-            self.entered(anew, asked_by(which, anew.asker, anew.priority))
+            self.entered(anew, asked_by(which, anew.caller, anew.priority))
 
     @rule(which=requests, unexpired=st.booleans(), fails=st.booleans())
     def forget(self, which: int, unexpired: bool, fails: bool) -> None:

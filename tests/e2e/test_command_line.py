@@ -62,7 +62,7 @@ def test_images_are_built_without_a_server_verified_and_not_built_or_fetched_aga
     again = run(service, "build", *PLACE, "-p", "vim tmux luci", "--out", "images", "--quiet")
     assert (again.code, again.out, again.err) == (0, built.out, "")
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert service.rows("SELECT state, asker LIKE 'cli:%' FROM build_jobs") == [("completed", 1)]
+    assert service.rows("SELECT state, caller LIKE 'cli:%' FROM build_jobs") == [("completed", 1)]
 
 
 def images_sorted(ended: Ended) -> list[str]:

@@ -1,4 +1,4 @@
-"""The whole life of a build as its asker and the operator see it, with the real service."""
+"""The whole life of a build as its caller and the operator see it, with the real service."""
 
 import contextlib
 import hashlib
@@ -46,7 +46,7 @@ def make_slow(make_local: Make, sample_world: Distribution, tmp_path: Path) -> C
 
 
 def post(client: Client, body: object, **headers: str) -> Answer:
-    """A POST with headers of the asker's own."""
+    """A POST with headers of the caller's own."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     content = json.dumps(body).encode()
     return client.ask("POST", "/api/v1/build", content, {"Content-Type": "application/json", **named})

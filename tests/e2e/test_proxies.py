@@ -98,7 +98,7 @@ def test_limits_and_turns_go_by_the_real_address_and_nobody_chooses_theirs(
     # The second build of the first address waits for the first of the second.
     assert other.json["queue_position"] == 1
     jobs = ask_from("127.0.0.13", port, "GET", "/api/v1/jobs", authorization=f"Bearer {SECRET}").json["jobs"]
-    assert sorted(job["asker"] for job in jobs) == ["127.0.0.11", "127.0.0.11", "127.0.0.12"]
+    assert sorted(job["caller"] for job in jobs) == ["127.0.0.11", "127.0.0.11", "127.0.0.12"]
 
 
 def test_a_request_has_one_id_in_both_logs_and_its_hash_in_none(make_local: Make, front: Front) -> None:

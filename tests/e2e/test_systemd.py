@@ -134,8 +134,8 @@ def test_whoever_comes_during_a_restart_waits_and_is_answered(systemd: Systemd) 
             except OSError as error:
                 statuses.append(repr(error))
 
-    asker = threading.Thread(target=keep_asking)
-    asker.start()
+    caller = threading.Thread(target=keep_asking)
+    caller.start()
     try:
         assert eventually(lambda: len(statuses) > 5)
         assert systemd.stop() == 0
@@ -145,7 +145,7 @@ def test_whoever_comes_during_a_restart_waits_and_is_answered(systemd: Systemd) 
         assert eventually(lambda: len(statuses) > before + 5)
     finally:
         going.set()
-        asker.join()
+        caller.join()
     assert set(statuses) <= {200, 503}, statuses
 
 

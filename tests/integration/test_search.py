@@ -40,7 +40,7 @@ class Caller:
         return [device["title"] for device in self.json(path)["devices"]]
 
 
-def asker(folder: Path, downloads: Path) -> Iterator[Caller]:
+def caller(folder: Path, downloads: Path) -> Iterator[Caller]:
     with DownloadServer(downloads) as server:
         settings = Settings(
             database_path=folder / "data" / "a.db",
@@ -57,7 +57,7 @@ def asker(folder: Path, downloads: Path) -> Iterator[Caller]:
 
 @pytest.fixture
 def sample(tmp_path: Path, sample_world: Distribution) -> Iterator[Caller]:
-    yield from asker(tmp_path, sample_world.downloads)
+    yield from caller(tmp_path, sample_world.downloads)
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ def unlisted(tmp_path: Path, sample_world: Distribution) -> Iterator[Caller]:
     shutil.copytree(sample_world.downloads, downloads, copy_function=os.link)
     for overview in downloads.rglob(".overview.json"):
         overview.unlink()
-    yield from asker(tmp_path, downloads)
+    yield from caller(tmp_path, downloads)
 
 
 @pytest.fixture
 def real_size(tmp_path: Path) -> Iterator[Caller]:
-    yield from asker(tmp_path, UPSTREAM)
+    yield from caller(tmp_path, UPSTREAM)
 
 
 @pytest.mark.parametrize("version", [VERSION, "24.10.5", "24.10-SNAPSHOT", "SNAPSHOT"])

@@ -1,4 +1,4 @@
-"""Rates for each asker: what is admitted, what is said to whoever is refused, what is remembered."""
+"""Rates for each caller: what is admitted, what is said to whoever is refused, what is remembered."""
 
 import subprocess
 import sys
@@ -34,9 +34,9 @@ def a_limit(text: str, clock: Seconds) -> RateLimit:
     return NewBuildsLimit(text, clock=clock)
 
 
-def waits(limit: RateLimit, asker: str, times: int) -> list[int]:
+def waits(limit: RateLimit, caller: str, times: int) -> list[int]:
     """What each of so many tries is told: 0 when it is admitted, else the seconds to wait."""
-    refusals = [limit.admit(asker) for _ in range(times)]
+    refusals = [limit.admit(caller) for _ in range(times)]
     return [refusal.retry_after if refusal else 0 for refusal in refusals]
 
 
@@ -57,7 +57,7 @@ def test_so_many_are_admitted_and_each_leaves_the_window_by_itself(clock: Second
 
 def test_askers_do_not_share_their_allowance(clock: Seconds) -> None:
     limit = a_limit("1/minute", clock)
-    assert [waits(limit, asker, 1) for asker in ("a", "b", "a", "2001:db8::/64")] == [[0], [0], [60], [0]]
+    assert [waits(limit, caller, 1) for caller in ("a", "b", "a", "2001:db8::/64")] == [[0], [0], [60], [0]]
 
 
 def test_all_rates_hold_and_the_one_that_takes_longest_is_named(clock: Seconds) -> None:

@@ -156,7 +156,7 @@ def _hand(server: str, token: str) -> Iterator[Hand]:
 @click.option("--version", "release", default="", help="Only of this version.")
 @click.option("--target", default="", help="Only of this target, like ath79/generic.")
 @click.option("--profile", default="", help="Only of this profile.")
-@click.option("--asker", default="", help="Only of this token or address.")
+@click.option("--caller", default="", help="Only of this token or address.")
 @_limit
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @server_options
@@ -242,7 +242,7 @@ def _as_line(job: Mapping[str, Any]) -> str:
     how = job["reason"] or job["stage"] or ""
     return printable(
         f"{job['id']:>7}  {_to_the_second(job['enqueued_at'])}  {job['state']:<9}  {how:<18}  "
-        f"{job['version']}  {job['target']}  {job['profile']}  {job['asker'] or '-'}  {job['request_hash']}"
+        f"{job['version']}  {job['target']}  {job['profile']}  {job['caller'] or '-'}  {job['request_hash']}"
     )
 
 

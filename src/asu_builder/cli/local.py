@@ -177,9 +177,9 @@ class LocalBuilds:
         """The answer to a request. Raises what `Builds.submit` raises."""
         request, client = parse_request(body)
         # Whoever is at the terminal is known, so the limits for strangers are not theirs.
-        asker = Caller(who(), Token(who(), ""))
+        caller = Caller(who(), Token(who(), ""))
         try:
-            view = self._terminal.builds.submit(Ask(request, client, asker))
+            view = self._terminal.builds.submit(Ask(request, client, caller))
         except RequestRejected as error:
             if request.defaults and not self._terminal.settings.allow_defaults:
                 told = f"{error}. Set ASU_ALLOW_DEFAULTS=true to allow it here."
@@ -206,13 +206,13 @@ class LocalBuilds:
         return _reply(self._terminal.builds.look(request_hash))
 
     def cancel(self, request_hash: str, cancel_token: str) -> None:
-        """Ends it before its time: with its secret as its asker, without as the operator.
+        """Ends it before its time: with its secret as its caller, without as the operator.
 
         Raises `Conflict`, `NotAllowed` or `BuildNotFound`.
         """
         rights = frozenset() if cancel_token else frozenset({Right.OPERATE})
-        asker = Caller(who(), Token(who(), "", rights))
-        self._terminal.builds.cancel(request_hash, asker=asker, cancel_token=cancel_token)
+        caller = Caller(who(), Token(who(), "", rights))
+        self._terminal.builds.cancel(request_hash, caller=caller, cancel_token=cancel_token)
 
     def follow(self, request_hash: str) -> Iterator[Event]:
         """What happens to it until its end, whichever process builds.

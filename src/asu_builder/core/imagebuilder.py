@@ -127,7 +127,7 @@ class ImageBuilder:
         self._known_info[identity] = zlib.compress(text.encode())
 
     def require_revision(self, request: BuildRequest, info: ImageBuilderInfo, *, released: str = "") -> None:
-        """Refuses an ImageBuilder of other sources than the asker saw, or without the profile."""
+        """Refuses an ImageBuilder of other sources than the caller saw, or without the profile."""
         with self.blamed():
             require_revision(self._circumstances(request, ()), info.revision, released=released)
         if request.profile not in info.profiles:

@@ -169,7 +169,7 @@ class Ask(Struct, frozen=True):
 
     request: BuildRequest
     client: str = ""
-    asker: Caller = NOBODY
+    caller: Caller = NOBODY
     reading: Reading | None = None
     """Notes which documents of upstream are lacking; without one they are waited for here."""
 
@@ -184,7 +184,7 @@ class BuildView(Struct, frozen=True):
     waiting_for: str = ""
     """Why nothing is built, while it waits: `paused`, `engine`, `store`, `disk_full`; "" for its turn."""
     cancel_token: str = ""
-    """The secret by which this very asker may cancel the job; never part of a shared answer."""
+    """The secret by which this very caller may cancel the job; never part of a shared answer."""
 
 
 class Builds:
@@ -261,9 +261,9 @@ class Builds:
         name = request_hash(found.request, revision=found.revision, rules=rules)
         cancel_token = secrets.token_urlsafe(18)
         submission = Submission(
-            found.request, name, ask.client, ask.asker.name, ask.asker.priority, digest_of(cancel_token)
+            found.request, name, ask.client, ask.caller.name, ask.caller.priority, digest_of(cancel_token)
         )
-        return _Prepared(submission, cancel_token, limited=ask.asker.token is None)
+        return _Prepared(submission, cancel_token, limited=ask.caller.token is None)
 
     def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | Exception]:
         if not prepared:
@@ -304,7 +304,7 @@ class Builds:
                 return QueueFull(pending, _RETRY_AFTER_FULL)
             if no_room is not None:
                 return no_room
-            return self._limit(submission.asker) if id(submission) in limited else None
+            return self._limit(submission.caller) if id(submission) in limited else None
 
         return self._queue.submit_all([ready.submission for ready in prepared], now=self._now(), admit=admit)
 
@@ -348,8 +348,8 @@ class Builds:
         self.note_interest(name)
         return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
 
-    def cancel(self, name: str, *, asker: Caller, cancel_token: str) -> BuildView:
-        """Ends the live job of this hash, for an operator or with its first asker's secret.
+    def cancel(self, name: str, *, caller: Caller, cancel_token: str) -> BuildView:
+        """Ends the live job of this hash, for an operator or with its first caller's secret.
 
         Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others
         have asked for it since.
@@ -357,7 +357,7 @@ class Builds:
         job = self._queue.find(name, now=self._now())
         if job is None:
             raise BuildNotFound("could not find provided request hash")
-        operates = asker.may(Right.OPERATE)
+        operates = caller.may(Right.OPERATE)
         if not (operates or self._queue.may_cancel(job.id, digest_of(cancel_token))):
             raise NotAllowed(
                 "A build is cancelled with an operator's token, or with the `cancel_token` that the request "
@@ -366,7 +366,7 @@ class Builds:
         if job.state is JobState.CANCELLED:
             return self.look(name)
         cancelled = (
-            self._cancellation.by_operator(job, who=asker.name)
+            self._cancellation.by_operator(job, who=caller.name)
             if operates
             else self._cancellation.by_asker(job)
         )

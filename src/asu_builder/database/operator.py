@@ -50,7 +50,7 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
         ("json_extract(request.request, '$.version') = ?", wanted.version),
         ("json_extract(request.request, '$.target') = ?", wanted.target),
         ("json_extract(request.request, '$.profile') = ?", wanted.profile),
-        ("job.asker = ?", wanted.asker),
+        ("job.caller = ?", wanted.caller),
         ("job.request_hash >= ?", wanted.request_hash),
         # The sign after the last digit.
         ("job.request_hash < ?", wanted.request_hash and f"{wanted.request_hash}g"),
@@ -129,7 +129,7 @@ class SqlOperations:
         with self._database.writing(durable=True) as connection:
             notice_clock_set_back(connection, at)
             row = connection.execute(
-                "SELECT request.request, coalesce(job.client, ''), coalesce(job.asker, ''),"
+                "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
                 " coalesce(job.priority, 0), job.state"
                 " FROM build_requests AS request"
                 " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
@@ -138,8 +138,8 @@ class SqlOperations:
             ).fetchone()
             if row is None or row[4] in ("pending", "building"):
                 return None
-            text, client, asker, priority, _ = row
-            submission = Submission(to_request(text), request_hash, client, asker, Priority(priority))
+            text, client, caller, priority, _ = row
+            submission = Submission(to_request(text), request_hash, client, caller, Priority(priority))
             _end_answers(connection, request_hash, at)
             return read_job(connection, insert_job(connection, submission, at))
 

@@ -21,22 +21,22 @@ _LAST = """
     SELECT id FROM build_jobs WHERE state = 'pending'
      ORDER BY sunk DESC, priority, turn DESC, id DESC LIMIT 1
 """
-# An asker's next job comes a turn after its last one that is not done, and nobody's before the turn
+# An caller's next job comes a turn after its last one that is not done, and nobody's before the turn
 # that is reached.
 _NEXT_TURN = """
     max(coalesce((SELECT turn FROM queue_turns WHERE priority = :priority), 0),
         coalesce((SELECT max(turn) + 1 FROM build_jobs
                    WHERE state IN ('pending', 'building')
-                     AND asker = :asker AND priority = :priority), 0))
+                     AND caller = :caller AND priority = :priority), 0))
 """
 _INSERT = f"""
-    INSERT INTO build_jobs (request_hash, client, asker, cancel_digest, priority, enqueued_at, asked_at, turn)
-    VALUES (:hash, :client, :asker, :cancel_digest, :priority, :at, :at, {_NEXT_TURN})
+    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at, asked_at, turn)
+    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_TURN})
     RETURNING id
 """
 # Of two with the same turn the older is first, so an equal turn is no better one.
 TAKE_BETTER_TURN = f"""
-    UPDATE build_jobs SET priority = :priority, turn = own.turn, asker = :asker
+    UPDATE build_jobs SET priority = :priority, turn = own.turn, caller = :caller
       FROM (SELECT {_NEXT_TURN} AS turn) AS own
      WHERE id = :id AND state = 'pending'
        AND (-:priority, own.turn) < (-build_jobs.priority, build_jobs.turn)
@@ -62,13 +62,13 @@ def is_last(connection: sqlite3.Connection, job_id: int) -> bool:
 
 
 def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> int:
-    """A new pending job, at the end of its asker's turns; its id."""
+    """A new pending job, at the end of its caller's turns; its id."""
     (job_id,) = connection.execute(
         _INSERT,
         {
             "hash": submission.request_hash,
             "client": submission.client,
-            "asker": submission.asker,
+            "caller": submission.caller,
             "cancel_digest": submission.cancel_digest,
             "priority": submission.priority,
             "at": at,
@@ -82,14 +82,14 @@ def join_job(connection: sqlite3.Connection, job: Job, submission: Submission) -
 
     One that waits takes the place that a job of the joiner's own would get, if that is a better one.
     """
-    if job.state in FINAL_STATES or submission.asker == job.asker:
+    if job.state in FINAL_STATES or submission.caller == job.caller:
         return job
     if not job.joined:
         connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
         job = replace(job, joined=True)
     if job.state is not JobState.PENDING:
         return job
-    own = {"id": job.id, "asker": submission.asker, "priority": submission.priority}
+    own = {"id": job.id, "caller": submission.caller, "priority": submission.priority}
     if connection.execute(TAKE_BETTER_TURN, own).rowcount:
-        job = replace(job, asker=submission.asker, priority=submission.priority)
+        job = replace(job, caller=submission.caller, priority=submission.priority)
     return job

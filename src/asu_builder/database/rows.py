@@ -22,7 +22,7 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import Submission
 
 _COLUMNS = """
-    job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.asker,
+    job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.caller,
     job.priority, job.joined, job.stage, job.attempts, job.retries, job.history, job.started_at,
     job.finished_at, job.reason
 """
@@ -101,7 +101,7 @@ def to_job(row: Sequence[Any]) -> Job:
         state=JobState(row[3]),
         enqueued_at=enqueued_at,
         client=row[5],
-        asker=row[6],
+        caller=row[6],
         priority=Priority(row[7]),
         joined=bool(row[8]),
         stage=None if row[9] is None else Stage(row[9]),
@@ -131,7 +131,7 @@ def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:
         state=JobState.PENDING,
         enqueued_at=moment,
         client=submission.client,
-        asker=submission.asker,
+        caller=submission.caller,
         priority=submission.priority,
     )
 

@@ -178,35 +178,35 @@ def check_proxy(scene: Scene) -> Finding:
             f"Pass everything on to {_own_url(scene)}.",
         )
     in_front = scene.url.startswith("https://") or heard.one("server") or heard.one("via")
-    asker = _asker_of(heard)
+    caller = _asker_of(heard)
     if not in_front:
-        return well(f"{scene.url} leads to the service, which counts this machine as {asker}.")
-    return _judge_proxy(scene, heard.one("server") or heard.one("via") or "https", asker)
+        return well(f"{scene.url} leads to the service, which counts this machine as {caller}.")
+    return _judge_proxy(scene, heard.one("server") or heard.one("via") or "https", caller)
 
 
 def _asker_of(heard: Heard) -> str:
     try:
-        return str(json.loads(heard.body)["asker"])
+        return str(json.loads(heard.body)["caller"])
     except (ValueError, KeyError):
         return ""
 
 
-def _judge_proxy(scene: Scene, proxy: str, asker: str) -> Finding:
+def _judge_proxy(scene: Scene, proxy: str, caller: str) -> Finding:
     """A service that counts us by the address of something it believes was told of nobody else."""
     trusted = scene.settings.trusted_proxies
     if not trusted:
         return wrong(
             f"{scene.url} leads through a proxy ({proxy}) that is not believed about who comes, so all "
-            f"clients count as one ({asker}) and are limited together.",
-            f"trusted_proxies: [{asker or '127.0.0.1'}]",
+            f"clients count as one ({caller}) and are limited together.",
+            f"trusted_proxies: [{caller or '127.0.0.1'}]",
         )
-    if _is_among(asker, trusted) and not _is_this_machine(scene, asker):
+    if _is_among(caller, trusted) and not _is_this_machine(scene, caller):
         return wrong(
             f"{scene.url} leads through a proxy ({proxy}) that does not tell who comes, so clients count as "
-            f"{asker}.",
+            f"{caller}.",
             "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
         )
-    return well(f"The proxy ({proxy}) is believed; this machine counts as {asker}.")
+    return well(f"The proxy ({proxy}) is believed; this machine counts as {caller}.")
 
 
 def _is_among(address: str, networks: Sequence[str]) -> bool:

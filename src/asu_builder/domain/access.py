@@ -51,7 +51,7 @@ class Caller(Struct, frozen=True):
 
     @property
     def priority(self) -> Priority:
-        """The class of the jobs that this asker submits."""
+        """The class of the jobs that this caller submits."""
         return Priority.NORMAL if self.token is None else self.token.priority
 
     def may(self, right: Right) -> bool:

@@ -183,7 +183,7 @@ class UpstreamUnavailable(PartUnavailable):
 
 
 class TooManyRequests(AsuError):
-    """This asker has had its share of new builds (HTTP 429 with `Retry-After` in seconds)."""
+    """This caller has had its share of new builds (HTTP 429 with `Retry-After` in seconds)."""
 
     def __init__(self, sentence: str, *, retry_after: int) -> None:
         super().__init__(sentence)

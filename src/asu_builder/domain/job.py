@@ -137,13 +137,13 @@ class Job(Struct, frozen=True):
     state: JobState
     enqueued_at: datetime
     client: str = ""
-    asker: str = ""
+    caller: str = ""
     """Whose turn it takes: who asked first, unless one who joined while it waited would have come earlier.
 
     A token's name, else an address (IPv6 by its /64). `priority` is the class of the same one."""
     priority: Priority = Priority.NORMAL
     joined: bool = False
-    """Whether another asker has asked for the same since; then nobody but an operator may cancel it."""
+    """Whether another caller has asked for the same since; then nobody but an operator may cancel it."""
     stage: Stage | None = None
     attempts: int = 0
     """How often a started build was cut off by a lapsed lease."""

@@ -262,7 +262,7 @@ class PackageChangesRecord(Struct, frozen=True):
     """How the package selection came about; part of a build's record and answer.
 
     `missing_defaults` are defaults of the version asked for that neither the request nor the
-    version before has: the asker may not know of them.
+    version before has: the caller may not know of them.
     """
 
     applied: tuple[AppliedRule, ...] = ()

@@ -51,7 +51,7 @@ EDITION = 1
 class BuildRequest(Struct, frozen=True):
     """What somebody asked for; a value that is valid by construction.
 
-    `packages` keeps the asker's order. With `packages_versions` its keys are the packages.
+    `packages` keeps the caller's order. With `packages_versions` its keys are the packages.
     `defaults` is a first-boot script, "" for none. `rootfs_size_mb` is in MiB. Raises
     `RequestMalformed` naming the field when a value could not be meant.
     """
@@ -135,7 +135,7 @@ class BuildRequest(Struct, frozen=True):
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The package names asked for, in the asker's order, each once."""
+        """The package names asked for, in the caller's order, each once."""
         return tuple(dict.fromkeys(self.packages_versions or self.packages))
 
 

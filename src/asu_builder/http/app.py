@@ -310,15 +310,15 @@ class _Endpoints:
         self._openapi: Answer | None = None
 
     async def submit(self, request: Request) -> Response:
-        asker = self._parts.callers.of(request.scope)
+        caller = self._parts.callers.of(request.scope)
         agent = request.headers.get("user-agent", "")
-        return respond(await self._answers.submit(await request.body(), agent, asker))
+        return respond(await self._answers.submit(await request.body(), agent, caller))
 
     async def cancel(self, request: Request) -> Response:
-        asker = self._parts.callers.of(request.scope)
+        caller = self._parts.callers.of(request.scope)
         cancel_token = request.headers.get("x-cancel-token", "")[:256]
         request_hash = request.path_params["request_hash"]
-        answer = await self._answers.cancel(request_hash, asker, cancel_token)
+        answer = await self._answers.cancel(request_hash, caller, cancel_token)
         return respond(Answer(200, answer.body, answer.headers))
 
     async def look(self, request: Request) -> Response:
@@ -339,7 +339,7 @@ class _Endpoints:
             polls_answered=report.polls_answered,
             can_build=report.can_build,
             parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
-            asker=self._parts.callers.of(request.scope).name,
+            caller=self._parts.callers.of(request.scope).name,
         )
         response = respond(render_json(document))
         response.status_code = 200 if serving else 503

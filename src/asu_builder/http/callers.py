@@ -13,7 +13,7 @@ from asu_builder.domain.access import Caller, Right, Token, digest_of
 from asu_builder.domain.errors import NotAuthenticated, TooManyRequests
 
 Admit = Callable[[str], TooManyRequests | None]
-"""Counts one more for the asker of this name, or says why not."""
+"""Counts one more for the caller of this name, or says why not."""
 
 UNKNOWN = Caller("unknown", many=True)
 """Whoever comes without an address, for example through a socket file."""
@@ -29,7 +29,7 @@ _HOUSEHOLD = 64
 
 
 class _Hop(NamedTuple):
-    asker: Caller
+    caller: Caller
     trusted: bool
 
 
@@ -68,7 +68,7 @@ class Callers:
         hop = self._hop(host)
         if hop is None:
             return host[:_LONGEST]
-        return None if hop.trusted else hop.asker.name
+        return None if hop.trusted else hop.caller.name
 
     def _holder(self, authorization: bytes) -> Caller | None:
         scheme, *secret = authorization.split(None, 1) or [b""]
@@ -89,7 +89,7 @@ class Callers:
         if hop is None:
             return UNKNOWN
         if not hop.trusted or not forwarded:
-            return hop.asker
+            return hop.caller
         entries = b",".join(forwarded).rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]
         for entry in reversed(entries):
             before = self._hop(entry.strip().decode("latin-1")) if len(entry) <= _LONGEST else None
@@ -98,7 +98,7 @@ class Callers:
             hop = before
             if not hop.trusted:
                 break
-        return hop.asker
+        return hop.caller
 
     def _read(self, text: str) -> _Hop | None:
         """None for what is no address."""

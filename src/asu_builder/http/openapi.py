@@ -98,7 +98,7 @@ QUERY = {
         _parameter("target", "Only jobs of this target", "ath79/generic", where="query"),
         _parameter("profile", "Only jobs of this profile", "tplink_archer-c7-v5", where="query"),
         _parameter(
-            "asker", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
+            "caller", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
         ),
         _parameter(
             "request_hash",

@@ -93,7 +93,7 @@ class Shared(Generic[T]):
         return key in self._running
 
     async def ask(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """The call's result, and whether it was this asker who started it.
+        """The call's result, and whether it was this caller who started it.
 
         A caller who goes away does not take the answer from the others; the call ends with the last.
         """

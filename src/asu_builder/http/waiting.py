@@ -24,7 +24,7 @@ T = TypeVar("T")
 SHORT_SECONDS = 2.0
 """For what is nice to have beside an answer that stands without it."""
 AdmitFetch = Callable[[str, str], TooManyRequests | None]
-"""Counts one more try that needs upstream, by asker and by what is asked, or says why not."""
+"""Counts one more try that needs upstream, by caller and by what is asked, or says why not."""
 WAITS_FOR: ContextVar[Client | None] = ContextVar("waits_for", default=None)
 """The client of the request that is being answered, where the server tells."""
 
@@ -67,12 +67,12 @@ class Waiting:
         """Who is called when one ends: it is told but once, and whoever leaves leaves nothing at it."""
         self._stopped = False
 
-    def reading(self, asker: Caller, what: str, *, patience: float | None = None) -> Reading:
-        """A reading for this asker. `what` is the same for the same question."""
+    def reading(self, caller: Caller, what: str, *, patience: float | None = None) -> Reading:
+        """A reading for this caller. `what` is the same for the same question."""
         patience = FIRST_SECONDS if patience is None else patience
-        if asker.token or asker.many:
-            return Reading(asker.name, patience=patience)
-        return Reading(asker.name, admit=partial(self._admit, asker.name, what), patience=patience)
+        if caller.token or caller.many:
+            return Reading(caller.name, patience=patience)
+        return Reading(caller.name, admit=partial(self._admit, caller.name, what), patience=patience)
 
     async def run(self, reading: Reading, call: Callable[..., T], *arguments: object) -> T:
         """What `call` returns or raises, in a thread, when no document is lacking."""
@@ -85,7 +85,7 @@ class Waiting:
 
     async def ask(
         self,
-        asker: Caller,
+        caller: Caller,
         what: str,
         call: Callable[..., T],
         *arguments: object,
@@ -93,7 +93,7 @@ class Waiting:
     ) -> T:
         """The same with a reading of its own. Raises `ClientDisconnect` when the client goes away."""
         with while_client_stays():
-            return await self.run(self.reading(asker, what, patience=patience), call, *arguments)
+            return await self.run(self.reading(caller, what, patience=patience), call, *arguments)
 
     async def until_whole(self, reading: Reading, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of the attempt at which no document was lacking, or its error."""
@@ -219,29 +219,29 @@ class MadeAnswers:
         self._kept: Memory[str, Made] = Memory(budget=budget, largest=largest)
         self._shared: Shared[Made] = Shared()
 
-    async def get(self, key: str, asker: Caller, render: Callable[[], Rendered]) -> Made:
+    async def get(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
         """The answer, made in a thread if it is not right any more. Raises what `render`
         raises, and `ClientDisconnect` when the client goes away.
         """
         kept = self._kept.get(key)
         if kept is not None and self._clock() < kept.until and kept.still_right:
             return kept
-        make = partial(self._make, key, asker, render)
+        make = partial(self._make, key, caller, render)
         if not self._shared.runs(key):
             return await self._ask(key, make)
         try:
             return await self._ask(key, make)
         except TooManyRequests:
             # It was another's share that is used up.
-            return await self._ask((key, asker.name), make)
+            return await self._ask((key, caller.name), make)
 
     async def _ask(self, key: object, make: Callable[[], Coroutine[Any, Any, Made]]) -> Made:
         with while_client_stays():
             kept, _ = await self._shared.ask(key, make)
         return kept
 
-    async def _make(self, key: str, asker: Caller, render: Callable[[], Rendered]) -> Made:
-        reading = self._waiting.reading(asker, key)
+    async def _make(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
+        reading = self._waiting.reading(caller, key)
         rendered = await self._waiting.run(reading, render)
         sources = reading.sources
         stale = sources.stale_for > 0

@@ -17,11 +17,11 @@ class Submission(Struct, frozen=True):
     request: BuildRequest
     request_hash: str
     client: str = ""
-    asker: str = ""
+    caller: str = ""
     """Who asks: a token's name, else an address (IPv6 by its /64)."""
     priority: Priority = Priority.NORMAL
     cancel_digest: str = ""
-    """SHA-256 (hexadecimal) of the secret by which its first asker may cancel the job; "" for none."""
+    """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
 
 
 class Entry(Struct, frozen=True):
@@ -69,8 +69,8 @@ class JobQueue(Protocol):
 
         A live job is the answer, and an unexpired final one unless `is_asked_anew`; `admit` is
         asked only before a new job is made. Raises what `admit` returns. A job that waits and is joined
-        by another asker takes the class and the turn that a new job of the joiner would get, if it comes
-        earlier by them; it is the joiner's then (`Job.asker`), so that the joiner's next job comes after it.
+        by another caller takes the class and the turn that a new job of the joiner would get, if it comes
+        earlier by them; it is the joiner's then (`Job.caller`), so that the joiner's next job comes after it.
         """
         ...
 
@@ -118,7 +118,7 @@ class JobQueue(Protocol):
         ...
 
     def may_cancel(self, job_id: int, cancel_digest: str) -> bool:
-        """Whether this is the digest of the secret that the job's first asker was given."""
+        """Whether this is the digest of the secret that the job's first caller was given."""
         ...
 
     def expire(self, job_id: int, *, now: datetime) -> None:
@@ -181,7 +181,7 @@ class JobFilter(Struct, frozen=True):
     version: str = ""
     target: str = ""
     profile: str = ""
-    asker: str = ""
+    caller: str = ""
     request_hash: str = ""
     before: int | None = None
     since: int | None = None
@@ -386,7 +386,7 @@ class DurationTally(Struct, frozen=True):
 
 
 class RecordedFailure(Struct, frozen=True):
-    """One failed build, without anything that only its asker may know."""
+    """One failed build, without anything that only its caller may know."""
 
     at: datetime
     version: str

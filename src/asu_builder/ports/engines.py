@@ -100,7 +100,7 @@ class Container(Protocol):
     workdir: str
     """Absolute path of the ImageBuilder inside the container, without a trailing slash."""
     warnings: Sequence[str]
-    """What the operator or asker should know, for example an image that could not be refreshed."""
+    """What the operator or caller should know, for example an image that could not be refreshed."""
 
     def run(
         self,

@@ -194,7 +194,7 @@ _OPTIONAL = re.compile(r"(?:^|/)(?:\.overview\.json|index\.json|Packages(?:\.gz)
 
 
 class Response(Struct, frozen=True):
-    """What the server has for a path: 200 with a body, 304 for what the asker has, 404 for nothing."""
+    """What the server has for a path: 200 with a body, 304 for what the caller has, 404 for nothing."""
 
     status: int
     etag: str

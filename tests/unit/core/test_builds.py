@@ -141,9 +141,9 @@ class House:
         """Lets the next forecast measure anew."""
         self.seconds += 60
 
-    def _limit(self, asker: str) -> TooManyRequests | None:
-        self.limited.append(asker)
-        return TooManyRequests("Too many.", retry_after=7) if asker in self.refused else None
+    def _limit(self, caller: str) -> TooManyRequests | None:
+        self.limited.append(caller)
+        return TooManyRequests("Too many.", retry_after=7) if caller in self.refused else None
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -430,12 +430,14 @@ def test_whoever_started_a_build_may_cancel_it_with_its_secret(house: House) -> 
     name = view.job.request_hash
     for wrong in ("", "wrong"):
         with pytest.raises(NotAllowed, match="X-Cancel-Token"):
-            house.builds.cancel(name, asker=FIRST, cancel_token=wrong)
+            house.builds.cancel(name, caller=FIRST, cancel_token=wrong)
     assert (
-        house.builds.cancel(name, asker=OTHER, cancel_token=view.cancel_token).job.state is JobState.CANCELLED
+        house.builds.cancel(name, caller=OTHER, cancel_token=view.cancel_token).job.state
+        is JobState.CANCELLED
     )
     assert (
-        house.builds.cancel(name, asker=OTHER, cancel_token=view.cancel_token).job.state is JobState.CANCELLED
+        house.builds.cancel(name, caller=OTHER, cancel_token=view.cancel_token).job.state
+        is JobState.CANCELLED
     )
     assert [kind for kind, _, _ in house.statistics.events] == ["request", "cancelled"]
     assert house.builds.submit(Ask(a_request(), "owut/1", FIRST)).job.id != view.job.id
@@ -446,9 +448,9 @@ def test_a_build_for_which_others_wait_is_cancelled_by_an_operator_alone(house: 
     house.builds.submit(Ask(a_request(), "luci/1", OTHER))
     name = view.job.request_hash
     with pytest.raises(Conflict, match="Others have asked"):
-        house.builds.cancel(name, asker=FIRST, cancel_token=view.cancel_token)
+        house.builds.cancel(name, caller=FIRST, cancel_token=view.cancel_token)
     assert house.operations.acts(9) == []
-    assert house.builds.cancel(name, asker=OPERATOR, cancel_token="").job.state is JobState.CANCELLED
+    assert house.builds.cancel(name, caller=OPERATOR, cancel_token="").job.state is JobState.CANCELLED
     (act,) = house.operations.acts(9)
     assert (act.who, act.act, act.subject) == ("alice", "cancel", name)
 
@@ -457,9 +459,9 @@ def test_what_has_ended_is_not_cancelled(house: House) -> None:
     view = house.builds.submit(Ask(a_request(), "owut/1", FIRST))
     name = house.complete_next()
     with pytest.raises(Conflict, match="completed"):
-        house.builds.cancel(name, asker=OPERATOR, cancel_token=view.cancel_token)
+        house.builds.cancel(name, caller=OPERATOR, cancel_token=view.cancel_token)
     with pytest.raises(BuildNotFound):
-        house.builds.cancel("f" * 64, asker=OPERATOR, cancel_token="")
+        house.builds.cancel("f" * 64, caller=OPERATOR, cancel_token="")
 
 
 def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(house: House) -> None:

@@ -8,14 +8,14 @@ from asu_builder.database.order import TAKE_BETTER_TURN
 
 def test_the_turn_of_who_joins_is_looked_up_in_indexes(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
-    values = {"id": 1, "asker": "ann", "priority": 0}
+    values = {"id": 1, "caller": "ann", "priority": 0}
     with database.reading() as connection:
         rows = connection.execute(f"EXPLAIN QUERY PLAN {TAKE_BETTER_TURN}", values).fetchall()
     database.close()
     tables = ("build_jobs", "queue_turns")
     looked_at = [row[3] for row in rows if any(table in row[3] for table in tables)]
     assert sorted(looked_at) == [
-        "SEARCH build_jobs USING INDEX build_jobs_asker (asker=? AND priority=?)",
+        "SEARCH build_jobs USING INDEX build_jobs_asker (caller=? AND priority=?)",
         "SEARCH build_jobs USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH queue_turns USING INTEGER PRIMARY KEY (rowid=?)",
     ]

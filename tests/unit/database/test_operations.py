@@ -40,7 +40,7 @@ def test_a_list_of_live_jobs_reads_their_own_index(
 ) -> None:
     found = plan(database, *list_statement(JobFilter(state=state, before=before, since=3)))
     # Each of them holds live jobs only.
-    indexes = ("live", "lease", "order", "asker")
+    indexes = ("live", "lease", "order", "caller")
     assert found[0] in {f"SCAN job USING INDEX build_jobs_{index}" for index in indexes}
 
 
@@ -49,7 +49,7 @@ def test_a_list_of_live_jobs_reads_their_own_index(
     [
         JobFilter(since=3, state=JobState.FAILED),
         JobFilter(since=3, version="24.10.5"),
-        JobFilter(since=3, asker="192.0.2.1", before=9),
+        JobFilter(since=3, caller="192.0.2.1", before=9),
     ],
 )
 def test_a_list_of_jobs_looks_no_further_back_than_it_says(database: Database, wanted: JobFilter) -> None:

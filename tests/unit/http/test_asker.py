@@ -34,11 +34,11 @@ def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES)
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   ", "Bearer\t"])
 def test_the_holder_of_a_token_is_known_wherever_they_are(scheme: str) -> None:
-    asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", f"{scheme}{SECRET} ")))
-    assert asker == Caller("farm", FARM)
-    assert (asker.name, asker.priority, asker.may(Right.READ)) == ("farm", Priority.BULK, True)
+    caller = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", f"{scheme}{SECRET} ")))
+    assert caller == Caller("farm", FARM)
+    assert (caller.name, caller.priority, caller.may(Right.READ)) == ("farm", Priority.BULK, True)
     with pytest.raises(NotAllowed, match="farm lacks the right operate"):
-        asker.require(Right.OPERATE)
+        caller.require(Right.OPERATE)
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ def test_an_unknown_token_is_refused_beside_a_known_one() -> None:
 
 @pytest.mark.parametrize("value", ["Basic dTpw", "", "  ", f"Token {SECRET}", SECRET])
 def test_what_a_proxy_asks_for_makes_nobody_a_holder(value: str) -> None:
-    asker = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
-    assert asker == Caller("203.0.113.1")
+    caller = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
+    assert caller == Caller("203.0.113.1")
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer TOKEN"):
-        asker.require(Right.READ)
+        caller.require(Right.READ)
 
 
 def test_a_new_token_is_new_each_time_and_opens_what_its_digest_guards() -> None:
     (secret, digest), (another, _) = new_token(), new_token()
     assert secret != another
     assert len(secret) == 43, "32 random bytes"
-    asker = Callers([Token("mine", digest)], ()).of(a_scope(None, ("authorization", f"Bearer {secret}")))
-    assert asker.name == "mine"
+    caller = Callers([Token("mine", digest)], ()).of(a_scope(None, ("authorization", f"Bearer {secret}")))
+    assert caller.name == "mine"
 
 
 # Addresses

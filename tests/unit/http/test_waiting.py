@@ -149,11 +149,11 @@ def test_what_does_not_come_is_given_up_and_a_stop_ends_every_wait(threads: Thre
 
 
 @pytest.mark.parametrize(
-    ("asker", "counted"),
+    ("caller", "counted"),
     [(ASKER, True), (Caller("farm", Token("farm", "")), False), (Caller("127.0.0.1", many=True), False)],
 )
 def test_only_an_asker_that_is_one_is_counted_and_only_where_a_document_is_lacking(
-    threads: Threads, asker: Caller, counted: bool
+    threads: Threads, caller: Caller, counted: bool
 ) -> None:
     documents = Documents()
     asked: list[tuple[str, str]] = []
@@ -164,19 +164,19 @@ def test_only_an_asker_that_is_one_is_counted_and_only_where_a_document_is_lacki
 
     async def play() -> None:
         waiting = waiting_in(threads, admit)
-        asking = asyncio.ensure_future(waiting.ask(asker, "question", documents.read, "a"))
+        asking = asyncio.ensure_future(waiting.ask(caller, "question", documents.read, "a"))
         if counted:
             with pytest.raises(TooManyRequests):
                 await asking
         else:
             await rounds(documents, 1)
         documents.come("a")
-        assert await waiting.ask(asker, "question", documents.read, "a") == "a=1"
+        assert await waiting.ask(caller, "question", documents.read, "a") == "a=1"
         if not counted:
             await asking
 
     asyncio.run(play())
-    assert asked == ([(asker.name, "question")] if counted else [])
+    assert asked == ([(caller.name, "question")] if counted else [])
 
 
 class Made:
@@ -188,10 +188,10 @@ class Made:
             waiting_in(threads, admit), budget=100_000, largest=10_000, clock=lambda: self.documents.seconds
         )
 
-    async def get(self, *names: str, asker: Caller = ASKER) -> tuple[str, dict[bytes, bytes]]:
+    async def get(self, *names: str, caller: Caller = ASKER) -> tuple[str, dict[bytes, bytes]]:
         """The body and the headers that say how old it is."""
         made = await self.answers.get(
-            " ".join(names), asker, lambda: Rendered(self.documents.read(*names).encode(), 20.0)
+            " ".join(names), caller, lambda: Rendered(self.documents.read(*names).encode(), 20.0)
         )
         return made.body.decode(), dict(made.headers)
 
@@ -284,8 +284,8 @@ def test_who_joins_one_whose_share_is_used_up_is_not_refused_for_it(threads: Thr
     made = Made(threads, admit)
 
     async def play() -> None:
-        first = asyncio.ensure_future(made.get("a", asker=Caller("greedy")))
-        second = asyncio.ensure_future(made.get("a", asker=Caller("modest")))
+        first = asyncio.ensure_future(made.get("a", caller=Caller("greedy")))
+        second = asyncio.ensure_future(made.get("a", caller=Caller("modest")))
         with pytest.raises(TooManyRequests):
             await first
         while "a" not in made.documents.fetches:

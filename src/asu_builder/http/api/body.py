@@ -74,7 +74,7 @@ class BuildRequestBody(msgspec.Struct):
     packages_versions: Annotated[
         dict[str, str] | None,
         says(
-            "Packages with the versions the asker was shown; replaces packages",
+            "Packages with the versions the caller was shown; replaces packages",
             {"vim": "9.1.0-r1"},
             maxProperties=MAX_PACKAGES,
         ),

@@ -1,7 +1,7 @@
 """Builds as HTTP sees them: submit, look, and what was answered a moment ago.
 
 Two thousand waiting clients mostly see what the last one saw, so rendered answers are remembered:
-one that may still change for half a second, a final one for five, after which the next asker looks
+one that may still change for half a second, a final one for five, after which the next caller looks
 again (files may be gone, the result may have expired).
 """
 
@@ -56,7 +56,7 @@ class Asked(msgspec.Struct, frozen=True):
     request_hash: str
     client: str
     """The name in the body; "" when only the User-Agent tells."""
-    asker: str
+    caller: str
     """Who sent them; somebody else must be known to the queue, which lets a live build be cancelled."""
     status: int
     job_id: int
@@ -74,7 +74,7 @@ class _Submitted(msgspec.Struct, frozen=True):
 class _Post(msgspec.Struct, frozen=True):
     body: bytes
     user_agent: str
-    asker: Caller
+    caller: Caller
     reading: Reading
 
 
@@ -130,7 +130,7 @@ class BuildAnswers:
         if asked is None or self._clock() >= asked.fresh_until:
             return None
         # Whoever joins a live build is noted there, so that it is not cancelled under them.
-        if asked.status != 200 and asker_of().name != asked.asker:
+        if asked.status != 200 and asker_of().name != asked.caller:
             return None
         kept = self.recall(asked.request_hash)
         # Ended, or another job by now, which nobody of this name has joined: let the queue decide.
@@ -162,7 +162,7 @@ class BuildAnswers:
         view = self._builds.look(request_hash)
         return view, render_build(view)
 
-    async def submit(self, body: bytes, user_agent: str, asker: Caller) -> Answer:
+    async def submit(self, body: bytes, user_agent: str, caller: Caller) -> Answer:
         """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
         `ClientDisconnect` when the client goes away.
 
@@ -170,10 +170,10 @@ class BuildAnswers:
         """
         self._notice_revocations()
         digest = hashlib.sha256(body).digest()
-        post = _Post(body, user_agent, asker, self._waiting.reading(asker, digest.hex()))
+        post = _Post(body, user_agent, caller, self._waiting.reading(caller, digest.hex()))
         with while_client_stays():
             submitted, first = await self._submits.ask(
-                (digest, asker.name), lambda: self._submit(digest, post)
+                (digest, caller.name), lambda: self._submit(digest, post)
             )
         CURRENT_HASH.set(submitted.view.job.request_hash)
         if first:
@@ -186,12 +186,12 @@ class BuildAnswers:
             self._record_cache_hit(submitted.asked, client)
         return submitted.answer
 
-    async def cancel(self, request_hash: str, asker: Caller, cancel_token: str) -> Answer:
+    async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> Answer:
         """The answer to a wish to cancel. Raises what `Builds.cancel` raises."""
         _require_hash(request_hash)
         forgotten = self._forgotten
         view = await self._reading.run(
-            partial(self._builds.cancel, request_hash, asker=asker, cancel_token=cancel_token)
+            partial(self._builds.cancel, request_hash, caller=caller, cancel_token=cancel_token)
         )
         answer = render_build(view)
         self._notice_revocations()
@@ -232,7 +232,7 @@ class BuildAnswers:
             view.job.request,
             view.job.request_hash,
             submitted.client,
-            post.asker.name,
+            post.caller.name,
             submitted.answer.status,
             view.job.id,
             self._clock() + seconds,
@@ -245,7 +245,7 @@ class BuildAnswers:
             REQUEST_ID.set("")  # what is logged in here is nobody's alone
         parsed = [_parse(post.body) for post in posts]
         asked = [
-            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.asker, post.reading)
+            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.caller, post.reading)
             for found, post in zip(parsed, posts, strict=True)
             if not isinstance(found, Exception)
         ]

@@ -25,7 +25,7 @@ class PackageChangesDocument(msgspec.Struct):
     """How the package selection came about."""
 
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
-    warnings: Annotated[tuple[str, ...], says("What the asker should know, in sentences", [])]
+    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
     missing_defaults: Annotated[
         tuple[str, ...],
         says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
@@ -56,7 +56,7 @@ class PreviewDocument(msgspec.Struct):
 
     packages: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
-    warnings: Annotated[tuple[str, ...], says("What the asker should know, in sentences", [])]
+    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
     missing_defaults: Annotated[
         tuple[str, ...],
         says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),

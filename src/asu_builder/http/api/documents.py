@@ -83,7 +83,7 @@ class RequestEcho(msgspec.Struct):
     version_code: Annotated[str, says("The revision asked for, empty for any", A_REVISION, "")]
     target: Annotated[str, says("Target and subtarget", "ath79/generic")]
     profile: Annotated[str, says("The real profile, whatever name was sent", "tplink_archer-c7-v5")]
-    packages: Annotated[tuple[str, ...], says("Packages in the asker's order", ["luci", "-ppp"])]
+    packages: Annotated[tuple[str, ...], says("Packages in the caller's order", ["luci", "-ppp"])]
     packages_versions: Annotated[Mapping[str, str], says("Name to version", {"vim": "9.1.0-r1"})]
     diff_packages: Annotated[bool, says("Whether default packages that are not listed are removed", True)]
     defaults: Annotated[str | None, says("The script of the first boot", None)]
@@ -261,6 +261,6 @@ class HealthDocument(msgspec.Struct):
         Mapping[str, Part],
         says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
     ]
-    asker: Annotated[
+    caller: Annotated[
         str, says("Who asks, as this server counts: a token's name or an address", "203.0.113.7")
     ] = ""

@@ -132,9 +132,9 @@ class LiveStreams:
 
     async def _stream(self, wanted: _Wanted, scope: Scope, receive: Receive, send: Send) -> None:
         form, after = wanted.form, wanted.after
-        asker = self._askers.of(scope)
-        reads_details = asker.may(Right.READ)
-        with self._watching.admitted(asker.name):
+        caller = self._askers.of(scope)
+        reads_details = caller.may(Right.READ)
+        with self._watching.admitted(caller.name):
             async with self._watching.watched(wanted.request_hash, after, reads_details=reads_details) as (
                 feed,
                 watcher,
@@ -156,10 +156,10 @@ class LiveStreams:
             await connection.send({"type": "websocket.accept"})
             reads_details = False
             try:
-                asker = self._askers.of(scope)
-                reads_details = asker.may(Right.READ)
+                caller = self._askers.of(scope)
+                reads_details = caller.may(Right.READ)
                 after = _after(HTTPConnection(scope))
-                with self._watching.admitted(asker.name):
+                with self._watching.admitted(caller.name):
                     async with self._watching.watched(request_hash, after, reads_details=reads_details) as (
                         feed,
                         watcher,

@@ -33,11 +33,11 @@ class JobDocument(msgspec.Struct):
     request_hash: Annotated[str, says("Names the request", A_HASH, pattern=HASH_PATTERN)]
     state: Annotated[JobState, says("Where in life it is", "building")]
     stage: Annotated[Stage | None, says("How far the build is", "building_image", None)]
-    priority: Annotated[str, says("The class of `asker`", "normal", enum=["bulk", "normal", "interactive"])]
+    priority: Annotated[str, says("The class of `caller`", "normal", enum=["bulk", "normal", "interactive"])]
     version: Annotated[str, says("The version asked for", "24.10.4")]
     target: Annotated[str, says("Target and subtarget", "ath79/generic")]
     profile: Annotated[str, says("The profile", "tplink_archer-c7-v5")]
-    asker: Annotated[
+    caller: Annotated[
         str,
         says(
             "Whose turn it takes, a token's name or an address: who asked first, unless one who joined "
@@ -124,7 +124,7 @@ OPERATOR = (
         READ,
         "Every job, newest first. Needs a token with the right read.",
         {200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
-        query=("state", "version", "target", "profile", "asker", "request_hash", "before", "limit"),
+        query=("state", "version", "target", "profile", "caller", "request_hash", "before", "limit"),
     ),
     Operation(
         "/api/v1/jobs/{request_hash}/requeue",
@@ -192,20 +192,20 @@ class OperatorActs:
         self._on_jobs = {"cancel": operator.cancel, "requeue": operator.requeue, "purge": operator.purge}
         self._on_workers = {"pause": operator.pause, "resume": operator.resume}
 
-    async def on_job(self, asker: Caller, act: str, request_hash: str) -> None:
+    async def on_job(self, caller: Caller, act: str, request_hash: str) -> None:
         """`cancel`, `requeue` or `purge` the newest job of a hash. Raises `BuildNotFound` or `Conflict`."""
-        asker.require(Right.OPERATE)
+        caller.require(Right.OPERATE)
         if not is_request_hash(request_hash):
             raise BuildNotFound("There is no job under this hash.")
         try:
-            await self._threads.run(lambda: self._on_jobs[act](request_hash, who=asker.name))
+            await self._threads.run(lambda: self._on_jobs[act](request_hash, who=caller.name))
         finally:
             self._forget(request_hash)
 
-    async def on_workers(self, asker: Caller, act: str) -> None:
+    async def on_workers(self, caller: Caller, act: str) -> None:
         """`pause` or `resume` the workers of every process."""
-        asker.require(Right.OPERATE)
-        await self._threads.run(lambda: self._on_workers[act](who=asker.name))
+        caller.require(Right.OPERATE)
+        await self._threads.run(lambda: self._on_workers[act](who=caller.name))
 
 
 _JOBS = (100, 1000)
@@ -230,7 +230,7 @@ class OperatorEndpoints:
         self._threads = threads
 
     async def jobs(self, request: Request) -> Response:
-        """Jobs by state, version, target, profile and asker, newest first."""
+        """Jobs by state, version, target, profile and caller, newest first."""
         self._require_to_read(request)
         wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
@@ -300,7 +300,7 @@ def job_filter(request: Request) -> JobFilter:
         version=given.get("version", "")[:64],
         target=given.get("target", "")[:65],
         profile=given.get("profile", "")[:128],
-        asker=given.get("asker", "")[:128],
+        caller=given.get("caller", "")[:128],
         request_hash=_prefix(given.get("request_hash", "")),
         before=number(request, "before", otherwise=0, highest=1 << 62) or None,
         limit=number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1]),
@@ -325,7 +325,7 @@ def describe_job(job: Job) -> JobDocument:
         version=request.version,
         target=request.target,
         profile=request.profile,
-        asker=job.asker,
+        caller=job.caller,
         client=job.client,
         joined=job.joined,
         attempts=job.attempts,

@@ -31,14 +31,14 @@ class PreviewEndpoint:
 
     async def preview(self, request: Request) -> Response:
         """Raises `NotAuthenticated`, and `TooManyRequests` for whoever asks too often without a token."""
-        asker = self._askers.of(request.scope)
+        caller = self._askers.of(request.scope)
         # In a thread, because the first one loads a library.
-        refusal = None if asker.token else await self._threads.run(self._admit, asker.name)
+        refusal = None if caller.token else await self._threads.run(self._admit, caller.name)
         if refusal is not None:
             raise refusal
         body = await request.body()
         what = hashlib.sha256(body).hexdigest()
-        return respond(Answer(200, await self._waiting.ask(asker, what, self._render, body)))
+        return respond(Answer(200, await self._waiting.ask(caller, what, self._render, body)))
 
     def _render(self, body: bytes) -> bytes:
         request, _ = parse_request(body)

@@ -272,8 +272,8 @@ class Watching:
         source.listen(self._ring)
 
     @contextlib.contextmanager
-    def admitted(self, asker: str) -> Iterator[None]:
-        """Counts one more watcher of this asker. Raises `TooManyRequests` or `Unavailable`."""
+    def admitted(self, caller: str) -> Iterator[None]:
+        """Counts one more watcher of this caller. Raises `TooManyRequests` or `Unavailable`."""
         if self._stopping:
             raise _STOPPING
         if self._askers.total() >= self.limits.total:
@@ -281,18 +281,18 @@ class Watching:
                 "As many watch builds here as this server lets. Poll the build instead, or come back.",
                 retry_after=_RETRY_AFTER,
             )
-        if self._askers[asker] >= self.limits.each:
+        if self._askers[caller] >= self.limits.each:
             raise TooManyRequests(
                 f"From this address {self.limits.each} watch builds already. Close some, or poll instead.",
                 retry_after=_RETRY_AFTER,
             )
-        self._askers[asker] += 1
+        self._askers[caller] += 1
         try:
             yield
         finally:
-            self._askers[asker] -= 1
-            if not self._askers[asker]:
-                del self._askers[asker]
+            self._askers[caller] -= 1
+            if not self._askers[caller]:
+                del self._askers[caller]
 
     @property
     def count(self) -> int:

@@ -97,13 +97,13 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     build_form = _build_form(parts, rendering)
     build_page = _build_page(parts, rendering)
 
-    async def old_statistics(request: Request, asker: Caller) -> Response:
+    async def old_statistics(request: Request, caller: Caller) -> Response:
         # Where the predecessor had its page.
         return RedirectResponse("/statistics", 301)
 
-    async def interface(request: Request, asker: Caller) -> Response:
+    async def interface(request: Request, caller: Caller) -> Response:
         body = interface_body(parts.description())
-        return rendering.page("interface.html", request, asker=asker, body=body)
+        return rendering.page("interface.html", request, caller=caller, body=body)
 
     page = partial(_whole, rendering, sessions)
     return {
@@ -167,11 +167,11 @@ def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
     """An endpoint for whoever looks; what goes wrong is a page too."""
 
     async def endpoint(request: Request) -> Response:
-        asker = sessions.asker(request)
+        caller = sessions.caller(request)
         try:
-            response = await show(request, asker)
+            response = await show(request, caller)
         except AsuError as error:
-            response = _error_page(rendering, request, asker, error)
+            response = _error_page(rendering, request, caller, error)
         if _looks_again(request, response.status_code):
             response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
         return response
@@ -184,16 +184,16 @@ def _looks_again(request: Request, status: int) -> bool:
     return status == 503 and request.method == "GET"
 
 
-def _error_page(rendering: Rendering, request: Request, asker: Caller, error: AsuError) -> Response:
+def _error_page(rendering: Rendering, request: Request, caller: Caller, error: AsuError) -> Response:
     answer = answer_error(error)
     if answer.status == 500:
         raise error
     response = rendering.page(
         "error.html",
         request,
-        asker=asker,
+        caller=caller,
         status=answer.status,
-        sentence=told(error, details=asker.may(Right.READ)),
+        sentence=told(error, details=caller.may(Right.READ)),
         back=_page_of(request),
         ask_for_token=isinstance(error, NotAuthenticated),
         looks_again=_looks_again(request, answer.status),

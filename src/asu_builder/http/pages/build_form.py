@@ -193,22 +193,22 @@ class BuildForm:
     def __init__(self, parts: FormParts) -> None:
         self._parts = parts
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """The search for a device, or the form for the one in the address."""
         query = request.query_params
         fields = read_fields(query)
         if not (fields.version and fields.target and fields.profile):
-            return await self._choose(request, asker, fields)
+            return await self._choose(request, caller, fields)
         try:
-            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
+            device = await self._parts.waiting.ask(caller, _what(fields), self._device, fields)
         except (BuildNotFound, RequestRejected) as error:
-            return await self._choose(request, asker, fields, refusal=_Refusal(str(error), "", 404))
+            return await self._choose(request, caller, fields, refusal=_Refusal(str(error), "", 404))
         if "packages" not in query:
             packages = " ".join(default_packages(device))
             fields = replace(fields, packages=packages, diff_packages=True)
-        return await self._form(request, asker, fields, device=device)
+        return await self._form(request, caller, fields, device=device)
 
-    async def send(self, request: Request, asker: Caller) -> Response:
+    async def send(self, request: Request, caller: Caller) -> Response:
         """Submits the form, or shows what its packages mean. Raises what `form` raises."""
         given = await form(request)
         fields = read_fields(given)
@@ -216,26 +216,26 @@ class BuildForm:
             fields = _replaced(fields, old_and_new)
         does = given.get("do", "check" if old_and_new else "build")
         if does == "build":
-            return await self._submit(request, asker, fields)
-        previewed = await self._preview(asker, fields)
+            return await self._submit(request, caller, fields)
+        previewed = await self._preview(caller, fields)
         if does == "preview":
             rendering = self._parts.rendering
-            part = rendering.text("build_preview.html", path="", asker=asker, previewed=previewed)
+            part = rendering.text("build_preview.html", path="", caller=caller, previewed=previewed)
             return rendering.answer(part)
-        return await self._again(request, asker, fields, previewed=previewed)
+        return await self._again(request, caller, fields, previewed=previewed)
 
-    async def _submit(self, request: Request, asker: Caller, fields: Fields) -> Response:
+    async def _submit(self, request: Request, caller: Caller, fields: Fields) -> Response:
         agent = request.headers.get("user-agent", "")
         try:
-            answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, asker)
+            answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, caller)
         except AsuError as error:
-            return await self._again(request, asker, fields, refusal=_refusal(error))
+            return await self._again(request, caller, fields, refusal=_refusal(error))
         return see_build(request, answer.body)
 
     async def _again(
         self,
         request: Request,
-        asker: Caller,
+        caller: Caller,
         fields: Fields,
         *,
         refusal: _Refusal | None = None,
@@ -243,18 +243,20 @@ class BuildForm:
     ) -> Response:
         """The form as it was sent; the device may be what is wrong with it."""
         try:
-            device = await self._parts.waiting.ask(asker, _what(fields), self._device, fields)
+            device = await self._parts.waiting.ask(caller, _what(fields), self._device, fields)
         except AsuError as error:
-            return await self._choose(request, asker, fields, refusal=refusal or _refusal(error), kept=fields)
-        return await self._form(request, asker, fields, device=device, refusal=refusal, previewed=previewed)
+            return await self._choose(
+                request, caller, fields, refusal=refusal or _refusal(error), kept=fields
+            )
+        return await self._form(request, caller, fields, device=device, refusal=refusal, previewed=previewed)
 
-    async def _preview(self, asker: Caller, fields: Fields) -> _Previewed:
+    async def _preview(self, caller: Caller, fields: Fields) -> _Previewed:
         parts = self._parts
-        too_many = None if asker.token else await parts.threads.run(parts.limit_previews, asker.name)
+        too_many = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
         if too_many is not None:
             return _Previewed(refusal=too_many)
         try:
-            return await parts.waiting.ask(asker, _what(fields), self._look, fields)
+            return await parts.waiting.ask(caller, _what(fields), self._look, fields)
         except AsuError as error:
             return _Previewed(refusal=error)
 
@@ -262,7 +264,7 @@ class BuildForm:
         request, _ = parse_request(fields.body(self._parts.client))
         found = self._parts.preview.look(request)
         device = self._device(fields)
-        # What the device itself leaves out is no choice of the asker.
+        # What the device itself leaves out is no choice of the caller.
         usual = {*default_packages(device), *device.device_packages}
         changed = [name for name in found.selection.packages if name not in usual]
         added = tuple(name for name in changed if not name.startswith("-"))
@@ -275,21 +277,21 @@ class BuildForm:
     async def _choose(
         self,
         request: Request,
-        asker: Caller,
+        caller: Caller,
         fields: Fields,
         *,
         refusal: _Refusal | None = None,
         kept: Fields | None = None,
     ) -> Response:
         """The search for a device; what was `kept` of a form can be sent again, or copied."""
-        groups = await self._parts.waiting.ask(asker, "versions", self._versions)
+        groups = await self._parts.waiting.ask(caller, "versions", self._versions)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
-        found, refusal = await self._find(asker, version, text, refusal)
+        found, refusal = await self._find(caller, version, text, refusal)
         response = self._parts.rendering.page(
             "build_device.html",
             request,
-            asker=asker,
+            caller=caller,
             status=refusal.status if refusal else 200,
             groups=groups,
             version=version,
@@ -303,28 +305,28 @@ class BuildForm:
         return response
 
     async def _find(
-        self, asker: Caller, version: str, text: str, refusal: _Refusal | None
+        self, caller: Caller, version: str, text: str, refusal: _Refusal | None
     ) -> tuple[Found | None, _Refusal | None]:
         if not (text and version):
             return None, refusal
         try:
             found = await self._parts.waiting.ask(
-                asker, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
+                caller, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
             )
         except RequestRejected as error:
             return None, refusal or _Refusal(str(error), "", 404)
         return found, refusal
 
-    async def _form(self, request: Request, asker: Caller, fields: Fields, **values: Any) -> Response:
+    async def _form(self, request: Request, caller: Caller, fields: Fields, **values: Any) -> Response:
         device: DescribedDevice = values["device"]
         refusal: _Refusal | None = values.setdefault("refusal", None)
         values.setdefault("previewed", None)
         response = self._parts.rendering.page(
             "build_form.html",
             request,
-            asker=asker,
+            caller=caller,
             status=refusal.status if refusal else 200,
-            groups=await self._parts.waiting.ask(asker, "versions", self._versions),
+            groups=await self._parts.waiting.ask(caller, "versions", self._versions),
             fields=replace(fields, target=device.target, profile=device.profile),
             present=default_packages(device),
             filesystems=[*FILESYSTEMS, *({fields.filesystem} - {"", *FILESYSTEMS})],

@@ -141,20 +141,20 @@ class BuildPageParts(Struct, frozen=True):
 
 
 class BuildPage:
-    """Whoever has the hash sees the build; its first asker and operators may cancel it."""
+    """Whoever has the hash sees the build; its first caller and operators may cancel it."""
 
     def __init__(self, parts: BuildPageParts) -> None:
         self._parts = parts
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """The page in whatever state the build is."""
         request_hash = request.path_params["request_hash"]
         try:
             view, printed = await self._parts.threads.run(self._look, request_hash)
         except BuildNotFound:
-            return self._parts.rendering.page("build_unknown.html", request, asker=asker, status=404)
+            return self._parts.rendering.page("build_unknown.html", request, caller=caller, status=404)
         values = await self._parts.waiting.ask(
-            asker,
+            caller,
             request_hash,
             self._gather,
             view,
@@ -162,25 +162,25 @@ class BuildPage:
             patience=SHORT_SECONDS,
         )
         live = view.job.state not in FINAL_STATES
-        may_cancel = live and bool(cancel_token_of(request) or asker.may(Right.OPERATE))
+        may_cancel = live and bool(cancel_token_of(request) or caller.may(Right.OPERATE))
         return self._parts.rendering.page(
             "build_page.html",
             request,
-            asker=asker,
+            caller=caller,
             live=live,
             printed=printed,
             may_cancel=may_cancel,
             **values,
         )
 
-    async def cancel(self, request: Request, asker: Caller) -> Response:
+    async def cancel(self, request: Request, caller: Caller) -> Response:
         """Ends the build. Raises what `form` and `Builds.cancel` raise."""
         await form(request)
         request_hash = request.path_params["request_hash"]
-        await self._parts.answers.cancel(request_hash, asker, cancel_token_of(request))
+        await self._parts.answers.cancel(request_hash, caller, cancel_token_of(request))
         return RedirectResponse(f"/build/{request_hash}", 303)
 
-    async def again(self, request: Request, asker: Caller) -> Response:
+    async def again(self, request: Request, caller: Caller) -> Response:
         """Asks for the same build or for a corrected one, with all that is private in the request.
 
         Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
@@ -190,14 +190,14 @@ class BuildPage:
         view, _ = await self._parts.threads.run(self._look, request_hash)
         key = given.get("correction", corrections.AS_IT_IS)
         advice = await self._parts.waiting.ask(
-            asker, request_hash, self._advice, view.job, patience=SHORT_SECONDS
+            caller, request_hash, self._advice, view.job, patience=SHORT_SECONDS
         )
         offered = advice.corrections if advice else ()
         chosen = next((each.request for each in offered if each.key == key), None)
         if chosen is None:
             raise Conflict("This build is not as it was when its page was shown. Look at the page again.")
         agent = request.headers.get("user-agent", "")
-        answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, asker)
+        answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, caller)
         return see_build(request, answer.body)
 
     def _look(self, request_hash: str) -> tuple[BuildView, PrintedLines]:

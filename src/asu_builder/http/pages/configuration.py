@@ -34,9 +34,9 @@ class ConfigurationPage:
         self._threads = threads
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """Raises `NotAuthenticated` or `NotAllowed`."""
-        asker.require(Right.READ)
+        caller.require(Right.READ)
         document = await self._threads.run(self._describe)
         lines = [
             Line(
@@ -51,7 +51,7 @@ class ConfigurationPage:
         return self._rendering.page(
             "configuration.html",
             request,
-            asker=asker,
+            caller=caller,
             chosen=[line for line in lines if line.origin != "default"],
             standing=[line for line in lines if line.origin == "default"],
         )

@@ -180,7 +180,7 @@ def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
     """What was asked for and does not exist, or needs what does not."""
     needed_by = problem.needed_by or {}
     bad = list(problem.missing)
-    bad += [asker for name in problem.missing for asker in needed_by.get(name, ())]
+    bad += [caller for name in problem.missing for caller in needed_by.get(name, ())]
     if not bad and not problem.conflicts:
         bad = list(problem.refused)
     return tuple(name for name in dict.fromkeys(bad) if name in request.wanted)

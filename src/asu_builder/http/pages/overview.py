@@ -51,18 +51,18 @@ class Overview:
         self._waiting = waiting
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """Renders it from counts."""
         report = self._health.report()
-        if not asker.may(Right.READ):
+        if not caller.may(Right.READ):
             report = report.for_everybody()
         crowd, days, offers, failures = await self._waiting.ask(
-            asker, "overview", self._look, patience=SHORT_SECONDS
+            caller, "overview", self._look, patience=SHORT_SECONDS
         )
         return self._rendering.page(
             "overview.html",
             request,
-            asker=asker,
+            caller=caller,
             report=report,
             sentence=health_sentence(report),
             crowd=crowd,
@@ -109,7 +109,7 @@ def _chart(days: Sequence[Day]) -> str:
 
 
 def health_sentence(report: HealthReport) -> str:
-    """What an operator or asker should know first, in one sentence."""
+    """What an operator or caller should know first, in one sentence."""
     if report.status == "ok":
         return "Everything works: requests are answered and images are built."
     worse = [

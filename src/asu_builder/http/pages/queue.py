@@ -21,7 +21,7 @@ from asu_builder.http.pages.session import form
 from asu_builder.http.threads import Threads
 from asu_builder.ports import Act, JobFilter
 
-FILTERS = ("state", "version", "target", "profile", "asker")
+FILTERS = ("state", "version", "target", "profile", "caller")
 JOBS = 50
 LOOKED_AT = 3000
 """How many job numbers back one page looks, because no index knows every filter; then it offers more."""
@@ -71,19 +71,19 @@ class QueuePage:
         self._rendering = rendering
         self._remembered = Remembered(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """The page; with `fragment` only what changes by itself. Raises `RequestRejected`."""
         alone = "fragment" in request.query_params
-        if alone and not asker.may(Right.READ):
+        if alone and not caller.may(Right.READ):
             # However many watch, it is counted once a second.
             return self._rendering.answer(await self._remembered.get("live", self._anonymous_part))
-        values = await self._threads.run(self._values, request, asker)
+        values = await self._threads.run(self._values, request, caller)
         if alone:
-            return self._rendering.page("queue_live.html", request, asker=asker, **values)
+            return self._rendering.page("queue_live.html", request, caller=caller, **values)
         done = DONE.get(request.query_params.get("done", ""))
-        return self._rendering.page("queue.html", request, asker=asker, done=done, **values)
+        return self._rendering.page("queue.html", request, caller=caller, done=done, **values)
 
-    async def act(self, request: Request, asker: Caller) -> Response:
+    async def act(self, request: Request, caller: Caller) -> Response:
         """Does what a form asks for and leads back. Raises what `Operator` raises."""
         given = await form(request)
         act = given.get("act", "")
@@ -92,9 +92,9 @@ class QueuePage:
         if given.get("sure") != "yes":
             raise RequestRejected("Nothing was done: tick the box beside it to say that you are sure.")
         if act in _OF_ALL_WORKERS:
-            await self._acts.on_workers(asker, act)
+            await self._acts.on_workers(caller, act)
         else:
-            await self._acts.on_job(asker, act, given.get("request_hash", ""))
+            await self._acts.on_job(caller, act, given.get("request_hash", ""))
         wanted = {key: values[-1] for key, values in parse_qs(given.get("view", "")[:1000]).items()}
         view = {key: wanted[key] for key in (*FILTERS, "before") if key in wanted}
         return RedirectResponse("/queue?" + urlencode({**view, "done": act}), 303)
@@ -103,7 +103,7 @@ class QueuePage:
         text = self._rendering.text(
             "queue_live.html",
             path="/queue",
-            asker=Caller(""),
+            caller=Caller(""),
             **self._counts(Caller("")),
             listing=None,
             acts=(),
@@ -111,25 +111,25 @@ class QueuePage:
         )
         return Rendered(text.encode(), _FRESH_SECONDS)
 
-    def _values(self, request: Request, asker: Caller) -> dict[str, Any]:
+    def _values(self, request: Request, caller: Caller) -> dict[str, Any]:
         given = {name: request.query_params.get(name, "") for name in FILTERS}
         before = request.query_params.get("before", "")
         shared = {
-            **self._counts(asker),
+            **self._counts(caller),
             "given": given,
             "states": list(JobState),
             "view": urlencode({name: text for name, text in {**given, "before": before}.items() if text}),
         }
-        if not asker.may(Right.READ):
+        if not caller.may(Right.READ):
             return {**shared, "listing": None, "acts": ()}
         acts: Sequence[Act] = self._operator.acts(_ACTS)
         listing = self._listing(job_filter(request))
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
-    def _counts(self, asker: Caller) -> dict[str, Any]:
+    def _counts(self, caller: Caller) -> dict[str, Any]:
         crowd, report = self._crowds.look(), self._health.report()
-        if not asker.may(Right.READ):
+        if not caller.may(Right.READ):
             report = report.for_everybody()
         return {
             "crowd": crowd,

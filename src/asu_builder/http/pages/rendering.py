@@ -75,18 +75,18 @@ class Rendering:
         self._contact = contact
 
     def page(
-        self, template: str, request: Request, *, asker: Caller, status: int = 200, **values: object
+        self, template: str, request: Request, *, caller: Caller, status: int = 200, **values: object
     ) -> HTMLResponse:
-        """A whole page. `asker` decides what the navigation offers; `values` are the template's own."""
-        return self.answer(self.text(template, path=request.scope["path"], asker=asker, **values), status)
+        """A whole page. `caller` decides what the navigation offers; `values` are the template's own."""
+        return self.answer(self.text(template, path=request.scope["path"], caller=caller, **values), status)
 
-    def text(self, template: str, *, path: str, asker: Caller, **values: object) -> str:
+    def text(self, template: str, *, path: str, caller: Caller, **values: object) -> str:
         """A page, or a part of one, before it is an answer."""
         return self._environment.get_template(template).render(
             path=path,
-            signed_in=asker.name if asker.token else "",
-            may_read=asker.may(Right.READ),
-            may_operate=asker.may(Right.OPERATE),
+            signed_in=caller.name if caller.token else "",
+            may_read=caller.may(Right.READ),
+            may_operate=caller.may(Right.OPERATE),
             **values,
         )
 

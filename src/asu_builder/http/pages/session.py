@@ -30,7 +30,7 @@ class Sessions:
     def __init__(self, callers: Callers) -> None:
         self._askers = callers
 
-    def asker(self, request: Request) -> Caller:
+    def caller(self, request: Request) -> Caller:
         """The holder of the cookie's token; nobody but an address when it is not known (any more)."""
         token = cookie_of(request, COOKIE)
         scope: dict[str, Any] = dict(request.scope)

@@ -218,8 +218,8 @@ class Statistics:
         self._threads = threads
         self._rendering = rendering
 
-    async def show(self, request: Request, asker: Caller) -> Response:
+    async def show(self, request: Request, caller: Caller) -> Response:
         """Raises `RequestRejected` for another number of days."""
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
         view = await self._threads.run(self._page.view, days)
-        return self._rendering.page("statistics.html", request, asker=asker, view=view)
+        return self._rendering.page("statistics.html", request, caller=caller, view=view)

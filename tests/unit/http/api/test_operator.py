@@ -74,13 +74,13 @@ def test_nobody_sees_or_does_anything_without_the_right(
 
 
 def test_jobs_are_listed_newest_first_and_by_what_is_asked(client: AsgiClient, scene: Scene) -> None:
-    submit(scene, "a", asker="192.0.2.9")
+    submit(scene, "a", caller="192.0.2.9")
     fail_next(scene)
     second = submit(scene, "b")
     jobs = ask(client, "GET", JOBS).json["jobs"]
     assert [job["state"] for job in jobs] == ["pending", "failed"]
     assert jobs[0]["request_hash"] == second
-    assert (jobs[1]["reason"], jobs[1]["asker"]) == ("impossible_selection", "192.0.2.9")
+    assert (jobs[1]["reason"], jobs[1]["caller"]) == ("impossible_selection", "192.0.2.9")
     assert [job["id"] for job in ask(client, "GET", f"{JOBS}?state=failed").json["jobs"]] == [jobs[1]["id"]]
     assert len(ask(client, "GET", f"{JOBS}?limit=1").json["jobs"]) == 1
     assert ask(client, "GET", f"{JOBS}?before={jobs[1]['id']}").json["jobs"] == []

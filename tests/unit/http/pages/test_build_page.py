@@ -113,7 +113,7 @@ def test_only_the_first_asker_and_operators_are_offered_to_cancel(
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({}, 403), (as_holder(READER), 403), (COOKIE, 303), (as_holder(OPERATOR), 303)],
-    ids=["anybody", "reader", "first asker", "operator"],
+    ids=["anybody", "reader", "first caller", "operator"],
 )
 def test_a_build_is_cancelled_by_its_first_asker_or_an_operator(
     client: AsgiClient, builds: FakeBuilds, headers: dict[str, str], status: int

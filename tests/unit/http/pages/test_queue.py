@@ -77,12 +77,12 @@ def test_anybody_sees_how_many_wait_for_what_and_how_long(client: AsgiClient, sc
 
 
 @pytest.mark.parametrize("headers", [{}, BUILDER])
-@pytest.mark.parametrize("address", ["/queue", "/queue?fragment=1", "/queue?state=pending&asker=192.0.2.1"])
+@pytest.mark.parametrize("address", ["/queue", "/queue?fragment=1", "/queue?state=pending&caller=192.0.2.1"])
 def test_nobody_without_the_right_sees_a_job_a_hash_or_an_asker(
     client: AsgiClient, scene: Scene, headers: dict[str, str], address: str
 ) -> None:
     secrets = "correct-horse"
-    jobs = [submit(scene, "a", defaults=secrets), submit(scene, secrets, asker="someone-known")]
+    jobs = [submit(scene, "a", defaults=secrets), submit(scene, secrets, caller="someone-known")]
     scene.operator().pause(who="olga")
     page = client.get(address, headers).body.decode()
     assert ">2<" in page
@@ -117,7 +117,7 @@ def test_the_fragment_is_the_live_part_alone_and_is_counted_once_a_second(
 
 
 def test_a_reader_sees_the_jobs_and_may_do_nothing(client: AsgiClient, scene: Scene) -> None:
-    job = submit(scene, asker="someone-known")
+    job = submit(scene, caller="someone-known")
     for address in ("/queue", "/queue?fragment=1"):
         page = client.get(address, READER).body.decode()
         assert f'href="/build/{job.request_hash}"' in page and "someone-known" in page
@@ -140,16 +140,16 @@ def test_a_token_in_the_header_serves_as_well(client: AsgiClient, scene: Scene) 
         ("version=24.10.4", "b"),
         ("target=pico/ten", "c"),
         ("profile=acme_widget-6", "d"),
-        ("asker=bob", "bc"),
-        ("asker=bob&target=pico/ten", "c"),
+        ("caller=bob", "bc"),
+        ("caller=bob&target=pico/ten", "c"),
         ("version=nosuch", ""),
     ],
 )
 def test_jobs_are_filtered_by_a_form(client: AsgiClient, scene: Scene, query: str, expected: str) -> None:
     jobs = {
         "a": submit(scene, "a"),
-        "b": submit(scene, "b", asker="bob", version="24.10.4"),
-        "c": submit(scene, "c", asker="bob", target="pico/ten"),
+        "b": submit(scene, "b", caller="bob", version="24.10.4"),
+        "c": submit(scene, "c", caller="bob", target="pico/ten"),
         "d": submit(scene, "d", profile="acme_widget-6"),
     }
     finish(scene, well=False)
@@ -167,9 +167,9 @@ def test_older_jobs_are_one_link_away_and_the_filter_goes_along(
     client: AsgiClient, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_page, "JOBS", 2)
-    jobs = [submit(scene, f"p{number}", asker="bob") for number in range(5)]
+    jobs = [submit(scene, f"p{number}", caller="bob") for number in range(5)]
     seen: list[str] = []
-    address = "/queue?asker=bob"
+    address = "/queue?caller=bob"
     for _ in range(3):
         page = client.get(address, READER).body.decode()
         seen += re.findall(r'href="/build/([0-9a-f]{64})"', page)
@@ -182,10 +182,10 @@ def test_a_search_looks_a_bounded_way_back_and_offers_to_go_on(
     client: AsgiClient, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_page, "LOOKED_AT", 2)
-    wanted = submit(scene, "wanted", asker="bob")
+    wanted = submit(scene, "wanted", caller="bob")
     for number in range(3):
         submit(scene, f"p{number}")
-    page = client.get("/queue?asker=bob", READER).body.decode()
+    page = client.get("/queue?caller=bob", READER).body.decode()
     assert wanted.request_hash not in page and "None among the jobs with numbers from 3 on" in page
     older = re.search(r'id="older" href="([^"]+)"', page)
     assert older is not None
@@ -193,8 +193,8 @@ def test_a_search_looks_a_bounded_way_back_and_offers_to_go_on(
 
 
 def test_what_askers_send_is_text(client: AsgiClient, scene: Scene) -> None:
-    scene.queue.submit(a_submission(asker="<b>bob</b>"), now=NOON)
-    page = client.get("/queue?asker=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", READER).body.decode()
+    scene.queue.submit(a_submission(caller="<b>bob</b>"), now=NOON)
+    page = client.get("/queue?caller=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", READER).body.decode()
     assert "<script>alert" not in page and "&lt;script&gt;" in page
     assert "<b>bob" not in client.get("/queue", READER).body.decode()
 
