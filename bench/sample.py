@@ -115,7 +115,7 @@ def _add_finished(database: Database, count: int, now: datetime) -> None:
     at, until = to_micros(now), to_micros(now + _WEEK)
     with database.writing() as connection:
         connection.executemany(
-            "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)",
+            "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)",
             ((_hash_of(number), request, at) for number in range(count)),
         )
         connection.executemany(

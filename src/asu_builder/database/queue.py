@@ -91,7 +91,7 @@ class SqlJobQueue:
         if job is not None:
             connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
         connection.execute(
-            "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)"
+            "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
             " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
             (submission.request_hash, encode(submission.request), at),
         )

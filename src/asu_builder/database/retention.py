@@ -74,11 +74,11 @@ _PUBLISHED = (
 )
 _OLD_REQUESTS = """
     SELECT request_hash FROM (
-        SELECT request_hash, first_asked_at,
-            sum(length(request) + 200) OVER (ORDER BY first_asked_at DESC, request_hash) AS total
+        SELECT request_hash, first_requested_at,
+            sum(length(request) + 200) OVER (ORDER BY first_requested_at DESC, request_hash) AS total
         FROM build_requests AS request WHERE NOT EXISTS
             (SELECT 1 FROM build_jobs WHERE request_hash = request.request_hash)
-    ) WHERE total > :most OR first_asked_at < :before ORDER BY total DESC LIMIT :at_once
+    ) WHERE total > :most OR first_requested_at < :before ORDER BY total DESC LIMIT :at_once
 """
 _AT_ONCE = 1000
 _EVENTS_AT_ONCE = 5000
