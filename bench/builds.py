@@ -37,13 +37,13 @@ class Stopwatch:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.asked_at = 0.0
+        self.last_accessed_at = 0.0
         self.making = 0.0
 
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: threading.Event) -> Iterator[Container]:
         """Notes the moment, then opens."""
-        self.asked_at = time.time()
+        self.last_accessed_at = time.time()
         with self._runtime.open(spec, stop=stop) as container:
             yield _Timed(container, self._note)
 
@@ -166,7 +166,7 @@ def _measured(
             posted = time.time()
             _build(port, f"round-{number}")
             share.append(_finished_at(root) - posted - watch.making)
-            to_container.append((watch.asked_at - posted) * 1e3)
+            to_container.append((watch.last_accessed_at - posted) * 1e3)
     return to_container, share
 
 

@@ -120,7 +120,7 @@ def _add_finished(database: Database, count: int, now: datetime) -> None:
         )
         connection.executemany(
             "INSERT INTO build_jobs"
-            " (request_hash, state, enqueued_at, asked_at, started_at, finished_at, expires_at)"
+            " (request_hash, state, enqueued_at, last_accessed_at, started_at, finished_at, expires_at)"
             " VALUES (?, 'completed', ?, ?, ?, ?, ?)",
             ((_hash_of(number), at, at, at, at, until) for number in range(count)),
         )

@@ -29,7 +29,7 @@ class ModelJob:
     priority: Priority
     turn: int
     enqueued_at: int
-    asked_at: int
+    last_accessed_at: int
     state: JobState = JobState.PENDING
     joined: bool = False
     sunk: bool = False
@@ -57,7 +57,7 @@ class ModelJob:
     def end(self, state: JobState, *, now: int, keep_for: int, at_most: int | None = None) -> None:
         """It comes to its end."""
         self.state, self.stage, self.lease = state, None, None
-        self.finished_at = self.asked_at = now
+        self.finished_at = self.last_accessed_at = now
         self.keep_for, self.keep_until = keep_for, None if at_most is None else now + at_most
         self.expires_at = now + keep_for if at_most is None else now + min(keep_for, at_most)
 
@@ -152,9 +152,9 @@ class QueueModel:
         wanted = set(request_hashes)
         for job in [job for job in self.jobs if job.request_hash in wanted]:
             if job.live:
-                job.asked_at, job.sunk = now, False
+                job.last_accessed_at, job.sunk = now, False
             elif job.state is JobState.COMPLETED and job.expires_at > now:
-                job.asked_at = now
+                job.last_accessed_at = now
                 until = now + job.keep_for
                 if job.keep_until is not None:
                     until = min(until, job.keep_until)
@@ -164,8 +164,8 @@ class QueueModel:
         """Sinks and expires those that wait and nobody polls."""
         gone = []
         for job in self.order():
-            job.sunk |= job.asked_at < now - sinks
-            if job.asked_at < now - expires:
+            job.sunk |= job.last_accessed_at < now - sinks
+            if job.last_accessed_at < now - expires:
                 job.fail(FailureReason.EXPIRED, now=now, keep_for=keep_for)
                 gone.append(job.id)
         return gone
@@ -233,14 +233,14 @@ class QueueModel:
         if not 0 <= now - seen <= UNSEEN:
             self._move(now, seen=seen)
         for job in [job for job in self.jobs if job.live]:
-            job.asked_at = min(job.asked_at, now + FAR)
+            job.last_accessed_at = min(job.last_accessed_at, now + FAR)
             job.lease_until = min(job.lease_until, now + FAR)
             if job.not_before is not None:
                 job.not_before = min(job.not_before, now + FAR)
 
     def _move(self, now: int, *, seen: int) -> None:
         for job in [job for job in self.jobs if job.live or job.state is JobState.COMPLETED]:
-            job.asked_at += now - seen
+            job.last_accessed_at += now - seen
             if job.lease_until >= seen:
                 # Else it was given by a clock that had been set back already.
                 job.lease_until += now - seen

@@ -513,7 +513,7 @@ class QueueMachine(RuleBasedStateMachine):
     def what_images_take_and_when_they_were_used_is_the_same(self) -> None:
         ledger, completed = self.side.ledger, self.model.completed()
         assert ledger.stored_bytes() == sum(job.stored_bytes for job in completed)
-        used = {job.request_hash: job.asked_at for job in completed}
+        used = {job.request_hash: job.last_accessed_at for job in completed}
         least = ledger.least_used(used_before=at(self.now))
         unused = [
             (job.request_hash, job.stored_bytes) for job in completed if used[job.request_hash] < self.now

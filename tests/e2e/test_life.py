@@ -246,7 +246,9 @@ def age(service: Service, *, minutes: int) -> None:
     import sqlite3
 
     with sqlite3.connect(service.database) as connection:
-        connection.execute("UPDATE build_jobs SET asked_at = asked_at - ?", (minutes * 60_000_000,))
+        connection.execute(
+            "UPDATE build_jobs SET last_accessed_at = last_accessed_at - ?", (minutes * 60_000_000,)
+        )
 
 
 def test_below_the_floor_new_builds_are_refused_and_all_else_goes_on(make_local: Make) -> None:

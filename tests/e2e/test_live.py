@@ -127,8 +127,8 @@ def test_a_build_is_watched_in_three_ways_and_all_tell_the_same(make_slow: Calla
         assert text.endswith("-- completed\n")
         assert client.get(f"{path}/log").body.decode().splitlines() == told
     assert request_hash[:20] not in service.stderr()
-    ((asked_at, finished_at),) = service.rows("SELECT asked_at, finished_at FROM build_jobs")
-    assert asked_at >= finished_at
+    ((last_accessed_at, finished_at),) = service.rows("SELECT last_accessed_at, finished_at FROM build_jobs")
+    assert last_accessed_at >= finished_at
 
 
 def test_lines_are_seen_while_the_command_runs(make_slow: Callable[..., Service]) -> None:

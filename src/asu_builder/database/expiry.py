@@ -83,13 +83,13 @@ def with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now:
 def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> None:
     """See `ports.JobQueue.note_interest`."""
     connection.executemany(
-        "UPDATE build_jobs SET asked_at = :at, sunk = 0"
+        "UPDATE build_jobs SET last_accessed_at = :at, sunk = 0"
         " WHERE request_hash = :hash AND state IN ('pending', 'building')",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
     )
     # The keeping of a result begins anew with each use, but never past its last day.
     connection.executemany(
-        "UPDATE build_jobs SET asked_at = :at, expires_at = max(expires_at,"
+        "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
         " min(:at + keep_for, coalesce(keep_until, :at + keep_for)))"
         " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
@@ -102,11 +102,11 @@ def give_up_idle(
     """See `ports.JobQueue.give_up_idle`."""
     at = to_micros(now)
     connection.execute(
-        "UPDATE build_jobs SET sunk = 1 WHERE state = 'pending' AND NOT sunk AND asked_at < ?",
+        "UPDATE build_jobs SET sunk = 1 WHERE state = 'pending' AND NOT sunk AND last_accessed_at < ?",
         (at - span_micros(patience.sinks_after),),
     )
     rows = connection.execute(
-        "SELECT id FROM build_jobs WHERE state = 'pending' AND asked_at < ?",
+        "SELECT id FROM build_jobs WHERE state = 'pending' AND last_accessed_at < ?",
         (at - span_micros(patience.expires_after),),
     ).fetchall()
     failure = BuildFailure(
@@ -146,7 +146,7 @@ def finish(
     hold_lease(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
-        " lease_until = NULL, finished_at = :now, asked_at = :now,"
+        " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
         " expires_at = :now + min(:keep_for, coalesce(:at_most, :keep_for)),"
         " keep_for = :keep_for, keep_until = :now + :at_most, stored_bytes = :stored_bytes",
         lease,
@@ -192,8 +192,8 @@ def _look(connection: sqlite3.Connection, at: int, *, seen: int) -> None:
     # Whatever was written while the clock was wrong, between two looks: nobody waits for longer.
     connection.execute(
         "UPDATE build_jobs SET not_before = min(not_before, :far), lease_until = min(lease_until, :far),"
-        " asked_at = min(asked_at, :far) WHERE state IN ('pending', 'building')"
-        " AND (not_before > :far OR lease_until > :far OR asked_at > :far)",
+        " last_accessed_at = min(last_accessed_at, :far) WHERE state IN ('pending', 'building')"
+        " AND (not_before > :far OR lease_until > :far OR last_accessed_at > :far)",
         {"far": at + span_micros(FAR)},
     )
 
@@ -203,14 +203,16 @@ def _move(connection: sqlite3.Connection, gap: int, *, seen: int) -> None:
     # What was written after the clock was set is right by it already: a lease that ended before the
     # last look would have lapsed in it. What could be claimed then can be claimed now.
     connection.execute(
-        "UPDATE build_jobs SET asked_at = asked_at + :gap,"
+        "UPDATE build_jobs SET last_accessed_at = last_accessed_at + :gap,"
         " lease_until = CASE WHEN lease_until >= :seen THEN lease_until + :gap ELSE lease_until END,"
         " not_before = CASE WHEN not_before > :seen THEN not_before + :gap ELSE 0 END"
         " WHERE state IN ('pending', 'building')",
         {"gap": gap, "seen": seen},
     )
     # What was used just before is still used just before, or a full disk would take it away.
-    connection.execute("UPDATE build_jobs SET asked_at = asked_at + ? WHERE state = 'completed'", (gap,))
+    connection.execute(
+        "UPDATE build_jobs SET last_accessed_at = last_accessed_at + ? WHERE state = 'completed'", (gap,)
+    )
 
 
 def recover(

@@ -30,7 +30,7 @@ _NEXT_TURN = """
                      AND caller = :caller AND priority = :priority), 0))
 """
 _INSERT = f"""
-    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at, asked_at, turn)
+    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at, last_accessed_at, turn)
     VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_TURN})
     RETURNING id
 """

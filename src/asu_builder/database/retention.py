@@ -188,7 +188,7 @@ class SqlRetention:
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
-                " AND asked_at < ? ORDER BY asked_at LIMIT ?",
+                " AND last_accessed_at < ? ORDER BY last_accessed_at LIMIT ?",
                 (to_micros(used_before), _AT_ONCE),
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]
