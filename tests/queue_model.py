@@ -45,7 +45,7 @@ class ModelJob:
     finished_at: int = 0
     expires_at: int = 0
     keep_for: int = 0
-    keep_until: int | None = None
+    max_expires_at: int | None = None
     reason: FailureReason | None = None
     stored_bytes: int = 0
 
@@ -58,7 +58,7 @@ class ModelJob:
         """It comes to its end."""
         self.state, self.stage, self.lease = state, None, None
         self.finished_at = self.last_accessed_at = now
-        self.keep_for, self.keep_until = keep_for, None if at_most is None else now + at_most
+        self.keep_for, self.max_expires_at = keep_for, None if at_most is None else now + at_most
         self.expires_at = now + keep_for if at_most is None else now + min(keep_for, at_most)
 
     def fail(self, reason: FailureReason, *, now: int, keep_for: int) -> None:
@@ -156,8 +156,8 @@ class QueueModel:
             elif job.state is JobState.COMPLETED and job.expires_at > now:
                 job.last_accessed_at = now
                 until = now + job.keep_for
-                if job.keep_until is not None:
-                    until = min(until, job.keep_until)
+                if job.max_expires_at is not None:
+                    until = min(until, job.max_expires_at)
                 job.expires_at = max(job.expires_at, until)
 
     def give_up_idle(self, sinks: int, expires: int, *, keep_for: int, now: int) -> list[int]:

@@ -90,7 +90,7 @@ def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str
     # The keeping of a result begins anew with each use, but never past its last day.
     connection.executemany(
         "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
-        " min(:at + keep_for, coalesce(keep_until, :at + keep_for)))"
+        " min(:at + keep_for, coalesce(max_expires_at, :at + keep_for)))"
         " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
     )
@@ -148,7 +148,7 @@ def finish(
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
         " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
         " expires_at = :now + min(:keep_for, coalesce(:at_most, :keep_for)),"
-        " keep_for = :keep_for, keep_until = :now + :at_most, stored_bytes = :stored_bytes",
+        " keep_for = :keep_for, max_expires_at = :now + :at_most, stored_bytes = :stored_bytes",
         lease,
         {
             "state": "completed" if result else "failed",
