@@ -48,7 +48,7 @@ def watch(queue: JobQueue, *, since: datetime, until: datetime) -> int:
     """Looks after the queue every ten seconds, as a living process does; how many jobs returned."""
     returned, now = 0, since
     while now <= until:
-        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        returned += queue.recover(failure_ttl=DAY, now=now).returned
         now += LOOK
     return returned
 
@@ -170,10 +170,10 @@ def test_a_look_that_comes_a_moment_late_moves_nothing(
 ) -> None:
     caplog.set_level("INFO")
     watch(queue, since=NOON, until=NOON + MINUTE)
-    queue.recover(keep_failure_for=DAY, now=NOON + MINUTE - timedelta(milliseconds=5))
+    queue.recover(failure_ttl=DAY, now=NOON + MINUTE - timedelta(milliseconds=5))
     watch(queue, since=NOON + MINUTE, until=NOON + 2 * MINUTE)
     assert "unseen" not in caplog.text
-    queue.recover(keep_failure_for=DAY, now=NOON + 2 * MINUTE - timedelta(seconds=2))
+    queue.recover(failure_ttl=DAY, now=NOON + 2 * MINUTE - timedelta(seconds=2))
     assert "-2 s passed unseen" in caplog.text
 
 
@@ -232,7 +232,7 @@ def test_a_worker_that_restarts_under_its_name_returns_its_own_jobs_and_no_other
         submit(queue, name)
     for worker in ("host/1", "host-2/1", "hos/1"):
         claim(queue, worker)
-    assert queue.recover(worker="host", keep_failure_for=DAY, now=NOON) == Recovery(1, [])
+    assert queue.recover(worker="host", failure_ttl=DAY, now=NOON) == Recovery(1, [])
     assert queue.pending() == 1
 
 
@@ -316,7 +316,7 @@ def give_up(queue: JobQueue, lease: Lease) -> bool:
         queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
     except LeaseLost:
         impatient = Patience(timedelta(0), timedelta(0))
-        return bool(queue.give_up_idle(impatient, keep_failure_for=DAY, now=NOON + MINUTE))
+        return bool(queue.give_up_idle(impatient, failure_ttl=DAY, now=NOON + MINUTE))
     return True
 
 
@@ -458,7 +458,7 @@ PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
     first, second = submit(queue, "a"), submit(queue, "b")
     queue.note_interest([second.request_hash], now=NOON + 4 * MINUTE)
-    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=NOON + 6 * MINUTE)) == []
+    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)) == []
     assert [queue.position(first.id), queue.position(second.id)] == [1, 0]
     queue.note_interest([first.request_hash], now=NOON + 6 * MINUTE)
     assert [queue.position(first.id), queue.position(second.id)] == [0, 1]
@@ -469,7 +469,7 @@ def test_a_job_that_nobody_polls_for_long_expires_with_an_answer_and_may_be_aske
 ) -> None:
     job = submit(queue)
     later = NOON + 61 * MINUTE
-    (expired,) = queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=later)
+    (expired,) = queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=later)
     assert expired.id == job.id
     found = queue.find(job.request_hash, now=later)
     assert found is not None
@@ -490,8 +490,8 @@ def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(q
     watch(queue, since=NOON, until=NOON)
     for leap in (5 * 60 * MINUTE, timedelta(0)):
         now = NOON + leap
-        assert queue.recover(keep_failure_for=DAY, now=now) == Recovery(0, [])
-        assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=now)) == []
+        assert queue.recover(failure_ttl=DAY, now=now) == Recovery(0, [])
+        assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=now)) == []
     queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     assert held.id == waits.id
 
@@ -546,7 +546,7 @@ def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> N
     now = NOON
     returned = 0
     for _ in range(4):
-        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        returned += queue.recover(failure_ttl=DAY, now=now).returned
         now += UNSEEN
     assert returned == 1
 

@@ -34,7 +34,7 @@ def build(queue: JobQueue, *, now: datetime = NOON, keeping: Keeping, stored_byt
 
 
 def look(queue: JobQueue, now: datetime) -> None:
-    queue.recover(keep_failure_for=DAY, now=now)
+    queue.recover(failure_ttl=DAY, now=now)
 
 
 def state_of(queue: JobQueue, job: Job, now: datetime) -> JobState | None:
@@ -93,8 +93,8 @@ def test_a_job_that_was_building_when_the_service_went_down_is_not_idle_afterwar
     claim(queue)
     look(queue, NOON)
     up_again = NOON + 2 * HOUR
-    queue.recover(worker="w", keep_failure_for=DAY, now=up_again)
-    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=up_again)) == []
+    queue.recover(worker="w", failure_ttl=DAY, now=up_again)
+    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=up_again)) == []
     assert state_of(queue, job, up_again) is JobState.PENDING
 
 
@@ -106,7 +106,7 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
     later = NOON + HOUR + MINUTE
     queue.note_interest([job.request_hash], now=later - SECOND)
     assert operations.give_back(job.id, now=later)
-    assert list(queue.give_up_idle(PATIENCE, keep_failure_for=DAY, now=later)) == []
+    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=later)) == []
 
 
 def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:
@@ -199,23 +199,23 @@ def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
 def test_a_job_given_back_while_the_clock_was_hours_ahead_waits_for_minutes_at_most(
     queue: JobQueue, noticed_at: timedelta
 ) -> None:
-    queue.recover(keep_failure_for=DAY, now=NOON)
+    queue.recover(failure_ttl=DAY, now=NOON)
     submit(queue)
     job, lease = claim(queue)
     wrong = NOON + 3 * HOUR
     queue.release(lease, not_before=wrong + 20 * SECOND, now=wrong)
     now = NOON + noticed_at
-    queue.recover(keep_failure_for=DAY, now=now)
+    queue.recover(failure_ttl=DAY, now=now)
     again, _ = claim(queue, now=now + 2 * MINUTE)
     assert again.id == job.id
 
 
 def test_a_lease_taken_while_the_clock_was_hours_ahead_lapses_within_minutes(queue: JobQueue) -> None:
-    queue.recover(keep_failure_for=DAY, now=NOON)
+    queue.recover(failure_ttl=DAY, now=NOON)
     submit(queue)
     claim(queue, now=NOON + 3 * HOUR)
     returned, now = 0, NOON + SECOND
     while now < NOON + 3 * MINUTE:
-        returned += queue.recover(keep_failure_for=DAY, now=now).returned
+        returned += queue.recover(failure_ttl=DAY, now=now).returned
         now += 10 * SECOND
     assert returned == 1

@@ -237,7 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
     def give_up_idle(self, sinks: int, longer: int, keep_for: int) -> None:
         patience = Patience(span(sinks), span(sinks * longer))
-        gone = self.side.queue.give_up_idle(patience, keep_failure_for=span(keep_for), now=self.moment)
+        gone = self.side.queue.give_up_idle(patience, failure_ttl=span(keep_for), now=self.moment)
         wanted = self.model.give_up_idle(sinks, sinks * longer, keep_for=keep_for, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)
 
@@ -398,7 +398,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from([None, None, None, "one", "two"]), keep_for=spans)
     def look(self, worker: str | None, keep_for: int = 60) -> None:
-        found = self.side.queue.recover(worker=worker, keep_failure_for=span(keep_for), now=at(self.now))
+        found = self.side.queue.recover(worker=worker, failure_ttl=span(keep_for), now=at(self.now))
         returned, gave_up = self.model.recover(worker, keep_for=keep_for, now=self.now)
         assert found.returned == returned
         assert sorted(job.id for job in found.gave_up) == sorted(gave_up)

@@ -86,7 +86,7 @@ class Housekeeping:
         self.recover()
         self._count_failed(
             self._queue.give_up_idle(
-                self._options.patience, keep_failure_for=self._options.failure, now=self._now()
+                self._options.patience, failure_ttl=self._options.failure, now=self._now()
             )
         )
 
@@ -116,7 +116,7 @@ class Housekeeping:
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
-        found = self._queue.recover(worker=worker, keep_failure_for=self._options.failure, now=self._now())
+        found = self._queue.recover(worker=worker, failure_ttl=self._options.failure, now=self._now())
         if found.returned:
             _log.warning("%d job(s) of a lost worker returned to the queue", found.returned)
         for _ in range(found.returned):

@@ -143,12 +143,10 @@ class SqlJobQueue:
         with self._at(now) as connection:
             expiry.note_interest(connection, request_hashes, to_micros(now))
 
-    def give_up_idle(
-        self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
-    ) -> Sequence[Job]:
+    def give_up_idle(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
         """See `ports.JobQueue.give_up_idle`."""
         with self._at(now) as connection:
-            return expiry.give_up_idle(connection, patience, keep_for=keep_failure_for, now=now)
+            return expiry.give_up_idle(connection, patience, keep_for=failure_ttl, now=now)
 
     def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
         """See `ports.JobQueue.cancel`."""
@@ -233,11 +231,11 @@ class SqlJobQueue:
             rows = connection.execute("SELECT id, lease_token FROM build_jobs WHERE state = 'building'")
             return {(row[0], row[1]) for row in rows}
 
-    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> Recovery:
+    def recover(self, *, worker: str | None = None, failure_ttl: timedelta, now: datetime) -> Recovery:
         """See `ports.JobQueue.recover`."""
         with self._database.writing(durable=True) as connection:
             expiry.discount_unseen_time(connection, to_micros(now))
-            return expiry.recover(connection, worker, keep_for=keep_failure_for, now=now)
+            return expiry.recover(connection, worker, keep_for=failure_ttl, now=now)
 
     @contextmanager
     def _at(self, now: datetime, *, durable: bool = False) -> Iterator[sqlite3.Connection]:

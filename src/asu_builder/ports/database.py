@@ -104,9 +104,7 @@ class JobQueue(Protocol):
         """
         ...
 
-    def give_up_idle(
-        self, patience: Patience, *, keep_failure_for: timedelta, now: datetime
-    ) -> Sequence[Job]:
+    def give_up_idle(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 
@@ -158,7 +156,7 @@ class JobQueue(Protocol):
         """Job id and lease token of every building job."""
         ...
 
-    def recover(self, *, worker: str | None = None, keep_failure_for: timedelta, now: datetime) -> Recovery:
+    def recover(self, *, worker: str | None = None, failure_ttl: timedelta, now: datetime) -> Recovery:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held, to the queue.
 
         The name of a worker's thread is `worker/number`. Time that passed while no process looked,

@@ -99,7 +99,7 @@ class Shop:
         returned = 0
         for _ in range(round(span.total_seconds() / 9)):
             self.clock.forward(timedelta(seconds=9))
-            found = self.queue.recover(keep_failure_for=timedelta(hours=1), now=self.clock())
+            found = self.queue.recover(failure_ttl=timedelta(hours=1), now=self.clock())
             returned += found.returned
         return returned
 

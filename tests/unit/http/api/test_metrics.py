@@ -91,7 +91,7 @@ def test_who_waits_is_counted_by_class_and_by_whether_anybody_polls(client: Asgi
     assert samples[key("queue_jobs", klass="bulk", sunk="false")] == 1
     assert samples[key("queue_jobs", klass="normal", sunk="false")] == 2
     assert samples[key("queue_jobs", klass="interactive", sunk="false")] == 0
-    scene.queue.give_up_idle(Patience(HOUR / 2, 30 * HOUR), keep_failure_for=HOUR, now=NOON)
+    scene.queue.give_up_idle(Patience(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
     samples = scraped(client)
     assert samples[key("queue_jobs", klass="bulk", sunk="false")] == 1
     assert samples[key("queue_jobs", klass="normal", sunk="false")] == 0
