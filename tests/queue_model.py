@@ -32,7 +32,7 @@ class ModelJob:
     last_accessed_at: int
     state: JobState = JobState.PENDING
     joined: bool = False
-    sunk: bool = False
+    deprioritized: bool = False
     stage: Stage | None = None
     attempts: int = 0
     retries: int = 0
@@ -97,7 +97,7 @@ class QueueModel:
     def order(self) -> list[ModelJob]:
         """Those that wait, next first."""
         waiting = [job for job in self.jobs if job.state is JobState.PENDING]
-        return sorted(waiting, key=lambda job: (job.sunk, -job.priority, job.turn, job.id))
+        return sorted(waiting, key=lambda job: (job.deprioritized, -job.priority, job.turn, job.id))
 
     def building(self) -> list[ModelJob]:
         """Those that are built now."""
@@ -152,7 +152,7 @@ class QueueModel:
         wanted = set(request_hashes)
         for job in [job for job in self.jobs if job.request_hash in wanted]:
             if job.live:
-                job.last_accessed_at, job.sunk = now, False
+                job.last_accessed_at, job.deprioritized = now, False
             elif job.state is JobState.COMPLETED and job.expires_at > now:
                 job.last_accessed_at = now
                 until = now + job.keep_for
@@ -164,7 +164,7 @@ class QueueModel:
         """Sinks and expires those that wait and nobody polls."""
         gone = []
         for job in self.order():
-            job.sunk |= job.last_accessed_at < now - sinks
+            job.deprioritized |= job.last_accessed_at < now - sinks
             if job.last_accessed_at < now - expires:
                 job.fail(FailureReason.EXPIRED, now=now, keep_for=keep_for)
                 gone.append(job.id)

@@ -276,7 +276,9 @@ class Gauges:
 
     def _oldest(self, queue: QueueLoad | None) -> Mapping[bool, float]:
         ages = {False: 0.0, True: 0.0}
-        for (_, sunk), waiting in queue.waiting.items() if queue else ():
+        for (_, deprioritized), waiting in queue.waiting.items() if queue else ():
             age = (self._now() - waiting.since).total_seconds()
-            ages[sunk] = max(ages[sunk], age)  # a clock that was set back makes nobody younger than 0
+            ages[deprioritized] = max(
+                ages[deprioritized], age
+            )  # a clock that was set back makes nobody younger than 0
         return ages

@@ -83,7 +83,7 @@ def with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now:
 def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> None:
     """See `ports.JobQueue.note_interest`."""
     connection.executemany(
-        "UPDATE build_jobs SET last_accessed_at = :at, sunk = 0"
+        "UPDATE build_jobs SET last_accessed_at = :at, deprioritized = 0"
         " WHERE request_hash = :hash AND state IN ('pending', 'building')",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
     )
@@ -102,7 +102,7 @@ def give_up_idle(
     """See `ports.JobQueue.give_up_idle`."""
     at = to_micros(now)
     connection.execute(
-        "UPDATE build_jobs SET sunk = 1 WHERE state = 'pending' AND NOT sunk AND last_accessed_at < ?",
+        "UPDATE build_jobs SET deprioritized = 1 WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
         (at - span_micros(patience.sinks_after),),
     )
     rows = connection.execute(

@@ -69,9 +69,9 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
 
 # Counted in the index build_jobs_order alone; ids are given in the order in which jobs came.
 _WAITING = """
-    SELECT counted.priority, counted.sunk, counted.jobs, first.enqueued_at
-      FROM (SELECT sunk, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
-             WHERE state = 'pending' GROUP BY sunk, priority) AS counted
+    SELECT counted.priority, counted.deprioritized, counted.jobs, first.enqueued_at
+      FROM (SELECT deprioritized, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
+             WHERE state = 'pending' GROUP BY deprioritized, priority) AS counted
       JOIN build_jobs AS first ON first.id = counted.first
 """
 _BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
@@ -179,8 +179,8 @@ class SqlOperations:
             rows = connection.execute(_WAITING).fetchall()
             (building,) = connection.execute(_BUILDING).fetchone()
         waiting = {
-            (Priority(priority), bool(sunk)): Waiting(jobs, since)
-            for priority, sunk, jobs, at in rows
+            (Priority(priority), bool(deprioritized)): Waiting(jobs, since)
+            for priority, deprioritized, jobs, at in rows
             if (since := to_moment(at))
         }
         return QueueLoad(waiting, building)

@@ -14,12 +14,12 @@ from asu_builder.ports import Submission
 _AHEAD = """
     SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
      WHERE mine.id = ? AND other.state = 'pending'
-       AND (other.sunk, -other.priority, other.turn, other.id)
-         < (mine.sunk, -mine.priority, mine.turn, mine.id)
+       AND (other.deprioritized, -other.priority, other.turn, other.id)
+         < (mine.deprioritized, -mine.priority, mine.turn, mine.id)
 """
 _LAST = """
     SELECT id FROM build_jobs WHERE state = 'pending'
-     ORDER BY sunk DESC, priority, turn DESC, id DESC LIMIT 1
+     ORDER BY deprioritized DESC, priority, turn DESC, id DESC LIMIT 1
 """
 # An caller's next job comes a turn after its last one that is not done, and nobody's before the turn
 # that is reached.

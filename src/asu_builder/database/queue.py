@@ -51,7 +51,7 @@ _CLAIM = """
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
             WHERE {which} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
-            ORDER BY sunk, priority DESC, turn, id LIMIT 1)
+            ORDER BY deprioritized, priority DESC, turn, id LIMIT 1)
     RETURNING id, lease_token, priority, turn
 """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")

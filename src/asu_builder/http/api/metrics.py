@@ -90,14 +90,19 @@ def _queue(measures: Measures) -> Iterator[Metric]:
     yield _number("building_jobs", "Jobs that are being built, in all processes.", measures.queue.building)
     yield _number("workers_paused", "Whether an operator has paused the workers.", bool(measures.paused))
     waiting = _gauge(
-        "queue_jobs", "Jobs that wait, by class, and by whether nobody polls them any more.", "class", "sunk"
+        "queue_jobs",
+        "Jobs that wait, by class, and by whether nobody polls them any more.",
+        "class",
+        "deprioritized",
     )
-    ages = _gauge("queue_oldest_job_age_seconds", "How long the first of the waiting jobs waits.", "sunk")
-    for sunk in (False, True):
-        ages.add_metric([_word(sunk)], measures.oldest[sunk])
+    ages = _gauge(
+        "queue_oldest_job_age_seconds", "How long the first of the waiting jobs waits.", "deprioritized"
+    )
+    for deprioritized in (False, True):
+        ages.add_metric([_word(deprioritized)], measures.oldest[deprioritized])
         for priority in Priority:
-            found = measures.queue.waiting.get((priority, sunk))
-            waiting.add_metric([priority.name.lower(), _word(sunk)], found.jobs if found else 0)
+            found = measures.queue.waiting.get((priority, deprioritized))
+            waiting.add_metric([priority.name.lower(), _word(deprioritized)], found.jobs if found else 0)
     yield waiting
     yield ages
 

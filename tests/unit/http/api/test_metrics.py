@@ -88,16 +88,16 @@ def test_who_waits_is_counted_by_class_and_by_whether_anybody_polls(client: Asgi
         submission = a_submission(packages=(f"p{number}",), priority=priority)
         scene.queue.submit(submission, now=NOON - number * HOUR)
     samples = scraped(client)
-    assert samples[key("queue_jobs", klass="bulk", sunk="false")] == 1
-    assert samples[key("queue_jobs", klass="normal", sunk="false")] == 2
-    assert samples[key("queue_jobs", klass="interactive", sunk="false")] == 0
+    assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
+    assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 2
+    assert samples[key("queue_jobs", klass="interactive", deprioritized="false")] == 0
     scene.queue.give_up_idle(Patience(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
     samples = scraped(client)
-    assert samples[key("queue_jobs", klass="bulk", sunk="false")] == 1
-    assert samples[key("queue_jobs", klass="normal", sunk="false")] == 0
-    assert samples[key("queue_jobs", klass="normal", sunk="true")] == 2
-    assert samples[key("queue_oldest_job_age_seconds", sunk="false")] == 0
-    assert samples[key("queue_oldest_job_age_seconds", sunk="true")] == 3600
+    assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
+    assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 0
+    assert samples[key("queue_jobs", klass="normal", deprioritized="true")] == 2
+    assert samples[key("queue_oldest_job_age_seconds", deprioritized="false")] == 0
+    assert samples[key("queue_oldest_job_age_seconds", deprioritized="true")] == 3600
 
 
 def test_builds_that_run_and_a_pause_are_told(client: AsgiClient, scene: Scene) -> None:
@@ -180,7 +180,7 @@ def test_without_a_database_everything_else_is_told(client: AsgiClient, scene: S
         connection.execute("ALTER TABLE worker_pause RENAME TO gone")
     samples = scraped(client)
     assert samples[key("database_read")] == 0
-    assert key("queue_jobs", klass="normal", sunk="false") not in samples
+    assert key("queue_jobs", klass="normal", deprioritized="false") not in samples
     assert key("workers_paused") not in samples
     assert samples[key("workers")] == 4
     assert samples[key("version_info", version="1.2.3")] == 1
@@ -199,7 +199,7 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
     assert submission.request_hash[:12] not in text
     labels = {name for found in re.findall(r"{(.*?)}", text) for name in re.findall(r'(\w+)="', found)}
     assert labels == {
-        *("version", "part", "state", "class", "sunk", "outcome", "reason", "fault", "stage", "le"),
+        *("version", "part", "state", "class", "deprioritized", "outcome", "reason", "fault", "stage", "le"),
         *("method", "route", "status"),
     }
 
