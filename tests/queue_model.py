@@ -70,7 +70,7 @@ class ModelJob:
         """It waits again, at its old place."""
         self.state, self.stage, self.lease = JobState.PENDING, None, None
 
-    def is_asked_anew(self, now: int) -> bool:
+    def allows_resubmit(self, now: int) -> bool:
         """Whether the final job does not answer a repeated request."""
         if self.state is JobState.CANCELLED or self.reason is FailureReason.EXPIRED:
             return True
@@ -116,7 +116,7 @@ class QueueModel:
     def answers(self, request_hash: str, *, now: int) -> ModelJob | None:
         """The job that a submission joins instead of making a new one."""
         job = self.find(request_hash, now=now)
-        return None if job is None or (not job.live and job.is_asked_anew(now)) else job
+        return None if job is None or (not job.live and job.allows_resubmit(now)) else job
 
     def join(self, job: ModelJob, caller: str, *, priority: Priority) -> None:
         """Somebody asks for what is there; while it waits it takes the place of the joiner's next job."""

@@ -32,7 +32,7 @@ from asu_builder.domain.job import (
     Lease,
     Outcome,
     Stage,
-    is_asked_anew,
+    allows_resubmit,
 )
 from asu_builder.ports import Admit, Entry, Patience, Recovery, Submission, admit_all
 
@@ -82,7 +82,7 @@ class SqlJobQueue:
         self, connection: sqlite3.Connection, submission: Submission, admit: Admit, now: datetime
     ) -> Entry | AsuError:
         job = self._find(connection, submission.request_hash, now)
-        if job is not None and not is_asked_anew(job, now=now):
+        if job is not None and not allows_resubmit(job, now=now):
             return self._join(connection, job, submission)
         pending = count_pending(connection)
         if refusal := admit(submission, pending):

@@ -200,7 +200,7 @@ COOL_DOWN = timedelta(seconds=60)
 """How long a failure that is not the user's answers a repeated request, before it is tried anew."""
 
 
-def is_asked_anew(job: Job, *, now: datetime) -> bool:
+def allows_resubmit(job: Job, *, now: datetime) -> bool:
     """Whether a repeated request makes a new job, though this final one has not expired.
 
     A user's failure and a result answer until their time is over; what the world or we did wrong

@@ -67,7 +67,7 @@ class JobQueue(Protocol):
     def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
         """The job for this hash; durable when this returns.
 
-        A live job is the answer, and an unexpired final one unless `is_asked_anew`; `admit` is
+        A live job is the answer, and an unexpired final one unless `allows_resubmit`; `admit` is
         asked only before a new job is made. Raises what `admit` returns. A job that waits and is joined
         by another caller takes the class and the turn that a new job of the joiner would get, if it comes
         earlier by them; it is the joiner's then (`Job.caller`), so that the joiner's next job comes after it.
