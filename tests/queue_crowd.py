@@ -166,7 +166,7 @@ class Crowd:
         self._note_jobs("returned", [0] * found.returned, began)
         self._note_jobs("gave up", [job.id for job in found.gave_up], began)
         began = time.monotonic_ns()
-        gone = self._queue.give_up_idle(PATIENCE, failure_ttl=KEEP, now=self._now())
+        gone = self._queue.expire_abandoned(PATIENCE, failure_ttl=KEEP, now=self._now())
         self._note_jobs("expired", [job.id for job in gone], began)
         for request_hash in self._ledger.expired(now=self._now()):
             self._forget(chance, request_hash, unexpired=False)

@@ -160,7 +160,7 @@ class QueueModel:
                     until = min(until, job.max_expires_at)
                 job.expires_at = max(job.expires_at, until)
 
-    def give_up_idle(self, sinks: int, expires: int, *, keep_for: int, now: int) -> list[int]:
+    def expire_abandoned(self, sinks: int, expires: int, *, keep_for: int, now: int) -> list[int]:
         """Sinks and expires those that wait and nobody polls."""
         gone = []
         for job in self.order():

@@ -316,7 +316,7 @@ def give_up(queue: JobQueue, lease: Lease) -> bool:
         queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
     except LeaseLost:
         impatient = Patience(timedelta(0), timedelta(0))
-        return bool(queue.give_up_idle(impatient, failure_ttl=DAY, now=NOON + MINUTE))
+        return bool(queue.expire_abandoned(impatient, failure_ttl=DAY, now=NOON + MINUTE))
     return True
 
 
@@ -458,7 +458,7 @@ PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
     first, second = submit(queue, "a"), submit(queue, "b")
     queue.note_interest([second.request_hash], now=NOON + 4 * MINUTE)
-    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)) == []
+    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)) == []
     assert [queue.position(first.id), queue.position(second.id)] == [1, 0]
     queue.note_interest([first.request_hash], now=NOON + 6 * MINUTE)
     assert [queue.position(first.id), queue.position(second.id)] == [0, 1]
@@ -469,7 +469,7 @@ def test_a_job_that_nobody_polls_for_long_expires_with_an_answer_and_may_be_aske
 ) -> None:
     job = submit(queue)
     later = NOON + 61 * MINUTE
-    (expired,) = queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=later)
+    (expired,) = queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=later)
     assert expired.id == job.id
     found = queue.find(job.request_hash, now=later)
     assert found is not None
@@ -491,7 +491,7 @@ def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(q
     for leap in (5 * 60 * MINUTE, timedelta(0)):
         now = NOON + leap
         assert queue.recover(failure_ttl=DAY, now=now) == Recovery(0, [])
-        assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=now)) == []
+        assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=now)) == []
     queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
     assert held.id == waits.id
 

@@ -94,7 +94,7 @@ def test_a_job_that_was_building_when_the_service_went_down_is_not_idle_afterwar
     look(queue, NOON)
     up_again = NOON + 2 * HOUR
     queue.recover(worker="w", failure_ttl=DAY, now=up_again)
-    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=up_again)) == []
+    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=up_again)) == []
     assert state_of(queue, job, up_again) is JobState.PENDING
 
 
@@ -106,7 +106,7 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
     later = NOON + HOUR + MINUTE
     queue.note_interest([job.request_hash], now=later - SECOND)
     assert operations.give_back(job.id, now=later)
-    assert list(queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=later)) == []
+    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=later)) == []
 
 
 def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:

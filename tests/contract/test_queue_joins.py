@@ -151,7 +151,7 @@ def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_not
     queue: JobQueue, operations: Operations, polled: bool
 ) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
-    queue.give_up_idle(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)
+    queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)
     bob = a_submission(packages=("n1",), caller="bob")
     queue.submit(bob, now=NOON + 6 * MINUTE)
     joiner = a_submission(packages=("popular",), caller="ann", priority=Priority.INTERACTIVE)

@@ -235,10 +235,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.note_interest(hashes, now=self.now)
 
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
-    def give_up_idle(self, sinks: int, longer: int, keep_for: int) -> None:
+    def expire_abandoned(self, sinks: int, longer: int, keep_for: int) -> None:
         patience = Patience(span(sinks), span(sinks * longer))
-        gone = self.side.queue.give_up_idle(patience, failure_ttl=span(keep_for), now=self.moment)
-        wanted = self.model.give_up_idle(sinks, sinks * longer, keep_for=keep_for, now=self.now)
+        gone = self.side.queue.expire_abandoned(patience, failure_ttl=span(keep_for), now=self.moment)
+        wanted = self.model.expire_abandoned(sinks, sinks * longer, keep_for=keep_for, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)
 
     def job_of(self, pick: int) -> tuple[int, ModelJob | None]:

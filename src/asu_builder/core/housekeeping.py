@@ -85,7 +85,7 @@ class Housekeeping:
         """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
         self.recover()
         self._count_failed(
-            self._queue.give_up_idle(
+            self._queue.expire_abandoned(
                 self._options.patience, failure_ttl=self._options.failure, now=self._now()
             )
         )

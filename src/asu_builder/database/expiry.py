@@ -96,10 +96,10 @@ def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str
     )
 
 
-def give_up_idle(
+def expire_abandoned(
     connection: sqlite3.Connection, patience: Patience, *, keep_for: timedelta, now: datetime
 ) -> list[Job]:
-    """See `ports.JobQueue.give_up_idle`."""
+    """See `ports.JobQueue.expire_abandoned`."""
     at = to_micros(now)
     connection.execute(
         "UPDATE build_jobs SET deprioritized = 1 WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",

@@ -143,10 +143,10 @@ class SqlJobQueue:
         with self._at(now) as connection:
             expiry.note_interest(connection, request_hashes, to_micros(now))
 
-    def give_up_idle(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
-        """See `ports.JobQueue.give_up_idle`."""
+    def expire_abandoned(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
+        """See `ports.JobQueue.expire_abandoned`."""
         with self._at(now) as connection:
-            return expiry.give_up_idle(connection, patience, keep_for=failure_ttl, now=now)
+            return expiry.expire_abandoned(connection, patience, keep_for=failure_ttl, now=now)
 
     def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
         """See `ports.JobQueue.cancel`."""

@@ -104,7 +104,7 @@ class JobQueue(Protocol):
         """
         ...
 
-    def give_up_idle(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
+    def expire_abandoned(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 

@@ -488,9 +488,9 @@ def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
         house.clock.forward(timedelta(minutes=4))
         house.builds.look(view.job.request_hash)
         house.interest.flush()
-        assert not house.queue.give_up_idle(patience, failure_ttl=timedelta(hours=1), now=house.clock())
+        assert not house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1), now=house.clock())
     house.clock.forward(timedelta(minutes=31))
-    assert house.queue.give_up_idle(patience, failure_ttl=timedelta(hours=1), now=house.clock())
+    assert house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1), now=house.clock())
 
 
 def test_a_bug_met_by_one_request_is_answered_to_that_one_alone(

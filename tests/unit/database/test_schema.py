@@ -136,7 +136,7 @@ def test_jobs_that_lived_through_an_upgrade_are_not_given_up_for_their_age(
     now, hour = datetime.now(UTC), timedelta(hours=1)
     queue.recover(worker="asu", failure_ttl=hour, now=now)
     # Nobody could poll while the service was down; whoever waits has an hour from now on.
-    assert list(queue.give_up_idle(Patience(hour / 2, hour), failure_ttl=hour, now=now)) == []
+    assert list(queue.expire_abandoned(Patience(hour / 2, hour), failure_ttl=hour, now=now)) == []
     assert [queue.position(job_id) for job_id in (LEASED, LAPSED, *PENDING)] == [0, 2, 3, 4, 5, 6]
     database.close()
 

@@ -91,7 +91,7 @@ def test_who_waits_is_counted_by_class_and_by_whether_anybody_polls(client: Asgi
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 2
     assert samples[key("queue_jobs", klass="interactive", deprioritized="false")] == 0
-    scene.queue.give_up_idle(Patience(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
+    scene.queue.expire_abandoned(Patience(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
     samples = scraped(client)
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 0
