@@ -21,7 +21,7 @@ from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, StillRead
 from asu_builder.domain.job import Keeping, Lease, Priority, Stage
 from asu_builder.files import locked
-from asu_builder.ports import JobFilter, Patience
+from asu_builder.ports import IdlePolicy, JobFilter
 from factories import NOON, a_failure, a_result, a_submission, room_for
 
 HASHES = 12
@@ -29,7 +29,7 @@ PACE = 20
 """How many seconds of the queue pass in one of ours: leases lapse while the test runs."""
 LEASE = timedelta(seconds=2)
 KEEP = timedelta(seconds=1)
-PATIENCE = Patience(sinks_after=timedelta(seconds=1), expires_after=timedelta(seconds=3))
+PATIENCE = IdlePolicy(sinks_after=timedelta(seconds=1), expires_after=timedelta(seconds=3))
 
 
 @dataclass(frozen=True)

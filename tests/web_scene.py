@@ -32,7 +32,7 @@ from asu_builder.http.door import DoorLimits
 from asu_builder.http.fast_path import FrontDoor
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Patience, Statistics, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import IdlePolicy, Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
 from factories import NOON
@@ -219,7 +219,7 @@ class Scene:
             self.store(),
             None,  # type: ignore[arg-type] # it sweeps nothing
             statistics=self.statistics,
-            options=KeepingOptions(hour, Patience(hour, hour), 0, hour),
+            options=KeepingOptions(hour, IdlePolicy(hour, hour), 0, hour),
             now=lambda: NOON,
             wake=lambda: None,
         )

@@ -16,11 +16,11 @@ from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
 from asu_builder.ports import (
     Act,
+    IdlePolicy,
     JobFilter,
     JobQueue,
     LiveJobs,
     Operations,
-    Patience,
     Pause,
     QueueLoad,
     RetentionLedger,
@@ -392,7 +392,7 @@ def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, ope
         (Priority.BULK, False): Waiting(2, NOON),
         (Priority.INTERACTIVE, False): Waiting(1, NOON + MINUTE),
     }
-    queue.expire_abandoned(Patience(2.5 * MINUTE, DAY), failure_ttl=DAY, now=NOON + 4 * MINUTE)
+    queue.expire_abandoned(IdlePolicy(2.5 * MINUTE, DAY), failure_ttl=DAY, now=NOON + 4 * MINUTE)
     assert operations.load().waiting == {
         (Priority.BULK, True): Waiting(1, NOON),
         (Priority.BULK, False): Waiting(1, NOON + 2 * MINUTE),

@@ -21,7 +21,7 @@ from asu_builder.domain.job import (
     Priority,
     Stage,
 )
-from asu_builder.ports import Entry, JobQueue, Patience, Recovery, RetentionLedger, Submission
+from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionLedger, Submission
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
 
 MINUTE = timedelta(minutes=1)
@@ -315,7 +315,7 @@ def give_up(queue: JobQueue, lease: Lease) -> bool:
     try:
         queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
     except LeaseLost:
-        impatient = Patience(timedelta(0), timedelta(0))
+        impatient = IdlePolicy(timedelta(0), timedelta(0))
         return bool(queue.expire_abandoned(impatient, failure_ttl=DAY, now=NOON + MINUTE))
     return True
 
@@ -452,7 +452,7 @@ def test_positions_are_those_in_which_jobs_are_claimed(queue: JobQueue) -> None:
     assert [positions[name] for name in waiting(queue)] == list(range(12))
 
 
-PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
+PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
 def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from asu_builder.domain.errors import LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease, Retention
-from asu_builder.ports import JobQueue, Operations, Patience, RetentionLedger
+from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionLedger
 from factories import NOON, a_result, a_submission, removes
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=HOUR)
+PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=HOUR)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, caller: str = "a", now: datetime = NOON) -> Job:

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Priority
-from asu_builder.ports import Entry, JobFilter, JobQueue, Operations, Patience
+from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations
 from factories import NOON, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
-PATIENCE = Patience(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
+PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
 def ask(queue: JobQueue, name: str, *, caller: str, priority: Priority = Priority.NORMAL) -> Entry:

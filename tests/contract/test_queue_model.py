@@ -45,7 +45,7 @@ from asu_builder.domain.job import (
     Priority,
     Stage,
 )
-from asu_builder.ports import Entry, JobFilter, JobQueue, Operations, Patience, RetentionLedger, Submission
+from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations, RetentionLedger, Submission
 from factories import NOON, a_failure, a_result, a_submission, removes, room_for
 from queue_model import LIVE, ModelJob, QueueModel
 
@@ -236,7 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
     def expire_abandoned(self, sinks: int, longer: int, keep_for: int) -> None:
-        patience = Patience(span(sinks), span(sinks * longer))
+        patience = IdlePolicy(span(sinks), span(sinks * longer))
         gone = self.side.queue.expire_abandoned(patience, failure_ttl=span(keep_for), now=self.moment)
         wanted = self.model.expire_abandoned(sinks, sinks * longer, keep_for=keep_for, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)

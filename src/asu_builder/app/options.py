@@ -8,7 +8,7 @@ from asu_builder.domain.access import Right, Token
 from asu_builder.domain.job import Priority, Retention
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.door import DoorLimits
-from asu_builder.ports import Patience
+from asu_builder.ports import IdlePolicy
 from asu_builder.settings import Settings
 
 
@@ -31,7 +31,7 @@ def keeping_options(settings: Settings) -> KeepingOptions:
     """How long and how much housekeeping keeps."""
     return KeepingOptions(
         failure=settings.failure_ttl,
-        patience=Patience(settings.idle_sinks_after, settings.idle_expires_after),
+        patience=IdlePolicy(settings.idle_sinks_after, settings.idle_expires_after),
         store_bytes=settings.store_max_size,
         statistics=settings.statistics_ttl,
         requests=settings.audit_ttl,

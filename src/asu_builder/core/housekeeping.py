@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
-from asu_builder.ports import JobQueue, Patience, Remove, RetentionLedger, Runtime, Statistics, Store
+from asu_builder.ports import IdlePolicy, JobQueue, Remove, RetentionLedger, Runtime, Statistics, Store
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class KeepingOptions(Struct, frozen=True):
     """How long and how much is kept. `store_bytes` is the most that images may take; 0 is no limit."""
 
     failure: timedelta
-    patience: Patience
+    patience: IdlePolicy
     store_bytes: int
     statistics: timedelta
     requests: timedelta = timedelta(days=90)

@@ -30,7 +30,7 @@ from asu_builder.domain.job import (
     Outcome,
     Stage,
 )
-from asu_builder.ports import Patience, Recovery
+from asu_builder.ports import IdlePolicy, Recovery
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str
 
 
 def expire_abandoned(
-    connection: sqlite3.Connection, patience: Patience, *, keep_for: timedelta, now: datetime
+    connection: sqlite3.Connection, patience: IdlePolicy, *, keep_for: timedelta, now: datetime
 ) -> list[Job]:
     """See `ports.JobQueue.expire_abandoned`."""
     at = to_micros(now)

@@ -34,7 +34,7 @@ from asu_builder.domain.job import (
     Stage,
     allows_resubmit,
 )
-from asu_builder.ports import Admit, Entry, Patience, Recovery, Submission, admit_all
+from asu_builder.ports import Admit, Entry, IdlePolicy, Recovery, Submission, admit_all
 
 _MEASURED = 50
 """How many of the latest builds say how long one takes."""
@@ -143,7 +143,9 @@ class SqlJobQueue:
         with self._at(now) as connection:
             expiry.note_interest(connection, request_hashes, to_micros(now))
 
-    def expire_abandoned(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
+    def expire_abandoned(
+        self, patience: IdlePolicy, *, failure_ttl: timedelta, now: datetime
+    ) -> Sequence[Job]:
         """See `ports.JobQueue.expire_abandoned`."""
         with self._at(now) as connection:
             return expiry.expire_abandoned(connection, patience, keep_for=failure_ttl, now=now)

@@ -42,7 +42,7 @@ def admit_all(_: Submission, __: int) -> None:
     """Lets every new job enter."""
 
 
-class Patience(Struct, frozen=True):
+class IdlePolicy(Struct, frozen=True):
     """How long a waiting job keeps its place though nobody polls it, and when it is given up."""
 
     sinks_after: timedelta
@@ -104,7 +104,9 @@ class JobQueue(Protocol):
         """
         ...
 
-    def expire_abandoned(self, patience: Patience, *, failure_ttl: timedelta, now: datetime) -> Sequence[Job]:
+    def expire_abandoned(
+        self, patience: IdlePolicy, *, failure_ttl: timedelta, now: datetime
+    ) -> Sequence[Job]:
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 

@@ -26,7 +26,7 @@ from asu_builder.domain.job import JobState, Keeping
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Patience, TargetProfiles, Verdict, VersionList
+from asu_builder.ports import IdlePolicy, TargetProfiles, Verdict, VersionList
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.formats import parse_profiles_json
 from asu_builder.upstream.lenient import Notes
@@ -483,7 +483,7 @@ def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(
 
 def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
     view = house.builds.submit(Ask(a_request()))
-    patience = Patience(timedelta(minutes=5), timedelta(minutes=30))
+    patience = IdlePolicy(timedelta(minutes=5), timedelta(minutes=30))
     for _ in range(10):
         house.clock.forward(timedelta(minutes=4))
         house.builds.look(view.job.request_hash)

@@ -13,7 +13,7 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.domain.job import BuildFailure, JobState, Keeping
-from asu_builder.ports import Container, ContainerSpec, Patience, Verdict
+from asu_builder.ports import Container, ContainerSpec, IdlePolicy, Verdict
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission, eventually
 from noted_statistics import NotedStatistics
@@ -73,7 +73,7 @@ class Home:
 
     def with_budget(self, store_bytes: int, *, rest: timedelta = timedelta(0)) -> Housekeeping:
         """Housekeeping that keeps at most so many bytes; 0 for any number."""
-        options = KeepingOptions(HOUR, Patience(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
+        options = KeepingOptions(HOUR, IdlePolicy(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
         return Housekeeping(
             self.queue,
             self.ledger,

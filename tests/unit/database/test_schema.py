@@ -17,7 +17,7 @@ from asu_builder.database.rows import SELECT_JOB, to_job
 from asu_builder.database.schema import MIGRATIONS, statements
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import BuildFailure, BuildResult, JobState, Lease
-from asu_builder.ports import Patience
+from asu_builder.ports import IdlePolicy
 from factories import NOON
 from schemas import EXPIRED, LAPSED, LEASED, PENDING, RELEASED, ask, restore, rows
 
@@ -136,7 +136,7 @@ def test_jobs_that_lived_through_an_upgrade_are_not_given_up_for_their_age(
     now, hour = datetime.now(UTC), timedelta(hours=1)
     queue.recover(worker="asu", failure_ttl=hour, now=now)
     # Nobody could poll while the service was down; whoever waits has an hour from now on.
-    assert list(queue.expire_abandoned(Patience(hour / 2, hour), failure_ttl=hour, now=now)) == []
+    assert list(queue.expire_abandoned(IdlePolicy(hour / 2, hour), failure_ttl=hour, now=now)) == []
     assert [queue.position(job_id) for job_id in (LEASED, LAPSED, *PENDING)] == [0, 2, 3, 4, 5, 6]
     database.close()
 

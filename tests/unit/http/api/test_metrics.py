@@ -13,7 +13,7 @@ from asgi_client import AsgiClient
 from asu_builder.database import operator
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Keeping, Priority, Stage
-from asu_builder.ports import Patience, Verdict
+from asu_builder.ports import IdlePolicy, Verdict
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
 from tools import require_tool
@@ -91,7 +91,7 @@ def test_who_waits_is_counted_by_class_and_by_whether_anybody_polls(client: Asgi
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 2
     assert samples[key("queue_jobs", klass="interactive", deprioritized="false")] == 0
-    scene.queue.expire_abandoned(Patience(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
+    scene.queue.expire_abandoned(IdlePolicy(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
     samples = scraped(client)
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 0
