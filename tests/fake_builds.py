@@ -51,7 +51,7 @@ class FakeBuilds(Builds):
         self.clients: list[str] = []
         self.callers: list[str] = []
         self.noted: list[str] = []
-        self.note_interest = self.noted.append
+        self.touch = self.noted.append
         self.error: Exception | None = None
         self.gate = Event()
         self.gate.set()

@@ -213,7 +213,7 @@ class Crowd:
 
     def _poll(self, chance: Random, _: int) -> None:
         hashes = [request.request_hash for request in REQUESTS]
-        self._queue.note_interest(chance.sample(hashes, 2), now=self._now())
+        self._queue.touch(chance.sample(hashes, 2), now=self._now())
         job = self._queue.find(chance.choice(hashes), now=self._now())
         if job is not None:
             self._queue.position(job.id)

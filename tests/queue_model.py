@@ -147,7 +147,7 @@ class QueueModel:
         # Behind the caller's last one that is not done, and nobody before the turn that is reached.
         return max([self._reached.get(priority, 0), *(job.turn + 1 for job in own)])
 
-    def note_interest(self, request_hashes: Iterable[str], *, now: int) -> None:
+    def touch(self, request_hashes: Iterable[str], *, now: int) -> None:
         """A live job keeps its place, a result begins its time anew."""
         wanted = set(request_hashes)
         for job in [job for job in self.jobs if job.request_hash in wanted]:

@@ -366,7 +366,7 @@ def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
         submit(queue, name, priority=Priority.INTERACTIVE)
         hashes[name] = finish(queue, a_result(stored_bytes=size)).request_hash
     for minutes, name in enumerate(("z", "x", "y"), start=1):
-        queue.note_interest([hashes[name]], now=NOON + minutes * MINUTE)
+        queue.touch([hashes[name]], now=NOON + minutes * MINUTE)
     least = ledger.least_used(used_before=NOON + 3 * MINUTE)
     assert list(least[1:]) == [(hashes["z"], 3), (hashes["x"], 1)]
     assert len(least) == 3  # the first is the one that nobody has used since

@@ -457,10 +457,10 @@ PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
     first, second = submit(queue, "a"), submit(queue, "b")
-    queue.note_interest([second.request_hash], now=NOON + 4 * MINUTE)
+    queue.touch([second.request_hash], now=NOON + 4 * MINUTE)
     assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)) == []
     assert [queue.position(first.id), queue.position(second.id)] == [1, 0]
-    queue.note_interest([first.request_hash], now=NOON + 6 * MINUTE)
+    queue.touch([first.request_hash], now=NOON + 6 * MINUTE)
     assert [queue.position(first.id), queue.position(second.id)] == [0, 1]
 
 
@@ -535,7 +535,7 @@ def test_a_writer_that_comes_late_shortens_no_lease(queue: JobQueue, late: timed
     submit(queue)
     watch(queue, since=NOON, until=NOON + late)
     assert queue.claim("w/1", lease_for=MINUTE, now=NOON + late) is not None
-    queue.note_interest(["f" * 64], now=NOON)
+    queue.touch(["f" * 64], now=NOON)
     assert watch(queue, since=NOON + late + LOOK, until=NOON + late + MINUTE - LOOK) == 0
     assert watch(queue, since=NOON + late + MINUTE, until=NOON + late + 2 * MINUTE) == 1
 
@@ -597,9 +597,9 @@ def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Keeping(DAY, 3 * DAY), now=NOON)
     for days in (0.9, 1.8, 2.7):
-        queue.note_interest([job.request_hash], now=NOON + days * DAY)
+        queue.touch([job.request_hash], now=NOON + days * DAY)
         assert queue.find(job.request_hash, now=NOON + (days + 0.2) * DAY) is not None
-    queue.note_interest([job.request_hash], now=NOON + 2.95 * DAY)
+    queue.touch([job.request_hash], now=NOON + 2.95 * DAY)
     assert queue.find(job.request_hash, now=NOON + 3 * DAY) is None
     assert list(ledger.expired(now=NOON + 3 * DAY)) == [job.request_hash]
 
@@ -608,7 +608,7 @@ def test_interest_does_not_prolong_a_failure(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, a_failure(), Keeping(DAY, DAY), now=NOON)
-    queue.note_interest([job.request_hash], now=NOON + 0.9 * DAY)
+    queue.touch([job.request_hash], now=NOON + 0.9 * DAY)
     assert queue.find(job.request_hash, now=NOON + DAY) is None
 
 

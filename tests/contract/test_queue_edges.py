@@ -104,7 +104,7 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
     job = submit(queue)
     claim(queue)
     later = NOON + HOUR + MINUTE
-    queue.note_interest([job.request_hash], now=later - SECOND)
+    queue.touch([job.request_hash], now=later - SECOND)
     assert operations.give_back(job.id, now=later)
     assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=later)) == []
 
@@ -122,7 +122,7 @@ def test_a_popular_result_without_named_versions_ages_from_its_completion(queue:
     job, lease = claim(queue)
     queue.finish(lease, a_result(), retention.keeping(job.request, a_result()), now=NOON)
     for hours in range(1, 24):
-        queue.note_interest([job.request_hash], now=NOON + hours * HOUR)
+        queue.touch([job.request_hash], now=NOON + hours * HOUR)
         assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED
     assert state_of(queue, job, NOON + DAY) is None
 

@@ -157,7 +157,7 @@ def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_not
     joiner = a_submission(packages=("popular",), caller="ann", priority=Priority.INTERACTIVE)
     assert queue.submit(joiner, now=NOON + 6 * MINUTE).ahead == 1
     if polled:
-        queue.note_interest([joiner.request_hash], now=NOON + 6 * MINUTE)
+        queue.touch([joiner.request_hash], now=NOON + 6 * MINUTE)
     jobs = operations.jobs(JobFilter(state=JobState.PENDING))
     ahead = {job.request_hash: queue.position(job.id) for job in jobs}
     assert ahead == {joiner.request_hash: int(not polled), bob.request_hash: int(polled)}

@@ -231,8 +231,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=st.sets(requests, min_size=1))
     def poll(self, which: set[int]) -> None:
         hashes = {REQUESTS[one].request_hash for one in which}
-        self.side.queue.note_interest(hashes, now=self.moment)
-        self.model.note_interest(hashes, now=self.now)
+        self.side.queue.touch(hashes, now=self.moment)
+        self.model.touch(hashes, now=self.now)
 
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
     def expire_abandoned(self, sinks: int, longer: int, keep_for: int) -> None:

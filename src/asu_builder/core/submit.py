@@ -55,7 +55,7 @@ class Interest:
         if not asked:
             return
         try:
-            self._queue.note_interest(asked, now=self._now())
+            self._queue.touch(asked, now=self._now())
         except BaseException:
             self._asked |= asked
             raise
@@ -213,7 +213,7 @@ class Builds:
         self._package_changes = package_changes
         self._store = store
         self._statistics = statistics
-        self.note_interest = interest.note
+        self.touch = interest.note
         self._forecast = forecast
         self._cancellation = cancellation
         self._policy = policy
@@ -330,7 +330,7 @@ class Builds:
             self._statistics.record("request", submission.request, client=submission.client)
             self._wake()
         else:
-            self.note_interest(submission.request_hash)
+            self.touch(submission.request_hash)
             if entry.job.state is JobState.COMPLETED:
                 self._statistics.record("cache_hit", submission.request, client=submission.client)
         view = self._seen(entry.job, entry.ahead)
@@ -345,7 +345,7 @@ class Builds:
         job = self._queue.find(name, now=self._now())
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
-        self.note_interest(name)
+        self.touch(name)
         return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
 
     def cancel(self, name: str, *, caller: Caller, cancel_token: str) -> BuildView:

@@ -80,8 +80,8 @@ def with_attempt(connection: sqlite3.Connection, lease: Lease, ending: str, now:
     return encode_history((*to_history(history), broken_off))
 
 
-def note_interest(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> None:
-    """See `ports.JobQueue.note_interest`."""
+def touch(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> None:
+    """See `ports.JobQueue.touch`."""
     connection.executemany(
         "UPDATE build_jobs SET last_accessed_at = :at, deprioritized = 0"
         " WHERE request_hash = :hash AND state IN ('pending', 'building')",

@@ -138,10 +138,10 @@ class SqlJobQueue:
             ).fetchone()
         return None if mean is None else timedelta(microseconds=mean)
 
-    def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
-        """See `ports.JobQueue.note_interest`."""
+    def touch(self, request_hashes: Collection[str], *, now: datetime) -> None:
+        """See `ports.JobQueue.touch`."""
         with self._at(now) as connection:
-            expiry.note_interest(connection, request_hashes, to_micros(now))
+            expiry.touch(connection, request_hashes, to_micros(now))
 
     def expire_abandoned(
         self, patience: IdlePolicy, *, failure_ttl: timedelta, now: datetime

@@ -156,7 +156,7 @@ def create_app(parts: Parts) -> FrontDoor:
     answers = _build_answers(parts, reading, submitting, waiting)
     requests: Requests = Counter()
     endpoints = _Endpoints(parts, answers, reading)
-    downloads = Downloads(parts.store, reading, on_use=parts.builds.note_interest)
+    downloads = Downloads(parts.store, reading, on_use=parts.builds.touch)
     metadata = Metadata(
         parts.catalog, waiting, callers=parts.callers, announcement=parts.announcement, clock=parts.clock
     )

@@ -96,7 +96,7 @@ class JobQueue(Protocol):
         """The mean time from claim to end of the latest builds; None when nothing was built yet."""
         ...
 
-    def note_interest(self, request_hashes: Collection[str], *, now: datetime) -> None:
+    def touch(self, request_hashes: Collection[str], *, now: datetime) -> None:
         """Somebody has polled these, or used their results.
 
         A waiting job keeps or takes back its place; a result is kept for its time from now on,

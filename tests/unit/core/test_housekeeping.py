@@ -225,7 +225,7 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
         names.append(home.completed(package, size=100))
         home.clock.forward(MINUTE)
     home.clock.forward(HOUR)
-    home.queue.note_interest([names[0]], now=home.clock())
+    home.queue.touch([names[0]], now=home.clock())
     home.clock.forward(HOUR)
     found = home.with_budget(250).collect(dry_run=True)
     assert (list(found.evicted), found.bytes) == ([names[1], names[2]], 200)

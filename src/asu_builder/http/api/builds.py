@@ -95,7 +95,7 @@ class BuildAnswers:
     ) -> None:
         """`revoked` gives another value whenever an operator has taken an answer back, in any process."""
         self._builds = builds
-        self._note_interest = builds.note_interest
+        self._note_interest = builds.touch
         self._reading = reading
         self._together = Together(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
         self._waiting = waiting
