@@ -24,7 +24,7 @@ from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
-from asu_builder.core.submit import Interest
+from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.operator import ConfigurationDocument
@@ -79,7 +79,7 @@ def assemble(
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
-    interest = Interest(world.queue, now=now)
+    interest = AccessTracker(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = background_work(world, health, housekeeping, catalog, interest, rounds or Rounds())
     life = Life(

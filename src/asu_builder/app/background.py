@@ -10,7 +10,7 @@ from asu_builder.app.adapters import World
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
-from asu_builder.core.submit import Interest
+from asu_builder.core.submit import AccessTracker
 from asu_builder.ports import Runtime, Verdict
 
 _ARENA_MAX = -8
@@ -89,7 +89,7 @@ def background_work(
     health: Health,
     housekeeping: Housekeeping,
     catalog: Catalog,
-    interest: Interest,
+    interest: AccessTracker,
     rounds: Rounds,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers."""

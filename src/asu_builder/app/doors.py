@@ -9,7 +9,7 @@ from asu_builder.app.adapters import World
 from asu_builder.app.options import policy
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
-from asu_builder.core.submit import Builds, Cancellation, Forecast, Interest
+from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.http.app import Parts
 from asu_builder.http.door import Door
 from asu_builder.http.fast_path import FrontDoor
@@ -21,7 +21,7 @@ class Answering(Struct, frozen=True):
 
     catalog: Catalog
     health: Health
-    interest: Interest
+    interest: AccessTracker
 
 
 def make_builds(

@@ -16,7 +16,7 @@ from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
 from asu_builder.core.metrics import Durations
 from asu_builder.core.pipeline import Pipeline
-from asu_builder.core.submit import Builds, Interest
+from asu_builder.core.submit import AccessTracker, Builds
 from asu_builder.core.worker import Workers
 from asu_builder.domain.release import Branches
 from asu_builder.settings import Settings
@@ -41,7 +41,7 @@ class Terminal(Struct, frozen=True):
     pipeline: Pipeline
     recorder: Recorder
     background: tuple[Periodic, ...]
-    interest: Interest
+    interest: AccessTracker
     now: Callable[[], datetime]
 
     def work_on(self, job_id: int) -> Workers:
@@ -90,7 +90,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=lambda: None)
     housekeeping.recover(worker=world.name.name)
-    interest = Interest(world.queue, now=now)
+    interest = AccessTracker(world.queue, now=now)
     answering = Answering(catalog, health, interest)
     return Terminal(
         settings=settings,

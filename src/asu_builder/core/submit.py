@@ -38,7 +38,7 @@ from asu_builder.ports import (
 )
 
 
-class Interest:
+class AccessTracker:
     """Hashes that somebody polled, downloaded or asked for again since the last `flush`."""
 
     def __init__(self, queue: JobQueue, *, now: Callable[[], datetime]) -> None:
@@ -198,7 +198,7 @@ class Builds:
         package_changes: PackageChanges,
         store: Store,
         statistics: Statistics,
-        interest: Interest,
+        interest: AccessTracker,
         forecast: Forecast,
         cancellation: Cancellation,
         policy: Policy,

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, resolve_profile
-from asu_builder.core.submit import Ask, Builds, BuildView, Cancellation, Forecast, Interest, Policy
+from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast, Policy
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -109,7 +109,7 @@ class House:
         self.refused: set[str] = set()
         self.limited: list[str] = []
         self.operations = SqlOperations(self.database)
-        self.interest = Interest(self.queue, now=self.clock)
+        self.interest = AccessTracker(self.queue, now=self.clock)
         self.builds = Builds(
             self.queue,
             Catalog(self.upstream, Branches(), self.changes),
