@@ -54,7 +54,7 @@ class Suspicion(Struct, frozen=True):
     """How many builds of others had ended well at the latest failure."""
 
 
-class Suspects:
+class PoisonJobDetector:
     """Counts per job, in memory: a start counts anew. Every thread may use it."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Outcomes:
         self._statistics = statistics
         self._retention = retention
         self._now = now
-        self._suspects = Suspects()
+        self._suspects = PoisonJobDetector()
 
     def record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
         """Ends the job, or gives it back to try again after what the world did."""

@@ -1,8 +1,8 @@
-from asu_builder.core.worker import Suspects, Suspicion
+from asu_builder.core.worker import PoisonJobDetector, Suspicion
 
 
 def test_a_failure_counts_as_alone_only_where_another_build_went_well_since_the_one_before() -> None:
-    suspects = Suspects()
+    suspects = PoisonJobDetector()
     assert suspects.failed(1) == Suspicion(1, 1, 0)
     assert suspects.failed(1) == Suspicion(2, 1, 0)
     suspects.ended(2, well=False)
@@ -12,14 +12,14 @@ def test_a_failure_counts_as_alone_only_where_another_build_went_well_since_the_
 
 
 def test_a_job_that_has_ended_is_forgotten() -> None:
-    suspects = Suspects()
+    suspects = PoisonJobDetector()
     suspects.failed(1)
     suspects.ended(1, well=True)
     assert suspects.failed(1).times == 1
 
 
 def test_jobs_that_are_never_heard_of_again_are_forgotten_the_oldest_first() -> None:
-    suspects = Suspects()
+    suspects = PoisonJobDetector()
     for number in range(1001):
         suspects.failed(number)
     assert suspects.failed(1000).times == 2
