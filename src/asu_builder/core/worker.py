@@ -42,7 +42,7 @@ _REMEMBERED = 1000
 """Jobs; those that are cancelled while they wait are never heard of again."""
 
 
-class Suspicion(Struct, frozen=True):
+class FailureStreak(Struct, frozen=True):
     """What speaks against a job: how often it failed, and how often of these `alone`.
 
     Alone means that another build ended well since the failure before.
@@ -60,12 +60,12 @@ class PoisonJobDetector:
     def __init__(self) -> None:
         self._lock = Lock()
         self._built = 0
-        self._suspicions: dict[int, Suspicion] = {}
+        self._suspicions: dict[int, FailureStreak] = {}
 
-    def failed(self, job_id: int) -> Suspicion:
+    def failed(self, job_id: int) -> FailureStreak:
         """A part failed while it was needed for this job; what that amounts to."""
         with self._lock:
-            former = self._suspicions.pop(job_id, Suspicion())
+            former = self._suspicions.pop(job_id, FailureStreak())
             alone = former.alone + (self._built > former.others_built)
             found = replace(former, times=former.times + 1, alone=alone, others_built=self._built)
             self._suspicions[job_id] = found

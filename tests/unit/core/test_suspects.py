@@ -1,14 +1,14 @@
-from asu_builder.core.worker import PoisonJobDetector, Suspicion
+from asu_builder.core.worker import FailureStreak, PoisonJobDetector
 
 
 def test_a_failure_counts_as_alone_only_where_another_build_went_well_since_the_one_before() -> None:
     suspects = PoisonJobDetector()
-    assert suspects.failed(1) == Suspicion(1, 1, 0)
-    assert suspects.failed(1) == Suspicion(2, 1, 0)
+    assert suspects.failed(1) == FailureStreak(1, 1, 0)
+    assert suspects.failed(1) == FailureStreak(2, 1, 0)
     suspects.ended(2, well=False)
     assert suspects.failed(1).alone == 1
     suspects.ended(3, well=True)
-    assert suspects.failed(1) == Suspicion(4, 2, 1)
+    assert suspects.failed(1) == FailureStreak(4, 2, 1)
 
 
 def test_a_job_that_has_ended_is_forgotten() -> None:
