@@ -47,7 +47,7 @@ class Event:
 REQUESTS = tuple(a_submission(packages=(f"p{number}",)) for number in range(HASHES))
 
 
-class Crowd:
+class QueueSummary:
     """The threads of one process. `images` is a directory in which a file per hash stands for its images."""
 
     def __init__(self, database: Path, images: Path, name: str, *, seed: int, began: float) -> None:
@@ -222,7 +222,7 @@ class Crowd:
 def main(database: str, images: str, name: str, *numbers: str) -> None:
     """Runs one crowd and prints its history."""
     seed, steps, began = int(numbers[0]), int(numbers[1]), float(numbers[2])
-    history = Crowd(Path(database), Path(images), name, seed=seed, began=began).run(steps)
+    history = QueueSummary(Path(database), Path(images), name, seed=seed, began=began).run(steps)
     sys.stdout.writelines(f"{json.dumps(asdict(event))}\n" for event in history)
 
 

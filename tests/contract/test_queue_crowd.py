@@ -16,7 +16,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.job import Job, JobState
 from asu_builder.ports import JobFilter
-from queue_crowd import Crowd, Event
+from queue_crowd import Event, QueueSummary
 
 TESTS = Path(__file__).resolve().parents[1]
 STEPS = 600
@@ -49,7 +49,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def in_threads(path: Path, images: Path, names: Sequence[str], *, seed: int) -> list[Event]:
     """Crowds in this process, each with connections of its own."""
     began = time.monotonic()
-    crowds = [Crowd(path, images, name, seed=seed, began=began) for name in names]
+    crowds = [QueueSummary(path, images, name, seed=seed, began=began) for name in names]
     with ThreadPoolExecutor(len(crowds)) as pool:
         return [event for history in pool.map(lambda crowd: crowd.run(STEPS), crowds) for event in history]
 

@@ -33,7 +33,7 @@ class Gathering(Struct, frozen=True):
     building: int
 
 
-class Crowd(Struct, frozen=True):
+class QueueSummary(Struct, frozen=True):
     """The queue at one moment."""
 
     at: datetime
@@ -59,13 +59,13 @@ class Crowds:
         self._queue = queue
         self._now = now
 
-    def look(self) -> Crowd:
+    def look(self) -> QueueSummary:
         """The queue now."""
         now = self._now()
         live = self._operations.live()
         waits = self._operations.waits(_MEASURED)
         waiting_since = [group.oldest for group in live if group.state is JobState.PENDING]
-        return Crowd(
+        return QueueSummary(
             at=now,
             waiting=_count(live, JobState.PENDING),
             building=_count(live, JobState.BUILDING),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.core.health import Health, HealthReport
-from asu_builder.core.operator import Crowd, Crowds
+from asu_builder.core.operator import Crowds, QueueSummary
 from asu_builder.core.statistics import Charts
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import TooManyRequests, Unavailable
@@ -72,7 +72,7 @@ class Overview:
             failures=failures,
         )
 
-    def _look(self) -> tuple[Crowd, list[Day], list[BranchOffer], list[RecordedFailure]]:
+    def _look(self) -> tuple[QueueSummary, list[Day], list[BranchOffer], list[RecordedFailure]]:
         failures = list(self._charts.failures(_ERRORS))
         return self._crowds.look(), self._days(), self._offers(), failures
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from asu_builder.core.health import Health, HealthReport
-from asu_builder.core.operator import Crowd, Crowds, Operator
+from asu_builder.core.operator import Crowds, Operator, QueueSummary
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
@@ -157,7 +157,7 @@ def acts_on(state: JobState) -> tuple[tuple[str, str], ...]:
     return (("requeue", "Build it again"), ("purge", "Forget its result"))
 
 
-def hindrance(crowd: Crowd, report: HealthReport) -> str:
+def hindrance(crowd: QueueSummary, report: HealthReport) -> str:
     """Why nothing is built now, in a sentence; empty when builds run."""
     if crowd.pause is not None:
         return "The workers are paused by the operator. What is asked for waits, and nothing is lost."
