@@ -25,7 +25,7 @@ _MEASURED = 50
 """So many of the latest builds say what is typical."""
 
 
-class Gathering(Struct, frozen=True):
+class QueueGroup(Struct, frozen=True):
     """Waiting and building jobs that have something in common: a class, a version or a target."""
 
     name: str
@@ -39,9 +39,9 @@ class QueueSummary(Struct, frozen=True):
     at: datetime
     waiting: int
     building: int
-    classes: tuple[Gathering, ...]
-    versions: tuple[Gathering, ...]
-    targets: tuple[Gathering, ...]
+    classes: tuple[QueueGroup, ...]
+    versions: tuple[QueueGroup, ...]
+    targets: tuple[QueueGroup, ...]
     oldest_wait: timedelta | None
     """Of the jobs that wait now; None when none does."""
     typical_wait: timedelta | None
@@ -83,13 +83,13 @@ def _count(live: Sequence[LiveJobs], state: JobState) -> int:
     return sum(group.count for group in live if group.state is state)
 
 
-def _gathered(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple[Gathering, ...]:
+def _gathered(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple[QueueGroup, ...]:
     """The largest first."""
     waiting, building = Counter[str](), Counter[str]()
     for group in live:
         (waiting if group.state is JobState.PENDING else building)[name(group)] += group.count
     names = sorted(waiting | building, key=lambda found: (-waiting[found] - building[found], found))
-    return tuple(Gathering(found, waiting[found], building[found]) for found in names)
+    return tuple(QueueGroup(found, waiting[found], building[found]) for found in names)
 
 
 class Operator:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.core.operator import Crowds, Gathering
+from asu_builder.core.operator import Crowds, QueueGroup
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -72,9 +72,9 @@ def test_groups_are_added_up_by_class_version_and_target_the_largest_first(
     )
     crowd = crowds.look()
     assert (crowd.waiting, crowd.building) == (7, 2)
-    assert crowd.classes == (Gathering("normal", 3, 2), Gathering("bulk", 4, 0))
-    assert crowd.versions == (Gathering("24.10.5", 7, 2),)
-    assert crowd.targets == (Gathering("pico/ten", 4, 2), Gathering("pico/nine", 3, 0))
+    assert crowd.classes == (QueueGroup("normal", 3, 2), QueueGroup("bulk", 4, 0))
+    assert crowd.versions == (QueueGroup("24.10.5", 7, 2),)
+    assert crowd.targets == (QueueGroup("pico/ten", 4, 2), QueueGroup("pico/nine", 3, 0))
 
 
 def test_the_longest_wait_is_of_those_that_wait_not_of_what_is_built(
