@@ -12,7 +12,7 @@ import uvicorn
 
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door, DoorLimits
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from asu_builder.http.server import server_config
 from factories import eventually
 from web_scene import Scene
@@ -26,7 +26,7 @@ class Served:
     """A running server."""
 
     port: int
-    app: FrontDoor
+    app: FastPath
     door: Door
     running: Set[object]
     """The tasks of the requests that are being answered."""
@@ -97,7 +97,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def serve_app(app: FrontDoor, door: Door, *, listener: socket.socket | None = None) -> Iterator[Served]:
+def serve_app(app: FastPath, door: Door, *, listener: socket.socket | None = None) -> Iterator[Served]:
     """An application behind a door; on loopback where no other `listener` is given."""
     listener = listener or socket.create_server(("127.0.0.1", 0), backlog=512)
     port = listener.getsockname()[1] if listener.family == socket.AF_INET else 0

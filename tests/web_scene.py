@@ -29,7 +29,7 @@ from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import IdlePolicy, Statistics, TargetProfiles, Upstream, Verdict, VersionList
@@ -140,7 +140,7 @@ class Scene:
     durations: Durations = field(default_factory=Durations)
     housekeeping: Housekeeping = field(init=False)
 
-    def app(self, *, cors: bool = True) -> FrontDoor:
+    def app(self, *, cors: bool = True) -> FastPath:
         """A fresh application over these parts."""
         checks = {part: (lambda part=part: self.verdicts[part]) for part in self.verdicts}
         health = Health(checks)

@@ -12,7 +12,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.http.app import Parts
 from asu_builder.http.door import Door
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from asu_builder.settings import Settings
 
 
@@ -61,7 +61,7 @@ def make_cancellation(settings: Settings, world: World, now: Callable[[], dateti
     )
 
 
-def make_door(parts: Parts, app: FrontDoor) -> Door:
+def make_door(parts: Parts, app: FastPath) -> Door:
     """What the server lets in to this application."""
     return Door(
         parts.door_limits,

@@ -39,7 +39,7 @@ from asu_builder.http.api.wire import Answer, render_json
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits
 from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
-from asu_builder.http.fast_path import FrontDoor, standing_headers
+from asu_builder.http.fast_path import FastPath, standing_headers
 from asu_builder.http.late import Endpoint, LatePages, LateStreams
 from asu_builder.http.openapi import Operation, describe
 from asu_builder.http.threads import Threads
@@ -148,7 +148,7 @@ class Parts(Struct, frozen=True):
     revoked: Callable[[], object] = lambda: None
 
 
-def create_app(parts: Parts) -> FrontDoor:
+def create_app(parts: Parts) -> FastPath:
     """The application for an ASGI server."""
     reading = Threads(_READING_THREADS, name="web-read")
     submitting = Threads(1, name="web-submit")
@@ -204,7 +204,7 @@ def create_app(parts: Parts) -> FrontDoor:
         lifespan=partial(_lifespan, parts, reading, submitting),
     )
     app.state.most_fields = parts.door_limits.fields
-    return FrontDoor(
+    return FastPath(
         app,
         answers,
         callers=parts.callers,

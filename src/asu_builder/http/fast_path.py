@@ -105,7 +105,7 @@ def standing_headers(*, cors: bool) -> Headers:
     return (NO_STORE, ORIGIN) if cors else (NO_STORE,)
 
 
-class FrontDoor:
+class FastPath:
     """Answers from memory what it can, and sees everything else in and out."""
 
     def __init__(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from fake_builds import FakeBuilds
 from web_scene import Scene
 
@@ -18,13 +18,13 @@ def scene(tmp_path: Path) -> Scene:
 
 
 @pytest.fixture
-def app(scene: Scene) -> FrontDoor:
+def app(scene: Scene) -> FastPath:
     """The application over the parts."""
     return scene.app()
 
 
 @pytest.fixture
-def client(app: FrontDoor) -> Iterator[AsgiClient]:
+def client(app: FastPath) -> Iterator[AsgiClient]:
     """A client of the running application."""
     with AsgiClient(app) as running:
         yield running

@@ -15,7 +15,7 @@ from asu_builder.domain import errors
 from asu_builder.domain.errors import EngineUnavailable, QueueFull, RequestMalformed, Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.http.errors import answer_error
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from asu_builder.log_context import REQUEST_ID
 from asu_builder.ports import Verdict
 from factories import a_request
@@ -331,7 +331,7 @@ def test_the_service_starts_before_the_first_answer_and_stops_behind_the_last(sc
 
 
 def test_requests_are_counted_by_route_and_status(
-    client: AsgiClient, app: FrontDoor, builds: FakeBuilds
+    client: AsgiClient, app: FastPath, builds: FakeBuilds
 ) -> None:
     path = f"/api/v1/build/{builds.complete()}"
     for _ in range(3):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Message, Scope
 
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from fake_builds import FakeBuilds
 
 
@@ -22,7 +22,7 @@ def _scope(method: str, path: str) -> Scope:
 
 
 def test_a_client_who_leaves_in_the_middle_of_a_body_asks_for_nothing(
-    app: FrontDoor, builds: FakeBuilds
+    app: FastPath, builds: FakeBuilds
 ) -> None:
     messages: Iterator[Message] = iter(
         [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
@@ -38,7 +38,7 @@ def test_a_client_who_leaves_in_the_middle_of_a_body_asks_for_nothing(
     assert builds.submits == 0
 
 
-def test_a_bug_in_the_middle_of_an_answer_breaks_the_connection(app: FrontDoor) -> None:
+def test_a_bug_in_the_middle_of_an_answer_breaks_the_connection(app: FastPath) -> None:
     """Half a document must not look like a whole one: the server closes when the application raises."""
 
     async def half(scope: Scope, receive: object, send: object) -> None:

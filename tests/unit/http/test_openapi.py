@@ -13,7 +13,7 @@ from asu_builder.domain.errors import RequestMalformed
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.routes import OPERATIONS
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
 
@@ -45,7 +45,7 @@ _PLACES = {
 
 
 def test_every_route_is_described_and_everything_described_is_a_route(
-    client: AsgiClient, app: FrontDoor
+    client: AsgiClient, app: FastPath
 ) -> None:
     described = {
         (path, method)

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from asgi_client import Answer
-from asu_builder.http.fast_path import FrontDoor
+from asu_builder.http.fast_path import FastPath
 from asu_builder.http.server import server_config
 from fake_builds import FakeBuilds
 from ports import free_port
@@ -82,7 +82,7 @@ def test_two_requests_in_one_breath_are_both_answered(port: int, builds: FakeBui
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
-def test_an_address_claimed_by_a_header_is_not_believed(app: FrontDoor) -> None:
+def test_an_address_claimed_by_a_header_is_not_believed(app: FastPath) -> None:
     config = server_config(app, "127.0.0.1", 0)
     assert config.proxy_headers is False
     assert config.access_log is False
