@@ -223,7 +223,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.fast_path.FastPath.__call__": "an address or a header; anchored, or single characters",
     "http.fast_path.FastPath._open": "an address, as above",
     "http.fast_path.FastPath._request_id": "a header; the pattern is anchored and bounded",
-    "http.fast_path.FastPath._see_through": "an address, as above",
+    "http.fast_path.FastPath._dispatch": "an address, as above",
     "http.fast_path.FastPath._tell": "an address, as above",
     "http.api.body._whole": "makes a pattern",
     "http.openapi.Operation.address": "the routes of this program",

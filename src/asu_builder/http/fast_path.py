@@ -156,7 +156,7 @@ class FastPath:
         elif path == BUILD and method == "POST":
             await self._post(scope, receive, send)
             return
-        await self._see_through(scope, receive, send)
+        await self._dispatch(scope, receive, send)
 
     def _wrong_token(self, scope: Scope) -> Answer | None:
         """The answer to a token that nobody was given: the same on every route, for whoever mistyped."""
@@ -197,7 +197,7 @@ class FastPath:
         async def replay() -> Message:
             return next(messages, None) or await receive()
 
-        await self._see_through(scope, replay, send)
+        await self._dispatch(scope, replay, send)
 
     async def _send_kept(self, kept: Kept, route: str, scope: Scope, send: Send) -> None:
         answer = kept.answer
@@ -237,7 +237,7 @@ class FastPath:
         await send({"type": "http.response.body", "body": b""})
         self._count("any", 204, scope)
 
-    async def _see_through(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The long way, through the router; nothing comes back without our headers."""
         if scope["method"] == "OPTIONS":
             await self._preflight(scope, send)
