@@ -111,15 +111,15 @@ class Guard:
     @contextmanager
     def covering(self) -> Iterator[None]:
         """Runs one step; when the guard has struck, its reason replaces the step's outcome."""
-        self.require_life()
+        self.raise_if_killed()
         try:
             yield
         except AsuError:
-            self.require_life()
+            self.raise_if_killed()
             raise
-        self.require_life()
+        self.raise_if_killed()
 
-    def require_life(self) -> None:
+    def raise_if_killed(self) -> None:
         """Raises the reason if the guard has struck; for steps that have no end to wait for."""
         if self._failure is not None:
             raise self._failure

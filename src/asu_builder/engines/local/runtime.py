@@ -153,7 +153,7 @@ class LocalRuntime:
             with Guard(stop, spec.deadline, kill=commands.kill, watches=watches) as guard:
                 with disk_errors():
                     place.temporary.mkdir()
-                    TreeCopy(step=guard.require_life).copy(source, place.builder)
+                    TreeCopy(step=guard.raise_if_killed).copy(source, place.builder)
                 confinement = self._confinement()
                 networked = options.network or not options.sandboxed
                 environment = {**(options.proxies if networked else {}), **spec.environment}

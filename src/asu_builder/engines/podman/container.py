@@ -156,7 +156,7 @@ class PodmanContainer:
                 while chunk := stream.read_some():
                     frames.feed(chunk)
             # After a kill nothing more is asked of an engine that may itself be what hangs.
-            self._guard.require_life()
+            self._guard.raise_if_killed()
             if not frames.is_between_frames:
                 raise connection_lost()
             return self._calls.exit_code(session, witness)
