@@ -131,10 +131,10 @@ class Guard:
             if failure := self._look():
                 # Before the kill, so that whoever the kill wakes finds the reason.
                 self._failure = failure
-                self._strike()
+                self._kill()
                 return
 
-    def _strike(self) -> None:
+    def _kill(self) -> None:
         try:
             self._kill()
         except Exception:
