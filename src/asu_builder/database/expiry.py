@@ -53,7 +53,7 @@ BACK = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, le
 LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 
 
-def hold_lease(
+def update_under_lease(
     connection: sqlite3.Connection, statement: str, lease: Lease, values: Mapping[str, object]
 ) -> None:
     """Runs an UPDATE on the leased job. Raises `LeaseLost` when it is somebody else's now."""
@@ -143,7 +143,7 @@ def finish(
     """See `ports.JobQueue.finish`."""
     result = outcome if isinstance(outcome, BuildResult) else None
     at = to_micros(now)
-    hold_lease(
+    update_under_lease(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
         " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
@@ -231,14 +231,14 @@ def recover(
         tried = (*to_history(history), attempt(started_at, stage, "its worker was lost", now))
         counted = attempts + (stage in CONTAINER_STAGES)
         values: Mapping[str, object] = {"attempts": counted, "history": encode_history(tried)}
-        hold_lease(
+        update_under_lease(
             connection, "UPDATE build_jobs SET attempts = :attempts, history = :history", lease, values
         )
         if counted >= MAX_ATTEMPTS:
             finish(connection, lease, _gave_up(counted, tried), Keeping(keep_for, keep_for), now=now)
             gave_up.append(read_job(connection, job_id))
         else:
-            hold_lease(connection, BACK, lease, {})
+            update_under_lease(connection, BACK, lease, {})
     return Recovery(len(lapsed) - len(gave_up), gave_up)
 
 

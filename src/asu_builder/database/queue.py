@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from asu_builder.database import expiry
 from asu_builder.database.connection import Database
-from asu_builder.database.expiry import BACK, hold_lease
+from asu_builder.database.expiry import BACK, update_under_lease
 from asu_builder.database.order import count_ahead, count_pending, insert_job, is_last, join_job
 from asu_builder.database.rows import (
     FINAL,
@@ -200,12 +200,12 @@ class SqlJobQueue:
         """See `ports.JobQueue.renew`."""
         with self._at(now) as connection:
             values = {"until": to_micros(now + lease_for)}
-            hold_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
+            update_under_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
 
     def advance(self, lease: Lease, stage: Stage) -> None:
         """See `ports.JobQueue.advance`."""
         with self._database.writing() as connection:
-            hold_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
+            update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
     def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
         """See `ports.JobQueue.finish`."""
@@ -220,7 +220,7 @@ class SqlJobQueue:
             if retry:
                 history = ", history = :history"
                 values["history"] = expiry.with_attempt(connection, lease, retry, now)
-            hold_lease(
+            update_under_lease(
                 connection,
                 f"{BACK}, not_before = :not_before, retries = retries + :retry{history}",
                 lease,
