@@ -15,7 +15,7 @@ from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions, Timeouts
-from asu_builder.ports import JobQueue, Operations, RetentionLedger, Runtime
+from asu_builder.ports import JobQueue, Operations, RetentionRepository, Runtime
 from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
@@ -41,8 +41,8 @@ def queue(database: Database) -> JobQueue:
 
 
 @pytest.fixture
-def ledger(database: Database) -> RetentionLedger:
-    """The one adapter of the port `RetentionLedger`."""
+def ledger(database: Database) -> RetentionRepository:
+    """The one adapter of the port `RetentionRepository`."""
     return SqlRetention(database)
 
 

@@ -9,7 +9,7 @@ from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Keeping, Lease, Stage
-from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionLedger
+from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionRepository
 from asu_builder.ports.engines import LEFT_OUT
 from factories import NOON, a_result, a_submission, removes
 
@@ -114,7 +114,7 @@ def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
 
 
 def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
-    log: BuildLog, queue: JobQueue, ledger: RetentionLedger, database: Database, lease: Lease
+    log: BuildLog, queue: JobQueue, ledger: RetentionRepository, database: Database, lease: Lease
 ) -> None:
     log.append(lease, printed("a-secret-that-was-printed"))
     queue.finish(lease, a_result(), Keeping(_MINUTE), now=NOON)

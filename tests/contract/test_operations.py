@@ -1,4 +1,4 @@
-"""What every adapter of `ports.Operations` and `ports.RetentionLedger` must do beside `test_queue.py`."""
+"""What every adapter of `ports.Operations` and `ports.RetentionRepository` must do beside `test_queue.py`."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,7 +23,7 @@ from asu_builder.ports import (
     Operations,
     Pause,
     QueueLoad,
-    RetentionLedger,
+    RetentionRepository,
     Waiting,
 )
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission, removes
@@ -205,7 +205,7 @@ def test_how_long_the_latest_builds_had_waited_is_told_latest_first(
 
 
 def test_what_is_purged_answers_no_more_and_is_past_its_time(
-    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+    queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
     job = finish(queue)
@@ -324,7 +324,7 @@ def test_acts_are_kept_for_every_process_newest_first(operations: Operations, se
     assert list(operations.acts(2)) == acts[:2:-1]
 
 
-def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionRepository) -> None:
     known = [job.request_hash for job in one_in_each_state(queue).values()]
     strange = ["1" * 64, "2" * 64]
     assert list(ledger.unknown([strange[0], *known, strange[1]])) == strange
@@ -333,7 +333,7 @@ def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionLedger
 
 
 def test_completed_are_all_results_also_those_past_their_time(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     assert list(ledger.completed()) == []
     one = one_in_each_state(queue)[JobState.COMPLETED]
@@ -342,7 +342,7 @@ def test_completed_are_all_results_also_those_past_their_time(
 
 
 def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     assert ledger.stored_bytes() == 0
     sizes = (5, 700)
@@ -358,7 +358,7 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
 
 
 def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     one_in_each_state(queue)
     hashes = {}
@@ -401,7 +401,7 @@ def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, ope
 
 
 def test_old_statistics_go_in_portions_and_newer_ones_stay(
-    database: Database, ledger: RetentionLedger
+    database: Database, ledger: RetentionRepository
 ) -> None:
     clock = Clock()
     statistics = SqlStatistics(database, now=clock)
@@ -426,7 +426,7 @@ def asked(database: Database) -> int:
 
 
 def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
-    queue: JobQueue, operations: Operations, ledger: RetentionLedger, database: Database
+    queue: JobQueue, operations: Operations, ledger: RetentionRepository, database: Database
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
@@ -451,12 +451,12 @@ def audit(database: Database) -> str:
         return str(connection.execute("SELECT * FROM build_requests").fetchall())
 
 
-def forget(ledger: RetentionLedger, job: Job) -> bool:
+def forget(ledger: RetentionRepository, job: Job) -> bool:
     return ledger.forget(job.request_hash, remove=removes(), now=NOON, unexpired=True)
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
-    database: Database, queue: JobQueue, ledger: RetentionLedger
+    database: Database, queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
@@ -473,7 +473,7 @@ def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
 
 @pytest.mark.parametrize("secret", [{"defaults": SCRIPT}, {"repository_keys": (KEY,)}, secrets()])
 def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_when_asked_again(
-    queue: JobQueue, ledger: RetentionLedger, operations: Operations, secret: dict[str, Any]
+    queue: JobQueue, ledger: RetentionRepository, operations: Operations, secret: dict[str, Any]
 ) -> None:
     submit(queue, **secret)
     job = finish(queue)
@@ -486,7 +486,7 @@ def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_whe
 
 
 def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
-    database: Database, queue: JobQueue, ledger: RetentionLedger, operations: Operations
+    database: Database, queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     for _ in range(2):
         submit(queue, **secrets())
@@ -500,7 +500,7 @@ def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
 
 
 def test_secrets_stay_as_long_as_a_job_needs_them(
-    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+    queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
@@ -514,7 +514,7 @@ def test_secrets_stay_as_long_as_a_job_needs_them(
 
 
 def test_nothing_is_forgotten_while_somebody_downloads(
-    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+    queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
@@ -532,7 +532,7 @@ def test_nothing_is_forgotten_while_somebody_downloads(
 
 
 def test_forgetting_what_is_past_its_time_leaves_what_is_not(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue)
     job = finish(queue, keep_for=MINUTE)
@@ -552,7 +552,7 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
     assert removed == [job.request_hash]
 
 
-def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(ledger: RetentionLedger) -> None:
+def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(ledger: RetentionRepository) -> None:
     removed: list[str] = []
     assert ledger.forget("1" * 64, remove=removes(lambda: removed.append("orphan")), now=NOON)
     assert removed == ["orphan"]

@@ -21,7 +21,7 @@ from asu_builder.domain.job import (
     Priority,
     Stage,
 )
-from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionLedger, Submission
+from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionRepository, Submission
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
 
 MINUTE = timedelta(minutes=1)
@@ -258,7 +258,7 @@ def test_an_attempt_counts_only_when_the_container_had_started_and_the_third_giv
 
 
 def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
@@ -280,7 +280,7 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
     assert list(ledger.expired(now=later + MINUTE)) == []
 
 
-def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: RetentionRepository) -> None:
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Keeping(MINUTE), now=NOON)
@@ -512,7 +512,7 @@ def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: J
 
 
 def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_stays_used(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue, "before")
     submit(queue, "after")
@@ -591,7 +591,7 @@ def test_a_job_that_another_asker_has_joined_is_not_cancelled_by_the_first(queue
 
 
 def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue)
     job, lease = claim(queue)

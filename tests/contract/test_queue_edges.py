@@ -6,7 +6,7 @@ import pytest
 
 from asu_builder.domain.errors import LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease, Retention
-from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionLedger
+from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
 from factories import NOON, a_result, a_submission, removes
 
 SECOND = timedelta(seconds=1)
@@ -42,7 +42,9 @@ def state_of(queue: JobQueue, job: Job, now: datetime) -> JobState | None:
     return None if found is None else found.state
 
 
-def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
+    queue: JobQueue, ledger: RetentionRepository
+) -> None:
     submit(queue, "first")
     job, stale = claim(queue)
     queue.cancel(job.id, keep_for=MINUTE, now=NOON)
@@ -127,7 +129,7 @@ def test_a_popular_result_without_named_versions_ages_from_its_completion(queue:
     assert state_of(queue, job, NOON + DAY) is None
 
 
-def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionRepository) -> None:
     submit(queue)
     job = build(queue, keeping=Keeping(MINUTE))
     queue.expire(job.id, now=NOON + HOUR)
@@ -143,21 +145,21 @@ def built_twice(queue: JobQueue) -> Job:
 
 
 def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
-    queue: JobQueue, ledger: RetentionLedger
+    queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     job = built_twice(queue)
     assert list(ledger.least_used(used_before=NOON + HOUR)) == []
     assert list(ledger.least_used(used_before=NOON + 2 * HOUR)) == [(job.request_hash, 5)]
 
 
-def test_images_of_one_hash_are_counted_once(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_images_of_one_hash_are_counted_once(queue: JobQueue, ledger: RetentionRepository) -> None:
     job = built_twice(queue)
     assert ledger.stored_bytes() == 5
     assert list(ledger.completed()) == [job.request_hash]
 
 
 def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
-    queue: JobQueue, ledger: RetentionLedger, operations: Operations
+    queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
     job = build(queue, keeping=Keeping(MINUTE))
@@ -167,7 +169,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
     assert (anew.request, anew.state) == (job.request, JobState.PENDING)
 
 
-def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: RetentionLedger) -> None:
+def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: RetentionRepository) -> None:
     first = a_submission(packages=("vim", "tmux"))
     queue.submit(first, now=NOON)
     job = build(queue, keeping=Keeping(MINUTE))

@@ -45,7 +45,15 @@ from asu_builder.domain.job import (
     Priority,
     Stage,
 )
-from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations, RetentionLedger, Submission
+from asu_builder.ports import (
+    Entry,
+    IdlePolicy,
+    JobFilter,
+    JobQueue,
+    Operations,
+    RetentionRepository,
+    Submission,
+)
 from factories import NOON, a_failure, a_result, a_submission, removes, room_for
 from queue_model import LIVE, ModelJob, QueueModel
 
@@ -94,7 +102,7 @@ class Side:
 
     database: Database
     queue: JobQueue
-    ledger: RetentionLedger
+    ledger: RetentionRepository
     operations: Operations
 
     @classmethod

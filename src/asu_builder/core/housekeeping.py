@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
-from asu_builder.ports import IdlePolicy, JobQueue, Remove, RetentionLedger, Runtime, Statistics, Store
+from asu_builder.ports import IdlePolicy, JobQueue, Remove, RetentionRepository, Runtime, Statistics, Store
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Housekeeping:
     def __init__(
         self,
         queue: JobQueue,
-        ledger: RetentionLedger,
+        ledger: RetentionRepository,
         store: Store,
         runtime: Runtime,
         *,

@@ -16,7 +16,7 @@ from asu_builder.ports import (
     LiveJobs,
     Operations,
     Pause,
-    RetentionLedger,
+    RetentionRepository,
     Statistics,
     Store,
 )
@@ -100,7 +100,7 @@ class Operator:
         operations: Operations,
         queue: JobQueue,
         *,
-        ledger: RetentionLedger,
+        ledger: RetentionRepository,
         store: Store,
         statistics: Statistics,
         cancellation: Cancellation,

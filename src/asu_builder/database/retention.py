@@ -87,14 +87,14 @@ _KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 
 
 class SqlRetention:
-    """Fulfils `ports.RetentionLedger` on the embedded database."""
+    """Fulfils `ports.RetentionRepository` on the embedded database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._secret_in_log = False
 
     def expired(self, *, now: datetime) -> Sequence[str]:
-        """See `ports.RetentionLedger.expired`."""
+        """See `ports.RetentionRepository.expired`."""
         self._empty_log()
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -104,7 +104,7 @@ class SqlRetention:
         return [row[0] for row in rows]
 
     def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
-        """See `ports.RetentionLedger.forget`."""
+        """See `ports.RetentionRepository.forget`."""
         going, others = self._carriers(request_hash, now, unexpired=unexpired)
         if not others and not remove(lambda: not self._has_others(request_hash, going)):
             return False
@@ -142,7 +142,7 @@ class SqlRetention:
                 self._secret_in_log = not self._database.fold()
 
     def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
-        """See `ports.RetentionLedger.unknown`."""
+        """See `ports.RetentionRepository.unknown`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT value FROM json_each(?) WHERE NOT EXISTS"
@@ -152,7 +152,7 @@ class SqlRetention:
         return [row[0] for row in rows]
 
     def completed(self) -> Iterator[str]:
-        """See `ports.RetentionLedger.completed`."""
+        """See `ports.RetentionRepository.completed`."""
         last = 0
         while True:
             with self._database.reading() as connection:
@@ -176,7 +176,7 @@ class SqlRetention:
         return bool(found)
 
     def stored_bytes(self) -> int:
-        """See `ports.RetentionLedger.stored_bytes`."""
+        """See `ports.RetentionRepository.stored_bytes`."""
         with self._database.reading() as connection:
             (total,) = connection.execute(
                 f"SELECT coalesce(sum(stored_bytes), 0) FROM build_jobs AS job WHERE {_PUBLISHED}"
@@ -184,7 +184,7 @@ class SqlRetention:
         return int(total)
 
     def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
-        """See `ports.RetentionLedger.least_used`."""
+        """See `ports.RetentionRepository.least_used`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
@@ -194,7 +194,7 @@ class SqlRetention:
         return [(str(name), int(size)) for name, size in rows]
 
     def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
-        """See `ports.RetentionLedger.forget_requests`."""
+        """See `ports.RetentionRepository.forget_requests`."""
         with self._database.reading() as connection:
             names = connection.execute(
                 _OLD_REQUESTS, {"before": to_micros(before), "most": most_bytes, "at_once": _AT_ONCE}
@@ -209,7 +209,7 @@ class SqlRetention:
         return gone
 
     def forget_statistics(self, *, before: datetime, now: datetime) -> int:
-        """See `ports.RetentionLedger.forget_statistics`."""
+        """See `ports.RetentionRepository.forget_statistics`."""
         with self._database.writing() as connection:
             # The kinds are named so that the index is used.
             cursor = connection.execute(

@@ -294,7 +294,7 @@ Remove = Callable[[Callable[[], bool]], bool]
 """Takes images away if it is told yes; whether it was."""
 
 
-class RetentionLedger(Protocol):
+class RetentionRepository(Protocol):
     """Finished jobs and the images that belong to them: files and rows go together."""
 
     def expired(self, *, now: datetime) -> Sequence[str]:
