@@ -35,7 +35,7 @@ from podman_service import APK_VERSION, OPKG_VERSION
 FLAVOURS = (APK_VERSION, OPKG_VERSION)
 
 
-class Witness:
+class ConnectionSentinel:
     """A runtime that also notes every command."""
 
     def __init__(self, runtime: LocalRuntime) -> None:
@@ -68,7 +68,7 @@ class Bench:
         self, root: Path, imagebuilder_path: str, *, upstream_url: str = "http://127.0.0.1:9"
     ) -> None:
         self.runtime = LocalRuntime(LocalOptions(imagebuilder_path, root / "builds", sandboxed=False))
-        self.witness = Witness(self.runtime)
+        self.witness = ConnectionSentinel(self.runtime)
         self.store = LocalStore(root / "store", installation="test")
         self.root = root
         self.stages: list[Stage] = []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from asu_builder.domain.errors import AsuError, EngineUnavailable
 from asu_builder.engines.podman.service import Engine, one_line
-from asu_builder.engines.podman.streams import Stream, Witness, libpod_url
+from asu_builder.engines.podman.streams import ConnectionSentinel, Stream, libpod_url
 
 if TYPE_CHECKING:
     from podman.api.client import APIClient
@@ -75,13 +75,13 @@ class ContainerCalls:
         """The stream of a path's tar archive."""
         return self.stream("GET", "containers", self.name, "archive", path=path)
 
-    def witness(self) -> Witness:
+    def witness(self) -> ConnectionSentinel:
         """Notices when the service dies from here on; to be closed."""
         with self.api() as api:
             url = libpod_url(
                 api.path_prefix, "containers", self.name, "wait", condition="stopped", interval="2s"
             )
-        return Witness(self._engine.socket(), url, call=self._timeouts.call)
+        return ConnectionSentinel(self._engine.socket(), url, call=self._timeouts.call)
 
     def inspect(self, *, size: bool = False, timeout: timedelta | None = None) -> Mapping[str, Any]:
         """What Podman knows about the container; `size` walks what it has written.
@@ -154,7 +154,7 @@ class ContainerCalls:
             response.raise_for_status()
             return str(response.json()["Id"])
 
-    def exit_code(self, session: str, witness: Witness) -> int:
+    def exit_code(self, session: str, witness: ConnectionSentinel) -> int:
         """How an exec ended; its stream ends a moment before the session knows.
 
         Nothing is believed of a service that is not the one that `witness` has seen.

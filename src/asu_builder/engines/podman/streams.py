@@ -119,7 +119,7 @@ class Stream:
             raise
 
 
-class Witness:
+class ConnectionSentinel:
     """Tells whether one and the same service was there all the time.
 
     An exec's output ends in the same way when its command has ended and when the service has died.

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asu_builder.domain.errors import EngineUnavailable
-from asu_builder.engines.podman.streams import Demultiplexer, Stream, Witness, libpod_url
+from asu_builder.engines.podman.streams import ConnectionSentinel, Demultiplexer, Stream, libpod_url
 
 CALL = timedelta(seconds=5)
 
@@ -147,7 +147,7 @@ def test_a_queue_of_callers_that_is_full_is_an_engine_that_does_not_answer(tmp_p
 def test_a_witness_loses_sight_only_of_a_service_that_goes_without_a_word(
     listener: socket.socket, tmp_path: Path, answer: bytes | None, lost: bool
 ) -> None:
-    with Witness(tmp_path / "s", "/wait", call=CALL) as witness:
+    with ConnectionSentinel(tmp_path / "s", "/wait", call=CALL) as witness:
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(100).startswith(b"POST /wait HTTP/1.1\r\n")
