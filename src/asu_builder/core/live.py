@@ -25,7 +25,7 @@ _MOST_WAITING = 2 << 20
 _Piece = tuple[datetime, Stage, int, bytes]
 
 
-class Recording:
+class BuildLogWriter:
     """One attempt of a build, heard in the thread that builds; made by `Recorder.begin`."""
 
     def __init__(
@@ -104,14 +104,14 @@ class Recorder:
         self._noted = threading.Event()
         self._hurry = threading.Event()
         self._stopping = False
-        self._recordings: list[Recording] = []
+        self._recordings: list[BuildLogWriter] = []
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._warned = False
 
-    def begin(self, job: Job, lease: Lease) -> Recording:
+    def begin(self, job: Job, lease: Lease) -> BuildLogWriter:
         """Listens to one attempt; whoever begins it ends it by `end`."""
-        recording = Recording(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
+        recording = BuildLogWriter(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
         with self._starting:
             self._recordings.append(recording)
             if self._thread is None:
@@ -120,7 +120,7 @@ class Recorder:
         self.tell(job.request_hash)
         return recording
 
-    def end(self, recording: Recording) -> None:
+    def end(self, recording: BuildLogWriter) -> None:
         """Returns when its last line is written, or soon: the outcome must not come before it."""
         recording.ended = True
         self._hurry.set()
@@ -153,7 +153,7 @@ class Recorder:
                 self._recordings.remove(recording)
                 recording.written.set()
 
-    def _write(self, recording: Recording, lines: list[PrintedLine]) -> bool:
+    def _write(self, recording: BuildLogWriter, lines: list[PrintedLine]) -> bool:
         """Whether anything was written; what cannot be is dropped, and said once until it can again."""
         if not lines:
             return False

@@ -168,7 +168,7 @@ _LABELS: dict[TallyBy, str] = {
 
 
 class SqlStatistics:
-    """Recording costs a list append and never waits for the disk.
+    """BuildLogWriter costs a list append and never waits for the disk.
 
     A process that is killed loses its last second of events and its last minute of package names.
     """

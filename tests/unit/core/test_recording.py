@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from asu_builder.core.live import Recorder, Recording
+from asu_builder.core.live import BuildLogWriter, Recorder
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Job, JobState, Lease, Stage
 from asu_builder.domain.request import request_hash
@@ -25,7 +25,7 @@ class Studio:
         self.rung: list[str] = []
         self.recorder = Recorder(self.log, now=lambda: NOON, ring=self.rung.append)
 
-    def begin(self) -> Recording:
+    def begin(self) -> BuildLogWriter:
         return self.recorder.begin(JOB, LEASE)
 
     def texts(self) -> list[str]:
