@@ -57,7 +57,7 @@ def test_an_operator_cancels_a_job_on_second_thought(
 ) -> None:
     seen = window(signed_in=True).open("/queue?state=building")
     row = seen.page.get_by_role("row", name=PROFILE)
-    row.get_by_text("Act", exact=False).first.click()
+    row.get_by_text("AuditEntry", exact=False).first.click()
     # Without the tick the browser itself says what is missing, and nothing is sent.
     row.get_by_role("button", name="Cancel it").click()
     assert row.get_by_role("checkbox").evaluate("(box) => box.matches(':invalid:focus')")
@@ -107,7 +107,7 @@ def test_open_details_and_a_tick_survive_what_changes_meanwhile(
 ) -> None:
     seen = window(signed_in=True).open("/queue")
     row = seen.page.get_by_role("row", name=PROFILE).first
-    row.get_by_text("Act", exact=False).first.click()
+    row.get_by_text("AuditEntry", exact=False).first.click()
     row.get_by_role("checkbox").check()
     with seen.page.expect_response("**/queue?fragment=1"):
         pass

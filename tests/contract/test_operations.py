@@ -15,7 +15,7 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
 from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
 from asu_builder.ports import (
-    Act,
+    AuditEntry,
     IdlePolicy,
     JobFilter,
     JobQueue,
@@ -316,8 +316,8 @@ def test_submissions_are_taken_during_a_pause(queue: JobQueue, operations: Opera
 
 
 def test_acts_are_kept_for_every_process_newest_first(operations: Operations, second: Database) -> None:
-    acts = [Act(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
-    acts.append(Act(NOON - DAY, "bob", "pause"))
+    acts = [AuditEntry(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
+    acts.append(AuditEntry(NOON - DAY, "bob", "pause"))
     for act in acts:
         operations.record(act)
     assert list(SqlOperations(second).acts(100)) == acts[::-1]
@@ -433,7 +433,7 @@ def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
         queue.cancel(job.id, keep_for=DAY, now=NOON)
         if number:
             assert forget(ledger, job)
-    operations.record(Act(NOON, "farm", "pause"))
+    operations.record(AuditEntry(NOON, "farm", "pause"))
     assert ledger.forget_requests(before=NOON, most_bytes=1 << 20) == 0
     assert ledger.forget_requests(before=NOON, most_bytes=500) == 2, "one fits"
     assert ledger.forget_requests(before=NOON + MINUTE, most_bytes=1 << 20) == 1

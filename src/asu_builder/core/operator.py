@@ -10,7 +10,7 @@ from asu_builder.core.submit import Cancellation
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
 from asu_builder.domain.job import FINAL_STATES, Job, JobState, Priority
 from asu_builder.ports import (
-    Act,
+    AuditEntry,
     JobFilter,
     JobQueue,
     LiveJobs,
@@ -127,7 +127,7 @@ class Operator:
         """The newest job of this hash that still answers, with its outcome."""
         return self._queue.find(request_hash, now=self._now())
 
-    def acts(self, limit: int) -> Sequence[Act]:
+    def acts(self, limit: int) -> Sequence[AuditEntry]:
         """What operators did, newest first."""
         return self._operations.acts(limit)
 
@@ -199,7 +199,7 @@ class Operator:
         return self._operations.paused()
 
     def _note(self, who: str, act: str, subject: str = "") -> None:
-        self._operations.record(Act(self._now(), who, act, subject))
+        self._operations.record(AuditEntry(self._now(), who, act, subject))
 
     def _live(self, request_hash: str) -> Job:
         job = self._queue.find(request_hash, now=self._now())

@@ -26,7 +26,7 @@ from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import (
-    Act,
+    AuditEntry,
     Entry,
     JobQueue,
     Operations,
@@ -137,7 +137,7 @@ class Cancellation:
         """False when it has ended."""
         ended = self._end(job, unless_joined=False)
         if ended:
-            self._operations.record(Act(self._now(), who, "cancel", job.request_hash))
+            self._operations.record(AuditEntry(self._now(), who, "cancel", job.request_hash))
         return ended
 
     def _end(self, job: Job, *, unless_joined: bool) -> bool:

@@ -18,7 +18,7 @@ from asu_builder.database.rows import (
     to_request,
 )
 from asu_builder.domain.job import Job, JobState, Priority
-from asu_builder.ports import Act, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
+from asu_builder.ports import AuditEntry, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
 
 _LARGEST_LIST = 1000
 _LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
@@ -185,7 +185,7 @@ class SqlOperations:
         }
         return QueueLoad(waiting, building)
 
-    def record(self, act: Act) -> None:
+    def record(self, act: AuditEntry) -> None:
         """See `ports.Operations.record`."""
         with self._database.writing(durable=True) as connection:
             connection.execute(
@@ -193,14 +193,14 @@ class SqlOperations:
                 (to_micros(act.at), act.who, act.act, act.subject),
             )
 
-    def acts(self, limit: int) -> Sequence[Act]:
+    def acts(self, limit: int) -> Sequence[AuditEntry]:
         """See `ports.Operations.acts`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT at, who, act, subject FROM operator_acts ORDER BY id DESC LIMIT ?",
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
-        return [Act(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
+        return [AuditEntry(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
 
 
 def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:

@@ -6,8 +6,8 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 
 from asu_builder.ports.database import (
     DURATION_CLASSES,
-    Act,
     Admit,
+    AuditEntry,
     DurationTally,
     Entry,
     EventKind,
@@ -55,7 +55,7 @@ from asu_builder.ports.upstream import (
 
 __all__ = [
     "DURATION_CLASSES",
-    "Act",
+    "AuditEntry",
     "Admit",
     "BuildLog",
     "CommandResult",

@@ -202,7 +202,7 @@ class LiveJobs(Struct, frozen=True):
     oldest: datetime
 
 
-class Act(Struct, frozen=True):
+class AuditEntry(Struct, frozen=True):
     """One act of an operator: who did what to what, and when."""
 
     at: datetime
@@ -281,11 +281,11 @@ class Operations(Protocol):
         """The queue at a glance; costs the same however many jobs have ended."""
         ...
 
-    def record(self, act: Act) -> None:
+    def record(self, act: AuditEntry) -> None:
         """Writes an act down; durable when this returns."""
         ...
 
-    def acts(self, limit: int) -> Sequence[Act]:
+    def acts(self, limit: int) -> Sequence[AuditEntry]:
         """The latest acts, newest first."""
         ...
 

@@ -19,7 +19,7 @@ from asu_builder.http.cache import Remembered, Rendered
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.threads import Threads
-from asu_builder.ports import Act, JobFilter
+from asu_builder.ports import AuditEntry, JobFilter
 
 FILTERS = ("state", "version", "target", "profile", "caller")
 JOBS = 50
@@ -122,7 +122,7 @@ class QueuePage:
         }
         if not caller.may(Right.READ):
             return {**shared, "listing": None, "acts": ()}
-        acts: Sequence[Act] = self._operator.acts(_ACTS)
+        acts: Sequence[AuditEntry] = self._operator.acts(_ACTS)
         listing = self._listing(job_filter(request))
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
