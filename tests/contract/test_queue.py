@@ -568,7 +568,7 @@ def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queu
     assert submit(queue, "runs").id != runs.id
 
 
-def test_only_the_secret_of_the_first_asker_lets_it_cancel(queue: JobQueue) -> None:
+def test_only_the_secret_of_the_first_caller_lets_it_cancel(queue: JobQueue) -> None:
     job = queue.submit(a_submission(cancel_digest="c" * 64), now=NOON).job
     other = queue.submit(a_submission(cancel_digest="d" * 64), now=NOON).job
     assert other.id == job.id
@@ -579,7 +579,7 @@ def test_only_the_secret_of_the_first_asker_lets_it_cancel(queue: JobQueue) -> N
     assert not queue.may_cancel(unsecured.id, "")
 
 
-def test_a_job_that_another_asker_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
+def test_a_job_that_another_caller_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
     job = queue.submit(a_submission(caller="a"), now=NOON).job
     queue.submit(a_submission(caller="a"), now=NOON)
     found = queue.find(job.request_hash, now=NOON)

@@ -56,7 +56,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
         queue.finish(stale, a_result(), Keeping(DAY), now=NOON + MINUTE)
 
 
-def test_an_asker_whose_next_job_is_always_there_in_time_does_not_keep_others_waiting(
+def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_waiting(
     queue: JobQueue,
 ) -> None:
     for name in ("a1", "a2", "a3"):
@@ -180,7 +180,7 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: R
     assert entry.job == queue.find(job.request_hash, now=NOON + MINUTE)
 
 
-def test_the_job_of_an_entry_says_that_its_asker_has_joined(queue: JobQueue) -> None:
+def test_the_job_of_an_entry_says_that_its_caller_has_joined(queue: JobQueue) -> None:
     submit(queue, caller="a")
     joined = submit(queue, caller="b")
     assert joined == queue.find(joined.request_hash, now=NOON)

@@ -134,7 +134,7 @@ def test_joining_an_ended_job_changes_nothing(queue: JobQueue) -> None:
     assert (joined.job.caller, joined.job.joined) == ("farm", False)
 
 
-def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_asker_nor_by_him(
+def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_caller_nor_by_him(
     queue: JobQueue,
 ) -> None:
     first = a_submission(caller="farm", priority=Priority.BULK, cancel_digest="c" * 64)

@@ -86,7 +86,7 @@ def test_a_failed_build_is_repeated_corrected(
     assert f'<th scope="row">{contained}</th>' in page
 
 
-def test_the_first_asker_alone_cancels(
+def test_the_first_caller_alone_cancels(
     sample_world: Distribution, upstream: DownloadServer, tmp_path: Path
 ) -> None:
     with slow_service(sample_world, upstream, tmp_path, seconds=5) as service, service.client() as client:

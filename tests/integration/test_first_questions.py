@@ -131,7 +131,7 @@ def test_while_upstream_is_down_it_is_said_at_once(house: House) -> None:
         assert client.get("/health").status == 200
 
 
-def test_after_a_quiet_time_the_first_asker_is_told_what_is_new(house: House) -> None:
+def test_after_a_quiet_time_the_first_caller_is_told_what_is_new(house: House) -> None:
     with house.opened() as client:
         before = client.get("/json/v1/overview.json")
         assert before.json["latest"] == [APK, OPKG]

@@ -129,7 +129,7 @@ class Cancellation:
         self._kept_for = kept_for
         self._now = now
 
-    def by_asker(self, job: Job) -> bool:
+    def by_caller(self, job: Job) -> bool:
         """False when it has ended, or when others have asked for the same since."""
         return self._end(job, unless_joined=True)
 
@@ -368,7 +368,7 @@ class Builds:
         cancelled = (
             self._cancellation.by_operator(job, who=caller.name)
             if operates
-            else self._cancellation.by_asker(job)
+            else self._cancellation.by_caller(job)
         )
         if not cancelled:
             job = self._queue.find(name, now=self._now()) or job

@@ -178,13 +178,13 @@ def check_proxy(scene: Scene) -> Finding:
             f"Pass everything on to {_own_url(scene)}.",
         )
     in_front = scene.url.startswith("https://") or heard.one("server") or heard.one("via")
-    caller = _asker_of(heard)
+    caller = _caller_of(heard)
     if not in_front:
         return well(f"{scene.url} leads to the service, which counts this machine as {caller}.")
     return _judge_proxy(scene, heard.one("server") or heard.one("via") or "https", caller)
 
 
-def _asker_of(heard: Heard) -> str:
+def _caller_of(heard: Heard) -> str:
     try:
         return str(json.loads(heard.body)["caller"])
     except (ValueError, KeyError):

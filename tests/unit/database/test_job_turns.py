@@ -15,7 +15,7 @@ def test_the_turn_of_who_joins_is_looked_up_in_indexes(tmp_path: Path) -> None:
     tables = ("build_jobs", "queue_turns")
     looked_at = [row[3] for row in rows if any(table in row[3] for table in tables)]
     assert sorted(looked_at) == [
-        "SEARCH build_jobs USING INDEX build_jobs_asker (caller=? AND priority=?)",
+        "SEARCH build_jobs USING INDEX build_jobs_caller (caller=? AND priority=?)",
         "SEARCH build_jobs USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH queue_turns USING INTEGER PRIMARY KEY (rowid=?)",
     ]

@@ -237,7 +237,7 @@ def test_whatever_is_sent_a_name_is_an_address_a_household_or_unknown(
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
-def test_a_household_cannot_be_more_than_one_asker(address: ipaddress.IPv6Address, host: int) -> None:
+def test_a_household_cannot_be_more_than_one_caller(address: ipaddress.IPv6Address, host: int) -> None:
     neighbour = ipaddress.IPv6Address((int(address) >> 64 << 64) | host)
     if address.ipv4_mapped or neighbour.ipv4_mapped:
         return

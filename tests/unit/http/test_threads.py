@@ -72,7 +72,7 @@ def test_a_call_that_breaks_breaks_for_its_askers_and_the_next_goes_on(threads: 
     assert asyncio.run(ask_twice()) == 2
 
 
-def test_an_asker_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> None:
+def test_an_caller_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> None:
     calls = Calls()
 
     async def ask_and_leave() -> int:

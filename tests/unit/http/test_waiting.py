@@ -152,7 +152,7 @@ def test_what_does_not_come_is_given_up_and_a_stop_ends_every_wait(threads: Thre
     ("caller", "counted"),
     [(ASKER, True), (Caller("farm", Token("farm", "")), False), (Caller("127.0.0.1", many=True), False)],
 )
-def test_only_an_asker_that_is_one_is_counted_and_only_where_a_document_is_lacking(
+def test_only_an_caller_that_is_one_is_counted_and_only_where_a_document_is_lacking(
     threads: Threads, caller: Caller, counted: bool
 ) -> None:
     documents = Documents()

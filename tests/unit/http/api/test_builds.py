@@ -299,7 +299,7 @@ def test_a_cancelled_build_is_a_500_on_which_every_client_stops(client: AsgiClie
     assert client.request("DELETE", f"{BUILD}/nonsense").status == 404
 
 
-def test_another_asker_of_a_live_build_reaches_the_queue_and_the_same_one_does_not(
+def test_another_caller_of_a_live_build_reaches_the_queue_and_the_same_one_does_not(
     client: AsgiClient, builds: FakeBuilds
 ) -> None:
     for _ in range(3):

@@ -99,7 +99,7 @@ def test_of_a_long_log_the_end_is_shown_and_the_rest_linked(
     assert "The first 500 lines" in page and f"/api/v1/build/{name}/log" in page
 
 
-def test_only_the_first_asker_and_operators_are_offered_to_cancel(
+def test_only_the_first_caller_and_operators_are_offered_to_cancel(
     client: AsgiClient, builds: FakeBuilds
 ) -> None:
     address = f"/build/{builds.build()}"
@@ -115,7 +115,7 @@ def test_only_the_first_asker_and_operators_are_offered_to_cancel(
     [({}, 403), (as_holder(READER), 403), (COOKIE, 303), (as_holder(OPERATOR), 303)],
     ids=["anybody", "reader", "first caller", "operator"],
 )
-def test_a_build_is_cancelled_by_its_first_asker_or_an_operator(
+def test_a_build_is_cancelled_by_its_first_caller_or_an_operator(
     client: AsgiClient, builds: FakeBuilds, headers: dict[str, str], status: int
 ) -> None:
     name = builds.build()

@@ -93,7 +93,7 @@ def test_the_week_is_drawn_and_stands_in_a_table(busy: Scene, client: AsgiClient
     assert len(re.findall(r'<th scope="row" class="when">2026-0', shown)) == 7
 
 
-def test_failures_are_told_in_words_without_what_only_the_asker_may_know(
+def test_failures_are_told_in_words_without_what_only_the_caller_may_know(
     busy: Scene, client: AsgiClient
 ) -> None:
     shown = page(client)

@@ -78,7 +78,7 @@ def test_anybody_sees_how_many_wait_for_what_and_how_long(client: AsgiClient, sc
 
 @pytest.mark.parametrize("headers", [{}, BUILDER])
 @pytest.mark.parametrize("address", ["/queue", "/queue?fragment=1", "/queue?state=pending&caller=192.0.2.1"])
-def test_nobody_without_the_right_sees_a_job_a_hash_or_an_asker(
+def test_nobody_without_the_right_sees_a_job_a_hash_or_an_caller(
     client: AsgiClient, scene: Scene, headers: dict[str, str], address: str
 ) -> None:
     secrets = "correct-horse"
