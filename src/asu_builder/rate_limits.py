@@ -42,17 +42,17 @@ class RateLimit:
         self._rates: tuple[RateLimitItem, ...] = ()
         self._limiter: MovingWindowRateLimiter | None = None
 
-    def admit(self, asker_name: str) -> TooManyRequests | None:
+    def admit(self, caller_name: str) -> TooManyRequests | None:
         """None when this caller may have one more, which is counted; a refused try is not."""
         if not self._text:
             return None
         with self._lock:
             limiter = self._limiter or self._load()
-            full = [rate for rate in self._rates if not limiter.test(rate, asker_name)]
+            full = [rate for rate in self._rates if not limiter.test(rate, caller_name)]
             if full:
-                return self._refusal(limiter, full, asker_name)
+                return self._refusal(limiter, full, caller_name)
             for rate in self._rates:
-                limiter.hit(rate, asker_name)
+                limiter.hit(rate, caller_name)
         return None
 
     def _load(self) -> "MovingWindowRateLimiter":
@@ -70,9 +70,9 @@ class RateLimit:
         return self._limiter
 
     def _refusal(
-        self, limiter: "MovingWindowRateLimiter", full: "list[RateLimitItem]", asker_name: str
+        self, limiter: "MovingWindowRateLimiter", full: "list[RateLimitItem]", caller_name: str
     ) -> TooManyRequests:
-        resets = [(limiter.get_window_stats(rate, asker_name).reset_time, rate) for rate in full]
+        resets = [(limiter.get_window_stats(rate, caller_name).reset_time, rate) for rate in full]
         reset, rate = max(resets, key=lambda entry: entry[0])
         wait = max(1, math.ceil(reset - self._clock()))
         unit = rate.GRANULARITY.name
@@ -106,16 +106,16 @@ class LookUpsLimit:
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
         """Until when a question of this caller is counted already; the first to end comes first."""
 
-    def admit(self, asker_name: str, what: str) -> TooManyRequests | None:
+    def admit(self, caller_name: str, what: str) -> TooManyRequests | None:
         """None when this caller may ask this; `what` is the same for the same question."""
-        question = (asker_name, what)
+        question = (caller_name, what)
         with self._lock:
             now = self._clock()
             while self._asked and (len(self._asked) > _QUESTIONS or next(iter(self._asked.values())) <= now):
                 self._asked.popitem(last=False)
             if question in self._asked:
                 return None
-        refusal = self._limit.admit(asker_name)
+        refusal = self._limit.admit(caller_name)
         if refusal is None:
             with self._lock:
                 self._asked[question] = now + _MINUTE

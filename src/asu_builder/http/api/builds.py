@@ -124,13 +124,13 @@ class BuildAnswers:
         self._note_interest(request_hash)
         return kept
 
-    def recall_body(self, body: bytes, user_agent: str, asker_of: Callable[[], Caller]) -> Kept | None:
+    def recall_body(self, body: bytes, user_agent: str, caller_of: Callable[[], Caller]) -> Kept | None:
         """The answer to a POST of these very bytes, if it is still fresh; never waits."""
         asked = self._asked.get(hashlib.sha256(body).digest())
         if asked is None or self._clock() >= asked.fresh_until:
             return None
         # Whoever joins a live build is noted there, so that it is not cancelled under them.
-        if asked.status != 200 and asker_of().name != asked.caller:
+        if asked.status != 200 and caller_of().name != asked.caller:
             return None
         kept = self.recall(asked.request_hash)
         # Ended, or another job by now, which nobody of this name has joined: let the queue decide.
