@@ -63,7 +63,7 @@ class CappedFile:
             _write_all(self._file, chunk)
 
 
-def overheard(write: Callable[[bytes], None], stream: int, heard: Heard | None) -> Callable[[bytes], None]:
+def tee(write: Callable[[bytes], None], stream: int, heard: Heard | None) -> Callable[[bytes], None]:
     """Writes a stream, and tells whoever listens."""
     if heard is None:
         return write

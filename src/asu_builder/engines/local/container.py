@@ -17,7 +17,7 @@ from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavai
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
-from asu_builder.engines.output import CappedFile, disk_errors, ends_with_full_disk, overheard
+from asu_builder.engines.output import CappedFile, disk_errors, ends_with_full_disk, tee
 from asu_builder.ports import CommandResult, Heard
 from asu_builder.ports.engines import STDERR, STDOUT
 
@@ -272,8 +272,8 @@ class LocalContainer:
                     directory=self._place.builder,
                     environment=variables,
                     write={
-                        "stdout": overheard(stdout.write, STDOUT, heard),
-                        "stderr": overheard(stderr.write, STDERR, heard),
+                        "stdout": tee(stdout.write, STDOUT, heard),
+                        "stderr": tee(stderr.write, STDERR, heard),
                     },
                 )
             if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:

@@ -10,7 +10,7 @@ from typing import IO, cast
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
-from asu_builder.engines.output import CappedFile, ends_with_full_disk, overheard
+from asu_builder.engines.output import CappedFile, ends_with_full_disk, tee
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
@@ -71,8 +71,8 @@ class PodmanContainer:
         with self._guard.covering():
             with stdout, stderr:
                 writers = {
-                    STDOUT: overheard(stdout.write, STDOUT, heard),
-                    STDERR: overheard(stderr.write, STDERR, heard),
+                    STDOUT: tee(stdout.write, STDOUT, heard),
+                    STDERR: tee(stderr.write, STDERR, heard),
                 }
                 exit_code = self._execute(arguments, writers, self._environment | dict(environment or {}))
             result = CommandResult(exit_code, stdout.path, stderr.path)
