@@ -198,7 +198,7 @@ class QueueSummary:
             return
         job = chance.choice(jobs)
         if act == "cancel":
-            self._note(act, lambda: self._queue.cancel(job.id, keep_for=KEEP, now=now), job=job.id)
+            self._note(act, lambda: self._queue.cancel(job.id, ttl=KEEP, now=now), job=job.id)
         elif act == "give back":
             self._note(act, lambda: self._operations.give_back(job.id, now=now), job=job.id)
         elif act == "purge":

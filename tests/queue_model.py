@@ -44,7 +44,7 @@ class ModelJob:
     started_at: int = 0
     finished_at: int = 0
     expires_at: int = 0
-    keep_for: int = 0
+    ttl: int = 0
     max_expires_at: int | None = None
     reason: FailureReason | None = None
     stored_bytes: int = 0
@@ -54,16 +54,16 @@ class ModelJob:
         """Whether it is still on its way."""
         return self.state in LIVE
 
-    def end(self, state: JobState, *, now: int, keep_for: int, at_most: int | None = None) -> None:
+    def end(self, state: JobState, *, now: int, ttl: int, at_most: int | None = None) -> None:
         """It comes to its end."""
         self.state, self.stage, self.lease = state, None, None
         self.finished_at = self.last_accessed_at = now
-        self.keep_for, self.max_expires_at = keep_for, None if at_most is None else now + at_most
-        self.expires_at = now + keep_for if at_most is None else now + min(keep_for, at_most)
+        self.ttl, self.max_expires_at = ttl, None if at_most is None else now + at_most
+        self.expires_at = now + ttl if at_most is None else now + min(ttl, at_most)
 
-    def fail(self, reason: FailureReason, *, now: int, keep_for: int) -> None:
+    def fail(self, reason: FailureReason, *, now: int, ttl: int) -> None:
         """It ends without images."""
-        self.end(JobState.FAILED, now=now, keep_for=keep_for, at_most=keep_for)
+        self.end(JobState.FAILED, now=now, ttl=ttl, at_most=ttl)
         self.reason = reason
 
     def put_back(self) -> None:
@@ -155,26 +155,26 @@ class QueueModel:
                 job.last_accessed_at, job.deprioritized = now, False
             elif job.state is JobState.COMPLETED and job.expires_at > now:
                 job.last_accessed_at = now
-                until = now + job.keep_for
+                until = now + job.ttl
                 if job.max_expires_at is not None:
                     until = min(until, job.max_expires_at)
                 job.expires_at = max(job.expires_at, until)
 
-    def expire_abandoned(self, sinks: int, expires: int, *, keep_for: int, now: int) -> list[int]:
+    def expire_abandoned(self, sinks: int, expires: int, *, ttl: int, now: int) -> list[int]:
         """Sinks and expires those that wait and nobody polls."""
         gone = []
         for job in self.order():
             job.deprioritized |= job.last_accessed_at < now - sinks
             if job.last_accessed_at < now - expires:
-                job.fail(FailureReason.EXPIRED, now=now, keep_for=keep_for)
+                job.fail(FailureReason.EXPIRED, now=now, ttl=ttl)
                 gone.append(job.id)
         return gone
 
-    def cancel(self, job: ModelJob, *, keep_for: int, now: int, unless_joined: bool) -> bool:
+    def cancel(self, job: ModelJob, *, ttl: int, now: int, unless_joined: bool) -> bool:
         """Whether it was live and is cancelled now."""
         if not job.live or (unless_joined and job.joined):
             return False
-        job.end(JobState.CANCELLED, now=now, keep_for=keep_for)
+        job.end(JobState.CANCELLED, now=now, ttl=ttl)
         return True
 
     def claimable(self, *, now: int) -> ModelJob | None:
@@ -200,7 +200,7 @@ class QueueModel:
         assert job.stage is not None
         job.history.append((job.stage, ending))
 
-    def recover(self, worker: str | None, *, keep_for: int, now: int) -> tuple[int, list[int]]:
+    def recover(self, worker: str | None, *, ttl: int, now: int) -> tuple[int, list[int]]:
         """How many returned, and which gave up."""
         self._discount(now)
         returned, gave_up = 0, []
@@ -212,7 +212,7 @@ class QueueModel:
             self.broke_off(job, "its worker was lost")
             job.attempts += job.stage in CONTAINER_STAGES
             if job.attempts >= MAX_ATTEMPTS:
-                job.fail(FailureReason.GAVE_UP, now=now, keep_for=keep_for)
+                job.fail(FailureReason.GAVE_UP, now=now, ttl=ttl)
                 gave_up.append(job.id)
             else:
                 job.put_back()

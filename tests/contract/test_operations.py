@@ -52,10 +52,10 @@ def claim(queue: JobQueue) -> tuple[Job, Lease]:
     return claimed
 
 
-def finish(queue: JobQueue, outcome: Outcome | None = None, *, keep_for: timedelta = DAY) -> Job:
+def finish(queue: JobQueue, outcome: Outcome | None = None, *, ttl: timedelta = DAY) -> Job:
     """Takes the next job to its end, by default a result."""
     job, lease = claim(queue)
-    queue.finish(lease, outcome or a_result(), Keeping(keep_for), now=NOON)
+    queue.finish(lease, outcome or a_result(), Keeping(ttl), now=NOON)
     return job
 
 
@@ -65,7 +65,7 @@ def one_in_each_state(queue: JobQueue) -> dict[JobState, Job]:
     submit(queue, "completes")
     completed = finish(queue)
     cancelled = submit(queue, "is-cancelled")
-    queue.cancel(cancelled.id, keep_for=DAY, now=NOON)
+    queue.cancel(cancelled.id, ttl=DAY, now=NOON)
     submit(queue, "is-built")
     building, _ = claim(queue)
     return {
@@ -235,7 +235,7 @@ def test_what_has_ended_is_requeued_as_a_new_job_in_its_place(
     assert (anew.request, anew.request_hash) == (ended.request, ended.request_hash)
     assert (anew.state, anew.enqueued_at, anew.outcome) == (JobState.PENDING, NOON + MINUTE, None)
     assert queue.find(ended.request_hash, now=NOON + MINUTE) == anew
-    assert queue.cancel(anew.id, keep_for=timedelta(0), now=NOON + MINUTE)
+    assert queue.cancel(anew.id, ttl=timedelta(0), now=NOON + MINUTE)
     assert queue.find(ended.request_hash, now=NOON + MINUTE) is None
 
 
@@ -430,7 +430,7 @@ def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
-        queue.cancel(job.id, keep_for=DAY, now=NOON)
+        queue.cancel(job.id, ttl=DAY, now=NOON)
         if number:
             assert forget(ledger, job)
     operations.record(AuditEntry(NOON, "farm", "pause"))
@@ -535,7 +535,7 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
     queue: JobQueue, ledger: RetentionRepository
 ) -> None:
     submit(queue)
-    job = finish(queue, keep_for=MINUTE)
+    job = finish(queue, ttl=MINUTE)
     removed: list[str] = []
 
     def forget_at(minutes: int) -> bool:

@@ -306,7 +306,7 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
     elif state is JobState.FAILED:
         queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
     elif state is JobState.CANCELLED:
-        assert queue.cancel(job.id, keep_for=DAY, now=NOON)
+        assert queue.cancel(job.id, ttl=DAY, now=NOON)
     return job, lease
 
 
@@ -335,7 +335,7 @@ OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], bool]] = {
     JobState.BUILDING: lambda queue, _: queue.claim("w/2", lease_for=MINUTE, now=NOON) is not None,
     JobState.COMPLETED: complete,
     JobState.FAILED: give_up,
-    JobState.CANCELLED: lambda queue, lease: queue.cancel(lease.job_id, keep_for=DAY, now=NOON),
+    JobState.CANCELLED: lambda queue, lease: queue.cancel(lease.job_id, ttl=DAY, now=NOON),
 }
 
 
@@ -553,11 +553,11 @@ def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> N
 
 def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queue: JobQueue) -> None:
     waits, runs = submit(queue, "waits"), submit(queue, "runs")
-    queue.cancel(waits.id, keep_for=DAY, now=NOON)
+    queue.cancel(waits.id, ttl=DAY, now=NOON)
     job, lease = claim(queue)
     assert job.id == runs.id
-    assert queue.cancel(runs.id, keep_for=DAY, now=NOON)
-    assert not queue.cancel(runs.id, keep_for=DAY, now=NOON)
+    assert queue.cancel(runs.id, ttl=DAY, now=NOON)
+    assert not queue.cancel(runs.id, ttl=DAY, now=NOON)
     assert queue.live_leases() == set()
     with pytest.raises(LeaseLost):
         queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
@@ -586,8 +586,8 @@ def test_a_job_that_another_caller_has_joined_is_not_cancelled_by_the_first(queu
     assert found is not None
     assert not found.joined
     queue.submit(a_submission(caller="b"), now=NOON)
-    assert not queue.cancel(job.id, keep_for=DAY, now=NOON, unless_joined=True)
-    assert queue.cancel(job.id, keep_for=DAY, now=NOON)
+    assert not queue.cancel(job.id, ttl=DAY, now=NOON, unless_joined=True)
+    assert queue.cancel(job.id, ttl=DAY, now=NOON)
 
 
 def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(

@@ -47,7 +47,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
 ) -> None:
     submit(queue, "first")
     job, stale = claim(queue)
-    queue.cancel(job.id, keep_for=MINUTE, now=NOON)
+    queue.cancel(job.id, ttl=MINUTE, now=NOON)
     ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)

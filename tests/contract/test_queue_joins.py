@@ -143,7 +143,7 @@ def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_calle
     assert queue.submit(later, now=NOON).job.caller == "ann"
     assert queue.submit(later, now=NOON).job.joined
     assert not queue.may_cancel(job.id, "d" * 64)
-    assert not queue.cancel(job.id, keep_for=DAY, now=NOON, unless_joined=True)
+    assert not queue.cancel(job.id, ttl=DAY, now=NOON, unless_joined=True)
 
 
 @pytest.mark.parametrize("polled", [False, True])

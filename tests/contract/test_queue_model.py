@@ -242,11 +242,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.side.queue.touch(hashes, now=self.moment)
         self.model.touch(hashes, now=self.now)
 
-    @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), keep_for=spans)
-    def expire_abandoned(self, sinks: int, longer: int, keep_for: int) -> None:
+    @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), ttl=spans)
+    def expire_abandoned(self, sinks: int, longer: int, ttl: int) -> None:
         patience = IdlePolicy(span(sinks), span(sinks * longer))
-        gone = self.side.queue.expire_abandoned(patience, failure_ttl=span(keep_for), now=self.moment)
-        wanted = self.model.expire_abandoned(sinks, sinks * longer, keep_for=keep_for, now=self.now)
+        gone = self.side.queue.expire_abandoned(patience, failure_ttl=span(ttl), now=self.moment)
+        wanted = self.model.expire_abandoned(sinks, sinks * longer, ttl=ttl, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)
 
     def job_of(self, pick: int) -> tuple[int, ModelJob | None]:
@@ -254,15 +254,12 @@ class QueueMachine(RuleBasedStateMachine):
         return job_id, next((job for job in self.model.jobs if job.id == job_id), None)
 
     @precondition(lambda self: self.ids)
-    @rule(pick=picks, keep_for=spans, unless_joined=st.booleans())
-    def cancel(self, pick: int, keep_for: int, unless_joined: bool) -> None:
+    @rule(pick=picks, ttl=spans, unless_joined=st.booleans())
+    def cancel(self, pick: int, ttl: int, unless_joined: bool) -> None:
         job_id, job = self.job_of(pick)
-        done = self.side.queue.cancel(
-            job_id, keep_for=span(keep_for), now=self.moment, unless_joined=unless_joined
-        )
+        done = self.side.queue.cancel(job_id, ttl=span(ttl), now=self.moment, unless_joined=unless_joined)
         assert done == (
-            job is not None
-            and self.model.cancel(job, keep_for=keep_for, now=self.now, unless_joined=unless_joined)
+            job is not None and self.model.cancel(job, ttl=ttl, now=self.now, unless_joined=unless_joined)
         )
 
     @precondition(lambda self: self.ids)
@@ -355,23 +352,23 @@ class QueueMachine(RuleBasedStateMachine):
             job.not_before = until
 
     @precondition(lambda self: self.leases)
-    @rule(pick=picks, size=st.integers(1, 9), keep_for=spans, longest=st.sampled_from([None, 30, 100]))
-    def complete(self, pick: int, size: int, keep_for: int, longest: int | None) -> None:
+    @rule(pick=picks, size=st.integers(1, 9), ttl=spans, longest=st.sampled_from([None, 30, 100]))
+    def complete(self, pick: int, size: int, ttl: int, longest: int | None) -> None:
         lease, job = self.lease_of(pick)
-        keeping = Keeping(span(keep_for), None if longest is None else span(longest))
+        keeping = Keeping(span(ttl), None if longest is None else span(longest))
         self.finish_twice(lease, job, a_result(stored_bytes=size), keeping)
         if job:
-            job.end(JobState.COMPLETED, now=self.now, keep_for=keep_for, at_most=longest)
+            job.end(JobState.COMPLETED, now=self.now, ttl=ttl, at_most=longest)
             job.stored_bytes = size
             self.model.files.add(job.request_hash)
 
     @precondition(lambda self: self.leases)
-    @rule(pick=picks, reason=st.sampled_from(REASONS), keep_for=spans)
-    def fail(self, pick: int, reason: FailureReason, keep_for: int) -> None:
+    @rule(pick=picks, reason=st.sampled_from(REASONS), ttl=spans)
+    def fail(self, pick: int, reason: FailureReason, ttl: int) -> None:
         lease, job = self.lease_of(pick)
-        self.finish_twice(lease, job, a_failure(reason), Keeping(span(keep_for), span(keep_for)))
+        self.finish_twice(lease, job, a_failure(reason), Keeping(span(ttl), span(ttl)))
         if job:
-            job.fail(reason, now=self.now, keep_for=keep_for)
+            job.fail(reason, now=self.now, ttl=ttl)
 
     def finish_twice(self, lease: Lease, job: ModelJob | None, outcome: Outcome, keeping: Keeping) -> None:
         """Two writers with one lease at once; one of them is taken, if it still holds."""
@@ -404,10 +401,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.claim(worker="one/1", times=1, lease_for=20)
             pick = 0
 
-    @rule(worker=st.sampled_from([None, None, None, "one", "two"]), keep_for=spans)
-    def look(self, worker: str | None, keep_for: int = 60) -> None:
-        found = self.side.queue.recover(worker=worker, failure_ttl=span(keep_for), now=at(self.now))
-        returned, gave_up = self.model.recover(worker, keep_for=keep_for, now=self.now)
+    @rule(worker=st.sampled_from([None, None, None, "one", "two"]), ttl=spans)
+    def look(self, worker: str | None, ttl: int = 60) -> None:
+        found = self.side.queue.recover(worker=worker, failure_ttl=span(ttl), now=at(self.now))
+        returned, gave_up = self.model.recover(worker, ttl=ttl, now=self.now)
         assert found.returned == returned
         assert sorted(job.id for job in found.gave_up) == sorted(gave_up)
         self.looked_at = self.now

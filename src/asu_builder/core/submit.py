@@ -141,9 +141,7 @@ class Cancellation:
         return ended
 
     def _end(self, job: Job, *, unless_joined: bool) -> bool:
-        ended = self._queue.cancel(
-            job.id, keep_for=self._kept_for, now=self._now(), unless_joined=unless_joined
-        )
+        ended = self._queue.cancel(job.id, ttl=self._kept_for, now=self._now(), unless_joined=unless_joined)
         if ended:
             self._statistics.record("cancelled", job.request, client=job.client)
         return ended

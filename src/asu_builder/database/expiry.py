@@ -90,14 +90,14 @@ def touch(connection: sqlite3.Connection, request_hashes: Collection[str], at: i
     # The keeping of a result begins anew with each use, but never past its last day.
     connection.executemany(
         "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
-        " min(:at + keep_for, coalesce(max_expires_at, :at + keep_for)))"
+        " min(:at + ttl, coalesce(max_expires_at, :at + ttl)))"
         " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
     )
 
 
 def expire_abandoned(
-    connection: sqlite3.Connection, patience: IdlePolicy, *, keep_for: timedelta, now: datetime
+    connection: sqlite3.Connection, patience: IdlePolicy, *, ttl: timedelta, now: datetime
 ) -> list[Job]:
     """See `ports.JobQueue.expire_abandoned`."""
     at = to_micros(now)
@@ -114,17 +114,17 @@ def expire_abandoned(
         f"Error: Nobody has asked how this build is for {_in_words(patience.expires_after)} while it waited, "
         "so it was given up. Ask for it again.",
     )
-    return [_fail(connection, job_id, failure, keep_for=keep_for, at=at) for (job_id,) in rows]
+    return [_fail(connection, job_id, failure, ttl=ttl, at=at) for (job_id,) in rows]
 
 
 def _fail(
-    connection: sqlite3.Connection, job_id: int, failure: BuildFailure, *, keep_for: timedelta, at: int
+    connection: sqlite3.Connection, job_id: int, failure: BuildFailure, *, ttl: timedelta, at: int
 ) -> Job:
     """Ends a waiting job."""
     connection.execute(
         "UPDATE build_jobs SET state = 'failed', reason = ?, finished_at = ?, expires_at = ?"
         " WHERE id = ? AND state = 'pending'",
-        (failure.reason, at, at + span_micros(keep_for), job_id),
+        (failure.reason, at, at + span_micros(ttl), job_id),
     )
     _keep_outcome(connection, job_id, failure)
     return read_job(connection, job_id)
@@ -147,14 +147,14 @@ def finish(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
         " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
-        " expires_at = :now + min(:keep_for, coalesce(:at_most, :keep_for)),"
-        " keep_for = :keep_for, max_expires_at = :now + :at_most, stored_bytes = :stored_bytes",
+        " expires_at = :now + min(:ttl, coalesce(:at_most, :ttl)),"
+        " ttl = :ttl, max_expires_at = :now + :at_most, stored_bytes = :stored_bytes",
         lease,
         {
             "state": "completed" if result else "failed",
             "reason": "" if isinstance(outcome, BuildResult) else outcome.reason,
             "now": at,
-            "keep_for": span_micros(keeping.span),
+            "ttl": span_micros(keeping.span),
             "at_most": None if keeping.at_most is None else span_micros(keeping.at_most),
             "stored_bytes": result.stored_bytes if result else 0,
         },
@@ -215,9 +215,7 @@ def _move(connection: sqlite3.Connection, gap: int, *, seen: int) -> None:
     )
 
 
-def recover(
-    connection: sqlite3.Connection, worker: str | None, *, keep_for: timedelta, now: datetime
-) -> Recovery:
+def recover(connection: sqlite3.Connection, worker: str | None, *, ttl: timedelta, now: datetime) -> Recovery:
     """See `ports.JobQueue.recover`."""
     lapsed = connection.execute(
         "SELECT id, worker, lease_token, stage, attempts, started_at, history FROM build_jobs"
@@ -235,7 +233,7 @@ def recover(
             connection, "UPDATE build_jobs SET attempts = :attempts, history = :history", lease, values
         )
         if counted >= MAX_ATTEMPTS:
-            finish(connection, lease, _gave_up(counted, tried), Keeping(keep_for, keep_for), now=now)
+            finish(connection, lease, _gave_up(counted, tried), Keeping(ttl, ttl), now=now)
             gave_up.append(read_job(connection, job_id))
         else:
             update_under_lease(connection, BACK, lease, {})

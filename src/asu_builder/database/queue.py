@@ -148,16 +148,16 @@ class SqlJobQueue:
     ) -> Sequence[Job]:
         """See `ports.JobQueue.expire_abandoned`."""
         with self._at(now) as connection:
-            return expiry.expire_abandoned(connection, patience, keep_for=failure_ttl, now=now)
+            return expiry.expire_abandoned(connection, patience, ttl=failure_ttl, now=now)
 
-    def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+    def cancel(self, job_id: int, *, ttl: timedelta, now: datetime, unless_joined: bool = False) -> bool:
         """See `ports.JobQueue.cancel`."""
         with self._at(now, durable=True) as connection:
             cursor = connection.execute(
                 "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
                 " finished_at = ?, expires_at = ? WHERE id = ? AND state IN ('pending', 'building')"
                 " AND NOT (joined AND ?)",
-                (to_micros(now), to_micros(now + keep_for), job_id, unless_joined),
+                (to_micros(now), to_micros(now + ttl), job_id, unless_joined),
             )
         return cursor.rowcount == 1
 
@@ -237,7 +237,7 @@ class SqlJobQueue:
         """See `ports.JobQueue.recover`."""
         with self._database.writing(durable=True) as connection:
             expiry.discount_unseen_time(connection, to_micros(now))
-            return expiry.recover(connection, worker, keep_for=failure_ttl, now=now)
+            return expiry.recover(connection, worker, ttl=failure_ttl, now=now)
 
     @contextmanager
     def _at(self, now: datetime, *, durable: bool = False) -> Iterator[sqlite3.Connection]:

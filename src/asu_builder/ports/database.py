@@ -110,7 +110,7 @@ class JobQueue(Protocol):
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 
-    def cancel(self, job_id: int, *, keep_for: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+    def cancel(self, job_id: int, *, ttl: timedelta, now: datetime, unless_joined: bool = False) -> bool:
         """Ends a live job as cancelled; a running one's lease is void at once.
 
         False when it was final, or, if wished, when others have joined.

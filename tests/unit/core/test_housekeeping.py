@@ -112,7 +112,7 @@ class Home:
         job, lease = claimed
         return job.request_hash, {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
 
-    def completed(self, name: str = "vim", *, keep_for: timedelta = DAY, size: int = 100) -> str:
+    def completed(self, name: str = "vim", *, ttl: timedelta = DAY, size: int = 100) -> str:
         submission = a_submission(packages=(name,))
         self.queue.submit(submission, now=self.clock())
         claimed = self.queue.claim("host/1", lease_for=MINUTE, now=self.clock())
@@ -122,7 +122,7 @@ class Home:
             (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
         outcome = a_result(stored_bytes=size)
-        self.queue.finish(claimed[1], outcome, Keeping(keep_for), now=self.clock())
+        self.queue.finish(claimed[1], outcome, Keeping(ttl), now=self.clock())
         return submission.request_hash
 
 
@@ -155,7 +155,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def test_rows_and_images_of_an_expired_build_go_together(home: Home) -> None:
-    name = home.completed(keep_for=HOUR)
+    name = home.completed(ttl=HOUR)
     home.housekeeping.tidy()
     assert home.store.holds(name)
     home.clock.forward(HOUR)
@@ -201,7 +201,7 @@ def test_a_container_of_a_job_claimed_while_they_are_listed_is_kept(home: Home) 
 
 
 def test_an_engine_that_is_down_does_not_stop_the_rest(home: Home) -> None:
-    name = home.completed(keep_for=HOUR)
+    name = home.completed(ttl=HOUR)
     home.runtime.is_down = True
     home.clock.forward(HOUR + GRACE)
     home.housekeeping.tidy()
@@ -209,7 +209,7 @@ def test_an_engine_that_is_down_does_not_stop_the_rest(home: Home) -> None:
 
 
 def test_a_result_that_is_being_downloaded_is_kept_whole(home: Home) -> None:
-    name = home.completed(keep_for=HOUR)
+    name = home.completed(ttl=HOUR)
     home.clock.forward(HOUR + GRACE)
     with home.store.hold(name):
         home.housekeeping.tidy()
@@ -237,7 +237,7 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
 
 
 def test_a_dry_run_counts_on_the_room_that_expired_results_will_leave(home: Home) -> None:
-    expired = home.completed("a", keep_for=HOUR, size=100)
+    expired = home.completed("a", ttl=HOUR, size=100)
     kept = home.completed("b", size=100)
     home.clock.forward(HOUR + GRACE)
     tight = home.with_budget(150)
@@ -328,7 +328,7 @@ def test_the_size_of_all_images_is_summed_up_once_a_minute(home: Home) -> None:
 
 
 def test_without_its_disk_nothing_is_lost_expired_evicted_or_an_orphan(home: Home) -> None:
-    kept, orphan, old = home.completed("a"), home.completed("b"), home.completed("c", keep_for=HOUR)
+    kept, orphan, old = home.completed("a"), home.completed("b"), home.completed("c", ttl=HOUR)
     with home.database.writing() as connection:
         connection.execute("DELETE FROM build_jobs WHERE request_hash = ?", (orphan,))
     home.pass_time(HOUR)

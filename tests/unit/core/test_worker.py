@@ -427,7 +427,7 @@ def test_a_cancelled_build_is_stopped(shop: Shop) -> None:
     job = shop.submit()
     shop.workers.start()
     assert began.wait(60)
-    assert shop.queue.cancel(job.id, keep_for=timedelta(hours=1), now=shop.clock())
+    assert shop.queue.cancel(job.id, ttl=timedelta(hours=1), now=shop.clock())
     assert stopped.wait(60)
     assert shop.state(job) is JobState.CANCELLED
 

@@ -254,7 +254,7 @@ def test_each_state_offers_the_acts_that_fit_it(client: AsgiClient, scene: Scene
     assert offered() == ["cancel"]
     job = build(scene)
     assert offered() == ["cancel", "requeue"]
-    scene.queue.cancel(job.id, keep_for=HOUR, now=NOON)
+    scene.queue.cancel(job.id, ttl=HOUR, now=NOON)
     assert offered() == ["requeue", "purge"]
 
 
