@@ -193,7 +193,7 @@ class Scene:
                 self.queue,
                 operations,
                 statistics=self.statistics,
-                kept_for=timedelta(hours=1),
+                ttl=timedelta(hours=1),
                 now=lambda: NOON,
             ),
             now=lambda: NOON,

@@ -56,7 +56,7 @@ def make_cancellation(settings: Settings, world: World, now: Callable[[], dateti
         world.queue,
         world.operations,
         statistics=world.statistics,
-        kept_for=settings.failure_ttl,
+        ttl=settings.failure_ttl,
         now=now,
     )
 

@@ -112,7 +112,7 @@ class Forecast:
 
 
 class Cancellation:
-    """The one way to cancel; `kept_for` is how long a cancelled job is shown."""
+    """The one way to cancel; `ttl` is how long a cancelled job is shown."""
 
     def __init__(
         self,
@@ -120,13 +120,13 @@ class Cancellation:
         operations: Operations,
         *,
         statistics: Statistics,
-        kept_for: timedelta,
+        ttl: timedelta,
         now: Callable[[], datetime],
     ) -> None:
         self._queue = queue
         self._operations = operations
         self._statistics = statistics
-        self._kept_for = kept_for
+        self._kept_for = ttl
         self._now = now
 
     def by_caller(self, job: Job) -> bool:

@@ -128,7 +128,7 @@ class House:
                 self.queue,
                 self.operations,
                 statistics=self.statistics,
-                kept_for=timedelta(hours=1),
+                ttl=timedelta(hours=1),
                 now=self.clock,
             ),
             limit=self._limit,
