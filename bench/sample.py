@@ -13,7 +13,7 @@ import msgspec
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.rows import encode, to_micros
-from asu_builder.domain.job import BuildResult, Image, Keeping
+from asu_builder.domain.job import BuildResult, Image, Retention
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Submission
@@ -89,7 +89,7 @@ def seed(folder: Path, *, finished_jobs: int = 0) -> None:
     queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"), now=now)
     claimed = queue.claim("bench", lease_for=_WEEK, now=now)
     assert claimed is not None
-    queue.finish(claimed[1], a_result(), Keeping(_WEEK), now=now)
+    queue.finish(claimed[1], a_result(), Retention(_WEEK), now=now)
     root = folder / "public" / "store"
     store = LocalStore(root, installation=database.installation())
     with store.scratch() as scratch:

@@ -19,7 +19,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, StillRead
-from asu_builder.domain.job import Keeping, Lease, Priority, Stage
+from asu_builder.domain.job import Lease, Priority, Retention, Stage
 from asu_builder.files import locked
 from asu_builder.ports import IdlePolicy, JobFilter
 from factories import NOON, a_failure, a_result, a_submission, room_for
@@ -150,13 +150,13 @@ class QueueSummary:
                 retry = chance.choice(["", "Error: it is down"])
                 queue.release(lease, not_before=now + KEEP / 4, now=now, retry=retry)
             elif act == "fail":
-                queue.finish(lease, a_failure(reason), Keeping(KEEP, KEEP), now=now)
+                queue.finish(lease, a_failure(reason), Retention(KEEP, KEEP), now=now)
             else:
                 # Images are published before the job is completed; meanwhile nobody may take them away.
                 with locked(self._images):
                     (self._images / request_hash).touch()
                 time.sleep(0.003)
-                queue.finish(lease, a_result(stored_bytes=1), Keeping(KEEP), now=now)
+                queue.finish(lease, a_result(stored_bytes=1), Retention(KEEP), now=now)
 
         return self._note(act, write, job=lease.job_id, token=lease.token) and act == "renew"
 

@@ -8,7 +8,7 @@ import pytest
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import Keeping, Lease, Stage
+from asu_builder.domain.job import Lease, Retention, Stage
 from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionRepository
 from asu_builder.ports.engines import LEFT_OUT
 from factories import NOON, a_result, a_submission, removes
@@ -87,7 +87,7 @@ def test_another_attempt_goes_on_counting_and_the_former_is_not_heard_any_more(
 
 def test_a_job_that_has_ended_takes_no_more_lines(log: BuildLog, queue: JobQueue, lease: Lease) -> None:
     log.append(lease, printed("in time"))
-    queue.finish(lease, a_result(), Keeping(_MINUTE), now=NOON)
+    queue.finish(lease, a_result(), Retention(_MINUTE), now=NOON)
     assert not log.append(lease, printed("late"))
     assert texts(log, lease.job_id) == ["in time"]
 
@@ -117,7 +117,7 @@ def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
     log: BuildLog, queue: JobQueue, ledger: RetentionRepository, database: Database, lease: Lease
 ) -> None:
     log.append(lease, printed("a-secret-that-was-printed"))
-    queue.finish(lease, a_result(), Keeping(_MINUTE), now=NOON)
+    queue.finish(lease, a_result(), Retention(_MINUTE), now=NOON)
     name = a_submission().request_hash
     assert not ledger.forget(name, remove=removes(), now=NOON)
     assert log.last(lease.job_id) == 1

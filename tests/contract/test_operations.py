@@ -13,7 +13,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
-from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
+from asu_builder.domain.job import Job, JobState, Lease, Outcome, Priority, Retention, Stage
 from asu_builder.ports import (
     AuditEntry,
     IdlePolicy,
@@ -55,7 +55,7 @@ def claim(queue: JobQueue) -> tuple[Job, Lease]:
 def finish(queue: JobQueue, outcome: Outcome | None = None, *, ttl: timedelta = DAY) -> Job:
     """Takes the next job to its end, by default a result."""
     job, lease = claim(queue)
-    queue.finish(lease, outcome or a_result(), Keeping(ttl), now=NOON)
+    queue.finish(lease, outcome or a_result(), Retention(ttl), now=NOON)
     return job
 
 
@@ -199,7 +199,7 @@ def test_how_long_the_latest_builds_had_waited_is_told_latest_first(
         claimed = queue.claim("w/1", lease_for=MINUTE, now=at)
         assert claimed is not None
         failing = number == 1
-        queue.finish(claimed[1], a_failure() if failing else a_result(), Keeping(DAY), now=at + MINUTE)
+        queue.finish(claimed[1], a_failure() if failing else a_result(), Retention(DAY), now=at + MINUTE)
     assert operations.waits(5) == [3 * MINUTE, MINUTE]
     assert operations.waits(1) == [3 * MINUTE]
 
@@ -272,7 +272,7 @@ def test_a_job_given_back_waits_at_its_old_place_uncounted_and_its_lease_is_void
     assert queue.live_leases() == set()
     assert queue.position(first.id) == 0
     with pytest.raises(LeaseLost):
-        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     again, _ = claim(queue)
     assert (again.id, again.attempts, again.retries, again.stage) == (first.id, 0, 0, Stage.INIT)
 
@@ -295,7 +295,7 @@ def test_a_pause_holds_for_every_process_until_it_is_ended(
     assert elsewhere.paused() == Pause(NOON, "ann")
     for process in (queue, SqlJobQueue(second)):
         assert process.claim("w/2", lease_for=MINUTE, now=NOON) is None
-    queue.finish(running, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(running, a_result(), Retention(DAY), now=NOON)
     elsewhere.resume()
     assert operations.paused() is None
     assert claim(queue)[0].request.packages == ("b",)

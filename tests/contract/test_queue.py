@@ -16,9 +16,9 @@ from asu_builder.domain.job import (
     BuildFailure,
     Job,
     JobState,
-    Keeping,
     Lease,
     Priority,
+    Retention,
     Stage,
 )
 from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionRepository, Submission
@@ -104,7 +104,7 @@ def test_a_claimed_job_is_building_at_its_first_stage_and_advances(queue: JobQue
 def test_a_result_comes_back_as_it_was_recorded(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     found = queue.find(job.request_hash, now=NOON)
     assert found is not None
     assert (found.state, found.outcome, found.finished_at, found.stage) == (
@@ -116,7 +116,7 @@ def test_a_result_comes_back_as_it_was_recorded(queue: JobQueue) -> None:
 def test_a_users_failure_answers_until_it_expires(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
     again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY - MINUTE)
     assert (again.id, again.outcome, created) == (job.id, a_failure(), False)
     later, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY)
@@ -138,7 +138,7 @@ def test_a_failure_is_remembered_where_it_is_the_users_and_else_for_the_cool_dow
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, BuildFailure(reason, "Error: down", blamed=side), Keeping(DAY), now=NOON)
+    queue.finish(lease, BuildFailure(reason, "Error: down", blamed=side), Retention(DAY), now=NOON)
 
     def asked_again(after: timedelta) -> tuple[int, bool]:
         again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + after)
@@ -160,7 +160,7 @@ def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> Non
     submit(queue)
     job, lease = claim(queue)
     failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, "Error: down")
-    queue.finish(lease, failure, Keeping(DAY), now=NOON)
+    queue.finish(lease, failure, Retention(DAY), now=NOON)
     anew, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON - DAY)
     assert (created, anew.id != job.id) == (True, True)
 
@@ -180,7 +180,7 @@ def test_a_look_that_comes_a_moment_late_moves_nothing(
 def test_an_expired_answer_makes_way_for_a_new_job(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     queue.expire(job.id, now=NOON)
     assert queue.find(job.request_hash, now=NOON) is None
     assert submit(queue).id != job.id
@@ -210,13 +210,13 @@ def test_a_lapsed_lease_returns_the_job_and_voids_what_the_lost_worker_writes(qu
     writes: tuple[Callable[[], object], ...] = (
         lambda: queue.renew(lost, lease_for=MINUTE, now=NOON),
         lambda: queue.advance(lost, Stage.BUILDING_IMAGE),
-        lambda: queue.finish(lost, a_result(), Keeping(DAY), now=NOON),
+        lambda: queue.finish(lost, a_result(), Retention(DAY), now=NOON),
         lambda: queue.release(lost, not_before=NOON, now=NOON),
     )
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    queue.finish(again[1], a_result(), Keeping(DAY), now=NOON)
+    queue.finish(again[1], a_result(), Retention(DAY), now=NOON)
 
 
 def test_a_renewed_lease_does_not_lapse(queue: JobQueue) -> None:
@@ -262,7 +262,7 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(MINUTE), now=NOON)
+    queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
     removed: list[str] = []
     later = NOON + MINUTE
     assert list(ledger.expired(now=NOON)) == []
@@ -272,7 +272,7 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
     assert removed == []
     again = queue.claim("w/1", lease_for=MINUTE, now=later)
     assert again is not None
-    queue.finish(again[1], a_result(), Keeping(MINUTE), now=later)
+    queue.finish(again[1], a_result(), Retention(MINUTE), now=later)
     ledger.forget(
         job.request_hash, remove=removes(lambda: removed.append(job.request_hash)), now=later + MINUTE
     )
@@ -283,7 +283,7 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
 def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: RetentionRepository) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(MINUTE), now=NOON)
+    queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
 
     def fail() -> None:
         raise OSError("busy")
@@ -302,9 +302,9 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
     if state is JobState.PENDING:
         queue.release(lease, not_before=NOON, now=NOON)
     elif state is JobState.COMPLETED:
-        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     elif state is JobState.FAILED:
-        queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
     elif state is JobState.CANCELLED:
         assert queue.cancel(job.id, ttl=DAY, now=NOON)
     return job, lease
@@ -313,7 +313,7 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
 def give_up(queue: JobQueue, lease: Lease) -> bool:
     """Fails a building job by its lease, a waiting one by patience."""
     try:
-        queue.finish(lease, a_failure(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
     except LeaseLost:
         impatient = IdlePolicy(timedelta(0), timedelta(0))
         return bool(queue.expire_abandoned(impatient, failure_ttl=DAY, now=NOON + MINUTE))
@@ -326,7 +326,7 @@ def release(queue: JobQueue, lease: Lease) -> bool:
 
 
 def complete(queue: JobQueue, lease: Lease) -> bool:
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     return True
 
 
@@ -370,7 +370,7 @@ def test_two_hundred_different_requests_are_each_built_once_by_many_workers(queu
         while (claimed := queue.claim(f"w/{worker}", lease_for=MINUTE, now=NOON)) is not None:
             with lock:
                 built.append(claimed[0].id)
-            queue.finish(claimed[1], a_result(), Keeping(DAY), now=NOON)
+            queue.finish(claimed[1], a_result(), Retention(DAY), now=NOON)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
@@ -492,7 +492,7 @@ def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(q
         now = NOON + leap
         assert queue.recover(failure_ttl=DAY, now=now) == Recovery(0, [])
         assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=now)) == []
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     assert held.id == waits.id
 
 
@@ -517,12 +517,12 @@ def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_sta
     submit(queue, "before")
     submit(queue, "after")
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     watch(queue, since=NOON, until=NOON)
     back = NOON - 180 * MINUTE
     following = queue.claim("w/1", lease_for=MINUTE, now=back)
     assert following is not None
-    queue.finish(following[1], a_result(), Keeping(DAY), now=back)
+    queue.finish(following[1], a_result(), Retention(DAY), now=back)
     watch(queue, since=back, until=back + LOOK)
     assert list(ledger.least_used(used_before=back - MINUTE)) == []
     both = {name for name, _ in ledger.least_used(used_before=back + MINUTE)}
@@ -560,7 +560,7 @@ def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queu
     assert not queue.cancel(runs.id, ttl=DAY, now=NOON)
     assert queue.live_leases() == set()
     with pytest.raises(LeaseLost):
-        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     for job in (waits, runs):
         found = queue.find(job.request_hash, now=NOON)
         assert found is not None
@@ -595,7 +595,7 @@ def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY, 3 * DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY, 3 * DAY), now=NOON)
     for days in (0.9, 1.8, 2.7):
         queue.touch([job.request_hash], now=NOON + days * DAY)
         assert queue.find(job.request_hash, now=NOON + (days + 0.2) * DAY) is not None
@@ -607,7 +607,7 @@ def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
 def test_interest_does_not_prolong_a_failure(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_failure(), Keeping(DAY, DAY), now=NOON)
+    queue.finish(lease, a_failure(), Retention(DAY, DAY), now=NOON)
     queue.touch([job.request_hash], now=NOON + 0.9 * DAY)
     assert queue.find(job.request_hash, now=NOON + DAY) is None
 
@@ -617,7 +617,7 @@ def test_the_typical_duration_is_that_of_the_latest_builds(queue: JobQueue) -> N
     for number, seconds in enumerate((10, 20)):
         submit(queue, f"p{number}")
         _, lease = claim(queue)
-        queue.finish(lease, a_result(), Keeping(DAY), now=NOON + timedelta(seconds=seconds))
+        queue.finish(lease, a_result(), Retention(DAY), now=NOON + timedelta(seconds=seconds))
     assert queue.typical_duration() == timedelta(seconds=15)
 
 

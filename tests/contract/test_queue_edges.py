@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from asu_builder.domain.errors import LeaseLost
-from asu_builder.domain.job import BuildResult, Job, JobState, Keeping, Lease, Retention
+from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
 from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
 from factories import NOON, a_result, a_submission, removes
 
@@ -26,7 +26,7 @@ def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
     return claimed
 
 
-def build(queue: JobQueue, *, now: datetime = NOON, keeping: Keeping, stored_bytes: int = 1) -> Job:
+def build(queue: JobQueue, *, now: datetime = NOON, keeping: Retention, stored_bytes: int = 1) -> Job:
     """Takes the next job to its result."""
     job, lease = claim(queue, now=now)
     queue.finish(lease, a_result(stored_bytes=stored_bytes), keeping, now=now)
@@ -53,7 +53,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
     claim(queue, now=NOON + MINUTE)
     assert later.id != job.id
     with pytest.raises(LeaseLost):
-        queue.finish(stale, a_result(), Keeping(DAY), now=NOON + MINUTE)
+        queue.finish(stale, a_result(), Retention(DAY), now=NOON + MINUTE)
 
 
 def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_waiting(
@@ -68,7 +68,7 @@ def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_w
         claimed.append(job.request.packages[0])
         if job.caller == "b":
             submit(queue, f"b{number}", caller="b")
-        queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     assert claimed == ["a1", "b1", "a2", "b3", "a3"]
 
 
@@ -113,7 +113,7 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
 
 def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:
     submit(queue)
-    job = build(queue, keeping=Keeping(DAY, HOUR))
+    job = build(queue, keeping=Retention(DAY, HOUR))
     assert state_of(queue, job, NOON + HOUR - SECOND) is JobState.COMPLETED
     assert state_of(queue, job, NOON + HOUR) is None
 
@@ -131,7 +131,7 @@ def test_a_popular_result_without_named_versions_ages_from_its_completion(queue:
 
 def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionRepository) -> None:
     submit(queue)
-    job = build(queue, keeping=Keeping(MINUTE))
+    job = build(queue, keeping=Retention(MINUTE))
     queue.expire(job.id, now=NOON + HOUR)
     assert list(ledger.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
 
@@ -139,9 +139,9 @@ def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: 
 def built_twice(queue: JobQueue) -> Job:
     """A result that has expired, and one for the same request an hour later, which takes 5 bytes."""
     submit(queue)
-    build(queue, keeping=Keeping(MINUTE), stored_bytes=7)
+    build(queue, keeping=Retention(MINUTE), stored_bytes=7)
     submit(queue, now=NOON + HOUR)
-    return build(queue, now=NOON + HOUR, keeping=Keeping(DAY), stored_bytes=5)
+    return build(queue, now=NOON + HOUR, keeping=Retention(DAY), stored_bytes=5)
 
 
 def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
@@ -162,7 +162,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
     queue: JobQueue, ledger: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
-    job = build(queue, keeping=Keeping(MINUTE))
+    job = build(queue, keeping=Retention(MINUTE))
     assert ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
     assert anew is not None
@@ -172,7 +172,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
 def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: RetentionRepository) -> None:
     first = a_submission(packages=("vim", "tmux"))
     queue.submit(first, now=NOON)
-    job = build(queue, keeping=Keeping(MINUTE))
+    job = build(queue, keeping=Retention(MINUTE))
     ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash

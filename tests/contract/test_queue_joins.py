@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from asu_builder.domain.job import Job, JobState, Keeping, Lease, Priority
+from asu_builder.domain.job import Job, JobState, Lease, Priority, Retention
 from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations
 from factories import NOON, a_result, a_submission
 
@@ -127,7 +127,7 @@ def test_joining_a_running_job_changes_nothing_of_its_turn(queue: JobQueue, oper
 def test_joining_an_ended_job_changes_nothing(queue: JobQueue) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     before = queue.find(job.request_hash, now=NOON)
     joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
     assert joined.job == before == queue.find(job.request_hash, now=NOON)
@@ -167,7 +167,7 @@ def test_a_job_that_came_to_the_joiner_is_made_anew_as_his(queue: JobQueue, oper
     farm_asks(queue, "popular", priority=Priority.BULK)
     ask(queue, "popular", caller="ann")
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Keeping(DAY), now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
     anew = operations.requeue(job.request_hash, now=NOON)
     assert anew is not None
     assert (anew.caller, anew.priority) == ("ann", Priority.NORMAL)

@@ -39,10 +39,10 @@ from asu_builder.domain.job import (
     BuildResult,
     Job,
     JobState,
-    Keeping,
     Lease,
     Outcome,
     Priority,
+    Retention,
     Stage,
 )
 from asu_builder.ports import (
@@ -355,7 +355,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, size=st.integers(1, 9), ttl=spans, longest=st.sampled_from([None, 30, 100]))
     def complete(self, pick: int, size: int, ttl: int, longest: int | None) -> None:
         lease, job = self.lease_of(pick)
-        keeping = Keeping(span(ttl), None if longest is None else span(longest))
+        keeping = Retention(span(ttl), None if longest is None else span(longest))
         self.finish_twice(lease, job, a_result(stored_bytes=size), keeping)
         if job:
             job.end(JobState.COMPLETED, now=self.now, ttl=ttl, at_most=longest)
@@ -366,11 +366,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, reason=st.sampled_from(REASONS), ttl=spans)
     def fail(self, pick: int, reason: FailureReason, ttl: int) -> None:
         lease, job = self.lease_of(pick)
-        self.finish_twice(lease, job, a_failure(reason), Keeping(span(ttl), span(ttl)))
+        self.finish_twice(lease, job, a_failure(reason), Retention(span(ttl), span(ttl)))
         if job:
             job.fail(reason, now=self.now, ttl=ttl)
 
-    def finish_twice(self, lease: Lease, job: ModelJob | None, outcome: Outcome, keeping: Keeping) -> None:
+    def finish_twice(self, lease: Lease, job: ModelJob | None, outcome: Outcome, keeping: Retention) -> None:
         """Two writers with one lease at once; one of them is taken, if it still holds."""
 
         now = self.moment_of(job)

@@ -25,9 +25,9 @@ from asu_builder.domain.job import (
     BuildFailure,
     BuildResult,
     Job,
-    Keeping,
     Lease,
     Outcome,
+    Retention,
     Stage,
 )
 from asu_builder.ports import IdlePolicy, Recovery
@@ -138,7 +138,7 @@ def _keep_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome)
 
 
 def finish(
-    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime
+    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime
 ) -> None:
     """See `ports.JobQueue.finish`."""
     result = outcome if isinstance(outcome, BuildResult) else None
@@ -233,7 +233,7 @@ def recover(connection: sqlite3.Connection, worker: str | None, *, ttl: timedelt
             connection, "UPDATE build_jobs SET attempts = :attempts, history = :history", lease, values
         )
         if counted >= MAX_ATTEMPTS:
-            finish(connection, lease, _gave_up(counted, tried), Keeping(ttl, ttl), now=now)
+            finish(connection, lease, _gave_up(counted, tried), Retention(ttl, ttl), now=now)
             gave_up.append(read_job(connection, job_id))
         else:
             update_under_lease(connection, BACK, lease, {})

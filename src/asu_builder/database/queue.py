@@ -28,9 +28,9 @@ from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import (
     Job,
     JobState,
-    Keeping,
     Lease,
     Outcome,
+    Retention,
     Stage,
     allows_resubmit,
 )
@@ -207,7 +207,7 @@ class SqlJobQueue:
         with self._database.writing() as connection:
             update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
-    def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime) -> None:
         """See `ports.JobQueue.finish`."""
         with self._at(now, durable=True) as connection:
             expiry.finish(connection, lease, outcome, keeping, now=now)

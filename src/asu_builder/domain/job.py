@@ -165,7 +165,7 @@ class Lease(Struct, frozen=True):
     token: int
 
 
-class Keeping(Struct, frozen=True):
+class Retention(Struct, frozen=True):
     """How long an outcome answers: `span` from its end and from each use, `at_most` from its end."""
 
     span: timedelta
@@ -181,19 +181,19 @@ class Retention(Struct, frozen=True):
     with_defaults: timedelta
     failure: timedelta
 
-    def keeping(self, request: BuildRequest, outcome: Outcome) -> Keeping:
+    def keeping(self, request: BuildRequest, outcome: Outcome) -> Retention:
         """Short for images with a private script, longer for those whose versions are all named.
 
         Using a result prolongs it, but not one whose request named no versions: that ages from its
         completion, because the same request would give newer packages.
         """
         if isinstance(outcome, BuildFailure):
-            return Keeping(self.failure, self.failure)
+            return Retention(self.failure, self.failure)
         versioned = bool(request.packages_versions)
         at_most = None if versioned else self.unversioned
         if request.defaults:
-            return Keeping(self.with_defaults, at_most)
-        return Keeping(self.build if versioned else self.unversioned, at_most)
+            return Retention(self.with_defaults, at_most)
+        return Retention(self.build if versioned else self.unversioned, at_most)
 
 
 COOL_DOWN = timedelta(seconds=60)

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from asu_builder.domain.errors import AsuError, Side
-from asu_builder.domain.job import Job, JobState, Keeping, Lease, Outcome, Priority, Stage
+from asu_builder.domain.job import Job, JobState, Lease, Outcome, Priority, Retention, Stage
 from asu_builder.domain.request import BuildRequest
 
 
@@ -100,7 +100,7 @@ class JobQueue(Protocol):
         """Somebody has polled these, or used their results.
 
         A waiting job keeps or takes back its place; a result is kept for its time from now on,
-        yet not beyond `Keeping.at_most`.
+        yet not beyond `Retention.at_most`.
         """
         ...
 
@@ -143,7 +143,7 @@ class JobQueue(Protocol):
         """Says how far the building job is."""
         ...
 
-    def finish(self, lease: Lease, outcome: Outcome, keeping: Keeping, *, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime) -> None:
         """Completes or fails the job; durable when this returns."""
         ...
 

@@ -22,7 +22,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.job import JobState, Keeping
+from asu_builder.domain.job import JobState, Retention
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
@@ -156,7 +156,7 @@ class House:
         with self.store.scratch() as scratch:
             (scratch / "images").mkdir()
             self.store.publish(job.request_hash, scratch / "images")
-        self.queue.finish(lease, a_result(), Keeping(timedelta(days=1)), now=self.clock())
+        self.queue.finish(lease, a_result(), Retention(timedelta(days=1)), now=self.clock())
         return job.request_hash
 
 
@@ -470,7 +470,7 @@ def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(
     claimed = house.queue.claim("w/1", lease_for=timedelta(minutes=1), now=house.clock())
     assert claimed is not None
     house.clock.forward(timedelta(seconds=20))
-    house.queue.finish(claimed[1], a_result(), Keeping(timedelta(days=1)), now=house.clock())
+    house.queue.finish(claimed[1], a_result(), Retention(timedelta(days=1)), now=house.clock())
     house.forecast_again()
     views = [house.builds.submit(Ask(a_request(packages=(name,)))) for name in ("b", "c")]
     assert [view.remaining for view in views] == [timedelta(seconds=30), timedelta(seconds=40)]

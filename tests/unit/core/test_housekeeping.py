@@ -12,7 +12,7 @@ from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import EngineUnavailable
-from asu_builder.domain.job import BuildFailure, JobState, Keeping
+from asu_builder.domain.job import BuildFailure, JobState, Retention
 from asu_builder.ports import Container, ContainerSpec, IdlePolicy, Verdict
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission, eventually
@@ -122,7 +122,7 @@ class Home:
             (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
         outcome = a_result(stored_bytes=size)
-        self.queue.finish(claimed[1], outcome, Keeping(ttl), now=self.clock())
+        self.queue.finish(claimed[1], outcome, Retention(ttl), now=self.clock())
         return submission.request_hash
 
 

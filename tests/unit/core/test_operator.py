@@ -13,7 +13,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import Keeping
+from asu_builder.domain.job import Retention
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission
 from noted_statistics import NotedStatistics
@@ -48,7 +48,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
     assert claimed is not None
     with store.scratch() as scratch:
         store.publish(submission.request_hash, scratch)
-    queue.finish(claimed[1], a_result(), Keeping(DAY), now=clock())
+    queue.finish(claimed[1], a_result(), Retention(DAY), now=clock())
 
     (tmp_path / "store").rename(tmp_path / "disk")
     with pytest.raises(Unavailable, match="is its disk mounted"):

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from asu_builder.domain.errors import FailureReason, Fault
-from asu_builder.domain.job import FINAL_STATES, NEXT_STATES, JobState, Keeping, Retention
+from asu_builder.domain.job import FINAL_STATES, NEXT_STATES, JobState, Retention
 from asu_builder.domain.profiles_json import signature_length
 from factories import a_failure, a_request, a_result
 
@@ -18,20 +18,20 @@ def test_every_state_has_its_steps_and_three_are_final() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Keeping(timedelta(days=1), timedelta(days=1))),
-        ({"packages_versions": {"vim": "1"}}, Keeping(timedelta(days=7))),
-        ({"packages_versions": {"vim": "1"}, "defaults": "wifi password"}, Keeping(timedelta(minutes=30))),
-        ({"defaults": "wifi password"}, Keeping(timedelta(minutes=30), timedelta(days=1))),
+        ({}, Retention(timedelta(days=1), timedelta(days=1))),
+        ({"packages_versions": {"vim": "1"}}, Retention(timedelta(days=7))),
+        ({"packages_versions": {"vim": "1"}, "defaults": "wifi password"}, Retention(timedelta(minutes=30))),
+        ({"defaults": "wifi password"}, Retention(timedelta(minutes=30), timedelta(days=1))),
     ],
 )
 def test_images_with_a_private_script_are_kept_shortest(
-    changes: dict[str, object], expected: Keeping
+    changes: dict[str, object], expected: Retention
 ) -> None:
     assert RETENTION.keeping(a_request(**changes), a_result()) == expected
 
 
 def test_failures_are_kept_for_their_own_time() -> None:
-    assert RETENTION.keeping(a_request(defaults="x"), a_failure()) == Keeping(
+    assert RETENTION.keeping(a_request(defaults="x"), a_failure()) == Retention(
         timedelta(hours=1), timedelta(hours=1)
     )
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asgi_client import AsgiClient
 from asu_builder.database import operator
 from asu_builder.domain.errors import FailureReason, Side
-from asu_builder.domain.job import Keeping, Priority, Stage
+from asu_builder.domain.job import Priority, Retention, Stage
 from asu_builder.ports import IdlePolicy, Verdict
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
@@ -209,7 +209,7 @@ def test_a_scrape_looks_at_no_job_that_has_ended(scene: Scene, app: object) -> N
         scene.queue.submit(a_submission(packages=(f"p{number}",)), now=NOON)
         claimed = scene.queue.claim("w/1", lease_for=HOUR, now=NOON)
         assert claimed is not None
-        scene.queue.finish(claimed[1], a_result(), Keeping(HOUR), now=NOON)
+        scene.queue.finish(claimed[1], a_result(), Retention(HOUR), now=NOON)
     with scene.database.reading() as connection:
         for statement in (operator._WAITING, operator._BUILDING):
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.access import Right, Token
-from asu_builder.domain.job import Keeping
+from asu_builder.domain.job import Retention
 from factories import NOON, a_failure, a_submission
 from web_scene import Scene
 
@@ -45,7 +45,7 @@ def submit(scene: Scene, name: str = "vim", **changes: object) -> str:
 def fail_next(scene: Scene) -> None:
     claimed = scene.queue.claim("w/1", lease_for=timedelta(minutes=1), now=NOON)
     assert claimed is not None
-    scene.queue.finish(claimed[1], a_failure(), Keeping(timedelta(hours=1)), now=NOON)
+    scene.queue.finish(claimed[1], a_failure(), Retention(timedelta(hours=1)), now=NOON)
 
 
 NEEDED = [

@@ -10,7 +10,7 @@ import pytest
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import Job, JobState, Keeping, Priority
+from asu_builder.domain.job import Job, JobState, Priority, Retention
 from asu_builder.http.pages import queue as queue_page
 from asu_builder.ports import Verdict
 from factories import NOON, a_failure, a_result, a_submission
@@ -41,7 +41,7 @@ def finish(scene: Scene, *, well: bool = True) -> Job:
     assert claimed is not None
     job, lease = claimed
     outcome = a_result() if well else a_failure(FailureReason.TOO_BIG)
-    scene.queue.finish(lease, outcome, Keeping(HOUR), now=NOON - HOUR / 7)
+    scene.queue.finish(lease, outcome, Retention(HOUR), now=NOON - HOUR / 7)
     return job
 
 
