@@ -114,12 +114,12 @@ class _FakeContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         """In this process where it is a goal that can be imitated, else for real."""
         if self._make is None or environment or not self._make.understands(arguments):
             self._unpack()
-            return self._container.run(arguments, output=output, environment=environment, heard=heard)
+            return self._container.run(arguments, output=output, environment=environment, on_output=on_output)
         _require_life(self._container)
         made = self._make.run(arguments)
         if arguments[1] == "image":
@@ -129,8 +129,8 @@ class _FakeContainer:
         stdout.write_text(made.stdout)
         stderr.write_text(made.stderr)
         for stream, text in ((STDOUT, made.stdout), (STDERR, made.stderr)):
-            if heard and text:
-                heard(stream, text.encode())
+            if on_output and text:
+                on_output(stream, text.encode())
         return CommandResult(made.status, stdout, stderr)
 
     def exists(self, path: str) -> bool:

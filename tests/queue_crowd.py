@@ -130,7 +130,7 @@ class QueueSummary:
         stage = chance.choice(list(Stage))
         self._note("advance", lambda: self._queue.advance(lease, stage), job=job.id, token=lease.token)
         if chance.random() < 0.2:
-            self._lost.append((lease, job.request_hash))  # never heard of again, or much later
+            self._lost.append((lease, job.request_hash))  # never on_output of again, or much later
             return
         while self._write(chance, lease, job.request_hash):
             pass

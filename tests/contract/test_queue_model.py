@@ -391,7 +391,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.building())
     @rule(pick=picks, stages=st.lists(st.sampled_from(Stage), min_size=1, max_size=3))
     def lose_workers(self, pick: int, stages: Sequence[Stage]) -> None:
-        """A worker is never heard of again and its lease lapses; so does that of the one after it."""
+        """A worker is never on_output of again and its lease lapses; so does that of the one after it."""
         for stage in stages:
             self.advance(pick=pick, stage=stage)
             _, job = self.lease_of(pick)

@@ -67,25 +67,29 @@ def test_commands_do_not_overwrite_each_other_s_output(container: Container, tmp
 def test_whoever_listens_hears_both_streams_in_order_while_the_command_runs(
     container: Container, tmp_path: Path
 ) -> None:
-    heard: list[tuple[int, bytes, float]] = []
+    on_output: list[tuple[int, bytes, float]] = []
     script = "echo one; sleep 0.3; echo two >&2; sleep 0.3; echo three"
     result = container.run(
         ["sh", "-c", script],
         output=tmp_path,
-        heard=lambda stream, chunk: heard.append((stream, chunk, monotonic())),
+        on_output=lambda stream, chunk: on_output.append((stream, chunk, monotonic())),
     )
-    assert [(stream, chunk) for stream, chunk, _ in heard] == [(1, b"one\n"), (2, b"two\n"), (1, b"three\n")]
-    assert heard[2][2] - heard[0][2] > 0.4
+    assert [(stream, chunk) for stream, chunk, _ in on_output] == [
+        (1, b"one\n"),
+        (2, b"two\n"),
+        (1, b"three\n"),
+    ]
+    assert on_output[2][2] - on_output[0][2] > 0.4
     assert (result.stdout.read_text(), result.stderr.read_text()) == ("one\nthree\n", "two\n")
 
 
 def test_a_goal_of_make_is_heard_as_it_is_kept(container: Container, tmp_path: Path) -> None:
-    heard: list[tuple[int, bytes]] = []
+    on_output: list[tuple[int, bytes]] = []
     result = container.run(
-        ["make", "info"], output=tmp_path, heard=lambda stream, chunk: heard.append((stream, chunk))
+        ["make", "info"], output=tmp_path, on_output=lambda stream, chunk: on_output.append((stream, chunk))
     )
     for stream, kept in ((1, result.stdout), (2, result.stderr)):
-        assert b"".join(chunk for number, chunk in heard if number == stream) == kept.read_bytes()
+        assert b"".join(chunk for number, chunk in on_output if number == stream) == kept.read_bytes()
     assert result.stdout.read_bytes()
 
 

@@ -279,8 +279,8 @@ def test_a_hundred_watchers_of_one_build_all_see_every_line(make_slow: Callable[
     with service.client() as client, ThreadPoolExecutor(100) as pool:
         request_hash = begin(client)
         watching = [pool.submit(watch, service.port, request_hash) for _ in range(100)]
-        heard = [each.result() for each in watching]
+        on_output = [each.result() for each in watching]
         ((count,),) = service.rows("SELECT count(*) FROM build_log")
-        for messages in heard:
+        for messages in on_output:
             assert [line["seq"] for line in lines_of(messages)] == list(range(1, count + 1))
             assert messages[-1]["status"] == 200

@@ -36,7 +36,7 @@ class Systemd:
         self._notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notes.bind(str(service.directory / "notify"))
         self._notes.settimeout(0.2)
-        self.heard: list[tuple[float, str]] = []
+        self.on_output: list[tuple[float, str]] = []
         self._ended = threading.Event()
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
@@ -48,11 +48,11 @@ class Systemd:
                 text = self._notes.recv(4096).decode()
             except TimeoutError:
                 continue
-            self.heard += [(time.monotonic(), line) for line in text.splitlines()]
+            self.on_output += [(time.monotonic(), line) for line in text.splitlines()]
 
     def said(self, word: str) -> list[float]:
         """When this was said."""
-        return [at for at, line in self.heard if line == word]
+        return [at for at, line in self.on_output if line == word]
 
     def start(self) -> None:
         """Does not wait for anything."""
@@ -114,7 +114,7 @@ def test_ready_is_said_when_the_port_answers_and_alive_again_and_again(systemd: 
     systemd.start()
     assert eventually(lambda: len(systemd.said("WATCHDOG=1")) >= 3)
     assert len(systemd.said("READY=1")) == 1
-    assert systemd.heard[0][1] == "READY=1"
+    assert systemd.on_output[0][1] == "READY=1"
     assert ask(systemd.address) in (200, 503)
     assert systemd.said("STOPPING=1") == []
     assert systemd.stop() == 0

@@ -52,10 +52,10 @@ class ConnectionSentinel:
                 *,
                 output: Path,
                 environment: Mapping[str, str] | None = None,
-                heard: Heard | None = None,
+                on_output: Heard | None = None,
             ) -> CommandResult:
                 self.commands.append(" ".join(arguments[:2]))
-                return run(arguments, output=output, environment=environment, heard=heard)
+                return run(arguments, output=output, environment=environment, on_output=on_output)
 
             container.run = noted  # type: ignore[method-assign]
             yield container

@@ -41,7 +41,7 @@ _DOWNLOAD_FILE = "imagebuilder-.*x86_64.tar."
 class ImageBuilder:
     """Asks one ImageBuilder for what a build needs; each step refuses on its own grounds.
 
-    `output` is a directory on this host for what the commands print, and `heard` is told it as it
+    `output` is a directory on this host for what the commands print, and `on_output` is told it as it
     comes. `known_info` remembers what `make info` printed, packed, by the identity of the ImageBuilder.
     `announced` says what this server tells about the request's version and target, `status` what the
     server of a repository answers for a file of it; they are asked when something is amiss.
@@ -53,14 +53,14 @@ class ImageBuilder:
         output: Path,
         *,
         known_info: MutableMapping[str, bytes],
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         status: Callable[[str], int] = lambda _: 0,
     ) -> None:
         self._container = container
         self._output = output
         self._known_info = known_info
-        self._heard = heard
+        self._heard = on_output
         self._announced = announced
         self._status = status
         self._identity: str | None = container.identity
@@ -228,7 +228,7 @@ class ImageBuilder:
         with self.blamed():
             try:
                 return self._container.run(
-                    arguments, output=output, environment=environment, heard=self._heard
+                    arguments, output=output, environment=environment, on_output=self._heard
                 )
             finally:
                 self._remember()

@@ -16,7 +16,7 @@ from asu_builder.ports import BuildLog, LogLine, PrintedLine
 _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25
-"""How long what was heard may wait for its transaction."""
+"""How long what was on_output may wait for its transaction."""
 _END_SECONDS = 2.0
 """How long the end of a build waits for its last lines to be written; then they are left to chance."""
 _MOST_WAITING = 2 << 20
@@ -26,7 +26,7 @@ _Piece = tuple[datetime, Stage, int, bytes]
 
 
 class BuildLogWriter:
-    """One attempt of a build, heard in the thread that builds; made by `Recorder.begin`."""
+    """One attempt of a build, on_output in the thread that builds; made by `Recorder.begin`."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class BuildLogWriter:
         """Set when nothing of it will be written any more."""
 
     def advance(self, stage: Stage) -> None:
-        """What is heard from now on belongs to this stage."""
+        """What is on_output from now on belongs to this stage."""
         self._stage = stage
         self._tell(self.request_hash)
 
-    def heard(self, stream: int, chunk: bytes) -> None:
+    def on_output(self, stream: int, chunk: bytes) -> None:
         """Takes the next piece of a stream; fulfils `ports.Heard`."""
         if self._closed or self._heard - self._taken > _MOST_WAITING:
             return
@@ -128,7 +128,7 @@ class Recorder:
         recording.written.wait(_END_SECONDS)
 
     def stop(self) -> None:
-        """Writes what was heard and ends the thread."""
+        """Writes what was on_output and ends the thread."""
         self._stopping = True
         self._hurry.set()
         self._noted.set()

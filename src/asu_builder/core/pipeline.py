@@ -171,9 +171,9 @@ class Pipeline:
         labels: dict[str, str],
         advance: Callable[[Stage], None],
         stop: Event,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> BuildResult:
-        """The published result of a job; `heard` is told what its commands print.
+        """The published result of a job; `on_output` is told what its commands print.
 
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
@@ -191,7 +191,7 @@ class Pipeline:
                     container,
                     scratch,
                     known_info=self._known_info,
-                    heard=heard,
+                    on_output=on_output,
                     announced=self._announced,
                     status=self._repository_status,
                 )

@@ -39,7 +39,7 @@ from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
 
 _REMEMBERED = 1000
-"""Jobs; those that are cancelled while they wait are never heard of again."""
+"""Jobs; those that are cancelled while they wait are never on_output of again."""
 
 
 class FailureStreak(Struct, frozen=True):
@@ -400,7 +400,9 @@ class Workers:
 
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
         try:
-            return self._pipeline.build(job, labels=labels, advance=advance, stop=stop, heard=recording.heard)
+            return self._pipeline.build(
+                job, labels=labels, advance=advance, stop=stop, on_output=recording.on_output
+            )
         except (BuildInterrupted, PartUnavailable, LeaseLost):
             raise
         except Unavailable as error:

@@ -63,14 +63,14 @@ class CappedFile:
             _write_all(self._file, chunk)
 
 
-def tee(write: Callable[[bytes], None], stream: int, heard: Heard | None) -> Callable[[bytes], None]:
+def tee(write: Callable[[bytes], None], stream: int, on_output: Heard | None) -> Callable[[bytes], None]:
     """Writes a stream, and tells whoever listens."""
-    if heard is None:
+    if on_output is None:
         return write
 
     def write_and_tell(chunk: bytes) -> None:
         write(chunk)
-        heard(stream, chunk)
+        on_output(stream, chunk)
 
     return write_and_tell
 

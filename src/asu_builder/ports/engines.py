@@ -30,7 +30,7 @@ LEFT_OUT = "[The rest of this build's output is left out here; its end is in the
 
 
 class PrintedLine(Struct, frozen=True):
-    """A line as it was heard: when, in which stage, and its text without control characters."""
+    """A line as it was on_output: when, in which stage, and its text without control characters."""
 
     at: datetime
     stage: Stage
@@ -108,12 +108,12 @@ class Container(Protocol):
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         """Runs one command in `workdir` with a clean environment (plus `environment`).
 
         `output` is a directory on this host; stdout and stderr are streamed into files there.
-        `heard` is told both as they come, also what the files have no room for.
+        `on_output` is told both as they come, also what the files have no room for.
         Raises `BuildFailed` for deadline, memory and disk limits, `BuildInterrupted` when the
         stop event was set, `EngineUnavailable` when the engine fails.
         """

@@ -40,7 +40,7 @@ class Told:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         self.asked += 1
         stdout, stderr = output / "stdout", output / "stderr"
@@ -104,7 +104,7 @@ class Scripted(Told):
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         stdout, stderr = output / "stdout", output / "stderr"
         stdout.write_text(self.printed[0])

@@ -84,8 +84,8 @@ def test_a_look_counts_as_interest(live: LiveBuilds, builds: FakeBuilds) -> None
 def test_a_bell_is_heard_by_all_who_listen() -> None:
     bell = Bell()
     bell.ring("nobody")
-    heard: list[str] = []
-    bell.listen(heard.append)
-    bell.listen(lambda name: heard.append(name.upper()))
+    on_output: list[str] = []
+    bell.listen(on_output.append)
+    bell.listen(lambda name: on_output.append(name.upper()))
     bell.ring("abc")
-    assert heard == ["abc", "ABC"]
+    assert on_output == ["abc", "ABC"]

@@ -41,9 +41,9 @@ def studio() -> Iterator[Studio]:
 
 def test_lines_are_kept_soon_with_their_stage_and_whoever_watches_is_told(studio: Studio) -> None:
     recording = studio.begin()
-    recording.heard(1, b"early\n")
+    recording.on_output(1, b"early\n")
     recording.advance(Stage.BUILDING_IMAGE)
-    recording.heard(2, b"late\n")
+    recording.on_output(2, b"late\n")
     assert eventually(lambda: len(studio.texts()) == 2)
     assert [(line.stage, line.text) for line in studio.log.read(1)] == [
         (Stage.INIT, "early"),
@@ -61,7 +61,7 @@ def test_the_end_of_a_build_has_its_last_line_and_waits_for_no_pause(
     monkeypatch.setattr("asu_builder.core.live._END_SECONDS", 60)
     for number in range(5):
         recording = studio.begin()
-        recording.heard(1, f"{number}\nwithout an end".encode())
+        recording.on_output(1, f"{number}\nwithout an end".encode())
         with sooner_than(60):
             studio.recorder.end(recording)
         assert studio.texts()[-2:] == [str(number), "without an end"]
@@ -79,7 +79,7 @@ def test_what_many_builds_print_is_written_together(studio: Studio) -> None:
     studio.log.append = counted  # type: ignore[method-assign]
     recording = studio.begin()
     for number in range(2000):
-        recording.heard(1, b"%d\n" % number)
+        recording.on_output(1, b"%d\n" % number)
     studio.recorder.end(recording)
     assert studio.texts() == [str(number) for number in range(2000)]
     assert calls <= 3
@@ -88,9 +88,9 @@ def test_what_many_builds_print_is_written_together(studio: Studio) -> None:
 def test_a_log_that_is_full_is_not_collected_for(studio: Studio) -> None:
     studio.log.append = lambda lease, lines: False  # type: ignore[method-assign]
     recording = studio.begin()
-    recording.heard(1, b"x\n")
+    recording.on_output(1, b"x\n")
     assert eventually(lambda: recording._closed)
-    recording.heard(1, b"y\n")
+    recording.on_output(1, b"y\n")
     assert recording._pieces == []
     studio.recorder.end(recording)
 
@@ -109,11 +109,11 @@ def test_lines_that_cannot_be_written_are_dropped_with_one_warning(
     recording = studio.begin()
     with caplog.at_level(logging.WARNING):
         for number in range(3):
-            recording.heard(1, b"%d\n" % number)
+            recording.on_output(1, b"%d\n" % number)
             assert eventually(lambda: not recording._pieces)
             time.sleep(0.05)
         works.set()
-        recording.heard(1, b"at last\n")
+        recording.on_output(1, b"at last\n")
         studio.recorder.end(recording)
     assert studio.texts() == ["at last"]
     assert [record.getMessage() for record in caplog.records] == [
@@ -128,10 +128,10 @@ def test_a_writer_that_hangs_neither_slows_a_build_nor_fills_the_memory(
     gate = threading.Event()
     studio.log.append = lambda lease, lines: gate.wait(60)  # type: ignore[method-assign]
     recording = studio.begin()
-    recording.heard(1, b"x\n")
+    recording.on_output(1, b"x\n")
     assert eventually(lambda: not recording._pieces)
     for _ in range(1000):
-        recording.heard(1, b"y" * 65536)
+        recording.on_output(1, b"y" * 65536)
     assert sum(len(chunk) for *_, chunk in recording._pieces) < 3 << 20
     studio.recorder.end(recording)
     assert not gate.is_set(), "the writer still hangs, and nothing has waited for it"
@@ -146,19 +146,19 @@ def test_a_bug_in_keeping_lines_costs_lines_and_no_build(
 
     studio.log.append, append = bug, studio.log.append  # type: ignore[method-assign]
     broken = studio.begin()
-    broken.heard(1, b"x\n")
+    broken.on_output(1, b"x\n")
     studio.recorder.end(broken)
     assert "keeping a build's output failed" in caplog.text
     studio.log.append = append  # type: ignore[method-assign]
     recording = studio.begin()
-    recording.heard(1, b"fine\n")
+    recording.on_output(1, b"fine\n")
     studio.recorder.end(recording)
     assert studio.texts() == ["fine"]
 
 
 def test_a_stop_writes_what_was_heard(studio: Studio) -> None:
     recording = studio.begin()
-    recording.heard(1, b"x\n")
+    recording.on_output(1, b"x\n")
     studio.recorder.stop()
     assert studio.texts() == ["x"]
 
@@ -175,9 +175,9 @@ def test_what_is_printed_while_the_last_round_is_written_is_kept_at_the_stop(stu
         return append(lease, lines)
 
     studio.log.append = slowly  # type: ignore[method-assign]
-    recording.heard(1, b"first\n")
+    recording.on_output(1, b"first\n")
     assert writing.wait(60)
-    recording.heard(1, b"last\n")
+    recording.on_output(1, b"last\n")
     stopping = threading.Thread(target=studio.recorder.stop)
     stopping.start()
     assert eventually(lambda: studio.recorder._stopping)

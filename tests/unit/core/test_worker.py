@@ -50,7 +50,7 @@ class Script:
         labels: dict[str, str],
         advance: Callable[[Stage], None],
         stop: threading.Event,
-        heard: Heard,
+        on_output: Heard,
     ) -> BuildResult:
         self.built.append(job.id)
         self.labels.append(labels)

@@ -46,7 +46,7 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-def heard() -> Iterator[Heard]:
+def on_output() -> Iterator[Heard]:
     """Everything that the web layer logs."""
     listener = Heard()
     logger = logging.getLogger("asu_builder.http")
@@ -60,50 +60,50 @@ def heard() -> Iterator[Heard]:
 
 @pytest.mark.parametrize(("method", "target", "body"), ANYWHERE)
 def test_every_answer_has_the_id_that_was_sent_and_so_has_its_one_line(
-    client: AsgiClient, heard: Heard, method: str, target: str, body: bytes
+    client: AsgiClient, on_output: Heard, method: str, target: str, body: bytes
 ) -> None:
     answer = client.request(method, target, body=body, headers={"X-Request-ID": "trace-7"})
     assert answer.header("x-request-id") == "trace-7"
-    ((level, message, request_id, _),) = heard.lines
+    ((level, message, request_id, _),) = on_output.lines
     assert (level, request_id) == ("DEBUG", "trace-7")
     assert message.startswith(method) and str(answer.status) in message
 
 
 def test_a_bug_is_logged_with_the_id_of_its_request(
-    client: AsgiClient, builds: FakeBuilds, heard: Heard
+    client: AsgiClient, builds: FakeBuilds, on_output: Heard
 ) -> None:
     builds.error = RuntimeError("a bug")
     answer = client.get("/api/v1/stats", {"X-Request-ID": "trace-8"})
     assert (answer.status, answer.header("x-request-id")) == (500, "trace-8")
-    assert [(level, request_id) for level, _, request_id, _ in heard.lines] == [
+    assert [(level, request_id) for level, _, request_id, _ in on_output.lines] == [
         ("ERROR", "trace-8"),
         ("DEBUG", "trace-8"),
     ]
 
 
 def test_a_line_about_a_build_knows_it_and_the_next_request_begins_afresh(
-    client: AsgiClient, builds: FakeBuilds, heard: Heard
+    client: AsgiClient, builds: FakeBuilds, on_output: Heard
 ) -> None:
     name = builds.complete()
     client.get(f"{BUILD}/{name}")
     client.get(f"{BUILD}/{name}")
     client.get(f"/store/{name}/x.bin")
     client.get("/health")
-    assert [request_hash for *_, request_hash in heard.lines] == [name, name, name, ""]
-    assert not any(name in message for _, message, *_ in heard.lines)
-    assert heard.lines[1][1].endswith("from memory")
+    assert [request_hash for *_, request_hash in on_output.lines] == [name, name, name, ""]
+    assert not any(name in message for _, message, *_ in on_output.lines)
+    assert on_output.lines[1][1].endswith("from memory")
 
 
 def test_who_submits_a_build_is_told_once_and_who_joins_is_not(
-    client: AsgiClient, builds: FakeBuilds, scene: Scene, heard: Heard
+    client: AsgiClient, builds: FakeBuilds, scene: Scene, on_output: Heard
 ) -> None:
     client.post(BUILD, a_body(), {"X-Request-ID": "first"})
     scene.seconds += 60
     client.post(BUILD, a_body(), {"X-Request-ID": "second"})
     (name,) = builds.jobs
-    told = [line for line in heard.lines if line[0] == "INFO"]
+    told = [line for line in on_output.lines if line[0] == "INFO"]
     assert told == [("INFO", "build submitted", "first", name)]
-    assert heard.lines[-1][2:] == ("second", name)
+    assert on_output.lines[-1][2:] == ("second", name)
 
 
 def test_what_is_logged_while_many_are_submitted_together_is_not_laid_on_one_of_them(
@@ -126,16 +126,16 @@ def test_what_is_logged_while_many_are_submitted_together_is_not_laid_on_one_of_
 
 
 def test_an_answer_that_begins_late_is_a_warning(
-    client: AsgiClient, builds: FakeBuilds, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    client: AsgiClient, builds: FakeBuilds, on_output: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_path, "_SLOW_SECONDS", 0.05)
     client.get("/health")
-    assert [level for level, *_ in heard.lines] == ["DEBUG"]
+    assert [level for level, *_ in on_output.lines] == ["DEBUG"]
     builds.hold(a_request())
     builds.gate.clear()
     threading.Timer(0.1, builds.gate.set).start()
     client.get(f"{BUILD}/{next(iter(builds.jobs))}")
-    level, message, _, request_hash = heard.lines[-1]
+    level, message, _, request_hash = on_output.lines[-1]
     assert level == "WARNING"
     assert "began only after 0.1 s" in message
     assert request_hash in builds.jobs

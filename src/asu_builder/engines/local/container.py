@@ -257,7 +257,7 @@ class LocalContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._count += 1
@@ -272,8 +272,8 @@ class LocalContainer:
                     directory=self._place.builder,
                     environment=variables,
                     write={
-                        "stdout": tee(stdout.write, STDOUT, heard),
-                        "stderr": tee(stderr.write, STDERR, heard),
+                        "stdout": tee(stdout.write, STDOUT, on_output),
+                        "stderr": tee(stderr.write, STDERR, on_output),
                     },
                 )
             if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:

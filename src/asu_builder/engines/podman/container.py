@@ -61,7 +61,7 @@ class PodmanContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: Heard | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
@@ -71,8 +71,8 @@ class PodmanContainer:
         with self._guard.covering():
             with stdout, stderr:
                 writers = {
-                    STDOUT: tee(stdout.write, STDOUT, heard),
-                    STDERR: tee(stderr.write, STDERR, heard),
+                    STDOUT: tee(stdout.write, STDOUT, on_output),
+                    STDERR: tee(stderr.write, STDERR, on_output),
                 }
                 exit_code = self._execute(arguments, writers, self._environment | dict(environment or {}))
             result = CommandResult(exit_code, stdout.path, stderr.path)

@@ -428,7 +428,7 @@ def test_no_hash_is_written_into_the_log(served: Served, caplog: pytest.LogCaptu
         with served.watch() as watching:
             rest(watching)
         served.get(f"{BUILD}/{served.name}/events").read()
-    # The access log is off, and heard here only because the tests listen to every logger.
+    # The access log is off, and on_output here only because the tests listen to every logger.
     told = [record.getMessage() for record in caplog.records if record.name != "uvicorn.access"]
     assert not [line for line in told if served.name[:12] in line]
 
