@@ -14,7 +14,7 @@ from threading import Event, Lock
 
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime, TreeCopy
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime, Verdict
 from asu_builder.ports.engines import STDERR, STDOUT
 from fake_make import FakeMake
 
@@ -114,7 +114,7 @@ class _FakeContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         """In this process where it is a goal that can be imitated, else for real."""
         if self._make is None or environment or not self._make.understands(arguments):

@@ -20,7 +20,7 @@ from asu_builder.domain.release import Branches
 from asu_builder.domain.request import request_hash
 from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard
+from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.repository_status import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
@@ -52,7 +52,7 @@ class ConnectionSentinel:
                 *,
                 output: Path,
                 environment: Mapping[str, str] | None = None,
-                on_output: Heard | None = None,
+                on_output: OutputCallback | None = None,
             ) -> CommandResult:
                 self.commands.append(" ".join(arguments[:2]))
                 return run(arguments, output=output, environment=environment, on_output=on_output)

@@ -23,7 +23,7 @@ from asu_builder.domain.packages import PackageSelection, find_too_big, too_big_
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, RepositoryFile, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import CommandResult, Container, Heard
+from asu_builder.ports import CommandResult, Container, OutputCallback
 
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
@@ -53,7 +53,7 @@ class ImageBuilder:
         output: Path,
         *,
         known_info: MutableMapping[str, bytes],
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         status: Callable[[str], int] = lambda _: 0,
     ) -> None:

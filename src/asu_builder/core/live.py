@@ -59,7 +59,7 @@ class BuildLogWriter:
         self._tell(self.request_hash)
 
     def on_output(self, stream: int, chunk: bytes) -> None:
-        """Takes the next piece of a stream; fulfils `ports.Heard`."""
+        """Takes the next piece of a stream; fulfils `ports.OutputCallback`."""
         if self._closed or self._heard - self._taken > _MOST_WAITING:
             return
         self._heard += len(chunk)

@@ -30,7 +30,7 @@ from asu_builder.domain.profiles_json import (
 )
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import ContainerSpec, Heard, PackageChanges, Runtime, Store
+from asu_builder.ports import ContainerSpec, OutputCallback, PackageChanges, Runtime, Store
 
 _CHUNK_BYTES = 1 << 20
 
@@ -171,7 +171,7 @@ class Pipeline:
         labels: dict[str, str],
         advance: Callable[[Stage], None],
         stop: Event,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> BuildResult:
         """The published result of a job; `on_output` is told what its commands print.
 

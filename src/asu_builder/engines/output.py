@@ -8,7 +8,7 @@ from typing import BinaryIO, Self
 
 from asu_builder.domain.errors import NoRoom, Unavailable
 from asu_builder.files import DISK_FULL
-from asu_builder.ports import Heard
+from asu_builder.ports import OutputCallback
 
 _TAIL = 1 << 16
 
@@ -63,7 +63,9 @@ class CappedFile:
             _write_all(self._file, chunk)
 
 
-def tee(write: Callable[[bytes], None], stream: int, on_output: Heard | None) -> Callable[[bytes], None]:
+def tee(
+    write: Callable[[bytes], None], stream: int, on_output: OutputCallback | None
+) -> Callable[[bytes], None]:
     """Writes a stream, and tells whoever listens."""
     if on_output is None:
         return write

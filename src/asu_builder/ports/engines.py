@@ -67,7 +67,7 @@ class BuildLog(Protocol):
 
 STDOUT, STDERR = 1, 2
 
-Heard = Callable[[int, bytes], None]
+OutputCallback = Callable[[int, bytes], None]
 """Told what a command prints as it arrives: the stream's number and the next piece of it.
 
 Called in the thread that runs the command, so it must return at once; it raises nothing.
@@ -108,7 +108,7 @@ class Container(Protocol):
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         """Runs one command in `workdir` with a clean environment (plus `environment`).
 

@@ -8,7 +8,7 @@ from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.release import parse_release
-from asu_builder.ports import CommandResult, Heard
+from asu_builder.ports import CommandResult, OutputCallback
 from factories import a_request
 
 _INFO = """\
@@ -40,7 +40,7 @@ class Told:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         self.asked += 1
         stdout, stderr = output / "stdout", output / "stderr"
@@ -104,7 +104,7 @@ class Scripted(Told):
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         stdout, stderr = output / "stdout", output / "stderr"
         stdout.write_text(self.printed[0])

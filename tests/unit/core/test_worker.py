@@ -28,7 +28,7 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
 from asu_builder.log_context import CURRENT_HASH
-from asu_builder.ports import Heard, Verdict
+from asu_builder.ports import OutputCallback, Verdict
 from factories import Clock, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
 
@@ -50,7 +50,7 @@ class Script:
         labels: dict[str, str],
         advance: Callable[[Stage], None],
         stop: threading.Event,
-        on_output: Heard,
+        on_output: OutputCallback,
     ) -> BuildResult:
         self.built.append(job.id)
         self.labels.append(labels)

@@ -18,7 +18,7 @@ from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
 from asu_builder.engines.output import CappedFile, disk_errors, ends_with_full_disk, tee
-from asu_builder.ports import CommandResult, Heard
+from asu_builder.ports import CommandResult, OutputCallback
 from asu_builder.ports.engines import STDERR, STDOUT
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -257,7 +257,7 @@ class LocalContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._count += 1

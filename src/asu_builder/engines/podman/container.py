@@ -15,7 +15,7 @@ from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
 from asu_builder.engines.podman.streams import Demultiplexer, Stream
-from asu_builder.ports import CommandResult, Heard
+from asu_builder.ports import CommandResult, OutputCallback
 from asu_builder.ports.engines import STDERR, STDOUT
 
 _HOST_DISK_RESERVE = 64 << 20
@@ -61,7 +61,7 @@ class PodmanContainer:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        on_output: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
