@@ -8,7 +8,7 @@ from pathlib import Path
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping, KeepingOptions
-from asu_builder.core.live import Bell, LiveBuilds, Recorder
+from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts, Gauges
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.preflight import Preview
@@ -132,7 +132,7 @@ class Scene:
     log: FakeBuildLog = field(default_factory=FakeBuildLog)
     watch_limits: WatchLimits = field(default_factory=WatchLimits)
     door_limits: DoorLimits = field(default_factory=DoorLimits)
-    bell: Bell = field(default_factory=Bell)
+    bell: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
     health: Health = field(init=False)

@@ -18,7 +18,7 @@ from asu_builder.app.options import announcement, door_limits, keeping_options, 
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
-from asu_builder.core.live import Bell, LiveBuilds, Recorder
+from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts, Gauges
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
@@ -74,7 +74,7 @@ def assemble(
     world = replace(world, runtime=runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    bell = Bell()
+    bell = Notifier()
     recorder = Recorder(world.log, now=now, ring=bell.ring)
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)

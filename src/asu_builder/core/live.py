@@ -178,7 +178,7 @@ AT_ONCE = 1000
 """Lines of one look at most."""
 
 
-class Bell:
+class Notifier:
     """Tells whoever listens that there is something new of a build in this process."""
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Look(Struct, frozen=True):
 class LiveBuilds:
     """Reads the database, so that it does not matter which process builds."""
 
-    def __init__(self, builds: Builds, log: BuildLog, bell: Bell) -> None:
+    def __init__(self, builds: Builds, log: BuildLog, bell: Notifier) -> None:
         self._builds = builds
         self._log = log
         self.listen = bell.listen

@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from asu_builder.core.live import AT_ONCE, Bell, LiveBuilds
+from asu_builder.core.live import AT_ONCE, LiveBuilds, Notifier
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import JobState
@@ -21,7 +21,7 @@ def log() -> FakeBuildLog:
 
 @pytest.fixture
 def live(builds: FakeBuilds, log: FakeBuildLog) -> LiveBuilds:
-    return LiveBuilds(builds, log, Bell())
+    return LiveBuilds(builds, log, Notifier())
 
 
 def test_a_look_has_the_state_and_what_was_printed_since(
@@ -82,7 +82,7 @@ def test_a_look_counts_as_interest(live: LiveBuilds, builds: FakeBuilds) -> None
 
 
 def test_a_bell_is_heard_by_all_who_listen() -> None:
-    bell = Bell()
+    bell = Notifier()
     bell.ring("nobody")
     on_output: list[str] = []
     bell.listen(on_output.append)
