@@ -208,7 +208,7 @@ class Scene:
             None,  # type: ignore[arg-type] # they build nothing
             health=self.health,
             statistics=self.statistics,
-            recorder=Recorder(self.log, now=lambda: NOON, ring=self.bell.ring),
+            recorder=Recorder(self.log, now=lambda: NOON, notify=self.bell.notify),
             durations=self.durations,
             options=WorkerOptions("host", 4, hour, Retention(hour, hour, hour, hour)),
             now=lambda: NOON,

@@ -75,7 +75,7 @@ def assemble(
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
     bell = Notifier()
-    recorder = Recorder(world.log, now=now, ring=bell.ring)
+    recorder = Recorder(world.log, now=now, notify=bell.notify)
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)

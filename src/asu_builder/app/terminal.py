@@ -99,7 +99,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
         catalog=catalog,
         health=health,
         pipeline=make_pipeline(settings, runtime, world, catalog),
-        recorder=Recorder(world.log, now=now, ring=lambda _: None),
+        recorder=Recorder(world.log, now=now, notify=lambda _: None),
         background=(
             Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_HEALTH_SECONDS),
             Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),

@@ -92,15 +92,15 @@ class BuildLogWriter:
 class Recorder:
     """One thread that writes for all builds of this process, in batches.
 
-    `ring` is called with a request hash when there is something new to see of it, from any thread.
+    `notify` is called with a request hash when there is something new to see of it, from any thread.
     """
 
     def __init__(
-        self, log: BuildLog, *, now: Callable[[], datetime], ring: Callable[[str], None] = lambda _: None
+        self, log: BuildLog, *, now: Callable[[], datetime], notify: Callable[[str], None] = lambda _: None
     ) -> None:
         self._log = log
         self._now = now
-        self.tell = ring
+        self.tell = notify
         self._noted = threading.Event()
         self._hurry = threading.Event()
         self._stopping = False
@@ -190,7 +190,7 @@ class Notifier:
         with self._changing:
             self._listeners = (*self._listeners, listener)
 
-    def ring(self, request_hash: str) -> None:
+    def notify(self, request_hash: str) -> None:
         """Something is new."""
         for listener in self._listeners:
             listener(request_hash)

@@ -83,9 +83,9 @@ def test_a_look_counts_as_interest(live: LiveBuilds, builds: FakeBuilds) -> None
 
 def test_a_bell_is_heard_by_all_who_listen() -> None:
     bell = Notifier()
-    bell.ring("nobody")
+    bell.notify("nobody")
     on_output: list[str] = []
     bell.listen(on_output.append)
     bell.listen(lambda name: on_output.append(name.upper()))
-    bell.ring("abc")
+    bell.notify("abc")
     assert on_output == ["abc", "ABC"]

@@ -23,7 +23,7 @@ class Studio:
     def __init__(self) -> None:
         self.log = FakeBuildLog()
         self.rung: list[str] = []
-        self.recorder = Recorder(self.log, now=lambda: NOON, ring=self.rung.append)
+        self.recorder = Recorder(self.log, now=lambda: NOON, notify=self.rung.append)
 
     def begin(self) -> BuildLogWriter:
         return self.recorder.begin(JOB, LEASE)
