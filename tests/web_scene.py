@@ -132,7 +132,7 @@ class Scene:
     log: FakeBuildLog = field(default_factory=FakeBuildLog)
     watch_limits: WatchLimits = field(default_factory=WatchLimits)
     door_limits: DoorLimits = field(default_factory=DoorLimits)
-    bell: Notifier = field(default_factory=Notifier)
+    notifier: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
     health: Health = field(init=False)
@@ -152,7 +152,7 @@ class Scene:
         return create_app(
             Parts(
                 builds=self.builds,
-                live=LiveBuilds(self.builds, self.log, self.bell),
+                live=LiveBuilds(self.builds, self.log, self.notifier),
                 health=health,
                 store=self.store(),
                 statistics=self.statistics,
@@ -208,7 +208,7 @@ class Scene:
             None,  # type: ignore[arg-type] # they build nothing
             health=self.health,
             statistics=self.statistics,
-            recorder=Recorder(self.log, now=lambda: NOON, notify=self.bell.notify),
+            recorder=Recorder(self.log, now=lambda: NOON, notify=self.notifier.notify),
             durations=self.durations,
             options=WorkerOptions("host", 4, hour, Retention(hour, hour, hour, hour)),
             now=lambda: NOON,

@@ -74,8 +74,8 @@ def assemble(
     world = replace(world, runtime=runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    bell = Notifier()
-    recorder = Recorder(world.log, now=now, notify=bell.notify)
+    notifier = Notifier()
+    recorder = Recorder(world.log, now=now, notify=notifier.notify)
     pipeline = make_pipeline(settings, runtime, world, catalog)
     workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
@@ -91,7 +91,7 @@ def assemble(
     )
     parts = Parts(
         builds=builds,
-        live=LiveBuilds(builds, world.log, bell),
+        live=LiveBuilds(builds, world.log, notifier),
         health=health,
         store=world.store,
         statistics=world.statistics,

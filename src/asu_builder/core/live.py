@@ -211,10 +211,10 @@ class Look(Struct, frozen=True):
 class LiveBuilds:
     """Reads the database, so that it does not matter which process builds."""
 
-    def __init__(self, builds: Builds, log: BuildLog, bell: Notifier) -> None:
+    def __init__(self, builds: Builds, log: BuildLog, notifier: Notifier) -> None:
         self._builds = builds
         self._log = log
-        self.listen = bell.listen
+        self.listen = notifier.listen
 
     def look(self, request_hash: str, *, after: int = 0, job_id: int | None = None) -> Look:
         """The newest job of this hash, and its lines behind `after`. Raises `BuildNotFound`.

@@ -82,10 +82,10 @@ def test_a_look_counts_as_interest(live: LiveBuilds, builds: FakeBuilds) -> None
 
 
 def test_a_bell_is_heard_by_all_who_listen() -> None:
-    bell = Notifier()
-    bell.notify("nobody")
+    notifier = Notifier()
+    notifier.notify("nobody")
     on_output: list[str] = []
-    bell.listen(on_output.append)
-    bell.listen(lambda name: on_output.append(name.upper()))
-    bell.notify("abc")
+    notifier.listen(on_output.append)
+    notifier.listen(lambda name: on_output.append(name.upper()))
+    notifier.notify("abc")
     assert on_output == ["abc", "ABC"]

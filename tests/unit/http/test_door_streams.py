@@ -45,7 +45,7 @@ def test_a_websocket_on_which_nothing_is_said_for_long_stays_open(scene: Scene, 
         time.sleep(_SILENCE)  # that nothing happens
         assert served.door.connections == 1, "counted as long as it is open"
         scene.log.print(scene.builds.jobs[name].job.id, "still here")
-        scene.bell.notify(name)
+        scene.notifier.notify(name)
         assert "still here" in str(watching.recv(60))
     served.wait_until_alone()
     assert served.app.requests["unknown", "unknown", 408] == 0
@@ -60,7 +60,7 @@ def test_events_and_lines_that_do_not_come_for_long_end_nothing(scene: Scene, se
             time.sleep(_SILENCE)  # that nothing happens
             assert served.door.connections == 1
             scene.log.print(scene.builds.jobs[name].job.id, f"for {path}")
-            scene.bell.notify(name)
+            scene.notifier.notify(name)
             received = b""
             while f"for {path}".encode() not in received:
                 more = connection.recv(65536)
@@ -83,7 +83,7 @@ def test_a_websocket_behind_an_answer_on_the_same_connection_stays_open_too(
         time.sleep(_SILENCE)  # that nothing happens
         assert served.door.connections == 1
         scene.builds.complete(scene.builds.jobs[name].job.request)
-        scene.bell.notify(name)
+        scene.notifier.notify(name)
         received = b""
         while b'"completed"' not in received:
             more = connection.recv(65536)

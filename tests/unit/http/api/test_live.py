@@ -54,11 +54,11 @@ class Served:
 
     def print(self, *texts: str) -> None:
         self.scene.log.print(self.job_id, *texts)
-        self.scene.bell.notify(self.name)
+        self.scene.notifier.notify(self.name)
 
     def move(self, **changes: Any) -> None:
         self.builds.jobs[self.name] = BuildView(replace(self.builds.jobs[self.name].job, **changes))
-        self.scene.bell.notify(self.name)
+        self.scene.notifier.notify(self.name)
 
     def complete(self) -> None:
         self.move(state=JobState.COMPLETED, stage=None, finished_at=NOON, outcome=a_result())
@@ -171,7 +171,7 @@ def test_a_watcher_of_a_waiting_build_is_told_what_it_waits_for(served: Served) 
     with served.watch() as watching:
         for hindrance in ("", "paused", "engine", "disk_full", ""):
             served.builds.jobs[served.name] = BuildView(job, 0, waiting_for=hindrance)
-            served.scene.bell.notify(served.name)
+            served.scene.notifier.notify(served.name)
             while (told := receive(watching))["state"] != "pending" or told["waiting_for"] != (
                 hindrance or None
             ):
