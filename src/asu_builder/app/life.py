@@ -12,7 +12,7 @@ from asu_builder.domain.errors import AsuError
 _log = logging.getLogger(__name__)
 
 
-class Life(Struct, frozen=True):
+class Lifecycle(Struct, frozen=True):
     """Workers and periodic work; `begin` comes first and returns at once, `end` when nothing runs."""
 
     begin: Callable[[], object]
