@@ -13,7 +13,7 @@ from asu_builder import __version__
 from asu_builder.app.adapters import World, reach
 from asu_builder.app.background import Rounds, background_work, checks
 from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
-from asu_builder.app.life import Lifecycle
+from asu_builder.app.lifecycle import Lifecycle
 from asu_builder.app.options import announcement, door_limits, keeping_options, tokens, worker_options
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
@@ -82,7 +82,7 @@ def assemble(
     interest = AccessTracker(world.queue, now=now)
     builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = background_work(world, health, housekeeping, catalog, interest, rounds or Rounds())
-    life = Lifecycle(
+    lifecycle = Lifecycle(
         begin=partial(housekeeping.recover, worker=world.name.name),
         workers=workers,
         background=background,
@@ -108,8 +108,8 @@ def assemble(
         limit_fetches=world.fetch_limit.admit,
         announcement=announcement(settings),
         revoked=world.revocations.current,
-        start=life.start,
-        stop=life.stop,
+        start=lifecycle.start,
+        stop=lifecycle.stop,
         version=__version__,
         cors=settings.cors,
     )
