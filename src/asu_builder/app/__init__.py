@@ -87,7 +87,7 @@ def assemble(
         workers=workers,
         background=background,
         end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        hush=(housekeeping.stop, world.database.stop_verifying),
+        cancel=(housekeeping.stop, world.database.stop_verifying),
     )
     parts = Parts(
         builds=builds,

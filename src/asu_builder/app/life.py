@@ -19,7 +19,7 @@ class Lifecycle(Struct, frozen=True):
     workers: Workers
     background: tuple[Periodic, ...]
     end: tuple[Callable[[], object], ...]
-    hush: tuple[Callable[[], None], ...]
+    cancel: tuple[Callable[[], None], ...]
     """Cut off what may take long and need not end."""
 
     def start(self) -> None:
@@ -31,8 +31,8 @@ class Lifecycle(Struct, frozen=True):
 
     def stop(self) -> None:
         """Returns when nothing runs any more."""
-        for hush in self.hush:
-            hush()
+        for cancel in self.cancel:
+            cancel()
         self.workers.stop()
         for periodic in self.background:
             periodic.stop()
