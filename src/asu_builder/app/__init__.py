@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
-from asu_builder.app.adapters import World, reach
+from asu_builder.app.adapters import Adapters, reach
 from asu_builder.app.background import Rounds, background_work, checks
 from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
 from asu_builder.app.lifecycle import Lifecycle
@@ -126,7 +126,7 @@ def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 
 def make_housekeeping(
     settings: Settings,
-    world: World,
+    world: Adapters,
     runtime: Runtime,
     *,
     now: Callable[[], datetime],
@@ -149,7 +149,7 @@ def make_housekeeping(
 
 def make_operator(
     settings: Settings,
-    world: World,
+    world: Adapters,
     *,
     now: Callable[[], datetime],
     wake: Callable[[], None],
@@ -171,7 +171,7 @@ def make_operator(
 
 def _workers(
     settings: Settings,
-    world: World,
+    world: Adapters,
     pipeline: Pipeline,
     *,
     health: Health,
@@ -191,7 +191,7 @@ def _workers(
 
 
 def _gauges(
-    world: World,
+    world: Adapters,
     workers: Workers,
     housekeeping: Housekeeping,
     *,
@@ -211,7 +211,7 @@ def _gauges(
     )
 
 
-def make_pipeline(settings: Settings, runtime: Runtime, world: World, catalog: Catalog) -> Pipeline:
+def make_pipeline(settings: Settings, runtime: Runtime, world: Adapters, catalog: Catalog) -> Pipeline:
     """What turns a request into published images."""
     return Pipeline(
         runtime,

@@ -97,7 +97,7 @@ def _proxies(*, shares_network: bool) -> Mapping[str, str]:
     return proxies.environment(shares_network=shares_network)
 
 
-class World(Struct, frozen=True):
+class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
     database: Database
@@ -136,7 +136,7 @@ def reach(
     now: Callable[[], datetime],
     *,
     note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
-) -> World:
+) -> Adapters:
     """Opens every adapter; `note` is told each event of the statistics.
 
     Raises `SettingsProblem` or `Unavailable`.
@@ -147,7 +147,7 @@ def reach(
     runtime, warnings = choose_runtime(settings, installation=installation)
     ledger = SqlRetention(database)
     revocations = Revocations(settings.database_path)
-    return World(
+    return Adapters(
         database=database,
         name=name,
         runtime=runtime,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from asu_builder.app.adapters import World
+from asu_builder.app.adapters import Adapters
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
@@ -56,7 +56,7 @@ class Rounds(Struct, frozen=True):
     rules: float = 10.0
 
 
-def checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+def checks(world: Adapters, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
     """Each part of the service, and how it is found out whether it works."""
     return {
         "database": world.database.check,
@@ -69,7 +69,7 @@ def checks(world: World, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
     }
 
 
-def _workers_verdict(world: World) -> Verdict:
+def _workers_verdict(world: Adapters) -> Verdict:
     pause = world.operations.paused()
     if pause is None:
         return Verdict("ok", "Workers take jobs.")
@@ -77,7 +77,7 @@ def _workers_verdict(world: World) -> Verdict:
     return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
 
 
-def _look_at_disks(world: World, health: Health) -> None:
+def _look_at_disks(world: Adapters, health: Health) -> None:
     """What can fill up within a moment; two system calls while all is well."""
     health.look_at_room()
     if world.database.disk_is_full() or health.is_down("database"):
@@ -85,7 +85,7 @@ def _look_at_disks(world: World, health: Health) -> None:
 
 
 def background_work(
-    world: World,
+    world: Adapters,
     health: Health,
     housekeeping: Housekeeping,
     catalog: Catalog,

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from asu_builder.app.adapters import World
+from asu_builder.app.adapters import Adapters
 from asu_builder.app.options import policy
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
@@ -26,7 +26,7 @@ class Answering(Struct, frozen=True):
 
 def make_builds(
     settings: Settings,
-    world: World,
+    world: Adapters,
     answering: Answering,
     *,
     now: Callable[[], datetime],
@@ -50,7 +50,7 @@ def make_builds(
     )
 
 
-def make_cancellation(settings: Settings, world: World, now: Callable[[], datetime]) -> Cancellation:
+def make_cancellation(settings: Settings, world: Adapters, now: Callable[[], datetime]) -> Cancellation:
     """The one way to end a build before its time."""
     return Cancellation(
         world.queue,
@@ -71,7 +71,7 @@ def make_door(parts: Parts, app: FastPath) -> Door:
     )
 
 
-def _forecast(settings: Settings, world: World, health: Health, now: Callable[[], datetime]) -> Forecast:
+def _forecast(settings: Settings, world: Adapters, health: Health, now: Callable[[], datetime]) -> Forecast:
     def working() -> bool:
         return health.builds_run() and world.operations.paused() is None
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.app import make_housekeeping, make_pipeline
-from asu_builder.app.adapters import World, reach
+from asu_builder.app.adapters import Adapters, reach
 from asu_builder.app.background import checks
 from asu_builder.app.doors import Answering, make_builds
 from asu_builder.app.options import worker_options
@@ -34,7 +34,7 @@ class Terminal(Struct, frozen=True):
     """The services of one command. Nothing runs before `work_on`; `close` ends everything."""
 
     settings: Settings
-    world: World
+    world: Adapters
     builds: Builds
     catalog: Catalog
     health: Health

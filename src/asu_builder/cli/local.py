@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from asu_builder import ports
 from asu_builder.app import make_operator
-from asu_builder.app.adapters import World, reach
+from asu_builder.app.adapters import Adapters, reach
 from asu_builder.app.terminal import Terminal
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.client.downloads import Source, Stretch
@@ -68,7 +68,7 @@ def complain(problem: Exception | str) -> None:
 
 
 @contextmanager
-def installation() -> Iterator[tuple[Settings, World]]:
+def installation() -> Iterator[tuple[Settings, Adapters]]:
     """The installation that the settings name; a service may run beside."""
     with told():
         settings = load_settings()
