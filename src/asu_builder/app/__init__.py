@@ -69,7 +69,7 @@ def assemble(
     settings were chosen, `rounds` how often background work comes.
     """
     counts = EventCounts()
-    world = reach(settings, now, note=counts.note)
+    world = open_adapters(settings, now, note=counts.note)
     runtime = watch(world.runtime)
     world = replace(world, runtime=runtime)
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)

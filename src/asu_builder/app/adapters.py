@@ -131,7 +131,7 @@ class Adapters(Struct, frozen=True):
         self.name.release()
 
 
-def reach(
+def open_adapters(
     settings: Settings,
     now: Callable[[], datetime],
     *,

@@ -84,7 +84,7 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
     """
     name = settings.worker_id[: _LONGEST_NAME - len(_MARK)] + _MARK
     settings = replace(settings, worker_id=name)
-    world = reach(settings, now)
+    world = open_adapters(settings, now)
     runtime = world.runtime
     catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
     health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
