@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
-from asu_builder.app.adapters import Adapters, reach
+from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Rounds, background_work, checks
 from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
 from asu_builder.app.lifecycle import Lifecycle
@@ -69,45 +69,45 @@ def assemble(
     settings were chosen, `rounds` how often background work comes.
     """
     counts = EventCounts()
-    world = open_adapters(settings, now, note=counts.note)
-    runtime = watch(world.runtime)
-    world = replace(world, runtime=runtime)
-    catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
-    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
+    adapters = open_adapters(settings, now, note=counts.note)
+    runtime = watch(adapters.runtime)
+    adapters = replace(adapters, runtime=runtime)
+    catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
+    health = Health(checks(adapters, runtime), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
-    recorder = Recorder(world.log, now=now, notify=notifier.notify)
-    pipeline = make_pipeline(settings, runtime, world, catalog)
-    workers = _workers(settings, world, pipeline, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=workers.wake, rest=_REST)
-    interest = AccessTracker(world.queue, now=now)
-    builds = make_builds(settings, world, Answering(catalog, health, interest), now=now, wake=workers.wake)
-    background = background_work(world, health, housekeeping, catalog, interest, rounds or Rounds())
+    recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
+    pipeline = make_pipeline(settings, runtime, adapters, catalog)
+    workers = _workers(settings, adapters, pipeline, health=health, recorder=recorder, now=now)
+    housekeeping = make_housekeeping(settings, adapters, runtime, now=now, wake=workers.wake, rest=_REST)
+    interest = AccessTracker(adapters.queue, now=now)
+    builds = make_builds(settings, adapters, Answering(catalog, health, interest), now=now, wake=workers.wake)
+    background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(
-        begin=partial(housekeeping.recover, worker=world.name.name),
+        begin=partial(housekeeping.recover, worker=adapters.name.name),
         workers=workers,
         background=background,
-        end=(recorder.stop, interest.flush, world.statistics.flush, world.close),
-        cancel=(housekeeping.stop, world.database.stop_verifying),
+        end=(recorder.stop, interest.flush, adapters.statistics.flush, adapters.close),
+        cancel=(housekeeping.stop, adapters.database.stop_verifying),
     )
     parts = Parts(
         builds=builds,
-        live=LiveBuilds(builds, world.log, notifier),
+        live=LiveBuilds(builds, adapters.log, notifier),
         health=health,
-        store=world.store,
-        statistics=world.statistics,
+        store=adapters.store,
+        statistics=adapters.statistics,
         catalog=catalog,
-        charts=Charts(world.statistics, now=now),
-        preview=Preview(catalog, world.package_changes, other_names=world.upstream.other_names),
-        operator=make_operator(settings, world, now=now, wake=workers.wake, wake_all=workers.wake_all),
-        crowds=Crowds(world.operations, world.queue, now=now),
+        charts=Charts(adapters.statistics, now=now),
+        preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
+        operator=make_operator(settings, adapters, now=now, wake=workers.wake, wake_all=workers.wake_all),
+        crowds=Crowds(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        gauges=_gauges(world, workers, housekeeping, health=health, counts=counts, now=now),
+        gauges=_gauges(adapters, workers, housekeeping, health=health, counts=counts, now=now),
         callers=Callers(tokens(settings), settings.trusted_proxies),
         door_limits=door_limits(settings),
         limit_previews=PreviewsLimit().admit,
-        limit_fetches=world.fetch_limit.admit,
+        limit_fetches=adapters.fetch_limit.admit,
         announcement=announcement(settings),
-        revoked=world.revocations.current,
+        revoked=adapters.revocations.current,
         start=lifecycle.start,
         stop=lifecycle.stop,
         version=__version__,
@@ -115,7 +115,7 @@ def assemble(
     )
     app = create_app(parts)
     drain = partial(workers.drain, settings.shutdown_grace)
-    return Application(app, world.warnings, drain, app.end_streams, make_door(parts, app))
+    return Application(app, adapters.warnings, drain, app.end_streams, make_door(parts, app))
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
@@ -126,7 +126,7 @@ def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 
 def make_housekeeping(
     settings: Settings,
-    world: Adapters,
+    adapters: Adapters,
     runtime: Runtime,
     *,
     now: Callable[[], datetime],
@@ -135,11 +135,11 @@ def make_housekeeping(
 ) -> Housekeeping:
     """Housekeeping alone, for the service and for the command line, which need not `rest`."""
     return Housekeeping(
-        world.queue,
-        world.ledger,
-        world.store,
+        adapters.queue,
+        adapters.ledger,
+        adapters.store,
         runtime,
-        statistics=world.statistics,
+        statistics=adapters.statistics,
         options=keeping_options(settings),
         now=now,
         wake=wake,
@@ -149,7 +149,7 @@ def make_housekeeping(
 
 def make_operator(
     settings: Settings,
-    world: Adapters,
+    adapters: Adapters,
     *,
     now: Callable[[], datetime],
     wake: Callable[[], None],
@@ -157,12 +157,12 @@ def make_operator(
 ) -> Operator:
     """The operator's hand alone, for the service and for the command line."""
     return Operator(
-        world.operations,
-        world.queue,
-        ledger=world.ledger,
-        store=world.store,
-        statistics=world.statistics,
-        cancellation=make_cancellation(settings, world, now),
+        adapters.operations,
+        adapters.queue,
+        ledger=adapters.ledger,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        cancellation=make_cancellation(settings, adapters, now),
         now=now,
         wake=wake,
         wake_all=wake_all,
@@ -171,7 +171,7 @@ def make_operator(
 
 def _workers(
     settings: Settings,
-    world: Adapters,
+    adapters: Adapters,
     pipeline: Pipeline,
     *,
     health: Health,
@@ -179,19 +179,19 @@ def _workers(
     now: Callable[[], datetime],
 ) -> Workers:
     return Workers(
-        world.queue,
+        adapters.queue,
         pipeline,
         health=health,
-        statistics=world.statistics,
+        statistics=adapters.statistics,
         recorder=recorder,
         durations=Durations(),
-        options=worker_options(settings, world.name.name),
+        options=worker_options(settings, adapters.name.name),
         now=now,
     )
 
 
 def _gauges(
-    world: Adapters,
+    adapters: Adapters,
     workers: Workers,
     housekeeping: Housekeeping,
     *,
@@ -200,24 +200,24 @@ def _gauges(
     now: Callable[[], datetime],
 ) -> Gauges:
     return Gauges(
-        world.operations,
+        adapters.operations,
         workers,
         housekeeping,
         health=health,
-        store=world.store,
-        statistics=world.statistics,
+        store=adapters.store,
+        statistics=adapters.statistics,
         counts=counts,
         now=now,
     )
 
 
-def make_pipeline(settings: Settings, runtime: Runtime, world: Adapters, catalog: Catalog) -> Pipeline:
+def make_pipeline(settings: Settings, runtime: Runtime, adapters: Adapters, catalog: Catalog) -> Pipeline:
     """What turns a request into published images."""
     return Pipeline(
         runtime,
-        world.store,
+        adapters.store,
         release=catalog.branches.release,
-        package_changes=world.package_changes,
+        package_changes=adapters.package_changes,
         baseline=catalog.baseline,
         announced=catalog.announced,
         released_revision=catalog.released_revision,

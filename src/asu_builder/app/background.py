@@ -56,36 +56,36 @@ class Rounds(Struct, frozen=True):
     rules: float = 10.0
 
 
-def checks(world: Adapters, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+def checks(adapters: Adapters, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
     """Each part of the service, and how it is found out whether it works."""
     return {
-        "database": world.database.check,
+        "database": adapters.database.check,
         "engine": runtime.check,
         "registry": runtime.check_registry,
-        "store": world.store.check,
-        "upstream": world.upstream.check,
-        "rules": world.package_changes.check,
-        "workers": lambda: _workers_verdict(world),
+        "store": adapters.store.check,
+        "upstream": adapters.upstream.check,
+        "rules": adapters.package_changes.check,
+        "workers": lambda: _workers_verdict(adapters),
     }
 
 
-def _workers_verdict(world: Adapters) -> Verdict:
-    pause = world.operations.paused()
+def _workers_verdict(adapters: Adapters) -> Verdict:
+    pause = adapters.operations.paused()
     if pause is None:
         return Verdict("ok", "Workers take jobs.")
     since = pause.since.isoformat(timespec="seconds")
     return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
 
 
-def _look_at_disks(world: Adapters, health: Health) -> None:
+def _look_at_disks(adapters: Adapters, health: Health) -> None:
     """What can fill up within a moment; two system calls while all is well."""
     health.look_at_room()
-    if world.database.disk_is_full() or health.is_down("database"):
+    if adapters.database.disk_is_full() or health.is_down("database"):
         health.look_at("database")
 
 
 def background_work(
-    world: Adapters,
+    adapters: Adapters,
     health: Health,
     housekeeping: Housekeeping,
     catalog: Catalog,
@@ -95,20 +95,20 @@ def background_work(
     """What is done again and again beside the answers."""
     work: list[tuple[str, Callable[[], object], float]] = [
         ("health", health.look, rounds.health),
-        ("disks", lambda: _look_at_disks(world, health), rounds.disks),
+        ("disks", lambda: _look_at_disks(adapters, health), rounds.disks),
         ("queue", housekeeping.look_after_queue, rounds.queue),
         ("housekeeping", housekeeping.tidy, rounds.tidy),
         ("reconciling", housekeeping.reconcile_when_due, rounds.tidy),
         ("catalog", catalog.refresh, rounds.catalog),
-        ("warmth", world.upstream.keep_warm, rounds.warmth),
-        ("documents", world.upstream.tidy, rounds.tidy),
-        ("statistics", world.statistics.flush_often, rounds.statistics),
+        ("warmth", adapters.upstream.keep_warm, rounds.warmth),
+        ("documents", adapters.upstream.tidy, rounds.tidy),
+        ("statistics", adapters.statistics.flush_often, rounds.statistics),
         ("interest", interest.flush, rounds.interest),
         ("memory", give_back_memory, rounds.memory),
-        ("integrity", world.database.verify, rounds.integrity),
+        ("integrity", adapters.database.verify, rounds.integrity),
     ]
-    if world.refresh_rules is not None:
-        work.insert(0, ("rules", world.refresh_rules, rounds.rules))
+    if adapters.refresh_rules is not None:
+        work.insert(0, ("rules", adapters.refresh_rules, rounds.rules))
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )

@@ -26,7 +26,7 @@ class Answering(Struct, frozen=True):
 
 def make_builds(
     settings: Settings,
-    world: Adapters,
+    adapters: Adapters,
     answering: Answering,
     *,
     now: Callable[[], datetime],
@@ -34,28 +34,28 @@ def make_builds(
 ) -> Builds:
     """Submit, look, cancel."""
     return Builds(
-        world.queue,
+        adapters.queue,
         answering.catalog,
-        package_changes=world.package_changes,
-        store=world.store,
-        statistics=world.statistics,
+        package_changes=adapters.package_changes,
+        store=adapters.store,
+        statistics=adapters.statistics,
         interest=answering.interest,
-        forecast=_forecast(settings, world, answering.health, now),
-        cancellation=make_cancellation(settings, world, now),
+        forecast=_forecast(settings, adapters, answering.health, now),
+        cancellation=make_cancellation(settings, adapters, now),
         policy=policy(settings),
-        limit=world.limit.admit,
+        limit=adapters.limit.admit,
         now=now,
         wake=wake,
-        waiting_for=lambda: "paused" if world.operations.paused() else answering.health.hindrance(),
+        waiting_for=lambda: "paused" if adapters.operations.paused() else answering.health.hindrance(),
     )
 
 
-def make_cancellation(settings: Settings, world: Adapters, now: Callable[[], datetime]) -> Cancellation:
+def make_cancellation(settings: Settings, adapters: Adapters, now: Callable[[], datetime]) -> Cancellation:
     """The one way to end a build before its time."""
     return Cancellation(
-        world.queue,
-        world.operations,
-        statistics=world.statistics,
+        adapters.queue,
+        adapters.operations,
+        statistics=adapters.statistics,
         ttl=settings.failure_ttl,
         now=now,
     )
@@ -71,8 +71,10 @@ def make_door(parts: Parts, app: FastPath) -> Door:
     )
 
 
-def _forecast(settings: Settings, world: Adapters, health: Health, now: Callable[[], datetime]) -> Forecast:
+def _forecast(
+    settings: Settings, adapters: Adapters, health: Health, now: Callable[[], datetime]
+) -> Forecast:
     def working() -> bool:
-        return health.builds_run() and world.operations.paused() is None
+        return health.builds_run() and adapters.operations.paused() is None
 
-    return Forecast(world.queue, workers=settings.worker_concurrent, working=working, now=now)
+    return Forecast(adapters.queue, workers=settings.worker_concurrent, working=working, now=now)

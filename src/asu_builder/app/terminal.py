@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.app import make_housekeeping, make_pipeline
-from asu_builder.app.adapters import Adapters, reach
+from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import checks
 from asu_builder.app.doors import Answering, make_builds
 from asu_builder.app.options import worker_options
@@ -34,7 +34,7 @@ class Terminal(Struct, frozen=True):
     """The services of one command. Nothing runs before `work_on`; `close` ends everything."""
 
     settings: Settings
-    world: Adapters
+    adapters: Adapters
     builds: Builds
     catalog: Catalog
     health: Health
@@ -49,12 +49,12 @@ class Terminal(Struct, frozen=True):
 
         The turns of others stay as they are: this process brings the worker along.
         """
-        options = worker_options(self.settings, self.world.name.name)
+        options = worker_options(self.settings, self.adapters.name.name)
         workers = Workers(
-            self.world.queue,
+            self.adapters.queue,
             self.pipeline,
             health=self.health,
-            statistics=self.world.statistics,
+            statistics=self.adapters.statistics,
             recorder=self.recorder,
             durations=Durations(),
             options=replace(options, concurrent=1, poll=_POLL, only=job_id),
@@ -72,9 +72,9 @@ class Terminal(Struct, frozen=True):
         self.recorder.stop()
         try:
             self.interest.flush()
-            self.world.statistics.flush()
+            self.adapters.statistics.flush()
         finally:
-            self.world.close()
+            self.adapters.close()
 
 
 def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Terminal:
@@ -84,22 +84,22 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
     """
     name = settings.worker_id[: _LONGEST_NAME - len(_MARK)] + _MARK
     settings = replace(settings, worker_id=name)
-    world = open_adapters(settings, now)
-    runtime = world.runtime
-    catalog = Catalog(world.upstream, Branches(settings.branches), world.package_changes)
-    health = Health(checks(world, runtime), has_room=lambda: world.store.room() > 0)
-    housekeeping = make_housekeeping(settings, world, runtime, now=now, wake=lambda: None)
-    housekeeping.recover(worker=world.name.name)
-    interest = AccessTracker(world.queue, now=now)
+    adapters = open_adapters(settings, now)
+    runtime = adapters.runtime
+    catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
+    health = Health(checks(adapters, runtime), has_room=lambda: adapters.store.room() > 0)
+    housekeeping = make_housekeeping(settings, adapters, runtime, now=now, wake=lambda: None)
+    housekeeping.recover(worker=adapters.name.name)
+    interest = AccessTracker(adapters.queue, now=now)
     answering = Answering(catalog, health, interest)
     return Terminal(
         settings=settings,
-        world=world,
-        builds=make_builds(settings, world, answering, now=now, wake=lambda: None),
+        adapters=adapters,
+        builds=make_builds(settings, adapters, answering, now=now, wake=lambda: None),
         catalog=catalog,
         health=health,
-        pipeline=make_pipeline(settings, runtime, world, catalog),
-        recorder=Recorder(world.log, now=now, notify=lambda _: None),
+        pipeline=make_pipeline(settings, runtime, adapters, catalog),
+        recorder=Recorder(adapters.log, now=now, notify=lambda _: None),
         background=(
             Periodic("health", health.look, seconds=_HEALTH_SECONDS, delay=_HEALTH_SECONDS),
             Periodic("queue", housekeeping.look_after_queue, seconds=_QUEUE_SECONDS, delay=_QUEUE_SECONDS),
