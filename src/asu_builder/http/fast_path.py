@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
-from asu_builder.http.api.builds import BuildAnswers, Kept
+from asu_builder.http.api.builds import BuildAnswers, CachedResponse
 from asu_builder.http.api.scrapes import Requests
 from asu_builder.http.api.wire import Answer, render_problem
 from asu_builder.http.callers import Callers
@@ -199,7 +199,7 @@ class FastPath:
 
         await self._dispatch(scope, replay, send)
 
-    async def _send_kept(self, kept: Kept, route: str, scope: Scope, send: Send) -> None:
+    async def _send_kept(self, kept: CachedResponse, route: str, scope: Scope, send: Send) -> None:
         answer = kept.answer
         method = scope["method"]
         request_id = self._request_id(scope)

@@ -39,7 +39,7 @@ _OVERHEAD = 1024
 """About what an entry takes beside its text."""
 
 
-class Kept(msgspec.Struct, frozen=True):
+class CachedResponse(msgspec.Struct, frozen=True):
     """An answer and until when, on the monotonic clock, it is given without another look."""
 
     answer: Answer
@@ -102,7 +102,7 @@ class BuildAnswers:
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
         self._clock = clock
-        self._kept: Memory[str, Kept] = Memory(
+        self._kept: Memory[str, CachedResponse] = Memory(
             budget=_ANSWERS_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
         self._asked: Memory[bytes, Asked] = Memory(
@@ -115,7 +115,7 @@ class BuildAnswers:
         self._looks: Shared[Answer] = Shared()
         self._submits: Shared[_Submitted] = Shared()
 
-    def recall(self, request_hash: str) -> Kept | None:
+    def recall(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
         self._notice_revocations()
         kept = self._kept.get(request_hash)
@@ -124,7 +124,9 @@ class BuildAnswers:
         self._note_interest(request_hash)
         return kept
 
-    def recall_body(self, body: bytes, user_agent: str, caller_of: Callable[[], Caller]) -> Kept | None:
+    def recall_body(
+        self, body: bytes, user_agent: str, caller_of: Callable[[], Caller]
+    ) -> CachedResponse | None:
         """The answer to a POST of these very bytes, if it is still fresh; never waits."""
         asked = self._asked.get(hashlib.sha256(body).digest())
         if asked is None or self._clock() >= asked.fresh_until:
@@ -262,7 +264,7 @@ class BuildAnswers:
             *answer.headers,
             *self._standing_headers,
         )
-        kept = Kept(answer, self._clock() + seconds, headers, view.job.id)
+        kept = CachedResponse(answer, self._clock() + seconds, headers, view.job.id)
         self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)
 
 
