@@ -1,4 +1,4 @@
-"""Does the service grow? Memory after many builds beside memory after a tenth of them."""
+"""Does the service grow? LruByteCache after many builds beside memory after a tenth of them."""
 
 import contextlib
 import http.client

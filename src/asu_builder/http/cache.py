@@ -14,7 +14,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Memory(Generic[K, V]):
+class LruByteCache(Generic[K, V]):
     """The most recently used values; the longest unused go first when `budget` bytes are full.
 
     A value that would take more than `largest` bytes is not kept, and none much longer than
@@ -89,7 +89,7 @@ class Remembered:
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         self._threads = threads
         self._clock = clock
-        self._kept: Memory[str, tuple[bytes, float]] = Memory(budget=budget, largest=largest)
+        self._kept: LruByteCache[str, tuple[bytes, float]] = LruByteCache(budget=budget, largest=largest)
         self._shared: Shared[bytes] = Shared()
 
     async def get(self, key: str, render: Callable[[], Rendered]) -> bytes:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
-from asu_builder.http.cache import Memory, Rendered
+from asu_builder.http.cache import LruByteCache, Rendered
 from asu_builder.http.door import Client
 from asu_builder.http.threads import Shared, Threads
 from asu_builder.ports import Reading, Sources
@@ -216,7 +216,7 @@ class MadeAnswers:
     def __init__(self, waiting: Waiting, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         self._waiting = waiting
         self._clock = clock
-        self._kept: Memory[str, Made] = Memory(budget=budget, largest=largest)
+        self._kept: LruByteCache[str, Made] = LruByteCache(budget=budget, largest=largest)
         self._shared: Shared[Made] = Shared()
 
     async def get(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:

@@ -21,7 +21,7 @@ from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import client_from_user_agent, parse_request
 from asu_builder.http.api.wire import Answer, render_build
-from asu_builder.http.cache import Memory
+from asu_builder.http.cache import LruByteCache
 from asu_builder.http.threads import Shared, Threads, Together
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
@@ -102,10 +102,10 @@ class BuildAnswers:
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
         self._clock = clock
-        self._kept: Memory[str, CachedResponse] = Memory(
+        self._kept: LruByteCache[str, CachedResponse] = LruByteCache(
             budget=_ANSWERS_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
-        self._asked: Memory[bytes, Asked] = Memory(
+        self._asked: LruByteCache[bytes, Asked] = LruByteCache(
             budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
         self._forgotten = 0
