@@ -83,7 +83,7 @@ class Rendered(Struct, frozen=True):
     """False where something is not known yet, so that it is soon made again."""
 
 
-class Remembered:
+class TtlCache:
     """Documents by key, within `budget` bytes. `clock` counts seconds."""
 
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:

@@ -13,7 +13,7 @@ from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import Answer
-from asu_builder.http.cache import Remembered, Rendered
+from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import Operation, says
 from asu_builder.http.queries import number, one_of
@@ -239,7 +239,7 @@ class StatisticsPages:
         self._charts = charts
         self._builds = builds
         self._threads = threads
-        self._remembered = Remembered(threads, budget=_BYTES, largest=_BYTES, clock=clock)
+        self._remembered = TtlCache(threads, budget=_BYTES, largest=_BYTES, clock=clock)
 
     async def summary(self, _: Request) -> Response:
         """Jobs that wait, and builds of the last day."""

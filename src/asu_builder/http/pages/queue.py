@@ -15,7 +15,7 @@ from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.http.api.operator import OperatorActs, job_filter
-from asu_builder.http.cache import Remembered, Rendered
+from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.threads import Threads
@@ -69,7 +69,7 @@ class QueuePage:
         self._acts = acts
         self._threads = threads
         self._rendering = rendering
-        self._remembered = Remembered(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
+        self._remembered = TtlCache(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The page; with `fragment` only what changes by itself. Raises `RequestRejected`."""
