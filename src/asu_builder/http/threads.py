@@ -33,7 +33,7 @@ class Threads:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Together(Generic[A, T]):
+class Batcher(Generic[A, T]):
     """Calls that arrive while one is running are made together by the next, in one thread.
 
     Many who submit at once so share a transaction, its sync to the disk, and the way to a thread

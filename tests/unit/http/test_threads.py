@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asu_builder.http.threads import Shared, Threads, Together
+from asu_builder.http.threads import Batcher, Shared, Threads
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_what_arrives_while_a_call_runs_is_called_together_by_the_next(threads: 
     calls = Calls()
 
     async def ask_all() -> list[int]:
-        together = Together(threads, calls, largest=3)
+        together = Batcher(threads, calls, largest=3)
         calls.gate.clear()
         asking = [asyncio.ensure_future(together.ask(number)) for number in range(6)]
         await asyncio.sleep(0)
@@ -47,7 +47,7 @@ def test_one_that_is_refused_takes_nothing_from_the_others(threads: Threads) -> 
     calls = Calls()
 
     async def ask_all() -> list[int | BaseException]:
-        together = Together(threads, calls, largest=9)
+        together = Batcher(threads, calls, largest=9)
         return list(await asyncio.gather(*map(together.ask, (1, -1, 2)), return_exceptions=True))
 
     one, refused, two = asyncio.run(ask_all())
@@ -64,7 +64,7 @@ def test_a_call_that_breaks_breaks_for_its_askers_and_the_next_goes_on(threads: 
         return list(numbers)
 
     async def ask_twice() -> int:
-        together = Together(threads, call, largest=9)
+        together = Batcher(threads, call, largest=9)
         with pytest.raises(OSError, match="the disk is gone"):
             await together.ask(1)
         return await together.ask(2)
@@ -76,7 +76,7 @@ def test_an_caller_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> 
     calls = Calls()
 
     async def ask_and_leave() -> int:
-        together = Together(threads, calls, largest=9)
+        together = Batcher(threads, calls, largest=9)
         calls.gate.clear()
         leaving = asyncio.ensure_future(together.ask(1))
         staying = asyncio.ensure_future(together.ask(2))

@@ -22,7 +22,7 @@ from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import client_from_user_agent, parse_request
 from asu_builder.http.api.wire import Answer, render_build
 from asu_builder.http.cache import LruByteCache
-from asu_builder.http.threads import Shared, Threads, Together
+from asu_builder.http.threads import Batcher, Shared, Threads
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Reading
@@ -97,7 +97,7 @@ class BuildAnswers:
         self._builds = builds
         self._note_interest = builds.touch
         self._reading = reading
-        self._together = Together(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
+        self._together = Batcher(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
         self._waiting = waiting
         self._record_cache_hit = record_cache_hit
         self._standing_headers = standing_headers
