@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from asu_builder.http.threads import Shared, Threads
+from asu_builder.http.threads import SingleFlight, Threads
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -90,7 +90,7 @@ class TtlCache:
         self._threads = threads
         self._clock = clock
         self._kept: LruByteCache[str, tuple[bytes, float]] = LruByteCache(budget=budget, largest=largest)
-        self._shared: Shared[bytes] = Shared()
+        self._shared: SingleFlight[bytes] = SingleFlight()
 
     async def get(self, key: str, render: Callable[[], Rendered]) -> bytes:
         """The document, made in a thread if it is not fresh. Raises what `render` raises."""

@@ -81,7 +81,7 @@ class Batcher(Generic[A, T]):
                 future.set_result(result)
 
 
-class Shared(Generic[T]):
+class SingleFlight(Generic[T]):
     """One running call for all who ask for the same thing at the same time."""
 
     def __init__(self) -> None:

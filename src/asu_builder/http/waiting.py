@@ -16,7 +16,7 @@ from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
 from asu_builder.http.cache import LruByteCache, Rendered
 from asu_builder.http.door import Client
-from asu_builder.http.threads import Shared, Threads
+from asu_builder.http.threads import SingleFlight, Threads
 from asu_builder.ports import Reading, Sources
 from asu_builder.ports.upstream import FIRST_SECONDS
 
@@ -217,7 +217,7 @@ class MadeAnswers:
         self._waiting = waiting
         self._clock = clock
         self._kept: LruByteCache[str, Made] = LruByteCache(budget=budget, largest=largest)
-        self._shared: Shared[Made] = Shared()
+        self._shared: SingleFlight[Made] = SingleFlight()
 
     async def get(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
         """The answer, made in a thread if it is not right any more. Raises what `render`

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asu_builder.http.threads import Batcher, Shared, Threads
+from asu_builder.http.threads import Batcher, SingleFlight, Threads
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_an_caller_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> 
 
 def test_a_shared_call_ends_with_the_last_who_asks_and_is_joined_by_nobody_then() -> None:
     async def ask_and_leave() -> None:
-        shared: Shared[int] = Shared()
+        shared: SingleFlight[int] = SingleFlight()
         ended: list[int] = []
         gate = asyncio.Event()
 

@@ -22,7 +22,7 @@ from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import client_from_user_agent, parse_request
 from asu_builder.http.api.wire import Answer, render_build
 from asu_builder.http.cache import LruByteCache
-from asu_builder.http.threads import Batcher, Shared, Threads
+from asu_builder.http.threads import Batcher, SingleFlight, Threads
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Reading
@@ -112,8 +112,8 @@ class BuildAnswers:
         """How often an operator has changed something: what was looked up before is not kept after."""
         self._revoked = revoked
         self._seen = revoked()
-        self._looks: Shared[Answer] = Shared()
-        self._submits: Shared[_Submitted] = Shared()
+        self._looks: SingleFlight[Answer] = SingleFlight()
+        self._submits: SingleFlight[_Submitted] = SingleFlight()
 
     def recall(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""

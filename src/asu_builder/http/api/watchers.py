@@ -23,7 +23,7 @@ from asu_builder.http.api.messages import (
     render_state,
 )
 from asu_builder.http.errors import status_of, told
-from asu_builder.http.threads import Shared, Threads
+from asu_builder.http.threads import SingleFlight, Threads
 from asu_builder.ports import LogLine
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Feed:
         self._end_for_operators: Message | None = None
         self._batches: deque[_Batch] = deque()
         self._size = 0
-        self._reads: Shared[Message | None] = Shared()
+        self._reads: SingleFlight[Message | None] = SingleFlight()
         self._woken = asyncio.Event()
         self._failures = 0
         self.cancel: Callable[[], object] = lambda: None
