@@ -187,7 +187,7 @@ class FastPath:
         if body is None:
             return
         agent = _header(scope, b"user-agent").decode("latin-1")
-        kept = self._answers.recall_body(body, agent, lambda: self._askers.of(scope))
+        kept = self._answers.get_cached_by_body(body, agent, lambda: self._askers.of(scope))
         if kept is not None:
             await self._send_kept(kept, BUILD, scope, send)
             return

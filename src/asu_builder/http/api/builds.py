@@ -124,7 +124,7 @@ class BuildAnswers:
         self._note_interest(request_hash)
         return kept
 
-    def recall_body(
+    def get_cached_by_body(
         self, body: bytes, user_agent: str, caller_of: Callable[[], Caller]
     ) -> CachedResponse | None:
         """The answer to a POST of these very bytes, if it is still fresh; never waits."""
