@@ -149,7 +149,7 @@ class FastPath:
             return
         method: str = scope["method"]
         if path.startswith(BUILD_PREFIX) and method in ("GET", "HEAD"):
-            kept = self._answers.recall(path[_HASH_AT:])
+            kept = self._answers.get_cached(path[_HASH_AT:])
             if kept is not None:
                 await self._send_kept(kept, _POLL_LABEL, scope, send)
                 return

@@ -115,7 +115,7 @@ class BuildAnswers:
         self._looks: SingleFlight[Answer] = SingleFlight()
         self._submits: SingleFlight[_Submitted] = SingleFlight()
 
-    def recall(self, request_hash: str) -> CachedResponse | None:
+    def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
         self._notice_revocations()
         kept = self._kept.get(request_hash)
@@ -134,7 +134,7 @@ class BuildAnswers:
         # Whoever joins a live build is noted there, so that it is not cancelled under them.
         if asked.status != 200 and caller_of().name != asked.caller:
             return None
-        kept = self.recall(asked.request_hash)
+        kept = self.get_cached(asked.request_hash)
         # Ended, or another job by now, which nobody of this name has joined: let the queue decide.
         if kept is None or kept.answer.status != asked.status or kept.job_id != asked.job_id:
             return None
@@ -145,7 +145,7 @@ class BuildAnswers:
     async def look(self, request_hash: str) -> Answer:
         """The answer to a poll. Raises `BuildNotFound`, also for what could be no hash."""
         _require_hash(request_hash)
-        kept = self.recall(request_hash)
+        kept = self.get_cached(request_hash)
         if kept is not None:
             return kept.answer
         answer, _ = await self._looks.ask(request_hash, lambda: self._look(request_hash))
