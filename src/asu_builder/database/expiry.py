@@ -49,7 +49,7 @@ time: no clock was set back. A leap moves every result that is kept, which nothi
 FAR = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that seems to was written by a wrong clock."""
 
-BACK = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
+RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
 LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 
 
@@ -236,7 +236,7 @@ def recover(connection: sqlite3.Connection, worker: str | None, *, ttl: timedelt
             finish(connection, lease, _gave_up(counted, tried), Retention(ttl, ttl), now=now)
             gave_up.append(read_job(connection, job_id))
         else:
-            update_under_lease(connection, BACK, lease, {})
+            update_under_lease(connection, RESET_TO_PENDING, lease, {})
     return Recovery(len(lapsed) - len(gave_up), gave_up)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from asu_builder.database.connection import Database
-from asu_builder.database.expiry import BACK, notice_clock_set_back
+from asu_builder.database.expiry import RESET_TO_PENDING, notice_clock_set_back
 from asu_builder.database.order import insert_job
 from asu_builder.database.rows import (
     FINAL,
@@ -148,7 +148,8 @@ class SqlOperations:
         with self._database.writing(durable=True) as connection:
             notice_clock_set_back(connection, to_micros(now))
             cursor = connection.execute(
-                f"{BACK}, not_before = ? WHERE id = ? AND state = 'building'", (to_micros(now), job_id)
+                f"{RESET_TO_PENDING}, not_before = ? WHERE id = ? AND state = 'building'",
+                (to_micros(now), job_id),
             )
         return cursor.rowcount == 1
 

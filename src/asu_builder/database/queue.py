@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from asu_builder.database import expiry
 from asu_builder.database.connection import Database
-from asu_builder.database.expiry import BACK, update_under_lease
+from asu_builder.database.expiry import RESET_TO_PENDING, update_under_lease
 from asu_builder.database.order import count_ahead, count_pending, insert_job, is_last, join_job
 from asu_builder.database.rows import (
     FINAL,
@@ -222,7 +222,7 @@ class SqlJobQueue:
                 values["history"] = expiry.with_attempt(connection, lease, retry, now)
             update_under_lease(
                 connection,
-                f"{BACK}, not_before = :not_before, retries = retries + :retry{history}",
+                f"{RESET_TO_PENDING}, not_before = :not_before, retries = retries + :retry{history}",
                 lease,
                 values,
             )
