@@ -186,7 +186,7 @@ class Scene:
         return Operator(
             operations,
             self.queue,
-            ledger=SqlRetention(self.database),
+            retention=SqlRetention(self.database),
             store=self.store(),
             statistics=self.statistics,
             cancellation=Cancellation(

@@ -41,7 +41,7 @@ def queue(database: Database) -> JobQueue:
 
 
 @pytest.fixture
-def ledger(database: Database) -> RetentionRepository:
+def retention(database: Database) -> RetentionRepository:
     """The one adapter of the port `RetentionRepository`."""
     return SqlRetention(database)
 

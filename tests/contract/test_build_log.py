@@ -114,14 +114,14 @@ def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
 
 
 def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
-    log: BuildLog, queue: JobQueue, ledger: RetentionRepository, database: Database, lease: Lease
+    log: BuildLog, queue: JobQueue, retention: RetentionRepository, database: Database, lease: Lease
 ) -> None:
     log.append(lease, printed("a-secret-that-was-printed"))
     queue.finish(lease, a_result(), Retention(_MINUTE), now=NOON)
     name = a_submission().request_hash
-    assert not ledger.forget(name, remove=removes(), now=NOON)
+    assert not retention.forget(name, remove=removes(), now=NOON)
     assert log.last(lease.job_id) == 1
-    assert ledger.forget(name, remove=removes(), now=NOON + _MINUTE)
+    assert retention.forget(name, remove=removes(), now=NOON + _MINUTE)
     assert log.read(lease.job_id) == []
     path = database._path
     database.close()

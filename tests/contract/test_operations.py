@@ -205,13 +205,13 @@ def test_how_long_the_latest_builds_had_waited_is_told_latest_first(
 
 
 def test_what_is_purged_answers_no_more_and_is_past_its_time(
-    queue: JobQueue, ledger: RetentionRepository, operations: Operations
+    queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
     job = finish(queue)
     assert operations.purge(job.request_hash, now=NOON) == 1
     assert queue.find(job.request_hash, now=NOON) is None
-    assert list(ledger.expired(now=NOON)) == [job.request_hash]
+    assert list(retention.expired(now=NOON)) == [job.request_hash]
     assert operations.purge(job.request_hash, now=NOON) == 0
     assert submit(queue).id != job.id
 
@@ -324,27 +324,27 @@ def test_acts_are_kept_for_every_process_newest_first(operations: Operations, se
     assert list(operations.acts(2)) == acts[:2:-1]
 
 
-def test_unknown_is_what_no_job_carries(queue: JobQueue, ledger: RetentionRepository) -> None:
+def test_unknown_is_what_no_job_carries(queue: JobQueue, retention: RetentionRepository) -> None:
     known = [job.request_hash for job in one_in_each_state(queue).values()]
     strange = ["1" * 64, "2" * 64]
-    assert list(ledger.unknown([strange[0], *known, strange[1]])) == strange
-    assert ledger.forget(known[1], remove=removes(), now=NOON, unexpired=True)
-    assert list(ledger.unknown(known)) == [known[1]]
+    assert list(retention.unknown([strange[0], *known, strange[1]])) == strange
+    assert retention.forget(known[1], remove=removes(), now=NOON, unexpired=True)
+    assert list(retention.unknown(known)) == [known[1]]
 
 
 def test_completed_are_all_results_also_those_past_their_time(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
-    assert list(ledger.completed()) == []
+    assert list(retention.completed()) == []
     one = one_in_each_state(queue)[JobState.COMPLETED]
     queue.expire(one.id, now=NOON)
-    assert list(ledger.completed()) == [one.request_hash]
+    assert list(retention.completed()) == [one.request_hash]
 
 
 def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
-    assert ledger.stored_bytes() == 0
+    assert retention.stored_bytes() == 0
     sizes = (5, 700)
     jobs = []
     for size in sizes:
@@ -352,13 +352,13 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
         jobs.append(finish(queue, a_result(stored_bytes=size)))
     submit(queue, "fails")
     finish(queue, a_failure())
-    assert ledger.stored_bytes() == sum(sizes)
-    ledger.forget(jobs[0].request_hash, remove=removes(), now=NOON, unexpired=True)
-    assert ledger.stored_bytes() == sizes[1]
+    assert retention.stored_bytes() == sum(sizes)
+    retention.forget(jobs[0].request_hash, remove=removes(), now=NOON, unexpired=True)
+    assert retention.stored_bytes() == sizes[1]
 
 
 def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     one_in_each_state(queue)
     hashes = {}
@@ -367,10 +367,10 @@ def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
         hashes[name] = finish(queue, a_result(stored_bytes=size)).request_hash
     for minutes, name in enumerate(("z", "x", "y"), start=1):
         queue.touch([hashes[name]], now=NOON + minutes * MINUTE)
-    least = ledger.least_used(used_before=NOON + 3 * MINUTE)
+    least = retention.least_used(used_before=NOON + 3 * MINUTE)
     assert list(least[1:]) == [(hashes["z"], 3), (hashes["x"], 1)]
     assert len(least) == 3  # the first is the one that nobody has used since
-    assert list(ledger.least_used(used_before=NOON)) == []
+    assert list(retention.least_used(used_before=NOON)) == []
 
 
 def test_an_empty_queue_has_no_load(queue: JobQueue, operations: Operations) -> None:
@@ -401,7 +401,7 @@ def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, ope
 
 
 def test_old_statistics_go_in_portions_and_newer_ones_stay(
-    database: Database, ledger: RetentionRepository
+    database: Database, retention: RetentionRepository
 ) -> None:
     clock = Clock()
     statistics = SqlStatistics(database, now=clock)
@@ -411,7 +411,7 @@ def test_old_statistics_go_in_portions_and_newer_ones_stay(
     statistics.record("completed", a_request())
     statistics.flush()
     portions = []
-    while gone := ledger.forget_statistics(before=clock.at, now=clock.at):
+    while gone := retention.forget_statistics(before=clock.at, now=clock.at):
         portions.append(gone)
     assert sum(portions) == 6000
     assert len(portions) > 1
@@ -426,17 +426,17 @@ def asked(database: Database) -> int:
 
 
 def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
-    queue: JobQueue, operations: Operations, ledger: RetentionRepository, database: Database
+    queue: JobQueue, operations: Operations, retention: RetentionRepository, database: Database
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
         queue.cancel(job.id, ttl=DAY, now=NOON)
         if number:
-            assert forget(ledger, job)
+            assert forget(retention, job)
     operations.record(AuditEntry(NOON, "farm", "pause"))
-    assert ledger.forget_requests(before=NOON, most_bytes=1 << 20) == 0
-    assert ledger.forget_requests(before=NOON, most_bytes=500) == 2, "one fits"
-    assert ledger.forget_requests(before=NOON + MINUTE, most_bytes=1 << 20) == 1
+    assert retention.forget_requests(before=NOON, most_bytes=1 << 20) == 0
+    assert retention.forget_requests(before=NOON, most_bytes=500) == 2, "one fits"
+    assert retention.forget_requests(before=NOON + MINUTE, most_bytes=1 << 20) == 1
     assert asked(database) == 1, "what a job carries stays"
     assert not list(operations.acts(10))
 
@@ -451,17 +451,17 @@ def audit(database: Database) -> str:
         return str(connection.execute("SELECT * FROM build_requests").fetchall())
 
 
-def forget(ledger: RetentionRepository, job: Job) -> bool:
-    return ledger.forget(job.request_hash, remove=removes(), now=NOON, unexpired=True)
+def forget(retention: RetentionRepository, job: Job) -> bool:
+    return retention.forget(job.request_hash, remove=removes(), now=NOON, unexpired=True)
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
-    database: Database, queue: JobQueue, ledger: RetentionRepository
+    database: Database, queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
     assert "correct horse" in audit(database)
-    assert forget(ledger, job)
+    assert forget(retention, job)
     kept = audit(database)
     assert "correct horse" not in kept
     assert KEY not in kept
@@ -473,11 +473,11 @@ def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
 
 @pytest.mark.parametrize("secret", [{"defaults": SCRIPT}, {"repository_keys": (KEY,)}, secrets()])
 def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_when_asked_again(
-    queue: JobQueue, ledger: RetentionRepository, operations: Operations, secret: dict[str, Any]
+    queue: JobQueue, retention: RetentionRepository, operations: Operations, secret: dict[str, Any]
 ) -> None:
     submit(queue, **secret)
     job = finish(queue)
-    assert forget(ledger, job)
+    assert forget(retention, job)
     assert operations.requeue(job.request_hash, now=NOON) is None
     assert queue.pending() == 0
     again = submit(queue, **secret)
@@ -486,7 +486,7 @@ def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_whe
 
 
 def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
-    database: Database, queue: JobQueue, ledger: RetentionRepository, operations: Operations
+    database: Database, queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     for _ in range(2):
         submit(queue, **secrets())
@@ -495,18 +495,18 @@ def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
         assert anew is not None
         assert anew.request == job.request
         finish(queue)
-        assert forget(ledger, job)
+        assert forget(retention, job)
         assert "correct horse" not in audit(database)
 
 
 def test_secrets_stay_as_long_as_a_job_needs_them(
-    queue: JobQueue, ledger: RetentionRepository, operations: Operations
+    queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
     assert operations.requeue(job.request_hash, now=NOON) is not None
     removed: list[str] = []
-    assert not ledger.forget(
+    assert not retention.forget(
         job.request_hash, remove=removes(lambda: removed.append("too early")), now=NOON, unexpired=True
     )
     assert removed == []
@@ -514,7 +514,7 @@ def test_secrets_stay_as_long_as_a_job_needs_them(
 
 
 def test_nothing_is_forgotten_while_somebody_downloads(
-    queue: JobQueue, ledger: RetentionRepository, operations: Operations
+    queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
@@ -523,7 +523,7 @@ def test_nothing_is_forgotten_while_somebody_downloads(
         raise StillRead
 
     with pytest.raises(StillRead):
-        ledger.forget(job.request_hash, remove=removes(refuse), now=NOON, unexpired=True)
+        retention.forget(job.request_hash, remove=removes(refuse), now=NOON, unexpired=True)
     found = queue.find(job.request_hash, now=NOON)
     assert found is not None
     assert (found.state, found.outcome) == (JobState.COMPLETED, a_result())
@@ -532,14 +532,14 @@ def test_nothing_is_forgotten_while_somebody_downloads(
 
 
 def test_forgetting_what_is_past_its_time_leaves_what_is_not(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue)
     job = finish(queue, ttl=MINUTE)
     removed: list[str] = []
 
     def forget_at(minutes: int) -> bool:
-        return ledger.forget(
+        return retention.forget(
             job.request_hash,
             remove=removes(lambda: removed.append(job.request_hash)),
             now=NOON + minutes * MINUTE,
@@ -552,7 +552,9 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
     assert removed == [job.request_hash]
 
 
-def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(ledger: RetentionRepository) -> None:
+def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(
+    retention: RetentionRepository,
+) -> None:
     removed: list[str] = []
-    assert ledger.forget("1" * 64, remove=removes(lambda: removed.append("orphan")), now=NOON)
+    assert retention.forget("1" * 64, remove=removes(lambda: removed.append("orphan")), now=NOON)
     assert removed == ["orphan"]

@@ -258,29 +258,31 @@ def test_an_attempt_counts_only_when_the_container_had_started_and_the_third_giv
 
 
 def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
     removed: list[str] = []
     later = NOON + MINUTE
-    assert list(ledger.expired(now=NOON)) == []
-    assert list(ledger.expired(now=later)) == [job.request_hash]
+    assert list(retention.expired(now=NOON)) == []
+    assert list(retention.expired(now=later)) == [job.request_hash]
     queue.submit(a_submission(packages=("vim",)), now=later)
-    ledger.forget(job.request_hash, remove=removes(lambda: removed.append("too early")), now=later)
+    retention.forget(job.request_hash, remove=removes(lambda: removed.append("too early")), now=later)
     assert removed == []
     again = queue.claim("w/1", lease_for=MINUTE, now=later)
     assert again is not None
     queue.finish(again[1], a_result(), Retention(MINUTE), now=later)
-    ledger.forget(
+    retention.forget(
         job.request_hash, remove=removes(lambda: removed.append(job.request_hash)), now=later + MINUTE
     )
     assert removed == [job.request_hash]
-    assert list(ledger.expired(now=later + MINUTE)) == []
+    assert list(retention.expired(now=later + MINUTE)) == []
 
 
-def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: RetentionRepository) -> None:
+def test_images_that_cannot_be_removed_keep_their_job(
+    queue: JobQueue, retention: RetentionRepository
+) -> None:
     submit(queue)
     job, lease = claim(queue)
     queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
@@ -289,8 +291,8 @@ def test_images_that_cannot_be_removed_keep_their_job(queue: JobQueue, ledger: R
         raise OSError("busy")
 
     with pytest.raises((OSError, AsuError)):
-        ledger.forget(job.request_hash, remove=removes(fail), now=NOON + MINUTE)
-    assert list(ledger.expired(now=NOON + MINUTE)) == [job.request_hash]
+        retention.forget(job.request_hash, remove=removes(fail), now=NOON + MINUTE)
+    assert list(retention.expired(now=NOON + MINUTE)) == [job.request_hash]
 
 
 STATES = tuple(JobState)
@@ -512,7 +514,7 @@ def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: J
 
 
 def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_stays_used(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue, "before")
     submit(queue, "after")
@@ -524,8 +526,8 @@ def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_sta
     assert following is not None
     queue.finish(following[1], a_result(), Retention(DAY), now=back)
     watch(queue, since=back, until=back + LOOK)
-    assert list(ledger.least_used(used_before=back - MINUTE)) == []
-    both = {name for name, _ in ledger.least_used(used_before=back + MINUTE)}
+    assert list(retention.least_used(used_before=back - MINUTE)) == []
+    both = {name for name, _ in retention.least_used(used_before=back + MINUTE)}
     assert both == {job.request_hash, following[0].request_hash}
 
 
@@ -591,7 +593,7 @@ def test_a_job_that_another_caller_has_joined_is_not_cancelled_by_the_first(queu
 
 
 def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
@@ -601,7 +603,7 @@ def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
         assert queue.find(job.request_hash, now=NOON + (days + 0.2) * DAY) is not None
     queue.touch([job.request_hash], now=NOON + 2.95 * DAY)
     assert queue.find(job.request_hash, now=NOON + 3 * DAY) is None
-    assert list(ledger.expired(now=NOON + 3 * DAY)) == [job.request_hash]
+    assert list(retention.expired(now=NOON + 3 * DAY)) == [job.request_hash]
 
 
 def test_interest_does_not_prolong_a_failure(queue: JobQueue) -> None:

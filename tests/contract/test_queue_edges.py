@@ -43,12 +43,12 @@ def state_of(queue: JobQueue, job: Job, now: datetime) -> JobState | None:
 
 
 def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue, "first")
     job, stale = claim(queue)
     queue.cancel(job.id, ttl=MINUTE, now=NOON)
-    ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
+    retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)
     assert later.id != job.id
@@ -129,11 +129,13 @@ def test_a_popular_result_without_named_versions_ages_from_its_completion(queue:
     assert state_of(queue, job, NOON + DAY) is None
 
 
-def test_expiring_what_has_expired_does_not_prolong_it(queue: JobQueue, ledger: RetentionRepository) -> None:
+def test_expiring_what_has_expired_does_not_prolong_it(
+    queue: JobQueue, retention: RetentionRepository
+) -> None:
     submit(queue)
     job = build(queue, keeping=Retention(MINUTE))
     queue.expire(job.id, now=NOON + HOUR)
-    assert list(ledger.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
+    assert list(retention.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
 
 
 def built_twice(queue: JobQueue) -> Job:
@@ -145,35 +147,37 @@ def built_twice(queue: JobQueue) -> Job:
 
 
 def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
-    queue: JobQueue, ledger: RetentionRepository
+    queue: JobQueue, retention: RetentionRepository
 ) -> None:
     job = built_twice(queue)
-    assert list(ledger.least_used(used_before=NOON + HOUR)) == []
-    assert list(ledger.least_used(used_before=NOON + 2 * HOUR)) == [(job.request_hash, 5)]
+    assert list(retention.least_used(used_before=NOON + HOUR)) == []
+    assert list(retention.least_used(used_before=NOON + 2 * HOUR)) == [(job.request_hash, 5)]
 
 
-def test_images_of_one_hash_are_counted_once(queue: JobQueue, ledger: RetentionRepository) -> None:
+def test_images_of_one_hash_are_counted_once(queue: JobQueue, retention: RetentionRepository) -> None:
     job = built_twice(queue)
-    assert ledger.stored_bytes() == 5
-    assert list(ledger.completed()) == [job.request_hash]
+    assert retention.stored_bytes() == 5
+    assert list(retention.completed()) == [job.request_hash]
 
 
 def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
-    queue: JobQueue, ledger: RetentionRepository, operations: Operations
+    queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
     job = build(queue, keeping=Retention(MINUTE))
-    assert ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
+    assert retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
     assert anew is not None
     assert (anew.request, anew.state) == (job.request, JobState.PENDING)
 
 
-def test_the_job_of_an_entry_is_the_one_that_is_built(queue: JobQueue, ledger: RetentionRepository) -> None:
+def test_the_job_of_an_entry_is_the_one_that_is_built(
+    queue: JobQueue, retention: RetentionRepository
+) -> None:
     first = a_submission(packages=("vim", "tmux"))
     queue.submit(first, now=NOON)
     job = build(queue, keeping=Retention(MINUTE))
-    ledger.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
+    retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash
     entry = queue.submit(other_order, now=NOON + MINUTE)

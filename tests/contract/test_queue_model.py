@@ -102,7 +102,7 @@ class Side:
 
     database: Database
     queue: JobQueue
-    ledger: RetentionRepository
+    retention: RetentionRepository
     operations: Operations
 
     @classmethod
@@ -455,7 +455,7 @@ class QueueMachine(RuleBasedStateMachine):
             if fails:
                 raise StillRead
 
-        forgets = self.side.ledger.forget
+        forgets = self.side.retention.forget
         try:
             assert (
                 forgets(request_hash, remove=removes(remove), now=at(self.now), unexpired=unexpired) == alone
@@ -504,22 +504,22 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def images_and_rows_belong_together(self) -> None:
-        ledger, completed = self.side.ledger, self.model.completed()
-        assert sorted(ledger.completed()) == sorted(job.request_hash for job in completed)
-        assert set(ledger.completed()) <= self.model.files
+        retention, completed = self.side.retention, self.model.completed()
+        assert sorted(retention.completed()) == sorted(job.request_hash for job in completed)
+        assert set(retention.completed()) <= self.model.files
         known = {job.request_hash for job in self.model.jobs}
         every = [request.request_hash for request in REQUESTS]
-        assert [name for name in every if name not in known] == list(ledger.unknown(every))
+        assert [name for name in every if name not in known] == list(retention.unknown(every))
         assert self.model.files <= known
         ended = {job.request_hash for job in self.model.jobs if not job.live and job.expires_at <= self.now}
-        assert sorted(ledger.expired(now=at(self.now))) == sorted(ended)
+        assert sorted(retention.expired(now=at(self.now))) == sorted(ended)
 
     @invariant()
     def what_images_take_and_when_they_were_used_is_the_same(self) -> None:
-        ledger, completed = self.side.ledger, self.model.completed()
-        assert ledger.stored_bytes() == sum(job.stored_bytes for job in completed)
+        retention, completed = self.side.retention, self.model.completed()
+        assert retention.stored_bytes() == sum(job.stored_bytes for job in completed)
         used = {job.request_hash: job.last_accessed_at for job in completed}
-        least = ledger.least_used(used_before=at(self.now))
+        least = retention.least_used(used_before=at(self.now))
         unused = [
             (job.request_hash, job.stored_bytes) for job in completed if used[job.request_hash] < self.now
         ]

@@ -136,7 +136,7 @@ def make_housekeeping(
     """Housekeeping alone, for the service and for the command line, which need not `rest`."""
     return Housekeeping(
         adapters.queue,
-        adapters.ledger,
+        adapters.retention,
         adapters.store,
         runtime,
         statistics=adapters.statistics,
@@ -159,7 +159,7 @@ def make_operator(
     return Operator(
         adapters.operations,
         adapters.queue,
-        ledger=adapters.ledger,
+        retention=adapters.retention,
         store=adapters.store,
         statistics=adapters.statistics,
         cancellation=make_cancellation(settings, adapters, now),

@@ -106,7 +106,7 @@ class Adapters(Struct, frozen=True):
     warnings: tuple[str, ...]
     queue: SqlJobQueue
     log: SqlBuildLog
-    ledger: SqlRetention
+    retention: SqlRetention
     operations: SqlOperations
     revocations: Revocations
     store: LocalStore
@@ -145,7 +145,7 @@ def open_adapters(
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
     runtime, warnings = choose_runtime(settings, installation=installation)
-    ledger = SqlRetention(database)
+    retention = SqlRetention(database)
     revocations = Revocations(settings.database_path)
     return Adapters(
         database=database,
@@ -154,14 +154,14 @@ def open_adapters(
         warnings=warnings,
         queue=SqlJobQueue(database),
         log=SqlBuildLog(database),
-        ledger=ledger,
+        retention=retention,
         operations=SqlOperations(database, on_revoked=revocations.note),
         revocations=revocations,
         store=LocalStore(
             settings.public_path / "store",
             installation=installation,
             floor=settings.disk_floor,
-            expects_results=ledger.has_results,
+            expects_results=retention.has_results,
         ),
         statistics=SqlStatistics(database, now=now, note=note),
         upstream=HttpUpstream(

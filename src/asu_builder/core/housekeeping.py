@@ -54,7 +54,7 @@ class Housekeeping:
     def __init__(
         self,
         queue: JobQueue,
-        ledger: RetentionRepository,
+        retention: RetentionRepository,
         store: Store,
         runtime: Runtime,
         *,
@@ -67,7 +67,7 @@ class Housekeeping:
     ) -> None:
         """`clock` counts seconds. `rest` is made between each thousand results that are looked at."""
         self._queue = queue
-        self._ledger = ledger
+        self._ledger = retention
         self._store = store
         self._runtime = runtime
         self._statistics = statistics

@@ -100,7 +100,7 @@ class Operator:
         operations: Operations,
         queue: JobQueue,
         *,
-        ledger: RetentionRepository,
+        retention: RetentionRepository,
         store: Store,
         statistics: Statistics,
         cancellation: Cancellation,
@@ -111,7 +111,7 @@ class Operator:
         """`wake` says that one job can be claimed, `wake_all` (else `wake`) that all that wait can."""
         self._operations = operations
         self._queue = queue
-        self._ledger = ledger
+        self._ledger = retention
         self._store = store
         self._statistics = statistics
         self._cancellation = cancellation

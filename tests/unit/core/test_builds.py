@@ -541,13 +541,13 @@ def test_nobody_waits_for_a_disk_within_a_transaction(house: House, monkeypatch:
     monkeypatch.setattr(house.store, "room", look)
     house.builds.submit(Ask(a_request()))
     name = house.complete_next()
-    ledger = SqlRetention(house.database)
+    retention = SqlRetention(house.database)
 
     def remove(confirm: Callable[[], bool]) -> bool:
         locked.append(writing.locked())
         return house.store.remove(name, confirm=confirm)
 
-    assert ledger.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert retention.forget(name, remove=remove, now=house.clock(), unexpired=True)
     assert not house.store.holds(name)
     assert locked == [False, False]
 
@@ -555,12 +555,12 @@ def test_nobody_waits_for_a_disk_within_a_transaction(house: House, monkeypatch:
 def test_images_stay_whose_request_was_asked_for_again_meanwhile(house: House) -> None:
     house.builds.submit(Ask(a_request()))
     name = house.complete_next()
-    ledger = SqlRetention(house.database)
+    retention = SqlRetention(house.database)
 
     def remove(confirm: Callable[[], bool]) -> bool:
         house.operations.purge(name, now=house.clock())
         house.builds.submit(Ask(a_request()))
         return house.store.remove(name, confirm=confirm)
 
-    assert not ledger.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert not retention.forget(name, remove=remove, now=house.clock(), unexpired=True)
     assert house.store.holds(name)

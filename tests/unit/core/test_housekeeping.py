@@ -60,9 +60,9 @@ class Home:
         self.root = root
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
-        self.ledger = SqlRetention(self.database)
+        self.retention = SqlRetention(self.database)
         self.store = LocalStore(
-            root / "store", installation="ours", floor=0, expects_results=self.ledger.has_results
+            root / "store", installation="ours", floor=0, expects_results=self.retention.has_results
         )
         self.runtime = LabelsOnly()
         self.clock = Clock()
@@ -76,7 +76,7 @@ class Home:
         options = KeepingOptions(HOUR, IdlePolicy(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
         return Housekeeping(
             self.queue,
-            self.ledger,
+            self.retention,
             self.store_for_housekeeping,
             self.runtime,
             statistics=self.statistics,
@@ -164,7 +164,7 @@ def test_rows_and_images_of_an_expired_build_go_together(home: Home) -> None:
     home.clock.forward(GRACE)
     home.housekeeping.tidy()
     assert not home.store.holds(name)
-    assert list(home.ledger.expired(now=home.clock())) == []
+    assert list(home.retention.expired(now=home.clock())) == []
 
 
 def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_result_that_is_being_downloaded_is_kept_whole(home: Home) -> None:
     with home.store.hold(name):
         home.housekeeping.tidy()
         assert home.store.holds(name)
-        assert home.ledger.unknown([name]) == []
+        assert home.retention.unknown([name]) == []
     home.housekeeping.tidy()
     assert not home.store.holds(name)
 
@@ -369,7 +369,7 @@ def test_a_disk_that_goes_while_lost_results_are_looked_for_costs_none(home: Hom
             return super().holds(request_hash)
 
     home.store_for_housekeeping = GoesAway(
-        home.root / "store", installation="ours", floor=0, expects_results=home.ledger.has_results
+        home.root / "store", installation="ours", floor=0, expects_results=home.retention.has_results
     )
     assert list(home.with_budget(0).reconcile().expired) == []
     home.mount()

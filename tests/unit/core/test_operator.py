@@ -29,13 +29,15 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database, tmp_path: Path) -> None:
-    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    clock, queue, retention = Clock(), SqlJobQueue(database), SqlRetention(database)
     statistics, operations = NotedStatistics(), SqlOperations(database)
-    store = LocalStore(tmp_path / "store", installation="ours", floor=0, expects_results=ledger.has_results)
+    store = LocalStore(
+        tmp_path / "store", installation="ours", floor=0, expects_results=retention.has_results
+    )
     operator = Operator(
         operations,
         queue,
-        ledger=ledger,
+        retention=retention,
         store=store,
         statistics=statistics,
         cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY, now=clock),
@@ -54,7 +56,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
     with pytest.raises(Unavailable, match="is its disk mounted"):
         operator.purge(submission.request_hash, who="alice")
     assert queue.find(submission.request_hash, now=clock()) is None, "it answers no more"
-    assert list(ledger.expired(now=clock())) == [submission.request_hash], "its turn comes"
+    assert list(retention.expired(now=clock())) == [submission.request_hash], "its turn comes"
     assert [act.act for act in operator.acts(9)] == ["purge"]
 
     (tmp_path / "disk").rename(tmp_path / "store")
@@ -65,13 +67,13 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
 def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
     database: Database, tmp_path: Path
 ) -> None:
-    clock, queue, ledger = Clock(), SqlJobQueue(database), SqlRetention(database)
+    clock, queue, retention = Clock(), SqlJobQueue(database), SqlRetention(database)
     statistics, operations = NotedStatistics(), SqlOperations(database)
     woken: list[str] = []
     operator = Operator(
         operations,
         queue,
-        ledger=ledger,
+        retention=retention,
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
         cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY, now=clock),

@@ -445,7 +445,7 @@ def test_nothing_is_written_to_a_database_that_was_moved_away(tmp_path: Path) ->
 
 def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
-    queue, ledger = SqlJobQueue(database), SqlRetention(database)
+    queue, retention = SqlJobQueue(database), SqlRetention(database)
     request = msgspec.structs.replace(a_request(), defaults="echo hunter2hunter2")
     submission = msgspec.structs.replace(a_submission(), request=request)
     entry = queue.submit(submission, now=NOON)
@@ -453,9 +453,9 @@ def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: 
     reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM build_jobs").fetchone()
-    assert ledger.forget(submission.request_hash, remove=removes(), now=NOON)
+    assert retention.forget(submission.request_hash, remove=removes(), now=NOON)
     reader.close()
-    assert ledger.expired(now=NOON) == []
+    assert retention.expired(now=NOON) == []
     assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
     database.close()
 
