@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted
 from asu_builder.engines.local.container import Commands, Confinement, LocalContainer, Place
-from asu_builder.engines.local.sandbox import Trial, try_sandbox
+from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
 from asu_builder.engines.output import disk_errors
 from asu_builder.engines.removals import Removals
 from asu_builder.files import is_abandoned, locked
@@ -131,7 +131,7 @@ class LocalRuntime:
 
     def __init__(self, options: LocalOptions) -> None:
         self._options = options
-        self._trial: Trial | None = None if options.sandboxed else Trial("")
+        self._trial: SandboxProbe | None = None if options.sandboxed else SandboxProbe("")
         self._removals = Removals()
 
     @contextmanager

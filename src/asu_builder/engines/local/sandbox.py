@@ -269,7 +269,7 @@ echo done
 _log = logging.getLogger(__name__)
 
 
-class Trial(Struct, frozen=True):
+class SandboxProbe(Struct, frozen=True):
     """What came of it. `fault` is empty for a sandbox that holds."""
 
     fault: str
@@ -277,18 +277,18 @@ class Trial(Struct, frozen=True):
     """Whether system calls can be filtered too."""
 
 
-def try_sandbox(*, network: bool = False) -> Trial:
+def try_sandbox(*, network: bool = False) -> SandboxProbe:
     """Starts a shell in the sandbox that tries what a build must not be able to do."""
     if shutil.which("bwrap") is None:
-        return Trial("bubblewrap is missing")
+        return SandboxProbe("bubblewrap is missing")
     filtered = bool(filter_program())
     fault = _try(network=network, filtered=filtered)
     if fault and filtered:
         unfiltered = _try(network=network, filtered=False)
         if not unfiltered:
             _log.warning("bubblewrap cannot filter system calls here (%s); builds run without that.", fault)
-            return Trial("")
-    return Trial(fault, filtered)
+            return SandboxProbe("")
+    return SandboxProbe(fault, filtered)
 
 
 def bubblewrap_works() -> bool:

@@ -40,7 +40,7 @@ class Watchdog:
         """Whether the latest ping got no answer."""
 
     @contextmanager
-    def admitting(self) -> Iterator["Trial"]:
+    def admitting(self) -> Iterator["Probe"]:
         """Surrounds everything that one build wants of the engine.
 
         Raises `EngineUnavailable` at once while the engine is left alone. One from inside counts
@@ -49,7 +49,7 @@ class Watchdog:
         breaker = self._breaker
         if not breaker.admits():
             raise EngineUnavailable(breaker.sentence, retry_after=breaker.retry_after)
-        trial = Trial(breaker)
+        trial = Probe(breaker)
         try:
             yield trial
         except EngineUnavailable as error:
@@ -84,7 +84,7 @@ class Watchdog:
         return Verdict("down", f"{sentence} It is tried again in {self._breaker.retry_after} s.")
 
 
-class Trial:
+class Probe:
     """One build's say about the engine; only the first thing it shows counts.
 
     What a build of half an hour ago could do says nothing about the engine now.
