@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from asu_builder.app import assemble
 from asu_builder.http.server import server_config
-from asu_builder.ports import CommandResult, Container, ContainerSpec, Heard, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime, Verdict
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution, write_distribution
 from asu_sample.server import DownloadServer
@@ -85,11 +85,11 @@ class _Timed:
         *,
         output: Path,
         environment: Mapping[str, str] | None = None,
-        heard: Heard | None = None,
+        on_output: OutputCallback | None = None,
     ) -> CommandResult:
         started = time.perf_counter()
         try:
-            return self._container.run(arguments, output=output, environment=environment, heard=heard)
+            return self._container.run(arguments, output=output, environment=environment, on_output=on_output)
         finally:
             self._note(time.perf_counter() - started)
 

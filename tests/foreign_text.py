@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from asu_builder.client import events, server
 from asu_builder.domain import (
+    addresses,
     announced,
     diagnosis,
     make,
@@ -121,7 +122,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     ),
     # text of a client
     "domain.request.BuildRequest": lambda text: BuildRequest(text, text, text, packages=(text,)),
-    "domain.repositories.parse_address": repositories.parse_address,
+    "domain.addresses.parse_address": addresses.parse_address,
     "domain.repositories.require_allowed": _allow,
     "domain.repositories.is_allow_list_entry": repositories.is_allow_list_entry,
     "domain.repositories.key_files": lambda text: repositories.key_files([text]),
@@ -149,7 +150,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 COVERED: Mapping[str, str] = {
-    "domain.repositories._is_host": "domain.repositories.parse_address",
+    "domain.addresses._is_host": "domain.addresses.parse_address",
     "domain.diagnosis._is_chosen": "domain.diagnosis.blame_make",
     "domain.profiles_json._decode": "domain.profiles_json.parse_built",
     "domain.profiles_json._describe": "domain.profiles_json.parse_built",

@@ -9,9 +9,10 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping, KeepingOptions
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
-from asu_builder.core.metrics import Durations, EventCounts, Gauges
+from asu_builder.core.metrics import EventCounts, Gauges
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.preflight import Preview
+from asu_builder.core.stage_timer import Durations
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import WorkerOptions, Workers
@@ -20,12 +21,12 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
-from asu_builder.domain.job import Retention
+from asu_builder.domain.job import RetentionPolicy
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
-from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.api.watchers import WatchLimits
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits
@@ -210,7 +211,7 @@ class Scene:
             statistics=self.statistics,
             recorder=Recorder(self.log, now=lambda: NOON, notify=self.notifier.notify),
             durations=self.durations,
-            options=WorkerOptions("host", 4, hour, Retention(hour, hour, hour, hour)),
+            options=WorkerOptions("host", 4, hour, RetentionPolicy(hour, hour, hour, hour)),
             now=lambda: NOON,
         )
         self.housekeeping = Housekeeping(

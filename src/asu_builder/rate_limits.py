@@ -85,7 +85,7 @@ class RateLimit:
 
 
 class NewBuildsLimit(RateLimit):
-    """How many new builds an caller without a token may submit."""
+    """How many new builds a caller without a token may submit."""
 
     def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`text` is the setting `new_builds_limit`."""
@@ -93,7 +93,7 @@ class NewBuildsLimit(RateLimit):
 
 
 class LookUpsLimit:
-    """How many questions that need documents of upstream an caller without a token may ask.
+    """How many questions that need documents of upstream a caller without a token may ask.
 
     The same question again is counted once a minute: LuCI and auc repeat theirs every few seconds.
     """
@@ -124,7 +124,7 @@ class LookUpsLimit:
 
 
 class PreviewsLimit(RateLimit):
-    """How many previews an caller without a token may have."""
+    """How many previews a caller without a token may have."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """A constant of ours."""

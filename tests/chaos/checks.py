@@ -17,7 +17,7 @@ _BAD_LINES = re.compile(
 
 
 def check_everything(world: World, traffic: Traffic) -> None:
-    """Writes what does not hold to the retention. The server is restarted once, which makes it tidy up."""
+    """Writes what does not hold to the ledger. The server is restarted once, which makes it tidy up."""
     _check_drained(world)
     _check_results(world, traffic)
     with world.servers.disturbed():
@@ -31,38 +31,38 @@ def check_everything(world: World, traffic: Traffic) -> None:
 
 
 def _check_drained(world: World) -> None:
-    for asked in world.retention.live():
+    for asked in world.ledger.live():
         row = world.servers.current.rows(
             "SELECT state, stage, attempts, retries, worker, not_before - enqueued_at FROM build_jobs "
             f"WHERE request_hash = '{asked.request_hash}' ORDER BY id DESC LIMIT 1"
         )
-        world.retention.violation(f"{asked.request_hash[:12]} has no final answer; its job: {row}")
+        world.ledger.violation(f"{asked.request_hash[:12]} has no final answer; its job: {row}")
     left = world.servers.current.rows(
         "SELECT count(*) FROM build_jobs WHERE state IN ('pending', 'building')"
     )
-    if left != [(0,)] and not world.retention.live():
-        world.retention.violation(f"{left[0][0]} jobs are still live, though nobody waits for one")
+    if left != [(0,)] and not world.ledger.live():
+        world.ledger.violation(f"{left[0][0]} jobs are still live, though nobody waits for one")
 
 
 def _check_results(world: World, traffic: Traffic) -> None:
     line = Line()
-    for asked in world.retention.all():
+    for asked in world.ledger.all():
         answer = traffic.ask(line, "GET", f"/api/v1/build/{asked.request_hash}")
         if answer is None:
-            world.retention.violation(f"{asked.request_hash[:12]}: no answer at the end")
+            world.ledger.violation(f"{asked.request_hash[:12]}: no answer at the end")
             continue
-        world.retention.seen(asked, answer)
+        world.ledger.seen(asked, answer)
         if asked.outcome == "done":
             traffic.download(line, asked)
             now = directory_state(world.servers.current, asked.request_hash)
             if asked.directory is not None and now != asked.directory:
-                world.retention.violation(f"{asked.request_hash[:12]} was published again after it was done")
+                world.ledger.violation(f"{asked.request_hash[:12]} was published again after it was done")
     line.close()
 
 
 def _check_left_behind(world: World) -> None:
     """Files and rows go together; no container, no scratch directory."""
-    server, retention = world.servers.current, world.retention
+    server, ledger = world.servers.current, world.ledger
     query = "SELECT DISTINCT request_hash FROM build_jobs WHERE state = 'completed'"
 
     def orphans() -> set[str]:
@@ -78,10 +78,10 @@ def _check_left_behind(world: World) -> None:
             ("containers", _containers(world)),
         ):
             if found:
-                retention.violation(f"{len(found)} {what} left behind, such as {found[0]}")
+                ledger.violation(f"{len(found)} {what} left behind, such as {found[0]}")
     missing = {name for (name,) in server.rows(query)} - set(server.published())
     if missing:
-        retention.violation(f"{len(missing)} completed jobs without files, such as {min(missing)}")
+        ledger.violation(f"{len(missing)} completed jobs without files, such as {min(missing)}")
 
 
 def _containers(world: World) -> list[str]:
@@ -92,22 +92,22 @@ def _containers(world: World) -> list[str]:
 
 
 def _check_once(world: World) -> None:
-    server, retention = world.servers.current, world.retention
+    server, ledger = world.servers.current, world.ledger
     completed = server.rows("SELECT request_hash FROM build_jobs WHERE state = 'completed'")
     twice = [name for (name,), count in Counter(completed).items() if count > 1]
     if twice:
-        retention.violation(f"{len(twice)} hashes were completed more than once, such as {twice[0]}")
+        ledger.violation(f"{len(twice)} hashes were completed more than once, such as {twice[0]}")
     results = server.rows(
         "SELECT count(*) FROM build_results JOIN build_jobs ON id = job_id "
         "WHERE completed != (state = 'completed')"
     )
     if results != [(0,)]:
-        retention.violation(f"{results[0][0]} results do not fit their job's state")
+        ledger.violation(f"{results[0][0]} results do not fit their job's state")
     ((events,),) = server.rows("SELECT count(*) FROM build_stats WHERE kind = 'completed'")
     if events > len(completed):
-        retention.violation(f"{events} completions are counted for {len(completed)} completed jobs")
+        ledger.violation(f"{events} completions are counted for {len(completed)} completed jobs")
     for number, detail in _excessive(world):
-        retention.violation(f"job {number} had {detail} attempts")
+        ledger.violation(f"job {number} had {detail} attempts")
 
 
 def _excessive(world: World) -> list[tuple[int, int]]:
@@ -123,7 +123,7 @@ def _check_log(world: World) -> None:
     printed = world.servers.printed()
     found = Counter(re.sub(r"[0-9a-f]{64}|\d+", "…", match[0]) for match in _BAD_LINES.finditer(printed))
     for line, count in found.most_common(_LOG_LIMIT):
-        world.retention.violation(f"in the log, {count} times: {line[:300]}")
+        world.ledger.violation(f"in the log, {count} times: {line[:300]}")
     if "Traceback" in printed:
         end = printed.index("Traceback")
-        world.retention.violation(f"first traceback: {json.dumps(printed[end : end + 3000])}")
+        world.ledger.violation(f"first traceback: {json.dumps(printed[end : end + 3000])}")

@@ -86,12 +86,12 @@ class Injection:
             try:
                 done = self._inject(fault)
             except Exception as error:  # noqa: BLE001 - whatever a fault meets must be seen in the report
-                self._world.retention.violation(f"fault {fault.number}, {fault.kind.name}, broke: {error!r}")
+                self._world.ledger.violation(f"fault {fault.number}, {fault.kind.name}, broke: {error!r}")
                 done = False
             with self._lock:
                 (self.injected if done else self.missed)[fault.kind.name] += 1
             # Work must go on between faults, or nothing but the retries would be seen.
-            self._world.retention.wait_for_progress(seconds=_BREATH_SECONDS)
+            self._world.ledger.wait_for_progress(seconds=_BREATH_SECONDS)
 
     def _inject(self, fault: Fault) -> bool:
         inject = INJECT[fault.kind.name]

@@ -27,10 +27,10 @@ def compare_order(world: World, before: Mapping[str, int]) -> None:
     still = [request_hash for request_hash in before if request_hash in after]
     if len(still) < 2:
         return
-    world.retention.orders_compared += 1
+    world.ledger.orders_compared += 1
     for one, two in combinations(still, 2):
         if (before[one] - before[two]) * (after[one] - after[two]) < 0:
-            world.retention.violation(
+            world.ledger.violation(
                 f"{one[:12]} and {two[:12]} have changed places over a restart: "
                 f"{before[one]}, {before[two]} became {after[one]}, {after[two]}"
             )
@@ -40,7 +40,7 @@ def _positions(world: World) -> Mapping[str, int]:
     found = {}
     try:
         with world.servers.current.client(timeout=5) as client:
-            for asked in world.retention.live():
+            for asked in world.ledger.live():
                 answer = client.look(asked.request_hash)
                 if answer.status == 202 and answer.json["detail"] == "queued":
                     found[asked.request_hash] = answer.json["queue_position"]

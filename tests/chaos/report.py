@@ -3,8 +3,8 @@
 from collections import Counter
 
 from chaos.faults import Injection
+from chaos.ledger import EXPECTED, GAVE_UP, IMPOSSIBLE
 from chaos.plan import KINDS
-from chaos.retention import EXPECTED, GAVE_UP, IMPOSSIBLE
 from chaos.world import World
 
 _MEANINGS = {"done": "built", GAVE_UP: "gave up", IMPOSSIBLE: "refused as impossible, as it should be"}
@@ -13,8 +13,8 @@ _SHOWN = 40
 
 def render(world: World, injection: Injection, *, seconds: tuple[float, float, float]) -> str:
     """Faults by kind, outcomes by kind, answers by status, violations."""
-    retention = world.retention
-    outcomes = Counter(asked.outcome or "none" for asked in retention.all())
+    ledger = world.ledger
+    outcomes = Counter(asked.outcome or "none" for asked in ledger.all())
     under_fire, drained, whole = seconds
     lines = [
         f"{sum(injection.injected.values())} faults in {under_fire:.0f} s; the queue was empty after "
@@ -27,14 +27,14 @@ def render(world: World, injection: Injection, *, seconds: tuple[float, float, f
         ),
         f"  {sum(outcomes.values()):5}  in all, {outcomes.get('none', 0)} without a final answer",
         "",
-        *_table("answers", "", [(name, count, "") for name, count in sorted(retention.answers.items())]),
+        *_table("answers", "", [(name, count, "") for name, count in sorted(ledger.answers.items())]),
         "",
-        f"{retention.downloads} downloads compared with their digests, "
-        f"{retention.orders_compared} orders of waiting jobs compared over restarts",
+        f"{ledger.downloads} downloads compared with their digests, "
+        f"{ledger.orders_compared} orders of waiting jobs compared over restarts",
         _jobs(world),
         "",
-        f"{len(retention.violations)} violations",
-        *(f"  - {violation}" for violation in retention.violations[:_SHOWN]),
+        f"{len(ledger.violations)} violations",
+        *(f"  - {violation}" for violation in ledger.violations[:_SHOWN]),
     ]
     return "\n".join(lines)
 

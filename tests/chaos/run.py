@@ -63,11 +63,11 @@ def _run(
     world: World, faults: Sequence[Fault], *, seed: int, minutes: float, at_least: int, complete: bool
 ) -> Outcome:
     begun = monotonic()
-    traffic = Traffic(world.servers, world.retention, seed=seed, versions=VERSIONS)
+    traffic = Traffic(world.servers, world.ledger, seed=seed, versions=VERSIONS)
     injection = Injection(world, lanes(faults))
     traffic.start()
     try:
-        world.retention.wait_for_progress(seconds=30)
+        world.ledger.wait_for_progress(seconds=30)
         injection.run(seconds=60 * minutes, at_least=at_least, longest=60 * minutes * _LONGER)
         under_fire = monotonic() - begun
         traffic.drain(seconds=_DRAIN_SECONDS)
@@ -78,16 +78,16 @@ def _run(
     # A few find nothing to break at their moment.
     if complete and injected < _INJECTED_AT_LEAST * len(faults):
         missed = ", ".join(f"{name} {count}" for name, count in injection.missed.items())
-        world.retention.violation(
+        world.ledger.violation(
             f"only {injected} of {len(faults)} faults were injected; missed: {missed or 'none'}"
         )
     check_everything(world, traffic)
     text = render(world, injection, seconds=(under_fire, drained, monotonic() - begun))
-    if world.retention.violations:
+    if world.ledger.violations:
         kept = Path(tempfile.gettempdir(), f"chaos-{seed}.log")
         kept.write_text("\n".join([*sorted(injection.timeline), "", world.servers.printed()]))
         text += f"\nWhen the faults came and what the server logged: {kept}"
-    return Outcome(text, tuple(world.retention.violations), injected)
+    return Outcome(text, tuple(world.ledger.violations), injected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -113,7 +113,7 @@ def bring_up(world: World, server: Server) -> None:
         try:
             server.start()
         except AssertionError:
-            world.retention.violation(f"the server did not start: {server.stderr()[-500:]}")
+            world.ledger.violation(f"the server did not start: {server.stderr()[-500:]}")
             if server.is_running:
                 server.kill()
         else:
@@ -126,8 +126,8 @@ def stop(world: World, server: Server) -> None:
     try:
         status = server.stop(seconds=_ENDED_WITHIN)
     except subprocess.TimeoutExpired:
-        world.retention.violation(f"{_ENDED_WITHIN:g} seconds after SIGTERM the server was still there")
+        world.ledger.violation(f"{_ENDED_WITHIN:g} seconds after SIGTERM the server was still there")
         server.kill()
     else:
         if status:
-            world.retention.violation(f"after SIGTERM the server ended with status {status}")
+            world.ledger.violation(f"after SIGTERM the server ended with status {status}")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 
-from chaos.retention import Asked, Ledger
+from chaos.ledger import Asked, Ledger
 from chaos.servers import Server, Servers
 from e2e.service import Answer, Client
 from podman_service import SAMPLE_TARGET
@@ -66,11 +66,11 @@ def bodies(seed: int, versions: tuple[str, ...]) -> Iterator[tuple[dict[str, obj
 
 
 class Traffic:
-    """Threads between `start` and `finish`; everything they see is in the retention."""
+    """Threads between `start` and `finish`; everything they see is in the ledger."""
 
-    def __init__(self, servers: Servers, retention: Ledger, *, seed: int, versions: tuple[str, ...]) -> None:
+    def __init__(self, servers: Servers, ledger: Ledger, *, seed: int, versions: tuple[str, ...]) -> None:
         self._servers = servers
-        self._ledger = retention
+        self._ledger = ledger
         self._bodies = bodies(seed, versions)
         self._feeding = threading.Event()
         self._polling = threading.Event()

@@ -13,8 +13,8 @@ from asu_sample.server import DownloadServer
 from chaos.clock import Clock
 from chaos.disk import SmallDisk
 from chaos.engine import Engine, make_certificate, push_images, reference_of
+from chaos.ledger import Ledger
 from chaos.links import Link
-from chaos.retention import Ledger
 from chaos.servers import Servers
 from podman_service import APK_VERSION, OPKG_VERSION, start_with_images
 from registry import Registry
@@ -42,7 +42,7 @@ class World:
     disk: SmallDisk
     clock: Clock
     servers: Servers
-    retention: Ledger
+    ledger: Ledger
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from asu_builder.domain.errors import LeaseLost
-from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
+from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention, RetentionPolicy
 from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
 from factories import NOON, a_result, a_submission, removes
 
@@ -26,10 +26,10 @@ def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
     return claimed
 
 
-def build(queue: JobQueue, *, now: datetime = NOON, keeping: Retention, stored_bytes: int = 1) -> Job:
+def build(queue: JobQueue, *, now: datetime = NOON, retention: Retention, stored_bytes: int = 1) -> Job:
     """Takes the next job to its result."""
     job, lease = claim(queue, now=now)
-    queue.finish(lease, a_result(stored_bytes=stored_bytes), keeping, now=now)
+    queue.finish(lease, a_result(stored_bytes=stored_bytes), retention, now=now)
     return job
 
 
@@ -113,16 +113,16 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
 
 def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:
     submit(queue)
-    job = build(queue, keeping=Retention(DAY, HOUR))
+    job = build(queue, retention=Retention(DAY, HOUR))
     assert state_of(queue, job, NOON + HOUR - SECOND) is JobState.COMPLETED
     assert state_of(queue, job, NOON + HOUR) is None
 
 
 def test_a_popular_result_without_named_versions_ages_from_its_completion(queue: JobQueue) -> None:
-    retention = Retention(build=7 * DAY, unversioned=DAY, with_defaults=HOUR, failure=HOUR)
+    retention = RetentionPolicy(build=7 * DAY, unversioned=DAY, with_defaults=HOUR, failure=HOUR)
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), retention.keeping(job.request, a_result()), now=NOON)
+    queue.finish(lease, a_result(), retention.retention(job.request, a_result()), now=NOON)
     for hours in range(1, 24):
         queue.touch([job.request_hash], now=NOON + hours * HOUR)
         assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED
@@ -133,7 +133,7 @@ def test_expiring_what_has_expired_does_not_prolong_it(
     queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue)
-    job = build(queue, keeping=Retention(MINUTE))
+    job = build(queue, retention=Retention(MINUTE))
     queue.expire(job.id, now=NOON + HOUR)
     assert list(retention.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
 
@@ -141,9 +141,9 @@ def test_expiring_what_has_expired_does_not_prolong_it(
 def built_twice(queue: JobQueue) -> Job:
     """A result that has expired, and one for the same request an hour later, which takes 5 bytes."""
     submit(queue)
-    build(queue, keeping=Retention(MINUTE), stored_bytes=7)
+    build(queue, retention=Retention(MINUTE), stored_bytes=7)
     submit(queue, now=NOON + HOUR)
-    return build(queue, now=NOON + HOUR, keeping=Retention(DAY), stored_bytes=5)
+    return build(queue, now=NOON + HOUR, retention=Retention(DAY), stored_bytes=5)
 
 
 def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
@@ -164,7 +164,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
     queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     submit(queue)
-    job = build(queue, keeping=Retention(MINUTE))
+    job = build(queue, retention=Retention(MINUTE))
     assert retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
     assert anew is not None
@@ -176,7 +176,7 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(
 ) -> None:
     first = a_submission(packages=("vim", "tmux"))
     queue.submit(first, now=NOON)
-    job = build(queue, keeping=Retention(MINUTE))
+    job = build(queue, retention=Retention(MINUTE))
     retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash

@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from chaos.retention import Ledger
 
 from chaos.clock import Clock, FaketimeMissing, find_library
+from chaos.ledger import Ledger
 from chaos.links import Link, Manner
 from chaos.plan import KINDS, LANES, plan
 from chaos.run import run
@@ -124,13 +124,13 @@ _DONE = _answer(200, {"request_hash": "a" * 64, "images": [{}], "manifest": {"vi
     ],
 )
 def test_the_ledger_finds_what_must_not_be_answered(later: list[Answer], is_good: bool, found: str) -> None:
-    retention = Ledger()
-    asked = retention.accepted({}, _WAITS, is_good=is_good)
+    ledger = Ledger()
+    asked = ledger.accepted({}, _WAITS, is_good=is_good)
     assert asked is not None
     for answer in later:
-        retention.seen(asked, answer)
-    assert len(retention.violations) == bool(found)
-    assert found in "".join(retention.violations)
+        ledger.seen(asked, answer)
+    assert len(ledger.violations) == bool(found)
+    assert found in "".join(ledger.violations)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_the_ledger_finds_what_must_not_be_answered(later: list[Answer], is_good
     ],
 )
 def test_the_ledger_finds_server_errors_that_are_not_meant(answer: Answer, is_wrong: bool) -> None:
-    retention = Ledger()
-    retention.note("/api/v1/build", answer)
-    assert len(retention.violations) == is_wrong
+    ledger = Ledger()
+    ledger.note("/api/v1/build", answer)
+    assert len(ledger.violations) == is_wrong
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 import schemas
 from asu_builder import __version__
 from asu_builder.database.schema import known_schema
-from asu_builder.doctor.engine import get_json
+from asu_builder.doctor.asking import get_json
 from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from chaos.clock import Clock, FaketimeMissing

@@ -7,7 +7,7 @@ import pytest
 
 from asu_builder.app.adapters import choose_runtime
 from asu_builder.client.server import Server
-from asu_builder.doctor.network import Unheard, ask
+from asu_builder.doctor.asking import Unheard, ask
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.podman.service import Engine

@@ -19,10 +19,11 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
-from asu_builder.core.metrics import Durations, EventCounts, Gauges
+from asu_builder.core.metrics import EventCounts, Gauges
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
+from asu_builder.core.stage_timer import Durations
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers

@@ -5,7 +5,7 @@ from asu_builder.core.housekeeping import KeepingOptions
 from asu_builder.core.submit import Policy
 from asu_builder.core.worker import WorkerOptions
 from asu_builder.domain.access import Right, Token
-from asu_builder.domain.job import Priority, Retention
+from asu_builder.domain.job import Priority, RetentionPolicy
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.door import DoorLimits
 from asu_builder.ports import IdlePolicy
@@ -17,9 +17,9 @@ def worker_options(settings: Settings, name: str) -> WorkerOptions:
     return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention(settings))
 
 
-def retention(settings: Settings) -> Retention:
+def retention(settings: Settings) -> RetentionPolicy:
     """How long finished jobs are kept."""
-    return Retention(
+    return RetentionPolicy(
         build=settings.build_ttl,
         unversioned=settings.build_ttl_unversioned,
         with_defaults=settings.build_defaults_ttl,

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from asu_builder import ports
 from asu_builder.app import make_operator
-from asu_builder.app.adapters import Adapters, reach
+from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.terminal import Terminal
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.client.downloads import Source, Stretch
@@ -76,7 +76,7 @@ def installation() -> Iterator[tuple[Settings, Adapters]]:
             # A mistyped place, or another directory: an empty installation there would help nobody.
             place = settings.database_path
             raise Unavailable(f"There is no database {place}. Name it by database_path, as for the service.")
-        world = reach(settings, now)
+        world = open_adapters(settings, now)
         # Nothing is built here, and a service that starts meanwhile is to find its former jobs by it.
         world.name.release()
         try:
@@ -193,7 +193,7 @@ class LocalBuilds:
 
     def whole_hash(self, given: str) -> str:
         """The one hash that begins as given. Raises `RequestRejected` or `BuildNotFound`."""
-        operations = self._terminal.world.operations
+        operations = self._terminal.adapters.operations
 
         def begin_so(prefix: str) -> Iterator[str]:
             wanted = ports.JobFilter(request_hash=prefix, limit=FOUND_AT_MOST)
@@ -226,7 +226,7 @@ class LocalBuilds:
             # In this order: an outcome is kept after the last line, so what is final has all its lines.
             view = self._terminal.builds.look(request_hash)
             reply = _reply(view)
-            if lines := self._terminal.world.log.read(view.job.id, after=printed):
+            if lines := self._terminal.adapters.log.read(view.job.id, after=printed):
                 printed = lines[-1].seq
                 yield LogLines(tuple(_line(line) for line in lines))
             if view.job.state in FINAL_STATES:
@@ -248,10 +248,10 @@ class LocalBuilds:
         job = self._terminal.builds.look(request_hash).job
         if job.state in FINAL_STATES:
             return
-        verdict = self._terminal.world.runtime.check()
+        verdict = self._terminal.adapters.runtime.check()
         if verdict.status == "down":
             raise EngineUnavailable(verdict.sentence)
-        if pause := self._terminal.world.operations.paused():
+        if pause := self._terminal.adapters.operations.paused():
             raise Unavailable(
                 f"The workers are paused since {pause.since:%Y-%m-%dT%H:%M:%SZ} by {pause.who}; "
                 "`asu-builder jobs resume` lets them go on."
@@ -261,17 +261,17 @@ class LocalBuilds:
     def _trouble(self) -> str:
         verdicts = self._terminal.health.report().verdicts
         down = [verdicts[part].sentence for part in ("engine", "store") if verdicts[part].status == "down"]
-        return " ".join(down) or self._terminal.world.store.check().sentence
+        return " ".join(down) or self._terminal.adapters.store.check().sentence
 
     def printed(self, request_hash: str) -> list[str]:
         """What it has printed so far, line by line."""
         job = self._terminal.builds.look(request_hash).job
-        return render_text(self._terminal.world.log.read(job.id)).splitlines()
+        return render_text(self._terminal.adapters.log.read(job.id)).splitlines()
 
     def source(self, document: Mapping[str, Any]) -> Source:
         """Where the images of a finished build are read from; nobody takes them away meanwhile."""
         request_hash = str(document["request_hash"])
-        store = self._terminal.world.store
+        store = self._terminal.adapters.store
 
         @contextmanager
         def opened(name: str, start: int) -> Iterator[Stretch]:

@@ -121,7 +121,7 @@ def place_of(server: str, token: str, *, patience: float = DEFAULT_SECONDS) -> I
         terminal = assemble_terminal(load_settings(), now)
         builds = LocalBuilds(terminal, patience=patience)
         try:
-            world = terminal.world
+            world = terminal.adapters
             names = world.upstream.other_names
             yield Place(builds, LocalOffers(terminal.catalog, world.package_changes, names))
         finally:

@@ -11,6 +11,7 @@ import urllib3
 from msgspec import Struct
 
 from asu_builder import __version__
+from asu_builder.domain.addresses import parse_address
 from asu_builder.domain.errors import (
     AsuError,
     BuildNotFound,
@@ -23,7 +24,6 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.repositories import parse_address
 from asu_builder.outgoing import open_pool
 from asu_builder.ports import JobFilter
 

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
-from asu_builder.core.metrics import Durations, Laps, StageTimes
 from asu_builder.core.pipeline import Pipeline
+from asu_builder.core.stage_timer import Durations, Laps, StageTimes
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
@@ -32,7 +32,7 @@ from asu_builder.domain.job import (
     Job,
     Lease,
     Outcome,
-    Retention,
+    RetentionPolicy,
     Stage,
 )
 from asu_builder.log_context import CURRENT_HASH
@@ -106,7 +106,12 @@ class Outcomes:
     """Writes down how builds ended. Methods raise `LeaseLost`; then nothing was written."""
 
     def __init__(
-        self, queue: JobQueue, statistics: Statistics, retention: Retention, *, now: Callable[[], datetime]
+        self,
+        queue: JobQueue,
+        statistics: Statistics,
+        retention: RetentionPolicy,
+        *,
+        now: Callable[[], datetime],
     ) -> None:
         self._queue = queue
         self._statistics = statistics
@@ -155,7 +160,7 @@ class Outcomes:
     def _finish(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
         completed = isinstance(outcome, BuildResult)
         laps.end()
-        self._queue.finish(lease, outcome, self._retention.keeping(job.request, outcome), now=self._now())
+        self._queue.finish(lease, outcome, self._retention.retention(job.request, outcome), now=self._now())
         self._suspects.ended(job.id, well=completed)
         seconds = laps.record(completed=completed)
         if isinstance(outcome, BuildResult):
@@ -184,7 +189,7 @@ class WorkerOptions(Struct, frozen=True):
     worker_id: str
     concurrent: int
     poll: timedelta
-    retention: Retention
+    retention: RetentionPolicy
     only: int | None = None
 
 

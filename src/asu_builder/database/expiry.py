@@ -87,7 +87,7 @@ def touch(connection: sqlite3.Connection, request_hashes: Collection[str], at: i
         " WHERE request_hash = :hash AND state IN ('pending', 'building')",
         [{"hash": request_hash, "at": at} for request_hash in request_hashes],
     )
-    # The keeping of a result begins anew with each use, but never past its last day.
+    # The retention of a result begins anew with each use, but never past its last day.
     connection.executemany(
         "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
         " min(:at + ttl, coalesce(max_expires_at, :at + ttl)))"
@@ -102,7 +102,8 @@ def expire_abandoned(
     """See `ports.JobQueue.expire_abandoned`."""
     at = to_micros(now)
     connection.execute(
-        "UPDATE build_jobs SET deprioritized = 1 WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
+        "UPDATE build_jobs SET deprioritized = 1"
+        " WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
         (at - span_micros(patience.sinks_after),),
     )
     rows = connection.execute(
@@ -138,7 +139,7 @@ def _keep_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome)
 
 
 def finish(
-    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime
+    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, retention: Retention, *, now: datetime
 ) -> None:
     """See `ports.JobQueue.finish`."""
     result = outcome if isinstance(outcome, BuildResult) else None
@@ -147,15 +148,15 @@ def finish(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
         " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
-        " expires_at = :now + min(:ttl, coalesce(:at_most, :ttl)),"
-        " ttl = :ttl, max_expires_at = :now + :at_most, stored_bytes = :stored_bytes",
+        " expires_at = :now + min(:ttl, coalesce(:max_age, :ttl)),"
+        " ttl = :ttl, max_expires_at = :now + :max_age, stored_bytes = :stored_bytes",
         lease,
         {
             "state": "completed" if result else "failed",
             "reason": "" if isinstance(outcome, BuildResult) else outcome.reason,
             "now": at,
-            "ttl": span_micros(keeping.span),
-            "at_most": None if keeping.at_most is None else span_micros(keeping.at_most),
+            "ttl": span_micros(retention.ttl),
+            "max_age": None if retention.max_age is None else span_micros(retention.max_age),
             "stored_bytes": result.stored_bytes if result else 0,
         },
     )

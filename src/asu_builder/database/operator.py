@@ -157,7 +157,7 @@ class SqlOperations:
         """See `ports.Operations.pause`."""
         with self._database.writing(durable=True) as connection:
             connection.execute(
-                "INSERT INTO worker_pause (since, who) SELECT ?, ?"
+                "INSERT INTO worker_pause (since, operator) SELECT ?, ?"
                 " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
                 (to_micros(now), who),
             )
@@ -170,7 +170,7 @@ class SqlOperations:
     def paused(self) -> Pause | None:
         """See `ports.Operations.paused`."""
         with self._database.reading() as connection:
-            row = connection.execute("SELECT since, who FROM worker_pause").fetchone()
+            row = connection.execute("SELECT since, operator FROM worker_pause").fetchone()
         since = to_moment(row[0]) if row else None
         return Pause(since, row[1]) if since else None
 
@@ -190,7 +190,7 @@ class SqlOperations:
         """See `ports.Operations.record`."""
         with self._database.writing(durable=True) as connection:
             connection.execute(
-                "INSERT INTO operator_acts (at, who, act, subject) VALUES (?, ?, ?, ?)",
+                "INSERT INTO audit_log (at, operator, action, subject) VALUES (?, ?, ?, ?)",
                 (to_micros(act.at), act.who, act.act, act.subject),
             )
 
@@ -198,7 +198,7 @@ class SqlOperations:
         """See `ports.Operations.acts`."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT at, who, act, subject FROM operator_acts ORDER BY id DESC LIMIT ?",
+                "SELECT at, operator, action, subject FROM audit_log ORDER BY id DESC LIMIT ?",
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
         return [AuditEntry(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]

@@ -1,4 +1,4 @@
-"""The order of the jobs that wait: whose turn each takes, and how many are before it.
+"""The fair queue: in which order jobs wait, and how many are before one.
 
 Why so: docs/decisions/callers-take-turns.md.
 """
@@ -14,32 +14,33 @@ from asu_builder.ports import Submission
 _AHEAD = """
     SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
      WHERE mine.id = ? AND other.state = 'pending'
-       AND (other.deprioritized, -other.priority, other.turn, other.id)
-         < (mine.deprioritized, -mine.priority, mine.turn, mine.id)
+       AND (other.deprioritized, -other.priority, other.fair_start, other.id)
+         < (mine.deprioritized, -mine.priority, mine.fair_start, mine.id)
 """
 _LAST = """
     SELECT id FROM build_jobs WHERE state = 'pending'
-     ORDER BY deprioritized DESC, priority, turn DESC, id DESC LIMIT 1
+     ORDER BY deprioritized DESC, priority, fair_start DESC, id DESC LIMIT 1
 """
-# An caller's next job comes a turn after its last one that is not done, and nobody's before the turn
+# A caller's next job starts one after its last one that is not done, and no job before the start
 # that is reached.
-_NEXT_TURN = """
-    max(coalesce((SELECT turn FROM queue_turns WHERE priority = :priority), 0),
-        coalesce((SELECT max(turn) + 1 FROM build_jobs
+_NEXT_START = """
+    max(coalesce((SELECT reached FROM fair_queue WHERE priority = :priority), 0),
+        coalesce((SELECT max(fair_start) + 1 FROM build_jobs
                    WHERE state IN ('pending', 'building')
                      AND caller = :caller AND priority = :priority), 0))
 """
 _INSERT = f"""
-    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at, last_accessed_at, turn)
-    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_TURN})
+    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at,
+                            last_accessed_at, fair_start)
+    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_START})
     RETURNING id
 """
-# Of two with the same turn the older is first, so an equal turn is no better one.
-TAKE_BETTER_TURN = f"""
-    UPDATE build_jobs SET priority = :priority, turn = own.turn, caller = :caller
-      FROM (SELECT {_NEXT_TURN} AS turn) AS own
+# Of two with the same start the older is first, so an equal start is not an earlier one.
+TAKE_EARLIER_START = f"""
+    UPDATE build_jobs SET priority = :priority, fair_start = own.fair_start, caller = :caller
+      FROM (SELECT {_NEXT_START} AS fair_start) AS own
      WHERE id = :id AND state = 'pending'
-       AND (-:priority, own.turn) < (-build_jobs.priority, build_jobs.turn)
+       AND (-:priority, own.fair_start) < (-build_jobs.priority, build_jobs.fair_start)
 """
 
 
@@ -62,7 +63,7 @@ def is_last(connection: sqlite3.Connection, job_id: int) -> bool:
 
 
 def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> int:
-    """A new pending job, at the end of its caller's turns; its id."""
+    """A new pending job, after those of its caller; its id."""
     (job_id,) = connection.execute(
         _INSERT,
         {
@@ -90,6 +91,6 @@ def join_job(connection: sqlite3.Connection, job: Job, submission: Submission) -
     if job.state is not JobState.PENDING:
         return job
     own = {"id": job.id, "caller": submission.caller, "priority": submission.priority}
-    if connection.execute(TAKE_BETTER_TURN, own).rowcount:
+    if connection.execute(TAKE_EARLIER_START, own).rowcount:
         job = replace(job, caller=submission.caller, priority=submission.priority)
     return job

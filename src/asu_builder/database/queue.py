@@ -1,7 +1,7 @@
 """The queue in SQL: what is asked, claimed and ended.
 
 Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. What
-time does to jobs is in `job_times.py`, and their order in `job_turns.py`; these, `retention.py` and
+time does to jobs is in `expiry.py`, and their order in `order.py`; these, `retention.py` and
 `operations.py` are the only modules that write `build_jobs`.
 """
 
@@ -51,8 +51,8 @@ _CLAIM = """
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
             WHERE {which} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
-            ORDER BY deprioritized, priority DESC, turn, id LIMIT 1)
-    RETURNING id, lease_token, priority, turn
+            ORDER BY deprioritized, priority DESC, fair_start, id LIMIT 1)
+    RETURNING id, lease_token, priority, fair_start
 """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
@@ -187,12 +187,13 @@ class SqlJobQueue:
             row = connection.execute(_CLAIM_NEXT if only is None else _CLAIM_ONE, values).fetchone()
             if row is None:
                 return None
-            job_id, token, priority, turn = row
+            job_id, token, priority, start = row
             if only is None:
                 connection.execute(
-                    "INSERT INTO queue_turns (priority, turn) VALUES (?, ?)"
-                    " ON CONFLICT (priority) DO UPDATE SET turn = max(queue_turns.turn, excluded.turn)",
-                    (priority, turn),
+                    "INSERT INTO fair_queue (priority, reached) VALUES (?, ?)"
+                    " ON CONFLICT (priority)"
+                    " DO UPDATE SET reached = max(fair_queue.reached, excluded.reached)",
+                    (priority, start),
                 )
             return read_job(connection, job_id), Lease(job_id, worker, token)
 
@@ -207,10 +208,10 @@ class SqlJobQueue:
         with self._database.writing() as connection:
             update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
-    def finish(self, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, retention: Retention, *, now: datetime) -> None:
         """See `ports.JobQueue.finish`."""
         with self._at(now, durable=True) as connection:
-            expiry.finish(connection, lease, outcome, keeping, now=now)
+            expiry.finish(connection, lease, outcome, retention, now=now)
 
     def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
         """See `ports.JobQueue.release`."""

@@ -205,7 +205,7 @@ class SqlRetention:
                 " (SELECT 1 FROM build_jobs WHERE request_hash = build_requests.request_hash)",
                 names,
             ).rowcount
-            connection.execute("DELETE FROM operator_acts WHERE at < ?", (to_micros(before),))
+            connection.execute("DELETE FROM audit_log WHERE at < ?", (to_micros(before),))
         return gone
 
     def forget_statistics(self, *, before: datetime, now: datetime) -> int:

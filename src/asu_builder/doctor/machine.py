@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from asu_builder.doctor.network import Unheard
+from asu_builder.doctor.asking import Unheard
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.check_result import Finding, doubtful, well, wrong
 from asu_builder.engines.podman.service import systemctl_option

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from asu_builder.doctor.engine import SocketAnswer, try_socket
-from asu_builder.doctor.network import Heard, fetch
+from asu_builder.doctor.asking import Heard, SocketAnswer, fetch, try_socket
 from asu_builder.domain.release import Release, parse_release
 from asu_builder.engines.podman.service import socket_candidates
 from asu_builder.settings import Settings

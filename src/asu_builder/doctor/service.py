@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+from asu_builder.doctor.asking import Heard, Unheard, ask
 from asu_builder.doctor.files import described, listener
-from asu_builder.doctor.network import Heard, Unheard, ask
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.check_result import Finding, doubtful, well, wrong
 

@@ -166,14 +166,14 @@ class Lease(Struct, frozen=True):
 
 
 class Retention(Struct, frozen=True):
-    """How long an outcome answers: `span` from its end and from each use, `at_most` from its end."""
+    """How long an outcome answers: `ttl` from its end and from each use, `max_age` from its end."""
 
-    span: timedelta
-    at_most: timedelta | None = None
+    ttl: timedelta
+    max_age: timedelta | None = None
     """None for as long as it is used."""
 
 
-class Retention(Struct, frozen=True):
+class RetentionPolicy(Struct, frozen=True):
     """How long a finished job and its images are kept."""
 
     build: timedelta
@@ -181,7 +181,7 @@ class Retention(Struct, frozen=True):
     with_defaults: timedelta
     failure: timedelta
 
-    def keeping(self, request: BuildRequest, outcome: Outcome) -> Retention:
+    def retention(self, request: BuildRequest, outcome: Outcome) -> Retention:
         """Short for images with a private script, longer for those whose versions are all named.
 
         Using a result prolongs it, but not one whose request named no versions: that ages from its
@@ -190,10 +190,10 @@ class Retention(Struct, frozen=True):
         if isinstance(outcome, BuildFailure):
             return Retention(self.failure, self.failure)
         versioned = bool(request.packages_versions)
-        at_most = None if versioned else self.unversioned
+        max_age = None if versioned else self.unversioned
         if request.defaults:
-            return Retention(self.with_defaults, at_most)
-        return Retention(self.build if versioned else self.unversioned, at_most)
+            return Retention(self.with_defaults, max_age)
+        return Retention(self.build if versioned else self.unversioned, max_age)
 
 
 COOL_DOWN = timedelta(seconds=60)

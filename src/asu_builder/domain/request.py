@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
+from asu_builder.domain.addresses import MAX_LENGTH, parse_address
 from asu_builder.domain.errors import BuildNotFound, RequestMalformed, RequestRejected
-from asu_builder.domain.repositories import MAX_LENGTH, parse_address
 
 FILESYSTEMS = ("squashfs", "ext4", "ubifs", "erofs", "jffs2", "jffs2-nand", "targz", "cpiogz")
 """Those that are known and offered; an ImageBuilder may know others."""

@@ -79,7 +79,7 @@ class Guard:
         self._stop = stop
         self._deadline = deadline
         self._ends = monotonic() + deadline.total_seconds()
-        self._kill = kill
+        self._end = kill
         self._watches = watches
         self._silence = silence.total_seconds()
         self._silent_since: dict[Watch, float] = {}
@@ -136,7 +136,7 @@ class Guard:
 
     def _kill(self) -> None:
         try:
-            self._kill()
+            self._end()
         except Exception:
             log.exception("the guard could not end a container")
 

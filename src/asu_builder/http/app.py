@@ -26,7 +26,6 @@ from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.documents import HealthDocument, Part, QueueLength
-from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metadata import Announcement, Metadata
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
@@ -35,6 +34,7 @@ from asu_builder.http.api.scrapes import Requests, Scrapes
 from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsPages
 from asu_builder.http.api.store import Downloads
+from asu_builder.http.api.watchers import WatchLimits
 from asu_builder.http.api.wire import Answer, render_json
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits

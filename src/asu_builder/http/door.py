@@ -11,7 +11,7 @@ from msgspec import Struct
 from starlette.types import Send
 
 from asu_builder.http.api.wire import Answer, render_problem
-from asu_builder.http.fast_path import NO_STORE
+from asu_builder.http.passage import NO_STORE
 
 _log = logging.getLogger(__name__)
 

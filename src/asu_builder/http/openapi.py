@@ -9,18 +9,7 @@ import msgspec
 
 from asu_builder.domain.request import VERSION
 from asu_builder.http.api.documents import Problem
-
-
-def says(text: str, *examples: object, **schema: object) -> msgspec.Meta:
-    """What a field means, with examples and further words of JSON Schema. None of it is enforced."""
-    return msgspec.Meta(description=text, examples=list(examples), extra_json_schema=schema or None)
-
-
-HASH_PATTERN = "^[0-9a-f]{64}$"
-A_HASH = "4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c"
-A_REVISION = "r28959-29397011cc"
-A_SENTENCE = "Unsupported version: 24.10.99"
-
+from asu_builder.http.fields import A_HASH, HASH_PATTERN
 
 _TARGET_PART = "^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
 _FILE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"

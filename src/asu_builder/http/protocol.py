@@ -8,7 +8,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asu_builder.http import door
-from asu_builder.http.api.live import ABORT
+from asu_builder.http.api.watchers import ABORT
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.door import CLIENT, LINGER_SECONDS, LOWEST_BODY, Client, Door
 

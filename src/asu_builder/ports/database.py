@@ -100,7 +100,7 @@ class JobQueue(Protocol):
         """Somebody has polled these, or used their results.
 
         A waiting job keeps or takes back its place; a result is kept for its time from now on,
-        yet not beyond `Retention.at_most`.
+        yet not beyond `Retention.max_age`.
         """
         ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from asu_builder.domain.repositories import parse_address
+from asu_builder.domain.addresses import parse_address
 from asu_builder.settings.units import write_duration
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from asu_builder.core.metrics import BUILD_BOUNDS, STAGE_BOUNDS, Durations
+from asu_builder.core.stage_timer import BUILD_BOUNDS, STAGE_BOUNDS, Durations
 from asu_builder.domain.job import Stage
 
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
-from asu_builder.core.metrics import Durations, StageTimes
+from asu_builder.core.stage_timer import Durations, StageTimes
 from asu_builder.domain.job import Job, JobState, Stage
 from factories import NOON, Clock, a_request
 from noted_statistics import NotedStatistics

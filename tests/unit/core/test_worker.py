@@ -10,7 +10,7 @@ import pytest
 
 from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
-from asu_builder.core.metrics import Durations
+from asu_builder.core.stage_timer import Durations
 from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, WorkerOptions, Workers
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
@@ -26,13 +26,13 @@ from asu_builder.domain.errors import (
     Unavailable,
     deadline_passed,
 )
-from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
+from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, RetentionPolicy, Stage
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import OutputCallback, Verdict
 from factories import Clock, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
 
-RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
+RETENTION = RetentionPolicy(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
 
 
 class Script:

@@ -52,7 +52,7 @@ class Ledger:
 
 
 @pytest.fixture
-def retention(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     made = Ledger(tmp_path)
     yield made
     made.database.close()
@@ -74,19 +74,19 @@ events = st.lists(
 @given(events, st.integers(1, 4), st.sets(st.sampled_from(KINDS), min_size=1))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_daily_counts_are_what_counting_the_events_gives(
-    retention: Ledger,
+    ledger: Ledger,
     happened: list[tuple[EventKind, int, str, tuple[str, Side | None], bool, bool]],
     width: int,
     kinds: set[EventKind],
 ) -> None:
-    retention.empty()
+    ledger.empty()
     for kind, seconds, version, (reason, side), diff, flush in happened:
-        retention.clock.at = MIDNIGHT + timedelta(seconds=seconds)
+        ledger.clock.at = MIDNIGHT + timedelta(seconds=seconds)
         request = a_request(version=version, diff_packages=diff)
-        retention.statistics.record(kind, request, reason=reason, side=side)
+        ledger.statistics.record(kind, request, reason=reason, side=side)
         if flush:
-            retention.statistics.flush_often()
-    retention.statistics.flush()
+            ledger.statistics.flush_often()
+    ledger.statistics.flush()
     for by in BYS:
         expected: Counter[tuple[int, str]] = Counter()
         for kind, seconds, version, (reason, side), diff, _ in happened:
@@ -97,38 +97,38 @@ def test_daily_counts_are_what_counting_the_events_gives(
             }  # fmt: skip
             if kind in kinds and seconds >= 0 and (diff or by != "version_with_diff_packages"):
                 expected[seconds // 86_400 // width, chosen[by]] += 1
-        tallies = retention.statistics.tally(sorted(kinds), since=MIDNIGHT, width=width * DAY, by=by)
+        tallies = ledger.statistics.tally(sorted(kinds), since=MIDNIGHT, width=width * DAY, by=by)
         assert {(tally.slot, tally.label): tally.count for tally in tallies} == expected
 
 
-def test_a_batch_and_its_counts_are_written_together_or_not_at_all(retention: Ledger) -> None:
-    retention.statistics.record("request", a_request(packages=("vim",)))
-    retention.statistics.record_duration("init", timedelta(seconds=1))
-    with retention.database.writing() as connection:
+def test_a_batch_and_its_counts_are_written_together_or_not_at_all(ledger: Ledger) -> None:
+    ledger.statistics.record("request", a_request(packages=("vim",)))
+    ledger.statistics.record_duration("init", timedelta(seconds=1))
+    with ledger.database.writing() as connection:
         connection.execute("ALTER TABLE daily_packages RENAME TO gone")
     with pytest.raises(Unavailable):
-        retention.statistics.flush()
+        ledger.statistics.flush()
     for table in ("build_stats", "daily_events", "daily_durations"):
-        assert retention.ask(f"SELECT count(*) FROM {table}") == [(0,)]
-    with retention.database.writing() as connection:
+        assert ledger.ask(f"SELECT count(*) FROM {table}") == [(0,)]
+    with ledger.database.writing() as connection:
         connection.execute("ALTER TABLE gone RENAME TO daily_packages")
-    assert retention.statistics.flush() == 1
-    assert retention.ask("SELECT events FROM daily_events") == [(1,)]
-    assert retention.ask("SELECT builds FROM daily_durations") == [(1,)]
-    assert retention.statistics.top_packages(since=MIDNIGHT, branch="", limit=9) == [("vim", 1)]
+    assert ledger.statistics.flush() == 1
+    assert ledger.ask("SELECT events FROM daily_events") == [(1,)]
+    assert ledger.ask("SELECT builds FROM daily_durations") == [(1,)]
+    assert ledger.statistics.top_packages(since=MIDNIGHT, branch="", limit=9) == [("vim", 1)]
 
 
-def test_names_of_packages_are_gathered_for_a_minute_by_the_timer(retention: Ledger) -> None:
+def test_names_of_packages_are_gathered_for_a_minute_by_the_timer(ledger: Ledger) -> None:
     for seconds, written in ((1.0, 0), (59.0, 0), (61.0, 2)):
-        retention.seconds = seconds
-        retention.statistics.record("request", a_request(packages=("vim",)))
-        assert retention.statistics.flush_often() == 1
-        assert len(retention.ask("SELECT 1 FROM daily_packages")) == written
-    assert retention.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9) == [("vim", 3)]
+        ledger.seconds = seconds
+        ledger.statistics.record("request", a_request(packages=("vim",)))
+        assert ledger.statistics.flush_often() == 1
+        assert len(ledger.ask("SELECT 1 FROM daily_packages")) == written
+    assert ledger.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9) == [("vim", 3)]
 
 
 @pytest.mark.process
-def test_two_processes_count_into_the_same_days(retention: Ledger, tmp_path: Path) -> None:
+def test_two_processes_count_into_the_same_days(ledger: Ledger, tmp_path: Path) -> None:
     other = (
         "import sys\nfrom pathlib import Path\nfrom datetime import UTC, datetime, timedelta\n"
         "sys.path[:0] = ['tests']\nfrom factories import a_request\n"
@@ -148,14 +148,14 @@ def test_two_processes_count_into_the_same_days(retention: Ledger, tmp_path: Pat
         env={**os.environ, "PYTHONPATH": str(root / "src")},
     )
     for _ in range(50):
-        retention.statistics.record("request", a_request(packages=("vim",)))
-        retention.statistics.record_duration("init", timedelta(seconds=3))
-        retention.statistics.flush()
+        ledger.statistics.record("request", a_request(packages=("vim",)))
+        ledger.statistics.record_duration("init", timedelta(seconds=3))
+        ledger.statistics.flush()
     assert process.wait(timeout=60) == 0
-    (tally,) = retention.statistics.tally(("request",), since=MIDNIGHT, width=DAY)
+    (tally,) = ledger.statistics.tally(("request",), since=MIDNIGHT, width=DAY)
     assert tally.count == 100
-    assert sum(found.count for found in retention.statistics.durations(since=MIDNIGHT)) == 100
-    assert retention.statistics.top_packages(since=MIDNIGHT, branch="", limit=1) == [("vim", 100)]
+    assert sum(found.count for found in ledger.statistics.durations(since=MIDNIGHT)) == 100
+    assert ledger.statistics.top_packages(since=MIDNIGHT, branch="", limit=1) == [("vim", 100)]
 
 
 def test_what_happened_before_the_upgrade_is_counted_by_it(tmp_path: Path) -> None:
@@ -194,38 +194,36 @@ def test_what_happened_before_the_upgrade_is_counted_by_it(tmp_path: Path) -> No
     database.close()
 
 
-def test_old_days_go_and_days_gone_by_keep_the_names_most_wanted(retention: Ledger) -> None:
+def test_old_days_go_and_days_gone_by_keep_the_names_most_wanted(ledger: Ledger) -> None:
     many = tuple(f"p{number}" for number in range(statistics.KEPT_NAMES + 5))
     for day in (0, 2, 3):
-        retention.clock.at = MIDNIGHT + day * DAY
-        retention.statistics.record("request", a_request(packages=many))
-        retention.statistics.record("request", a_request(packages=many[-1:]))
-        retention.statistics.record_duration("init", timedelta(seconds=1))
-    retention.statistics.flush()
-    retention = SqlRetention(retention.database)
-    while retention.forget_statistics(before=MIDNIGHT + DAY, now=retention.clock.at):
+        ledger.clock.at = MIDNIGHT + day * DAY
+        ledger.statistics.record("request", a_request(packages=many))
+        ledger.statistics.record("request", a_request(packages=many[-1:]))
+        ledger.statistics.record_duration("init", timedelta(seconds=1))
+    ledger.statistics.flush()
+    retention = SqlRetention(ledger.database)
+    while retention.forget_statistics(before=MIDNIGHT + DAY, now=ledger.clock.at):
         pass
     first = int(MIDNIGHT.timestamp()) // 86_400
     for table in ("daily_events", "daily_durations", "daily_packages"):
-        days = retention.ask(f"SELECT DISTINCT day FROM {table} ORDER BY day")
+        days = ledger.ask(f"SELECT DISTINCT day FROM {table} ORDER BY day")
         assert days == [(first + 2,), (first + 3,)], table
-    lengths = retention.ask(
+    lengths = ledger.ask(
         "SELECT day, count(*) FROM daily_packages WHERE version = '' GROUP BY day ORDER BY day"
     )
     assert lengths == [(first + 2, statistics.KEPT_NAMES), (first + 3, len(many))]
-    assert retention.statistics.top_packages(since=MIDNIGHT, branch="", limit=1) == [(many[-1], 4)]
+    assert ledger.statistics.top_packages(since=MIDNIGHT, branch="", limit=1) == [(many[-1], 4)]
 
 
 @given(st.lists(st.integers(0, 8_000_000), min_size=1, max_size=60))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_durations_keep_sum_and_maximum_and_nearly_the_ninth_tenth(
-    retention: Ledger, millis: list[int]
-) -> None:
-    retention.empty()
+def test_durations_keep_sum_and_maximum_and_nearly_the_ninth_tenth(ledger: Ledger, millis: list[int]) -> None:
+    ledger.empty()
     for span in millis:
-        retention.statistics.record_duration("init", timedelta(milliseconds=span))
-    retention.statistics.flush()
-    found = retention.statistics.durations(since=MIDNIGHT)
+        ledger.statistics.record_duration("init", timedelta(milliseconds=span))
+    ledger.statistics.flush()
+    found = ledger.statistics.durations(since=MIDNIGHT)
     assert sum(tally.count for tally in found) == len(millis)
     assert sum((tally.total for tally in found), timedelta(0)) == timedelta(milliseconds=sum(millis))
     assert max(tally.longest for tally in found) == timedelta(milliseconds=max(millis))
@@ -236,16 +234,16 @@ def test_durations_keep_sum_and_maximum_and_nearly_the_ninth_tenth(
     assert within == -1 or p90(found) <= ends[max(1, within)]
 
 
-def test_every_query_of_the_page_uses_an_index(retention: Ledger) -> None:
+def test_every_query_of_the_page_uses_an_index(ledger: Ledger) -> None:
     asked: list[tuple[str, object]] = []
-    with retention.database.reading() as connection:
+    with ledger.database.reading() as connection:
         connection.set_trace_callback(lambda statement: asked.append((statement, None)))
-    report(retention.statistics, since=MIDNIGHT, days=90)
-    retention.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9)
-    retention.statistics.failures(9)
-    retention.statistics.tally(("failed",), since=MIDNIGHT, width=DAY, by="profile")
-    retention.statistics.tally(("request",), since=MIDNIGHT + timedelta(hours=1), width=DAY)
-    with retention.database.reading() as connection:
+    report(ledger.statistics, since=MIDNIGHT, days=90)
+    ledger.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9)
+    ledger.statistics.failures(9)
+    ledger.statistics.tally(("failed",), since=MIDNIGHT, width=DAY, by="profile")
+    ledger.statistics.tally(("request",), since=MIDNIGHT + timedelta(hours=1), width=DAY)
+    with ledger.database.reading() as connection:
         connection.set_trace_callback(None)
         plans = [connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text, _ in asked]
     assert len(plans) == 13

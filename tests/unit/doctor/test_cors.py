@@ -1,6 +1,6 @@
 import pytest
 
-from asu_builder.doctor.network import Heard
+from asu_builder.doctor.asking import Heard
 from asu_builder.doctor.service import ORIGIN, judge_cors
 from asu_builder.domain.check_result import Grade
 

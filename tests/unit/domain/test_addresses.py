@@ -1,7 +1,8 @@
 import pytest
 
+from asu_builder.domain.addresses import Address, parse_address
 from asu_builder.domain.errors import RequestMalformed
-from asu_builder.domain.repositories import Address, is_allow_list_entry, parse_address, require_allowed
+from asu_builder.domain.repositories import is_allow_list_entry, require_allowed
 from asu_builder.domain.request import require_usable_repositories
 
 ODD = [

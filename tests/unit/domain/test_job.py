@@ -3,11 +3,11 @@ from datetime import timedelta
 import pytest
 
 from asu_builder.domain.errors import FailureReason, Fault
-from asu_builder.domain.job import FINAL_STATES, NEXT_STATES, JobState, Retention
+from asu_builder.domain.job import FINAL_STATES, NEXT_STATES, JobState, Retention, RetentionPolicy
 from asu_builder.domain.profiles_json import signature_length
 from factories import a_failure, a_request, a_result
 
-RETENTION = Retention(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
+RETENTION = RetentionPolicy(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
 
 
 def test_every_state_has_its_steps_and_three_are_final() -> None:
@@ -27,11 +27,11 @@ def test_every_state_has_its_steps_and_three_are_final() -> None:
 def test_images_with_a_private_script_are_kept_shortest(
     changes: dict[str, object], expected: Retention
 ) -> None:
-    assert RETENTION.keeping(a_request(**changes), a_result()) == expected
+    assert RETENTION.retention(a_request(**changes), a_result()) == expected
 
 
 def test_failures_are_kept_for_their_own_time() -> None:
-    assert RETENTION.keeping(a_request(defaults="x"), a_failure()) == Retention(
+    assert RETENTION.retention(a_request(defaults="x"), a_failure()) == Retention(
         timedelta(hours=1), timedelta(hours=1)
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from asu_builder.domain.packages import PackageChangesRecord
-from asu_builder.http.openapi import says
+from asu_builder.http.fields import says
 
 _WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
 

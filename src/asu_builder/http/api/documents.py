@@ -9,7 +9,7 @@ import msgspec
 from asu_builder.domain.errors import BuildProblem, Side
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.http.api.changes import PackageChangesDocument
-from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
+from asu_builder.http.fields import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
 
 
 class BuildProblemDocument(msgspec.Struct, omit_defaults=True):

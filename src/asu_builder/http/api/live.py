@@ -18,31 +18,16 @@ from asu_builder.domain.access import Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestRejected
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.api.messages import Message, render_problem_event, render_text
-from asu_builder.http.api.watchers import Feed, Watcher, Watching
+from asu_builder.http.api.watchers import ABORT, Feed, Watcher, Watching, WatchLimits
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import refuse_socket
 from asu_builder.http.errors import status_of, told
 from asu_builder.http.threads import Threads
 
-ABORT = "asu_builder.abort"
-"""Where in a scope the server's protocol says how a connection is broken off, sent or not."""
-
-
 EVENTS = "/api/v1/build/{request_hash}/events"
 _EVENTS_PATH = re.compile(r"/api/v1/build/([0-9a-f]{1,128})/events")
 _NOT_FOUND = render_problem(404, "Not Found", "Nothing that speaks WebSocket lives at this address.")
-
-
-class WatchLimits(Struct, frozen=True):
-    """How many may watch: in all, of one address or token; and how long one message may take to send.
-
-    A process often has no more than 1,024 descriptors, and builds need some of them.
-    """
-
-    total: int = 700
-    each: int = 100
-    seconds: float = 15.0
 
 
 HEARTBEAT_SECONDS = 15.0

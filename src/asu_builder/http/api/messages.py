@@ -11,7 +11,8 @@ from asu_builder.core.submit import BuildView
 from asu_builder.domain.job import BuildFailure, JobState, Stage
 from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import eta_of, render_build
-from asu_builder.http.openapi import A_SENTENCE, Operation, says
+from asu_builder.http.fields import A_SENTENCE, says
+from asu_builder.http.openapi import Operation
 from asu_builder.ports import LogLine
 
 _A_TIME = "2026-11-23T12:44:54.231091Z"

@@ -14,7 +14,7 @@ from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.openapi import A_REVISION, says
+from asu_builder.http.fields import A_REVISION, says
 from asu_builder.http.waiting import MadeAnswers, Waiting
 
 _REPOSITORIES = ["https://downloads.openwrt.org/"]

@@ -17,7 +17,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from asu_builder.core.metrics import Gauges, Histogram, Measures
+from asu_builder.core.metrics import Gauges, Measures
+from asu_builder.core.stage_timer import Histogram
 from asu_builder.domain.job import Priority
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

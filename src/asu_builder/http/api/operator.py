@@ -18,7 +18,8 @@ from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.openapi import A_HASH, HASH_PATTERN, Operation, says
+from asu_builder.http.fields import A_HASH, HASH_PATTERN, says
+from asu_builder.http.openapi import Operation
 from asu_builder.http.queries import number
 from asu_builder.http.threads import Threads
 from asu_builder.ports import JobFilter

@@ -16,7 +16,8 @@ from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.openapi import Operation, says
+from asu_builder.http.fields import says
+from asu_builder.http.openapi import Operation
 from asu_builder.http.queries import number
 from asu_builder.http.waiting import MadeAnswers, Waiting
 

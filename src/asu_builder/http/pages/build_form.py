@@ -24,11 +24,35 @@ from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.callers import Admit
 from asu_builder.http.errors import answer_error
-from asu_builder.http.pages.build_page import keep_cancel_token
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.pages.session import form
+from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
+
+COOKIE = "asu_cancel"
+
+
+_SECONDS = 2 * 86400
+"""No build waits for longer."""
+
+
+def keep_cancel_token(response: Response, request: Request, *, address: str, token: str) -> None:
+    """Keeps it where no script and no other page reaches it."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=_SECONDS,
+        path=address,
+        httponly=True,
+        samesite="strict",
+        secure=is_secure(request),
+    )
+
+
+def cancel_token_of(request: Request) -> str:
+    """The secret that came with a request for a build's page; "" for everybody else."""
+    return cookie_of(request, COOKIE)
+
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _SHOWN_AS = {"packages_versions": "packages"}

@@ -22,37 +22,14 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.builds import BuildAnswers, is_request_hash
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.pages import corrections
-from asu_builder.http.pages.build_form import link_to, not_linked, request_body, see_build
+from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
 from asu_builder.http.pages.corrections import Advice, Surroundings
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.pages.session import cookie_of, form, is_secure
+from asu_builder.http.pages.session import form
 from asu_builder.http.pages.words import STAGES, headline, images_first, plain_address, stages, standing
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import SHORT_SECONDS, Waiting
 from asu_builder.ports import LogLine
-
-COOKIE = "asu_cancel"
-_SECONDS = 2 * 86400
-"""No build waits for longer."""
-
-
-def keep_cancel_token(response: Response, request: Request, *, address: str, token: str) -> None:
-    """Keeps it where no script and no other page reaches it."""
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=_SECONDS,
-        path=address,
-        httponly=True,
-        samesite="strict",
-        secure=is_secure(request),
-    )
-
-
-def cancel_token_of(request: Request) -> str:
-    """The secret that came with a request for a build's page; "" for everybody else."""
-    return cookie_of(request, COOKIE)
-
 
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"

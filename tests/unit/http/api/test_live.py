@@ -22,7 +22,7 @@ from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.http.api import watchers
-from asu_builder.http.api.live import WatchLimits
+from asu_builder.http.api.watchers import WatchLimits
 from asu_builder.http.server import DrainingServer, server_config
 from factories import NOON, a_request, eventually, never
 from fake_builds import FakeBuilds, a_result
