@@ -16,6 +16,8 @@ _ROOTS = (ROOT / "src", ROOT / "tests", ROOT)
 _STARTERS = {"subprocess", "multiprocessing"}
 _NOTHING = (".md", ".png", ".svg")
 """Endings of files that no long test reads."""
+_NO_PRODUCT = ("tests", "docs", ".ci", ".devcontainer", ".github", ".editorconfig", ".pre-commit-config.yaml")
+"""What lies at the top and is neither started nor made: tests, and what only contributors use."""
 
 
 def concerned(changed: Iterable[Path], tests: Iterable[Path]) -> list[Path]:
@@ -95,8 +97,8 @@ def _shared() -> frozenset[Path]:
 
 
 def _is_product(path: Path) -> bool:
-    """Whether a file is part of what is started or made: all but tests and what only people read."""
-    return not any(folder in path.parents for folder in (ROOT / "tests", ROOT / "docs", ROOT / ".ci"))
+    """Whether a file is part of what is started or made."""
+    return path.relative_to(ROOT).parts[0] not in _NO_PRODUCT
 
 
 def _changed_since(base: str) -> list[Path]:

@@ -16,6 +16,10 @@ def test_what_only_people_read_concerns_no_test() -> None:
     assert names("README.md", "docs/performance.md", "docs/screenshots/overview.png") == set()
 
 
+def test_what_only_contributors_use_concerns_no_test() -> None:
+    assert names(".github/workflows/ci.yml", ".devcontainer/Containerfile", ".editorconfig") == set()
+
+
 def test_a_module_concerns_what_imports_it_and_what_starts_the_service() -> None:
     concerned_by_rules = names("src/package_changes/rules.py")
     assert {"test_properties", "test_chaos", "test_single_file", "test_fuzz"} <= concerned_by_rules
