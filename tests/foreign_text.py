@@ -21,6 +21,7 @@ from asu_builder.domain import (
     profiles_json,
     release,
     repositories,
+    request,
     search,
 )
 from asu_builder.domain.announced import Circumstances
@@ -122,6 +123,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     ),
     # text of a client
     "domain.request.BuildRequest": lambda text: BuildRequest(text, text, text, packages=(text,)),
+    "domain.request.whole_hash": lambda text: request.whole_hash(text, lambda _: ()),
     "domain.addresses.parse_address": addresses.parse_address,
     "domain.repositories.require_allowed": _allow,
     "domain.repositories.is_allow_list_entry": repositories.is_allow_list_entry,
@@ -162,7 +164,7 @@ COVERED: Mapping[str, str] = {
     "domain.diagnosis._read_repositories": "domain.diagnosis.repository_problems",
     "domain.diagnosis._wget_codes": "domain.diagnosis.repository_problems",
     "domain.diagnosis._package_file": "domain.diagnosis.undelivered_packages",
-    "domain.diagnosis._undelivered": "domain.diagnosis.undelivered_packages",
+    "domain.diagnosis._undelivered_package": "domain.diagnosis.undelivered_packages",
     "domain.printed._readable": "domain.printed.Lines",
     "domain.make._parse_profile": "domain.make.parse_info",
     "domain.make._parse_profiles": "domain.make.parse_info",

@@ -1,6 +1,6 @@
 """Services, upstreams and engines of the end-to-end tests; those that are shared live as long as the run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,11 +51,25 @@ def podman_settings(socket: Path, upstream_url: str) -> dict[str, object]:
 
 @contextmanager
 def slow_service(
-    world: Distribution, upstream: DownloadServer, folder: Path, *, seconds: float, **settings: object
+    world: Distribution,
+    upstream: DownloadServer,
+    folder: Path,
+    *,
+    seconds: float,
+    longer: Mapping[str, int] | None = None,
+    **settings: object,
 ) -> Iterator[Service]:
-    """A running service whose builds stay in each stage for so long; must not print a traceback."""
+    """A running service whose builds stay in each stage for so long; must not print a traceback.
+
+    `longer`: see `write_slow_imagebuilder`.
+    """
     template = write_slow_imagebuilder(
-        world, folder / "builders", version=APK_VERSION, target=SAMPLE_TARGET, seconds=seconds
+        world,
+        folder / "builders",
+        version=APK_VERSION,
+        target=SAMPLE_TARGET,
+        seconds=seconds,
+        longer=longer,
     )
     chosen = local_settings(world, upstream.url) | {"imagebuilder_path": template, **settings}
     yield from _running(Service(folder / "service", chosen))

@@ -42,8 +42,9 @@ def where(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def slow(sample_world: Distribution, upstream: DownloadServer, tmp_path: Path) -> Iterator[Service]:
-    """A running service whose builds stay half a second in each stage."""
-    with_it = slow_service(sample_world, upstream, tmp_path, seconds=0.5, worker_concurrent=1)
+    """A running service whose builds stay half a second in each stage, longer with tmux or vim."""
+    longer = {"tmux": 6, "vim": 60}
+    with_it = slow_service(sample_world, upstream, tmp_path, seconds=0.5, longer=longer, worker_concurrent=1)
     with with_it as service:
         yield service
 
@@ -295,9 +296,9 @@ def test_a_second_ctrl_c_leaves_at_once(slow: Service, where: str) -> None:
 
 
 def test_a_build_that_others_wait_for_goes_on(slow: Service) -> None:
-    process = start(slow, "build", *PLACE, *place(slow, "server"))
+    process = start(slow, "build", *PLACE, "-p", "tmux", *place(slow, "server"))
     wait_for(process, "building: ")
-    joined = run(slow, "build", *PLACE, "--detach")
+    joined = run(slow, "build", *PLACE, "-p", "tmux", "--detach")
     interrupt(process)
     ended = Ended(process)
     assert ended.code == 130 and "Others have asked for the same" in ended.err

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.database.connection import Database
+
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"})
 _unmarked: list[str] = []
 """The test that runs now, unless it may start processes."""
@@ -18,6 +20,13 @@ def _refuse(event: str, _: object) -> None:
 
 # Never removed, as the interpreter has no way to: it does nothing between tests.
 sys.addaudithook(_refuse)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "a.db")
+    yield opened
+    opened.close()
 
 
 @pytest.hookimpl(wrapper=True)

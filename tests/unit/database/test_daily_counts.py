@@ -178,7 +178,7 @@ def test_what_happened_before_the_upgrade_is_counted_by_it(tmp_path: Path) -> No
             ],
         )
         connection.executemany(
-            "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)",
+            "INSERT INTO build_requests (request_hash, request, first_asked_at) VALUES (?, ?, ?)",
             [
                 ("a" * 64, '{"version":"24.10.5","packages":["vim","-ppp"],"packages_versions":{}}', micros),
                 ("b" * 64, '{"version":"25.12.0","packages":[],"packages_versions":{"vim":"1"}}', micros),

@@ -118,7 +118,7 @@ def test_the_copy_of_a_living_process_is_never_swept_and_that_of_a_dead_one_is(
     options: LocalOptions,
 ) -> None:
     runtime = LocalRuntime(options)
-    tests = str(Path(__file__).parents[2])
+    tests = str(Path(__file__).parents[3])
     with subprocess.Popen(
         [sys.executable, "-c", _HOLDER, options.imagebuilder_path, str(options.scratch)],
         env={"PYTHONPATH": tests, "PATH": "/usr/bin:/bin"},
@@ -157,7 +157,7 @@ Event().wait()
 @pytest.mark.process
 def test_what_is_being_removed_is_never_swept_unless_its_process_was_killed(options: LocalOptions) -> None:
     runtime = LocalRuntime(options)
-    tests = str(Path(__file__).parents[2])
+    tests = str(Path(__file__).parents[3])
     with subprocess.Popen(
         [sys.executable, "-c", _REMOVER, options.imagebuilder_path, str(options.scratch)],
         env={"PYTHONPATH": tests, "PATH": "/usr/bin:/bin"},

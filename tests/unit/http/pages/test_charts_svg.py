@@ -12,7 +12,7 @@ from asu_builder.http.pages import charts
 from asu_builder.http.pages.charts import WIDTH, Row, Series, horizontal_bars, shares, stacked_bars
 
 _SVG = "{http://www.w3.org/2000/svg}"
-CSS = (Path(charts.__file__).parent / "static" / "charts.css").read_text()
+CSS = (Path(charts.__file__).parents[1] / "static" / "charts.css").read_text()
 counts = st.integers(0, 10**7)
 words = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff"), max_size=30

@@ -94,7 +94,7 @@ def test_no_cell_is_a_formula() -> None:
 
 
 def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
-    folder = Path(statistics.__file__).parent / "templates"
+    folder = Path(statistics.__file__).parents[1] / "templates"
     base = "{% block title %}{% endblock %}{% block head %}{% endblock %}{% block content %}{% endblock %}"
     environment = jinja2.Environment(
         autoescape=True,
