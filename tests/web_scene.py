@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
-from asu_builder.core.housekeeping import Housekeeping, KeepingOptions
+from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import EventCounts, Gauges
 from asu_builder.core.operator import Crowds, Operator
@@ -15,13 +15,12 @@ from asu_builder.core.preflight import Preview
 from asu_builder.core.stage_timer import Durations
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
-from asu_builder.core.worker import WorkerOptions, Workers
+from asu_builder.core.worker import Workers
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
-from asu_builder.domain.job import RetentionPolicy
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
@@ -33,7 +32,7 @@ from asu_builder.http.door import DoorLimits
 from asu_builder.http.fast_path import FastPath
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import IdlePolicy, Statistics, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
 from factories import NOON
@@ -203,7 +202,6 @@ class Scene:
 
     def gauges(self) -> Gauges:
         """Numbers of workers that never start and of the operator's queue."""
-        hour = timedelta(hours=1)
         workers = Workers(
             self.queue,
             None,  # type: ignore[arg-type] # they build nothing
@@ -211,7 +209,8 @@ class Scene:
             statistics=self.statistics,
             recorder=Recorder(self.log, now=lambda: NOON, notify=self.notifier.notify),
             durations=self.durations,
-            options=WorkerOptions("host", 4, hour, RetentionPolicy(hour, hour, hour, hour)),
+            settings=Settings(),
+            name="host",
             now=lambda: NOON,
         )
         self.housekeeping = Housekeeping(
@@ -220,7 +219,7 @@ class Scene:
             self.store(),
             None,  # type: ignore[arg-type] # it sweeps nothing
             statistics=self.statistics,
-            options=KeepingOptions(hour, IdlePolicy(hour, hour), 0, hour),
+            settings=Settings(),
             now=lambda: NOON,
             wake=lambda: None,
         )

@@ -4,9 +4,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from asu_builder.core.worker import retention_of
 from asu_builder.domain.errors import LeaseLost
-from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention, RetentionPolicy
+from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
 from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
+from asu_builder.settings import Settings
 from factories import NOON, a_result, a_submission, removes
 
 SECOND = timedelta(seconds=1)
@@ -119,10 +121,9 @@ def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(que
 
 
 def test_a_popular_result_without_named_versions_ages_from_its_completion(queue: JobQueue) -> None:
-    retention = RetentionPolicy(build=7 * DAY, unversioned=DAY, with_defaults=HOUR, failure=HOUR)
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), retention.retention(job.request, a_result()), now=NOON)
+    queue.finish(lease, a_result(), retention_of(Settings(), job.request, a_result()), now=NOON)
     for hours in range(1, 24):
         queue.touch([job.request_hash], now=NOON + hours * HOUR)
         assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED

@@ -14,7 +14,7 @@ from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Rounds, background_work, checks
 from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
 from asu_builder.app.lifecycle import Lifecycle
-from asu_builder.app.options import announcement, door_limits, keeping_options, tokens, worker_options
+from asu_builder.app.options import announcement, door_limits, tokens
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -141,7 +141,7 @@ def make_housekeeping(
         adapters.store,
         runtime,
         statistics=adapters.statistics,
-        options=keeping_options(settings),
+        settings=settings,
         now=now,
         wake=wake,
         rest=rest,
@@ -186,7 +186,8 @@ def _workers(
         statistics=adapters.statistics,
         recorder=recorder,
         durations=Durations(),
-        options=worker_options(settings, adapters.name.name),
+        settings=settings,
+        name=adapters.name.name,
         now=now,
     )
 

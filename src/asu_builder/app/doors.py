@@ -6,7 +6,6 @@ from datetime import datetime
 from msgspec import Struct
 
 from asu_builder.app.adapters import Adapters
-from asu_builder.app.options import policy
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
@@ -42,7 +41,7 @@ def make_builds(
         interest=answering.interest,
         forecast=_forecast(settings, adapters, answering.health, now),
         cancellation=make_cancellation(settings, adapters, now),
-        policy=policy(settings),
+        settings=settings,
         limit=adapters.limit.admit,
         now=now,
         wake=wake,

@@ -1,53 +1,11 @@
 """What each part is told of the settings."""
 
 from asu_builder import __version__
-from asu_builder.core.housekeeping import KeepingOptions
-from asu_builder.core.submit import Policy
-from asu_builder.core.worker import WorkerOptions
 from asu_builder.domain.access import Right, Token
-from asu_builder.domain.job import Priority, RetentionPolicy
+from asu_builder.domain.job import Priority
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.door import DoorLimits
-from asu_builder.ports import IdlePolicy
 from asu_builder.settings import Settings
-
-
-def worker_options(settings: Settings, name: str) -> WorkerOptions:
-    """Who the workers are, and how long they keep what they made."""
-    return WorkerOptions(name, settings.worker_concurrent, settings.worker_poll, retention(settings))
-
-
-def retention(settings: Settings) -> RetentionPolicy:
-    """How long finished jobs are kept."""
-    return RetentionPolicy(
-        build=settings.build_ttl,
-        unversioned=settings.build_ttl_unversioned,
-        with_defaults=settings.build_defaults_ttl,
-        failure=settings.failure_ttl,
-    )
-
-
-def keeping_options(settings: Settings) -> KeepingOptions:
-    """How long and how much housekeeping keeps."""
-    return KeepingOptions(
-        failure=settings.failure_ttl,
-        patience=IdlePolicy(settings.idle_sinks_after, settings.idle_expires_after),
-        store_bytes=settings.store_max_size,
-        statistics=settings.statistics_ttl,
-        requests=settings.audit_ttl,
-        request_bytes=settings.audit_max_size,
-    )
-
-
-def policy(settings: Settings) -> Policy:
-    """What requests may ask for."""
-    return Policy(
-        allow_defaults=settings.allow_defaults,
-        max_defaults_length=settings.max_defaults_length,
-        max_custom_rootfs_size_mb=settings.max_custom_rootfs_size_mb,
-        repository_allow_list=settings.repository_allow_list,
-        max_pending_jobs=settings.max_pending_jobs,
-    )
 
 
 def announcement(settings: Settings) -> Announcement:

@@ -10,7 +10,6 @@ from asu_builder.app import make_housekeeping, make_pipeline
 from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import checks
 from asu_builder.app.doors import Answering, make_builds
-from asu_builder.app.options import worker_options
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
@@ -49,7 +48,6 @@ class Terminal(Struct, frozen=True):
 
         The turns of others stay as they are: this process brings the worker along.
         """
-        options = worker_options(self.settings, self.adapters.name.name)
         workers = Workers(
             self.adapters.queue,
             self.pipeline,
@@ -57,7 +55,9 @@ class Terminal(Struct, frozen=True):
             statistics=self.adapters.statistics,
             recorder=self.recorder,
             durations=Durations(),
-            options=replace(options, concurrent=1, poll=_POLL, only=job_id),
+            settings=replace(self.settings, worker_concurrent=1, worker_poll=_POLL),
+            name=self.adapters.name.name,
+            only=job_id,
             now=self.now,
         )
         for periodic in self.background:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
 from asu_builder.ports import IdlePolicy, JobQueue, Remove, RetentionRepository, Runtime, Statistics, Store
+from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -24,18 +25,6 @@ _SUM_SECONDS = 60.0
 _NAMES_AT_ONCE = 1000
 _USED_LATELY = timedelta(minutes=2)
 """A result used within this time is not taken away to make room."""
-
-
-class KeepingOptions(Struct, frozen=True):
-    """How long and how much is kept. `store_bytes` is the most that images may take; 0 is no limit."""
-
-    failure: timedelta
-    patience: IdlePolicy
-    store_bytes: int
-    statistics: timedelta
-    requests: timedelta = timedelta(days=90)
-    """How long what was asked is kept when no job carries it any more."""
-    request_bytes: int = 64 << 20
 
 
 class Collection(Struct, frozen=True):
@@ -59,7 +48,7 @@ class Housekeeping:
         runtime: Runtime,
         *,
         statistics: Statistics,
-        options: KeepingOptions,
+        settings: Settings,
         now: Callable[[], datetime],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +60,7 @@ class Housekeeping:
         self._store = store
         self._runtime = runtime
         self._statistics = statistics
-        self._options = options
+        self._settings = settings
         self._now = now
         self._wake = wake
         self._clock = clock
@@ -84,10 +73,10 @@ class Housekeeping:
     def look_after_queue(self) -> None:
         """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
         self.recover()
+        settings = self._settings
+        policy = IdlePolicy(settings.idle_sinks_after, settings.idle_expires_after)
         self._count_failed(
-            self._queue.expire_abandoned(
-                self._options.patience, failure_ttl=self._options.failure, now=self._now()
-            )
+            self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl, now=self._now())
         )
 
     def tidy(self) -> None:
@@ -116,7 +105,7 @@ class Housekeeping:
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
-        found = self._queue.recover(worker=worker, failure_ttl=self._options.failure, now=self._now())
+        found = self._queue.recover(worker=worker, failure_ttl=self._settings.failure_ttl, now=self._now())
         if found.returned:
             _log.warning("%d job(s) of a lost worker returned to the queue", found.returned)
         for _ in range(found.returned):
@@ -150,10 +139,10 @@ class Housekeeping:
         """
         found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
         if not dry_run:
-            now = self._now()
-            while self._ledger.forget_statistics(before=now - self._options.statistics, now=now):
+            now, settings = self._now(), self._settings
+            while self._ledger.forget_statistics(before=now - settings.statistics_ttl, now=now):
                 pass
-            before, most = now - self._options.requests, self._options.request_bytes
+            before, most = now - settings.audit_ttl, settings.audit_max_size
             while self._ledger.forget_requests(before=before, most_bytes=most):
                 pass
         return found
@@ -188,7 +177,7 @@ class Housekeeping:
         """
         evicted: list[str] = []
         freed = 0
-        budget = self._options.store_bytes
+        budget = self._settings.store_max_size
         stored = self._ledger.stored_bytes() if budget else 0
         least_used = self._ledger.least_used(used_before=self._now() - _USED_LATELY)
         gone = set(going)

@@ -36,6 +36,7 @@ from asu_builder.ports import (
     Store,
     Submission,
 )
+from asu_builder.settings import Settings
 
 
 class AccessTracker:
@@ -152,16 +153,6 @@ _RETRY_AFTER_FULL = 30
 _RETRY_AFTER_NO_ROOM = 300
 
 
-class Policy(Struct, frozen=True):
-    """What this server allows."""
-
-    allow_defaults: bool
-    max_defaults_length: int
-    max_custom_rootfs_size_mb: int
-    repository_allow_list: tuple[str, ...]
-    max_pending_jobs: int
-
-
 class Ask(Struct, frozen=True):
     """One request as it arrived: what, with which program, and by whom."""
 
@@ -199,7 +190,7 @@ class Builds:
         interest: AccessTracker,
         forecast: Forecast,
         cancellation: Cancellation,
-        policy: Policy,
+        settings: Settings,
         limit: Callable[[str], TooManyRequests | None],
         now: Callable[[], datetime],
         wake: Callable[[], None],
@@ -214,7 +205,7 @@ class Builds:
         self.touch = interest.note
         self._forecast = forecast
         self._cancellation = cancellation
-        self._policy = policy
+        self._settings = settings
         self._limit = limit
         self._now = now
         self._wake = wake
@@ -298,7 +289,7 @@ class Builds:
         no_room = self._no_room()  # before the transaction, in which nobody waits for a disk
 
         def admit(submission: Submission, pending: int) -> AsuError | None:
-            if pending >= self._policy.max_pending_jobs:
+            if pending >= self._settings.max_pending_jobs:
                 return QueueFull(pending, _RETRY_AFTER_FULL)
             if no_room is not None:
                 return no_room
@@ -391,19 +382,19 @@ class Builds:
         return True
 
     def _require_policy(self, request: BuildRequest) -> None:
-        policy = self._policy
-        if request.defaults and not policy.allow_defaults:
+        settings = self._settings
+        if request.defaults and not settings.allow_defaults:
             raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
-        if len(request.defaults) > policy.max_defaults_length:
+        if len(request.defaults) > settings.max_defaults_length:
             raise RequestRejected(
-                f"defaults: at most {policy.max_defaults_length} characters are allowed here",
+                f"defaults: at most {settings.max_defaults_length} characters are allowed here",
                 field="defaults",
             )
         key_files(request.repository_keys)  # refuses what is no key
         size = request.rootfs_size_mb
-        if size is not None and size > policy.max_custom_rootfs_size_mb:
+        if size is not None and size > settings.max_custom_rootfs_size_mb:
             raise RequestRejected(
-                f"rootfs_size_mb: at most {policy.max_custom_rootfs_size_mb} MiB are allowed here",
+                f"rootfs_size_mb: at most {settings.max_custom_rootfs_size_mb} MiB are allowed here",
                 field="rootfs_size_mb",
             )
 
@@ -411,7 +402,7 @@ class Builds:
         target, _, subtarget = found.request.target.partition("/")
         values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
         places = dict(zip(PLACEHOLDERS, values, strict=True))
-        require_allowed(found.request.repositories, self._policy.repository_allow_list, places=places)
+        require_allowed(found.request.repositories, self._settings.repository_allow_list, places=places)
 
 
 class _Prepared(Struct, frozen=True):

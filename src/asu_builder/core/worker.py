@@ -32,11 +32,13 @@ from asu_builder.domain.job import (
     Job,
     Lease,
     Outcome,
-    RetentionPolicy,
+    Retention,
     Stage,
 )
+from asu_builder.domain.request import BuildRequest
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
+from asu_builder.settings import Settings
 
 _REMEMBERED = 1000
 """Jobs; those that are cancelled while they wait are never on_output of again."""
@@ -102,6 +104,22 @@ BUG = BuildFailure(
 )
 
 
+def retention_of(settings: Settings, request: BuildRequest, outcome: Outcome) -> Retention:
+    """How long a finished job and its images are kept.
+
+    Images with a private script are kept briefly, those whose versions are all named for long. Each use
+    prolongs a result, but not one whose request named no versions: that ages from its completion,
+    because the same request would give newer packages.
+    """
+    if isinstance(outcome, BuildFailure):
+        return Retention(settings.failure_ttl, settings.failure_ttl)
+    if request.packages_versions:
+        ttl, max_age = settings.build_ttl, None
+    else:
+        ttl = max_age = settings.build_ttl_unversioned
+    return Retention(settings.build_defaults_ttl if request.defaults else ttl, max_age)
+
+
 class Outcomes:
     """Writes down how builds ended. Methods raise `LeaseLost`; then nothing was written."""
 
@@ -109,13 +127,13 @@ class Outcomes:
         self,
         queue: JobQueue,
         statistics: Statistics,
-        retention: RetentionPolicy,
+        settings: Settings,
         *,
         now: Callable[[], datetime],
     ) -> None:
         self._queue = queue
         self._statistics = statistics
-        self._retention = retention
+        self._settings = settings
         self._now = now
         self._suspects = PoisonJobDetector()
 
@@ -160,7 +178,8 @@ class Outcomes:
     def _finish(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
         completed = isinstance(outcome, BuildResult)
         laps.end()
-        self._queue.finish(lease, outcome, self._retention.retention(job.request, outcome), now=self._now())
+        retention = retention_of(self._settings, job.request, outcome)
+        self._queue.finish(lease, outcome, retention, now=self._now())
         self._suspects.ended(job.id, well=completed)
         seconds = laps.record(completed=completed)
         if isinstance(outcome, BuildResult):
@@ -180,21 +199,8 @@ _WATCH_SECONDS = 0.5
 """How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
 
 
-class WorkerOptions(Struct, frozen=True):
-    """Who the workers are and how they wait. `poll` is only the fallback for a missed wake-up.
-
-    `only` is the id of the one job they are for; None for whichever comes next.
-    """
-
-    worker_id: str
-    concurrent: int
-    poll: timedelta
-    retention: RetentionPolicy
-    only: int | None = None
-
-
 class Workers:
-    """`concurrent` threads that build, woken by `wake`.
+    """`worker_concurrent` threads that build, woken by `wake`; `worker_poll` is for a missed wake.
 
     `drain` lets them finish what they build and take nothing more; `stop` gives it back to the queue.
     """
@@ -208,20 +214,24 @@ class Workers:
         statistics: Statistics,
         recorder: Recorder,
         durations: Durations,
-        options: WorkerOptions,
+        settings: Settings,
+        name: str,
         now: Callable[[], datetime],
+        only: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` counts seconds and is never set."""
+        """`name` is that of this process; `only` is the id of the one job to build; `clock` is never set."""
         self._queue = queue
         self._pipeline = pipeline
         self._health = health
         self._recorder = recorder
         self.durations = durations
-        self._options = options
+        self._settings = settings
+        self._name = name
+        self._only = only
         self._now = now
         self._times = StageTimes(statistics, durations, now=now, clock=clock)
-        self._outcomes = Outcomes(queue, statistics, options.retention, now=now)
+        self._outcomes = Outcomes(queue, statistics, settings, now=now)
         self._woken = threading.Condition()
         self._wakes = 0
         self._claims = 0
@@ -235,7 +245,7 @@ class Workers:
         )
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
-            for number in range(1, options.concurrent + 1)
+            for number in range(1, settings.worker_concurrent + 1)
         ]
 
     def start(self) -> None:
@@ -253,7 +263,7 @@ class Workers:
     @property
     def concurrent(self) -> int:
         """How many may run at once."""
-        return self._options.concurrent
+        return self._settings.worker_concurrent
 
     def wake(self) -> None:
         """Says that a job was submitted; one idle worker looks at once."""
@@ -316,7 +326,7 @@ class Workers:
                 stop.set()
 
     def _work(self, number: int) -> None:
-        name = f"{self._options.worker_id}/{number}"
+        name = f"{self._name}/{number}"
         while not self._draining:
             wakes = self._wakes
             try:
@@ -335,7 +345,7 @@ class Workers:
     def _wait(self, wakes: int) -> None:
         with self._woken:
             self._woken.wait_for(
-                lambda: self._wakes != wakes or self._draining, self._options.poll.total_seconds()
+                lambda: self._wakes != wakes or self._draining, self._settings.worker_poll.total_seconds()
             )
 
     def build_next(self, name: str) -> bool:
@@ -366,7 +376,7 @@ class Workers:
         claimed = None
         stop = threading.Event()
         try:
-            claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._options.only)
+            claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._only)
         finally:
             with self._woken:
                 self._claims -= 1

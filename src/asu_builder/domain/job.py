@@ -173,29 +173,6 @@ class Retention(Struct, frozen=True):
     """None for as long as it is used."""
 
 
-class RetentionPolicy(Struct, frozen=True):
-    """How long a finished job and its images are kept."""
-
-    build: timedelta
-    unversioned: timedelta
-    with_defaults: timedelta
-    failure: timedelta
-
-    def retention(self, request: BuildRequest, outcome: Outcome) -> Retention:
-        """Short for images with a private script, longer for those whose versions are all named.
-
-        Using a result prolongs it, but not one whose request named no versions: that ages from its
-        completion, because the same request would give newer packages.
-        """
-        if isinstance(outcome, BuildFailure):
-            return Retention(self.failure, self.failure)
-        versioned = bool(request.packages_versions)
-        max_age = None if versioned else self.unversioned
-        if request.defaults:
-            return Retention(self.with_defaults, max_age)
-        return Retention(self.build if versioned else self.unversioned, max_age)
-
-
 COOL_DOWN = timedelta(seconds=60)
 """How long a failure that is not the user's answers a repeated request, before it is tried anew."""
 

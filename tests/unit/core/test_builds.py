@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, resolve_profile
-from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast, Policy
+from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -27,6 +27,7 @@ from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import IdlePolicy, TargetProfiles, Verdict, VersionList
+from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.formats import parse_profiles_json
 from asu_builder.upstream.lenient import Notes
@@ -35,7 +36,7 @@ from noted_statistics import NotedStatistics
 
 WIDGET = TargetProfiles("r1-a", "pico_9kc", {"acme_widget-5": ("acme,widget-5", "widget5"), "acme_tiny": ()})
 GENERIC = TargetProfiles("r1-a", "x86_64", {"generic": ()})
-POLICY = Policy(
+SETTINGS = Settings(
     allow_defaults=False,
     max_defaults_length=10,
     max_custom_rootfs_size_mb=100,
@@ -89,7 +90,7 @@ class KnownUpstream:
 class House:
     """Builds on a real queue and store."""
 
-    def __init__(self, root: Path, *, floor: int = 0, **policy: Any) -> None:
+    def __init__(self, root: Path, *, floor: int = 0, **settings: Any) -> None:
         self.database = Database(root / "a.db")
         self.queue = SqlJobQueue(self.database)
         self.root = root
@@ -132,7 +133,7 @@ class House:
                 now=self.clock,
             ),
             limit=self._limit,
-            policy=replace(POLICY, **policy),
+            settings=replace(SETTINGS, **settings),
             now=self.clock,
             wake=self._wake,
         )

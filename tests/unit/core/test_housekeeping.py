@@ -7,13 +7,14 @@ from threading import Event
 
 import pytest
 
-from asu_builder.core.housekeeping import GRACE, Collection, Housekeeping, KeepingOptions
+from asu_builder.core.housekeeping import GRACE, Collection, Housekeeping
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.domain.job import BuildFailure, JobState, Retention
-from asu_builder.ports import Container, ContainerSpec, IdlePolicy, Verdict
+from asu_builder.ports import Container, ContainerSpec, Verdict
+from asu_builder.settings import Settings, Size
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission, eventually
 from noted_statistics import NotedStatistics
@@ -73,14 +74,14 @@ class Home:
 
     def with_budget(self, store_bytes: int, *, rest: timedelta = timedelta(0)) -> Housekeeping:
         """Housekeeping that keeps at most so many bytes; 0 for any number."""
-        options = KeepingOptions(HOUR, IdlePolicy(5 * MINUTE, HOUR), store_bytes, timedelta(days=400))
+        settings = Settings(store_max_size=Size(store_bytes))
         return Housekeeping(
             self.queue,
             self.retention,
             self.store_for_housekeeping,
             self.runtime,
             statistics=self.statistics,
-            options=options,
+            settings=settings,
             now=self.clock,
             wake=self._wake,
             clock=lambda: self.clock().timestamp(),

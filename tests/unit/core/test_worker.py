@@ -11,7 +11,7 @@ import pytest
 from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
 from asu_builder.core.stage_timer import Durations
-from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, WorkerOptions, Workers
+from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
@@ -26,13 +26,12 @@ from asu_builder.domain.errors import (
     Unavailable,
     deadline_passed,
 )
-from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, RetentionPolicy, Stage
+from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import OutputCallback, Verdict
-from factories import Clock, a_result, a_submission, eventually, never
+from asu_builder.settings import Settings
+from factories import Clock, a_failure, a_request, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
-
-RETENTION = RetentionPolicy(timedelta(days=7), timedelta(days=1), timedelta(minutes=30), timedelta(hours=1))
 
 
 class Script:
@@ -85,7 +84,8 @@ class Shop:
             statistics=self.statistics,
             recorder=self.recorder,
             durations=self.durations,
-            options=WorkerOptions("host", 4, timedelta(seconds=30), RETENTION),
+            settings=Settings(worker_poll=timedelta(seconds=30)),
+            name="host",
             now=self.clock,
         )
 
@@ -601,3 +601,24 @@ def test_all_that_wait_are_taken_when_all_workers_are_woken(shop: Shop) -> None:
     operations.resume()
     shop.workers.wake_all()
     assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Retention(timedelta(days=1), timedelta(days=1))),
+        ({"packages_versions": {"vim": "1"}}, Retention(timedelta(days=7))),
+        ({"packages_versions": {"vim": "1"}, "defaults": "wifi password"}, Retention(timedelta(minutes=30))),
+        ({"defaults": "wifi password"}, Retention(timedelta(minutes=30), timedelta(days=1))),
+    ],
+)
+def test_images_with_a_private_script_are_kept_shortest(
+    changes: dict[str, object], expected: Retention
+) -> None:
+    assert retention_of(Settings(), a_request(**changes), a_result()) == expected
+
+
+def test_failures_are_kept_for_their_own_time() -> None:
+    assert retention_of(Settings(), a_request(defaults="x"), a_failure()) == Retention(
+        timedelta(hours=1), timedelta(hours=1)
+    )
