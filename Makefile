@@ -15,7 +15,7 @@ PARALLEL := -n $(JOBS)
 # Thousands of short processes of the tests would otherwise compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo run test test-fast test-long check format bench chaos screenshots man single-file container-image docs clean lock
+.PHONY: demo run test test-beside test-timed test-again test-fast test-long check format bench chaos screenshots man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -24,9 +24,18 @@ run: $(VENV)/runtime
 	@$(RUN) demo --keep
 
 # All that is not long; then, alone, what compares durations.
-test: $(VENV)/dev
+test: test-beside
+	@$(MAKE) --no-print-directory test-timed
+
+test-beside: $(VENV)/dev
 	@$(BIN)/pytest $(PARALLEL) --durations=20 -m "not long and not timed"
+
+test-timed: $(VENV)/dev
 	@$(BIN)/pytest -m "timed and not long"
+
+# The tests that failed last, one at a time.
+test-again: $(VENV)/dev
+	@$(BIN)/pytest --last-failed --last-failed-no-failures=none
 
 # Unit tests that start no process and wait for no time to pass.
 test-fast: $(VENV)/dev
