@@ -9,10 +9,9 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
-from asu_builder.core.metrics import EventCounts, Gauges
+from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.preflight import Preview
-from asu_builder.core.stage_timer import Durations
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import Workers
@@ -25,6 +24,7 @@ from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.metadata import Announcement
+from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.api.watchers import WatchLimits
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Admit, Callers
@@ -161,7 +161,7 @@ class Scene:
                 operator=operator,
                 crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
-                gauges=self.gauges(),
+                metrics=self.metrics(),
                 callers=Callers(self.tokens, ()),
                 limit_previews=self.limit_previews,
                 limit_fetches=self.limit_fetches,
@@ -200,7 +200,7 @@ class Scene:
             wake=lambda: None,
         )
 
-    def gauges(self) -> Gauges:
+    def metrics(self) -> MetricsCollector:
         """Numbers of workers that never start and of the operator's queue."""
         workers = Workers(
             self.queue,
@@ -223,7 +223,7 @@ class Scene:
             now=lambda: NOON,
             wake=lambda: None,
         )
-        return Gauges(
+        return MetricsCollector(
             SqlOperations(self.database),
             workers,
             self.housekeeping,
@@ -231,6 +231,7 @@ class Scene:
             store=self.store(),
             statistics=self.statistics,
             counts=self.counts,
+            version="1.2.3",
             now=lambda: NOON,
         )
 

@@ -19,15 +19,15 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
-from asu_builder.core.metrics import EventCounts, Gauges
+from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
-from asu_builder.core.stage_timer import Durations
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.release import Branches
+from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Callers
@@ -102,7 +102,17 @@ def assemble(
         operator=make_operator(settings, adapters, now=now, wake=workers.wake, wake_all=workers.wake_all),
         crowds=Crowds(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        gauges=_gauges(adapters, workers, housekeeping, health=health, counts=counts, now=now),
+        metrics=MetricsCollector(
+            adapters.operations,
+            workers,
+            housekeeping,
+            health=health,
+            store=adapters.store,
+            statistics=adapters.statistics,
+            counts=counts,
+            version=__version__,
+            now=now,
+        ),
         callers=Callers(tokens(settings), settings.trusted_proxies),
         door_limits=door_limits(settings),
         limit_previews=PreviewsLimit().admit,
@@ -188,27 +198,6 @@ def _workers(
         durations=Durations(),
         settings=settings,
         name=adapters.name.name,
-        now=now,
-    )
-
-
-def _gauges(
-    adapters: Adapters,
-    workers: Workers,
-    housekeeping: Housekeeping,
-    *,
-    health: Health,
-    counts: EventCounts,
-    now: Callable[[], datetime],
-) -> Gauges:
-    return Gauges(
-        adapters.operations,
-        workers,
-        housekeeping,
-        health=health,
-        store=adapters.store,
-        statistics=adapters.statistics,
-        counts=counts,
         now=now,
     )
 

@@ -13,8 +13,8 @@ from asu_builder.app.doors import Answering, make_builds
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
+from asu_builder.core.metrics import Durations
 from asu_builder.core.pipeline import Pipeline
-from asu_builder.core.stage_timer import Durations
 from asu_builder.core.submit import AccessTracker, Builds
 from asu_builder.core.worker import Workers
 from asu_builder.domain.release import Branches

@@ -1,19 +1,15 @@
-"""What the service counts and times while it runs, read at the moment when somebody asks."""
+"""What this process counts and times: events, and how long builds and their stages take."""
 
 import threading
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from itertools import accumulate
 
-from msgspec import Struct
-
-from asu_builder.core.health import Health, HealthReport
-from asu_builder.core.housekeeping import Housekeeping
-from asu_builder.core.stage_timer import Histogram
-from asu_builder.core.worker import Workers
-from asu_builder.domain.errors import AsuError, FailureReason, Side
-from asu_builder.domain.job import Stage
-from asu_builder.ports import EventKind, Operations, QueueLoad, Statistics, Store
+from asu_builder.domain.errors import FailureReason, Side
+from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.ports import EventKind, Statistics
 
 
 class EventCounts:
@@ -45,98 +41,120 @@ class EventCounts:
             return dict(self._failures)
 
 
-class Measures(Struct, frozen=True):
-    """One look. Nothing in it says what was asked for, or by whom.
+STAGE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0)
+"""Upper bounds of the buckets in seconds: from the start of a container to the usual deadline."""
+BUILD_BOUNDS = (1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0)
 
-    Counts and durations are those of this process since its start; the queue is that of all
-    processes on this database. `queue` and `paused` are None where the database does not answer.
+
+class DurationCounts:
+    """Seconds, counted by the first of the bounds that they do not exceed. For any thread.
+
+    The worker counts here, so that only a scrape has to load prometheus_client.
     """
 
-    health: HealthReport
-    queue: QueueLoad | None
-    paused: bool | None
-    running: int
-    workers: int
-    oldest: Mapping[bool, float]
-    """Seconds since the first of the waiting jobs came, by whether nobody polls it any more."""
-    requested: int
-    cache_hits: int
-    ended: Mapping[str, int]
-    failed: Mapping[tuple[FailureReason, Side], int]
-    stages: Mapping[Stage, Histogram]
-    builds: Mapping[bool, Histogram]
-    stored_bytes: int | None
-    """None until it was summed up for the first time, soon after the start."""
-    room_bytes: int
-    events_waiting: int
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self._lock = threading.Lock()
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Counts one duration."""
+        with self._lock:
+            self._counts[bisect_left(self.bounds, seconds)] += 1
+            self._sum += seconds
+
+    def read(self) -> tuple[list[int], float]:
+        """How many are up to each bound, in the end how many there are; and their sum."""
+        with self._lock:
+            return list(accumulate(self._counts)), self._sum
 
 
-class Gauges:
-    """Knows where every number comes from. A look is a few indexed queries and no more."""
+class Durations:
+    """Of the builds that ended in this process: by stage, and as a whole by whether they completed."""
+
+    def __init__(self) -> None:
+        self.stages = {stage: DurationCounts(STAGE_BOUNDS) for stage in Stage}
+        self.builds = {completed: DurationCounts(BUILD_BOUNDS) for completed in (True, False)}
+
+
+_LEAP = timedelta(seconds=1)
+"""If the two clocks diverge by more, one was set; a clock that is adjusted gradually stays far below."""
+
+
+class StageTimers:
+    """Makes the timers for the workers of this process."""
 
     def __init__(
         self,
-        operations: Operations,
-        workers: Workers,
-        housekeeping: Housekeeping,
-        *,
-        health: Health,
-        store: Store,
         statistics: Statistics,
-        counts: EventCounts,
+        durations: Durations,
+        *,
         now: Callable[[], datetime],
+        clock: Callable[[], float],
     ) -> None:
-        self._operations = operations
-        self._workers = workers
-        self._health = health
-        self._store = store
-        self._housekeeping = housekeeping
+        """`clock` counts seconds."""
         self._statistics = statistics
-        self._counts = counts
+        self._durations = durations
         self._now = now
+        self._clock = clock
+        self._began = now()
+        self._began_at = clock()
 
-    def read(self) -> Measures:
-        """Raises nothing: what cannot be read is None."""
-        queue, paused = self._queue()
-        return Measures(
-            health=self._health.report(),
-            queue=queue,
-            paused=paused,
-            running=self._workers.running,
-            workers=self._workers.concurrent,
-            oldest=self._oldest(queue),
-            requested=self._counts.of("request"),
-            cache_hits=self._counts.of("cache_hit"),
-            ended={
-                "completed": self._counts.of("completed"),
-                "failed": self._counts.of("failed"),
-                "cancelled": self._counts.of("cancelled"),
-            },
-            failed=self._counts.failures(),
-            stages=self._workers.durations.stages(),
-            builds=self._workers.durations.builds(),
-            stored_bytes=self._housekeeping.stored_bytes,
-            room_bytes=self._room(),
-            events_waiting=self._statistics.waiting(),
-        )
+    def begin(self, job: Job) -> "StageTimer":
+        """A timer for a job that was just claimed."""
+        return StageTimer(self._statistics, self._durations, waited=self._waited(job), clock=self._clock)
 
-    def _room(self) -> int:
-        try:
-            return self._store.room()
-        except AsuError:
-            return 0
+    def _waited(self, job: Job) -> timedelta | None:
+        """From the request to the claim; None for a job that began before, or while a clock was set."""
+        if job.started_at is None or job.retries or job.attempts or job.enqueued_at < self._began:
+            return None
+        steady = timedelta(seconds=self._clock() - self._began_at)
+        if abs(self._now() - self._began - steady) > _LEAP:
+            self._began, self._began_at = self._now(), self._clock()
+            return None
+        return job.started_at - job.enqueued_at
 
-    def _queue(self) -> tuple[QueueLoad | None, bool | None]:
-        try:
-            return self._operations.load(), self._operations.paused() is not None
-        except AsuError:
-            return None, None
 
-    def _oldest(self, queue: QueueLoad | None) -> Mapping[bool, float]:
-        ages = {False: 0.0, True: 0.0}
-        for (_, deprioritized), waiting in queue.waiting.items() if queue else ():
-            age = (self._now() - waiting.since).total_seconds()
-            ages[deprioritized] = max(
-                ages[deprioritized], age
-            )  # a clock that was set back makes nobody younger than 0
-        return ages
+class StageTimer:
+    """Times the stages of one job, in the order in which they are entered."""
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        durations: Durations,
+        *,
+        waited: timedelta | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._statistics = statistics
+        self._durations = durations
+        self._clock = clock
+        self._stage = Stage.INIT
+        self._began = self._since = clock()
+        self._waited = waited
+        self._spans: list[tuple[Stage, float]] = []
+
+    def enter(self, stage: Stage) -> None:
+        """The job has advanced; entering the same stage again continues it."""
+        if stage is not self._stage:
+            self.end()
+            self._stage = stage
+
+    def end(self) -> None:
+        """The build is over, with any outcome."""
+        now = self._clock()
+        self._spans.append((self._stage, now - self._since))
+        self._since = now
+
+    def record(self, *, completed: bool) -> float:
+        """Counts what was measured, after the outcome is stored; the seconds that the build took."""
+        if self._waited is not None and self._waited >= timedelta(0):
+            self._statistics.record_duration(JobState.PENDING, self._waited)
+        for stage, seconds in self._spans:
+            self._statistics.record_duration(stage, timedelta(seconds=seconds))
+            self._durations.stages[stage].observe(seconds)
+        whole = self._since - self._began
+        self._statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
+        self._durations.builds[completed].observe(whole)
+        return whole

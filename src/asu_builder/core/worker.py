@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
+from asu_builder.core.metrics import Durations, StageTimer, StageTimers
 from asu_builder.core.pipeline import Pipeline
-from asu_builder.core.stage_timer import Durations, Laps, StageTimes
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
@@ -137,7 +137,7 @@ class Outcomes:
         self._now = now
         self._suspects = PoisonJobDetector()
 
-    def record(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+    def record(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         """Ends the job, or gives it back to try again after what the world did."""
         if isinstance(outcome, BuildFailure) and outcome.is_retried:
             if job.retries < len(RETRY_DELAYS):
@@ -147,19 +147,19 @@ class Outcomes:
                 self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
                 return
             outcome = replace(outcome, attempts=job.history)
-        self._finish(job, lease, outcome, laps)
+        self._finish(job, lease, outcome, timer)
 
-    def settle(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+    def settle(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         """The same, and an outcome that cannot be written down ends the job as a mistake of ours."""
         try:
-            self.record(job, lease, outcome, laps)
+            self.record(job, lease, outcome, timer)
         except AsuError:
             raise  # the lease is lost, or the database does not answer: the job returns
         except Exception:  # noqa: BLE001 - whatever a build left, its job ends
             _log.exception("the outcome could not be recorded: a bug")
-            self.record(job, lease, BUG, laps)
+            self.record(job, lease, BUG, timer)
 
-    def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, laps: Laps) -> None:
+    def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, timer: StageTimer) -> None:
         """Returns the job to the queue uncounted, unless the part fails on this job alone."""
         suspicion = self._suspects.failed(job.id)
         if error.part in _NEEDED_BY_ALL and suspicion.alone >= ALONE:
@@ -168,20 +168,20 @@ class Outcomes:
                 "went well. Ask again in a few minutes; if it stays so, tell the operator of this server."
             )
             failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail, attempts=job.history)
-            self._finish(job, lease, failure, laps)
+            self._finish(job, lease, failure, timer)
             return
         _log.info("%s The job returns to the queue", error)
         pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if suspicion.times > 1 else timedelta(0))
         now = self._now()
         self._queue.release(lease, not_before=now + pause, now=now)
 
-    def _finish(self, job: Job, lease: Lease, outcome: Outcome, laps: Laps) -> None:
+    def _finish(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         completed = isinstance(outcome, BuildResult)
-        laps.end()
+        timer.end()
         retention = retention_of(self._settings, job.request, outcome)
         self._queue.finish(lease, outcome, retention, now=self._now())
         self._suspects.ended(job.id, well=completed)
-        seconds = laps.record(completed=completed)
+        seconds = timer.record(completed=completed)
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
             _log.info("build completed in %.1f s", seconds)
@@ -230,7 +230,7 @@ class Workers:
         self._name = name
         self._only = only
         self._now = now
-        self._times = StageTimes(statistics, durations, now=now, clock=clock)
+        self._timers = StageTimers(statistics, durations, now=now, clock=clock)
         self._outcomes = Outcomes(queue, statistics, settings, now=now)
         self._woken = threading.Condition()
         self._wakes = 0
@@ -388,20 +388,20 @@ class Workers:
         return None if claimed is None else (*claimed, stop)
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
-        laps = self._times.begin(job)
+        timer = self._timers.begin(job)
         _log.info("build started by worker %s", lease.worker)
         try:
-            outcome = self._outcome(job, lease, stop, laps)
+            outcome = self._outcome(job, lease, stop, timer)
         except BuildInterrupted:
             _log.info("build interrupted; the job returns to the queue")
             self._queue.release(lease, not_before=self._now(), now=self._now())
         except PartUnavailable as error:
             self._health.part_failed(error.part, str(error))
-            self._outcomes.part_failed(job, lease, error, laps)
+            self._outcomes.part_failed(job, lease, error, timer)
         else:
-            self._outcomes.settle(job, lease, outcome, laps)
+            self._outcomes.settle(job, lease, outcome, timer)
 
-    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, laps: Laps) -> Outcome:
+    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, timer: StageTimer) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
 
         recording = self._recorder.begin(job, lease)
@@ -409,7 +409,7 @@ class Workers:
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
             recording.advance(stage)
-            laps.enter(stage)
+            timer.enter(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")
 

@@ -17,7 +17,6 @@ from starlette.routing import Route
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
-from asu_builder.core.metrics import Gauges
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
@@ -27,10 +26,10 @@ from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.documents import HealthDocument, Part, QueueLength
 from asu_builder.http.api.metadata import Announcement, Metadata
+from asu_builder.http.api.metrics import MetricsCollector, Requests, metrics_endpoint
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.routes import OPERATIONS
-from asu_builder.http.api.scrapes import Requests, Scrapes
 from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsPages
 from asu_builder.http.api.store import Downloads
@@ -133,7 +132,7 @@ class Parts(Struct, frozen=True):
     operator: Operator
     crowds: Crowds
     configuration: Callable[[], ConfigurationDocument]
-    gauges: Gauges
+    metrics: MetricsCollector
     callers: Callers
     limit_previews: Admit
     limit_fetches: AdmitFetch
@@ -171,7 +170,6 @@ def create_app(parts: Parts) -> FastPath:
         configuration=parts.configuration,
     )
     streams = LateStreams(lambda: _load_streams(parts, reading, answers))
-    scrapes = Scrapes(parts.gauges, reading, requests, streams, version=parts.version)
     preview = PreviewEndpoint(
         parts.preview, reading, waiting, callers=parts.callers, admit=parts.limit_previews
     )
@@ -181,7 +179,7 @@ def create_app(parts: Parts) -> FastPath:
         "/api/v1/packages/preview": preview.preview,
         "/api/v1/stats": endpoints.queue_length,
         "/health": endpoints.health,
-        "/metrics": scrapes.metrics,
+        "/metrics": metrics_endpoint(parts.metrics, reading, requests, streams),
         "/store/{request_hash}/{name}": downloads.download,
         "/openapi.json": endpoints.openapi,
         **operator_routes(operator),

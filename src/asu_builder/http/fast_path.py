@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers, CachedResponse
-from asu_builder.http.api.scrapes import Requests
+from asu_builder.http.api.metrics import Requests
 from asu_builder.http.api.wire import Answer, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT, refuse_socket

@@ -10,7 +10,7 @@ import pytest
 
 from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
-from asu_builder.core.stage_timer import Durations
+from asu_builder.core.metrics import Durations
 from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
@@ -522,13 +522,13 @@ def test_builds_that_ended_are_timed_and_those_given_back_are_not(shop: Shop) ->
     shop.script.do = fail(EngineUnavailable("gone"))
     shop.submit("emacs")
     shop.workers.build_next("w/1")
-    builds = shop.durations.builds()
-    assert (builds[True].count, builds[False].count) == (1, 0)
-    assert shop.durations.stages()[Stage.BUILDING_IMAGE].count == 1
+    builds, stages = shop.durations.builds, shop.durations.stages
+    assert (builds[True].read()[0][-1], builds[False].read()[0][-1]) == (1, 0)
+    assert stages[Stage.BUILDING_IMAGE].read()[0][-1] == 1
     shop.clock.forward(timedelta(minutes=5))
     shop.script.do = fail(BuildFailed(FailureReason.TOO_BIG, "too big"))
     shop.workers.build_next("w/1")
-    assert shop.durations.builds()[False].count == 1
+    assert builds[False].read()[0][-1] == 1
 
 
 def test_how_many_builds_run_is_known(shop: Shop) -> None:

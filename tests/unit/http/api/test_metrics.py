@@ -83,7 +83,9 @@ def test_answers_are_counted_by_the_route_not_by_the_address(client: AsgiClient,
     assert count("OPTIONS", "any", 204) == 1
 
 
-def test_who_waits_is_counted_by_class_and_by_whether_anybody_polls(client: AsgiClient, scene: Scene) -> None:
+def test_waiting_jobs_are_counted_by_class_and_by_whether_a_client_polls_them(
+    client: AsgiClient, scene: Scene
+) -> None:
     for number, priority in enumerate((Priority.BULK, Priority.NORMAL, Priority.NORMAL)):
         submission = a_submission(packages=(f"p{number}",), priority=priority)
         scene.queue.submit(submission, now=NOON - number * HOUR)
@@ -142,8 +144,8 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
 
 
 def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
-    scene.durations.observe(Stage.BUILDING_IMAGE, 7.0)
-    scene.durations.observe_build(9.0, completed=True)
+    scene.durations.stages[Stage.BUILDING_IMAGE].observe(7.0)
+    scene.durations.builds[True].observe(9.0)
     samples = scraped(client)
     name = "build_stage_duration_seconds"
     assert samples[key(f"{name}_bucket", stage="building_image", le="5.0")] == 0
@@ -225,6 +227,6 @@ def test_requests_for_numbers_are_counted_too(client: AsgiClient) -> None:
 
 
 @pytest.mark.process
-def test_nobody_pays_for_it_before_the_first_scrape() -> None:
+def test_prometheus_client_is_not_loaded_before_the_first_scrape() -> None:
     code = "import sys, asu_builder.app; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
