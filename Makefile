@@ -15,7 +15,7 @@ PARALLEL := -n $(JOBS)
 # Thousands of short processes of the tests would otherwise compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo run test test-beside test-timed test-again test-fast test-long check format bench chaos screenshots man single-file container-image docs clean lock
+.PHONY: demo run test test-beside test-timed test-again test-fast test-long check format house bench chaos screenshots man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -54,6 +54,10 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+# Modules, code lines, private names, old words and hops, beside those at the start of the redraw.
+house: $(VENV)/dev
+	@PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m bench.house $(HOUSE)
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m bench $(BENCH)
