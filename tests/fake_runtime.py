@@ -13,9 +13,10 @@ from shutil import move
 from threading import Event, Lock
 
 from asu_builder.engines.guard import Limits
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime, TreeCopy
+from asu_builder.engines.local.runtime import LocalRuntime, TreeCopy
 from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime, Verdict
 from asu_builder.ports.engines import STDERR, STDOUT
+from asu_builder.settings import Settings
 from fake_make import FakeMake
 
 _LOOK_SECONDS = 0.05
@@ -42,12 +43,10 @@ class FakeRuntime:
         self._blank = scratch / "blank"
         self._blank.mkdir(parents=True, exist_ok=True)
         self._plain = LocalRuntime(
-            LocalOptions(
-                f"{self._blank}/{{version}}/{{target}}/{{subtarget}}",
-                scratch,
-                sandboxed=False,
-                limits=limits or Limits(),
-            )
+            Settings(imagebuilder_path=f"{self._blank}/{{version}}/{{target}}/{{subtarget}}"),
+            scratch,
+            sandboxed=False,
+            limits=limits,
         )
         self._reading = Lock()
         self._makes: dict[Path, FakeMake] = {}

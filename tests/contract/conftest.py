@@ -11,11 +11,12 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.engines.guard import Limits
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions, Timeouts
 from asu_builder.ports import JobQueue, Operations, RetentionRepository, Runtime
+from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
@@ -71,13 +72,11 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     yield Rig(
         kind,
         lambda limits: LocalRuntime(
-            LocalOptions(
-                world.template,
-                tmp_path / "builds",
-                sandboxed=kind == "bubblewrap",
-                limits=limits,
-                disk_every=_LOOKS_EVERY,
-            )
+            Settings(imagebuilder_path=world.template, build_network="none"),
+            tmp_path / "builds",
+            sandboxed=kind == "bubblewrap",
+            limits=limits,
+            disk_every=_LOOKS_EVERY,
         ),
     )
 
@@ -86,9 +85,11 @@ def _podman_rig(socket: Path, tmp_path: Path) -> Rig:
     def make(limits: Limits) -> Runtime:
         return PodmanRuntime(
             PodmanOptions(
-                socket=str(socket),
-                registry=SAMPLE_REGISTRY,
-                network="none",
+                Settings(
+                    container_socket_path=str(socket),
+                    imagebuilder_registry=SAMPLE_REGISTRY,
+                    build_network="none",
+                ),
                 installation=tmp_path.name,
                 limits=limits,
                 timeouts=Timeouts(watch=_LOOKS_EVERY),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from asu_builder.engines.guard import Limits
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.ports import CommandResult, Container, Runtime
+from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime
 from podman_service import APK_VERSION, OPKG_VERSION
@@ -25,8 +26,8 @@ def fake(sample_world: Distribution, tmp_path: Path) -> FakeRuntime:
 
 @pytest.fixture
 def plain(sample_world: Distribution, tmp_path: Path) -> LocalRuntime:
-    options = LocalOptions(sample_world.template, tmp_path / "copies", sandboxed=False, limits=Limits())
-    return LocalRuntime(options)
+    settings = Settings(imagebuilder_path=sample_world.template)
+    return LocalRuntime(settings, tmp_path / "copies", sandboxed=False, limits=Limits())
 
 
 def made(runtime: Runtime, output: Path, *command: str, version: str = APK_VERSION) -> CommandResult:

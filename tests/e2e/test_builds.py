@@ -10,6 +10,7 @@ import pytest
 
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions
+from asu_builder.settings import Settings
 from asu_sample.miniature import trailers
 from e2e.images import Unpacked, ext4_names, kinds_of_trailers, unsquash
 from e2e.service import Answer, Client, Service
@@ -207,7 +208,13 @@ def test_what_was_built_lies_beside_the_images_with_its_metadata(
 def test_a_disabled_service_is_in_the_image_and_does_not_start(
     podman_socket: Path, sample_images: str, tmp_path: Path, disabled: bool
 ) -> None:
-    options = PodmanOptions(socket=str(podman_socket), registry=SAMPLE_REGISTRY, network="none")
+    options = PodmanOptions(
+        Settings(
+            container_socket_path=str(podman_socket),
+            imagebuilder_registry=SAMPLE_REGISTRY,
+            build_network="none",
+        )
+    )
     command = ["make", "image", "PROFILE=acme_widget-5", "PACKAGES=sample-service", "BIN_DIR=/builder/out"]
     collected, output = tmp_path / "images", tmp_path / "output"
     collected.mkdir()

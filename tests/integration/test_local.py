@@ -7,8 +7,9 @@ from threading import Event
 
 import pytest
 
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.local.sandbox import bubblewrap_works
+from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
 from runtime_rig import a_spec
 from tools import require_tool, tool_missing
@@ -30,7 +31,10 @@ def test_a_sandboxed_command_reaches_the_network_only_when_it_may(
     require_tool("bwrap")
     if not bubblewrap_works():
         tool_missing("bwrap", "it may not create its sandbox here")
-    runtime = LocalRuntime(LocalOptions(sample_world.template, tmp_path / "builds", network=network))
+    settings = Settings(
+        imagebuilder_path=sample_world.template, build_network="asu-build" if network else "none"
+    )
+    runtime = LocalRuntime(settings, tmp_path / "builds")
     connect = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2).close()"
     with runtime.open(a_spec(), stop=Event()) as container:
         result = container.run(["python3", "-c", connect], output=tmp_path)

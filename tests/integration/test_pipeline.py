@@ -18,9 +18,10 @@ from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.release import Branches
 from asu_builder.domain.request import request_hash
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback
+from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.repository_status import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
@@ -67,7 +68,9 @@ class Bench:
     def __init__(
         self, root: Path, imagebuilder_path: str, *, upstream_url: str = "http://127.0.0.1:9"
     ) -> None:
-        self.runtime = LocalRuntime(LocalOptions(imagebuilder_path, root / "builds", sandboxed=False))
+        self.runtime = LocalRuntime(
+            Settings(imagebuilder_path=imagebuilder_path), root / "builds", sandboxed=False
+        )
         self.witness = ConnectionSentinel(self.runtime)
         self.store = LocalStore(root / "store", installation="test")
         self.root = root

@@ -35,6 +35,7 @@ from asu_builder.engines.podman.calls import ContainerCalls
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
 from asu_builder.ports import ContainerSpec
+from asu_builder.settings import Settings
 from factories import eventually, sooner_than
 from podman_service import SAMPLE_REGISTRY, PodmanService
 from registry import Registry, push_image
@@ -59,8 +60,17 @@ class Clock:
 def options(podman_socket: Path, tmp_path: Path) -> PodmanOptions:
     """The sample images, without network, under a name of this test's own."""
     return PodmanOptions(
-        socket=str(podman_socket), registry=SAMPLE_REGISTRY, network="none", installation=tmp_path.name
+        Settings(
+            container_socket_path=str(podman_socket),
+            imagebuilder_registry=SAMPLE_REGISTRY,
+            build_network="none",
+        ),
+        installation=tmp_path.name,
     )
+
+
+def with_settings(options: PodmanOptions, **changes: str) -> PodmanOptions:
+    return replace(options, settings=replace(options.settings, **changes))
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -86,22 +96,29 @@ def own_registry(tmp_path: Path) -> Iterator[Registry]:
 @pytest.fixture
 def pulling(options: PodmanOptions, tmp_path: Path) -> PodmanOptions:
     """A repository of this test's own; the test sets the registry's address."""
-    return replace(options, registry=f"{{}}/{tmp_path.name.replace('_', '-')}", tls_verify=False)
+    name = f"{{}}/{tmp_path.name.replace('_', '-')}"
+    return replace(with_settings(options, imagebuilder_registry=name), tls_verify=False)
 
 
 def at(pulling: PodmanOptions, registry: Registry | int) -> PodmanOptions:
     address = f"127.0.0.1:{registry}" if isinstance(registry, int) else registry.address
-    return replace(pulling, registry=pulling.registry.format(address))
+    return with_settings(
+        pulling, imagebuilder_registry=pulling.settings.imagebuilder_registry.format(address)
+    )
 
 
 def push(options: PodmanOptions, tag: str, *, marker: str) -> str:
-    return push_image(Path(options.socket), f"{options.registry}:pico-nine-{tag}", marker=marker)
+    return push_image(
+        Path(options.settings.container_socket_path),
+        f"{options.settings.imagebuilder_registry}:pico-nine-{tag}",
+        marker=marker,
+    )
 
 
 def image_exists(options: PodmanOptions, image: str) -> bool:
     from podman import PodmanClient
 
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
+    with PodmanClient(base_url=f"unix://{options.settings.container_socket_path}", timeout=120) as client:
         return bool(client.images.exists(image))
 
 
@@ -152,7 +169,10 @@ def test_a_moving_tag_is_refreshed_after_a_quarter_of_an_hour(
     old = push(options, "master", marker="old")
     assert identity_of(runtime, MOVING) == old
     # Pushed under another name here, so that the engine keeps what it has under this one.
-    elsewhere = replace(options, registry=options.registry.replace("127.0.0.1", "localhost"))
+    elsewhere = with_settings(
+        options,
+        imagebuilder_registry=options.settings.imagebuilder_registry.replace("127.0.0.1", "localhost"),
+    )
     new = push(elsewhere, "master", marker="new")
     clock.now += timedelta(minutes=14).total_seconds()
     assert identity_of(runtime, MOVING) == old
@@ -283,7 +303,7 @@ def inspect_only(options: PodmanOptions) -> dict[str, Any]:
     """What the engine knows about this installation's one running container."""
     from podman import PodmanClient
 
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
+    with PodmanClient(base_url=f"unix://{options.settings.container_socket_path}", timeout=120) as client:
         label = f"asu.installation={options.installation}"
         (container,) = client.containers.list(filters={"label": label})
         attributes: dict[str, Any] = container.inspect()
@@ -312,7 +332,7 @@ def test_no_other_container_may_share_its_memory(options: PodmanOptions) -> None
 
     with (
         PodmanRuntime(options).open(a_spec(), stop=Event()),
-        PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client,
+        PodmanClient(base_url=f"unix://{options.settings.container_socket_path}", timeout=120) as client,
     ):
         found = inspect_only(options)
         join = {"nsmode": "container", "value": found["Id"]}
@@ -347,7 +367,7 @@ def test_a_container_ends_by_itself_soon_after_its_deadline(options: PodmanOptio
 def test_commands_run_as_the_image_s_user_on_a_network_of_our_own(
     options: PodmanOptions, tmp_path: Path
 ) -> None:
-    runtime = PodmanRuntime(replace(options, network="asu-test"))
+    runtime = PodmanRuntime(with_settings(options, build_network="asu-test"))
     for _ in range(2):  # the network is made by the first and found by the second
         with runtime.open(a_spec(), stop=Event()) as container:
             assert list(inspect_only(options)["NetworkSettings"]["Networks"]) == ["asu-test"]
@@ -359,7 +379,7 @@ def test_builds_with_a_network_get_the_variables_of_the_proxy(
     options: PodmanOptions, tmp_path: Path, network: str
 ) -> None:
     proxies = {"http_proxy": "http://proxy.example:3128", "NO_PROXY": "a.example"}
-    runtime = PodmanRuntime(replace(options, network=network, proxies=proxies))
+    runtime = PodmanRuntime(replace(with_settings(options, build_network=network), proxies=proxies))
     with runtime.open(a_spec(), stop=Event()) as container:
         printed = container.run(["env"], output=tmp_path).stdout.read_text()
     for name, value in proxies.items():
@@ -436,13 +456,17 @@ from runtime_rig import a_spec
 from asu_builder.engines.podman.calls import ContainerCalls
 from asu_builder.engines.podman.service import PodmanOptions
 from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.settings import Settings
 
 def hang(calls, **_):
     print("removing", flush=True)
     Event().wait()
 
 ContainerCalls.delete = hang
-options = PodmanOptions(socket=sys.argv[1], registry=sys.argv[2], network="none", installation=sys.argv[3])
+settings = Settings(
+    container_socket_path=sys.argv[1], imagebuilder_registry=sys.argv[2], build_network="none"
+)
+options = PodmanOptions(settings, installation=sys.argv[3])
 with PodmanRuntime(options).open(a_spec(), stop=Event()):
     pass
 Event().wait()
@@ -451,7 +475,14 @@ Event().wait()
 
 def test_what_a_killed_process_was_removing_is_swept_by_the_next(options: PodmanOptions) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _REMOVER, options.socket, options.registry, options.installation],
+        [
+            sys.executable,
+            "-c",
+            _REMOVER,
+            options.settings.container_socket_path,
+            options.settings.imagebuilder_registry,
+            options.installation,
+        ],
         env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,
     ) as remover:
@@ -466,7 +497,7 @@ def test_one_container_may_be_removed_by_several_at_once(
 ) -> None:
     """As by whoever has used it and the sweep of another process of the same installation."""
     with PodmanRuntime(options).open(a_spec(), stop=Event()):
-        calls = ContainerCalls(Engine(options.socket), inspect_only(options)["Id"])
+        calls = ContainerCalls(Engine(options.settings.container_socket_path), inspect_only(options)["Id"])
         with ThreadPoolExecutor(4) as workers:
             assert list(workers.map(lambda _: calls.delete(), range(4))) == [True] * 4
     assert caplog.text == ""
@@ -488,7 +519,7 @@ def kill_only(options: PodmanOptions) -> None:
     from podman import PodmanClient
 
     name = inspect_only(options)["Id"]
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
+    with PodmanClient(base_url=f"unix://{options.settings.container_socket_path}", timeout=120) as client:
         client.api.post(f"/containers/{name}/kill").raise_for_status()
 
 
@@ -618,7 +649,7 @@ def test_an_output_that_a_restart_of_the_service_has_cut_is_never_taken_for_whol
         podman_service.start()
 
     with PodmanSocket(tmp_path / "s", podman_service.socket) as place:
-        runtime = PodmanRuntime(replace(options, socket=str(place.place)))
+        runtime = PodmanRuntime(with_settings(options, container_socket_path=str(place.place)))
         with pytest.raises(EngineUnavailable, match=r"connection to a running command was lost|went away"):
             with runtime.open(a_spec(), stop=Event()) as container:
                 restarter = Thread(target=restart)
@@ -651,7 +682,7 @@ def remove_only(options: PodmanOptions) -> None:
     from podman import PodmanClient
 
     name = inspect_only(options)["Id"]
-    with PodmanClient(base_url=f"unix://{options.socket}", timeout=120) as client:
+    with PodmanClient(base_url=f"unix://{options.settings.container_socket_path}", timeout=120) as client:
         query = {"force": True, "timeout": 0}
         client.api.delete(f"/containers/{name}", params=query).raise_for_status()
 
@@ -724,7 +755,9 @@ def test_a_build_that_changes_its_images_while_they_are_read_is_not_the_engine_s
 
 
 def test_no_socket_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    verdict = PodmanRuntime(PodmanOptions(socket=str(tmp_path / "none.sock"))).check()
+    verdict = PodmanRuntime(
+        PodmanOptions(Settings(container_socket_path=str(tmp_path / "none.sock")))
+    ).check()
     assert verdict.status == "down"
     assert "none.sock" in verdict.sentence and "container_socket_path" in verdict.sentence
 
@@ -733,7 +766,7 @@ def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
     path = tmp_path / "left.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+    verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
     assert verdict.status == "down" and "Nobody listens" in verdict.sentence
 
 
@@ -743,7 +776,7 @@ def test_an_engine_that_hangs_is_down_and_not_waited_for(tmp_path: Path) -> None
         hanging.bind(str(path))
         hanging.listen()
         with sooner_than(30):
-            verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+            verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
     assert verdict.status == "down" and "did not answer in time" in verdict.sentence
 
 
@@ -754,7 +787,7 @@ def test_an_engine_that_answers_nonsense_is_down(tmp_path: Path) -> None:
         odd.listen()
         thread = threading.Thread(target=_answer_nonsense, args=(odd,))
         thread.start()
-        verdict = PodmanRuntime(PodmanOptions(socket=str(path))).check()
+        verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
         thread.join()
     assert verdict.status == "down"
 
@@ -767,7 +800,7 @@ def _answer_nonsense(listener: socket.socket) -> None:
 
 
 def test_looking_for_an_engine_that_is_down_leaves_no_socket_open(tmp_path: Path) -> None:
-    runtime = PodmanRuntime(PodmanOptions(socket=str(tmp_path / "left.sock")))
+    runtime = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(tmp_path / "left.sock"))))
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "left.sock"))
     gc.disable()

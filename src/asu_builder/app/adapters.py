@@ -44,10 +44,7 @@ def _podman_runtime(settings: Settings, installation: str) -> Runtime:
 
     return PodmanRuntime(
         PodmanOptions(
-            socket=settings.container_socket_path,
-            image_template=settings.imagebuilder_image,
-            registry=settings.imagebuilder_registry,
-            network=settings.build_network,
+            settings,
             installation=installation,
             proxies=_proxies(shares_network=False),
         )
@@ -55,15 +52,14 @@ def _podman_runtime(settings: Settings, installation: str) -> Runtime:
 
 
 def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
-    from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+    from asu_builder.engines.local.runtime import LocalRuntime
     from asu_builder.engines.local.sandbox import try_sandbox
 
     if not settings.imagebuilder_path:
         raise SettingsProblem(
             "imagebuilder_path: the local runtime needs the path of an unpacked ImageBuilder"
         )
-    network = settings.build_network != "none"
-    fault = try_sandbox(network=network).fault
+    fault = try_sandbox(network=settings.build_network != "none").fault
     warnings: tuple[str, ...] = ()
     if fault:
         if not settings.allow_unsandboxed:
@@ -75,14 +71,9 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
         warnings = (
             "Builds run WITHOUT A SANDBOX: whoever may submit a request may run code on this machine.",
         )
-    options = LocalOptions(
-        imagebuilder_path=settings.imagebuilder_path,
-        scratch=settings.database_path.parent / "builds",
-        sandboxed=not fault,
-        network=network,
-        proxies=_proxies(shares_network=True),
-    )
-    return LocalRuntime(options), warnings
+    scratch = settings.database_path.parent / "builds"
+    proxies = _proxies(shares_network=True)
+    return LocalRuntime(settings, scratch, sandboxed=not fault, proxies=proxies), warnings
 
 
 def _proxies(*, shares_network: bool) -> Mapping[str, str]:

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from msgspec import Struct, field
-
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted
 from asu_builder.engines.local.container import Commands, Confinement, LocalContainer, Place
@@ -25,6 +23,7 @@ from asu_builder.engines.output import disk_errors
 from asu_builder.engines.removals import Removals
 from asu_builder.files import is_abandoned, locked
 from asu_builder.ports import ContainerSpec, Verdict
+from asu_builder.settings import Settings
 
 _FICLONE = 0x40049409
 _BLOCK = 512
@@ -108,30 +107,33 @@ _LABELS = "labels.json"
 _TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
 
 
-class LocalOptions(Struct, frozen=True):
-    """What an operator may choose, and the limits, which only tests change."""
-
-    imagebuilder_path: str
-    """May name `version`, `target` and `subtarget` in braces."""
-    scratch: Path
-    """Where the copies are made; best on the same file system, so that they can share blocks."""
-    sandboxed: bool = True
-    """Whether commands run under bubblewrap. Never dropped silently: without it nothing runs."""
-    network: bool = False
-    """Whether sandboxed commands may use the network. Plain ones always can."""
-    proxies: Mapping[str, str] = field(default_factory=dict)
-    """Variables for builds that have a network."""
-    limits: Limits = field(default_factory=Limits)
-    disk_every: timedelta = timedelta(seconds=3)
-    """Between two looks at how much a build has written."""
-
-
 class LocalRuntime:
     """Fulfils `ports.Runtime`; every thread may use it."""
 
-    def __init__(self, options: LocalOptions) -> None:
-        self._options = options
-        self._trial: SandboxProbe | None = None if options.sandboxed else SandboxProbe("")
+    def __init__(
+        self,
+        settings: Settings,
+        scratch: Path,
+        *,
+        sandboxed: bool = True,
+        proxies: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        disk_every: timedelta = timedelta(seconds=3),
+    ) -> None:
+        """`scratch` is for the copies, best on the file system of the originals, so that they share blocks.
+
+        Without `sandboxed` commands are not run under bubblewrap and always have the network, with
+        `proxies` as variables. Only tests choose `limits` and `disk_every`, the time between two looks
+        at what a build has written.
+        """
+        self._settings = settings
+        self._scratch = scratch
+        self._sandboxed = sandboxed
+        self._network = settings.build_network != "none"
+        self._proxies = proxies or {}
+        self._limits = limits or Limits()
+        self._disk_every = disk_every
+        self._trial: SandboxProbe | None = None if sandboxed else SandboxProbe("")
         self._removals = Removals()
 
     @contextmanager
@@ -140,23 +142,23 @@ class LocalRuntime:
         if (verdict := self.check()).status == "down":
             raise EngineUnavailable(verdict.sentence)
         source = self._source(spec)
-        options = self._options
         self._removals.wait_for_room(stop, within=spec.deadline)
         # Commands run elsewhere, so a path that begins here would lead them nowhere.
         with self._own_directory(spec.labels) as home:
             place = Place(home / "builder", home / "tmp", _identity(source))
-            commands = Commands(home, contained=options.sandboxed)
+            commands = Commands(home, contained=self._sandboxed)
             watches = (
-                Watch(_USE_EVERY, partial(commands.look, options.limits)),
-                Watch(options.disk_every, _DiskWatch(home, source, options.limits).look),
+                Watch(_USE_EVERY, partial(commands.look, self._limits)),
+                Watch(self._disk_every, _DiskWatch(home, source, self._limits).look),
             )
             with Guard(stop, spec.deadline, kill=commands.kill, watches=watches) as guard:
                 with disk_errors():
                     place.temporary.mkdir()
                     TreeCopy(step=guard.raise_if_killed).copy(source, place.builder)
-                confinement = self._confinement()
-                networked = options.network or not options.sandboxed
-                environment = {**(options.proxies if networked else {}), **spec.environment}
+                filtered = self._trial is not None and self._trial.filtered
+                confinement = Confinement(self._sandboxed, self._network, self._limits, filtered)
+                networked = self._network or not self._sandboxed
+                environment = {**(self._proxies if networked else {}), **spec.environment}
                 yield LocalContainer(
                     place, confinement, guard=guard, commands=commands, environment=environment
                 )
@@ -164,30 +166,23 @@ class LocalRuntime:
     @contextmanager
     def _own_directory(self, labels: Mapping[str, str]) -> Iterator[Path]:
         """A directory that is ours while this process lives, and removed in the background afterwards."""
-        home, lock = _make_directory(self._options.scratch.absolute(), labels)
+        home, lock = _make_directory(self._scratch.absolute(), labels)
         try:
             yield home
         finally:
             self._removals.add(home.name, partial(_remove_directory, home, lock))
 
-    def _confinement(self) -> Confinement:
-        options = self._options
-        filtered = self._trial is not None and self._trial.filtered
-        return Confinement(options.sandboxed, options.network, options.limits, filtered)
-
     def check_registry(self) -> Verdict:
-        """See `ports.Runtime.check_registry`."""
         return Verdict("ok", "ImageBuilders lie on this machine; no registry is asked.")
 
     def close(self) -> bool:
-        """See `ports.Runtime.close`."""
         return self._removals.close()
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Removes what former lives left behind; a copy whose process lives is locked and stays."""
         removed = 0
-        with disk_errors(), locked(self._options.scratch):
-            for directory in self._options.scratch.glob("asu-*"):
+        with disk_errors(), locked(self._scratch):
+            for directory in self._scratch.glob("asu-*"):
                 if not keep(_labels(directory)) and is_abandoned(directory):
                     remove_tree(directory)
                     removed += 1
@@ -197,26 +192,26 @@ class LocalRuntime:
         """Whether the sandbox works and the scratch directory can be written."""
         if self._trial is None or self._trial.fault:
             # Remembered once it works: a sandbox is not lost while we run.
-            self._trial = try_sandbox(network=self._options.network)
+            self._trial = try_sandbox(network=self._network)
         if self._trial.fault:
             log.warning("No local builds: %s.", self._trial.fault)
             return Verdict(
                 "down",
                 "bubblewrap is missing, or its sandbox does not hold here; install it, or use Podman.",
             )
-        base = _fixed_part(self._options.imagebuilder_path)
+        base = _fixed_part(self._settings.imagebuilder_path)
         if not base.is_dir():
             return Verdict("down", f"The ImageBuilder directory {base} does not exist.")
         with suppress(OSError):
-            self._options.scratch.mkdir(parents=True, exist_ok=True)
-        if not os.access(self._options.scratch, os.W_OK | os.X_OK):
-            return Verdict("down", f"The scratch directory {self._options.scratch} cannot be written.")
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._scratch, os.W_OK | os.X_OK):
+            return Verdict("down", f"The scratch directory {self._scratch} cannot be written.")
         return Verdict("ok", "ImageBuilder directories are there.")
 
     def _source(self, spec: ContainerSpec) -> Path:
         target, _, subtarget = spec.target.partition("/")
         source = Path(
-            self._options.imagebuilder_path.format(
+            self._settings.imagebuilder_path.format(
                 version=spec.release.version, target=target, subtarget=subtarget
             )
         )

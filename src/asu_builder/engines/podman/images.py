@@ -244,8 +244,9 @@ class Images:
     def reference(self, spec: ContainerSpec) -> str:
         """The name of the image that builds this release for this target."""
         target, _, subtarget = spec.target.partition("/")
-        return self._options.image_template.format(
-            registry=self._options.registry,
+        settings = self._options.settings
+        return settings.imagebuilder_image.format(
+            registry=settings.imagebuilder_registry,
             target=target,
             subtarget=subtarget,
             tag=spec.release.tag,

@@ -105,7 +105,7 @@ class PodmanRuntime:
     def __init__(self, options: PodmanOptions, *, clock: Callable[[], float] = monotonic) -> None:
         """`clock` counts seconds: until a moving tag is stale, until what has failed is tried again."""
         self._options = options
-        self._engine = Engine(options.socket, timeouts=options.timeouts)
+        self._engine = Engine(options.settings.container_socket_path, timeouts=options.timeouts)
         self._images = Images(options, self._engine, clock=clock)
         self._watchdog = Watchdog(self._engine, clock=clock)
         self._users = Users()
@@ -119,6 +119,7 @@ class PodmanRuntime:
             image = self._images.provide(spec, stop=stop)
             calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
             limits, timeouts = self._options.limits, self._options.timeouts
+            proxies = {} if self._options.settings.build_network == "none" else dict(self._options.proxies)
             watch = ContainerWatch(self._engine, calls, limits=limits)
             watches = (Watch(timeouts.watch, watch.look),)
             guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
@@ -127,7 +128,7 @@ class PodmanRuntime:
                     self._start(calls.name, image, spec)
                     watch.is_started = True
                     self._users.learn(calls, image)
-                    environment = _clean_environment(calls) | self._proxies() | dict(spec.environment)
+                    environment = _clean_environment(calls) | proxies | dict(spec.environment)
                 yield PodmanContainer(
                     calls,
                     image,
@@ -155,7 +156,6 @@ class PodmanRuntime:
         return sum(ContainerCalls(self._engine, container).delete() for container in unwanted)
 
     def close(self) -> bool:
-        """See `ports.Runtime.close`."""
         return self._removals.close()
 
     def check(self) -> Verdict:
@@ -188,10 +188,6 @@ class PodmanRuntime:
             finally:
                 self._removals.add(calls.name, partial(calls.remove, hurry=hurry))
 
-    def _proxies(self) -> dict[str, str]:
-        options = self._options
-        return {} if options.network == "none" else dict(options.proxies)
-
     def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
         with self._engine.client() as client:
             self._require_network(client)
@@ -200,7 +196,7 @@ class PodmanRuntime:
             container.start()
 
     def _require_network(self, client: "PodmanClient") -> None:
-        network = self._options.network
+        network = self._options.settings.build_network
         if network == "none" or client.networks.exists(network):
             return
         log.info("creating the network %s", network)
@@ -217,7 +213,7 @@ class PodmanRuntime:
         """The hardening (design §8), in podman-py's words. No mounts, no capabilities, no way up."""
         limits = self._options.limits
         lifetime = int((spec.deadline + _OUTLIVES_DEADLINE).total_seconds())
-        network = self._options.network
+        network = self._options.settings.build_network
         return {
             "name": name,
             # Ends by itself even if nobody is left to remove it. As process 1 without an init it

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.engines.guard import SILENCE, Limits
 from asu_builder.loading import LOADING
+from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -38,15 +39,9 @@ class Timeouts(Struct, frozen=True):
 
 
 class PodmanOptions(Struct, frozen=True):
-    """What an operator may choose, and the limits, which only tests change."""
+    """The settings, what comes with the installation, and what only tests change."""
 
-    socket: str = ""
-    """Path or `unix://` address; empty looks in `CONTAINER_HOST` and the usual places."""
-    image_template: str = "{registry}:{target}-{subtarget}-{tag}"
-    """May name `registry`, `target`, `subtarget`, `tag` and `version`."""
-    registry: str = "ghcr.io/openwrt/imagebuilder"
-    network: str = "asu-build"
-    """`none`, or a Podman network of our own, made when it is missing."""
+    settings: Settings = field(default_factory=Settings)
     installation: str = "default"
     """Tells our containers from those of another server on the same engine."""
     tls_verify: bool = True

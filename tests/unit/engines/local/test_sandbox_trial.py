@@ -12,8 +12,9 @@ import pytest
 
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local import sandbox
-from asu_builder.engines.local.runtime import LocalOptions, LocalRuntime
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, bubblewrap_works, limited, sandboxed, try_sandbox
+from asu_builder.settings import Settings
 from runtime_rig import a_spec
 from tools import require_tool
 
@@ -85,13 +86,17 @@ def test_settings_of_the_kernel_that_can_be_written_are_a_hole(monkeypatch: pyte
 
 def test_a_runtime_whose_sandbox_has_a_hole_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "sandboxed", _with("--share-net"))
-    runtime = LocalRuntime(LocalOptions(f"{tmp_path}/{{version}}", tmp_path / "scratch"))
+    runtime = LocalRuntime(
+        Settings(imagebuilder_path=f"{tmp_path}/{{version}}", build_network="none"), tmp_path / "scratch"
+    )
     assert runtime.check().status == "down"
 
 
 def test_a_build_cannot_change_the_kernels_settings(tmp_path: Path) -> None:
     (tmp_path / "25.12.0").mkdir()
-    runtime = LocalRuntime(LocalOptions(f"{tmp_path}/{{version}}", tmp_path / "scratch"))
+    runtime = LocalRuntime(
+        Settings(imagebuilder_path=f"{tmp_path}/{{version}}", build_network="none"), tmp_path / "scratch"
+    )
     tries = "for file in core_pattern hostname; do ( : >> /proc/sys/kernel/$file ) && echo $file; done; true"
     with runtime.open(a_spec("25.12.0"), stop=Event()) as container:
         result = container.run(["sh", "-c", tries], output=tmp_path)

@@ -5,11 +5,12 @@ import pytest
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason, RegistryUnavailable
 from asu_builder.engines.podman.images import Images, pull_failed
 from asu_builder.engines.podman.service import Engine, PodmanOptions
+from asu_builder.settings import Settings
 from runtime_rig import a_spec
 
 
-def reference(version: str, template: str = PodmanOptions().image_template) -> str:
-    options = PodmanOptions(image_template=template)
+def reference(version: str, template: str = Settings().imagebuilder_image) -> str:
+    options = PodmanOptions(Settings(imagebuilder_image=template))
     return Images(options, Engine("/none.sock")).reference(a_spec(version, target="ath79/generic"))
 
 

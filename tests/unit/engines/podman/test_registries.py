@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, EngineUnavailable, RegistryUnavailable
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions, Timeouts
+from asu_builder.settings import Settings
 from fake_engine import HANGS, Answer, FakeEngine, refusing
 from runtime_rig import a_spec
 
@@ -47,7 +48,12 @@ def options(engine: FakeEngine) -> PodmanOptions:
     soon = timedelta(seconds=0.3)
     timeouts = Timeouts(call=soon, question=soon, check=soon, watch=timedelta(0))
     return PodmanOptions(
-        socket=str(engine.socket), registry="r.example/ib", network="none", timeouts=timeouts
+        Settings(
+            container_socket_path=str(engine.socket),
+            imagebuilder_registry="r.example/ib",
+            build_network="none",
+        ),
+        timeouts=timeouts,
     )
 
 
@@ -109,7 +115,9 @@ def test_a_registry_that_knows_no_such_image_is_well(
 def test_another_registry_is_asked_all_the_same(
     options: PodmanOptions, engine: FakeEngine, clock: Clock
 ) -> None:
-    by_version = replace(options, image_template="{version}.example/ib:{tag}")
+    by_version = replace(
+        options, settings=replace(options.settings, imagebuilder_image="{version}.example/ib:{tag}")
+    )
     runtime = PodmanRuntime(by_version, clock=clock)
     engine.faults[PULL] = DOWN
     refused(runtime, "25.12.0")
@@ -151,7 +159,8 @@ def test_a_pull_that_does_not_end_is_slow_if_the_engine_answers_and_the_engine_s
 
     other = PodmanRuntime(
         PodmanOptions(
-            socket=str(engine.socket), network="none", timeouts=Timeouts(question=timedelta(seconds=0.3))
+            Settings(container_socket_path=str(engine.socket), build_network="none"),
+            timeouts=Timeouts(question=timedelta(seconds=0.3)),
         )
     )
     engine.faults["GET /_ping"] = HANGS

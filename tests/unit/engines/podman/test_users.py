@@ -11,6 +11,7 @@ import pytest
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.engines.podman.runtime import _KNOWN, PodmanRuntime, Users, _numbers
 from asu_builder.engines.podman.service import PodmanOptions
+from asu_builder.settings import Settings
 from fake_engine import Answer, FakeEngine, refusing
 from runtime_rig import a_spec
 
@@ -38,7 +39,13 @@ def engine(tmp_path: Path) -> Iterator[FakeEngine]:
 @pytest.fixture
 def runtime(engine: FakeEngine) -> PodmanRuntime:
     return PodmanRuntime(
-        PodmanOptions(socket=str(engine.socket), registry="localhost/sample", network="none")
+        PodmanOptions(
+            Settings(
+                container_socket_path=str(engine.socket),
+                imagebuilder_registry="localhost/sample",
+                build_network="none",
+            )
+        )
     )
 
 

@@ -23,6 +23,7 @@ from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
 from asu_builder.engines.podman.watchdog import ContainerWatch
 from asu_builder.engines.removals import BACKLOG
 from asu_builder.ports import Container
+from asu_builder.settings import Settings
 from factories import eventually, never, sooner_than
 from fake_engine import BREAKS, HANGS, Answer, FakeEngine, refusing
 from runtime_rig import a_spec
@@ -59,9 +60,11 @@ def engine(tmp_path: Path) -> Iterator[FakeEngine]:
 @pytest.fixture
 def options(engine: FakeEngine) -> PodmanOptions:
     return PodmanOptions(
-        socket=str(engine.socket),
-        registry="localhost/sample",
-        network="none",
+        Settings(
+            container_socket_path=str(engine.socket),
+            imagebuilder_registry="localhost/sample",
+            build_network="none",
+        ),
         installation="ours",
         timeouts=QUICK,
     )
