@@ -26,137 +26,17 @@ KEPT_NAMES = 150
 """Of a day that is over, for each version: the names most wanted. The API shows a hundred."""
 _KEPT_DAYS = 100
 """Packages are many and are shown for 90 days at most."""
-
-_UPPER_ENDS = [span_micros(end) for end in DURATION_CLASSES]
-_AFTER_ANY = "\U0010ffff"
-
-LABELS: Mapping[TallyBy, str] = {
-    "nothing": "''",
-    "version": "version",
-    "reason_and_side": "reason || ' ' || side",
-    "diff_packages": "diff_packages",
-    "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
-}
-"""What can be told apart here; targets and profiles are too many."""
-
-
-def add_events(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
-    """Counts events that are appended in the same transaction."""
-    counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
-    connection.executemany(
-        "INSERT INTO daily_events (kind, day, version, reason, side, diff_packages, events)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, side, diff_packages)"
-        " DO UPDATE SET events = daily_events.events + excluded.events",
-        [(*labels, count) for labels, count in counts.items()],
-    )
-
-
-def add_durations(connection: sqlite3.Connection, rows: Sequence[DurationRow]) -> None:
-    """Counts stages by class of duration; the last class also holds what took longer still."""
-    connection.executemany(
-        "INSERT INTO daily_durations (day, stage, up_to, builds, total, longest) VALUES (?, ?, ?, 1, ?, ?)"
-        " ON CONFLICT (day, stage, up_to) DO UPDATE SET builds = daily_durations.builds + 1,"
-        " total = daily_durations.total + excluded.total,"
-        " longest = max(daily_durations.longest, excluded.longest)",
-        [(at // DAY, stage, _class_of(micros), micros, micros) for at, stage, micros in rows],
-    )
-
-
-def _class_of(micros: int) -> int:
-    return _UPPER_ENDS[min(bisect_left(_UPPER_ENDS, micros), len(_UPPER_ENDS) - 1)]
-
-
-def add_packages(connection: sqlite3.Connection, wanted: Mapping[tuple[int, str], Counter[str]]) -> None:
-    """Counts names by day and version, and by day alone. What is to be left out (`-name`) is not wanted."""
-    totals: dict[tuple[int, str], Counter[str]] = {}
-    for (day, _), names in wanted.items():
-        totals.setdefault((day, ""), Counter()).update(names)
-    connection.executemany(
-        "INSERT INTO daily_packages (version, day, name, builds) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (version, day, name) DO UPDATE SET builds = daily_packages.builds + excluded.builds",
-        (
-            (version, day, name, count)
-            for counted in (wanted, totals)
-            for (day, version), names in counted.items()
-            for name, count in names.items()
-            if not name.startswith("-")
-        ),
-    )
-
-
-def tally(
-    connection: sqlite3.Connection, kinds: Sequence[EventKind], *, first: int, width: int, by: TallyBy
-) -> list[Tally]:
-    """Counts from the day `first` on in slots of `width` days, apart by one of `LABELS`."""
-    marks = ", ".join("?" * len(kinds))
-    rows = connection.execute(
-        f"SELECT (day - ?) / ? AS slot, {LABELS[by]} AS label, sum(events) FROM daily_events"
-        f" WHERE kind IN ({marks}) AND day >= ? GROUP BY slot, label ORDER BY slot, label",
-        (first, width, *kinds, first),
-    ).fetchall()
-    return [Tally(slot, str(label), count) for slot, label, count in rows if label is not None]
-
-
-def durations(connection: sqlite3.Connection, first: int) -> list[DurationTally]:
-    """The classes of each stage from the day `first` on, shortest first."""
-    rows = connection.execute(
-        "SELECT stage, up_to, sum(builds), sum(total), max(longest) FROM daily_durations"
-        " WHERE day >= ? GROUP BY stage, up_to ORDER BY stage, up_to",
-        (first,),
-    ).fetchall()
-    return [
-        DurationTally(stage, _span(up_to), count=builds, total=_span(total), longest=_span(longest))
-        for stage, up_to, builds, total, longest in rows
-    ]
-
-
-def _span(micros: int) -> timedelta:
-    return timedelta(microseconds=micros)
-
-
-def top_packages(
-    connection: sqlite3.Connection, *, first: int, branch: str, limit: int
-) -> list[tuple[str, int]]:
-    """The names most wanted from the day `first` on, by versions whose names begin with `branch`."""
-    which = "version >= ? AND version < ?" if branch else "version = ''"
-    versions = (branch, branch + _AFTER_ANY) if branch else ()
-    rows = connection.execute(
-        f"SELECT name, sum(builds) AS times FROM daily_packages WHERE {which} AND day >= ?"
-        " GROUP BY name ORDER BY times DESC, name LIMIT ?",
-        (*versions, first, limit),
-    ).fetchall()
-    return [(str(name), int(times)) for name, times in rows]
-
-
-def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:
-    """Deletes days before `before`, and of the days before `today` the packages hardly anybody wanted."""
-    ends = (("daily_events", before), ("daily_durations", before))
-    for table, end in (*ends, ("daily_packages", max(before, today - _KEPT_DAYS))):
-        connection.execute(f"DELETE FROM {table} WHERE day < ?", (end,))
-    long = connection.execute(
-        "SELECT version, day FROM daily_packages WHERE day < ? GROUP BY version, day HAVING count(*) > ?",
-        (today, KEPT_NAMES),
-    ).fetchall()
-    connection.executemany(
-        "DELETE FROM daily_packages WHERE version = :version AND day = :day AND name NOT IN"
-        " (SELECT name FROM daily_packages WHERE version = :version AND day = :day"
-        " ORDER BY builds DESC, name LIMIT :kept)",
-        [{"version": version, "day": day, "kept": KEPT_NAMES} for version, day in long],
-    )
-
-
-_log = logging.getLogger(__name__)
-
 _PACKAGES_SECONDS = 60.0
-"""A request names some hundred packages: writing them is worth it once for many requests."""
+"""A request names some hundred packages: they are written once for the requests of a minute."""
 _MOST_WAITING = 50_000
 """Events in memory while the database takes none; more are dropped. About 20 MB."""
 _MOST_NAMES = 20_000
 """So many different names are written without waiting for the minute."""
 _MOST_NAMES_WAITING = 100_000
 """The same in memory while the database takes none; more are dropped."""
-
-_LABELS: dict[TallyBy, str] = {
+_UPPER_ENDS = [span_micros(end) for end in DURATION_CLASSES]
+_AFTER_ANY = "\U0010ffff"
+_LABELS: Mapping[TallyBy, str] = {
     "nothing": "''",
     "version": "version",
     "target": "target",
@@ -165,10 +45,13 @@ _LABELS: dict[TallyBy, str] = {
     "diff_packages": "diff_packages",
     "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
 }
+_NOT_BY_DAY = ("target", "profile")
+"""Too many for the daily counts."""
+_log = logging.getLogger(__name__)
 
 
 class SqlStatistics:
-    """BuildLogWriter costs a list append and never waits for the disk.
+    """Recording costs a list append and never waits for the disk.
 
     A process that is killed loses its last second of events and its last minute of package names.
     """
@@ -206,7 +89,6 @@ class SqlStatistics:
         reason: str = "",
         side: Side | None = None,
     ) -> None:
-        """See `ports.Statistics.record`."""
         self._note(kind, reason, side or "")
         if len(self._rows) >= _MOST_WAITING:
             self._dropped += 1
@@ -230,18 +112,16 @@ class SqlStatistics:
             self._asked.append((at // DAY, request.version, names))
 
     def record_duration(self, stage: str, span: timedelta) -> None:
-        """See `ports.Statistics.record_duration`."""
         if len(self._spans) >= _MOST_WAITING:
             self._dropped += 1
             return
         self._spans.append((to_micros(self._now()), stage, max(0, span_micros(span))))
 
     def waiting(self) -> int:
-        """See `ports.Statistics.waiting`."""
         return len(self._rows)
 
     def flush(self) -> int:
-        """See `ports.Statistics.flush`. Nothing is lost when writing fails."""
+        """Nothing is lost when writing fails."""
         with self._flushing:
             return self._flush(packages=True)
 
@@ -254,25 +134,23 @@ class SqlStatistics:
     def _flush(self, *, packages: bool) -> int:
         self._count_names()
         wanted = self._wanted if packages else {}
-        count, spans = len(self._rows), len(self._spans)
-        if count or spans or wanted:
-            batch = self._rows[:count]
+        rows, spans = self._rows[:], self._spans[:]
+        if rows or spans or wanted:
             with self._database.writing() as connection:
-                connection.executemany(
-                    "INSERT INTO build_stats"
-                    " (at, kind, version, target, profile, diff_packages, client, reason, side)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    batch,
+                _add_events(connection, rows)
+                _add_durations(connection, spans)
+                _add_packages(connection, wanted)
+            del self._rows[: len(rows)], self._spans[: len(spans)]
+            if self._dropped:
+                _log.warning(
+                    "%d event(s) are missing in the statistics: the database took none for too long",
+                    self._dropped,
                 )
-                add_events(connection, batch)
-                add_durations(connection, self._spans[:spans])
-                add_packages(connection, wanted)
-            del self._rows[:count], self._spans[:spans]
-            self._tell_dropped()
+                self._dropped = 0
         if packages:
             self._wanted = {}
             self._packages_due = self._clock() + _PACKAGES_SECONDS
-        return count
+        return len(rows)
 
     def _count_names(self) -> None:
         count = len(self._asked)
@@ -287,37 +165,43 @@ class SqlStatistics:
             room -= len(counted) - before
         del self._asked[:count]
 
-    def _tell_dropped(self) -> None:
-        if self._dropped:
-            _log.warning(
-                "%d event(s) are missing in the statistics: the database took none for too long",
-                self._dropped,
-            )
-            self._dropped = 0
-
     def tally(
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
     ) -> list[Tally]:
-        """See `ports.Statistics.tally`. Whole days are read from the daily counts."""
+        # Whole days are read from the daily counts.
         start, step = to_micros(since), span_micros(width)
+        at, count, table = "at", "count(*)", "build_stats"
+        if by not in _NOT_BY_DAY and start % DAY == step % DAY == 0:
+            start, step = start // DAY, step // DAY
+            at, count, table = "day", "sum(events)", "daily_events"
+        marks = ", ".join("?" * len(kinds))
         with self._database.reading() as connection:
-            if by in LABELS and start % DAY == step % DAY == 0:
-                return tally(connection, kinds, first=start // DAY, width=step // DAY, by=by)
-            marks = ", ".join("?" * len(kinds))
             rows = connection.execute(
-                f"SELECT (at - ?) / ? AS slot, {_LABELS[by]} AS label, count(*) FROM build_stats"
-                f" WHERE kind IN ({marks}) AND at >= ? GROUP BY slot, label ORDER BY slot, label",
+                f"SELECT ({at} - ?) / ? AS slot, {_LABELS[by]} AS label, {count} FROM {table}"
+                f" WHERE kind IN ({marks}) AND {at} >= ? GROUP BY slot, label ORDER BY slot, label",
                 (start, step, *kinds, start),
             ).fetchall()
         return [Tally(slot, str(label), count) for slot, label, count in rows if label is not None]
 
     def durations(self, *, since: datetime) -> list[DurationTally]:
-        """See `ports.Statistics.durations`."""
         with self._database.reading() as connection:
-            return durations(connection, to_micros(since) // DAY)
+            rows = connection.execute(
+                "SELECT stage, up_to, sum(builds), sum(total), max(longest) FROM daily_durations"
+                " WHERE day >= ? GROUP BY stage, up_to ORDER BY stage, up_to",
+                (to_micros(since) // DAY,),
+            ).fetchall()
+        return [
+            DurationTally(
+                stage,
+                timedelta(microseconds=up_to),
+                count=builds,
+                total=timedelta(microseconds=total),
+                longest=timedelta(microseconds=longest),
+            )
+            for stage, up_to, builds, total, longest in rows
+        ]
 
     def failures(self, limit: int) -> list[RecordedFailure]:
-        """See `ports.Statistics.failures`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT at, version, target, profile, reason FROM build_stats"
@@ -327,7 +211,78 @@ class SqlStatistics:
         return [RecordedFailure(moment(at), *rest) for at, *rest in rows]
 
     def top_packages(self, *, since: datetime, branch: str, limit: int) -> list[tuple[str, int]]:
-        """See `ports.Statistics.top_packages`."""
+        which = "version >= ? AND version < ?" if branch else "version = ''"
+        versions = (branch, branch + _AFTER_ANY) if branch else ()
         with self._database.reading() as connection:
-            first = to_micros(since) // DAY
-            return top_packages(connection, first=first, branch=branch, limit=limit)
+            rows = connection.execute(
+                f"SELECT name, sum(builds) AS times FROM daily_packages WHERE {which} AND day >= ?"
+                " GROUP BY name ORDER BY times DESC, name LIMIT ?",
+                (*versions, to_micros(since) // DAY, limit),
+            ).fetchall()
+        return [(str(name), int(times)) for name, times in rows]
+
+
+def _add_events(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
+    """Appends events and counts them by day."""
+    connection.executemany(
+        "INSERT INTO build_stats (at, kind, version, target, profile, diff_packages, client, reason, side)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+    counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
+    connection.executemany(
+        "INSERT INTO daily_events (kind, day, version, reason, side, diff_packages, events)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, side, diff_packages)"
+        " DO UPDATE SET events = daily_events.events + excluded.events",
+        [(*labels, count) for labels, count in counts.items()],
+    )
+
+
+def _add_durations(connection: sqlite3.Connection, rows: Sequence[DurationRow]) -> None:
+    """Counts stages by class of duration; the last class also holds all that took longer."""
+    last = len(_UPPER_ENDS) - 1
+    connection.executemany(
+        "INSERT INTO daily_durations (day, stage, up_to, builds, total, longest) VALUES (?, ?, ?, 1, ?, ?)"
+        " ON CONFLICT (day, stage, up_to) DO UPDATE SET builds = daily_durations.builds + 1,"
+        " total = daily_durations.total + excluded.total,"
+        " longest = max(daily_durations.longest, excluded.longest)",
+        [
+            (at // DAY, stage, _UPPER_ENDS[bisect_left(_UPPER_ENDS, micros, hi=last)], micros, micros)
+            for at, stage, micros in rows
+        ],
+    )
+
+
+def _add_packages(connection: sqlite3.Connection, wanted: Mapping[tuple[int, str], Counter[str]]) -> None:
+    """Counts names by day and version, and by day alone. What is to be left out (`-name`) is not wanted."""
+    totals: dict[tuple[int, str], Counter[str]] = {}
+    for (day, _), names in wanted.items():
+        totals.setdefault((day, ""), Counter()).update(names)
+    connection.executemany(
+        "INSERT INTO daily_packages (version, day, name, builds) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (version, day, name) DO UPDATE SET builds = daily_packages.builds + excluded.builds",
+        (
+            (version, day, name, count)
+            for counted in (wanted, totals)
+            for (day, version), names in counted.items()
+            for name, count in names.items()
+            if not name.startswith("-")
+        ),
+    )
+
+
+def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:
+    """Deletes days before `before`, and of the days before `today` the packages hardly anybody wanted."""
+    ends = (("daily_events", before), ("daily_durations", before))
+    for table, end in (*ends, ("daily_packages", max(before, today - _KEPT_DAYS))):
+        connection.execute(f"DELETE FROM {table} WHERE day < ?", (end,))
+    long = connection.execute(
+        "SELECT version, day FROM daily_packages WHERE day < ? GROUP BY version, day HAVING count(*) > ?",
+        (today, KEPT_NAMES),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM daily_packages WHERE version = :version AND day = :day AND name NOT IN"
+        " (SELECT name FROM daily_packages WHERE version = :version AND day = :day"
+        " ORDER BY builds DESC, name LIMIT :kept)",
+        [{"version": version, "day": day, "kept": KEPT_NAMES} for version, day in long],
+    )
