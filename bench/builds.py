@@ -15,8 +15,9 @@ import uvicorn
 from msgspec.structs import replace
 
 from asu_builder.app import assemble
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.http.server import server_config
-from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution, write_distribution
 from asu_sample.server import DownloadServer
@@ -58,11 +59,11 @@ class Stopwatch:
         """As the runtime does."""
         return self._runtime.sweep(keep=keep)
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """As the runtime does."""
         return self._runtime.check()
 
-    def check_registry(self) -> Verdict:
+    def check_registry(self) -> CheckResult:
         """As the runtime does."""
         return self._runtime.check_registry()
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from shutil import move
 from threading import Event, Lock
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.runtime import LocalRuntime, TreeCopy
-from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime, Verdict
+from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime
 from asu_builder.ports.engines import STDERR, STDOUT
 from asu_builder.settings import Settings
 from fake_make import FakeMake
@@ -83,11 +84,11 @@ class FakeRuntime:
         """As the plain runtime."""
         return self._plain.sweep(keep=keep)
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """As the plain runtime."""
         return self._plain.check()
 
-    def check_registry(self) -> Verdict:
+    def check_registry(self) -> CheckResult:
         """As the plain runtime."""
         return self._plain.check_registry()
 

@@ -20,6 +20,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
@@ -32,14 +33,14 @@ from asu_builder.http.door import DoorLimits
 from asu_builder.http.fast_path import FastPath
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Statistics, TargetProfiles, Upstream, Verdict, VersionList
+from asu_builder.ports import Statistics, TargetProfiles, Upstream, VersionList
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog
 
-_OK = Verdict("ok", "Fine.")
+_OK = CheckResult("ok", "Fine.")
 _ANNOUNCEMENT = Announcement(
     "1.2.3", "https://downloads.example.org", "asu@example.org", False, (), 1024, 20480
 )
@@ -48,8 +49,8 @@ _ANNOUNCEMENT = Announcement(
 class EmptyUpstream:
     """A download server that answers and has nothing."""
 
-    def check(self) -> Verdict:
-        return Verdict("ok", "It answers.")
+    def check(self) -> CheckResult:
+        return CheckResult("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList((), ())
@@ -118,7 +119,7 @@ class Scene:
     builds: FakeBuilds = field(default_factory=FakeBuilds)
     statistics: FakeStatistics = field(default_factory=FakeStatistics)
     counted: Statistics | None = None
-    verdicts: dict[str, Verdict] = field(
+    checked: dict[str, CheckResult] = field(
         default_factory=lambda: {"database": _OK, "engine": _OK, "store": _OK}
     )
     life: list[str] = field(default_factory=list)
@@ -142,7 +143,7 @@ class Scene:
 
     def app(self, *, cors: bool = True) -> FastPath:
         """A fresh application over these parts."""
-        checks = {part: (lambda part=part: self.verdicts[part]) for part in self.verdicts}
+        checks = {part: (lambda part=part: self.checked[part]) for part in self.checked}
         health = Health(checks)
         health.look()
         self.health = health

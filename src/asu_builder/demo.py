@@ -93,8 +93,8 @@ def build_sample(address: str, service: Service, root: Path, *, say: Say) -> boo
 
 def _choose_runtime(distribution: Distribution) -> dict[str, str]:
     socket_path = find_socket()
-    verdict = PodmanRuntime(PodmanOptions()).check() if socket_path else None
-    if socket_path and verdict and verdict.status == "ok":
+    result = PodmanRuntime(PodmanOptions()).check() if socket_path else None
+    if socket_path and result and result.status == "ok":
         _say(f"Podman answers at {socket_path}: building in a container.")
         reference = _IMAGE.format(target="pico", subtarget="nine", tag=f"v{VERSION}")
         import_image(f"unix://{socket_path}", reference, distribution.imagebuilder(VERSION, TARGET))
@@ -105,7 +105,7 @@ def _choose_runtime(distribution: Distribution) -> dict[str, str]:
             "ASU_IMAGEBUILDER_IMAGE": _IMAGE,
             "ASU_BUILD_NETWORK": "none",
         }
-    why = verdict.sentence if verdict else "There is no Podman socket."
+    why = result.sentence if result else "There is no Podman socket."
     _say(f"{why} Building with the local runtime.")
     return {
         "ASU_CONTAINER_RUNTIME": "local",
@@ -220,8 +220,8 @@ def _show_images(address: str, build: Mapping[str, Any], root: Path, *, say: Say
         with path.open("rb") as file:
             matches = hashlib.file_digest(file, "sha256").hexdigest() == image["sha256"]
         sound = sound and matches
-        verdict = "verified" if matches else "DIFFERS"
-        say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {verdict}")
+        outcome = "verified" if matches else "DIFFERS"
+        say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {outcome}")
     manifest = build["manifest"]
     say(
         f"\n{len(manifest)} packages: " + ", ".join(f"{name} {version}" for name, version in manifest.items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.packages import (
     AppliedRule,
     Baseline,
@@ -19,7 +20,6 @@ from asu_builder.domain.packages import (
 )
 from asu_builder.domain.request import BuildRequest
 from asu_builder.loading import LOADING
-from asu_builder.ports import Verdict
 
 if TYPE_CHECKING:
     import urllib3
@@ -60,13 +60,13 @@ class LocalPackageChanges:
         """See `ports.PackageChanges.client_changes`."""
         return told_to_clients(self.rules())
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """See `ports.PackageChanges.check`."""
         file = self._file()
         if file.problem:
-            return Verdict("degraded", f"The last good package rules hold, because of {file.problem}")
+            return CheckResult("warning", f"The last good package rules hold, because of {file.problem}")
         rules = file.current()
-        return Verdict("ok", f"{rules.count} package rules ({rules.source}).")
+        return CheckResult("ok", f"{rules.count} package rules ({rules.source}).")
 
     def close(self) -> None:
         """Ends watching the file."""
@@ -139,11 +139,11 @@ class RemotePackageChanges:
         """See `ports.PackageChanges.client_changes`."""
         return told_to_clients(self._last_good())
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """See `ports.PackageChanges.check`."""
         if self._problem:
-            return Verdict("degraded", f"The package-changes service does not answer: {self._problem}")
-        return Verdict("ok", f"{self._last_good().count} package rules ({self._url}).")
+            return CheckResult("warning", f"The package-changes service does not answer: {self._problem}")
+        return CheckResult("ok", f"{self._last_good().count} package rules ({self._url}).")
 
     def refresh(self) -> None:
         """Takes over the service's rules as the last good ones; without an answer the former stay."""

@@ -21,24 +21,24 @@ class Report:
     """What one run has said."""
 
     status: int
-    findings: Mapping[str, Mapping[str, str]]
+    checks: Mapping[str, Mapping[str, str]]
     seconds: float
 
     def __getitem__(self, name: str) -> Mapping[str, str]:
-        return self.findings[name]
+        return self.checks[name]
 
     @property
-    def wrong(self) -> set[str]:
-        """The names of what is wrong."""
-        return self._with("wrong")
+    def errors(self) -> set[str]:
+        """The names of what does not work."""
+        return self._with("error")
 
     @property
-    def doubtful(self) -> set[str]:
-        """The names of what is doubtful."""
+    def warnings(self) -> set[str]:
+        """The names of what could be better."""
         return self._with("warning")
 
-    def _with(self, grade: str) -> set[str]:
-        return {name for name, finding in self.findings.items() if finding["grade"] == grade}
+    def _with(self, status: str) -> set[str]:
+        return {name for name, check in self.checks.items() if check["status"] == status}
 
 
 @dataclass
@@ -68,12 +68,12 @@ class Patient:
         seconds = monotonic() - began
         assert done.stderr == "", done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
-        findings = {finding["name"]: finding for finding in document["findings"]}
+        checks = {check["name"]: check for check in document["checks"]}
         assert document["healthy"] is (done.returncode == 0), done.stdout
-        for finding in findings.values():
-            assert finding["sentence"], finding
-            assert finding["grade"] == "ok" or finding["remedy"], finding
-        return Report(done.returncode, findings, seconds)
+        for check in checks.values():
+            assert check["sentence"], check
+            assert check["status"] == "ok" or check["remedy"], check
+        return Report(done.returncode, checks, seconds)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """One run as it is."""

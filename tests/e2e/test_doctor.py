@@ -100,14 +100,14 @@ def another_program() -> Iterator[int]:
 
 def test_a_healthy_installation_is_well_in_everything_and_builds_the_sample(patient: Patient) -> None:
     report = patient.examine(build=True)
-    assert report.wrong | report.doubtful == set(), report.findings
+    assert report.errors | report.warnings == set(), report.checks
     assert report.status == 0
     assert "verified" in report["sample_build"]["sentence"]
 
 
 def test_a_missing_socket_is_named_with_the_line_that_starts_podman(patient: Patient, short: Path) -> None:
     report = with_podman(patient, short / "podman.sock").examine()
-    assert report.status == 1 and "engine" in report.wrong
+    assert report.status == 1 and "engine" in report.errors
     assert f"{short}/podman.sock is not there" in report["engine"]["sentence"]
     assert "podman.socket" in report["engine"]["remedy"] or "system service" in report["engine"]["remedy"]
 
@@ -163,7 +163,7 @@ def test_a_user_with_subordinate_ids_needs_nothing_more(patient: Patient, short:
     ids.write_text("1234:100000:65536\n")
     patient.below = as_other_user("--ro-bind", str(ids), "/etc/subuid", "--ro-bind", str(ids), "/etc/subgid")
     report = with_podman(patient, short / "podman.sock").examine()
-    assert report["subordinate_ids"]["grade"] == "ok"
+    assert report["subordinate_ids"]["status"] == "ok"
 
 
 def test_who_is_to_use_the_systems_podman_is_not_told_to_set_up_one_of_its_own(patient: Patient) -> None:
@@ -171,8 +171,8 @@ def test_who_is_to_use_the_systems_podman_is_not_told_to_set_up_one_of_its_own(p
     patient.below = as_other_user("--tmpfs", "/run", "--dir", "/run/systemd/system")
     report = with_podman(patient, Path("/run/podman/podman.sock")).examine()
     assert "systemctl enable --now podman.socket" in report["engine"]["remedy"]
-    assert not report.wrong & {"subordinate_ids", "lingering", "control_groups"}
-    assert not report.doubtful & {"subordinate_ids", "lingering", "control_groups"}
+    assert not report.errors & {"subordinate_ids", "lingering", "control_groups"}
+    assert not report.warnings & {"subordinate_ids", "lingering", "control_groups"}
 
 
 def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path) -> None:
@@ -184,10 +184,10 @@ def test_a_full_disk_is_found_with_what_makes_room(patient: Patient, short: Path
         (disk.place / "store").mkdir()
         disk.fill()
         report = patient.examine()
-    assert "disk" in report.wrong
+    assert "disk" in report.errors
     assert f"{disk.place}" in report["disk"]["sentence"] and "0 MiB free" in report["disk"]["sentence"]
     assert "asu-builder gc" in report["disk"]["remedy"]
-    assert "store" in report.wrong, "not even a probe could be written"
+    assert "store" in report.errors, "not even a probe could be written"
 
 
 def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_it(patient: Patient) -> None:
@@ -197,7 +197,7 @@ def test_a_store_that_is_mounted_read_only_is_found_with_the_line_that_changes_i
     patient.settings["public_path"] = public
     patient.below = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(public), str(public)]
     report = patient.examine()
-    assert report.wrong == {"store"}
+    assert report.errors == {"store"}
     assert "read-only" in report["store"]["sentence"]
     assert f"mount -o remount,rw {public}" in report["store"]["remedy"]
 
@@ -227,7 +227,7 @@ def test_a_clock_that_is_wrong_is_found_with_the_line_that_sets_it(
     clock.set(days * 86400.0)
     patient.below = clock.below()
     report = patient.examine()
-    assert "clock" in report.wrong
+    assert "clock" in report.errors
     assert sentence in report["clock"]["sentence"]
     assert "timedatectl set-ntp true" in report["clock"]["remedy"]
 
@@ -236,7 +236,7 @@ def test_a_download_server_that_is_down_is_named_with_what_to_try(patient: Patie
     url = f"http://127.0.0.1:{free_port()}"
     patient.settings["upstream_url"] = url
     report = patient.examine()
-    assert report.wrong == {"upstream", "release"}
+    assert report.errors == {"upstream", "release"}
     assert f"{url} does not answer: Connection refused" in report["upstream"]["sentence"]
     assert f"curl -I {url}/.versions.json" in report["upstream"]["remedy"]
 
@@ -247,7 +247,7 @@ def test_a_download_server_that_never_answers_does_not_hold_up_the_rest(patient:
         listener.listen(64)
         patient.settings["upstream_url"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
         report = patient.examine()
-    assert report.wrong == {"upstream", "release"}
+    assert report.errors == {"upstream", "release"}
     assert "no answer within" in report["upstream"]["sentence"]
     assert report.seconds < BUSY_MACHINE
 
@@ -266,7 +266,7 @@ def test_a_registry_that_is_down_is_named_with_what_to_try(patient: Patient, sho
     with_podman(patient, short / "podman.sock")
     patient.settings["imagebuilder_registry"] = f"{host}/openwrt/imagebuilder"
     report = patient.examine()
-    assert {"registry", "image"} <= report.wrong
+    assert {"registry", "image"} <= report.errors
     assert f"The registry {host} does not answer: Connection refused" in report["registry"]["sentence"]
     assert f"curl -I https://{host}/v2/" in report["registry"]["remedy"]
     assert f"podman pull {host}/openwrt/imagebuilder:" in report["image"]["remedy"]
@@ -283,7 +283,7 @@ def test_an_image_is_looked_for_in_its_registry_and_nothing_is_pulled(
         reference = absent["image"]["sentence"].split()[0]
         push_image(podman_socket, reference, marker="here")
         present = patient.examine()
-    assert reference.startswith(f"{registry.address}/openwrt/imagebuilder:") and "image" in absent.wrong
+    assert reference.startswith(f"{registry.address}/openwrt/imagebuilder:") and "image" in absent.errors
     assert "is answered 404 by its registry" in absent["image"]["sentence"]
     assert present["image"]["sentence"] == f"{reference} can be pulled."
     assert "insecure = true" in present["registry"]["remedy"], "it has no certificate"
@@ -293,7 +293,7 @@ def test_a_port_that_another_program_has_is_named_with_that_program(patient: Pat
     with another_program() as port:
         patient.settings["server_port"] = port
         report = patient.examine()
-    assert report.wrong == {"port"}
+    assert report.errors == {"port"}
     assert f"Port {port} is taken by process {os.getpid()} (" in report["port"]["sentence"]
     assert f"server_port: {port + 1}" in report["port"]["remedy"]
 
@@ -303,7 +303,7 @@ def test_each_wrong_setting_is_named_with_where_it_was_chosen(patient: Patient) 
     (patient.directory / "config.yaml").write_text("server_port: 99999\ncolour: blue\n")
     del patient.settings["server_port"]
     report = patient.examine()
-    assert report.status == 1 and "settings" in report.wrong
+    assert report.status == 1 and "settings" in report.errors
     sentence = report["settings"]["sentence"]
     assert sentence.startswith("5 wrong: ")
     for word in ("did you mean worker_concurrent", "job_timeout", "disk_floor", "server_port", "colour"):
@@ -321,7 +321,7 @@ def test_a_file_that_is_no_yaml_is_named(patient: Patient) -> None:
 def test_an_old_schema_is_told_with_the_backup_that_comes_first(patient: Patient) -> None:
     patient.settings["database_path"] = schemas.restore(1, patient.directory / "old.db")
     report = patient.examine()
-    assert (report.status, report.doubtful) == (0, {"database"})
+    assert (report.status, report.warnings) == (0, {"database"})
     assert (
         f"has schema 1; the next start of this version brings it to {known_schema()}"
         in (report["database"]["sentence"])
@@ -335,7 +335,7 @@ def test_a_newer_schema_is_wrong_and_says_which_version_to_install(patient: Pati
         connection.execute(f"PRAGMA user_version = {known_schema() + 4}")
     patient.settings["database_path"] = path
     report = patient.examine()
-    assert report.wrong == {"database"}
+    assert report.errors == {"database"}
     assert "newer version" in report["database"]["sentence"]
     assert "Install that version again" in report["database"]["remedy"]
 
@@ -360,7 +360,7 @@ def test_a_database_that_another_process_keeps_to_itself_is_named_with_that_proc
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         report = patient.examine()
-    assert report.wrong == {"database"}
+    assert report.errors == {"database"}
     assert f"held by process {os.getpid()} (" in report["database"]["sentence"]
     assert f"kill {os.getpid()}" in report["database"]["remedy"]
 
@@ -382,23 +382,23 @@ def test_a_database_that_a_crash_left_with_its_log_is_read_and_not_recovered(
         memory.unlink()
     patient.settings["database_path"] = path
     report = patient.examine()
-    assert report.wrong == {"database"}, report["database"]
+    assert report.errors == {"database"}, report["database"]
     assert f"schema {known_schema() + 1}" in report["database"]["sentence"]
 
 
 def test_a_running_service_is_asked_how_it_is_and_whether_browsers_may_ask(make_local: Make) -> None:
     service = make_local().start()
     report = Patient(service.directory, dict(service.settings())).examine_beside()
-    assert report.wrong == set(), report.findings
+    assert report.errors == set(), report.checks
     assert "The service answers at port" in report["port"]["sentence"]
     assert f"Pages elsewhere may ask http://127.0.0.1:{service.port}" in report["cors"]["sentence"]
-    assert report["database"]["grade"] == "ok"
+    assert report["database"]["status"] == "ok"
 
 
 def test_a_service_without_cors_fails_browsers_unless_a_proxy_helps(make_local: Make) -> None:
     service = make_local(cors="false").start()
     report = Patient(service.directory, dict(service.settings())).examine_beside()
-    assert report.wrong == {"cors"}
+    assert report.errors == {"cors"}
     assert "cors: true" in report["cors"]["remedy"]
 
 
@@ -406,7 +406,7 @@ def test_a_proxy_that_is_not_believed_is_found_at_the_public_address(make_local:
     service = make_local().start()
     with proxy_to(service.port) as url:
         report = Patient(service.directory, dict(service.settings())).examine_beside("--url", url)
-    assert report.wrong == {"proxy"}
+    assert report.errors == {"proxy"}
     assert f"trusted_proxies: [{PROXY}]" in report["proxy"]["remedy"]
     assert "Pages elsewhere may ask" in report["cors"]["sentence"]
 
@@ -418,16 +418,16 @@ def test_a_proxy_that_is_believed_has_to_tell_who_comes(make_local: Make) -> Non
         silent = patient.examine_beside("--url", url)
     with proxy_to(service.port, tells=True) as url:
         telling = patient.examine_beside("--url", url)
-    assert silent.wrong == {"proxy"}
+    assert silent.errors == {"proxy"}
     assert "X-Forwarded-For" in silent["proxy"]["remedy"]
-    assert telling.wrong == set()
+    assert telling.errors == set()
     assert "this machine counts as 127.0.0.1" in telling["proxy"]["sentence"]
 
 
 def test_an_address_that_leads_to_another_program_is_found(patient: Patient) -> None:
     with another_program() as port:
         report = patient.examine("--url", f"http://127.0.0.1:{port}")
-    assert report.wrong == {"cors", "proxy"}
+    assert report.errors == {"cors", "proxy"}
     assert "answered by another program" in report["proxy"]["sentence"]
     assert "Let the proxy pass OPTIONS on" in report["cors"]["remedy"]
 
@@ -520,9 +520,9 @@ def test_a_real_engine_is_named_with_its_version_and_builds_the_sample(
     def is_well() -> bool:
         # An engine that is busy with the other tests is not always as quick as the doctor asks for.
         reports.append(patient.examine(build=True))
-        return reports[-1].wrong == set()
+        return reports[-1].errors == set()
 
-    assert eventually(is_well, seconds=120), reports[-1].findings
+    assert eventually(is_well, seconds=120), reports[-1].checks
     report = reports[-1]
     assert "answers as Podman" in report["engine"]["sentence"]
     assert "built in a container" in report["sample_build"]["sentence"]

@@ -213,7 +213,7 @@ def test_without_the_registry_a_missing_image_waits_for_it_and_others_are_built(
     # Had it been asked again, it would have failed again, and the next pause would be longer.
     assert (first.value.retry_after, second.value.retry_after) == (2, 2)
     assert identity_of(runtime, RELEASED) == here
-    assert runtime.check_registry().status == "degraded"
+    assert runtime.check_registry().status == "warning"
     assert runtime.check().status == "ok", "the engine is not to blame"
 
     with own_registry:
@@ -543,7 +543,7 @@ def test_an_engine_that_dies_during_a_command_is_unavailable(
             with runtime.open(a_spec(), stop=Event()) as container:
                 killer.start()
                 container.run(["sleep", "50"], output=tmp_path)
-        assert runtime.check().status == "down"
+        assert runtime.check().status == "error"
         assert eventually(runtime.close)
     finally:
         killer.join()
@@ -584,7 +584,7 @@ def test_an_engine_that_freezes_during_a_command_is_to_blame_whatever_comes_firs
                 freeze()
                 with sooner_than(45):
                     container.run(["sleep", "50"], output=tmp_path)
-        assert runtime.check().status == "down"
+        assert runtime.check().status == "error"
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             identity_of(runtime, RELEASED)
     assert eventually(lambda: runtime.check().status == "ok")
@@ -755,19 +755,17 @@ def test_a_build_that_changes_its_images_while_they_are_read_is_not_the_engine_s
 
 
 def test_no_socket_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    verdict = PodmanRuntime(
-        PodmanOptions(Settings(container_socket_path=str(tmp_path / "none.sock")))
-    ).check()
-    assert verdict.status == "down"
-    assert "none.sock" in verdict.sentence and "container_socket_path" in verdict.sentence
+    result = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(tmp_path / "none.sock")))).check()
+    assert result.status == "error"
+    assert "none.sock" in result.sentence and "container_socket_path" in result.sentence
 
 
 def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
     path = tmp_path / "left.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
-    assert verdict.status == "down" and "Nobody listens" in verdict.sentence
+    result = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
+    assert result.status == "error" and "Nobody listens" in result.sentence
 
 
 def test_an_engine_that_hangs_is_down_and_not_waited_for(tmp_path: Path) -> None:
@@ -776,8 +774,8 @@ def test_an_engine_that_hangs_is_down_and_not_waited_for(tmp_path: Path) -> None
         hanging.bind(str(path))
         hanging.listen()
         with sooner_than(30):
-            verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
-    assert verdict.status == "down" and "did not answer in time" in verdict.sentence
+            result = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
+    assert result.status == "error" and "did not answer in time" in result.sentence
 
 
 def test_an_engine_that_answers_nonsense_is_down(tmp_path: Path) -> None:
@@ -787,9 +785,9 @@ def test_an_engine_that_answers_nonsense_is_down(tmp_path: Path) -> None:
         odd.listen()
         thread = threading.Thread(target=_answer_nonsense, args=(odd,))
         thread.start()
-        verdict = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
+        result = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
         thread.join()
-    assert verdict.status == "down"
+    assert result.status == "error"
 
 
 def _answer_nonsense(listener: socket.socket) -> None:
@@ -806,8 +804,8 @@ def test_looking_for_an_engine_that_is_down_leaves_no_socket_open(tmp_path: Path
     gc.disable()
     try:
         before = len(list(Path("/proc/self/fd").iterdir()))
-        verdicts = [runtime.check() for _ in range(5)]
+        results = [runtime.check() for _ in range(5)]
         assert len(list(Path("/proc/self/fd").iterdir())) == before
     finally:
         gc.enable()
-    assert {verdict.status for verdict in verdicts} == {"down"}
+    assert {result.status for result in results} == {"error"}

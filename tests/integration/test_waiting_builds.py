@@ -12,8 +12,9 @@ from asgi_client import AsgiClient
 from asu_builder.app import assemble
 from asu_builder.app.background import Rounds
 from asu_builder.domain.access import digest_of
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.http.pages.words import WAITING_FOR
-from asu_builder.ports import Runtime, Verdict
+from asu_builder.ports import Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
@@ -29,14 +30,14 @@ class _Engine:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.verdict = Verdict("ok", "It works.")
+        self.result = CheckResult("ok", "It works.")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """What the test says."""
-        return self.verdict
+        return self.result
 
 
 @dataclass
@@ -94,9 +95,9 @@ def house(tmp_path: Path, sample_world: Distribution) -> Iterator[House]:
 
 
 def test_for_the_engine(house: House) -> None:
-    house.engines[0].verdict = Verdict("down", "Podman hangs.")
+    house.engines[0].result = CheckResult("error", "Podman hangs.")
     house.wait_until("engine")
-    house.engines[0].verdict = Verdict("ok", "It works.")
+    house.engines[0].result = CheckResult("ok", "It works.")
     house.wait_until(None)
 
 

@@ -11,7 +11,8 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.submit import AccessTracker
-from asu_builder.ports import Runtime, Verdict
+from asu_builder.domain.check_result import CheckResult
+from asu_builder.ports import Runtime
 
 _ARENA_MAX = -8
 """Of malloc.h."""
@@ -56,7 +57,7 @@ class Rounds(Struct, frozen=True):
     rules: float = 10.0
 
 
-def checks(adapters: Adapters, runtime: Runtime) -> dict[str, Callable[[], Verdict]]:
+def checks(adapters: Adapters, runtime: Runtime) -> dict[str, Callable[[], CheckResult]]:
     """Each part of the service, and how it is found out whether it works."""
     return {
         "database": adapters.database.check,
@@ -65,16 +66,16 @@ def checks(adapters: Adapters, runtime: Runtime) -> dict[str, Callable[[], Verdi
         "store": adapters.store.check,
         "upstream": adapters.upstream.check,
         "rules": adapters.package_changes.check,
-        "workers": lambda: _workers_verdict(adapters),
+        "workers": lambda: _check_workers(adapters),
     }
 
 
-def _workers_verdict(adapters: Adapters) -> Verdict:
+def _check_workers(adapters: Adapters) -> CheckResult:
     pause = adapters.operations.paused()
     if pause is None:
-        return Verdict("ok", "Workers take jobs.")
+        return CheckResult("ok", "Workers take jobs.")
     since = pause.since.isoformat(timespec="seconds")
-    return Verdict("degraded", f"The workers are paused since {since} by {pause.who}; jobs wait.")
+    return CheckResult("warning", f"The workers are paused since {since} by {pause.who}; jobs wait.")
 
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:

@@ -248,9 +248,9 @@ class LocalBuilds:
         job = self._terminal.builds.look(request_hash).job
         if job.state in FINAL_STATES:
             return
-        verdict = self._terminal.adapters.runtime.check()
-        if verdict.status == "down":
-            raise EngineUnavailable(verdict.sentence)
+        result = self._terminal.adapters.runtime.check()
+        if result.status == "error":
+            raise EngineUnavailable(result.sentence)
         if pause := self._terminal.adapters.operations.paused():
             raise Unavailable(
                 f"The workers are paused since {pause.since:%Y-%m-%dT%H:%M:%SZ} by {pause.who}; "
@@ -259,8 +259,8 @@ class LocalBuilds:
         self._workers = self._terminal.work_on(job.id)
 
     def _trouble(self) -> str:
-        verdicts = self._terminal.health.report().verdicts
-        down = [verdicts[part].sentence for part in ("engine", "store") if verdicts[part].status == "down"]
+        results = self._terminal.health.report().parts
+        down = [results[part].sentence for part in ("engine", "store") if results[part].status == "error"]
         return " ".join(down) or self._terminal.adapters.store.check().sentence
 
     def printed(self, request_hash: str) -> list[str]:

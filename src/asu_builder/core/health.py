@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
+from asu_builder.domain.check_result import CheckResult, Status
 from asu_builder.domain.errors import AsuError
-from asu_builder.ports import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +52,10 @@ class Periodic:
             self._stop.wait(self._seconds)
 
 
-_STARTING = Verdict("degraded", "Not checked yet; the service has just started.")
+_STARTING = CheckResult("warning", "Not checked yet; the service has just started.")
 
+STATES: Mapping[Status, str] = {"ok": "ok", "warning": "degraded", "error": "down"}
+"""What `/health`, the metrics and the log call the status of a part."""
 
 _NAMES = {
     "process": "The process",
@@ -65,52 +67,57 @@ _NAMES = {
     "rules": "The service of package rules",
     "workers": "The queue",
 }
-_PUBLIC = {
-    ("process", "ok"): "The process answers.",
-    ("engine", "down"): "The container engine does not work now; builds wait until it does.",
-    ("store", "down"): "The store takes no images now; builds wait until it does.",
-    ("store", "degraded"): "The store has little room left.",
-    ("database", "down"): "The database does not answer.",
-    ("upstream", "degraded"): "The download server of OpenWrt does not answer now; what is known is told.",
-    ("registry", "degraded"): "The registry of ImageBuilders does not answer now; what is here can be built.",
-    ("workers", "ok"): "Workers take jobs.",
-    ("workers", "degraded"): "The workers are paused by the operator; jobs wait.",
+_ENDINGS: Mapping[Status, str] = {
+    "ok": "works.",
+    "warning": "works with restrictions.",
+    "error": "does not work now.",
 }
-_OF_STATUS = {"ok": "works.", "degraded": "works with restrictions.", "down": "does not work now."}
+_PUBLIC: Mapping[tuple[str, Status], str] = {
+    ("process", "ok"): "The process answers.",
+    ("engine", "error"): "The container engine does not work now; builds wait until it does.",
+    ("store", "error"): "The store takes no images now; builds wait until it does.",
+    ("store", "warning"): "The store has little room left.",
+    ("database", "error"): "The database does not answer.",
+    ("upstream", "warning"): "The download server of OpenWrt does not answer now; what is known is told.",
+    ("registry", "warning"): "The registry of ImageBuilders does not answer now; what is here can be built.",
+    ("workers", "ok"): "Workers take jobs.",
+    ("workers", "warning"): "The workers are paused by the operator; jobs wait.",
+}
 
 
-def public_sentence(part: str, status: str) -> str:
+def public_sentence(part: str, status: Status) -> str:
     """What everybody may read about a part: no host, no path, no remedy."""
     named = _NAMES.get(part, "A part of the service")
-    return _PUBLIC.get((part, status)) or f"{named} {_OF_STATUS.get(status, 'is not well.')}"
+    return _PUBLIC.get((part, status)) or f"{named} {_ENDINGS[status]}"
 
 
 class HealthReport(Struct, frozen=True):
-    """One look at everything: the worst word, each part's verdict, and what still works."""
+    """The results of all checks, their summary, and what still works."""
 
-    status: str
-    verdicts: Mapping[str, Verdict]
+    state: str
+    """`down` without a database, `degraded` where any part is not ok, else `ok`."""
+    parts: Mapping[str, CheckResult]
     polls_answered: bool
     can_build: bool
 
     def for_everybody(self) -> "HealthReport":
         """The same without what is the operator's alone."""
-        verdicts = {
-            part: Verdict(verdict.status, public_sentence(part, verdict.status))
-            for part, verdict in self.verdicts.items()
+        parts = {
+            part: CheckResult(result.status, public_sentence(part, result.status))
+            for part, result in self.parts.items()
         }
-        return replace(self, verdicts=verdicts)
+        return replace(self, parts=parts)
 
 
 class Health:
-    """Keeps the last verdict of each part. `checks` maps a part's name to its check.
+    """Keeps the last result of each part. `checks` maps a part's name to its check.
 
     Parts `engine` and `store` decide whether builds can run, `database` whether polls can be
     answered. Until the first look everything counts as working, so that start-up needs no engine.
     """
 
     def __init__(
-        self, checks: Mapping[str, Callable[[], Verdict]], *, has_room: Callable[[], bool] = lambda: True
+        self, checks: Mapping[str, Callable[[], CheckResult]], *, has_room: Callable[[], bool] = lambda: True
     ) -> None:
         """`has_room` tells whether the store may grow; builds wait while it may not."""
         self._checks = checks
@@ -118,7 +125,7 @@ class Health:
         self._changed = threading.Condition()
         self._room = True
         """As last seen: who asks how things are waits for no disk."""
-        self._verdicts = dict.fromkeys(checks, _STARTING)
+        self._results = dict.fromkeys(checks, _STARTING)
 
     def look(self) -> None:
         """Asks every part once; each answers within seconds."""
@@ -129,13 +136,13 @@ class Health:
     def look_at(self, part: str) -> None:
         """Asks one part; a check that fails itself says nothing about the others."""
         try:
-            verdict = self._checks[part]()
+            result = self._checks[part]()
         except AsuError as error:
-            verdict = Verdict("down", str(error))
+            result = CheckResult("error", str(error))
         except Exception:  # noqa: BLE001 - a bug in one check must not end the round for the others
             _log.exception("checking %s failed: a bug", part)
-            verdict = Verdict("degraded", "It could not be checked; the log of the server says why.")
-        self._note(part, verdict)
+            result = CheckResult("warning", "It could not be checked; the log of the server says why.")
+        self._note(part, result)
 
     def look_at_room(self) -> None:
         """Whether the store may grow. A store that cannot be asked is not full: its own check tells."""
@@ -149,16 +156,16 @@ class Health:
 
     def is_down(self, part: str) -> bool:
         """Whether it was down when it was last looked at."""
-        return self._verdicts[part].status == "down"
+        return self._results[part].status == "error"
 
     def part_failed(self, part: str, sentence: str) -> None:
         """A worker found a part down; it counts so until a check, or another build, finds it up."""
-        if part in self._verdicts:
-            self._note(part, Verdict("down", sentence))
+        if part in self._results:
+            self._note(part, CheckResult("error", sentence))
 
     def part_works(self, part: str) -> None:
         """A build got what it needed of a part, whatever was thought of it."""
-        if self._verdicts[part].status != "ok":
+        if self._results[part].status != "ok":
             self.look_at(part)
 
     def wait_until_builds_run(self, timeout: float) -> bool:
@@ -182,19 +189,20 @@ class Health:
 
     def report(self) -> HealthReport:
         """The state as last seen."""
-        verdicts = {"process": Verdict("ok", "The process answers."), **self._verdicts}
-        words = {verdict.status for verdict in verdicts.values()}
-        database_down = self._verdicts["database"].status == "down"
-        status = "ok" if words == {"ok"} else "down" if database_down else "degraded"
-        return HealthReport(status, verdicts, not database_down, self._can_build() and not database_down)
+        parts = {"process": CheckResult("ok", "The process answers."), **self._results}
+        if database_down := self.is_down("database"):
+            state = "down"
+        else:
+            state = "ok" if all(result.status == "ok" for result in parts.values()) else "degraded"
+        return HealthReport(state, parts, not database_down, self._can_build() and not database_down)
 
     def _can_build(self) -> bool:
-        parts_work = all(self._verdicts[part].status != "down" for part in ("engine", "store"))
+        parts_work = all(self._results[part].status != "error" for part in ("engine", "store"))
         return parts_work and self._room
 
-    def _note(self, part: str, verdict: Verdict) -> None:
+    def _note(self, part: str, result: CheckResult) -> None:
         with self._changed:
-            former, self._verdicts[part] = self._verdicts[part], verdict
-            if verdict.status != former.status and (former is not _STARTING or verdict.status != "ok"):
-                _log.warning("%s is %s: %s", part, verdict.status, verdict.sentence)
+            former, self._results[part] = self._results[part], result
+            if result.status != former.status and (former is not _STARTING or result.status != "ok"):
+                _log.warning("%s is %s: %s", part, STATES[result.status], result.sentence)
             self._changed.notify_all()

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
-from asu_builder.ports import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _REPLACED = (
 )
 _FULL = "The disk of the database is full; nothing can be written before the operator has made room."
 _LEAST_FREE = 1 << 20
-_CUT_OFF = Verdict("degraded", "The database was not looked through to its end; the service was stopped.")
+_CUT_OFF = CheckResult("warning", "The database was not looked through to its end; the service was stopped.")
 
 
 class Database:
@@ -156,7 +156,7 @@ class Database:
                 self._relaxed.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_SECONDS * 1000:.0f}")
         return not busy
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether the database answers and takes writes, and is the file that it was.
 
         What would be written to a file without a name would be lost at the next start.
@@ -164,14 +164,14 @@ class Database:
         if _identity(self._path) != self._file:
             self._refusal = self._refusal or _REPLACED
         if self.disk_is_full():
-            return Verdict("down", _FULL)
+            return CheckResult("error", _FULL)
         try:
             with self.writing() as connection:
                 # Something is really written: a full disk lets a transaction pass that changes nothing.
                 connection.execute("UPDATE installation SET id = id")
         except Unavailable as error:
-            return Verdict("down", str(error))
-        return Verdict("ok", "The database answers.")
+            return CheckResult("error", str(error))
+        return CheckResult("ok", "The database answers.")
 
     def disk_is_full(self) -> bool:
         """One system call: a log that was grown before takes writes for a while on a full disk."""
@@ -182,7 +182,7 @@ class Database:
         free = facts.f_bfree if os.geteuid() == 0 else facts.f_bavail
         return free * facts.f_frsize < _LEAST_FREE
 
-    def verify(self) -> Verdict:
+    def verify(self) -> CheckResult:
         """Whether every page of the file is sound; reads all of it, so seconds for a large one.
 
         For a thread of its own; nothing waits for it, and `stop_verifying()` cuts it off. A file found
@@ -197,13 +197,13 @@ class Database:
                 if self._closing.is_set():
                     return _CUT_OFF
                 if result_code(error) not in DAMAGE:
-                    return Verdict("degraded", f"The database could not be looked through: {error}")
+                    return CheckResult("warning", f"The database could not be looked through: {error}")
                 problems = [str(error)]
         if problems == ["ok"]:
-            return Verdict("ok", "Every page of the database is sound.")
+            return CheckResult("ok", "Every page of the database is sound.")
         _log.error("%s is damaged: %s", self._path, "; ".join(problems))
         self._refusal = _DAMAGED
-        return Verdict("down", _DAMAGED)
+        return CheckResult("error", _DAMAGED)
 
     def _look_through(self) -> list[str]:
         self._verifier = self._connect("NORMAL", read_only=True)

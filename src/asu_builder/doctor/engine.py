@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asu_builder.doctor.asking import SocketAnswer
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, doubtful, well, wrong
+from asu_builder.domain.check_result import CheckResult, error, ok, warning
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.service import socket_candidates, systemctl_option, what_helps
 
@@ -14,19 +14,19 @@ _OLDEST = 4
 """libpod's API as this program speaks it came with Podman 4."""
 
 
-def check_engine(scene: Scene) -> Finding:
+def check_engine(scene: Scene) -> CheckResult:
     """Which sockets were tried, what each answered, and what follows."""
     if scene.is_local:
         return _check_local(scene)
     tried = "; ".join(answer.sentence for answer in scene.sockets())
     chosen = scene.socket
     if chosen is None:
-        return wrong(f"Podman's socket was not found: {tried}.", _how_to_find(scene))
+        return error(f"Podman's socket was not found: {tried}.", _how_to_find(scene))
     if chosen.version:
         if int(chosen.version.partition(".")[0] or 0) < _OLDEST:
-            return wrong(f"{chosen.sentence}, which is too old.", "Use Podman 4 or newer.")
-        return well(f"{chosen.sentence}.")
-    return wrong(f"The socket that would be used does not work: {tried}.", _remedy(scene, chosen))
+            return error(f"{chosen.sentence}, which is too old.", "Use Podman 4 or newer.")
+        return ok(f"{chosen.sentence}.")
+    return error(f"The socket that would be used does not work: {tried}.", _remedy(scene, chosen))
 
 
 def _remedy(scene: Scene, chosen: SocketAnswer) -> str:
@@ -77,34 +77,32 @@ def _start_line(scene: Scene) -> str:
     return f"mkdir -p {Path(path).parent} && podman system service --time=0 unix://{path} &"
 
 
-def _check_local(scene: Scene) -> Finding:
+def _check_local(scene: Scene) -> CheckResult:
     template = scene.settings.imagebuilder_path
     if not template:
-        return wrong(
+        return error(
             "The local runtime has no ImageBuilder.",
             "Set imagebuilder_path to where one is unpacked, like /srv/imagebuilders/{version}/{target}/"
             "{subtarget}, or container_runtime to podman.",
         )
     found = imagebuilders(template)
     if not found:
-        return wrong(
+        return error(
             f"There is no ImageBuilder at {template}.",
             "Unpack one there: tar --zstd -xf FILE.tar.zst --strip-components=1 -C DIRECTORY",
         )
     sandbox = "in a sandbox"
     if not bubblewrap_works():
         if not scene.settings.allow_unsandboxed:
-            return wrong(
+            return error(
                 "bubblewrap is missing or may not create its sandbox here, so nothing is built.",
                 "apt-get install bubblewrap   (in a container: use Podman; allow_unsandboxed: true only on a "
                 "machine that nobody else can reach)",
             )
         sandbox = "WITHOUT A SANDBOX, as allow_unsandboxed says"
         if shutil.which("bwrap") is None:
-            return doubtful(
-                f"{len(found)} ImageBuilders; builds run {sandbox}.", "apt-get install bubblewrap"
-            )
-    return well(f"Local runtime: {len(found)} ImageBuilders; builds run {sandbox}.")
+            return warning(f"{len(found)} ImageBuilders; builds run {sandbox}.", "apt-get install bubblewrap")
+    return ok(f"Local runtime: {len(found)} ImageBuilders; builds run {sandbox}.")
 
 
 def imagebuilders(template: str) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, doubtful, well, worst, wrong
+from asu_builder.domain.check_result import CheckResult, error, ok, warning, worst
 from asu_builder.domain.errors import AsuError
 from asu_builder.files import DISK_FULL
 
@@ -79,46 +79,46 @@ _LOOKS, _LOOK_EVERY_SECONDS = 5, 0.2
 _BACKUP = "Put a backup in its place (docs/backup.md), or move it away to begin with an empty one."
 
 
-def check_database(scene: Scene) -> Finding:
+def check_database(scene: Scene) -> CheckResult:
     """Header, schema, and whether somebody keeps it to himself."""
     path = scene.settings.database_path
     try:
         if not path.exists():
-            return well(f"There is no {path} yet; the first start makes it.")
+            return ok(f"There is no {path} yet; the first start makes it.")
         if path.is_dir():
-            return wrong(f"The database {path} is a directory.", "Name a file in it as database_path.")
+            return error(f"The database {path} is a directory.", "Name a file in it as database_path.")
         with path.open("rb") as file:
             header = file.read(_HEADER)
         size = path.stat().st_size
-    except OSError as error:
-        return wrong(
-            f"The database {path} cannot be read by user {scene.user}: {error.strerror}.",
+    except OSError as failure:
+        return error(
+            f"The database {path} cannot be read by user {scene.user}: {failure.strerror}.",
             f"chown {scene.user} {path}*",
         )
     if not header:
-        return well(f"{path} is empty; the first start fills it.")
+        return ok(f"{path} is empty; the first start fills it.")
     return _damage(path, header, size) or _held(path) or _rights(scene, path) or _schema(path, header)
 
 
-def _damage(path: Path, header: bytes, size: int) -> Finding | None:
+def _damage(path: Path, header: bytes, size: int) -> CheckResult | None:
     if len(header) < _HEADER or not header.startswith(_MAGIC):
-        return wrong(f"The file {path} is no database, or its beginning is damaged.", _BACKUP)
+        return error(f"The file {path} is no database, or its beginning is damaged.", _BACKUP)
     page = int.from_bytes(header[16:18]) or 1
     page = 65536 if page == 1 else page
     pages, counts_agree = int.from_bytes(header[28:32]), header[24:28] == header[92:96]
     if page & (page - 1) or page < 512 or (counts_agree and size < pages * page):
-        return wrong(f"The database {path} is cut off: {size} bytes of {pages * page}.", _BACKUP)
+        return error(f"The database {path} is cut off: {size} bytes of {pages * page}.", _BACKUP)
     try:
         descriptor = open_header(path)
     except AsuError as problem:
         log = path.with_name(f"{path.name}-wal")
-        return wrong(f"{problem}", f"rm {log} {path}-shm")
+        return error(f"{problem}", f"rm {log} {path}-shm")
     if descriptor is not None:
         os.close(descriptor)
     return None
 
 
-def _held(path: Path) -> Finding | None:
+def _held(path: Path) -> CheckResult | None:
     """Waits a second for a writer, since writing takes milliseconds."""
     holder: int | None = None
     for _ in range(_LOOKS):
@@ -126,7 +126,7 @@ def _held(path: Path) -> Finding | None:
         if holder is None:
             return None
         time.sleep(_LOOK_EVERY_SECONDS)
-    return wrong(
+    return error(
         f"The database {path} is held by {described(holder)}; every start and every write waits for it.",
         f"Wait until it is done, or end it: kill {holder or 'PID'}",
     )
@@ -142,7 +142,7 @@ def _holder(path: Path) -> int | None:
     return None
 
 
-def _rights(scene: Scene, path: Path) -> Finding | None:
+def _rights(scene: Scene, path: Path) -> CheckResult | None:
     closed = [
         beside
         for beside in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
@@ -150,35 +150,35 @@ def _rights(scene: Scene, path: Path) -> Finding | None:
     ]
     if not closed:
         return None
-    return wrong(
+    return error(
         f"{closed[0]} may not be written by user {scene.user}.",
         f"chown {scene.user} {path}* && chmod u+rw {path}*",
     )
 
 
-def _schema(path: Path, header: bytes) -> Finding:
+def _schema(path: Path, header: bytes) -> CheckResult:
     try:
         have, tables = _read(path, header)
-    except sqlite3.DatabaseError as error:
-        if result_code(error) in DAMAGE:
-            return wrong(f"The database {path} is damaged: {error}.", _BACKUP)
-        return doubtful(f"The database {path} cannot be looked into: {error}.", f"sqlite3 {path} .tables")
+    except sqlite3.DatabaseError as failure:
+        if result_code(failure) in DAMAGE:
+            return error(f"The database {path} is damaged: {failure}.", _BACKUP)
+        return warning(f"The database {path} cannot be looked into: {failure}.", f"sqlite3 {path} .tables")
     known = known_schema()
     if tables is not None and "installation" not in tables and (have or tables):
-        return wrong(f"{path} is a database of another program.", "Name another database_path.")
+        return error(f"{path} is a database of another program.", "Name another database_path.")
     if have > known:
-        return wrong(
+        return error(
             f"The database {path} was written by a newer version of this program (schema {have}; this one "
             f"knows {known}).",
             "Install that version again, or name another database_path.",
         )
     if have < known:
-        return doubtful(
+        return warning(
             f"The database {path} has schema {have}; the next start of this version brings it to {known}, "
             f"and leaves a copy in {path.name}.schema-{have}.backup.",
             f"Make a backup of your own before that start: asu-builder backup asu-builder-schema-{have}.db",
         )
-    return well(f"The database {path} has schema {have}, the newest.")
+    return ok(f"The database {path} has schema {have}, the newest.")
 
 
 def _read(path: Path, header: bytes) -> tuple[int, set[str] | None]:
@@ -224,7 +224,7 @@ _BUILD_NEEDS = 1 << 30
 """A build's images and its copy of them take less, with room for the container's own layer."""
 
 
-def check_database_directory(scene: Scene) -> Finding:
+def check_database_directory(scene: Scene) -> CheckResult:
     """Whether the database can be written where it is to lie."""
     path = scene.settings.database_path
     found = _directory(path.parent, setting="database_path", user=scene.user)
@@ -233,7 +233,7 @@ def check_database_directory(scene: Scene) -> Finding:
         found = worst(
             [
                 found,
-                doubtful(
+                warning(
                     f"The database {path} lies on a network's file system ({remote}), where SQLite may lose "
                     "rows.",
                     "Name a database_path on a local disk.",
@@ -243,12 +243,12 @@ def check_database_directory(scene: Scene) -> Finding:
     return found
 
 
-def check_store(scene: Scene) -> Finding:
+def check_store(scene: Scene) -> CheckResult:
     """Whether images can be stored."""
     return _directory(scene.store, setting="public_path", user=scene.user)
 
 
-def check_disk(scene: Scene) -> Finding:
+def check_disk(scene: Scene) -> CheckResult:
     """Whether the disks of database and store have room above the floor."""
     places = dict.fromkeys((existing(scene.store), existing(scene.settings.database_path.parent)))
     return worst([_room(place, int(scene.settings.disk_floor)) for place in places])
@@ -264,27 +264,28 @@ def existing(path: Path) -> Path:
     return Path("/")
 
 
-def _directory(path: Path, *, setting: str, user: str) -> Finding:
+def _directory(path: Path, *, setting: str, user: str) -> CheckResult:
     place = existing(path)
     if not place.is_dir():
-        return wrong(f"{place} is no directory.", f"Move it away, or name another {setting}.")
+        return error(f"{place} is no directory.", f"Move it away, or name another {setting}.")
     problem = _try_writing(place)
     will = "" if place == path.absolute() else f"; {path} will be made below it"
     if problem == 0:
-        return well(f"{place} can be written{will}.")
+        return ok(f"{place} can be written{will}.")
     if problem == errno.EROFS:
-        return wrong(
+        return error(
             f"{place} lies on a disk that is mounted read-only.",
             f"mount -o remount,rw {_mount_of(place)}   (or name another {setting}; under systemd add "
             "ReadWritePaths= to the unit)",
         )
     if problem in (errno.EACCES, errno.EPERM):
-        return wrong(f"{place} may not be written by user {user}.", f"chown -R {user} {place}")
+        return error(f"{place} may not be written by user {user}.", f"chown -R {user} {place}")
     if problem in DISK_FULL:
-        return wrong(
-            f"The disk of {place} is full.", f"Make room on it (asu-builder gc), or name another {setting}."
+        return error(
+            f"The disk of {place} is full.",
+            f"Make room on it (asu-builder gc), or name another {setting}.",
         )
-    return wrong(
+    return error(
         f"{place} takes no file: {os.strerror(problem)}.",
         f"Look for errors of its disk: dmesg | tail   (or name another {setting})",
     )
@@ -294,9 +295,9 @@ def _try_writing(place: Path) -> int:
     """The number of the error with which writing, syncing and sharing memory ends; 0 for none."""
     try:
         descriptor = os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
-            return error.errno or errno.EIO
+    except OSError as failure:
+        if failure.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            return failure.errno or errno.EIO
         # A file system without nameless files: the rights alone are looked at.
         return 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
     try:
@@ -304,34 +305,34 @@ def _try_writing(place: Path) -> int:
         os.fsync(descriptor)
         with mmap.mmap(descriptor, 4096) as shared:
             shared[0] = 1
-    except OSError as error:
-        return error.errno or errno.EIO
+    except OSError as failure:
+        return failure.errno or errno.EIO
     finally:
         os.close(descriptor)
     return 0
 
 
-def _room(place: Path, floor: int) -> Finding:
+def _room(place: Path, floor: int) -> CheckResult:
     facts = os.statvfs(place)
     free = facts.f_bavail * facts.f_frsize
     sentence = f"The disk of {place} has {free >> 20} MiB free"
     if free <= floor:
-        return wrong(
+        return error(
             f"{sentence}, and new builds are refused below disk_floor ({floor >> 20} MiB).",
             "Make room: asu-builder gc   (or set store_max_size so that it does not come to this, or lower "
             "disk_floor)",
         )
     if facts.f_files and facts.f_favail < 1000:
-        return wrong(
+        return error(
             f"The disk of {place} has only {facts.f_favail} files left to give.",
             f"Find where they are: du --inodes -x {_mount_of(place)} | sort -n | tail",
         )
     if free <= floor + _BUILD_NEEDS:
-        return doubtful(
+        return warning(
             f"{sentence}; that is little above disk_floor ({floor >> 20} MiB).",
             "Make room, or set store_max_size so that old results give way earlier.",
         )
-    return well(f"{sentence}.")
+    return ok(f"{sentence}.")
 
 
 def _mounts() -> list[tuple[Path, str]]:

@@ -10,42 +10,42 @@ import msgspec
 
 from asu_builder.doctor.asking import Heard, Unheard, ask, get_json
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, doubtful, well, wrong
+from asu_builder.domain.check_result import CheckResult, error, ok, warning
 from asu_builder.upstream.formats import parse_versions
 
 
-def check_upstream(scene: Scene) -> Finding:
+def check_upstream(scene: Scene) -> CheckResult:
     """Whether the download server answers and lists versions."""
     url = scene.settings.upstream_url.rstrip("/")
     remedy = f"See what stands between: curl -I {url}/.versions.json   (a mirror is named by upstream_url)"
     try:
         listed = parse_versions(scene.versions().body)
-    except Unheard as error:
-        return wrong(f"The download server {url} does not answer: {error}.", remedy)
+    except Unheard as failure:
+        return error(f"The download server {url} does not answer: {failure}.", remedy)
     except ValueError:
-        return wrong(
+        return error(
             f"{url}/.versions.json is no list of versions.",
             "Set upstream_url to a server of the layout of https://downloads.openwrt.org.",
         )
-    return well(f"{url} answers and lists {len(listed.listed)} versions.")
+    return ok(f"{url} answers and lists {len(listed.listed)} versions.")
 
 
-def check_release(scene: Scene) -> Finding:
+def check_release(scene: Scene) -> CheckResult:
     """Whether the newest release's targets are there."""
     url = scene.settings.upstream_url.rstrip("/")
     remedy = f"Name a complete mirror as upstream_url; try: curl -I {url}/releases/"
     try:
         release, targets = scene.targets()
-    except Unheard as error:
-        return wrong(f"The newest release's list of targets cannot be had: {error}.", remedy)
-    except ValueError as error:
-        return wrong(f"The newest release's list of targets cannot be understood: {error}.", remedy)
+    except Unheard as failure:
+        return error(f"The newest release's list of targets cannot be had: {failure}.", remedy)
+    except ValueError as failure:
+        return error(f"The newest release's list of targets cannot be understood: {failure}.", remedy)
     if not targets:
-        return wrong(f"{url} has no target of {release.version}.", remedy)
-    return well(f"The newest release is {release.version}, with {len(targets)} targets.")
+        return error(f"{url} has no target of {release.version}.", remedy)
+    return ok(f"The newest release is {release.version}, with {len(targets)} targets.")
 
 
-def check_rules(scene: Scene) -> Finding:
+def check_rules(scene: Scene) -> CheckResult:
     """Whether the package rules can be read, from wherever they come."""
     from package_changes.rules import RulesProblem, parse_rules
     from package_changes.watch import built_in_rules, read_rules_text
@@ -54,22 +54,22 @@ def check_rules(scene: Scene) -> Finding:
     if url := settings.package_changes_url.rstrip("/"):
         try:
             heard = ask("GET", f"{url}/health")
-        except Unheard as error:
-            return wrong(
-                f"The package-changes service {url} does not answer: {error}.",
+        except Unheard as failure:
+            return error(
+                f"The package-changes service {url} does not answer: {failure}.",
                 "Start it (asu-package-changes), or set package_changes_url to nothing.",
             )
         if heard.status != 200:
-            return wrong(f"{url}/health is answered {heard.status}.", f"curl {url}/health")
-        return well(f"The package-changes service {url} answers.")
+            return error(f"{url}/health is answered {heard.status}.", f"curl {url}/health")
+        return ok(f"The package-changes service {url} answers.")
     if not settings.package_changes_path:
-        return well(f"{built_in_rules().count} package rules (built in).")
+        return ok(f"{built_in_rules().count} package rules (built in).")
     path = Path(settings.package_changes_path).expanduser()
     try:
         rules = parse_rules(read_rules_text(path), source=str(path))
     except RulesProblem as problem:
-        return wrong(f"The package rules are wrong: {problem}", f"asu-builder rules test {path}")
-    return well(f"{rules.count} package rules ({path}).")
+        return error(f"The package rules are wrong: {problem}", f"asu-builder rules test {path}")
+    return ok(f"{rules.count} package rules ({path}).")
 
 
 _ACCEPT = ", ".join(
@@ -93,11 +93,11 @@ class _Token(msgspec.Struct):
 _TOKEN = msgspec.json.Decoder(_Token)
 
 
-def check_registry(scene: Scene) -> Finding:
+def check_registry(scene: Scene) -> CheckResult:
     """Whether the registry answers the question that every pull begins with."""
     reference = scene.settings.imagebuilder_image.format_map(_fields(scene, "x/y", "v0", "0"))
     if scene.is_local or reference.startswith(_LOCAL):
-        return well(_NONE_NEEDED)
+        return ok(_NONE_NEEDED)
     host = _host(reference)
     remedy = (
         f"See what stands between: curl -I https://{host}/v2/   (behind a proxy set https_proxy for Podman's "
@@ -105,27 +105,27 @@ def check_registry(scene: Scene) -> Finding:
     )
     try:
         heard = ask("GET", f"https://{host}/v2/")
-    except Unheard as error:
+    except Unheard as failure:
         if _speaks_plainly(host):
-            return doubtful(
+            return warning(
                 f"The registry {host} answers without encryption, which Podman refuses by itself.",
                 f"printf '[[registry]]\\nlocation = \"{host}\"\\ninsecure = true\\n' > "
                 "/etc/containers/registries.conf.d/asu-builder.conf",
             )
-        return wrong(f"The registry {host} does not answer: {error}.", remedy)
+        return error(f"The registry {host} does not answer: {failure}.", remedy)
     if heard.status not in (200, 401):
-        return wrong(f"The registry {host} answers {heard.status} to the question for its version.", remedy)
-    return well(f"The registry {host} answers.")
+        return error(f"The registry {host} answers {heard.status} to the question for its version.", remedy)
+    return ok(f"The registry {host} answers.")
 
 
-def check_image(scene: Scene) -> Finding:
+def check_image(scene: Scene) -> CheckResult:
     """Whether the container image of one ImageBuilder of the newest release can be had."""
     if scene.is_local:
-        return well(_NONE_NEEDED)
+        return ok(_NONE_NEEDED)
     try:
         release, targets = scene.targets()
     except (Unheard, ValueError):
-        return doubtful(
+        return warning(
             "No image was looked for: which release is the newest could not be learnt.",
             "See to the download server first (upstream).",
         )
@@ -134,13 +134,13 @@ def check_image(scene: Scene) -> Finding:
         _fields(scene, target, release.tag, release.version)
     )
     if _is_here(scene, reference):
-        return well(f"{reference} is here.")
+        return ok(f"{reference} is here.")
     if reference.startswith(_LOCAL):
-        return wrong(f"{reference} is not here, and no registry has it.", f"podman load or tag {reference}")
+        return error(f"{reference} is not here, and no registry has it.", f"podman load or tag {reference}")
     return _ask_for(reference)
 
 
-def _ask_for(reference: str) -> Finding:
+def _ask_for(reference: str) -> CheckResult:
     remedy = (
         f"podman pull {reference}   (its answer says more; see imagebuilder_registry, imagebuilder_image)"
     )
@@ -152,11 +152,11 @@ def _ask_for(reference: str) -> Finding:
         heard = ask("HEAD", url, headers={"Accept": _ACCEPT})
         if heard.status == 401:
             heard = ask("HEAD", url, headers={"Accept": _ACCEPT, **_allowed(heard)})
-    except Unheard as error:
-        return wrong(f"{reference} cannot be asked for: {error}.", remedy)
+    except Unheard as failure:
+        return error(f"{reference} cannot be asked for: {failure}.", remedy)
     if heard.status != 200:
-        return wrong(f"{reference} is answered {heard.status} by its registry.", remedy)
-    return well(f"{reference} can be pulled.")
+        return error(f"{reference} is answered {heard.status} by its registry.", remedy)
+    return ok(f"{reference} can be pulled.")
 
 
 def _allowed(refused: Heard) -> dict[str, str]:
@@ -206,34 +206,35 @@ def _is_here(scene: Scene, reference: str) -> bool:
     return status == 204
 
 
-def check_network(scene: Scene) -> Finding:
+def check_network(scene: Scene) -> CheckResult:
     """Whether builds can reach the repositories that packages come from."""
     network = scene.settings.build_network
     if network == "none":
-        return well("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
+        return ok("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
     if scene.is_local:
-        return well("Builds use this machine's network.")
+        return ok("Builds use this machine's network.")
     engine = scene.engine
     if engine is None:
-        return doubtful("The build network was not looked at.", "See to the container engine first (engine).")
+        return warning("The build network was not looked at.", "See to the container engine first (engine).")
     try:
         status, found = get_json(engine.path, f"/v4.0.0/libpod/networks/{quote(network)}/json")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return wrong(
-            f"The engine does not tell of its networks ({type(error).__name__}).", "podman network ls"
+    except (OSError, http.client.HTTPException, ValueError) as failure:
+        return error(
+            f"The engine does not tell of its networks ({type(failure).__name__}).",
+            "podman network ls",
         )
     return _judge_network(network, status, found)
 
 
-def _judge_network(network: str, status: int, found: Any) -> Finding:
+def _judge_network(network: str, status: int, found: Any) -> CheckResult:
     if status == 404:
-        return well(f"The network {network} is made with the first build.")
+        return ok(f"The network {network} is made with the first build.")
     found = found[0] if isinstance(found, list) and found else found
     if status != 200 or not isinstance(found, dict):
-        return wrong(f"The network {network} is answered {status} by the engine.", "podman network ls")
+        return error(f"The network {network} is answered {status} by the engine.", "podman network ls")
     if found.get("internal"):
-        return wrong(
+        return error(
             f"The network {network} leads nowhere (it is internal), so builds cannot fetch packages.",
             f"podman network rm {network}   (the next build makes it anew)",
         )
-    return well(f"The network {network} is there ({found.get('driver', 'bridge')}).")
+    return ok(f"The network {network} is there ({found.get('driver', 'bridge')}).")

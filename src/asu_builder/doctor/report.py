@@ -12,7 +12,7 @@ from asu_builder import __version__
 from asu_builder.doctor import engine, files, machine, network, service
 from asu_builder.doctor.machine import check_settings
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, Grade, wrong
+from asu_builder.domain.check_result import CheckResult, error
 from asu_builder.settings import LoadedSettings
 from asu_builder.settings.reading import Survey
 
@@ -24,7 +24,7 @@ class Check(Struct, frozen=True):
 
     name: str
     group: str
-    run: Callable[[Scene], Finding]
+    run: Callable[[Scene], CheckResult]
     seconds: float = 10.0
     remedy: str = "Ask again when the machine is less busy; see dmesg for what hangs."
     quick: bool = False
@@ -65,17 +65,17 @@ SAMPLE_BUILD = "sample_build"
 NAMES = (*(check.name for check in CHECKS), SAMPLE_BUILD)
 
 
-def examine(scene: Scene, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
+def examine(scene: Scene, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
     """What each check finds, in their order, as soon as it and those before it have ended."""
     began = monotonic()
     runs = [_Run(check, scene) for check in checks]
     for run in runs:
-        yield run.finding(began + run.check.seconds)
+        yield run.result(began + run.check.seconds)
 
 
-def is_healthy(findings: Iterable[Finding]) -> bool:
+def is_healthy(results: Iterable[CheckResult]) -> bool:
     """Whether nothing is wrong; what is merely doubtful may be."""
-    return all(finding.grade != "wrong" for finding in findings)
+    return all(result.status != "error" for result in results)
 
 
 class _Run:
@@ -84,26 +84,26 @@ class _Run:
     def __init__(self, check: Check, scene: Scene) -> None:
         self.check = check
         self._scene = scene
-        self._found: Finding | None = None
+        self._found: CheckResult | None = None
         self._thread = threading.Thread(target=self._run, name=f"doctor-{check.name}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             self._found = self.check.run(self._scene)
-        except Exception as error:  # noqa: BLE001 - a check that breaks must not hide the others
+        except Exception as failure:  # noqa: BLE001 - a check that breaks must not hide the others
             _log.debug("the check %s broke", self.check.name, exc_info=True)
-            self._found = wrong(
-                f"The check itself failed: {type(error).__name__}: {error}.",
+            self._found = error(
+                f"The check itself failed: {type(failure).__name__}: {failure}.",
                 "Please report this with the output of asu-builder doctor --json.",
             )
 
-    def finding(self, until: float) -> Finding:
+    def result(self, until: float) -> CheckResult:
         """Waits no longer than `until`, in seconds of the monotonic clock."""
         self._thread.join(max(0.0, until - monotonic()))
         found = self._found
         if found is None:
-            found = wrong(f"No answer within {self.check.seconds:.0f} seconds.", self.check.remedy)
+            found = error(f"No answer within {self.check.seconds:.0f} seconds.", self.check.remedy)
         return replace(found, name=self.check.name, group=self.check.group)
 
 
@@ -118,15 +118,15 @@ def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
     """
     settings = loaded.settings
     scene = Scene(Survey(settings, loaded.origins, (), (), ()))
-    findings = list(examine(scene, _QUICK))
-    problems = [finding for finding in findings if finding.grade != Grade.OK]
+    results = list(examine(scene, _QUICK))
+    problems = [result for result in results if result.status != "ok"]
     for problem in problems:
         _service_log.warning("%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
     _service_log.info(
         "asu-builder %s at %s, %s; store %s; upstream %s; %s",
         __version__,
         in_words(listens_at),
-        _engine(scene, findings),
+        _engine(scene, results),
         scene.store.absolute(),
         settings.upstream_url,
         f"{len(problems)} problems, see above" if problems else "all is well",
@@ -141,7 +141,7 @@ def in_words(listens_at: object) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _engine(scene: Scene, findings: list[Finding]) -> str:
+def _engine(scene: Scene, results: list[CheckResult]) -> str:
     if scene.is_local:
         return "local runtime"
     engine = scene.engine

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
 from asu_builder.doctor.report import BUILD, SAMPLE_BUILD, Check, examine
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, Grade, doubtful, well, wrong
+from asu_builder.domain.check_result import CheckResult, error, ok, warning
 from asu_builder.domain.errors import AsuError
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.service import Engine
@@ -27,35 +27,35 @@ _SECONDS = 240.0
 _LAST_LINES = 3
 
 
-def try_building(scene: Scene, findings: Sequence[Finding]) -> Finding:
+def try_building(scene: Scene, results: Sequence[CheckResult]) -> CheckResult:
     """What came of it; not begun where the engine is known not to work."""
 
-    def run(_: Scene) -> Finding:
-        by_name = {finding.name: finding for finding in findings}
-        if by_name["engine"].grade == Grade.WRONG:
-            return doubtful("Nothing was built, since nothing can be.", "See to the engine first (engine).")
+    def run(_: Scene) -> CheckResult:
+        by_name = {result.name: result for result in results}
+        if by_name["engine"].status == "error":
+            return warning("Nothing was built, since nothing can be.", "See to the engine first (engine).")
         return _build(scene)
 
     check = Check(SAMPLE_BUILD, BUILD, run, _SECONDS, "See what the engine does: podman ps; podman logs NAME")
     return next(examine(scene, (check,)))
 
 
-def _build(scene: Scene) -> Finding:
+def _build(scene: Scene) -> CheckResult:
     said: list[str] = []
     began = monotonic()
     try:
         succeeded = _succeeds(scene, said)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
-        said.append(f"{type(error).__name__}: {error}")
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is what was looked for
+        said.append(f"{type(failure).__name__}: {failure}")
         succeeded = False
     runtime = "the local runtime" if scene.is_local else "a container"
     if succeeded:
-        return well(
-            f"One image of the sample was built in {runtime} and verified in {monotonic() - began:.0f} s."
+        return ok(
+            f"One image of the sample was built in {runtime} and verified in {monotonic() - began:.0f} s.",
         )
     lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
     last = " / ".join(lines[-_LAST_LINES:])[:600]
-    return wrong(
+    return error(
         f"The sample was not built in {runtime}: {last}",
         "See each step of it: asu-builder demo   (docs/errors.md explains reasons)",
     )

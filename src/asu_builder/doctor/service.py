@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from asu_builder.doctor.asking import Heard, Unheard, ask
 from asu_builder.doctor.files import described, listener
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import Finding, doubtful, well, wrong
+from asu_builder.domain.check_result import CheckResult, error, ok, warning
 
 ORIGIN = "https://firmware-selector.example"
 """A page elsewhere, as the Firmware Selector is."""
@@ -26,11 +26,11 @@ _CONNECT_SECONDS = 3.0
 _CORS_HINT = "Set cors: true and let the proxy add none of these headers"
 
 
-def check_port(scene: Scene) -> Finding:
+def check_port(scene: Scene) -> CheckResult:
     """Whether the port is free, or taken by a service of ours, which then says how it is."""
     host, port = scene.settings.server_host, scene.settings.server_port
     if port == 0:
-        return well("Any free port is taken, as server_port 0 says.")
+        return ok("Any free port is taken, as server_port 0 says.")
     try:
         with socket.create_connection((_callable(host), port), timeout=_CONNECT_SECONDS):
             pass
@@ -39,15 +39,15 @@ def check_port(scene: Scene) -> Finding:
     status = own_health(scene)
     if status is None:
         holder = described(listener(port))
-        return wrong(
+        return error(
             f"Port {port} is taken by {holder}, which is not this program.",
             f"Stop it, or choose another port: server_port: {port + 1}",
         )
     parts = status.get("parts", {})
     lame = [f"{name}: {part['sentence']}" for name, part in parts.items() if part["status"] != "ok"]
     if status["status"] == "ok":
-        return well(f"The service answers at port {port}, and is well.")
-    return doubtful(
+        return ok(f"The service answers at port {port}, and is well.")
+    return warning(
         f"The service answers at port {port}, and is {status['status']}: {' '.join(lame)}",
         f"See its log, and what it says again: curl {_own_url(scene)}/health",
     )
@@ -72,7 +72,7 @@ def _callable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 
-def _try_binding(scene: Scene, host: str, port: int) -> Finding:
+def _try_binding(scene: Scene, host: str, port: int) -> CheckResult:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[
             0
@@ -80,25 +80,25 @@ def _try_binding(scene: Scene, host: str, port: int) -> Finding:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
-        return _unbindable(scene, error)
-    return well(f"Port {port} of {host} is free.")
+    except OSError as failure:
+        return _unbindable(scene, failure)
+    return ok(f"Port {port} of {host} is free.")
 
 
-def _unbindable(scene: Scene, error: OSError) -> Finding:
+def _unbindable(scene: Scene, failure: OSError) -> CheckResult:
     host, port = scene.settings.server_host, scene.settings.server_port
-    if error.errno == errno.EADDRINUSE:
-        return wrong(
+    if failure.errno == errno.EADDRINUSE:
+        return error(
             f"Port {port} is taken by {described(listener(port))}, which does not answer.",
             f"Stop it, or choose another port: server_port: {port + 1}",
         )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return wrong(
+    if failure.errno in (errno.EACCES, errno.EPERM):
+        return error(
             f"Port {port} may not be opened by user {scene.user}.",
             "Choose one above 1023 (server_port: 8080) and put a proxy in front.",
         )
-    return wrong(
-        f"{host} is no address of this machine: {error.strerror}.",
+    return error(
+        f"{host} is no address of this machine: {failure.strerror}.",
         "server_host: 127.0.0.1   (behind a proxy) or 0.0.0.0",
     )
 
@@ -110,77 +110,77 @@ def _asked_at(scene: Scene) -> str:
     return _own_url(scene) if scene.settings.server_port and own_health(scene) is not None else ""
 
 
-def check_cors(scene: Scene) -> Finding:
+def check_cors(scene: Scene) -> CheckResult:
     """Whether a page elsewhere may ask for builds, by the rules that a browser keeps."""
     base = _asked_at(scene)
     if not base:
         if scene.settings.cors:
-            return well("Answers allow pages elsewhere (cors); nobody was asked, as no service runs.")
-        return doubtful(
+            return ok("Answers allow pages elsewhere (cors); nobody was asked, as no service runs.")
+        return warning(
             "cors is off, so a proxy has to allow pages elsewhere, and it was not asked.",
             "asu-builder doctor --url https://asu.example.org   (its public address)",
         )
     try:
         preflight = ask("OPTIONS", f"{base}{_BUILD}", headers=_PREFLIGHT)
         plain = ask("GET", f"{base}/json/v1/branches.json", headers={"Origin": ORIGIN})
-    except Unheard as error:
-        return wrong(f"{base} does not answer: {error}.", f"curl -I {base}/health")
+    except Unheard as failure:
+        return error(f"{base} does not answer: {failure}.", f"curl -I {base}/health")
     return judge_cors(base, preflight, plain)
 
 
-def judge_cors(base: str, preflight: Heard, plain: Heard) -> Finding:
+def judge_cors(base: str, preflight: Heard, plain: Heard) -> CheckResult:
     """What a browser makes of the answers to OPTIONS and GET with an `Origin`."""
     if not 200 <= preflight.status < 300:
-        return wrong(
+        return error(
             f"{base} answers {preflight.status} to a browser's OPTIONS question.",
             "Let the proxy pass OPTIONS on to the service.",
         )
     for heard, what in ((preflight, "OPTIONS"), (plain, "GET")):
         origins = heard.all("access-control-allow-origin")
         if len(origins) > 1 or any("," in origin for origin in origins):
-            return wrong(
+            return error(
                 f"{base} allows pages elsewhere twice ({what}), which browsers refuse.",
                 "Let one of them do it: cors: false   (or take the header out of the proxy's settings)",
             )
         if not origins or origins[0] not in ("*", ORIGIN):
-            return wrong(f"{base} does not allow pages elsewhere ({what}).", f"{_CORS_HINT}.")
+            return error(f"{base} does not allow pages elsewhere ({what}).", f"{_CORS_HINT}.")
     methods = preflight.one("access-control-allow-methods").upper()
     headers = preflight.one("access-control-allow-headers").lower()
     if not ("POST" in methods or "*" in methods) or not ("content-type" in headers or "*" in headers):
-        return wrong(f"{base} does not let pages elsewhere POST JSON.", f"{_CORS_HINT}.")
-    return well(f"Pages elsewhere may ask {base} for builds.")
+        return error(f"{base} does not let pages elsewhere POST JSON.", f"{_CORS_HINT}.")
+    return ok(f"Pages elsewhere may ask {base} for builds.")
 
 
-def check_proxy(scene: Scene) -> Finding:
+def check_proxy(scene: Scene) -> CheckResult:
     """Whether the service believes the proxy in front of it about who comes.
 
     The service itself sends neither `Server` nor `Via` and speaks no TLS: whoever does is a proxy.
     """
     trusted = scene.settings.trusted_proxies
     if not scene.url:
-        return well(
+        return ok(
             f"Believed about who comes: {', '.join(trusted)}."
             if trusted
-            else "No proxy is believed or needed."
+            else "No proxy is believed or needed.",
         )
     try:
         heard = ask("GET", f"{scene.url}/health")
-    except Unheard as error:
-        return wrong(f"{scene.url} does not answer: {error}.", f"curl -I {scene.url}/health")
+    except Unheard as failure:
+        return error(f"{scene.url} does not answer: {failure}.", f"curl -I {scene.url}/health")
     if heard.status >= 500 and b"polls_answered" not in heard.body:
-        return wrong(
+        return error(
             f"{scene.url} answers {heard.status}: the proxy does not reach the service.",
             f"Point it at {_own_url(scene)} and see its log.",
         )
     if b"polls_answered" not in heard.body:
-        return wrong(
+        return error(
             f"{scene.url}/health is answered by another program ({heard.status}).",
             f"Pass everything on to {_own_url(scene)}.",
         )
     in_front = scene.url.startswith("https://") or heard.one("server") or heard.one("via")
     caller = _caller_of(heard)
     if not in_front:
-        return well(f"{scene.url} leads to the service, which counts this machine as {caller}.")
+        return ok(f"{scene.url} leads to the service, which counts this machine as {caller}.")
     return _judge_proxy(scene, heard.one("server") or heard.one("via") or "https", caller)
 
 
@@ -191,22 +191,22 @@ def _caller_of(heard: Heard) -> str:
         return ""
 
 
-def _judge_proxy(scene: Scene, proxy: str, caller: str) -> Finding:
+def _judge_proxy(scene: Scene, proxy: str, caller: str) -> CheckResult:
     """A service that counts us by the address of something it believes was told of nobody else."""
     trusted = scene.settings.trusted_proxies
     if not trusted:
-        return wrong(
+        return error(
             f"{scene.url} leads through a proxy ({proxy}) that is not believed about who comes, so all "
             f"clients count as one ({caller}) and are limited together.",
             f"trusted_proxies: [{caller or '127.0.0.1'}]",
         )
     if _is_among(caller, trusted) and not _is_this_machine(scene, caller):
-        return wrong(
+        return error(
             f"{scene.url} leads through a proxy ({proxy}) that does not tell who comes, so clients count as "
             f"{caller}.",
             "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
         )
-    return well(f"The proxy ({proxy}) is believed; this machine counts as {caller}.")
+    return ok(f"The proxy ({proxy}) is believed; this machine counts as {caller}.")
 
 
 def _is_among(address: str, networks: Sequence[str]) -> bool:

@@ -1,46 +1,40 @@
-"""What a look at one part of an installation has found, and what to do about it."""
+"""What a check of one part of the service or of an installation found, and what to do about it."""
 
-from enum import StrEnum
+from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 
-
-class Grade(StrEnum):
-    """How a part was found."""
-
-    OK = "ok"
-    WARNING = "warning"
-    """It works, but not as well as it should, or could not be looked at."""
-    WRONG = "wrong"
-    """Builds, or the service, will fail by it."""
+Status = Literal["ok", "warning", "error"]
+"""`error`: builds or the service fail. `warning`: it works, but not well, or could not be checked."""
+_WORST_FIRST: Sequence[Status] = ("error", "warning", "ok")
 
 
-class Finding(Struct, frozen=True):
-    """One part, one sentence, and where it is not well, the remedy: a line to type or a setting."""
+class CheckResult(Struct, frozen=True):
+    """One part, one sentence and, where something is to be done, the remedy: a line to type or a setting."""
 
-    grade: Grade
+    status: Status
     sentence: str
     remedy: str = ""
     name: str = ""
     group: str = ""
 
 
-def well(sentence: str) -> Finding:
+def ok(sentence: str) -> CheckResult:
     """Nothing is to be done."""
-    return Finding(Grade.OK, sentence)
+    return CheckResult("ok", sentence)
 
 
-def doubtful(sentence: str, remedy: str) -> Finding:
+def warning(sentence: str, remedy: str) -> CheckResult:
     """It works; something is better done."""
-    return Finding(Grade.WARNING, sentence, remedy)
+    return CheckResult("warning", sentence, remedy)
 
 
-def wrong(sentence: str, remedy: str) -> Finding:
+def error(sentence: str, remedy: str) -> CheckResult:
     """It does not work."""
-    return Finding(Grade.WRONG, sentence, remedy)
+    return CheckResult("error", sentence, remedy)
 
 
-def worst(findings: list[Finding]) -> Finding:
+def worst(results: Sequence[CheckResult]) -> CheckResult:
     """The worst of several, the first of its kind."""
-    order = [Grade.WRONG, Grade.WARNING, Grade.OK]
-    return min(findings, key=lambda finding: order.index(finding.grade))
+    return min(results, key=lambda result: _WORST_FIRST.index(result.status))

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from asu_builder.core.catalog import Catalog
-from asu_builder.core.health import Health
+from asu_builder.core.health import STATES, Health
 from asu_builder.core.live import LiveBuilds
 from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.preflight import Preview
@@ -333,10 +333,12 @@ class _Endpoints:
         building = request.query_params.get("for") == "build"
         serving = report.can_build if building else report.polls_answered
         document = HealthDocument(
-            report.status,
+            report.state,
             polls_answered=report.polls_answered,
             can_build=report.can_build,
-            parts={name: Part(verdict.status, verdict.sentence) for name, verdict in report.verdicts.items()},
+            parts={
+                name: Part(STATES[result.status], result.sentence) for name, result in report.parts.items()
+            },
             caller=self._parts.callers.of(request.scope).name,
         )
         response = respond(render_json(document))

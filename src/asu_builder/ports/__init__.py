@@ -38,7 +38,6 @@ from asu_builder.ports.engines import (
     OutputCallback,
     PrintedLine,
     Runtime,
-    Verdict,
 )
 from asu_builder.ports.store import Store
 from asu_builder.ports.upstream import (
@@ -90,7 +89,6 @@ __all__ = [
     "TallyBy",
     "TargetProfiles",
     "Upstream",
-    "Verdict",
     "VersionList",
     "Waiting",
     "admit_all",

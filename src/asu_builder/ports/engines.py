@@ -9,17 +9,9 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.job import Lease, Stage
 from asu_builder.domain.release import Release
-
-
-class Verdict(Struct, frozen=True):
-    """Health of one part in a word and a sentence."""
-
-    status: str
-    """`ok`, `degraded` or `down`."""
-    sentence: str
-
 
 MAX_LINES = 10_000
 """Lines that are kept of one job, over all its attempts."""
@@ -161,10 +153,10 @@ class Runtime(Protocol):
         """Removes this installation's containers whose labels `keep` does not want; how many."""
         ...
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether a build could start now, within a few seconds."""
         ...
 
-    def check_registry(self) -> Verdict:
+    def check_registry(self) -> CheckResult:
         """Whether the container images of ImageBuilders can be had, as far as the last tries tell."""
         ...

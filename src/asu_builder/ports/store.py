@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from asu_builder.ports.engines import Verdict
+from asu_builder.domain.check_result import CheckResult
 
 
 class Store(Protocol):
@@ -84,6 +84,6 @@ class Store(Protocol):
         """Removes scratch directories that no living process holds; how many."""
         ...
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether images can be written now."""
         ...

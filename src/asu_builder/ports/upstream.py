@@ -9,12 +9,12 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct, field
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, TooManyRequests
 from asu_builder.domain.packages import Baseline, ClientChange, PackageSelection
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import Device, Title
-from asu_builder.ports.engines import Verdict
 
 FIRST_SECONDS = 10.0
 """How long an answer waits for documents that were never seen: auc gives up after 15."""
@@ -251,7 +251,7 @@ class Upstream(Protocol):
     and what is lacking is noted there; whoever has none waits for it, up to ten seconds.
     """
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Degraded when the download server does not answer."""
         ...
 
@@ -312,6 +312,6 @@ class PackageChanges(Protocol):
         """Every change that clients are told."""
         ...
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether the rules are those that the operator wants."""
         ...

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.files import (
@@ -24,7 +25,6 @@ from asu_builder.files import (
     opened,
     sync,
 )
-from asu_builder.ports import Verdict
 
 _MARK = ".installation"
 """In each published directory: who has published it."""
@@ -279,22 +279,22 @@ class LocalStore:
                 shutil.rmtree(path, ignore_errors=True)
         return len(abandoned)
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """See `ports.Store.check`. Below the floor it is degraded."""
         try:
             with self.scratch() as path, _disk_errors("The store cannot be written"):
                 (path / "probe").write_bytes(b"x")
                 free = self._free()
         except Unavailable as error:
-            return Verdict("down", str(error))
+            return CheckResult("error", str(error))
         if free <= self._floor:
-            return Verdict(
-                "degraded",
+            return CheckResult(
+                "warning",
                 f"The store's disk has {free >> 20} MiB left; new builds are refused until more than "
                 f"{self._floor >> 20} MiB are free. Downloads and cleaning go on. Make room on the disk, "
                 "let results expire earlier, or lower disk_floor.",
             )
-        return Verdict("ok", "Images can be stored.")
+        return CheckResult("ok", "Images can be stored.")
 
     def _new_scratch(self) -> Path:
         return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"

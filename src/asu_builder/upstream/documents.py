@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from asu_builder.database.connection import Database
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError
-from asu_builder.ports import Verdict, current_reading
+from asu_builder.ports import current_reading
 from asu_builder.ports.upstream import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS
 from asu_builder.upstream.fetches import FIRST_PAUSE as FIRST_PAUSE
 from asu_builder.upstream.fetches import FRESH_FOR as FRESH_FOR
@@ -171,7 +172,7 @@ class UpstreamDocuments:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
         return self._memory.stored(self._address(path))
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
         return self._asking.check()
 

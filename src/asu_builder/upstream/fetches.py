@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, Unavailable, UpstreamUnavailable
-from asu_builder.ports import Verdict, current_reading
+from asu_builder.ports import current_reading
 from asu_builder.ports.upstream import FIRST_SECONDS
 from asu_builder.upstream.memory import Document, DocumentMemory, digest_of, size_of
 from asu_builder.upstream.server import UpstreamServer
@@ -210,14 +211,14 @@ class Asking:
             return False
         return True
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
         problem = self._server.problem
         if not problem:
-            return Verdict("ok", "The download server has answered whenever it was asked of late.")
+            return CheckResult("ok", "The download server has answered whenever it was asked of late.")
         if self._failed is not None and self.may_ask(self._failed[0]):
             self.ask(*self._failed)
-        return Verdict("degraded", f"{problem} Answers come from what was seen before.")
+        return CheckResult("warning", f"{problem} Answers come from what was seen before.")
 
     def is_forbidden(self, path: str) -> bool:
         """Whether upstream did not let us see whether it has an optional document."""

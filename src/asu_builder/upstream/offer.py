@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from asu_builder.database.connection import Database
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.domain.search import Device, name_devices
-from asu_builder.ports import TargetProfiles, Verdict, VersionList, current_reading
+from asu_builder.ports import TargetProfiles, VersionList, current_reading
 from asu_builder.upstream.documents import UpstreamDocuments
 from asu_builder.upstream.formats import (
     lift_profile,
@@ -151,12 +152,12 @@ class HttpUpstream:
         self._incomplete = Incomplete(clock)
         self._unlisted = UnlistedDevices(self._documents, self._left_out)
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Degraded when the download server does not answer, so that answers come from memory, or
         when part of what it has cannot be read."""
-        verdict = self._documents.check()
+        result = self._documents.check()
         lacking = " ".join(filter(None, (self._incomplete.sentence(), self._left_out.sentence())))
-        return Verdict("degraded", lacking) if lacking and verdict.status == "ok" else verdict
+        return CheckResult("warning", lacking) if lacking and result.status == "ok" else result
 
     def versions(self) -> VersionList:
         """See `ports.Upstream.versions`."""

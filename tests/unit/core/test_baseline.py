@@ -3,12 +3,13 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import TargetProfiles, Verdict, VersionList
+from asu_builder.ports import TargetProfiles, VersionList
 from factories import a_request
 
 DESCRIBED = TargetProfiles(
@@ -24,8 +25,8 @@ class Releases:
         self._reachable = reachable
         self.asked: list[str] = []
 
-    def check(self) -> Verdict:
-        return Verdict("ok", "It answers.")
+    def check(self) -> CheckResult:
+        return CheckResult("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList(self._listed, ())

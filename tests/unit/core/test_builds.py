@@ -13,6 +13,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Caller, Right, Token
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
@@ -26,7 +27,7 @@ from asu_builder.domain.job import JobState, Retention
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import IdlePolicy, TargetProfiles, Verdict, VersionList
+from asu_builder.ports import IdlePolicy, TargetProfiles, VersionList
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.formats import parse_profiles_json
@@ -56,8 +57,8 @@ class KnownUpstream:
     def __init__(self) -> None:
         self.widget = WIDGET
 
-    def check(self) -> Verdict:
-        return Verdict("ok", "It answers.")
+    def check(self) -> CheckResult:
+        return CheckResult("ok", "It answers.")
 
     def versions(self) -> VersionList:
         return VersionList(("24.10.4", "24.10.5"), ("24.10.5",))

@@ -11,9 +11,10 @@ from asu_builder.core.housekeeping import GRACE, Collection, Housekeeping
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.domain.job import BuildFailure, JobState, Retention
-from asu_builder.ports import Container, ContainerSpec, Verdict
+from asu_builder.ports import Container, ContainerSpec
 from asu_builder.settings import Settings, Size
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission, eventually
@@ -36,11 +37,11 @@ class LabelsOnly:
     def open(self, spec: ContainerSpec, *, stop: Event) -> AbstractContextManager[Container]:
         raise EngineUnavailable("this one builds nothing")
 
-    def check(self) -> Verdict:
-        return Verdict("ok", "fine")
+    def check(self) -> CheckResult:
+        return CheckResult("ok", "fine")
 
-    def check_registry(self) -> Verdict:
-        return Verdict("ok", "fine")
+    def check_registry(self) -> CheckResult:
+        return CheckResult("ok", "fine")
 
     def close(self) -> bool:
         raise AssertionError("housekeeping has opened nothing")

@@ -16,6 +16,7 @@ from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
@@ -28,7 +29,7 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
 from asu_builder.log_context import CURRENT_HASH
-from asu_builder.ports import OutputCallback, Verdict
+from asu_builder.ports import OutputCallback
 from asu_builder.settings import Settings
 from factories import Clock, a_failure, a_request, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
@@ -69,12 +70,12 @@ class Shop:
         self.clock = Clock()
         self.statistics = NotedStatistics()
         self.durations = Durations()
-        self.engine = Verdict("ok", "fine")
+        self.engine = CheckResult("ok", "fine")
         self.health = Health(
             {
                 "database": self.database.check,
                 "engine": lambda: self.engine,
-                "store": lambda: Verdict("ok", "fine"),
+                "store": lambda: CheckResult("ok", "fine"),
             }
         )
         self.workers = Workers(
@@ -259,7 +260,7 @@ def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_i
         assert shop.workers.build_next("host/1")
         assert shop.state(job) is JobState.PENDING
         report = shop.health.report()
-        assert (report.can_build, report.verdicts["engine"].sentence) == (False, "Podman does not answer")
+        assert (report.can_build, report.parts["engine"].sentence) == (False, "Podman does not answer")
         shop.clock.forward(timedelta(minutes=1))
     shop.workers.start()
     assert never(lambda: shop.state(job) is not JobState.PENDING, seconds=0.3)

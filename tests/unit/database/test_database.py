@@ -50,10 +50,10 @@ def damage(path: Path) -> None:
 
 def refuses_writes(database: Database) -> bool:
     """Whether everything that would write is told of the damage."""
-    verdict = database.check()
+    result = database.check()
     with pytest.raises(Unavailable, match=r"damaged.*backup"), database.writing():
         pytest.fail("a damaged database was written")
-    return verdict.status == "down" and "damaged" in verdict.sentence and "backup" in verdict.sentence
+    return result.status == "error" and "damaged" in result.sentence and "backup" in result.sentence
 
 
 def open_files(path: Path) -> int:
@@ -206,7 +206,7 @@ def test_a_sound_database_is_found_sound_while_it_is_written(tmp_path: Path) -> 
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(lambda: [database.check() for _ in range(200)])
         assert [database.verify().status for _ in range(5)] == ["ok"] * 5
-        assert {verdict.status for verdict in written.result()} == {"ok"}
+        assert {result.status for result in written.result()} == {"ok"}
     database.close()
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_page_is_found_and_nothing_is_written_any_more(tmp_path: Path)
     damage(path)
     database = Database(path)  # a start does not look so far
     assert database.check().status == "ok"
-    assert database.verify().status == "down"
+    assert database.verify().status == "error"
     assert refuses_writes(database)
     with database.reading() as connection:  # what can be read still is
         assert connection.execute("SELECT count(*) FROM build_jobs").fetchone() == (0,)
@@ -235,7 +235,7 @@ def test_a_damaged_page_is_found_below_a_log_of_newer_ones(tmp_path: Path) -> No
     assert copied.with_name("copied.db-wal").stat().st_size > 10 * PAGE
     damage(copied)
     database = Database(copied)
-    assert database.verify().status == "down"
+    assert database.verify().status == "error"
     assert refuses_writes(database)
     database.close()
 
@@ -245,7 +245,7 @@ def test_a_file_that_was_cut_short_is_found(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with contextlib.suppress(Unavailable):  # already a start may see it
         database = Database(path)
-        assert database.verify().status == "down"
+        assert database.verify().status == "error"
         assert refuses_writes(database)
         database.close()
 
@@ -270,15 +270,15 @@ def test_closing_cuts_a_long_verification_off(tmp_path: Path) -> None:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.executemany("INSERT INTO slow (id) VALUES (?)", ((n,) for n in range(10_000)))
     database = Database(path)
-    verdicts = []
-    verification = threading.Thread(target=lambda: verdicts.append(database.verify()))
+    results = []
+    verification = threading.Thread(target=lambda: results.append(database.verify()))
     verification.start()
     time.sleep(0.2)
-    assert not verdicts, "it should take long"
+    assert not results, "it should take long"
     database.close()
     verification.join()
-    assert [verdict.status for verdict in verdicts] == ["degraded"]
-    assert database.verify().status == "degraded"
+    assert [result.status for result in results] == ["warning"]
+    assert database.verify().status == "warning"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
 
 
@@ -417,10 +417,10 @@ def test_a_database_whose_disk_is_full_is_down(tmp_path: Path) -> None:
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))
     try:
-        verdict = database.check()
+        result = database.check()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
-    assert verdict.status == "down"
+    assert result.status == "error"
     assert database.check().status == "ok"
     database.close()
 
@@ -435,9 +435,9 @@ def test_nothing_is_written_to_a_database_that_was_moved_away(tmp_path: Path) ->
     with pytest.raises(Unavailable), ThreadPoolExecutor(1) as other:
         other.submit(queue.pending).result()
     assert not path.exists()
-    verdict = database.check()
-    assert verdict.status == "down"
-    assert "replaced while the service runs" in verdict.sentence
+    result = database.check()
+    assert result.status == "error"
+    assert "replaced while the service runs" in result.sentence
     with pytest.raises(Unavailable, match="replaced while the service runs"):
         queue.submit(a_submission(), now=NOON)
     database.close()
@@ -478,7 +478,7 @@ def test_a_full_disk_is_found_by_one_call_even_while_the_log_takes_writes(
     with monkeypatch.context() as patched:
         patched.setattr("os.statvfs", lambda _: os.statvfs_result(facts))
         assert database.disk_is_full()
-        verdict = database.check()
-    assert verdict.status == "down" and "full" in verdict.sentence
+        result = database.check()
+    assert result.status == "error" and "full" in result.sentence
     assert database.check().status == "ok"
     database.close()

@@ -2,7 +2,6 @@ import pytest
 
 from asu_builder.doctor.asking import Heard
 from asu_builder.doctor.service import ORIGIN, judge_cors
-from asu_builder.domain.check_result import Grade
 
 STAR = ("access-control-allow-origin", "*")
 METHODS = ("access-control-allow-methods", "GET, POST")
@@ -11,8 +10,8 @@ GOOD = (STAR, METHODS, HEADERS)
 
 
 def judged(preflight: tuple[tuple[str, str], ...], *, plain: tuple[tuple[str, str], ...] = (STAR,)) -> str:
-    finding = judge_cors("https://asu", Heard(204, preflight, b""), Heard(200, plain, b""))
-    return "" if finding.grade == Grade.OK else f"{finding.sentence} {finding.remedy}"
+    result = judge_cors("https://asu", Heard(204, preflight, b""), Heard(200, plain, b""))
+    return "" if result.status == "ok" else f"{result.sentence} {result.remedy}"
 
 
 def test_answers_that_a_browser_accepts_are_well() -> None:
@@ -41,5 +40,5 @@ def test_what_a_browser_refuses_is_named_with_the_setting(
 
 
 def test_a_refused_preflight_is_the_proxys_doing() -> None:
-    finding = judge_cors("https://asu", Heard(405, GOOD, b""), Heard(200, (STAR,), b""))
-    assert (finding.grade, "OPTIONS" in finding.remedy) == (Grade.WRONG, True)
+    result = judge_cors("https://asu", Heard(405, GOOD, b""), Heard(200, (STAR,), b""))
+    assert (result.status, "OPTIONS" in result.remedy) == ("error", True)

@@ -12,12 +12,12 @@ import pytest
 
 from asgi_client import AsgiClient
 from asu_builder.domain import errors
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import EngineUnavailable, QueueFull, RequestMalformed, Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.http.errors import answer_error
 from asu_builder.http.fast_path import FastPath
 from asu_builder.log_context import REQUEST_ID
-from asu_builder.ports import Verdict
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
 from web_scene import DescribingUpstream, Scene
@@ -286,7 +286,7 @@ def test_health_says_how_each_part_is(client: AsgiClient, scene: Scene) -> None:
 
 
 def test_health_stays_200_without_an_engine_unless_asked_for_builds(client: AsgiClient, scene: Scene) -> None:
-    scene.verdicts["engine"] = Verdict("down", "Podman does not answer.")
+    scene.checked["engine"] = CheckResult("error", "Podman does not answer.")
     scene.health.look()
     assert client.get("/health").status == 200
     assert client.get("/health").json["status"] == "degraded"
@@ -295,7 +295,7 @@ def test_health_stays_200_without_an_engine_unless_asked_for_builds(client: Asgi
 
 
 def test_health_is_503_when_polls_cannot_be_answered(client: AsgiClient, scene: Scene) -> None:
-    scene.verdicts["database"] = Verdict("down", "The disk is gone.")
+    scene.checked["database"] = CheckResult("error", "The disk is gone.")
     scene.health.look()
     answer = client.get("/health")
     assert answer.status == 503
@@ -318,7 +318,7 @@ def test_pages_hold_no_script_of_their_own_and_no_foreign_address(client: AsgiCl
 
 
 def test_a_page_escapes_what_parts_say(client: AsgiClient, scene: Scene) -> None:
-    scene.verdicts["engine"] = Verdict("down", "<script>alert(1)</script>")
+    scene.checked["engine"] = CheckResult("error", "<script>alert(1)</script>")
     scene.health.look()
     assert b"<script>" not in client.get("/").body
 

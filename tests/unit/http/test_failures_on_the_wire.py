@@ -5,6 +5,7 @@ import json
 import pytest
 
 from asu_builder.core.health import Health
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildNotFound,
     BuildProblem,
@@ -19,7 +20,6 @@ from asu_builder.domain.errors import (
 from asu_builder.domain.job import BuildFailure
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
-from asu_builder.ports import Verdict
 from factories import the_case
 
 SECRET = (
@@ -82,18 +82,20 @@ def test_errors_carry_code_side_and_field() -> None:
 
 
 def test_health_for_everybody_names_no_path_and_no_remedy() -> None:
-    engine = Verdict("down", "No Podman at unix:///run/user/1000/podman.sock: systemctl start podman.socket")
-    fine = Verdict("ok", "SQLite 3.46 at /var/lib/x.")
+    engine = CheckResult(
+        "error", "No Podman at unix:///run/user/1000/podman.sock: systemctl start podman.socket"
+    )
+    fine = CheckResult("ok", "SQLite 3.46 at /var/lib/x.")
     health = Health({"engine": lambda: engine, "store": lambda: fine, "database": lambda: fine})
     health.look()
-    told = " ".join(verdict.sentence for verdict in health.report().for_everybody().verdicts.values())
+    told = " ".join(result.sentence for result in health.report().for_everybody().parts.values())
     assert "/" not in told and "systemctl" not in told and "The container engine does not work now" in told
     assert health.hindrance() == "engine"
     assert str(EngineUnavailable(engine.sentence)) != EngineUnavailable(engine.sentence).public
 
 
 def test_builds_that_cannot_run_say_what_they_wait_for() -> None:
-    fine = Verdict("ok", "Fine.")
+    fine = CheckResult("ok", "Fine.")
     checks = {"engine": lambda: fine, "store": lambda: fine, "database": lambda: fine}
     assert Health(checks).hindrance() == ""
     full = Health(checks, has_room=lambda: False)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.files import lock_alone, locked_with_others, opened
-from asu_builder.ports import Verdict
 from asu_builder.store.local import LocalStore
 from factories import eventually
 from tools import require_tool, tool_missing
@@ -236,8 +236,8 @@ def test_a_store_that_cannot_be_used_says_so_in_a_sentence_without_its_path(tmp_
     with pytest.raises(StoreUnavailable, match="cannot be read"):  # which does not mean that it is full
         store.room()
     (tmp_path / "store").write_text("")
-    verdict = store.check()
-    assert verdict.status == "down"
+    result = store.check()
+    assert result.status == "error"
     acts: list[Callable[[], object]] = [
         lambda: publish(store),
         lambda: store.publish(HASH, tmp_path / "missing"),
@@ -245,7 +245,7 @@ def test_a_store_that_cannot_be_used_says_so_in_a_sentence_without_its_path(tmp_
         lambda: list(store.published()),
         store.sweep,
     ]
-    sentences = [verdict.sentence]
+    sentences = [result.sentence]
     for act in acts:
         with pytest.raises(StoreUnavailable) as caught:
             act()
@@ -330,8 +330,8 @@ def test_nothing_is_half_published_on_a_full_disk_and_what_is_there_can_be_read_
     _fill(small_disk)
     assert entries(small_disk / "store") == [HASH]
     assert store.room() <= 0
-    verdict = store.check()
-    assert (verdict.status, "full" in verdict.sentence) == ("down", True)
+    result = store.check()
+    assert (result.status, "full" in result.sentence) == ("error", True)
     with store.hold(HASH):
         assert store.locate(HASH, "x.bin") is not None
     store.remove(HASH)
@@ -343,10 +343,10 @@ def test_nothing_is_half_published_on_a_full_disk_and_what_is_there_can_be_read_
 def test_below_the_floor_the_figures_are_named(small_disk: Path) -> None:
     store = a_store(small_disk / "store", floor=1 << 20)
     publish(store, "x" * ((1 << 20) + 1))
-    verdict = store.check()
-    assert verdict.status == "degraded"
-    assert "has 0 MiB left" in verdict.sentence
-    assert "more than 1 MiB" in verdict.sentence
+    result = store.check()
+    assert result.status == "warning"
+    assert "has 0 MiB left" in result.sentence
+    assert "more than 1 MiB" in result.sentence
 
 
 @pytest.fixture
@@ -366,9 +366,9 @@ def test_a_mount_point_without_its_disk_takes_nothing_and_is_known_again(
 
     public.rename(disk)
     public.mkdir()
-    verdict = expected.check()
-    assert (verdict.status, verdict.sentence) == ("down", expected.missing())
-    assert "is its disk mounted?" in verdict.sentence and str(tmp_path) not in verdict.sentence
+    result = expected.check()
+    assert (result.status, result.sentence) == ("error", expected.missing())
+    assert "is its disk mounted?" in result.sentence and str(tmp_path) not in result.sentence
     with pytest.raises(StoreUnavailable, match="mounted"):
         publish(expected)
     with pytest.raises(StoreUnavailable, match="mounted"):
@@ -386,7 +386,7 @@ def test_a_store_that_is_no_directory_any_more_is_missing(
 ) -> None:
     (tmp_path / "public").rename(tmp_path / "disk")
     make(tmp_path / "public")
-    assert expected.check().status == "down"
+    assert expected.check().status == "error"
     assert "is its disk mounted?" in expected.missing()
 
 
@@ -396,7 +396,7 @@ def test_the_mark_of_another_installation_says_nothing(expected: LocalStore, tmp
     publish(theirs)
     ours = LocalStore(root, installation="ours", floor=0, expects_results=lambda: True)
     assert theirs.check().status == "ok"
-    assert ours.check().status == "down"
+    assert ours.check().status == "error"
 
 
 def test_a_store_without_a_mark_is_known_by_a_directory_of_ours(expected: LocalStore, tmp_path: Path) -> None:
@@ -428,12 +428,12 @@ def test_a_mount_point_that_was_seen_before_the_first_result_is_missed_later(tmp
     known.append(True)
     public.rename(disk)
     (tmp_path / "mount point").rename(public)
-    assert store.check().status == "down"
+    assert store.check().status == "error"
 
 
 def test_an_adopted_store_is_the_store_whatever_lies_in_it(expected: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "public").rename(tmp_path / "disk")
-    assert expected.check().status == "down"
+    assert expected.check().status == "error"
     expected.adopt()
     assert (expected.check().status, expected.missing()) == ("ok", "")
 
@@ -443,5 +443,5 @@ def test_a_database_that_cannot_say_whether_there_are_results_leaves_the_store_d
         raise Unavailable("The database cannot be used.")
 
     store = LocalStore(tmp_path, installation="ours", floor=0, expects_results=ask)
-    assert store.check() == Verdict("down", "The database cannot be used.")
+    assert store.check() == CheckResult("error", "The database cannot be used.")
     assert store.missing() == ""

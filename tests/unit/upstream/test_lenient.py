@@ -230,7 +230,7 @@ def test_a_dirty_list_is_read_and_told_once(
         upstream = HttpUpstream(server.url, database, now=clock, clock=lambda: clock().timestamp())
         try:
             assert eventually(lambda: _listed(upstream) == ("25.12.0", "24.10.5"))
-            assert upstream.check().status == "degraded"
+            assert upstream.check().status == "warning"
             assert ".versions.json" in upstream.check().sentence
             for _ in range(3):
                 _listed(upstream)

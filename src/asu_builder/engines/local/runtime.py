@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted
 from asu_builder.engines.local.container import Commands, Confinement, LocalContainer, Place
@@ -22,7 +23,7 @@ from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
 from asu_builder.engines.output import disk_errors
 from asu_builder.engines.removals import Removals
 from asu_builder.files import is_abandoned, locked
-from asu_builder.ports import ContainerSpec, Verdict
+from asu_builder.ports import ContainerSpec
 from asu_builder.settings import Settings
 
 _FICLONE = 0x40049409
@@ -139,8 +140,8 @@ class LocalRuntime:
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[LocalContainer]:
         """The deadline counts from here on, the copying included."""
-        if (verdict := self.check()).status == "down":
-            raise EngineUnavailable(verdict.sentence)
+        if (result := self.check()).status == "error":
+            raise EngineUnavailable(result.sentence)
         source = self._source(spec)
         self._removals.wait_for_room(stop, within=spec.deadline)
         # Commands run elsewhere, so a path that begins here would lead them nowhere.
@@ -172,8 +173,8 @@ class LocalRuntime:
         finally:
             self._removals.add(home.name, partial(_remove_directory, home, lock))
 
-    def check_registry(self) -> Verdict:
-        return Verdict("ok", "ImageBuilders lie on this machine; no registry is asked.")
+    def check_registry(self) -> CheckResult:
+        return CheckResult("ok", "ImageBuilders lie on this machine; no registry is asked.")
 
     def close(self) -> bool:
         return self._removals.close()
@@ -188,25 +189,25 @@ class LocalRuntime:
                     removed += 1
         return removed
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether the sandbox works and the scratch directory can be written."""
         if self._trial is None or self._trial.fault:
             # Remembered once it works: a sandbox is not lost while we run.
             self._trial = try_sandbox(network=self._network)
         if self._trial.fault:
             log.warning("No local builds: %s.", self._trial.fault)
-            return Verdict(
-                "down",
+            return CheckResult(
+                "error",
                 "bubblewrap is missing, or its sandbox does not hold here; install it, or use Podman.",
             )
         base = _fixed_part(self._settings.imagebuilder_path)
         if not base.is_dir():
-            return Verdict("down", f"The ImageBuilder directory {base} does not exist.")
+            return CheckResult("error", f"The ImageBuilder directory {base} does not exist.")
         with suppress(OSError):
             self._scratch.mkdir(parents=True, exist_ok=True)
         if not os.access(self._scratch, os.W_OK | os.X_OK):
-            return Verdict("down", f"The scratch directory {self._scratch} cannot be written.")
-        return Verdict("ok", "ImageBuilder directories are there.")
+            return CheckResult("error", f"The scratch directory {self._scratch} cannot be written.")
+        return CheckResult("ok", "ImageBuilder directories are there.")
 
     def _source(self, spec: ContainerSpec) -> Path:
         target, _, subtarget = spec.target.partition("/")

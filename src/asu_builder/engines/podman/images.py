@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
@@ -26,7 +27,7 @@ from asu_builder.domain.errors import (
 from asu_builder.engines.guard import TICK, Guard, Watch, interrupted
 from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
 from asu_builder.engines.podman.streams import Stream, libpod_url
-from asu_builder.ports import ContainerSpec, Verdict
+from asu_builder.ports import ContainerSpec
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -66,14 +67,14 @@ class Registries:
             raise
         breaker.worked()
 
-    def verdict(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Degraded when the latest pull from some registry has failed for the registry's reasons."""
         with self._lock:
             breakers = list(self._breakers.values())
         for breaker in breakers:
             if sentence := breaker.sentence:
-                return Verdict("degraded", f"{sentence} Only what is here already can be built meanwhile.")
-        return Verdict("ok", "No pull has failed of late.")
+                return CheckResult("warning", f"{sentence} Only what is here already can be built meanwhile.")
+        return CheckResult("ok", "No pull has failed of late.")
 
     def _breaker(self, reference: str) -> Breaker:
         host = reference.partition("/")[0]
@@ -277,9 +278,9 @@ class Images:
             raise Unavailable(f"The container image {reference} was pulled but is not there; trying again.")
         return image
 
-    def check_registry(self) -> Verdict:
+    def check_registry(self) -> CheckResult:
         """Whether images can be pulled, as far as was seen."""
-        return self._registries.verdict()
+        return self._registries.check()
 
     def _inspect(self, reference: str) -> Image | None:
         with self._engine.client() as client:

@@ -12,6 +12,7 @@ from threading import Event, Lock
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, Watch
@@ -21,7 +22,7 @@ from asu_builder.engines.podman.images import Image, Images
 from asu_builder.engines.podman.service import Engine, PodmanOptions
 from asu_builder.engines.podman.watchdog import ContainerWatch, Watchdog
 from asu_builder.engines.removals import Removals
-from asu_builder.ports import ContainerSpec, Verdict
+from asu_builder.ports import ContainerSpec
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -158,11 +159,11 @@ class PodmanRuntime:
     def close(self) -> bool:
         return self._removals.close()
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """Whether the service answers, and whether builds have failed on it."""
         return self._watchdog.check()
 
-    def check_registry(self) -> Verdict:
+    def check_registry(self) -> CheckResult:
         """Whether images can be pulled, as far as was seen; nobody is asked for it."""
         return self._images.check_registry()
 

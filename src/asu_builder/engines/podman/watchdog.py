@@ -11,11 +11,11 @@ from math import inf
 from time import monotonic
 
 from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, EngineUnavailable
 from asu_builder.engines.guard import Limits, disk_exhausted
 from asu_builder.engines.podman.calls import ContainerCalls, ContainerGone
 from asu_builder.engines.podman.service import Engine
-from asu_builder.ports import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Watchdog:
             raise
         trial.works()
 
-    def check(self) -> Verdict:
+    def check(self) -> CheckResult:
         """The service's health, within seconds.
 
         It is down until it answers and, when builds have failed on it, until their span is over;
@@ -72,16 +72,16 @@ class Watchdog:
         except EngineUnavailable as error:
             self._is_silent = True
             self._breaker.failed(str(error))
-            return Verdict("down", str(error))
+            return CheckResult("error", str(error))
         if self._is_silent:
             self._is_silent = False
             self._breaker.worked()
         sentence = self._breaker.sentence
         if not sentence:
-            return Verdict("ok", "Podman answers.")
+            return CheckResult("ok", "Podman answers.")
         if self._breaker.is_due:
-            return Verdict("degraded", f"{sentence} It is being tried again.")
-        return Verdict("down", f"{sentence} It is tried again in {self._breaker.retry_after} s.")
+            return CheckResult("warning", f"{sentence} It is being tried again.")
+        return CheckResult("error", f"{sentence} It is tried again in {self._breaker.retry_after} s.")
 
 
 class Probe:

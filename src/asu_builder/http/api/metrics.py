@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.core.health import Health
+from asu_builder.core.health import STATES, Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.metrics import DurationCounts, EventCounts
 from asu_builder.core.worker import Workers
@@ -35,7 +35,6 @@ Family = tuple[str, str, tuple[str, ...], Mapping[tuple[str, ...], float]]
 
 _PREFIX = "asu_builder_"
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-_STATES = ("ok", "degraded", "down")
 
 
 class MetricsCollector:
@@ -106,9 +105,9 @@ class MetricsCollector:
             "Whether a part is in this state (1) or not (0).",
             ("part", "state"),
             {
-                (part, state): verdict.status == state
-                for part, verdict in health.verdicts.items()
-                for state in _STATES
+                (part, state): result.status == status
+                for part, result in health.parts.items()
+                for status, state in STATES.items()
             },
         )
         yield _single("can_build", "Whether a build could run now.", health.can_build)

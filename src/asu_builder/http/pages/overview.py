@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
-from asu_builder.core.health import Health, HealthReport
+from asu_builder.core.health import STATES, Health, HealthReport
 from asu_builder.core.operator import Crowds, QueueSummary
 from asu_builder.core.statistics import Charts
 from asu_builder.domain.access import Caller, Right
+from asu_builder.domain.check_result import worst
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
@@ -65,6 +66,7 @@ class Overview:
             caller=caller,
             report=report,
             sentence=health_sentence(report),
+            part_states=STATES,
             crowd=crowd,
             days=days,
             chart=_chart(days),
@@ -110,12 +112,6 @@ def _chart(days: Sequence[Day]) -> str:
 
 def health_sentence(report: HealthReport) -> str:
     """What an operator or caller should know first, in one sentence."""
-    if report.status == "ok":
+    if report.state == "ok":
         return "Everything works: requests are answered and images are built."
-    worse = [
-        verdict.sentence
-        for word in ("down", "degraded")
-        for verdict in report.verdicts.values()
-        if verdict.status == word
-    ]
-    return worse[0]
+    return worst(list(report.parts.values())).sentence

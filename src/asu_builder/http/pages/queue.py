@@ -162,8 +162,8 @@ def hindrance(crowd: QueueSummary, report: HealthReport) -> str:
     if crowd.pause is not None:
         return "The workers are paused by the operator. What is asked for waits, and nothing is lost."
     if not report.can_build:
-        parts = [name for name in ("database", "engine", "store") if report.verdicts[name].status == "down"]
+        parts = [name for name in ("database", "engine", "store") if report.parts[name].status == "error"]
         named = " and ".join(f"the {part}" for part in parts) or "room for images"
         what = f"Builds wait for {named}."
-        return " ".join((what, *(report.verdicts[part].sentence for part in parts)))
+        return " ".join((what, *(report.parts[part].sentence for part in parts)))
     return ""

@@ -77,22 +77,22 @@ def test_without_a_sandbox_that_works_nothing_runs(
     monkeypatch.setenv("PATH", "/nonexistent")
     runtime = LocalRuntime(settings, scratch)
     assert not bubblewrap_works()
-    assert runtime.check().status == "down"
+    assert runtime.check().status == "error"
     with pytest.raises(EngineUnavailable, match="bubblewrap"), runtime.open(a_spec(), stop=Event()):
         pass
 
 
 def test_a_missing_directory_of_imagebuilders_is_down(tmp_path: Path) -> None:
     settings = Settings(imagebuilder_path=f"{tmp_path}/none/{{version}}")
-    verdict = LocalRuntime(settings, tmp_path / "scratch", sandboxed=False).check()
-    assert verdict.status == "down" and str(tmp_path / "none") in verdict.sentence
+    result = LocalRuntime(settings, tmp_path / "scratch", sandboxed=False).check()
+    assert result.status == "error" and str(tmp_path / "none") in result.sentence
 
 
 def test_a_scratch_directory_that_cannot_be_made_is_down(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runtime = LocalRuntime(settings, tmp_path / "file" / "scratch", sandboxed=False)
-    verdict = runtime.check()
-    assert verdict.status == "down" and "scratch" in verdict.sentence
+    result = runtime.check()
+    assert result.status == "error" and "scratch" in result.sentence
 
 
 def test_what_a_former_life_left_is_swept_unless_it_is_kept(runtime: LocalRuntime, scratch: Path) -> None:

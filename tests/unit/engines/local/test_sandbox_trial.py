@@ -89,7 +89,7 @@ def test_a_runtime_whose_sandbox_has_a_hole_is_down(tmp_path: Path, monkeypatch:
     runtime = LocalRuntime(
         Settings(imagebuilder_path=f"{tmp_path}/{{version}}", build_network="none"), tmp_path / "scratch"
     )
-    assert runtime.check().status == "down"
+    assert runtime.check().status == "error"
 
 
 def test_a_build_cannot_change_the_kernels_settings(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def test_a_registry_that_fails_is_not_asked_again_at_once_for_any_image(
     assert first.retry_after == 2
     assert str(refused(runtime, "24.10.5")) == str(first)
     assert engine.asked(PULL) == 1
-    verdict = runtime.check_registry()
-    assert verdict.status == "degraded"
-    assert "connection refused" in verdict.sentence and "Only what is here already" in verdict.sentence
+    result = runtime.check_registry()
+    assert result.status == "warning"
+    assert "connection refused" in result.sentence and "Only what is here already" in result.sentence
 
     clock.now += 2
     assert refused(runtime, "24.10.5").retry_after == 4
@@ -146,7 +146,7 @@ def test_a_full_disk_is_the_engine_s_and_not_the_registry_s(
     with pytest.raises(EngineUnavailable, match="disk is full"):
         opened(runtime)
     assert runtime.check_registry().status == "ok"
-    assert runtime.check().status == "down"
+    assert runtime.check().status == "error"
 
 
 def test_a_pull_that_does_not_end_is_slow_if_the_engine_answers_and_the_engine_s_fault_if_not(

@@ -131,7 +131,7 @@ def test_an_engine_that_accepts_and_never_answers_holds_nobody(
     with sooner_than(45):
         unavailable(lambda: build(runtime, tmp_path))
     with sooner_than(45):
-        assert runtime.check().status == "down"
+        assert runtime.check().status == "error"
     with sooner_than(45):
         unavailable(lambda: runtime.sweep(keep=lambda labels: False))
 
@@ -377,9 +377,9 @@ def test_an_engine_that_starts_nothing_is_left_alone_though_it_answers_pings(
     engine.faults["POST /containers/.*/start"] = refusing("crun: out of processes")
     first = unavailable(lambda: build(runtime, tmp_path))
     assert (str(first), first.retry_after) == ("Podman failed: crun: out of processes.", 2)
-    verdict = runtime.check()
-    assert verdict.status == "down"
-    assert verdict.sentence == "Podman failed: crun: out of processes. It is tried again in 2 s."
+    result = runtime.check()
+    assert result.status == "error"
+    assert result.sentence == "Podman failed: crun: out of processes. It is tried again in 2 s."
 
     asked = engine.calls.total()
     second = unavailable(lambda: build(runtime, tmp_path))
@@ -387,9 +387,9 @@ def test_an_engine_that_starts_nothing_is_left_alone_though_it_answers_pings(
     assert engine.calls.total() == asked, "it was asked though it had just failed"
 
     clock.now += 2
-    assert runtime.check().status == "degraded"
+    assert runtime.check().status == "warning"
     assert unavailable(lambda: build(runtime, tmp_path)).retry_after == 4
-    assert runtime.check().status == "down"
+    assert runtime.check().status == "error"
 
     engine.recover()
     clock.now += 4
@@ -433,7 +433,7 @@ def test_a_ping_that_works_again_after_silence_closes_the_breaker_at_once(
 ) -> None:
     engine.faults["GET /_ping"] = HANGS
     for _ in range(4):
-        assert runtime.check().status == "down"
+        assert runtime.check().status == "error"
         clock.now += 10
     engine.recover()
     unavailable(lambda: runtime.open(a_spec(), stop=Event()).__enter__())
@@ -456,7 +456,7 @@ def test_a_build_that_ends_for_its_own_reasons_leaves_the_trial_to_the_next(
     engine.faults["GET /images/.*/json"] = refusing("no such image", 404)
     with pytest.raises(BuildFailed):
         build(runtime, tmp_path)
-    assert runtime.check().status == "degraded"
+    assert runtime.check().status == "warning"
     engine.recover()
     build(runtime, tmp_path)
     assert runtime.check().status == "ok"
@@ -469,7 +469,7 @@ def test_an_old_build_s_end_says_nothing_about_the_engine_now(
         container.run(["true"], output=tmp_path)
         engine.faults["POST /containers/create"] = refusing("no")
         unavailable(lambda: build(runtime, tmp_path))
-    assert runtime.check().status == "down"
+    assert runtime.check().status == "error"
 
 
 def test_a_file_that_is_not_there_is_no_sign_of_an_ill_engine(

@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from asgi_client import AsgiClient
 from asu_builder.database import operator
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Priority, Retention, Stage
-from asu_builder.ports import IdlePolicy, Verdict
+from asu_builder.ports import IdlePolicy
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
 from tools import require_tool
@@ -158,7 +159,7 @@ def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
 
 
 def test_each_part_is_in_one_state(client: AsgiClient, scene: Scene) -> None:
-    scene.verdicts["engine"] = Verdict("down", "Podman does not answer.")
+    scene.checked["engine"] = CheckResult("error", "Podman does not answer.")
     scene.health.look()
     samples = scraped(client)
     assert samples[key("part_state", part="engine", state="down")] == 1

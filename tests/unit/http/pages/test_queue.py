@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import pytest
 
 from asgi_client import Answer, AsgiClient
+from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Job, JobState, Priority, Retention
 from asu_builder.http.pages import queue as queue_page
-from asu_builder.ports import Verdict
 from factories import NOON, a_failure, a_result, a_submission
 from visitors import BUILDER, OPERATOR, READER, TOKENS
 from web_scene import Scene
@@ -99,7 +99,7 @@ def test_why_nothing_is_built_stands_in_a_sentence(client: AsgiClient, scene: Sc
     scene.health.part_failed("engine", "Podman does not answer.")
     assert "Builds wait for the engine. Podman does not answer." in text(client.get("/queue", READER))
     assert "Builds wait for the engine. The container engine does not work now" in text(client.get("/queue"))
-    scene.health._note("engine", Verdict("ok", "Fine."))
+    scene.health._note("engine", CheckResult("ok", "Fine."))
     scene.operator().pause(who="olga")
     assert "The workers are paused by the operator." in text(client.get("/queue"))
 
