@@ -1,84 +1,93 @@
-"""How often one caller may have something, by the `limits` library."""
+"""How often one caller may have something, over moving windows."""
 
 import math
 import threading
 import time
+from array import array
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from asu_builder.domain.errors import TooManyRequests
-from asu_builder.loading import LOADING
+from asu_builder.domain.rates import Rate, parse_rates
+from asu_builder.ports.rates import RateWindows
 
-if TYPE_CHECKING:
-    from limits import RateLimitItem
-    from limits.strategies import MovingWindowRateLimiter
-
-_ASKERS = 10_000
+_CALLERS = 10_000
 _QUESTIONS = 20_000
 _PREVIEWS = "60/minute; 20/10 second"
 """One a second as people type, and a handful at once."""
 _MINUTE, _HOUR = 60, 3600
 
 
-class RateLimit:
-    """Any number of rates at once, each over a moving window; for any thread.
+class MemoryWindows:
+    """Fulfils `RateWindows` in the memory of this process, within a bound; for any thread.
 
-    Callers that have had nothing for the longest window are forgotten, and so are those that have
-    waited longest when there are more than ten thousand. The library is loaded by the first who asks.
+    A key that had nothing for its longest window is dropped, and above `most` keys the one that had
+    nothing for longest. Why so: docs/decisions/rate-limits.md.
     """
 
-    def __init__(self, text: str, *, of: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`text` as the library reads it, `20/minute; 100/hour`; "" limits nothing.
-
-        `of` begins the sentence for whoever is refused: what is limited, in the plural. `clock`
-        counts seconds and must never go back. Raises `ValueError` at the first `admit` when `text`
-        says no rates.
-        """
-        self._text = text.strip()
-        self._of = of
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, most: int = _CALLERS) -> None:
+        """`clock` counts seconds and must never go back."""
         self._clock = clock
+        self._most = most
         self._lock = threading.Lock()
-        self._rates: tuple[RateLimitItem, ...] = ()
-        self._limiter: MovingWindowRateLimiter | None = None
+        self._times: OrderedDict[str, array[float]] = OrderedDict()
+        """When each key was admitted, oldest first; the keys in the order of their latest time."""
+
+    def __len__(self) -> int:
+        """How many keys are known."""
+        return len(self._times)
+
+    def admit(self, key: str, rates: Sequence[Rate]) -> tuple[Rate, float] | None:
+        """See `RateWindows.admit`."""
+        longest = max(rate.seconds for rate in rates)
+        with self._lock:
+            now = self._clock()
+            times = self._times.pop(key, None) or array("d")
+            del times[: bisect_right(times, now - longest)]
+            full = [
+                rate for rate in rates if len(times) - bisect_right(times, now - rate.seconds) >= rate.amount
+            ]
+            if not full:
+                times.append(now)
+            if times:
+                self._times[key] = times
+            self._drop_old(now - longest)
+        waits = [((times[-rate.amount] if rate.amount else now) + rate.seconds - now, rate) for rate in full]
+        if not waits:
+            return None
+        wait, rate = max(waits, key=lambda entry: entry[0])
+        return rate, wait
+
+    def _drop_old(self, before: float) -> None:
+        while self._times:
+            key, times = next(iter(self._times.items()))
+            if len(self._times) <= self._most and times[-1] > before:
+                return
+            del self._times[key]
+
+
+class RateLimit:
+    """Any number of rates at once for each caller."""
+
+    def __init__(self, text: str, *, of: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`text` as `parse_rates` reads it; "" limits nothing. Raises `ValueError`.
+
+        `of` begins the sentence of a refusal: what is limited, in the plural.
+        """
+        self._rates = parse_rates(text)
+        self._of = of
+        self._windows: RateWindows = MemoryWindows(clock)
 
     def admit(self, caller_name: str) -> TooManyRequests | None:
         """None when this caller may have one more, which is counted; a refused try is not."""
-        if not self._text:
+        full = self._windows.admit(caller_name, self._rates) if self._rates else None
+        if full is None:
             return None
-        with self._lock:
-            limiter = self._limiter or self._load()
-            full = [rate for rate in self._rates if not limiter.test(rate, caller_name)]
-            if full:
-                return self._refusal(limiter, full, caller_name)
-            for rate in self._rates:
-                limiter.hit(rate, caller_name)
-        return None
-
-    def _load(self) -> "MovingWindowRateLimiter":
-        with LOADING:
-            from limits import parse_many  # see rate_windows
-            from limits.strategies import MovingWindowRateLimiter
-
-            from asu_builder.rate_windows import MovingWindows
-
-        # Equal rates share a window, in which each would be counted.
-        self._rates = tuple(dict.fromkeys(parse_many(self._text)))
-        longest = max(rate.get_expiry() for rate in self._rates)
-        windows = MovingWindows(self._clock, longest=longest, most=_ASKERS * len(self._rates))
-        self._limiter = MovingWindowRateLimiter(windows)
-        return self._limiter
-
-    def _refusal(
-        self, limiter: "MovingWindowRateLimiter", full: "list[RateLimitItem]", caller_name: str
-    ) -> TooManyRequests:
-        resets = [(limiter.get_window_stats(rate, caller_name).reset_time, rate) for rate in full]
-        reset, rate = max(resets, key=lambda entry: entry[0])
-        wait = max(1, math.ceil(reset - self._clock()))
-        unit = rate.GRANULARITY.name
-        per = unit if rate.multiples == 1 else f"{rate.multiples} {unit}s"
+        rate, seconds = full
+        wait = max(1, math.ceil(seconds))
         return TooManyRequests(
-            f"{self._of} are limited to {rate.amount} per {per} for each address: "
+            f"{self._of} are limited to {rate} for each address: "
             f"try again in {_in_words(wait)}. A token of the operator lifts this limit.",
             retry_after=wait,
         )

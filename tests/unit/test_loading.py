@@ -14,11 +14,11 @@ _SHARED = [
         for room in ("database", "engines", "store", "upstream")
         for path in (_SOURCE / room).rglob("*.py")
     ),
-    *(_SOURCE / name for name in ("outgoing.py", "package_rules.py", "rate_limits.py", "rate_windows.py")),
+    *(_SOURCE / name for name in ("outgoing.py", "package_rules.py")),
     *(_SOURCE / name for name in ("http/app.py", "http/late.py", "http/api/metrics.py")),
 ]
 _LATE = (
-    *("podman", "urllib3", "limits", "package_changes", "prometheus_client"),
+    *("podman", "urllib3", "package_changes", "prometheus_client"),
     "asu_builder.http.pages",
 )
 

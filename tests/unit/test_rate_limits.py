@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit, PreviewsLimit, RateLimit
-from asu_builder.rate_windows import MovingWindows
+from asu_builder.domain.rates import parse_rates
+from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit, PreviewsLimit, RateLimit
 
 TWO_RATES = "3/minute; 5/hour"
 
@@ -91,7 +91,7 @@ def test_nought_admits_nobody(clock: Seconds) -> None:
 
 def test_a_text_that_says_no_rate_is_an_error(clock: Seconds) -> None:
     with pytest.raises(ValueError, match="often"):
-        a_limit("often", clock).admit("a")
+        a_limit("often", clock)
 
 
 @pytest.mark.parametrize(
@@ -194,42 +194,34 @@ def test_a_hundred_thousand_askers_do_not_take_memory_without_end() -> None:
 
 
 def test_the_longest_unseen_goes_when_there_are_too_many(clock: Seconds) -> None:
-    windows = MovingWindows(clock, longest=60, most=3)
+    windows = MemoryWindows(clock, most=3)
+    rates = parse_rates("2/minute")
     for key in ("a", "b", "c", "a", "d"):
-        windows.acquire_entry(key, 2, 60)
+        assert windows.admit(key, rates) is None
     assert len(windows) == 3
-    counts = {key: windows.get_moving_window(key, 2, 60)[1] for key in ("a", "b", "c", "d")}
-    assert counts == {"a": 2, "b": 0, "c": 1, "d": 1}
+    assert windows.admit("a", rates) is not None, "a was seen again and is still known"
+    assert [windows.admit("b", rates) for _ in range(2)] == [None, None], "b was dropped"
 
 
-def test_whoever_was_not_seen_for_the_longest_window_is_forgotten(clock: Seconds) -> None:
-    windows = MovingWindows(clock, longest=3600, most=10_000)
+def test_a_caller_who_was_not_seen_for_the_longest_window_is_dropped(clock: Seconds) -> None:
+    windows = MemoryWindows(clock)
+    rates = parse_rates("1/minute; 5/hour")
     for number in range(500):
-        windows.acquire_entry(str(number), 1, 60)
+        windows.admit(str(number), rates)
     clock.at += 3599
-    windows.acquire_entry("late", 1, 60)
+    windows.admit("late", rates)
     assert len(windows) == 501
     clock.at += 1
-    windows.acquire_entry("later", 1, 60)
+    windows.admit("later", rates)
     assert len(windows) == 2
 
 
 def test_no_more_times_are_kept_than_the_rate_allows(clock: Seconds) -> None:
-    windows = MovingWindows(clock, longest=10, most=10)
+    windows = MemoryWindows(clock)
     for _ in range(1000):
         clock.at += 4
-        windows.acquire_entry("a", 5, 10)
-    assert windows.get_moving_window("a", 5, 1_000_000)[1] == 3
-
-
-@pytest.mark.process
-def test_the_library_is_not_loaded_before_it_is_needed() -> None:
-    program = (
-        "import sys; from asu_builder.rate_limits import NewBuildsLimit\n"
-        "limit = NewBuildsLimit('1/minute'); before = 'limits' in sys.modules\n"
-        "limit.admit('a'); print(before, 'limits' in sys.modules)"
-    )
-    assert output_of(program).split() == ["False", "True"]
+        windows.admit("a", parse_rates("5/10 second"))
+    assert len(windows._times["a"]) == 3
 
 
 def test_no_thread_is_started(clock: Seconds) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from asu_builder.domain.addresses import parse_address
+from asu_builder.domain.rates import parse_rates
 from asu_builder.settings.units import write_duration
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ def range_checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
     yield "max_request_line", fits, "at most max_head_size, because the line is part of the head"
 
 
-_RATE = re.compile(r"0*[1-9][0-9]{0,5}\s*/\s*(second|minute|hour|day)")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Of a worker, a network, or the holder of a token."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -179,9 +179,7 @@ def _texts(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(NAME.fullmatch(network), "build_network", "a network's name or none", network)
     expected = "rates like `20/minute; 100/hour`, or nothing"
     for name in ("new_builds_limit", "look_ups_limit"):
-        limit = getattr(settings, name)
-        rates = [part.strip() for part in limit.split(";")] if limit.strip() else []
-        yield from _unless(all(_RATE.fullmatch(rate) for rate in rates), name, expected, limit)
+        yield from _unless(_are_rates(getattr(settings, name)), name, expected, getattr(settings, name))
     for number, host in enumerate(settings.upstream_redirect_hosts):
         expected = "a host, like mirror.example.org:8080"
         yield from _unless(_is_place(host), f"upstream_redirect_hosts[{number}]", expected, host)
@@ -276,3 +274,10 @@ def _fits(path: str) -> bool:
     except (KeyError, IndexError, ValueError, AttributeError):
         return False
     return not path.startswith("/")
+
+
+def _are_rates(text: str) -> bool:
+    try:
+        return all(rate.amount for rate in parse_rates(text))
+    except ValueError:
+        return False
