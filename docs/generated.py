@@ -56,7 +56,7 @@ def _command(path: str, command: click.Command, context: click.Context) -> Itera
 def interface(_: str) -> str:
     """Each address with its parameters and answers, and each document with its fields."""
     from asu_builder import __version__
-    from asu_builder.http.api.routes import OPERATIONS
+    from asu_builder.http.app import OPERATIONS
     from asu_builder.http.openapi import describe
 
     description = describe(OPERATIONS, version=__version__)

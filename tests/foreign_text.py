@@ -232,7 +232,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.openapi.Operation.address": "the routes of this program",
     "http.openapi._tidied": "words of this program",
     "http.openapi.describe": "words of this program",
-    "http.api.live.answer_socket": "an address, as above",
+    "http.api.streams.LiveStreams.answer_socket": "an address, as above",
     "http.api.store.Downloads._take": "a name in an address; the pattern is anchored and bounded",
     "http.api.store._is_satisfiable": "a header; the pattern is anchored and bounded",
     "http.api.store._wants_part": "a header, as above",

@@ -24,9 +24,9 @@ from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
+from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.api.metrics import MetricsCollector
-from asu_builder.http.api.watchers import WatchLimits
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.door import DoorLimits

@@ -90,7 +90,6 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
     from asu_builder.cli.local import told
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.http.server import DrainingServer, Supervisor, inherited_sockets, server_config
-    from asu_builder.loading import LOADING
 
     use_one_heap()
     with told():
@@ -113,7 +112,6 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
         settings.server_host,
         settings.server_port,
         door=application.door,
-        loading=LOADING,
         supervisor=supervisor,
     )
     server = DrainingServer(

@@ -31,7 +31,7 @@ from asu_builder.domain.errors import AsuError, BuildNotFound, EngineUnavailable
 from asu_builder.domain.job import FINAL_STATES
 from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
 from asu_builder.http.api.body import parse_request
-from asu_builder.http.api.messages import render_text
+from asu_builder.http.api.live import render_text
 from asu_builder.http.api.wire import render_build
 from asu_builder.ports import PackageChanges
 from asu_builder.settings import Settings, SettingsProblem, load_settings

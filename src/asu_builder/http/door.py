@@ -11,12 +11,15 @@ from msgspec import Struct
 from starlette.types import Send
 
 from asu_builder.http.api.wire import Answer, render_problem
-from asu_builder.http.passage import NO_STORE
 
 _log = logging.getLogger(__name__)
 
 CLIENT = "asu_builder.client"
 """Where in a scope the `Client` is."""
+NO_STORE = (b"cache-control", b"no-store")
+"""What every answer says that does not say how long it may be kept."""
+ABORT = "asu_builder.abort"
+"""Where in a scope the server's protocol says how a connection is broken off, sent or not."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import re
+import time
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -12,16 +13,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers, CachedResponse
+from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metrics import Requests
 from asu_builder.http.api.wire import Answer, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, refuse_socket
+from asu_builder.http.door import CLIENT, NO_STORE, refuse_socket
 from asu_builder.http.errors import answer_error
-from asu_builder.http.late import LateStreams
-from asu_builder.http.passage import BUILD, BUILD_PREFIX, NO_STORE, ORIGIN, Passage
 from asu_builder.http.waiting import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 
+BUILD = "/api/v1/build"
+BUILD_PREFIX = f"{BUILD}/"
+_ORIGIN = (b"access-control-allow-origin", b"*")
 _LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
 """Where whole build requests are sent; the others take small forms, or no body at all."""
 _HASH_AT = len(BUILD_PREFIX)
@@ -54,7 +57,47 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 def standing_headers(*, cors: bool) -> Headers:
     """What every answer below /api carries, apart from the request id."""
-    return (NO_STORE, ORIGIN) if cors else (NO_STORE,)
+    return (NO_STORE, _ORIGIN) if cors else (NO_STORE,)
+
+
+class ResponseRecorder:
+    """Adds to one answer what every answer carries, and notes its status and how long it took."""
+
+    def __init__(self, scope: Scope, send: Send, *, request_id: bytes, cors: bool) -> None:
+        self._send = send
+        self._head = scope["method"] == "HEAD"
+        self._private = scope["path"].startswith("/api/")
+        self._timed = scope["path"] == BUILD or scope["path"].startswith(BUILD_PREFIX)
+        self._began = time.perf_counter()
+        self._cors = cors
+        self.request_id = request_id
+        self.status = 500
+        self.complete = False
+        self.seconds = 0.0
+        """From the request to the beginning of its answer."""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.seconds = time.perf_counter() - self._began
+            headers = list(message.get("headers", ()))
+            keeps = not self._private and any(name == b"cache-control" for name, _ in headers)
+            message["headers"] = [*headers, *self._additions(keeps=keeps)]
+        elif message["type"] == "http.response.body":
+            if self._head:
+                message["body"] = b""
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+    def _additions(self, *, keeps: bool) -> list[tuple[bytes, bytes]]:
+        additions = [(b"x-request-id", self.request_id)]
+        if self._timed:
+            additions.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
+        if not keeps:
+            additions.append(NO_STORE)
+        if self._cors:
+            additions.append(_ORIGIN)
+        return additions
 
 
 class FastPath:
@@ -67,14 +110,13 @@ class FastPath:
         *,
         callers: Callers,
         cors: bool,
-        streams: LateStreams,
+        live: LiveEndpoints,
         waiting: Waiting,
         requests: Requests,
     ) -> None:
         """`requests` is counted up with each answer, by method, route and status."""
         self._app = app
-        self._socket = streams.socket
-        self._streams = streams
+        self._live = live
         self._waiting = waiting
         self._answers = answers
         self._askers = callers
@@ -85,7 +127,7 @@ class FastPath:
 
     def end_streams(self) -> None:
         """For the server when it stops: what would last, and what waits for upstream."""
-        self._streams.stop()
+        self._live.stop()
         self._waiting.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,7 +226,7 @@ class FastPath:
         self._tell(request_id, scope)
         headers: list[tuple[bytes, bytes]] = [(b"allow", _METHODS), (b"x-request-id", request_id)]
         if self._cors:
-            headers += [ORIGIN, *_PREFLIGHT]
+            headers += [_ORIGIN, *_PREFLIGHT]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         self._count("any", 204, scope)
@@ -198,26 +240,26 @@ class FastPath:
             await self._send(_NOT_FOUND, "unknown", scope, send)
             return
         WAITS_FOR.set(scope.get(CLIENT))
-        passage = Passage(scope, send, request_id=self._request_id(scope), cors=self._cors)
-        self._tell(passage.request_id, scope)
+        recorder = ResponseRecorder(scope, send, request_id=self._request_id(scope), cors=self._cors)
+        self._tell(recorder.request_id, scope)
         try:
-            await self._app(scope, receive, passage.send)
+            await self._app(scope, receive, recorder.send)
         except ClientDisconnect:
-            passage.status = _CLIENT_GONE
+            recorder.status = _CLIENT_GONE
         except Exception:
-            _log.exception("request %s failed: a bug", passage.request_id.decode())
-            if not passage.complete:
+            _log.exception("request %s failed: a bug", recorder.request_id.decode())
+            if not recorder.complete:
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self._count(route, passage.status, scope)
-            if passage.seconds > _SLOW_SECONDS and passage.status != _CLIENT_GONE:
+            self._count(route, recorder.status, scope)
+            if recorder.seconds > _SLOW_SECONDS and recorder.status != _CLIENT_GONE:
                 _log.warning(
                     "%s %s %d began only after %.1f s",
                     scope["method"],
                     route,
-                    passage.status,
-                    passage.seconds,
+                    recorder.status,
+                    recorder.seconds,
                 )
 
     def _count(self, route: str, status: int, scope: Scope) -> None:
@@ -244,7 +286,7 @@ class FastPath:
                 status = refusal.status
                 await refuse_socket(refusal, send, request_id)
             else:
-                route, status = await self._socket(scope, receive, send, request_id)
+                route, status = await self._live.socket(scope, receive, send, request_id)
         except Exception:  # noqa: BLE001 - the server would only write it down a second time
             _log.exception("request %s failed: a bug", request_id.decode())
         finally:

@@ -1,15 +1,27 @@
-"""The OpenAPI description, made from the route table, the parameters and msgspec's schemas."""
+"""How an endpoint is declared beside its handler, and the OpenAPI description made of all of them."""
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
+from starlette.requests import Request
 
+from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.request import VERSION
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.fields import A_HASH, HASH_PATTERN
+
+HASH_PATTERN = "^[0-9a-f]{64}$"
+A_HASH = "4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c"
+A_REVISION = "r28959-29397011cc"
+A_SENTENCE = "Unsupported version: 24.10.99"
+A_TIME = "2026-11-23T12:44:54.231091Z"
+
+
+def says(text: str, *examples: object, **schema: object) -> msgspec.Meta:
+    """What a field means, with examples and further words of JSON Schema. None of it is enforced."""
+    return msgspec.Meta(description=text, examples=list(examples), extra_json_schema=schema or None)
+
 
 _TARGET_PART = "^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
 _FILE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
@@ -169,7 +181,7 @@ class Operation(msgspec.Struct, frozen=True):
     """What one address does, for people and for the schema.
 
     `answers` maps a status to a sentence and the type of the document; None for no JSON. `query`
-    names the parameters, which `parameters.py` describes.
+    holds names in `QUERY`. `events` says that the answer is a stream of events.
     """
 
     path: str
@@ -179,13 +191,42 @@ class Operation(msgspec.Struct, frozen=True):
     body: Any = None
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
-    events: bool = False
-    """Whether the answer is a stream of the events in `live_documents.py`."""
+    events: Any = None
 
     @property
     def address(self) -> str:
         """The path as OpenAPI writes it: a placeholder's name alone."""
         return _CONVERTER.sub("}", self.path)
+
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def operation(
+    *paths: str, answers: Mapping[int, tuple[str, Any]], method: str = "GET", **more: Any
+) -> Callable[[Handler], Handler]:
+    """Declares what a method of a class answers at these paths; `more` are fields of `Operation`.
+
+    The summary is the first paragraph of the method's docstring. What answers GET answers HEAD too.
+    """
+    methods = ("GET", "HEAD") if method == "GET" else (method,)
+
+    def declare(handler: Handler) -> Handler:
+        summary = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        handler.__dict__["operations"] = [
+            Operation(path, methods, summary, answers, **more) for path in paths
+        ]
+        return handler
+
+    return declare
+
+
+def declared(subject: object) -> Iterator[tuple[Operation, Callable[[Request], Any]]]:
+    """The operations of a class or of its instance, with their handlers, in the order of the source."""
+    kind = subject if isinstance(subject, type) else type(subject)
+    for name, member in vars(kind).items():
+        for found in getattr(member, "operations", ()):
+            yield found, getattr(subject, name)
 
 
 def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]:
@@ -195,13 +236,13 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for operation in operations:
-        entry = paths.setdefault(operation.address, {})
-        if parameters := [PATH[name] for name in _PLACEHOLDER.findall(operation.address)]:
+    for each in operations:
+        entry = paths.setdefault(each.address, {})
+        if parameters := [PATH[name] for name in _PLACEHOLDER.findall(each.address)]:
             entry["parameters"] = parameters
-        for method in operation.methods:
-            entry[method.lower()] = _operation(operation, method, schema_of)
-        entry["options"] = {**_PREFLIGHT, "operationId": f"options {operation.address}"}
+        for method in each.methods:
+            entry[method.lower()] = _described(each, method, schema_of)
+        entry["options"] = {**_PREFLIGHT, "operationId": f"options {each.address}"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -215,14 +256,10 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
 
 
 def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
-    from asu_builder.http.api.messages import Event  # not needed for the first answer
-
-    found: list[Any] = [Problem]
-    for operation in operations:
-        found += [Event] if operation.events else []
-        found += [kind for _, kind in operation.answers.values() if kind is not None]
-        found += [operation.body] if operation.body else []
-    return tuple(dict.fromkeys(found))
+    found: list[Any] = []
+    for each in operations:
+        found += [kind for _, kind in each.answers.values()] + [each.events, each.body]
+    return tuple(dict.fromkeys(kind for kind in found if kind is not None))
 
 
 def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
@@ -240,49 +277,60 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **described, "description": _SOURCE.sub("", text)}
 
 
-def _operation(operation: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "summary": operation.summary,
-        "operationId": f"{method.lower()} {operation.address}",
+        "summary": each.summary,
+        "operationId": f"{method.lower()} {each.address}",
         "responses": {
-            str(status): _answer(operation, status, schema_of, has_body=method != "HEAD")
-            for status in operation.answers
+            str(status): _answer(each, status, schema_of, has_body=method != "HEAD")
+            for status in each.answers
         },
     }
-    if operation.query:
-        described["parameters"] = [QUERY[name] for name in operation.query]
-    if operation.body:
+    if each.query:
+        described["parameters"] = [QUERY[name] for name in each.query]
+    if each.body:
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schema_of[operation.body]}},
+            "content": {"application/json": {"schema": schema_of[each.body]}},
         }
     return described
 
 
-def _answer(
-    operation: Operation, status: int, schema_of: Mapping[Any, Any], *, has_body: bool
-) -> dict[str, Any]:
-    sentence, kind = operation.answers[status]
+def _answer(each: Operation, status: int, schema_of: Mapping[Any, Any], *, has_body: bool) -> dict[str, Any]:
+    sentence, kind = each.answers[status]
     answer: dict[str, Any] = {"description": sentence}
-    if headers := headers_of(operation.address, status):
+    if headers := headers_of(each.address, status):
         answer["headers"] = headers
     if not has_body:
         return answer
     if kind is not None:
         answer["content"] = {"application/json": {"schema": schema_of[kind]}}
     elif status in (200, 206):
-        answer["content"] = {operation.content_type: _stream(schema_of) if operation.events else {}}
+        answer["content"] = {each.content_type: {}}
+        if each.events:
+            # OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text.
+            text = {"type": "string", "contentMediaType": "application/json"}
+            schema = {**text, "contentSchema": schema_of[each.events]}
+            answer["content"] = {each.content_type: {"schema": schema}}
     return answer
 
 
-def _stream(schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    """OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text."""
-    from asu_builder.http.api.messages import Event
+def number(request: Request, name: str, *, otherwise: int, highest: int, lowest: int = 1) -> int:
+    """A number between `lowest` and `highest`, whichever is nearer when it is outside.
 
-    return {
-        "schema": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": schema_of[Event],
-        }
-    }
+    Raises `RequestRejected` for what is no number.
+    """
+    text = request.query_params.get(name, "")
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdigit()):
+        raise RequestRejected(f"{name}: expected a number from {lowest} to {highest}")
+    return max(lowest, min(int(text[:20]), highest))
+
+
+def one_of(request: Request, name: str, choices: Sequence[int], *, otherwise: int) -> int:
+    """One of some numbers. Raises `RequestRejected` for any other."""
+    text = request.query_params.get(name, "") or str(otherwise)
+    if text not in map(str, choices):
+        raise RequestRejected(f"{name}: expected one of {', '.join(map(str, choices))}")
+    return int(text)

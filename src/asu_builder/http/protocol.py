@@ -8,9 +8,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asu_builder.http import door
-from asu_builder.http.api.watchers import ABORT
 from asu_builder.http.api.wire import Answer
-from asu_builder.http.door import CLIENT, LINGER_SECONDS, LOWEST_BODY, Client, Door
+from asu_builder.http.door import ABORT, CLIENT, LINGER_SECONDS, LOWEST_BODY, Client, Door
 
 _SLICE = 16 << 10
 """Bytes that the parser gets at once: it adds up a header's pieces at a cost that grows with the square."""

@@ -10,13 +10,14 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from types import FrameType
-from typing import Any, cast
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from asu_builder.http.door import Door
 from asu_builder.http.protocol import HttpProtocol
+from asu_builder.loading import Late
 
 _FIRST_DESCRIPTOR = 3
 _log = logging.getLogger(__name__)
@@ -82,14 +83,12 @@ def server_config(
     port: int,
     *,
     door: Door | None = None,
-    loading: contextlib.AbstractContextManager[object] | None = None,
     supervisor: Supervisor | None = None,
 ) -> uvicorn.Config:
     """uvicorn's options: fast loop and parser, one process, nothing that costs without use.
 
     The port opens after the application has started, so whoever is connected is answered. When
-    asked to stop, open requests get ten seconds. `loading` is held while the library for
-    WebSockets is loaded, at the first of them. `door` says what a client may send.
+    asked to stop, open requests get ten seconds. `door` says what a client may send.
     """
     return uvicorn.Config(
         app,
@@ -98,8 +97,8 @@ def server_config(
         loop="uvloop",
         # As with WebSockets below: uvicorn calls it with keywords and asks for no more.
         http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, door=door or Door())),
-        # A class would have to be loaded now.
-        ws=cast("type[asyncio.Protocol]", _Sockets(loading or contextlib.nullcontext())),
+        # A class would have to be loaded now, with the library for WebSockets.
+        ws=cast("type[asyncio.Protocol]", lambda **parts: _socket_protocol()(**parts)),
         ws_max_size=_LARGEST_MESSAGE,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=_PING_SECONDS,
@@ -119,19 +118,11 @@ def server_config(
     )
 
 
-class _Sockets:
-    """Makes the protocol of a WebSocket; its library is loaded at the first one."""
+@Late
+def _socket_protocol() -> type[asyncio.Protocol]:
+    from asu_builder.http.socket_protocol import SocketProtocol
 
-    def __init__(self, loading: contextlib.AbstractContextManager[object]) -> None:
-        self._loading = loading
-        self._protocol: Callable[..., asyncio.Protocol] | None = None
-
-    def __call__(self, **parts: Any) -> asyncio.Protocol:
-        if self._protocol is None:
-            with self._loading:
-                from asu_builder.http.socket_protocol import SocketProtocol
-            self._protocol = SocketProtocol
-        return self._protocol(**parts)
+    return SocketProtocol
 
 
 class DrainingServer(uvicorn.Server):

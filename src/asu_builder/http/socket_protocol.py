@@ -7,7 +7,7 @@ from typing import Any, cast
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from asu_builder.http.api.watchers import ABORT
+from asu_builder.http.door import ABORT
 
 _quiet = logging.getLogger("asu_builder.websocket")
 _quiet.setLevel(logging.WARNING)

@@ -19,8 +19,7 @@ from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
-from asu_builder.http.api.routes import OPERATIONS
-from asu_builder.http.late import ADDRESSES
+from asu_builder.http.app import OPERATIONS, PAGES
 from asu_builder.ports import TargetProfiles, VersionList, current_reading
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
@@ -49,7 +48,7 @@ _BODIES = {
     "POST /build": b"do=check&version=24.10.5&target=pico/nine&profile=acme_widget-5",
 }
 _ROUTES = tuple(
-    dict.fromkeys([f"{operation.methods[0]} {operation.path}" for operation in OPERATIONS] + list(ADDRESSES))
+    dict.fromkeys([f"{operation.methods[0]} {operation.path}" for operation in OPERATIONS] + list(PAGES))
 )
 _REFUSED = {
     *("POST /api/v1/build", "POST /api/v1/packages/preview", "GET /build", "POST /build"),

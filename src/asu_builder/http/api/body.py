@@ -27,7 +27,7 @@ from asu_builder.domain.request import (
     require_package_names,
     require_usable_repositories,
 )
-from asu_builder.http.fields import A_REVISION, says
+from asu_builder.http.openapi import A_REVISION, says
 
 UNKNOWN_CLIENT = "unknown/0"
 _MAX_CLIENT = 64

@@ -13,15 +13,21 @@ from functools import partial
 
 import msgspec
 from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
 
 from asu_builder.core.submit import Ask, Builds, BuildView
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
-from asu_builder.http.api.body import client_from_user_agent, parse_request
+from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
+from asu_builder.http.api.documents import Accepted, Done, Failed, Problem
 from asu_builder.http.api.wire import Answer, render_build
 from asu_builder.http.cache import LruByteCache
+from asu_builder.http.callers import Callers
+from asu_builder.http.errors import respond
+from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Batcher, SingleFlight, Threads
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
@@ -37,6 +43,14 @@ _LARGEST = 1 << 20
 _SUBMITTED_TOGETHER = 32
 _OVERHEAD = 1024
 """About what an entry takes beside its text."""
+
+
+_BUILD_ANSWERS = {
+    200: ("The images are there", Done),
+    202: ("The job waits or is being built; ask again in some seconds", Accepted),
+    500: ("The build failed, for good", Failed),
+    503: ("A part of the service does not answer; Retry-After says when to try again", Problem),
+}
 
 
 class CachedResponse(msgspec.Struct, frozen=True):
@@ -85,6 +99,7 @@ class BuildAnswers:
         self,
         builds: Builds,
         *,
+        callers: Callers,
         reading: Threads,
         submitting: Threads,
         waiting: Waiting,
@@ -95,6 +110,7 @@ class BuildAnswers:
     ) -> None:
         """`revoked` gives another value whenever an operator has taken an answer back, in any process."""
         self._builds = builds
+        self._callers = callers
         self._note_interest = builds.touch
         self._reading = reading
         self._together = Batcher(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
@@ -114,6 +130,53 @@ class BuildAnswers:
         self._seen = revoked()
         self._looks: SingleFlight[Answer] = SingleFlight()
         self._submits: SingleFlight[_Submitted] = SingleFlight()
+
+    @operation(
+        "/api/v1/build",
+        method="POST",
+        answers={
+            **_BUILD_ANSWERS,
+            400: ("The request cannot be served here", Problem),
+            408: ("The body did not arrive in time", Problem),
+            413: ("The body is too large", Problem),
+            422: ("The body is no build request; detail names the field", Problem),
+            401: ("An unknown token was sent", Problem),
+            429: ("The queue is full, or this address asks too often; Retry-After says when", Problem),
+        },
+        body=BuildRequestBody,
+    )
+    async def on_post(self, request: Request) -> Response:
+        """Ask for images. The same request has the same answer, and is built once for all who ask."""
+        agent = request.headers.get("user-agent", "")
+        return respond(await self.submit(await request.body(), agent, self._callers.of(request.scope)))
+
+    @operation(
+        "/api/v1/build/{request_hash}",
+        answers={**_BUILD_ANSWERS, 404: ("Nobody knows this request, or it has expired", Problem)},
+    )
+    async def on_get(self, request: Request) -> Response:
+        """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
+        return respond(await self.look(request.path_params["request_hash"]))
+
+    @operation(
+        "/api/v1/build/{request_hash}",
+        method="DELETE",
+        answers={
+            200: ("It is cancelled; the document is that of a cancelled build", Failed),
+            403: ("Neither an operator's token nor the right secret was sent", Problem),
+            401: ("An unknown token was sent", Problem),
+            404: ("Nobody knows this request, or it has expired", Problem),
+            409: ("It has ended before, or others wait for it too", Problem),
+        },
+    )
+    async def on_delete(self, request: Request) -> Response:
+        """Cancel a build that waits or runs. Needs an operator's token, or in the header X-Cancel-Token the
+        secret that the request which started it was answered with.
+        """
+        caller = self._callers.of(request.scope)
+        cancel_token = request.headers.get("x-cancel-token", "")[:256]
+        answer = await self.cancel(request.path_params["request_hash"], caller, cancel_token)
+        return respond(Answer(200, answer.body, answer.headers))
 
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""

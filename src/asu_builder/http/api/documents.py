@@ -8,8 +8,30 @@ import msgspec
 
 from asu_builder.domain.errors import BuildProblem, Side
 from asu_builder.domain.job import JobState, Stage
-from asu_builder.http.api.changes import PackageChangesDocument
-from asu_builder.http.fields import A_HASH, A_REVISION, A_SENTENCE, HASH_PATTERN, says
+from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
+
+_WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
+
+
+class AppliedRuleDocument(msgspec.Struct):
+    """What one rule did to the request, and why."""
+
+    rule: Annotated[str, says("The rule's name", "auc-gone")]
+    why: Annotated[str, says("Why it is there, with a link", _WHY)]
+    added: Annotated[tuple[str, ...], says("Packages that were added", ["owut"])]
+    removed: Annotated[tuple[str, ...], says("Packages that were taken out", ["auc"])]
+    renamed: Annotated[Mapping[str, str], says("Old name to new name", {})]
+
+
+class PackageChangesDocument(msgspec.Struct):
+    """How the package selection came about."""
+
+    applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
+    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
+    missing_defaults: Annotated[
+        tuple[str, ...],
+        says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
+    ]
 
 
 class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
@@ -60,12 +82,11 @@ def render_build_problem(problem: BuildProblem) -> BuildProblemDocument | msgspe
     return BuildProblemDocument(**msgspec.structs.asdict(problem)) if problem else msgspec.UNSET
 
 
-_A_TIME = "2026-11-23T12:44:54.231091Z"
 _AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
 _A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
 
 _Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
-_Time = Annotated[datetime, says("When the job was made, UTC", _A_TIME, format="date-time")]
+_Time = Annotated[datetime, says("When the job was made, UTC", A_TIME, format="date-time")]
 _State = Annotated[JobState, says("Where in life the job is", "building")]
 _Side = Annotated[
     Side, says("Whose side it is on: the request's, or that of what is around, or of this server", "user")
@@ -188,8 +209,8 @@ class Done(msgspec.Struct):
 class AttemptDocument(msgspec.Struct):
     """One start of a build that came to no end."""
 
-    started_at: Annotated[datetime, says("When it was claimed, UTC", _A_TIME, format="date-time")]
-    ended_at: Annotated[datetime, says("When it broke off, UTC", _A_TIME, format="date-time")]
+    started_at: Annotated[datetime, says("When it was claimed, UTC", A_TIME, format="date-time")]
+    ended_at: Annotated[datetime, says("When it broke off, UTC", A_TIME, format="date-time")]
     stage: Annotated[Stage, says("How far it had come", "building_image")]
     ending: Annotated[str, says("How it broke off", "its worker was lost")]
 
@@ -238,29 +259,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     field: _Field = ""
 
 
-class QueueLength(msgspec.Struct):
-    """How many jobs wait."""
-
-    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
-
-
-class Part(msgspec.Struct):
-    """How one part of the service is, in a word and a sentence."""
-
-    status: Annotated[str, says("In a word", "ok", "down")]
-    sentence: Annotated[str, says("For people, with what to do", "Podman 5.4.0 answers.")]
-
-
-class HealthDocument(msgspec.Struct):
-    """How the service is: ok, degraded (something is down, polls are answered) or down."""
-
-    status: Annotated[str, says("In a word", "ok", enum=["ok", "degraded", "down"])]
-    polls_answered: Annotated[bool, says("Whether clients learn how their builds are", True)]
-    can_build: Annotated[bool, says("Whether a build could run now", True)]
-    parts: Annotated[
-        Mapping[str, Part],
-        says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
-    ]
-    caller: Annotated[
-        str, says("Who asks, as this server counts: a token's name or an address", "203.0.113.7")
-    ] = ""
+UPSTREAM_IS_SLOW: Mapping[int, tuple[str, object]] = {
+    503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem)
+}
+"""What everything may answer that needs documents of the download server."""

@@ -1,295 +1,210 @@
-"""How watchers are told: by WebSocket, as server-sent events, or as plain text."""
+"""How a build is followed: the addresses, and the messages that watchers are sent, as types and rendered."""
 
-import asyncio
-import contextlib
-import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import Struct
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import Message as AsgiMessage
+import msgspec
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from asu_builder.core.live import LiveBuilds
-from asu_builder.domain.access import Right
-from asu_builder.domain.errors import AsuError, BuildNotFound, RequestRejected
-from asu_builder.http.api.builds import is_request_hash
-from asu_builder.http.api.messages import Message, render_problem_event, render_text
-from asu_builder.http.api.watchers import ABORT, Feed, Watcher, Watching, WatchLimits
-from asu_builder.http.api.wire import render_problem
-from asu_builder.http.callers import Callers
-from asu_builder.http.door import refuse_socket
-from asu_builder.http.errors import status_of, told
-from asu_builder.http.threads import Threads
+from asu_builder.core.submit import BuildView
+from asu_builder.domain.job import BuildFailure, JobState, Stage
+from asu_builder.http.api.documents import Problem
+from asu_builder.http.api.wire import eta_of, render_build
+from asu_builder.http.openapi import A_SENTENCE, A_TIME, operation, says
+from asu_builder.loading import Late
+from asu_builder.ports import LogLine
 
-EVENTS = "/api/v1/build/{request_hash}/events"
-_EVENTS_PATH = re.compile(r"/api/v1/build/([0-9a-f]{1,128})/events")
-_NOT_FOUND = render_problem(404, "Not Found", "Nothing that speaks WebSocket lives at this address.")
+if TYPE_CHECKING:
+    from asu_builder.http.api.streams import LiveStreams
+
+_Stage = Annotated[Stage, says("The step that printed it", "building_image")]
 
 
-HEARTBEAT_SECONDS = 15.0
-_LINGER_SECONDS = 5.0
-"""How long the end of a stream may take to be read by the other side."""
-_MOST_LINGERING = 32
-"""How many that were refused may be read to their end; under a flood they are closed at once."""
-_GONE_SECONDS = 0.05
-"""How long the server may take to notice that a connection was broken off."""
-_HURRY_SECONDS = 0.5
-"""The same when the server stops."""
-_HEARTBEAT = b": still here\n\n"
-_LONGEST_REASON = 120
-_PRIVATE = 4000
-"""WebSocket close codes of ours are HTTP's, behind this."""
+class StateEvent(msgspec.Struct, tag="state"):
+    """How far the build is; sent first, and whenever it changes."""
+
+    state: Annotated[JobState, says("Where in life the job is", "building")]
+    stage: Annotated[Stage | None, says("The step it is at; null unless it is being built", "building_image")]
+    position: Annotated[int | None, says("How many jobs are ahead; null unless it waits", 3, None)]
+    eta_seconds: Annotated[int | None, says("Seconds until its end; null where nothing can be told", 42)]
+    waiting_for: Annotated[
+        str | None, says("Why nothing is built now; null while it only waits for its turn", "engine", None)
+    ] = None
 
 
-class _Form(Struct, frozen=True):
-    """How a stream over HTTP looks."""
+class LineDocument(msgspec.Struct):
+    """One line that a command of the build printed."""
 
-    content_type: bytes
-    render: Callable[[Message], bytes]
-    beat: bytes | None = None
-    """What is sent when there was nothing to say for a while."""
-
-
-_EVENTS = _Form(b"text/event-stream; charset=utf-8", lambda message: message.event, _HEARTBEAT)
-_TEXT = _Form(b"text/plain; charset=utf-8", lambda message: message.text)
-
-
-class _Wanted(Struct, frozen=True):
-    request_hash: str
-    after: int
-    form: _Form
-
-
-class LiveStreams:
-    """Everything that stays open; lives on the event loop."""
-
-    def __init__(
-        self,
-        source: LiveBuilds,
-        threads: Threads,
-        *,
-        callers: Callers,
-        limits: WatchLimits,
-        on_end: Callable[[str], None],
-    ) -> None:
-        self._source = source
-        self._threads = threads
-        self._askers = callers
-        self._seconds = limits.seconds
-        self._watching = Watching(source, threads, limits=limits, on_end=on_end)
-        self._open: set[Callable[[], object]] = set()
-        self._lingering = 0
-
-    @property
-    def watchers(self) -> int:
-        """How many are open."""
-        return self._watching.count
-
-    def stop(self) -> None:
-        """Ends every stream; those whose other side does not read are broken off half a second later."""
-        self._watching.stop()
-        asyncio.get_running_loop().call_later(_HURRY_SECONDS, self._break_off)
-
-    def _break_off(self) -> None:
-        for abort in list(self._open):
-            abort()
-
-    async def events(self, request: Request) -> "_Streamed":
-        """Server-sent events; a client that comes back says by `Last-Event-ID` where it was."""
-        seen = request.headers.get("last-event-id", "")
-        after = int(seen[:15]) if seen.isascii() and seen.isdigit() else _after(request)
-        return _Streamed(partial(self._stream, _Wanted(_hash_of(request), after, _EVENTS)))
-
-    async def log(self, request: Request) -> "Response | _Streamed":
-        """The lines there are, or with `follow` also those that will come."""
-        request_hash, after = _hash_of(request), _after(request)
-        if request.query_params.get("follow", "0") not in ("", "0"):
-            return _Streamed(partial(self._stream, _Wanted(request_hash, after, _TEXT)))
-        text = await self._threads.run(self._whole, request_hash, after)
-        return PlainTextResponse(text, headers={"x-content-type-options": "nosniff"})
-
-    def _whole(self, request_hash: str, after: int) -> bytes:
-        return render_text(self._source.whole(request_hash, after=after)).encode()
-
-    async def _stream(self, wanted: _Wanted, scope: Scope, receive: Receive, send: Send) -> None:
-        form, after = wanted.form, wanted.after
-        caller = self._askers.of(scope)
-        reads_details = caller.may(Right.READ)
-        with self._watching.admitted(caller.name):
-            async with self._watching.watched(wanted.request_hash, after, reads_details=reads_details) as (
-                feed,
-                watcher,
-            ):
-                connection = _Connection(scope, receive, send, seconds=self._seconds)
-                async with self._kept_open(connection):
-                    await connection.send(
-                        {"type": "http.response.start", "status": 200, "headers": _head(form)}
-                    )
-                    if scope["method"] != "HEAD":
-                        async with connection.listening(watcher):
-                            await _tell(connection, form, feed.follow(watcher, after, beat=HEARTBEAT_SECONDS))
-                    await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def socket(self, request_hash: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """A WebSocket, from its acceptance to its end."""
-        connection = _Connection(scope, receive, send, seconds=self._seconds)
-        async with self._kept_open(connection):
-            await connection.send({"type": "websocket.accept"})
-            reads_details = False
-            try:
-                caller = self._askers.of(scope)
-                reads_details = caller.may(Right.READ)
-                after = _after(HTTPConnection(scope))
-                with self._watching.admitted(caller.name):
-                    async with self._watching.watched(request_hash, after, reads_details=reads_details) as (
-                        feed,
-                        watcher,
-                    ):
-                        async with connection.listening(watcher):
-                            await self._tell_socket(connection, feed, watcher, after)
-            except AsuError as error:
-                status, title = status_of(error)
-                sentence = told(error, details=reads_details)
-                await connection.send_text(render_problem_event(status, title, sentence).json)
-                await connection.close(_PRIVATE + status, sentence)
-                self._let_go(connection)
-
-    def _let_go(self, connection: "_Connection") -> None:
-        """Ends one that was refused: soon, or at once where many are."""
-        loop = asyncio.get_running_loop()
-        if self._lingering >= _MOST_LINGERING:
-            loop.call_later(_GONE_SECONDS, connection.abort)
-            return
-
-        def end() -> None:
-            self._lingering -= 1
-
-        self._lingering += 1
-        loop.call_later(_LINGER_SECONDS, end)
-
-    async def _tell_socket(self, connection: "_Connection", feed: Feed, watcher: Watcher, after: int) -> None:
-        async for message in feed.follow(watcher, after):
-            assert message is not None  # no beat was asked for: the protocol's own pings are one
-            await connection.send_text(message.json)
-        if feed.refusal:
-            sentence = told(feed.refusal, details=watcher.reads_details)
-            await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
-        elif not watcher.gone:
-            await connection.close(1000, "")
-
-    @contextlib.asynccontextmanager
-    async def _kept_open(self, connection: "_Connection") -> AsyncIterator[None]:
-        self._open.add(connection.abort)
-        try:
-            yield
-        except (OSError, TimeoutError):
-            # Gone, or does not read: nothing is kept for it, not even what the kernel would still send.
-            connection.abort()
-            await asyncio.sleep(_GONE_SECONDS)
-        finally:
-            self._open.discard(connection.abort)
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, connection.abort)
-
-
-class _Streamed:
-    """An answer that lasts, as Starlette calls answers."""
-
-    def __init__(self, stream: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> None:
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
-
-
-class _Connection:
-    """One connection, with an end to each wait for the other side."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, seconds: float) -> None:
-        self._receive = receive
-        self._send = send
-        self._seconds = seconds
-        self.abort: Callable[[], object] = scope.get(ABORT) or (lambda: None)
-
-    async def send(self, message: AsgiMessage) -> None:
-        """Raises `TimeoutError` when the other side does not read, `OSError` when it is gone."""
-        async with asyncio.timeout(self._seconds):
-            await self._send(message)
-
-    async def send_text(self, text: str) -> None:
-        """One message of a WebSocket."""
-        await self.send({"type": "websocket.send", "text": text})
-
-    async def close(self, code: int, reason: str) -> None:
-        """Ends a WebSocket; a reason is cut to what its frame can hold."""
-        reason = reason.encode()[:_LONGEST_REASON].decode("utf-8", "ignore")
-        await self.send({"type": "websocket.close", "code": code, "reason": reason})
-
-    @contextlib.asynccontextmanager
-    async def listening(self, watcher: Watcher) -> AsyncIterator[None]:
-        """Notices meanwhile when the other side leaves; whatever it says is not looked at."""
-
-        async def listen() -> None:
-            while not (await self._receive())["type"].endswith("disconnect"):
-                pass
-            watcher.leave()
-
-        task = asyncio.get_running_loop().create_task(listen())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-
-async def _tell(connection: _Connection, form: _Form, messages: AsyncIterator[Message | None]) -> None:
-    async for message in messages:
-        body = form.render(message) if message else form.beat
-        if body:
-            await connection.send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _head(form: _Form) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", form.content_type),
-        (b"x-content-type-options", b"nosniff"),
-        # nginx would keep the lines until it has enough of them.
-        (b"x-accel-buffering", b"no"),
-        # What is not read to its end is broken off, so nothing else may come on this connection.
-        (b"connection", b"close"),
+    seq: Annotated[int, says("1, 2, 3 … in this build, whatever happens to it", 17, minimum=1)]
+    at: Annotated[datetime, says("When it was heard, UTC", A_TIME, format="date-time")]
+    stage: _Stage
+    text: Annotated[
+        str, says("The line, without control characters, at most 2000 long", "Building images...")
     ]
 
 
-def _hash_of(request: Request) -> str:
-    request_hash = request.path_params["request_hash"]
-    if not is_request_hash(request_hash):
-        raise BuildNotFound("could not find provided request hash")
-    return str(request_hash)
+class LinesEvent(msgspec.Struct, tag="lines"):
+    """Lines that were printed since the last such message."""
+
+    lines: Annotated[Sequence[LineDocument], says("In the order heard", [])]
 
 
-def _after(connection: HTTPConnection) -> int:
-    text = connection.query_params.get("after", "") or "0"
-    if not (text.isascii() and text.isdigit()):
-        raise RequestRejected("after: expected the number of the last line that was seen")
-    return int(text[:15])
+class FinalEvent(msgspec.Struct, tag="final"):
+    """The end: nothing follows. `document` is what GET of the build answers, `status` its HTTP status."""
+
+    status: Annotated[int, says("The HTTP status", 200, 500)]
+    document: Annotated[
+        Mapping[str, Any], says("Done or Failed, as GET of the build answers it", {"status": 200})
+    ]
 
 
-async def answer_socket(
-    streams: LiveStreams, scope: Scope, receive: Receive, send: Send, request_id: bytes
-) -> tuple[str, int]:
-    """Answers one; the route and the HTTP status, for the counters."""
-    found = _EVENTS_PATH.fullmatch(scope["path"])
-    if found is None:
-        await refuse_socket(_NOT_FOUND, send, request_id)
-        return "unknown", 404
+class ProblemEvent(msgspec.Struct, tag="problem"):
+    """Why nothing follows, though the build has not ended."""
 
-    async def named(message: AsgiMessage) -> None:
-        if message["type"] == "websocket.accept":
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-        await send(message)
+    status: Annotated[int, says("The HTTP status that says the same", 404, 429, 503)]
+    title: Annotated[str, says("The kind of error", "Not Found")]
+    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
 
-    await receive()  # websocket.connect
-    await streams.socket(found[1], scope, receive, named)
-    return EVENTS, 101
+
+Event = StateEvent | LinesEvent | FinalEvent | ProblemEvent
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Message:
+    """One message, rendered once for all who are sent it, in whichever form they read."""
+
+    def __init__(self, kind: str, body: str, *, text: Callable[[], str], last: int = 0) -> None:
+        """`body` is JSON, `text` makes what people read, `last` is the highest `seq` in it."""
+        self.kind = kind
+        self.json = body
+        self.last = last
+        self._text: Callable[[], str] | bytes = text
+        self._event: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """In lines, for people."""
+        if not isinstance(self._text, bytes):
+            self._text = self._text().encode()
+        return self._text
+
+    @property
+    def event(self) -> bytes:
+        """As a server-sent event."""
+        if self._event is None:
+            number = f"id: {self.last}\n" if self.last else ""
+            self._event = f"event: {self.kind}\n{number}data: {self.json}\n\n".encode()
+        return self._event
+
+
+def render_state(view: BuildView) -> Message:
+    """How far a build is."""
+    job = view.job
+    stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
+    position = (view.position or 0) if job.state is JobState.PENDING else None
+    event = StateEvent(job.state, stage, position, eta_of(view), view.waiting_for or None)
+    told = [str(job.state)]
+    told += [f"{position} ahead"] if position is not None else []
+    told += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
+    return Message("state", _encode(event).decode(), text=lambda: f"-- {', '.join(told)}\n")
+
+
+def render_lines(lines: Sequence[LogLine]) -> Message:
+    """Lines, at least one."""
+    event = LinesEvent([LineDocument(line.seq, line.at, line.stage, line.text) for line in lines])
+    return Message("lines", _encode(event).decode(), text=partial(render_text, lines), last=lines[-1].seq)
+
+
+def render_final(view: BuildView) -> Message:
+    """The end of a build, as GET answers it."""
+    answer = render_build(view)
+    body = f'{{"type":"final","status":{answer.status},"document":{answer.body.decode()}}}'
+    outcome, state = view.job.outcome, view.job.state
+    told = f"{state}: {outcome.detail}" if isinstance(outcome, BuildFailure) else str(state)
+    return Message("final", body, text=lambda: f"-- {told}\n")
+
+
+def render_problem_event(status: int, title: str, detail: str) -> Message:
+    """Why nothing follows."""
+    return Message(
+        "problem", _encode(ProblemEvent(status, title, detail)).decode(), text=lambda: f"-- {detail}\n"
+    )
+
+
+def render_text(lines: Sequence[LogLine]) -> str:
+    """`HH:MM:SS stage  text`, in UTC, one a line."""
+    return "".join(f"{line.at:%H:%M:%S} {line.stage:<17}  {line.text}\n" for line in lines)
+
+
+class WatchLimits(msgspec.Struct, frozen=True):
+    """How many may watch: in all, of one address or token; and how long one message may take to send.
+
+    A process often has no more than 1,024 descriptors, and builds need some of them.
+    """
+
+    total: int = 700
+    each: int = 100
+    seconds: float = 15.0
+
+
+EVENTS = "/api/v1/build/{request_hash}/events"
+_WATCHED: dict[int, tuple[str, Any]] = {
+    400: ("after is no number", Problem),
+    404: ("Nobody knows this request, or it has expired", Problem),
+    503: ("A part of the service does not answer; Retry-After says when to try again", Problem),
+    401: ("An unknown token was sent", Problem),
+    429: ("Too many watch builds, of this address or in all; Retry-After says when to try again", Problem),
+}
+
+
+class LiveEndpoints:
+    """Endpoints on the event loop; what stays open is loaded with the first that is asked for."""
+
+    def __init__(self, load: Callable[[], "LiveStreams"]) -> None:
+        """`load` is called once."""
+        self._streams = Late(load)
+
+    @operation(
+        EVENTS,
+        answers={200: ("Events until the build has ended", None), **_WATCHED},
+        query=("after",),
+        content_type="text/event-stream",
+        events=Event,
+    )
+    async def events(self, request: Request) -> Any:
+        """Follow a build: by WebSocket, where each message is one of the documents below with its name as
+        `type`, else as server-sent events with the same documents, where a client that comes back sends
+        Last-Event-ID.
+        """
+        return await self._streams().events(request)
+
+    @operation(
+        "/api/v1/build/{request_hash}/log",
+        answers={200: ("The lines", None), **_WATCHED},
+        query=("after", "follow"),
+        content_type="text/plain",
+    )
+    async def log(self, request: Request) -> Any:
+        """What a build has printed, one line each: time, stage, text. With follow=1 also what it will print,
+        to its end.
+        """
+        return await self._streams().log(request)
+
+    async def socket(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> tuple[str, int]:
+        """Answers a WebSocket; the route and the HTTP status, for the counters."""
+        return await self._streams().answer_socket(scope, receive, send, request_id)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch a build."""
+        streams = self._streams.value
+        return streams.watchers if streams else 0
+
+    def stop(self) -> None:
+        """Ends what is open."""
+        if self._streams.value:
+            self._streams.value.stop()

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
+from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.fields import A_REVISION, says
+from asu_builder.http.openapi import A_REVISION, operation, says
 from asu_builder.http.waiting import MadeAnswers, Waiting
 
 _REPOSITORIES = ["https://downloads.openwrt.org/"]
@@ -90,6 +91,10 @@ class TargetIndex(msgspec.Struct):
     packages: Annotated[Mapping[str, str], says("Name to version", {"kmod-usb2": "6.6.93-r1"})]
 
 
+_UNKNOWN: Mapping[int, tuple[str, object]] = {
+    404: ("There is no such version, target or architecture", Problem),
+    **UPSTREAM_IS_SLOW,
+}
 _BYTES = 8 << 20
 _LARGEST = 2 << 20
 _FRESH_SECONDS = 20.0
@@ -134,18 +139,43 @@ class Metadata:
         self._askers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
+    @operation(
+        "/json/v1/overview.json",
+        "/api/v1/overview",
+        "/api/overview",
+        "/overview",
+        answers={200: ("The overview", Overview), **UPSTREAM_IS_SLOW},
+    )
     async def overview(self, request: Request) -> Response:
-        """Everything a client needs to choose a version."""
+        """Everything a client needs to choose a version: branches, versions, targets, limits."""
         return await self._document(request, "overview", self._render_overview)
 
+    @operation(
+        "/json/v1/branches.json",
+        answers={200: ("The branches, newest first", list[BranchDocument]), **UPSTREAM_IS_SLOW},
+    )
     async def branches(self, request: Request) -> Response:
-        """The branches as a list, for auc."""
+        """The branches as a list."""
         return await self._document(request, "branches", self._render_branches)
 
+    @operation(
+        "/json/v1/latest.json",
+        "/api/v1/latest",
+        answers={200: ("The latest releases", Latest), **UPSTREAM_IS_SLOW},
+    )
     async def latest(self, request: Request) -> Response:
-        """The latest releases."""
+        """The upcoming release if there is any, the stable and the old stable one."""
         return await self._document(request, "latest", self._render_latest)
 
+    @operation(
+        "/api/v1/revision/{version}/{target}/{subtarget}",
+        answers={
+            200: ("The revision", Revision),
+            400: ("There is no such version", Problem),
+            404: ("The version has no such target", Problem),
+            **UPSTREAM_IS_SLOW,
+        },
+    )
     async def revision(self, request: Request) -> Response:
         """Upstream's current revision of a target."""
         found = request.path_params
@@ -156,8 +186,12 @@ class Metadata:
             lambda: self._render_revision(found["version"], target),
         )
 
+    @operation(
+        "/json/v1/{path:path}/packages/{architecture}-index.json",
+        answers={200: ("Name to version", dict[str, str]), **_UNKNOWN},
+    )
     async def architecture_index(self, request: Request) -> Response:
-        """Package names and versions of an architecture, one flat object."""
+        """Package names and versions of an architecture, merged over its feeds."""
         path, architecture = request.path_params["path"], request.path_params["architecture"]
         return await self._document(
             request,
@@ -165,6 +199,10 @@ class Metadata:
             lambda: self._render_architecture(path, architecture),
         )
 
+    @operation(
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json",
+        answers={200: ("The index", TargetIndex), **_UNKNOWN},
+    )
     async def target_index(self, request: Request) -> Response:
         """Package names and versions of a target, its kernel modules among them."""
         path, target = _path_and_target(request)
@@ -172,6 +210,10 @@ class Metadata:
             request, f"target {path} {target}", lambda: self._render_target(path, target)
         )
 
+    @operation(
+        "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json",
+        answers={200: ("profiles.json with the profile's keys lifted to the top", dict), **_UNKNOWN},
+    )
     async def profile(self, request: Request) -> Response:
         """Upstream's description of one profile, by its name or an alias; {} when there is none."""
         path, target = _path_and_target(request)

@@ -5,7 +5,7 @@ asked for. The first scrape loads prometheus_client.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -19,7 +19,8 @@ from asu_builder.core.metrics import DurationCounts, EventCounts
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import Priority
-from asu_builder.http.late import LateStreams
+from asu_builder.http.api.live import LiveEndpoints
+from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
 from asu_builder.ports import Operations, Statistics, Store
@@ -208,14 +209,21 @@ def _word(holds: bool) -> str:
     return "true" if holds else "false"
 
 
-def metrics_endpoint(
-    collector: MetricsCollector, threads: Threads, requests: Requests, streams: LateStreams
-) -> Callable[[Request], Awaitable[Response]]:
-    """`/metrics`: the numbers of this moment."""
+class MetricsEndpoint:
+    """Where Prometheus asks. `requests` counts answers, `live` knows who watches a build."""
 
-    async def endpoint(_: Request) -> Response:
+    def __init__(
+        self, collector: MetricsCollector, threads: Threads, requests: Requests, live: LiveEndpoints
+    ) -> None:
+        self._collector = collector
+        self._threads = threads
+        self._requests = requests
+        self._live = live
+
+    @operation("/metrics", answers={200: ("Prometheus' text format", None)}, content_type="text/plain")
+    async def metrics(self, _: Request) -> Response:
+        """The service in numbers, for Prometheus."""
         # Copied here, because the event loop counts on.
-        body, content_type = await threads.run(collector.render, dict(requests), streams.watchers)
+        requests, watchers = dict(self._requests), self._live.watchers
+        body, content_type = await self._threads.run(self._collector.render, requests, watchers)
         return Response(body, media_type=content_type)
-
-    return endpoint

@@ -1,6 +1,6 @@
 """The operator's interface: its documents, its addresses, lists and acts, each behind a right of a token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,13 +18,9 @@ from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.fields import A_HASH, HASH_PATTERN, says
-from asu_builder.http.openapi import Operation
-from asu_builder.http.queries import number
+from asu_builder.http.openapi import A_HASH, A_TIME, HASH_PATTERN, number, operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.ports import JobFilter
-
-_A_TIME = "2026-11-23T12:44:54.231091Z"
 
 
 class JobDocument(msgspec.Struct):
@@ -51,9 +47,9 @@ class JobDocument(msgspec.Struct):
     attempts: Annotated[int, says("How often its worker was lost in mid-build", 0, minimum=0)]
     retries: Annotated[int, says("How often the world failed it", 0, minimum=0)]
     reason: Annotated[str | None, says("Why it failed", "impossible_selection", None)]
-    enqueued_at: Annotated[datetime, says("When it was made, UTC", _A_TIME, format="date-time")]
-    started_at: Annotated[datetime | None, says("When it was last claimed", _A_TIME, None)]
-    finished_at: Annotated[datetime | None, says("When it ended", _A_TIME, None)]
+    enqueued_at: Annotated[datetime, says("When it was made, UTC", A_TIME, format="date-time")]
+    started_at: Annotated[datetime | None, says("When it was last claimed", A_TIME, None)]
+    finished_at: Annotated[datetime | None, says("When it ended", A_TIME, None)]
 
 
 class JobList(msgspec.Struct):
@@ -66,14 +62,14 @@ class WorkersDocument(msgspec.Struct):
     """Whether the workers take jobs."""
 
     paused: Annotated[bool, says("Whether no worker claims a job", False)]
-    since: Annotated[datetime | None, says("Since when", _A_TIME, None)] = None
+    since: Annotated[datetime | None, says("Since when", A_TIME, None)] = None
     who: Annotated[str | None, says("Who has paused them", "alice", None)] = None
 
 
 class ActDocument(msgspec.Struct):
     """One act of an operator."""
 
-    at: Annotated[datetime, says("When, UTC", _A_TIME, format="date-time")]
+    at: Annotated[datetime, says("When, UTC", A_TIME, format="date-time")]
     who: Annotated[str, says("The token's name, or cli and the user's", "alice")]
     act: Annotated[str, says("What was done", "cancel")]
     subject: Annotated[str, says("To what: a request hash, or nothing", A_HASH)]
@@ -108,79 +104,11 @@ class ConfigurationDocument(msgspec.Struct):
     settings: Annotated[tuple[SettingDocument, ...], says("The settings", [])]
 
 
-READ = ("GET", "HEAD")
-
-_REFUSED = {
+_REFUSED: Mapping[int, tuple[str, object]] = {
     401: ("No known token was sent", Problem),
     403: ("The token lacks the right", Problem),
 }
-UNKNOWN_JOB = {
-    401: ("An unknown token was sent", Problem),
-    404: ("Nobody knows this request, or it has expired", Problem),
-}
-
-OPERATOR = (
-    Operation(
-        "/api/v1/jobs",
-        READ,
-        "Every job, newest first. Needs a token with the right read.",
-        {200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
-        query=("state", "version", "target", "profile", "caller", "request_hash", "before", "limit"),
-    ),
-    Operation(
-        "/api/v1/jobs/{request_hash}/requeue",
-        ("POST",),
-        "Build once more what has ended, or give a running build back to the queue. Needs operate.",
-        {
-            200: ("It waits", DoneDocument),
-            **_REFUSED,
-            404: ("Nobody has asked for this", Problem),
-            409: ("It waits already", Problem),
-        },
-    ),
-    Operation(
-        "/api/v1/results/{request_hash}",
-        ("DELETE",),
-        "Forget a result or a failure now, with its images. Needs operate.",
-        {
-            200: ("It is forgotten", DoneDocument),
-            **_REFUSED,
-            404: ("There is none", Problem),
-            409: ("Somebody downloads from it: it answers no more, its images go later", Problem),
-        },
-    ),
-    Operation(
-        "/api/v1/workers",
-        READ,
-        "Whether the workers are paused. Needs read.",
-        {200: ("How they are", WorkersDocument), **_REFUSED},
-    ),
-    *(
-        Operation(
-            f"/api/v1/workers/{act}",
-            ("POST",),
-            sentence,
-            {200: ("How they are", WorkersDocument), **_REFUSED},
-        )
-        for act, sentence in (
-            ("pause", "Let no worker of any process claim a job; what is built goes on. Needs operate."),
-            ("resume", "Let workers claim jobs again. Needs operate."),
-        )
-    ),
-    Operation(
-        "/api/v1/acts",
-        READ,
-        "What operators did, newest first. Needs read.",
-        {200: ("The acts", ActList), 400: ("limit is no number", Problem), **_REFUSED},
-        query=("limit",),
-    ),
-    Operation(
-        "/api/v1/configuration",
-        READ,
-        "The settings in effect and where each was chosen, without secrets. Needs read.",
-        {200: ("The settings", ConfigurationDocument), **_REFUSED},
-    ),
-)
+_PAUSE = {200: ("How they are", WorkersDocument), **_REFUSED}
 
 
 class OperatorActs:
@@ -230,38 +158,71 @@ class OperatorEndpoints:
         self._askers = callers
         self._threads = threads
 
+    @operation(
+        "/api/v1/jobs",
+        answers={200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
+        query=("state", "version", "target", "profile", "caller", "request_hash", "before", "limit"),
+    )
     async def jobs(self, request: Request) -> Response:
-        """Jobs by state, version, target, profile and caller, newest first."""
+        """Every job, newest first. Needs a token with the right read."""
         self._require_to_read(request)
         wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
         return respond(render_json(JobList([describe_job(job) for job in found])))
 
+    @operation(
+        "/api/v1/jobs/{request_hash}/requeue",
+        method="POST",
+        answers={
+            200: ("It waits", DoneDocument),
+            **_REFUSED,
+            404: ("Nobody has asked for this", Problem),
+            409: ("It waits already", Problem),
+        },
+    )
     async def requeue(self, request: Request) -> Response:
-        """Builds once more what has ended, or gives a running build back."""
+        """Build once more what has ended, or give a running build back to the queue. Needs operate."""
         return await self._act(request, "requeue", "requeued")
 
+    @operation(
+        "/api/v1/results/{request_hash}",
+        method="DELETE",
+        answers={
+            200: ("It is forgotten", DoneDocument),
+            **_REFUSED,
+            404: ("There is none", Problem),
+            409: ("Somebody downloads from it: it answers no more, its images go later", Problem),
+        },
+    )
     async def purge(self, request: Request) -> Response:
-        """Forgets a result or failure with its images."""
+        """Forget a result or a failure now, with its images. Needs operate."""
         return await self._act(request, "purge", "purged")
 
+    @operation("/api/v1/workers", answers=_PAUSE)
     async def workers(self, request: Request) -> Response:
-        """Whether the workers are paused."""
+        """Whether the workers are paused. Needs read."""
         self._require_to_read(request)
         return await self._workers()
 
+    @operation("/api/v1/workers/pause", method="POST", answers=_PAUSE)
     async def pause(self, request: Request) -> Response:
-        """Lets no worker claim a job."""
+        """Let no worker of any process claim a job; what is built goes on. Needs operate."""
         await self._acts.on_workers(self._askers.of(request.scope), "pause")
         return await self._workers()
 
+    @operation("/api/v1/workers/resume", method="POST", answers=_PAUSE)
     async def resume(self, request: Request) -> Response:
-        """Lets workers claim again."""
+        """Let workers claim jobs again. Needs operate."""
         await self._acts.on_workers(self._askers.of(request.scope), "resume")
         return await self._workers()
 
+    @operation(
+        "/api/v1/acts",
+        answers={200: ("The acts", ActList), 400: ("limit is no number", Problem), **_REFUSED},
+        query=("limit",),
+    )
     async def acts(self, request: Request) -> Response:
-        """What operators did."""
+        """What operators did, newest first. Needs read."""
         self._require_to_read(request)
         found = await self._threads.run(
             self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
@@ -270,8 +231,9 @@ class OperatorEndpoints:
             render_json(ActList([ActDocument(act.at, act.who, act.act, act.subject) for act in found]))
         )
 
+    @operation("/api/v1/configuration", answers={200: ("The settings", ConfigurationDocument), **_REFUSED})
     async def configuration(self, request: Request) -> Response:
-        """The settings in effect."""
+        """The settings in effect and where each was chosen, without secrets. Needs read."""
         self._require_to_read(request)
         return respond(render_json(await self._threads.run(self._configuration)))
 

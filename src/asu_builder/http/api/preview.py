@@ -1,20 +1,42 @@
 """What package rules would do to a request, for people who choose packages."""
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.core.preflight import Preview, PreviewedSelection
-from asu_builder.domain.packages import PackageChangesRecord
-from asu_builder.http.api.body import parse_request
-from asu_builder.http.api.changes import PreviewDocument, UnknownPackageDocument, render_changes
-from asu_builder.http.api.wire import Answer
+from asu_builder.core.preflight import Preview
+from asu_builder.http.api.body import BuildRequestBody, parse_request
+from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, AppliedRuleDocument, Problem
+from asu_builder.http.api.wire import Answer, render_changes
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import respond
+from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
+
+
+class UnknownPackageDocument(msgspec.Struct):
+    """A package that no index of this version and target has."""
+
+    name: Annotated[str, says("The name as asked for", "lucy")]
+    suggestions: Annotated[tuple[str, ...], says("The closest names there are, best first", ["luci"])]
+
+
+class PreviewDocument(msgspec.Struct):
+    """What make would be told, why, and which names nobody knows."""
+
+    packages: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
+    applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
+    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
+    missing_defaults: Annotated[
+        tuple[str, ...],
+        says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
+    ]
+    indexes_known: Annotated[bool, says("Whether the names could be looked up at all", True)]
+    unknown: Annotated[list[UnknownPackageDocument], says("Names that no index has", [])]
 
 
 class PreviewEndpoint:
@@ -29,8 +51,25 @@ class PreviewEndpoint:
         self._askers = callers
         self._admit = admit
 
+    @operation(
+        "/api/v1/packages/preview",
+        method="POST",
+        answers={
+            200: ("What make would be told", PreviewDocument),
+            400: ("The request cannot be served here", Problem),
+            401: ("An unknown token was sent", Problem),
+            413: ("The body is too large", Problem),
+            422: ("The body is no build request; detail names the field", Problem),
+            429: ("This address asks too often; Retry-After says when to try again", Problem),
+            **UPSTREAM_IS_SLOW,
+        },
+        body=BuildRequestBody,
+    )
     async def preview(self, request: Request) -> Response:
-        """Raises `NotAuthenticated`, and `TooManyRequests` for whoever asks too often without a token."""
+        """What the package rules would do to a build request, and which names nobody knows. Queues nothing.
+
+        Raises `NotAuthenticated`, and `TooManyRequests` when a caller without a token asks too often.
+        """
         caller = self._askers.of(request.scope)
         # In a thread, because the first one loads a library.
         refusal = None if caller.token else await self._threads.run(self._admit, caller.name)
@@ -42,18 +81,15 @@ class PreviewEndpoint:
 
     def _render(self, body: bytes) -> bytes:
         request, _ = parse_request(body)
-        return msgspec.json.encode(_document(self._preview.look(request)))
-
-
-def _document(found: PreviewedSelection) -> PreviewDocument:
-    record: PackageChangesRecord = found.selection.record
-    changes = render_changes(record)
-    unknown = found.unknown
-    return PreviewDocument(
-        packages=found.selection.packages,
-        applied=changes.applied,
-        warnings=changes.warnings,
-        missing_defaults=changes.missing_defaults,
-        indexes_known=unknown is not None,
-        unknown=[UnknownPackageDocument(entry.name, entry.suggestions) for entry in unknown or ()],
-    )
+        found = self._preview.look(request)
+        changes = render_changes(found.selection.record)
+        unknown = found.unknown
+        document = PreviewDocument(
+            packages=found.selection.packages,
+            applied=changes.applied,
+            warnings=changes.warnings,
+            missing_defaults=changes.missing_defaults,
+            indexes_known=unknown is not None,
+            unknown=[UnknownPackageDocument(entry.name, entry.suggestions) for entry in unknown or ()],
+        )
+        return msgspec.json.encode(document)

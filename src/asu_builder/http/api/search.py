@@ -1,7 +1,7 @@
 """Search for devices and packages as somebody types: the documents, their addresses, and the answers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -11,14 +11,12 @@ from starlette.responses import Response
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.search import Device
-from asu_builder.http.api.documents import Problem
+from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
-from asu_builder.http.fields import says
-from asu_builder.http.openapi import Operation
-from asu_builder.http.queries import number
+from asu_builder.http.openapi import number, operation, says
 from asu_builder.http.waiting import MadeAnswers, Waiting
 
 _Version = Annotated[str, says("The version", "24.10.4")]
@@ -78,37 +76,11 @@ class PackagesDocument(msgspec.Struct):
     more: _More
 
 
-_READ = ("GET", "HEAD")
-_REFUSED = {
+_REFUSED: Mapping[int, tuple[str, object]] = {
     400: ("There is no such version, or a parameter makes no sense", Problem),
-    503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem),
+    **UPSTREAM_IS_SLOW,
 }
 _UNKNOWN = {404: ("There is no such target or profile", Problem)}
-
-SEARCH = (
-    Operation(
-        "/api/v1/devices",
-        _READ,
-        "The devices of a version that have every word of a text among their names, the best first.",
-        {200: ("The devices", DevicesDocument), **_REFUSED},
-        query=("version searched", "search", "limit of a search"),
-    ),
-    Operation(
-        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}",
-        _READ,
-        "One device and its packages, by its profile or a name that it reports.",
-        {200: ("The device", DescribedDeviceDocument), **_REFUSED, **_UNKNOWN},
-    ),
-    Operation(
-        "/api/v1/packages",
-        _READ,
-        "The packages of a version and target that have every word of a text in their names.",
-        {200: ("The packages", PackagesDocument), **_REFUSED, **_UNKNOWN},
-        query=("version searched", "target searched", "search", "limit of a search"),
-    ),
-)
-
-
 LONGEST = 64
 """Characters of a search text, a version or a target."""
 LIMIT, HIGHEST = 20, 100
@@ -134,8 +106,16 @@ class SearchEndpoints:
         self._askers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
+    @operation(
+        "/api/v1/devices",
+        answers={200: ("The devices", DevicesDocument), **_REFUSED},
+        query=("version searched", "search", "limit of a search"),
+    )
     async def devices(self, request: Request) -> Response:
-        """Devices of a version. Raises `RequestRejected`."""
+        """The devices of a version that have every word of a text among their names, the best first.
+
+        Raises `RequestRejected`.
+        """
         version, text, limit = _text(request, "version"), _text(request, "search"), _limit(request)
 
         def make() -> DevicesDocument:
@@ -146,8 +126,15 @@ class SearchEndpoints:
 
         return await self._json(request, f"devices {limit} {version!r} {text!r}", make)
 
+    @operation(
+        "/api/v1/devices/{version}/{target}/{subtarget}/{profile}",
+        answers={200: ("The device", DescribedDeviceDocument), **_REFUSED, **_UNKNOWN},
+    )
     async def device(self, request: Request) -> Response:
-        """One device with its packages. Raises `RequestRejected` or `BuildNotFound`."""
+        """One device and its packages, by its profile or a name that it reports.
+
+        Raises `RequestRejected` or `BuildNotFound`.
+        """
         asked = request.path_params
         version, profile = asked["version"][: LONGEST + 1], asked["profile"][:129]
         target = f"{asked['target']}/{asked['subtarget']}"[: LONGEST + 1]
@@ -158,8 +145,16 @@ class SearchEndpoints:
 
         return await self._json(request, f"device {version!r} {target!r} {profile!r}", make)
 
+    @operation(
+        "/api/v1/packages",
+        answers={200: ("The packages", PackagesDocument), **_REFUSED, **_UNKNOWN},
+        query=("version searched", "target searched", "search", "limit of a search"),
+    )
     async def packages(self, request: Request) -> Response:
-        """Packages of a version and target. Raises `RequestRejected` or `BuildNotFound`."""
+        """The packages of a version and target that have every word of a text in their names.
+
+        Raises `RequestRejected` or `BuildNotFound`.
+        """
         version, target = _text(request, "version"), _text(request, "target")
         text, limit = _text(request, "search"), _limit(request)
 

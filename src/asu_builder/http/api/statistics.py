@@ -15,9 +15,7 @@ from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
-from asu_builder.http.fields import says
-from asu_builder.http.openapi import Operation
-from asu_builder.http.queries import number, one_of
+from asu_builder.http.openapi import Operation, number, one_of, says
 from asu_builder.http.threads import Threads
 from asu_builder.ports import EventKind, TallyBy
 

@@ -19,8 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asu_builder.domain.errors import BuildNotFound, StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
+from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.errors import respond
+from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Threads
 from asu_builder.ports import Store
 
@@ -48,8 +50,19 @@ class Downloads:
         self._threads = threads
         self._on_use = on_use
 
+    @operation(
+        "/store/{request_hash}/{name}",
+        answers={
+            200: ("The file", None),
+            206: ("The part that Range asks for", None),
+            304: ("The file is the one that If-None-Match names", None),
+            404: ("There is no such file", Problem),
+            416: ("The file is shorter than that", Problem),
+        },
+        content_type="application/octet-stream",
+    )
     async def download(self, request: Request) -> ASGIApp:
-        """GET and HEAD of one image; 200, 206, 304, 404, 416, or 503 without the disk.
+        """Download an image, whole or in part.
 
         What is answered is held from before it is located until its last byte is sent or the client
         is gone, so that housekeeping, in whichever process, takes it away neither before nor within.

@@ -14,8 +14,9 @@ from asu_builder.core.live import LiveBuilds, Look
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import AsuError, BuildNotFound, TooManyRequests, Unavailable
 from asu_builder.domain.job import FINAL_STATES, JobState
-from asu_builder.http.api.messages import (
+from asu_builder.http.api.live import (
     Message,
+    WatchLimits,
     render_final,
     render_lines,
     render_problem_event,
@@ -24,21 +25,6 @@ from asu_builder.http.api.messages import (
 from asu_builder.http.errors import status_of, told
 from asu_builder.http.threads import SingleFlight, Threads
 from asu_builder.ports import LogLine
-
-ABORT = "asu_builder.abort"
-"""Where in a scope the server's protocol says how a connection is broken off, sent or not."""
-
-
-class WatchLimits(Struct, frozen=True):
-    """How many may watch: in all, of one address or token; and how long one message may take to send.
-
-    A process often has no more than 1,024 descriptors, and builds need some of them.
-    """
-
-    total: int = 700
-    each: int = 100
-    seconds: float = 15.0
-
 
 _log = logging.getLogger(__name__)
 

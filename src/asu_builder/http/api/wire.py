@@ -12,13 +12,15 @@ import msgspec
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import Fault, Side
 from asu_builder.domain.job import Attempt, BuildFailure, BuildResult, Image, Job, JobState, Stage
-from asu_builder.http.api.changes import render_changes
+from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.http.api.documents import (
     Accepted,
+    AppliedRuleDocument,
     AttemptDocument,
     Done,
     Failed,
     ImageDocument,
+    PackageChangesDocument,
     Problem,
     RequestEcho,
     render_build_problem,
@@ -161,6 +163,18 @@ def _done(job: Job, result: BuildResult) -> dict[str, object]:
     )
     # Ours come last: nothing that left a container may replace them.
     return {**described, **msgspec.structs.asdict(done)}
+
+
+def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
+    """The record as clients read it."""
+    return PackageChangesDocument(
+        [
+            AppliedRuleDocument(entry.rule, entry.why, entry.added, entry.removed, entry.renamed)
+            for entry in record.applied
+        ],
+        record.warnings,
+        record.missing_defaults,
+    )
 
 
 def _image(image: Image) -> ImageDocument:

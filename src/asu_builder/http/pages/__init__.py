@@ -70,7 +70,7 @@ class PageParts(Struct, frozen=True):
 
 
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
-    """Endpoints by method and address, those of `late_pages.ADDRESSES`."""
+    """Endpoints by method and address, those of `http.app.PAGES`."""
     static_files = StaticFiles()
     rendering = Rendering(static_files, version=parts.version, contact=parts.announcement.contact)
     sessions = Sessions(parts.callers)

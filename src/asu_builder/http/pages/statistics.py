@@ -11,11 +11,11 @@ from asu_builder.core.statistics import DAYS, PERIODS, Charts, StageReport, Stat
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import Fault
 from asu_builder.http.api.tables import TABLES, Cell
+from asu_builder.http.openapi import one_of
 from asu_builder.http.pages import charts
 from asu_builder.http.pages.charts import Row, Series
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.words import as_beginning
-from asu_builder.http.queries import one_of
 from asu_builder.http.threads import Threads
 
 _MOST_ROWS = 12

@@ -22,7 +22,7 @@ from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.http.api import watchers
-from asu_builder.http.api.watchers import WatchLimits
+from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.server import DrainingServer, server_config
 from factories import NOON, a_request, eventually, never
 from fake_builds import FakeBuilds, a_result
@@ -264,7 +264,7 @@ def test_server_sent_events_say_the_same_and_go_on_behind_the_last_id(served: Se
 def test_a_quiet_stream_of_events_says_that_it_is_alive(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asu_builder.http.api.live.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("asu_builder.http.api.streams.HEARTBEAT_SECONDS", 0.1)
     answer = served.get(f"{BUILD}/{served.name}/events")
     assert answer.readline() == b"event: state\n"
     assert b": still here\n" in (answer.readline(), answer.readline(), answer.readline())
@@ -528,7 +528,7 @@ def test_the_library_for_websockets_is_loaded_by_the_first_of_them() -> None:
 def test_refused_watchers_are_closed_at_once_under_a_flood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asu_builder.http.api.live._MOST_LINGERING", 2)
+    monkeypatch.setattr("asu_builder.http.api.streams._MOST_LINGERING", 2)
     scene = Scene(tmp_path / "store", watch_limits=WatchLimits(total=1, each=1))
     served = Served(scene)
     handshake = (
