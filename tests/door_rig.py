@@ -6,14 +6,17 @@ import socket
 import threading
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import uvicorn
+from msgspec.structs import force_setattr
 
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import Door, DoorLimits
+from asu_builder.http.door import Door
 from asu_builder.http.fast_path import FastPath
 from asu_builder.http.server import server_config
+from asu_builder.settings import Settings
 from factories import eventually
 from web_scene import Scene
 
@@ -79,12 +82,23 @@ def is_closed(connection: socket.socket) -> bool:
     return True
 
 
+def door_settings(*, seconds: float = 0.0, **changes: Any) -> Settings:
+    """Settings with limits that are soon met, below what an operator may choose; `seconds` sets all times."""
+    settings = Settings()
+    if seconds:
+        span = timedelta(seconds=seconds)
+        changes |= {"head_timeout": span, "body_timeout": span, "reader_timeout": span}
+    for name, value in changes.items():
+        force_setattr(settings, name, value)
+    return settings
+
+
 @contextlib.contextmanager
 def serve(
-    scene: Scene, limits: DoorLimits, *, trusted: tuple[str, ...] = (), listener: socket.socket | None = None
+    scene: Scene, limits: Settings, *, trusted: tuple[str, ...] = (), listener: socket.socket | None = None
 ) -> Iterator[Served]:
     """The application of a scene; connections of `trusted` proxies are not counted."""
-    scene.door_limits = limits
+    scene.settings = limits
     app = scene.app()
     door = Door(
         limits,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -25,11 +27,9 @@ from asu_builder.domain.release import Branches, Release
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.live import WatchLimits
-from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.app import Parts, create_app
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.door import DoorLimits
 from asu_builder.http.fast_path import FastPath
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
@@ -41,9 +41,7 @@ from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog
 
 _OK = CheckResult("ok", "Fine.")
-_ANNOUNCEMENT = Announcement(
-    "1.2.3", "https://downloads.example.org", "asu@example.org", False, (), 1024, 20480
-)
+_SETTINGS = Settings(upstream_url="https://downloads.example.org", contact="asu@example.org")
 
 
 class EmptyUpstream:
@@ -132,7 +130,7 @@ class Scene:
     database: Database = field(init=False)
     log: FakeBuildLog = field(default_factory=FakeBuildLog)
     watch_limits: WatchLimits = field(default_factory=WatchLimits)
-    door_limits: DoorLimits = field(default_factory=DoorLimits)
+    settings: Settings = _SETTINGS
     notifier: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
@@ -167,13 +165,11 @@ class Scene:
                 limit_previews=self.limit_previews,
                 limit_fetches=self.limit_fetches,
                 charts=Charts(self.counted or self.statistics, now=lambda: NOON),
-                announcement=_ANNOUNCEMENT,
+                settings=self.settings if cors else replace(self.settings, cors=False),
                 start=lambda: self.life.append("start"),
                 stop=lambda: self.life.append("stop"),
                 version="1.2.3",
-                cors=cors,
                 watch_limits=self.watch_limits,
-                door_limits=self.door_limits,
                 clock=lambda: self.seconds,
                 revoked=lambda: self.revoked,
             )

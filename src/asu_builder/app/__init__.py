@@ -14,7 +14,6 @@ from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Rounds, background_work, checks
 from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
 from asu_builder.app.lifecycle import Lifecycle
-from asu_builder.app.options import announcement, door_limits, tokens
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -113,16 +112,14 @@ def assemble(
             version=__version__,
             now=now,
         ),
-        callers=Callers(tokens(settings), settings.trusted_proxies),
-        door_limits=door_limits(settings),
+        callers=Callers(settings.tokens, settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=adapters.fetch_limit.admit,
-        announcement=announcement(settings),
+        settings=settings,
         revoked=adapters.revocations.current,
         start=lifecycle.start,
         stop=lifecycle.stop,
         version=__version__,
-        cors=settings.cors,
     )
     app = create_app(parts)
     drain = partial(workers.drain, settings.shutdown_grace)

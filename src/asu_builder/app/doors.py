@@ -63,7 +63,7 @@ def make_cancellation(settings: Settings, adapters: Adapters, now: Callable[[], 
 def make_door(parts: Parts, app: FastPath) -> Door:
     """What the server lets in to this application."""
     return Door(
-        parts.door_limits,
+        parts.settings,
         counted_as=parts.callers.counted_as,
         large_bodies=app.takes_large_bodies,
         refuse=app.turn_away,

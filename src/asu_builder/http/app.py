@@ -26,7 +26,7 @@ from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.health import HealthEndpoints
 from asu_builder.http.api.live import LiveEndpoints, WatchLimits
-from asu_builder.http.api.metadata import Announcement, Metadata
+from asu_builder.http.api.metadata import Metadata
 from asu_builder.http.api.metrics import MetricsCollector, MetricsEndpoint, Requests
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
@@ -35,7 +35,6 @@ from asu_builder.http.api.statistics import STATISTICS, StatisticsPages
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.api.wire import Answer, render_json
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.door import DoorLimits
 from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
 from asu_builder.http.fast_path import FastPath, standing_headers
 from asu_builder.http.openapi import declared, describe, operation
@@ -43,6 +42,7 @@ from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import AdmitFetch, Waiting
 from asu_builder.loading import Late
 from asu_builder.ports import Statistics, Store
+from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from asu_builder.http.api.streams import LiveStreams
@@ -155,13 +155,11 @@ class Parts(Struct, frozen=True):
     callers: Callers
     limit_previews: Admit
     limit_fetches: AdmitFetch
-    announcement: Announcement
+    settings: Settings
     start: Callable[[], None]
     stop: Callable[[], None]
     version: str
-    cors: bool = True
     watch_limits: WatchLimits = WatchLimits()
-    door_limits: DoorLimits = DoorLimits()
     clock: Callable[[], float] = time.monotonic
     revoked: Callable[[], object] = lambda: None
 
@@ -179,7 +177,7 @@ def create_app(parts: Parts) -> FastPath:
         submitting=submitting,
         waiting=waiting,
         record_cache_hit=lambda request, client: parts.statistics.record("cache_hit", request, client=client),
-        standing_headers=standing_headers(cors=parts.cors),
+        standing_headers=standing_headers(cors=parts.settings.cors),
         clock=clock,
         revoked=parts.revoked,
     )
@@ -198,7 +196,14 @@ def create_app(parts: Parts) -> FastPath:
         HealthEndpoints(parts.health, parts.builds, reading, callers=callers),
         MetricsEndpoint(parts.metrics, reading, requests, live),
         Downloads(parts.store, reading, on_use=parts.builds.touch),
-        Metadata(parts.catalog, waiting, callers=callers, announcement=parts.announcement, clock=clock),
+        Metadata(
+            parts.catalog,
+            waiting,
+            callers=callers,
+            settings=parts.settings,
+            version=parts.version,
+            clock=clock,
+        ),
         SearchEndpoints(search, waiting, callers=callers, clock=clock),
         description,
     )
@@ -219,9 +224,9 @@ def create_app(parts: Parts) -> FastPath:
         },
         lifespan=partial(_lifespan, parts, reading, submitting),
     )
-    app.state.most_fields = parts.door_limits.fields
+    app.state.most_fields = parts.settings.max_fields
     return FastPath(
-        app, answers, callers=callers, cors=parts.cors, live=live, waiting=waiting, requests=requests
+        app, answers, callers=callers, cors=parts.settings.cors, live=live, waiting=waiting, requests=requests
     )
 
 
@@ -277,7 +282,7 @@ def _load_pages(
             preview=parts.preview,
             limit_previews=parts.limit_previews,
             answers=answers,
-            announcement=parts.announcement,
+            settings=parts.settings,
             callers=parts.callers,
             threads=reading,
             waiting=waiting,

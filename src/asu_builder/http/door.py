@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import Struct
 from starlette.types import Send
 
 from asu_builder.http.api.wire import Answer, render_problem
+from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -38,19 +38,6 @@ _BODIES_AT_ONCE = 64 << 20
 """Bytes of bodies that are arriving, of all connections together."""
 
 
-class DoorLimits(Struct, frozen=True):
-    """Sizes in bytes, times in seconds; `connections` is per address."""
-
-    head: int = 64 << 10
-    request_line: int = 16 << 10
-    body: int = 1 << 20
-    fields: int = 1000
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    reader_seconds: float = 60.0
-    connections: int = 256
-
-
 NOT_HTTP = render_problem(400, "Malformed request", "This is not a valid HTTP request.")
 NOT_A_HANDSHAKE = render_problem(
     400,
@@ -64,31 +51,33 @@ BUSY = Answer(
 )
 
 
-def head_too_large(limits: DoorLimits) -> Answer:
+def head_too_large(limits: Settings) -> Answer:
     """Too many headers, or too long ones."""
-    return render_problem(431, "Head too large", f"All headers together have at most {limits.head} bytes.")
+    return render_problem(
+        431, "Head too large", f"All headers together have at most {limits.max_head_size} bytes."
+    )
 
 
-def address_too_long(limits: DoorLimits) -> Answer:
+def address_too_long(limits: Settings) -> Answer:
     """A first line that does not end."""
-    text = f"The first line of a request has at most {limits.request_line} bytes."
+    text = f"The first line of a request has at most {limits.max_request_line} bytes."
     return render_problem(414, "Address too long", text)
 
 
-def too_many_fields(limits: DoorLimits) -> Answer:
+def too_many_fields(limits: Settings) -> Answer:
     """More behind the question mark of an address than is looked at."""
-    return render_problem(400, "Too many fields", f"An address has at most {limits.fields} fields.")
+    return render_problem(400, "Too many fields", f"An address has at most {limits.max_fields} fields.")
 
 
-def slow_head(limits: DoorLimits) -> Answer:
+def slow_head(limits: Settings) -> Answer:
     """A connection without a request."""
-    text = f"The request did not arrive within {limits.head_seconds:g} seconds; try again"
+    text = f"The request did not arrive within {limits.head_timeout.total_seconds():g} seconds; try again"
     return render_problem(408, "Too slow", text)
 
 
-def slow_body(limits: DoorLimits) -> Answer:
+def slow_body(limits: Settings) -> Answer:
     """A request whose rest does not come."""
-    text = f"body: it did not arrive within {limits.body_seconds:g} seconds; try again"
+    text = f"body: it did not arrive within {limits.body_timeout.total_seconds():g} seconds; try again"
     return render_problem(408, "Too slow", text)
 
 
@@ -98,9 +87,9 @@ def body_too_large(limit: int) -> Answer:
     return render_problem(413, "Too large", text)
 
 
-def too_many_connections(limits: DoorLimits) -> Answer:
+def too_many_connections(limits: Settings) -> Answer:
     """One more from an address that has its share."""
-    text = f"An address has at most {limits.connections} connections."
+    text = f"An address has at most {limits.max_connections_per_address} connections."
     return render_problem(429, "Too many connections", text)
 
 
@@ -148,7 +137,7 @@ class Door:
 
     def __init__(
         self,
-        limits: DoorLimits | None = None,
+        limits: Settings | None = None,
         *,
         counted_as: Callable[[str], str | None] = lambda host: host,
         large_bodies: Callable[[str], bool] = lambda path: True,
@@ -158,7 +147,7 @@ class Door:
         that may have any number. `large_bodies` says whether a path takes bodies up to the limit
         rather than `LOWEST_BODY`. `refuse` is told each refusal and gives the headers of its answer.
         """
-        self.limits = limits or DoorLimits()
+        self.limits = limits or Settings()
         self.refuse = refuse
         self._counted_as = counted_as
         self._large_bodies = large_bodies
@@ -170,8 +159,8 @@ class Door:
         self._most = max(
             resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_LEFT, _LEAST_CONNECTIONS
         )
-        shortest = min(self.limits.head_seconds, self.limits.body_seconds, self.limits.reader_seconds)
-        self._pause = min(_LOOK_SECONDS, shortest / _LOOKS_A_WAIT)
+        shortest = min(self.limits.head_timeout, self.limits.body_timeout, self.limits.reader_timeout)
+        self._pause = min(_LOOK_SECONDS, shortest.total_seconds() / _LOOKS_A_WAIT)
         self._looks = False
 
     @property
@@ -183,7 +172,7 @@ class Door:
         """Whether one more from this host may stay; a host of None is a Unix socket's."""
         name = None if host is None else self._counted_as(host)
         if name is not None:
-            if self._counts[name] >= self.limits.connections:
+            if self._counts[name] >= self.limits.max_connections_per_address:
                 return False
             self._counts[name] += 1
         self._open[connection] = name
@@ -210,7 +199,11 @@ class Door:
 
     def body_limit(self, path: str) -> int:
         """Bytes that a body sent to this path may have."""
-        return self.limits.body if self._large_bodies(path) else min(self.limits.body, LOWEST_BODY)
+        return (
+            self.limits.max_body_size
+            if self._large_bodies(path)
+            else min(self.limits.max_body_size, LOWEST_BODY)
+        )
 
     def hold(self, size: int) -> bool:
         """Whether so many bytes more of a body have room in memory; a negative size gives them back."""

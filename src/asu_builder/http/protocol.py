@@ -111,9 +111,9 @@ class HttpProtocol(HttpToolsProtocol):
             if seconds >= LINGER_SECONDS:
                 self.abort()
         elif self._phase == _BODY:
-            if seconds >= limits.body_seconds:
+            if seconds >= limits.body_timeout.total_seconds():
                 self._refuse(door.slow_body(limits))
-        elif seconds >= limits.head_seconds:
+        elif seconds >= limits.head_timeout.total_seconds():
             self._refuse(door.slow_head(limits))
 
     def _owes_nothing(self) -> bool:
@@ -127,7 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _has_stopped_reading(self, now: float) -> bool:
         unsent = self.transport.get_write_buffer_size()
         if unsent and self._unsent and unsent >= self._unsent:
-            return now - self._unsent_since >= self._door.limits.reader_seconds
+            return now - self._unsent_since >= self._door.limits.reader_timeout.total_seconds()
         self._unsent, self._unsent_since = unsent, now
         return False
 
@@ -146,7 +146,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A piece of the address."""
         self.url += url
-        if len(self.url) + _REST_OF_LINE > self._door.limits.request_line:
+        if len(self.url) + _REST_OF_LINE > self._door.limits.max_request_line:
             raise _Refused(door.address_too_long(self._door.limits))
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -163,11 +163,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._asks_for_another_protocol():
             return
         limits = self._door.limits
-        if self._unread + self._slice > limits.head:
+        if self._unread + self._slice > limits.max_head_size:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > limits.head:
+            if size > limits.max_head_size:
                 raise _Refused(door.head_too_large(limits))
-        if len(self.url) > limits.fields and self.url.count(b"&") >= limits.fields:
+        if len(self.url) > limits.max_fields and self.url.count(b"&") >= limits.max_fields:
             raise _Refused(door.too_many_fields(limits))
         former: Any = self.cycle
         if former is None:
@@ -221,7 +221,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             if self._phase != _IDLE:
                 self._unread += len(data)
-                if self._unread > self._door.limits.head + _SLICE:
+                if self._unread > self._door.limits.max_head_size + _SLICE:
                     self._refuse(door.head_too_large(self._door.limits))
         if behind is not None:
             self._upgrade(behind)  # not above, where what it raises would lose its own context

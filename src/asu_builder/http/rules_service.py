@@ -8,8 +8,9 @@ import time
 
 import uvicorn
 
-from asu_builder.http.door import Door, DoorLimits
+from asu_builder.http.door import Door
 from asu_builder.http.server import server_config
+from asu_builder.settings import Settings
 from package_changes.service import ServiceSettings, ServiceSettingsProblem, create_service, read_settings
 from package_changes.watch import RulesFile
 
@@ -22,7 +23,7 @@ asu-package-changes: serves package rules over HTTP. It takes variables and no a
 """
 
 
-def rules_config(settings: ServiceSettings, limits: DoorLimits | None = None) -> uvicorn.Config:
+def rules_config(settings: ServiceSettings, limits: Settings | None = None) -> uvicorn.Config:
     """uvicorn's options for the service; `limits` are those of the builder unless others are given."""
     door = Door(limits, large_bodies=lambda path: path == "/apply")
     app = create_service(RulesFile(settings.path))

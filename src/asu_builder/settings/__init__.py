@@ -9,6 +9,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 from msgspec import Struct, field
 from msgspec.structs import fields
 
+from asu_builder.domain.access import Right, Token
+from asu_builder.domain.job import Priority
 from asu_builder.settings.checks import SettingsProblem as SettingsProblem
 from asu_builder.settings.checks import problem_of, wrong_values
 from asu_builder.settings.units import Size as Size
@@ -103,6 +105,24 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Raises `SettingsProblem` that names every wrong value."""
         if wrong := tuple(wrong_values(self)):
             raise problem_of(map(str, wrong), wrong)
+
+    @property
+    def announced_upstream_url(self) -> str:
+        """The download server as clients are told; routers must reach it."""
+        return self.public_upstream_url or self.upstream_url
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The tokens of `api_tokens`."""
+        return tuple(
+            Token(
+                name=token["name"],
+                digest=token["digest"],
+                rights=frozenset(Right(right) for right in token.get("rights", ())),
+                priority=Priority[token.get("priority", "normal").upper()],
+            )
+            for token in self.api_tokens
+        )
 
 
 class LoadedSettings(Struct, frozen=True):

@@ -14,9 +14,9 @@ import pytest
 from asu_builder.core.submit import Ask, BuildView
 from asu_builder.domain.access import Token, digest_of
 from asu_builder.domain.errors import Unavailable
-from asu_builder.http.door import DoorLimits
 from asu_builder.http.protocol import HttpProtocol
 from asu_builder.ports import VersionList, current_reading
+from asu_builder.settings import Settings
 from door_rig import Served, answer_of, head_of, serve
 from factories import eventually
 from fake_builds import FakeBuilds, a_body
@@ -103,7 +103,7 @@ def document(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> _Hanging:
 @pytest.fixture
 def served(scene: Scene, document: _Hanging) -> Iterator[Served]:
     """The application before it has seen anything of upstream."""
-    with serve(scene, DoorLimits()) as running:
+    with serve(scene, Settings()) as running:
         yield running
 
 

@@ -2,20 +2,24 @@
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from asu_builder.domain.job import Stage
-from asu_builder.http.door import DoorLimits
 from asu_builder.http.protocol import HttpProtocol
-from door_rig import Served, answer_of, head_of, is_closed, serve
+from door_rig import Served, answer_of, door_settings, head_of, is_closed, serve
 from factories import eventually
 from web_scene import Scene
 
 pytestmark = pytest.mark.waits
 
-_HASTY = DoorLimits(head_seconds=0.1, body_seconds=0.1, reader_seconds=0.1)
+_HASTY = door_settings(
+    head_timeout=timedelta(seconds=0.1),
+    body_timeout=timedelta(seconds=0.1),
+    reader_timeout=timedelta(seconds=0.1),
+)
 _SILENCE = 1.0
 """Ten times as long as anything may take at this door; at the default limits, 100 to 600 seconds."""
 _HANDSHAKE = (
@@ -93,7 +97,12 @@ def test_a_websocket_behind_an_answer_on_the_same_connection_stays_open_too(
 
 def test_an_open_websocket_is_one_of_its_address(scene: Scene) -> None:
     name = scene.builds.build(stage=Stage.BUILDING_IMAGE)
-    limits = DoorLimits(head_seconds=0.1, body_seconds=0.1, reader_seconds=0.1, connections=2)
+    limits = door_settings(
+        head_timeout=timedelta(seconds=0.1),
+        body_timeout=timedelta(seconds=0.1),
+        reader_timeout=timedelta(seconds=0.1),
+        max_connections_per_address=2,
+    )
     with serve(scene, limits) as served:
         with _watch(served, name), _watch(served, name):
             time.sleep(_SILENCE)  # that they are not forgotten

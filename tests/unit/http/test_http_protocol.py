@@ -5,11 +5,13 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
-from asu_builder.http.door import LOWEST_BODY, DoorLimits
-from door_rig import Served, answer_of, head_of, is_closed, serve
+from asu_builder.http.door import LOWEST_BODY
+from asu_builder.settings import Settings
+from door_rig import Served, answer_of, door_settings, head_of, is_closed, serve
 from fake_builds import FakeBuilds, a_body
 from web_scene import Scene
 
@@ -21,7 +23,7 @@ _KIB = 1 << 10
 @pytest.fixture
 def served(scene: Scene) -> Iterator[Served]:
     """A server with the default limits."""
-    with serve(scene, DoorLimits()) as running:
+    with serve(scene, Settings()) as running:
         yield running
 
 
@@ -122,7 +124,7 @@ def test_a_body_at_the_limit_is_read(served: Served, builds: FakeBuilds) -> None
 
 
 def test_large_bodies_together_have_a_limit_too(scene: Scene) -> None:
-    with serve(scene, DoorLimits(body=16 << 20)) as served, contextlib.ExitStack() as opened:
+    with serve(scene, door_settings(max_body_size=16 << 20)) as served, contextlib.ExitStack() as opened:
         head = head_of("/api/v1/build", f"Content-Length: {16 << 20}", method="POST")
         waiting = []
         for _ in range(6):
@@ -206,7 +208,11 @@ def test_limits_hold_for_who_asks_for_another_protocol(served: Served) -> None:
     assert served.ask(_posts(body)["length"])[0] == 413
 
 
-_HASTY = DoorLimits(head_seconds=0.2, body_seconds=0.2, reader_seconds=0.2)
+_HASTY = door_settings(
+    head_timeout=timedelta(seconds=0.2),
+    body_timeout=timedelta(seconds=0.2),
+    reader_timeout=timedelta(seconds=0.2),
+)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,7 @@ def test_a_reader_that_stopped_is_closed(scene: Scene, builds: FakeBuilds) -> No
 
 
 def test_an_address_has_a_limited_number_of_connections(scene: Scene) -> None:
-    limits = DoorLimits(connections=3)
+    limits = door_settings(max_connections_per_address=3)
     with serve(scene, limits) as served, contextlib.ExitStack() as opened:
         own = [opened.enter_context(served.connect()) for _ in range(3)]
         for connection in own:
@@ -284,7 +290,7 @@ def test_an_address_has_a_limited_number_of_connections(scene: Scene) -> None:
 
 
 def test_a_trusted_proxy_is_not_counted(scene: Scene) -> None:
-    with serve(scene, DoorLimits(connections=1), trusted=("127.0.0.0/8",)) as served:
+    with serve(scene, door_settings(max_connections_per_address=1), trusted=("127.0.0.0/8",)) as served:
         with contextlib.ExitStack() as opened:
             for _ in range(10):
                 connection = opened.enter_context(served.connect())
@@ -295,7 +301,10 @@ def test_a_trusted_proxy_is_not_counted(scene: Scene) -> None:
 def test_many_silent_connections_keep_nobody_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there are descriptors for, from several addresses: the oldest silent one gives way."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
-    with serve(scene, DoorLimits(connections=64)) as served, contextlib.ExitStack() as opened:
+    with (
+        serve(scene, door_settings(max_connections_per_address=64)) as served,
+        contextlib.ExitStack() as opened,
+    ):
         silent = [
             opened.enter_context(served.connect(f"127.0.0.{host}")) for host in range(2, 6) for _ in range(60)
         ]
@@ -310,7 +319,7 @@ def test_the_connection_of_a_websocket_is_counted_until_its_end(scene: Scene) ->
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     )
-    with serve(scene, DoorLimits(connections=1)) as served:
+    with serve(scene, door_settings(max_connections_per_address=1)) as served:
         for _ in range(3):
             with served.connect() as connection:
                 connection.sendall(head_of("/nowhere", *handshake))

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from asu_builder.http.door import LOWEST_BODY, DoorLimits
+from asu_builder.http.door import LOWEST_BODY
 from asu_builder.http.rules_service import rules_config
+from asu_builder.settings import Settings
+from door_rig import door_settings
 from package_changes.service import ServiceSettings
 
 SECONDS = 60
@@ -19,7 +21,7 @@ ASKED = {"version": "25.12.0", "target": "x86/64", "profile": "generic", "packag
 
 
 @contextlib.contextmanager
-def serving(limits: DoorLimits | None = None) -> Iterator[int]:
+def serving(limits: Settings | None = None) -> Iterator[int]:
     """A running service's port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(rules_config(ServiceSettings(), limits))
@@ -89,12 +91,12 @@ def test_what_is_too_large_is_refused_in_the_one_form(port: int, sent: bytes, st
     [b"", b"GET /health HTTP/1.1\r\nX: ", head("/apply", "Content-Length: 9", method="POST") + b"{"],
 )
 def test_who_does_not_go_on_is_let_go(sent: bytes) -> None:
-    with serving(DoorLimits(head_seconds=0.3, body_seconds=0.3)) as port:
+    with serving(door_settings(seconds=0.3)) as port:
         assert asked(port, sent)[0] in (408, 0)
 
 
 def test_one_address_has_a_number_of_connections() -> None:
-    with serving(DoorLimits(connections=2)) as port, contextlib.ExitStack() as opened:
+    with serving(door_settings(max_connections_per_address=2)) as port, contextlib.ExitStack() as opened:
         for _ in range(2):
             connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), SECONDS))
             connection.sendall(head("/health"))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.app.options import tokens
 from asu_builder.domain.access import Caller, Right, Token
 from asu_builder.domain.job import Priority
 from asu_builder.http.callers import Callers
@@ -461,12 +460,12 @@ def test_tokens_come_from_files_and_from_variables_and_make_the_same_askers(tmp_
         api_tokens=f'[{{"name":"farm","digest":"{DIGEST}","rights":["read","operate"],"priority":"bulk"}},'
         f'{{"name":"site","digest":"{DIGEST[::-1]}"}}]',
     )
-    assert tokens(from_file) == tokens(from_variable)
-    assert tokens(from_file) == (
+    assert from_file.tokens == from_variable.tokens
+    assert from_file.tokens == (
         Token("farm", DIGEST, frozenset({Right.READ, Right.OPERATE}), Priority.BULK),
         Token("site", DIGEST[::-1], frozenset(), Priority.NORMAL),
     )
-    assert tokens(load(tmp_path)) == ()
+    assert load(tmp_path).tokens == ()
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8 2001:db8::1", "10.0.0.0/8,2001:db8::1"])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_REVISION, operation, says
 from asu_builder.http.waiting import MadeAnswers, Waiting
+from asu_builder.settings import Settings
 
 _REPOSITORIES = ["https://downloads.openwrt.org/"]
 
@@ -102,23 +102,6 @@ _INCOMPLETE_SECONDS = 1.0
 _MAX_AGE = (b"cache-control", b"max-age=60")
 
 
-class Announcement(Struct, frozen=True):
-    """What the overview and the pages say about this server.
-
-    `upstream_url` must be reachable from routers. `imagebuilder_image` is the template of the
-    ImageBuilders' container images, its registry filled in, for those who build for themselves.
-    """
-
-    version: str
-    upstream_url: str
-    contact: str
-    allow_defaults: bool
-    repository_allow_list: tuple[str, ...]
-    max_custom_rootfs_size_mb: int
-    max_defaults_length: int
-    imagebuilder_image: str = "ghcr.io/openwrt/imagebuilder:{target}-{subtarget}-{tag}"
-
-
 class Metadata:
     """Endpoints; what was rendered is kept while its sources stay the same, and made once for all who ask.
 
@@ -131,11 +114,13 @@ class Metadata:
         waiting: Waiting,
         *,
         callers: Callers,
-        announcement: Announcement,
+        settings: Settings,
+        version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
-        self._announcement = announcement
+        self._settings = settings
+        self._version = version
         self._askers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
@@ -240,19 +225,19 @@ class Metadata:
         return Rendered(msgspec.json.encode(document), seconds, complete)
 
     def _render_overview(self) -> Rendered:
-        said = self._announcement
+        settings = self._settings
         offers = self._catalog.offers()
         document = Overview(
             latest=self._catalog.latest(),
             branches={offer.branch.name: _branch_document(offer) for offer in offers},
-            upstream_url=said.upstream_url.rstrip("/"),
+            upstream_url=settings.announced_upstream_url.rstrip("/"),
             server=ServerDocument(
-                said.version,
-                said.contact,
-                said.allow_defaults,
-                said.repository_allow_list,
-                said.max_custom_rootfs_size_mb,
-                said.max_defaults_length,
+                self._version,
+                settings.contact,
+                settings.allow_defaults,
+                settings.repository_allow_list,
+                settings.max_custom_rootfs_size_mb,
+                settings.max_defaults_length,
             ),
         )
         return self._with_branches(document, offers)

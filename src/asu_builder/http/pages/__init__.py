@@ -22,7 +22,6 @@ from asu_builder.core.submit import Builds
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers
-from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import answer_error, told
@@ -37,6 +36,7 @@ from asu_builder.http.pages.session import Sessions
 from asu_builder.http.pages.statistics import Statistics
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
+from asu_builder.settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _LOOKS_AGAIN_SECONDS = 3
@@ -60,7 +60,7 @@ class PageParts(Struct, frozen=True):
     preview: Preview
     limit_previews: Admit
     answers: BuildAnswers
-    announcement: Announcement
+    settings: Settings
     callers: Callers
     threads: Threads
     waiting: Waiting
@@ -72,7 +72,7 @@ class PageParts(Struct, frozen=True):
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     """Endpoints by method and address, those of `http.app.PAGES`."""
     static_files = StaticFiles()
-    rendering = Rendering(static_files, version=parts.version, contact=parts.announcement.contact)
+    rendering = Rendering(static_files, version=parts.version, contact=parts.settings.contact)
     sessions = Sessions(parts.callers)
     overview = Overview(
         parts.health,
@@ -137,7 +137,7 @@ def _build_form(parts: PageParts, rendering: Rendering) -> BuildForm:
             preview=parts.preview,
             limit_previews=parts.limit_previews,
             answers=parts.answers,
-            announcement=parts.announcement,
+            settings=parts.settings,
             threads=parts.threads,
             waiting=parts.waiting,
             rendering=rendering,
@@ -157,7 +157,7 @@ def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
             threads=parts.threads,
             waiting=parts.waiting,
             rendering=rendering,
-            announcement=parts.announcement,
+            settings=parts.settings,
             client=_client(parts),
         )
     )

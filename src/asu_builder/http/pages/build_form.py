@@ -21,13 +21,13 @@ from asu_builder.domain.request import FILESYSTEMS, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.api.builds import BuildAnswers
-from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.callers import Admit
 from asu_builder.http.errors import answer_error
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
+from asu_builder.settings import Settings
 
 COOKIE = "asu_cancel"
 
@@ -180,7 +180,7 @@ class FormParts(Struct, frozen=True):
     preview: Preview
     limit_previews: Admit
     answers: BuildAnswers
-    announcement: Announcement
+    settings: Settings
     threads: Threads
     waiting: Waiting
     rendering: Rendering
@@ -354,7 +354,7 @@ class BuildForm:
             fields=replace(fields, target=device.target, profile=device.profile),
             present=default_packages(device),
             filesystems=[*FILESYSTEMS, *({fields.filesystem} - {"", *FILESYSTEMS})],
-            allowed=self._parts.announcement,
+            allowed=self._parts.settings,
             **values,
         )
         if refusal:

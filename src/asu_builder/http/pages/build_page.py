@@ -20,7 +20,6 @@ from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildR
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.builds import BuildAnswers, is_request_hash
-from asu_builder.http.api.metadata import Announcement
 from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
 from asu_builder.http.pages.corrections import Advice, Surroundings
@@ -30,6 +29,7 @@ from asu_builder.http.pages.words import STAGES, headline, images_first, plain_a
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import SHORT_SECONDS, Waiting
 from asu_builder.ports import LogLine
+from asu_builder.settings import Settings
 
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"
@@ -112,7 +112,7 @@ class BuildPageParts(Struct, frozen=True):
     threads: Threads
     waiting: Waiting
     rendering: Rendering
-    announcement: Announcement
+    settings: Settings
     client: str
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -222,12 +222,13 @@ class BuildPage:
             release = self._parts.catalog.branches.release(job.request.version)
         except AsuError:
             return None  # a branch that this server does not have any more
+        settings = self._parts.settings
         return reproduce(
             job.request,
             result.build_cmd,
             release=release,
-            template=self._parts.announcement.imagebuilder_image,
-            upstream_url=self._parts.announcement.upstream_url,
+            template=settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry),
+            upstream_url=settings.announced_upstream_url,
         )
 
     def _advice(self, job: Job) -> Advice | None:
@@ -238,7 +239,7 @@ class BuildPage:
         return None
 
     def _surroundings(self, job: Job) -> Surroundings:
-        largest = self._parts.announcement.max_custom_rootfs_size_mb
+        largest = self._parts.settings.max_custom_rootfs_size_mb
         if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
             return Surroundings(max_rootfs_size_mb=largest)
         try:
