@@ -99,9 +99,9 @@ def _fill(path: Path, *, events: int) -> None:
     for number in range(_WAITING + 4):
         request = _request(number, f"waiting-{number}")
         submission = Submission(request, request_hash(request), "owut/2026.03.30", f"192.0.2.{number % 250}")
-        queue.submit(submission, now=now)
+        queue.submit(submission)
     for number in range(4):
-        queue.claim(f"elsewhere/{number}", lease_for=timedelta(hours=1), now=now)
+        queue.claim(f"elsewhere/{number}", lease_for=timedelta(hours=1))
     database.close()
 
 

@@ -86,10 +86,10 @@ def seed(folder: Path, *, finished_jobs: int = 0) -> None:
     database = Database(folder / "bench.db")
     queue = SqlJobQueue(database)
     now = datetime.now(UTC)
-    queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"), now=now)
-    claimed = queue.claim("bench", lease_for=_WEEK, now=now)
+    queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"))
+    claimed = queue.claim("bench", lease_for=_WEEK)
     assert claimed is not None
-    queue.finish(claimed[1], a_result(), Retention(_WEEK), now=now)
+    queue.finish(claimed[1], a_result(), Retention(_WEEK))
     root = folder / "public" / "store"
     store = LocalStore(root, installation=database.installation())
     with store.scratch() as scratch:

@@ -65,7 +65,7 @@ def _fill(path: Path) -> None:
             statistics.record_duration(stage, timedelta(seconds=chance.lognormvariate(1, 1)))
         statistics.flush()
     # As housekeeping does once an hour.
-    SqlRetention(database).forget_statistics(before=_now() - timedelta(days=400), now=_now())
+    SqlRetention(database).forget_statistics(older_than=timedelta(days=400))
     database.close()
 
 

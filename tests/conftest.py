@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from database_clock import CLOCK
+from factories import NOON
 from run_folder import RunFolder, base_folders
 
 pytest_plugins = ["podman_service"]
@@ -55,6 +57,12 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     reasons = [next((mark for mark in _WHY if item.get_closest_marker(mark)), "usual") for item in items]
     if items:
         items[0].config.stash[_LEFT_OUT].update(Counter(reasons))
+
+
+@pytest.fixture(autouse=True)
+def database_clock() -> None:
+    """Each test finds the database's clock at noon."""
+    CLOCK.moment = NOON
 
 
 @pytest.hookimpl(optionalhook=True)

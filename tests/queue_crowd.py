@@ -52,14 +52,14 @@ class QueueSummary:
 
     def __init__(self, database: Path, images: Path, name: str, *, seed: int, began: float) -> None:
         """`began` is the moment of `time.monotonic` at which all crowds begin."""
-        self._database = Database(database)
+        self._began = began
+        self._database = Database(database, clock=self._now)
         self._queue = SqlJobQueue(self._database)
-        self._ledger = SqlRetention(self._database)
+        self._retention = SqlRetention(self._database)
         self._operations = SqlOperations(self._database)
         self._images = images
         self._name = name
         self._seed = seed
-        self._began = began
         self._history: list[Event] = []
         self._lost: list[tuple[Lease, str]] = []
 
@@ -113,7 +113,7 @@ class QueueSummary:
         submission = a_submission(packages=(f"p{which}",), caller=caller, priority=priority)
         began = time.monotonic_ns()
         try:
-            entry = self._queue.submit(submission, now=self._now(), admit=room_for(HASHES // 2))
+            entry = self._queue.submit(submission, admit=room_for(HASHES // 2))
         except QueueFull:
             return
         self._note_jobs("created" if entry.created else "joined", [entry.job.id], began)
@@ -122,7 +122,7 @@ class QueueSummary:
         if self._lost and chance.random() < 0.05:
             self._write(chance, *chance.choice(self._lost[-5:]))
         began = time.monotonic_ns()
-        claimed = self._queue.claim(f"{self._name}/{number}", lease_for=LEASE, now=self._now())
+        claimed = self._queue.claim(f"{self._name}/{number}", lease_for=LEASE)
         if claimed is None:
             return
         job, lease = claimed
@@ -130,7 +130,7 @@ class QueueSummary:
         stage = chance.choice(list(Stage))
         self._note("advance", lambda: self._queue.advance(lease, stage), job=job.id, token=lease.token)
         if chance.random() < 0.2:
-            self._lost.append((lease, job.request_hash))  # never on_output of again, or much later
+            self._lost.append((lease, job.request_hash))  # never heard of again, or much later
             return
         while self._write(chance, lease, job.request_hash):
             pass
@@ -139,38 +139,38 @@ class QueueSummary:
 
     def _write(self, chance: Random, lease: Lease, request_hash: str) -> bool:
         """One write under the lease; whether it still held and the build goes on."""
-        queue, now = self._queue, self._now()
+        queue = self._queue
         act = chance.choice(["renew", "complete", "complete", "fail", "release"])
         reason = chance.choice([FailureReason.MAKE_FAILED, FailureReason.WORLD_UNAVAILABLE])
 
         def write() -> None:
             if act == "renew":
-                queue.renew(lease, lease_for=LEASE, now=now)
+                queue.renew(lease, lease_for=LEASE)
             elif act == "release":
                 retry = chance.choice(["", "Error: it is down"])
-                queue.release(lease, not_before=now + KEEP / 4, now=now, retry=retry)
+                queue.release(lease, delay=KEEP / 4, retry=retry)
             elif act == "fail":
-                queue.finish(lease, a_failure(reason), Retention(KEEP, KEEP), now=now)
+                queue.finish(lease, a_failure(reason), Retention(KEEP, KEEP))
             else:
                 # Images are published before the job is completed; meanwhile nobody may take them away.
                 with locked(self._images):
                     (self._images / request_hash).touch()
                 time.sleep(0.003)
-                queue.finish(lease, a_result(stored_bytes=1), Retention(KEEP), now=now)
+                queue.finish(lease, a_result(stored_bytes=1), Retention(KEEP))
 
         return self._note(act, write, job=lease.job_id, token=lease.token) and act == "renew"
 
     def _keep(self, chance: Random, _: int) -> None:
         began = time.monotonic_ns()
-        found = self._queue.recover(failure_ttl=KEEP, now=self._now())
+        found = self._queue.recover(failure_ttl=KEEP)
         self._note_jobs("returned", [0] * found.returned, began)
         self._note_jobs("gave up", [job.id for job in found.gave_up], began)
         began = time.monotonic_ns()
-        gone = self._queue.expire_abandoned(PATIENCE, failure_ttl=KEEP, now=self._now())
+        gone = self._queue.expire_abandoned(PATIENCE, failure_ttl=KEEP)
         self._note_jobs("expired", [job.id for job in gone], began)
-        for request_hash in self._ledger.expired(now=self._now()):
+        for request_hash in self._retention.expired():
             self._forget(chance, request_hash, unexpired=False)
-        for request_hash, _size in self._ledger.least_used(used_before=self._now() - KEEP / 2)[:1]:
+        for request_hash, _size in self._retention.least_used(unused_for=KEEP / 2)[:1]:
             self._forget(chance, request_hash, unexpired=True)
 
     def _forget(self, chance: Random, request_hash: str, *, unexpired: bool) -> None:
@@ -185,36 +185,35 @@ class QueueSummary:
                     return True
                 return False
 
-        now = self._now()
         self._note(
             "forget",
-            lambda: self._ledger.forget(request_hash, remove=remove, now=now, unexpired=unexpired),
+            lambda: self._retention.forget(request_hash, remove=remove, unexpired=unexpired),
         )
 
     def _operate(self, chance: Random, _: int) -> None:
         act = chance.choice(["cancel", "give back", "purge", "requeue", "pause", *["nothing"] * 20])
-        jobs, now = self._operations.jobs(JobFilter(limit=5)), self._now()
+        jobs = self._operations.jobs(JobFilter(limit=5))
         if not jobs:
             return
         job = chance.choice(jobs)
         if act == "cancel":
-            self._note(act, lambda: self._queue.cancel(job.id, ttl=KEEP, now=now), job=job.id)
+            self._note(act, lambda: self._queue.cancel(job.id, ttl=KEEP), job=job.id)
         elif act == "give back":
-            self._note(act, lambda: self._operations.give_back(job.id, now=now), job=job.id)
+            self._note(act, lambda: self._operations.give_back(job.id), job=job.id)
         elif act == "purge":
-            self._operations.purge(job.request_hash, now=now)
+            self._operations.purge(job.request_hash)
         elif act == "requeue":
             began = time.monotonic_ns()
-            anew = self._operations.requeue(job.request_hash, now=now)
+            anew = self._operations.requeue(job.request_hash)
             self._note_jobs("created", [anew.id] if anew else [], began)
         elif act == "pause":
-            self._operations.pause(self._name, now=now)
+            self._operations.pause(self._name)
             self._operations.resume()
 
     def _poll(self, chance: Random, _: int) -> None:
         hashes = [request.request_hash for request in REQUESTS]
-        self._queue.touch(chance.sample(hashes, 2), now=self._now())
-        job = self._queue.find(chance.choice(hashes), now=self._now())
+        self._queue.touch(chance.sample(hashes, 2))
+        job = self._queue.find(chance.choice(hashes))
         if job is not None:
             self._queue.position(job.id)
 

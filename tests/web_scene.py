@@ -36,6 +36,7 @@ from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Statistics, TargetProfiles, Upstream, VersionList
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
+from database_clock import CLOCK
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog
@@ -177,7 +178,7 @@ class Scene:
 
     def operator(self) -> Operator:
         """The operator's hand over a queue of its own."""
-        self.database = Database(self.root / "a.db")
+        self.database = Database(self.root / "a.db", clock=CLOCK)
         self.queue = SqlJobQueue(self.database)
         operations = SqlOperations(self.database)
         return Operator(
@@ -191,9 +192,7 @@ class Scene:
                 operations,
                 statistics=self.statistics,
                 ttl=timedelta(hours=1),
-                now=lambda: NOON,
             ),
-            now=lambda: NOON,
             wake=lambda: None,
         )
 
@@ -217,7 +216,6 @@ class Scene:
             None,  # type: ignore[arg-type] # it sweeps nothing
             statistics=self.statistics,
             settings=Settings(),
-            now=lambda: NOON,
             wake=lambda: None,
         )
         return MetricsCollector(

@@ -18,6 +18,7 @@ from asu_builder.engines.podman.service import PodmanOptions, Timeouts
 from asu_builder.ports import JobQueue, Operations, RetentionRepository, Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
+from database_clock import CLOCK
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
 from runtime_rig import Rig
@@ -30,7 +31,7 @@ _LOOKS_EVERY = timedelta(seconds=0.3)
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """A fresh embedded database."""
-    opened = Database(tmp_path / "queue.db")
+    opened = Database(tmp_path / "queue.db", clock=CLOCK)
     yield opened
     opened.close()
 

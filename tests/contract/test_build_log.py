@@ -11,6 +11,7 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Lease, Retention, Stage
 from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionRepository
 from asu_builder.ports.engines import LEFT_OUT
+from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes
 
 _MINUTE = timedelta(minutes=1)
@@ -29,8 +30,8 @@ def lease(queue: JobQueue) -> Lease:
 
 
 def claimed(queue: JobQueue, **changes: Any) -> Lease:
-    queue.submit(a_submission(**changes), now=NOON)
-    claim = queue.claim("host/1", lease_for=_MINUTE, now=NOON)
+    at_time(queue, NOON).submit(a_submission(**changes))
+    claim = at_time(queue, NOON).claim("host/1", lease_for=_MINUTE)
     assert claim is not None
     return claim[1]
 
@@ -76,9 +77,9 @@ def test_another_attempt_goes_on_counting_and_the_former_is_not_heard_any_more(
     log: BuildLog, queue: JobQueue, lease: Lease
 ) -> None:
     log.append(lease, printed("first"))
-    queue.release(lease, not_before=NOON, now=NOON)
+    queue.release(lease)
     assert not log.append(lease, printed("late"))
-    again = queue.claim("host/2", lease_for=_MINUTE, now=NOON)
+    again = queue.claim("host/2", lease_for=_MINUTE)
     assert again is not None
     assert log.append(again[1], printed("second"))
     assert not log.append(lease, printed("later"))
@@ -87,7 +88,7 @@ def test_another_attempt_goes_on_counting_and_the_former_is_not_heard_any_more(
 
 def test_a_job_that_has_ended_takes_no_more_lines(log: BuildLog, queue: JobQueue, lease: Lease) -> None:
     log.append(lease, printed("in time"))
-    queue.finish(lease, a_result(), Retention(_MINUTE), now=NOON)
+    queue.finish(lease, a_result(), Retention(_MINUTE))
     assert not log.append(lease, printed("late"))
     assert texts(log, lease.job_id) == ["in time"]
 
@@ -103,8 +104,8 @@ def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
     log: BuildLog, queue: JobQueue, lease: Lease
 ) -> None:
     assert log.append(lease, printed("ü" * 40))
-    queue.release(lease, not_before=NOON, now=NOON)
-    again = queue.claim("host/2", lease_for=_MINUTE, now=NOON)
+    queue.release(lease)
+    again = queue.claim("host/2", lease_for=_MINUTE)
     assert again is not None
     assert log.append(again[1], printed("x" * 20))
     assert not log.append(again[1], printed("y", "z"))
@@ -117,11 +118,11 @@ def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
     log: BuildLog, queue: JobQueue, retention: RetentionRepository, database: Database, lease: Lease
 ) -> None:
     log.append(lease, printed("a-secret-that-was-printed"))
-    queue.finish(lease, a_result(), Retention(_MINUTE), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(_MINUTE))
     name = a_submission().request_hash
-    assert not retention.forget(name, remove=removes(), now=NOON)
+    assert not at_time(retention, NOON).forget(name, remove=removes())
     assert log.last(lease.job_id) == 1
-    assert retention.forget(name, remove=removes(), now=NOON + _MINUTE)
+    assert at_time(retention, NOON + _MINUTE).forget(name, remove=removes())
     assert log.read(lease.job_id) == []
     path = database._path
     database.close()

@@ -26,6 +26,7 @@ from asu_builder.ports import (
     RetentionRepository,
     Waiting,
 )
+from database_clock import CLOCK, at_time
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission, removes
 
 MINUTE = timedelta(minutes=1)
@@ -37,17 +38,17 @@ KEY = "untrusted comment: a repository of mine"
 @pytest.fixture
 def second(tmp_path: Path, database: Database) -> Iterator[Database]:
     """The same database as another process has it."""
-    opened = Database(tmp_path / "queue.db")
+    opened = Database(tmp_path / "queue.db", clock=CLOCK)
     yield opened
     opened.close()
 
 
 def submit(queue: JobQueue, name: str = "vim", **changes: Any) -> Job:
-    return queue.submit(a_submission(packages=(name,), **changes), now=NOON).job
+    return at_time(queue, NOON).submit(a_submission(packages=(name,), **changes)).job
 
 
 def claim(queue: JobQueue) -> tuple[Job, Lease]:
-    claimed = queue.claim("w/1", lease_for=MINUTE, now=NOON)
+    claimed = at_time(queue, NOON).claim("w/1", lease_for=MINUTE)
     assert claimed is not None
     return claimed
 
@@ -55,7 +56,7 @@ def claim(queue: JobQueue) -> tuple[Job, Lease]:
 def finish(queue: JobQueue, outcome: Outcome | None = None, *, ttl: timedelta = DAY) -> Job:
     """Takes the next job to its end, by default a result."""
     job, lease = claim(queue)
-    queue.finish(lease, outcome or a_result(), Retention(ttl), now=NOON)
+    at_time(queue, NOON).finish(lease, outcome or a_result(), Retention(ttl))
     return job
 
 
@@ -65,7 +66,7 @@ def one_in_each_state(queue: JobQueue) -> dict[JobState, Job]:
     submit(queue, "completes")
     completed = finish(queue)
     cancelled = submit(queue, "is-cancelled")
-    queue.cancel(cancelled.id, ttl=DAY, now=NOON)
+    at_time(queue, NOON).cancel(cancelled.id, ttl=DAY)
     submit(queue, "is-built")
     building, _ = claim(queue)
     return {
@@ -176,7 +177,7 @@ def test_live_jobs_are_counted_by_what_they_have_in_common_with_the_oldest_of_ea
 ) -> None:
     assert operations.live() == []
     one_in_each_state(queue)
-    queue.submit(a_submission(packages=("late",)), now=NOON + MINUTE)
+    at_time(queue, NOON + MINUTE).submit(a_submission(packages=("late",)))
     submit(queue, "hasty", priority=Priority.INTERACTIVE, version="25.12.0", target="pico/ten")
     normal = (Priority.NORMAL, "24.10.5", "pico/nine")
     found = operations.live()
@@ -196,10 +197,10 @@ def test_how_long_the_latest_builds_had_waited_is_told_latest_first(
     for number in range(3):
         submit(queue, f"p{number}")
         at = NOON + (number + 1) * MINUTE
-        claimed = queue.claim("w/1", lease_for=MINUTE, now=at)
+        claimed = at_time(queue, at).claim("w/1", lease_for=MINUTE)
         assert claimed is not None
         failing = number == 1
-        queue.finish(claimed[1], a_failure() if failing else a_result(), Retention(DAY), now=at + MINUTE)
+        at_time(queue, at + MINUTE).finish(claimed[1], a_failure() if failing else a_result(), Retention(DAY))
     assert operations.waits(5) == [3 * MINUTE, MINUTE]
     assert operations.waits(1) == [3 * MINUTE]
 
@@ -209,19 +210,19 @@ def test_what_is_purged_answers_no_more_and_is_past_its_time(
 ) -> None:
     submit(queue)
     job = finish(queue)
-    assert operations.purge(job.request_hash, now=NOON) == 1
-    assert queue.find(job.request_hash, now=NOON) is None
-    assert list(retention.expired(now=NOON)) == [job.request_hash]
-    assert operations.purge(job.request_hash, now=NOON) == 0
+    assert operations.purge(job.request_hash) == 1
+    assert queue.find(job.request_hash) is None
+    assert list(retention.expired()) == [job.request_hash]
+    assert operations.purge(job.request_hash) == 0
     assert submit(queue).id != job.id
 
 
 def test_purging_leaves_live_jobs_and_other_requests_alone(queue: JobQueue, operations: Operations) -> None:
     for state, job in one_in_each_state(queue).items():
         live = state in (JobState.PENDING, JobState.BUILDING)
-        assert operations.purge(job.request_hash, now=NOON) == (0 if live else 1)
-        assert (queue.find(job.request_hash, now=NOON) is not None) == live
-    assert operations.purge("0" * 64, now=NOON) == 0
+        assert operations.purge(job.request_hash) == (0 if live else 1)
+        assert (queue.find(job.request_hash) is not None) == live
+    assert operations.purge("0" * 64) == 0
 
 
 @pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED])
@@ -229,14 +230,14 @@ def test_what_has_ended_is_requeued_as_a_new_job_in_its_place(
     queue: JobQueue, operations: Operations, state: JobState
 ) -> None:
     ended = one_in_each_state(queue)[state]
-    anew = operations.requeue(ended.request_hash, now=NOON + MINUTE)
+    anew = at_time(operations, NOON + MINUTE).requeue(ended.request_hash)
     assert anew is not None
     assert anew.id != ended.id
     assert (anew.request, anew.request_hash) == (ended.request, ended.request_hash)
     assert (anew.state, anew.enqueued_at, anew.outcome) == (JobState.PENDING, NOON + MINUTE, None)
-    assert queue.find(ended.request_hash, now=NOON + MINUTE) == anew
-    assert queue.cancel(anew.id, ttl=timedelta(0), now=NOON + MINUTE)
-    assert queue.find(ended.request_hash, now=NOON + MINUTE) is None
+    assert at_time(queue, NOON + MINUTE).find(ended.request_hash) == anew
+    assert at_time(queue, NOON + MINUTE).cancel(anew.id, ttl=timedelta(0))
+    assert at_time(queue, NOON + MINUTE).find(ended.request_hash) is None
 
 
 def test_a_requeued_job_is_its_askers_still_but_for_the_secret(
@@ -244,7 +245,7 @@ def test_a_requeued_job_is_its_askers_still_but_for_the_secret(
 ) -> None:
     job = submit(queue, caller="ann", priority=Priority.BULK, cancel_digest="c" * 64)
     finish(queue)
-    anew = operations.requeue(job.request_hash, now=NOON)
+    anew = operations.requeue(job.request_hash)
     assert anew is not None
     assert (anew.client, anew.caller, anew.priority) == (job.client, "ann", Priority.BULK)
     assert not queue.may_cancel(anew.id, "c" * 64)
@@ -253,12 +254,12 @@ def test_a_requeued_job_is_its_askers_still_but_for_the_secret(
 @pytest.mark.parametrize("state", [JobState.PENDING, JobState.BUILDING])
 def test_what_is_on_its_way_is_not_requeued(queue: JobQueue, operations: Operations, state: JobState) -> None:
     live = one_in_each_state(queue)[state]
-    assert operations.requeue(live.request_hash, now=NOON) is None
+    assert operations.requeue(live.request_hash) is None
     assert len(operations.jobs(JobFilter())) == len(JobState)
 
 
 def test_what_nobody_asked_for_is_not_requeued(operations: Operations) -> None:
-    assert operations.requeue("0" * 64, now=NOON) is None
+    assert operations.requeue("0" * 64) is None
 
 
 def test_a_job_given_back_waits_at_its_old_place_uncounted_and_its_lease_is_void(
@@ -268,19 +269,19 @@ def test_a_job_given_back_waits_at_its_old_place_uncounted_and_its_lease_is_void
     submit(queue, "b")
     _, lease = claim(queue)
     queue.advance(lease, Stage.BUILDING_IMAGE)
-    assert operations.give_back(first.id, now=NOON)
+    assert operations.give_back(first.id)
     assert queue.live_leases() == set()
     assert queue.position(first.id) == 0
     with pytest.raises(LeaseLost):
-        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY))
     again, _ = claim(queue)
     assert (again.id, again.attempts, again.retries, again.stage) == (first.id, 0, 0, Stage.INIT)
 
 
 def test_only_what_is_built_can_be_given_back(queue: JobQueue, operations: Operations) -> None:
     for state, job in one_in_each_state(queue).items():
-        assert operations.give_back(job.id, now=NOON) == (state is JobState.BUILDING)
-    assert not operations.give_back(10_000, now=NOON)
+        assert operations.give_back(job.id) == (state is JobState.BUILDING)
+    assert not operations.give_back(10_000)
 
 
 def test_a_pause_holds_for_every_process_until_it_is_ended(
@@ -290,20 +291,20 @@ def test_a_pause_holds_for_every_process_until_it_is_ended(
     submit(queue, "b")
     _, running = claim(queue)
     assert operations.paused() is None
-    operations.pause("ann", now=NOON)
+    operations.pause("ann")
     elsewhere = SqlOperations(second)
     assert elsewhere.paused() == Pause(NOON, "ann")
     for process in (queue, SqlJobQueue(second)):
-        assert process.claim("w/2", lease_for=MINUTE, now=NOON) is None
-    queue.finish(running, a_result(), Retention(DAY), now=NOON)
+        assert process.claim("w/2", lease_for=MINUTE) is None
+    queue.finish(running, a_result(), Retention(DAY))
     elsewhere.resume()
     assert operations.paused() is None
     assert claim(queue)[0].request.packages == ("b",)
 
 
 def test_a_pause_remains_the_act_of_whoever_began_it(operations: Operations) -> None:
-    operations.pause("ann", now=NOON)
-    operations.pause("bob", now=NOON + MINUTE)
+    at_time(operations, NOON).pause("ann")
+    at_time(operations, NOON + MINUTE).pause("bob")
     assert operations.paused() == Pause(NOON, "ann")
     operations.resume()
     operations.resume()
@@ -311,15 +312,15 @@ def test_a_pause_remains_the_act_of_whoever_began_it(operations: Operations) -> 
 
 
 def test_submissions_are_taken_during_a_pause(queue: JobQueue, operations: Operations) -> None:
-    operations.pause("ann", now=NOON)
-    assert queue.submit(a_submission(), now=NOON).created
+    operations.pause("ann")
+    assert queue.submit(a_submission()).created
 
 
 def test_acts_are_kept_for_every_process_newest_first(operations: Operations, second: Database) -> None:
     acts = [AuditEntry(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
     acts.append(AuditEntry(NOON - DAY, "bob", "pause"))
     for act in acts:
-        operations.record(act)
+        at_time(operations, act.at).record(act.who, act.act, act.subject)
     assert list(SqlOperations(second).acts(100)) == acts[::-1]
     assert list(operations.acts(2)) == acts[:2:-1]
 
@@ -328,7 +329,7 @@ def test_unknown_is_what_no_job_carries(queue: JobQueue, retention: RetentionRep
     known = [job.request_hash for job in one_in_each_state(queue).values()]
     strange = ["1" * 64, "2" * 64]
     assert list(retention.unknown([strange[0], *known, strange[1]])) == strange
-    assert retention.forget(known[1], remove=removes(), now=NOON, unexpired=True)
+    assert retention.forget(known[1], remove=removes(), unexpired=True)
     assert list(retention.unknown(known)) == [known[1]]
 
 
@@ -337,7 +338,7 @@ def test_completed_are_all_results_also_those_past_their_time(
 ) -> None:
     assert list(retention.completed()) == []
     one = one_in_each_state(queue)[JobState.COMPLETED]
-    queue.expire(one.id, now=NOON)
+    queue.expire(one.id)
     assert list(retention.completed()) == [one.request_hash]
 
 
@@ -353,7 +354,7 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
     submit(queue, "fails")
     finish(queue, a_failure())
     assert retention.stored_bytes() == sum(sizes)
-    retention.forget(jobs[0].request_hash, remove=removes(), now=NOON, unexpired=True)
+    retention.forget(jobs[0].request_hash, remove=removes(), unexpired=True)
     assert retention.stored_bytes() == sizes[1]
 
 
@@ -366,11 +367,11 @@ def test_the_least_used_results_come_longest_unused_first_with_what_they_take(
         submit(queue, name, priority=Priority.INTERACTIVE)
         hashes[name] = finish(queue, a_result(stored_bytes=size)).request_hash
     for minutes, name in enumerate(("z", "x", "y"), start=1):
-        queue.touch([hashes[name]], now=NOON + minutes * MINUTE)
-    least = retention.least_used(used_before=NOON + 3 * MINUTE)
+        at_time(queue, NOON + minutes * MINUTE).touch([hashes[name]])
+    least = at_time(retention, NOON + 3 * MINUTE).least_used(unused_for=timedelta(0))
     assert list(least[1:]) == [(hashes["z"], 3), (hashes["x"], 1)]
     assert len(least) == 3  # the first is the one that nobody has used since
-    assert list(retention.least_used(used_before=NOON)) == []
+    assert list(at_time(retention, NOON).least_used(unused_for=timedelta(0))) == []
 
 
 def test_an_empty_queue_has_no_load(queue: JobQueue, operations: Operations) -> None:
@@ -387,12 +388,12 @@ def test_the_load_counts_who_waits_and_who_is_built_and_nobody_who_has_ended(
 def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, operations: Operations) -> None:
     for minutes, priority in enumerate((Priority.BULK, Priority.INTERACTIVE, Priority.BULK)):
         submission = a_submission(packages=(f"p{minutes}",), priority=priority)
-        queue.submit(submission, now=NOON + minutes * MINUTE)
+        at_time(queue, NOON + minutes * MINUTE).submit(submission)
     assert operations.load().waiting == {
         (Priority.BULK, False): Waiting(2, NOON),
         (Priority.INTERACTIVE, False): Waiting(1, NOON + MINUTE),
     }
-    queue.expire_abandoned(IdlePolicy(2.5 * MINUTE, DAY), failure_ttl=DAY, now=NOON + 4 * MINUTE)
+    at_time(queue, NOON + 4 * MINUTE).expire_abandoned(IdlePolicy(2.5 * MINUTE, DAY), failure_ttl=DAY)
     assert operations.load().waiting == {
         (Priority.BULK, True): Waiting(1, NOON),
         (Priority.BULK, False): Waiting(1, NOON + 2 * MINUTE),
@@ -411,7 +412,7 @@ def test_old_statistics_go_in_portions_and_newer_ones_stay(
     statistics.record("completed", a_request())
     statistics.flush()
     portions = []
-    while gone := retention.forget_statistics(before=clock.at, now=clock.at):
+    while gone := at_time(retention, clock.at).forget_statistics(older_than=timedelta(0)):
         portions.append(gone)
     assert sum(portions) == 6000
     assert len(portions) > 1
@@ -430,13 +431,13 @@ def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
-        queue.cancel(job.id, ttl=DAY, now=NOON)
+        at_time(queue, NOON).cancel(job.id, ttl=DAY)
         if number:
             assert forget(retention, job)
-    operations.record(AuditEntry(NOON, "farm", "pause"))
-    assert retention.forget_requests(before=NOON, most_bytes=1 << 20) == 0
-    assert retention.forget_requests(before=NOON, most_bytes=500) == 2, "one fits"
-    assert retention.forget_requests(before=NOON + MINUTE, most_bytes=1 << 20) == 1
+    operations.record("farm", "pause")
+    assert at_time(retention, NOON).forget_requests(older_than=timedelta(0), most_bytes=1 << 20) == 0
+    assert at_time(retention, NOON).forget_requests(older_than=timedelta(0), most_bytes=500) == 2, "one fits"
+    assert at_time(retention, NOON + MINUTE).forget_requests(older_than=timedelta(0), most_bytes=1 << 20) == 1
     assert asked(database) == 1, "what a job carries stays"
     assert not list(operations.acts(10))
 
@@ -452,7 +453,7 @@ def audit(database: Database) -> str:
 
 
 def forget(retention: RetentionRepository, job: Job) -> bool:
-    return retention.forget(job.request_hash, remove=removes(), now=NOON, unexpired=True)
+    return at_time(retention, NOON).forget(job.request_hash, remove=removes(), unexpired=True)
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
@@ -478,7 +479,7 @@ def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_whe
     submit(queue, **secret)
     job = finish(queue)
     assert forget(retention, job)
-    assert operations.requeue(job.request_hash, now=NOON) is None
+    assert operations.requeue(job.request_hash) is None
     assert queue.pending() == 0
     again = submit(queue, **secret)
     assert again.request_hash == job.request_hash
@@ -491,7 +492,7 @@ def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
     for _ in range(2):
         submit(queue, **secrets())
         job = finish(queue)
-        anew = operations.requeue(job.request_hash, now=NOON)
+        anew = operations.requeue(job.request_hash)
         assert anew is not None
         assert anew.request == job.request
         finish(queue)
@@ -504,10 +505,10 @@ def test_secrets_stay_as_long_as_a_job_needs_them(
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
-    assert operations.requeue(job.request_hash, now=NOON) is not None
+    assert operations.requeue(job.request_hash) is not None
     removed: list[str] = []
     assert not retention.forget(
-        job.request_hash, remove=removes(lambda: removed.append("too early")), now=NOON, unexpired=True
+        job.request_hash, remove=removes(lambda: removed.append("too early")), unexpired=True
     )
     assert removed == []
     assert claim(queue)[0].request == job.request
@@ -523,11 +524,11 @@ def test_nothing_is_forgotten_while_somebody_downloads(
         raise StillRead
 
     with pytest.raises(StillRead):
-        retention.forget(job.request_hash, remove=removes(refuse), now=NOON, unexpired=True)
-    found = queue.find(job.request_hash, now=NOON)
+        retention.forget(job.request_hash, remove=removes(refuse), unexpired=True)
+    found = queue.find(job.request_hash)
     assert found is not None
     assert (found.state, found.outcome) == (JobState.COMPLETED, a_result())
-    assert operations.requeue(job.request_hash, now=NOON) is not None
+    assert operations.requeue(job.request_hash) is not None
     assert claim(queue)[0].request == job.request
 
 
@@ -539,14 +540,13 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
     removed: list[str] = []
 
     def forget_at(minutes: int) -> bool:
-        return retention.forget(
+        return at_time(retention, NOON + minutes * MINUTE).forget(
             job.request_hash,
             remove=removes(lambda: removed.append(job.request_hash)),
-            now=NOON + minutes * MINUTE,
         )
 
     assert not forget_at(0)
-    assert queue.find(job.request_hash, now=NOON) is not None
+    assert at_time(queue, NOON).find(job.request_hash) is not None
     assert removed == []
     assert forget_at(1)
     assert removed == [job.request_hash]
@@ -556,5 +556,5 @@ def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(
     retention: RetentionRepository,
 ) -> None:
     removed: list[str] = []
-    assert retention.forget("1" * 64, remove=removes(lambda: removed.append("orphan")), now=NOON)
+    assert retention.forget("1" * 64, remove=removes(lambda: removed.append("orphan")))
     assert removed == ["orphan"]

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from asu_builder.database.expiry import MAX_ATTEMPTS, UNSEEN
+from asu_builder.database.clock import MAX_GAP
+from asu_builder.database.queue import MAX_ATTEMPTS
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side
 from asu_builder.domain.job import (
     COOL_DOWN,
@@ -22,6 +23,7 @@ from asu_builder.domain.job import (
     Stage,
 )
 from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionRepository, Submission
+from database_clock import at_time
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
 
 MINUTE = timedelta(minutes=1)
@@ -30,16 +32,16 @@ LOOK = timedelta(seconds=10)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, capacity: int = 100) -> Job:
-    return queue.submit(a_submission(packages=(name,)), admit=room_for(capacity), now=NOON).job
+    return at_time(queue, NOON).submit(a_submission(packages=(name,)), admit=room_for(capacity)).job
 
 
 def enter(queue: JobQueue, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
-    entry = queue.submit(submission, admit=room_for(capacity), now=now)
+    entry = at_time(queue, now).submit(submission, admit=room_for(capacity))
     return entry.job, entry.created
 
 
 def claim(queue: JobQueue, worker: str = "w/1") -> tuple[Job, Lease]:
-    claimed = queue.claim(worker, lease_for=MINUTE, now=NOON)
+    claimed = at_time(queue, NOON).claim(worker, lease_for=MINUTE)
     assert claimed is not None
     return claimed
 
@@ -48,7 +50,7 @@ def watch(queue: JobQueue, *, since: datetime, until: datetime) -> int:
     """Looks after the queue every ten seconds, as a living process does; how many jobs returned."""
     returned, now = 0, since
     while now <= until:
-        returned += queue.recover(failure_ttl=DAY, now=now).returned
+        returned += at_time(queue, now).recover(failure_ttl=DAY).returned
         now += LOOK
     return returned
 
@@ -65,7 +67,7 @@ def test_a_submitted_job_is_pending_with_everything_that_was_asked(queue: JobQue
         submission.request_hash,
         NOON,
     )
-    assert queue.find(submission.request_hash, now=NOON) == job
+    assert at_time(queue, NOON).find(submission.request_hash) == job
 
 
 def test_the_same_request_again_is_the_same_job_even_when_the_queue_is_full(queue: JobQueue) -> None:
@@ -88,7 +90,7 @@ def test_positions_count_the_jobs_ahead_and_claims_follow_them(queue: JobQueue) 
     jobs = [submit(queue, name) for name in ("a", "b", "c")]
     assert [queue.position(job.id) for job in jobs] == [0, 1, 2]
     assert [claim(queue)[0].id for _ in jobs] == [job.id for job in jobs]
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON) is None
+    assert queue.claim("w/1", lease_for=MINUTE) is None
 
 
 def test_a_claimed_job_is_building_at_its_first_stage_and_advances(queue: JobQueue) -> None:
@@ -96,7 +98,7 @@ def test_a_claimed_job_is_building_at_its_first_stage_and_advances(queue: JobQue
     job, lease = claim(queue)
     assert (job.state, job.stage, job.started_at) == (JobState.BUILDING, Stage.INIT, NOON)
     queue.advance(lease, Stage.BUILDING_IMAGE)
-    found = queue.find(job.request_hash, now=NOON)
+    found = queue.find(job.request_hash)
     assert found is not None
     assert found.stage is Stage.BUILDING_IMAGE
 
@@ -104,19 +106,19 @@ def test_a_claimed_job_is_building_at_its_first_stage_and_advances(queue: JobQue
 def test_a_result_comes_back_as_it_was_recorded(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
-    found = queue.find(job.request_hash, now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY))
+    found = at_time(queue, NOON).find(job.request_hash)
     assert found is not None
     assert (found.state, found.outcome, found.finished_at, found.stage) == (
         JobState.COMPLETED, a_result(), NOON, None,
     )  # fmt: skip
-    assert queue.find(job.request_hash, now=NOON + DAY) is None
+    assert at_time(queue, NOON + DAY).find(job.request_hash) is None
 
 
 def test_a_users_failure_answers_until_it_expires(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, a_failure(), Retention(DAY))
     again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY - MINUTE)
     assert (again.id, again.outcome, created) == (job.id, a_failure(), False)
     later, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + DAY)
@@ -138,7 +140,7 @@ def test_a_failure_is_remembered_where_it_is_the_users_and_else_for_the_cool_dow
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, BuildFailure(reason, "Error: down", blamed=side), Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, BuildFailure(reason, "Error: down", blamed=side), Retention(DAY))
 
     def asked_again(after: timedelta) -> tuple[int, bool]:
         again, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON + after)
@@ -148,7 +150,7 @@ def test_a_failure_is_remembered_where_it_is_the_users_and_else_for_the_cool_dow
     is_users = reason in REMEMBERED if side is None else side is Side.USER
     number, created = asked_again(COOL_DOWN)
     assert (number == job.id, created) == (is_users, not is_users)
-    found = queue.find(job.request_hash, now=NOON + COOL_DOWN)
+    found = at_time(queue, NOON + COOL_DOWN).find(job.request_hash)
     assert found is not None
     assert found.id == number
     if is_users:
@@ -160,7 +162,7 @@ def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> Non
     submit(queue)
     job, lease = claim(queue)
     failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, "Error: down")
-    queue.finish(lease, failure, Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, failure, Retention(DAY))
     anew, created = enter(queue, a_submission(packages=("vim",)), capacity=9, now=NOON - DAY)
     assert (created, anew.id != job.id) == (True, True)
 
@@ -170,19 +172,19 @@ def test_a_look_that_comes_a_moment_late_moves_nothing(
 ) -> None:
     caplog.set_level("INFO")
     watch(queue, since=NOON, until=NOON + MINUTE)
-    queue.recover(failure_ttl=DAY, now=NOON + MINUTE - timedelta(milliseconds=5))
+    at_time(queue, NOON + MINUTE - timedelta(milliseconds=5)).recover(failure_ttl=DAY)
     watch(queue, since=NOON + MINUTE, until=NOON + 2 * MINUTE)
     assert "unseen" not in caplog.text
-    queue.recover(failure_ttl=DAY, now=NOON + 2 * MINUTE - timedelta(seconds=2))
+    at_time(queue, NOON + 2 * MINUTE - timedelta(seconds=2)).recover(failure_ttl=DAY)
     assert "-2 s passed unseen" in caplog.text
 
 
 def test_an_expired_answer_makes_way_for_a_new_job(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
-    queue.expire(job.id, now=NOON)
-    assert queue.find(job.request_hash, now=NOON) is None
+    queue.finish(lease, a_result(), Retention(DAY))
+    queue.expire(job.id)
+    assert queue.find(job.request_hash) is None
     assert submit(queue).id != job.id
 
 
@@ -190,11 +192,11 @@ def test_a_released_job_waits_for_its_time_and_keeps_its_place(queue: JobQueue) 
     first = submit(queue, "a")
     submit(queue, "b")
     _, lease = claim(queue)
-    queue.release(lease, not_before=NOON + MINUTE, now=NOON, retry="the registry was slow")
+    at_time(queue, NOON).release(lease, delay=MINUTE, retry="the registry was slow")
     assert queue.position(first.id) == 0
     assert claim(queue)[0].id != first.id
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON) is None
-    again = queue.claim("w/1", lease_for=MINUTE, now=NOON + MINUTE)
+    assert at_time(queue, NOON).claim("w/1", lease_for=MINUTE) is None
+    again = at_time(queue, NOON + MINUTE).claim("w/1", lease_for=MINUTE)
     assert again is not None
     assert (again[0].id, again[0].retries, again[0].attempts) == (first.id, 1, 0)
 
@@ -204,25 +206,25 @@ def test_a_lapsed_lease_returns_the_job_and_voids_what_the_lost_worker_writes(qu
     job, lost = claim(queue)
     assert watch(queue, since=NOON, until=NOON + MINUTE) == 0
     assert watch(queue, since=NOON + MINUTE + LOOK, until=NOON + 2 * MINUTE) == 1
-    again = queue.claim("w/1", lease_for=MINUTE, now=NOON + 2 * MINUTE)
+    again = at_time(queue, NOON + 2 * MINUTE).claim("w/1", lease_for=MINUTE)
     assert again is not None
     assert again[0].id == job.id
     writes: tuple[Callable[[], object], ...] = (
-        lambda: queue.renew(lost, lease_for=MINUTE, now=NOON),
+        lambda: at_time(queue, NOON).renew(lost, lease_for=MINUTE),
         lambda: queue.advance(lost, Stage.BUILDING_IMAGE),
-        lambda: queue.finish(lost, a_result(), Retention(DAY), now=NOON),
-        lambda: queue.release(lost, not_before=NOON, now=NOON),
+        lambda: at_time(queue, NOON).finish(lost, a_result(), Retention(DAY)),
+        lambda: at_time(queue, NOON).release(lost),
     )
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    queue.finish(again[1], a_result(), Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(again[1], a_result(), Retention(DAY))
 
 
 def test_a_renewed_lease_does_not_lapse(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
-    queue.renew(lease, lease_for=MINUTE, now=NOON + MINUTE)
+    at_time(queue, NOON + MINUTE).renew(lease, lease_for=MINUTE)
     assert watch(queue, since=NOON, until=NOON + 2 * MINUTE) == 0
     assert queue.live_leases() == {(lease.job_id, lease.token)}
 
@@ -232,7 +234,7 @@ def test_a_worker_that_restarts_under_its_name_returns_its_own_jobs_and_no_other
         submit(queue, name)
     for worker in ("host/1", "host-2/1", "hos/1"):
         claim(queue, worker)
-    assert queue.recover(worker="host", failure_ttl=DAY, now=NOON) == Recovery(1, [])
+    assert queue.recover(worker="host", failure_ttl=DAY) == Recovery(1, [])
     assert queue.pending() == 1
 
 
@@ -243,13 +245,13 @@ def test_an_attempt_counts_only_when_the_container_had_started_and_the_third_giv
     now = NOON
     stages = [Stage.CONTAINER_SETUP] + [Stage.BUILDING_IMAGE] * MAX_ATTEMPTS
     for stage in stages:
-        claimed = queue.claim("w/1", lease_for=MINUTE, now=now)
+        claimed = at_time(queue, now).claim("w/1", lease_for=MINUTE)
         assert claimed is not None
         queue.advance(claimed[1], stage)
         watch(queue, since=now, until=now + 2 * MINUTE)
         now += 2 * MINUTE
-    assert queue.claim("w/1", lease_for=MINUTE, now=now) is None
-    found = queue.find(job.request_hash, now=now)
+    assert at_time(queue, now).claim("w/1", lease_for=MINUTE) is None
+    found = at_time(queue, now).find(job.request_hash)
     assert found is not None
     assert isinstance(found.outcome, BuildFailure)
     assert (found.outcome.reason, found.attempts) == (FailureReason.GAVE_UP, MAX_ATTEMPTS)
@@ -262,22 +264,22 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(MINUTE))
     removed: list[str] = []
     later = NOON + MINUTE
-    assert list(retention.expired(now=NOON)) == []
-    assert list(retention.expired(now=later)) == [job.request_hash]
-    queue.submit(a_submission(packages=("vim",)), now=later)
-    retention.forget(job.request_hash, remove=removes(lambda: removed.append("too early")), now=later)
+    assert list(at_time(retention, NOON).expired()) == []
+    assert list(at_time(retention, later).expired()) == [job.request_hash]
+    at_time(queue, later).submit(a_submission(packages=("vim",)))
+    at_time(retention, later).forget(job.request_hash, remove=removes(lambda: removed.append("too early")))
     assert removed == []
-    again = queue.claim("w/1", lease_for=MINUTE, now=later)
+    again = at_time(queue, later).claim("w/1", lease_for=MINUTE)
     assert again is not None
-    queue.finish(again[1], a_result(), Retention(MINUTE), now=later)
-    retention.forget(
-        job.request_hash, remove=removes(lambda: removed.append(job.request_hash)), now=later + MINUTE
+    at_time(queue, later).finish(again[1], a_result(), Retention(MINUTE))
+    at_time(retention, later + MINUTE).forget(
+        job.request_hash, remove=removes(lambda: removed.append(job.request_hash))
     )
     assert removed == [job.request_hash]
-    assert list(retention.expired(now=later + MINUTE)) == []
+    assert list(at_time(retention, later + MINUTE).expired()) == []
 
 
 def test_images_that_cannot_be_removed_keep_their_job(
@@ -285,14 +287,14 @@ def test_images_that_cannot_be_removed_keep_their_job(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(MINUTE), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(MINUTE))
 
     def fail() -> None:
         raise OSError("busy")
 
     with pytest.raises((OSError, AsuError)):
-        retention.forget(job.request_hash, remove=removes(fail), now=NOON + MINUTE)
-    assert list(retention.expired(now=NOON + MINUTE)) == [job.request_hash]
+        at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes(fail))
+    assert list(at_time(retention, NOON + MINUTE).expired()) == [job.request_hash]
 
 
 STATES = tuple(JobState)
@@ -302,42 +304,42 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
     submit(queue)
     job, lease = claim(queue)
     if state is JobState.PENDING:
-        queue.release(lease, not_before=NOON, now=NOON)
+        at_time(queue, NOON).release(lease)
     elif state is JobState.COMPLETED:
-        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+        at_time(queue, NOON).finish(lease, a_result(), Retention(DAY))
     elif state is JobState.FAILED:
-        queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
+        at_time(queue, NOON).finish(lease, a_failure(), Retention(DAY))
     elif state is JobState.CANCELLED:
-        assert queue.cancel(job.id, ttl=DAY, now=NOON)
+        assert at_time(queue, NOON).cancel(job.id, ttl=DAY)
     return job, lease
 
 
 def give_up(queue: JobQueue, lease: Lease) -> bool:
     """Fails a building job by its lease, a waiting one by patience."""
     try:
-        queue.finish(lease, a_failure(), Retention(DAY), now=NOON)
+        at_time(queue, NOON).finish(lease, a_failure(), Retention(DAY))
     except LeaseLost:
         impatient = IdlePolicy(timedelta(0), timedelta(0))
-        return bool(queue.expire_abandoned(impatient, failure_ttl=DAY, now=NOON + MINUTE))
+        return bool(at_time(queue, NOON + MINUTE).expire_abandoned(impatient, failure_ttl=DAY))
     return True
 
 
 def release(queue: JobQueue, lease: Lease) -> bool:
-    queue.release(lease, not_before=NOON, now=NOON)
+    at_time(queue, NOON).release(lease)
     return True
 
 
 def complete(queue: JobQueue, lease: Lease) -> bool:
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY))
     return True
 
 
 OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], bool]] = {
     JobState.PENDING: release,
-    JobState.BUILDING: lambda queue, _: queue.claim("w/2", lease_for=MINUTE, now=NOON) is not None,
+    JobState.BUILDING: lambda queue, _: at_time(queue, NOON).claim("w/2", lease_for=MINUTE) is not None,
     JobState.COMPLETED: complete,
     JobState.FAILED: give_up,
-    JobState.CANCELLED: lambda queue, lease: queue.cancel(lease.job_id, ttl=DAY, now=NOON),
+    JobState.CANCELLED: lambda queue, lease: at_time(queue, NOON).cancel(lease.job_id, ttl=DAY),
 }
 
 
@@ -348,7 +350,7 @@ def test_only_the_steps_of_the_table_are_taken(queue: JobQueue, before: JobState
         taken = OPERATIONS[after](queue, lease)
     except LeaseLost:
         taken = False
-    found = queue.find(job.request_hash, now=NOON)
+    found = queue.find(job.request_hash)
     assert found is not None
     allowed = after in NEXT_STATES[before]
     assert taken == allowed
@@ -369,10 +371,10 @@ def test_two_hundred_different_requests_are_each_built_once_by_many_workers(queu
     lock = threading.Lock()
 
     def work(worker: int) -> None:
-        while (claimed := queue.claim(f"w/{worker}", lease_for=MINUTE, now=NOON)) is not None:
+        while (claimed := queue.claim(f"w/{worker}", lease_for=MINUTE)) is not None:
             with lock:
                 built.append(claimed[0].id)
-            queue.finish(claimed[1], a_result(), Retention(DAY), now=NOON)
+            queue.finish(claimed[1], a_result(), Retention(DAY))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
@@ -382,7 +384,7 @@ def test_two_hundred_different_requests_are_each_built_once_by_many_workers(queu
 def test_a_request_that_was_submitted_is_not_changed_by_later_ones(queue: JobQueue) -> None:
     first = submit(queue, "vim")
     submit(queue, "tmux")
-    found = queue.find(first.request_hash, now=NOON)
+    found = queue.find(first.request_hash)
     assert found is not None
     assert found.request == a_request(packages=("vim",))
 
@@ -390,7 +392,7 @@ def test_a_request_that_was_submitted_is_not_changed_by_later_ones(queue: JobQue
 def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: JobQueue) -> None:
     known = submit(queue, "known")
     submissions = [a_submission(packages=(name,)) for name in ("a", "known", "a", "b", "c")]
-    answers = list(queue.submit_all(submissions, admit=room_for(3), now=NOON))
+    answers = list(queue.submit_all(submissions, admit=room_for(3)))
     assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, False, False, True]
     entries = [answer for answer in answers if isinstance(answer, Entry)]
     assert [(entry.created, entry.ahead) for entry in entries] == [
@@ -401,32 +403,32 @@ def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: J
     ]
     assert entries[1].job.id == known.id
     assert entries[0].job.id == entries[2].job.id
-    assert queue.find(submissions[0].request_hash, now=NOON) == entries[0].job
+    assert queue.find(submissions[0].request_hash) == entries[0].job
 
 
 def waiting(queue: JobQueue) -> list[str]:
     """First packages of the jobs that wait, in the order in which they are claimed."""
     order = []
-    while (claimed := queue.claim("w/1", lease_for=MINUTE, now=NOON)) is not None:
+    while (claimed := at_time(queue, NOON).claim("w/1", lease_for=MINUTE)) is not None:
         order.append(claimed[0].request.packages[0])
     return order
 
 
 def test_askers_take_turns_instead_of_one_with_many_going_first(queue: JobQueue) -> None:
     for name in ("a1", "a2", "a3"):
-        queue.submit(a_submission(packages=(name,), caller="a"), now=NOON)
+        queue.submit(a_submission(packages=(name,), caller="a"))
     for name in ("b1", "b2"):
-        queue.submit(a_submission(packages=(name,), caller="b"), now=NOON)
-    queue.submit(a_submission(packages=("c1",), caller="c"), now=NOON)
+        queue.submit(a_submission(packages=(name,), caller="b"))
+    queue.submit(a_submission(packages=("c1",), caller="c"))
     assert waiting(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 def test_who_comes_later_does_not_wait_for_all_of_those_before(queue: JobQueue) -> None:
     for number in range(10):
-        queue.submit(a_submission(packages=(f"a{number}",), caller="a"), now=NOON)
-    claimed = [queue.claim("w/1", lease_for=MINUTE, now=NOON) for _ in range(4)]
+        queue.submit(a_submission(packages=(f"a{number}",), caller="a"))
+    claimed = [queue.claim("w/1", lease_for=MINUTE) for _ in range(4)]
     assert all(claimed)
-    late = queue.submit(a_submission(packages=("b",), caller="b"), now=NOON)
+    late = queue.submit(a_submission(packages=("b",), caller="b"))
     assert late.ahead == 0
     assert waiting(queue)[:2] == ["b", "a4"]
 
@@ -437,7 +439,7 @@ def test_a_higher_priority_goes_first_whatever_its_age(queue: JobQueue) -> None:
         ("normal", Priority.NORMAL),
         ("now", Priority.INTERACTIVE),
     ):
-        entry = queue.submit(a_submission(packages=(name,), priority=priority), now=NOON)
+        entry = queue.submit(a_submission(packages=(name,), priority=priority))
         assert entry.ahead == 0
     assert waiting(queue) == ["now", "normal", "bulk"]
 
@@ -449,7 +451,7 @@ def test_positions_are_those_in_which_jobs_are_claimed(queue: JobQueue) -> None:
         submission = a_submission(
             packages=(name,), caller=f"caller-{number % 3}", priority=Priority(number % 2)
         )
-        entries[name] = queue.submit(submission, now=NOON).job.id
+        entries[name] = queue.submit(submission).job.id
     positions = {name: queue.position(job_id) for name, job_id in entries.items()}
     assert [positions[name] for name in waiting(queue)] == list(range(12))
 
@@ -459,10 +461,10 @@ PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
     first, second = submit(queue, "a"), submit(queue, "b")
-    queue.touch([second.request_hash], now=NOON + 4 * MINUTE)
-    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)) == []
+    at_time(queue, NOON + 4 * MINUTE).touch([second.request_hash])
+    assert list(at_time(queue, NOON + 6 * MINUTE).expire_abandoned(PATIENCE, failure_ttl=DAY)) == []
     assert [queue.position(first.id), queue.position(second.id)] == [1, 0]
-    queue.touch([first.request_hash], now=NOON + 6 * MINUTE)
+    at_time(queue, NOON + 6 * MINUTE).touch([first.request_hash])
     assert [queue.position(first.id), queue.position(second.id)] == [0, 1]
 
 
@@ -471,9 +473,9 @@ def test_a_job_that_nobody_polls_for_long_expires_with_an_answer_and_may_be_aske
 ) -> None:
     job = submit(queue)
     later = NOON + 61 * MINUTE
-    (expired,) = queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=later)
+    (expired,) = at_time(queue, later).expire_abandoned(PATIENCE, failure_ttl=DAY)
     assert expired.id == job.id
-    found = queue.find(job.request_hash, now=later)
+    found = at_time(queue, later).find(job.request_hash)
     assert found is not None
     assert isinstance(found.outcome, BuildFailure)
     assert (found.state, found.outcome.reason) == (JobState.FAILED, FailureReason.EXPIRED)
@@ -487,14 +489,14 @@ def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(q
     waits = submit(queue, "a")
     submit(queue, "b")
     held, lease = claim(queue)
-    queue.release(lease, not_before=NOON, now=NOON)
+    at_time(queue, NOON).release(lease)
     held, lease = claim(queue)
     watch(queue, since=NOON, until=NOON)
     for leap in (5 * 60 * MINUTE, timedelta(0)):
         now = NOON + leap
-        assert queue.recover(failure_ttl=DAY, now=now) == Recovery(0, [])
-        assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=now)) == []
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+        assert at_time(queue, now).recover(failure_ttl=DAY) == Recovery(0, [])
+        assert list(at_time(queue, now).expire_abandoned(PATIENCE, failure_ttl=DAY)) == []
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY))
     assert held.id == waits.id
 
 
@@ -502,11 +504,11 @@ def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: J
     submit(queue)
     job, lease = claim(queue)
     watch(queue, since=NOON, until=NOON)
-    queue.release(lease, not_before=NOON + MINUTE, now=NOON)
+    at_time(queue, NOON).release(lease, delay=MINUTE)
     back = NOON - 60 * MINUTE
     watch(queue, since=back, until=back)
-    assert queue.claim("w/1", lease_for=MINUTE, now=back) is None
-    again = queue.claim("w/1", lease_for=MINUTE, now=back + MINUTE)
+    assert at_time(queue, back).claim("w/1", lease_for=MINUTE) is None
+    again = at_time(queue, back + MINUTE).claim("w/1", lease_for=MINUTE)
     assert again is not None
     assert again[0].id == job.id
     back -= 60 * MINUTE
@@ -519,15 +521,15 @@ def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_sta
     submit(queue, "before")
     submit(queue, "after")
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY))
     watch(queue, since=NOON, until=NOON)
     back = NOON - 180 * MINUTE
-    following = queue.claim("w/1", lease_for=MINUTE, now=back)
+    following = at_time(queue, back).claim("w/1", lease_for=MINUTE)
     assert following is not None
-    queue.finish(following[1], a_result(), Retention(DAY), now=back)
+    at_time(queue, back).finish(following[1], a_result(), Retention(DAY))
     watch(queue, since=back, until=back + LOOK)
-    assert list(retention.least_used(used_before=back - MINUTE)) == []
-    both = {name for name, _ in retention.least_used(used_before=back + MINUTE)}
+    assert list(at_time(retention, back - MINUTE).least_used(unused_for=timedelta(0))) == []
+    both = {name for name, _ in at_time(retention, back + MINUTE).least_used(unused_for=timedelta(0))}
     assert both == {job.request_hash, following[0].request_hash}
 
 
@@ -536,8 +538,8 @@ def test_a_writer_that_comes_late_shortens_no_lease(queue: JobQueue, late: timed
     """It was frozen between looking at its clock and writing, while another process looked."""
     submit(queue)
     watch(queue, since=NOON, until=NOON + late)
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON + late) is not None
-    queue.touch(["f" * 64], now=NOON)
+    assert at_time(queue, NOON + late).claim("w/1", lease_for=MINUTE) is not None
+    at_time(queue, NOON).touch(["f" * 64])
     assert watch(queue, since=NOON + late + LOOK, until=NOON + late + MINUTE - LOOK) == 0
     assert watch(queue, since=NOON + late + MINUTE, until=NOON + late + 2 * MINUTE) == 1
 
@@ -548,48 +550,48 @@ def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> N
     now = NOON
     returned = 0
     for _ in range(4):
-        returned += queue.recover(failure_ttl=DAY, now=now).returned
-        now += UNSEEN
+        returned += at_time(queue, now).recover(failure_ttl=DAY).returned
+        now += MAX_GAP
     assert returned == 1
 
 
 def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queue: JobQueue) -> None:
     waits, runs = submit(queue, "waits"), submit(queue, "runs")
-    queue.cancel(waits.id, ttl=DAY, now=NOON)
+    queue.cancel(waits.id, ttl=DAY)
     job, lease = claim(queue)
     assert job.id == runs.id
-    assert queue.cancel(runs.id, ttl=DAY, now=NOON)
-    assert not queue.cancel(runs.id, ttl=DAY, now=NOON)
+    assert queue.cancel(runs.id, ttl=DAY)
+    assert not queue.cancel(runs.id, ttl=DAY)
     assert queue.live_leases() == set()
     with pytest.raises(LeaseLost):
-        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY))
     for job in (waits, runs):
-        found = queue.find(job.request_hash, now=NOON)
+        found = queue.find(job.request_hash)
         assert found is not None
         assert (found.state, found.finished_at, found.outcome) == (JobState.CANCELLED, NOON, None)
     assert submit(queue, "runs").id != runs.id
 
 
 def test_only_the_secret_of_the_first_caller_lets_it_cancel(queue: JobQueue) -> None:
-    job = queue.submit(a_submission(cancel_digest="c" * 64), now=NOON).job
-    other = queue.submit(a_submission(cancel_digest="d" * 64), now=NOON).job
+    job = queue.submit(a_submission(cancel_digest="c" * 64)).job
+    other = queue.submit(a_submission(cancel_digest="d" * 64)).job
     assert other.id == job.id
     assert queue.may_cancel(job.id, "c" * 64)
     assert not queue.may_cancel(job.id, "d" * 64)
     assert not queue.may_cancel(job.id, "")
-    unsecured = queue.submit(a_submission(packages=("vim",)), now=NOON).job
+    unsecured = queue.submit(a_submission(packages=("vim",))).job
     assert not queue.may_cancel(unsecured.id, "")
 
 
 def test_a_job_that_another_caller_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
-    job = queue.submit(a_submission(caller="a"), now=NOON).job
-    queue.submit(a_submission(caller="a"), now=NOON)
-    found = queue.find(job.request_hash, now=NOON)
+    job = queue.submit(a_submission(caller="a")).job
+    queue.submit(a_submission(caller="a"))
+    found = queue.find(job.request_hash)
     assert found is not None
     assert not found.joined
-    queue.submit(a_submission(caller="b"), now=NOON)
-    assert not queue.cancel(job.id, ttl=DAY, now=NOON, unless_joined=True)
-    assert queue.cancel(job.id, ttl=DAY, now=NOON)
+    queue.submit(a_submission(caller="b"))
+    assert not queue.cancel(job.id, ttl=DAY, unless_joined=True)
+    assert queue.cancel(job.id, ttl=DAY)
 
 
 def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
@@ -597,21 +599,21 @@ def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(
 ) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY, 3 * DAY), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY, 3 * DAY))
     for days in (0.9, 1.8, 2.7):
-        queue.touch([job.request_hash], now=NOON + days * DAY)
-        assert queue.find(job.request_hash, now=NOON + (days + 0.2) * DAY) is not None
-    queue.touch([job.request_hash], now=NOON + 2.95 * DAY)
-    assert queue.find(job.request_hash, now=NOON + 3 * DAY) is None
-    assert list(retention.expired(now=NOON + 3 * DAY)) == [job.request_hash]
+        at_time(queue, NOON + days * DAY).touch([job.request_hash])
+        assert at_time(queue, NOON + (days + 0.2) * DAY).find(job.request_hash) is not None
+    at_time(queue, NOON + 2.95 * DAY).touch([job.request_hash])
+    assert at_time(queue, NOON + 3 * DAY).find(job.request_hash) is None
+    assert list(at_time(retention, NOON + 3 * DAY).expired()) == [job.request_hash]
 
 
 def test_interest_does_not_prolong_a_failure(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_failure(), Retention(DAY, DAY), now=NOON)
-    queue.touch([job.request_hash], now=NOON + 0.9 * DAY)
-    assert queue.find(job.request_hash, now=NOON + DAY) is None
+    at_time(queue, NOON).finish(lease, a_failure(), Retention(DAY, DAY))
+    at_time(queue, NOON + 0.9 * DAY).touch([job.request_hash])
+    assert at_time(queue, NOON + DAY).find(job.request_hash) is None
 
 
 def test_the_typical_duration_is_that_of_the_latest_builds(queue: JobQueue) -> None:
@@ -619,14 +621,14 @@ def test_the_typical_duration_is_that_of_the_latest_builds(queue: JobQueue) -> N
     for number, seconds in enumerate((10, 20)):
         submit(queue, f"p{number}")
         _, lease = claim(queue)
-        queue.finish(lease, a_result(), Retention(DAY), now=NOON + timedelta(seconds=seconds))
+        at_time(queue, NOON + timedelta(seconds=seconds)).finish(lease, a_result(), Retention(DAY))
     assert queue.typical_duration() == timedelta(seconds=15)
 
 
 def test_what_the_world_did_is_in_the_history_of_a_job(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
-    queue.release(lease, not_before=NOON, now=NOON + MINUTE, retry="Error: upstream is down")
+    at_time(queue, NOON + MINUTE).release(lease, delay=-MINUTE, retry="Error: upstream is down")
     job, _ = claim(queue)
     (attempt,) = job.history
     assert (attempt.started_at, attempt.ended_at, attempt.stage) == (NOON, NOON + MINUTE, Stage.INIT)
@@ -635,9 +637,9 @@ def test_what_the_world_did_is_in_the_history_of_a_job(queue: JobQueue) -> None:
 
 def test_one_job_is_claimed_out_of_its_turn_and_the_others_keep_theirs(queue: JobQueue) -> None:
     jobs = [submit(queue, name) for name in ("a", "b", "c")]
-    claimed = queue.claim("w/1", lease_for=MINUTE, now=NOON, only=jobs[2].id)
+    claimed = queue.claim("w/1", lease_for=MINUTE, only=jobs[2].id)
     assert claimed is not None and claimed[0].id == jobs[2].id
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON, only=jobs[2].id) is None
+    assert queue.claim("w/1", lease_for=MINUTE, only=jobs[2].id) is None
     later = submit(queue, "d")
     assert [claim(queue)[0].id for _ in range(3)] == [jobs[0].id, jobs[1].id, later.id]
 
@@ -645,6 +647,6 @@ def test_one_job_is_claimed_out_of_its_turn_and_the_others_keep_theirs(queue: Jo
 def test_one_job_that_was_given_back_is_claimed_when_its_time_has_come(queue: JobQueue) -> None:
     job = submit(queue)
     _, lease = claim(queue)
-    queue.release(lease, not_before=NOON + MINUTE, now=NOON)
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON, only=job.id) is None
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON + MINUTE, only=job.id) is not None
+    at_time(queue, NOON).release(lease, delay=MINUTE)
+    assert at_time(queue, NOON).claim("w/1", lease_for=MINUTE, only=job.id) is None
+    assert at_time(queue, NOON + MINUTE).claim("w/1", lease_for=MINUTE, only=job.id) is not None

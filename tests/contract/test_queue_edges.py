@@ -9,6 +9,7 @@ from asu_builder.domain.errors import LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
 from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
 from asu_builder.settings import Settings
+from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes
 
 SECOND = timedelta(seconds=1)
@@ -19,11 +20,11 @@ PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=HOUR)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, caller: str = "a", now: datetime = NOON) -> Job:
-    return queue.submit(a_submission(packages=(name,), caller=caller), now=now).job
+    return at_time(queue, now).submit(a_submission(packages=(name,), caller=caller)).job
 
 
 def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
-    claimed = queue.claim("w/1", lease_for=MINUTE, now=now)
+    claimed = at_time(queue, now).claim("w/1", lease_for=MINUTE)
     assert claimed is not None
     return claimed
 
@@ -31,16 +32,16 @@ def claim(queue: JobQueue, *, now: datetime = NOON) -> tuple[Job, Lease]:
 def build(queue: JobQueue, *, now: datetime = NOON, retention: Retention, stored_bytes: int = 1) -> Job:
     """Takes the next job to its result."""
     job, lease = claim(queue, now=now)
-    queue.finish(lease, a_result(stored_bytes=stored_bytes), retention, now=now)
+    at_time(queue, now).finish(lease, a_result(stored_bytes=stored_bytes), retention)
     return job
 
 
 def look(queue: JobQueue, now: datetime) -> None:
-    queue.recover(failure_ttl=DAY, now=now)
+    at_time(queue, now).recover(failure_ttl=DAY)
 
 
 def state_of(queue: JobQueue, job: Job, now: datetime) -> JobState | None:
-    found = queue.find(job.request_hash, now=now)
+    found = at_time(queue, now).find(job.request_hash)
     return None if found is None else found.state
 
 
@@ -49,13 +50,13 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
 ) -> None:
     submit(queue, "first")
     job, stale = claim(queue)
-    queue.cancel(job.id, ttl=MINUTE, now=NOON)
-    retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
+    at_time(queue, NOON).cancel(job.id, ttl=MINUTE)
+    at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)
     assert later.id != job.id
     with pytest.raises(LeaseLost):
-        queue.finish(stale, a_result(), Retention(DAY), now=NOON + MINUTE)
+        at_time(queue, NOON + MINUTE).finish(stale, a_result(), Retention(DAY))
 
 
 def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_waiting(
@@ -70,24 +71,24 @@ def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_w
         claimed.append(job.request.packages[0])
         if job.caller == "b":
             submit(queue, f"b{number}", caller="b")
-        queue.finish(lease, a_result(), Retention(DAY), now=NOON)
+        queue.finish(lease, a_result(), Retention(DAY))
     assert claimed == ["a1", "b1", "a2", "b3", "a3"]
 
 
 def test_what_could_be_claimed_can_be_claimed_after_the_clock_was_set_back(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
-    queue.release(lease, not_before=NOON, now=NOON)
+    at_time(queue, NOON).release(lease)
     look(queue, NOON)
     look(queue, NOON - HOUR)
-    assert queue.claim("w/1", lease_for=MINUTE, now=NOON - HOUR) is not None
+    assert at_time(queue, NOON - HOUR).claim("w/1", lease_for=MINUTE) is not None
 
 
 def test_a_lease_renewed_after_the_clock_was_set_back_does_not_lapse(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
     look(queue, NOON)
-    queue.renew(lease, lease_for=MINUTE, now=NOON - HOUR)
+    at_time(queue, NOON - HOUR).renew(lease, lease_for=MINUTE)
     look(queue, NOON - HOUR + SECOND)
     assert queue.live_leases() == {(lease.job_id, lease.token)}
 
@@ -97,8 +98,8 @@ def test_a_job_that_was_building_when_the_service_went_down_is_not_idle_afterwar
     claim(queue)
     look(queue, NOON)
     up_again = NOON + 2 * HOUR
-    queue.recover(worker="w", failure_ttl=DAY, now=up_again)
-    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=up_again)) == []
+    at_time(queue, up_again).recover(worker="w", failure_ttl=DAY)
+    assert list(at_time(queue, up_again).expire_abandoned(PATIENCE, failure_ttl=DAY)) == []
     assert state_of(queue, job, up_again) is JobState.PENDING
 
 
@@ -108,9 +109,9 @@ def test_a_job_that_was_polled_while_it_was_built_is_not_idle_when_it_is_given_b
     job = submit(queue)
     claim(queue)
     later = NOON + HOUR + MINUTE
-    queue.touch([job.request_hash], now=later - SECOND)
-    assert operations.give_back(job.id, now=later)
-    assert list(queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=later)) == []
+    at_time(queue, later - SECOND).touch([job.request_hash])
+    assert at_time(operations, later).give_back(job.id)
+    assert list(at_time(queue, later).expire_abandoned(PATIENCE, failure_ttl=DAY)) == []
 
 
 def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(queue: JobQueue) -> None:
@@ -123,9 +124,9 @@ def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(que
 def test_a_popular_result_without_named_versions_ages_from_its_completion(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), retention_of(Settings(), job.request, a_result()), now=NOON)
+    at_time(queue, NOON).finish(lease, a_result(), retention_of(Settings(), job.request, a_result()))
     for hours in range(1, 24):
-        queue.touch([job.request_hash], now=NOON + hours * HOUR)
+        at_time(queue, NOON + hours * HOUR).touch([job.request_hash])
         assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED
     assert state_of(queue, job, NOON + DAY) is None
 
@@ -135,8 +136,8 @@ def test_expiring_what_has_expired_does_not_prolong_it(
 ) -> None:
     submit(queue)
     job = build(queue, retention=Retention(MINUTE))
-    queue.expire(job.id, now=NOON + HOUR)
-    assert list(retention.expired(now=NOON + 2 * MINUTE)) == [job.request_hash]
+    at_time(queue, NOON + HOUR).expire(job.id)
+    assert list(at_time(retention, NOON + 2 * MINUTE).expired()) == [job.request_hash]
 
 
 def built_twice(queue: JobQueue) -> Job:
@@ -151,8 +152,10 @@ def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
     queue: JobQueue, retention: RetentionRepository
 ) -> None:
     job = built_twice(queue)
-    assert list(retention.least_used(used_before=NOON + HOUR)) == []
-    assert list(retention.least_used(used_before=NOON + 2 * HOUR)) == [(job.request_hash, 5)]
+    assert list(at_time(retention, NOON + HOUR).least_used(unused_for=timedelta(0))) == []
+    assert list(at_time(retention, NOON + 2 * HOUR).least_used(unused_for=timedelta(0))) == [
+        (job.request_hash, 5)
+    ]
 
 
 def test_images_of_one_hash_are_counted_once(queue: JobQueue, retention: RetentionRepository) -> None:
@@ -166,8 +169,8 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
 ) -> None:
     submit(queue)
     job = build(queue, retention=Retention(MINUTE))
-    assert retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
-    anew = operations.requeue(job.request_hash, now=NOON + MINUTE)
+    assert at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
+    anew = at_time(operations, NOON + MINUTE).requeue(job.request_hash)
     assert anew is not None
     assert (anew.request, anew.state) == (job.request, JobState.PENDING)
 
@@ -176,25 +179,25 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(
     queue: JobQueue, retention: RetentionRepository
 ) -> None:
     first = a_submission(packages=("vim", "tmux"))
-    queue.submit(first, now=NOON)
+    at_time(queue, NOON).submit(first)
     job = build(queue, retention=Retention(MINUTE))
-    retention.forget(job.request_hash, remove=removes(), now=NOON + MINUTE)
+    at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash
-    entry = queue.submit(other_order, now=NOON + MINUTE)
-    assert entry.job == queue.find(job.request_hash, now=NOON + MINUTE)
+    entry = at_time(queue, NOON + MINUTE).submit(other_order)
+    assert entry.job == at_time(queue, NOON + MINUTE).find(job.request_hash)
 
 
 def test_the_job_of_an_entry_says_that_its_caller_has_joined(queue: JobQueue) -> None:
     submit(queue, caller="a")
     joined = submit(queue, caller="b")
-    assert joined == queue.find(joined.request_hash, now=NOON)
+    assert joined == queue.find(joined.request_hash)
     assert joined.joined
 
 
 def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
     job = built_twice(queue)
-    found = queue.find(job.request_hash, now=NOON + HOUR)
+    found = at_time(queue, NOON + HOUR).find(job.request_hash)
     assert found is not None
     assert isinstance(found.outcome, BuildResult)
     assert found.outcome.stored_bytes == 5
@@ -206,23 +209,23 @@ def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
 def test_a_job_given_back_while_the_clock_was_hours_ahead_waits_for_minutes_at_most(
     queue: JobQueue, noticed_at: timedelta
 ) -> None:
-    queue.recover(failure_ttl=DAY, now=NOON)
+    at_time(queue, NOON).recover(failure_ttl=DAY)
     submit(queue)
     job, lease = claim(queue)
     wrong = NOON + 3 * HOUR
-    queue.release(lease, not_before=wrong + 20 * SECOND, now=wrong)
+    at_time(queue, wrong).release(lease, delay=20 * SECOND)
     now = NOON + noticed_at
-    queue.recover(failure_ttl=DAY, now=now)
+    at_time(queue, now).recover(failure_ttl=DAY)
     again, _ = claim(queue, now=now + 2 * MINUTE)
     assert again.id == job.id
 
 
 def test_a_lease_taken_while_the_clock_was_hours_ahead_lapses_within_minutes(queue: JobQueue) -> None:
-    queue.recover(failure_ttl=DAY, now=NOON)
+    at_time(queue, NOON).recover(failure_ttl=DAY)
     submit(queue)
     claim(queue, now=NOON + 3 * HOUR)
     returned, now = 0, NOON + SECOND
     while now < NOON + 3 * MINUTE:
-        returned += queue.recover(failure_ttl=DAY, now=now).returned
+        returned += at_time(queue, now).recover(failure_ttl=DAY).returned
         now += 10 * SECOND
     assert returned == 1

@@ -6,6 +6,7 @@ import pytest
 
 from asu_builder.domain.job import Job, JobState, Lease, Priority, Retention
 from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations
+from database_clock import at_time
 from factories import NOON, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
@@ -14,7 +15,7 @@ PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
 def ask(queue: JobQueue, name: str, *, caller: str, priority: Priority = Priority.NORMAL) -> Entry:
-    return queue.submit(a_submission(packages=(name,), caller=caller, priority=priority), now=NOON)
+    return at_time(queue, NOON).submit(a_submission(packages=(name,), caller=caller, priority=priority))
 
 
 def farm_asks(queue: JobQueue, *names: str, priority: Priority = Priority.NORMAL) -> None:
@@ -23,7 +24,7 @@ def farm_asks(queue: JobQueue, *names: str, priority: Priority = Priority.NORMAL
 
 
 def claim(queue: JobQueue) -> tuple[Job, Lease]:
-    claimed = queue.claim("w/1", lease_for=MINUTE, now=NOON)
+    claimed = at_time(queue, NOON).claim("w/1", lease_for=MINUTE)
     assert claimed is not None
     return claimed
 
@@ -44,7 +45,7 @@ def test_an_interactive_joiner_brings_a_bulk_job_before_ordinary_ones(
     joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
     assert (joined.created, joined.ahead) == (False, 0)
     assert (joined.job.caller, joined.job.priority, joined.job.joined) == ("ann", Priority.INTERACTIVE, True)
-    assert joined.job == queue.find(joined.job.request_hash, now=NOON)
+    assert joined.job == queue.find(joined.job.request_hash)
     assert order(queue, operations) == ["popular", "n1", "f1"]
 
 
@@ -120,17 +121,17 @@ def test_joining_a_running_job_changes_nothing_of_its_turn(queue: JobQueue, oper
     assert (joined.job.state, joined.ahead, joined.job.joined) == (JobState.BUILDING, None, True)
     assert (joined.job.caller, joined.job.priority) == ("farm", Priority.BULK)
     ask(queue, "n1", caller="bob")
-    queue.release(lease, not_before=NOON, now=NOON)
+    queue.release(lease)
     assert order(queue, operations) == ["n1", "popular"]
 
 
 def test_joining_an_ended_job_changes_nothing(queue: JobQueue) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
-    before = queue.find(job.request_hash, now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY))
+    before = queue.find(job.request_hash)
     joined = ask(queue, "popular", caller="ann", priority=Priority.INTERACTIVE)
-    assert joined.job == before == queue.find(job.request_hash, now=NOON)
+    assert joined.job == before == queue.find(job.request_hash)
     assert (joined.job.caller, joined.job.joined) == ("farm", False)
 
 
@@ -139,11 +140,11 @@ def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_calle
 ) -> None:
     first = a_submission(caller="farm", priority=Priority.BULK, cancel_digest="c" * 64)
     later = a_submission(caller="ann", cancel_digest="d" * 64)
-    job = queue.submit(first, now=NOON).job
-    assert queue.submit(later, now=NOON).job.caller == "ann"
-    assert queue.submit(later, now=NOON).job.joined
+    job = queue.submit(first).job
+    assert queue.submit(later).job.caller == "ann"
+    assert queue.submit(later).job.joined
     assert not queue.may_cancel(job.id, "d" * 64)
-    assert not queue.cancel(job.id, ttl=DAY, now=NOON, unless_joined=True)
+    assert not queue.cancel(job.id, ttl=DAY, unless_joined=True)
 
 
 @pytest.mark.parametrize("polled", [False, True])
@@ -151,13 +152,13 @@ def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_not
     queue: JobQueue, operations: Operations, polled: bool
 ) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)
-    queue.expire_abandoned(PATIENCE, failure_ttl=DAY, now=NOON + 6 * MINUTE)
+    at_time(queue, NOON + 6 * MINUTE).expire_abandoned(PATIENCE, failure_ttl=DAY)
     bob = a_submission(packages=("n1",), caller="bob")
-    queue.submit(bob, now=NOON + 6 * MINUTE)
+    at_time(queue, NOON + 6 * MINUTE).submit(bob)
     joiner = a_submission(packages=("popular",), caller="ann", priority=Priority.INTERACTIVE)
-    assert queue.submit(joiner, now=NOON + 6 * MINUTE).ahead == 1
+    assert at_time(queue, NOON + 6 * MINUTE).submit(joiner).ahead == 1
     if polled:
-        queue.touch([joiner.request_hash], now=NOON + 6 * MINUTE)
+        at_time(queue, NOON + 6 * MINUTE).touch([joiner.request_hash])
     jobs = operations.jobs(JobFilter(state=JobState.PENDING))
     ahead = {job.request_hash: queue.position(job.id) for job in jobs}
     assert ahead == {joiner.request_hash: int(not polled), bob.request_hash: int(polled)}
@@ -167,7 +168,7 @@ def test_a_job_that_came_to_the_joiner_is_made_anew_as_his(queue: JobQueue, oper
     farm_asks(queue, "popular", priority=Priority.BULK)
     ask(queue, "popular", caller="ann")
     job, lease = claim(queue)
-    queue.finish(lease, a_result(), Retention(DAY), now=NOON)
-    anew = operations.requeue(job.request_hash, now=NOON)
+    queue.finish(lease, a_result(), Retention(DAY))
+    anew = operations.requeue(job.request_hash)
     assert anew is not None
     assert (anew.caller, anew.priority) == ("ann", Priority.NORMAL)

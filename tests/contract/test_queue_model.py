@@ -54,6 +54,7 @@ from asu_builder.ports import (
     RetentionRepository,
     Submission,
 )
+from database_clock import CLOCK, at_time
 from factories import NOON, a_failure, a_result, a_submission, removes, room_for
 from queue_model import LIVE, ModelJob, QueueModel
 
@@ -108,7 +109,7 @@ class Side:
     @classmethod
     def on(cls, path: Path) -> "Side":
         """Opens the database at `path`."""
-        opened = Database(path)
+        opened = Database(path, clock=CLOCK)
         return cls(opened, SqlJobQueue(opened), SqlRetention(opened), SqlOperations(opened))
 
 
@@ -211,7 +212,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def submit(self, asked: Sequence[tuple[int, str, Priority]], capacity: int) -> None:
         submissions = [asked_by(*one) for one in asked]
-        answers = self.side.queue.submit_all(submissions, now=self.moment, admit=room_for(capacity))
+        answers = at_time(self.side.queue, self.moment).submit_all(submissions, admit=room_for(capacity))
         for submission, answer in zip(submissions, answers, strict=True):
             self.answered(submission, answer, capacity)
 
@@ -239,13 +240,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=st.sets(requests, min_size=1))
     def poll(self, which: set[int]) -> None:
         hashes = {REQUESTS[one].request_hash for one in which}
-        self.side.queue.touch(hashes, now=self.moment)
+        at_time(self.side.queue, self.moment).touch(hashes)
         self.model.touch(hashes, now=self.now)
 
     @rule(sinks=st.sampled_from([5, 20]), longer=st.sampled_from([1, 8, 16]), ttl=spans)
     def expire_abandoned(self, sinks: int, longer: int, ttl: int) -> None:
         patience = IdlePolicy(span(sinks), span(sinks * longer))
-        gone = self.side.queue.expire_abandoned(patience, failure_ttl=span(ttl), now=self.moment)
+        gone = at_time(self.side.queue, self.moment).expire_abandoned(patience, failure_ttl=span(ttl))
         wanted = self.model.expire_abandoned(sinks, sinks * longer, ttl=ttl, now=self.now)
         assert sorted(job.id for job in gone) == sorted(wanted)
 
@@ -257,7 +258,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, ttl=spans, unless_joined=st.booleans())
     def cancel(self, pick: int, ttl: int, unless_joined: bool) -> None:
         job_id, job = self.job_of(pick)
-        done = self.side.queue.cancel(job_id, ttl=span(ttl), now=self.moment, unless_joined=unless_joined)
+        done = at_time(self.side.queue, self.moment).cancel(
+            job_id, ttl=span(ttl), unless_joined=unless_joined
+        )
         assert done == (
             job is not None and self.model.cancel(job, ttl=ttl, now=self.now, unless_joined=unless_joined)
         )
@@ -266,7 +269,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def expire(self, pick: int) -> None:
         job_id, job = self.job_of(pick)
-        self.side.queue.expire(job_id, now=self.moment)
+        at_time(self.side.queue, self.moment).expire(job_id)
         self.model.expire([job] if job else [], now=self.now)
 
     @precondition(lambda self: self.ids)
@@ -274,7 +277,7 @@ class QueueMachine(RuleBasedStateMachine):
     def give_back(self, pick: int) -> None:
         job_id, job = self.job_of(pick)
         building = job is not None and job.state is JobState.BUILDING
-        assert self.side.operations.give_back(job_id, now=self.moment) == building
+        assert at_time(self.side.operations, self.moment).give_back(job_id) == building
         if job is not None and building:
             job.put_back()
             job.not_before = self.now
@@ -286,7 +289,7 @@ class QueueMachine(RuleBasedStateMachine):
         now = self.moment
 
         def claim_one(side: Side) -> tuple[Job, Lease] | None:
-            return side.queue.claim(worker, lease_for=span(lease_for), now=now)
+            return at_time(side.queue, now).claim(worker, lease_for=span(lease_for))
 
         claimed = self.at_once([partial(claim_one, side) for side in self.sides[:times]])
         got = {one[0].id: one for one in claimed if one is not None}
@@ -325,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
     def renew(self, pick: int, lease_for: int) -> None:
         lease, job = self.lease_of(pick)
         side, now = self.side, self.moment_of(job)
-        assert taken(lambda: side.queue.renew(lease, lease_for=span(lease_for), now=now)) == bool(job)
+        assert taken(lambda: at_time(side.queue, now).renew(lease, lease_for=span(lease_for))) == bool(job)
         if job:
             job.lease_until = self.now + lease_for
 
@@ -343,7 +346,9 @@ class QueueMachine(RuleBasedStateMachine):
         lease, job = self.lease_of(pick)
         until = self.now + pause
         queue, now = self.side.queue, self.moment_of(job)
-        assert taken(lambda: queue.release(lease, not_before=at(until), now=now, retry=retry)) == bool(job)
+        assert taken(lambda: at_time(queue, now).release(lease, delay=at(until) - now, retry=retry)) == bool(
+            job
+        )
         if job:
             if retry:
                 self.model.broke_off(job, retry)
@@ -376,7 +381,7 @@ class QueueMachine(RuleBasedStateMachine):
         now = self.moment_of(job)
 
         def finish(side: Side) -> bool:
-            return taken(lambda: side.queue.finish(lease, outcome, keeping, now=now))
+            return taken(lambda: at_time(side.queue, now).finish(lease, outcome, keeping))
 
         both = self.at_once([partial(finish, side) for side in self.sides])
         assert both.count(True) == bool(job)
@@ -403,7 +408,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from([None, None, None, "one", "two"]), ttl=spans)
     def look(self, worker: str | None, ttl: int = 60) -> None:
-        found = self.side.queue.recover(worker=worker, failure_ttl=span(ttl), now=at(self.now))
+        found = at_time(self.side.queue, at(self.now)).recover(worker=worker, failure_ttl=span(ttl))
         returned, gave_up = self.model.recover(worker, ttl=ttl, now=self.now)
         assert found.returned == returned
         assert sorted(job.id for job in found.gave_up) == sorted(gave_up)
@@ -422,7 +427,7 @@ class QueueMachine(RuleBasedStateMachine):
     def pause_or_resume(self, paused: bool) -> None:
         operations = self.side.operations
         if paused:
-            operations.pause("operator", now=at(self.now))
+            at_time(operations, at(self.now)).pause("operator")
         else:
             operations.resume()
         self.model.paused = paused
@@ -430,13 +435,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(which=requests)
     def purge(self, which: int) -> None:
         request_hash = REQUESTS[which].request_hash
-        ended = self.side.operations.purge(request_hash, now=self.moment)
+        ended = at_time(self.side.operations, self.moment).purge(request_hash)
         assert ended == self.model.purge(request_hash, now=self.now)
 
     @rule(which=requests)
     def requeue(self, which: int) -> None:
         request_hash = REQUESTS[which].request_hash
-        anew = self.side.operations.requeue(request_hash, now=self.moment)
+        anew = at_time(self.side.operations, self.moment).requeue(request_hash)
         wanted = self.model.requeue(request_hash, now=self.now)
         assert (None if anew is None else (anew.caller, anew.priority)) == wanted
         if anew is not None:
@@ -455,11 +460,9 @@ class QueueMachine(RuleBasedStateMachine):
             if fails:
                 raise StillRead
 
-        forgets = self.side.retention.forget
+        forgets = at_time(self.side.retention, at(self.now)).forget
         try:
-            assert (
-                forgets(request_hash, remove=removes(remove), now=at(self.now), unexpired=unexpired) == alone
-            )
+            assert forgets(request_hash, remove=removes(remove), unexpired=unexpired) == alone
         except StillRead:
             going = []
         assert removed == [request_hash] * alone
@@ -488,7 +491,7 @@ class QueueMachine(RuleBasedStateMachine):
     def answers_are_the_same(self) -> None:
         queue = self.side.queue
         for request in REQUESTS:
-            found = queue.find(request.request_hash, now=at(self.now))
+            found = at_time(queue, at(self.now)).find(request.request_hash)
             wanted = self.model.find(request.request_hash, now=self.now)
             assert (found and said(found)) == (wanted and expected(wanted))
             if found is not None:
@@ -512,14 +515,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert [name for name in every if name not in known] == list(retention.unknown(every))
         assert self.model.files <= known
         ended = {job.request_hash for job in self.model.jobs if not job.live and job.expires_at <= self.now}
-        assert sorted(retention.expired(now=at(self.now))) == sorted(ended)
+        assert sorted(at_time(retention, at(self.now)).expired()) == sorted(ended)
 
     @invariant()
     def what_images_take_and_when_they_were_used_is_the_same(self) -> None:
         retention, completed = self.side.retention, self.model.completed()
         assert retention.stored_bytes() == sum(job.stored_bytes for job in completed)
         used = {job.request_hash: job.last_accessed_at for job in completed}
-        least = retention.least_used(used_before=at(self.now))
+        least = at_time(retention, at(self.now)).least_used(unused_for=timedelta(0))
         unused = [
             (job.request_hash, job.stored_bytes) for job in completed if used[job.request_hash] < self.now
         ]
@@ -540,10 +543,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.side.operations.resume()
         late = at(self.now + 1_000_000)
         for job in self.model.order():
-            claimed = self.side.queue.claim("one/1", lease_for=span(1), now=late)
+            claimed = at_time(self.side.queue, late).claim("one/1", lease_for=span(1))
             assert claimed is not None
             assert claimed[0].id == job.id
-        assert self.side.queue.claim("one/1", lease_for=span(1), now=late) is None
+        assert at_time(self.side.queue, late).claim("one/1", lease_for=span(1)) is None
         with self.side.database.reading() as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 

@@ -78,8 +78,8 @@ def assemble(
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     pipeline = make_pipeline(settings, runtime, adapters, catalog)
     workers = _workers(settings, adapters, pipeline, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, adapters, runtime, now=now, wake=workers.wake, rest=_REST)
-    interest = AccessTracker(adapters.queue, now=now)
+    housekeeping = make_housekeeping(settings, adapters, runtime, wake=workers.wake, rest=_REST)
+    interest = AccessTracker(adapters.queue)
     builds = make_builds(settings, adapters, Answering(catalog, health, interest), now=now, wake=workers.wake)
     background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(
@@ -98,7 +98,7 @@ def assemble(
         catalog=catalog,
         charts=Charts(adapters.statistics, now=now),
         preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
-        operator=make_operator(settings, adapters, now=now, wake=workers.wake, wake_all=workers.wake_all),
+        operator=make_operator(settings, adapters, wake=workers.wake, wake_all=workers.wake_all),
         crowds=Crowds(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=MetricsCollector(
@@ -137,7 +137,6 @@ def make_housekeeping(
     adapters: Adapters,
     runtime: Runtime,
     *,
-    now: Callable[[], datetime],
     wake: Callable[[], None],
     rest: timedelta = timedelta(0),
 ) -> Housekeeping:
@@ -149,7 +148,6 @@ def make_housekeeping(
         runtime,
         statistics=adapters.statistics,
         settings=settings,
-        now=now,
         wake=wake,
         rest=rest,
     )
@@ -159,7 +157,6 @@ def make_operator(
     settings: Settings,
     adapters: Adapters,
     *,
-    now: Callable[[], datetime],
     wake: Callable[[], None],
     wake_all: Callable[[], None] | None = None,
 ) -> Operator:
@@ -170,8 +167,7 @@ def make_operator(
         retention=adapters.retention,
         store=adapters.store,
         statistics=adapters.statistics,
-        cancellation=make_cancellation(settings, adapters, now),
-        now=now,
+        cancellation=make_cancellation(settings, adapters),
         wake=wake,
         wake_all=wake_all,
     )

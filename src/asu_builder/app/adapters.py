@@ -132,7 +132,7 @@ def open_adapters(
 
     Raises `SettingsProblem` or `Unavailable`.
     """
-    database = Database(settings.database_path)
+    database = Database(settings.database_path, clock=now)
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
     runtime, warnings = choose_runtime(settings, installation=installation)

@@ -40,23 +40,21 @@ def make_builds(
         statistics=adapters.statistics,
         interest=answering.interest,
         forecast=_forecast(settings, adapters, answering.health, now),
-        cancellation=make_cancellation(settings, adapters, now),
+        cancellation=make_cancellation(settings, adapters),
         settings=settings,
         limit=adapters.limit.admit,
-        now=now,
         wake=wake,
         waiting_for=lambda: "paused" if adapters.operations.paused() else answering.health.hindrance(),
     )
 
 
-def make_cancellation(settings: Settings, adapters: Adapters, now: Callable[[], datetime]) -> Cancellation:
+def make_cancellation(settings: Settings, adapters: Adapters) -> Cancellation:
     """The one way to end a build before its time."""
     return Cancellation(
         adapters.queue,
         adapters.operations,
         statistics=adapters.statistics,
         ttl=settings.failure_ttl,
-        now=now,
     )
 
 

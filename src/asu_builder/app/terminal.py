@@ -88,9 +88,9 @@ def assemble_terminal(settings: Settings, now: Callable[[], datetime]) -> Termin
     runtime = adapters.runtime
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
     health = Health(checks(adapters, runtime), has_room=lambda: adapters.store.room() > 0)
-    housekeeping = make_housekeeping(settings, adapters, runtime, now=now, wake=lambda: None)
+    housekeeping = make_housekeeping(settings, adapters, runtime, wake=lambda: None)
     housekeeping.recover(worker=adapters.name.name)
-    interest = AccessTracker(adapters.queue, now=now)
+    interest = AccessTracker(adapters.queue)
     answering = Answering(catalog, health, interest)
     return Terminal(
         settings=settings,

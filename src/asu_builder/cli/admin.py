@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from asu_builder.app import make_housekeeping
-from asu_builder.cli.local import installation, now, told
+from asu_builder.cli.local import installation, told
 from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
 from asu_builder.settings.checks import NAME as TOKEN_NAME
@@ -105,7 +105,7 @@ def gc_command(dry_run: bool, adopt_store: bool) -> None:
         if adopt_store:
             world.store.adopt()
         world.store.require_root()
-        housekeeping = make_housekeeping(settings, world, world.runtime, now=now, wake=lambda: None)
+        housekeeping = make_housekeeping(settings, world, world.runtime, wake=lambda: None)
         found = housekeeping.collect(dry_run=dry_run)
         orphans = housekeeping.reconcile(dry_run=dry_run)
     # A dry run finds them a second time.

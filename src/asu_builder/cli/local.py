@@ -92,7 +92,7 @@ def installation() -> Iterator[tuple[Settings, Adapters]]:
 def operator() -> Iterator[Operator]:
     """The operator's hand; workers of a running service see what it does within moments."""
     with installation() as (settings, world):
-        yield make_operator(settings, world, now=now, wake=lambda: None)
+        yield make_operator(settings, world, wake=lambda: None)
 
 
 _PAUSE_SECONDS = 0.2

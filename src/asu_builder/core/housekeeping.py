@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 
 from msgspec import Struct
@@ -49,7 +49,6 @@ class Housekeeping:
         *,
         statistics: Statistics,
         settings: Settings,
-        now: Callable[[], datetime],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         rest: timedelta = timedelta(0),
@@ -61,7 +60,6 @@ class Housekeeping:
         self._runtime = runtime
         self._statistics = statistics
         self._settings = settings
-        self._now = now
         self._wake = wake
         self._clock = clock
         self._rest = rest.total_seconds()
@@ -75,9 +73,7 @@ class Housekeeping:
         self.recover()
         settings = self._settings
         policy = IdlePolicy(settings.idle_sinks_after, settings.idle_expires_after)
-        self._count_failed(
-            self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl, now=self._now())
-        )
+        self._count_failed(self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl))
 
     def tidy(self) -> None:
         """Sweeps what nobody holds, forgets what is past its time, and makes room; twice a minute."""
@@ -105,7 +101,7 @@ class Housekeeping:
 
     def recover(self, *, worker: str | None = None) -> None:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held."""
-        found = self._queue.recover(worker=worker, failure_ttl=self._settings.failure_ttl, now=self._now())
+        found = self._queue.recover(worker=worker, failure_ttl=self._settings.failure_ttl)
         if found.returned:
             _log.warning("%d job(s) of a lost worker returned to the queue", found.returned)
         for _ in range(found.returned):
@@ -124,7 +120,7 @@ class Housekeeping:
         self.recover()  # sets right what a leap of the clock did to the time of the last use
         if not self._store_is_there():
             return Collection()
-        expired = list(self._ledger.expired(now=self._now() - GRACE))
+        expired = list(self._ledger.expired(grace=GRACE))
         if not dry_run:
             expired = [name for name in expired if self._forget(name)]
         evicted, freed = self._make_room(going=expired if dry_run else (), dry_run=dry_run)
@@ -139,11 +135,11 @@ class Housekeeping:
         """
         found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
         if not dry_run:
-            now, settings = self._now(), self._settings
-            while self._ledger.forget_statistics(before=now - settings.statistics_ttl, now=now):
+            settings = self._settings
+            while self._ledger.forget_statistics(older_than=settings.statistics_ttl):
                 pass
-            before, most = now - settings.audit_ttl, settings.audit_max_size
-            while self._ledger.forget_requests(before=before, most_bytes=most):
+            older_than, most = settings.audit_ttl, settings.audit_max_size
+            while self._ledger.forget_requests(older_than=older_than, most_bytes=most):
                 pass
         return found
 
@@ -179,7 +175,7 @@ class Housekeeping:
         freed = 0
         budget = self._settings.store_max_size
         stored = self._ledger.stored_bytes() if budget else 0
-        least_used = self._ledger.least_used(used_before=self._now() - _USED_LATELY)
+        least_used = self._ledger.least_used(unused_for=_USED_LATELY)
         gone = set(going)
         before = sum(size for name, size in least_used if name in gone)
         for name, size in least_used:
@@ -211,7 +207,7 @@ class Housekeeping:
     def _forget(self, name: str, *, unexpired: bool = False, remove: Remove | None = None) -> bool:
         remove = remove or (lambda confirm: self._store.remove(name, confirm=confirm))
         try:
-            return self._ledger.forget(name, remove=remove, now=self._now() - GRACE, unexpired=unexpired)
+            return self._ledger.forget(name, remove=remove, grace=GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):
             # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
             return False

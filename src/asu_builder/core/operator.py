@@ -104,7 +104,6 @@ class Operator:
         store: Store,
         statistics: Statistics,
         cancellation: Cancellation,
-        now: Callable[[], datetime],
         wake: Callable[[], None],
         wake_all: Callable[[], None] | None = None,
     ) -> None:
@@ -115,7 +114,6 @@ class Operator:
         self._store = store
         self._statistics = statistics
         self._cancellation = cancellation
-        self._now = now
         self._wake = wake
         self._wake_all = wake_all or wake
 
@@ -125,7 +123,7 @@ class Operator:
 
     def find(self, request_hash: str) -> Job | None:
         """The newest job of this hash that still answers, with its outcome."""
-        return self._queue.find(request_hash, now=self._now())
+        return self._queue.find(request_hash)
 
     def acts(self, limit: int) -> Sequence[AuditEntry]:
         """What operators did, newest first."""
@@ -142,15 +140,14 @@ class Operator:
 
         Raises `BuildNotFound`, or `Conflict` when it waits already.
         """
-        now = self._now()
-        job = self._queue.find(request_hash, now=now)
+        job = self._queue.find(request_hash)
         if job is not None and job.state is JobState.PENDING:
             raise Conflict("The job waits already.")
         if job is not None and job.state is JobState.BUILDING:
-            if not self._operations.give_back(job.id, now=now):
+            if not self._operations.give_back(job.id):
                 raise Conflict("The build has just ended.")
         else:
-            anew = self._operations.requeue(request_hash, now=now)
+            anew = self._operations.requeue(request_hash)
             if anew is None:
                 raise BuildNotFound(
                     "Nobody has asked for this, or only digests of its script and keys are left; "
@@ -166,14 +163,12 @@ class Operator:
         Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
         store is not there; then its images go when they can.
         """
-        now = self._now()
-        if not self._operations.purge(request_hash, now=now) and not self._store.holds(request_hash):
+        if not self._operations.purge(request_hash) and not self._store.holds(request_hash):
             raise BuildNotFound("There is no result and no failure under this hash.")
         try:
             self._ledger.forget(
                 request_hash,
                 remove=lambda confirm: self._store.remove(request_hash, confirm=confirm),
-                now=now,
                 unexpired=True,
             )
         except StillRead as error:
@@ -185,7 +180,7 @@ class Operator:
 
     def pause(self, *, who: str) -> None:
         """No worker of any process claims a job from now on; what is being built goes on."""
-        self._operations.pause(who, now=self._now())
+        self._operations.pause(who)
         self._note(who, "pause")
 
     def resume(self, *, who: str) -> None:
@@ -199,10 +194,10 @@ class Operator:
         return self._operations.paused()
 
     def _note(self, who: str, act: str, subject: str = "") -> None:
-        self._operations.record(AuditEntry(self._now(), who, act, subject))
+        self._operations.record(who, act, subject)
 
     def _live(self, request_hash: str) -> Job:
-        job = self._queue.find(request_hash, now=self._now())
+        job = self._queue.find(request_hash)
         if job is None:
             raise BuildNotFound("There is no job under this hash.")
         if job.state in FINAL_STATES:

@@ -26,7 +26,6 @@ from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.ports import (
-    AuditEntry,
     Entry,
     JobQueue,
     Operations,
@@ -42,9 +41,8 @@ from asu_builder.settings import Settings
 class AccessTracker:
     """Hashes that somebody polled, downloaded or asked for again since the last `flush`."""
 
-    def __init__(self, queue: JobQueue, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
-        self._now = now
         self._asked: set[str] = set()
         self.note = self._asked.add
         """Notes one; costs nothing, from any thread."""
@@ -56,7 +54,7 @@ class AccessTracker:
         if not asked:
             return
         try:
-            self._queue.touch(asked, now=self._now())
+            self._queue.touch(asked)
         except BaseException:
             self._asked |= asked
             raise
@@ -122,13 +120,11 @@ class Cancellation:
         *,
         statistics: Statistics,
         ttl: timedelta,
-        now: Callable[[], datetime],
     ) -> None:
         self._queue = queue
         self._operations = operations
         self._statistics = statistics
         self._kept_for = ttl
-        self._now = now
 
     def by_caller(self, job: Job) -> bool:
         """False when it has ended, or when others have asked for the same since."""
@@ -138,11 +134,11 @@ class Cancellation:
         """False when it has ended."""
         ended = self._end(job, unless_joined=False)
         if ended:
-            self._operations.record(AuditEntry(self._now(), who, "cancel", job.request_hash))
+            self._operations.record(who, "cancel", job.request_hash)
         return ended
 
     def _end(self, job: Job, *, unless_joined: bool) -> bool:
-        ended = self._queue.cancel(job.id, ttl=self._kept_for, now=self._now(), unless_joined=unless_joined)
+        ended = self._queue.cancel(job.id, ttl=self._kept_for, unless_joined=unless_joined)
         if ended:
             self._statistics.record("cancelled", job.request, client=job.client)
         return ended
@@ -192,7 +188,6 @@ class Builds:
         cancellation: Cancellation,
         settings: Settings,
         limit: Callable[[str], TooManyRequests | None],
-        now: Callable[[], datetime],
         wake: Callable[[], None],
         waiting_for: Callable[[], str] = lambda: "",
     ) -> None:
@@ -207,7 +202,6 @@ class Builds:
         self._cancellation = cancellation
         self._settings = settings
         self._limit = limit
-        self._now = now
         self._wake = wake
 
     def submit(self, ask: Ask) -> BuildView:
@@ -278,7 +272,7 @@ class Builds:
     def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
         if not self._is_gone(entry.job):
             return entry
-        self._queue.expire(entry.job.id, now=self._now())
+        self._queue.expire(entry.job.id)
         (anew,) = self._submit([prepared])
         if isinstance(anew, AsuError):
             raise anew
@@ -295,7 +289,7 @@ class Builds:
                 return no_room
             return self._limit(submission.caller) if id(submission) in limited else None
 
-        return self._queue.submit_all([ready.submission for ready in prepared], now=self._now(), admit=admit)
+        return self._queue.submit_all([ready.submission for ready in prepared], admit=admit)
 
     def _no_room(self) -> Unavailable | None:
         if missing := self._store.missing():
@@ -331,7 +325,7 @@ class Builds:
         Raises `BuildNotFound`, or `Unavailable` for a result whose files are not there now, with the
         whole store.
         """
-        job = self._queue.find(name, now=self._now())
+        job = self._queue.find(name)
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
         self.touch(name)
@@ -343,7 +337,7 @@ class Builds:
         Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others
         have asked for it since.
         """
-        job = self._queue.find(name, now=self._now())
+        job = self._queue.find(name)
         if job is None:
             raise BuildNotFound("could not find provided request hash")
         operates = caller.may(Right.OPERATE)
@@ -360,7 +354,7 @@ class Builds:
             else self._cancellation.by_caller(job)
         )
         if not cancelled:
-            job = self._queue.find(name, now=self._now()) or job
+            job = self._queue.find(name) or job
             if job.state in FINAL_STATES:
                 raise Conflict(f"The build has ended before: it is {job.state}.")
             raise Conflict("Others have asked for the same build and wait for it, so it goes on.")

@@ -128,13 +128,10 @@ class Outcomes:
         queue: JobQueue,
         statistics: Statistics,
         settings: Settings,
-        *,
-        now: Callable[[], datetime],
     ) -> None:
         self._queue = queue
         self._statistics = statistics
         self._settings = settings
-        self._now = now
         self._suspects = PoisonJobDetector()
 
     def record(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
@@ -143,8 +140,7 @@ class Outcomes:
             if job.retries < len(RETRY_DELAYS):
                 delay = RETRY_DELAYS[job.retries]
                 _log.warning("%s; tried again in %s", outcome.detail, delay)
-                now = self._now()
-                self._queue.release(lease, not_before=now + delay, now=now, retry=outcome.detail)
+                self._queue.release(lease, delay=delay, retry=outcome.detail)
                 return
             outcome = replace(outcome, attempts=job.history)
         self._finish(job, lease, outcome, timer)
@@ -172,14 +168,13 @@ class Outcomes:
             return
         _log.info("%s The job returns to the queue", error)
         pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if suspicion.times > 1 else timedelta(0))
-        now = self._now()
-        self._queue.release(lease, not_before=now + pause, now=now)
+        self._queue.release(lease, delay=pause)
 
     def _finish(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         completed = isinstance(outcome, BuildResult)
         timer.end()
         retention = retention_of(self._settings, job.request, outcome)
-        self._queue.finish(lease, outcome, retention, now=self._now())
+        self._queue.finish(lease, outcome, retention)
         self._suspects.ended(job.id, well=completed)
         seconds = timer.record(completed=completed)
         if isinstance(outcome, BuildResult):
@@ -229,9 +224,8 @@ class Workers:
         self._settings = settings
         self._name = name
         self._only = only
-        self._now = now
         self._timers = StageTimers(statistics, durations, now=now, clock=clock)
-        self._outcomes = Outcomes(queue, statistics, settings, now=now)
+        self._outcomes = Outcomes(queue, statistics, settings)
         self._woken = threading.Condition()
         self._wakes = 0
         self._claims = 0
@@ -302,7 +296,7 @@ class Workers:
                 thread.join(max(0.0, until - time.monotonic()))
         for lease in list(self._running):
             with contextlib.suppress(LeaseLost):
-                self._queue.release(lease, not_before=self._now(), now=self._now())
+                self._queue.release(lease)
         for periodic in self._background:
             periodic.stop()
 
@@ -310,7 +304,7 @@ class Workers:
         """Prolongs every running job's lease; a job whose lease is lost is stopped."""
         for lease, stop in list(self._running.items()):
             try:
-                self._queue.renew(lease, lease_for=LEASE, now=self._now())
+                self._queue.renew(lease, lease_for=LEASE)
             except LeaseLost as error:
                 _log.warning("%s; its build is stopped", error)
                 stop.set()
@@ -376,7 +370,7 @@ class Workers:
         claimed = None
         stop = threading.Event()
         try:
-            claimed = self._queue.claim(name, lease_for=LEASE, now=self._now(), only=self._only)
+            claimed = self._queue.claim(name, lease_for=LEASE, only=self._only)
         finally:
             with self._woken:
                 self._claims -= 1
@@ -394,7 +388,7 @@ class Workers:
             outcome = self._outcome(job, lease, stop, timer)
         except BuildInterrupted:
             _log.info("build interrupted; the job returns to the queue")
-            self._queue.release(lease, not_before=self._now(), now=self._now())
+            self._queue.release(lease)
         except PartUnavailable as error:
             self._health.part_failed(error.part, str(error))
             self._outcomes.part_failed(job, lease, error, timer)

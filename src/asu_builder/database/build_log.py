@@ -21,7 +21,6 @@ class SqlBuildLog:
         self._max_bytes = max_bytes
 
     def append(self, lease: Lease, lines: Sequence[PrintedLine]) -> bool:
-        """See `ports.BuildLog.append`."""
         with self._database.writing() as connection:
             holder = (lease.job_id, lease.worker, lease.token)
             if connection.execute(_HELD, holder).fetchone() is None:
@@ -54,7 +53,6 @@ class SqlBuildLog:
         return rows, True
 
     def read(self, job_id: int, *, after: int = 0, limit: int = MAX_LINES + 1) -> Sequence[LogLine]:
-        """See `ports.BuildLog.read`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT seq, at, stage, text FROM build_log WHERE job_id = ? AND seq > ?"
@@ -64,7 +62,6 @@ class SqlBuildLog:
         return [LogLine(seq, moment(at), Stage(stage), text) for seq, at, stage, text in rows]
 
     def last(self, job_id: int) -> int:
-        """See `ports.BuildLog.last`."""
         with self._database.reading() as connection:
             (last,) = connection.execute(
                 "SELECT coalesce(max(seq), 0) FROM build_log WHERE job_id = ?", (job_id,)

@@ -12,9 +12,12 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+from asu_builder.database.clock import notice_set_back
+from asu_builder.database.rows import to_micros
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
 from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
@@ -40,9 +43,19 @@ _CUT_OFF = CheckResult("warning", "The database was not looked through to its en
 class Database:
     """The embedded database; safe to use from any thread. `close()` ends all connections."""
 
-    def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
-        """Opens or makes it. Raises `Unavailable` with path and remedy; see `schema.migrate`."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        migrations: Path = MIGRATIONS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Opens or makes it. Raises `Unavailable` with path and remedy; see `schema.migrate`.
+
+        `clock` is the host's, because SQLite has none.
+        """
         self._path = path
+        self._clock = clock
         # Whoever reads takes the one that came back last: two or three serve all threads, and each
         # connection has a cache of pages of its own.
         self._idle_readers: list[sqlite3.Connection] = []
@@ -119,6 +132,18 @@ class Database:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+    def now(self) -> int:
+        """The database's time in microseconds since 1970; no other clock decides about jobs."""
+        return to_micros(self._clock())
+
+    @contextlib.contextmanager
+    def timed(self, *, durable: bool = False) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """A transaction of `writing` for what writes times, and the database's time in it."""
+        with self.writing(durable=durable) as connection:
+            at = self.now()
+            notice_set_back(connection, at)
+            yield connection, at
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -2,18 +2,17 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from asu_builder.database.connection import Database
-from asu_builder.database.expiry import RESET_TO_PENDING, notice_clock_set_back
 from asu_builder.database.order import insert_job
+from asu_builder.database.queue import RESET_TO_PENDING
 from asu_builder.database.rows import (
     FINAL,
     SELECT_WITHOUT_OUTCOME,
     read_job,
     to_job,
-    to_micros,
     to_moment,
     to_request,
 )
@@ -86,14 +85,12 @@ class SqlOperations:
         self._note_revocation = on_revoked
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
-        """See `ports.Operations.jobs`."""
         statement, values = list_statement(wanted)
         with self._database.reading() as connection:
             rows = connection.execute(statement, values).fetchall()
         return [to_job(row) for row in rows]
 
     def live(self) -> Sequence[LiveJobs]:
-        """See `ports.Operations.live`."""
         with self._database.reading() as connection:
             rows = connection.execute(LIVE).fetchall()
         groups = [(row[:5], to_moment(row[5])) for row in rows]
@@ -104,78 +101,50 @@ class SqlOperations:
         ]
 
     def waits(self, limit: int) -> Sequence[timedelta]:
-        """See `ports.Operations.waits`."""
         with self._database.reading() as connection:
             rows = connection.execute(WAITS, (max(0, min(limit, _LARGEST_LIST)),)).fetchall()
         return [timedelta(microseconds=micros) for (micros,) in rows if micros is not None and micros >= 0]
 
-    def purge(self, request_hash: str, *, now: datetime) -> int:
-        """See `ports.Operations.purge`."""
+    def purge(self, request_hash: str) -> int:
         try:
-            with self._database.writing(durable=True) as connection:
-                notice_clock_set_back(connection, to_micros(now))
-                return _end_answers(connection, request_hash, to_micros(now))
+            with self._database.timed(durable=True) as (connection, at):
+                return _end_answers(connection, request_hash, at)
         finally:
             self._note_revocation()
 
-    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
-        """See `ports.Operations.requeue`."""
+    def requeue(self, request_hash: str) -> Job | None:
         try:
-            return self._requeue(request_hash, to_micros(now))
+            with self._database.timed(durable=True) as (connection, at):
+                return _requeue(connection, request_hash, at)
         finally:
             self._note_revocation()
 
-    def _requeue(self, request_hash: str, at: int) -> Job | None:
-        with self._database.writing(durable=True) as connection:
-            notice_clock_set_back(connection, at)
-            row = connection.execute(
-                "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
-                " coalesce(job.priority, 0), job.state"
-                " FROM build_requests AS request"
-                " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
-                " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
-                (request_hash,),
-            ).fetchone()
-            if row is None or row[4] in ("pending", "building"):
-                return None
-            text, client, caller, priority, _ = row
-            submission = Submission(to_request(text), request_hash, client, caller, Priority(priority))
-            _end_answers(connection, request_hash, at)
-            return read_job(connection, insert_job(connection, submission, at))
-
-    def give_back(self, job_id: int, *, now: datetime) -> bool:
-        """See `ports.Operations.give_back`."""
-        with self._database.writing(durable=True) as connection:
-            notice_clock_set_back(connection, to_micros(now))
+    def give_back(self, job_id: int) -> bool:
+        with self._database.timed(durable=True) as (connection, at):
             cursor = connection.execute(
-                f"{RESET_TO_PENDING}, not_before = ? WHERE id = ? AND state = 'building'",
-                (to_micros(now), job_id),
+                f"{RESET_TO_PENDING}, not_before = ? WHERE id = ? AND state = 'building'", (at, job_id)
             )
         return cursor.rowcount == 1
 
-    def pause(self, who: str, *, now: datetime) -> None:
-        """See `ports.Operations.pause`."""
+    def pause(self, who: str) -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO worker_pause (since, operator) SELECT ?, ?"
                 " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
-                (to_micros(now), who),
+                (self._database.now(), who),
             )
 
     def resume(self) -> None:
-        """See `ports.Operations.resume`."""
         with self._database.writing(durable=True) as connection:
             connection.execute("DELETE FROM worker_pause")
 
     def paused(self) -> Pause | None:
-        """See `ports.Operations.paused`."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT since, operator FROM worker_pause").fetchone()
         since = to_moment(row[0]) if row else None
         return Pause(since, row[1]) if since else None
 
     def load(self) -> QueueLoad:
-        """See `ports.Operations.load`."""
         with self._database.reading() as connection:
             rows = connection.execute(_WAITING).fetchall()
             (building,) = connection.execute(_BUILDING).fetchone()
@@ -186,22 +155,37 @@ class SqlOperations:
         }
         return QueueLoad(waiting, building)
 
-    def record(self, act: AuditEntry) -> None:
-        """See `ports.Operations.record`."""
+    def record(self, who: str, act: str, subject: str = "") -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO audit_log (at, operator, action, subject) VALUES (?, ?, ?, ?)",
-                (to_micros(act.at), act.who, act.act, act.subject),
+                (self._database.now(), who, act, subject),
             )
 
     def acts(self, limit: int) -> Sequence[AuditEntry]:
-        """See `ports.Operations.acts`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT at, operator, action, subject FROM audit_log ORDER BY id DESC LIMIT ?",
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
         return [AuditEntry(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
+
+
+def _requeue(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
+    row = connection.execute(
+        "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
+        " coalesce(job.priority, 0), job.state"
+        " FROM build_requests AS request"
+        " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
+        " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
+        (request_hash,),
+    ).fetchone()
+    if row is None or row[4] in ("pending", "building"):
+        return None
+    text, client, caller, priority, _ = row
+    submission = Submission(to_request(text), request_hash, client, caller, Priority(priority))
+    _end_answers(connection, request_hash, at)
+    return read_job(connection, insert_job(connection, submission, at))
 
 
 def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:

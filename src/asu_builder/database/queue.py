@@ -1,31 +1,35 @@
-"""The queue in SQL: what is asked, claimed and ended.
+"""The queue in SQL: what is submitted, claimed and ended.
 
-Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. What
-time does to jobs is in `expiry.py`, and their order in `order.py`; these, `retention.py` and
-`operations.py` are the only modules that write `build_jobs`.
+Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. The order of
+jobs is in `order.py`; these two, `retention.py` and `operator.py` are the only modules that write
+`build_jobs`.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
-from asu_builder.database import expiry
+from asu_builder.database.clock import discount_unseen_time
 from asu_builder.database.connection import Database
-from asu_builder.database.expiry import RESET_TO_PENDING, update_under_lease
 from asu_builder.database.order import count_ahead, count_pending, insert_job, is_last, join_job
 from asu_builder.database.rows import (
     FINAL,
     SELECT_JOB,
     encode,
+    encode_history,
+    moment,
     new_job,
     read_job,
     span_micros,
+    to_history,
     to_job,
-    to_micros,
 )
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost
 from asu_builder.domain.job import (
+    CONTAINER_STAGES,
+    Attempt,
+    BuildFailure,
+    BuildResult,
     Job,
     JobState,
     Lease,
@@ -36,6 +40,9 @@ from asu_builder.domain.job import (
 )
 from asu_builder.ports import Admit, Entry, IdlePolicy, Recovery, Submission, admit_all
 
+MAX_ATTEMPTS = 3
+RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
+_LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 _MEASURED = 50
 """How many of the latest builds say how long one takes."""
 _IMPLAUSIBLE = timedelta(hours=6)
@@ -64,71 +71,31 @@ class SqlJobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
-        """See `ports.JobQueue.submit`."""
-        (entry,) = self.submit_all([submission], now=now, admit=admit)
+    def submit(self, submission: Submission, *, admit: Admit = admit_all) -> Entry:
+        (entry,) = self.submit_all([submission], admit=admit)
         if isinstance(entry, AsuError):
             raise entry
         return entry
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
+        self, submissions: Sequence[Submission], *, admit: Admit = admit_all
     ) -> list[Entry | AsuError]:
-        """See `ports.JobQueue.submit_all`."""
-        with self._at(now, durable=True) as connection:
-            return [self._enter(connection, submission, admit, now) for submission in submissions]
+        with self._database.timed(durable=True) as (connection, at):
+            return [_enter(connection, submission, admit, at) for submission in submissions]
 
-    def _enter(
-        self, connection: sqlite3.Connection, submission: Submission, admit: Admit, now: datetime
-    ) -> Entry | AsuError:
-        job = self._find(connection, submission.request_hash, now)
-        if job is not None and not allows_resubmit(job, now=now):
-            return self._join(connection, job, submission)
-        pending = count_pending(connection)
-        if refusal := admit(submission, pending):
-            return refusal
-        at = to_micros(now)
-        if job is not None:
-            connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
-        connection.execute(
-            "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
-            " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
-            (submission.request_hash, encode(submission.request), at),
-        )
-        job_id = insert_job(connection, submission, at)
-        # Mostly behind everybody, and then nobody need be counted again.
-        ahead = pending if is_last(connection, job_id) else count_ahead(connection, job_id)
-        return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
-
-    def _join(self, connection: sqlite3.Connection, job: Job, submission: Submission) -> Entry:
-        job = join_job(connection, job, submission)
-        ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
-        return Entry(job, created=False, ahead=ahead)
-
-    def find(self, request_hash: str, *, now: datetime) -> Job | None:
-        """See `ports.JobQueue.find`."""
+    def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
-            return self._find(connection, request_hash, now)
-
-    def _find(self, connection: sqlite3.Connection, request_hash: str, now: datetime) -> Job | None:
-        row = connection.execute(
-            f"{SELECT_JOB} WHERE job.request_hash = :hash AND {_ANSWERS} ORDER BY job.id DESC LIMIT 1",
-            {"hash": request_hash, "now": to_micros(now)},
-        ).fetchone()
-        return None if row is None else to_job(row)
+            return _find(connection, request_hash, self._database.now())
 
     def position(self, job_id: int) -> int:
-        """See `ports.JobQueue.position`."""
         with self._database.reading() as connection:
             return count_ahead(connection, job_id)
 
     def pending(self) -> int:
-        """See `ports.JobQueue.pending`."""
         with self._database.reading() as connection:
             return count_pending(connection)
 
     def typical_duration(self) -> timedelta | None:
-        """See `ports.JobQueue.typical_duration`."""
         with self._database.reading() as connection:
             (mean,) = connection.execute(
                 "SELECT avg(duration) FROM ("
@@ -138,31 +105,56 @@ class SqlJobQueue:
             ).fetchone()
         return None if mean is None else timedelta(microseconds=mean)
 
-    def touch(self, request_hashes: Collection[str], *, now: datetime) -> None:
-        """See `ports.JobQueue.touch`."""
-        with self._at(now) as connection:
-            expiry.touch(connection, request_hashes, to_micros(now))
+    def touch(self, request_hashes: Collection[str]) -> None:
+        with self._database.timed() as (connection, at):
+            rows = [{"hash": request_hash, "at": at} for request_hash in request_hashes]
+            connection.executemany(
+                "UPDATE build_jobs SET last_accessed_at = :at, deprioritized = 0"
+                " WHERE request_hash = :hash AND state IN ('pending', 'building')",
+                rows,
+            )
+            # Each use starts a result's retention again, but never past its last day.
+            connection.executemany(
+                "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
+                " min(:at + ttl, coalesce(max_expires_at, :at + ttl)))"
+                " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
+                rows,
+            )
 
-    def expire_abandoned(
-        self, patience: IdlePolicy, *, failure_ttl: timedelta, now: datetime
-    ) -> Sequence[Job]:
-        """See `ports.JobQueue.expire_abandoned`."""
-        with self._at(now) as connection:
-            return expiry.expire_abandoned(connection, patience, ttl=failure_ttl, now=now)
+    def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:
+        minutes = policy.expires_after.total_seconds() / 60
+        span = f"{minutes:.0f} minutes" if minutes >= 2 else f"{minutes * 60:.0f} seconds"
+        failure = BuildFailure(
+            FailureReason.EXPIRED,
+            f"Error: Nobody has asked how this build is for {span} while it waited, so it was given up. "
+            "Ask for it again.",
+        )
+        with self._database.timed() as (connection, at):
+            connection.execute(
+                "UPDATE build_jobs SET deprioritized = 1"
+                " WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
+                (at - span_micros(policy.sinks_after),),
+            )
+            rows = connection.execute(
+                "UPDATE build_jobs SET state = 'failed', reason = ?, finished_at = ?, expires_at = ?"
+                " WHERE state = 'pending' AND last_accessed_at < ? RETURNING id",
+                (failure.reason, at, at + span_micros(failure_ttl), at - span_micros(policy.expires_after)),
+            ).fetchall()
+            for (job_id,) in rows:
+                _write_outcome(connection, job_id, failure)
+            return [read_job(connection, job_id) for (job_id,) in rows]
 
-    def cancel(self, job_id: int, *, ttl: timedelta, now: datetime, unless_joined: bool = False) -> bool:
-        """See `ports.JobQueue.cancel`."""
-        with self._at(now, durable=True) as connection:
+    def cancel(self, job_id: int, *, ttl: timedelta, unless_joined: bool = False) -> bool:
+        with self._database.timed(durable=True) as (connection, at):
             cursor = connection.execute(
                 "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
                 " finished_at = ?, expires_at = ? WHERE id = ? AND state IN ('pending', 'building')"
                 " AND NOT (joined AND ?)",
-                (to_micros(now), to_micros(now + ttl), job_id, unless_joined),
+                (at, at + span_micros(ttl), job_id, unless_joined),
             )
         return cursor.rowcount == 1
 
     def may_cancel(self, job_id: int, cancel_digest: str) -> bool:
-        """See `ports.JobQueue.may_cancel`."""
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT 1 FROM build_jobs WHERE id = ? AND cancel_digest = ? AND cancel_digest <> ''",
@@ -170,21 +162,21 @@ class SqlJobQueue:
             ).fetchone()
         return row is not None
 
-    def expire(self, job_id: int, *, now: datetime) -> None:
-        """See `ports.JobQueue.expire`."""
-        with self._at(now) as connection:
+    def expire(self, job_id: int) -> None:
+        with self._database.timed() as (connection, at):
             connection.execute(
                 f"UPDATE build_jobs SET expires_at = min(expires_at, ?) WHERE id = ? AND {FINAL}",
-                (to_micros(now), job_id),
+                (at, job_id),
             )
 
     def claim(
-        self, worker: str, *, lease_for: timedelta, now: datetime, only: int | None = None
+        self, worker: str, *, lease_for: timedelta, only: int | None = None
     ) -> tuple[Job, Lease] | None:
-        """See `ports.JobQueue.claim`."""
-        values = {"worker": worker, "now": to_micros(now), "until": to_micros(now + lease_for), "only": only}
-        with self._at(now) as connection:
-            row = connection.execute(_CLAIM_NEXT if only is None else _CLAIM_ONE, values).fetchone()
+        with self._database.timed() as (connection, at):
+            row = connection.execute(
+                _CLAIM_NEXT if only is None else _CLAIM_ONE,
+                {"worker": worker, "now": at, "until": at + span_micros(lease_for), "only": only},
+            ).fetchone()
             if row is None:
                 return None
             job_id, token, priority, start = row
@@ -197,52 +189,153 @@ class SqlJobQueue:
                 )
             return read_job(connection, job_id), Lease(job_id, worker, token)
 
-    def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
-        """See `ports.JobQueue.renew`."""
-        with self._at(now) as connection:
-            values = {"until": to_micros(now + lease_for)}
-            update_under_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
+    def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
+        with self._database.timed() as (connection, at):
+            values = {"until": at + span_micros(lease_for)}
+            _update_under_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
 
     def advance(self, lease: Lease, stage: Stage) -> None:
-        """See `ports.JobQueue.advance`."""
         with self._database.writing() as connection:
-            update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
+            _update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
-    def finish(self, lease: Lease, outcome: Outcome, retention: Retention, *, now: datetime) -> None:
-        """See `ports.JobQueue.finish`."""
-        with self._at(now, durable=True) as connection:
-            expiry.finish(connection, lease, outcome, retention, now=now)
+    def finish(self, lease: Lease, outcome: Outcome, retention: Retention) -> None:
+        with self._database.timed(durable=True) as (connection, at):
+            _finish(connection, lease, outcome, retention, at=at)
 
-    def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
-        """See `ports.JobQueue.release`."""
-        with self._at(now) as connection:
-            values: dict[str, object] = {"not_before": to_micros(not_before), "retry": int(bool(retry))}
-            history = ""
+    def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
+        with self._database.timed() as (connection, at):
+            row = connection.execute(
+                f"SELECT started_at, stage, history FROM build_jobs WHERE {_LEASED}", _named(lease)
+            ).fetchone()
+            if row is None:
+                raise _lost(lease)
+            started_at, stage, history = row
             if retry:
-                history = ", history = :history"
-                values["history"] = expiry.with_attempt(connection, lease, retry, now)
-            update_under_lease(
+                history = _with_attempt(history, started_at, stage, retry, at)
+            _update_under_lease(
                 connection,
-                f"{RESET_TO_PENDING}, not_before = :not_before, retries = retries + :retry{history}",
+                f"{RESET_TO_PENDING}, not_before = :not_before, retries = retries + :retry,"
+                " history = :history",
                 lease,
-                values,
+                {"not_before": at + span_micros(delay), "retry": int(bool(retry)), "history": history},
             )
 
     def live_leases(self) -> set[tuple[int, int]]:
-        """See `ports.JobQueue.live_leases`."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT id, lease_token FROM build_jobs WHERE state = 'building'")
             return {(row[0], row[1]) for row in rows}
 
-    def recover(self, *, worker: str | None = None, failure_ttl: timedelta, now: datetime) -> Recovery:
-        """See `ports.JobQueue.recover`."""
-        with self._database.writing(durable=True) as connection:
-            expiry.discount_unseen_time(connection, to_micros(now))
-            return expiry.recover(connection, worker, ttl=failure_ttl, now=now)
+    def recover(self, *, worker: str | None = None, failure_ttl: timedelta) -> Recovery:
+        gave_up: list[Job] = []
+        with self._database.timed(durable=True) as (connection, at):
+            discount_unseen_time(connection, at)
+            lapsed = connection.execute(
+                "SELECT id, worker, lease_token, stage, attempts, started_at, history FROM build_jobs"
+                " WHERE state = 'building'"
+                " AND (lease_until < :now OR substr(worker, 1, length(:prefix)) = :prefix)",
+                {"now": at, "prefix": None if worker is None else f"{worker}/"},
+            ).fetchall()
+            for job_id, holder, token, stage, attempts, started_at, history in lapsed:
+                lease = Lease(job_id, holder, token)
+                counted = attempts + (stage in CONTAINER_STAGES)
+                tried = _with_attempt(history, started_at, stage, "its worker was lost", at)
+                ends = counted >= MAX_ATTEMPTS
+                _update_under_lease(
+                    connection,
+                    f"{'UPDATE build_jobs SET' if ends else f'{RESET_TO_PENDING},'}"
+                    " attempts = :attempts, history = :history",
+                    lease,
+                    {"attempts": counted, "history": tried},
+                )
+                if ends:
+                    failure = BuildFailure(
+                        FailureReason.GAVE_UP,
+                        f"Error: Gave up: the build was cut off {counted} times without an end. This is the "
+                        "server's fault; try again later or tell its operator.",
+                        attempts=to_history(tried),
+                    )
+                    _finish(connection, lease, failure, Retention(failure_ttl, failure_ttl), at=at)
+                    gave_up.append(read_job(connection, job_id))
+        return Recovery(len(lapsed) - len(gave_up), gave_up)
 
-    @contextmanager
-    def _at(self, now: datetime, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes times, by a clock that may have been set back."""
-        with self._database.writing(durable=durable) as connection:
-            expiry.notice_clock_set_back(connection, to_micros(now))
-            yield connection
+
+def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
+    row = connection.execute(
+        f"{SELECT_JOB} WHERE job.request_hash = :hash AND {_ANSWERS} ORDER BY job.id DESC LIMIT 1",
+        {"hash": request_hash, "now": at},
+    ).fetchone()
+    return None if row is None else to_job(row)
+
+
+def _enter(connection: sqlite3.Connection, submission: Submission, admit: Admit, at: int) -> Entry | AsuError:
+    job = _find(connection, submission.request_hash, at)
+    if job is not None and not allows_resubmit(job, now=moment(at)):
+        job = join_job(connection, job, submission)
+        ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+        return Entry(job, created=False, ahead=ahead)
+    pending = count_pending(connection)
+    if refusal := admit(submission, pending):
+        return refusal
+    if job is not None:
+        connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
+    connection.execute(
+        "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
+        (submission.request_hash, encode(submission.request), at),
+    )
+    job_id = insert_job(connection, submission, at)
+    # A new job is mostly the last one; then the others need not be counted again.
+    ahead = pending if is_last(connection, job_id) else count_ahead(connection, job_id)
+    return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
+
+
+def _named(lease: Lease) -> dict[str, object]:
+    return {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token}
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker}")
+
+
+def _update_under_lease(
+    connection: sqlite3.Connection, statement: str, lease: Lease, values: Mapping[str, object]
+) -> None:
+    """Runs an UPDATE on the leased job. Raises `LeaseLost` when another holds it now."""
+    if connection.execute(f"{statement} WHERE {_LEASED}", {**_named(lease), **values}).rowcount != 1:
+        raise _lost(lease)
+
+
+def _with_attempt(history: str, started_at: int, stage: str, ending: str, at: int) -> str:
+    """The history of a row with the attempt that just broke off."""
+    attempt = Attempt(moment(started_at), moment(at), Stage(stage), ending)
+    return encode_history((*to_history(history), attempt))
+
+
+def _finish(
+    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, retention: Retention, *, at: int
+) -> None:
+    completed = isinstance(outcome, BuildResult)
+    _update_under_lease(
+        connection,
+        "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
+        " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
+        " expires_at = :now + min(:ttl, coalesce(:max_age, :ttl)),"
+        " ttl = :ttl, max_expires_at = :now + :max_age, stored_bytes = :stored_bytes",
+        lease,
+        {
+            "state": "completed" if completed else "failed",
+            "reason": "" if isinstance(outcome, BuildResult) else outcome.reason,
+            "now": at,
+            "ttl": span_micros(retention.ttl),
+            "max_age": None if retention.max_age is None else span_micros(retention.max_age),
+            "stored_bytes": outcome.stored_bytes if isinstance(outcome, BuildResult) else 0,
+        },
+    )
+    _write_outcome(connection, lease.job_id, outcome)
+
+
+def _write_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome) -> None:
+    connection.execute(
+        "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)",
+        (job_id, isinstance(outcome, BuildResult), encode(outcome)),
+    )

@@ -6,13 +6,13 @@ import mmap
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
 from asu_builder.database import statistics
 from asu_builder.database.connection import Database
-from asu_builder.database.rows import FINAL, to_micros
+from asu_builder.database.rows import FINAL, span_micros
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
@@ -93,19 +93,30 @@ class SqlRetention:
         self._database = database
         self._secret_in_log = False
 
-    def expired(self, *, now: datetime) -> Sequence[str]:
-        """See `ports.RetentionRepository.expired`."""
+    def expired(self, *, grace: timedelta = timedelta(0)) -> Sequence[str]:
         self._empty_log()
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT DISTINCT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
-                (to_micros(now), _AT_ONCE),
+                (self._database.now() - span_micros(grace), _AT_ONCE),
             ).fetchall()
         return [row[0] for row in rows]
 
-    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
-        """See `ports.RetentionRepository.forget`."""
-        going, others = self._carriers(request_hash, now, unexpired=unexpired)
+    def forget(
+        self,
+        request_hash: str,
+        *,
+        remove: Remove,
+        grace: timedelta = timedelta(0),
+        unexpired: bool = False,
+    ) -> bool:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT id, {FINAL} AND (expires_at <= ? OR ?) FROM build_jobs WHERE request_hash = ?",
+                (self._database.now() - span_micros(grace), unexpired, request_hash),
+            ).fetchall()
+        going = [job_id for job_id, goes in rows if goes]
+        others = len(going) < len(rows)
         if not others and not remove(lambda: not self._has_others(request_hash, going)):
             return False
         with self._database.writing() as connection:
@@ -121,15 +132,6 @@ class SqlRetention:
         self._empty_log()
         return not left
 
-    def _carriers(self, request_hash: str, now: datetime, *, unexpired: bool) -> tuple[list[int], bool]:
-        """Which jobs of the hash would go, and whether there are others."""
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                f"SELECT id, {FINAL} AND (expires_at <= ? OR ?) FROM build_jobs WHERE request_hash = ?",
-                (to_micros(now), unexpired, request_hash),
-            ).fetchall()
-        return [job_id for job_id, goes in rows if goes], not all(goes for _, goes in rows)
-
     def _has_others(self, request_hash: str, going: Sequence[int]) -> bool:
         with self._database.reading() as connection:
             rows = connection.execute("SELECT id FROM build_jobs WHERE request_hash = ?", (request_hash,))
@@ -142,7 +144,6 @@ class SqlRetention:
                 self._secret_in_log = not self._database.fold()
 
     def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
-        """See `ports.RetentionRepository.unknown`."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT value FROM json_each(?) WHERE NOT EXISTS"
@@ -152,7 +153,6 @@ class SqlRetention:
         return [row[0] for row in rows]
 
     def completed(self) -> Iterator[str]:
-        """See `ports.RetentionRepository.completed`."""
         last = 0
         while True:
             with self._database.reading() as connection:
@@ -176,28 +176,26 @@ class SqlRetention:
         return bool(found)
 
     def stored_bytes(self) -> int:
-        """See `ports.RetentionRepository.stored_bytes`."""
         with self._database.reading() as connection:
             (total,) = connection.execute(
                 f"SELECT coalesce(sum(stored_bytes), 0) FROM build_jobs AS job WHERE {_PUBLISHED}"
             ).fetchone()
         return int(total)
 
-    def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
-        """See `ports.RetentionRepository.least_used`."""
+    def least_used(self, *, unused_for: timedelta) -> Sequence[tuple[str, int]]:
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
                 " AND last_accessed_at < ? ORDER BY last_accessed_at LIMIT ?",
-                (to_micros(used_before), _AT_ONCE),
+                (self._database.now() - span_micros(unused_for), _AT_ONCE),
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]
 
-    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
-        """See `ports.RetentionRepository.forget_requests`."""
+    def forget_requests(self, *, older_than: timedelta, most_bytes: int) -> int:
+        before = self._database.now() - span_micros(older_than)
         with self._database.reading() as connection:
             names = connection.execute(
-                _OLD_REQUESTS, {"before": to_micros(before), "most": most_bytes, "at_once": _AT_ONCE}
+                _OLD_REQUESTS, {"before": before, "most": most_bytes, "at_once": _AT_ONCE}
             ).fetchall()
         with self._database.writing() as connection:
             gone = connection.executemany(
@@ -205,19 +203,20 @@ class SqlRetention:
                 " (SELECT 1 FROM build_jobs WHERE request_hash = build_requests.request_hash)",
                 names,
             ).rowcount
-            connection.execute("DELETE FROM audit_log WHERE at < ?", (to_micros(before),))
+            connection.execute("DELETE FROM audit_log WHERE at < ?", (before,))
         return gone
 
-    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
-        """See `ports.RetentionRepository.forget_statistics`."""
+    def forget_statistics(self, *, older_than: timedelta) -> int:
+        now = self._database.now()
+        before = now - span_micros(older_than)
         with self._database.writing() as connection:
             # The kinds are named so that the index is used.
             cursor = connection.execute(
                 "DELETE FROM build_stats WHERE id IN (SELECT id FROM build_stats"
                 f" WHERE kind IN ({_KINDS}) AND at < ? LIMIT ?)",
-                (to_micros(before), _EVENTS_AT_ONCE),
+                (before, _EVENTS_AT_ONCE),
             )
-            statistics.forget(connection, before=to_micros(before) // DAY, today=to_micros(now) // DAY)
+            statistics.forget(connection, before=before // DAY, today=now // DAY)
         return cursor.rowcount
 
 

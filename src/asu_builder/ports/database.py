@@ -64,7 +64,7 @@ class JobQueue(Protocol):
     own job would have come earlier.
     """
 
-    def submit(self, submission: Submission, *, now: datetime, admit: Admit = admit_all) -> Entry:
+    def submit(self, submission: Submission, *, admit: Admit = admit_all) -> Entry:
         """The job for this hash; durable when this returns.
 
         A live job is the answer, and an unexpired final one unless `allows_resubmit`; `admit` is
@@ -75,12 +75,15 @@ class JobQueue(Protocol):
         ...
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, now: datetime, admit: Admit = admit_all
+        self, submissions: Sequence[Submission], *, admit: Admit = admit_all
     ) -> Sequence[Entry | AsuError]:
         """The same for many in one transaction, each with its own answer, in order."""
         ...
 
-    def find(self, request_hash: str, *, now: datetime) -> Job | None:
+    def find(
+        self,
+        request_hash: str,
+    ) -> Job | None:
         """The newest unexpired job for this hash."""
         ...
 
@@ -96,7 +99,7 @@ class JobQueue(Protocol):
         """The mean time from claim to end of the latest builds; None when nothing was built yet."""
         ...
 
-    def touch(self, request_hashes: Collection[str], *, now: datetime) -> None:
+    def touch(self, request_hashes: Collection[str]) -> None:
         """Somebody has polled these, or used their results.
 
         A waiting job keeps or takes back its place; a result is kept for its time from now on,
@@ -104,13 +107,11 @@ class JobQueue(Protocol):
         """
         ...
 
-    def expire_abandoned(
-        self, patience: IdlePolicy, *, failure_ttl: timedelta, now: datetime
-    ) -> Sequence[Job]:
+    def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 
-    def cancel(self, job_id: int, *, ttl: timedelta, now: datetime, unless_joined: bool = False) -> bool:
+    def cancel(self, job_id: int, *, ttl: timedelta, unless_joined: bool = False) -> bool:
         """Ends a live job as cancelled; a running one's lease is void at once.
 
         False when it was final, or, if wished, when others have joined.
@@ -121,12 +122,12 @@ class JobQueue(Protocol):
         """Whether this is the digest of the secret that the job's first caller was given."""
         ...
 
-    def expire(self, job_id: int, *, now: datetime) -> None:
+    def expire(self, job_id: int) -> None:
         """Ends a final job's time now, so that it no longer answers for its hash."""
         ...
 
     def claim(
-        self, worker: str, *, lease_for: timedelta, now: datetime, only: int | None = None
+        self, worker: str, *, lease_for: timedelta, only: int | None = None
     ) -> tuple[Job, Lease] | None:
         """Takes the next job in one statement; None when nobody waits or the workers are paused.
 
@@ -135,7 +136,7 @@ class JobQueue(Protocol):
         """
         ...
 
-    def renew(self, lease: Lease, *, lease_for: timedelta, now: datetime) -> None:
+    def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
         """Prolongs the lease. Raises `LeaseLost`, as every method that takes one."""
         ...
 
@@ -143,12 +144,12 @@ class JobQueue(Protocol):
         """Says how far the building job is."""
         ...
 
-    def finish(self, lease: Lease, outcome: Outcome, keeping: Retention, *, now: datetime) -> None:
+    def finish(self, lease: Lease, outcome: Outcome, retention: Retention) -> None:
         """Completes or fails the job; durable when this returns."""
         ...
 
-    def release(self, lease: Lease, *, not_before: datetime, now: datetime, retry: str = "") -> None:
-        """Gives the job back to the queue, claimable from `not_before` on, at its old place.
+    def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
+        """Gives the job back to the queue, claimable after `delay`, at its old place.
 
         Giving back is never an attempt; `retry` says how the world had failed it, which counts.
         """
@@ -158,7 +159,7 @@ class JobQueue(Protocol):
         """Job id and lease token of every building job."""
         ...
 
-    def recover(self, *, worker: str | None = None, failure_ttl: timedelta, now: datetime) -> Recovery:
+    def recover(self, *, worker: str | None = None, failure_ttl: timedelta) -> Recovery:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held, to the queue.
 
         The name of a worker's thread is `worker/number`. Time that passed while no process looked,
@@ -249,11 +250,14 @@ class Operations(Protocol):
         """How long the builds that completed last had waited for their worker, the latest first."""
         ...
 
-    def purge(self, request_hash: str, *, now: datetime) -> int:
+    def purge(self, request_hash: str) -> int:
         """Ends the time of every final job of this hash; how many."""
         ...
 
-    def requeue(self, request_hash: str, *, now: datetime) -> Job | None:
+    def requeue(
+        self,
+        request_hash: str,
+    ) -> Job | None:
         """A new job for what was asked under this hash, in place of the final one.
 
         None when nobody has asked or a live job is there. What expired with a script or keys
@@ -261,11 +265,11 @@ class Operations(Protocol):
         """
         ...
 
-    def give_back(self, job_id: int, *, now: datetime) -> bool:
+    def give_back(self, job_id: int) -> bool:
         """Returns a building job to the queue, uncounted; its build is stopped. False when it is not."""
         ...
 
-    def pause(self, who: str, *, now: datetime) -> None:
+    def pause(self, who: str) -> None:
         """From now on no worker of any process claims a job."""
         ...
 
@@ -281,7 +285,7 @@ class Operations(Protocol):
         """The queue at a glance; costs the same however many jobs have ended."""
         ...
 
-    def record(self, act: AuditEntry) -> None:
+    def record(self, who: str, act: str, subject: str = "") -> None:
         """Writes an act down; durable when this returns."""
         ...
 
@@ -297,11 +301,18 @@ Remove = Callable[[Callable[[], bool]], bool]
 class RetentionRepository(Protocol):
     """Finished jobs and the images that belong to them: files and rows go together."""
 
-    def expired(self, *, now: datetime) -> Sequence[str]:
+    def expired(self, *, grace: timedelta = timedelta(0)) -> Sequence[str]:
         """Hashes with a final job that is past its time, some hundred at most."""
         ...
 
-    def forget(self, request_hash: str, *, remove: Remove, now: datetime, unexpired: bool = False) -> bool:
+    def forget(
+        self,
+        request_hash: str,
+        *,
+        remove: Remove,
+        grace: timedelta = timedelta(0),
+        unexpired: bool = False,
+    ) -> bool:
         """Deletes the expired (or, if wished, all) final jobs of this hash; whether none is left.
 
         `remove` takes the images away, and is told how to make sure, when nothing can be published
@@ -323,11 +334,11 @@ class RetentionRepository(Protocol):
         """What the images of all completed jobs take together."""
         ...
 
-    def least_used(self, *, used_before: datetime) -> Sequence[tuple[str, int]]:
+    def least_used(self, *, unused_for: timedelta) -> Sequence[tuple[str, int]]:
         """Completed hashes that nobody has used since, longest unused first, with their bytes."""
         ...
 
-    def forget_requests(self, *, before: datetime, most_bytes: int) -> int:
+    def forget_requests(self, *, older_than: timedelta, most_bytes: int) -> int:
         """Deletes what was asked for the first time before this, and what is too much beside the newest.
 
         Requests that a job still carries stay. Some hundred at most; how many. Old acts of operators
@@ -335,7 +346,7 @@ class RetentionRepository(Protocol):
         """
         ...
 
-    def forget_statistics(self, *, before: datetime, now: datetime) -> int:
+    def forget_statistics(self, *, older_than: timedelta) -> int:
         """Deletes statistics events older than this; how many, a few thousand at most.
 
         Counts of days that lie wholly before it go too, and of days before today those of packages

@@ -185,7 +185,6 @@ class LocalStore:
         return size
 
     def locate(self, request_hash: str, name: str) -> Path | None:
-        """See `ports.Store.locate`."""
         if not (REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
             return None
         path = self._root / request_hash / name
@@ -196,12 +195,10 @@ class LocalStore:
         return path if stat.S_ISREG(mode) and not path.parent.is_symlink() else None
 
     def holds(self, request_hash: str) -> bool:
-        """See `ports.Store.holds`."""
         with _disk_errors("The store cannot be read"):
             return REQUEST_HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
 
     def owns(self, request_hash: str) -> bool:
-        """See `ports.Store.owns`."""
         if not REQUEST_HASH.fullmatch(request_hash):
             return False
         with _disk_errors("The store cannot be read"):
@@ -250,16 +247,13 @@ class LocalStore:
                     yield entry.name
 
     def require_root(self) -> None:
-        """See `ports.Store.require_root`."""
         with _disk_errors("The store cannot be read"):
             self._marks.require_root()
 
     def missing(self) -> str:
-        """See `ports.Store.missing`."""
         return self._marks.missing
 
     def adopt(self) -> None:
-        """See `ports.Store.adopt`."""
         with _disk_errors("The store cannot be written"), locked(self._root):
             self._marks.put_on_root()
             sync(self._root)
@@ -270,7 +264,6 @@ class LocalStore:
             return self._free() - self._floor
 
     def sweep(self) -> int:
-        """See `ports.Store.sweep`."""
         with _disk_errors("The store cannot be swept"):
             with locked(self._root):
                 abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]

@@ -92,7 +92,8 @@ class House:
     """Builds on a real queue and store."""
 
     def __init__(self, root: Path, *, floor: int = 0, **settings: Any) -> None:
-        self.database = Database(root / "a.db")
+        self.clock = Clock()
+        self.database = Database(root / "a.db", clock=self.clock)
         self.queue = SqlJobQueue(self.database)
         self.root = root
         self.store = LocalStore(
@@ -104,14 +105,13 @@ class House:
         self.upstream = KnownUpstream()
         self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
-        self.clock = Clock()
         self.wakes = 0
         self.working = True
         self.seconds = 0.0
         self.refused: set[str] = set()
         self.limited: list[str] = []
         self.operations = SqlOperations(self.database)
-        self.interest = AccessTracker(self.queue, now=self.clock)
+        self.interest = AccessTracker(self.queue)
         self.builds = Builds(
             self.queue,
             Catalog(self.upstream, Branches(), self.changes),
@@ -131,11 +131,9 @@ class House:
                 self.operations,
                 statistics=self.statistics,
                 ttl=timedelta(hours=1),
-                now=self.clock,
             ),
             limit=self._limit,
             settings=replace(SETTINGS, **settings),
-            now=self.clock,
             wake=self._wake,
         )
 
@@ -152,13 +150,13 @@ class House:
 
     def complete_next(self) -> str:
         """Builds the next job without an ImageBuilder; its hash."""
-        claimed = self.queue.claim("w/1", lease_for=timedelta(minutes=1), now=self.clock())
+        claimed = self.queue.claim("w/1", lease_for=timedelta(minutes=1))
         assert claimed is not None
         job, lease = claimed
         with self.store.scratch() as scratch:
             (scratch / "images").mkdir()
             self.store.publish(job.request_hash, scratch / "images")
-        self.queue.finish(lease, a_result(), Retention(timedelta(days=1)), now=self.clock())
+        self.queue.finish(lease, a_result(), Retention(timedelta(days=1)))
         return job.request_hash
 
 
@@ -469,14 +467,14 @@ def test_what_has_ended_is_not_cancelled(house: House) -> None:
 def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(house: House) -> None:
     first = house.builds.submit(Ask(a_request(packages=("a",))))
     assert first.remaining is None
-    claimed = house.queue.claim("w/1", lease_for=timedelta(minutes=1), now=house.clock())
+    claimed = house.queue.claim("w/1", lease_for=timedelta(minutes=1))
     assert claimed is not None
     house.clock.forward(timedelta(seconds=20))
-    house.queue.finish(claimed[1], a_result(), Retention(timedelta(days=1)), now=house.clock())
+    house.queue.finish(claimed[1], a_result(), Retention(timedelta(days=1)))
     house.forecast_again()
     views = [house.builds.submit(Ask(a_request(packages=(name,)))) for name in ("b", "c")]
     assert [view.remaining for view in views] == [timedelta(seconds=30), timedelta(seconds=40)]
-    house.queue.claim("w/1", lease_for=timedelta(minutes=1), now=house.clock())
+    house.queue.claim("w/1", lease_for=timedelta(minutes=1))
     house.clock.forward(timedelta(seconds=5))
     assert house.builds.look(views[0].job.request_hash).remaining == timedelta(seconds=15)
     house.working = False
@@ -490,9 +488,9 @@ def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
         house.clock.forward(timedelta(minutes=4))
         house.builds.look(view.job.request_hash)
         house.interest.flush()
-        assert not house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1), now=house.clock())
+        assert not house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1))
     house.clock.forward(timedelta(minutes=31))
-    assert house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1), now=house.clock())
+    assert house.queue.expire_abandoned(patience, failure_ttl=timedelta(hours=1))
 
 
 def test_a_bug_met_by_one_request_is_answered_to_that_one_alone(
@@ -549,7 +547,7 @@ def test_nobody_waits_for_a_disk_within_a_transaction(house: House, monkeypatch:
         locked.append(writing.locked())
         return house.store.remove(name, confirm=confirm)
 
-    assert retention.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert retention.forget(name, remove=remove, unexpired=True)
     assert not house.store.holds(name)
     assert locked == [False, False]
 
@@ -560,9 +558,9 @@ def test_images_stay_whose_request_was_asked_for_again_meanwhile(house: House) -
     retention = SqlRetention(house.database)
 
     def remove(confirm: Callable[[], bool]) -> bool:
-        house.operations.purge(name, now=house.clock())
+        house.operations.purge(name)
         house.builds.submit(Ask(a_request()))
         return house.store.remove(name, confirm=confirm)
 
-    assert not retention.forget(name, remove=remove, now=house.clock(), unexpired=True)
+    assert not retention.forget(name, remove=remove, unexpired=True)
     assert house.store.holds(name)

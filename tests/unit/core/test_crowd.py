@@ -12,6 +12,7 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.domain.job import JobState, Priority
 from asu_builder.ports import LiveJobs
+from database_clock import CLOCK
 from factories import NOON
 
 MINUTE = timedelta(minutes=1)
@@ -32,12 +33,12 @@ class Counted(SqlOperations):
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Counted:
-    return Counted(Database(tmp_path / "a.db"))
+    return Counted(Database(tmp_path / "a.db", clock=CLOCK))
 
 
 @pytest.fixture
 def crowds(tmp_path: Path, counted: Counted) -> Crowds:
-    return Crowds(counted, SqlJobQueue(Database(tmp_path / "a.db")), now=lambda: NOON)
+    return Crowds(counted, SqlJobQueue(Database(tmp_path / "a.db", clock=CLOCK)), now=lambda: NOON)
 
 
 def jobs(
@@ -90,6 +91,6 @@ def test_one_long_wait_is_not_typical(counted: Counted, crowds: Crowds) -> None:
 
 
 def test_it_says_since_when_the_workers_are_paused(counted: Counted, crowds: Crowds) -> None:
-    counted.pause("olga", now=NOON)
+    counted.pause("olga")
     pause = crowds.look().pause
     assert pause is not None and pause.since == NOON

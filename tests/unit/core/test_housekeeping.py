@@ -60,14 +60,14 @@ class Home:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.database = Database(root / "a.db")
+        self.clock = Clock()
+        self.database = Database(root / "a.db", clock=self.clock)
         self.queue = SqlJobQueue(self.database)
         self.retention = SqlRetention(self.database)
         self.store = LocalStore(
             root / "store", installation="ours", floor=0, expects_results=self.retention.has_results
         )
         self.runtime = LabelsOnly()
-        self.clock = Clock()
         self.wakes = 0
         self.statistics = NotedStatistics()
         self.store_for_housekeeping = self.store
@@ -83,7 +83,6 @@ class Home:
             self.runtime,
             statistics=self.statistics,
             settings=settings,
-            now=self.clock,
             wake=self._wake,
             clock=lambda: self.clock().timestamp(),
             rest=rest,
@@ -109,22 +108,22 @@ class Home:
         self.wakes += 1
 
     def claim(self) -> tuple[str, dict[str, str]]:
-        claimed = self.queue.claim("host/1", lease_for=MINUTE, now=self.clock())
+        claimed = self.queue.claim("host/1", lease_for=MINUTE)
         assert claimed is not None
         job, lease = claimed
         return job.request_hash, {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
 
     def completed(self, name: str = "vim", *, ttl: timedelta = DAY, size: int = 100) -> str:
         submission = a_submission(packages=(name,))
-        self.queue.submit(submission, now=self.clock())
-        claimed = self.queue.claim("host/1", lease_for=MINUTE, now=self.clock())
+        self.queue.submit(submission)
+        claimed = self.queue.claim("host/1", lease_for=MINUTE)
         assert claimed is not None
         with self.store.scratch() as scratch:
             (scratch / "images").mkdir()
             (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
         outcome = a_result(stored_bytes=size)
-        self.queue.finish(claimed[1], outcome, Retention(ttl), now=self.clock())
+        self.queue.finish(claimed[1], outcome, Retention(ttl))
         return submission.request_hash
 
 
@@ -140,11 +139,9 @@ class BuiltAgain(LocalStore):
     def holds(self, request_hash: str) -> bool:
         if request_hash == self._when and self._package:
             package, self._package = self._package, ""
-            lost = self._home.queue.find(
-                a_submission(packages=(package,)).request_hash, now=self._home.clock()
-            )
+            lost = self._home.queue.find(a_submission(packages=(package,)).request_hash)
             assert lost is not None
-            self._home.queue.expire(lost.id, now=self._home.clock())
+            self._home.queue.expire(lost.id)
             self._home.completed(package)
         return super().holds(request_hash)
 
@@ -166,7 +163,7 @@ def test_rows_and_images_of_an_expired_build_go_together(home: Home) -> None:
     home.clock.forward(GRACE)
     home.housekeeping.tidy()
     assert not home.store.holds(name)
-    assert list(home.retention.expired(now=home.clock())) == []
+    assert list(home.retention.expired()) == []
 
 
 def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, tmp_path: Path) -> None:
@@ -178,16 +175,16 @@ def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, t
 
 def test_a_lapsed_job_returns_and_a_worker_is_woken(home: Home) -> None:
     submission = a_submission()
-    home.queue.submit(submission, now=home.clock())
+    home.queue.submit(submission)
     home.claim()
     home.pass_time(2 * MINUTE)
-    found = home.queue.find(submission.request_hash, now=home.clock())
+    found = home.queue.find(submission.request_hash)
     assert found is not None
     assert (found.state, home.wakes) == (JobState.PENDING, 1)
 
 
 def test_only_containers_of_live_leases_are_kept(home: Home) -> None:
-    home.queue.submit(a_submission(), now=home.clock())
+    home.queue.submit(a_submission())
     _, live = home.claim()
     former = {**live, "asu.attempt": "0"}
     home.runtime.containers = [live, former, {"asu.job": "x"}, {}]
@@ -196,7 +193,7 @@ def test_only_containers_of_live_leases_are_kept(home: Home) -> None:
 
 
 def test_a_container_of_a_job_claimed_while_they_are_listed_is_kept(home: Home) -> None:
-    home.queue.submit(a_submission(), now=home.clock())
+    home.queue.submit(a_submission())
     home.runtime.while_listing = lambda: home.runtime.containers.append(home.claim()[1])
     home.housekeeping.tidy()
     assert len(home.runtime.containers) == 1
@@ -227,7 +224,7 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
         names.append(home.completed(package, size=100))
         home.clock.forward(MINUTE)
     home.clock.forward(HOUR)
-    home.queue.touch([names[0]], now=home.clock())
+    home.queue.touch([names[0]])
     home.clock.forward(HOUR)
     found = home.with_budget(250).collect(dry_run=True)
     assert (list(found.evicted), found.bytes) == ([names[1], names[2]], 200)
@@ -235,7 +232,7 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
     with home.store.hold(names[2]):
         home.with_budget(250).collect()
     assert [home.store.holds(name) for name in names] == [True, False, True, False]
-    assert home.queue.find(names[1], now=home.clock()) is None
+    assert home.queue.find(names[1]) is None
 
 
 def test_a_dry_run_counts_on_the_room_that_expired_results_will_leave(home: Home) -> None:
@@ -257,7 +254,7 @@ def test_a_result_that_is_built_again_while_lost_ones_are_looked_for_is_kept(hom
     home.store_for_housekeeping = store
     assert list(home.with_budget(0).reconcile().expired) == [second]
     assert store.holds(first)
-    found = home.queue.find(first, now=home.clock())
+    found = home.queue.find(first)
     assert found is not None
     assert found.state is JobState.COMPLETED
 
@@ -278,8 +275,8 @@ def test_files_without_a_job_and_jobs_without_files_are_brought_together(home: H
     assert home.store.holds(orphan)
     home.housekeeping.reconcile_when_due()
     assert [home.store.holds(name) for name in (kept, orphan, lost)] == [True, False, False]
-    assert home.queue.find(lost, now=home.clock()) is None
-    assert home.queue.find(kept, now=home.clock()) is not None
+    assert home.queue.find(lost) is None
+    assert home.queue.find(kept) is not None
 
 
 def test_what_another_installation_has_published_is_no_orphan(home: Home, tmp_path: Path) -> None:
@@ -293,20 +290,20 @@ def test_what_another_installation_has_published_is_no_orphan(home: Home, tmp_pa
 
 def test_a_published_directory_whose_job_is_being_built_again_is_no_orphan(home: Home) -> None:
     name = home.completed()
-    job = home.queue.find(name, now=home.clock())
+    job = home.queue.find(name)
     assert job is not None
-    home.queue.expire(job.id, now=home.clock())
-    home.queue.submit(a_submission(packages=("vim",)), now=home.clock())
+    home.queue.expire(job.id)
+    home.queue.submit(a_submission(packages=("vim",)))
     home.claim()
     home.housekeeping.reconcile()
     assert home.store.holds(name)
 
 
 def test_jobs_that_expire_or_give_up_are_counted_as_failed(home: Home) -> None:
-    home.queue.submit(a_submission(packages=("idle",)), now=home.clock())
+    home.queue.submit(a_submission(packages=("idle",)))
     home.pass_time(HOUR + MINUTE)
     assert home.statistics.events == [("failed", "owut/2026.1", "expired")]
-    found = home.queue.find(a_submission(packages=("idle",)).request_hash, now=home.clock())
+    found = home.queue.find(a_submission(packages=("idle",)).request_hash)
     assert found is not None
     assert isinstance(found.outcome, BuildFailure)
 
@@ -341,7 +338,7 @@ def test_without_its_disk_nothing_is_lost_expired_evicted_or_an_orphan(home: Hom
     assert tight.reconcile() == tight.reconcile(dry_run=True) == Collection()
     tight.tidy()
     tight.reconcile_when_due()
-    assert home.queue.find(kept, now=home.clock()) is not None
+    assert home.queue.find(kept) is not None
 
     home.mount()
     assert all(home.store.holds(name) for name in (kept, orphan, old))
@@ -357,8 +354,8 @@ def test_the_hourly_look_comes_as_soon_as_the_disk_does(home: Home) -> None:
     home.housekeeping.reconcile_when_due()
     home.mount()
     home.housekeeping.reconcile_when_due()
-    assert home.queue.find(lost, now=home.clock()) is None
-    assert home.queue.find(kept, now=home.clock()) is not None
+    assert home.queue.find(lost) is None
+    assert home.queue.find(kept) is not None
 
 
 def test_a_disk_that_goes_while_lost_results_are_looked_for_costs_none(home: Home) -> None:
@@ -375,7 +372,7 @@ def test_a_disk_that_goes_while_lost_results_are_looked_for_costs_none(home: Hom
     )
     assert list(home.with_budget(0).reconcile().expired) == []
     home.mount()
-    assert all(home.queue.find(name, now=home.clock()) for name in names)
+    assert all(home.queue.find(name) for name in names)
 
 
 def test_results_of_a_store_that_was_adopted_are_forgotten(home: Home) -> None:
@@ -408,5 +405,5 @@ def test_a_look_at_many_results_rests_in_between_and_is_cut_off_by_a_stop(
     unhurried.stop()
     look.join(60)
     assert not look.is_alive()
-    assert [home.queue.find(name, now=home.clock()) is None for name in lost] == [True, False]
+    assert [home.queue.find(name) is None for name in lost] == [True, False]
     assert home.housekeeping.reconcile().expired == [lost[1]]

@@ -15,7 +15,8 @@ from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Retention
 from asu_builder.store.local import LocalStore
-from factories import Clock, a_result, a_submission
+from database_clock import CLOCK
+from factories import a_result, a_submission
 from noted_statistics import NotedStatistics
 
 DAY = timedelta(days=1)
@@ -23,13 +24,13 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(tmp_path / "a.db")
+    made = Database(tmp_path / "a.db", clock=CLOCK)
     yield made
     made.close()
 
 
 def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database, tmp_path: Path) -> None:
-    clock, queue, retention = Clock(), SqlJobQueue(database), SqlRetention(database)
+    queue, retention = SqlJobQueue(database), SqlRetention(database)
     statistics, operations = NotedStatistics(), SqlOperations(database)
     store = LocalStore(
         tmp_path / "store", installation="ours", floor=0, expects_results=retention.has_results
@@ -40,23 +41,22 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
         retention=retention,
         store=store,
         statistics=statistics,
-        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY, now=clock),
-        now=clock,
+        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
         wake=lambda: None,
     )
     submission = a_submission()
-    queue.submit(submission, now=clock())
-    claimed = queue.claim("host/1", lease_for=DAY, now=clock())
+    queue.submit(submission)
+    claimed = queue.claim("host/1", lease_for=DAY)
     assert claimed is not None
     with store.scratch() as scratch:
         store.publish(submission.request_hash, scratch)
-    queue.finish(claimed[1], a_result(), Retention(DAY), now=clock())
+    queue.finish(claimed[1], a_result(), Retention(DAY))
 
     (tmp_path / "store").rename(tmp_path / "disk")
     with pytest.raises(Unavailable, match="is its disk mounted"):
         operator.purge(submission.request_hash, who="alice")
-    assert queue.find(submission.request_hash, now=clock()) is None, "it answers no more"
-    assert list(retention.expired(now=clock())) == [submission.request_hash], "its turn comes"
+    assert queue.find(submission.request_hash) is None, "it answers no more"
+    assert list(retention.expired()) == [submission.request_hash], "its turn comes"
     assert [act.act for act in operator.acts(9)] == ["purge"]
 
     (tmp_path / "disk").rename(tmp_path / "store")
@@ -67,7 +67,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
 def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
     database: Database, tmp_path: Path
 ) -> None:
-    clock, queue, retention = Clock(), SqlJobQueue(database), SqlRetention(database)
+    queue, retention = SqlJobQueue(database), SqlRetention(database)
     statistics, operations = NotedStatistics(), SqlOperations(database)
     woken: list[str] = []
     operator = Operator(
@@ -76,8 +76,7 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         retention=retention,
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
-        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY, now=clock),
-        now=clock,
+        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
         wake=lambda: woken.append("one"),
         wake_all=lambda: woken.append("all" if operations.paused() is None else "too early"),
     )

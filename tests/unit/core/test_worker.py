@@ -62,12 +62,12 @@ class Shop:
     """Workers on a real queue with a scripted pipeline."""
 
     def __init__(self, root: Path) -> None:
-        self.database = Database(root / "a.db")
+        self.clock = Clock()
+        self.database = Database(root / "a.db", clock=self.clock)
         self.queue = SqlJobQueue(self.database)
         self.script = Script()
         self.log = SqlBuildLog(self.database)
         self.recorder = Recorder(self.log, now=lambda: self.clock())
-        self.clock = Clock()
         self.statistics = NotedStatistics()
         self.durations = Durations()
         self.engine = CheckResult("ok", "fine")
@@ -91,7 +91,7 @@ class Shop:
         )
 
     def submit(self, name: str = "vim") -> Job:
-        job = self.queue.submit(a_submission(packages=(name,)), now=self.clock()).job
+        job = self.queue.submit(a_submission(packages=(name,))).job
         self.workers.wake()
         return job
 
@@ -100,17 +100,17 @@ class Shop:
         returned = 0
         for _ in range(round(span.total_seconds() / 9)):
             self.clock.forward(timedelta(seconds=9))
-            found = self.queue.recover(failure_ttl=timedelta(hours=1), now=self.clock())
+            found = self.queue.recover(failure_ttl=timedelta(hours=1))
             returned += found.returned
         return returned
 
     def state(self, job: Job) -> JobState:
-        found = self.queue.find(job.request_hash, now=self.clock())
+        found = self.queue.find(job.request_hash)
         assert found is not None
         return found.state
 
     def failure(self, job: Job) -> BuildFailure:
-        found = self.queue.find(job.request_hash, now=self.clock())
+        found = self.queue.find(job.request_hash)
         assert found is not None
         assert isinstance(found.outcome, BuildFailure)
         return found.outcome
@@ -354,7 +354,7 @@ def test_stopping_gives_running_jobs_back_uncounted(shop: Shop) -> None:
     shop.workers.start()
     assert eventually(lambda: shop.state(job) is JobState.BUILDING)
     shop.workers.stop()
-    found = shop.queue.find(job.request_hash, now=shop.clock())
+    found = shop.queue.find(job.request_hash)
     assert found is not None
     assert (found.state, found.attempts, found.retries) == (JobState.PENDING, 0, 0)
 
@@ -428,7 +428,7 @@ def test_a_cancelled_build_is_stopped(shop: Shop) -> None:
     job = shop.submit()
     shop.workers.start()
     assert began.wait(60)
-    assert shop.queue.cancel(job.id, ttl=timedelta(hours=1), now=shop.clock())
+    assert shop.queue.cancel(job.id, ttl=timedelta(hours=1))
     assert stopped.wait(60)
     assert shop.state(job) is JobState.CANCELLED
 
@@ -595,10 +595,10 @@ def test_all_that_wait_are_taken_when_all_workers_are_woken(shop: Shop) -> None:
 
     shop.script.do = meet
     operations = SqlOperations(shop.database)
-    operations.pause("alice", now=shop.clock())
+    operations.pause("alice")
     shop.workers.start()
     assert eventually(lambda: len(shop.workers._woken._waiters) == 4)  # type: ignore[attr-defined]
-    jobs = [shop.queue.submit(a_submission(packages=(name,)), now=shop.clock()).job for name in "abcd"]
+    jobs = [shop.queue.submit(a_submission(packages=(name,))).job for name in "abcd"]
     operations.resume()
     shop.workers.wake_all()
     assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))

@@ -205,10 +205,10 @@ def test_a_backup_that_is_killed_leaves_the_earlier_one_and_the_next_sweeps_up(t
 
 def test_a_restored_backup_goes_on_where_it_was_made(tmp_path: Path) -> None:
     path = restore(NEWEST, tmp_path / "a.db")
-    database = Database(path)
+    database = Database(path, clock=lambda: NOON)
     queue = SqlJobQueue(database)
     names = sorted({str(row["request_hash"]) for row in rows(path)["build_jobs"]})
-    jobs = [queue.find(name, now=NOON) for name in names]
+    jobs = [queue.find(name) for name in names]
     positions = [queue.position(job_id) for job_id in PENDING]
     backup(path, tmp_path / "backup")
     installation = database.installation()
@@ -217,9 +217,9 @@ def test_a_restored_backup_goes_on_where_it_was_made(tmp_path: Path) -> None:
     database.close()
 
     (tmp_path / "backup").replace(path)
-    restored = Database(path)
+    restored = Database(path, clock=lambda: NOON)
     queue = SqlJobQueue(restored)
-    assert [queue.find(name, now=NOON) for name in names] == jobs
+    assert [queue.find(name) for name in names] == jobs
     assert any(job and job.outcome for job in jobs)
     assert [queue.position(job_id) for job_id in PENDING] == positions == [0, 1, 2, 3]
     assert queue.pending() == len(PENDING)

@@ -36,8 +36,8 @@ class Ledger:
     """Statistics over a database of their own, at a time of the test's choice."""
 
     def __init__(self, root: Path) -> None:
-        self.database = Database(root / "a.db")
         self.clock = Clock(MIDNIGHT)
+        self.database = Database(root / "a.db", clock=self.clock)
         self.seconds = 0.0
         self.statistics = SqlStatistics(self.database, now=self.clock, clock=lambda: self.seconds)
 
@@ -203,7 +203,7 @@ def test_old_days_go_and_days_gone_by_keep_the_names_most_wanted(ledger: Ledger)
         ledger.statistics.record_duration("init", timedelta(seconds=1))
     ledger.statistics.flush()
     retention = SqlRetention(ledger.database)
-    while retention.forget_statistics(before=MIDNIGHT + DAY, now=ledger.clock.at):
+    while retention.forget_statistics(older_than=ledger.clock.at - (MIDNIGHT + DAY)):
         pass
     first = int(MIDNIGHT.timestamp()) // 86_400
     for table in ("daily_events", "daily_durations", "daily_packages"):

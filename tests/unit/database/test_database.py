@@ -297,7 +297,7 @@ def test_another_process_that_holds_a_file_of_the_other_format_is_waited_for(tmp
 
 def test_the_database_itself_refuses_states_without_their_columns(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db")
-    SqlJobQueue(database).submit(a_submission(), now=NOON)
+    SqlJobQueue(database).submit(a_submission())
     for broken in (
         "state = 'building'",
         "state = 'completed'",
@@ -333,7 +333,7 @@ def test_nothing_is_locked_for_sixty_four_writers_and_a_second_process(tmp_path:
     )
     process = subprocess.Popen([sys.executable, "-c", other, str(tmp_path / "a.db")])
     with ThreadPoolExecutor(64) as pool:
-        jobs = list(pool.map(lambda n: queue.submit(a_submission(packages=(f"p{n}",)), now=NOON), range(300)))
+        jobs = list(pool.map(lambda n: queue.submit(a_submission(packages=(f"p{n}",))), range(300)))
     assert process.wait(timeout=60) == 0
     assert len({entry.job.id for entry in jobs}) == 300
     with database.reading() as connection:
@@ -439,7 +439,7 @@ def test_nothing_is_written_to_a_database_that_was_moved_away(tmp_path: Path) ->
     assert result.status == "error"
     assert "replaced while the service runs" in result.sentence
     with pytest.raises(Unavailable, match="replaced while the service runs"):
-        queue.submit(a_submission(), now=NOON)
+        queue.submit(a_submission())
     database.close()
 
 
@@ -448,22 +448,22 @@ def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: 
     queue, retention = SqlJobQueue(database), SqlRetention(database)
     request = msgspec.structs.replace(a_request(), defaults="echo hunter2hunter2")
     submission = msgspec.structs.replace(a_submission(), request=request)
-    entry = queue.submit(submission, now=NOON)
-    assert queue.cancel(entry.job.id, ttl=timedelta(0), now=NOON)
+    entry = queue.submit(submission)
+    assert queue.cancel(entry.job.id, ttl=timedelta(0))
     reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM build_jobs").fetchone()
-    assert retention.forget(submission.request_hash, remove=removes(), now=NOON)
+    assert retention.forget(submission.request_hash, remove=removes())
     reader.close()
-    assert retention.expired(now=NOON) == []
+    assert retention.expired() == []
     assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
     database.close()
 
 
 def test_times_come_back_to_the_microsecond(tmp_path: Path) -> None:
-    database = Database(tmp_path / "a.db")
     moment = NOON + timedelta(microseconds=123457)
-    job = SqlJobQueue(database).submit(a_submission(), now=moment).job
+    database = Database(tmp_path / "a.db", clock=lambda: moment)
+    job = SqlJobQueue(database).submit(a_submission()).job
     assert job.enqueued_at == moment
     database.close()
 

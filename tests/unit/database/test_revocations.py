@@ -11,7 +11,6 @@ from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.retention import Revocations
 from asu_builder.domain.errors import Unavailable
-from factories import NOON
 
 HASH = "0" * 64
 
@@ -40,11 +39,11 @@ def test_purge_and_requeue_say_so_and_looking_does_not(tmp_path: Path, database:
     revocations = Revocations(tmp_path / "a.db")
     operations = SqlOperations(database, on_revoked=revocations.note)
     seen = [revocations.current()]
-    operations.purge(HASH, now=NOON)
+    operations.purge(HASH)
     seen.append(revocations.current())
-    operations.requeue(HASH, now=NOON)
+    operations.requeue(HASH)
     seen.append(revocations.current())
-    operations.pause("me", now=NOON)
+    operations.pause("me")
     operations.load()
     assert len(set(seen)) == 3 and revocations.current() == seen[-1]
 

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from asu_builder.database.schema import MIGRATIONS, statements
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import BuildFailure, BuildResult, JobState, Lease
 from asu_builder.ports import IdlePolicy
+from database_clock import CLOCK, at_time
 from factories import NOON
 from schemas import EXPIRED, LAPSED, LEASED, PENDING, RELEASED, ask, restore, rows
 
@@ -111,7 +112,7 @@ def test_a_released_database_keeps_every_row_and_what_it_says(number: int, tmp_p
 def test_every_job_of_a_released_database_is_read_by_the_queue(number: int, tmp_path: Path) -> None:
     path = restore(number, tmp_path / "a.db")
     before = {row["id"]: row for row in rows(path)["build_jobs"]}
-    database = Database(path)
+    database = Database(path, clock=CLOCK)
     with database.reading() as connection:
         jobs = [to_job(row) for row in connection.execute(SELECT_JOB)]
     assert {job.id: job.state for job in jobs} == {id: row["state"] for id, row in before.items()}
@@ -121,7 +122,7 @@ def test_every_job_of_a_released_database_is_read_by_the_queue(number: int, tmp_
         assert isinstance(job.outcome, BuildFailure) == (job.state is JobState.FAILED)
     newest = {job.request_hash: job.id for job in jobs}
     queue = SqlJobQueue(database)
-    found = {name: queue.find(name, now=NOON) for name in newest}
+    found = {name: queue.find(name) for name in newest}
     assert {name: job and job.id for name, job in found.items()} == newest
     (expired,) = [job for job in jobs if job.id == EXPIRED]
     assert newest[expired.request_hash] != EXPIRED
@@ -130,18 +131,18 @@ def test_every_job_of_a_released_database_is_read_by_the_queue(number: int, tmp_
 
 @released
 def test_the_queue_of_a_released_database_goes_on_where_it_was(number: int, tmp_path: Path) -> None:
-    database = Database(restore(number, tmp_path / "a.db"))
+    database = Database(restore(number, tmp_path / "a.db"), clock=CLOCK)
     queue = SqlJobQueue(database)
     assert queue.pending() == len(PENDING)
     assert [queue.position(job_id) for job_id in PENDING] == [0, 1, 2, 3]
-    queue.renew(Lease(LEASED, "asu/1", 1), lease_for=timedelta(minutes=1), now=NOON)
+    queue.renew(Lease(LEASED, "asu/1", 1), lease_for=timedelta(minutes=1))
     SqlOperations(database).resume()
     turns = []
     # The first of them waits for its retry.
-    while claim := queue.claim("asu/4", lease_for=timedelta(minutes=1), now=NOON):
+    while claim := queue.claim("asu/4", lease_for=timedelta(minutes=1)):
         turns.append(claim[0].id)
     assert tuple(turns) == PENDING[1:]
-    retried = queue.claim("asu/4", lease_for=timedelta(minutes=1), now=NOON + timedelta(minutes=1))
+    retried = at_time(queue, NOON + timedelta(minutes=1)).claim("asu/4", lease_for=timedelta(minutes=1))
     assert retried is not None and retried[0].id == PENDING[0] and retried[0].retries == 1
     database.close()
 
@@ -152,10 +153,10 @@ def test_jobs_that_lived_through_an_upgrade_are_not_given_up_for_their_age(
 ) -> None:
     database = Database(restore(number, tmp_path / "a.db"))
     queue = SqlJobQueue(database)
-    now, hour = datetime.now(UTC), timedelta(hours=1)
-    queue.recover(worker="asu", failure_ttl=hour, now=now)
+    hour = timedelta(hours=1)
+    queue.recover(worker="asu", failure_ttl=hour)
     # Nobody could poll while the service was down; whoever waits has an hour from now on.
-    assert list(queue.expire_abandoned(IdlePolicy(hour / 2, hour), failure_ttl=hour, now=now)) == []
+    assert list(queue.expire_abandoned(IdlePolicy(hour / 2, hour), failure_ttl=hour)) == []
     assert [queue.position(job_id) for job_id in (LEASED, LAPSED, *PENDING)] == [0, 2, 3, 4, 5, 6]
     database.close()
 

@@ -15,6 +15,7 @@ from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Priority, Retention, Stage
 from asu_builder.ports import IdlePolicy
+from database_clock import at_time
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
 from tools import require_tool
@@ -89,12 +90,12 @@ def test_waiting_jobs_are_counted_by_class_and_by_whether_a_client_polls_them(
 ) -> None:
     for number, priority in enumerate((Priority.BULK, Priority.NORMAL, Priority.NORMAL)):
         submission = a_submission(packages=(f"p{number}",), priority=priority)
-        scene.queue.submit(submission, now=NOON - number * HOUR)
+        at_time(scene.queue, NOON - number * HOUR).submit(submission)
     samples = scraped(client)
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 2
     assert samples[key("queue_jobs", klass="interactive", deprioritized="false")] == 0
-    scene.queue.expire_abandoned(IdlePolicy(HOUR / 2, 30 * HOUR), failure_ttl=HOUR, now=NOON)
+    at_time(scene.queue, NOON).expire_abandoned(IdlePolicy(HOUR / 2, 30 * HOUR), failure_ttl=HOUR)
     samples = scraped(client)
     assert samples[key("queue_jobs", klass="bulk", deprioritized="false")] == 1
     assert samples[key("queue_jobs", klass="normal", deprioritized="false")] == 0
@@ -104,8 +105,8 @@ def test_waiting_jobs_are_counted_by_class_and_by_whether_a_client_polls_them(
 
 
 def test_builds_that_run_and_a_pause_are_told(client: AsgiClient, scene: Scene) -> None:
-    scene.queue.submit(a_submission(), now=NOON)
-    assert scene.queue.claim("w/1", lease_for=HOUR, now=NOON)
+    scene.queue.submit(a_submission())
+    assert scene.queue.claim("w/1", lease_for=HOUR)
     assert scraped(client)[key("building_jobs")] == 1
     assert scraped(client)[key("workers_paused")] == 0
     scene.operator().pause(who="alice")
@@ -193,7 +194,7 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
     client: AsgiClient, scene: Scene, builds: FakeBuilds
 ) -> None:
     submission = a_submission(profile="secret-device", packages=("secret-package",), version="77.7.7")
-    scene.queue.submit(submission, now=NOON)
+    scene.queue.submit(submission)
     client.post("/api/v1/build", a_body(client="secret-client/1"), {"User-Agent": "secret-agent"})
     client.get(f"/api/v1/build/{submission.request_hash}")
     client.get("/json/v1/secret-path/targets/secret/target/secret-profile.json")
@@ -209,10 +210,10 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
 
 def test_a_scrape_looks_at_no_job_that_has_ended(scene: Scene, app: object) -> None:
     for number in range(3):
-        scene.queue.submit(a_submission(packages=(f"p{number}",)), now=NOON)
-        claimed = scene.queue.claim("w/1", lease_for=HOUR, now=NOON)
+        scene.queue.submit(a_submission(packages=(f"p{number}",)))
+        claimed = scene.queue.claim("w/1", lease_for=HOUR)
         assert claimed is not None
-        scene.queue.finish(claimed[1], a_result(), Retention(HOUR), now=NOON)
+        scene.queue.finish(claimed[1], a_result(), Retention(HOUR))
     with scene.database.reading() as connection:
         for statement in (operator._WAITING, operator._BUILDING):
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()

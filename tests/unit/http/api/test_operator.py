@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.access import Right, Token
 from asu_builder.domain.job import Retention
+from database_clock import at_time
 from factories import NOON, a_failure, a_submission
 from web_scene import Scene
 
@@ -39,13 +40,13 @@ def ask(client: AsgiClient, method: str, path: str, *, as_: str = "alice") -> An
 
 def submit(scene: Scene, name: str = "vim", **changes: object) -> str:
     submission = replace(a_submission(packages=(name,)), **changes)
-    return scene.queue.submit(submission, now=NOON).job.request_hash
+    return at_time(scene.queue, NOON).submit(submission).job.request_hash
 
 
 def fail_next(scene: Scene) -> None:
-    claimed = scene.queue.claim("w/1", lease_for=timedelta(minutes=1), now=NOON)
+    claimed = at_time(scene.queue, NOON).claim("w/1", lease_for=timedelta(minutes=1))
     assert claimed is not None
-    scene.queue.finish(claimed[1], a_failure(), Retention(timedelta(hours=1)), now=NOON)
+    at_time(scene.queue, NOON).finish(claimed[1], a_failure(), Retention(timedelta(hours=1)))
 
 
 NEEDED = [
@@ -98,7 +99,7 @@ def test_a_failure_is_purged_and_a_job_built_once_more(client: AsgiClient, scene
     assert ask(client, "POST", f"{JOBS}/{name}/requeue").json == {"status": 200, "detail": "requeued"}
     fail_next(scene)
     assert ask(client, "DELETE", f"/api/v1/results/{name}").json == {"status": 200, "detail": "purged"}
-    assert scene.queue.find(name, now=NOON) is None
+    assert scene.queue.find(name) is None
     assert ask(client, "DELETE", f"/api/v1/results/{name}").status == 404
     assert ask(client, "DELETE", "/api/v1/results/nonsense").status == 404
 
@@ -114,7 +115,7 @@ def test_a_result_that_is_being_downloaded_answers_no_more_but_stays_whole(
         store.publish(name, scratch / "images")
     with store.hold(name):
         answer = ask(client, "DELETE", f"/api/v1/results/{name}")
-        assert (answer.status, scene.queue.find(name, now=NOON)) == (409, None)
+        assert (answer.status, scene.queue.find(name)) == (409, None)
         assert store.holds(name)
     assert ask(client, "DELETE", f"/api/v1/results/{name}").status == 200
     assert not store.holds(name)
@@ -127,8 +128,8 @@ def test_workers_are_paused_and_resumed_and_every_act_is_written_down(
     assert ask(client, "GET", "/api/v1/workers").json == {"paused": False, "since": None, "who": None}
     paused = ask(client, "POST", "/api/v1/workers/pause").json
     assert (paused["paused"], paused["who"]) == (True, "alice")
-    assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1), now=NOON) is None
+    assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is None
     assert ask(client, "POST", "/api/v1/workers/resume").json["paused"] is False
-    assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1), now=NOON) is not None
+    assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is not None
     acts = ask(client, "GET", "/api/v1/acts").json["acts"]
     assert [(act["who"], act["act"]) for act in acts] == [("alice", "resume"), ("alice", "pause")]

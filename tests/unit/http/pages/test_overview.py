@@ -64,7 +64,7 @@ def test_it_says_how_the_service_is(client: AsgiClient, scene: Scene) -> None:
 
 
 def test_it_counts_the_queue_without_naming_a_job(client: AsgiClient, scene: Scene) -> None:
-    job = scene.queue.submit(a_submission(caller="someone-known"), now=NOON).job
+    job = scene.queue.submit(a_submission(caller="someone-known")).job
     shown = page(client)
     assert '<dt><a href="/queue">Waiting</a></dt><dd>1</dd>' in shown
     assert job.request_hash not in shown and "someone-known" not in shown and job.request.profile not in shown

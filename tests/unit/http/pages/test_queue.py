@@ -13,6 +13,7 @@ from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Job, JobState, Priority, Retention
 from asu_builder.http.pages import queue as queue_page
+from database_clock import at_time
 from factories import NOON, a_failure, a_result, a_submission
 from visitors import BUILDER, OPERATOR, READER, TOKENS
 from web_scene import Scene
@@ -27,21 +28,21 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def submit(scene: Scene, name: str = "vim", **changes: Any) -> Job:
-    return scene.queue.submit(a_submission(packages=(name,), **changes), now=NOON - HOUR / 4).job
+    return at_time(scene.queue, NOON - HOUR / 4).submit(a_submission(packages=(name,), **changes)).job
 
 
 def build(scene: Scene) -> Job:
-    claimed = scene.queue.claim("w/1", lease_for=HOUR, now=NOON - HOUR / 6)
+    claimed = at_time(scene.queue, NOON - HOUR / 6).claim("w/1", lease_for=HOUR)
     assert claimed is not None
     return claimed[0]
 
 
 def finish(scene: Scene, *, well: bool = True) -> Job:
-    claimed = scene.queue.claim("w/1", lease_for=HOUR, now=NOON - HOUR / 6)
+    claimed = at_time(scene.queue, NOON - HOUR / 6).claim("w/1", lease_for=HOUR)
     assert claimed is not None
     job, lease = claimed
     outcome = a_result() if well else a_failure(FailureReason.TOO_BIG)
-    scene.queue.finish(lease, outcome, Retention(HOUR), now=NOON - HOUR / 7)
+    at_time(scene.queue, NOON - HOUR / 7).finish(lease, outcome, Retention(HOUR))
     return job
 
 
@@ -193,7 +194,7 @@ def test_a_search_looks_a_bounded_way_back_and_offers_to_go_on(
 
 
 def test_what_askers_send_is_text(client: AsgiClient, scene: Scene) -> None:
-    scene.queue.submit(a_submission(caller="<b>bob</b>"), now=NOON)
+    scene.queue.submit(a_submission(caller="<b>bob</b>"))
     page = client.get("/queue?caller=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", READER).body.decode()
     assert "<script>alert" not in page and "&lt;script&gt;" in page
     assert "<b>bob" not in client.get("/queue", READER).body.decode()
@@ -205,7 +206,7 @@ def test_an_operator_cancels_a_job_and_is_told_so_where_it_was(client: AsgiClien
     assert answer.status == 303
     location = answer.header("location")
     assert location == "/queue?state=pending&before=9&done=cancel"
-    found = scene.queue.find(job.request_hash, now=NOON)
+    found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.CANCELLED
     page = text(client.get(location, OPERATOR))
     assert "The job is cancelled." in page
@@ -216,7 +217,7 @@ def test_an_operator_builds_again_what_has_ended(client: AsgiClient, scene: Scen
     submit(scene)
     job = finish(scene, well=False)
     assert act(client, act="requeue", request_hash=job.request_hash).status == 303
-    found = scene.queue.find(job.request_hash, now=NOON)
+    found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.PENDING
 
 
@@ -229,7 +230,7 @@ def test_an_operator_has_a_result_forgotten_and_polls_see_it_at_once(
     assert client.get(f"/api/v1/build/{job.request_hash}").status == 200
     scene.builds.jobs.clear()
     assert act(client, act="purge", request_hash=job.request_hash).status == 303
-    assert scene.queue.find(job.request_hash, now=NOON) is None
+    assert scene.queue.find(job.request_hash) is None
     assert client.get(f"/api/v1/build/{job.request_hash}").status == 404
 
 
@@ -237,11 +238,11 @@ def test_an_operator_pauses_and_resumes_the_workers(client: AsgiClient, scene: S
     submit(scene)
     assert b'value="pause"' in client.get("/queue", OPERATOR).body
     act(client, act="pause")
-    assert scene.queue.claim("w/1", lease_for=HOUR, now=NOON) is None
+    assert scene.queue.claim("w/1", lease_for=HOUR) is None
     page = client.get("/queue?done=pause", OPERATOR)
     assert b'value="resume"' in page.body and "The workers are paused: what is being built" in text(page)
     act(client, act="resume")
-    assert scene.queue.claim("w/1", lease_for=HOUR, now=NOON) is not None
+    assert scene.queue.claim("w/1", lease_for=HOUR) is not None
 
 
 def test_each_state_offers_the_acts_that_fit_it(client: AsgiClient, scene: Scene) -> None:
@@ -254,7 +255,7 @@ def test_each_state_offers_the_acts_that_fit_it(client: AsgiClient, scene: Scene
     assert offered() == ["cancel"]
     job = build(scene)
     assert offered() == ["cancel", "requeue"]
-    scene.queue.cancel(job.id, ttl=HOUR, now=NOON)
+    scene.queue.cancel(job.id, ttl=HOUR)
     assert offered() == ["requeue", "purge"]
 
 
@@ -262,7 +263,7 @@ def test_an_act_needs_to_be_meant(client: AsgiClient, scene: Scene) -> None:
     job = submit(scene)
     answer = act(client, act="cancel", request_hash=job.request_hash, sure="")
     assert answer.status == 400 and b"tick the box" in answer.body and b'href="/queue"' in answer.body
-    found = scene.queue.find(job.request_hash, now=NOON)
+    found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.PENDING
 
 
@@ -279,7 +280,7 @@ def test_nobody_else_acts(client: AsgiClient, scene: Scene, headers: dict[str, s
     job = submit(scene)
     answer = act(client, headers, act="cancel", request_hash=job.request_hash)
     assert answer.status == status
-    found = scene.queue.find(job.request_hash, now=NOON)
+    found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.PENDING
     assert scene.operator().acts(9) == []
 
@@ -321,6 +322,6 @@ def test_the_page_answers_head_without_a_body_of_its_own(client: AsgiClient) -> 
 
 
 def test_times_are_never_below_zero_when_the_clock_is_behind(client: AsgiClient, scene: Scene) -> None:
-    scene.queue.submit(a_submission(), now=NOON + timedelta(minutes=1))
+    at_time(scene.queue, NOON + timedelta(minutes=1)).submit(a_submission())
     assert figures(client.get("/queue"))["Longest wait now"] == "0.0 s"
     assert "waits 0.0 s" in text(client.get("/queue", READER))
