@@ -34,9 +34,9 @@ _REPLACEMENTS = 20
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Nobody sweeps a directory while an entry of it is being born: that has no lock of its own yet.
+    """A sweep skips directories in which an entry is being created: that entry has no lock yet.
 
-    Whoever replaces or takes away an entry does it in here too. Held for moments only.
+    Replacing or removing an entry happens under this lock too. Held for moments only.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("wb") as lock:
@@ -56,7 +56,7 @@ def opened(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def locked_with_others(directory: Path) -> Iterator[bool]:
-    """Nobody locks the directory alone in here; False, and no lock, when there is none.
+    """Keeps others from locking the directory exclusively; False, and no lock, where there is none.
 
     It is the directory that still had the name when the lock was there.
     """
@@ -69,7 +69,7 @@ def locked_with_others(directory: Path) -> Iterator[bool]:
 
 
 def lock_alone(descriptor: int) -> bool:
-    """Takes the exclusive lock if nobody has any; whether it did. Never waits."""
+    """Takes the exclusive lock if it is free; whether it did. Never waits."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,7 +97,7 @@ def _open_with_others(directory: Path) -> int | None:
         except ABSENT:
             return None
         try:
-            # Waits for moments at most: who locks alone renames at once, then lets the others in.
+            # Waits for moments at most: an exclusive lock is held for one rename.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if _has_name(descriptor, directory):
                 return descriptor

@@ -1,4 +1,4 @@
-"""Who asks, and what a token lets its holder do."""
+"""Callers, and what a token lets its holder do."""
 
 import hashlib
 from enum import StrEnum
@@ -33,15 +33,15 @@ def digest_of(secret: str) -> str:
 
 
 def new_token() -> tuple[str, str]:
-    """A secret that nobody has had before, of 256 random bits, and its digest."""
-    import secrets  # only for whoever makes one
+    """A new secret of 256 random bits, and its digest."""
+    import secrets  # only where one is made
 
     secret = secrets.token_urlsafe(32)
     return secret, digest_of(secret)
 
 
 class Caller(Struct, frozen=True):
-    """Whoever sent a request: the holder of a token, or nobody but an address."""
+    """The sender of a request: the holder of a token, or only an address."""
 
     name: str
     """The token's name, else the address; IPv6 addresses by their /64, which one household shares."""

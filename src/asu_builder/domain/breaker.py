@@ -7,15 +7,15 @@ from threading import Lock
 
 
 class Breaker:
-    """Decides who may try a part of the world; every thread may use it.
+    """Decides whether a caller may try a part of the world; for any thread.
 
     The machine has four states:
 
     * *closed*: everybody is admitted. `failed` opens it.
-    * *waiting*: nobody is admitted until a span is over. Further failures change the sentence
-      only: they are echoes of the same outage, from whoever had been admitted before.
-    * *due*: the span is over, and the first who asks is admitted as a trial.
-    * *trial*: one is trying, nobody else is admitted.
+    * *waiting*: no caller is admitted until a span is over. Further failures change the sentence
+      only: they are echoes of the same outage, from callers admitted before it.
+    * *due*: the span is over, and the next caller is admitted as a trial.
+    * *trial*: one caller is trying, no other is admitted.
 
     `worked` closes it from every state. `failed` in *due* or *trial* begins another span, twice as
     long, up to `longest`. A trial that ended without either is withdrawn, and one that does not
@@ -44,7 +44,7 @@ class Breaker:
         self._trial_until: float | None = None
 
     def admits(self) -> bool:
-        """Whether the caller may try; who was let through says how it went."""
+        """Whether the caller may try; one that was admitted reports the result."""
         with self._lock:
             now = self._clock()
             if self._waits_until is None:
@@ -61,7 +61,7 @@ class Breaker:
             self._sentence = ""
 
     def failed(self, sentence: str) -> None:
-        """The part failed; `sentence` says how, for whoever asks meanwhile."""
+        """The part failed; `sentence` says how, for callers in the meantime."""
         with self._lock:
             now = self._clock()
             self._sentence = sentence
@@ -75,7 +75,7 @@ class Breaker:
             self._trial_until = None
 
     def withdraw(self) -> None:
-        """The trial ended without showing anything; the next who asks may try."""
+        """The trial ended without showing anything; the next caller may try."""
         with self._lock:
             self._trial_until = None
 
@@ -86,7 +86,7 @@ class Breaker:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is open and its span is over: somebody tries, or may."""
+        """Whether it is open and its span is over: a caller tries, or may."""
         with self._lock:
             return self._waits_until is not None and self._clock() >= self._waits_until
 

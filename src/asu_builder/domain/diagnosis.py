@@ -139,7 +139,7 @@ _WGET_WORDS = {
 
 def _opkg_problem(line: str, codes: Mapping[str, int]) -> Iterator[RepositoryProblem]:
     found = _OPKG_FAILED.match(line)
-    # At its end opkg lists all that it could not fetch: packages, and signatures, which are told apart.
+    # At its end opkg lists all that it could not fetch: packages, and signatures, which are distinguished.
     if found and (line[0] == "*" or found[1].rstrip(",").endswith(("/Packages", "/Packages.gz"))):
         address = found[1].rstrip(",")
         code = codes.get(address, 0)
@@ -414,7 +414,7 @@ def _selection(found: Circumstances, stderr: str) -> BuildFailed | None:
 
 
 def _is_chosen(found: Circumstances, problem: BuildProblem, name: str) -> bool:
-    """Whether a missing package is there for the request's sake, as far as can be told."""
+    """Whether a missing package is there for the request's sake, as far as can be known."""
     if name in ALWAYS_THERE or name in found.defaults:
         return False
     if name in problem.needed_by:

@@ -100,7 +100,7 @@ class RequestMalformed(RequestRejected):
 
 
 class BuildNotFound(AsuError):
-    """Nobody knows this request hash or file (HTTP 404)."""
+    """There is no job with this hash, or no such file (HTTP 404)."""
 
 
 class QueueFull(AsuError):
@@ -116,7 +116,7 @@ class Unavailable(AsuError):
     """A part of the world does not answer (HTTP 503); inside a worker the job is given back."""
 
     told = "A part of this service does not answer. Try again in a moment."
-    """What everybody may read; the sentence itself is the operator's."""
+    """What anonymous callers read; the sentence itself is the operator's."""
 
     def __init__(self, sentence: str, *, retry_after: int = 10, plain: bool = False) -> None:
         """`plain` says that the sentence names nothing that is the operator's alone."""
@@ -126,7 +126,7 @@ class Unavailable(AsuError):
 
     @property
     def public(self) -> str:
-        """What everybody may read."""
+        """What anonymous callers read."""
         return str(self) if self._plain else self.told
 
 
@@ -195,7 +195,7 @@ class NotAuthenticated(AsuError):
 
 
 class NotAllowed(AsuError):
-    """Whoever asks is known and may not do this (HTTP 403)."""
+    """The caller is known and may not do this (HTTP 403)."""
 
 
 class Conflict(AsuError):

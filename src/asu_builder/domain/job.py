@@ -138,12 +138,12 @@ class Job(Struct, frozen=True):
     enqueued_at: datetime
     client: str = ""
     caller: str = ""
-    """Whose turn it takes: who asked first, unless one who joined while it waited would have come earlier.
+    """The caller whose place it takes: the first, unless one who joined while it waited comes earlier.
 
     A token's name, else an address (IPv6 by its /64). `priority` is the class of the same one."""
     priority: Priority = Priority.NORMAL
     joined: bool = False
-    """Whether another caller has asked for the same since; then nobody but an operator may cancel it."""
+    """Whether another caller has joined; then only an operator may cancel it."""
     stage: Stage | None = None
     attempts: int = 0
     """How often a started build was cut off by a lapsed lease."""
@@ -174,7 +174,7 @@ class Retention(Struct, frozen=True):
 
 
 COOL_DOWN = timedelta(seconds=60)
-"""How long a failure that is not the user's answers a repeated request, before it is tried anew."""
+"""How long a failure that is not the user's answers a repeated request, before it is tried again."""
 
 
 def allows_resubmit(job: Job, *, now: datetime) -> bool:

@@ -171,7 +171,7 @@ def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
 
 
 def unique(names: Iterable[str]) -> tuple[str, ...]:
-    """Each once, in their order, not more than anybody reads."""
+    """Each once, in their order, no more than people read."""
     found: dict[str, None] = dict.fromkeys(names)
     return tuple(found)[: _MOST_NAMED * 20]
 

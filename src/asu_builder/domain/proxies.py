@@ -25,7 +25,7 @@ class Proxies(Struct, frozen=True):
             parts = urlsplit(url)
             port = parts.port or _PORTS.get(parts.scheme, 0)
         except ValueError:
-            return ""  # whoever asks that address fails with it
+            return ""  # the request to that address fails with it
         host = (parts.hostname or "").rstrip(".")
         proxy = self.addresses.get(parts.scheme) or self.addresses.get("all", "")
         if not proxy or not host or is_loopback(host):
@@ -80,7 +80,7 @@ def is_loopback(host: str) -> bool:
     host = host.rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
-    from ipaddress import IPv6Address, ip_address  # only for whoever has a proxy
+    from ipaddress import IPv6Address, ip_address  # only where there is a proxy
 
     try:
         address = ip_address(host)

@@ -35,7 +35,7 @@ _KEY = re.compile(r"[\x20-\x7e\r\n\t]{1,8192}")
 REQUEST_HASH = re.compile(r"[0-9a-f]{64}")
 """What names a request: all digits of a SHA-256, in lower case."""
 HASH_PREFIX = re.compile(r"[0-9a-f]{4,64}")
-"""How one may be shortened by somebody who may see every job; the log and the names of images show 12."""
+"""How callers who may see every job may shorten one; the log and the names of images show 12."""
 
 MAX_PACKAGES = 3000
 MAX_PACKAGES_LENGTH = 100_000
@@ -49,7 +49,7 @@ EDITION = 1
 
 
 class BuildRequest(Struct, frozen=True):
-    """What somebody asked for; a value that is valid by construction.
+    """What a caller wants; valid by construction.
 
     `packages` keeps the caller's order. With `packages_versions` its keys are the packages.
     `defaults` is a first-boot script, "" for none. `rootfs_size_mb` is in MiB. Raises
@@ -142,7 +142,7 @@ class BuildRequest(Struct, frozen=True):
 def _each_matches(lines: re.Pattern[str], values: Collection[str]) -> bool:
     """One match over all values joined: six times faster for a hundred names than one by one."""
     joined = "".join(f"{value}\n" for value in values)
-    # A value with a line break of its own would pass as two: then there are more lines than values.
+    # A value with a line break in it would pass as two: then there are more lines than values.
     return lines.fullmatch(joined) is not None and joined.count("\n") == len(values)
 
 
@@ -233,7 +233,7 @@ class Erratum(Struct, frozen=True):
 
 
 ERRATA: tuple[Erratum, ...] = ()
-"""None yet. A fixed bug adds one entry; the requests it names are then built anew."""
+"""None yet. A fixed bug adds one entry; the requests it names are then built again."""
 
 
 def request_hash(

@@ -1,4 +1,4 @@
-"""Devices and packages by their names, found as somebody types, and names that somebody may have meant."""
+"""Devices and packages by their names, found while a user types, and likely meanings of unknown names."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,7 +100,7 @@ def name_devices(
 def plain(text: str) -> str:
     """Lower-case words without accents and punctuation, with one blank between them."""
     if not text.isascii():
-        import unicodedata  # a library of its own, and most names need none of it
+        import unicodedata  # slow to load, and most names need none of it
 
         decomposed = unicodedata.normalize("NFKD", text)
         text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))

@@ -47,7 +47,7 @@ class WarmPaths:
         """Whether there is anything to be saved."""
 
     def note(self, path: str) -> None:
-        """Somebody has asked for it."""
+        """Notes that a caller wants it."""
         now = self._now()
         # Without the lock: most notes are repetitions.
         if abs(now - self._asked.get(path, 0.0)) < _NOTED_AGAIN_SECONDS:
@@ -242,7 +242,7 @@ class UpstreamDocuments:
         if (reading is not None and reading.refusal()) or not self._asking.may_ask(path):
             return old
         fetch = self._asking.ask(path, parse)
-        # Counted from the first who asked: a slow upstream makes each wait once, not everybody always.
+        # Counted from the first caller: a slow upstream makes each caller wait once, not every time.
         until = fetch.since + AGAIN_SECONDS
         if reading is None:
             with contextlib.suppress(TimeoutError, AsuError):

@@ -68,7 +68,7 @@ class Fetches:
     """Runs calls in threads, made when they are needed.
 
     One caller may have as many running as places are left free: alone half of all, two of them at
-    once a third each. So whoever comes next finds a place, until as many callers hang as halve the
+    once a third each. So the next caller finds a place, until as many callers hang as halve the
     places down to none: eight of them with 160 places.
     """
 
@@ -89,7 +89,7 @@ class Fetches:
             if self._closed:
                 return
             self._waiting.setdefault(caller, deque()).append(call)
-            # Who is idle and was woken for another call is still counted, and so is that call.
+            # An idle thread that was woken for another call is still counted, and so is that call.
             if self._idle >= sum(map(len, self._waiting.values())):
                 self._changed.notify()
             elif self._threads < self._most and self._admits(caller):
@@ -166,7 +166,7 @@ class Fetch(Struct, frozen=True):
 
 
 class _Late(Exception):
-    """The fetch has waited for its turn until nobody waits for it any more."""
+    """The fetch waited in the queue until no caller waited for it any more."""
 
 
 class Asking:
@@ -180,7 +180,7 @@ class Asking:
         on_missing: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        """`on_missing` is told of each document that is not there. `clock` counts seconds."""
+        """`on_missing` is called with the path of each absent document. `clock` counts seconds."""
         self._server = server
         self._memory = memory
         self._on_missing = on_missing
@@ -191,14 +191,14 @@ class Asking:
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
         """Of the paths that failed last time."""
         self._failed: tuple[str, Parse] | None = None
-        """What failed last, to be asked for again when nobody else asks for anything."""
+        """What failed last, to be asked for again while no caller asks for anything."""
 
     def failed_before(self, path: str) -> bool:
         """Whether asking for it has failed last time."""
         return path in self._breakers
 
     def may_ask(self, path: str) -> bool:
-        """Whether asking may help. Who is told so must ask: it may be the trial that others wait for."""
+        """Whether asking may help. If so, the caller must ask: it may be the probe that others wait for."""
         if path in self._fetching:
             return True
         breaker = self._breakers.get(path)
@@ -250,7 +250,7 @@ class Asking:
         fetch = self._fetching[path]
         try:
             if time.monotonic() > fetch.since + FIRST_SECONDS:
-                # It has waited for its turn until nobody waits for it any more.
+                # It waited in the queue until no caller waited for it any more.
                 raise _Late
             self._read(path, parse)
         except _Late:
@@ -258,7 +258,7 @@ class Asking:
         except AsuError as error:
             self._note_failure(path, parse, error)
             self._end(path).set_exception(error)
-        except Exception as bug:  # noqa: BLE001 - whoever waits must learn of it, and not ask again at once
+        except Exception as bug:  # noqa: BLE001 - callers that wait must learn of it, and not ask again at once
             _log.exception("reading %s failed", path)
             self._note_failure(path, parse, UpstreamUnavailable(f"{path} could not be read."))
             self._end(path).set_exception(bug)

@@ -200,7 +200,7 @@ class HttpUpstream:
         base = f"{release.path}/packages/{architecture}"
         feeds = self._read(f"{base}/feeds.conf", parse_feeds)
         directories = {feed: f"{base}/{feed}" for feed in feeds or _USUAL_FEEDS}
-        # Nobody publishes an architecture without packages: most of it is still on its way there.
+        # No mirror publishes an architecture without packages on purpose: most of it is still on its way.
         without_any = ("feeds.conf",) if feeds is None else tuple(feeds)
         packages = self._merged(base, directories, without_any=without_any)[0]
         return packages if feeds is not None or packages else None

@@ -27,7 +27,7 @@ class RepositoryStatus:
 
     Only addresses that the operator's allow list lets through may be asked for. A name that leads to
     an address which is not public is not asked, unless the download server itself lies on such a one:
-    whoever owns an allowed name must not make this process ask the machine or the network around it.
+    the owner of an allowed name must not make this process ask this machine or the network around it.
     An address, or `localhost`, in place of a name is the operator's own word.
     """
 
