@@ -115,7 +115,7 @@ class QueueFull(AsuError):
 class Unavailable(AsuError):
     """A part of the world does not answer (HTTP 503); inside a worker the job is given back."""
 
-    told = "A part of this service does not answer. Try again in a moment."
+    public_sentence = "A part of this service does not answer. Try again in a moment."
     """What anonymous callers read; the sentence itself is the operator's."""
 
     def __init__(self, sentence: str, *, retry_after: int = 10, plain: bool = False) -> None:
@@ -127,7 +127,7 @@ class Unavailable(AsuError):
     @property
     def public(self) -> str:
         """What anonymous callers read."""
-        return str(self) if self._plain else self.told
+        return str(self) if self._plain else self.public_sentence
 
 
 class PartUnavailable(Unavailable):
@@ -145,40 +145,40 @@ class PartUnavailable(Unavailable):
 class EngineUnavailable(PartUnavailable):
     """The container engine does not answer or cannot start anything; no build can run."""
 
-    told = "The container engine of this server does not work now. Try again later."
+    public_sentence = "The container engine of this server does not work now. Try again later."
     part = "engine"
 
 
 class RegistryUnavailable(PartUnavailable):
     """The registry does not deliver the container images of ImageBuilders; what is here can be built."""
 
-    told = "The ImageBuilder could not be fetched now. Try again later."
+    public_sentence = "The ImageBuilder could not be fetched now. Try again later."
     part = "registry"
 
 
 class StoreUnavailable(PartUnavailable):
     """The store takes no images; no build can end well."""
 
-    told = "The store of this server takes no images now. Try again later."
+    public_sentence = "The store of this server takes no images now. Try again later."
     part = "store"
 
 
 class StoreFull(Unavailable):
     """The store's disk is full. It may be this very build that fills it, so it counts as a try."""
 
-    told = "This server has no room for more images now. Try again later."
+    public_sentence = "This server has no room for more images now. Try again later."
 
 
 class NoRoom(Unavailable):
     """The machine that builds has no room left. It may be this very build's doing, so it counts as a try."""
 
-    told = "The machine that builds has no room left. Try again later."
+    public_sentence = "The machine that builds has no room left. Try again later."
 
 
 class UpstreamUnavailable(PartUnavailable):
     """The download server does not answer and nothing usable is remembered."""
 
-    told = "The download server of OpenWrt does not answer now. Try again later."
+    public_sentence = "The download server of OpenWrt does not answer now. Try again later."
     part = "upstream"
 
 
