@@ -1,7 +1,7 @@
 """What a line in the log is about: the request that is being answered, and the build concerned.
 
-Context variables, so that functions need not hand them down. A thread starts without them: `Threads` of the web
-layer carries them over, a worker sets its own.
+Context variables, so that functions need not hand them down. A thread starts without them: `Threads` in
+`http` carries them over, a worker sets its own.
 """
 
 from contextvars import ContextVar

@@ -294,7 +294,7 @@ def test_a_job_on_which_alone_the_engine_fails_lets_others_go_first_and_fails_in
     failure = shop.failure(poison)
     assert failure.reason is FailureReason.WORLD_UNAVAILABLE
     assert failure.detail.startswith(
-        f"Error: {EngineUnavailable.told} That happened {ALONE} times to this build"
+        f"Error: {EngineUnavailable.public_sentence} That happened {ALONE} times to this build"
     )
     assert shop.statistics.events[-1] == ("failed", "owut/2026.1", "world_unavailable")
     assert not shop.workers.build_next("host/1")

@@ -110,7 +110,7 @@ def named(call: ast.Call) -> str:
 @pytest.mark.parametrize("kind", [kind for kind in EVERY_CLASS if issubclass(kind, Unavailable)])
 def test_everybody_reads_a_sentence_that_names_nothing_of_the_operators(kind: type[Unavailable]) -> None:
     told = json.loads(answer_error(kind(_SECRET)).body)["detail"]
-    assert told == kind.told and told.endswith(".")
+    assert told == kind.public_sentence and told.endswith(".")
     assert not _OPERATORS_OWN.search(told)
     assert json.loads(answer_error(kind(_SECRET), details=True).body)["detail"] == _SECRET
 
