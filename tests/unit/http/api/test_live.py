@@ -363,7 +363,8 @@ def test_why_a_stream_breaks_off_is_told_in_details_to_a_reader_alone(
     # A cookie is what a browser adds by itself, also to what another site's page opens.
     for_all = [{}, {"authorization": "Bearer may-build"}, READER]
     try:
-        for headers, sentence in [*((each, EngineUnavailable.public_sentence) for each in for_all), (BEARER, OPERATORS)]:
+        public = [(each, EngineUnavailable.public_sentence) for each in for_all]
+        for headers, sentence in [*public, (BEARER, OPERATORS)]:
             told, reason = last_words(served, form, headers)
             assert sentence in told and ("podman.sock" in told + reason) == (headers is BEARER)
             # The same where the build cannot even be looked at first.
