@@ -1,28 +1,18 @@
-"""What happened in some days, in numbers: for the page of statistics, its files and its documents."""
+"""What happened in some days, in numbers: as the API sends them, the pages draw them and CSV files list them.
+
+A report, its page and its files are one set of structs; their fields carry the words of the API's schema.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, RecordedFailure, Statistics, TallyBy
-
-
-class Share(Struct, frozen=True):
-    """How many of all new builds asked for `diff_packages`; `share` is from 0 to 1."""
-
-    total: int
-    with_diff_packages: int
-
-    @property
-    def share(self) -> float:
-        """0 where nothing was built."""
-        return round(self.with_diff_packages / self.total, 4) if self.total else 0.0
-
 
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
@@ -30,25 +20,138 @@ DAYS = 30
 PERIODS = (7, 30, 90)
 """How many days a report may be asked for."""
 WEEKS = 26
+TOP_PACKAGES = 20
 _BRANCH_LETTERS = 5
 """The predecessor groups versions by their first five characters: `24.10`, `SNAPS`."""
+_STAGES = (JobState.PENDING, *Stage, JobState.BUILDING)
+"""In the order of a build; the last one is all of it."""
 
 Interval = Literal["day", "week"]
+_Label = TypeVar("_Label", str, tuple[str, Side])
+
+
+def _says(text: str, *examples: object, **bounds: Any) -> Meta:
+    return Meta(description=text, examples=list(examples), **bounds)
+
+
+_Requests = Annotated[int, _says("New builds and cache hits", 120, ge=0)]
+_CacheHits = Annotated[int, _says("Requests that a stored result answered", 60, ge=0)]
 
 
 class Dataset(Struct, frozen=True):
-    """One line of a chart: a number for each of the chart's labels."""
+    """One line of a chart, a number for each label."""
 
-    label: str
-    data: tuple[float, ...]
-    color: str | None = None
+    label: Annotated[str, _says("What is counted", "Requests", "24.10")]
+    data: Annotated[tuple[float, ...], _says("A number for each label", [12, 0, 7])]
+    color: Annotated[str | UnsetType, _says("How it is drawn", "green")] = UNSET
 
 
 class Chart(Struct, frozen=True):
-    """Lines over days or weeks; the last label is now."""
+    """Lines over days or weeks; a label is the first day of its slot, UTC. The last slot is now."""
 
-    labels: tuple[str, ...]
-    datasets: tuple[Dataset, ...]
+    labels: Annotated[tuple[str, ...], _says("First days, oldest first", ["2026-11-22Z", "2026-11-23Z"])]
+    datasets: Annotated[tuple[Dataset, ...], _says("The lines", [])]
+
+
+class Named(Struct, frozen=True):
+    """A name and how often."""
+
+    name: Annotated[str, _says("What was counted", "luci", "ath79/generic")]
+    count: Annotated[int, _says("How often", 42, ge=0)]
+
+
+class Share(Struct, frozen=True):
+    """Of `total` new builds, how many asked for diff_packages; `share` is from 0 to 1."""
+
+    total: Annotated[int, _says("New builds", 200, ge=0)]
+    with_diff_packages: Annotated[int, _says("Those with diff_packages", 150, ge=0)]
+    share: Annotated[float, _says("The one divided by the other", 0.75, ge=0, le=1)]
+
+    @classmethod
+    def of(cls, total: int, chosen: int) -> "Share":
+        """0 where nothing was built."""
+        return cls(total, chosen, round(chosen / total, 4) if total else 0.0)
+
+    @property
+    def percent(self) -> float | None:
+        """The share in percent, to one digit; None where nothing was built."""
+        return round(100 * self.with_diff_packages / self.total, 1) if self.total else None
+
+
+class DayReport(Struct, frozen=True):
+    """One day, UTC; the last one still goes on. A build may end on a later day than it was asked for."""
+
+    day: Annotated[date, _says("The day", "2026-11-22")]
+    requests: _Requests
+    built: Annotated[int, _says("Builds that completed", 50, ge=0)]
+    cache_hits: _CacheHits
+    failed: Annotated[int, _says("Builds that failed", 5, ge=0)]
+    diff_packages: Annotated[Share, _says("Of the day's new builds")]
+
+
+class VersionReport(Struct, frozen=True):
+    """How often a version was asked for."""
+
+    version: Annotated[str, _says("The version", "24.10.4")]
+    requests: _Requests
+    cache_hits: _CacheHits
+
+
+class FailureReport(Struct, frozen=True):
+    """How many builds failed for a reason on one side; a reason may be on several."""
+
+    reason: Annotated[str, _says("The reason", "impossible_selection")]
+    fault: Annotated[str, _says("Whose side it is on", "user", "world", "ours")]
+    count: Annotated[int, _says("Builds", 5, ge=0)]
+    side: Annotated[str, _says("The same in the words of errors", "user", "infrastructure", "internal")]
+
+
+class StageReport(Struct, frozen=True):
+    """How long a stage of builds that ended took, in seconds."""
+
+    stage: Annotated[str, _says("The stage, pending, or building for all of it", "building_image", "pending")]
+    count: Annotated[int, _says("Builds that were measured", 50, ge=0)]
+    mean: Annotated[float, _says("On average", 21.5, ge=0)]
+    p90: Annotated[float, _says("Nine of ten took at most, estimated", 40.0, ge=0)]
+    longest: Annotated[float, _says("The longest", 90.0, ge=0)]
+
+
+class StatisticsReport(Struct, frozen=True):
+    """Everything that the page of statistics shows, without any request or hash."""
+
+    days: Annotated[Sequence[DayReport], _says("Each day, oldest first", [])]
+    versions: Annotated[Sequence[VersionReport], _says("Most asked for first", [])]
+    failures: Annotated[Sequence[FailureReport], _says("Commonest first", [])]
+    durations: Annotated[Sequence[StageReport], _says("In the order of a build", [])]
+    packages: Annotated[Sequence[Named], _says("Most wanted first", [{"name": "luci", "count": 42}])]
+
+    @property
+    def requests(self) -> int:
+        """New builds and cache hits together."""
+        return sum(day.requests for day in self.days)
+
+    @property
+    def built(self) -> int:
+        """Builds that completed."""
+        return sum(day.built for day in self.days)
+
+    @property
+    def cache_hits(self) -> int:
+        """Requests that a stored result answered."""
+        return sum(day.cache_hits for day in self.days)
+
+    @property
+    def failed(self) -> int:
+        """Builds that ended without images."""
+        return sum(day.failed for day in self.days)
+
+    @property
+    def diff_packages(self) -> Share:
+        """Of all new builds, those with `diff_packages`."""
+        shares = [day.diff_packages for day in self.days]
+        return Share.of(
+            sum(share.total for share in shares), sum(share.with_diff_packages for share in shares)
+        )
 
 
 class Charts:
@@ -59,7 +162,7 @@ class Charts:
         self._now = now
 
     def builds_24h(self) -> int:
-        """Builds asked for in the last day, answered from memory or not."""
+        """Builds asked for in the last day, answered by a stored result or not."""
         since = self._now() - DAY
         return sum(
             tally.count for tally in self._statistics.tally(("request", "cache_hit"), since=since, width=DAY)
@@ -72,10 +175,11 @@ class Charts:
             ("Cache-Hits", "orange", ("cache_hit",)),
             ("Failures", "red", ("failed",)),
         )
-        return Chart(
-            self._labels(DAYS, DAY),
-            tuple(Dataset(label, self._line(kinds, DAYS, DAY), color) for label, color, kinds in lines),
-        )
+        datasets = []
+        for label, color, kinds in lines:
+            counts = self._by_day(kinds, DAYS)
+            datasets.append(Dataset(label, tuple(counts[slot] for slot in range(DAYS)), color))
+        return Chart(self._labels(DAYS, DAY), tuple(datasets))
 
     def builds_by_version(self, branch: str = "") -> Chart:
         """Requests of 26 weeks: by branch, or by the versions whose name begins with `branch`."""
@@ -85,7 +189,10 @@ class Charts:
             if tally.label.startswith(branch):
                 label = tally.label if branch else tally.label[:_BRANCH_LETTERS]
                 counts.setdefault(label, Counter())[tally.slot] += tally.count
-        datasets = (Dataset(label, _filled(counts[label], WEEKS)) for label in sorted(counts))
+        datasets = (
+            Dataset(label, tuple(line[slot] for slot in range(WEEKS)))
+            for label, line in sorted(counts.items())
+        )
         return Chart(self._labels(WEEKS, WEEK), tuple(datasets))
 
     def top_packages(self, branch: str = "", limit: int = 30) -> Sequence[tuple[str, int]]:
@@ -100,49 +207,77 @@ class Charts:
         """The commonest labels of a kind of event in 30 days."""
         since = self._now() - DAYS * DAY
         tallies = self._statistics.tally((kind,), since=since, width=(DAYS + 1) * DAY, by=by)
-        ranked = sorted(tallies, key=lambda tally: (-tally.count, tally.label))
-        return [(tally.label, tally.count) for tally in ranked[:limit]]
+        return _ranked({tally.label: tally.count for tally in tallies})[:limit]
 
     def diff_packages(self) -> Share:
         """The share of `diff_packages` in 30 days."""
-        counts: Counter[bool] = Counter()
-        since = self._start(DAYS, DAY)
-        for tally in self._statistics.tally(("request",), since=since, width=DAYS * DAY, by="diff_packages"):
-            counts[tally.label == "1"] += tally.count
-        return Share(counts.total(), counts[True])
+        return self._shares(1, DAYS * DAY)[0]
 
     def diff_packages_by_version(self) -> Mapping[str, Share]:
         """The share for each version built in 30 days."""
-        since, width = self._start(DAYS, DAY), DAYS * DAY
-        totals = self._statistics.tally(("request",), since=since, width=width, by="version")
-        with_it = self._statistics.tally(
-            ("request",), since=since, width=width, by="version_with_diff_packages"
-        )
-        chosen = {tally.label: tally.count for tally in with_it}
-        return {tally.label: Share(tally.count, chosen.get(tally.label, 0)) for tally in totals}
+        totals = self._by_label("request", "version", DAYS)
+        chosen = self._by_label("request", "version_with_diff_packages", DAYS)
+        return {version: Share.of(total, chosen[version]) for version, total in totals.items()}
 
     def diff_packages_trend(self, interval: Interval) -> Chart:
         """The share over 30 days or 26 weeks, in percent."""
         count, width = (DAYS, DAY) if interval == "day" else (WEEKS, WEEK)
+        data = tuple(share.percent or 0.0 for share in self._shares(count, width))
+        return Chart(self._labels(count, width), (Dataset("diff_packages", data),))
+
+    def report(self, days: int) -> StatisticsReport:
+        """Everything that the page of statistics shows, of the last `days` days."""
+        start = self._start(days, DAY)
+        built, hits, failed = (self._by_day((kind,), days) for kind in ("completed", "cache_hit", "failed"))
+        requested = self._by_label("request", "version", days)
+        answered = self._by_label("cache_hit", "version", days)
+        failures = Counter[tuple[str, Side]]()
+        for label, count in self._by_label("failed", "reason_and_side", days).items():
+            reason, _, side = label.rpartition(" ")
+            # An older version of this program has counted no side, a newer one perhaps another reason.
+            usual = FailureReason(reason).side if reason in set(FailureReason) else Side.INTERNAL
+            failures[reason, Side(side) if side in set(Side) else usual] += count
+        classes: dict[str, list[DurationTally]] = {}
+        for tally in self._statistics.durations(since=start):
+            classes.setdefault(tally.stage, []).append(tally)
+        packages = self._statistics.top_packages(since=start, branch="", limit=TOP_PACKAGES)
+        return StatisticsReport(
+            [
+                DayReport(
+                    (start + slot * DAY).date(),
+                    requests=share.total + hits[slot],
+                    built=built[slot],
+                    cache_hits=hits[slot],
+                    failed=failed[slot],
+                    diff_packages=share,
+                )
+                for slot, share in enumerate(self._shares(days, DAY))
+            ],
+            [
+                VersionReport(version, count, answered[version])
+                for version, count in _ranked(requested + answered)
+            ],
+            [FailureReport(reason, side.fault, count, side) for (reason, side), count in _ranked(failures)],
+            [_durations_of(stage, classes[stage]) for stage in _STAGES if stage in classes],
+            [Named(name, count) for name, count in packages],
+        )
+
+    def _by_day(self, kinds: Sequence[EventKind], days: int) -> Counter[int]:
+        tallies = self._statistics.tally(kinds, since=self._start(days, DAY), width=DAY)
+        return Counter({tally.slot: tally.count for tally in tallies})
+
+    def _by_label(self, kind: EventKind, by: TallyBy, days: int) -> Counter[str]:
+        tallies = self._statistics.tally((kind,), since=self._start(days, DAY), width=days * DAY, by=by)
+        # Later slots hold what a clock that ran ahead has counted; it belongs to no day shown.
+        return Counter({tally.label: tally.count for tally in tallies if tally.slot == 0})
+
+    def _shares(self, count: int, width: timedelta) -> list[Share]:
         totals, chosen = Counter[int](), Counter[int]()
         since = self._start(count, width)
         for tally in self._statistics.tally(("request",), since=since, width=width, by="diff_packages"):
             totals[tally.slot] += tally.count
             chosen[tally.slot] += tally.count if tally.label == "1" else 0
-        data = tuple(
-            round(100 * chosen[slot] / totals[slot], 1) if totals[slot] else 0.0 for slot in range(count)
-        )
-        return Chart(self._labels(count, width), (Dataset("diff_packages", data),))
-
-    def report(self, days: int) -> "StatisticsReport":
-        """Everything that the page of statistics shows, of the last `days` days."""
-        # gone  # the start needs none of it
-
-        return report(self._statistics, since=self._start(days, DAY), days=days)
-
-    def _line(self, kinds: Sequence[EventKind], count: int, width: timedelta) -> tuple[float, ...]:
-        tallies = self._statistics.tally(kinds, since=self._start(count, width), width=width)
-        return _filled(Counter({tally.slot: tally.count for tally in tallies}), count)
+        return [Share.of(totals[slot], chosen[slot]) for slot in range(count)]
 
     def _start(self, count: int, width: timedelta) -> datetime:
         """The beginning of the first slot; the last one ends with today, UTC."""
@@ -154,183 +289,20 @@ class Charts:
         return tuple(f"{start + slot * width:%Y-%m-%d}Z" for slot in range(count))
 
 
-def _filled(counts: Counter[int], slots: int) -> tuple[float, ...]:
-    return tuple(counts[slot] for slot in range(slots))
-
-
-TOP_PACKAGES = 20
-_Label = TypeVar("_Label", str, tuple[str, Side])
-_DAY = timedelta(days=1)
-_TENTHS = 9
-"""Nine of ten: the percentile that is shown."""
-_STAGES = (JobState.PENDING, *Stage, JobState.BUILDING)
-"""In the order of a build; the last one is all of it."""
-
-
-class DayReport(Struct, frozen=True):
-    """One day, UTC. `requests` are new builds and cache hits; a build may end on a later day."""
-
-    day: date
-    requests: int
-    built: int
-    cache_hits: int
-    failed: int
-    share: Share
-    """Of the new builds of this day, those with `diff_packages`."""
-
-
-class VersionReport(Struct, frozen=True):
-    """How often a version was asked for, and how many of these a kept result answered."""
-
-    version: str
-    requests: int
-    cache_hits: int
-
-
-class FailureReport(Struct, frozen=True):
-    """How many builds failed for a reason on one side; a reason may be on several."""
-
-    reason: str
-    side: Side
-    count: int
-
-
-class StageReport(Struct, frozen=True):
-    """How long a stage took: on average, at most in nine of ten builds, and at most.
-
-    `p90` is estimated within the class of durations into which it falls.
-    """
-
-    stage: str
-    count: int
-    mean: timedelta
-    p90: timedelta
-    longest: timedelta
-
-
-class StatisticsReport(Struct, frozen=True):
-    """Whole days, the last of which is today and still goes on."""
-
-    days: Sequence[DayReport]
-    versions: Sequence[VersionReport]
-    failures: Sequence[FailureReport]
-    stages: Sequence[StageReport]
-    packages: Sequence[tuple[str, int]]
-
-    @property
-    def requests(self) -> int:
-        """New builds and cache hits together."""
-        return sum(day.requests for day in self.days)
-
-    @property
-    def built(self) -> int:
-        """Builds that ended well."""
-        return sum(day.built for day in self.days)
-
-    @property
-    def cache_hits(self) -> int:
-        """Requests that a kept result answered."""
-        return sum(day.cache_hits for day in self.days)
-
-    @property
-    def failed(self) -> int:
-        """Builds that ended without images."""
-        return sum(day.failed for day in self.days)
-
-    @property
-    def share(self) -> Share:
-        """Of all new builds, those with `diff_packages`."""
-        shares = [day.share for day in self.days]
-        return Share(sum(share.total for share in shares), sum(share.with_diff_packages for share in shares))
-
-
-def report(statistics: Statistics, *, since: datetime, days: int) -> StatisticsReport:
-    """Counts from the beginning of a day (UTC) on."""
-    return StatisticsReport(
-        _days(statistics, since, days),
-        _versions(statistics, since, days),
-        _failures(statistics, since, days),
-        _stages(statistics.durations(since=since)),
-        statistics.top_packages(since=since, branch="", limit=TOP_PACKAGES),
-    )
-
-
-def _days(statistics: Statistics, since: datetime, days: int) -> list[DayReport]:
-    def count(kind: EventKind) -> Counter[int]:
-        return Counter(
-            {tally.slot: tally.count for tally in statistics.tally((kind,), since=since, width=_DAY)}
-        )
-
-    built, hits, failed = count("completed"), count("cache_hit"), count("failed")
-    new, chosen = Counter[int](), Counter[int]()
-    for tally in statistics.tally(("request",), since=since, width=_DAY, by="diff_packages"):
-        new[tally.slot] += tally.count
-        chosen[tally.slot] += tally.count if tally.label == "1" else 0
-    return [
-        DayReport(
-            (since + slot * _DAY).date(),
-            requests=new[slot] + hits[slot],
-            built=built[slot],
-            cache_hits=hits[slot],
-            failed=failed[slot],
-            share=Share(new[slot], chosen[slot]),
-        )
-        for slot in range(days)
-    ]
-
-
-def _versions(statistics: Statistics, since: datetime, days: int) -> list[VersionReport]:
-    def count(kind: EventKind) -> Counter[str]:
-        return _by_label(statistics, kind, since=since, days=days, by_version=True)
-
-    new, hits = count("request"), count("cache_hit")
-    return [VersionReport(version, requests, hits[version]) for version, requests in _ranked(new + hits)]
-
-
-def _failures(statistics: Statistics, since: datetime, days: int) -> list[FailureReport]:
-    counts = Counter[tuple[str, Side]]()
-    for label, count in _by_label(statistics, "failed", since=since, days=days, by_version=False).items():
-        reason, _, side = label.rpartition(" ")
-        counts[reason, Side(side) if side in set(Side) else _usual_side(reason)] += count
-    return [FailureReport(*found, count) for found, count in _ranked(counts)]
-
-
-def _by_label(
-    statistics: Statistics, kind: EventKind, *, since: datetime, days: int, by_version: bool
-) -> Counter[str]:
-    # Later slots hold what a clock that ran ahead has counted; it belongs to no day shown.
-    tallies = statistics.tally(
-        (kind,), since=since, width=days * _DAY, by="version" if by_version else "reason_and_side"
-    )
-    return Counter({tally.label: tally.count for tally in tallies if tally.slot == 0})
-
-
-def _ranked(counts: Counter[_Label]) -> list[tuple[_Label, int]]:
+def _ranked(counts: Mapping[_Label, int]) -> list[tuple[_Label, int]]:
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def _usual_side(reason: str) -> Side:
-    """Ours for a reason that another version of this program has counted."""
-    return FailureReason(reason).side if reason in set(FailureReason) else Side.INTERNAL
-
-
-def _stages(tallies: Iterable[DurationTally]) -> list[StageReport]:
-    classes: dict[str, list[DurationTally]] = {}
-    for tally in tallies:
-        classes.setdefault(tally.stage, []).append(tally)
-    return [_stage(stage, classes[stage]) for stage in _STAGES if stage in classes]
-
-
-def _stage(stage: str, classes: Sequence[DurationTally]) -> StageReport:
+def _durations_of(stage: str, classes: Sequence[DurationTally]) -> StageReport:
     count = sum(tally.count for tally in classes)
-    total = sum((tally.total for tally in classes), timedelta(0))
-    longest = max(tally.longest for tally in classes)
-    return StageReport(stage, count, total / count, p90(classes), longest)
+    mean = sum((tally.total for tally in classes), timedelta(0)) / count
+    spans = (mean, p90(classes), max(tally.longest for tally in classes))
+    return StageReport(stage, count, *(round(span.total_seconds(), 3) for span in spans))
 
 
 def p90(classes: Sequence[DurationTally]) -> timedelta:
     """How long nine of ten took at most; exact to the width of the class in which they end."""
-    wanted = -(-sum(tally.count for tally in classes) * _TENTHS // 10)
+    wanted = -(-sum(tally.count for tally in classes) * 9 // 10)
     for tally in classes:
         if tally.count >= wanted:
             shortest = max((end for end in DURATION_CLASSES if end < tally.up_to), default=timedelta(0))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asu_builder.core.statistics import p90, report
+from asu_builder.core.statistics import Charts, p90
 from asu_builder.database import statistics
 from asu_builder.database.connection import Database
 from asu_builder.database.retention import SqlRetention
@@ -238,7 +238,7 @@ def test_every_query_of_the_page_uses_an_index(ledger: Ledger) -> None:
     asked: list[tuple[str, object]] = []
     with ledger.database.reading() as connection:
         connection.set_trace_callback(lambda statement: asked.append((statement, None)))
-    report(ledger.statistics, since=MIDNIGHT, days=90)
+    Charts(ledger.statistics, now=lambda: MIDNIGHT).report(90)
     ledger.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9)
     ledger.statistics.failures(9)
     ledger.statistics.tally(("failed",), since=MIDNIGHT, width=DAY, by="profile")

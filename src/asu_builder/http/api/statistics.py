@@ -1,14 +1,17 @@
 """The statistics: their documents, their addresses, and the answers. Shapes: facts on clients, §1.3."""
 
+import csv
+import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, Share
+from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, Named, Share, StatisticsReport
 from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.api.documents import Problem
@@ -30,28 +33,6 @@ class Summary(msgspec.Struct):
     builds_24h: Annotated[int, says("New builds of the last day", 250, minimum=0)]
 
 
-class DatasetDocument(msgspec.Struct):
-    """One line of a chart, a number for each label."""
-
-    label: Annotated[str, says("What is counted", "Requests", "24.10")]
-    data: Annotated[tuple[float, ...], says("A number for each label", [12, 0, 7])]
-    color: Annotated[str | msgspec.UnsetType, says("How it is drawn", "green")] = msgspec.UNSET
-
-
-class ChartDocument(msgspec.Struct):
-    """Lines over days or weeks; a label is the first day of its slot, UTC."""
-
-    labels: Annotated[tuple[str, ...], says("First days, oldest first", ["2026-11-22Z", "2026-11-23Z"])]
-    datasets: Annotated[list[DatasetDocument], says("The lines", [])]
-
-
-class Named(msgspec.Struct):
-    """A name and how often."""
-
-    name: Annotated[str, says("What was counted", "luci", "ath79/generic")]
-    count: Annotated[int, says("How often", 42, minimum=0)]
-
-
 class TopPackages(msgspec.Struct):
     """The packages most asked for, by how many different requests."""
 
@@ -67,67 +48,76 @@ class Counts(msgspec.Struct):
     days: _Days
 
 
-class ShareDocument(msgspec.Struct):
-    """Of `total` new builds, how many asked for diff_packages; `share` is from 0 to 1."""
-
-    total: Annotated[int, says("New builds", 200, minimum=0)]
-    with_diff_packages: Annotated[int, says("Those with diff_packages", 150, minimum=0)]
-    share: Annotated[float, says("The one divided by the other", 0.75, minimum=0, maximum=1)]
-
-
 class ShareByVersion(msgspec.Struct):
     """The share of diff_packages for each version."""
 
-    versions: Annotated[Mapping[str, ShareDocument], says("Version to its share", {})]
+    versions: Annotated[Mapping[str, Share], says("Version to its share", {})]
     days: _Days
 
 
-class DayDocument(msgspec.Struct):
-    """One day, UTC; the last one still goes on. A build may end on a later day than it was asked for."""
-
-    day: Annotated[str, says("The day", "2026-11-22")]
-    requests: Annotated[int, says("New builds and cache hits", 120, minimum=0)]
-    built: Annotated[int, says("Builds that ended well", 50, minimum=0)]
-    cache_hits: Annotated[int, says("Requests that a kept result answered", 60, minimum=0)]
-    failed: Annotated[int, says("Builds that failed", 5, minimum=0)]
-    diff_packages: Annotated[ShareDocument, says("Of the day's new builds")]
+Cell = str | int | float | date
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""With one of these at its beginning a spreadsheet takes a cell for a formula."""
 
 
-class VersionDocument(msgspec.Struct):
-    """How often a version was asked for."""
+class Table(msgspec.Struct, frozen=True):
+    """One chart of a report as a table, which stands under the chart and in a CSV file."""
 
-    version: Annotated[str, says("The version", "24.10.4")]
-    requests: Annotated[int, says("New builds and cache hits", 120, minimum=0)]
-    cache_hits: Annotated[int, says("Requests that a kept result answered", 60, minimum=0)]
-
-
-class FailureDocument(msgspec.Struct):
-    """How many builds failed for a reason on one side; a reason may be on several."""
-
-    reason: Annotated[str, says("The reason", "impossible_selection")]
-    fault: Annotated[str, says("Whose side it is on", "user", "world", "ours")]
-    count: Annotated[int, says("Builds", 5, minimum=0)]
-    side: Annotated[str, says("The same in the words of errors", "user", "infrastructure", "internal")]
+    title: str
+    columns: tuple[str, ...]
+    rows: Callable[[StatisticsReport], Sequence[Sequence[Cell]]]
 
 
-class StageDocument(msgspec.Struct):
-    """How long a stage of builds that ended took, in seconds."""
+TABLES: Mapping[str, Table] = {
+    "builds-per-day": Table(
+        "Builds per day",
+        ("day", "requests", "built", "cache_hits", "failed"),
+        lambda report: [
+            (row.day, row.requests, row.built, row.cache_hits, row.failed) for row in report.days
+        ],
+    ),
+    "diff-packages": Table(
+        "Share of diff_packages",
+        ("day", "new_builds", "with_diff_packages", "percent"),
+        lambda report: [
+            (day, share.total, share.with_diff_packages, "" if share.percent is None else share.percent)
+            for day, share in ((row.day, row.diff_packages) for row in report.days)
+        ],
+    ),
+    "versions": Table(
+        "Requests by version",
+        ("version", "requests", "cache_hits"),
+        lambda report: [msgspec.structs.astuple(row) for row in report.versions],
+    ),
+    "packages": Table(
+        "Most wanted packages",
+        ("package", "builds"),
+        lambda report: [msgspec.structs.astuple(row) for row in report.packages],
+    ),
+    "failures": Table(
+        "Failures by reason",
+        ("reason", "fault", "builds", "side"),
+        lambda report: [msgspec.structs.astuple(row) for row in report.failures],
+    ),
+    "durations": Table(
+        "Durations by stage",
+        ("stage", "builds", "mean_seconds", "p90_seconds", "longest_seconds"),
+        lambda report: [msgspec.structs.astuple(row) for row in report.durations],
+    ),
+}
+"""By the names of the charts in addresses."""
 
-    stage: Annotated[str, says("The stage, pending, or building for all of it", "building_image", "pending")]
-    count: Annotated[int, says("Builds that were measured", 50, minimum=0)]
-    mean: Annotated[float, says("On average", 21.5, minimum=0)]
-    p90: Annotated[float, says("Nine of ten took at most, estimated", 40.0, minimum=0)]
-    longest: Annotated[float, says("The longest", 90.0, minimum=0)]
 
-
-class StatisticsDocument(msgspec.Struct):
-    """Everything that the page of statistics shows, without any request or hash."""
-
-    days: Annotated[list[DayDocument], says("Each day, oldest first", [])]
-    versions: Annotated[list[VersionDocument], says("Most asked for first", [])]
-    failures: Annotated[list[FailureDocument], says("Commonest first", [])]
-    durations: Annotated[list[StageDocument], says("In the order of a build", [])]
-    packages: Annotated[list[Named], says("Most wanted first", [_NAMED])]
+def render_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """CSV (RFC 4180) with a row of names; no cell is a formula to a spreadsheet."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(
+            f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row
+        )
+    return text.getvalue()
 
 
 _READ = ("GET", "HEAD")
@@ -143,7 +133,7 @@ STATISTICS = (
         "/api/v1/statistics",
         _READ,
         "What happened in the last days: builds by day and version, failures, durations, packages.",
-        {200: ("The numbers", StatisticsDocument), 400: ("days is none of the choices", Problem)},
+        {200: ("The numbers", StatisticsReport), 400: ("days is none of the choices", Problem)},
         query=("days",),
     ),
     Operation(
@@ -162,13 +152,13 @@ STATISTICS = (
         "/api/v1/builds-per-day",
         _READ,
         "Requests, cache hits and failures of 30 days.",
-        {200: ("The chart", ChartDocument)},
+        {200: ("The chart", Chart)},
     ),
     Operation(
         "/api/v1/builds-by-version",
         _READ,
         "Requests of 26 weeks, by branch or by the versions of one.",
-        {200: ("The chart", ChartDocument)},
+        {200: ("The chart", Chart)},
         query=_BRANCH,
     ),
     Operation(
@@ -204,7 +194,7 @@ STATISTICS = (
         "/api/v1/diff-packages-stats",
         _READ,
         "The share of new builds that asked for diff_packages in 30 days.",
-        {200: ("The share", ShareDocument)},
+        {200: ("The share", Share)},
     ),
     Operation(
         "/api/v1/diff-packages-by-version",
@@ -216,7 +206,7 @@ STATISTICS = (
         "/api/v1/diff-packages-trend",
         _READ,
         "The share of diff_packages in percent over 30 days or 26 weeks.",
-        {200: ("The chart", ChartDocument)},
+        {200: ("The chart", Chart)},
         query=("interval",),
     ),
 )
@@ -246,22 +236,19 @@ class StatisticsPages:
 
     async def report(self, request: Request) -> Response:
         """Everything that the page of statistics shows, of 7, 30 or 90 days."""
-        from asu_builder.http.api.tables import render_report  # the start needs none of it
-
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
-        return await self._json(f"report {days}", lambda: render_report(self._charts.report(days)))
+        return await self._json(f"report {days}", lambda: self._charts.report(days))
 
     async def chart_csv(self, request: Request) -> Response:
         """One chart's numbers. Raises `BuildNotFound` for an unknown one."""
-        from asu_builder.http.api.tables import TABLES, render_csv  # as above
-
         chart = request.path_params["chart"]
-        if chart not in TABLES:
+        table = TABLES.get(chart)
+        if table is None:
             raise BuildNotFound(f"There is no such chart. There are {', '.join(TABLES)}.")
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
 
         def render() -> Rendered:
-            text = render_csv(TABLES[chart](self._charts.report(days)))
+            text = render_csv(table.columns, table.rows(self._charts.report(days)))
             return Rendered(text.encode(), _FRESH_SECONDS)
 
         body = await self._remembered.get(f"csv {chart} {days}", render)
@@ -270,14 +257,12 @@ class StatisticsPages:
 
     async def builds_per_day(self, _: Request) -> Response:
         """Requests, cache hits and failures of 30 days."""
-        return await self._json("builds per day", lambda: _chart(self._charts.builds_per_day()))
+        return await self._json("builds per day", self._charts.builds_per_day)
 
     async def builds_by_version(self, request: Request) -> Response:
         """Requests of 26 weeks by version; `branch` is how the versions' names begin."""
         branch = request.query_params.get("branch", "")[:32]
-        return await self._json(
-            f"by version {branch}", lambda: _chart(self._charts.builds_by_version(branch))
-        )
+        return await self._json(f"by version {branch}", lambda: self._charts.builds_by_version(branch))
 
     async def top_packages(self, request: Request) -> Response:
         """The packages most asked for; `branch` as above, at most `n` of them."""
@@ -307,28 +292,24 @@ class StatisticsPages:
 
     async def diff_packages(self, _: Request) -> Response:
         """The share of new builds with diff_packages in 30 days."""
-        return await self._json("diff", lambda: _share(self._charts.diff_packages()))
+        return await self._json("diff", self._charts.diff_packages)
 
     async def diff_packages_by_version(self, _: Request) -> Response:
         """The same for each version."""
-        return await self._json("diff by version", self._share_by_version)
+        return await self._json(
+            "diff by version", lambda: ShareByVersion(self._charts.diff_packages_by_version(), DAYS)
+        )
 
     async def diff_packages_trend(self, request: Request) -> Response:
         """The same in percent over 30 days, or with `interval=week` over 26 weeks."""
         interval: Interval = "week" if request.query_params.get("interval") == "week" else "day"
-        return await self._json(
-            f"trend {interval}", lambda: _chart(self._charts.diff_packages_trend(interval))
-        )
+        return await self._json(f"trend {interval}", lambda: self._charts.diff_packages_trend(interval))
 
     async def _json(self, key: str, make: Callable[[], object]) -> Response:
         def render() -> Rendered:
             return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
 
         return respond(Answer(200, await self._remembered.get(key, render)))
-
-    def _share_by_version(self) -> ShareByVersion:
-        shares = self._charts.diff_packages_by_version()
-        return ShareByVersion({version: _share(share) for version, share in shares.items()}, DAYS)
 
     def _render_errors(self, limit: int) -> str:
         lines = [
@@ -337,15 +318,6 @@ class StatisticsPages:
             for failure in self._charts.failures(limit)
         ]
         return "".join(lines) or _NO_ERRORS
-
-
-def _chart(chart: Chart) -> ChartDocument:
-    lines = [DatasetDocument(line.label, line.data, line.color or msgspec.UNSET) for line in chart.datasets]
-    return ChartDocument(chart.labels, lines)
-
-
-def _share(share: Share) -> ShareDocument:
-    return ShareDocument(share.total, share.with_diff_packages, share.share)
 
 
 def _named(counts: Any) -> list[Named]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from asu_builder.core.statistics import DAYS, PERIODS, Charts, StageReport, StatisticsReport
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import Fault
-from asu_builder.http.api.tables import TABLES, Cell
+from asu_builder.http.api.statistics import TABLES, Cell
 from asu_builder.http.openapi import one_of
 from asu_builder.http.pages import charts
 from asu_builder.http.pages.charts import Row, Series
@@ -97,15 +97,16 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _figure(name: str, report: StatisticsReport, days: int) -> Figure:
-    table = TABLES[name](report)
-    counted = any(cell for row in table.rows for cell in row[1:])
+    table = TABLES[name]
+    rows = table.rows(report)
+    counted = any(cell for row in rows for cell in row[1:])
     return Figure(
         name,
         table.title,
         _NOTES.get(name, ""),
         _DRAWN[name](report, f"{table.title}, {days} days") if counted else "",
         [column.replace("_", " ") for column in table.columns],
-        table.rows,
+        rows,
         f"/api/v1/statistics/{name}.csv?days={days}",
         empty=not counted,
     )
@@ -129,7 +130,7 @@ def _versions(report: StatisticsReport, label: str) -> str:
 
 
 def _packages(report: StatisticsReport, label: str) -> str:
-    rows = [_row(name, count, of=report.share.total) for name, count in report.packages[:_MOST_ROWS]]
+    rows = [_row(row.name, row.count, of=report.diff_packages.total) for row in report.packages[:_MOST_ROWS]]
     return charts.horizontal_bars(label, rows)
 
 
@@ -140,7 +141,7 @@ def _failures(report: StatisticsReport, label: str) -> str:
             as_beginning(row.reason) + (f" ({row.side})" if times[row.reason] > 1 else ""),
             row.count,
             of=report.failed,
-            kind=row.side.fault,
+            kind=row.fault,
         )
         for row in report.failures
     ]
@@ -162,20 +163,19 @@ def _shortened(rows: Sequence[Row], what: str, *, of: int) -> list[Row]:
 
 def _durations(report: StatisticsReport, label: str) -> str:
     legend = (("stage", "On average"), ("mark", "Nine of ten took at most"))
-    return charts.horizontal_bars(label, [_stage(row) for row in report.stages], legend)
+    return charts.horizontal_bars(label, [_stage(row) for row in report.durations], legend)
 
 
 def _stage(row: StageReport) -> Row:
     name = _STAGES.get(row.stage, row.stage)
-    mean, p90 = row.mean.total_seconds(), row.p90.total_seconds()
     return Row(
         name,
-        mean,
-        f"{_seconds(mean)} · 9 of 10: {_seconds(p90)}",
-        f"{name}: {_seconds(mean)} on average, nine of ten at most {_seconds(p90)},"
-        f" the longest {_seconds(row.longest.total_seconds())}, {row.count:,} builds",
+        row.mean,
+        f"{_seconds(row.mean)} · 9 of 10: {_seconds(row.p90)}",
+        f"{name}: {_seconds(row.mean)} on average, nine of ten at most {_seconds(row.p90)},"
+        f" the longest {_seconds(row.longest)}, {row.count:,} builds",
         "others" if row.stage == "pending" else "stage",
-        p90,
+        row.p90,
     )
 
 
@@ -196,7 +196,7 @@ def _diff_packages(report: StatisticsReport, label: str) -> str:
         label,
         "New builds that list every package they want",
         [day.day for day in report.days],
-        [100 * day.share.share if day.share.total else None for day in report.days],
+        [day.diff_packages.percent for day in report.days],
     )
 
 
