@@ -249,7 +249,6 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.pages.build_form.see_build": "an answer of this program",
     "http.pages.queue.QueuePage.act": "a field of a form that was read, cut to 1,000 characters",
     "cli.build._read_request": "the user's own file",
-    "cli.local._reply": "an answer of this program",
     "cli.admin._read": "the user's own file",
     "cli.log_lines._shortened": "the log of this program, read by the user's own command",
     "cli.build.suggestion": "a body that this program makes",

@@ -1,7 +1,7 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -25,6 +25,7 @@ from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
+from asu_builder.domain.access import Token
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
@@ -53,6 +54,9 @@ class Application(Struct, frozen=True):
     """Ends the answers that would last, on the event loop."""
     door: Door
     """What the server lets in."""
+    workers: Workers
+    health: Health
+    catalog: Catalog
 
 
 def assemble(
@@ -62,11 +66,13 @@ def assemble(
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
     origins: Mapping[str, str] | None = None,
     rounds: Rounds | None = None,
+    own_tokens: Sequence[Token] = (),
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
     `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
-    settings were chosen, `rounds` how often background work comes.
+    settings were chosen, `rounds` how often background work comes; `own_tokens` are known
+    beside those of the settings.
     """
     counts = EventCounts()
     adapters = open_adapters(settings, now, note=counts.note)
@@ -112,7 +118,7 @@ def assemble(
             version=__version__,
             now=now,
         ),
-        callers=Callers(settings.tokens, settings.trusted_proxies),
+        callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
@@ -123,7 +129,16 @@ def assemble(
     )
     app = create_app(parts)
     drain = partial(workers.drain, settings.shutdown_grace)
-    return Application(app, adapters.warnings, drain, app.end_streams, make_door(parts, app))
+    return Application(
+        app,
+        adapters.warnings,
+        drain,
+        app.end_streams,
+        make_door(parts, app),
+        workers=workers,
+        health=health,
+        catalog=catalog,
+    )
 
 
 def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:

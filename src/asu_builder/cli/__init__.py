@@ -86,13 +86,13 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
     gc.disable()
     from asu_builder.app import assemble
     from asu_builder.app.background import use_one_heap
+    from asu_builder.cli.exit_codes import exit_on_error
     from asu_builder.cli.listening import listen_at
-    from asu_builder.cli.local import told
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.http.server import DrainingServer, Supervisor, inherited_sockets, server_config
 
     use_one_heap()
-    with told():
+    with exit_on_error():
         loaded = load_with_origins(
             files=None if file is None else (file,),
             options={} if port is None else {"server_port": port},
@@ -166,15 +166,15 @@ def rules_test_command(file: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Serve here; else at 8080 where that is free.")
 def demo_command(keep: bool, port: int | None) -> None:
     """Builds one image of the made-up sample distribution, from request to verified download."""
+    from asu_builder.cli.exit_codes import exit_on_error
     from asu_builder.cli.listening import listen_at
-    from asu_builder.cli.local import told
     from asu_builder.demo import run_demo
 
     chosen = os.environ.get("ASU_SERVER_PORT", "") if keep else ""
     if port is None and chosen.isdecimal():
         port = int(chosen)
     if port is not None:
-        with told():
+        with exit_on_error():
             for opened in listen_at("127.0.0.1", port):
                 opened.close()
     sys.exit(run_demo(keep=keep, port=port))

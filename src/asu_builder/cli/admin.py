@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from asu_builder.app import make_housekeeping
-from asu_builder.cli.local import installation, told
+from asu_builder.cli.backend import installation
+from asu_builder.cli.exit_codes import exit_on_error
 from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
 from asu_builder.settings.checks import NAME as TOKEN_NAME
@@ -23,7 +24,7 @@ _UNKNOWN = "not known here, and left out"
 @click.argument("file", type=click.Path(path_type=Path))
 def import_settings_command(file: Path) -> None:
     """Prints what the predecessor's FILE (asu.toml) says as YAML of this service; changes nothing."""
-    with told():
+    with exit_on_error():
         lines = list(translate(_read(file), str(file)))
     click.echo(f"# From {file.name}. Save it as /etc/asu/config.yaml or config.yaml.")
     click.echo("\n".join(lines))
@@ -101,11 +102,11 @@ def gc_command(dry_run: bool, adopt_store: bool) -> None:
     """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
     if dry_run and adopt_store:
         raise click.UsageError("--adopt-store forgets results; it goes with no --dry-run.")
-    with installation() as (settings, world):
+    with installation() as (settings, adapters):
         if adopt_store:
-            world.store.adopt()
-        world.store.require_root()
-        housekeeping = make_housekeeping(settings, world, world.runtime, wake=lambda: None)
+            adapters.store.adopt()
+        adapters.store.require_root()
+        housekeeping = make_housekeeping(settings, adapters, adapters.runtime, wake=lambda: None)
         found = housekeeping.collect(dry_run=dry_run)
         orphans = housekeeping.reconcile(dry_run=dry_run)
     # A dry run finds them a second time.
@@ -124,7 +125,7 @@ def backup_command(file: Path, force: bool) -> None:
     """Copies the database into FILE, consistent while the service runs. Images need no backup."""
     from asu_builder.database.backup import backup
 
-    with told():
+    with exit_on_error():
         size = backup(load_settings().database_path, file, force=force)
     click.echo(f"{file}: {size} bytes, checked")
 

@@ -16,13 +16,20 @@ from click.shell_completion import CompletionItem
 from msgspec import Struct
 
 from asu_builder import __version__
-from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, code_of_build, code_of_error, patiently
-from asu_builder.cli.local import complain
-from asu_builder.cli.places import BuildsPlace, OffersPlace, Place, place_of, server_options
+from asu_builder.cli.backend import Backend, open_backend, server_options
+from asu_builder.cli.exit_codes import (
+    DEFAULT_SECONDS,
+    ExitCode,
+    code_of_build,
+    code_of_error,
+    print_error,
+    retry,
+)
 from asu_builder.cli.views import View, printable, shown
+from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.downloads import announced_images, fetch
 from asu_builder.client.events import Ended, Event
-from asu_builder.client.server import Reply
+from asu_builder.client.server import Reply, ServerOffers
 from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
 from asu_builder.domain.search import closest
@@ -35,7 +42,7 @@ _ALIKE = 0.6
 """Of three unlikely ones nobody takes harm; no suggestion at all helps nobody."""
 
 
-def suggestion(offers: OffersPlace, body: bytes, refusal: AsuError) -> str:
+def suggestion(offers: ServerOffers, body: bytes, refusal: AsuError) -> str:
     """A sentence with the nearest ones, or "" when there is none or the refusal is another."""
     is_unknown = isinstance(refusal, RequestRejected) and not isinstance(refusal, RequestMalformed)
     find = _FINDERS.get(getattr(refusal, "field", "")) if is_unknown else None
@@ -48,21 +55,16 @@ def suggestion(offers: OffersPlace, body: bytes, refusal: AsuError) -> str:
     return f"Did you mean {' or '.join(found)}?" if found else ""
 
 
-def package_suggestions(offers: OffersPlace, body: bytes) -> list[str]:
+def package_suggestions(offers: ServerOffers, body: bytes) -> list[str]:
     """A sentence for each name in a request that no index has and that is like another one."""
     try:
-        unknown = patiently(
-            lambda: offers.unknown_packages(body),
-            seconds=_PACKAGES_SECONDS,
-            pause_after=offers.pause_after,
-            note=lambda _: None,
-        )
+        unknown = retry(lambda: offers.unknown_packages(body), seconds=_PACKAGES_SECONDS)
     except AsuError:
         return []
     return [f"{name}: did you mean {' or '.join(meant)}?" for name, meant in unknown.items() if meant]
 
 
-def _versions(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+def _versions(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
     asked = str(request["version"])
     known = [version for branch in offers.branches() for version in branch["versions"]]
     # Who names a branch means its newest release.
@@ -71,7 +73,7 @@ def _versions(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
     return (released or below)[:1] or closest(asked, known, alike=_ALIKE)
 
 
-def _targets(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+def _targets(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
     known = [
         target
         for branch in offers.branches()
@@ -81,7 +83,7 @@ def _targets(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
     return closest(str(request["target"]), known, alike=_ALIKE)
 
 
-def _profiles(offers: OffersPlace, request: Mapping[str, Any]) -> Sequence[str]:
+def _profiles(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
     words = str(request["profile"]).replace(",", " ").replace("_", " ")
     found = offers.devices(str(request["version"]), words, 100)["devices"]
     # Those of the same target first: whoever names one mostly knows it.
@@ -94,7 +96,7 @@ def _name(device: Mapping[str, str], target: str) -> str:
     return device["profile"] + elsewhere
 
 
-_FINDERS: Mapping[str, Callable[[OffersPlace, Mapping[str, Any]], Sequence[str]]] = {
+_FINDERS: Mapping[str, Callable[[ServerOffers, Mapping[str, Any]], Sequence[str]]] = {
     "version": _versions,
     "target": _targets,
     "profile": _profiles,
@@ -109,7 +111,7 @@ _PLAIN = (
 """Options that are fields of a request as they are."""
 
 
-class Wishes(Struct, frozen=True):
+class BuildOptions(Struct, frozen=True):
     """The options of `build` that say what is wanted; None and empty where nothing was said."""
 
     request_file: str | None = None
@@ -127,26 +129,26 @@ class Wishes(Struct, frozen=True):
     repository_key_files: Sequence[str] = ()
 
 
-def body_of(wishes: Wishes) -> bytes:
+def body_of(options: BuildOptions) -> bytes:
     """The body. What the options say goes above what the file says; packages come in addition.
 
     Raises `click.UsageError` for what cannot be meant.
     """
-    sources = [wishes.request_file, wishes.defaults_file, *wishes.repository_key_files]
+    sources = [options.request_file, options.defaults_file, *options.repository_key_files]
     if sources.count("-") > 1:
         raise click.UsageError("standard input can be one file only")
-    read = _read_request(wishes.request_file) if wishes.request_file else {}
+    read = _read_request(options.request_file) if options.request_file else {}
     document = {"client": f"asu-builder/{__version__}", **read}
-    document |= {name: value for name in _PLAIN if (value := getattr(wishes, name)) is not None}
-    if wishes.defaults_file:
-        document["defaults"] = _read(wishes.defaults_file)
-    packages = [name for text in wishes.packages for name in text.replace(",", " ").split()]
-    keys = [_read(file) for file in wishes.repository_key_files]
+    document |= {name: value for name in _PLAIN if (value := getattr(options, name)) is not None}
+    if options.defaults_file:
+        document["defaults"] = _read(options.defaults_file)
+    packages = [name for text in options.packages for name in text.replace(",", " ").split()]
+    keys = [_read(file) for file in options.repository_key_files]
     for name, more in (("packages", packages), ("repository_keys", keys)):
         if more:
             document[name] = [*(document.get(name) or []), *more]
-    if wishes.repositories:
-        document["repositories"] = {**(document.get("repositories") or {}), **_named(wishes.repositories)}
+    if options.repositories:
+        document["repositories"] = {**(document.get("repositories") or {}), **_named(options.repositories)}
     missing = [f"--{name}" for name in _NEEDED if not document.get(name)]
     if missing:
         raise click.UsageError(f"nothing says what to build: give {', '.join(missing)}, or a --request")
@@ -202,10 +204,10 @@ class BuildRun:
     """One build at one place; `run` may be interrupted by `KeyboardInterrupt`, then `abandon` ends it."""
 
     def __init__(
-        self, place: BuildsPlace, view: View, *, patience: float, on_event: Callable[[Event], None]
+        self, builds: ServerBuilds, view: View, *, patience: float, on_event: Callable[[Event], None]
     ) -> None:
         """`patience` is how many seconds a place may say that it cannot take the request now."""
-        self._place = place
+        self._builds = builds
         self._view = view
         self._patience = patience
         self._on_event = on_event
@@ -214,12 +216,7 @@ class BuildRun:
 
     def submit(self, body: bytes) -> Reply:
         """The first answer. Raises what the place refuses with."""
-        reply = patiently(
-            lambda: self._place.submit(body),
-            seconds=self._patience,
-            pause_after=self._place.pause_after,
-            note=self._view.note,
-        )
+        reply = retry(lambda: self._builds.submit(body), seconds=self._patience, note=self._view.note)
         self._request_hash = str(reply.document.get("request_hash", ""))
         self._cancel_token = str(reply.document.get("cancel_token", ""))
         return reply
@@ -230,7 +227,7 @@ class BuildRun:
         self._view.note(f"request hash {self._request_hash}")
         if reply.status == 202:
             try:
-                self._place.begin(self._request_hash)
+                self._builds.begin(self._request_hash)
                 reply = self.follow(self._request_hash)
             except AsuError:
                 self._cancel_quietly()
@@ -241,7 +238,7 @@ class BuildRun:
 
     def follow(self, request_hash: str) -> Reply:
         """The last answer about a build that goes on."""
-        for event in self._place.follow(request_hash):
+        for event in self._builds.follow(request_hash):
             self._on_event(event)
             self._view.show(event)
             if isinstance(event, Ended):
@@ -249,7 +246,7 @@ class BuildRun:
         raise Unavailable("The build was not followed to its end.")
 
     def _fetch(self, document: dict[str, Any], folder: Path) -> tuple[Path, ...]:
-        source = self._place.source(document)
+        source = self._builds.source(document)
         images = announced_images(document)
         return tuple(fetch(image, folder, source, report=self._view.image) for image in images)
 
@@ -262,7 +259,7 @@ class BuildRun:
                 f"The build {self._request_hash} was begun by somebody else, or has ended; it is left alone."
             )
         try:
-            self._place.cancel(self._request_hash, self._cancel_token)
+            self._builds.cancel(self._request_hash, self._cancel_token)
         except AsuError as error:
             return f"The build {self._request_hash} was not cancelled: {error}"
         return f"The build {self._request_hash} is cancelled."
@@ -271,7 +268,7 @@ class BuildRun:
         """Leaves no job behind that nobody waits for, where it can still be told to."""
         if self._cancel_token:
             try:
-                self._place.cancel(self._request_hash, self._cancel_token)
+                self._builds.cancel(self._request_hash, self._cancel_token)
             except AsuError:
                 return
 
@@ -288,7 +285,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OUTPUT_LINES = 20
-_WISHES = (
+_OPTIONS = (
     click.option(
         "--request", "request_file", metavar="FILE", help="A request as JSON or YAML; - is standard input."
     ),
@@ -346,8 +343,8 @@ _WISHES = (
 )
 
 
-def _wishes(command: _Command) -> _Command:
-    for option in reversed(_WISHES):
+def _build_options(command: _Command) -> _Command:
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
@@ -361,7 +358,7 @@ class _Showing(msgspec.Struct, frozen=True):
 
 
 @click.command("build")
-@_wishes
+@_build_options
 @click.option(
     "-o",
     "--out",
@@ -392,7 +389,7 @@ def build_command(
     quiet: bool,
     server: str,
     token: str,
-    **wishes: Any,
+    **options: Any,
 ) -> None:
     """Builds images and fetches them, verified, into --out.
 
@@ -400,19 +397,19 @@ def build_command(
     server. An image that is here already is not fetched again, and one that broke off is resumed.
     Ctrl-C cancels the build, a second one leaves at once.
     """
-    body = body_of(Wishes(**wishes))
+    body = body_of(BuildOptions(**options))
     showing = _Showing(as_json, json_events, quiet)
     # Whoever ends us by SIGTERM wants what Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
-    with place_of(server, token, patience=patience) as place:
+    with open_backend(server, token, patience=patience) as backend:
         if detach:
-            code = _detach(place.builds, body, showing, patience=patience)
+            code = _detach(backend.builds, body, showing, patience=patience)
         else:
-            code = _build(place, body, out, showing, patience=patience)
+            code = _build(backend, body, out, showing, patience=patience)
     sys.exit(code)
 
 
-def _detach(builds: BuildsPlace, body: bytes, showing: _Showing, *, patience: float) -> ExitCode:
+def _detach(builds: ServerBuilds, body: bytes, showing: _Showing, *, patience: float) -> ExitCode:
     with shown(sys.stderr, quiet=showing.quiet) as view:
         reply = BuildRun(builds, view, patience=patience, on_event=lambda _: None).submit(body)
     if showing.as_json or showing.json_events:
@@ -424,11 +421,11 @@ def _detach(builds: BuildsPlace, body: bytes, showing: _Showing, *, patience: fl
     return ExitCode.DONE
 
 
-def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
+def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
     run: BuildRun | None = None
     try:
         with shown(sys.stderr, quiet=showing.quiet) as view:
-            run = BuildRun(place.builds, view, patience=patience, on_event=_writer(showing))
+            run = BuildRun(backend.builds, view, patience=patience, on_event=_writer(showing))
             finished = run.run(body, out)
     except KeyboardInterrupt:
         leave_when_interrupted()
@@ -436,15 +433,15 @@ def _build(place: Place, body: bytes, out: Path, showing: _Showing, *, patience:
         click.echo(run.abandon() if run else "", err=True)
         return ExitCode.CANCELLED
     except AsuError as error:
-        hint = suggestion(place.offers, body, error)
+        hint = suggestion(backend.offers, body, error)
         detail = f"{str(error).rstrip('.')}. {hint}" if hint else str(error)
         if showing.as_json or showing.json_events:
             click.echo(json.dumps({"title": type(error).__name__, "detail": detail}))
-        complain(detail)
+        print_error(detail)
         return code_of_error(error)
     _report(finished, showing, output=not view.keeps_output)
     if finished.document.get("reason") == FailureReason.IMPOSSIBLE_SELECTION:
-        for sentence in package_suggestions(place.offers, body):
+        for sentence in package_suggestions(backend.offers, body):
             click.echo(printable(sentence), err=True)
     return finished.code
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.exit_codes import ExitCode, code_of_build
-from asu_builder.cli.places import BuildsPlace, place_of, server_options
 from asu_builder.cli.views import describe, print_json, print_table, printable
+from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.events import Ended, LogLines, progress_of
 
 _hash_argument = click.argument("request_hash", metavar="HASH")
@@ -21,8 +22,8 @@ _hash_argument = click.argument("request_hash", metavar="HASH")
 @server_options
 def status_command(request_hash: str, as_json: bool, server: str, token: str) -> None:
     """Says how far a build is. Ends with 0 for every build that is known, whatever its state."""
-    with place_of(server, token) as place:
-        reply = place.builds.look(place.builds.whole_hash(request_hash))
+    with open_backend(server, token) as backend:
+        reply = backend.builds.look(backend.builds.whole_hash(request_hash))
     if as_json:
         print_json(reply.document)
     else:
@@ -50,20 +51,20 @@ def _rows(status: int, document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 def log_command(request_hash: str, follow: bool, server: str, token: str) -> None:
     """Prints what a build has printed."""
     code = ExitCode.DONE
-    with place_of(server, token) as place:
-        request_hash = place.builds.whole_hash(request_hash)
-        reply = place.builds.look(request_hash)
+    with open_backend(server, token) as backend:
+        request_hash = backend.builds.whole_hash(request_hash)
+        reply = backend.builds.look(request_hash)
         if follow and reply.status == 202:
-            code = _follow(place.builds, request_hash)
+            code = _follow(backend.builds, request_hash)
         else:
-            lines = place.builds.printed(request_hash)
+            lines = backend.builds.printed(request_hash)
             for line in _output(reply.document) if lines is None else lines:
                 click.echo(printable(line))
             code = code_of_build(reply.status, reply.document) if follow else code
     sys.exit(code)
 
 
-def _follow(builds: BuildsPlace, request_hash: str) -> ExitCode:
+def _follow(builds: ServerBuilds, request_hash: str) -> ExitCode:
     heard = False
     for event in builds.follow(request_hash):
         if isinstance(event, LogLines):
@@ -90,6 +91,6 @@ def _output(document: Mapping[str, Any]) -> list[str]:
 @server_options
 def cancel_command(request_hash: str, cancel_token: str, server: str, token: str) -> None:
     """Ends a build before its time: here as its operator, on a server with a secret or a token."""
-    with place_of(server, token) as place:
-        place.builds.cancel(place.builds.whole_hash(request_hash), cancel_token)
+    with open_backend(server, token) as backend:
+        backend.builds.cancel(backend.builds.whole_hash(request_hash), cancel_token)
     click.echo("cancelled")

@@ -1,9 +1,13 @@
-"""With which number a command ends, and how long it asks again before that."""
+"""How a command ends: its exit code, its error message, and how long it retries before that."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, TypeVar
+
+import click
 
 from asu_builder.domain.errors import (
     AsuError,
@@ -19,6 +23,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
+from asu_builder.settings import SettingsProblem
 
 DEFAULT_SECONDS = 60.0
 _NOT_NOW = (Unavailable, QueueFull, TooManyRequests)
@@ -27,29 +32,28 @@ _LEAST_PAUSE = 0.2
 _Answer = TypeVar("_Answer")
 
 
-def patiently(
+def retry(
     ask: Callable[[], _Answer],
     *,
     seconds: float,
-    pause_after: Callable[[AsuError], float],
-    note: Callable[[str], None],
+    note: Callable[[str], None] = lambda _: None,
 ) -> _Answer:
     """The answer, asked for again until `seconds` are over; then the last refusal is raised.
 
-    Each new reason to wait is noted once; only what can pass by itself is waited for.
+    Retries only what can pass by itself, as late as the refusal says; notes each new reason once.
     """
     until = time.monotonic() + seconds
-    told = ""
+    noted = ""
     while True:
         try:
             return ask()
         except _NOT_NOW as error:
-            pause = max(_LEAST_PAUSE, pause_after(error))
+            pause = max(_LEAST_PAUSE, float(getattr(error, "retry_after", 1)))
             if time.monotonic() + pause > until:
                 raise
-            if told != str(error):
-                told = str(error)
-                note(f"{told} Trying for {seconds:.0f} s.")
+            if noted != str(error):
+                noted = str(error)
+                note(f"{noted} Trying for {seconds:.0f} s.")
         time.sleep(pause)
 
 
@@ -107,3 +111,23 @@ def code_of_build(status: int, document: Mapping[str, Any]) -> ExitCode:
         return ExitCode.CANCELLED
     # An old server does not say whose side it is on; most failures are the request's.
     return _BY_FAULT.get(document.get("fault", Fault.USER), ExitCode.MISTAKE)
+
+
+def print_error(problem: Exception | str) -> None:
+    """Prints what went wrong."""
+    click.echo(f"asu-builder: {problem}", err=True)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Prints the errors of this program and of its settings, and exits with their code."""
+    try:
+        yield
+    except SettingsProblem as problem:
+        print_error(problem)
+        sys.exit(ExitCode.USAGE)
+    except AsuError as problem:
+        print_error(problem)
+        sys.exit(code_of_error(problem))
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.CANCELLED)

@@ -1,128 +1,30 @@
 """`asu-builder jobs`: see and move jobs, beside a running service or on a server."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import click
-import msgspec
 
-from asu_builder.cli.local import operator, told, who
-from asu_builder.cli.places import server_of, server_options
+from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.views import print_json, printable
-from asu_builder.core.operator import Operator
-from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated
+from asu_builder.client.server import ServerOperator
+from asu_builder.domain.errors import NotAllowed, NotAuthenticated
 from asu_builder.domain.job import JobState
-from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
-from asu_builder.http.api.operator import ActDocument, describe_job
 from asu_builder.ports import JobFilter
 
 
-class Hand(Protocol):
-    """What an operator sees and does, wherever: `LocalHand` or `client.operator.ServerOperator`."""
-
-    def jobs(self, wanted: JobFilter) -> Sequence[dict[str, Any]]:
-        """Jobs, newest first, as the HTTP interface tells them."""
-
-    def show(self, request_hash: str) -> Any:
-        """The newest job of a hash. Raises `BuildNotFound`."""
-
-    def cancel(self, request_hash: str) -> None:
-        """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
-
-    def requeue(self, request_hash: str) -> None:
-        """Builds once more what has ended, or gives a running build back to the queue."""
-
-    def purge(self, request_hash: str) -> None:
-        """Forgets a result or a failure now, with its images."""
-
-    def pause(self) -> None:
-        """Lets no worker claim a job."""
-
-    def resume(self) -> None:
-        """Lets workers claim jobs again."""
-
-    def acts(self, limit: int) -> Sequence[dict[str, Any]]:
-        """What operators did, newest first."""
-
-
-class LocalHand:
-    """Speaks as `client.operator.ServerOperator` does; whoever is at the terminal may do everything."""
-
-    def __init__(self, operator: Operator) -> None:
-        self._operator = operator
-
-    def jobs(self, wanted: JobFilter) -> Sequence[dict[str, Any]]:
-        """See `Hand.jobs`."""
-        return [_document(describe_job(job)) for job in self._operator.jobs(wanted)]
-
-    def show(self, request_hash: str) -> Any:
-        """See `Hand.show`."""
-        job = self._operator.find(request_hash)
-        if job is None:
-            raise BuildNotFound("There is no job under this hash.")
-        return _document(job)
-
-    def cancel(self, request_hash: str) -> None:
-        """See `Hand.cancel`."""
-        self._operator.cancel(request_hash, who=who())
-
-    def requeue(self, request_hash: str) -> None:
-        """See `Hand.requeue`."""
-        self._operator.requeue(request_hash, who=who())
-
-    def purge(self, request_hash: str) -> None:
-        """See `Hand.purge`."""
-        self._operator.purge(request_hash, who=who())
-
-    def pause(self) -> None:
-        """See `Hand.pause`."""
-        self._operator.pause(who=who())
-
-    def resume(self) -> None:
-        """See `Hand.resume`."""
-        self._operator.resume(who=who())
-
-    def acts(self, limit: int) -> Sequence[dict[str, Any]]:
-        """See `Hand.acts`."""
-        found = self._operator.acts(limit)
-        return [_document(ActDocument(act.at, act.who, act.act, act.subject)) for act in found]
-
-
 @contextmanager
-def hand_of(server: str, token: str) -> Iterator[Hand]:
-    """The hand on the server that is named, or on this installation. Errors end the command."""
-    if not server:
-        with operator() as hand:
-            yield LocalHand(hand)
-        return
-    from asu_builder.client.server import ServerOperator
-
-    with told():
+def _admin(server: str, token: str) -> Iterator[ServerOperator]:
+    """What the operator may do, where the command says, else where the group of commands said."""
+    of_group = click.get_current_context().find_object(tuple) or ("", "")
+    server, token = server or of_group[0], token or of_group[1]
+    with open_backend(server, token, existing=True) as backend:
         try:
-            yield ServerOperator(server_of(server, token))
+            yield backend.admin
         except (NotAuthenticated, NotAllowed) as error:
             raise type(error)(f"{error} Name a token with --token or ASU_BUILDER_TOKEN.") from error
-
-
-def hashes_of(hand: Hand) -> Callable[[str], Sequence[str]]:
-    """The hashes of jobs by how they begin."""
-
-    def begin_so(prefix: str) -> Sequence[str]:
-        found = hand.jobs(JobFilter(request_hash=prefix, limit=FOUND_AT_MOST))
-        return [str(job["request_hash"]) for job in found]
-
-    return begin_so
-
-
-def whole(hand: Hand, given: str) -> str:
-    """The hash that begins as given. Raises as `whole_hash` does."""
-    return whole_hash(given, hashes_of(hand))
-
-
-def _document(value: object) -> Any:
-    return msgspec.to_builtins(value)
 
 
 _limit = click.option(
@@ -143,14 +45,6 @@ def jobs_group(context: click.Context, server: str, token: str) -> None:
     context.obj = (server, token)
 
 
-@contextmanager
-def _hand(server: str, token: str) -> Iterator[Hand]:
-    """Where the command says, else where the group of commands said."""
-    of_group = click.get_current_context().find_object(tuple) or ("", "")
-    with hand_of(server or of_group[0], token or of_group[1]) as hand:
-        yield hand
-
-
 @jobs_group.command("list")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
 @click.option("--version", "release", default="", help="Only of this version.")
@@ -165,8 +59,8 @@ def list_command(
 ) -> None:
     """Lists jobs, newest first."""
     asked = JobFilter(state=JobState(state) if state else None, version=release, **wanted)
-    with _hand(server, token) as hand:
-        for job in hand.jobs(asked):
+    with _admin(server, token) as admin:
+        for job in admin.jobs(asked):
             click.echo(json.dumps(job) if as_json else _as_line(job))
 
 
@@ -175,8 +69,8 @@ def list_command(
 @server_options
 def show_command(request_hash: str, server: str, token: str) -> None:
     """Shows the newest job of a request hash, as JSON."""
-    with _hand(server, token) as hand:
-        print_json(hand.show(whole(hand, request_hash)))
+    with _admin(server, token) as admin:
+        print_json(admin.show(admin.whole_hash(request_hash)))
 
 
 @jobs_group.command("cancel")
@@ -184,8 +78,8 @@ def show_command(request_hash: str, server: str, token: str) -> None:
 @server_options
 def cancel_command(request_hash: str, server: str, token: str) -> None:
     """Cancels a job that waits or runs."""
-    with _hand(server, token) as hand:
-        hand.cancel(whole(hand, request_hash))
+    with _admin(server, token) as admin:
+        admin.cancel(admin.whole_hash(request_hash))
     click.echo("cancelled")
 
 
@@ -194,8 +88,8 @@ def cancel_command(request_hash: str, server: str, token: str) -> None:
 @server_options
 def requeue_command(request_hash: str, server: str, token: str) -> None:
     """Builds once more what has ended, or gives a running build back to the queue."""
-    with _hand(server, token) as hand:
-        hand.requeue(whole(hand, request_hash))
+    with _admin(server, token) as admin:
+        admin.requeue(admin.whole_hash(request_hash))
     click.echo("requeued")
 
 
@@ -204,8 +98,8 @@ def requeue_command(request_hash: str, server: str, token: str) -> None:
 @server_options
 def purge_command(request_hash: str, server: str, token: str) -> None:
     """Forgets a result or a failure now, with its images."""
-    with _hand(server, token) as hand:
-        hand.purge(whole(hand, request_hash))
+    with _admin(server, token) as admin:
+        admin.purge(admin.whole_hash(request_hash))
     click.echo("purged")
 
 
@@ -213,8 +107,8 @@ def purge_command(request_hash: str, server: str, token: str) -> None:
 @server_options
 def pause_command(server: str, token: str) -> None:
     """Lets no worker claim a job; what is being built goes on."""
-    with _hand(server, token) as hand:
-        hand.pause()
+    with _admin(server, token) as admin:
+        admin.pause()
     click.echo("paused")
 
 
@@ -222,8 +116,8 @@ def pause_command(server: str, token: str) -> None:
 @server_options
 def resume_command(server: str, token: str) -> None:
     """Lets workers claim jobs again."""
-    with _hand(server, token) as hand:
-        hand.resume()
+    with _admin(server, token) as admin:
+        admin.resume()
     click.echo("resumed")
 
 
@@ -232,8 +126,8 @@ def resume_command(server: str, token: str) -> None:
 @server_options
 def acts_command(limit: int, server: str, token: str) -> None:
     """Shows what operators did, newest first."""
-    with _hand(server, token) as hand:
-        for act in hand.acts(limit):
+    with _admin(server, token) as admin:
+        for act in admin.acts(limit):
             line = f"{_to_the_second(act['at'])}  {act['who']}  {act['act']}  {act['subject']}"
             click.echo(printable(line.rstrip()))
 

@@ -3,13 +3,15 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, patiently
-from asu_builder.cli.places import OffersPlace, place_of, server_options
+from asu_builder.cli.backend import open_backend, server_options
+from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, retry
 from asu_builder.cli.views import print_json, print_table
+from asu_builder.client.server import ServerOffers
 from asu_builder.domain.errors import RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN
 
@@ -29,9 +31,9 @@ _version_option = click.option(
 @server_options
 def versions_command(as_json: bool, server: str, token: str) -> None:
     """Lists the versions that can be built, newest first."""
-    with place_of(server, token) as place:
-        branches = _branches(place.offers)
-        latest = _ask(place.offers, place.offers.latest)
+    with open_backend(server, token) as backend:
+        branches = _branches(backend.offers)
+        latest = _ask(backend.offers.latest)
     if as_json:
         print_json({"latest": latest, "branches": branches})
         return
@@ -60,9 +62,9 @@ def devices_command(
     words: Sequence[str], version: str | None, limit: int, as_json: bool, server: str, token: str
 ) -> None:
     """Finds devices by words of their names: what --target and --profile of `build` want to hear."""
-    with place_of(server, token) as place:
-        release = version or _newest(place.offers)
-        found = _ask(place.offers, lambda: place.offers.devices(release, " ".join(words), limit))
+    with open_backend(server, token) as backend:
+        release = version or _newest(backend.offers)
+        found = _ask(lambda: backend.offers.devices(release, " ".join(words), limit))
     _print_found(found, "devices", ("target", "profile", "title"), as_json=as_json)
 
 
@@ -83,22 +85,17 @@ def packages_command(
     token: str,
 ) -> None:
     """Finds packages by words of their names."""
-    with place_of(server, token) as place:
-        release = version or _newest(place.offers)
-        found = _ask(place.offers, lambda: place.offers.packages(release, target, " ".join(words), limit))
+    with open_backend(server, token) as backend:
+        release = version or _newest(backend.offers)
+        found = _ask(lambda: backend.offers.packages(release, target, " ".join(words), limit))
     _print_found(found, "packages", ("name", "version"), as_json=as_json)
 
 
-def _ask(offers: OffersPlace, question: Callable[[], _Answer]) -> _Answer:
-    return patiently(
-        question,
-        seconds=DEFAULT_SECONDS,
-        pause_after=offers.pause_after,
-        note=lambda sentence: click.echo(sentence, err=True),
-    )
+def _ask(question: Callable[[], _Answer]) -> _Answer:
+    return retry(question, seconds=DEFAULT_SECONDS, note=partial(click.echo, err=True))
 
 
-def _branches(offers: OffersPlace) -> list[dict[str, Any]]:
+def _branches(offers: ServerOffers) -> list[dict[str, Any]]:
     """Every branch, with its targets as soon as they are known; without those that stay unknown."""
     began = 0.0
 
@@ -114,7 +111,7 @@ def _branches(offers: OffersPlace) -> list[dict[str, Any]]:
             click.echo(f"The download server does not tell the targets of {missing}.", err=True)
             return error.branches
 
-    return _ask(offers, look)
+    return _ask(look)
 
 
 class _NotYet(Unavailable):
@@ -126,7 +123,7 @@ class _NotYet(Unavailable):
         self.missing = missing
 
 
-def _whole(offers: OffersPlace) -> list[dict[str, Any]]:
+def _whole(offers: ServerOffers) -> list[dict[str, Any]]:
     branches = offers.branches()
     missing = [branch["name"] for branch in branches if not _is_complete(branch)]
     if missing:
@@ -140,8 +137,8 @@ def _is_complete(branch: Mapping[str, Any]) -> bool:
     return bool(branch.get("complete", branch["targets"] or not released))
 
 
-def _newest(offers: OffersPlace) -> str:
-    latest = _ask(offers, offers.latest)
+def _newest(offers: ServerOffers) -> str:
+    latest = _ask(offers.latest)
     # The upcoming release comes first, and is not what people mean who name none.
     released = [version for version in latest if "-rc" not in version] or latest
     if not released:

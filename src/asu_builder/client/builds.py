@@ -11,9 +11,8 @@ import urllib3
 
 from asu_builder.client.downloads import Source, Stretch
 from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
-from asu_builder.client.server import Reply, Server, refusal
-from asu_builder.domain.errors import AsuError, BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
-from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
+from asu_builder.client.server import Reply, Server, ServerOperator, refusal
+from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
 
 _POLL_SECONDS = 1.0
 _LOG_BYTES = 16 << 20
@@ -26,9 +25,16 @@ class ServerBuilds:
     """Builds on one server. `patience` is how many seconds it may be away while a build is followed."""
 
     def __init__(
-        self, server: Server, *, patience: float = 60.0, pause: Callable[[float], None] = time.sleep
+        self,
+        server: Server,
+        *,
+        patience: float = 60.0,
+        pause: Callable[[float], None] = time.sleep,
+        on_life: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_life` is called whenever the server sends something while a build is followed; it may raise."""
         self.server = server
+        self._on_life = on_life
         self._patience = patience
         self._pause = pause
 
@@ -39,27 +45,18 @@ class ServerBuilds:
         """
         return _build_answer(self.server.ask("POST", "/api/v1/build", body=body))
 
-    def pause_after(self, error: AsuError) -> float:
-        """As many seconds as the server said."""
-        return float(getattr(error, "retry_after", _POLL_SECONDS))
-
     def whole_hash(self, given: str) -> str:
         """The one hash that begins as given; fewer than all digits need a token that may read.
 
         Raises `RequestRejected`, `BuildNotFound` or `NotAllowed`.
         """
-        return whole_hash(given, self._begin_so)
-
-    def _begin_so(self, prefix: str) -> list[str]:
         try:
-            path = f"/api/v1/jobs?request_hash={prefix}&limit={FOUND_AT_MOST}"
-            jobs = self.server.fetch("GET", path).document["jobs"]
+            return ServerOperator(self.server).whole_hash(given)
         except (NotAuthenticated, NotAllowed) as error:
             raise NotAllowed(
                 "A server knows a build by all 64 digits of its hash. Fewer need a token with the right "
                 "read (--token)."
             ) from error
-        return [str(job["request_hash"]) for job in jobs]
 
     def look(self, request_hash: str) -> Reply:
         """The answer to a poll. Raises `BuildNotFound`."""
@@ -102,9 +99,14 @@ class ServerBuilds:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         with self.server.stream(path, headers) as response:
             if _is_stream(response):
-                yield from parse_events(_as_it_comes(response))
+                yield from parse_events(self._chunks(response))
             else:
                 yield Refusal(response.status)
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        while chunk := response.read1(1 << 16):
+            self._on_life()
+            yield chunk
 
     def _poll(self, request_hash: str) -> Iterator[Event]:
         shown: Event | None = None
@@ -155,11 +157,6 @@ def _build_answer(reply: Reply) -> Reply:
 
 def _is_stream(response: urllib3.BaseHTTPResponse) -> bool:
     return response.status == 200 and "text/event-stream" in response.headers.get("content-type", "")
-
-
-def _as_it_comes(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read1(1 << 16):
-        yield chunk
 
 
 def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:

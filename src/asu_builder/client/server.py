@@ -1,8 +1,10 @@
 """One ASU server over HTTP: its answers as documents, what it offers, and what its operator may do."""
 
 import json
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -24,6 +26,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
+from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
 from asu_builder.outgoing import open_pool
 from asu_builder.ports import JobFilter
 
@@ -66,10 +69,13 @@ class Reply(Struct, frozen=True):
 
 
 class Server:
-    """A server by its address, like https://asu.example.org; `token` is sent with each question."""
+    """A server by its address, like https://asu.example.org; `token` is sent with each request."""
 
-    def __init__(self, address: str, *, token: str = "") -> None:
-        """Raises `RequestMalformed` for what is no address, `Unavailable` where the way to it is none."""
+    def __init__(self, address: str, *, token: str = "", socket_path: Path | None = None) -> None:
+        """`socket_path` is the Unix socket of a server on this machine.
+
+        Raises `RequestMalformed` for what is no address, `Unavailable` for a proxy without one.
+        """
         parts = parse_address(address)
         if parts is None or parts.user:
             raise RequestMalformed(
@@ -77,7 +83,7 @@ class Server:
             )
         self.address = address.rstrip("/")
         try:
-            self._pool = open_pool(address)
+            self._pool = _SocketPool(socket_path) if socket_path else open_pool(address)
         except OSError as error:
             raise Unavailable(f"{address} cannot be asked: {error}.") from None
         self._headers = {"User-Agent": f"asu-builder/{__version__}"}
@@ -159,6 +165,24 @@ class Server:
             raise Unavailable(f"{self.address} does not answer: {_why(error)}.") from error
 
 
+class _SocketPool(urllib3.HTTPConnectionPool):
+    """Connections to the one server behind a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()
+        connection._new_conn = self._connect  # type: ignore[attr-defined]
+        return connection
+
+    def _connect(self) -> socket.socket:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.connect(str(self._path))
+        return connected
+
+
 def refusal(reply: Reply) -> AsuError:
     """What an answer of 400 or more means, in our words; its own sentence is kept."""
     sentence = str(reply.document.get("detail") or reply.document.get("title") or f"status {reply.status}")
@@ -204,10 +228,6 @@ class ServerOffers:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def pause_after(self, error: AsuError) -> float:
-        """As many seconds as the server said."""
-        return float(getattr(error, "retry_after", 1))
-
     def branches(self) -> list[dict[str, Any]]:
         """Every branch with its `name`, `versions` (newest first) and `targets`."""
         return list(self._server.fetch("GET", "/api/v1/overview").document["branches"].values())
@@ -250,6 +270,15 @@ class ServerOperator:
         """Jobs, newest first, as the interface tells them."""
         asked = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
         return list(self._server.fetch("GET", f"/api/v1/jobs?{urlencode(asked)}").document["jobs"])
+
+    def whole_hash(self, given: str) -> str:
+        """The one hash that begins as given. Raises `RequestRejected` or `BuildNotFound`."""
+
+        def begin_so(prefix: str) -> list[str]:
+            found = self.jobs(JobFilter(request_hash=prefix, limit=FOUND_AT_MOST))
+            return [str(job["request_hash"]) for job in found]
+
+        return whole_hash(given, begin_so)
 
     def show(self, request_hash: str) -> Any:
         """The newest job of a hash and what a poll of it answers. Raises `BuildNotFound`."""

@@ -212,10 +212,9 @@ class Workers:
         settings: Settings,
         name: str,
         now: Callable[[], datetime],
-        only: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name` is that of this process; `only` is the id of the one job to build; `clock` is never set."""
+        """`name` is that of this process; `clock` counts seconds and is never set."""
         self._queue = queue
         self._pipeline = pipeline
         self._health = health
@@ -223,7 +222,8 @@ class Workers:
         self.durations = durations
         self._settings = settings
         self._name = name
-        self._only = only
+        self.only: int | None = None
+        """The id of the one job to build; None for every job."""
         self._timers = StageTimers(statistics, durations, now=now, clock=clock)
         self._outcomes = Outcomes(queue, statistics, settings)
         self._woken = threading.Condition()
@@ -370,7 +370,7 @@ class Workers:
         claimed = None
         stop = threading.Event()
         try:
-            claimed = self._queue.claim(name, lease_for=LEASE, only=self._only)
+            claimed = self._queue.claim(name, lease_for=LEASE, only=self.only)
         finally:
             with self._woken:
                 self._claims -= 1

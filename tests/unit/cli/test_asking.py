@@ -7,14 +7,14 @@ from typing import Any
 import click
 import pytest
 
-from asu_builder.cli.build import Wishes, body_of
+from asu_builder.cli.build import BuildOptions, body_of
 from asu_builder.http.api.body import parse_request
 
 PLACE = {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5"}
 
 
-def asked(**wishes: Any) -> dict[str, Any]:
-    body = body_of(Wishes(**wishes))
+def asked(**options: Any) -> dict[str, Any]:
+    body = body_of(BuildOptions(**options))
     parse_request(body)
     document = json.loads(body)
     assert document.pop("client").startswith("asu-builder/")
@@ -27,7 +27,7 @@ def written(folder: Path, text: str, name: str = "request.yaml") -> str:
 
 
 def test_options_are_fields_of_the_request(tmp_path: Path) -> None:
-    wishes = {
+    options = {
         **PLACE,
         "packages": ["luci", "-ppp tmux,vim"],
         "diff_packages": True,
@@ -39,7 +39,7 @@ def test_options_are_fields_of_the_request(tmp_path: Path) -> None:
         "repositories_mode": "append",
         "repository_key_files": [written(tmp_path, "a key", "key")],
     }
-    assert asked(**wishes) == {
+    assert asked(**options) == {
         **PLACE,
         "packages": ["luci", "-ppp", "tmux", "vim"],
         "diff_packages": True,
@@ -71,7 +71,7 @@ def test_options_go_above_a_file_and_packages_come_in_addition(tmp_path: Path) -
 
 
 def test_a_version_that_looks_like_a_number_is_text(tmp_path: Path) -> None:
-    body = body_of(Wishes(request_file=written(tmp_path, "{version: 24.1, target: a/b, profile: c}")))
+    body = body_of(BuildOptions(request_file=written(tmp_path, "{version: 24.1, target: a/b, profile: c}")))
     assert json.loads(body)["version"] == "24.1"
 
 
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_meant_is_told(tmp_path: Path, text: str, sentence
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("options", "sentence"),
     [
         ({"version": "24.10.5"}, "give --target, --profile"),
         ({**PLACE, "request_file": "/nowhere"}, "/nowhere cannot be read: No such file"),
@@ -103,6 +103,6 @@ def test_a_file_that_cannot_be_meant_is_told(tmp_path: Path, text: str, sentence
         ({**PLACE, "repositories": ["https://x"]}, "NAME=ADDRESS"),
     ],
 )
-def test_wishes_that_cannot_be_meant_are_told(wishes: dict[str, Any], sentence: str) -> None:
+def test_options_that_cannot_be_meant_are_told(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(click.UsageError, match=sentence):
-        body_of(Wishes(**wishes))
+        body_of(BuildOptions(**options))

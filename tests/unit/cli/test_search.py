@@ -6,7 +6,6 @@ import pytest
 
 from asu_builder.cli import search
 from asu_builder.cli.search import _branches
-from asu_builder.domain.errors import AsuError
 
 
 class Offers:
@@ -14,9 +13,6 @@ class Offers:
 
     def __init__(self, *told: list[dict[str, Any]]) -> None:
         self.told = list(told)
-
-    def pause_after(self, error: AsuError) -> float:
-        return 0.0
 
     def branches(self) -> list[dict[str, Any]]:
         return self.told.pop(0) if len(self.told) > 1 else self.told[0]
