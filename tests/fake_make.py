@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_sample.miniature import MARKER, archives, arguments, configuration, queries, reports, selection
-from asu_sample.miniature.arguments import Arguments
-from asu_sample.miniature.configuration import Profile
+from asu_sample.miniature import MARKER, build, goals
+from asu_sample.miniature import images as image_files
+from asu_sample.miniature import packages as package_files
+from asu_sample.miniature.configuration import Arguments, Profile, load, read_arguments
 from asu_sample.miniature.images import Image
 from asu_sample.miniature.packages import Package
 from asu_sample.miniature.sources import Catalog, Location, Offer
@@ -38,9 +39,9 @@ class FakeMake:
     """`make` of one unpacked sample ImageBuilder, which is read once and never written; for any thread."""
 
     def __init__(self, tree: Path) -> None:
-        self._configuration = configuration.load(tree)
+        self._configuration = load(tree)
         self._catalog = Catalog(_offers(tree))
-        self._info = "".join(f"{line}\n" for line in queries.describe(self._configuration))
+        self._info = "".join(f"{line}\n" for line in goals.describe(self._configuration))
 
     def understands(self, command: Sequence[str]) -> bool:
         """Whether `command` is a goal with variables that are imitated here; all else needs the real make."""
@@ -61,7 +62,7 @@ class FakeMake:
         profile = self._configuration.profile(asked.profile)
         if profile is None:
             return Made(2, f'Profile "{asked.profile}" does not exist!\n')
-        chosen = _Choice(self._catalog, selection.wanted(self._configuration, profile, asked.packages))
+        chosen = _Choice(self._catalog, build.wanted(self._configuration, profile, asked.packages))
         if chosen.missing:
             return Made(2, "", _complaint(chosen.missing, apk=self._configuration.package_manager == "apk"))
         if command[1] == "manifest":
@@ -72,7 +73,7 @@ class FakeMake:
 
     def _manifest(self, packages: Sequence[Package], *, strip_abi: bool) -> list[str]:
         separator = self._configuration.manifest_separator
-        return reports.manifest_lines(packages, separator=separator, strip_abi=strip_abi)
+        return image_files.manifest_lines(packages, separator=separator, strip_abi=strip_abi)
 
     def _write(self, asked: Arguments, profile: Profile, packages: Sequence[Package]) -> None:
         folder = Path(asked.bin_dir)
@@ -84,9 +85,11 @@ class FakeMake:
         for name in self._unlisted(profile, f"{prefix}-{profile.id}"):
             (folder / name).write_text(f"{MARKER}\n")
         (folder / f"{prefix}-{profile.id.lower()}.manifest").write_text(_lines(manifest))
-        reports.write_sbom(folder / f"{prefix}-{profile.id.lower()}.bom.cdx.json", packages)
-        reports.write_profiles_json(folder / "profiles.json", self._configuration, profile, prefix, images)
-        reports.write_checksums(folder)
+        image_files.write_sbom(folder / f"{prefix}-{profile.id.lower()}.bom.cdx.json", packages)
+        image_files.write_profiles_json(
+            folder / "profiles.json", self._configuration, profile, prefix, images
+        )
+        image_files.write_checksums(folder)
 
     def _unlisted(self, profile: Profile, prefix: str) -> Iterator[str]:
         """Files for devices that profiles.json does not mention."""
@@ -143,14 +146,14 @@ def _offers(tree: Path) -> Iterator[Offer]:
         for path in sorted(folder.iterdir()):
             if path.suffix in (".apk", ".ipk"):
                 data = path.read_bytes()
-                content = archives.read(data, suffix=path.suffix)
+                content = package_files.read_package(data, suffix=path.suffix)
                 digest = hashlib.sha256(data).hexdigest()
-                yield Offer(archives.described(content, path.name, data, digest), location)
+                yield Offer(package_files.described(content, path.name, data, digest), location)
 
 
 def _read(command: Sequence[str]) -> Arguments:
     variables = (word.partition("=") for word in command[2:])
-    return arguments.read({f"MINIATURE_{name}": value for name, _, value in variables})
+    return read_arguments({f"MINIATURE_{name}": value for name, _, value in variables})
 
 
 def _complaint(missing: Sequence[str], *, apk: bool) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .feeds import FEEDS
 from .imagebuilders import (
     Repository,
     Workshop,
@@ -20,10 +19,9 @@ from .imagebuilders import (
     write_archive,
     write_snapshot_start,
 )
-from .miniature import reports
 from .miniature.configuration import Configuration, Profile
-from .miniature.images import Image
-from .offers import feed_contents
+from .miniature.images import Image, profile_entry, render_profiles
+from .offers import FEEDS, feed_contents
 from .pool import Pool, write_index
 from .releases import EPOCH, RELEASES, TARGETS, Release, configuration
 
@@ -156,8 +154,8 @@ def _write_target(downloads: Path, release: Release, made_for: Configuration, tr
     profiles: dict[str, object] = {}
     for profile in made_for.profiles:
         listed = [*_promised_images(made_for, profile, prefix)]
-        profiles[profile.id] = reports.profile_entry(made_for, profile, prefix, listed)
-    (folder / "profiles.json").write_text(reports.render_profiles(made_for, profiles))
+        profiles[profile.id] = profile_entry(made_for, profile, prefix, listed)
+    (folder / "profiles.json").write_text(render_profiles(made_for, profiles))
     (folder / "version.buildinfo").write_text(f"{made_for.revision}\n")
     if tree:
         write_archive(tree, folder / archive_name(release, made_for.target), epoch=made_for.epoch)

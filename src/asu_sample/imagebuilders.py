@@ -9,9 +9,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .feeds import FEEDS
 from .miniature import configuration as configuration_file
-from .offers import local_contents
+from .offers import FEEDS, local_contents
 from .pool import Pool, link
 from .releases import Release, configuration
 

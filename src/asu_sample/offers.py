@@ -1,15 +1,211 @@
-"""The packages of the made-up world, feed by feed. None of them holds a program."""
+"""The packages of the made-up world, feed by feed, and those that provoke faults. None holds a program."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
-from .feeds import entries
-from .knobs import knob_contents
-from .miniature.archives import Content, PackageFile
-from .miniature.packages import Package
+from .miniature.packages import Content, Package, PackageFile
 from .releases import TARGETS, Release
+
+FEEDS = ("base", "luci", "packages")
+"""The feeds a target installs from, besides its own packages and its kernel modules."""
+
+_TABLE = {
+    "target": """
+        libgcc1 13.3.0-r4 libc
+    """,
+    "base": """
+        busybox 1.37.0-r3
+        ca-bundle 20250419-r2
+        dnsmasq 2.91-r2 libubus20250102
+        fstools 2025.10.03-r1 libubox20250320
+        dropbear 2025.88-r1
+        libubox20250320 2025.03.20-r1
+        libubus20250102 2025.01.02-r1 libubox20250320
+        libuci20130104 2025.01.20-r1 libubox20250320
+        libmbedtls21 3.6.5-r1
+        procd 2025.10.04-r1 ubus
+        libustream-mbedtls20201210 2025.10.03-r1 libmbedtls21
+        logd 2025.10.30-r1 libubox20250320
+        mtd 27
+        netifd 2025.10.20-r3 libuci20130104 libubus20250102
+        uci 2025.01.20-r1 libuci20130104
+        ubus 2025.12.02-r1
+        uclient-fetch 2025.10.03-r1 libubox20250320
+        urandom-seed 3
+        odhcp6c 2025.11.03-r1 libubox20250320
+        odhcpd-ipv6only 2025.10.26-r1 libuci20130104
+        ppp 2.5.2-r2 kmod-ppp
+        ppp-mod-pppoe 2.5.2-r2 ppp
+        opkg 2024.10.16-r1 uclient-fetch libubox20250320
+        apk-mbedtls 3.0.2-r2 libmbedtls21
+        partx-utils 2.41-r1
+        firewall4 2025.03.17-r1 nftables-json kmod-nft-core
+        wpad-basic-mbedtls 2025.08.26-r1 libmbedtls21
+        iwinfo 2025.09.01-r1
+        ucode 2025.07.18-r1
+        rpcd 2025.12.03-r1 ubus
+        uhttpd 2025.10.03-r1 libubox20250320
+        wireguard-tools 1.0.20250521-r1 kmod-wireguard
+        libjson-c5 0.18-r1
+        jsonfilter 2025.10.04-r1 libjson-c5
+    """,
+    "luci": """
+        luci 25.300.40000-r1 luci-base luci-app-firewall luci-theme-bootstrap
+        luci-base 25.300.40000-r1 rpcd uhttpd
+        luci-app-firewall 25.300.40000-r1 luci-base firewall4
+        luci-theme-bootstrap 25.300.40000-r1 luci-base
+        luci-ssl 25.300.40000-r1 luci libustream-mbedtls
+        luci-i18n-base-de 25.300.40000-r1 luci-base
+        luci-app-attendedsysupgrade 25.300.40000-r1 luci-base attendedsysupgrade-common
+        attendedsysupgrade-common 9
+        luci-proto-wireguard 25.300.40000-r1 luci-base wireguard-tools
+    """,
+    "packages": """
+        vim 9.1.1918-r1 libncurses6
+        tmux 3.5-r1 libncurses6
+        htop 3.4.1-r1 libncurses6
+        nano 8.6-r1 libncurses6
+        curl 8.15.0-r1 libcurl4
+        owut 2025.09.02-r1 ucode attendedsysupgrade-common
+        auc 0.3.2-r4 libcurl4
+        tcpdump 4.99.5-r1
+        sample-note 1.0-r1
+        libncurses6 6.4-r3 terminfo
+        terminfo 6.4-r3
+        libcurl4 8.15.0-r1
+    """,
+    "kmods": """
+        kmod-pico-led -
+        kmod-acme-usb - kmod-usb-core
+        kmod-usb-core -
+        kmod-e1000e -
+        kmod-igb - kmod-i2c-core
+        kmod-i2c-core -
+        kmod-fs-vfat -
+        kmod-ppp -
+        kmod-nft-core -
+        kmod-wireguard -
+        kmod-tun -
+    """,
+}
+
+
+def entries(feed: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Name, version and dependencies of each plain package of a feed, of `target` or of `kmods`.
+
+    The version of kernel modules is `-`: it follows the kernel.
+    """
+    for line in _TABLE[feed].split("\n"):
+        if line.strip():
+            name, version, *depends = line.split()
+            yield name, version, tuple(depends)
+
+
+_MIB = 1024 * 1024
+_VERSION = "1.0-r1"
+
+_FAULTS = {
+    "sample-slow": ("sleep 10", "makes make image sleep 10 seconds"),
+    "sample-slow-1": ("sleep 1", "makes make image sleep 1 second"),
+    "sample-slow-5": ("sleep 5", "makes make image sleep 5 seconds"),
+    "sample-slow-60": ("sleep 60", "makes make image sleep 60 seconds"),
+    "sample-slow-600": ("sleep 600", "makes make image sleep 600 seconds"),
+    "sample-silent-hang": ("hang 600", "makes make image hang 600 seconds without a word"),
+    "sample-chatty": ("chatter 20", "makes make image print 20 MiB"),
+    "sample-hog-memory": ("hog-memory", "makes make image take up to 4 GiB of memory"),
+    "sample-fill-disk": ("fill-disk", "makes make image write up to 2 GiB"),
+    "sample-fork": ("fork", "makes make image start up to 2000 processes"),
+}
+
+
+@cache
+def knob_contents() -> tuple[Content, ...]:
+    """All `sample-…` packages of the feed `packages`. Architecture `all`: every target shares their files."""
+    faults = [_content(name, description, fault=fault) for name, (fault, description) in _FAULTS.items()]
+    return (*faults, *_conflicts_and_clashes(), *_sizes(), *_scripts(), *_libraries())
+
+
+def _content(
+    name: str,
+    description: str,
+    *,
+    fault: str = "",
+    depends: tuple[str, ...] = (),
+    postinst: str | None = None,
+) -> Content:
+    package = Package(
+        name, _VERSION, "all", f"ASU Builder sample: {description}", depends=("libc", *depends), fault=fault
+    )
+    return Content(package, _files(name), postinst)
+
+
+def _files(name: str) -> dict[str, PackageFile]:
+    return {f"usr/share/sample/{name}": PackageFile(f"{name}: ASU Builder sample package\n".encode())}
+
+
+def _with_file(content: Content, path: str, data: bytes, *, mode: int = 0o644) -> Content:
+    return replace(content, files={**content.files, path: PackageFile(data, mode)})
+
+
+def _conflicts_and_clashes() -> Iterator[Content]:
+    for name, other in (("a", "b"), ("b", "a")):
+        content = _content(f"sample-conflict-{name}", f"conflicts with sample-conflict-{other}")
+        # opkg reads Conflicts; apk refuses two packages that provide one name in a version.
+        package = replace(
+            content.package,
+            conflicts=(f"sample-conflict-{other}",),
+            provides=(f"sample-virtual={_VERSION}",),
+        )
+        yield replace(content, package=package)
+        clash = _content(f"sample-clash-{name}", f"brings a file that sample-clash-{other} brings too")
+        yield _with_file(clash, "usr/share/sample/clash.txt", f"from {name}\n".encode())
+    yield _content(
+        "sample-broken-dep", "needs a package that nobody has", depends=("this-package-does-not-exist",)
+    )
+    yield _content("sample-needs-broken", "needs sample-broken-dep", depends=("sample-broken-dep",))
+
+
+def _sizes() -> Iterator[Content]:
+    random = hashlib.shake_256(b"asu-builder sample").digest(400 * 1024)
+    big = _content("sample-big", "does not fit into images with a limit")
+    yield _with_file(big, "usr/share/sample/big.bin", random)
+    # Not zeros: mke2fs leaves holes where it finds zeros, and nothing would overflow.
+    huge = _content("sample-huge", "40 MiB: overflows the default root partition of 32 MiB, fits into 64")
+    yield _with_file(
+        huge, "usr/share/sample/huge.bin", b"ASU Builder sample ".ljust(64, b".") * (40 * _MIB // 64)
+    )
+
+
+def _scripts() -> Iterator[Content]:
+    service = (
+        "#!/bin/sh /etc/rc.common\n# sample service, starts nothing\nSTART=50\nSTOP=10\nstart() { :; }\n"
+    )
+    greeting = '#!/bin/sh\necho "sample-service: postinst root=$IPKG_INSTROOT" >&2\n'
+    yield _with_file(
+        _content("sample-service", "brings an init script", postinst=greeting),
+        "etc/init.d/sample-service",
+        service.encode(),
+        mode=0o755,
+    )
+    failing = '#!/bin/sh\necho "sample: failing on purpose" >&2\nexit 3\n'
+    yield _content("sample-postinst-fail", "its post-install script fails", postinst=failing)
+
+
+def _libraries() -> Iterator[Content]:
+    content = _content("libsample20240101", "a library with an ABI version, provided as libsample")
+    package = replace(
+        content.package,
+        version="2024.01.01~abc123-r1",
+        provides=("libsample=2024.01.01~abc123-r1",),
+        abi_version="20240101",
+    )
+    yield replace(content, package=package)
+    yield _content("sample-uses-lib", "needs libsample", depends=("libsample20240101",))
+
 
 _ABI = {"libgcc1": "1", "libncurses6": "6", "libjson-c5": "5", "libcurl4": "4", "libmbedtls21": "21"}
 _ABI.update(

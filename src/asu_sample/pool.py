@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from .miniature import apk_repositories, archives
+from .miniature import apk
 from .miniature import packages as index
-from .miniature.archives import Content
-from .miniature.packages import Package
+from .miniature.packages import Content, Package
 from .releases import Release
 
 
@@ -45,9 +44,9 @@ class Pool:
         # opkg knows no versions of provided names, so what its index says is what its packages say.
         key = (content.package, suffix)
         if key not in self._known:
-            data = archives.write(content, suffix=suffix, epoch=self._epoch)
+            data = index.write_package(content, suffix=suffix, epoch=self._epoch)
             name = _file_name(content.package, suffix)
-            package = archives.described(content, name, data, hashlib.sha256(data).hexdigest())
+            package = index.described(content, name, data, hashlib.sha256(data).hexdigest())
             self._folder.mkdir(parents=True, exist_ok=True)
             self._path(package).write_bytes(data)
             self._known[key] = package
@@ -73,8 +72,8 @@ def write_index(folder: Path, packages: list[Package], release: Release, archite
     for apk."""
     key = release.signing_key()
     if release.package_manager == "apk":
-        data = apk_repositories.render_index(index.render_json(packages), key)
-        (folder / apk_repositories.INDEX).write_bytes(data)
+        data = apk.render_index(index.render_json(packages), key)
+        (folder / apk.INDEX).write_bytes(data)
         names = {package.base_name: package.version for package in packages}
         document = {"version": 2, "architecture": architecture, "packages": names}
         (folder / "index.json").write_text(json.dumps(document, indent=2) + "\n")

@@ -12,8 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .miniature import trailers
-from .miniature.images import KERNEL_SIZE
+from .miniature.images import KERNEL_SIZE, last_chunk
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def make(tree: Path, goal: str, variables: dict[str, str] | None = None, *, time
 def split_trailers(image: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
     """An image without its fwtool chunks, and the chunks (type, data) from last to first."""
     chunks = []
-    while (found := trailers.last_chunk(image)) is not None:
+    while (found := last_chunk(image)) is not None:
         image, kind, data = found
         chunks.append((kind, data))
     return image, chunks

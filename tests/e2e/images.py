@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asu_sample import running
-from asu_sample.miniature import trailers
+from asu_sample.miniature.images import last_chunk
 from tools import require_tool
 
 _SQUASHFS = b"hsqs"
@@ -57,7 +57,7 @@ def ext4_names(image_gz: bytes, directory: str, into: Path) -> list[str]:
 def kinds_of_trailers(image: bytes) -> list[int]:
     """Types of the fwtool chunks at an image's end, last first; each must have a correct checksum."""
     kinds = []
-    while found := trailers.last_chunk(image):
+    while found := last_chunk(image):
         image, kind, _ = found
         kinds.append(kind)
     return kinds

@@ -11,7 +11,7 @@ import pytest
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions
 from asu_builder.settings import Settings
-from asu_sample.miniature import trailers
+from asu_sample.miniature.images import METADATA, SIGNATURE
 from e2e.images import Unpacked, ext4_names, kinds_of_trailers, unsquash
 from e2e.service import Answer, Client, Service
 from factories import eventually
@@ -183,8 +183,8 @@ def test_every_listed_file_can_be_downloaded_and_is_what_it_is_said_to_be(
     sysupgrade = download(containers, build, "sysupgrade")
     for kind in kinds:
         assert download(containers, build, kind)
-    signed = [trailers.SIGNATURE] if version == OPKG_VERSION else []
-    assert kinds_of_trailers(sysupgrade) == [*signed, trailers.METADATA]
+    signed = [SIGNATURE] if version == OPKG_VERSION else []
+    assert kinds_of_trailers(sysupgrade) == [*signed, METADATA]
     (listed,) = [image for image in build["images"] if image["type"] == "sysupgrade"]
     assert (listed["sha256"] != listed["sha256_unsigned"]) == bool(signed)
     assert kinds_of_trailers(download(containers, build, "factory")) == []

@@ -25,7 +25,7 @@ from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.repository_status import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
-from asu_sample.miniature import trailers
+from asu_sample.miniature.images import SIGNATURE
 from asu_sample.releases import EPOCH, RELEASES, configuration
 from asu_sample.server import DownloadServer
 from e2e.images import kinds_of_trailers
@@ -170,7 +170,7 @@ def test_what_is_signed_has_two_digests(bench: Bench, version: str, target: str,
         assert path is not None
         is_signed = version == OPKG_VERSION and image.name.endswith(with_metadata)
         assert (image.sha256 != image.sha256_unsigned) == is_signed, image.name
-        assert (trailers.SIGNATURE in kinds_of_trailers(path.read_bytes())) == is_signed, image.name
+        assert (SIGNATURE in kinds_of_trailers(path.read_bytes())) == is_signed, image.name
     assert profile == "acme_sdcard" or with_metadata
 
 

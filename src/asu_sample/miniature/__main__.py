@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from . import arguments, configuration
+from . import configuration
 from .console import GoalFailed, err, trace
 from .goals import Goals
 
@@ -42,8 +42,8 @@ def main() -> int:
     """Run one goal; 0 or 2, whatever happened inside."""
     signal.signal(signal.SIGTERM, _terminate)
     directory = Path.cwd()
-    arguments.record_dangerous(os.environ, directory)
-    goals = Goals(directory, configuration.load(directory), arguments.read(os.environ))
+    configuration.record_dangerous(os.environ, directory)
+    goals = Goals(directory, configuration.load(directory), configuration.read_arguments(os.environ))
     goal = sys.argv[1]
     try:
         if goal in _BUILDS:

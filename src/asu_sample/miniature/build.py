@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import faults, filesystems, images, reports, selection, usign
-from .arguments import Arguments
-from .configuration import Configuration, ImageRecipe, Profile, sanitise
+from . import faults, images, rootfs, usign
+from .configuration import Arguments, Configuration, ImageRecipe, Profile, sanitise
 from .console import GoalFailed, err, out
 from .images import Assembly, Image
-from .installation import RECIPE_LINES, PackageManager
 from .packages import Package
 from .rootfs import PostinstFailed, Rootfs, report_postinst
+from .sources import RECIPE_LINES, PackageManager
 
 
 class Build:
@@ -35,7 +34,7 @@ class Build:
         self._arguments = arguments
         self._manager = manager
         self._lines = RECIPE_LINES[configuration.package_manager]
-        self._wanted = selection.wanted(configuration, profile, arguments.packages)
+        self._wanted = wanted(configuration, profile, arguments.packages)
         self._work = tree / "build_dir" / f"target-{configuration.architecture}_musl"
         self._rootfs = Rootfs(self._work / f"root-{configuration.board}")
 
@@ -65,7 +64,7 @@ class Build:
     def manifest(self, packages: list[Package], *, strip_abi: bool) -> list[str]:
         """The lines of the manifest."""
         separator = self._configuration.manifest_separator
-        return reports.manifest_lines(packages, separator=separator, strip_abi=strip_abi)
+        return images.manifest_lines(packages, separator=separator, strip_abi=strip_abi)
 
     def prepare_rootfs(self) -> None:
         """Overlay, post-install scripts, services, in this order. Raises GoalFailed."""
@@ -100,19 +99,19 @@ class Build:
         assembly = self._assembly(image_folder, f"{prefix}-{self._profile.id}")
         try:
             listed = list(self._images(assembly))
-        except filesystems.OutOfSpace as error:
+        except rootfs.OutOfSpace as error:
             raise self._out_of_space(error) from error
-        except filesystems.ToolFailed as error:
+        except rootfs.ToolFailed as error:
             err(f"sample: {error}")
             raise self._images_failed() from error
         name = f"{prefix}-{self._profile.id.lower()}"
         lines = self.manifest(packages, strip_abi=False)
         (image_folder / f"{name}.manifest").write_text("".join(f"{line}\n" for line in lines))
-        reports.write_sbom(image_folder / f"{name}.bom.cdx.json", packages)
+        images.write_sbom(image_folder / f"{name}.bom.cdx.json", packages)
         path = report_folder / "profiles.json"
-        reports.write_profiles_json(path, self._configuration, self._profile, prefix, listed)
+        images.write_profiles_json(path, self._configuration, self._profile, prefix, listed)
         out("\nCalculating checksums...")
-        reports.write_checksums(report_folder)
+        images.write_checksums(report_folder)
 
     def _suffer(self, packages: list[Package]) -> None:
         for package in packages:
@@ -158,10 +157,10 @@ class Build:
         root, epoch = self._rootfs.path, self._configuration.epoch
         if self._profile.rootfs_tarball:
             path = assembly.folder / f"{assembly.prefix}-rootfs.tar.gz"
-            path.write_bytes(filesystems.tar_gz(root, epoch))
+            path.write_bytes(rootfs.tar_gz(root, epoch))
         recipes = list(self._recipes())
         for filesystem in dict.fromkeys(recipe.filesystem for recipe in recipes):
-            blob = filesystems.make(root, filesystem, epoch=epoch, megabytes=assembly.rootfs_megabytes)
+            blob = rootfs.make_blob(root, filesystem, epoch=epoch, megabytes=assembly.rootfs_megabytes)
             for recipe in recipes:
                 image = images.write(assembly, recipe, blob) if recipe.filesystem == filesystem else None
                 if image:
@@ -178,10 +177,27 @@ class Build:
             if chosen in ("", recipe.filesystem):
                 yield recipe
 
-    def _out_of_space(self, error: filesystems.OutOfSpace) -> GoalFailed:
+    def _out_of_space(self, error: rootfs.OutOfSpace) -> GoalFailed:
         err(f"error: ext4_allocate_best_fit_partial: failed to allocate {error.blocks} blocks, out of space?")
         err(f"make[3]: *** [{self._tree}/include/image.mk:397: {self._work}/root.ext4] Error 1")
         return self._images_failed()
 
     def _images_failed(self) -> GoalFailed:
         return GoalFailed((self._lines.build_image, "build_image", 2), (self._lines.image, "_call_image", 2))
+
+
+def wanted(configuration: Configuration, profile: Profile, requested: Iterable[str]) -> list[str]:
+    """The requested names in their order, then default and profile packages and `kernel`, sorted.
+
+    Every `-x` removes both `x` and `-x`, wherever they stand; so `x -x` cancels out and no word with a
+    leading dash is left. What a removed package was needed for brings it back through dependencies, without a
+    word.
+    """
+    requested = list(requested)
+    own = _without_removed([*configuration.default_packages, *profile.packages, "kernel"])
+    return _without_removed([*requested, *sorted(set(own))])
+
+
+def _without_removed(names: list[str]) -> list[str]:
+    removed = {name[1:] for name in names if name.startswith("-")}
+    return [name for name in names if not name.startswith("-") and name not in removed]

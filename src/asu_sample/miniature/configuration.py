@@ -1,9 +1,13 @@
-"""What a sample ImageBuilder was made for: version, target, profiles and their images, read from
-`sample.json`."""
+"""What a sample ImageBuilder was made for, read from `sample.json`, and the variables make was given.
+
+The Makefile hands variables over as plain environment; a record is kept of dangerous ones.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,3 +132,61 @@ def _profile(fields: dict[str, Any]) -> Profile:
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+LOG_NAME = "dangerous-arguments.log"
+_HARMLESS = re.compile(r"[A-Za-z0-9_]+=[A-Za-z0-9 ._+/-]*")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Variables of the ImageBuilder's interface as they were written on the command line, never expanded."""
+
+    profile: str = ""
+    packages: tuple[str, ...] = ()
+    files: str = ""
+    bin_dir: str = ""
+    extra_image_name: str = ""
+    disabled_services: tuple[str, ...] = ()
+    add_local_key: bool = False
+    rootfs_partsize: str = ""
+    rootfs_filesystem: str = ""
+    strip_abi: bool = False
+    package: str = ""
+
+
+def read_arguments(environment: Mapping[str, str]) -> Arguments:
+    """Collect what the Makefile exported with the prefix `MINIATURE_`."""
+
+    def value(name: str) -> str:
+        return environment.get(f"MINIATURE_{name}", "")
+
+    return Arguments(
+        profile=value("PROFILE").strip(),
+        packages=tuple(value("PACKAGES").split()),
+        files=value("FILES"),
+        bin_dir=value("BIN_DIR"),
+        extra_image_name=value("EXTRA_IMAGE_NAME"),
+        disabled_services=tuple(value("DISABLED_SERVICES").split()),
+        add_local_key=bool(value("ADD_LOCAL_KEY")),
+        rootfs_partsize=value("ROOTFS_PARTSIZE"),
+        rootfs_filesystem=value("ROOTFS_FILESYSTEM"),
+        strip_abi=bool(value("STRIP_ABI")),
+        package=value("PACKAGE"),
+    )
+
+
+def record_dangerous(environment: Mapping[str, str], directory: Path) -> None:
+    """Append every argument that the real ImageBuilder could have run as code to a log in `directory`.
+
+    The file does not exist unless something dangerous came, so a test can assert that nothing ever did. Each
+    line is the repr of `NAME=value`.
+    """
+    text = environment.get("MINIATURE_ARGUMENTS", "")
+    lines = [line.lstrip(" ") for line in text.split("\n") if line.strip()]
+    dangerous = [line for line in lines if not _HARMLESS.fullmatch(line)]
+    if len(lines) != int(environment.get("MINIATURE_COUNT", "0")):
+        dangerous = [text]  # a value had lines of its own, so the lines cannot be told apart
+    if dangerous:
+        with (directory / LOG_NAME).open("a") as log:
+            log.writelines(f"{line!r}\n" for line in dangerous)

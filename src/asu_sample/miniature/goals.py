@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import queries
 from .apk import Apk
-from .arguments import Arguments
 from .build import Build
-from .configuration import Configuration
+from .configuration import Arguments, Configuration
 from .console import GoalFailed, err, out
-from .help_text import HELP
-from .installation import RECIPE_LINES, PackageManager
 from .opkg import Opkg
+from .sources import RECIPE_LINES, Catalog, PackageManager
 
 
 class Goals:
@@ -45,7 +42,7 @@ class Goals:
 
     def info(self) -> None:
         """Target, revision, default packages and all profiles, in the grammar that drivers parse."""
-        for line in queries.describe(self._configuration):
+        for line in describe(self._configuration):
             out(line)
 
     def manifest(self) -> None:
@@ -66,12 +63,12 @@ class Goals:
     def package_depends(self) -> None:
         """What one package needs."""
         name = self._required_package("package_depends")
-        queries.depends(self._manager().load(), name, apk=self._is_apk)
+        depends(self._manager().load(), name, apk=self._is_apk)
 
     def package_whatdepends(self) -> None:
         """What needs one package."""
         name = self._required_package("whatdepends")
-        queries.what_depends(self._manager().load(), name, apk=self._is_apk)
+        what_depends(self._manager().load(), name, apk=self._is_apk)
 
     def package_list(self) -> None:
         """Everything on offer; with apk this goal always fails, as upstream's does."""
@@ -134,3 +131,86 @@ class Goals:
         else:
             return
         raise GoalFailed((line, "_check_filesystem", 1))
+
+
+def describe(configuration: Configuration) -> Iterator[str]:
+    """The lines of `make info`.
+
+    An empty `Packages:` keeps its trailing space; empty device lists have no line.
+    """
+    yield f'Current Target: "{configuration.target}"'
+    if configuration.info_shows_architecture:  # releases before 22.03 do not
+        yield f'Current Architecture: "{configuration.kernel_architecture}"'
+    yield f'Current Revision: "{configuration.revision}"'
+    yield f"Default Packages: {' '.join(configuration.default_packages)}"
+    yield "Available Profiles:"
+    yield ""
+    for profile in configuration.profiles:
+        yield f"{profile.id}:"
+        yield f"    {profile.title}"
+        yield f"    Packages: {' '.join(profile.packages)}"
+        yield f"    hasImageMetadata: {int(bool(profile.supported_devices))}"
+        if profile.supported_devices:
+            yield f"    SupportedDevices: {' '.join(profile.supported_devices)}"
+
+
+def depends(catalog: Catalog, name: str, *, apk: bool) -> None:
+    """Print what `name` depends on. An unknown name fails with apk and prints nothing with opkg."""
+    offer = catalog.find(name)
+    if apk:
+        out("OK: 0 B in 0 packages")
+    if offer is None:
+        if apk:
+            raise GoalFailed()
+        return
+    package = offer.package
+    out(f"{package.identity if apk else package.name} depends on:")
+    for dependency in package.depends:
+        out(dependency if apk else f"\t{dependency}")
+    if apk:
+        out()
+
+
+def what_depends(catalog: Catalog, name: str, *, apk: bool) -> None:
+    """Print which packages depend on `name`. An unknown name fails with apk and prints nothing with opkg."""
+    if apk:
+        out("OK: 0 B in 0 packages")
+    if catalog.find(name) is None:
+        if apk:
+            raise GoalFailed()
+        return
+    dependents = catalog.dependents(name)
+    if apk:
+        for package in dependents:
+            out(f"{package.identity} {package.architecture} {{sample}} (Apache-2.0)")
+        return
+    out(f"Root set:\n  {name}\nWhat depends on root set")
+    for package in dependents:
+        out(f"\t{package.name} {package.version}\tdepends on {name}")
+
+
+HELP = """\
+Available Commands:
+	help:	This help text
+	info:	Show a list of available target profiles
+	clean:	Remove images and temporary build files
+	image:	Build an image (see below for more information).
+	manifest: Show all package that will be installed into the image
+	package_whatdepends: Show which packages have a dependency on this
+	package_depends: Show installation dependency of the package
+
+Building images:
+	By default 'make image' will create an image with the default
+	target profile and package set. You can use the following parameters
+	to change that:
+
+	make image PROFILE="<profilename>" # override the default target profile
+	make image PACKAGES="<pkg1> [<pkg2> [<pkg3> ...]]" # include extra packages
+	make image FILES="<path>" # include extra files from <path>
+	make image BIN_DIR="<path>" # alternative output directory
+	make image EXTRA_IMAGE_NAME="<string>" # add this to the file names
+	make image DISABLED_SERVICES="<svc1> [<svc2>]" # disable these services
+	make image ADD_LOCAL_KEY=1 # store the local signing key in images
+	make image ROOTFS_PARTSIZE="<size>" # root partition size in MegaBytes
+
+This is the sample ImageBuilder of ASU Builder. Its images flash nothing."""

@@ -1,7 +1,8 @@
-"""Image files of one profile. THEY FLASH NOTHING: the kernel is a line of text, padded.
+"""Image files of one profile and the files beside them. THEY FLASH NOTHING: a kernel is padded text.
 
 Layout of every image but bare root file systems: 64 KiB of kernel blob, then the root file system, padding,
-and fwtool trailers where the recipe wants them.
+and fwtool trailers where the recipe wants them: metadata and signature chunks. A chunk is its data and
+sixteen bytes: `FWx0`, CRC-32 of everything before (not inverted at the end), type, size.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
 import time
+import uuid
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import MARKER, trailers, usign
+from . import MARKER, usign
 from .configuration import Configuration, ImageRecipe, Profile
 from .console import err, out
+from .packages import Package
 
 KERNEL_SIZE = 64 * 1024
 """Bytes before the root file system."""
@@ -97,13 +103,13 @@ def _with_trailers(assembly: Assembly, recipe: ImageRecipe, content: bytes) -> t
     if not recipe.metadata:
         return content, content
     devices = assembly.profile.supported_devices
-    unsigned = trailers.append_metadata(content, _metadata(assembly)) if devices else content
+    unsigned = append_metadata(content, _metadata(assembly)) if devices else content
     key = assembly.signing_key
     if key is None:
         return unsigned, unsigned
     element = usign.message_signature(key.sign(unsigned))
     certificate = usign.certificate(key, key, issued_at=int(time.time()))
-    return unsigned, trailers.append(unsigned, trailers.SIGNATURE, certificate + element)
+    return unsigned, append_chunk(unsigned, SIGNATURE, certificate + element)
 
 
 def _metadata(assembly: Assembly) -> str:
@@ -142,3 +148,145 @@ def _report_too_big(assembly: Assembly, recipe: ImageRecipe, name: str, size: in
         err(f"sha256sum: {path}: No such file or directory")
     err(f"cp: cannot stat '{path}': No such file or directory")
     out(f"Skip JSON creation for non existing file {path}")
+
+
+SIGNATURE, METADATA = 0, 1
+SIGNATURE_LIMIT = 1024
+"""Bytes: fwtool silently refuses longer signature chunks."""
+
+
+def append_chunk(image: bytes, kind: int, data: bytes) -> bytes:
+    """`image` with one more chunk of type `kind`.
+
+    Raises ValueError when fwtool would refuse the data silently.
+    """
+    if kind == SIGNATURE and len(data) > SIGNATURE_LIMIT:
+        raise ValueError(f"signature of {len(data)} bytes is above fwtool's limit of {SIGNATURE_LIMIT}")
+    body = image + data
+    trailer = struct.pack(">4sIB3xI", b"FWx0", zlib.crc32(body) ^ 0xFFFFFFFF, kind, len(data) + 16)
+    return body + trailer
+
+
+def append_metadata(image: bytes, json_text: str) -> bytes:
+    """`image` with a metadata chunk: eight zero bytes (version, flags) and the JSON text."""
+    return append_chunk(image, METADATA, bytes(8) + json_text.encode())
+
+
+def last_chunk(image: bytes) -> tuple[bytes, int, bytes] | None:
+    """Split off the last chunk: (image before it, type, data), or None when there is none or its CRC is
+    wrong."""
+    if len(image) < 16:
+        return None
+    magic, crc, kind, size = struct.unpack(">4sIB3xI", image[-16:])
+    if magic != b"FWx0" or not 16 <= size <= len(image) or zlib.crc32(image[:-16]) ^ 0xFFFFFFFF != crc:
+        return None
+    start = len(image) - size
+    return image[:start], kind, image[start:-16]
+
+
+def manifest_lines(packages: Iterable[Package], *, separator: str, strip_abi: bool) -> list[str]:
+    """`name - version` for each package, sorted by name; `strip_abi` drops ABI suffixes from names."""
+    named = ((package.base_name if strip_abi else package.name, package.version) for package in packages)
+    return [f"{name}{separator}{version}" for name, version in sorted(named)]
+
+
+def write_sbom(path: Path, packages: Iterable[Package]) -> None:
+    """A CycloneDX 1.4 list of the packages; serial number and time stamp differ in every build, as
+    upstream's do."""
+    components = [
+        {
+            "type": "library",
+            "name": package.base_name,
+            "version": package.version,
+            "bom-ref": package.identity,
+        }
+        for package in sorted(packages, key=lambda package: package.name)
+    ]
+    bom = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.4",
+        "serialNumber": f"urn:uuid:{uuid.uuid4()}",
+        "version": 1,
+        "metadata": {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        "components": components,
+    }
+    path.write_text(json.dumps(bom, indent=1) + "\n")
+
+
+def write_profiles_json(
+    path: Path, configuration: Configuration, profile: Profile, prefix: str, images: Iterable[Image]
+) -> None:
+    """profiles.json for the images there are: one line, keys sorted. Without images only a message.
+
+    A profiles.json of the same revision that is already there keeps its other profiles.
+    """
+    listed = list(images)
+    if not listed:
+        out("JSON info file script could not find any JSON files for target")
+        return
+    profiles: dict[str, object] = {}
+    if path.exists():
+        present = json.loads(path.read_text())
+        if present.get("version_code") == configuration.revision:
+            profiles = present["profiles"]
+    profiles[profile.id] = profile_entry(configuration, profile, prefix, listed)
+    path.write_text(render_profiles(configuration, profiles))
+
+
+def render_profiles(configuration: Configuration, profiles: dict[str, object]) -> str:
+    """The whole of profiles.json around the given profile entries."""
+    document = {
+        "arch_packages": configuration.architecture,
+        "default_packages": sorted(configuration.default_packages),
+        "linux_kernel": configuration.kernel,
+        "metadata_version": 1,
+        "profiles": profiles,
+        "source_date_epoch": configuration.epoch,
+        "target": configuration.target,
+        "version_code": configuration.revision,
+        "version_number": configuration.version,
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def profile_entry(
+    configuration: Configuration, profile: Profile, prefix: str, images: Iterable[Image]
+) -> dict[str, object]:
+    """One profile of profiles.json.
+
+    Images come in an arbitrary but stable order, as from a directory listing.
+    """
+    shuffled = sorted(images, key=lambda image: hashlib.sha256(image.name.encode()).digest())
+    entry: dict[str, object] = {
+        "device_packages": list(profile.packages),
+        "image_prefix": f"{prefix}-{profile.id}",
+        "images": [_image_entry(image, sizes=configuration.sizes_in_profiles_json) for image in shuffled],
+        "supported_devices": list(profile.supported_devices),
+        "titles": [dict(title) for title in profile.titles],
+    }
+    if profile.file_size_limits and configuration.sizes_in_profiles_json:
+        entry["file_size_limits"] = profile.file_size_limits
+    return entry
+
+
+def _image_entry(image: Image, *, sizes: bool) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": image.name,
+        "sha256": image.sha256,
+        "sha256_unsigned": image.sha256_unsigned,
+        "type": image.type,
+    }
+    if image.filesystem:
+        entry["filesystem"] = image.filesystem
+    if sizes:
+        entry["size"] = image.size
+    return entry
+
+
+def write_checksums(folder: Path) -> None:
+    """sha256sums of all plain files in `folder` but itself: `<hex> *<name>`, sorted by name."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != "sha256sums":
+            lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()} *{path.name}\n")
+    (folder / "sha256sums").write_text("".join(lines))

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from asu_sample import container, host_files
+from asu_sample import container
 from asu_sample.distribution import Distribution, snapshot_builder
 
 pytestmark = pytest.mark.process
@@ -70,8 +70,8 @@ def test_make_info_runs_in_it(root_tar: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(host_files, "_REQUIRED", ("sh", "no-such-program"))
-    with pytest.raises(host_files.ToolMissing, match="no-such-program"):
+    monkeypatch.setattr(container, "_REQUIRED", ("sh", "no-such-program"))
+    with pytest.raises(container.ToolMissing, match="no-such-program"):
         container.write_root_filesystem(tmp_path, io.BytesIO())
 
 
@@ -146,6 +146,6 @@ def test_a_failure_while_collecting_reaches_the_caller(
     podman: tuple[_Podman, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("podman")
-    monkeypatch.setattr(host_files, "_REQUIRED", ("no-such-program",))
-    with pytest.raises(host_files.ToolMissing):
+    monkeypatch.setattr(container, "_REQUIRED", ("no-such-program",))
+    with pytest.raises(container.ToolMissing):
         container.import_image(podman[1], "localhost/sample:one", tmp_path)

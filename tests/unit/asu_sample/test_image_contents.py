@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from asu_sample.miniature import trailers, usign
+from asu_sample.miniature import usign
+from asu_sample.miniature.images import METADATA, SIGNATURE, SIGNATURE_LIMIT, last_chunk
 from asu_sample.running import Run, make, root_blob, split_trailers, unsquash
 
 pytestmark = pytest.mark.process
@@ -42,19 +43,19 @@ def test_a_sysupgrade_image_ends_with_metadata_and_with_opkg_also_a_signature(
     image(folder, out)
     data = next(out.glob("*sysupgrade.bin")).read_bytes()
     chunks = dict(split_trailers(data)[1])
-    metadata = json.loads(chunks[trailers.METADATA][8:])
+    metadata = json.loads(chunks[METADATA][8:])
     assert metadata["supported_devices"] == ["acme,widget-5", "widget5", "acme,widget-5-eu"]
     assert metadata["version"]["board"] == "acme_widget-5"
     assert metadata["metadata_version"] == "1.1"
     if version == APK:
-        assert trailers.SIGNATURE not in chunks
+        assert SIGNATURE not in chunks
         return
-    ucert = chunks[trailers.SIGNATURE]
+    ucert = chunks[SIGNATURE]
     signature = ucert[-152:].rstrip(b"\0").decode()
     fingerprint, key = usign.parse_public((folder / "key-build.pub").read_text())
     assert usign.signer(signature) == fingerprint
     assert usign.verify(key, _without_signature(data), signature)
-    assert len(ucert) < trailers.SIGNATURE_LIMIT
+    assert len(ucert) < SIGNATURE_LIMIT
 
 
 def test_factory_images_have_no_trailers(tree: Trees, tmp_path: Path) -> None:
@@ -135,8 +136,8 @@ def test_the_gzip_trap_lists_the_file_before_compression(tree: Trees, tmp_path: 
 
 
 def _without_signature(data: bytes) -> bytes:
-    found = trailers.last_chunk(data)
-    return found[0] if found and found[1] == trailers.SIGNATURE else data
+    found = last_chunk(data)
+    return found[0] if found and found[1] == SIGNATURE else data
 
 
 def _tarball(out: Path) -> list[str]:

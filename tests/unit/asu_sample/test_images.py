@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asu_sample.miniature import trailers
+from asu_sample.miniature.images import SIGNATURE, last_chunk
 from asu_sample.running import Run, make
 
 pytestmark = pytest.mark.process
@@ -162,8 +162,8 @@ def test_different_packages_give_different_images(tree: Trees, tmp_path: Path) -
 
 
 def _without_signature(data: bytes) -> bytes:
-    found = trailers.last_chunk(data)
-    return found[0] if found and found[1] == trailers.SIGNATURE else data
+    found = last_chunk(data)
+    return found[0] if found and found[1] == SIGNATURE else data
 
 
 def _differing(first: Path, second: Path) -> set[str]:

@@ -5,7 +5,8 @@ import hashlib
 
 import pytest
 
-from asu_sample.miniature import ed25519, trailers, usign
+from asu_sample.miniature import ed25519, usign
+from asu_sample.miniature.images import METADATA, SIGNATURE, append_chunk, append_metadata, last_chunk
 
 # RFC 8032 §7.1: seed, public key, message, signature.
 _RFC_8032 = [
@@ -80,19 +81,19 @@ def test_key_files_are_what_usign_writes() -> None:
 
 
 def test_a_metadata_trailer_is_what_fwtool_writes() -> None:
-    image = trailers.append_metadata(b"HELLO", _METADATA)
+    image = append_metadata(b"HELLO", _METADATA)
     assert len(image) == 94
     assert image[-16:].hex() == "465778300864a2200100000000000059"
     digest = "806f8822498ee1ef44f3aa93dab9c2c30bf9346c1ebdf41505436fe953f6e6a0"
     assert hashlib.sha256(image).hexdigest() == digest
-    assert trailers.last_chunk(image) == (b"HELLO", trailers.METADATA, bytes(8) + _METADATA.encode())
+    assert last_chunk(image) == (b"HELLO", METADATA, bytes(8) + _METADATA.encode())
 
 
 def test_a_signed_image_is_what_ucert_and_fwtool_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         usign, "YEAR", 4102444800 - 1767225600
     )  # the vector's certificate is valid until 2100
-    image = trailers.append_metadata(b"HELLO", _METADATA)
+    image = append_metadata(b"HELLO", _METADATA)
     signature = _DEMO.sign(image)
     assert signature.splitlines()[1].startswith("RWQBI0VniavN7xvJZYNWGmT2")
     ucert = usign.certificate(_DEMO, _DEMO, issued_at=1767225600) + usign.message_signature(signature)
@@ -100,22 +101,22 @@ def test_a_signed_image_is_what_ucert_and_fwtool_write(monkeypatch: pytest.Monke
         508,
         "8e3b28eb1b7c47fcbaf6fd63701b9a2b286575aa38574a48b576def5dfd8ffd5",
     )
-    signed = trailers.append(image, trailers.SIGNATURE, ucert)
+    signed = append_chunk(image, SIGNATURE, ucert)
     assert hashlib.sha256(signed).hexdigest() == (
         "19c5078ee94c1b3db715f1541474fd38ef5bd50e71de18fd2d3f8bf923d0ed05"
     )
-    assert trailers.last_chunk(signed) == (image, trailers.SIGNATURE, ucert)
+    assert last_chunk(signed) == (image, SIGNATURE, ucert)
 
 
 def test_a_changed_image_byte_makes_its_trailers_unreadable() -> None:
-    image = bytearray(trailers.append_metadata(b"HELLO", _METADATA))
+    image = bytearray(append_metadata(b"HELLO", _METADATA))
     image[0] ^= 1
-    assert trailers.last_chunk(bytes(image)) is None
+    assert last_chunk(bytes(image)) is None
 
 
 def test_a_signature_that_fwtool_would_drop_silently_is_refused() -> None:
     with pytest.raises(ValueError, match="1025 bytes"):
-        trailers.append(b"image", trailers.SIGNATURE, bytes(1025))
+        append_chunk(b"image", SIGNATURE, bytes(1025))
 
 
 @pytest.mark.parametrize("text", ["", "one line", "comment\nRWQ=\n", "comment\n%%%%\n", "a\nb\nc\n"])
