@@ -31,7 +31,7 @@ from asu_builder.http.api.metrics import MetricsCollector, MetricsEndpoint, Requ
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.search import SearchEndpoints
-from asu_builder.http.api.statistics import STATISTICS, StatisticsPages
+from asu_builder.http.api.statistics import StatisticsEndpoints
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.api.wire import Answer, render_json
 from asu_builder.http.callers import Admit, Callers
@@ -81,11 +81,12 @@ HANDLERS: tuple[type, ...] = (
     Downloads,
     Metadata,
     SearchEndpoints,
+    StatisticsEndpoints,
     Description,
 )
 """Whose methods answer below `/api`, `/json` and `/store`, in the order of the description."""
 
-OPERATIONS = (*(found for kind in HANDLERS for found, _ in declared(kind)), *STATISTICS)
+OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
 
 PAGES = (
     "GET /",
@@ -105,26 +106,6 @@ PAGES = (
     "POST /session/end",
 )
 """Each address of a page with its method; GET answers HEAD too. Their code is loaded with the first."""
-
-
-def statistics_routes(pages: StatisticsPages) -> dict[str, Callable[[Request], Any]]:
-    """What happened, counted."""
-    return {
-        "/api/v1/statistics": pages.report,
-        "/api/v1/statistics/{chart}.csv": pages.chart_csv,
-        "/api/v1/stats/summary": pages.summary,
-        "/api/v1/builds-per-day": pages.builds_per_day,
-        "/api/v1/builds-by-version": pages.builds_by_version,
-        "/api/v1/top-packages": pages.top_packages,
-        "/api/v1/build-errors": pages.build_errors,
-        "/api/v1/failures-by-target": pages.counts("failed", "target"),
-        "/api/v1/failures-by-profile": pages.counts("failed", "profile"),
-        "/api/v1/cache-hits-by-target": pages.counts("cache_hit", "target"),
-        "/api/v1/cache-hits-by-profile": pages.counts("cache_hit", "profile"),
-        "/api/v1/diff-packages-stats": pages.diff_packages,
-        "/api/v1/diff-packages-by-version": pages.diff_packages_by_version,
-        "/api/v1/diff-packages-trend": pages.diff_packages_trend,
-    }
 
 
 _READING_THREADS = 4
@@ -205,11 +186,10 @@ def create_app(parts: Parts) -> FastPath:
             clock=clock,
         ),
         SearchEndpoints(search, waiting, callers=callers, clock=clock),
+        StatisticsEndpoints(parts.charts, parts.builds, reading, clock=clock),
         description,
     )
-    counted = statistics_routes(StatisticsPages(parts.charts, parts.builds, reading, clock=clock))
     handlers = [found for subject in subjects for found in declared(subject)]
-    handlers += [(found, counted[found.path]) for found in STATISTICS]
     routes = [Route(found.path, handler, methods=list(found.methods)) for found, handler in handlers]
     pages = Late(partial(_load_pages, parts, reading, waiting, answers, search, description))
     for address in PAGES:

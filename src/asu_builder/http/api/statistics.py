@@ -1,4 +1,4 @@
-"""The statistics: their documents, their addresses, and the answers. Shapes: facts on clients, §1.3."""
+"""The statistics as documents and CSV files. Clients of the predecessor read most of them."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from datetime import date
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import astuple
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -18,7 +19,7 @@ from asu_builder.http.api.documents import Problem
 from asu_builder.http.api.wire import Answer
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
-from asu_builder.http.openapi import Operation, number, one_of, says
+from asu_builder.http.openapi import number, one_of, operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.ports import EventKind, TallyBy
 
@@ -87,22 +88,22 @@ TABLES: Mapping[str, Table] = {
     "versions": Table(
         "Requests by version",
         ("version", "requests", "cache_hits"),
-        lambda report: [msgspec.structs.astuple(row) for row in report.versions],
+        lambda report: [astuple(row) for row in report.versions],
     ),
     "packages": Table(
         "Most wanted packages",
         ("package", "builds"),
-        lambda report: [msgspec.structs.astuple(row) for row in report.packages],
+        lambda report: [astuple(row) for row in report.packages],
     ),
     "failures": Table(
         "Failures by reason",
         ("reason", "fault", "builds", "side"),
-        lambda report: [msgspec.structs.astuple(row) for row in report.failures],
+        lambda report: [astuple(row) for row in report.failures],
     ),
     "durations": Table(
         "Durations by stage",
         ("stage", "builds", "mean_seconds", "p90_seconds", "longest_seconds"),
-        lambda report: [msgspec.structs.astuple(row) for row in report.durations],
+        lambda report: [astuple(row) for row in report.durations],
     ),
 }
 """By the names of the charts in addresses."""
@@ -120,127 +121,62 @@ def render_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     return text.getvalue()
 
 
-_READ = ("GET", "HEAD")
-_COUNTED = {200: ("The commonest of 30 days", Counts), 400: ("n is no number", Problem)}
-_MANY = ("n",)
-_BRANCH = ("branch",)
-
-STATISTICS = (
-    Operation(
-        "/api/v1/stats/summary", _READ, "Jobs that wait, builds of the last day.", {200: ("Both", Summary)}
-    ),
-    Operation(
-        "/api/v1/statistics",
-        _READ,
-        "What happened in the last days: builds by day and version, failures, durations, packages.",
-        {200: ("The numbers", StatisticsReport), 400: ("days is none of the choices", Problem)},
-        query=("days",),
-    ),
-    Operation(
-        "/api/v1/statistics/{chart}.csv",
-        _READ,
-        "The numbers of one chart as CSV.",
-        {
-            200: ("A row of names, then the numbers", None),
-            400: ("days is none of the choices", Problem),
-            404: ("There is no such chart", Problem),
-        },
-        query=("days",),
-        content_type="text/csv",
-    ),
-    Operation(
-        "/api/v1/builds-per-day",
-        _READ,
-        "Requests, cache hits and failures of 30 days.",
-        {200: ("The chart", Chart)},
-    ),
-    Operation(
-        "/api/v1/builds-by-version",
-        _READ,
-        "Requests of 26 weeks, by branch or by the versions of one.",
-        {200: ("The chart", Chart)},
-        query=_BRANCH,
-    ),
-    Operation(
-        "/api/v1/top-packages",
-        _READ,
-        "The packages most asked for in 30 days.",
-        {200: ("The packages", TopPackages), 400: ("n is no number", Problem)},
-        query=(*_BRANCH, *_MANY),
-    ),
-    Operation(
-        "/api/v1/build-errors",
-        _READ,
-        "The latest failed builds, one a line.",
-        {200: ("Time, version, target, profile and reason", None), 400: ("n is no number", Problem)},
-        query=_MANY,
-        content_type="text/plain",
-    ),
-    *(
-        Operation(
-            f"/api/v1/{what}-by-{by}",
-            _READ,
-            f"Which {by}s had most {words} in 30 days.",
-            _COUNTED,
-            query=_MANY,
-        )
-        for what, words in (
-            ("failures", "failed builds"),
-            ("cache-hits", "requests answered by a kept result"),
-        )
-        for by in ("target", "profile")
-    ),
-    Operation(
-        "/api/v1/diff-packages-stats",
-        _READ,
-        "The share of new builds that asked for diff_packages in 30 days.",
-        {200: ("The share", Share)},
-    ),
-    Operation(
-        "/api/v1/diff-packages-by-version",
-        _READ,
-        "The share of diff_packages for each version.",
-        {200: ("The shares", ShareByVersion)},
-    ),
-    Operation(
-        "/api/v1/diff-packages-trend",
-        _READ,
-        "The share of diff_packages in percent over 30 days or 26 weeks.",
-        {200: ("The chart", Chart)},
-        query=("interval",),
-    ),
-)
-
-
 _FRESH_SECONDS = 10.0
 _BYTES = 1 << 20
-_TOP_PACKAGES = (30, 100)
-_ERRORS = (100, 500)
-_NO_ERRORS = "No build errors recorded.\n"
+_A_CHART = {200: ("The chart", Chart)}
+_FROM_CACHE = "requests answered by a stored result"
+_NO_NUMBER = {400: ("n is no number", Problem)}
+_NO_CHOICE = {400: ("days is none of the choices", Problem)}
 
 
-class StatisticsPages:
-    """Endpoints; each document is counted at most every few seconds, whoever asks."""
+def _counts(what: str, by: TallyBy, kind: EventKind, words: str) -> Callable[..., Any]:
+    async def endpoint(self: "StatisticsEndpoints", request: Request) -> Response:
+        limit = number(request, "n", otherwise=30, highest=100)
+        return await self.cached(
+            f"{kind} {by} {limit}", lambda: Counts(_named(self.charts.counts(kind, by, limit)), DAYS)
+        )
+
+    endpoint.__doc__ = f"Which {by}s had most {words} in 30 days."
+    answers = {200: ("The commonest of 30 days", Counts), **_NO_NUMBER}
+    return operation(f"/api/v1/{what}-by-{by}", answers=answers, query=("n",))(endpoint)
+
+
+class StatisticsEndpoints:
+    """Each document is counted at most once in some seconds."""
 
     def __init__(
         self, charts: Charts, builds: Builds, threads: Threads, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._charts = charts
+        self.charts = charts
         self._builds = builds
         self._threads = threads
-        self._remembered = TtlCache(threads, budget=_BYTES, largest=_BYTES, clock=clock)
+        self._cache = TtlCache(threads, budget=_BYTES, largest=_BYTES, clock=clock)
 
+    @operation("/api/v1/stats/summary", answers={200: ("Both", Summary)})
     async def summary(self, _: Request) -> Response:
-        """Jobs that wait, and builds of the last day."""
-        return await self._json("summary", lambda: Summary(self._builds.pending(), self._charts.builds_24h()))
+        """Jobs that wait, builds of the last day."""
+        return await self.cached("summary", lambda: Summary(self._builds.pending(), self.charts.builds_24h()))
 
+    @operation(
+        "/api/v1/statistics", answers={200: ("The numbers", StatisticsReport), **_NO_CHOICE}, query=("days",)
+    )
     async def report(self, request: Request) -> Response:
-        """Everything that the page of statistics shows, of 7, 30 or 90 days."""
+        """What happened in the last days: builds by day and version, failures, durations, packages."""
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
-        return await self._json(f"report {days}", lambda: self._charts.report(days))
+        return await self.cached(f"report {days}", lambda: self.charts.report(days))
 
+    @operation(
+        "/api/v1/statistics/{chart}.csv",
+        answers={
+            200: ("A row of names, then the numbers", None),
+            **_NO_CHOICE,
+            404: ("There is no such chart", Problem),
+        },
+        query=("days",),
+        content_type="text/csv",
+    )
     async def chart_csv(self, request: Request) -> Response:
-        """One chart's numbers. Raises `BuildNotFound` for an unknown one."""
+        """The numbers of one chart as CSV."""
         chart = request.path_params["chart"]
         table = TABLES.get(chart)
         if table is None:
@@ -248,77 +184,85 @@ class StatisticsPages:
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
 
         def render() -> Rendered:
-            text = render_csv(table.columns, table.rows(self._charts.report(days)))
+            text = render_csv(table.columns, table.rows(self.charts.report(days)))
             return Rendered(text.encode(), _FRESH_SECONDS)
 
-        body = await self._remembered.get(f"csv {chart} {days}", render)
+        body = await self._cache.get(f"csv {chart} {days}", render)
         name = f'attachment; filename="{chart}-{days}-days.csv"'
         return Response(body, media_type="text/csv", headers={"content-disposition": name})
 
+    @operation("/api/v1/builds-per-day", answers=_A_CHART)
     async def builds_per_day(self, _: Request) -> Response:
         """Requests, cache hits and failures of 30 days."""
-        return await self._json("builds per day", self._charts.builds_per_day)
+        return await self.cached("builds per day", self.charts.builds_per_day)
 
+    @operation("/api/v1/builds-by-version", answers=_A_CHART, query=("branch",))
     async def builds_by_version(self, request: Request) -> Response:
-        """Requests of 26 weeks by version; `branch` is how the versions' names begin."""
+        """Requests of 26 weeks, by branch or by the versions of one."""
         branch = request.query_params.get("branch", "")[:32]
-        return await self._json(f"by version {branch}", lambda: self._charts.builds_by_version(branch))
+        return await self.cached(f"by version {branch}", lambda: self.charts.builds_by_version(branch))
 
+    @operation(
+        "/api/v1/top-packages",
+        answers={200: ("The packages", TopPackages), **_NO_NUMBER},
+        query=("branch", "n"),
+    )
     async def top_packages(self, request: Request) -> Response:
-        """The packages most asked for; `branch` as above, at most `n` of them."""
+        """The packages most asked for in 30 days."""
         branch = request.query_params.get("branch", "")[:32]
-        limit = number(request, "n", otherwise=_TOP_PACKAGES[0], highest=_TOP_PACKAGES[1])
-        return await self._json(
+        limit = number(request, "n", otherwise=30, highest=100)
+        return await self.cached(
             f"top packages {branch} {limit}",
-            lambda: TopPackages(_named(self._charts.top_packages(branch, limit)), branch or None, DAYS),
+            lambda: TopPackages(_named(self.charts.top_packages(branch, limit)), branch or None, DAYS),
         )
 
+    @operation(
+        "/api/v1/build-errors",
+        answers={200: ("Time, version, target, profile and reason", None), **_NO_NUMBER},
+        query=("n",),
+        content_type="text/plain",
+    )
     async def build_errors(self, request: Request) -> Response:
-        """The latest failed builds as text, one a line, newest first."""
-        limit = number(request, "n", otherwise=_ERRORS[0], highest=_ERRORS[1])
-        text = await self._threads.run(self._render_errors, limit)
-        return PlainTextResponse(text)
-
-    def counts(self, kind: EventKind, by: TallyBy) -> Callable[[Request], Any]:
-        """An endpoint that counts a kind of event by a label; at most `n` of them."""
-
-        async def endpoint(request: Request) -> Response:
-            limit = number(request, "n", otherwise=_TOP_PACKAGES[0], highest=_TOP_PACKAGES[1])
-            return await self._json(
-                f"{kind} {by} {limit}", lambda: Counts(_named(self._charts.counts(kind, by, limit)), DAYS)
-            )
-
-        return endpoint
-
-    async def diff_packages(self, _: Request) -> Response:
-        """The share of new builds with diff_packages in 30 days."""
-        return await self._json("diff", self._charts.diff_packages)
-
-    async def diff_packages_by_version(self, _: Request) -> Response:
-        """The same for each version."""
-        return await self._json(
-            "diff by version", lambda: ShareByVersion(self._charts.diff_packages_by_version(), DAYS)
-        )
-
-    async def diff_packages_trend(self, request: Request) -> Response:
-        """The same in percent over 30 days, or with `interval=week` over 26 weeks."""
-        interval: Interval = "week" if request.query_params.get("interval") == "week" else "day"
-        return await self._json(f"trend {interval}", lambda: self._charts.diff_packages_trend(interval))
-
-    async def _json(self, key: str, make: Callable[[], object]) -> Response:
-        def render() -> Rendered:
-            return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
-
-        return respond(Answer(200, await self._remembered.get(key, render)))
-
-    def _render_errors(self, limit: int) -> str:
+        """The latest failed builds, one a line."""
+        limit = number(request, "n", otherwise=100, highest=500)
         lines = [
             f"{failure.at:%Y-%m-%d %H:%M:%S}Z {failure.version} {failure.target} {failure.profile}:"
             f" {failure.reason}\n"
-            for failure in self._charts.failures(limit)
+            for failure in await self._threads.run(self.charts.failures, limit)
         ]
-        return "".join(lines) or _NO_ERRORS
+        return PlainTextResponse("".join(lines) or "No build errors recorded.\n")
+
+    failures_by_target = _counts("failures", "target", "failed", "failed builds")
+    failures_by_profile = _counts("failures", "profile", "failed", "failed builds")
+    cache_hits_by_target = _counts("cache-hits", "target", "cache_hit", _FROM_CACHE)
+    cache_hits_by_profile = _counts("cache-hits", "profile", "cache_hit", _FROM_CACHE)
+
+    @operation("/api/v1/diff-packages-stats", answers={200: ("The share", Share)})
+    async def diff_packages(self, _: Request) -> Response:
+        """The share of new builds that asked for diff_packages in 30 days."""
+        return await self.cached("diff", self.charts.diff_packages)
+
+    @operation("/api/v1/diff-packages-by-version", answers={200: ("The shares", ShareByVersion)})
+    async def diff_packages_by_version(self, _: Request) -> Response:
+        """The share of diff_packages for each version."""
+        return await self.cached(
+            "diff by version", lambda: ShareByVersion(self.charts.diff_packages_by_version(), DAYS)
+        )
+
+    @operation("/api/v1/diff-packages-trend", answers=_A_CHART, query=("interval",))
+    async def diff_packages_trend(self, request: Request) -> Response:
+        """The share of diff_packages in percent over 30 days or 26 weeks."""
+        interval: Interval = "week" if request.query_params.get("interval") == "week" else "day"
+        return await self.cached(f"trend {interval}", lambda: self.charts.diff_packages_trend(interval))
+
+    async def cached(self, key: str, make: Callable[[], object]) -> Response:
+        """What `make` returns as JSON, made in a thread unless the last one is fresh."""
+
+        def render() -> Rendered:
+            return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
+
+        return respond(Answer(200, await self._cache.get(key, render)))
 
 
-def _named(counts: Any) -> list[Named]:
+def _named(counts: Iterable[tuple[str, int]]) -> list[Named]:
     return [Named(name, count) for name, count in counts]
