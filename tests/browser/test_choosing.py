@@ -102,5 +102,5 @@ def test_a_value_that_cannot_be_is_explained_at_its_field(window: Open) -> None:
 
 def test_an_address_that_names_no_build_says_so(window: Open) -> None:
     seen = window().open(f"/build/{'0' * 64}", status=404)
-    expect(seen.page.get_by_role("heading", level=1)).to_have_text("Nobody knows this build")
+    expect(seen.page.get_by_role("heading", level=1)).to_have_text("Build not found")
     seen.require_accessible()

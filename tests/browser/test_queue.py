@@ -33,14 +33,14 @@ def end_it(site: Site, request_hash: str) -> None:
 
 def test_the_queue_shows_a_new_job_and_its_end_without_a_reload(window: Open, site: Site, past: Past) -> None:
     seen = window().open("/queue")
-    expect(seen.page.locator("#live")).to_contain_text("Nothing waits and nothing is built")
+    expect(seen.page.locator("#live")).to_contain_text("The queue is empty.")
     with site.service.client() as client:
         request_hash = client.started(SLOW)
     building = seen.page.locator(".figures > div", has_text=re.compile("^1\\s*Building|Building\\s*1"))
     building.wait_for()
     expect(seen.page.get_by_role("rowheader", name=A_REQUEST["target"])).to_be_visible()
     end_it(site, request_hash)
-    expect(seen.page.locator("#live")).to_contain_text("Nothing waits and nothing is built")
+    expect(seen.page.locator("#live")).to_contain_text("The queue is empty.")
 
 
 def test_whoever_has_no_token_finds_no_hash_and_no_device(
@@ -57,17 +57,17 @@ def test_an_operator_cancels_a_job_on_second_thought(
 ) -> None:
     seen = window(signed_in=True).open("/queue?state=building")
     row = seen.page.get_by_role("row", name=PROFILE)
-    row.get_by_text("AuditEntry", exact=False).first.click()
+    row.get_by_text("Actions", exact=False).first.click()
     # Without the tick the browser itself says what is missing, and nothing is sent.
-    row.get_by_role("button", name="Cancel it").click()
+    row.get_by_role("button", name="Cancel").click()
     assert row.get_by_role("checkbox").evaluate("(box) => box.matches(':invalid:focus')")
     row.get_by_role("checkbox").check()
-    row.get_by_role("button", name="Cancel it").click()
-    expect(seen.page.get_by_text("The job is cancelled.")).to_be_visible()
+    row.get_by_role("button", name="Cancel").click()
+    expect(seen.page.get_by_text("The job was cancelled.")).to_be_visible()
     with site.service.client() as client:
         answer = client.wait(slow_job)
     assert "cancel" in answer.json["detail"].lower()
-    acts = seen.page.get_by_role("region", name="What operators did")
+    acts = seen.page.get_by_role("region", name="Audit log")
     expect(acts.get_by_role("row").nth(1)).to_contain_text("operator")
 
 
@@ -75,7 +75,7 @@ def test_an_operator_pauses_the_workers_and_lets_them_go_on(window: Open, site: 
     seen = window(signed_in=True).open("/queue")
     try:
         act(seen, "Pause the workers", "Pause")
-        expect(seen.page.locator(".notice.warning")).to_contain_text("paused by the operator")
+        expect(seen.page.locator(".notice.warning")).to_contain_text("has paused the workers")
         seen.require_accessible()
     finally:
         act(seen.open("/queue"), "Resume the workers", "Resume")
@@ -92,11 +92,11 @@ def act(window: Window, what: str, button: str) -> None:
 
 def test_jobs_are_found_by_what_they_are(window: Open, past: Past) -> None:
     seen = window(signed_in=True, java_script_enabled=False).open("/queue")
-    seen.page.get_by_text("Look for jobs").click()
+    seen.page.get_by_text("Filter jobs").click()
     seen.page.get_by_label("State").select_option("failed")
     seen.page.get_by_label("Profile").fill("acme_widget-5")
-    seen.page.get_by_role("button", name="Show", exact=True).click()
-    jobs = seen.page.get_by_role("table", name="Jobs that fit")
+    seen.page.get_by_role("button", name="Filter", exact=True).click()
+    jobs = seen.page.get_by_role("table", name="Matching jobs")
     expect(jobs.locator("tbody tr").first).to_be_visible()
     for row in jobs.locator("tbody tr").all_inner_texts():
         assert "failed" in row and "acme_widget-5" in row
@@ -107,7 +107,7 @@ def test_open_details_and_a_tick_survive_what_changes_meanwhile(
 ) -> None:
     seen = window(signed_in=True).open("/queue")
     row = seen.page.get_by_role("row", name=PROFILE).first
-    row.get_by_text("AuditEntry", exact=False).first.click()
+    row.get_by_text("Actions", exact=False).first.click()
     row.get_by_role("checkbox").check()
     with seen.page.expect_response("**/queue?fragment=1"):
         pass

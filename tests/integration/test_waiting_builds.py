@@ -54,7 +54,7 @@ class House:
         assert eventually(lambda: self._told() == hindrance), self._told()
         again = self.client.post("/api/v1/build", _BODY)
         assert (again.status, again.json.get("waiting_for")) == (202, hindrance)
-        sentence = WAITING_FOR[hindrance] if hindrance else "It is next"
+        sentence = WAITING_FOR[hindrance] if hindrance else "Next in the queue"
         page = self.client.get(f"/build/{self.name}")
         assert page.status == 200
         assert f"{sentence}." in re.sub(r"\s+", " ", page.body.decode()), sentence

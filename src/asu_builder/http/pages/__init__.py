@@ -1,6 +1,6 @@
-"""Pages for people: rendered here, readable without script, loaded when somebody first looks.
+"""Pages for people: rendered on the server, usable without script, imported at the first visit.
 
-Each page is a module with a class that is given what it shows. `Pages` names the address of each.
+Each page is a module with a class. `make_pages` names the address of each.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +24,7 @@ from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.errors import answer_error, told
+from asu_builder.http.errors import answer_error, status_of, told
 from asu_builder.http.pages.build_form import BuildForm, FormParts
 from asu_builder.http.pages.build_page import BuildPage, BuildPageParts
 from asu_builder.http.pages.configuration import ConfigurationPage
@@ -39,14 +39,14 @@ from asu_builder.http.waiting import Waiting
 from asu_builder.settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-_LOOKS_AGAIN_SECONDS = 3
+_RELOAD_SECONDS = 3
 _PAGE_OF = {"/queue/acts": "/queue"}
-"""From where forms are sent."""
+"""The page of a form, by the address that the form is sent to."""
 _Page = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class PageParts(Struct, frozen=True):
-    """What the pages stand on. `description` is the OpenAPI document."""
+    """What the pages need. `description` returns the OpenAPI document."""
 
     builds: Builds
     health: Health
@@ -98,7 +98,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     build_page = _build_page(parts, rendering)
 
     async def old_statistics(request: Request, caller: Caller) -> Response:
-        # Where the predecessor had its page.
+        # The predecessor's address.
         return RedirectResponse("/statistics", 301)
 
     async def interface(request: Request, caller: Caller) -> Response:
@@ -164,7 +164,7 @@ def _build_page(parts: PageParts, rendering: Rendering) -> BuildPage:
 
 
 def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
-    """An endpoint for whoever looks; what goes wrong is a page too."""
+    """An endpoint of a page; errors are shown as a page too."""
 
     async def endpoint(request: Request) -> Response:
         caller = sessions.caller(request)
@@ -172,15 +172,15 @@ def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
             response = await show(request, caller)
         except AsuError as error:
             response = _error_page(rendering, request, caller, error)
-        if _looks_again(request, response.status_code):
-            response.headers["refresh"] = str(_LOOKS_AGAIN_SECONDS)
+        if _reloads(request, response.status_code):
+            response.headers["refresh"] = str(_RELOAD_SECONDS)
         return response
 
     return endpoint
 
 
-def _looks_again(request: Request, status: int) -> bool:
-    """Whether the browser asks again by itself: mostly a document of upstream is on its way."""
+def _reloads(request: Request, status: int) -> bool:
+    """Whether the page reloads itself: mostly upstream documents are still being fetched."""
     return status == 503 and request.method == "GET"
 
 
@@ -188,22 +188,29 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
     answer = answer_error(error)
     if answer.status == 500:
         raise error
+    sentence, heading = told(error, details=caller.may(Right.READ)), status_of(error)[1].capitalize()
+    needs_token = isinstance(error, NotAuthenticated)
+    first_visit = needs_token and request.scope["path"] != "/session"
+    if first_visit:
+        sentence = "This page is for operators. Sign in with a token."
     response = rendering.page(
         "error.html",
         request,
         caller=caller,
         status=answer.status,
-        sentence=told(error, details=caller.may(Right.READ)),
+        heading="Sign in" if needs_token else heading,
+        sentence=sentence,
         back=_page_of(request),
-        ask_for_token=isinstance(error, NotAuthenticated),
-        looks_again=_looks_again(request, answer.status),
+        ask_for_token=needs_token,
+        first_visit=first_visit,
+        reloads=_reloads(request, answer.status),
     )
     response.raw_headers.extend(answer.headers)
     return response
 
 
 def _page_of(request: Request) -> str:
-    """The page to go back to; what was sent to an address cannot be read there."""
+    """The page to go back to: of a form the page that shows it."""
     if request.method in ("GET", "HEAD"):
         return str(request.scope["path"])
     return str(getattr(request.state, "page", _PAGE_OF.get(request.scope["path"], "/")))

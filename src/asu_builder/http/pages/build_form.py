@@ -1,4 +1,4 @@
-"""The page on which people choose a device and packages, and ask for a build."""
+"""The form: choose a device and packages, and request a build."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from asu_builder.core.preflight import Preview, PreviewedSelection
 from asu_builder.core.search import DescribedDevice, Search
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
+from asu_builder.domain.profiles_json import filesystems_of
 from asu_builder.domain.request import FILESYSTEMS, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
@@ -33,11 +34,11 @@ COOKIE = "asu_cancel"
 
 
 _SECONDS = 2 * 86400
-"""No build waits for longer."""
+"""No build waits longer."""
 
 
 def keep_cancel_token(response: Response, request: Request, *, address: str, token: str) -> None:
-    """Keeps it where no script and no other page reaches it."""
+    """Stores the token in a cookie that no script and no other page can read."""
     response.set_cookie(
         COOKIE,
         token,
@@ -50,7 +51,7 @@ def keep_cancel_token(response: Response, request: Request, *, address: str, tok
 
 
 def cancel_token_of(request: Request) -> str:
-    """The secret that came with a request for a build's page; "" for everybody else."""
+    """The cancel token in the cookie of a request for a build's page; "" without one."""
     return cookie_of(request, COOKIE)
 
 
@@ -59,7 +60,7 @@ _SHOWN_AS = {"packages_versions": "packages"}
 
 
 class Fields(Struct, frozen=True):
-    """What stands in the form. Every field is text as it was typed, but the flag."""
+    """The fields of the form, as text as typed; `diff_packages` is a flag."""
 
     version: str = ""
     target: str = ""
@@ -79,14 +80,14 @@ class Fields(Struct, frozen=True):
         return tuple(dict.fromkeys(self.packages.replace(",", " ").split()))
 
     def body(self, client: str) -> bytes:
-        """The body that a program would send for the same. Raises `RequestMalformed`."""
+        """The same request as a program would send it. Raises `RequestMalformed`."""
         return msgspec.json.encode(
             {
                 **{name: value for name, value in msgspec.structs.asdict(self).items() if value},
                 "diff_packages": self.diff_packages,
                 "packages": self.names,
                 "rootfs_size_mb": self.rootfs_size_mb.strip(),
-                # A form sends line breaks as the network writes them; a shell script has its own.
+                # Forms send CRLF; a shell script needs LF.
                 "defaults": _lines(self.defaults),
                 "repositories": _repositories(self.repositories),
                 "repository_keys": [
@@ -98,7 +99,7 @@ class Fields(Struct, frozen=True):
 
 
 def read_fields(sent: Mapping[str, str]) -> Fields:
-    """From a form or the query of an address; what is not known is not looked at."""
+    """Reads a form or a query string; ignores unknown names."""
     known: dict[str, Any] = {
         name: sent[name] for name in Fields.__struct_fields__ if name in sent and name != "diff_packages"
     }
@@ -109,14 +110,14 @@ def read_fields(sent: Mapping[str, str]) -> Fields:
 
 
 def request_body(request: BuildRequest, client: str) -> bytes:
-    """The body that asks for exactly this."""
+    """The body of a POST for this request."""
     return msgspec.json.encode({**msgspec.structs.asdict(request), "client": client})
 
 
 def link_to(request: BuildRequest) -> str:
-    """The address of the form filled with a request, without what is private or long.
+    """The address of the form, filled with a request.
 
-    An address is remembered by browsers, so it holds no script, no repositories and no keys.
+    Browsers remember addresses, so it holds no script, no repositories and no keys.
     """
     values: dict[str, object] = {
         "version": request.version,
@@ -135,16 +136,16 @@ def link_to(request: BuildRequest) -> str:
 def not_linked(request: BuildRequest) -> Sequence[str]:
     """What `link_to` leaves out of this request, in words."""
     parts = (
-        (request.defaults, "the script for the first boot"),
-        (request.repositories, "its repositories"),
-        (request.repository_keys, "their keys"),
-        (any(request.packages_versions.values()), "the versions of packages"),
+        (request.defaults, "the first-boot script"),
+        (request.repositories, "the custom repositories"),
+        (request.repository_keys, "the repository keys"),
+        (any(request.packages_versions.values()), "the package versions"),
     )
     return [words for there, words in parts if there]
 
 
 def field_of(error: AsuError) -> str:
-    """The field of the form that a refusal is about; "" when it is about none or all."""
+    """The field of the form that an error is about; "" for none or all."""
     field = error.field if isinstance(error, RequestRejected) else ""
     field = _SHOWN_AS.get(field, field)
     return field if field in Fields.__struct_fields__ else ""
@@ -173,7 +174,7 @@ _LONGEST = 64
 
 
 class FormParts(Struct, frozen=True):
-    """What the form stands on. `client` is the name it gives itself."""
+    """What the form needs. `client` is its client name in requests."""
 
     catalog: Catalog
     search: Search
@@ -188,7 +189,7 @@ class FormParts(Struct, frozen=True):
 
 
 class _Previewed(Struct, frozen=True):
-    """What would become of the request: a selection beside what the device has, or why none."""
+    """A preview: what changes from the default packages, or the error."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -197,7 +198,7 @@ class _Previewed(Struct, frozen=True):
 
 
 class _Refusal(Struct, frozen=True):
-    """An error at a field, or at none (""), with the status that the answer has."""
+    """An error at a field or at none (""), with the status of the response."""
 
     sentence: str
     field: str
@@ -206,13 +207,13 @@ class _Refusal(Struct, frozen=True):
 
     @property
     def at_field(self) -> str:
-        """The sentence where it stands beside its field, whose name it need not say."""
+        """The sentence without the name of its field, for display beside it."""
         plain = self.sentence.removeprefix(f"{self.field}: ")
         return plain[:1].upper() + plain[1:]
 
 
 class BuildForm:
-    """First a version and a device are chosen, then packages and options; addresses hold the choice."""
+    """First version and device, then packages and options; the address holds the choice."""
 
     def __init__(self, parts: FormParts) -> None:
         self._parts = parts
@@ -233,7 +234,7 @@ class BuildForm:
         return await self._form(request, caller, fields, device=device)
 
     async def send(self, request: Request, caller: Caller) -> Response:
-        """Submits the form, or shows what its packages mean. Raises what `form` raises."""
+        """Submits the form, or shows the preview. Raises what `form` raises."""
         given = await form(request)
         fields = read_fields(given)
         if old_and_new := given.get("replace"):
@@ -265,12 +266,12 @@ class BuildForm:
         refusal: _Refusal | None = None,
         previewed: _Previewed | None = None,
     ) -> Response:
-        """The form as it was sent; the device may be what is wrong with it."""
+        """The form as it was sent, or the search if its device is invalid."""
         try:
             device = await self._parts.waiting.ask(caller, _what(fields), self._device, fields)
         except AsuError as error:
             return await self._choose(
-                request, caller, fields, refusal=refusal or _refusal(error), kept=fields
+                request, caller, fields, refusal=refusal or _refusal(error), sent=fields
             )
         return await self._form(request, caller, fields, device=device, refusal=refusal, previewed=previewed)
 
@@ -288,7 +289,7 @@ class BuildForm:
         request, _ = parse_request(fields.body(self._parts.client))
         found = self._parts.preview.look(request)
         device = self._device(fields)
-        # What the device itself leaves out is no choice of the caller.
+        # What the device itself leaves out is not the caller's choice.
         usual = {*default_packages(device), *device.device_packages}
         changed = [name for name in found.selection.packages if name not in usual]
         added = tuple(name for name in changed if not name.startswith("-"))
@@ -305,9 +306,9 @@ class BuildForm:
         fields: Fields,
         *,
         refusal: _Refusal | None = None,
-        kept: Fields | None = None,
+        sent: Fields | None = None,
     ) -> Response:
-        """The search for a device; what was `kept` of a form can be sent again, or copied."""
+        """The search for a device; the fields of a sent form can be sent again, or copied."""
         groups = await self._parts.waiting.ask(caller, "versions", self._versions)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
@@ -322,7 +323,7 @@ class BuildForm:
             text=text,
             found=found,
             refusal=refusal,
-            kept=kept,
+            sent=sent,
         )
         if refusal:
             response.raw_headers.extend(refusal.headers)
@@ -353,7 +354,9 @@ class BuildForm:
             groups=await self._parts.waiting.ask(caller, "versions", self._versions),
             fields=replace(fields, target=device.target, profile=device.profile),
             present=default_packages(device),
-            filesystems=[*FILESYSTEMS, *({fields.filesystem} - {"", *FILESYSTEMS})],
+            filesystems=await self._parts.waiting.ask(
+                caller, _what(fields), self._filesystems, fields, device
+            ),
             allowed=self._parts.settings,
             **values,
         )
@@ -361,8 +364,16 @@ class BuildForm:
             response.raw_headers.extend(refusal.headers)
         return response
 
+    def _filesystems(self, fields: Fields, device: DescribedDevice) -> list[str]:
+        """File systems of the device's images, all known ones if upstream lists none; and the chosen one."""
+        catalog = self._parts.catalog
+        described = catalog.described_profile(catalog.release(fields.version), device.target, device.profile)
+        offered = filesystems_of(described or b"{}")
+        known = [name for name in FILESYSTEMS if not offered or name in offered]
+        return list(dict.fromkeys([*known, *sorted(offered), *filter(None, [fields.filesystem])]))
+
     def _versions(self) -> list[tuple[str, list[str]]]:
-        """Branches with their versions, the one with the newest stable release first."""
+        """Branches with their versions; the branch of the newest stable release comes first."""
         return order_versions(
             [(offer.branch.name, list(offer.versions)) for offer in self._parts.catalog.offers()],
             self._parts.catalog.latest(),
@@ -370,12 +381,12 @@ class BuildForm:
 
 
 def _what(fields: Fields) -> str:
-    """The device that documents are needed for."""
+    """The device whose documents are needed."""
     return f"device {fields.version!r} {fields.target!r}"
 
 
 def _refusal(error: AsuError) -> _Refusal:
-    """An error as the form tells it. Raises it where it is the service's own."""
+    """An error as the form shows it. Raises internal errors."""
     told = answer_error(error)
     if told.status == 500:
         raise error
@@ -385,26 +396,26 @@ def _refusal(error: AsuError) -> _Refusal:
 def order_versions(
     branches: Sequence[tuple[str, list[str]]], latest: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
-    """Branches that have anything; the newest stable release leads, candidates and snapshots follow."""
+    """Branches with versions: the newest stable release first, candidates and snapshots last."""
     stable = next((version for version in latest if "-rc" not in version), "")
 
     def later(version: str) -> bool:
         return "-rc" in version or version.endswith("SNAPSHOT")
 
     named = [(name, sorted(versions, key=later)) for name, versions in branches if versions]
-    # Sorting keeps the order of equals: newest first.
+    # The sort is stable: newest first.
     return sorted(named, key=lambda branch: (stable not in branch[1], later(branch[1][0])))
 
 
 def default_packages(device: DescribedDevice) -> list[str]:
-    """What an image of this device holds when nobody asks for anything."""
+    """The default packages of this device's images."""
     named = (*device.default_packages, *device.device_packages)
     removed = {name[1:] for name in named if name.startswith("-")}
     return [name for name in dict.fromkeys(named) if not name.startswith("-") and name not in removed]
 
 
 def see_build(request: Request, document: bytes) -> Response:
-    """Leads to the page of a build that was asked for, with the secret to cancel it by."""
+    """Redirects to the page of a submitted build, with its cancel token in a cookie."""
     answer: dict[str, Any] = json.loads(document)
     address = f"/build/{answer['request_hash']}"
     response = RedirectResponse(address, 303)

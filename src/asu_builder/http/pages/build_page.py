@@ -1,4 +1,4 @@
-"""The page of one build: how it goes, what came of it, and the command that repeats it elsewhere."""
+"""The page of one build: its progress, its outcome, and the command that repeats it elsewhere."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,16 @@ from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_link
 from asu_builder.http.pages.corrections import Advice, Surroundings
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
-from asu_builder.http.pages.words import STAGES, headline, images_first, plain_address, stages, standing
+from asu_builder.http.pages.words import (
+    STAGES,
+    STATES,
+    WAITING_FOR,
+    headline,
+    images_first,
+    plain_address,
+    stages,
+    standing,
+)
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import SHORT_SECONDS, Waiting
 from asu_builder.ports import LogLine
@@ -34,18 +43,18 @@ from asu_builder.settings import Settings
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"
 _OF_THE_SERVER = ("BIN_DIR=", "FILES=")
-"""Paths that mean something where it was built only."""
+"""Arguments whose paths exist on the server only."""
 
 
 class Reproduction(Struct, frozen=True):
-    """A command for a POSIX shell, and in sentences what it leaves out."""
+    """A command for a POSIX shell, and sentences on what it leaves out."""
 
     command: str
     left_out: tuple[str, ...]
 
 
 def image_reference(template: str, release: Release, target: str) -> str:
-    """The container image of the ImageBuilder; `template` is the setting, its registry filled in."""
+    """The container image of the ImageBuilder; `template` is the setting with its registry filled in."""
     system, _, subtarget = target.partition("/")
     return template.format(target=system, subtarget=subtarget, tag=release.tag, version=release.version)
 
@@ -58,7 +67,7 @@ def reproduce(
     reference = image_reference(template, release, request.target)
     podman = [["podman", "run", "--name", _CONTAINER]]
     if release.moving:
-        # The images of snapshots load their ImageBuilder when they start.
+        # Snapshot container images download their ImageBuilder at start.
         podman += [
             ["--env", f"UPSTREAM_URL={upstream_url}"],
             ["--env", f"TARGET={request.target}", "--env", f"VERSION_PATH={release.path}"],
@@ -69,7 +78,7 @@ def reproduce(
         podman += [[reference]]
     lines = [shlex.join(line) for line in (*podman, [*make, f"BIN_DIR={_OUT}"])]
     run = " \\\n  ".join(lines)
-    # Without a shared folder, whose owner would have to be the container's user.
+    # No shared folder: its owner would have to be the user in the container.
     command = f"{run} &&\n  podman cp {_CONTAINER}:{_OUT} .\npodman rm {_CONTAINER}"
     return Reproduction(command, tuple(_left_out(request, release)))
 
@@ -78,24 +87,24 @@ def _left_out(request: BuildRequest, release: Release) -> list[str]:
     sentences = []
     if request.defaults:
         sentences.append(
-            "The script for the first boot: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
+            "The first-boot script: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
             "`--volume ./files:/builder/files:ro,Z` before the image's name and `FILES=/builder/files` after "
             "`make image`."
         )
     if request.repositories:
         sentences.append(
-            "The repositories of your own: write them into `repositories.conf` (with apk `repositories`) of "
+            "The custom repositories: add them to `repositories.conf` (with apk `repositories`) of "
             "the ImageBuilder, as the request's mode says."
         )
     if request.repository_keys:
-        sentences.append("Their keys: put them into `keys/` of the ImageBuilder.")
+        sentences.append("The keys of these repositories: put them into `keys/` of the ImageBuilder.")
     if release.moving:
-        sentences.append("The day: a snapshot moves, so tomorrow the same command builds other sources.")
+        sentences.append("The revision: a snapshot moves, so the same command builds other sources tomorrow.")
     return sentences
 
 
 class PrintedLines(Struct, frozen=True):
-    """The end of what a build has printed, and how many lines came before."""
+    """The last lines of a build's log, and how many come before them."""
 
     lines: Sequence[LogLine]
     left_out: int
@@ -118,13 +127,13 @@ class BuildPageParts(Struct, frozen=True):
 
 
 class BuildPage:
-    """Whoever has the hash sees the build; its first caller and operators may cancel it."""
+    """Anyone with the hash sees the build; its first caller and operators may cancel it."""
 
     def __init__(self, parts: BuildPageParts) -> None:
         self._parts = parts
 
     async def show(self, request: Request, caller: Caller) -> Response:
-        """The page in whatever state the build is."""
+        """The page for any state of the build."""
         request_hash = request.path_params["request_hash"]
         try:
             view, printed = await self._parts.threads.run(self._look, request_hash)
@@ -151,16 +160,16 @@ class BuildPage:
         )
 
     async def cancel(self, request: Request, caller: Caller) -> Response:
-        """Ends the build. Raises what `form` and `Builds.cancel` raise."""
+        """Cancels the build. Raises what `form` and `Builds.cancel` raise."""
         await form(request)
         request_hash = request.path_params["request_hash"]
         await self._parts.answers.cancel(request_hash, caller, cancel_token_of(request))
         return RedirectResponse(f"/build/{request_hash}", 303)
 
     async def again(self, request: Request, caller: Caller) -> Response:
-        """Asks for the same build or for a corrected one, with all that is private in the request.
+        """Submits the same or a corrected request, with its private parts.
 
-        Raises what `form` and `Builds.submit` raise, and `Conflict` for a correction there is not.
+        Raises what `form` and `Builds.submit` raise, and `Conflict` for an unknown correction.
         """
         given = await form(request)
         request_hash = request.path_params["request_hash"]
@@ -172,7 +181,7 @@ class BuildPage:
         offered = advice.corrections if advice else ()
         chosen = next((each.request for each in offered if each.key == key), None)
         if chosen is None:
-            raise Conflict("This build is not as it was when its page was shown. Look at the page again.")
+            raise Conflict("The build has changed since the page was loaded. Reload the page.")
         agent = request.headers.get("user-agent", "")
         answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, caller)
         return see_build(request, answer.body)
@@ -197,6 +206,8 @@ class BuildPage:
             "standing": standing(view),
             "stages": stages(job),
             "stage_words": dict(STAGES),
+            "states": STATES,
+            "words": {"states": STATES, "waiting_for": WAITING_FOR},
             "result": result,
             "images": images_first(result.images) if result else (),
             "reproduction": self._reproduction(job, result) if result else None,
@@ -204,7 +215,7 @@ class BuildPage:
             "manifest_search": manifest_search[:64],
             "failure": outcome if isinstance(outcome, BuildFailure) else None,
             "advice": self._advice(job),
-            "anew_at": self._anew_at(job),
+            "retry_at": self._retry_at(job),
             "repositories": {name: plain_address(url) for name, url in job.request.repositories.items()},
             "form_link": link_to(job.request),
             "not_linked": not_linked(job.request),
@@ -253,8 +264,8 @@ class BuildPage:
             largest,
         )
 
-    def _anew_at(self, job: Job) -> datetime | None:
-        """From when on the same request would be tried anew, if that is still to come."""
+    def _retry_at(self, job: Job) -> datetime | None:
+        """When the same request may start a new build, if that is in the future."""
         if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
             return None
         at = job.finished_at + COOL_DOWN

@@ -1,4 +1,4 @@
-"""The settings in effect, for whoever runs the service."""
+"""The settings of the running process, for operators."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from asu_builder.http.threads import Threads
 
 
 class Line(Struct, frozen=True):
-    """One setting in words."""
+    """One setting as text."""
 
     name: str
     value: str
@@ -25,7 +25,7 @@ class Line(Struct, frozen=True):
 
 
 class ConfigurationPage:
-    """Shown with a token that may read."""
+    """The page, for tokens that may read."""
 
     def __init__(
         self, describe: Callable[[], ConfigurationDocument], *, threads: Threads, rendering: Rendering
@@ -58,7 +58,7 @@ class ConfigurationPage:
 
 
 def _text(value: Any) -> str:
-    """A value as a file says it; an empty one in a word."""
+    """A value as a settings file has it; a word for an empty one."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_entry, value)) or "none"
     if isinstance(value, str):
@@ -67,7 +67,7 @@ def _text(value: Any) -> str:
 
 
 def _entry(entry: Any) -> str:
-    """One of a list; of a token its name, and in brackets its rights and its class."""
+    """One entry of a list; of a token its name, and in brackets its rights and class."""
     if not isinstance(entry, Mapping):
         return str(entry)
     also = [*entry.get("rights", ()), *([entry["priority"]] if "priority" in entry else [])]

@@ -1,4 +1,4 @@
-"""What to do about a build that came to nothing: advice in plain words, and requests that may do better."""
+"""Advice on failed and cancelled builds: what to do, and corrected requests."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -23,93 +23,93 @@ class Correction(Struct, frozen=True):
 
 
 class Advice(Struct, frozen=True):
-    """What happened, whose side it is on, and what to do; the best correction comes first."""
+    """What happened, what caused it, and what to do; the best correction comes first."""
 
     heading: str
-    side: str
+    cause: str
     what_to_do: str
     corrections: tuple[Correction, ...] = ()
 
 
 class Surroundings(Struct, frozen=True):
-    """What is known beside the failure, as far as it could be found out."""
+    """What is known beside the failure."""
 
     meant: Mapping[str, Sequence[str]] = {}
-    """The closest names there are for one that does not exist, best first."""
+    """The closest existing names for an unknown one, best first."""
     defaults: Collection[str] = ()
-    """What the device has by default."""
+    """The default packages of the device."""
     max_rootfs_size_mb: int = 0
 
 
-SIDES = {
-    Side.USER: "The request",
-    Side.INFRASTRUCTURE: "The surroundings of this server",
-    Side.INTERNAL: "This server",
+CAUSES = {
+    Side.USER: "the request",
+    Side.INFRASTRUCTURE: "the infrastructure of this server",
+    Side.INTERNAL: "an internal error of this server",
 }
-"""Whose side a failure is on, in words."""
+"""The side of a failure in words."""
 
-_LATER = "Nothing is wrong with the request. Try the same again in a minute."
-_OURS = "This is the server's own fault. Trying again may help; if it does not, tell its operator."
-_SEARCH = "Choose another version or look for the device's present name."
+_LATER = "The request is fine. Try it again in a minute."
+_OURS = "This is an error of the server. Try again; if it fails again, tell the operator."
+_SEARCH = "Choose another version, or search for the device: its name may have changed."
 _WORDS: dict[FailureReason, tuple[str, str]] = {
     FailureReason.IMAGEBUILDER_MISSING: (
         "There is no ImageBuilder for this version and target",
-        "A new release has none yet for some hours. Try again later, or choose another version.",
+        "For a new release it appears within hours. Try again later, or choose another version.",
     ),
     FailureReason.SETUP_FAILED: ("The ImageBuilder could not be set up", _LATER),
     FailureReason.REVISION_MISMATCH: (
-        "The sources have moved on since the request was made",
-        "Look for upgrades again on the device, or build what there is now.",
+        "The source revision has changed since the request",
+        "Search for upgrades again on the device, or build the current revision.",
     ),
-    FailureReason.NOT_OFFERED: ("This is not offered here any more", _SEARCH),
+    FailureReason.NOT_OFFERED: ("This is no longer offered here", _SEARCH),
     FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
     FailureReason.BAD_REPOSITORY: (
         "A package repository of the request cannot be used",
-        "Correct its address or its key, or leave it out.",
+        "Correct its URL or its key, or remove it.",
     ),
     FailureReason.IMPOSSIBLE_SELECTION: (
         "These packages cannot be installed",
-        "Leave out or replace the packages that are named, and build again.",
+        "Remove or replace the packages named above, and build again.",
     ),
     FailureReason.VERSION_MISMATCH: (
-        "A package has another version now than the request says",
-        "Look for upgrades again on the device, or build with the versions there are now.",
+        "A package has another version than the request asks for",
+        "Search for upgrades again on the device, or build with the current versions.",
     ),
     FailureReason.TOO_BIG: (
         "The packages do not fit on the device",
-        "Remove packages, the largest first; what a device has by default can be left out too.",
+        "Remove packages, the largest first; default packages can be left out too.",
     ),
     FailureReason.MAKE_FAILED: (
         "The ImageBuilder failed",
-        "Its last lines say at what. Often it is one package's install script: leave that package out.",
+        "The last lines of the log show where. Often a package's install script fails: remove that package.",
     ),
     FailureReason.NO_IMAGES: (
         "No image was made for this device",
-        "Leave the file system to the ImageBuilder, or choose another version.",
+        "Build all file systems, or choose another version.",
     ),
     FailureReason.DEADLINE: (
-        "The build took too long and was ended",
-        "Try the same again in a minute, when the server may be less busy. Fewer packages or a smaller root "
-        "partition make it shorter.",
+        "The build took too long and was stopped",
+        "Try again in a minute, when the server may be less busy. Fewer packages or a smaller root "
+        "partition make the build faster.",
     ),
     FailureReason.OUT_OF_MEMORY: (
-        "The build needed more memory than it may use",
+        "The build used more memory than allowed",
         "Fewer packages or a smaller root partition need less.",
     ),
     FailureReason.DISK_LIMIT: (
-        "The build wrote more than it may",
+        "The build used more disk space than allowed",
         "Fewer packages or a smaller root partition need less.",
     ),
     FailureReason.UPSTREAM_UNREACHABLE: ("A package repository did not answer", _LATER),
-    FailureReason.WORLD_UNAVAILABLE: ("A part that builds need did not work", _LATER),
-    FailureReason.UNTRUSTED_OUTPUT: ("What the build left was refused", _OURS),
-    FailureReason.INCOMPLETE_OUTPUT: ("What the build left is not complete", _OURS),
-    FailureReason.GAVE_UP: ("The build was cut off several times", _OURS),
+    FailureReason.WORLD_UNAVAILABLE: ("The infrastructure of this server failed", _LATER),
+    FailureReason.UNTRUSTED_OUTPUT: ("The output of the build was refused", _OURS),
+    FailureReason.INCOMPLETE_OUTPUT: ("The output of the build is incomplete", _OURS),
+    FailureReason.GAVE_UP: ("The build was interrupted several times", _OURS),
     FailureReason.EXPIRED: (
-        "Nobody waited for this build any more",
-        "It had waited for long without anybody asking how it goes. Ask again to have it built.",
+        "The build expired in the queue",
+        "No client polled it while it waited. Request it again to have it built.",
     ),
-    FailureReason.INTERNAL: ("The server made a mistake", _OURS),
+    FailureReason.INTERNAL: ("The server had an internal error", _OURS),
 }
 _SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReason.DEADLINE})
 _AGAIN_FOR_USERS = frozenset({FailureReason.EXPIRED})
@@ -120,26 +120,26 @@ def advise(request: BuildRequest, failure: BuildFailure, known: Surroundings) ->
     heading, what_to_do = _WORDS[failure.reason]
     if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
         what_to_do = _LATER
-    side = "Nobody" if failure.reason is FailureReason.EXPIRED else SIDES[failure.side]
+    cause = "no client polled it" if failure.reason is FailureReason.EXPIRED else CAUSES[failure.side]
     corrections = _unique(request, _corrections(request, failure, known))
-    return Advice(heading, side, what_to_do, corrections)
+    return Advice(heading, cause, what_to_do, corrections)
 
 
 def advise_cancelled(request: BuildRequest) -> Advice:
-    """Advice on a build that somebody has cancelled."""
-    again = Correction(AS_IT_IS, "Ask again", request)
-    return Advice("The build was cancelled", "Nobody", "The same request starts anew at once.", (again,))
+    """Advice on a cancelled build."""
+    again = Correction(AS_IT_IS, "Build it again", request)
+    return Advice("The build was cancelled", "", "The same request starts a new build at once.", (again,))
 
 
 def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
     reason = failure.reason
     if failure.side is not Side.USER or reason in _AGAIN_FOR_USERS:
-        words = "Ask again" if reason is FailureReason.EXPIRED else "Try again"
+        words = "Build it again" if reason is FailureReason.EXPIRED else "Try again"
         yield Correction(AS_IT_IS, words, request)
     if reason is FailureReason.REVISION_MISMATCH and request.version_code:
-        yield Correction("any-revision", "Build what there is now", replace(request, version_code=""))
+        yield Correction("any-revision", "Build the current revision", replace(request, version_code=""))
     elif reason is FailureReason.NO_IMAGES and request.filesystem:
-        yield Correction("any-filesystem", "Build every file system", replace(request, filesystem=None))
+        yield Correction("any-filesystem", "Build all file systems", replace(request, filesystem=None))
     elif reason is FailureReason.TOO_BIG:
         yield from _larger(request, failure, known)
     elif reason in (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
@@ -150,7 +150,7 @@ def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundin
 
 
 def find_problem(failure: BuildFailure) -> BuildProblem:
-    """Which packages a selection failed at; what the manifest lacks is missing like any other."""
+    """The packages that a selection failed at; those missing in the manifest count as missing."""
     problem = failure.problem
     absent = tuple(name for name, (_, there) in problem.versions.items() if not there)
     return replace(problem, missing=(*problem.missing, *absent)) if absent else problem
@@ -159,7 +159,7 @@ def find_problem(failure: BuildFailure) -> BuildProblem:
 def _other_versions(request: BuildRequest, failure: BuildFailure) -> Iterator[Correction]:
     if any(there for _, there in failure.problem.versions.values()):
         unversioned = replace(request, packages=request.wanted, packages_versions={})
-        yield Correction("any-version", "Build with the versions there are now", unversioned)
+        yield Correction("any-version", "Build with the current versions", unversioned)
 
 
 def _other_packages(
@@ -177,7 +177,7 @@ def _other_packages(
 
 
 def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
-    """What was asked for and does not exist, or needs what does not."""
+    """Requested packages that do not exist, or that need one that does not."""
     needed_by = problem.needed_by or {}
     bad = list(problem.missing)
     bad += [caller for name in problem.missing for caller in needed_by.get(name, ())]
@@ -187,7 +187,7 @@ def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
 
 
 def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Surroundings) -> Iterator[Correction]:
-    """Without any one of those that exclude each other."""
+    """One correction for each conflicting package, without it."""
     for name in conflicts:
         if name in request.wanted:
             yield _without(request, (name,))
@@ -215,7 +215,7 @@ def change_packages(
     replaced: Mapping[str, str] | None = None,
     added: Sequence[str] = (),
 ) -> BuildRequest:
-    """The request with other packages; what keeps its name keeps its version."""
+    """The request with other packages; a package that stays keeps its version."""
     new = replaced or {}
     names = [new.get(name, name) for name in request.wanted if name not in dropped]
     names = list(dict.fromkeys([*names, *added]))
@@ -235,7 +235,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _unique(request: BuildRequest, corrections: Iterator[Correction]) -> tuple[Correction, ...]:
-    """Each once, and none that would fail in the same way."""
+    """Each correction once, without those that change nothing."""
     found: dict[str, Correction] = {}
     for correction in corrections:
         if correction.key == AS_IT_IS or correction.request != request:

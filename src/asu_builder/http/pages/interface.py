@@ -1,4 +1,4 @@
-"""The interface for people: every address, parameter, answer and field, made from the OpenAPI description."""
+"""The API reference as a page, made from the OpenAPI description."""
 
 import html
 import json
@@ -17,11 +17,11 @@ def interface_body(description: Mapping[str, Any]) -> Markup:
     documents = "".join(
         _document(name, schema) for name, schema in sorted(description["components"]["schemas"].items())
     )
-    return Markup(f"<h2>Addresses</h2>{addresses}<h2>Documents</h2>{documents}")
+    return Markup(f"<h2>Endpoints</h2>{addresses}<h2>Documents</h2>{documents}")
 
 
 def _address(path: str, entry: Mapping[str, Any]) -> str:
-    """A section for each thing that is done here; GET and HEAD are one."""
+    """One section per operation; GET and HEAD share one."""
     does: dict[str, list[str]] = {}
     for method in _METHODS:
         if method in entry:

@@ -1,4 +1,4 @@
-"""The first page: how the service is, what it does, and where to go."""
+"""The overview: health, queue, activity, versions and latest failures."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -24,7 +24,7 @@ _DAYS = 7
 
 
 class Day(Struct, frozen=True):
-    """What happened on one day, UTC. `built` were new, `hits` were answered with what was there."""
+    """One day in UTC: new builds, requests answered from results (`hits`), failures."""
 
     date: date
     built: int
@@ -79,7 +79,7 @@ class Overview:
         return self._crowds.look(), self._days(), self._offers(), failures
 
     def _offers(self) -> list[BranchOffer]:
-        """Nothing while upstream has never answered, or may not be asked: the page stands without it."""
+        """Empty while upstream has not answered or may not be asked: the page works without it."""
         try:
             return [offer for offer in self._catalog.offers() if offer.versions]
         except (Unavailable, TooManyRequests):
@@ -97,7 +97,7 @@ class Overview:
 
 
 def _chart(days: Sequence[Day]) -> str:
-    """HTML that is fit for the page; empty when there is nothing to draw."""
+    """The chart as HTML; empty when there is nothing to draw."""
     if not any(day.built + day.hits for day in days):
         return ""
     return stacked_bars(
@@ -105,13 +105,13 @@ def _chart(days: Sequence[Day]) -> str:
         [day.date for day in days],
         (
             Series("New builds", "built", [day.built for day in days]),
-            Series("Answered from kept results", "cached", [day.hits for day in days]),
+            Series("Reused results", "cached", [day.hits for day in days]),
         ),
     )
 
 
 def health_sentence(report: HealthReport) -> str:
-    """What an operator or caller should know first, in one sentence."""
+    """The most important fact of a health report, in one sentence."""
     if report.state == "ok":
         return "Everything works: requests are answered and images are built."
     return worst(list(report.parts.values())).sentence

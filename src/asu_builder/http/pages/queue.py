@@ -1,4 +1,4 @@
-"""The queue: for everybody counts, for holders of a token the jobs and what can be done with them."""
+"""The queue: counts for everybody, jobs and actions for operators."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,16 +24,16 @@ from asu_builder.ports import AuditEntry, JobFilter
 FILTERS = ("state", "version", "target", "profile", "caller")
 JOBS = 50
 LOOKED_AT = 3000
-"""How many job numbers back one page looks, because no index knows every filter; then it offers more."""
+"""How many job numbers one page searches, because no index covers every filter."""
 _ACTS = 50
 _FRESH_SECONDS = 1.0
 _FRAGMENT_BYTES = 1 << 18
 
 DONE: Mapping[str, str] = {
-    "cancel": "The job is cancelled.",
-    "requeue": "The job waits again.",
-    "purge": "The result is forgotten; the next request builds it anew.",
-    "pause": "The workers are paused: what is being built goes on, and nothing new begins.",
+    "cancel": "The job was cancelled.",
+    "requeue": "The job is back in the queue.",
+    "purge": "The result was deleted; the next request starts a new build.",
+    "pause": "The workers are paused: running builds continue, and no new build starts.",
     "resume": "The workers take jobs again.",
 }
 _OF_ALL_WORKERS = ("pause", "resume")
@@ -45,7 +45,7 @@ class Listing(Struct, frozen=True):
     jobs: Sequence[Job]
     older: int | None
     since: int
-    """The lowest job number that was looked at."""
+    """The lowest job number that was searched."""
 
 
 class QueuePage:
@@ -72,10 +72,10 @@ class QueuePage:
         self._remembered = TtlCache(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
 
     async def show(self, request: Request, caller: Caller) -> Response:
-        """The page; with `fragment` only what changes by itself. Raises `RequestRejected`."""
+        """The page; with `fragment` only its live part. Raises `RequestRejected`."""
         alone = "fragment" in request.query_params
         if alone and not caller.may(Right.READ):
-            # However many watch, it is counted once a second.
+            # Counted once a second for all who watch.
             return self._rendering.answer(await self._remembered.get("live", self._anonymous_part))
         values = await self._threads.run(self._values, request, caller)
         if alone:
@@ -84,13 +84,13 @@ class QueuePage:
         return self._rendering.page("queue.html", request, caller=caller, done=done, **values)
 
     async def act(self, request: Request, caller: Caller) -> Response:
-        """Does what a form asks for and leads back. Raises what `Operator` raises."""
+        """Carries out a form and redirects back. Raises what `Operator` raises."""
         given = await form(request)
         act = given.get("act", "")
         if act not in DONE:
             raise RequestRejected("act: expected one of " + ", ".join(DONE))
         if given.get("sure") != "yes":
-            raise RequestRejected("Nothing was done: tick the box beside it to say that you are sure.")
+            raise RequestRejected('Nothing was changed: tick "I am sure" to confirm.')
         if act in _OF_ALL_WORKERS:
             await self._acts.on_workers(caller, act)
         else:
@@ -149,21 +149,21 @@ class QueuePage:
 
 
 def acts_on(state: JobState) -> tuple[tuple[str, str], ...]:
-    """What an operator can do with a job of this state, and the words on the button."""
+    """What an operator can do with a job in this state, with the labels of the buttons."""
     if state is JobState.PENDING:
-        return (("cancel", "Cancel it"),)
+        return (("cancel", "Cancel"),)
     if state is JobState.BUILDING:
-        return (("cancel", "Cancel it"), ("requeue", "Back to the queue"))
-    return (("requeue", "Build it again"), ("purge", "Forget its result"))
+        return (("cancel", "Cancel"), ("requeue", "Requeue"))
+    return (("requeue", "Build again"), ("purge", "Delete the result"))
 
 
 def hindrance(crowd: QueueSummary, report: HealthReport) -> str:
-    """Why nothing is built now, in a sentence; empty when builds run."""
+    """Why no build can start now, in a sentence; empty when builds can run."""
     if crowd.pause is not None:
-        return "The workers are paused by the operator. What is asked for waits, and nothing is lost."
+        return "The operator has paused the workers. New requests wait in the queue."
     if not report.can_build:
         parts = [name for name in ("database", "engine", "store") if report.parts[name].status == "error"]
-        named = " and ".join(f"the {part}" for part in parts) or "room for images"
+        named = " and ".join(f"the {part}" for part in parts) or "disk space for images"
         what = f"Builds wait for {named}."
         return " ".join((what, *(report.parts[part].sentence for part in parts)))
     return ""

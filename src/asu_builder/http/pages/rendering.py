@@ -1,4 +1,4 @@
-"""Templates and static files to answers: one look, one set of headers, nothing from elsewhere."""
+"""Renders templates and serves static files, with one set of headers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ _FOREVER = {"cache-control": "public, max-age=31536000, immutable", "x-content-t
 
 
 class StaticFiles:
-    """Every file below `static/`, read once; few and small.
+    """Every file below `static/`, read once.
 
-    All share one digest in their address, so that modules may import each other by relative names
-    and no browser ever mixes two versions.
+    All share one digest in their address: modules import each other by relative names, and a browser
+    never mixes two versions.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -40,15 +40,15 @@ class StaticFiles:
         self._digest = digest.hexdigest()[:12]
 
     def address(self, name: str) -> str:
-        """Where a file is found. Raises `KeyError` for one that does not exist."""
+        """The address of a file. Raises `KeyError` for an unknown one."""
         _ = self._files[name]
         return f"/static/{self._digest}/{name}"
 
     async def serve(self, request: Request) -> Response:
-        """The file, for ever; 404 for another version's."""
+        """The file, cacheable for ever; 404 for a file of another version."""
         name = request.path_params["name"]
         if request.path_params["digest"] != self._digest or name not in self._files:
-            raise BuildNotFound("There is no such file; load the page again.")
+            raise BuildNotFound("There is no such file. Reload the page.")
         kind = _KINDS[Path(name).suffix]
         return Response(self._files[name], headers={**_FOREVER, "content-type": kind})
 
@@ -56,11 +56,11 @@ class StaticFiles:
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 HEADERS = {
-    # Nothing inline and nothing from elsewhere; 'self' covers the WebSocket of this host.
+    # No inline code, no other hosts; 'self' covers the WebSocket of this host.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    # The address of a build page is the key to it, so no link tells where it was followed.
+    # The address of a build page is its key, so links send no referrer.
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
@@ -77,11 +77,11 @@ class Rendering:
     def page(
         self, template: str, request: Request, *, caller: Caller, status: int = 200, **values: object
     ) -> HTMLResponse:
-        """A whole page. `caller` decides what the navigation offers; `values` are the template's own."""
+        """A whole page. `caller` decides what the navigation offers; `values` are for the template."""
         return self.answer(self.text(template, path=request.scope["path"], caller=caller, **values), status)
 
     def text(self, template: str, *, path: str, caller: Caller, **values: object) -> str:
-        """A page, or a part of one, before it is an answer."""
+        """The HTML of a page or a part of one."""
         return self._environment.get_template(template).render(
             path=path,
             signed_in=caller.name if caller.token else "",
@@ -91,7 +91,7 @@ class Rendering:
         )
 
     def answer(self, content: str | bytes, status: int = 200) -> HTMLResponse:
-        """The headers of every page around what was rendered."""
+        """A response with the headers of every page."""
         return HTMLResponse(content, status, headers=HEADERS)
 
     @cached_property

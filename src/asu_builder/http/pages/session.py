@@ -1,7 +1,7 @@
-"""An operator at a page: the token goes into a cookie that only pages look at.
+"""Sign-in on pages: the operator's token is kept in a cookie that only pages read.
 
-The API never reads the cookie, so no foreign page can use it there. On pages it shows more, and
-lets forms act: for those the browser must say that they were sent from here.
+The API never reads the cookie, so no other site can use it there. Forms need a header of the browser
+that says that they were sent from a page of this server.
 """
 
 import re
@@ -25,37 +25,37 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Sessions:
-    """Who looks at a page, by the cookie or, as everywhere, by header or address."""
+    """The caller of a page: by cookie, or by header or address as everywhere."""
 
     def __init__(self, callers: Callers) -> None:
-        self._askers = callers
+        self._callers = callers
 
     def caller(self, request: Request) -> Caller:
-        """The holder of the cookie's token; nobody but an address when it is not known (any more)."""
+        """The holder of the cookie's token; the address alone if the token is unknown or revoked."""
         token = cookie_of(request, COOKIE)
         scope: dict[str, Any] = dict(request.scope)
         if token:
             with_token = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
             try:
-                return self._askers.of({**scope, "headers": [*scope["headers"], with_token]})
+                return self._callers.of({**scope, "headers": [*scope["headers"], with_token]})
             except NotAuthenticated:
-                pass  # it was taken back, and so says nothing
+                pass  # revoked
         try:
-            return self._askers.of(scope)
+            return self._callers.of(scope)
         except NotAuthenticated:
             others = [header for header in scope["headers"] if header[0] != _AUTHORIZATION]
-            return self._askers.of({**scope, "headers": others})
+            return self._callers.of({**scope, "headers": others})
 
     async def begin(self, request: Request) -> Response:
-        """Takes a token from a form into the cookie. Raises `NotAuthenticated`."""
+        """Puts the token of a form into the cookie. Raises `NotAuthenticated`."""
         given = await form(request)
         request.state.page = _path_here(given.get("next", ""))
         token = given.get("token", "").strip()
         header = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
         try:
-            self._askers.of({**request.scope, "headers": [header]})
+            self._callers.of({**request.scope, "headers": [header]})
         except NotAuthenticated:
-            raise NotAuthenticated("This token is not known here: check that all of it was given.") from None
+            raise NotAuthenticated("This token is unknown. Check that you entered all of it.") from None
         response = RedirectResponse(request.state.page, 303)
         response.set_cookie(
             COOKIE,
@@ -68,7 +68,7 @@ class Sessions:
         return response
 
     async def end(self, request: Request) -> Response:
-        """Forgets the token."""
+        """Deletes the cookie."""
         given = await form(request)
         response = RedirectResponse(_path_here(given.get("next", "")), 303)
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
@@ -76,9 +76,9 @@ class Sessions:
 
 
 async def form(request: Request) -> dict[str, str]:
-    """The fields of a form that was sent from a page of this server, the last of each name.
+    """The fields of a form from a page of this server; the last value of each name counts.
 
-    Raises `NotAllowed` for one from elsewhere, `RequestMalformed` for what is no form.
+    Raises `NotAllowed` for a form from another site, `RequestMalformed` for an invalid body.
     """
     require_own_page(request)
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
@@ -93,22 +93,24 @@ async def form(request: Request) -> dict[str, str]:
 
 
 def _unescaped(text: bytes) -> str:
-    """What a browser has written as `a+b%3D`. A mebibyte of escapes keeps `urllib.parse` busy a second."""
+    """Decodes `a+b%3D`. `urllib.parse` needs a second for a mebibyte of escapes."""
     quoted = text.replace(b"+", b" ").replace(b"=", b"=3D").replace(b"%", b"=")
     return a2b_qp(quoted).decode("utf-8", "replace")
 
 
 def require_own_page(request: Request) -> None:
-    """Raises `NotAllowed` for a form that another site's page has sent."""
+    """Raises `NotAllowed` for a form from another site."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         own = site in ("same-origin", "none")
     else:
-        # Browsers before 2023 send only the origin; whoever sends neither is no browser.
+        # Browsers before 2023 send only the origin; a client that sends neither is no browser.
         origin = request.headers.get("origin")
         own = origin is None or _host_of(origin) == request.headers.get("host", "")
     if not own:
-        raise NotAllowed("This form was sent by another site. Open the page here and send it again.")
+        raise NotAllowed(
+            "This form was sent from another site. Open the page on this server and send it again."
+        )
 
 
 def _host_of(origin: str) -> str | None:
@@ -119,7 +121,7 @@ def _host_of(origin: str) -> str | None:
 
 
 def cookie_of(request: Request, name: str) -> str:
-    """What a cookie holds; "" where it is not sent, or no cookies can be read."""
+    """The value of a cookie; "" if it is missing or the header is invalid."""
     cookies: SimpleCookie = SimpleCookie()
     try:
         cookies.load(request.headers.get("cookie", "")[:8192])
@@ -130,12 +132,12 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 def _path_here(path: str) -> str:
-    """A path of this server, never an address elsewhere."""
+    """A path of this server, never a URL of another one."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the browser reaches this server by TLS, so that a cookie may ask for it."""
-    # A proxy in front speaks TLS, and the browser knows which scheme it used.
+    """Whether the browser uses TLS, so that a cookie may be `Secure`."""
+    # Behind a proxy that terminates TLS only the browser's origin tells the scheme.
     origin = request.headers.get("origin", "")
     return request.scope["scheme"] == "https" or origin.startswith("https://")

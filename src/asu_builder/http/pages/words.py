@@ -1,4 +1,4 @@
-"""Numbers, sizes, times, stages and reasons as people read them."""
+"""Numbers, sizes, times, stages and reasons in words."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,35 +15,35 @@ from asu_builder.domain.job import FINAL_STATES, Image, Job, JobState, Stage
 WORDS: Mapping[str, str] = {
     FailureReason.IMAGEBUILDER_MISSING: "no ImageBuilder for this version and target",
     FailureReason.SETUP_FAILED: "the ImageBuilder could not be set up",
-    FailureReason.REVISION_MISMATCH: "the sources have moved",
+    FailureReason.REVISION_MISMATCH: "the source revision has changed",
     FailureReason.NOT_OFFERED: "no longer offered",
     FailureReason.UNKNOWN_PROFILE: "the ImageBuilder does not know the device",
-    FailureReason.BAD_REPOSITORY: "a repository of the request cannot be used",
-    FailureReason.IMPOSSIBLE_SELECTION: "packages are missing or exclude each other",
-    FailureReason.VERSION_MISMATCH: "a package has another version than asked for",
+    FailureReason.BAD_REPOSITORY: "a repository of the request is unusable",
+    FailureReason.IMPOSSIBLE_SELECTION: "packages are missing or conflict",
+    FailureReason.VERSION_MISMATCH: "a package has another version than requested",
     FailureReason.TOO_BIG: "the packages do not fit on the device",
     FailureReason.MAKE_FAILED: "the ImageBuilder failed",
     FailureReason.NO_IMAGES: "no image was made for the device",
     FailureReason.DEADLINE: "took too long",
-    FailureReason.OUT_OF_MEMORY: "needed too much memory",
-    FailureReason.DISK_LIMIT: "wrote too much",
+    FailureReason.OUT_OF_MEMORY: "used too much memory",
+    FailureReason.DISK_LIMIT: "used too much disk space",
     FailureReason.UPSTREAM_UNREACHABLE: "a package repository did not answer",
-    FailureReason.WORLD_UNAVAILABLE: "something around the service did not work",
-    FailureReason.UNTRUSTED_OUTPUT: "the output was not to be trusted",
+    FailureReason.WORLD_UNAVAILABLE: "the server's infrastructure failed",
+    FailureReason.UNTRUSTED_OUTPUT: "the output was refused",
     FailureReason.INCOMPLETE_OUTPUT: "the output was incomplete",
-    FailureReason.GAVE_UP: "was cut off three times",
-    FailureReason.EXPIRED: "nobody waited for it any more",
-    FailureReason.INTERNAL: "a mistake of this service",
+    FailureReason.GAVE_UP: "was interrupted three times",
+    FailureReason.EXPIRED: "was no longer polled",
+    FailureReason.INTERNAL: "an internal error of this server",
 }
 
 
 def in_words(reason: str) -> str:
-    """A reason as people say it; one that is not known as it is."""
+    """A reason in words; an unknown one with its underscores removed."""
     return WORDS.get(reason, reason.replace("_", " "))
 
 
 def as_beginning(reason: str) -> str:
-    """The same at the beginning of a line."""
+    """The same with a capital letter."""
     words = in_words(reason)
     return words[:1].upper() + words[1:]
 
@@ -66,7 +66,7 @@ def size(count: float) -> str:
 
 
 def span(length: timedelta | float) -> str:
-    """A length of time, or seconds, in its two largest units: `3 min 20 s`."""
+    """A duration in its two largest units: `3 min 20 s`."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else length
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
@@ -77,7 +77,7 @@ def span(length: timedelta | float) -> str:
 
 
 def moment(at: datetime) -> Markup:
-    """A time in UTC, as in the log; the browser's script adds the reader's own as a tooltip."""
+    """A time in UTC, as in the log; a script adds the local time as a tooltip."""
     utc = at.astimezone(UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="seconds"), f"{utc:%Y-%m-%d %H:%M} UTC"
@@ -90,12 +90,12 @@ def number(count: float) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """A sentence of ours, what stands in backticks as code."""
+    """One of our sentences; text in backticks becomes code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def contact(text: str) -> Markup:
-    """Who runs this server, as the operator wrote it; addresses of mail and of pages are links."""
+    """The operator's contact; mail and web addresses become links."""
     parts = []
     end = 0
     for found in _REACHED.finditer(text):
@@ -107,19 +107,19 @@ def contact(text: str) -> Markup:
 
 
 def linked(text: str) -> Markup:
-    """A sentence of ours as `sentence` makes it, whose addresses are links."""
+    """The same as `sentence`, with links for web addresses."""
     return Markup(_ADDRESS.sub(r'<a href="\g<0>" rel="noreferrer">\g<0></a>', str(sentence(text))))
 
 
 STAGES: tuple[tuple[str, str], ...] = (
-    ("pending", "Wait for its turn"),
-    (Stage.INIT, "Begin"),
-    (Stage.CONTAINER_SETUP, "Set up the ImageBuilder"),
-    (Stage.VALIDATE_REVISION, "Check version and device"),
-    (Stage.VALIDATE_MANIFEST, "Choose the packages"),
-    (Stage.BUILDING_IMAGE, "Build the images"),
+    ("pending", "Waiting in the queue"),
+    (Stage.INIT, "Preparing"),
+    (Stage.CONTAINER_SETUP, "Setting up the ImageBuilder"),
+    (Stage.VALIDATE_REVISION, "Checking version and device"),
+    (Stage.VALIDATE_MANIFEST, "Resolving the packages"),
+    (Stage.BUILDING_IMAGE, "Building the images"),
 )
-"""Every step in its order, with its words."""
+"""Every step in order, with its words."""
 
 STATES = {
     JobState.PENDING: "Waiting",
@@ -131,12 +131,12 @@ STATES = {
 
 
 WAITING_FOR = {
-    "paused": "The operator has paused the workers: nothing new is built now, and nothing is lost",
-    "engine": "The container engine of this server does not work now: builds wait until it does",
-    "store": "The store of this server takes no images now: builds wait until it does",
-    "disk_full": "This server has no room for more images now: builds wait until there is",
+    "paused": "The operator has paused the workers: the build starts when they are resumed",
+    "engine": "The container engine of this server is down: builds wait until it works again",
+    "store": "The image store of this server is down: builds wait until it works again",
+    "disk_full": "This server has no disk space for more images: builds wait until there is some",
 }
-"""Why nothing is built, in words; `static/build_page.js` has the same."""
+"""Why no build starts, in words."""
 
 
 class Step(Struct, frozen=True):
@@ -148,7 +148,7 @@ class Step(Struct, frozen=True):
 
 
 class ShownImage(Struct, frozen=True):
-    """An image with what it is, for whom it is, and how important."""
+    """An image with its title and purpose; `first` is true for the one most people need."""
 
     image: Image
     title: str
@@ -168,14 +168,14 @@ def stages(job: Job) -> Sequence[Step]:
 
 
 def standing(view: BuildView) -> str:
-    """How a build stands, in one sentence."""
+    """The state of a build in one sentence; empty where its state and advice say it all."""
     job = view.job
     left = "" if view.remaining is None else f", about {about(view.remaining.total_seconds())}"
     if job.state is JobState.PENDING:
         ahead = view.position or 0
         if view.waiting_for in WAITING_FOR:
             return f"{WAITING_FOR[view.waiting_for]}."
-        place = "It is next" if ahead == 0 else f"{ahead} build{'s' if ahead > 1 else ''} ahead"
+        place = "Next in the queue" if ahead == 0 else f"{ahead} build{'s' if ahead > 1 else ''} ahead"
         return f"{place}{left}."
     if job.state is JobState.BUILDING:
         words = dict(STAGES)[job.stage or Stage.INIT]
@@ -185,18 +185,18 @@ def standing(view: BuildView) -> str:
         if job.started_at and job.finished_at:
             took = f" in {span(job.finished_at - job.started_at)}"
         return f"The images are ready, built{took}."
-    return "This build was cancelled." if job.state is JobState.CANCELLED else "This build failed."
+    return f"{as_beginning(job.reason)}." if job.reason else "No image was built."
 
 
 def about(seconds: float) -> str:
-    """A forecast, no more exact than it is: seconds below one minute in tens, else minutes."""
+    """A forecast: tens of seconds below one minute, else minutes."""
     if seconds < 60:
         return f"{max(10, round(seconds / 10) * 10)} s"
     return f"{round(seconds / 60)} min"
 
 
 def headline(job: Job, title: str) -> str:
-    """What is built, for headings."""
+    """The device for headings: its title in the result, else `title`."""
     described = job.outcome and getattr(job.outcome, "description", None)
     titles = described.get("titles") if described else None
     if isinstance(titles, list) and titles and isinstance(titles[0], dict):
@@ -209,17 +209,29 @@ def headline(job: Job, title: str) -> str:
 
 
 _KINDS: tuple[tuple[str, str, str], ...] = (
-    ("sysupgrade", "Sysupgrade", "For a device that runs OpenWrt: upload it under System, Backup / Flash."),
-    ("combined", "Whole disk", "Holds everything: write it to the disk, or upload it to a running OpenWrt."),
+    (
+        "sysupgrade",
+        "Sysupgrade",
+        "For a device that runs OpenWrt: upload it under System → Backup / Flash Firmware.",
+    ),
+    (
+        "combined",
+        "Whole disk",
+        "The complete system: write it to the disk, or upload it to a running OpenWrt.",
+    ),
     ("sdcard", "SD card", "Write it to an SD card."),
-    ("factory", "Factory", "For a device with its vendor's firmware: upload it there."),
-    ("kernel", "Kernel", "A part of an image, for boot loaders and special ways to install."),
-    ("rootfs", "Root file system", "A part of an image, for special ways to install."),
+    (
+        "factory",
+        "Factory",
+        "For a device with its vendor's firmware: upload it in the vendor's web interface.",
+    ),
+    ("kernel", "Kernel", "Part of an image, for boot loaders and special installation methods."),
+    ("rootfs", "Root file system", "Part of an image, for special installation methods."),
 )
 
 
 def images_first(images: Iterable[Image]) -> Sequence[ShownImage]:
-    """What most people need comes first."""
+    """The images most people need come first."""
     shown = []
     for image in images:
         rank = next(

@@ -1,4 +1,4 @@
-// Devices as somebody types; without this the form searches when it is sent.
+// Suggests devices while typing; without this script the form searches when it is sent.
 
 import { ask, makeCombobox } from "./combobox.js";
 

@@ -1,7 +1,7 @@
-// Packages as chips with completion, and a preview of what they mean while they are chosen.
-// The text field stays what is sent; without this it is written in directly.
+// Packages as chips with completion, and a live preview. The text field stays the form's value; without this script
+// it is edited directly.
 
-import { ask, makeCombobox, settled } from "./combobox.js";
+import { ask, makeCombobox, debounced } from "./combobox.js";
 
 const form = document.getElementById("build-form");
 const text = document.getElementById("packages");
@@ -12,7 +12,7 @@ const present = new Set(place.dataset.present.split(" ").filter(Boolean));
 
 const names = () => [...new Set(text.value.split(/[\s,]+/).filter(Boolean))];
 
-// The list, a field to add to it, and a way back to plain text.
+// The list, a field to add packages, and a button to edit as text.
 
 const chips = document.createElement("ul");
 chips.className = "chips";
@@ -28,9 +28,9 @@ adder.spellcheck = false;
 adder.autocapitalize = "off";
 adder.setAttribute("aria-label", "Add a package");
 
-const told = document.createElement("p");
-told.className = "hidden-label";
-told.setAttribute("role", "status");
+const status = document.createElement("p");
+status.className = "hidden-label";
+status.setAttribute("role", "status");
 
 const tools = document.createElement("p");
 tools.className = "chip-tools hint";
@@ -44,7 +44,7 @@ asText.setAttribute("aria-expanded", "false");
 asText.setAttribute("aria-controls", "packages");
 tools.append(count, asText);
 
-place.append(chips, adder, tools, told);
+place.append(chips, adder, tools, status);
 text.hidden = true;
 const hint = document.getElementById("packages-hint");
 hint.hidden = true;
@@ -77,14 +77,14 @@ function draw() {
   const all = names();
   chips.replaceChildren(...all.map(chip));
   const added = all.filter((name) => !present.has(name)).length;
-  count.textContent = `${all.length} packages, ${added} beside the default ones`;
+  count.textContent = `${all.length} packages, ${added} in addition to the default ones`;
 }
 
 function write(list, sentence) {
   text.value = list.join(" ");
-  told.textContent = sentence;
+  status.textContent = sentence;
   draw();
-  lookSoon();
+  loadPreviewSoon();
 }
 
 function add(entry) {
@@ -113,22 +113,22 @@ asText.addEventListener("click", () => {
   asText.textContent = text.hidden ? "Edit as text" : "Hide the text";
   if (!text.hidden) text.focus();
 });
-text.addEventListener("input", () => { draw(); lookSoon(); });
-complete.addEventListener("change", () => lookSoon());
+text.addEventListener("input", () => { draw(); loadPreviewSoon(); });
+complete.addEventListener("change", () => loadPreviewSoon());
 
-// What it means, as the server tells it.
+// The preview, from the server.
 
-let looking = null;
+let loading = null;
 
-async function look() {
-  looking?.abort();
-  looking = new AbortController();
+async function loadPreview() {
+  loading?.abort();
+  loading = new AbortController();
   const sent = new URLSearchParams(new FormData(form));
-  sent.delete("defaults"); // says nothing about packages, and may be long and private
+  sent.delete("defaults"); // not needed for the packages, and may be long and private
   sent.set("do", "preview");
   preview.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("/build", { method: "POST", body: sent, signal: looking.signal });
+    const response = await fetch("/build", { method: "POST", body: sent, signal: loading.signal });
     if (!response.ok) throw new Error(`${response.status}`);
     const found = new DOMParser().parseFromString(await response.text(), "text/html");
     preview.replaceChildren(...found.body.childNodes);
@@ -142,7 +142,7 @@ async function look() {
   preview.removeAttribute("aria-busy");
 }
 
-const lookSoon = settled(350, look);
+const loadPreviewSoon = debounced(350, loadPreview);
 
 preview.addEventListener("click", (event) => {
   const button = event.target.closest('button[name="replace"]');
@@ -151,7 +151,7 @@ preview.addEventListener("click", (event) => {
   const at = button.value.indexOf("=");
   const [old, other] = [button.value.slice(0, at), button.value.slice(at + 1)];
   const list = names().map((name) => (name === old ? other : name)).filter(Boolean);
-  write([...new Set(list)], other ? `${other} instead of ${old}` : `${old} left out`);
+  write([...new Set(list)], other ? `${other} instead of ${old}` : `${old} removed`);
   adder.focus();
 });
 
@@ -159,10 +159,10 @@ preview.addEventListener("click", (event) => {
 form.addEventListener("submit", (event) => {
   if (event.submitter?.value !== "check") return;
   event.preventDefault();
-  look();
+  loadPreview();
 });
 
-// What was chosen goes along to another version.
+// Changed packages are kept when the version changes.
 document.getElementById("version-form").addEventListener("submit", (event) => {
   const changed = names().filter((name) => !present.has(name)).length || names().length !== present.size;
   if (!changed) return;
@@ -179,4 +179,4 @@ if (text.getAttribute("aria-invalid")) {
   adder.setAttribute("aria-describedby", "wrong");
   adder.focus();
 }
-if (!preview.querySelector("[data-preview]")) look();
+if (!preview.querySelector("[data-preview]")) loadPreview();

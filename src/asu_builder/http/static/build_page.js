@@ -1,13 +1,12 @@
-// A build as it goes: state and lines by WebSocket, as server-sent events where a proxy lets none through, and by
-// looking again where nothing stays open.
-// When it has ended, its part of the page is taken from the server; the log stays where it is.
+// Shows a live build: state and log lines come by WebSocket, by server-sent events where a proxy blocks WebSockets,
+// and by polling where no connection stays open. At the end the result is loaded from the server; the log stays.
 
 import { localise } from "./times.js";
 
 const page = document.getElementById("build-page");
 const hash = page.dataset.hash;
 const MOST_LINES = 3000;
-const STATES = { pending: "Waiting", building: "Building", completed: "Completed", failed: "Failed", cancelled: "Cancelled" };
+const { states: STATES, waiting_for: WAITING_FOR } = JSON.parse(page.dataset.words);
 const live = () => page.dataset.state === "pending" || page.dataset.state === "building";
 
 // The log
@@ -56,7 +55,7 @@ function print(lines) {
   if (follows) toEnd();
 }
 
-/** Takes the lines that were not heard from a page of the server. */
+/** Adds the lines that are missing here from a page of the server. */
 function catchUp(elements) {
   let mark = null;
   for (const element of [...elements]) {
@@ -79,31 +78,24 @@ function startAgain() {
   [last, stage] = [0, ""];
 }
 
-// How it stands
+// State
 
 function about(seconds) {
   return seconds < 60 ? `${Math.max(10, Math.round(seconds / 10) * 10)} s` : `${Math.round(seconds / 60)} min`;
 }
 
-const WAITING_FOR = {
-  paused: "The operator has paused the workers: nothing new is built now, and nothing is lost",
-  engine: "The container engine of this server does not work now: builds wait until it does",
-  store: "The store of this server takes no images now: builds wait until it does",
-  disk_full: "This server has no room for more images now: builds wait until there is",
-};
-
 function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for: hindrance }) {
   const left = eta == null ? "" : `, about ${about(eta)}`;
   if (state === "pending") {
     if (WAITING_FOR[hindrance]) return `${WAITING_FOR[hindrance]}.`;
-    return `${position ? `${position} build${position > 1 ? "s" : ""} ahead` : "It is next"}${left}.`;
+    return `${position ? `${position} build${position > 1 ? "s" : ""} ahead` : "Next in the queue"}${left}.`;
   }
   return `${words(step ?? "init")}${left && `${left} left`}.`;
 }
 
 function write(id, text) {
   const element = document.getElementById(id);
-  // Only what has changed is read aloud.
+  // Screen readers announce only changes.
   if (element && element.textContent.trim() !== text) element.textContent = text;
 }
 
@@ -128,7 +120,7 @@ function showState(message) {
   document.title = document.title.replace(/^[^:]*/, STATES[state]);
 }
 
-/** Takes the result, or whatever there is now, from the server's own page. */
+/** Loads the current state or the result from the server's page. */
 async function refresh() {
   const response = await fetch(location.pathname, { headers: { accept: "text/html" } });
   if (response.status >= 500) throw new Error(String(response.status));
@@ -147,7 +139,7 @@ async function refresh() {
     const output = fresh.getElementById("output");
     document.getElementById("log-section").replaceWith(...(output ? [output] : []));
   }
-  dress();
+  addButtons();
   if (hadFocus) {
     const heading = page.querySelector("h1");
     heading.tabIndex = -1;
@@ -155,7 +147,7 @@ async function refresh() {
   }
 }
 
-// Where it is heard from
+// Connections
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 let ended = false;
@@ -166,19 +158,19 @@ async function end() {
     try {
       await refresh();
       ended = !live();
-    } catch { /* the server is away; it comes back */ }
+    } catch { /* the server does not answer; try again */ }
     if (!ended) await pause(1 + tries);
   }
   say("");
 }
 
-/** A function that takes one message after the other; with the last one it takes the result. */
-function hearer() {
+/** A function that handles one message after the other; the last one loads the result. */
+function makeReceiver() {
   let jobBegins = true;
   return async (message) => {
     if (message.type === "state") showState(message);
     else if (message.type === "lines") {
-      // The same request was asked anew: another job begins with its first line.
+      // The same request was submitted again: a new job starts at line 1.
       if (jobBegins && message.lines[0]?.seq === 1 && last > 0) startAgain();
       jobBegins = false;
       print(message.lines);
@@ -188,29 +180,29 @@ function hearer() {
 
 const address = () => new URL(`/api/v1/build/${hash}/events?after=${last}`, location.href);
 
-/** Listens until the end or until the connection is lost; promises whether anything was heard. */
+/** Receives until the build or the connection ends; promises whether anything was received. */
 function listen(open) {
   return new Promise((done) => {
-    let heard = false;
+    let received = false;
     let connection = null;
-    const hear = hearer();
+    const receive = makeReceiver();
     const over = () => {
       clearTimeout(silence);
       connection.close();
-      done(heard);
+      done(received);
     };
     const silence = setTimeout(over, 10000);
     connection = open(async ({ data }) => {
       clearTimeout(silence);
-      heard = true;
-      await hear(JSON.parse(data));
+      received = true;
+      await receive(JSON.parse(data));
       if (ended) over();
     }, over);
   });
 }
 
 function openSocket(take, over) {
-  const there = address();
+  const there = adaddButtons();
   there.protocol = there.protocol.replace("http", "ws");
   const socket = new WebSocket(there);
   socket.addEventListener("message", take);
@@ -221,22 +213,22 @@ function openSocket(take, over) {
 function openEvents(take, over) {
   const events = new EventSource(address());
   for (const kind of ["state", "lines", "final"]) events.addEventListener(kind, take);
-  // It would come back by itself; here what comes next is chosen anew.
+  // No automatic reconnect: the loop below chooses the next connection.
   events.addEventListener("error", over);
   return events;
 }
 
 async function watch() {
-  const ways = [openSocket, openEvents];
+  const transports = [openSocket, openEvents];
   let losses = 0;
   while (!ended && live()) {
-    const heard = await listen(ways[0]);
+    const received = await listen(transports[0]);
     if (ended || !live()) return;
-    losses = heard ? 0 : losses + 1;
-    if (!heard) ways.reverse();
+    losses = received ? 0 : losses + 1;
+    if (!received) transports.reverse();
     if (losses === 1) continue;
-    say("The connection is lost; trying again.");
-    if (losses >= ways.length) {
+    say("Connection lost; reconnecting.");
+    if (losses >= transports.length) {
       try {
         await refresh();
         ended = !live();
@@ -247,7 +239,7 @@ async function watch() {
   }
 }
 
-// What the reader does
+// Buttons
 
 function button(text, call) {
   const element = document.createElement("button");
@@ -265,13 +257,13 @@ async function copy(event, text) {
     await navigator.clipboard.writeText(text);
     element.textContent = "Copied";
   } catch {
-    element.textContent = "Select and copy it by hand";
+    element.textContent = "Copy failed; select the text";
   }
   setTimeout(() => { element.textContent = was; }, 2000);
 }
 
-/** Gives what has come from the server its buttons. */
-function dress() {
+/** Adds buttons to the content from the server. */
+function addButtons() {
   localise(page);
   for (const code of page.querySelectorAll("[data-copy]")) {
     const what = code.id === "reproduce" ? "the command" : "the digest";
@@ -283,7 +275,7 @@ function dress() {
   const field = document.getElementById("manifest-search");
   if (!field) return;
   const rows = [...document.querySelectorAll("#manifest tbody tr")];
-  // What the address has filtered already is not here; then the server searches.
+  // With a filter in the address the other rows are missing here; then the server searches.
   if (field.value) return;
   field.form.querySelector("button").hidden = true;
   field.form.addEventListener("submit", (event) => event.preventDefault());
@@ -299,23 +291,23 @@ function dress() {
   });
 }
 
-dress();
+addButtons();
 if (log) {
-  const follow = button("To the end", () => {
+  const follow = button("Jump to the end", () => {
     follows = follow.hidden = true;
     toEnd();
   });
   follow.id = "follow";
   const copier = button("Copy", (event) => copy(event, log.textContent));
   copier.id = "copy-log";
-  copier.setAttribute("aria-label", "Copy what the build prints");
+  copier.setAttribute("aria-label", "Copy the build log");
   document.getElementById("log-tools").append(follow, copier);
   log.addEventListener("scroll", () => {
     follows = isAtEnd();
     follow.hidden = follows;
   });
   follow.hidden = true;
-  // A narrower window makes the lines longer, which is no wish to stay where one is.
+  // A narrower window wraps lines and moves the end; that does not stop following.
   new ResizeObserver(() => { if (follows) toEnd(); }).observe(log);
   toEnd();
 }

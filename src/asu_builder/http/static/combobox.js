@@ -1,9 +1,9 @@
-// A text field with a list of what it may become, by the combobox pattern of WAI-ARIA.
+// A text field with a list of suggestions, by the combobox pattern of WAI-ARIA.
 
 let made = 0;
 
-/** The end of a burst of calls, so many milliseconds after the last one. */
-export function settled(milliseconds, call) {
+/** Calls once, so many milliseconds after the last of several calls. */
+export function debounced(milliseconds, call) {
   let timer;
   return (...values) => {
     clearTimeout(timer);
@@ -12,24 +12,24 @@ export function settled(milliseconds, call) {
 }
 
 /**
- * Makes a combobox of an input.
- * `find(text, signal)` promises choices: [{ label, note, value }]; `choose(choice)` takes one;
- * `submit(text)`, if given, takes what was typed when no choice is selected.
+ * Turns an input into a combobox.
+ * `find(text, signal)` promises choices: [{ label, note, value }]; `choose(choice)` receives the chosen one;
+ * `submit(text)`, if given, receives the text when no choice is selected.
  */
 export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
   const id = `choices-${++made}`;
   const box = document.createElement("div");
   const list = document.createElement("ul");
-  const told = document.createElement("p");
+  const status = document.createElement("p");
   box.className = "combobox";
   list.id = id;
   list.hidden = true;
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", input.labels?.[0]?.textContent ?? input.getAttribute("aria-label") ?? "Choices");
-  told.className = "hidden-label";
-  told.setAttribute("role", "status");
+  status.className = "hidden-label";
+  status.setAttribute("role", "status");
   input.replaceWith(box);
-  box.append(input, list, told);
+  box.append(input, list, status);
   for (const [name, value] of Object.entries({
     role: "combobox", "aria-autocomplete": "list", "aria-expanded": "false", "aria-controls": id, autocomplete: "off",
   })) input.setAttribute(name, value);
@@ -73,7 +73,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
       label.textContent = choice.label;
       note.textContent = choice.note ?? "";
       option.append(label, " ", note);
-      // Before the field loses the focus.
+      // Keeps the focus in the field.
       option.addEventListener("pointerdown", (event) => event.preventDefault());
       option.addEventListener("click", () => take(choice));
       return option;
@@ -82,7 +82,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
     input.removeAttribute("aria-activedescendant");
     list.hidden = found.length === 0;
     input.setAttribute("aria-expanded", String(found.length > 0));
-    told.textContent = found.length === 0 ? "Nothing found" : `${found.length} found`;
+    status.textContent = found.length === 0 ? "Nothing found" : `${found.length} found`;
   };
 
   const ask = async () => {
@@ -98,7 +98,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
     }
   };
 
-  const askSoon = settled(120, ask);
+  const askSoon = debounced(120, ask);
   input.addEventListener("input", askSoon);
   input.addEventListener("blur", close);
   input.addEventListener("keydown", (event) => {
@@ -107,7 +107,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
       event.preventDefault();
       if (!open) return ask();
       const step = event.key === "ArrowDown" ? 1 : -1;
-      const count = choices.length + 1; // one place is the field itself
+      const count = choices.length + 1; // the field itself is one position
       select(((selected + 1 + step + count) % count) - 1);
     } else if (event.key === "Escape" && open) {
       event.preventDefault();
@@ -125,7 +125,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
   });
 }
 
-/** A document of this server's interface; rejects for any other answer than 200. */
+/** A JSON document of this server's API; rejects any status but 2xx. */
 export async function ask(address, parameters, signal) {
   const response = await fetch(`${address}?${new URLSearchParams(parameters)}`, { signal });
   if (!response.ok) throw new Error(`${response.status}`);

@@ -1,4 +1,4 @@
-// Keeps the queue up to date while somebody looks: fetches the page's own live part and puts it in place.
+// Keeps the queue up to date while the page is visible: fetches the page's live part and replaces it.
 
 import { localise } from "./times.js";
 
@@ -13,34 +13,34 @@ let wait = EVERY;
 let timer = 0;
 
 follow.closest("p").hidden = false;
-follow.addEventListener("change", look);
-document.addEventListener("visibilitychange", look);
-plan();
+follow.addEventListener("change", refresh);
+document.addEventListener("visibilitychange", refresh);
+schedule();
 
-/** Whether an exchange now would take something out of the reader's hands. */
+/** Whether replacing the part now would lose the reader's selection. */
 function inUse() {
   const selection = getSelection();
   return !selection.isCollapsed && live.contains(selection.anchorNode);
 }
 
-function plan() {
+function schedule() {
   clearTimeout(timer);
-  if (follow.checked && !document.hidden) timer = setTimeout(look, wait);
+  if (follow.checked && !document.hidden) timer = setTimeout(refresh, wait);
 }
 
-async function look() {
+async function refresh() {
   clearTimeout(timer);
   if (!follow.checked || document.hidden) return;
   try {
     const text = await fetched();
-    if (text !== shown && !inUse()) exchange(text);
+    if (text !== shown && !inUse()) replaceLive(text);
     trouble.textContent = "";
     wait = EVERY;
   } catch {
-    if (!trouble.textContent) trouble.textContent = "The server does not answer; what is shown may be old.";
+    if (!trouble.textContent) trouble.textContent = "The server does not answer; this page may be out of date.";
     wait = Math.min(wait * 2, SLOWEST);
   }
-  plan();
+  schedule();
 }
 
 async function fetched() {
@@ -52,8 +52,8 @@ async function fetched() {
   return answer.text();
 }
 
-/** The new part in the place of the old one; open details, their forms and the focus stay. */
-function exchange(text) {
+/** Replaces the live part; open details, their forms and the focus stay. */
+function replaceLive(text) {
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("live");
   if (!fresh) throw new Error("no live part");
   const next = document.adoptNode(fresh);

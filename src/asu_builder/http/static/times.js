@@ -1,4 +1,4 @@
-// Times are in UTC, as in the log and at the command line; the tooltip tells them in the reader's own zone.
+// Times are in UTC, as in the log and on the command line; the tooltip shows local time.
 
 const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
 

@@ -21,6 +21,11 @@ _TITLE = Title(vendor="Acme", model="Widget 5")
 class SmallUpstream(EmptyUpstream):
     """One target of two releases, with two devices."""
 
+    profile = b"{}"
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        return self.profile
+
     def versions(self) -> VersionList:
         return VersionList(("24.10.5", "24.10.4"), ("24.10.5",))
 

@@ -1,6 +1,7 @@
 """People choose a device and packages, without a script too."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
@@ -65,7 +66,7 @@ def test_a_search_without_script_lists_links_to_devices(client: AsgiClient) -> N
 
 def test_a_search_that_finds_nothing_says_so_and_shows_what_was_typed_as_text(client: AsgiClient) -> None:
     page = text_of(client.get("/build?version=24.10.5&search=%3Cscript%3Ezzzzqq"))
-    assert "is called “&lt;script&gt;zzzzqq”" in page and "<script>zz" not in page
+    assert "matches “&lt;script&gt;zzzzqq”" in page and "<script>zz" not in page
 
 
 def test_an_unknown_version_or_device_leads_back_to_the_search(client: AsgiClient) -> None:
@@ -90,6 +91,16 @@ def test_a_link_fills_the_form(client: AsgiClient) -> None:
     assert 'id="options" open' in page
 
 
+def test_only_the_device_s_file_systems_are_offered(
+    scene: Scene, client: AsgiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [{"filesystem": name} for name in ("ext4", "squashfs", "ext4", "ubifs2")] + [{}]
+    monkeypatch.setattr(scene.upstream, "profile", json.dumps({"images": images}).encode())
+    page = text_of(client.get(f"/build?{urlencode(DEVICE)}"))
+    offered = page.partition('id="filesystem"')[2].partition("</select>")[0]
+    assert re.findall(r"<option>(.*?)<", offered) == ["squashfs", "ext4", "ubifs2"]
+
+
 def test_a_link_may_name_a_file_system_that_is_not_offered(client: AsgiClient) -> None:
     page = text_of(client.get(link_to(a_request(filesystem="f2fs"))))
     assert "<option selected>f2fs</option>" in page and page.count("<option selected>") == 1
@@ -108,7 +119,7 @@ def test_what_is_not_allowed_is_said_with_its_reason(client: AsgiClient) -> None
     page = text_of(client.get(f"/build?{urlencode(DEVICE)}"))
     assert 'name="defaults"' not in page and "allow_defaults" in page
     assert 'name="repositories"' not in page and "repository_allow_list" in page
-    assert "At most 1024 here" in page
+    assert "At most 1024 on this server" in page
 
 
 def test_a_sent_form_leads_to_the_build_s_page(client: AsgiClient, builds: FakeBuilds) -> None:
@@ -251,7 +262,7 @@ def test_the_preview_without_script_tells_what_packages_mean(client: AsgiClient,
 
 def test_a_suggestion_is_taken_without_script(client: AsgiClient) -> None:
     page = text_of(send(client, packages="tmux lucy", replace="lucy=luci"))
-    assert ">tmux luci</textarea>" in page and "Every name exists" in page
+    assert ">tmux luci</textarea>" in page and "All packages exist" in page
     assert ">tmux</textarea>" in text_of(send(client, packages="tmux lucy", replace="lucy="))
 
 

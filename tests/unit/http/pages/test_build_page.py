@@ -41,7 +41,7 @@ def fail(builds: FakeBuilds, failure: BuildFailure, **changes: object) -> str:
 def test_an_unknown_build_says_what_to_do(client: AsgiClient, name: str) -> None:
     answer = client.get(f"/build/{name}")
     assert answer.status == 404
-    assert "ask for the image again" in text_of(answer) and 'href="/build"' in text_of(answer)
+    assert "request the image again" in text_of(answer) and 'href="/build"' in text_of(answer)
 
 
 def test_every_state_is_kept_by_nobody_and_found_by_nobody(client: AsgiClient, builds: FakeBuilds) -> None:
@@ -71,7 +71,7 @@ def test_a_running_build_shows_done_current_and_ahead_in_words(
     page = text_of(client.get(f"/build/{builds.build(stage=Stage.VALIDATE_MANIFEST)}"))
     found = re.findall(r'<li class="(\w+)" data-step="(\w+)"', page)
     assert [state for state, _ in found] == ["done"] * 4 + ["current", "ahead"]
-    assert "Choose the packages." in page
+    assert "Resolving the packages." in page
     assert re.findall(r'hidden-label">(done|current|ahead)<', page) == [state for state, _ in found]
 
 
@@ -123,7 +123,7 @@ def test_a_build_is_cancelled_by_its_first_caller_or_an_operator(
     assert answer.status == status
     assert (builds.jobs[name].job.state is JobState.CANCELLED) == (status == 303)
     page = text_of(client.get(f"/build/{name}"))
-    assert ("Ask again" in page) == (status == 303)
+    assert ("Build it again" in page) == (status == 303)
 
 
 def test_no_other_site_cancels_or_asks_again(client: AsgiClient, builds: FakeBuilds) -> None:
@@ -189,14 +189,14 @@ def test_a_script_for_the_first_boot_is_mentioned_and_never_shown(
     for name in (builds.complete(request), builds.build(request), builds.hold(request)):
         page = text_of(client.get(f"/build/{name}"))
         assert "hunter2" not in page and "user:pass" not in page
-        assert "A script, not shown here" in page and "https://feeds.example.org/x" in page
+        assert "A script; not shown" in page and "https://feeds.example.org/x" in page
 
 
 def test_a_failure_is_explained_with_whose_side_it_is_on(client: AsgiClient, builds: FakeBuilds) -> None:
     failure = BuildFailure(FailureReason.MAKE_FAILED, f"Error: {HOSTILE}", HOSTILE, HOSTILE)
     page = text_of(client.get(f"/build/{fail(builds, failure)}"))
     assert "<script>alert" not in page and page.count("&lt;script&gt;alert") == 3
-    assert 'data-reason="make_failed"' in page and "<b>The request</b>" in page
+    assert 'data-reason="make_failed"' in page and "<b>the request</b>" in page
     assert "Change the request" in page
 
 
@@ -231,11 +231,11 @@ def test_what_the_world_did_is_tried_again(client: AsgiClient, builds: FakeBuild
     failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, "Error: No registry.")
     name = fail(builds, failure)
     page = text_of(client.get(f"/build/{name}"))
-    assert "Try again" in page and 'id="anew"' not in page
+    assert "Try again" in page and 'id="retry-at"' not in page
     assert act(client, f"/build/{name}/again").header("location") == f"/build/{name}"
     job = replace(builds.jobs[name].job, finished_at=datetime.now(UTC))
     builds.jobs[name] = BuildView(job)
-    assert 'id="anew"' in text_of(client.get(f"/build/{name}"))
+    assert 'id="retry-at"' in text_of(client.get(f"/build/{name}"))
 
 
 def test_limits_hold_for_those_who_ask_again(client: AsgiClient, builds: FakeBuilds) -> None:
@@ -268,7 +268,7 @@ def test_a_forecast_is_no_more_exact_than_it_is(seconds: float, words: str) -> N
 def test_one_build_ahead_is_one(builds: FakeBuilds) -> None:
     job = builds.jobs[builds.hold(a_request())].job
     assert standing(BuildView(job, 1)) == "1 build ahead."
-    assert standing(BuildView(job, 0)) == "It is next."
+    assert standing(BuildView(job, 0)) == "Next in the queue."
     assert {step.state for step in stages(replace(job, state=JobState.COMPLETED))} == {"done"}
 
 

@@ -48,11 +48,15 @@ def offered(advice: Advice) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(("reason", "fault"), _DOCUMENTED)
-def test_every_documented_reason_has_words_and_a_side(reason: str, fault: str) -> None:
+def test_every_documented_reason_has_words_and_a_cause(reason: str, fault: str) -> None:
     advice = advised(a_request(), FailureReason(reason), "Error: x")
     assert advice.heading and advice.what_to_do.endswith(".")
-    expected = {"user": "The request", "world": "The surroundings of this server", "ours": "This server"}
-    assert advice.side == ("Nobody" if reason == "expired" else expected[fault])
+    expected = {
+        "user": "the request",
+        "world": "the infrastructure of this server",
+        "ours": "an internal error of this server",
+    }
+    assert advice.cause == ("no client polled it" if reason == "expired" else expected[fault])
 
 
 def test_the_table_of_reasons_was_read() -> None:
@@ -197,7 +201,5 @@ def test_what_is_upstreams_is_tried_again_as_it_is(reason: FailureReason) -> Non
     request = a_request(packages=("vim",))
     problem = BuildProblem(missing=("vim",))
     advice = advised(request, reason, problem=problem, side=Side.INFRASTRUCTURE)
-    assert advice.side == "The surroundings of this server"
-    assert (
-        advice.corrections[0].request == request and "Nothing is wrong with the request" in advice.what_to_do
-    )
+    assert advice.cause == "the infrastructure of this server"
+    assert advice.corrections[0].request == request and "The request is fine" in advice.what_to_do

@@ -72,8 +72,8 @@ def test_it_counts_the_queue_without_naming_a_job(client: AsgiClient, scene: Sce
 
 def test_an_idle_service_has_nothing_to_draw(client: AsgiClient) -> None:
     shown = page(client)
-    assert "Nobody has asked for anything yet." in shown and "No build has failed yet." in shown
-    assert "What can be built is not known yet" not in shown  # its own snapshot is always offered
+    assert "No requests yet." in shown and "No build has failed yet." in shown
+    assert "Not known yet:" not in shown  # its own snapshot is always offered
     assert "<svg" not in shown
 
 
@@ -86,7 +86,7 @@ def busy(scene: Scene) -> Scene:
 
 def test_the_week_is_drawn_and_stands_in_a_table(busy: Scene, client: AsgiClient) -> None:
     shown = page(client)
-    assert "Asked for today, UTC</dt><dd>7</dd>" in shown
+    assert "Requests today (UTC)</dt><dd>7</dd>" in shown
     assert "<svg" in shown and "style=" not in shown
     row = r'2026-03-01</th><td class="number">3</td><td class="number">4</td><td class="number">1</td>'
     assert re.search(row, shown)
@@ -127,7 +127,7 @@ def lonely(scene: Scene) -> Scene:
 
 def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> None:
     shown = page(client)
-    assert "What can be built is not known yet" in shown and "Parts of the service" in shown
+    assert "Not known yet:" in shown and "Components" in shown
 
 
 def test_it_answers_head(client: AsgiClient) -> None:

@@ -93,7 +93,7 @@ def test_nobody_without_the_right_sees_a_job_a_hash_or_an_caller(
 
 
 def test_an_empty_queue_says_so(client: AsgiClient) -> None:
-    assert "Nothing waits and nothing is built" in text(client.get("/queue"))
+    assert "The queue is empty." in text(client.get("/queue"))
 
 
 def test_why_nothing_is_built_stands_in_a_sentence(client: AsgiClient, scene: Scene) -> None:
@@ -102,7 +102,7 @@ def test_why_nothing_is_built_stands_in_a_sentence(client: AsgiClient, scene: Sc
     assert "Builds wait for the engine. The container engine does not work now" in text(client.get("/queue"))
     scene.health._note("engine", CheckResult("ok", "Fine."))
     scene.operator().pause(who="olga")
-    assert "The workers are paused by the operator." in text(client.get("/queue"))
+    assert "The operator has paused the workers." in text(client.get("/queue"))
 
 
 def test_the_fragment_is_the_live_part_alone_and_is_counted_once_a_second(
@@ -187,7 +187,7 @@ def test_a_search_looks_a_bounded_way_back_and_offers_to_go_on(
     for number in range(3):
         submit(scene, f"p{number}")
     page = client.get("/queue?caller=bob", READER).body.decode()
-    assert wanted.request_hash not in page and "None among the jobs with numbers from 3 on" in page
+    assert wanted.request_hash not in page and "None among the jobs from number 3 on" in page
     older = re.search(r'id="older" href="([^"]+)"', page)
     assert older is not None
     assert wanted.request_hash in client.get(older[1].replace("&amp;", "&"), READER).body.decode()
@@ -209,7 +209,7 @@ def test_an_operator_cancels_a_job_and_is_told_so_where_it_was(client: AsgiClien
     found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.CANCELLED
     page = text(client.get(location, OPERATOR))
-    assert "The job is cancelled." in page
+    assert "The job was cancelled." in page
     assert re.search(rf"olga cancel {job.request_hash[:12]}", page)
 
 
@@ -240,7 +240,7 @@ def test_an_operator_pauses_and_resumes_the_workers(client: AsgiClient, scene: S
     act(client, act="pause")
     assert scene.queue.claim("w/1", lease_for=HOUR) is None
     page = client.get("/queue?done=pause", OPERATOR)
-    assert b'value="resume"' in page.body and "The workers are paused: what is being built" in text(page)
+    assert b'value="resume"' in page.body and "The workers are paused: running builds" in text(page)
     act(client, act="resume")
     assert scene.queue.claim("w/1", lease_for=HOUR) is not None
 
@@ -262,7 +262,11 @@ def test_each_state_offers_the_acts_that_fit_it(client: AsgiClient, scene: Scene
 def test_an_act_needs_to_be_meant(client: AsgiClient, scene: Scene) -> None:
     job = submit(scene)
     answer = act(client, act="cancel", request_hash=job.request_hash, sure="")
-    assert answer.status == 400 and b"tick the box" in answer.body and b'href="/queue"' in answer.body
+    assert (
+        answer.status == 400
+        and b"tick &#34;I am sure&#34;" in answer.body
+        and b'href="/queue"' in answer.body
+    )
     found = scene.queue.find(job.request_hash)
     assert found is not None and found.state is JobState.PENDING
 
@@ -290,6 +294,9 @@ def test_who_signs_in_after_a_refused_act_comes_back_to_the_queue(client: AsgiCl
     assert answer.body.count(b'name="next" value="/queue"') >= 1
 
 
+HEADINGS = {400: b"<h1>Request rejected</h1>", 404: b"<h1>Not found</h1>"}
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -304,7 +311,7 @@ def test_what_cannot_be_done_is_told_on_a_page(
     client: AsgiClient, fields: dict[str, str], status: int
 ) -> None:
     answer = act(client, None, **fields)
-    assert answer.status == status and b"That did not work" in answer.body
+    assert answer.status == status and HEADINGS[status] in answer.body
 
 
 def test_what_has_ended_cannot_be_cancelled(client: AsgiClient, scene: Scene) -> None:
@@ -324,4 +331,4 @@ def test_the_page_answers_head_without_a_body_of_its_own(client: AsgiClient) -> 
 def test_times_are_never_below_zero_when_the_clock_is_behind(client: AsgiClient, scene: Scene) -> None:
     at_time(scene.queue, NOON + timedelta(minutes=1)).submit(a_submission())
     assert figures(client.get("/queue"))["Longest wait now"] == "0.0 s"
-    assert "waits 0.0 s" in text(client.get("/queue", READER))
+    assert "waiting for 0.0 s" in text(client.get("/queue", READER))

@@ -61,7 +61,7 @@ def test_a_shell_gives_podman_the_very_arguments_that_ran(tmp_path: Path) -> Non
 def test_nothing_of_the_server_s_own_paths_is_told() -> None:
     found = reproduced(a_request(defaults="secret"), "luci", files="/srv/asu-files")
     assert "/srv" not in found.command and "secret" not in found.command
-    assert "first boot" in found.left_out[0] and "secret" not in str(found.left_out)
+    assert "first-boot" in found.left_out[0] and "secret" not in str(found.left_out)
 
 
 @pytest.mark.process

@@ -53,7 +53,7 @@ def test_an_unknown_token_is_refused_with_a_form_to_try_again(client: AsgiClient
     answer = sign_in(client, "guessed")
     assert answer.status == 401
     assert answer.header("set-cookie") is None
-    assert b"not known here" in answer.body and b'name="token"' in answer.body
+    assert b"This token is unknown" in answer.body and b'name="token"' in answer.body
 
 
 def test_the_commands_it_names_make_tokens_with_these_rights(client: AsgiClient) -> None:
