@@ -157,7 +157,7 @@ def create_app(parts: Parts) -> FastPath:
         reading=reading,
         submitting=submitting,
         waiting=waiting,
-        record_cache_hit=lambda request, client: parts.statistics.record("cache_hit", request, client=client),
+        statistics=parts.statistics,
         standing_headers=standing_headers(cors=parts.settings.cors),
         clock=clock,
         revoked=parts.revoked,

@@ -34,15 +34,15 @@ class LruByteCache(Generic[K, V]):
         self._largest = largest
         self._seconds = seconds
         self._clock = clock
-        self._kept: OrderedDict[K, tuple[V, int, float]] = OrderedDict()
+        self._entries: OrderedDict[K, tuple[V, int, float]] = OrderedDict()
         self.size = 0
 
     def get(self, key: K) -> V | None:
         """The value, if it is still kept; counts as a use."""
-        entry = self._kept.get(key)
+        entry = self._entries.get(key)
         if entry is None:
             return None
-        self._kept.move_to_end(key)
+        self._entries.move_to_end(key)
         return entry[0]
 
     def put(self, key: K, value: V, cost: int) -> None:
@@ -51,25 +51,23 @@ class LruByteCache(Generic[K, V]):
         if cost > self._largest:
             return
         now = self._clock()
-        self._kept[key] = (value, cost, now)
+        self._entries[key] = (value, cost, now)
         self.size += cost
-        while self.size > self._budget or self._is_old(now):
-            _, (_, freed, _) = self._kept.popitem(last=False)
+        while True:
+            longest_unused, (_, freed, since) = next(iter(self._entries.items()))
+            if self.size <= self._budget and now - since <= self._seconds:
+                break
+            del self._entries[longest_unused]
             self.size -= freed
-
-    def _is_old(self, now: float) -> bool:
-        """Whether the longest unused value is older than any should be; the new one never is."""
-        _, _, since = next(iter(self._kept.values()))
-        return now - since > self._seconds
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._kept.clear()
+        self._entries.clear()
         self.size = 0
 
     def drop(self, key: K) -> None:
         """Forgets the value, if there is one."""
-        entry = self._kept.pop(key, None)
+        entry = self._entries.pop(key, None)
         if entry is not None:
             self.size -= entry[1]
 

@@ -1,18 +1,18 @@
-"""What every request passes, and the short way for answers already rendered."""
+"""The middleware that every request passes: it answers from memory what it can, and counts and logs."""
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import os
 import re
 import time
-from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
-from asu_builder.http.api.builds import BuildAnswers, CachedResponse
+from asu_builder.http.api.builds import BODY, BuildAnswers, CachedResponse
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metrics import Requests
 from asu_builder.http.api.wire import Answer, render_problem
@@ -28,7 +28,6 @@ _ORIGIN = (b"access-control-allow-origin", b"*")
 _LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
 """Where whole build requests are sent; the others take small forms, or no body at all."""
 _HASH_AT = len(BUILD_PREFIX)
-_POST_LABEL = ("POST", BUILD)
 _POLL_LABEL = BUILD_PREFIX + "{request_hash}"
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
@@ -82,26 +81,23 @@ class ResponseRecorder:
             self.seconds = time.perf_counter() - self._began
             headers = list(message.get("headers", ()))
             keeps = not self._private and any(name == b"cache-control" for name, _ in headers)
-            message["headers"] = [*headers, *self._additions(keeps=keeps)]
+            headers.append((b"x-request-id", self.request_id))
+            if self._timed:
+                headers.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
+            if not keeps:
+                headers.append(NO_STORE)
+            if self._cors:
+                headers.append(_ORIGIN)
+            message["headers"] = headers
         elif message["type"] == "http.response.body":
             if self._head:
                 message["body"] = b""
             self.complete = not message.get("more_body", False)
         await self._send(message)
 
-    def _additions(self, *, keeps: bool) -> list[tuple[bytes, bytes]]:
-        additions = [(b"x-request-id", self.request_id)]
-        if self._timed:
-            additions.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
-        if not keeps:
-            additions.append(NO_STORE)
-        if self._cors:
-            additions.append(_ORIGIN)
-        return additions
-
 
 class FastPath:
-    """Answers from memory what it can, and sees everything else in and out."""
+    """Answers polls and repeated requests from memory, and dispatches everything else."""
 
     def __init__(
         self,
@@ -119,7 +115,7 @@ class FastPath:
         self._live = live
         self._waiting = waiting
         self._answers = answers
-        self._askers = callers
+        self._callers = callers
         self._cors = cors
         self._numbers = itertools.count()
         self._prefix = os.urandom(4).hex().encode()
@@ -138,29 +134,33 @@ class FastPath:
         path: str = scope["path"]
         if "//" in path or path[-1:] == "/":
             path = scope["path"] = _plain_path(path)
-        if (refusal := self._wrong_token(scope)) is not None:
-            await self._send(refusal, "unknown", scope, send)
+        request_id, refusal = self._read_head(scope)
+        if refusal is not None:
+            await self._refuse(refusal, scope, send, request_id)
             return
         method: str = scope["method"]
         if path.startswith(BUILD_PREFIX) and method in ("GET", "HEAD"):
-            kept = self._answers.get_cached(path[_HASH_AT:])
-            if kept is not None:
-                await self._send_kept(kept, _POLL_LABEL, scope, send)
+            cached = self._answers.get_cached(path[_HASH_AT:])
+            if cached is not None:
+                await self._send_cached(cached, _POLL_LABEL, scope, send, request_id)
                 return
         elif path == BUILD and method == "POST":
-            await self._post(scope, receive, send)
+            await self._post(scope, receive, send, request_id)
             return
-        await self._dispatch(scope, receive, send)
+        await self._dispatch(scope, receive, send, request_id)
 
-    def _wrong_token(self, scope: Scope) -> Answer | None:
-        """The answer to a token that nobody was given: the same on every route, for whoever mistyped."""
-        if not any(name == b"authorization" for name, _ in scope["headers"]):
-            return None
-        try:
-            self._askers.of(scope)
-        except NotAuthenticated as error:
-            return answer_error(error)
-        return None
+    def _read_head(self, scope: Scope) -> tuple[bytes, Answer | None]:
+        """The request's id, and the answer to an unknown token, which is the same on every route."""
+        given, refusal = b"", None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = given or value
+            elif name == b"authorization" and refusal is None:
+                try:
+                    self._callers.of(scope)
+                except NotAuthenticated as error:
+                    refusal = answer_error(error)
+        return given if _SAFE_ID.fullmatch(given) else self._next_id(), refusal
 
     @staticmethod
     def takes_large_bodies(path: str) -> bool:
@@ -172,43 +172,43 @@ class FastPath:
         self.requests["unknown", "unknown", status] += 1
         return (*standing_headers(cors=self._cors), (b"x-request-id", self._next_id()))
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body = await _read_body(receive)
-        except asyncio.CancelledError:
-            # The server ends and does not wait for what never came; there is nobody to answer.
+    async def _post(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+        parts: list[bytes] = []
+        more = True
+        while more:
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                # The server ends and does not wait for what never came; there is no one to answer.
+                return
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))  # the server limits their size
+            more = message.get("more_body", False)
+        body = b"".join(parts)
+        digest = hashlib.sha256(body).digest()
+        cached = self._answers.get_cached_by_body(digest, scope)
+        if cached is not None:
+            await self._send_cached(cached, BUILD, scope, send, request_id)
             return
-        if body is None:
-            return
-        agent = _header(scope, b"user-agent").decode("latin-1")
-        kept = self._answers.get_cached_by_body(body, agent, lambda: self._askers.of(scope))
-        if kept is not None:
-            await self._send_kept(kept, BUILD, scope, send)
-            return
+        scope[BODY] = body, digest
+        await self._dispatch(scope, receive, send, request_id)
 
-        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-        async def replay() -> Message:
-            return next(messages, None) or await receive()
-
-        await self._dispatch(scope, replay, send)
-
-    async def _send_kept(self, kept: CachedResponse, route: str, scope: Scope, send: Send) -> None:
-        answer = kept.answer
-        method = scope["method"]
-        request_id = self._request_id(scope)
-        headers = [*kept.headers, (b"x-request-id", request_id)]
+    async def _send_cached(
+        self, cached: CachedResponse, route: str, scope: Scope, send: Send, request_id: bytes
+    ) -> None:
+        answer, method = cached.answer, scope["method"]
+        headers = [*cached.headers, (b"x-request-id", request_id)]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
         self.requests[method, route, answer.status] += 1
         if _log.isEnabledFor(logging.DEBUG):
-            self._tell(request_id, scope)
+            bind_log_context(request_id, scope["path"])
             _log.debug("%s %s %d from memory", method, route, answer.status)
 
-    async def _send(self, answer: Answer, route: str, scope: Scope, send: Send) -> None:
-        """An answer of the front door's own."""
-        request_id = self._request_id(scope)
-        self._tell(request_id, scope)
+    async def _refuse(self, answer: Answer, scope: Scope, send: Send, request_id: bytes) -> None:
+        """Answers what no handler sees."""
+        bind_log_context(request_id, scope["path"])
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer.body)),
@@ -219,11 +219,10 @@ class FastPath:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
-        self._count(route, answer.status, scope)
+        self._count("unknown", answer.status, scope)
 
-    async def _preflight(self, scope: Scope, send: Send) -> None:
-        request_id = self._request_id(scope)
-        self._tell(request_id, scope)
+    async def _preflight(self, scope: Scope, send: Send, request_id: bytes) -> None:
+        bind_log_context(request_id, scope["path"])
         headers: list[tuple[bytes, bytes]] = [(b"allow", _METHODS), (b"x-request-id", request_id)]
         if self._cors:
             headers += [_ORIGIN, *_PREFLIGHT]
@@ -231,23 +230,23 @@ class FastPath:
         await send({"type": "http.response.body", "body": b""})
         self._count("any", 204, scope)
 
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The long way, through the router; nothing comes back without our headers."""
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+        """Through the router; every answer gets our headers."""
         if scope["method"] == "OPTIONS":
-            await self._preflight(scope, send)
+            await self._preflight(scope, send, request_id)
             return
         if _HIDDEN.search(scope.get("raw_path") or b""):
-            await self._send(_NOT_FOUND, "unknown", scope, send)
+            await self._refuse(_NOT_FOUND, scope, send, request_id)
             return
         WAITS_FOR.set(scope.get(CLIENT))
-        recorder = ResponseRecorder(scope, send, request_id=self._request_id(scope), cors=self._cors)
-        self._tell(recorder.request_id, scope)
+        recorder = ResponseRecorder(scope, send, request_id=request_id, cors=self._cors)
+        bind_log_context(request_id, scope["path"])
         try:
             await self._app(scope, receive, recorder.send)
         except ClientDisconnect:
             recorder.status = _CLIENT_GONE
         except Exception:
-            _log.exception("request %s failed: a bug", recorder.request_id.decode())
+            _log.exception("request %s failed: a bug", request_id.decode())
             if not recorder.complete:
                 raise
         finally:
@@ -266,23 +265,16 @@ class FastPath:
         self.requests[scope["method"], route, status] += 1
         _log.debug("%s %s %d", scope["method"], route, status)
 
-    def _tell(self, request_id: bytes, scope: Scope) -> None:
-        """Says what the lines are about that this request's task logs from now on."""
-        REQUEST_ID.set(request_id.decode())
-        found = _HASH.search(scope["path"])
-        # Also where there is none: a request that was sent behind another begins in its context.
-        CURRENT_HASH.set(found[1] if found else "")
-
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
-        request_id = self._request_id(scope)
+        request_id, refusal = self._read_head(scope)
         scope["path"] = _plain_path(scope["path"])
-        self._tell(request_id, scope)
+        bind_log_context(request_id, scope["path"])
         if _HIDDEN.search(scope.get("raw_path") or b""):
             scope["path"] = ""
         route, status = "unknown", 500
         try:
-            if (refusal := self._wrong_token(scope)) is not None:
+            if refusal is not None:
                 status = refusal.status
                 await refuse_socket(refusal, send, request_id)
             else:
@@ -293,10 +285,6 @@ class FastPath:
             self.requests["GET", route, status] += 1
         _log.debug("WebSocket %s %d", route, status)
 
-    def _request_id(self, scope: Scope) -> bytes:
-        given = _header(scope, b"x-request-id")
-        return given if _SAFE_ID.fullmatch(given) else self._next_id()
-
     def _next_id(self) -> bytes:
         return b"%s-%x" % (self._prefix, next(self._numbers))
 
@@ -305,18 +293,9 @@ def _plain_path(path: str) -> str:
     return _SLASHES.sub("/", path).rstrip("/") or "/"
 
 
-def _header(scope: Scope, name: bytes) -> bytes:
-    found: Any = next((value for key, value in scope["headers"] if key == name), b"")
-    return bytes(found)
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, whose size the server limits; None when the client has gone."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+def bind_log_context(request_id: bytes, path: str) -> None:
+    """Says which request and which build the lines are about that this task logs from now on."""
+    REQUEST_ID.set(request_id.decode())
+    found = _HASH.search(path)
+    # Also where there is none: a request that was sent behind another begins in its context.
+    CURRENT_HASH.set(found[1] if found else "")

@@ -86,7 +86,7 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[T]] = {}
-        self._askers: Counter[asyncio.Task[T]] = Counter()
+        self._callers: Counter[asyncio.Task[T]] = Counter()
 
     def runs(self, key: Hashable) -> bool:
         """Whether a call for this is running."""
@@ -102,30 +102,24 @@ class SingleFlight(Generic[T]):
         if running is None:
             running = self._running[key] = asyncio.get_running_loop().create_task(call())
             running.add_done_callback(functools.partial(self._end, key))
-        self._askers[running] += 1
+        self._callers[running] += 1
         try:
             return await asyncio.shield(running), first
         finally:
-            self._askers[running] -= 1
-            if not self._askers[running]:
-                del self._askers[running]
-                self._abandon(key, running)
+            self._callers[running] -= 1
+            if not self._callers[running]:
+                del self._callers[running]
+                if self._running.get(key) is running:
+                    del self._running[key]
+                running.cancel()  # does nothing once it has ended
 
     def part(self) -> None:
         """Lets nobody join what is running now: what it will find may be true no more."""
         self._running.clear()
 
-    def _abandon(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        """Ends it if it still runs; nobody joins it any more."""
-        self._forget(key, task)
-        task.cancel()
-
-    def _forget(self, key: Hashable, task: asyncio.Task[T]) -> None:
+    def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:
         if self._running.get(key) is task:
             del self._running[key]
-
-    def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        self._forget(key, task)
-        # Looked at even if everybody has gone, or asyncio complains about an error nobody saw.
+        # Looked at even when every caller has gone, or asyncio complains about an error it saw no one read.
         if not task.cancelled():
             task.exception()

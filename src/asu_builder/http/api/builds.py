@@ -1,8 +1,8 @@
-"""Builds as HTTP sees them: submit, look, and what was answered a moment ago.
+"""Builds over HTTP: submit, poll, cancel, and the cache of what was answered a moment ago.
 
-Two thousand waiting clients mostly see what the last one saw, so rendered answers are remembered:
-one that may still change for half a second, a final one for five, after which the next caller looks
-again (files may be gone, the result may have expired).
+Waiting clients mostly see what the last one saw, so rendered answers are cached: a live one for half
+a second, a final one for five. Then the next poll reads the database again (files may be gone, the
+result may have expired).
 """
 
 import hashlib
@@ -13,8 +13,10 @@ from functools import partial
 
 import msgspec
 from msgspec.structs import replace
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from asu_builder.core.submit import Ask, Builds, BuildView
 from asu_builder.domain.access import Caller
@@ -31,7 +33,7 @@ from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Batcher, SingleFlight, Threads
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
-from asu_builder.ports import Reading
+from asu_builder.ports import Reading, Statistics
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ FINAL_SECONDS = 5.0
 _ANSWERS_BYTES = 16 << 20
 _BODIES_BYTES = 4 << 20
 _LARGEST = 1 << 20
-_SUBMITTED_TOGETHER = 32
+_LARGEST_BATCH = 32
 _OVERHEAD = 1024
 """About what an entry takes beside its text."""
 
@@ -54,7 +56,7 @@ _BUILD_ANSWERS = {
 
 
 class CachedResponse(msgspec.Struct, frozen=True):
-    """An answer and until when, on the monotonic clock, it is given without another look."""
+    """An answer and until when, on the monotonic clock, it is fresh."""
 
     answer: Answer
     fresh_until: float
@@ -63,7 +65,7 @@ class CachedResponse(msgspec.Struct, frozen=True):
     job_id: int
 
 
-class Asked(msgspec.Struct, frozen=True):
+class SubmittedBody(msgspec.Struct, frozen=True):
     """What the bytes of a POST body meant when they were last submitted."""
 
     request: BuildRequest
@@ -71,25 +73,19 @@ class Asked(msgspec.Struct, frozen=True):
     client: str
     """The name in the body; "" when only the User-Agent tells."""
     caller: str
-    """Who sent them; somebody else must be known to the queue, which lets a live build be cancelled."""
+    """Who sent them; another caller must join in the queue, which lets a live build be cancelled."""
     status: int
     job_id: int
     fresh_until: float
 
 
-class _Submitted(msgspec.Struct, frozen=True):
-    view: BuildView
-    answer: Answer
-    """As anybody may see it."""
-    asked: BuildRequest
-    client: str
+_Post = tuple[bytes, str, Caller, Reading]
+"""A body, its User-Agent, its caller, and what it waits for."""
+_Submitted = tuple[BuildView, Answer, str]
+"""A job, the answer without its secret, and the client that the body names."""
 
-
-class _Post(msgspec.Struct, frozen=True):
-    body: bytes
-    user_agent: str
-    caller: Caller
-    reading: Reading
+BODY = "asu_builder.body"
+"""Where in a scope the body of a POST and its digest are."""
 
 
 class BuildAnswers:
@@ -103,7 +99,7 @@ class BuildAnswers:
         reading: Threads,
         submitting: Threads,
         waiting: Waiting,
-        record_cache_hit: Callable[[BuildRequest, str], None],
+        statistics: Statistics,
         standing_headers: tuple[tuple[bytes, bytes], ...] = (),
         clock: Callable[[], float] = time.monotonic,
         revoked: Callable[[], object] = lambda: None,
@@ -111,24 +107,23 @@ class BuildAnswers:
         """`revoked` gives another value whenever an operator has taken an answer back, in any process."""
         self._builds = builds
         self._callers = callers
-        self._note_interest = builds.touch
+        self._touch = builds.touch
         self._reading = reading
-        self._together = Batcher(submitting, self._submit_in_thread, largest=_SUBMITTED_TOGETHER)
+        self._batcher = Batcher(submitting, self._submit_in_thread, largest=_LARGEST_BATCH)
         self._waiting = waiting
-        self._record_cache_hit = record_cache_hit
+        self._statistics = statistics
         self._standing_headers = standing_headers
         self._clock = clock
-        self._kept: LruByteCache[str, CachedResponse] = LruByteCache(
+        self._responses: LruByteCache[str, CachedResponse] = LruByteCache(
             budget=_ANSWERS_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
-        self._asked: LruByteCache[bytes, Asked] = LruByteCache(
+        self._bodies: LruByteCache[bytes, SubmittedBody] = LruByteCache(
             budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
-        self._forgotten = 0
-        """How often an operator has changed something: what was looked up before is not kept after."""
+        self._changes = 0
         self._revoked = revoked
         self._seen = revoked()
-        self._looks: SingleFlight[Answer] = SingleFlight()
+        self._polls: SingleFlight[Answer] = SingleFlight()
         self._submits: SingleFlight[_Submitted] = SingleFlight()
 
     @operation(
@@ -147,8 +142,9 @@ class BuildAnswers:
     )
     async def on_post(self, request: Request) -> Response:
         """Ask for images. The same request has the same answer, and is built once for all who ask."""
+        body, digest = request.scope[BODY]
         agent = request.headers.get("user-agent", "")
-        return respond(await self.submit(await request.body(), agent, self._callers.of(request.scope)))
+        return respond(await self.submit(body, agent, self._callers.of(request.scope), digest=digest))
 
     @operation(
         "/api/v1/build/{request_hash}",
@@ -156,7 +152,12 @@ class BuildAnswers:
     )
     async def on_get(self, request: Request) -> Response:
         """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
-        return respond(await self.look(request.path_params["request_hash"]))
+        request_hash = require_hash(request.path_params["request_hash"])
+        cached = self.get_cached(request_hash)
+        if cached is not None:
+            return respond(cached.answer)
+        answer, _ = await self._polls.ask(request_hash, lambda: self._poll(request_hash))
+        return respond(answer)
 
     @operation(
         "/api/v1/build/{request_hash}",
@@ -180,146 +181,141 @@ class BuildAnswers:
 
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
-        self._notice_revocations()
-        kept = self._kept.get(request_hash)
-        if kept is None or self._clock() >= kept.fresh_until:
+        if self._revoked() != self._seen:
+            self._count_changes()
+        cached = self._responses.get(request_hash)
+        if cached is None or self._clock() >= cached.fresh_until:
             return None
-        self._note_interest(request_hash)
-        return kept
+        self._touch(request_hash)
+        return cached
 
-    def get_cached_by_body(
-        self, body: bytes, user_agent: str, caller_of: Callable[[], Caller]
-    ) -> CachedResponse | None:
-        """The answer to a POST of these very bytes, if it is still fresh; never waits."""
-        asked = self._asked.get(hashlib.sha256(body).digest())
-        if asked is None or self._clock() >= asked.fresh_until:
+    def get_cached_by_body(self, digest: bytes, scope: Scope) -> CachedResponse | None:
+        """The answer to a POST whose body has this SHA-256, if it is still fresh; never waits."""
+        sent = self._bodies.get(digest)
+        if sent is None or self._clock() >= sent.fresh_until:
             return None
-        # Whoever joins a live build is noted there, so that it is not cancelled under them.
-        if asked.status != 200 and caller_of().name != asked.caller:
+        # The queue notes who joins a live build, so that it is not cancelled under them.
+        if sent.status != 200 and self._callers.of(scope).name != sent.caller:
             return None
-        kept = self.get_cached(asked.request_hash)
-        # Ended, or another job by now, which nobody of this name has joined: let the queue decide.
-        if kept is None or kept.answer.status != asked.status or kept.job_id != asked.job_id:
+        cached = self.get_cached(sent.request_hash)
+        # Ended, or another job by now, which no caller of this name has joined: let the queue decide.
+        if cached is None or cached.answer.status != sent.status or cached.job_id != sent.job_id:
             return None
-        if asked.status == 200:
-            self._record_cache_hit(asked.request, asked.client or client_from_user_agent(user_agent))
-        return kept
+        if sent.status == 200:
+            client = sent.client or client_from_user_agent(Headers(scope=scope).get("user-agent", ""))
+            self._statistics.record("cache_hit", sent.request, client=client)
+        return cached
 
-    async def look(self, request_hash: str) -> Answer:
-        """The answer to a poll. Raises `BuildNotFound`, also for what could be no hash."""
-        _require_hash(request_hash)
-        kept = self.get_cached(request_hash)
-        if kept is not None:
-            return kept.answer
-        answer, _ = await self._looks.ask(request_hash, lambda: self._look(request_hash))
-        return answer
+    async def submit(
+        self, body: bytes, user_agent: str, caller: Caller, *, digest: bytes | None = None
+    ) -> Answer:
+        """The answer to a POST, whose body has the SHA-256 `digest`. Raises what `parse_request` and
+        `Builds.submit` raise, and `ClientDisconnect` when the client goes away.
 
-    async def _look(self, request_hash: str) -> Answer:
-        before, forgotten = self._kept.get(request_hash), self._forgotten
-        view, answer = await self._reading.run(self._look_in_thread, request_hash)
-        # A POST that came in between knows better than this look.
-        self._notice_revocations()
-        if self._kept.get(request_hash) is before and self._forgotten == forgotten:
-            self._keep(view, answer)
-        return answer
-
-    def _look_in_thread(self, request_hash: str) -> tuple[BuildView, Answer]:
-        view = self._builds.look(request_hash)
-        return view, render_build(view)
-
-    async def submit(self, body: bytes, user_agent: str, caller: Caller) -> Answer:
-        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
-        `ClientDisconnect` when the client goes away.
-
-        The secret to cancel by is for the one who came first, and never kept.
+        The secret to cancel by goes to the first caller and is never cached.
         """
-        self._notice_revocations()
-        digest = hashlib.sha256(body).digest()
-        post = _Post(body, user_agent, caller, self._waiting.reading(caller, digest.hex()))
+        self._count_changes()
+        digest = digest or hashlib.sha256(body).digest()
+        post = body, user_agent, caller, self._waiting.reading(caller, digest.hex())
         with while_client_stays():
-            submitted, first = await self._submits.ask(
+            (view, answer, client), first = await self._submits.ask(
                 (digest, caller.name), lambda: self._submit(digest, post)
             )
-        CURRENT_HASH.set(submitted.view.job.request_hash)
-        if first:
-            if submitted.view.cancel_token:
-                _log.info("build submitted")
-            return render_build(submitted.view) if submitted.view.cancel_token else submitted.answer
-        if submitted.answer.status == 200:
-            # The service has counted one of those who asked together.
-            client = submitted.client or client_from_user_agent(user_agent)
-            self._record_cache_hit(submitted.asked, client)
-        return submitted.answer
+        CURRENT_HASH.set(view.job.request_hash)
+        if first and view.cancel_token:
+            _log.info("build submitted")
+            return render_build(view)
+        if not first and answer.status == 200:
+            # The service has counted one of those who asked at the same time.
+            client = client or client_from_user_agent(user_agent)
+            self._statistics.record("cache_hit", view.job.request, client=client)
+        return answer
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> Answer:
-        """The answer to a wish to cancel. Raises what `Builds.cancel` raises."""
-        _require_hash(request_hash)
-        forgotten = self._forgotten
+        """The answer to a request to cancel. Raises what `Builds.cancel` raises."""
+        require_hash(request_hash)
+        changes = self._changes
         view = await self._reading.run(
             partial(self._builds.cancel, request_hash, caller=caller, cancel_token=cancel_token)
         )
         answer = render_build(view)
-        self._notice_revocations()
-        if self._forgotten == forgotten:
-            self._keep(view, answer)
+        if self._count_changes() == changes:
+            self._cache(view, answer)
         return answer
 
     def forget(self, request_hash: str) -> None:
-        """Gives no remembered answer for this hash any more: an operator has changed what it means."""
-        self._forgotten += 1
-        self._kept.drop(request_hash)
-        # Nor does anybody join a look at how it was before.
-        self._looks.part()
+        """Drops the cached answer for this hash: an operator has changed what it means."""
+        self._changes += 1
+        self._responses.drop(request_hash)
+        # Later callers do not join a poll that began before.
+        self._polls.part()
         self._submits.part()
 
-    def _notice_revocations(self) -> None:
+    def _count_changes(self) -> int:
+        """How often operators have changed something: what was read before a change is not cached after."""
         if self._revoked() != self._seen:
-            self._forget_all()
+            # Rare, so every answer goes.
+            self._seen = self._revoked()
+            self._changes += 1
+            self._responses.clear()
+            self._polls.part()
+            self._submits.part()
+        return self._changes
 
-    def _forget_all(self) -> None:
-        """Rarely done: what was taken back, and by whom, need not be known."""
-        self._seen = self._revoked()
-        self._forgotten += 1
-        self._kept.clear()
-        self._looks.part()
-        self._submits.part()
+    async def _poll(self, request_hash: str) -> Answer:
+        def poll() -> tuple[BuildView, Answer]:
+            view = self._builds.look(request_hash)
+            return view, render_build(view)
+
+        before, changes = self._responses.get(request_hash), self._changes
+        view, answer = await self._reading.run(poll)
+        # A POST that came in between knows better than this poll.
+        if self._count_changes() == changes and self._responses.get(request_hash) is before:
+            self._cache(view, answer)
+        return answer
 
     async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
-        forgotten = self._forgotten
-        submitted = await self._waiting.until_whole(post.reading, lambda: self._together.ask(post))
-        self._notice_revocations()
-        if self._forgotten != forgotten:
-            return submitted
-        view = submitted.view
-        self._keep(view, submitted.answer)
-        seconds = FINAL_SECONDS if view.job.state is JobState.COMPLETED else LIVE_SECONDS
-        asked = Asked(
-            view.job.request,
-            view.job.request_hash,
-            submitted.client,
-            post.caller.name,
-            submitted.answer.status,
-            view.job.id,
-            self._clock() + seconds,
-        )
-        self._asked.put(digest, asked, _OVERHEAD + 4 * len(post.body))
-        return submitted
+        changes = self._changes
+        body, _, caller, reading = post
+        view, answer, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
+        if self._count_changes() == changes:
+            self._cache(view, answer)
+            job = view.job
+            seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
+            fresh_until = self._clock() + seconds
+            sent = SubmittedBody(
+                job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
+            )
+            self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
+        return view, answer, client
 
     def _submit_in_thread(self, posts: list[_Post]) -> list[_Submitted | Exception]:
+        """One result for each; what is raised for one is not raised for those beside it."""
         if len(posts) > 1:
-            REQUEST_ID.set("")  # what is logged in here is nobody's alone
-        parsed = [_parse(post.body) for post in posts]
-        asked = [
-            Ask(found[0], found[1] or client_from_user_agent(post.user_agent), post.caller, post.reading)
-            for found, post in zip(parsed, posts, strict=True)
-            if not isinstance(found, Exception)
-        ]
-        answers = iter(self._builds.submit_all(asked))
-        return [
-            found if isinstance(found, Exception) else _submitted(found, next(answers)) for found in parsed
-        ]
+            REQUEST_ID.set("")  # the lines are about several requests
+        results: dict[int, _Submitted | Exception] = {}
+        asked: dict[int, Ask] = {}
+        named: dict[int, str] = {}
+        for number, (body, user_agent, caller, reading) in enumerate(posts):
+            try:
+                request, named[number] = parse_request(body)
+            except Exception as refusal:  # noqa: BLE001
+                results[number] = refusal
+            else:
+                client = named[number] or client_from_user_agent(user_agent)
+                asked[number] = Ask(request, client, caller, reading)
+        for number, view in zip(asked, self._builds.submit_all(list(asked.values())), strict=True):
+            try:
+                results[number] = (
+                    view
+                    if isinstance(view, Exception)
+                    else (view, render_build(replace(view, cancel_token="")), named[number])
+                )
+            except Exception as bug:  # noqa: BLE001
+                results[number] = bug
+        return [results[number] for number in range(len(posts))]
 
-    def _keep(self, view: BuildView, answer: Answer) -> None:
+    def _cache(self, view: BuildView, answer: Answer) -> None:
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
         headers = (
             (b"content-type", b"application/json"),
@@ -327,8 +323,8 @@ class BuildAnswers:
             *answer.headers,
             *self._standing_headers,
         )
-        kept = CachedResponse(answer, self._clock() + seconds, headers, view.job.id)
-        self._kept.put(view.job.request_hash, kept, len(answer.body) + _OVERHEAD)
+        cached = CachedResponse(answer, self._clock() + seconds, headers, view.job.id)
+        self._responses.put(view.job.request_hash, cached, len(answer.body) + _OVERHEAD)
 
 
 def is_request_hash(text: str) -> bool:
@@ -336,23 +332,8 @@ def is_request_hash(text: str) -> bool:
     return REQUEST_HASH.fullmatch(text) is not None
 
 
-def _require_hash(request_hash: str) -> None:
-    if not is_request_hash(request_hash):
+def require_hash(text: str) -> str:
+    """The same text. Raises `BuildNotFound` for what can be no request hash."""
+    if not is_request_hash(text):
         raise BuildNotFound("could not find provided request hash")
-
-
-def _parse(body: bytes) -> tuple[BuildRequest, str] | Exception:
-    try:
-        return parse_request(body)
-    except Exception as refusal:  # noqa: BLE001 - raised for this request, not for those beside it
-        return refusal
-
-
-def _submitted(post: tuple[BuildRequest, str], answer: BuildView | Exception) -> _Submitted | Exception:
-    if isinstance(answer, Exception):
-        return answer
-    request, client = post
-    try:
-        return _Submitted(answer, render_build(replace(answer, cancel_token="")), request, client)
-    except Exception as bug:  # noqa: BLE001 - met by this answer alone
-        return bug
+    return text

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from asu_builder.core.live import LiveBuilds
 from asu_builder.domain.access import Right
-from asu_builder.domain.errors import AsuError, BuildNotFound, RequestRejected
-from asu_builder.http.api.builds import is_request_hash
+from asu_builder.domain.errors import AsuError, RequestRejected
+from asu_builder.http.api.builds import require_hash
 from asu_builder.http.api.live import EVENTS, Message, WatchLimits, render_problem_event, render_text
 from asu_builder.http.api.watchers import Feed, Watcher, Watching
 from asu_builder.http.api.wire import render_problem
@@ -101,11 +101,13 @@ class LiveStreams:
         """Server-sent events; a client that comes back says by `Last-Event-ID` where it was."""
         seen = request.headers.get("last-event-id", "")
         after = int(seen[:15]) if seen.isascii() and seen.isdigit() else _after(request)
-        return _Streamed(partial(self._stream, _Wanted(_hash_of(request), after, _EVENTS)))
+        return _Streamed(
+            partial(self._stream, _Wanted(require_hash(request.path_params["request_hash"]), after, _EVENTS))
+        )
 
     async def log(self, request: Request) -> "Response | _Streamed":
         """The lines there are, or with `follow` also those that will come."""
-        request_hash, after = _hash_of(request), _after(request)
+        request_hash, after = require_hash(request.path_params["request_hash"]), _after(request)
         if request.query_params.get("follow", "0") not in ("", "0"):
             return _Streamed(partial(self._stream, _Wanted(request_hash, after, _TEXT)))
         text = await self._threads.run(self._whole, request_hash, after)
@@ -276,13 +278,6 @@ def _head(form: _Form) -> list[tuple[bytes, bytes]]:
         # What is not read to its end is broken off, so nothing else may come on this connection.
         (b"connection", b"close"),
     ]
-
-
-def _hash_of(request: Request) -> str:
-    request_hash = request.path_params["request_hash"]
-    if not is_request_hash(request_hash):
-        raise BuildNotFound("could not find provided request hash")
-    return str(request_hash)
 
 
 def _after(connection: HTTPConnection) -> int:
