@@ -14,7 +14,7 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.domain.request import BuildRequest
-from asu_builder.http.pages.statistics import StatisticsPage
+from asu_builder.http.pages.statistics import draw_statistics
 from bench.figures import Figure
 from bench.sample import PROFILE, TARGET, seed
 
@@ -40,9 +40,9 @@ def counting(*, rounds: int, finished_jobs: int) -> Iterator[Figure]:
 
 def _view(path: Path, days: int) -> float:
     database = Database(path)
-    page = StatisticsPage(Charts(SqlStatistics(database, now=_now), now=_now))
+    charts = Charts(SqlStatistics(database, now=_now), now=_now)
     began = time.process_time()
-    page.view(days)
+    draw_statistics(charts, days)
     spent = time.process_time() - began
     database.close()
     return spent * 1e3

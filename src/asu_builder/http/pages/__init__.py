@@ -33,7 +33,7 @@ from asu_builder.http.pages.overview import Overview
 from asu_builder.http.pages.queue import QueuePage
 from asu_builder.http.pages.rendering import Rendering, StaticFiles
 from asu_builder.http.pages.session import Sessions
-from asu_builder.http.pages.statistics import Statistics
+from asu_builder.http.pages.statistics import StatisticsPage
 from asu_builder.http.threads import Threads
 from asu_builder.http.waiting import Waiting
 from asu_builder.settings import Settings
@@ -91,7 +91,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         threads=parts.threads,
         rendering=rendering,
     )
-    statistics = Statistics(parts.charts, threads=parts.threads, rendering=rendering)
+    statistics = StatisticsPage(parts.charts, threads=parts.threads, rendering=rendering)
     configuration = ConfigurationPage(parts.configuration, threads=parts.threads, rendering=rendering)
 
     build_form = _build_form(parts, rendering)

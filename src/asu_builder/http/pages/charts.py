@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from html import escape
+from itertools import groupby
 
 from msgspec import Struct
 
@@ -16,21 +17,21 @@ _LEFT, _RIGHT = 52, 24
 _TOP, _PLOT, _BOTTOM = 34, 170, 26
 _ROW = 36
 _LETTER = 8.2
-"""As wide as one may be on a phone, where letters are larger beside everything else."""
+"""The widest on a phone, where letters are larger in proportion."""
 _WIDEST_BAR = 44.0
 _ROOMY = 8.0
-"""Days that are wider have room for large dots."""
+"""Wider days have room for large dots."""
 _BARS_SHARE = 0.78
 """Of a day's width; the rest is between the bars."""
 _MOST_TICKS = 5
 _MOST_DATES = 6
 _SHORTENED = 10_000
 _LABELLED_DAYS = 7
-"""So many days have room for their totals above the bars."""
+"""Up to this many days have room for totals above their bars."""
 
 
 class Series(Struct, frozen=True):
-    """Numbers for each day, one upon the other in a bar. `kind` names the colour: `chart-<kind>`."""
+    """Numbers for each day, stacked in its bar. `kind` names the colour: `chart-<kind>`."""
 
     name: str
     kind: str
@@ -38,7 +39,7 @@ class Series(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A horizontal bar: its name, how long it is, and what stands at its end.
+    """A horizontal bar: its name, its length, and the text at its end.
 
     `mark` is a second, thin mark on the same scale; `title` says both in words.
     """
@@ -52,7 +53,7 @@ class Row(Struct, frozen=True):
 
 
 def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> str:
-    """A bar for each day, its parts one upon the other; the last day goes on and is drawn paler."""
+    """A bar for each day, its parts stacked; the last day is not over and is drawn paler."""
     totals = [sum(line.values[number] for line in series) for number in range(len(days))]
     step = _step(max(totals, default=0))
     top = step * max(1, math.ceil(max(totals, default=0) / step))
@@ -67,25 +68,20 @@ def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> 
         values = [(line, line.values[number]) for line in series]
         words = ", ".join(f"{_whole(value)} {line.name.lower()}" for line, value in values)
         left = _LEFT + slot * (number + 0.5) - width / 2
-        bars = _stack(((line.kind, value) for line, value in values), left, width, top)
+        bars, below = "", 0
+        for line, value in values:
+            if value:
+                upper, lower = _height_of(below + value, top), _height_of(below, top)
+                bars += (
+                    f'<rect class="chart-{line.kind}" x="{_n(left)}" y="{_n(upper)}" width="{_n(width)}"'
+                    f' height="{_n(lower - upper)}"/>'
+                )
+                below += value
         if len(days) <= _LABELLED_DAYS and totals[number]:
             y = _height_of(totals[number], top) - 5
             bars += _text(left + width / 2, y, _whole(totals[number]), "chart-value chart-middle")
         parts.append(_day_group(day, words, bars, number, slot, last=number == len(days) - 1))
     return _svg(label, _TOP + _PLOT + _BOTTOM, parts)
-
-
-def _stack(values: Iterable[tuple[str, int]], left: float, width: float, top: float) -> str:
-    bars, below = "", 0
-    for kind, value in values:
-        if value:
-            upper, lower = _height_of(below + value, top), _height_of(below, top)
-            bars += (
-                f'<rect class="chart-{kind}" x="{_n(left)}" y="{_n(upper)}" width="{_n(width)}"'
-                f' height="{_n(lower - upper)}"/>'
-            )
-            below += value
-    return bars
 
 
 def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float | None]) -> str:
@@ -95,35 +91,21 @@ def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float
         None if percent is None else (_LEFT + slot * (number + 0.5), _height_of(percent, 100))
         for number, percent in enumerate(percents)
     ]
-    parts = [_legend([("share", name)]), _value_axis(100, 25, _percent), _dates(days)]
-    parts += [_line(run) for run in _runs(points)]
+    parts = [_legend([("share", name)]), _value_axis(100, 25, "{:.0f} %".format), _dates(days)]
+    for drawn, run in groupby(points, key=bool):
+        line = [point for point in run if point]
+        if drawn and len(line) > 1:
+            path, ground = " ".join(f"{_n(x)},{_n(y)}" for x, y in line), _n(_TOP + _PLOT)
+            outline = f"{_n(line[0][0])},{ground} {path} {_n(line[-1][0])},{ground}"
+            parts.append(f'<polygon class="chart-area" points="{outline}"/>')
+            parts.append(f'<polyline class="chart-line" points="{path}"/>')
     radius = 2.6 if slot > _ROOMY else 1.6
-    for number, (day, percent) in enumerate(zip(days, percents, strict=True)):
-        words = "no new builds" if percent is None else f"{percent:.1f} %"
-        dot, point = "", points[number]
+    for number, (day, percent, point) in enumerate(zip(days, percents, points, strict=True)):
+        words, dot = "no new builds" if percent is None else f"{percent:.1f} %", ""
         if point is not None:
             dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="{radius}"/>'
         parts.append(_day_group(day, words, dot, number, slot, last=number == len(days) - 1))
     return _svg(label, _TOP + _PLOT + _BOTTOM, parts)
-
-
-def _runs(points: Sequence[tuple[float, float] | None]) -> list[list[tuple[float, float]]]:
-    runs: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            runs.append([])
-        else:
-            runs[-1].append(point)
-    return [run for run in runs if len(run) > 1]
-
-
-def _line(run: Sequence[tuple[float, float]]) -> str:
-    path = " ".join(f"{_n(x)},{_n(y)}" for x, y in run)
-    ground = _n(_TOP + _PLOT)
-    return (
-        f'<polygon class="chart-area" points="{_n(run[0][0])},{ground} {path} {_n(run[-1][0])},{ground}"/>'
-        f'<polyline class="chart-line" points="{path}"/>'
-    )
 
 
 def horizontal_bars(label: str, rows: Sequence[Row], legend: Sequence[tuple[str, str]] = ()) -> str:
@@ -175,8 +157,7 @@ def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> str:
     """One line above the plot; an entry is as wide as its name."""
     parts, x = "", left
     for kind, name in entries:
-        shape = ("1.5", "14", "6") if kind == "mark" else ("10", "10", "8")
-        width, height, y = shape
+        width, height, y = ("1.5", "14", "6") if kind == "mark" else ("10", "10", "8")
         parts += f'<rect class="chart-{kind}" x="{_n(x)}" y="{y}" width="{width}" height="{height}"/>'
         parts += _text(x + 15, 17, name, "chart-key")
         x += 15 + _LETTER * len(name) + 14
@@ -224,7 +205,7 @@ def _text(x: float, y: float, text: str, classes: str) -> str:
 
 
 def _n(number: float) -> str:
-    """A coordinate, without digits that nobody sees."""
+    """A coordinate, without digits too small to see."""
     return f"{number:.2f}".rstrip("0").rstrip(".")
 
 
@@ -235,7 +216,3 @@ def _whole(number: float) -> str:
 def _short(number: float) -> str:
     """For the axis; its ticks are round, so that nothing is lost."""
     return f"{number / 1000:,g}k" if number >= _SHORTENED else _whole(number)
-
-
-def _percent(number: float) -> str:
-    return f"{number:.0f} %"

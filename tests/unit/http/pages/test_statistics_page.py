@@ -17,7 +17,7 @@ from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.http import openapi
 from asu_builder.http.api.statistics import TABLES, render_csv
 from asu_builder.http.pages import statistics
-from asu_builder.http.pages.statistics import StatisticsPage
+from asu_builder.http.pages.statistics import draw_statistics
 from factories import Clock, a_request
 
 NOW = datetime(2026, 3, 10, 18, 30, tzinfo=UTC)
@@ -105,7 +105,7 @@ def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
         undefined=jinja2.StrictUndefined,
         loader=jinja2.ChoiceLoader([jinja2.DictLoader({"base.html": base}), jinja2.FileSystemLoader(folder)]),
     )
-    view = StatisticsPage(charts).view(7)
+    view = draw_statistics(charts, 7)
     page = environment.get_template("statistics.html").render(view=view, static=str)
     assert page.count("<svg") == len(TABLES) == page.count("<table>")
     assert "password" not in page and "style=" not in page and "<script" not in page
@@ -117,7 +117,7 @@ def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
 def test_a_chart_of_nothing_says_so(tmp_path: Path) -> None:
     database = Database(tmp_path / "b.db")
     charts = Charts(SqlStatistics(database, now=lambda: NOW), now=lambda: NOW)
-    view = StatisticsPage(charts).view(90)
-    assert all(figure.empty and not figure.svg for figure in view.figures)
+    view = draw_statistics(charts, 90)
+    assert not any(figure.svg for figure in view.figures)
     assert dict(view.totals)["Failed builds"] == "–"
     database.close()
