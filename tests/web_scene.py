@@ -193,7 +193,6 @@ class Scene:
                 statistics=self.statistics,
                 ttl=timedelta(hours=1),
             ),
-            wake=lambda: None,
         )
 
     def metrics(self) -> MetricsCollector:
@@ -216,7 +215,6 @@ class Scene:
             None,  # type: ignore[arg-type] # it sweeps nothing
             statistics=self.statistics,
             settings=Settings(),
-            wake=lambda: None,
         )
         return MetricsCollector(
             SqlOperations(self.database),

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -22,7 +23,15 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
 )
-from asu_builder.ports import Entry, IdlePolicy, JobQueue, Recovery, RetentionRepository, Submission
+from asu_builder.ports import (
+    Entry,
+    IdlePolicy,
+    JobQueue,
+    Operations,
+    Recovery,
+    RetentionRepository,
+    Submission,
+)
 from database_clock import at_time
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
 
@@ -650,3 +659,48 @@ def test_one_job_that_was_given_back_is_claimed_when_its_time_has_come(queue: Jo
     at_time(queue, NOON).release(lease, delay=MINUTE)
     assert at_time(queue, NOON).claim("w/1", lease_for=MINUTE, only=job.id) is None
     assert at_time(queue, NOON + MINUTE).claim("w/1", lease_for=MINUTE, only=job.id) is not None
+
+
+def waiting_threads(queue: JobQueue, number: int, woken: list[int]) -> list[threading.Thread]:
+    """Threads that have found no job and wait; each notes when it is woken."""
+    claimed = threading.Barrier(number + 1)
+
+    def wait(which: int) -> None:
+        assert queue.claim(f"w/{which}", lease_for=MINUTE) is None
+        claimed.wait(60)
+        queue.wait(timedelta(seconds=60))
+        woken.append(which)
+
+    threads = [threading.Thread(target=wait, args=(which,)) for which in range(number)]
+    for thread in threads:
+        thread.start()
+    claimed.wait(60)
+    return threads
+
+
+def test_a_submitted_job_ends_a_wait_also_when_it_came_between_claim_and_wait(queue: JobQueue) -> None:
+    woken: list[int] = []
+    (thread,) = waiting_threads(queue, 1, woken)
+    submit(queue)
+    thread.join(60)
+    assert woken == [0]
+
+
+def test_who_waits_in_vain_returns_after_the_time_that_was_named(queue: JobQueue) -> None:
+    submit(queue)
+    claim(queue)
+    began = time.monotonic()
+    queue.wait(timedelta(seconds=0.2))
+    assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("end", ["resume", "wake_all"])
+def test_all_that_wait_are_woken_when_all_jobs_can_be_claimed(
+    queue: JobQueue, operations: Operations, end: str
+) -> None:
+    woken: list[int] = []
+    threads = waiting_threads(queue, 3, woken)
+    operations.resume() if end == "resume" else queue.wake_all()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(woken) == [0, 1, 2]

@@ -84,9 +84,9 @@ def assemble(
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     pipeline = make_pipeline(settings, runtime, adapters, catalog)
     workers = _workers(settings, adapters, pipeline, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, adapters, runtime, wake=workers.wake, rest=_REST)
+    housekeeping = make_housekeeping(settings, adapters, runtime, rest=_REST)
     interest = AccessTracker(adapters.queue)
-    builds = make_builds(settings, adapters, Answering(catalog, health, interest), now=now, wake=workers.wake)
+    builds = make_builds(settings, adapters, Answering(catalog, health, interest), now=now)
     background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(
         begin=partial(housekeeping.recover, worker=adapters.name.name),
@@ -104,7 +104,7 @@ def assemble(
         catalog=catalog,
         charts=Charts(adapters.statistics, now=now),
         preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
-        operator=make_operator(settings, adapters, wake=workers.wake, wake_all=workers.wake_all),
+        operator=make_operator(settings, adapters),
         crowds=Crowds(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=MetricsCollector(
@@ -152,7 +152,6 @@ def make_housekeeping(
     adapters: Adapters,
     runtime: Runtime,
     *,
-    wake: Callable[[], None],
     rest: timedelta = timedelta(0),
 ) -> Housekeeping:
     """Housekeeping alone, for the service and for the command line, which need not `rest`."""
@@ -163,7 +162,6 @@ def make_housekeeping(
         runtime,
         statistics=adapters.statistics,
         settings=settings,
-        wake=wake,
         rest=rest,
     )
 
@@ -171,9 +169,6 @@ def make_housekeeping(
 def make_operator(
     settings: Settings,
     adapters: Adapters,
-    *,
-    wake: Callable[[], None],
-    wake_all: Callable[[], None] | None = None,
 ) -> Operator:
     """The operator's hand alone, for the service and for the command line."""
     return Operator(
@@ -183,8 +178,6 @@ def make_operator(
         store=adapters.store,
         statistics=adapters.statistics,
         cancellation=make_cancellation(settings, adapters),
-        wake=wake,
-        wake_all=wake_all,
     )
 
 

@@ -29,7 +29,6 @@ def make_builds(
     answering: Answering,
     *,
     now: Callable[[], datetime],
-    wake: Callable[[], None],
 ) -> Builds:
     """Submit, look, cancel."""
     return Builds(
@@ -43,7 +42,6 @@ def make_builds(
         cancellation=make_cancellation(settings, adapters),
         settings=settings,
         limit=adapters.limit.admit,
-        wake=wake,
         waiting_for=lambda: "paused" if adapters.operations.paused() else answering.health.hindrance(),
     )
 

@@ -141,8 +141,7 @@ class LocalBuilds(ServerBuilds):
         if parts["workers"].status != "ok":
             sentence = parts["workers"].sentence
             raise Unavailable(f"{sentence} `asu-builder jobs resume` lets them go on.")
-        workers.only = ServerOperator(self.server).show(request_hash)["id"]
-        workers.wake()
+        workers.build_only(ServerOperator(self.server).show(request_hash)["id"])
 
     def cancel(self, request_hash: str, cancel_token: str) -> None:
         """Cancels it: with its secret as its caller, without as the operator."""

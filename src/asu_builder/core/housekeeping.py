@@ -49,7 +49,6 @@ class Housekeeping:
         *,
         statistics: Statistics,
         settings: Settings,
-        wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         rest: timedelta = timedelta(0),
     ) -> None:
@@ -60,7 +59,6 @@ class Housekeeping:
         self._runtime = runtime
         self._statistics = statistics
         self._settings = settings
-        self._wake = wake
         self._clock = clock
         self._rest = rest.total_seconds()
         self._stopped = threading.Event()
@@ -104,8 +102,6 @@ class Housekeeping:
         found = self._queue.recover(worker=worker, failure_ttl=self._settings.failure_ttl)
         if found.returned:
             _log.warning("%d job(s) of a lost worker returned to the queue", found.returned)
-        for _ in range(found.returned):
-            self._wake()
         self._count_failed(found.gave_up)
 
     def _count_failed(self, jobs: Sequence[Job]) -> None:

@@ -104,18 +104,13 @@ class Operator:
         store: Store,
         statistics: Statistics,
         cancellation: Cancellation,
-        wake: Callable[[], None],
-        wake_all: Callable[[], None] | None = None,
     ) -> None:
-        """`wake` says that one job can be claimed, `wake_all` (else `wake`) that all that wait can."""
         self._operations = operations
         self._queue = queue
         self._ledger = retention
         self._store = store
         self._statistics = statistics
         self._cancellation = cancellation
-        self._wake = wake
-        self._wake_all = wake_all or wake
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """Jobs, newest first."""
@@ -155,7 +150,6 @@ class Operator:
                 )
             self._statistics.record("request", anew.request, client=anew.client)
         self._note(who, "requeue", request_hash)
-        self._wake()
 
     def purge(self, request_hash: str, *, who: str) -> None:
         """Forgets a result or a failure now, with its images; the next request starts anew.
@@ -187,7 +181,6 @@ class Operator:
         """Workers claim again."""
         self._operations.resume()
         self._note(who, "resume")
-        self._wake_all()
 
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""

@@ -188,7 +188,6 @@ class Builds:
         cancellation: Cancellation,
         settings: Settings,
         limit: Callable[[str], TooManyRequests | None],
-        wake: Callable[[], None],
         waiting_for: Callable[[], str] = lambda: "",
     ) -> None:
         self._waiting_for = waiting_for
@@ -202,7 +201,6 @@ class Builds:
         self._cancellation = cancellation
         self._settings = settings
         self._limit = limit
-        self._wake = wake
 
     def submit(self, ask: Ask) -> BuildView:
         """The job for this request, a new one if nobody has asked for the same before.
@@ -311,7 +309,6 @@ class Builds:
         submission = prepared.submission
         if entry.created:
             self._statistics.record("request", submission.request, client=submission.client)
-            self._wake()
         else:
             self.touch(submission.request_hash)
             if entry.job.state is JobState.COMPLETED:

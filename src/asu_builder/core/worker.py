@@ -195,7 +195,7 @@ _WATCH_SECONDS = 0.5
 
 
 class Workers:
-    """`worker_concurrent` threads that build, woken by `wake`; `worker_poll` is for a missed wake.
+    """`worker_concurrent` threads that build; the queue wakes them, `worker_poll` is for a missed wake.
 
     `drain` lets them finish what they build and take nothing more; `stop` gives it back to the queue.
     """
@@ -226,8 +226,7 @@ class Workers:
         """The id of the one job to build; None for every job."""
         self._timers = StageTimers(statistics, durations, now=now, clock=clock)
         self._outcomes = Outcomes(queue, statistics, settings)
-        self._woken = threading.Condition()
-        self._wakes = 0
+        self._changed = threading.Condition()
         self._claims = 0
         """How many are just asking the queue for a job."""
         self._draining = False
@@ -259,24 +258,18 @@ class Workers:
         """How many may run at once."""
         return self._settings.worker_concurrent
 
-    def wake(self) -> None:
-        """Says that a job was submitted; one idle worker looks at once."""
-        with self._woken:
-            self._wakes += 1
-            self._woken.notify()
-
-    def wake_all(self) -> None:
-        """Says that all that wait may be claimed now; every idle worker looks."""
-        with self._woken:
-            self._wakes += 1
-            self._woken.notify_all()
+    def build_only(self, job_id: int) -> None:
+        """Builds this job and no other from now on."""
+        self.only = job_id
+        self._queue.wake_all()
 
     def drain(self, grace: timedelta) -> None:
         """Claims nothing more; returns when nothing is being built, or after `grace`, or on `stop`."""
-        with self._woken:
+        with self._changed:
             self._draining = True
-            self._woken.notify_all()
-            self._woken.wait_for(
+        self._queue.wake_all()
+        with self._changed:
+            self._changed.wait_for(
                 lambda: self._stopping or not (self._running or self._claims), grace.total_seconds()
             )
 
@@ -285,9 +278,10 @@ class Workers:
 
         A thread that waits for an engine that hangs is left behind; the process ends with it.
         """
-        with self._woken:
+        with self._changed:
             self._draining = self._stopping = True
-            self._woken.notify_all()
+            self._changed.notify_all()
+        self._queue.wake_all()
         for stop in list(self._running.values()):
             stop.set()
         until = time.monotonic() + _STOP_SECONDS
@@ -322,7 +316,6 @@ class Workers:
     def _work(self, number: int) -> None:
         name = f"{self._name}/{number}"
         while not self._draining:
-            wakes = self._wakes
             try:
                 worked = self._health.wait_until_builds_run(1.0) and self.build_next(name)
             except AsuError as error:
@@ -334,13 +327,7 @@ class Workers:
                 _log.exception("worker %s failed", name)
                 worked = False
             if not worked:
-                self._wait(wakes)
-
-    def _wait(self, wakes: int) -> None:
-        with self._woken:
-            self._woken.wait_for(
-                lambda: self._wakes != wakes or self._draining, self._settings.worker_poll.total_seconds()
-            )
+                self._queue.wait(self._settings.worker_poll)
 
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when nobody waits."""
@@ -355,15 +342,15 @@ class Workers:
         except LeaseLost as error:
             _log.info("%s; its outcome is dropped", error)
         finally:
-            with self._woken:
+            with self._changed:
                 del self._running[lease]
-                self._woken.notify_all()
+                self._changed.notify_all()
             self._recorder.tell(job.request_hash)
         return True
 
     def _claim(self, name: str) -> tuple[Job, Lease, threading.Event] | None:
         """The next job, in the list of those that run before `drain` may find it empty."""
-        with self._woken:
+        with self._changed:
             if self._draining:
                 return None
             self._claims += 1
@@ -372,13 +359,13 @@ class Workers:
         try:
             claimed = self._queue.claim(name, lease_for=LEASE, only=self.only)
         finally:
-            with self._woken:
+            with self._changed:
                 self._claims -= 1
                 if claimed is not None:
                     self._running[claimed[1]] = stop
                 if self._stopping:
                     stop.set()
-                self._woken.notify_all()
+                self._changed.notify_all()
         return None if claimed is None else (*claimed, stop)
 
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:

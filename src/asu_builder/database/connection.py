@@ -40,6 +40,40 @@ _LEAST_FREE = 1 << 20
 _CUT_OFF = CheckResult("warning", "The database was not looked through to its end; the service was stopped.")
 
 
+class Wakeups:
+    """Wakes the threads of this process that wait for a job; a server database reaches other processes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._seen = threading.local()
+        self.count = 0
+        """How many there were."""
+
+    def note_seen(self) -> None:
+        """This thread asks for a job now; what is notified from now on ends its next `wait` at once."""
+        self._seen.count = self.count
+
+    def notify(self, jobs: int) -> None:
+        """So many jobs may be claimed now; as many threads ask for one."""
+        if jobs:
+            with self._changed:
+                self.count += jobs
+                self._changed.notify(jobs)
+
+    def notify_all(self) -> None:
+        """Ends every `wait`."""
+        with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Returns when this thread was notified since it last asked, or after so many seconds."""
+        seen = getattr(self._seen, "count", 0)
+        with self._changed:
+            self._changed.wait_for(lambda: self.count != seen, seconds)
+        self.note_seen()
+
+
 class Database:
     """The embedded database; safe to use from any thread. `close()` ends all connections."""
 
@@ -56,6 +90,7 @@ class Database:
         """
         self._path = path
         self._clock = clock
+        self.wakeups = Wakeups()
         # Whoever reads takes the one that came back last: two or three serve all threads, and each
         # connection has a cache of pages of its own.
         self._idle_readers: list[sqlite3.Connection] = []

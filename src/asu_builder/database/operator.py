@@ -115,15 +115,18 @@ class SqlOperations:
     def requeue(self, request_hash: str) -> Job | None:
         try:
             with self._database.timed(durable=True) as (connection, at):
-                return _requeue(connection, request_hash, at)
+                job = _requeue(connection, request_hash, at)
         finally:
             self._note_revocation()
+        self._database.wakeups.notify(job is not None)
+        return job
 
     def give_back(self, job_id: int) -> bool:
         with self._database.timed(durable=True) as (connection, at):
             cursor = connection.execute(
                 f"{RESET_TO_PENDING}, not_before = ? WHERE id = ? AND state = 'building'", (at, job_id)
             )
+        self._database.wakeups.notify(cursor.rowcount)
         return cursor.rowcount == 1
 
     def pause(self, who: str) -> None:
@@ -137,6 +140,7 @@ class SqlOperations:
     def resume(self) -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute("DELETE FROM worker_pause")
+        self._database.wakeups.notify_all()
 
     def paused(self) -> Pause | None:
         with self._database.reading() as connection:

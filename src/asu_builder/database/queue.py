@@ -81,7 +81,9 @@ class SqlJobQueue:
         self, submissions: Sequence[Submission], *, admit: Admit = admit_all
     ) -> list[Entry | AsuError]:
         with self._database.timed(durable=True) as (connection, at):
-            return [_enter(connection, submission, admit, at) for submission in submissions]
+            entries = [_enter(connection, submission, admit, at) for submission in submissions]
+        self._database.wakeups.notify(sum(isinstance(entry, Entry) and entry.created for entry in entries))
+        return entries
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -172,6 +174,7 @@ class SqlJobQueue:
     def claim(
         self, worker: str, *, lease_for: timedelta, only: int | None = None
     ) -> tuple[Job, Lease] | None:
+        self._database.wakeups.note_seen()
         with self._database.timed() as (connection, at):
             row = connection.execute(
                 _CLAIM_NEXT if only is None else _CLAIM_ONE,
@@ -220,6 +223,12 @@ class SqlJobQueue:
                 {"not_before": at + span_micros(delay), "retry": int(bool(retry)), "history": history},
             )
 
+    def wait(self, timeout: timedelta) -> None:
+        self._database.wakeups.wait(timeout.total_seconds())
+
+    def wake_all(self) -> None:
+        self._database.wakeups.notify_all()
+
     def live_leases(self) -> set[tuple[int, int]]:
         with self._database.reading() as connection:
             rows = connection.execute("SELECT id, lease_token FROM build_jobs WHERE state = 'building'")
@@ -256,7 +265,9 @@ class SqlJobQueue:
                     )
                     _finish(connection, lease, failure, Retention(failure_ttl, failure_ttl), at=at)
                     gave_up.append(read_job(connection, job_id))
-        return Recovery(len(lapsed) - len(gave_up), gave_up)
+        returned = len(lapsed) - len(gave_up)
+        self._database.wakeups.notify(returned)
+        return Recovery(returned, gave_up)
 
 
 def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:

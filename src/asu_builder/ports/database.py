@@ -155,6 +155,18 @@ class JobQueue(Protocol):
         """
         ...
 
+    def wait(self, timeout: timedelta) -> None:
+        """Sleeps until a job may be claimed that was not there at this thread's last claim.
+
+        A job that is submitted or returned ends the wait of one thread, `Operations.resume` and `wake_all`
+        that of all. It ends after `timeout` too: a job whose delay is over wakes no thread.
+        """
+        ...
+
+    def wake_all(self) -> None:
+        """Ends every `wait` of this process."""
+        ...
+
     def live_leases(self) -> set[tuple[int, int]]:
         """Job id and lease token of every building job."""
         ...

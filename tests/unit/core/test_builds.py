@@ -105,7 +105,6 @@ class House:
         self.upstream = KnownUpstream()
         self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
-        self.wakes = 0
         self.working = True
         self.seconds = 0.0
         self.refused: set[str] = set()
@@ -134,7 +133,6 @@ class House:
             ),
             limit=self._limit,
             settings=replace(SETTINGS, **settings),
-            wake=self._wake,
         )
 
     def forecast_again(self) -> None:
@@ -145,8 +143,9 @@ class House:
         self.limited.append(caller)
         return TooManyRequests("Too many.", retry_after=7) if caller in self.refused else None
 
-    def _wake(self) -> None:
-        self.wakes += 1
+    @property
+    def wakes(self) -> int:
+        return self.database.wakeups.count
 
     def complete_next(self) -> str:
         """Builds the next job without an ImageBuilder; its hash."""

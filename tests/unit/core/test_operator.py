@@ -42,7 +42,6 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
         store=store,
         statistics=statistics,
         cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
-        wake=lambda: None,
     )
     submission = a_submission()
     queue.submit(submission)
@@ -77,8 +76,10 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
         cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
-        wake=lambda: woken.append("one"),
-        wake_all=lambda: woken.append("all" if operations.paused() is None else "too early"),
+    )
+    database.wakeups.notify = lambda jobs: woken.append("one")  # type: ignore[method-assign]
+    database.wakeups.notify_all = (  # type: ignore[method-assign]
+        lambda: woken.append("all" if operations.paused() is None else "too early")
     )
     operator.pause(who="alice")
     assert woken == []

@@ -91,9 +91,7 @@ class Shop:
         )
 
     def submit(self, name: str = "vim") -> Job:
-        job = self.queue.submit(a_submission(packages=(name,))).job
-        self.workers.wake()
-        return job
+        return self.queue.submit(a_submission(packages=(name,))).job
 
     def pass_time(self, span: timedelta) -> int:
         """Lets time pass while the queue is looked after; how many jobs returned to it."""
@@ -459,7 +457,6 @@ def test_a_worker_that_lost_its_lease_stops_building_and_writes_nothing(shop: Sh
     assert lost.wait(60)
     assert shop.pass_time(LEASE * 2) == 1
     shop.workers.renew_leases()
-    shop.workers.wake()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
     assert shop.script.built == [job.id, job.id]
 
@@ -597,10 +594,9 @@ def test_all_that_wait_are_taken_when_all_workers_are_woken(shop: Shop) -> None:
     operations = SqlOperations(shop.database)
     operations.pause("alice")
     shop.workers.start()
-    assert eventually(lambda: len(shop.workers._woken._waiters) == 4)  # type: ignore[attr-defined]
+    assert eventually(lambda: len(shop.database.wakeups._changed._waiters) == 4)  # type: ignore[attr-defined]
     jobs = [shop.queue.submit(a_submission(packages=(name,))).job for name in "abcd"]
     operations.resume()
-    shop.workers.wake_all()
     assert eventually(lambda: all(shop.state(job) is JobState.COMPLETED for job in jobs))
 
 
