@@ -225,10 +225,25 @@ class Charts:
         data = tuple(share.percent or 0.0 for share in self._shares(count, width))
         return Chart(self._labels(count, width), (Dataset("diff_packages", data),))
 
+    def days(self, count: int) -> list[DayReport]:
+        """The last `count` days, today last."""
+        start = self._start(count, DAY)
+        built, hits, failed = (self._by_day((kind,), count) for kind in ("completed", "cache_hit", "failed"))
+        return [
+            DayReport(
+                (start + slot * DAY).date(),
+                requests=share.total + hits[slot],
+                built=built[slot],
+                cache_hits=hits[slot],
+                failed=failed[slot],
+                diff_packages=share,
+            )
+            for slot, share in enumerate(self._shares(count, DAY))
+        ]
+
     def report(self, days: int) -> StatisticsReport:
         """Everything that the page of statistics shows, of the last `days` days."""
         start = self._start(days, DAY)
-        built, hits, failed = (self._by_day((kind,), days) for kind in ("completed", "cache_hit", "failed"))
         requested = self._by_label("request", "version", days)
         answered = self._by_label("cache_hit", "version", days)
         failures = Counter[tuple[str, Side]]()
@@ -242,17 +257,7 @@ class Charts:
             classes.setdefault(tally.stage, []).append(tally)
         packages = self._statistics.top_packages(since=start, branch="", limit=TOP_PACKAGES)
         return StatisticsReport(
-            [
-                DayReport(
-                    (start + slot * DAY).date(),
-                    requests=share.total + hits[slot],
-                    built=built[slot],
-                    cache_hits=hits[slot],
-                    failed=failed[slot],
-                    diff_packages=share,
-                )
-                for slot, share in enumerate(self._shares(days, DAY))
-            ],
+            self.days(days),
             [
                 VersionReport(version, count, answered[version])
                 for version, count in _ranked(requested + answered)

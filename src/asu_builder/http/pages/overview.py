@@ -1,16 +1,14 @@
 """The overview: health, queue, activity, versions and latest failures."""
 
 from collections.abc import Sequence
-from datetime import date
 
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.core.health import STATES, Health, HealthReport
 from asu_builder.core.operator import Crowds, QueueSummary
-from asu_builder.core.statistics import Charts
+from asu_builder.core.statistics import DAYS, Charts, DayReport
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.check_result import worst
 from asu_builder.domain.errors import TooManyRequests, Unavailable
@@ -21,15 +19,6 @@ from asu_builder.ports import RecordedFailure
 
 _ERRORS = 8
 _DAYS = 7
-
-
-class Day(Struct, frozen=True):
-    """One day in UTC: new builds, requests answered from results (`hits`), failures."""
-
-    date: date
-    built: int
-    hits: int
-    failed: int
 
 
 class Overview:
@@ -74,9 +63,9 @@ class Overview:
             failures=failures,
         )
 
-    def _look(self) -> tuple[QueueSummary, list[Day], list[BranchOffer], list[RecordedFailure]]:
+    def _look(self) -> tuple[QueueSummary, list[DayReport], list[BranchOffer], list[RecordedFailure]]:
         failures = list(self._charts.failures(_ERRORS))
-        return self._crowds.look(), self._days(), self._offers(), failures
+        return self._crowds.look(), self._charts.days(DAYS)[-_DAYS:], self._offers(), failures
 
     def _offers(self) -> list[BranchOffer]:
         """Empty while upstream has not answered or may not be asked: the page works without it."""
@@ -85,27 +74,17 @@ class Overview:
         except (Unavailable, TooManyRequests):
             return []
 
-    def _days(self) -> list[Day]:
-        """The last seven days, today last."""
-        chart = self._charts.builds_per_day()
-        asked, hits, failed = (line.data for line in chart.datasets)
-        rows = zip(chart.labels, asked, hits, failed, strict=True)
-        return [
-            Day(date.fromisoformat(label.rstrip("Z")), int(total - hit), int(hit), int(fails))
-            for label, total, hit, fails in rows
-        ][-_DAYS:]
 
-
-def _chart(days: Sequence[Day]) -> str:
+def _chart(days: Sequence[DayReport]) -> str:
     """The chart as HTML; empty when there is nothing to draw."""
-    if not any(day.built + day.hits for day in days):
+    if not any(day.requests for day in days):
         return ""
     return stacked_bars(
         "Requests of the last seven days",
-        [day.date for day in days],
+        [day.day for day in days],
         (
-            Series("New builds", "built", [day.built for day in days]),
-            Series("Reused results", "cached", [day.hits for day in days]),
+            Series("New builds", "built", [day.requests - day.cache_hits for day in days]),
+            Series("Reused results", "cached", [day.cache_hits for day in days]),
         ),
     )
 

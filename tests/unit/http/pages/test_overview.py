@@ -31,7 +31,7 @@ class TwoBranches(EmptyUpstream):
 class Busy(FakeStatistics):
     """A service to which something has happened."""
 
-    counts: Mapping[EventKind, int] = {"request": 3, "cache_hit": 4, "failed": 1}
+    counts: Mapping[EventKind, int] = {"request": 3, "cache_hit": 4, "completed": 2, "failed": 1}
 
     def tally(self, kinds: object, **_: object) -> tuple[Tally, ...]:
         assert isinstance(kinds, tuple)
