@@ -1,7 +1,7 @@
 """How every request leaves this program: directly, or through the proxy of the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -46,3 +46,10 @@ def open_pool(
             "the proxy that the environment names (http_proxy, https_proxy) has no address like "
             "http://proxy.example.org:3128"
         ) from None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of, down to the first one."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -18,7 +18,7 @@ import pytest
 import schemas
 from asu_builder import __version__
 from asu_builder.database.schema import known_schema
-from asu_builder.doctor.asking import get_json
+from asu_builder.doctor.scene import get_json
 from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from chaos.clock import Clock, FaketimeMissing
@@ -122,7 +122,7 @@ def test_every_place_where_a_socket_was_looked_for_is_named(patient: Patient) ->
 def test_a_socket_that_nobody_listens_on_is_told_from_a_missing_one(patient: Patient, short: Path) -> None:
     with deaf_engine(short / "podman.sock"):
         report = with_podman(patient, short / "podman.sock").examine()
-    assert "nobody listens" in report["engine"]["sentence"]
+    assert "no process listens" in report["engine"]["sentence"]
     assert "podman.socket" in report["engine"]["remedy"] or "system service" in report["engine"]["remedy"]
 
 

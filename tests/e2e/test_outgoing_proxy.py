@@ -7,7 +7,7 @@ import pytest
 
 from asu_builder.app.adapters import choose_runtime
 from asu_builder.client.server import Server
-from asu_builder.doctor.asking import Unheard, ask
+from asu_builder.doctor.scene import Unanswered, ask
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.podman.service import Engine
@@ -82,7 +82,7 @@ def test_the_doctor_and_the_rules_service_are_asked_through_it_too(
             NO_PROXY="near.example.invalid",
         )
         for url in ("https://ghcr.example.invalid/v2/", "http://near.example.invalid/"):
-            with pytest.raises(Unheard):
+            with pytest.raises(Unanswered):
                 ask("GET", url)
         assert ask("GET", f"{UPSTREAM}/").status == 502
         rules = RemotePackageChanges("http://rules.example.invalid:81", LocalPackageChanges())
@@ -135,7 +135,7 @@ def test_a_proxy_without_an_address_is_told_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     variables(monkeypatch, http_proxy="socks5://user:secret@proxy.example")
-    with pytest.raises(Unheard, match="http_proxy") as caught:
+    with pytest.raises(Unanswered, match="http_proxy") as caught:
         ask("GET", f"{UPSTREAM}/")
     assert "secret" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_whoever_asks_through_such_a_proxy_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     variables(monkeypatch, http_proxy=value)
-    with pytest.raises(Unheard, match="http_proxy"):
+    with pytest.raises(Unanswered, match="http_proxy"):
         ask("GET", f"{UPSTREAM}/")
     with pytest.raises(Unavailable, match="http_proxy") as told:
         Server(UPSTREAM)

@@ -23,19 +23,24 @@ from asu_builder.store.local import LocalStore
 from asu_builder.upstream.offer import HttpUpstream
 
 
-def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, tuple[str, ...]]:
-    """The runtime that the settings name, and what the operator should be warned of.
+def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether builds run without a container engine.
 
     Chosen by what is configured and which paths exist, never by whether an engine answers: one
     that does not is down, and its sandbox is not dropped for it.
     """
+    if settings.container_runtime != "auto" or not settings.imagebuilder_path:
+        return settings.container_runtime == "local"
     from asu_builder.engines.podman.service import find_socket
 
-    socket = find_socket(settings.container_socket_path)
-    local = settings.container_runtime == "local" or (
-        settings.container_runtime == "auto" and settings.imagebuilder_path and socket is None
-    )
-    return _local_runtime(settings) if local else (_podman_runtime(settings, installation), ())
+    return find_socket(settings.container_socket_path, environment=environment) is None
+
+
+def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, tuple[str, ...]]:
+    """The runtime that the settings name, and what the operator should be warned of."""
+    if builds_locally(settings):
+        return _local_runtime(settings)
+    return _podman_runtime(settings, installation), ()
 
 
 def _podman_runtime(settings: Settings, installation: str) -> Runtime:
@@ -158,13 +163,14 @@ def open_adapters(
         upstream=HttpUpstream(
             settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
         ),
-        package_changes=_package_changes(settings),
+        package_changes=open_package_changes(settings),
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
 
 
-def _package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:
+def open_package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:
+    """The package rules, from wherever the settings say that they come."""
     path = settings.package_changes_path
     local = LocalPackageChanges(Path(path).expanduser() if path else None)
     return (

@@ -1,18 +1,15 @@
-"""The machine and the settings: Python, SQLite, clock, what a Podman without root needs, settings files."""
+"""The machine and the settings: Python, SQLite, clock, user, settings files."""
 
 import os
 import platform
-import shutil
 import sqlite3
 import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from asu_builder.doctor.asking import Unheard
-from asu_builder.doctor.scene import Scene
+from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.check_result import CheckResult, error, ok, warning
-from asu_builder.engines.podman.service import systemctl_option
 from asu_builder.settings import CONFIG_FILES
 
 
@@ -39,103 +36,6 @@ def _exposed(scene: Scene, files: tuple[Path, ...]) -> Path | None:
     origin = scene.survey.origins.get("api_tokens", "")
     holding = [path for path in files if str(path) == origin]
     return next((path for path in holding if path.stat().st_mode & 0o004), None)
-
-
-_ENOUGH = 65536
-_CGROUPS = Path("/sys/fs/cgroup")
-_CONTAINER = Path("/run/.containerenv")
-"""Podman puts it into each container."""
-_WANTED = ("cpu", "memory", "pids")
-_DELEGATE = (
-    "mkdir -p /etc/systemd/system/user@.service.d && "
-    "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' "
-    "> /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload   (as root)"
-)
-
-
-def _no_matter(scene: Scene) -> CheckResult | None:
-    """Rootless set-up is the matter of a user whose own Podman builds."""
-    if scene.is_local:
-        return ok("Builds run without a container engine.")
-    if os.geteuid() == 0:
-        return ok("The engine runs as root and needs none.")
-    engine = scene.engine
-    if engine is not None and engine.path.exists() and engine.path.stat().st_uid != os.geteuid():
-        return ok("The engine is another user's and needs none of ours.")
-    if engine is None and not systemctl_option(scene.sockets()[0].path):
-        return ok("The engine is to be the system's and needs none of ours.")
-    return None
-
-
-def check_subordinate_ids(scene: Scene) -> CheckResult:
-    """Whether /etc/subuid and /etc/subgid give this user enough ids for a container's users."""
-    if no_matter := _no_matter(scene):
-        return no_matter
-    if _CONTAINER.exists() and shutil.which("podman") is None:
-        return ok("Podman runs outside this container, with ids of its own.")
-    lacking = [
-        str(path)
-        for path in (Path("/etc/subuid"), Path("/etc/subgid"))
-        if _granted(path, scene.user) < _ENOUGH
-    ]
-    if not lacking:
-        return ok(f"User {scene.user} has subordinate ids.")
-    return error(
-        f"User {scene.user} has no range of {_ENOUGH} ids in {' and '.join(lacking)}; rootless containers "
-        "cannot be unpacked.",
-        f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {scene.user}   (as root; then as "
-        f"{scene.user}: podman system migrate)",
-    )
-
-
-def _granted(path: Path, user: str) -> int:
-    total = 0
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        name, _, numbers = line.strip().partition(":")
-        count = numbers.rpartition(":")[2]
-        if name in (user, str(os.geteuid())) and count.isdigit():
-            total += int(count)
-    return total
-
-
-def check_lingering(scene: Scene) -> CheckResult:
-    """Whether this user's services live on when nobody is logged in."""
-    if no_matter := _no_matter(scene):
-        return no_matter
-    if not Path("/run/systemd/system").is_dir():
-        return ok("There is no systemd that would end services at a logout.")
-    if Path("/var/lib/systemd/linger", scene.user).exists():
-        return ok(f"Services of {scene.user} live on after a logout.")
-    return warning(
-        f"Podman of {scene.user} ends when that user logs out.",
-        f"loginctl enable-linger {scene.user}",
-    )
-
-
-def check_control_groups(scene: Scene) -> CheckResult:
-    """Whether limits of memory, processor and processes hold for this user's containers."""
-    if no_matter := _no_matter(scene):
-        return no_matter
-    if not (_CGROUPS / "cgroup.controllers").exists():
-        return warning(
-            "This machine has control groups of the first version, where Podman leaves out the limits of "
-            "rootless containers: a build may take all of the memory and the processor.",
-            "Boot with systemd.unified_cgroup_hierarchy=1   (or use the system's Podman)",
-        )
-    user = os.geteuid()
-    delegated = _CGROUPS / f"user.slice/user-{user}.slice/user@{user}.service/cgroup.controllers"
-    try:
-        there = delegated.read_text().split()
-    except OSError:
-        return ok("No session of systemd delegates control groups here.")
-    lacking = [name for name in _WANTED if name not in there]
-    if lacking:
-        return warning(f"systemd delegates no {', '.join(lacking)} to {scene.user}'s containers.", _DELEGATE)
-    return ok("Limits of containers hold.")
 
 
 _PYTHON = (3, 11)
@@ -180,7 +80,7 @@ def check_clock(scene: Scene) -> CheckResult:
         date = scene.versions().one("date")
         # The answer may have been waited for by another check, so the time is taken once more.
         offset = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
-    except (Unheard, ValueError, TypeError):
+    except (Unanswered, ValueError, TypeError):
         return ok(f"The clock says {now:%Y-%m-%d %H:%M} UTC; the download server could not be compared.")
     if abs(offset) < _SLIGHTLY_OFF:
         return ok("The clock agrees with the download server's.")

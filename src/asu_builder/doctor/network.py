@@ -1,26 +1,29 @@
-"""What is needed from outside: registry, image, build network, download server, package rules."""
+"""What is reached over the network: download server, package rules, the service as its clients meet it."""
 
-import http.client
-import re
-from pathlib import Path
+import errno
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import closing
+from ipaddress import ip_address, ip_network
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlsplit
 
-import msgspec
-
-from asu_builder.doctor.asking import Heard, Unheard, ask, get_json
-from asu_builder.doctor.scene import Scene
+from asu_builder.app.adapters import open_package_changes
+from asu_builder.doctor.files import described, listener
+from asu_builder.doctor.scene import Response, Scene, Unanswered, ask
 from asu_builder.domain.check_result import CheckResult, error, ok, warning
+from asu_builder.package_rules import RemotePackageChanges
 from asu_builder.upstream.formats import parse_versions
 
 
 def check_upstream(scene: Scene) -> CheckResult:
     """Whether the download server answers and lists versions."""
-    url = scene.settings.upstream_url.rstrip("/")
+    url = scene.upstream
     remedy = f"See what stands between: curl -I {url}/.versions.json   (a mirror is named by upstream_url)"
     try:
         listed = parse_versions(scene.versions().body)
-    except Unheard as failure:
+    except Unanswered as failure:
         return error(f"The download server {url} does not answer: {failure}.", remedy)
     except ValueError:
         return error(
@@ -32,11 +35,11 @@ def check_upstream(scene: Scene) -> CheckResult:
 
 def check_release(scene: Scene) -> CheckResult:
     """Whether the newest release's targets are there."""
-    url = scene.settings.upstream_url.rstrip("/")
+    url = scene.upstream
     remedy = f"Name a complete mirror as upstream_url; try: curl -I {url}/releases/"
     try:
         release, targets = scene.targets()
-    except Unheard as failure:
+    except Unanswered as failure:
         return error(f"The newest release's list of targets cannot be had: {failure}.", remedy)
     except ValueError as failure:
         return error(f"The newest release's list of targets cannot be understood: {failure}.", remedy)
@@ -47,194 +50,230 @@ def check_release(scene: Scene) -> CheckResult:
 
 def check_rules(scene: Scene) -> CheckResult:
     """Whether the package rules can be read, from wherever they come."""
-    from package_changes.rules import RulesProblem, parse_rules
-    from package_changes.watch import built_in_rules, read_rules_text
-
     settings = scene.settings
-    if url := settings.package_changes_url.rstrip("/"):
-        try:
-            heard = ask("GET", f"{url}/health")
-        except Unheard as failure:
-            return error(
-                f"The package-changes service {url} does not answer: {failure}.",
-                "Start it (asu-package-changes), or set package_changes_url to nothing.",
-            )
-        if heard.status != 200:
-            return error(f"{url}/health is answered {heard.status}.", f"curl {url}/health")
-        return ok(f"The package-changes service {url} answers.")
-    if not settings.package_changes_path:
-        return ok(f"{built_in_rules().count} package rules (built in).")
-    path = Path(settings.package_changes_path).expanduser()
+    with closing(open_package_changes(settings)) as changes:
+        if isinstance(changes, RemotePackageChanges):
+            changes.refresh()
+        result = changes.check()
+    if result.status == "ok":
+        return result
+    if settings.package_changes_url:
+        return error(
+            f"{settings.package_changes_url}: {result.sentence}.",
+            "Start it (asu-package-changes), or set package_changes_url to nothing.",
+        )
+    return error(result.sentence, f"asu-builder rules test {settings.package_changes_path}")
+
+
+ORIGIN = "https://firmware-selector.example"
+"""A page elsewhere, as the Firmware Selector is."""
+
+_BUILD = "/api/v1/build"
+_PREFLIGHT = {
+    "Origin": ORIGIN,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "content-type",
+}
+_CONNECT_SECONDS = 3.0
+_CORS_HINT = "Set cors: true and let the proxy add none of these headers"
+
+
+def check_port(scene: Scene) -> CheckResult:
+    """Whether the port is free, or taken by a service of ours, which then says how it is."""
+    host, port = scene.settings.server_host, scene.settings.server_port
+    if port == 0:
+        return ok("Any free port is taken, as server_port 0 says.")
     try:
-        rules = parse_rules(read_rules_text(path), source=str(path))
-    except RulesProblem as problem:
-        return error(f"The package rules are wrong: {problem}", f"asu-builder rules test {path}")
-    return ok(f"{rules.count} package rules ({path}).")
-
-
-_ACCEPT = ", ".join(
-    (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
+        with socket.create_connection((_callable(host), port), timeout=_CONNECT_SECONDS):
+            pass
+    except OSError:
+        return _try_binding(scene, host, port)
+    status = own_health(scene)
+    if status is None:
+        holder = described(listener(port))
+        return error(
+            f"Port {port} is taken by {holder}, which is not this program.",
+            f"Stop it, or choose another port: server_port: {port + 1}",
+        )
+    parts = status.get("parts", {})
+    lame = [f"{name}: {part['sentence']}" for name, part in parts.items() if part["status"] != "ok"]
+    if status["status"] == "ok":
+        return ok(f"The service answers at port {port}, and is well.")
+    return warning(
+        f"The service answers at port {port}, and is {status['status']}: {' '.join(lame)}",
+        f"See its log, and what it says again: curl {_own_url(scene)}/health",
     )
-)
-_COMMON_TARGET = "x86/64"
-_LOCAL = "localhost/"
-_NONE_NEEDED = "ImageBuilders lie on this machine; no registry is asked."
 
 
-class _Token(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
+def own_health(scene: Scene) -> dict[str, Any] | None:
+    """What `/health` of the service at this port says; None where another program answers, or none."""
+    try:
+        found = json.loads(ask("GET", f"{_own_url(scene)}/health", directly=True).body)
+    except (Unanswered, ValueError):
+        return None
+    return found if isinstance(found, dict) and "polls_answered" in found else None
 
 
-_TOKEN = msgspec.json.Decoder(_Token)
+def _own_url(scene: Scene) -> str:
+    host = _callable(scene.settings.server_host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{scene.settings.server_port}"
 
 
-def check_registry(scene: Scene) -> CheckResult:
-    """Whether the registry answers the question that every pull begins with."""
-    reference = scene.settings.imagebuilder_image.format_map(_fields(scene, "x/y", "v0", "0"))
-    if scene.is_local or reference.startswith(_LOCAL):
-        return ok(_NONE_NEEDED)
-    host = _host(reference)
-    remedy = (
-        f"See what stands between: curl -I https://{host}/v2/   (behind a proxy set https_proxy for Podman's "
-        "service; a mirror is named by imagebuilder_registry)"
+def _callable(host: str) -> str:
+    """An address to call for one to listen at."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _try_binding(scene: Scene, host: str, port: int) -> CheckResult:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as failure:
+        return _unbindable(scene, failure)
+    return ok(f"Port {port} of {host} is free.")
+
+
+def _unbindable(scene: Scene, failure: OSError) -> CheckResult:
+    host, port = scene.settings.server_host, scene.settings.server_port
+    if failure.errno == errno.EADDRINUSE:
+        return error(
+            f"Port {port} is taken by {described(listener(port))}, which does not answer.",
+            f"Stop it, or choose another port: server_port: {port + 1}",
+        )
+    if failure.errno in (errno.EACCES, errno.EPERM):
+        return error(
+            f"Port {port} may not be opened by user {scene.user}.",
+            "Choose one above 1023 (server_port: 8080) and put a proxy in front.",
+        )
+    return error(
+        f"{host} is no address of this machine: {failure.strerror}.",
+        "server_host: 127.0.0.1   (behind a proxy) or 0.0.0.0",
     )
-    try:
-        heard = ask("GET", f"https://{host}/v2/")
-    except Unheard as failure:
-        if _speaks_plainly(host):
-            return warning(
-                f"The registry {host} answers without encryption, which Podman refuses by itself.",
-                f"printf '[[registry]]\\nlocation = \"{host}\"\\ninsecure = true\\n' > "
-                "/etc/containers/registries.conf.d/asu-builder.conf",
-            )
-        return error(f"The registry {host} does not answer: {failure}.", remedy)
-    if heard.status not in (200, 401):
-        return error(f"The registry {host} answers {heard.status} to the question for its version.", remedy)
-    return ok(f"The registry {host} answers.")
 
 
-def check_image(scene: Scene) -> CheckResult:
-    """Whether the container image of one ImageBuilder of the newest release can be had."""
-    if scene.is_local:
-        return ok(_NONE_NEEDED)
-    try:
-        release, targets = scene.targets()
-    except (Unheard, ValueError):
+def _asked_at(scene: Scene) -> str:
+    """The public address, or the service of this port when one runs; empty where there is nobody."""
+    if scene.url:
+        return scene.url
+    return _own_url(scene) if scene.settings.server_port and own_health(scene) is not None else ""
+
+
+def check_cors(scene: Scene) -> CheckResult:
+    """Whether a page elsewhere may ask for builds, by the rules that a browser keeps."""
+    base = _asked_at(scene)
+    if not base:
+        if scene.settings.cors:
+            return ok("Answers allow pages elsewhere (cors); nobody was asked, as no service runs.")
         return warning(
-            "No image was looked for: which release is the newest could not be learnt.",
-            "See to the download server first (upstream).",
+            "cors is off, so a proxy has to allow pages elsewhere, and it was not asked.",
+            "asu-builder doctor --url https://asu.example.org   (its public address)",
         )
-    target = _COMMON_TARGET if _COMMON_TARGET in targets else min(targets, default=_COMMON_TARGET)
-    reference = scene.settings.imagebuilder_image.format_map(
-        _fields(scene, target, release.tag, release.version)
-    )
-    if _is_here(scene, reference):
-        return ok(f"{reference} is here.")
-    if reference.startswith(_LOCAL):
-        return error(f"{reference} is not here, and no registry has it.", f"podman load or tag {reference}")
-    return _ask_for(reference)
-
-
-def _ask_for(reference: str) -> CheckResult:
-    remedy = (
-        f"podman pull {reference}   (its answer says more; see imagebuilder_registry, imagebuilder_image)"
-    )
-    host = _host(reference)
-    name, _, tag = reference.partition("/")[2].rpartition(":")
-    base = "http" if _speaks_plainly(host) else "https"
-    url = f"{base}://{host}/v2/{name}/manifests/{tag}"
     try:
-        heard = ask("HEAD", url, headers={"Accept": _ACCEPT})
-        if heard.status == 401:
-            heard = ask("HEAD", url, headers={"Accept": _ACCEPT, **_allowed(heard)})
-    except Unheard as failure:
-        return error(f"{reference} cannot be asked for: {failure}.", remedy)
-    if heard.status != 200:
-        return error(f"{reference} is answered {heard.status} by its registry.", remedy)
-    return ok(f"{reference} can be pulled.")
+        preflight = ask("OPTIONS", f"{base}{_BUILD}", headers=_PREFLIGHT)
+        plain = ask("GET", f"{base}/json/v1/branches.json", headers={"Origin": ORIGIN})
+    except Unanswered as failure:
+        return error(f"{base} does not answer: {failure}.", f"curl -I {base}/health")
+    return judge_cors(base, preflight, plain)
 
 
-def _allowed(refused: Heard) -> dict[str, str]:
-    """The header that anonymous pulls need, from where the registry says."""
-    fields = dict(re.findall(r'(\w+)="([^"]*)"', refused.one("www-authenticate")))
-    realm = fields.pop("realm", "")
-    if not realm.startswith("https://"):
-        return {}
-    heard = ask("GET", f"{realm}?{urlencode(fields)}")
-    try:
-        found = _TOKEN.decode(heard.body)
-    except msgspec.MsgspecError:
-        return {}
-    return {"Authorization": f"Bearer {found.token or found.access_token}"}
-
-
-def _fields(scene: Scene, target: str, tag: str, version: str) -> dict[str, str]:
-    first, _, second = target.partition("/")
-    registry = scene.settings.imagebuilder_registry
-    return {"registry": registry, "target": first, "subtarget": second, "tag": tag, "version": version}
-
-
-def _host(reference: str) -> str:
-    first = reference.partition("/")[0]
-    # Podman's rule for what is a host; without one it asks the registries of its own settings.
-    return first if "." in first or ":" in first else "docker.io"
-
-
-def _speaks_plainly(host: str) -> bool:
-    """Only for registries of this machine, which may do without a certificate."""
-    if not re.match(r"(localhost|127\.\d+\.\d+\.\d+)(:\d+)?$", host):
-        return False
-    try:
-        return ask("GET", f"http://{host}/v2/").status in (200, 401)
-    except Unheard:
-        return False
-
-
-def _is_here(scene: Scene, reference: str) -> bool:
-    engine = scene.engine
-    if engine is None:
-        return False
-    try:
-        status, _ = get_json(engine.path, f"/v4.0.0/libpod/images/{quote(reference, safe='')}/exists")
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    return status == 204
-
-
-def check_network(scene: Scene) -> CheckResult:
-    """Whether builds can reach the repositories that packages come from."""
-    network = scene.settings.build_network
-    if network == "none":
-        return ok("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
-    if scene.is_local:
-        return ok("Builds use this machine's network.")
-    engine = scene.engine
-    if engine is None:
-        return warning("The build network was not looked at.", "See to the container engine first (engine).")
-    try:
-        status, found = get_json(engine.path, f"/v4.0.0/libpod/networks/{quote(network)}/json")
-    except (OSError, http.client.HTTPException, ValueError) as failure:
+def judge_cors(base: str, preflight: Response, plain: Response) -> CheckResult:
+    """What a browser makes of the answers to OPTIONS and GET with an `Origin`."""
+    if not 200 <= preflight.status < 300:
         return error(
-            f"The engine does not tell of its networks ({type(failure).__name__}).",
-            "podman network ls",
+            f"{base} answers {preflight.status} to a browser's OPTIONS question.",
+            "Let the proxy pass OPTIONS on to the service.",
         )
-    return _judge_network(network, status, found)
+    for response, what in ((preflight, "OPTIONS"), (plain, "GET")):
+        origins = response.all("access-control-allow-origin")
+        if len(origins) > 1 or any("," in origin for origin in origins):
+            return error(
+                f"{base} allows pages elsewhere twice ({what}), which browsers refuse.",
+                "Let one of them do it: cors: false   (or take the header out of the proxy's settings)",
+            )
+        if not origins or origins[0] not in ("*", ORIGIN):
+            return error(f"{base} does not allow pages elsewhere ({what}).", f"{_CORS_HINT}.")
+    methods = preflight.one("access-control-allow-methods").upper()
+    headers = preflight.one("access-control-allow-headers").lower()
+    if not ("POST" in methods or "*" in methods) or not ("content-type" in headers or "*" in headers):
+        return error(f"{base} does not let pages elsewhere POST JSON.", f"{_CORS_HINT}.")
+    return ok(f"Pages elsewhere may ask {base} for builds.")
 
 
-def _judge_network(network: str, status: int, found: Any) -> CheckResult:
-    if status == 404:
-        return ok(f"The network {network} is made with the first build.")
-    found = found[0] if isinstance(found, list) and found else found
-    if status != 200 or not isinstance(found, dict):
-        return error(f"The network {network} is answered {status} by the engine.", "podman network ls")
-    if found.get("internal"):
+def check_proxy(scene: Scene) -> CheckResult:
+    """Whether the service believes the proxy in front of it about who comes.
+
+    The service itself sends neither `Server` nor `Via` and speaks no TLS: whoever does is a proxy.
+    """
+    trusted = scene.settings.trusted_proxies
+    if not scene.url:
+        return ok(
+            f"Believed about who comes: {', '.join(trusted)}."
+            if trusted
+            else "No proxy is believed or needed.",
+        )
+    try:
+        response = ask("GET", f"{scene.url}/health")
+    except Unanswered as failure:
+        return error(f"{scene.url} does not answer: {failure}.", f"curl -I {scene.url}/health")
+    if response.status >= 500 and b"polls_answered" not in response.body:
         return error(
-            f"The network {network} leads nowhere (it is internal), so builds cannot fetch packages.",
-            f"podman network rm {network}   (the next build makes it anew)",
+            f"{scene.url} answers {response.status}: the proxy does not reach the service.",
+            f"Point it at {_own_url(scene)} and see its log.",
         )
-    return ok(f"The network {network} is there ({found.get('driver', 'bridge')}).")
+    if b"polls_answered" not in response.body:
+        return error(
+            f"{scene.url}/health is answered by another program ({response.status}).",
+            f"Pass everything on to {_own_url(scene)}.",
+        )
+    in_front = scene.url.startswith("https://") or response.one("server") or response.one("via")
+    caller = _caller_of(response)
+    if not in_front:
+        return ok(f"{scene.url} leads to the service, which counts this machine as {caller}.")
+    return _judge_proxy(scene, response.one("server") or response.one("via") or "https", caller)
+
+
+def _caller_of(response: Response) -> str:
+    try:
+        return str(json.loads(response.body)["caller"])
+    except (ValueError, KeyError):
+        return ""
+
+
+def _judge_proxy(scene: Scene, proxy: str, caller: str) -> CheckResult:
+    """A service that counts us by the address of something it believes was told of nobody else."""
+    trusted = scene.settings.trusted_proxies
+    if not trusted:
+        return error(
+            f"{scene.url} leads through a proxy ({proxy}) that is not believed about who comes, so all "
+            f"clients count as one ({caller}) and are limited together.",
+            f"trusted_proxies: [{caller or '127.0.0.1'}]",
+        )
+    if _is_among(caller, trusted) and not _is_this_machine(scene, caller):
+        return error(
+            f"{scene.url} leads through a proxy ({proxy}) that does not tell who comes, so clients count as "
+            f"{caller}.",
+            "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
+        )
+    return ok(f"The proxy ({proxy}) is believed; this machine counts as {caller}.")
+
+
+def _is_among(address: str, networks: Sequence[str]) -> bool:
+    try:
+        return any(ip_address(address) in ip_network(one) for one in networks)
+    except ValueError:  # a household of IPv6
+        return False
+
+
+def _is_this_machine(scene: Scene, address: str) -> bool:
+    """Whether we call from that address, so that a proxy may well have told it."""
+    parts = urlsplit(scene.url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS) as probe:
+            return str(probe.getsockname()[0]) == address
+    except OSError:
+        return False

@@ -3,14 +3,14 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from time import monotonic
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder import __version__
-from asu_builder.doctor import engine, files, machine, network, service
-from asu_builder.doctor.machine import check_settings
+from asu_builder.doctor import engine, files, machine, network
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.check_result import CheckResult, error
 from asu_builder.settings import LoadedSettings
@@ -42,69 +42,63 @@ CHECKS = (
     Check("sqlite", MACHINE, machine.check_sqlite),
     Check("clock", MACHINE, machine.check_clock, 12.0, quick=True),
     Check("user", MACHINE, machine.check_user, remedy=_DISK_HANGS),
-    Check("settings", INSTALLATION, check_settings),
+    Check("settings", INSTALLATION, machine.check_settings),
     Check("database_directory", INSTALLATION, files.check_database_directory, remedy=_DISK_HANGS, quick=True),
     Check("store", INSTALLATION, files.check_store, remedy=_DISK_HANGS, quick=True),
     Check("disk", INSTALLATION, files.check_disk, remedy=_DISK_HANGS, quick=True),
     Check("database", INSTALLATION, files.check_database, remedy=_DISK_HANGS),
     Check("engine", ENGINE, engine.check_engine, 16.0, quick=True),
-    Check("subordinate_ids", ENGINE, machine.check_subordinate_ids, 16.0, quick=True),
-    Check("lingering", ENGINE, machine.check_lingering, 16.0, quick=True),
-    Check("control_groups", ENGINE, machine.check_control_groups, 16.0, quick=True),
-    Check("registry", ENGINE, network.check_registry, 16.0, _NETWORK_HANGS),
-    Check("image", ENGINE, network.check_image, 16.0, _NETWORK_HANGS),
-    Check("build_network", ENGINE, network.check_network, 16.0, quick=True),
+    Check("subordinate_ids", ENGINE, engine.check_subordinate_ids, 16.0, quick=True),
+    Check("lingering", ENGINE, engine.check_lingering, 16.0, quick=True),
+    Check("control_groups", ENGINE, engine.check_control_groups, 16.0, quick=True),
+    Check("registry", ENGINE, engine.check_registry, 16.0, _NETWORK_HANGS),
+    Check("image", ENGINE, engine.check_image, 16.0, _NETWORK_HANGS),
+    Check("build_network", ENGINE, engine.check_network, 16.0, quick=True),
     Check("upstream", OUTSIDE, network.check_upstream, 12.0, _NETWORK_HANGS, quick=True),
     Check("release", OUTSIDE, network.check_release, 14.0, _NETWORK_HANGS),
     Check("rules", OUTSIDE, network.check_rules, remedy=_NETWORK_HANGS, quick=True),
-    Check("port", SERVICE, service.check_port),
-    Check("cors", SERVICE, service.check_cors, 14.0, _NETWORK_HANGS),
-    Check("proxy", SERVICE, service.check_proxy, 14.0, _NETWORK_HANGS),
+    Check("port", SERVICE, network.check_port),
+    Check("cors", SERVICE, network.check_cors, 14.0, _NETWORK_HANGS),
+    Check("proxy", SERVICE, network.check_proxy, 14.0, _NETWORK_HANGS),
 )
 SAMPLE_BUILD = "sample_build"
 NAMES = (*(check.name for check in CHECKS), SAMPLE_BUILD)
 
 
 def examine(scene: Scene, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
-    """What each check finds, in their order, as soon as it and those before it have ended."""
+    """The result of each check, in their order, as soon as it and those before it have ended."""
     began = monotonic()
-    runs = [_Run(check, scene) for check in checks]
-    for run in runs:
-        yield run.result(began + run.check.seconds)
-
-
-def is_healthy(results: Iterable[CheckResult]) -> bool:
-    """Whether nothing is wrong; what is merely doubtful may be."""
-    return all(result.status != "error" for result in results)
-
-
-class _Run:
-    """One check in a thread that nobody waits for at the end of the program."""
-
-    def __init__(self, check: Check, scene: Scene) -> None:
-        self.check = check
-        self._scene = scene
-        self._found: CheckResult | None = None
-        self._thread = threading.Thread(target=self._run, name=f"doctor-{check.name}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
+    running = [(check, _start(check, scene)) for check in checks]
+    for check, future in running:
         try:
-            self._found = self.check.run(self._scene)
+            result = future.result(max(0.0, began + check.seconds - monotonic()))
+        except TimeoutError:
+            result = error(f"No answer within {check.seconds:.0f} seconds.", check.remedy)
+        yield replace(result, name=check.name, group=check.group)
+
+
+def _start(check: Check, scene: Scene) -> Future[CheckResult]:
+    """Runs it in a thread that the end of the program does not wait for."""
+    future: Future[CheckResult] = Future()
+
+    def run() -> None:
+        try:
+            result = check.run(scene)
         except Exception as failure:  # noqa: BLE001 - a check that breaks must not hide the others
-            _log.debug("the check %s broke", self.check.name, exc_info=True)
-            self._found = error(
+            _log.debug("the check %s broke", check.name, exc_info=True)
+            result = error(
                 f"The check itself failed: {type(failure).__name__}: {failure}.",
                 "Please report this with the output of asu-builder doctor --json.",
             )
+        future.set_result(result)
 
-    def result(self, until: float) -> CheckResult:
-        """Waits no longer than `until`, in seconds of the monotonic clock."""
-        self._thread.join(max(0.0, until - monotonic()))
-        found = self._found
-        if found is None:
-            found = error(f"No answer within {self.check.seconds:.0f} seconds.", self.check.remedy)
-        return replace(found, name=self.check.name, group=self.check.group)
+    threading.Thread(target=run, name=f"doctor-{check.name}", daemon=True).start()
+    return future
+
+
+def is_healthy(results: Iterable[CheckResult]) -> bool:
+    """Whether there is no error; warnings may be."""
+    return all(result.status != "error" for result in results)
 
 
 _service_log = logging.getLogger("asu_builder")
@@ -119,6 +113,8 @@ def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
     settings = loaded.settings
     scene = Scene(Survey(settings, loaded.origins, (), (), ()))
     results = list(examine(scene, _QUICK))
+    podman = scene.engine
+    where = f"Podman {podman.detail} ({podman.path})" if podman else "no container engine"
     problems = [result for result in results if result.status != "ok"]
     for problem in problems:
         _service_log.warning("%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
@@ -126,7 +122,7 @@ def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
         "asu-builder %s at %s, %s; store %s; upstream %s; %s",
         __version__,
         in_words(listens_at),
-        _engine(scene, results),
+        "local runtime" if scene.is_local else where,
         scene.store.absolute(),
         settings.upstream_url,
         f"{len(problems)} problems, see above" if problems else "all is well",
@@ -139,10 +135,3 @@ def in_words(listens_at: object) -> str:
         return str(listens_at)
     host, port = listens_at[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _engine(scene: Scene, results: list[CheckResult]) -> str:
-    if scene.is_local:
-        return "local runtime"
-    engine = scene.engine
-    return f"Podman {engine.version} ({engine.path})" if engine else "no container engine"

@@ -10,6 +10,8 @@ from asu_builder.domain.errors import NoRoom, Unavailable
 from asu_builder.files import DISK_FULL
 from asu_builder.ports import OutputCallback
 
+SERVER_DISK_FULL = "The server's disk is full; the operator has to make room before anything can be built."
+ENGINE_DISK_FULL = "The container engine's disk is full; the operator has to make room."
 _TAIL = 1 << 16
 
 
@@ -20,9 +22,7 @@ def disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise NoRoom(
-                "The server's disk is full; the operator has to make room before anything can be built."
-            ) from error
+            raise NoRoom(SERVER_DISK_FULL) from error
         raise Unavailable(f"The server cannot use its disk: {error.strerror or error}.") from error
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from asu_builder.doctor.asking import Heard
-from asu_builder.doctor.service import ORIGIN, judge_cors
+from asu_builder.doctor.network import ORIGIN, judge_cors
+from asu_builder.doctor.scene import Response
 
 STAR = ("access-control-allow-origin", "*")
 METHODS = ("access-control-allow-methods", "GET, POST")
@@ -10,7 +10,7 @@ GOOD = (STAR, METHODS, HEADERS)
 
 
 def judged(preflight: tuple[tuple[str, str], ...], *, plain: tuple[tuple[str, str], ...] = (STAR,)) -> str:
-    result = judge_cors("https://asu", Heard(204, preflight, b""), Heard(200, plain, b""))
+    result = judge_cors("https://asu", Response(204, preflight, b""), Response(200, plain, b""))
     return "" if result.status == "ok" else f"{result.sentence} {result.remedy}"
 
 
@@ -40,5 +40,5 @@ def test_what_a_browser_refuses_is_named_with_the_setting(
 
 
 def test_a_refused_preflight_is_the_proxys_doing() -> None:
-    result = judge_cors("https://asu", Heard(405, GOOD, b""), Heard(200, (STAR,), b""))
+    result = judge_cors("https://asu", Response(405, GOOD, b""), Response(200, (STAR,), b""))
     assert (result.status, "OPTIONS" in result.remedy) == ("error", True)

@@ -17,7 +17,7 @@ from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavai
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
-from asu_builder.engines.output import CappedFile, disk_errors, ends_with_full_disk, tee
+from asu_builder.engines.output import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk, tee
 from asu_builder.ports import CommandResult, OutputCallback
 from asu_builder.ports.engines import STDERR, STDOUT
 
@@ -277,7 +277,7 @@ class LocalContainer:
                     },
                 )
             if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:
-                raise NoRoom("The server's disk is full; the operator has to make room.")
+                raise NoRoom(SERVER_DISK_FULL)
         return CommandResult(code, stdout.path, stderr.path)
 
     def exists(self, path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import IO, cast
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
-from asu_builder.engines.output import CappedFile, ends_with_full_disk, tee
+from asu_builder.engines.output import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk, tee
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
@@ -169,7 +169,7 @@ class PodmanContainer:
         if result.exit_code == _KILLED:
             raise _ended_by_another()
         if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
-            raise NoRoom("The container engine's disk is full; the operator has to make room.")
+            raise NoRoom(ENGINE_DISK_FULL)
 
     def _require_running(self) -> None:
         state = self._calls.inspect().get("State") or {}

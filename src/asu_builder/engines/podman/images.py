@@ -24,10 +24,13 @@ from asu_builder.domain.errors import (
     RegistryUnavailable,
     Unavailable,
 )
+from asu_builder.domain.release import Release
 from asu_builder.engines.guard import TICK, Guard, Watch, interrupted
+from asu_builder.engines.output import ENGINE_DISK_FULL
 from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
 from asu_builder.engines.podman.streams import Stream, libpod_url
 from asu_builder.ports import ContainerSpec
+from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -125,7 +128,7 @@ def pull_failed(reference: str, error: str) -> AsuError:
     if _NO_SUCH_IMAGE.search(error):
         return missing(reference)
     if _DISK_FULL.search(error):
-        return EngineUnavailable("The container engine's disk is full; the operator has to make room.")
+        return EngineUnavailable(ENGINE_DISK_FULL)
     return RegistryUnavailable(f"The container image {reference} could not be pulled: {one_line(error)}.")
 
 
@@ -224,6 +227,18 @@ class Image(Struct, frozen=True):
     """Whom its commands run as, by name or number; empty is root."""
 
 
+def image_reference(settings: Settings, release: Release, target: str) -> str:
+    """The name of the container image that `imagebuilder_image` gives to an ImageBuilder."""
+    first, _, second = target.partition("/")
+    return settings.imagebuilder_image.format(
+        registry=settings.imagebuilder_registry,
+        target=first,
+        subtarget=second,
+        tag=release.tag,
+        version=release.version,
+    )
+
+
 class Images:
     """The engine's images, pulled when missing, refreshed when their tag moves."""
 
@@ -244,15 +259,7 @@ class Images:
 
     def reference(self, spec: ContainerSpec) -> str:
         """The name of the image that builds this release for this target."""
-        target, _, subtarget = spec.target.partition("/")
-        settings = self._options.settings
-        return settings.imagebuilder_image.format(
-            registry=settings.imagebuilder_registry,
-            target=target,
-            subtarget=subtarget,
-            tag=spec.release.tag,
-            version=spec.release.version,
-        )
+        return image_reference(self._options.settings, spec.release, spec.target)
 
     def provide(self, spec: ContainerSpec, *, stop: Event) -> Image:
         """The image, pulled if need be.

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.engines.guard import SILENCE, Limits
 from asu_builder.loading import LOADING
+from asu_builder.outgoing import causes
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,22 +70,24 @@ def socket_candidates(setting: str = "", *, environment: Mapping[str, str] | Non
     return list(dict.fromkeys(candidates))
 
 
-def systemctl_option(socket: Path | None) -> str:
-    """What `systemctl` is told to start the Podman at a socket: nothing for the system's, else ` --user`.
-
-    Without a socket it is that of the user who asks.
-    """
-    if os.geteuid() == 0:
-        return ""
-    is_systems = socket is not None and any(socket.is_relative_to(place) for place in _SYSTEM_PLACES)
+def systemctl_option(socket: Path) -> str:
+    """What `systemctl` is told to start the Podman at a socket: nothing for the system's, else ` --user`."""
+    is_systems = os.geteuid() == 0 or any(socket.is_relative_to(place) for place in _SYSTEM_PLACES)
     return "" if is_systems else " --user"
 
 
-def _start_hint(socket: Path | None) -> str:
+def start_line(
+    socket: Path, *, environment: Mapping[str, str] | None = None, has_systemd: bool = True
+) -> str:
     """The line that makes Podman listen at a socket: systemd's units know the usual places only."""
-    if socket is None or socket in socket_candidates():
-        return f"Start Podman's service with `systemctl{systemctl_option(socket)} enable --now podman.socket`"
-    return f"Start Podman's service there with `podman system service --time=0 unix://{socket}`"
+    if has_systemd and socket in socket_candidates(environment=environment):
+        return f"systemctl{systemctl_option(socket)} enable --now podman.socket"
+    return f"mkdir -p {socket.parent} && podman system service --time=0 unix://{socket} &"
+
+
+def _start_hint(socket: Path) -> str:
+    """The same as the end of a sentence, without its full stop."""
+    return f"Start Podman's service with `{start_line(socket)}`"
 
 
 def what_helps(path: Path, *, environment: Mapping[str, str] | None = None) -> str:
@@ -166,10 +169,10 @@ def podman_errors(socket: Path | None = None) -> Iterator[None]:
 
 def _sentence(error: BaseException, socket: Path | None) -> str:
     """What happened and what to do, from the error at the bottom of the chain."""
-    chain = list(_chain(error))
+    chain = list(causes(error))
     for kind, sentence in _SENTENCES.items():
         if any(isinstance(link, kind) for link in chain):
-            return sentence.format(start=_start_hint(socket))
+            return sentence.format(start=_start_hint(socket or socket_candidates()[0]))
     explanation = getattr(error, "explanation", None) or str(error)
     return f"Podman failed: {one_line(explanation)}."
 
@@ -185,12 +188,6 @@ _SENTENCES: Mapping[type[BaseException], str] = {
     BlockingIOError: _SILENT,
     ConnectionError: "Podman's service went away in the middle of a call; look at its log.",
 }
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def one_line(text: str, *, length: int = 300) -> str:
