@@ -33,7 +33,7 @@ from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsEndpoints
 from asu_builder.http.api.store import Downloads
-from asu_builder.http.api.wire import Answer, render_json
+from asu_builder.http.api.wire import RenderedResponse, render_json
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
 from asu_builder.http.fast_path import FastPath, standing_headers
@@ -55,7 +55,7 @@ class Description:
 
     def __init__(self, version: str) -> None:
         self._version = version
-        self._answer: Answer | None = None
+        self._answer: RenderedResponse | None = None
 
     @operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
     async def openapi(self, _: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Who asks: the holder of a token, or an address that nobody can choose for themselves."""
+"""Identifies the caller: the holder of a token, or an address that a client cannot choose."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ Admit = Callable[[str], TooManyRequests | None]
 """Counts one more for the caller of this name, or says why not."""
 
 UNKNOWN = Caller("unknown", many=True)
-"""Whoever comes without an address, for example through a socket file."""
+"""A caller without an address, for example through a Unix socket."""
 
 _REMEMBERED = 10_000
 _MOST_HOPS = 32
@@ -46,7 +46,7 @@ class Callers:
         self._hop = lru_cache(_REMEMBERED)(self._read)
 
     def of(self, scope: Scope) -> Caller:
-        """Who sent a request; raises `NotAuthenticated` for a token that nobody was given."""
+        """Who sent a request. Raises `NotAuthenticated` for an unknown token."""
         holder = None
         forwarded: list[bytes] = []
         for name, value in scope["headers"]:

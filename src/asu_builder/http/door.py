@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import Send
 
-from asu_builder.http.api.wire import Answer, render_problem
+from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -44,56 +44,56 @@ NOT_A_HANDSHAKE = render_problem(
     "Malformed request",
     "The handshake of a WebSocket has no body, at most 128 headers, and at most 8192 bytes in a line.",
 )
-BUSY = Answer(
+BUSY = RenderedResponse(
     503,
     render_problem(503, "Busy", "Too many large requests arrive at once; try again in a moment.").body,
     ((b"retry-after", b"5"),),
 )
 
 
-def head_too_large(limits: Settings) -> Answer:
+def head_too_large(limits: Settings) -> RenderedResponse:
     """Too many headers, or too long ones."""
     return render_problem(
         431, "Head too large", f"All headers together have at most {limits.max_head_size} bytes."
     )
 
 
-def address_too_long(limits: Settings) -> Answer:
+def address_too_long(limits: Settings) -> RenderedResponse:
     """A first line that does not end."""
     text = f"The first line of a request has at most {limits.max_request_line} bytes."
     return render_problem(414, "Address too long", text)
 
 
-def too_many_fields(limits: Settings) -> Answer:
+def too_many_fields(limits: Settings) -> RenderedResponse:
     """More behind the question mark of an address than is looked at."""
     return render_problem(400, "Too many fields", f"An address has at most {limits.max_fields} fields.")
 
 
-def slow_head(limits: Settings) -> Answer:
+def slow_head(limits: Settings) -> RenderedResponse:
     """A connection without a request."""
     text = f"The request did not arrive within {limits.head_timeout.total_seconds():g} seconds; try again"
     return render_problem(408, "Too slow", text)
 
 
-def slow_body(limits: Settings) -> Answer:
+def slow_body(limits: Settings) -> RenderedResponse:
     """A request whose rest does not come."""
     text = f"body: it did not arrive within {limits.body_timeout.total_seconds():g} seconds; try again"
     return render_problem(408, "Too slow", text)
 
 
-def body_too_large(limit: int) -> Answer:
+def body_too_large(limit: int) -> RenderedResponse:
     """More than the limit of where it was sent."""
     text = f"body: expected at most {limit} bytes; a build request is much smaller"
     return render_problem(413, "Too large", text)
 
 
-def too_many_connections(limits: Settings) -> Answer:
+def too_many_connections(limits: Settings) -> RenderedResponse:
     """One more from an address that has its share."""
     text = f"An address has at most {limits.max_connections_per_address} connections."
     return render_problem(429, "Too many connections", text)
 
 
-async def refuse_socket(answer: Answer, send: Send, request_id: bytes) -> None:
+async def refuse_socket(answer: RenderedResponse, send: Send, request_id: bytes) -> None:
     """Answers the wish to open a WebSocket as plain HTTP: there is none yet that could be closed."""
     headers = [
         (b"content-type", b"application/json"),
@@ -118,7 +118,7 @@ class Connection(Protocol):
 
 
 class Client:
-    """Whether the other side of a connection is still there, told to whoever waits for its sake."""
+    """Whether the client of a connection is still there, with callbacks for when it leaves."""
 
     def __init__(self) -> None:
         self.gone = False

@@ -21,7 +21,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.http.api.wire import Answer, render_problem
+from asu_builder.http.api.wire import RenderedResponse, render_problem
 
 STATUS: dict[type[AsuError], tuple[int, str]] = {
     RequestMalformed: (422, "Malformed request"),
@@ -75,12 +75,12 @@ def side_of(error: AsuError) -> Side:
     return Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
 
 
-def told(error: AsuError, *, details: bool) -> str:
+def sentence_of(error: AsuError, *, details: bool) -> str:
     """What a client reads; `details` are for holders of a token with the right to read."""
     return str(error) if details else error.public
 
 
-def answer_error(error: AsuError, *, details: bool = False) -> Answer:
+def answer_error(error: AsuError, *, details: bool = False) -> RenderedResponse:
     """The answer to a deliberate error; one that is not in the table is a bug, told as such.
 
     `details` are for holders of a token with the right to read: hosts, paths, and remedies.
@@ -94,15 +94,15 @@ def answer_error(error: AsuError, *, details: bool = False) -> Answer:
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % retry_after))
-    sentence = told(error, details=details)
+    sentence = sentence_of(error, details=details)
     field = error.field if isinstance(error, RequestRejected) else ""
     if isinstance(error, BuildNotFound):  # in the very words of the contract
-        return Answer(status, render_problem(status, title, sentence).body, tuple(headers))
+        return RenderedResponse(status, render_problem(status, title, sentence).body, tuple(headers))
     problem = render_problem(status, title, sentence, code=code_of(error), side=side_of(error), field=field)
-    return Answer(status, problem.body, tuple(headers))
+    return RenderedResponse(status, problem.body, tuple(headers))
 
 
-def respond(answer: Answer) -> Response:
+def respond(answer: RenderedResponse) -> Response:
     """An answer as Starlette sends it."""
     response = Response(answer.body, answer.status, media_type="application/json")
     response.raw_headers.extend(answer.headers)

@@ -15,7 +15,7 @@ from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BODY, BuildAnswers, CachedResponse
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metrics import Requests
-from asu_builder.http.api.wire import Answer, render_problem
+from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT, NO_STORE, refuse_socket
 from asu_builder.http.errors import answer_error
@@ -149,7 +149,7 @@ class FastPath:
             return
         await self._dispatch(scope, receive, send, request_id)
 
-    def _read_head(self, scope: Scope) -> tuple[bytes, Answer | None]:
+    def _read_head(self, scope: Scope) -> tuple[bytes, RenderedResponse | None]:
         """The request's id, and the answer to an unknown token, which is the same on every route."""
         given, refusal = b"", None
         for name, value in scope["headers"]:
@@ -206,7 +206,7 @@ class FastPath:
             bind_log_context(request_id, scope["path"])
             _log.debug("%s %s %d from memory", method, route, answer.status)
 
-    async def _refuse(self, answer: Answer, scope: Scope, send: Send, request_id: bytes) -> None:
+    async def _refuse(self, answer: RenderedResponse, scope: Scope, send: Send, request_id: bytes) -> None:
         """Answers what no handler sees."""
         bind_log_context(request_id, scope["path"])
         headers = [

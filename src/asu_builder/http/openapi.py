@@ -161,7 +161,7 @@ _RETRY_AFTER = {
 def headers_of(address: str, status: int) -> dict[str, Any]:
     """The headers that mean something to clients of this answer."""
     if status in (429, 503):
-        # A health report may be a 503 too; nobody waits for it.
+        # A health report may be a 503 too, and is not worth a wait.
         return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
     if address in ("/api/v1/build", "/api/v1/build/{request_hash}") and status in (200, 202, 500):
         return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION, "Server-Timing": _TIMING}

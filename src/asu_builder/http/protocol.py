@@ -8,7 +8,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asu_builder.http import door
-from asu_builder.http.api.wire import Answer
+from asu_builder.http.api.wire import RenderedResponse
 from asu_builder.http.door import ABORT, CLIENT, LINGER_SECONDS, LOWEST_BODY, Client, Door
 
 _SLICE = 16 << 10
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class _Refused(Exception):
     """Raised within the parser, which wraps it."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: RenderedResponse) -> None:
         super().__init__(answer.status)
         self.answer = answer
 
@@ -38,7 +38,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._client = Client()
         self._phase = _IDLE
         self._since: float | None = None
-        """Since when the client owes what comes next; None while nobody looked at the clock."""
+        """Since when the client owes what comes next; None until the clock is read."""
         self._unread = 0
         """Bytes that the parser got since it last gave us something whole."""
         self._slice = 0
@@ -93,7 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def check_deadlines(self, now: float) -> None:
-        """Ends the connection when the client has been too slow; a WebSocket has deadlines of its own."""
+        """Ends the connection when the client has been too slow; a WebSocket has other deadlines."""
         if self._phase == _UPGRADED:
             return
         if self._has_stopped_reading(now):
@@ -290,7 +290,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether an answer of the application's is due."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, answer: RenderedResponse) -> None:
         """Answers this if no other answer is due, and takes nothing more."""
         cycle = self.cycle
         # A head that cannot be made sense of was no request of the application's.
@@ -309,7 +309,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._write(answer)
         self.transport.write_eof()
 
-    def _write(self, answer: Answer) -> None:
+    def _write(self, answer: RenderedResponse) -> None:
         headers = (
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer.body)),

@@ -47,7 +47,7 @@ def main() -> None:
     except ServiceSettingsProblem as problem:
         sys.stderr.write(f"asu-package-changes: {problem}\n")
         sys.exit(_WRONG_SETTING)
-    # uvicorn hands the signal that ended it on to whoever had it before: then a wished end is no crash.
+    # uvicorn passes the signal that ended it to the former handler; without one, a normal end is a crash.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.Server(rules_config(settings)).run()

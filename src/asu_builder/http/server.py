@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def inherited_sockets(environment: Mapping[str, str] = os.environ) -> list[socket.socket]:
     """The listening socket that was passed to this process; none when there is none.
 
-    systemd keeps it open over a restart, so that whoever connects meanwhile waits instead of being
+    systemd keeps it open over a restart, so that clients that connect meanwhile wait instead of being
     refused.
     """
     if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS", "0") == "0":
@@ -38,7 +38,7 @@ def inherited_sockets(environment: Mapping[str, str] = os.environ) -> list[socke
 
 
 class Supervisor:
-    """Tells the program that started us how we are; silent where nobody listens."""
+    """Notifies systemd of our state; silent without `NOTIFY_SOCKET`."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
@@ -55,14 +55,14 @@ class Supervisor:
 
     async def alive(self) -> None:
         """The event loop turns; said first when the port answers."""
-        self._tell("WATCHDOG=1" if self._ready else "READY=1\nWATCHDOG=1")
+        self._notify("WATCHDOG=1" if self._ready else "READY=1\nWATCHDOG=1")
         self._ready = True
 
     def stopping(self) -> None:
         """Running builds end, then the process does."""
-        self._tell("STOPPING=1")
+        self._notify("STOPPING=1")
 
-    def _tell(self, text: str) -> None:
+    def _notify(self, text: str) -> None:
         if not self._address:
             return
         # An address that begins with @ is in the abstract namespace.
@@ -87,7 +87,7 @@ def server_config(
 ) -> uvicorn.Config:
     """uvicorn's options: fast loop and parser, one process, nothing that costs without use.
 
-    The port opens after the application has started, so whoever is connected is answered. When
+    The port opens after the application has started, so every connected client is answered. When
     asked to stop, open requests get ten seconds. `door` says what a client may send.
     """
     return uvicorn.Config(
@@ -175,8 +175,8 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's hook for the end, which waits for every answer's.
 
-        It closes whoever has not asked yet at once, even one whose request is just arriving; so first
-        nobody is accepted any more, for a moment.
+        It closes idle connections at once, even one whose request is just arriving; so first it stops
+        accepting, for a moment.
         """
         for server in self.servers:
             server.close()

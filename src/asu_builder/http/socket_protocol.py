@@ -37,5 +37,5 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         """ASGI's way out."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            # A refusal is whole with it; uvicorn would wait for more, and complain.
+            # A refusal is whole with it; uvicorn would wait for more, and log an error.
             self.handshake_complete = True

@@ -37,7 +37,7 @@ class Batcher(Generic[A, T]):
     """Calls that arrive while one is running are made together by the next, in one thread.
 
     Many who submit at once so share a transaction, its sync to the disk, and the way to a thread
-    and back; one alone waits for nobody.
+    and back; a single one does not wait.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Batcher(Generic[A, T]):
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         results: list[Any] = [error] * len(batch) if error else running.result()
         for (_, future), result in zip(batch, results, strict=True):
-            if future.done():  # whoever asked has gone
+            if future.done():  # the caller has gone
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
@@ -114,7 +114,7 @@ class SingleFlight(Generic[T]):
                 running.cancel()  # does nothing once it has ended
 
     def part(self) -> None:
-        """Lets nobody join what is running now: what it will find may be true no more."""
+        """Later callers do not join what is running now: its result may be out of date."""
         self._running.clear()
 
     def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:

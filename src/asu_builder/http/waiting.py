@@ -64,7 +64,7 @@ class Waiting:
         self._admit = admit
         self._waiting: set[asyncio.Event] = set()
         self._fetches: dict[Future[Any], set[Callable[[], None]]] = {}
-        """Who is called when one ends: it is told but once, and whoever leaves leaves nothing at it."""
+        """Who is called when one ends; a waiter that leaves takes its callback along."""
         self._stopped = False
 
     def reading(self, caller: Caller, what: str, *, patience: float | None = None) -> Reading:
@@ -91,7 +91,7 @@ class Waiting:
         *arguments: object,
         patience: float | None = None,
     ) -> T:
-        """The same with a reading of its own. Raises `ClientDisconnect` when the client goes away."""
+        """The same with a new reading. Raises `ClientDisconnect` when the client goes away."""
         with while_client_stays():
             return await self.run(self.reading(caller, what, patience=patience), call, *arguments)
 
@@ -119,7 +119,7 @@ class Waiting:
             event.set()
 
     async def _ended(self, noted: Iterable["Future[Any]"], until: float) -> None:
-        """Returns when all have ended, or at this time. They know nothing of whoever waits."""
+        """Returns when all have ended, or at this time."""
         fetches = frozenset(noted)  # a document that is read twice is noted twice
         if not fetches or self._stopped:
             return
@@ -159,7 +159,7 @@ class Waiting:
                 listener()
 
         def ended(_: "Future[Any]") -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits there
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(tell)
 
         fetch.add_done_callback(ended)

@@ -25,7 +25,7 @@ from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
 from asu_builder.http.api.documents import Accepted, Done, Failed, Problem
-from asu_builder.http.api.wire import Answer, render_build
+from asu_builder.http.api.wire import RenderedResponse, render_build
 from asu_builder.http.cache import LruByteCache
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
@@ -58,7 +58,7 @@ _BUILD_ANSWERS = {
 class CachedResponse(msgspec.Struct, frozen=True):
     """An answer and until when, on the monotonic clock, it is fresh."""
 
-    answer: Answer
+    answer: RenderedResponse
     fresh_until: float
     headers: tuple[tuple[bytes, bytes], ...]
     """Everything that is the same each time, ready to be sent."""
@@ -81,7 +81,7 @@ class SubmittedBody(msgspec.Struct, frozen=True):
 
 _Post = tuple[bytes, str, Caller, Reading]
 """A body, its User-Agent, its caller, and what it waits for."""
-_Submitted = tuple[BuildView, Answer, str]
+_Submitted = tuple[BuildView, RenderedResponse, str]
 """A job, the answer without its secret, and the client that the body names."""
 
 BODY = "asu_builder.body"
@@ -123,7 +123,7 @@ class BuildAnswers:
         self._changes = 0
         self._revoked = revoked
         self._seen = revoked()
-        self._polls: SingleFlight[Answer] = SingleFlight()
+        self._polls: SingleFlight[RenderedResponse] = SingleFlight()
         self._submits: SingleFlight[_Submitted] = SingleFlight()
 
     @operation(
@@ -148,7 +148,7 @@ class BuildAnswers:
 
     @operation(
         "/api/v1/build/{request_hash}",
-        answers={**_BUILD_ANSWERS, 404: ("Nobody knows this request, or it has expired", Problem)},
+        answers={**_BUILD_ANSWERS, 404: ("The request is unknown or has expired", Problem)},
     )
     async def on_get(self, request: Request) -> Response:
         """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
@@ -166,7 +166,7 @@ class BuildAnswers:
             200: ("It is cancelled; the document is that of a cancelled build", Failed),
             403: ("Neither an operator's token nor the right secret was sent", Problem),
             401: ("An unknown token was sent", Problem),
-            404: ("Nobody knows this request, or it has expired", Problem),
+            404: ("The request is unknown or has expired", Problem),
             409: ("It has ended before, or others wait for it too", Problem),
         },
     )
@@ -177,7 +177,7 @@ class BuildAnswers:
         caller = self._callers.of(request.scope)
         cancel_token = request.headers.get("x-cancel-token", "")[:256]
         answer = await self.cancel(request.path_params["request_hash"], caller, cancel_token)
-        return respond(Answer(200, answer.body, answer.headers))
+        return respond(RenderedResponse(200, answer.body, answer.headers))
 
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
@@ -208,7 +208,7 @@ class BuildAnswers:
 
     async def submit(
         self, body: bytes, user_agent: str, caller: Caller, *, digest: bytes | None = None
-    ) -> Answer:
+    ) -> RenderedResponse:
         """The answer to a POST, whose body has the SHA-256 `digest`. Raises what `parse_request` and
         `Builds.submit` raise, and `ClientDisconnect` when the client goes away.
 
@@ -231,7 +231,7 @@ class BuildAnswers:
             self._statistics.record("cache_hit", view.job.request, client=client)
         return answer
 
-    async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> Answer:
+    async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
         """The answer to a request to cancel. Raises what `Builds.cancel` raises."""
         require_hash(request_hash)
         changes = self._changes
@@ -262,8 +262,8 @@ class BuildAnswers:
             self._submits.part()
         return self._changes
 
-    async def _poll(self, request_hash: str) -> Answer:
-        def poll() -> tuple[BuildView, Answer]:
+    async def _poll(self, request_hash: str) -> RenderedResponse:
+        def poll() -> tuple[BuildView, RenderedResponse]:
             view = self._builds.look(request_hash)
             return view, render_build(view)
 
@@ -315,7 +315,7 @@ class BuildAnswers:
                 results[number] = bug
         return [results[number] for number in range(len(posts))]
 
-    def _cache(self, view: BuildView, answer: Answer) -> None:
+    def _cache(self, view: BuildView, answer: RenderedResponse) -> None:
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
         headers = (
             (b"content-type", b"application/json"),

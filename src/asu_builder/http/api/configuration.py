@@ -62,7 +62,7 @@ MEANINGS: Mapping[str, str] = {
     ),
     "allow_unsandboxed": (
         "Lets the local runtime build without bubblewrap where that does not work. Only on a machine "
-        "that nobody else can reach."
+        "that no one else can reach."
     ),
     "imagebuilder_path": (
         "For the local runtime: an unpacked ImageBuilder; may contain `{version}`, `{target}`, `{subtarget}`."
@@ -79,12 +79,12 @@ MEANINGS: Mapping[str, str] = {
         "never counted."
     ),
     "idle_sinks_after": (
-        "A waiting job that nobody has polled for this long lets all others go first, until somebody "
+        "A waiting job that no client has polled for this long lets all others go first, until a client "
         "polls it."
     ),
     "idle_expires_after": (
-        "A waiting job that nobody has polled for this long is given up; whoever asks again starts it "
-        "anew. Time in which the service was down does not count."
+        "A waiting job that no client has polled for this long is given up; a later request starts it "
+        "again. Time in which the service was down does not count."
     ),
     "job_timeout": "After this time the build's container is killed.",
     "shutdown_grace": (
@@ -192,7 +192,7 @@ def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 
 
 def _default(entry: FieldInfo) -> object:
-    """None where it is made anew on each host."""
+    """None where each host makes its own."""
     if entry.default is not NODEFAULT:
         return entry.default
     return {} if entry.default_factory is dict else None

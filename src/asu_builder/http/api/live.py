@@ -39,7 +39,7 @@ class LineDocument(msgspec.Struct):
     """One line that a command of the build printed."""
 
     seq: Annotated[int, says("1, 2, 3 … in this build, whatever happens to it", 17, minimum=1)]
-    at: Annotated[datetime, says("When it was heard, UTC", A_TIME, format="date-time")]
+    at: Annotated[datetime, says("When it was printed, UTC", A_TIME, format="date-time")]
     stage: _Stage
     text: Annotated[
         str, says("The line, without control characters, at most 2000 long", "Building images...")
@@ -49,7 +49,7 @@ class LineDocument(msgspec.Struct):
 class LinesEvent(msgspec.Struct, tag="lines"):
     """Lines that were printed since the last such message."""
 
-    lines: Annotated[Sequence[LineDocument], says("In the order heard", [])]
+    lines: Annotated[Sequence[LineDocument], says("In the order printed", [])]
 
 
 class FinalEvent(msgspec.Struct, tag="final"):
@@ -107,10 +107,10 @@ def render_state(view: BuildView) -> Message:
     stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
     position = (view.position or 0) if job.state is JobState.PENDING else None
     event = StateEvent(job.state, stage, position, eta_of(view), view.waiting_for or None)
-    told = [str(job.state)]
-    told += [f"{position} ahead"] if position is not None else []
-    told += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
-    return Message("state", _encode(event).decode(), text=lambda: f"-- {', '.join(told)}\n")
+    parts = [str(job.state)]
+    parts += [f"{position} ahead"] if position is not None else []
+    parts += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
+    return Message("state", _encode(event).decode(), text=lambda: f"-- {', '.join(parts)}\n")
 
 
 def render_lines(lines: Sequence[LogLine]) -> Message:
@@ -124,8 +124,8 @@ def render_final(view: BuildView) -> Message:
     answer = render_build(view)
     body = f'{{"type":"final","status":{answer.status},"document":{answer.body.decode()}}}'
     outcome, state = view.job.outcome, view.job.state
-    told = f"{state}: {outcome.detail}" if isinstance(outcome, BuildFailure) else str(state)
-    return Message("final", body, text=lambda: f"-- {told}\n")
+    text = f"{state}: {outcome.detail}" if isinstance(outcome, BuildFailure) else str(state)
+    return Message("final", body, text=lambda: f"-- {text}\n")
 
 
 def render_problem_event(status: int, title: str, detail: str) -> Message:
@@ -154,7 +154,7 @@ class WatchLimits(msgspec.Struct, frozen=True):
 EVENTS = "/api/v1/build/{request_hash}/events"
 _WATCHED: dict[int, tuple[str, Any]] = {
     400: ("after is no number", Problem),
-    404: ("Nobody knows this request, or it has expired", Problem),
+    404: ("The request is unknown or has expired", Problem),
     503: ("A part of the service does not answer; Retry-After says when to try again", Problem),
     401: ("An unknown token was sent", Problem),
     429: ("Too many watch builds, of this address or in all; Retry-After says when to try again", Problem),

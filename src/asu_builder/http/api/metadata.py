@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
-from asu_builder.http.api.wire import Answer
+from asu_builder.http.api.wire import RenderedResponse
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
@@ -45,7 +45,7 @@ class BranchDocument(msgspec.Struct):
     ]
     package_changes: Annotated[list[ClientChangeDocument], says("What clients do to package lists", [])]
     path_packages: Annotated[
-        str, says("Nobody uses the value, but auc ignores a branch without it", "DEPRECATED")
+        str, says("No client uses the value, but auc ignores a branch without it", "DEPRECATED")
     ] = "DEPRECATED"
     branch_off_rev: Annotated[
         int | msgspec.UnsetType, says("The count in the revision at which it left main", 27990)
@@ -121,7 +121,7 @@ class Metadata:
         self._catalog = catalog
         self._settings = settings
         self._version = version
-        self._askers = callers
+        self._callers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
     @operation(
@@ -212,11 +212,11 @@ class Metadata:
             made = render()
             return made if isinstance(made, Rendered) else Rendered(made, _FRESH_SECONDS)
 
-        made = await self._made.get(key, self._askers.of(request.scope), rendered)
-        # What lacks a feed or a branch, or may be out of date, is soon made again here, so nobody on the
-        # way keeps it longer.
+        made = await self._made.get(key, self._callers.of(request.scope), rendered)
+        # A document that lacks a feed or a branch, or may be out of date, is soon made again, so no proxy
+        # keeps it longer.
         may_be_kept = (_MAX_AGE,) if made.lasts else ()
-        return respond(Answer(200, made.body, (*may_be_kept, *made.headers)))
+        return respond(RenderedResponse(200, made.body, (*may_be_kept, *made.headers)))
 
     def _with_branches(self, document: object, offers: Sequence[BranchOffer]) -> Rendered:
         """One bad branch does not take the others along; what lacks one is soon made again."""

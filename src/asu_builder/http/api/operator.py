@@ -94,7 +94,7 @@ class SettingDocument(msgspec.Struct):
     name: Annotated[str, says("Its name in a file; in a variable with ASU_ before it", "job_timeout")]
     value: Annotated[Any, says("What holds, as it is written in a file", "10m", 8080, True)]
     origin: Annotated[str, says("Where it was chosen: a file, a variable, or default", "variable ASU_CORS")]
-    default: Annotated[Any, says("What holds when nobody chooses; null where that depends", "10m", None)]
+    default: Annotated[Any, says("What holds when it is not set; null where that depends", "10m", None)]
     meaning: Annotated[str, says("What it does", "After this time the build's container is killed.")]
 
 
@@ -155,7 +155,7 @@ class OperatorEndpoints:
         self._operator = operator
         self._configuration = configuration
         self._acts = acts
-        self._askers = callers
+        self._callers = callers
         self._threads = threads
 
     @operation(
@@ -176,7 +176,7 @@ class OperatorEndpoints:
         answers={
             200: ("It waits", DoneDocument),
             **_REFUSED,
-            404: ("Nobody has asked for this", Problem),
+            404: ("This was never requested", Problem),
             409: ("It waits already", Problem),
         },
     )
@@ -207,13 +207,13 @@ class OperatorEndpoints:
     @operation("/api/v1/workers/pause", method="POST", answers=_PAUSE)
     async def pause(self, request: Request) -> Response:
         """Let no worker of any process claim a job; what is built goes on. Needs operate."""
-        await self._acts.on_workers(self._askers.of(request.scope), "pause")
+        await self._acts.on_workers(self._callers.of(request.scope), "pause")
         return await self._workers()
 
     @operation("/api/v1/workers/resume", method="POST", answers=_PAUSE)
     async def resume(self, request: Request) -> Response:
         """Let workers claim jobs again. Needs operate."""
-        await self._acts.on_workers(self._askers.of(request.scope), "resume")
+        await self._acts.on_workers(self._callers.of(request.scope), "resume")
         return await self._workers()
 
     @operation(
@@ -244,12 +244,12 @@ class OperatorEndpoints:
         return respond(render_json(WorkersDocument(True, pause.since, pause.who)))
 
     async def _act(self, request: Request, act: str, done: str) -> Response:
-        await self._acts.on_job(self._askers.of(request.scope), act, request.path_params["request_hash"])
+        await self._acts.on_job(self._callers.of(request.scope), act, request.path_params["request_hash"])
         return respond(render_json(DoneDocument(200, done)))
 
     def _require_to_read(self, request: Request) -> None:
         """Raises `NotAuthenticated` or `NotAllowed`."""
-        self._askers.of(request.scope).require(Right.READ)
+        self._callers.of(request.scope).require(Right.READ)
 
 
 def job_filter(request: Request) -> JobFilter:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from asu_builder.core.preflight import Preview
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, AppliedRuleDocument, Problem
-from asu_builder.http.api.wire import Answer, render_changes
+from asu_builder.http.api.wire import RenderedResponse, render_changes
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says
@@ -26,7 +26,7 @@ class UnknownPackageDocument(msgspec.Struct):
 
 
 class PreviewDocument(msgspec.Struct):
-    """What make would be told, why, and which names nobody knows."""
+    """What make would be told, why, and which names are unknown."""
 
     packages: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
@@ -48,7 +48,7 @@ class PreviewEndpoint:
         self._preview = preview
         self._threads = threads
         self._waiting = waiting
-        self._askers = callers
+        self._callers = callers
         self._admit = admit
 
     @operation(
@@ -66,18 +66,18 @@ class PreviewEndpoint:
         body=BuildRequestBody,
     )
     async def preview(self, request: Request) -> Response:
-        """What the package rules would do to a build request, and which names nobody knows. Queues nothing.
+        """What the package rules would do to a build request, and which names are unknown. Queues nothing.
 
         Raises `NotAuthenticated`, and `TooManyRequests` when a caller without a token asks too often.
         """
-        caller = self._askers.of(request.scope)
+        caller = self._callers.of(request.scope)
         # In a thread, because the first one loads a library.
         refusal = None if caller.token else await self._threads.run(self._admit, caller.name)
         if refusal is not None:
             raise refusal
         body = await request.body()
         what = hashlib.sha256(body).hexdigest()
-        return respond(Answer(200, await self._waiting.ask(caller, what, self._render, body)))
+        return respond(RenderedResponse(200, await self._waiting.ask(caller, what, self._render, body)))
 
     def _render(self, body: bytes) -> bytes:
         request, _ = parse_request(body)

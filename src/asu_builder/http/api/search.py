@@ -12,7 +12,7 @@ from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.search import Device
 from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
-from asu_builder.http.api.wire import Answer
+from asu_builder.http.api.wire import RenderedResponse
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
@@ -103,7 +103,7 @@ class SearchEndpoints:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._search = search
-        self._askers = callers
+        self._callers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
 
     @operation(
@@ -171,8 +171,8 @@ class SearchEndpoints:
             empty = not getattr(document, "devices", True) or not getattr(document, "packages", True)
             return Rendered(msgspec.json.encode(document), _EMPTY_SECONDS if empty else _FRESH_SECONDS)
 
-        made = await self._made.get(key, self._askers.of(request.scope), render)
-        return respond(Answer(200, made.body, made.headers))
+        made = await self._made.get(key, self._callers.of(request.scope), render)
+        return respond(RenderedResponse(200, made.body, made.headers))
 
 
 def _device(device: Device) -> DeviceDocument:

@@ -16,7 +16,7 @@ from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, 
 from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import Answer
+from asu_builder.http.api.wire import RenderedResponse
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import number, one_of, operation, says
@@ -261,7 +261,7 @@ class StatisticsEndpoints:
         def render() -> Rendered:
             return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
 
-        return respond(Answer(200, await self._cache.get(key, render)))
+        return respond(RenderedResponse(200, await self._cache.get(key, render)))
 
 
 def _named(counts: Iterable[tuple[str, int]]) -> list[Named]:

@@ -22,7 +22,7 @@ from asu_builder.http.api.watchers import Feed, Watcher, Watching
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import ABORT, refuse_socket
-from asu_builder.http.errors import status_of, told
+from asu_builder.http.errors import sentence_of, status_of
 from asu_builder.http.threads import Threads
 
 _EVENTS_PATH = re.compile(r"/api/v1/build/([0-9a-f]{1,128})/events")
@@ -77,7 +77,7 @@ class LiveStreams:
     ) -> None:
         self._source = source
         self._threads = threads
-        self._askers = callers
+        self._callers = callers
         self._seconds = limits.seconds
         self._watching = Watching(source, threads, limits=limits, on_end=on_end)
         self._open: set[Callable[[], object]] = set()
@@ -118,7 +118,7 @@ class LiveStreams:
 
     async def _stream(self, wanted: _Wanted, scope: Scope, receive: Receive, send: Send) -> None:
         form, after = wanted.form, wanted.after
-        caller = self._askers.of(scope)
+        caller = self._callers.of(scope)
         reads_details = caller.may(Right.READ)
         with self._watching.admitted(caller.name):
             async with self._watching.watched(wanted.request_hash, after, reads_details=reads_details) as (
@@ -132,7 +132,9 @@ class LiveStreams:
                     )
                     if scope["method"] != "HEAD":
                         async with connection.listening(watcher):
-                            await _tell(connection, form, feed.follow(watcher, after, beat=HEARTBEAT_SECONDS))
+                            await _send_messages(
+                                connection, form, feed.follow(watcher, after, beat=HEARTBEAT_SECONDS)
+                            )
                     await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer_socket(
@@ -159,7 +161,7 @@ class LiveStreams:
             await connection.send({"type": "websocket.accept"})
             reads_details = False
             try:
-                caller = self._askers.of(scope)
+                caller = self._callers.of(scope)
                 reads_details = caller.may(Right.READ)
                 after = _after(HTTPConnection(scope))
                 with self._watching.admitted(caller.name):
@@ -168,10 +170,10 @@ class LiveStreams:
                         watcher,
                     ):
                         async with connection.listening(watcher):
-                            await self._tell_socket(connection, feed, watcher, after)
+                            await self._send_to_socket(connection, feed, watcher, after)
             except AsuError as error:
                 status, title = status_of(error)
-                sentence = told(error, details=reads_details)
+                sentence = sentence_of(error, details=reads_details)
                 await connection.send_text(render_problem_event(status, title, sentence).json)
                 await connection.close(_PRIVATE + status, sentence)
                 self._let_go(connection)
@@ -189,12 +191,14 @@ class LiveStreams:
         self._lingering += 1
         loop.call_later(_LINGER_SECONDS, end)
 
-    async def _tell_socket(self, connection: "_Connection", feed: Feed, watcher: Watcher, after: int) -> None:
+    async def _send_to_socket(
+        self, connection: "_Connection", feed: Feed, watcher: Watcher, after: int
+    ) -> None:
         async for message in feed.follow(watcher, after):
             assert message is not None  # no beat was asked for: the protocol's own pings are one
             await connection.send_text(message.json)
         if feed.refusal:
-            sentence = told(feed.refusal, details=watcher.reads_details)
+            sentence = sentence_of(feed.refusal, details=watcher.reads_details)
             await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
         elif not watcher.gone:
             await connection.close(1000, "")
@@ -262,7 +266,9 @@ class _Connection:
             task.cancel()
 
 
-async def _tell(connection: _Connection, form: _Form, messages: AsyncIterator[Message | None]) -> None:
+async def _send_messages(
+    connection: _Connection, form: _Form, messages: AsyncIterator[Message | None]
+) -> None:
     async for message in messages:
         body = form.render(message) if message else form.beat
         if body:

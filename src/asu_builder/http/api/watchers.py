@@ -22,7 +22,7 @@ from asu_builder.http.api.live import (
     render_problem_event,
     render_state,
 )
-from asu_builder.http.errors import status_of, told
+from asu_builder.http.errors import sentence_of, status_of
 from asu_builder.http.threads import SingleFlight, Threads
 from asu_builder.ports import LogLine
 
@@ -91,7 +91,7 @@ class Feed:
         self._lives = 0
         self._state: Message | None = None
         self._states = 0
-        self._told: tuple[object, ...] = ()
+        self._sent: tuple[object, ...] = ()
         self._ends_at: float | None = None
         self._end: Message | None = None
         self._end_for_operators: Message | None = None
@@ -101,12 +101,12 @@ class Feed:
         self._woken = asyncio.Event()
         self._failures = 0
         self.cancel: Callable[[], object] = lambda: None
-        """Ends `run`; set by whoever runs it."""
+        """Ends `run`; set by its starter."""
         self.wake = self._woken.set
         """Says that there is something new in the database."""
 
     async def run(self) -> None:
-        """Looks until the build's end, or until nobody watches."""
+        """Polls until the build ends, or until its last watcher leaves."""
         while self._end is None:
             self._woken.clear()
             pause = await self._look()
@@ -121,7 +121,7 @@ class Feed:
         self, watcher: Watcher, after: int, *, beat: float | None = None
     ) -> AsyncIterator[Message | None]:
         """Every message for one watcher, the last one last; None when `beat` seconds brought nothing."""
-        place, life, told = after, 0, 0
+        place, life, sent = after, 0, 0
         while not watcher.gone:
             watcher.news.clear()
             if life != self._lives:
@@ -129,8 +129,8 @@ class Feed:
                 place = place if life == 0 and place <= self._there else 0
                 life = self._lives
             is_behind = place < self._last and self.refusal is None
-            if told != self._states and self._state and not (self._end and is_behind):
-                told = self._states
+            if sent != self._states and self._state and not (self._end and is_behind):
+                sent = self._states
                 yield self._state
             elif is_behind:
                 message = await self._behind(place)
@@ -147,8 +147,8 @@ class Feed:
         """Sends everybody away."""
         self.refusal = refusal
         status, title = status_of(refusal)
-        self._end = render_problem_event(status, title, told(refusal, details=False))
-        self._end_for_operators = render_problem_event(status, title, told(refusal, details=True))
+        self._end = render_problem_event(status, title, sentence_of(refusal, details=False))
+        self._end_for_operators = render_problem_event(status, title, sentence_of(refusal, details=True))
         self.begun.set()
         for watcher in self.watchers:
             watcher.news.set()
@@ -185,7 +185,7 @@ class Feed:
             self._failures += 1
             if self._job_id is None or self._failures >= _TRIES:
                 self.end(error)
-        except Exception:  # noqa: BLE001 - whoever watches must not wait for ever
+        except Exception:  # noqa: BLE001 - watchers must not wait for ever
             _log.exception("watching a build failed: a bug")
             self.end(Unavailable("The server made a mistake and has written it to its log.", plain=True))
         return WAITING_SECONDS
@@ -225,14 +225,14 @@ class Feed:
 
     def _has_changed(self, view: BuildView) -> bool:
         """Whether there is more to tell than that time has passed."""
-        told = (view.job.id, view.job.state, view.job.stage, view.position, view.waiting_for)
+        sent = (view.job.id, view.job.state, view.job.stage, view.position, view.waiting_for)
         left = None if view.remaining is None else view.remaining.total_seconds()
         ends_at = None if left is None else time.monotonic() + left
-        if told == self._told and (ends_at is None) == (self._ends_at is None):
+        if sent == self._sent and (ends_at is None) == (self._ends_at is None):
             moved = abs((ends_at or 0.0) - (self._ends_at or 0.0))
             if moved <= max(_ETA_SLACK, (left or 0.0) / 5):
                 return False
-        self._told, self._ends_at = told, ends_at
+        self._sent, self._ends_at = sent, ends_at
         return True
 
 
@@ -267,37 +267,37 @@ class Watching:
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._askers: Counter[str] = Counter()
+        self._callers: Counter[str] = Counter()
         self._stopping = False
-        source.listen(self._ring)
+        source.listen(self._notify)
 
     @contextlib.contextmanager
     def admitted(self, caller: str) -> Iterator[None]:
         """Counts one more watcher of this caller. Raises `TooManyRequests` or `Unavailable`."""
         if self._stopping:
             raise _STOPPING
-        if self._askers.total() >= self.limits.total:
+        if self._callers.total() >= self.limits.total:
             raise TooManyRequests(
                 "As many watch builds here as this server lets. Poll the build instead, or come back.",
                 retry_after=_RETRY_AFTER,
             )
-        if self._askers[caller] >= self.limits.each:
+        if self._callers[caller] >= self.limits.each:
             raise TooManyRequests(
                 f"From this address {self.limits.each} watch builds already. Close some, or poll instead.",
                 retry_after=_RETRY_AFTER,
             )
-        self._askers[caller] += 1
+        self._callers[caller] += 1
         try:
             yield
         finally:
-            self._askers[caller] -= 1
-            if not self._askers[caller]:
-                del self._askers[caller]
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
 
     @property
     def count(self) -> int:
         """How many watch now."""
-        return self._askers.total()
+        return self._callers.total()
 
     @contextlib.asynccontextmanager
     async def watched(
@@ -320,7 +320,7 @@ class Watching:
                 self._forget(feed)
 
     def stop(self) -> None:
-        """Sends everybody away, and takes nobody on any more."""
+        """Sends all watchers away and admits no more."""
         self._stopping = True
         for feed in list(self._feeds.values()):
             feed.end(_STOPPING)
@@ -342,7 +342,7 @@ class Watching:
         return feed
 
     def _forget(self, feed: Feed) -> None:
-        """Whoever comes now begins anew; those who are still being told keep what they have."""
+        """Later watchers get a new feed; those of this one keep it."""
         if not feed.watchers:
             feed.cancel()
         if self._feeds.get(feed.request_hash) is feed:
@@ -354,7 +354,7 @@ class Watching:
         for feed in self._feeds.values():
             feed.window = window
 
-    def _ring(self, request_hash: str) -> None:
+    def _notify(self, request_hash: str) -> None:
         if request_hash in self._feeds:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._wake, request_hash)

@@ -27,7 +27,7 @@ from asu_builder.http.api.documents import (
 )
 
 
-class Answer(msgspec.Struct, frozen=True):
+class RenderedResponse(msgspec.Struct, frozen=True):
     """A rendered answer: what goes over the wire, apart from what every answer carries."""
 
     status: int
@@ -40,18 +40,18 @@ _encode = msgspec.json.Encoder().encode
 
 def render_problem(
     status: int, title: str, detail: str, *, code: str = "", side: Side | None = None, field: str = ""
-) -> Answer:
+) -> RenderedResponse:
     """An error in the one form that all of them have."""
     problem = Problem(status, title, detail, code, side or msgspec.UNSET, field)
-    return Answer(status, _encode(problem))
+    return RenderedResponse(status, _encode(problem))
 
 
-def render_json(document: object) -> Answer:
+def render_json(document: object) -> RenderedResponse:
     """Any other document, with 200."""
-    return Answer(200, _encode(document))
+    return RenderedResponse(200, _encode(document))
 
 
-def render_build(view: BuildView) -> Answer:
+def render_build(view: BuildView) -> RenderedResponse:
     """A job as its clients see it; GET and POST render the same."""
     job = view.job
     if isinstance(job.outcome, BuildResult):
@@ -87,14 +87,16 @@ def eta_of(view: BuildView) -> int | None:
     return None if view.remaining is None else math.ceil(view.remaining.total_seconds())
 
 
-def _build_answer(status: int, document: object, job: Job, *, step: str, position: int = 0) -> Answer:
+def _build_answer(
+    status: int, document: object, job: Job, *, step: str, position: int = 0
+) -> RenderedResponse:
     headers = [
         (b"x-imagebuilder-status", step.encode()),
         (b"x-queue-position", b"%d" % position),
     ]
     if timing := _timing(job):
         headers.append((b"server-timing", timing))
-    return Answer(status, _encode(document), tuple(headers))
+    return RenderedResponse(status, _encode(document), tuple(headers))
 
 
 def _timing(job: Job) -> bytes:

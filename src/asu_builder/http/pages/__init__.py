@@ -24,7 +24,7 @@ from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.errors import answer_error, status_of, told
+from asu_builder.http.errors import answer_error, sentence_of, status_of
 from asu_builder.http.pages.build_form import BuildForm, FormParts
 from asu_builder.http.pages.build_page import BuildPage, BuildPageParts
 from asu_builder.http.pages.configuration import ConfigurationPage
@@ -188,7 +188,7 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
     answer = answer_error(error)
     if answer.status == 500:
         raise error
-    sentence, heading = told(error, details=caller.may(Right.READ)), status_of(error)[1].capitalize()
+    sentence, heading = sentence_of(error, details=caller.may(Right.READ)), status_of(error)[1].capitalize()
     needs_token = isinstance(error, NotAuthenticated)
     first_visit = needs_token and request.scope["path"] != "/session"
     if first_visit:
