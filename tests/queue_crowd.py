@@ -197,7 +197,7 @@ class QueueSummary:
             return
         job = chance.choice(jobs)
         if act == "cancel":
-            self._note(act, lambda: self._queue.cancel(job.id, ttl=KEEP), job=job.id)
+            self._note(act, lambda: self._queue.cancel(job.id, failure_ttl=KEEP), job=job.id)
         elif act == "give back":
             self._note(act, lambda: self._operations.give_back(job.id), job=job.id)
         elif act == "purge":

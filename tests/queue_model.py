@@ -32,6 +32,7 @@ class ModelJob:
     last_accessed_at: int
     state: JobState = JobState.PENDING
     joined: bool = False
+    has_secret: bool = True
     deprioritized: bool = False
     stage: Stage | None = None
     attempts: int = 0
@@ -170,9 +171,9 @@ class QueueModel:
                 gone.append(job.id)
         return gone
 
-    def cancel(self, job: ModelJob, *, ttl: int, now: int, unless_joined: bool) -> bool:
+    def cancel(self, job: ModelJob, *, ttl: int, now: int, by_caller: bool) -> bool:
         """Whether it was live and is cancelled now."""
-        if not job.live or (unless_joined and job.joined):
+        if not job.live or (by_caller and (job.joined or not job.has_secret)):
             return False
         job.end(JobState.CANCELLED, now=now, ttl=ttl)
         return True

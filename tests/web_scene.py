@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -191,7 +190,7 @@ class Scene:
                 self.queue,
                 operations,
                 statistics=self.statistics,
-                ttl=timedelta(hours=1),
+                settings=Settings(),
             ),
         )
 

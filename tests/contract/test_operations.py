@@ -66,7 +66,7 @@ def one_in_each_state(queue: JobQueue) -> dict[JobState, Job]:
     submit(queue, "completes")
     completed = finish(queue)
     cancelled = submit(queue, "is-cancelled")
-    at_time(queue, NOON).cancel(cancelled.id, ttl=DAY)
+    at_time(queue, NOON).cancel(cancelled.id, failure_ttl=DAY)
     submit(queue, "is-built")
     building, _ = claim(queue)
     return {
@@ -236,7 +236,7 @@ def test_what_has_ended_is_requeued_as_a_new_job_in_its_place(
     assert (anew.request, anew.request_hash) == (ended.request, ended.request_hash)
     assert (anew.state, anew.enqueued_at, anew.outcome) == (JobState.PENDING, NOON + MINUTE, None)
     assert at_time(queue, NOON + MINUTE).find(ended.request_hash) == anew
-    assert at_time(queue, NOON + MINUTE).cancel(anew.id, ttl=timedelta(0))
+    assert at_time(queue, NOON + MINUTE).cancel(anew.id, failure_ttl=timedelta(0))
     assert at_time(queue, NOON + MINUTE).find(ended.request_hash) is None
 
 
@@ -431,7 +431,7 @@ def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
-        at_time(queue, NOON).cancel(job.id, ttl=DAY)
+        at_time(queue, NOON).cancel(job.id, failure_ttl=DAY)
         if number:
             assert forget(retention, job)
     operations.record("farm", "pause")

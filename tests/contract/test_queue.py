@@ -319,7 +319,7 @@ def in_state(queue: JobQueue, state: JobState) -> tuple[Job, Lease]:
     elif state is JobState.FAILED:
         at_time(queue, NOON).finish(lease, a_failure(), Retention(DAY))
     elif state is JobState.CANCELLED:
-        assert at_time(queue, NOON).cancel(job.id, ttl=DAY)
+        assert at_time(queue, NOON).cancel(job.id, failure_ttl=DAY)
     return job, lease
 
 
@@ -348,7 +348,7 @@ OPERATIONS: dict[JobState, Callable[[JobQueue, Lease], bool]] = {
     JobState.BUILDING: lambda queue, _: at_time(queue, NOON).claim("w/2", lease_for=MINUTE) is not None,
     JobState.COMPLETED: complete,
     JobState.FAILED: give_up,
-    JobState.CANCELLED: lambda queue, lease: at_time(queue, NOON).cancel(lease.job_id, ttl=DAY),
+    JobState.CANCELLED: lambda queue, lease: at_time(queue, NOON).cancel(lease.job_id, failure_ttl=DAY),
 }
 
 
@@ -566,11 +566,11 @@ def test_a_short_gap_between_two_looks_is_time_that_passed(queue: JobQueue) -> N
 
 def test_a_cancelled_job_ends_at_once_voids_its_lease_and_may_be_asked_anew(queue: JobQueue) -> None:
     waits, runs = submit(queue, "waits"), submit(queue, "runs")
-    queue.cancel(waits.id, ttl=DAY)
+    queue.cancel(waits.id, failure_ttl=DAY)
     job, lease = claim(queue)
     assert job.id == runs.id
-    assert queue.cancel(runs.id, ttl=DAY)
-    assert not queue.cancel(runs.id, ttl=DAY)
+    assert queue.cancel(runs.id, failure_ttl=DAY)
+    assert not queue.cancel(runs.id, failure_ttl=DAY)
     assert queue.live_leases() == set()
     with pytest.raises(LeaseLost):
         queue.finish(lease, a_result(), Retention(DAY))
@@ -590,17 +590,19 @@ def test_only_the_secret_of_the_first_caller_lets_it_cancel(queue: JobQueue) -> 
     assert not queue.may_cancel(job.id, "")
     unsecured = queue.submit(a_submission(packages=("vim",))).job
     assert not queue.may_cancel(unsecured.id, "")
+    for wrong, of in (("d" * 64, job), ("", job), ("", unsecured)):
+        assert not queue.cancel(of.id, failure_ttl=DAY, cancel_digest=wrong)
 
 
 def test_a_job_that_another_caller_has_joined_is_not_cancelled_by_the_first(queue: JobQueue) -> None:
-    job = queue.submit(a_submission(caller="a")).job
+    job = queue.submit(a_submission(caller="a", cancel_digest="c" * 64)).job
     queue.submit(a_submission(caller="a"))
     found = queue.find(job.request_hash)
     assert found is not None
     assert not found.joined
     queue.submit(a_submission(caller="b"))
-    assert not queue.cancel(job.id, ttl=DAY, unless_joined=True)
-    assert queue.cancel(job.id, ttl=DAY)
+    assert not queue.cancel(job.id, failure_ttl=DAY, cancel_digest="c" * 64)
+    assert queue.cancel(job.id, failure_ttl=DAY)
 
 
 def test_each_use_of_a_result_begins_its_time_anew_but_not_past_its_last_day(

@@ -50,7 +50,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
 ) -> None:
     submit(queue, "first")
     job, stale = claim(queue)
-    at_time(queue, NOON).cancel(job.id, ttl=MINUTE)
+    at_time(queue, NOON).cancel(job.id, failure_ttl=MINUTE)
     at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)

@@ -144,7 +144,7 @@ def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_calle
     assert queue.submit(later).job.caller == "ann"
     assert queue.submit(later).job.joined
     assert not queue.may_cancel(job.id, "d" * 64)
-    assert not queue.cancel(job.id, ttl=DAY, unless_joined=True)
+    assert not queue.cancel(job.id, failure_ttl=DAY, cancel_digest="c" * 64)
 
 
 @pytest.mark.parametrize("polled", [False, True])

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
@@ -73,8 +74,10 @@ LOOK = 30
 """The longest that nobody looks at the queue while the service is up, in seconds."""
 MEMORY = Path("/dev/shm")
 """Here nobody waits for a disk: what a power cut leaves is another matter."""
+DIGEST = "c" * 64
+"""Of the secret of each first caller."""
 REQUESTS = tuple(
-    a_submission(**changes)
+    a_submission(cancel_digest=DIGEST, **changes)
     for changes in (
         {"packages": ("a",)},
         {"packages": ("b",)},
@@ -126,7 +129,7 @@ def span(seconds: int) -> timedelta:
 def asked_by(which: int, caller: str, priority: Priority) -> Submission:
     """One of the few requests, so that callers meet."""
     known = REQUESTS[which]
-    return Submission(known.request, known.request_hash, known.client, caller, priority)
+    return replace(known, caller=caller, priority=priority)
 
 
 def said(job: Job) -> tuple[object, ...]:
@@ -255,14 +258,14 @@ class QueueMachine(RuleBasedStateMachine):
         return job_id, next((job for job in self.model.jobs if job.id == job_id), None)
 
     @precondition(lambda self: self.ids)
-    @rule(pick=picks, ttl=spans, unless_joined=st.booleans())
-    def cancel(self, pick: int, ttl: int, unless_joined: bool) -> None:
+    @rule(pick=picks, ttl=spans, by_caller=st.booleans())
+    def cancel(self, pick: int, ttl: int, by_caller: bool) -> None:
         job_id, job = self.job_of(pick)
         done = at_time(self.side.queue, self.moment).cancel(
-            job_id, ttl=span(ttl), unless_joined=unless_joined
+            job_id, failure_ttl=span(ttl), cancel_digest=DIGEST if by_caller else None
         )
         assert done == (
-            job is not None and self.model.cancel(job, ttl=ttl, now=self.now, unless_joined=unless_joined)
+            job is not None and self.model.cancel(job, ttl=ttl, now=self.now, by_caller=by_caller)
         )
 
     @precondition(lambda self: self.ids)
@@ -447,6 +450,7 @@ class QueueMachine(RuleBasedStateMachine):
         if anew is not None:
             self.model.expire(self.model.of_hash(request_hash), now=self.now)
             self.entered(anew, asked_by(which, anew.caller, anew.priority))
+            self.model.jobs[-1].has_secret = False
 
     @rule(which=requests, unexpired=st.booleans(), fails=st.booleans())
     def forget(self, which: int, unexpired: bool, fails: bool) -> None:

@@ -23,7 +23,7 @@ from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
-from asu_builder.core.submit import AccessTracker
+from asu_builder.core.submit import AccessTracker, Cancellation
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Token
 from asu_builder.domain.release import Branches
@@ -86,7 +86,9 @@ def assemble(
     workers = _workers(settings, adapters, pipeline, health=health, recorder=recorder, now=now)
     housekeeping = make_housekeeping(settings, adapters, runtime, rest=_REST)
     interest = AccessTracker(adapters.queue)
-    builds = make_builds(settings, adapters, Answering(catalog, health, interest), now=now)
+    cancellation = make_cancellation(settings, adapters, workers.stop_lost_builds)
+    answering = Answering(catalog, health, interest)
+    builds = make_builds(settings, adapters, answering, now=now, cancellation=cancellation)
     background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(
         begin=partial(housekeeping.recover, worker=adapters.name.name),
@@ -104,7 +106,7 @@ def assemble(
         catalog=catalog,
         charts=Charts(adapters.statistics, now=now),
         preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
-        operator=make_operator(settings, adapters),
+        operator=make_operator(adapters, cancellation),
         crowds=Crowds(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=MetricsCollector(
@@ -167,8 +169,8 @@ def make_housekeeping(
 
 
 def make_operator(
-    settings: Settings,
     adapters: Adapters,
+    cancellation: Cancellation,
 ) -> Operator:
     """The operator's hand alone, for the service and for the command line."""
     return Operator(
@@ -177,7 +179,7 @@ def make_operator(
         retention=adapters.retention,
         store=adapters.store,
         statistics=adapters.statistics,
-        cancellation=make_cancellation(settings, adapters),
+        cancellation=cancellation,
     )
 
 

@@ -29,6 +29,7 @@ def make_builds(
     answering: Answering,
     *,
     now: Callable[[], datetime],
+    cancellation: Cancellation,
 ) -> Builds:
     """Submit, look, cancel."""
     return Builds(
@@ -39,20 +40,23 @@ def make_builds(
         statistics=adapters.statistics,
         interest=answering.interest,
         forecast=_forecast(settings, adapters, answering.health, now),
-        cancellation=make_cancellation(settings, adapters),
+        cancellation=cancellation,
         settings=settings,
         limit=adapters.limit.admit,
         waiting_for=lambda: "paused" if adapters.operations.paused() else answering.health.hindrance(),
     )
 
 
-def make_cancellation(settings: Settings, adapters: Adapters) -> Cancellation:
-    """The one way to end a build before its time."""
+def make_cancellation(
+    settings: Settings, adapters: Adapters, stop_lost_builds: Callable[[], None] = lambda: None
+) -> Cancellation:
+    """The one way to end a build before its time; without workers, others see it in the queue."""
     return Cancellation(
         adapters.queue,
         adapters.operations,
         statistics=adapters.statistics,
-        ttl=settings.failure_ttl,
+        settings=settings,
+        stop_lost_builds=stop_lost_builds,
     )
 
 

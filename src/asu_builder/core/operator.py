@@ -126,9 +126,12 @@ class Operator:
 
     def cancel(self, request_hash: str, *, who: str) -> None:
         """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
-        job = self._live(request_hash)
-        if not self._cancellation.by_operator(job, who=who):
-            raise Conflict("The build has just ended.")
+        job = self._queue.find(request_hash)
+        if job is None:
+            raise BuildNotFound("There is no job under this hash.")
+        if job.state in FINAL_STATES:
+            raise Conflict(f"The build has ended before: it is {job.state}.")
+        self._cancellation.cancel(job, who=who)
 
     def requeue(self, request_hash: str, *, who: str) -> None:
         """Builds once more what has ended, or gives a running build back to the queue.
@@ -141,6 +144,7 @@ class Operator:
         if job is not None and job.state is JobState.BUILDING:
             if not self._operations.give_back(job.id):
                 raise Conflict("The build has just ended.")
+            self._cancellation.stop_lost_builds()
         else:
             anew = self._operations.requeue(request_hash)
             if anew is None:
@@ -188,11 +192,3 @@ class Operator:
 
     def _note(self, who: str, act: str, subject: str = "") -> None:
         self._operations.record(who, act, subject)
-
-    def _live(self, request_hash: str) -> Job:
-        job = self._queue.find(request_hash)
-        if job is None:
-            raise BuildNotFound("There is no job under this hash.")
-        if job.state in FINAL_STATES:
-            raise Conflict(f"The build has ended before: it is {job.state}.")
-        return job

@@ -111,7 +111,7 @@ class Forecast:
 
 
 class Cancellation:
-    """The one way to cancel; `ttl` is how long a cancelled job is shown."""
+    """The one road to cancel, for callers and operators."""
 
     def __init__(
         self,
@@ -119,29 +119,38 @@ class Cancellation:
         operations: Operations,
         *,
         statistics: Statistics,
-        ttl: timedelta,
+        settings: Settings,
+        stop_lost_builds: Callable[[], None] = lambda: None,
     ) -> None:
+        """`stop_lost_builds` stops the build at once where it runs in this process; others poll the queue."""
         self._queue = queue
         self._operations = operations
         self._statistics = statistics
-        self._kept_for = ttl
+        self._settings = settings
+        self.stop_lost_builds = stop_lost_builds
 
-    def by_caller(self, job: Job) -> bool:
-        """False when it has ended, or when others have asked for the same since."""
-        return self._end(job, unless_joined=True)
+    def cancel(self, job: Job, *, who: str = "", cancel_digest: str | None = None) -> None:
+        """Ends the job, for the operator `who`, or for the caller with the secret of `cancel_digest`.
 
-    def by_operator(self, job: Job, *, who: str) -> bool:
-        """False when it has ended."""
-        ended = self._end(job, unless_joined=False)
-        if ended:
+        Raises `NotAllowed`, or `Conflict` when the build has ended or others have asked for it since.
+        """
+        failure_ttl = self._settings.failure_ttl
+        if not self._queue.cancel(job.id, failure_ttl=failure_ttl, cancel_digest=cancel_digest):
+            if cancel_digest is not None and not self._queue.may_cancel(job.id, cancel_digest):
+                raise NotAllowed(
+                    "A build is cancelled with an operator's token, or with the `cancel_token` that the "
+                    "request which started it was answered with. Send that in the header X-Cancel-Token."
+                )
+            found = self._queue.find(job.request_hash) or job
+            if found.state is JobState.CANCELLED:
+                return
+            if found.state in FINAL_STATES:
+                raise Conflict(f"The build has ended before: it is {found.state}.")
+            raise Conflict("Others have asked for the same build and wait for it, so it goes on.")
+        self.stop_lost_builds()
+        self._statistics.record("cancelled", job.request, client=job.client)
+        if cancel_digest is None:
             self._operations.record(who, "cancel", job.request_hash)
-        return ended
-
-    def _end(self, job: Job, *, unless_joined: bool) -> bool:
-        ended = self._queue.cancel(job.id, ttl=self._kept_for, unless_joined=unless_joined)
-        if ended:
-            self._statistics.record("cancelled", job.request, client=job.client)
-        return ended
 
 
 NOBODY = Caller("")
@@ -337,24 +346,8 @@ class Builds:
         job = self._queue.find(name)
         if job is None:
             raise BuildNotFound("could not find provided request hash")
-        operates = caller.may(Right.OPERATE)
-        if not (operates or self._queue.may_cancel(job.id, digest_of(cancel_token))):
-            raise NotAllowed(
-                "A build is cancelled with an operator's token, or with the `cancel_token` that the request "
-                "which started it was answered with. Send that in the header X-Cancel-Token."
-            )
-        if job.state is JobState.CANCELLED:
-            return self.look(name)
-        cancelled = (
-            self._cancellation.by_operator(job, who=caller.name)
-            if operates
-            else self._cancellation.by_caller(job)
-        )
-        if not cancelled:
-            job = self._queue.find(name) or job
-            if job.state in FINAL_STATES:
-                raise Conflict(f"The build has ended before: it is {job.state}.")
-            raise Conflict("Others have asked for the same build and wait for it, so it goes on.")
+        digest = None if caller.may(Right.OPERATE) else digest_of(cancel_token)
+        self._cancellation.cancel(job, who=caller.name, cancel_digest=digest)
         return self.look(name)
 
     def pending(self) -> int:

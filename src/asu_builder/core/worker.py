@@ -234,7 +234,7 @@ class Workers:
         self._running: dict[Lease, threading.Event] = {}
         self._background = (
             Periodic("leases", self.renew_leases, seconds=LEASE.total_seconds() / 4),
-            Periodic("cancellations", self.look_for_lost_leases, seconds=_WATCH_SECONDS),
+            Periodic("cancellations", self.stop_lost_builds, seconds=_WATCH_SECONDS),
         )
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
@@ -303,8 +303,8 @@ class Workers:
                 _log.warning("%s; its build is stopped", error)
                 stop.set()
 
-    def look_for_lost_leases(self) -> None:
-        """Stops the builds of jobs that were cancelled or given back, by whichever process."""
+    def stop_lost_builds(self) -> None:
+        """Stops the builds whose jobs were cancelled or given back, by this process or another."""
         if not self._running:
             return
         running = list(self._running.items())

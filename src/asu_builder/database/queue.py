@@ -146,13 +146,13 @@ class SqlJobQueue:
                 _write_outcome(connection, job_id, failure)
             return [read_job(connection, job_id) for (job_id,) in rows]
 
-    def cancel(self, job_id: int, *, ttl: timedelta, unless_joined: bool = False) -> bool:
+    def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
         with self._database.timed(durable=True) as (connection, at):
             cursor = connection.execute(
                 "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
-                " finished_at = ?, expires_at = ? WHERE id = ? AND state IN ('pending', 'building')"
-                " AND NOT (joined AND ?)",
-                (at, at + span_micros(ttl), job_id, unless_joined),
+                " finished_at = :at, expires_at = :until WHERE id = :id AND state IN ('pending', 'building')"
+                " AND (:digest IS NULL OR (NOT joined AND cancel_digest = :digest AND cancel_digest <> ''))",
+                {"at": at, "until": at + span_micros(failure_ttl), "id": job_id, "digest": cancel_digest},
             )
         return cursor.rowcount == 1
 

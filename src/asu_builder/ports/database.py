@@ -111,10 +111,11 @@ class JobQueue(Protocol):
         """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
         ...
 
-    def cancel(self, job_id: int, *, ttl: timedelta, unless_joined: bool = False) -> bool:
-        """Ends a live job as cancelled; a running one's lease is void at once.
+    def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
+        """Ends a live job as cancelled; a running one's lease is void at once. False when it was final.
 
-        False when it was final, or, if wished, when others have joined.
+        With `cancel_digest` also False when another caller has joined, or when it is not the digest of
+        the secret that the job's first caller was given.
         """
         ...
 

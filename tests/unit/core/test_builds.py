@@ -129,7 +129,7 @@ class House:
                 self.queue,
                 self.operations,
                 statistics=self.statistics,
-                ttl=timedelta(hours=1),
+                settings=Settings(),
             ),
             limit=self._limit,
             settings=replace(SETTINGS, **settings),

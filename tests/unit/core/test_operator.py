@@ -14,6 +14,7 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Retention
+from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from database_clock import CLOCK
 from factories import a_result, a_submission
@@ -41,7 +42,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
         retention=retention,
         store=store,
         statistics=statistics,
-        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
+        cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     submission = a_submission()
     queue.submit(submission)
@@ -75,7 +76,7 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         retention=retention,
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
-        cancellation=Cancellation(queue, operations, statistics=statistics, ttl=DAY),
+        cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     database.wakeups.notify = lambda jobs: woken.append("one")  # type: ignore[method-assign]
     database.wakeups.notify_all = (  # type: ignore[method-assign]

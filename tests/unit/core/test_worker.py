@@ -11,6 +11,7 @@ import pytest
 from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
 from asu_builder.core.metrics import Durations
+from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
@@ -426,8 +427,34 @@ def test_a_cancelled_build_is_stopped(shop: Shop) -> None:
     job = shop.submit()
     shop.workers.start()
     assert began.wait(60)
-    assert shop.queue.cancel(job.id, ttl=timedelta(hours=1))
+    assert shop.queue.cancel(job.id, failure_ttl=timedelta(hours=1))
     assert stopped.wait(60)
+    assert shop.state(job) is JobState.CANCELLED
+
+
+def test_a_cancel_in_this_process_stops_the_build_without_the_next_poll(shop: Shop) -> None:
+    began, stopped = threading.Event(), threading.Event()
+
+    def wait(job: Job, stop: threading.Event) -> BuildResult:
+        began.set()
+        assert stop.wait(60)
+        stopped.set()
+        raise BuildInterrupted
+
+    shop.script.do = wait
+    job = shop.submit()
+    thread = threading.Thread(target=shop.workers.build_next, args=("host/1",))  # nothing polls
+    thread.start()
+    assert began.wait(60)
+    Cancellation(
+        shop.queue,
+        SqlOperations(shop.database),
+        statistics=shop.statistics,
+        settings=Settings(),
+        stop_lost_builds=shop.workers.stop_lost_builds,
+    ).cancel(job, who="alice")
+    thread.join(60)
+    assert stopped.is_set()
     assert shop.state(job) is JobState.CANCELLED
 
 

@@ -449,7 +449,7 @@ def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: 
     request = msgspec.structs.replace(a_request(), defaults="echo hunter2hunter2")
     submission = msgspec.structs.replace(a_submission(), request=request)
     entry = queue.submit(submission)
-    assert queue.cancel(entry.job.id, ttl=timedelta(0))
+    assert queue.cancel(entry.job.id, failure_ttl=timedelta(0))
     reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM build_jobs").fetchone()

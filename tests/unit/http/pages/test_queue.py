@@ -255,7 +255,7 @@ def test_each_state_offers_the_acts_that_fit_it(client: AsgiClient, scene: Scene
     assert offered() == ["cancel"]
     job = build(scene)
     assert offered() == ["cancel", "requeue"]
-    scene.queue.cancel(job.id, ttl=HOUR)
+    scene.queue.cancel(job.id, failure_ttl=HOUR)
     assert offered() == ["requeue", "purge"]
 
 
