@@ -5,7 +5,6 @@ never does that.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -14,11 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from asu_builder.client.builds import ServerBuilds
+from asu_builder.client.downloads import announced_images, fetch
+from asu_builder.client.events import progress_of
+from asu_builder.client.server import Server, retry
+from asu_builder.domain.errors import ServerMistake, Unavailable
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import PodmanOptions, find_socket
 from asu_builder.settings import PREFIX
@@ -35,7 +38,10 @@ _REQUEST = {
     "packages": ["luci", "tmux", "sample-service"],
     "client": "demo/1",
 }
-_PATIENCE_SECONDS = 180
+_START_SECONDS = 10.0
+_SUBMIT_SECONDS = 20.0
+"""How long the service may take to read its upstream for the first time."""
+_BUILD_SECONDS = 180.0
 _USUAL_PORT = 8080
 _PR_SET_PDEATHSIG = 1
 
@@ -50,7 +56,8 @@ def run_demo(*, keep: bool, port: int | None = None) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    chosen = _variables() if keep else {}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    chosen = variables if keep else {}
     with tempfile.TemporaryDirectory(prefix="asu-demo-") as folder, contextlib.ExitStack() as running:
         root = Path(folder)
         _say("Writing the sample distribution. Its images are for looking at: they flash nothing.")
@@ -82,13 +89,41 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-
-
 def build_sample(address: str, service: Service, root: Path, *, say: Say) -> bool:
     """Whether one image of the sample is built, downloaded into `root` and verified."""
-    return _wait_until_ready(address, service, say) and _show_build(address, root, say)
+    if not _wait_until_ready(address, service, say):
+        return False
+    body = json.dumps(_REQUEST)
+    say(f"\nPOST {address}/api/v1/build\n{body}\n")
+    builds = ServerBuilds(Server(address))
+    reply = retry(lambda: builds.submit(body.encode()), seconds=_SUBMIT_SECONDS)
+    request_hash = reply.document["request_hash"]
+    say(f"request hash  {request_hash}")
+    shown = ""
+    started = time.monotonic()
+    while reply.status == 202 and time.monotonic() - started < _BUILD_SECONDS:
+        progress = progress_of(reply.document)
+        stage = progress.stage or f"queued, {progress.position or 0} ahead"
+        if stage != shown:
+            say(f"{time.monotonic() - started:9.1f} s  {stage}")
+            shown = stage
+        time.sleep(0.1)
+        reply = builds.look(request_hash)
+    if reply.status != 200:
+        say(f"{reply.status}: {reply.document['detail']}\n{reply.document.get('stderr', '')}")
+        return False
+    say(f"{time.monotonic() - started:9.1f} s  done\n")
+    for image in announced_images(reply.document):
+        try:
+            path = fetch(image, root, builds.source(reply.document))
+        except ServerMistake as mistake:
+            say(str(mistake))
+            return False
+        say(f"{path.stat().st_size:>10} bytes  {image.name}  SHA-256 verified")
+    manifest = reply.document["manifest"]
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.items())
+    say(f"\n{len(manifest)} packages: {packages}\n\nThis image is a sample: it flashes nothing.")
+    return True
 
 
 def _choose_runtime(distribution: Distribution) -> dict[str, str]:
@@ -166,79 +201,19 @@ def _free_port(wanted: int) -> int:
 
 
 def _wait_until_ready(address: str, service: Service, say: Say) -> bool:
-    for _ in range(500):
+    server = Server(address)
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
         if service.poll() is not None:
             say("The service ended before it answered; it said why above.")
             return False
-        with contextlib.suppress(OSError):
-            _call(f"{address}/api/v1/stats")
+        with contextlib.suppress(Unavailable):
+            server.ask("GET", "/api/v1/stats")
             say(f"The service answers at {address}")
             return True
         time.sleep(0.02)
-    say("The service did not answer within ten seconds.")
+    say(f"The service did not answer within {_START_SECONDS:.0f} seconds.")
     return False
-
-
-def _show_build(address: str, root: Path, say: Say) -> bool:
-    say(f"\nPOST {address}/api/v1/build\n{json.dumps(_REQUEST)}\n")
-    status, build = _submit(address)
-    say(f"request hash  {build['request_hash']}")
-    shown = ""
-    started = time.monotonic()
-    while status == 202 and time.monotonic() - started < _PATIENCE_SECONDS:
-        stage = str(build.get("imagebuilder_status") or f"queued, {build['queue_position']} ahead")
-        if stage != shown:
-            say(f"{time.monotonic() - started:9.1f} s  {stage}")
-            shown = stage
-        time.sleep(0.1)
-        status, build = _call(f"{address}/api/v1/build/{build['request_hash']}")
-    if status != 200:
-        say(f"{status}: {build['detail']}\n{build.get('stderr', '')}")
-        return False
-    say(f"{time.monotonic() - started:9.1f} s  done\n")
-    return _show_images(address, build, root, say=say)
-
-
-def _submit(address: str) -> tuple[int, dict[str, Any]]:
-    """The answer once the service knows its upstream, which it has just met."""
-    for _ in range(20):
-        status, build = _call(f"{address}/api/v1/build", _REQUEST)
-        if status != 503:
-            break
-        time.sleep(0.5)
-    return status, build
-
-
-def _show_images(address: str, build: Mapping[str, Any], root: Path, *, say: Say) -> bool:
-    sound = True
-    for image in build["images"]:
-        url = f"{address}/store/{build['bin_dir']}/{image['name']}"
-        path = root / image["name"]
-        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-            while chunk := answer.read(1 << 20):
-                file.write(chunk)
-        with path.open("rb") as file:
-            matches = hashlib.file_digest(file, "sha256").hexdigest() == image["sha256"]
-        sound = sound and matches
-        outcome = "verified" if matches else "DIFFERS"
-        say(f"{path.stat().st_size:>10} bytes  {image['name']}  SHA-256 {outcome}")
-    manifest = build["manifest"]
-    say(
-        f"\n{len(manifest)} packages: " + ", ".join(f"{name} {version}" for name, version in manifest.items())
-    )
-    say("\nThis image is a sample: it flashes nothing.")
-    return sound
-
-
-def _call(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
 
 
 def _say(text: str) -> None:

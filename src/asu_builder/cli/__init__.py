@@ -173,8 +173,8 @@ def demo_command(keep: bool, port: int | None) -> None:
     chosen = os.environ.get("ASU_SERVER_PORT", "") if keep else ""
     if port is None and chosen.isdecimal():
         port = int(chosen)
-    if port is not None:
-        with exit_on_error():
+    with exit_on_error():
+        if port is not None:
             for opened in listen_at("127.0.0.1", port):
                 opened.close()
-    sys.exit(run_demo(keep=keep, port=port))
+        sys.exit(run_demo(keep=keep, port=port))

@@ -23,13 +23,12 @@ from asu_builder.cli.exit_codes import (
     code_of_build,
     code_of_error,
     print_error,
-    retry,
 )
 from asu_builder.cli.views import View, printable, shown
 from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.downloads import announced_images, fetch
 from asu_builder.client.events import Ended, Event
-from asu_builder.client.server import Reply, ServerOffers
+from asu_builder.client.server import Reply, ServerOffers, retry
 from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
 from asu_builder.domain.search import closest

@@ -1,11 +1,10 @@
-"""How a command ends: its exit code, its error message, and how long it retries before that."""
+"""How a command ends: its exit code and its error message."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -26,35 +25,6 @@ from asu_builder.domain.errors import (
 from asu_builder.settings import SettingsProblem
 
 DEFAULT_SECONDS = 60.0
-_NOT_NOW = (Unavailable, QueueFull, TooManyRequests)
-_LEAST_PAUSE = 0.2
-
-_Answer = TypeVar("_Answer")
-
-
-def retry(
-    ask: Callable[[], _Answer],
-    *,
-    seconds: float,
-    note: Callable[[str], None] = lambda _: None,
-) -> _Answer:
-    """The answer, asked for again until `seconds` are over; then the last refusal is raised.
-
-    Retries only what can pass by itself, as late as the refusal says; notes each new reason once.
-    """
-    until = time.monotonic() + seconds
-    noted = ""
-    while True:
-        try:
-            return ask()
-        except _NOT_NOW as error:
-            pause = max(_LEAST_PAUSE, float(getattr(error, "retry_after", 1)))
-            if time.monotonic() + pause > until:
-                raise
-            if noted != str(error):
-                noted = str(error)
-                note(f"{noted} Trying for {seconds:.0f} s.")
-        time.sleep(pause)
 
 
 class ExitCode(IntEnum):

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from asu_builder.cli.backend import open_backend, server_options
-from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode, retry
+from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode
 from asu_builder.cli.views import print_json, print_table
-from asu_builder.client.server import ServerOffers
+from asu_builder.client.server import ServerOffers, retry
 from asu_builder.domain.errors import RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN
 

@@ -2,10 +2,11 @@
 
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -20,6 +21,7 @@ from asu_builder.domain.errors import (
     Conflict,
     NotAllowed,
     NotAuthenticated,
+    QueueFull,
     RequestMalformed,
     RequestRejected,
     ServerMistake,
@@ -58,6 +60,10 @@ _REFUSALS: Mapping[int, type[AsuError]] = {
 }
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GATEWAY = (502, 504)
+_NOT_NOW = (Unavailable, QueueFull, TooManyRequests)
+_LEAST_PAUSE = 0.2
+
+_Answer = TypeVar("_Answer")
 
 
 class Reply(Struct, frozen=True):
@@ -163,6 +169,31 @@ class Server:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"{self.address} does not answer: {_why(error)}.") from error
+
+
+def retry(
+    ask: Callable[[], _Answer],
+    *,
+    seconds: float,
+    note: Callable[[str], None] = lambda _: None,
+) -> _Answer:
+    """The answer, asked for again until `seconds` are over; then the last refusal is raised.
+
+    Retries only what can pass by itself, as late as the refusal says; notes each new reason once.
+    """
+    until = time.monotonic() + seconds
+    noted = ""
+    while True:
+        try:
+            return ask()
+        except _NOT_NOW as error:
+            pause = max(_LEAST_PAUSE, float(getattr(error, "retry_after", 1)))
+            if time.monotonic() + pause > until:
+                raise
+            if noted != str(error):
+                noted = str(error)
+                note(f"{noted} Trying for {seconds:.0f} s.")
+        time.sleep(pause)
 
 
 class _SocketPool(urllib3.HTTPConnectionPool):
