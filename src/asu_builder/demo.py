@@ -50,7 +50,7 @@ Service = subprocess.Popen[bytes]
 
 
 def run_demo(*, keep: bool, port: int | None = None) -> int:
-    """Runs the demo and returns the exit code; with `keep` the service stays until it is told to stop.
+    """Runs the demo and returns the exit code; with `keep` the service stays until Ctrl-C or a signal.
 
     With `keep` what `ASU_*` variables say goes above the demo's own settings. `port` must be free.
     """
@@ -96,31 +96,31 @@ def build_sample(address: str, service: Service, root: Path, *, say: Say) -> boo
     body = json.dumps(_REQUEST)
     say(f"\nPOST {address}/api/v1/build\n{body}\n")
     builds = ServerBuilds(Server(address))
-    reply = retry(lambda: builds.submit(body.encode()), seconds=_SUBMIT_SECONDS)
-    request_hash = reply.document["request_hash"]
+    response = retry(lambda: builds.submit(body.encode()), seconds=_SUBMIT_SECONDS)
+    request_hash = response.document["request_hash"]
     say(f"request hash  {request_hash}")
     shown = ""
     started = time.monotonic()
-    while reply.status == 202 and time.monotonic() - started < _BUILD_SECONDS:
-        progress = progress_of(reply.document)
+    while response.status == 202 and time.monotonic() - started < _BUILD_SECONDS:
+        progress = progress_of(response.document)
         stage = progress.stage or f"queued, {progress.position or 0} ahead"
         if stage != shown:
             say(f"{time.monotonic() - started:9.1f} s  {stage}")
             shown = stage
         time.sleep(0.1)
-        reply = builds.look(request_hash)
-    if reply.status != 200:
-        say(f"{reply.status}: {reply.document['detail']}\n{reply.document.get('stderr', '')}")
+        response = builds.look(request_hash)
+    if response.status != 200:
+        say(f"{response.status}: {response.document['detail']}\n{response.document.get('stderr', '')}")
         return False
     say(f"{time.monotonic() - started:9.1f} s  done\n")
-    for image in announced_images(reply.document):
+    for image in announced_images(response.document):
         try:
-            path = fetch(image, root, builds.source(reply.document))
+            path = fetch(image, root, builds.source(response.document))
         except ServerMistake as mistake:
             say(str(mistake))
             return False
         say(f"{path.stat().st_size:>10} bytes  {image.name}  SHA-256 verified")
-    manifest = reply.document["manifest"]
+    manifest = response.document["manifest"]
     packages = ", ".join(f"{name} {version}" for name, version in manifest.items())
     say(f"\n{len(manifest)} packages: {packages}\n\nThis image is a sample: it flashes nothing.")
     return True
@@ -184,7 +184,7 @@ def sample_service(
 
 
 def _end_with_us() -> Callable[[], None]:
-    """For a new process: it is told to stop when this one is gone, even if that was killed."""
+    """For a new process: it gets SIGTERM when this one ends, even when it is killed."""
     import ctypes
 
     library = ctypes.CDLL(None)

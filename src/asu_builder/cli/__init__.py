@@ -99,7 +99,7 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
         )
         settings = loaded.settings
         configure_logging(settings)
-        # Before the database is touched, and open to nobody before the application has started.
+        # Bound before the database is touched, and not listening before the application has started.
         sockets = inherited_sockets() or listen_at(settings.server_host, settings.server_port)
         application = assemble(settings, origins=loaded.origins, rounds=rounds)
         gc.freeze()

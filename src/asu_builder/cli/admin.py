@@ -173,7 +173,7 @@ def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
 
 
 def _ask_for_rights() -> tuple[str, ...]:
-    """What whoever sits at the terminal chooses; nothing where there is none."""
+    """The rights that the user chooses at a terminal; none where there is no terminal."""
     if not sys.stdin.isatty():
         return ()
     for right, meaning in _RIGHTS.items():

@@ -14,7 +14,7 @@ from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.private_service import PrivateService, private_service
 from asu_builder.cli.exit_codes import DEFAULT_SECONDS, exit_on_error
 from asu_builder.client.builds import ServerBuilds
-from asu_builder.client.server import Reply, Server, ServerOffers, ServerOperator
+from asu_builder.client.server import Response, Server, ServerOffers, ServerOperator
 from asu_builder.domain.errors import EngineUnavailable, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.ports.upstream import Reading, read_whole
 from asu_builder.settings import Settings, load_settings
@@ -74,6 +74,7 @@ def open_backend(
             _require_database(settings)
         # Outside of `build`, which prints them as notes, its warnings are not about what the user does.
         logging.getLogger("asu_builder.core.health").addHandler(logging.NullHandler())
+        logging.getLogger("asu_builder.http").setLevel(logging.ERROR)  # it warns operators of slow requests
         with private_service(settings) as service:
             server = Server("http://localhost", token=service.token, socket_path=service.socket_path)
             local_builds = LocalBuilds(server, service, settings, patience=patience)
@@ -99,7 +100,7 @@ def installation() -> Iterator[tuple[Settings, Adapters]]:
 
 
 def _require_database(settings: Settings) -> None:
-    """Refuses a mistyped path or another directory, where an empty installation would help nobody."""
+    """Raises `Unavailable` for a mistyped path or another directory, instead of making an empty database."""
     if not settings.database_path.exists():
         raise Unavailable(
             f"There is no database {settings.database_path}. Name it by database_path, as for the service."
@@ -120,7 +121,7 @@ class LocalBuilds(ServerBuilds):
         self._settings = settings
         self._runnable_at = time.monotonic()
 
-    def submit(self, body: bytes) -> Reply:
+    def submit(self, body: bytes) -> Response:
         """The answer to a request; a refusal names the setting that this user can change."""
         try:
             return super().submit(body)

@@ -28,7 +28,7 @@ from asu_builder.cli.views import View, printable, shown
 from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.downloads import announced_images, fetch
 from asu_builder.client.events import Ended, Event
-from asu_builder.client.server import Reply, ServerOffers, retry
+from asu_builder.client.server import Response, ServerOffers, retry
 from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
 from asu_builder.domain.search import closest
@@ -36,9 +36,9 @@ from asu_builder.http.api.body import BuildRequestBody
 
 _FEW = 3
 _PACKAGES_SECONDS = 5.0
-"""How long the indexes may take that nobody has asked for before."""
+"""How long indexes may take that are read for the first time."""
 _ALIKE = 0.6
-"""Of three unlikely ones nobody takes harm; no suggestion at all helps nobody."""
+"""Three unlikely suggestions do no harm, and none does not help."""
 
 
 def suggestion(offers: ServerOffers, body: bytes, refusal: AsuError) -> str:
@@ -66,7 +66,7 @@ def package_suggestions(offers: ServerOffers, body: bytes) -> list[str]:
 def _versions(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
     asked = str(request["version"])
     known = [version for branch in offers.branches() for version in branch["versions"]]
-    # Who names a branch means its newest release.
+    # The name of a branch means its newest release.
     below = [version for version in known if version.startswith((f"{asked}.", f"{asked}-"))]
     released = [version for version in below if "-" not in version]
     return (released or below)[:1] or closest(asked, known, alike=_ALIKE)
@@ -85,7 +85,7 @@ def _targets(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
 def _profiles(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
     words = str(request["profile"]).replace(",", " ").replace("_", " ")
     found = offers.devices(str(request["version"]), words, 100)["devices"]
-    # Those of the same target first: whoever names one mostly knows it.
+    # Those of the same target first: users mostly know it.
     found.sort(key=lambda device: device["target"] != request["target"])
     return list(dict.fromkeys(_name(device, request["target"]) for device in found))[:_FEW]
 
@@ -165,7 +165,7 @@ def _read_request(file: str) -> Mapping[str, Any]:
         raise click.UsageError(f"{file}: expected an object like {{version: 24.10.4, target: ath79/generic}}")
     known = BuildRequestBody.__struct_fields__
     for name in document:
-        # The server passes over what it does not know; whoever wrote a file wants to hear of it.
+        # The server ignores unknown fields; the author of a file wants to know.
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             raise click.UsageError(
@@ -200,12 +200,12 @@ class Finished(Struct, frozen=True):
 
 
 class BuildRun:
-    """One build at one place; `run` may be interrupted by `KeyboardInterrupt`, then `abandon` ends it."""
+    """One build on one backend; `run` may be interrupted by `KeyboardInterrupt`, then `abandon` ends it."""
 
     def __init__(
         self, builds: ServerBuilds, view: View, *, patience: float, on_event: Callable[[Event], None]
     ) -> None:
-        """`patience` is how many seconds a place may say that it cannot take the request now."""
+        """`patience` is how many seconds the backend may refuse because it is busy or away."""
         self._builds = builds
         self._view = view
         self._patience = patience
@@ -213,35 +213,35 @@ class BuildRun:
         self._request_hash = ""
         self._cancel_token = ""
 
-    def submit(self, body: bytes) -> Reply:
-        """The first answer. Raises what the place refuses with."""
-        reply = retry(lambda: self._builds.submit(body), seconds=self._patience, note=self._view.note)
-        self._request_hash = str(reply.document.get("request_hash", ""))
-        self._cancel_token = str(reply.document.get("cancel_token", ""))
-        return reply
+    def submit(self, body: bytes) -> Response:
+        """The first response. Raises the refusal of the backend."""
+        response = retry(lambda: self._builds.submit(body), seconds=self._patience, note=self._view.note)
+        self._request_hash = str(response.document.get("request_hash", ""))
+        self._cancel_token = str(response.document.get("cancel_token", ""))
+        return response
 
     def run(self, body: bytes, folder: Path | None) -> Finished:
         """Builds, and fetches the images into `folder`, if any. Raises `AsuError`."""
-        reply = self.submit(body)
+        response = self.submit(body)
         self._view.note(f"request hash {self._request_hash}")
-        if reply.status == 202:
+        if response.status == 202:
             try:
                 self._builds.begin(self._request_hash)
-                reply = self.follow(self._request_hash)
+                response = self.follow(self._request_hash)
             except AsuError:
                 self._cancel_quietly()
                 raise
-        code = code_of_build(reply.status, reply.document)
-        files = self._fetch(reply.document, folder) if code is ExitCode.DONE and folder else ()
-        return Finished(code, reply.document, files)
+        code = code_of_build(response.status, response.document)
+        files = self._fetch(response.document, folder) if code is ExitCode.DONE and folder else ()
+        return Finished(code, response.document, files)
 
-    def follow(self, request_hash: str) -> Reply:
+    def follow(self, request_hash: str) -> Response:
         """The last answer about a build that goes on."""
         for event in self._builds.follow(request_hash):
             self._on_event(event)
             self._view.show(event)
             if isinstance(event, Ended):
-                return Reply(event.status, event.document)
+                return Response(event.status, event.document)
         raise Unavailable("The build was not followed to its end.")
 
     def _fetch(self, document: dict[str, Any], folder: Path) -> tuple[Path, ...]:
@@ -264,7 +264,7 @@ class BuildRun:
         return f"The build {self._request_hash} is cancelled."
 
     def _cancel_quietly(self) -> None:
-        """Leaves no job behind that nobody waits for, where it can still be told to."""
+        """Leaves no abandoned job behind, if the backend still answers."""
         if self._cancel_token:
             try:
                 self._builds.cancel(self._request_hash, self._cancel_token)
@@ -398,7 +398,7 @@ def build_command(
     """
     body = body_of(BuildOptions(**options))
     showing = _Showing(as_json, json_events, quiet)
-    # Whoever ends us by SIGTERM wants what Ctrl-C does.
+    # SIGTERM does what Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     with open_backend(server, token, patience=patience) as backend:
         if detach:
@@ -410,12 +410,12 @@ def build_command(
 
 def _detach(builds: ServerBuilds, body: bytes, showing: _Showing, *, patience: float) -> ExitCode:
     with shown(sys.stderr, quiet=showing.quiet) as view:
-        reply = BuildRun(builds, view, patience=patience, on_event=lambda _: None).submit(body)
+        response = BuildRun(builds, view, patience=patience, on_event=lambda _: None).submit(body)
     if showing.as_json or showing.json_events:
-        click.echo(json.dumps(reply.document))
+        click.echo(json.dumps(response.document))
         return ExitCode.DONE
-    click.echo(reply.document["request_hash"])
-    if secret := reply.document.get("cancel_token"):
+    click.echo(response.document["request_hash"])
+    if secret := response.document.get("cancel_token"):
         click.echo(f"To cancel it: --cancel-token {secret}", err=True)
     return ExitCode.DONE
 

@@ -23,11 +23,11 @@ _hash_argument = click.argument("request_hash", metavar="HASH")
 def status_command(request_hash: str, as_json: bool, server: str, token: str) -> None:
     """Says how far a build is. Ends with 0 for every build that is known, whatever its state."""
     with open_backend(server, token) as backend:
-        reply = backend.builds.look(backend.builds.whole_hash(request_hash))
+        response = backend.builds.look(backend.builds.whole_hash(request_hash))
     if as_json:
-        print_json(reply.document)
+        print_json(response.document)
     else:
-        print_table(list(_rows(reply.status, reply.document)), ("what", "value"))
+        print_table(list(_rows(response.status, response.document)), ("what", "value"))
 
 
 def _rows(status: int, document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -53,27 +53,27 @@ def log_command(request_hash: str, follow: bool, server: str, token: str) -> Non
     code = ExitCode.DONE
     with open_backend(server, token) as backend:
         request_hash = backend.builds.whole_hash(request_hash)
-        reply = backend.builds.look(request_hash)
-        if follow and reply.status == 202:
+        response = backend.builds.look(request_hash)
+        if follow and response.status == 202:
             code = _follow(backend.builds, request_hash)
         else:
             lines = backend.builds.printed(request_hash)
-            for line in _output(reply.document) if lines is None else lines:
+            for line in _output(response.document) if lines is None else lines:
                 click.echo(printable(line))
-            code = code_of_build(reply.status, reply.document) if follow else code
+            code = code_of_build(response.status, response.document) if follow else code
     sys.exit(code)
 
 
 def _follow(builds: ServerBuilds, request_hash: str) -> ExitCode:
-    heard = False
+    has_lines = False
     for event in builds.follow(request_hash):
         if isinstance(event, LogLines):
-            heard = True
+            has_lines = True
             for line in event.lines:
                 click.echo(f"{line.at[11:19]} {line.stage:<17}  {printable(line.text)}")
         elif isinstance(event, Ended):
             # A server that tells no lines while it builds has them all in the end.
-            for text in () if heard else _output(event.document):
+            for text in () if has_lines else _output(event.document):
                 click.echo(printable(text))
             if event.status != 200:
                 click.echo(f"asu-builder: {printable(str(event.document.get('detail')))}", err=True)

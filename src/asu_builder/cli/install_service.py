@@ -9,7 +9,7 @@ import click
 from msgspec import Struct
 
 _SOCKET = """\
-# Holds the port over a restart: whoever connects meanwhile waits instead of being refused.
+# Holds the port over a restart: clients that connect meanwhile wait and are not refused.
 [Unit]
 Description=Port of the ASU Builder
 
@@ -112,7 +112,7 @@ SystemCallErrorNumber=EPERM
 """
 
 _USER_HARDENING = """
-# What a user's own manager can do without rights of its own.
+# What a user's own manager can do without root.
 NoNewPrivileges=true
 LockPersonality=true
 MemoryDenyWriteExecute=true

@@ -1,4 +1,4 @@
-"""The port: bound before anything else is begun, and where that fails, who has it and what to type."""
+"""The port: bound before anything else starts; where that fails, which process has it and what to type."""
 
 import errno
 import getpass
@@ -12,7 +12,7 @@ _LOWEST_OF_EVERYBODY = 1024
 
 
 def listen_at(host: str, port: int) -> list[socket.socket]:
-    """Sockets at every address of a host, bound and not yet open to anybody.
+    """Sockets at every address of a host, bound and not yet listening.
 
     Raises `Unavailable` where the port is taken, `SettingsProblem` where host or port cannot be had.
     """

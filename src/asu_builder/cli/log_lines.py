@@ -72,10 +72,10 @@ class ConsoleLines(_Lines):
 
     def render(self, line: Line) -> str:
         """Time, level, request id and short hash (or `-`), logger and message."""
-        told = f"{line.message}\n{line.exception}" if line.exception else line.message
+        text = f"{line.message}\n{line.exception}" if line.exception else line.message
         return (
             f"{line.time} {line.level.upper():<7} {line.request_id or '-'} {line.request_hash or '-'} "
-            f"{line.logger}: {told.translate(_CONTROLS)}"
+            f"{line.logger}: {text.translate(_CONTROLS)}"
         )
 
 

@@ -139,7 +139,7 @@ def _is_complete(branch: Mapping[str, Any]) -> bool:
 
 def _newest(offers: ServerOffers) -> str:
     latest = _ask(offers.latest)
-    # The upcoming release comes first, and is not what people mean who name none.
+    # The upcoming release comes first, and is not the default.
     released = [version for version in latest if "-rc" not in version] or latest
     if not released:
         raise RequestRejected("No release is offered; name a --version.")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -55,10 +55,10 @@ _SHOWN_LINES = 8
 _REFRESHES = 8
 
 
-class View(Protocol):
-    """Told what happens, in order; `close` gives the terminal back."""
+class View:
+    """Shows what happens, in order; `close` gives the terminal back. This one shows nothing."""
 
-    keeps_output: bool
+    keeps_output = False
     """Whether the build's output stays to be read, so that its end need not be shown again."""
 
     def note(self, sentence: str) -> None:
@@ -77,7 +77,7 @@ class View(Protocol):
 def choose_view(stream: IO[str], *, quiet: bool = False) -> View:
     """The view that fits: in place where `stream` is a terminal that can be written anywhere."""
     if quiet:
-        return Silence()
+        return View()
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return InPlace()
     return LineByLine(stream)
@@ -91,7 +91,6 @@ class Notes(logging.Handler):
         self._view = view
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         self._view.note(record.getMessage())
 
 
@@ -126,38 +125,18 @@ def describe(progress: Progress) -> str:
     return words if progress.eta_seconds is None else f"{words}, about {progress.eta_seconds} s left"
 
 
-class Silence:
-    """Shows nothing."""
-
-    keeps_output = False
-
-    def note(self, sentence: str) -> None:
-        """See `View`."""
-
-    def show(self, event: Event) -> None:
-        """See `View`."""
-
-    def image(self, name: str, got: int, size: int) -> None:
-        """See `View`."""
-
-    def close(self) -> None:
-        """See `View`."""
-
-
-class LineByLine:
+class LineByLine(View):
     """One line for each thing that happens; for files, pipes and the logs of others."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._shown = ""
-        self.keeps_output = False
 
     def note(self, sentence: str) -> None:
-        """See `View`."""
         click.echo(printable(sentence), file=self._stream)
 
     def show(self, event: Event) -> None:
-        """See `View`. The time left changes all the time and is worth no line of its own."""
+        """Shows lines and progress; a change of the time left alone prints nothing."""
         if isinstance(event, LogLines):
             self.keeps_output = True
             for line in event.lines:
@@ -169,18 +148,12 @@ class LineByLine:
             self._shown = words
 
     def image(self, name: str, got: int, size: int) -> None:
-        """See `View`."""
         if got == size:
             click.echo(f"{name}: {size} bytes", file=self._stream)
 
-    def close(self) -> None:
-        """See `View`."""
 
-
-class InPlace:
+class InPlace(View):
     """A few lines of the terminal, written again and again: stages, what is left, the last output."""
-
-    keeps_output = False
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -197,13 +170,11 @@ class InPlace:
         self._live.start()
 
     def note(self, sentence: str) -> None:
-        """See `View`."""
         from rich.text import Text
 
         self._console.print(Text(printable(sentence)))
 
     def show(self, event: Event) -> None:
-        """See `View`."""
         if isinstance(event, LogLines):
             printed = [printable(line.text) for line in event.lines]
             self._lines = [*self._lines, *printed][-_SHOWN_LINES:]
@@ -211,11 +182,9 @@ class InPlace:
             self._progress = event
 
     def image(self, name: str, got: int, size: int) -> None:
-        """See `View`."""
         self._image = f"{name}  {100 * got // max(size, 1)} % of {size >> 10} KiB"
 
     def close(self) -> None:
-        """See `View`."""
         self._live.stop()
 
     def _render(self) -> "RenderableType":

@@ -1,4 +1,4 @@
-"""Builds of a server, asked for over HTTP: submit, look, follow to the end, cancel, fetch."""
+"""Builds of a server over HTTP: submit, poll, follow to the end, cancel, fetch."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import urllib3
 
 from asu_builder.client.downloads import Source, Stretch
 from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
-from asu_builder.client.server import Reply, Server, ServerOperator, refusal
+from asu_builder.client.server import Response, Server, ServerOperator, refusal
 from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
 
 _POLL_SECONDS = 1.0
@@ -38,12 +38,12 @@ class ServerBuilds:
         self._patience = patience
         self._pause = pause
 
-    def submit(self, body: bytes) -> Reply:
+    def submit(self, body: bytes) -> Response:
         """The answer to a request: 200, 202, or 500 for a build that has failed before.
 
         Raises what the server refuses, in our words.
         """
-        return _build_answer(self.server.ask("POST", "/api/v1/build", body=body))
+        return _build_response(self.server.ask("POST", "/api/v1/build", body=body))
 
     def whole_hash(self, given: str) -> str:
         """The one hash that begins as given; fewer than all digits need a token that may read.
@@ -58,9 +58,9 @@ class ServerBuilds:
                 "read (--token)."
             ) from error
 
-    def look(self, request_hash: str) -> Reply:
+    def look(self, request_hash: str) -> Response:
         """The answer to a poll. Raises `BuildNotFound`."""
-        return _build_answer(self.server.ask("GET", f"/api/v1/build/{request_hash}"))
+        return _build_response(self.server.ask("GET", f"/api/v1/build/{request_hash}"))
 
     def begin(self, request_hash: str) -> None:
         """Nothing: the server builds by itself."""
@@ -113,16 +113,16 @@ class ServerBuilds:
         since = time.monotonic()
         while True:
             try:
-                reply = self.look(request_hash)
+                response = self.look(request_hash)
             except Unavailable:
                 if time.monotonic() - since > self._patience:
                     raise
             else:
                 since = time.monotonic()
-                if reply.status in _ENDED:
-                    yield Ended(reply.status, reply.document)
+                if response.status in _ENDED:
+                    yield Ended(response.status, response.document)
                     return
-                if (event := progress_of(reply.document)) != shown:
+                if (event := progress_of(response.document)) != shown:
                     yield event
                 shown = event
             self._pause(_POLL_SECONDS)
@@ -137,22 +137,22 @@ class ServerBuilds:
 
     def source(self, document: Mapping[str, Any]) -> Source:
         """Where the images of a finished build are read from."""
-        place = document.get("bin_dir") or document.get("request_hash")
+        directory = document.get("bin_dir") or document.get("request_hash")
 
         @contextmanager
         def opened(name: str, start: int) -> Iterator[Stretch]:
             headers = {"Range": f"bytes={start}-"} if start else {}
-            with self.server.stream(f"/store/{place}/{name}", headers, anonymous=True) as response:
+            with self.server.stream(f"/store/{directory}/{name}", headers, anonymous=True) as response:
                 yield _stretch(response, name)
 
         return opened
 
 
-def _build_answer(reply: Reply) -> Reply:
+def _build_response(response: Response) -> Response:
     # A failed build is a 500 with its hash; a 500 without one is the server's own mistake.
-    if reply.status in (200, 202) or (reply.status == 500 and "request_hash" in reply.document):
-        return reply
-    raise refusal(reply)
+    if response.status in (200, 202) or (response.status == 500 and "request_hash" in response.document):
+        return response
+    raise refusal(response)
 
 
 def _is_stream(response: urllib3.BaseHTTPResponse) -> bool:
@@ -170,7 +170,7 @@ def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:
         return Stretch(0, iter(()))
     if response.status == 404:
         raise BuildNotFound(f"{name} is not there any more; its build may have expired. Ask for it again.")
-    raise refusal(Reply(response.status, _problem(response)))
+    raise refusal(Response(response.status, _problem(response)))
 
 
 def _problem(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _TRIES = 6
 _PAUSE_SECONDS = 0.5
 
 Report = Callable[[str, int, int], None]
-"""Told a file's name, how many of its bytes are here, and how many there are."""
+"""Called with a file's name, how many of its bytes are here, and how many there are."""
 
 
 class Announced(Struct, frozen=True):

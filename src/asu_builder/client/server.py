@@ -63,10 +63,10 @@ _GATEWAY = (502, 504)
 _NOT_NOW = (Unavailable, QueueFull, TooManyRequests)
 _LEAST_PAUSE = 0.2
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
-class Reply(Struct, frozen=True):
+class Response(Struct, frozen=True):
     """An answer that was understood. `retry_after` is in seconds."""
 
     status: int
@@ -103,7 +103,7 @@ class Server:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> Response:
         """The answer, whatever its status; a redirect, or what is no JSON, is an error.
 
         Raises `Unavailable` when nothing answers, `ServerMistake` for what is not this interface.
@@ -117,14 +117,14 @@ class Server:
         if status in _GATEWAY:
             raise Unavailable(f"{self.address} is not reached by the proxy in front of it ({status}).")
         document = _document(self.address, status, content)
-        return Reply(status, document, int(retry_after) if retry_after.isdecimal() else 10)
+        return Response(status, document, int(retry_after) if retry_after.isdecimal() else 10)
 
-    def fetch(self, method: str, path: str, **options: Any) -> Reply:
+    def fetch(self, method: str, path: str, **options: Any) -> Response:
         """The same; whatever is not a success is raised as our error of that meaning."""
-        reply = self.ask(method, path, **options)
-        if reply.status >= 400:
-            raise refusal(reply)
-        return reply
+        response = self.ask(method, path, **options)
+        if response.status >= 400:
+            raise refusal(response)
+        return response
 
     @contextmanager
     def stream(
@@ -172,11 +172,11 @@ class Server:
 
 
 def retry(
-    ask: Callable[[], _Answer],
+    ask: Callable[[], _Result],
     *,
     seconds: float,
     note: Callable[[str], None] = lambda _: None,
-) -> _Answer:
+) -> _Result:
     """The answer, asked for again until `seconds` are over; then the last refusal is raised.
 
     Retries only what can pass by itself, as late as the refusal says; notes each new reason once.
@@ -214,18 +214,20 @@ class _SocketPool(urllib3.HTTPConnectionPool):
         return connected
 
 
-def refusal(reply: Reply) -> AsuError:
+def refusal(response: Response) -> AsuError:
     """What an answer of 400 or more means, in our words; its own sentence is kept."""
-    sentence = str(reply.document.get("detail") or reply.document.get("title") or f"status {reply.status}")
-    kind = _REFUSALS.get(reply.status)
+    sentence = str(
+        response.document.get("detail") or response.document.get("title") or f"status {response.status}"
+    )
+    kind = _REFUSALS.get(response.status)
     if kind and issubclass(kind, RequestRejected):
-        return kind(sentence, field=str(reply.document.get("field", "")))
+        return kind(sentence, field=str(response.document.get("field", "")))
     if kind:
         return kind(sentence)
-    if reply.status == 429:
-        return TooManyRequests(sentence, retry_after=reply.retry_after)
-    if reply.status == 503:
-        return Unavailable(sentence, retry_after=reply.retry_after)
+    if response.status == 429:
+        return TooManyRequests(sentence, retry_after=response.retry_after)
+    if response.status == 503:
+        return Unavailable(sentence, retry_after=response.retry_after)
     return ServerMistake(sentence)
 
 
