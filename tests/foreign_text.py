@@ -28,13 +28,13 @@ from asu_builder.domain.announced import Circumstances
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.request import BuildRequest
 from asu_builder.engines.podman import runtime
-from asu_builder.http import callers
+from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
 from asu_builder.upstream import formats, indexes, lenient
 from asu_builder.upstream.lenient import Notes
 from factories import a_request
-from package_changes import service, versions
+from package_changes import versions
 
 REQUEST = a_request(
     packages=("vim",), repositories={"mine": "https://feed.example.org/x"}, filesystem="squashfs"
@@ -143,7 +143,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "http.pages.words.sentence": lambda text: words.sentence(text[:8000]),
     "http.pages.session.form": _form,
     "http.pages.session.cookie_of": _cookie,
-    "package_changes.service.parse_body": lambda text: service.parse_body(text.encode()),
+    "http.rules_service.parse_body": lambda text: rules_service.parse_body(text.encode()),
     "package_changes.versions.version_order": versions.version_order,
     "package_changes.versions.branch_of": versions.branch_of,
     # text of a server, read by the command line
@@ -200,14 +200,13 @@ COVERED: Mapping[str, str] = {
     "upstream.formats._moment": "upstream.formats.parse_profiles_json",
     "core.pipeline._digests": "domain.profiles_json.signature_length",
     "client.builds._problem": "client.server._document",
-    "package_changes.service._explain": "package_changes.service.parse_body",
-    "package_changes.service._require_names": "package_changes.service.parse_body",
     # tests/unit/upstream/test_lenient.py feeds it packed text
     "upstream.indexes.parse_packed_packages": "upstream.indexes.parse_packages",
 }
 """Functions that are reached only by way of a listed parser, and by which."""
 
 NOT_FOREIGN: Mapping[str, str] = {
+    "domain.rates.parse_rates": "a setting of the operator",
     "engines.local.sandbox._can_limit_processes": "what this machine's own bubblewrap says",
     "upstream.documents.UpstreamDocuments.get": "a path that this program makes",
     "upstream.documents.UpstreamDocuments.want": "a path that this program makes",

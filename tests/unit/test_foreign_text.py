@@ -13,7 +13,6 @@ import pytest
 
 from asu_builder.domain.errors import AsuError
 from foreign_text import COVERED, NOT_FOREIGN, PARSERS
-from package_changes.service import Malformed
 from yardstick import grows_in_proportion, yardstick
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -63,7 +62,7 @@ def shapes(seed: str, size: int) -> Iterator[str]:
 
 def read(name: str, text: str) -> None:
     """Gives a parser a text; that it may refuse it is not what is asked."""
-    with contextlib.suppress(AsuError, Malformed, msgspec.MsgspecError, ValueError, KeyError, RecursionError):
+    with contextlib.suppress(AsuError, msgspec.MsgspecError, ValueError, KeyError, RecursionError):
         PARSERS[name](text)
 
 

@@ -229,8 +229,15 @@ def declared(subject: object) -> Iterator[tuple[Operation, Callable[[Request], A
             yield found, getattr(subject, name)
 
 
-def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]:
-    """The whole OpenAPI 3.1 document."""
+def describe(
+    operations: Iterable[Operation],
+    *,
+    version: str,
+    title: str = "ASU Builder",
+    text: str = "Attended sysupgrade: OpenWrt images with exactly the packages a router needs.",
+    preflight: bool = True,
+) -> dict[str, Any]:
+    """The whole OpenAPI 3.1 document; `preflight` for a service that other origins may ask."""
     operations = tuple(operations)
     types = _types(operations)
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -242,14 +249,11 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
             entry["parameters"] = parameters
         for method in each.methods:
             entry[method.lower()] = _described(each, method, schema_of)
-        entry["options"] = {**_PREFLIGHT, "operationId": f"options {each.address}"}
+        if preflight:
+            entry["options"] = {**_PREFLIGHT, "operationId": f"options {each.address}"}
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "ASU Builder",
-            "version": version,
-            "description": "Attended sysupgrade: OpenWrt images with exactly the packages a router needs.",
-        },
+        "info": {"title": title, "version": version, "description": text},
         "paths": paths,
         "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
     }
