@@ -57,7 +57,7 @@ def _jobs(world: World) -> str:
     ((jobs, completed, attempts, retries, claims),) = world.servers.current.rows(query)
     return (
         f"{jobs} jobs, {completed} completed; {claims} claims, {attempts} counted as lost attempts, "
-        f"{retries} retried because of the world"
+        f"{retries} retried because of the infrastructure"
     )
 
 
