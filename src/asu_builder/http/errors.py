@@ -1,4 +1,4 @@
-"""The one table from what went wrong to what a client is told."""
+"""The one table from errors to responses."""
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -23,18 +23,18 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 
-STATUS: dict[type[AsuError], tuple[int, str]] = {
-    RequestMalformed: (422, "Malformed request"),
-    RequestRejected: (400, "Request rejected"),
-    NotAuthenticated: (401, "Not authenticated"),
-    NotAllowed: (403, "Not allowed"),
-    BuildNotFound: (404, "Not Found"),
-    Conflict: (409, "Conflict"),
-    QueueFull: (429, "Queue full"),
-    TooManyRequests: (429, "Too many requests"),
-    Unavailable: (503, "Unavailable"),
+ERRORS: dict[type[AsuError], tuple[int, str, str]] = {
+    RequestMalformed: (422, "Malformed request", "request_malformed"),
+    RequestRejected: (400, "Request rejected", "request_rejected"),
+    NotAuthenticated: (401, "Not authenticated", "not_authenticated"),
+    NotAllowed: (403, "Not allowed", "not_allowed"),
+    BuildNotFound: (404, "Not Found", ""),
+    Conflict: (409, "Conflict", "conflict"),
+    QueueFull: (429, "Queue full", "queue_full"),
+    TooManyRequests: (429, "Too many requests", "too_many_requests"),
+    Unavailable: (503, "Unavailable", "unavailable"),
 }
-"""Error class to HTTP status and title; a class is found by its nearest base in this table."""
+"""Error class to HTTP status, title, and a code that never changes; the nearest base in here counts."""
 
 INTERNAL = render_problem(
     500,
@@ -45,34 +45,13 @@ INTERNAL = render_problem(
 )
 
 
+def _entry_of(error: AsuError) -> tuple[int, str, str]:
+    return next((ERRORS[base] for base in type(error).__mro__ if base in ERRORS), (500, "Internal error", ""))
+
+
 def status_of(error: AsuError) -> tuple[int, str]:
     """HTTP status and title of a deliberate error; 500 for one that is not in the table."""
-    return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), (500, "Internal error"))
-
-
-CODES: dict[type[AsuError], str] = {
-    RequestMalformed: "request_malformed",
-    RequestRejected: "request_rejected",
-    NotAuthenticated: "not_authenticated",
-    NotAllowed: "not_allowed",
-    Conflict: "conflict",
-    QueueFull: "queue_full",
-    TooManyRequests: "too_many_requests",
-    Unavailable: "unavailable",
-}
-"""Error class to its code, in a word that never changes."""
-
-
-def code_of(error: AsuError) -> str:
-    """The code of a deliberate error; one of a part that is down names the part."""
-    if isinstance(error, PartUnavailable) and error.part:
-        return f"{error.part}_unavailable"
-    return next((CODES[base] for base in type(error).__mro__ if base in CODES), "")
-
-
-def side_of(error: AsuError) -> Side:
-    """Whose side it is on: what another request would not meet is the request's."""
-    return Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+    return _entry_of(error)[:2]
 
 
 def sentence_of(error: AsuError, *, details: bool) -> str:
@@ -85,7 +64,7 @@ def answer_error(error: AsuError, *, details: bool = False) -> RenderedResponse:
 
     `details` are for holders of a token with the right to read: hosts, paths, and remedies.
     """
-    status, title = status_of(error)
+    status, title, code = _entry_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return INTERNAL
     headers = []
@@ -98,7 +77,11 @@ def answer_error(error: AsuError, *, details: bool = False) -> RenderedResponse:
     field = error.field if isinstance(error, RequestRejected) else ""
     if isinstance(error, BuildNotFound):  # in the very words of the contract
         return RenderedResponse(status, render_problem(status, title, sentence).body, tuple(headers))
-    problem = render_problem(status, title, sentence, code=code_of(error), side=side_of(error), field=field)
+    if isinstance(error, PartUnavailable) and error.part:
+        code = f"{error.part}_unavailable"
+    # What another request would not meet is the request's side.
+    side = Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+    problem = render_problem(status, title, sentence, code=code, side=side, field=field)
     return RenderedResponse(status, problem.body, tuple(headers))
 
 
@@ -112,7 +95,7 @@ def respond(answer: RenderedResponse) -> Response:
 def make_error_hook(
     may_read: Callable[[Request], bool],
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Starlette's hook for everything that is raised on purpose; operators read the details."""
+    """Starlette's hook for everything that is raised deliberately; operators read the details."""
 
     async def on_asu_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, AsuError)
@@ -135,5 +118,5 @@ async def on_http_error(_: Request, error: Exception) -> Response:
 
 
 async def on_bug(_: Request, __: Exception) -> Response:
-    """Starlette's hook for everything else; the front door logs the traceback."""
+    """Starlette's hook for everything else; the fast path logs the traceback."""
     return respond(INTERNAL)

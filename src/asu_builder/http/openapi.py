@@ -75,70 +75,38 @@ PATH = {
 }
 """By the names of placeholders; slashes of `path` alone are part of it."""
 
+_NUMBER = {"type": "integer", "minimum": 0}
 QUERY = {
-    entry["name"]: entry
-    for entry in (
-        _parameter(
-            "n", "How many at most; more than the most that is given means the most", 30, where="query"
-        )
-        | {"schema": {"type": "integer", "minimum": 0, "examples": [30]}},
-        _parameter("days", "How many days, today among them", 30, where="query")
-        | {"schema": {"type": "integer", "enum": [7, 30, 90], "examples": [30]}},
-        _parameter("branch", "How the versions' names begin", "24.10", where="query", maxLength=32),
-        _parameter(
-            "interval", "How wide a slot of the chart is", "week", where="query", enum=["day", "week"]
-        ),
-        _parameter(
+    key: _parameter(key.partition(" ")[0], text, example, where="query", **schema)
+    | {"required": key in ("version searched", "target searched")}
+    for key, text, example, schema in (
+        ("n", "How many at most; more than the most that is given means the most", 30, _NUMBER),
+        ("days", "How many days, today among them", 30, {"type": "integer", "enum": [7, 30, 90]}),
+        ("branch", "How the versions' names begin", "24.10", {"maxLength": 32}),
+        ("interval", "How wide a slot of the chart is", "week", {"enum": ["day", "week"]}),
+        (
             "state",
             "Only jobs in this state",
             "failed",
-            where="query",
-            enum=["pending", "building", "completed", "failed", "cancelled"],
+            {"enum": ["pending", "building", "completed", "failed", "cancelled"]},
         ),
-        _parameter("version", "Only jobs of this version", "24.10.4", where="query"),
-        _parameter("target", "Only jobs of this target", "ath79/generic", where="query"),
-        _parameter("profile", "Only jobs of this profile", "tplink_archer-c7-v5", where="query"),
-        _parameter(
-            "caller", "Only jobs that take this token's or address's turns", "192.0.2.7", where="query"
-        ),
-        _parameter(
-            "request_hash",
-            "Only jobs whose hash begins so",
-            A_HASH[:12],
-            where="query",
-            pattern="^[0-9a-f]{4,64}$",
-        ),
-        _parameter("before", "Only jobs with a smaller number, for paging", 4711, where="query")
-        | {"schema": {"type": "integer", "minimum": 0, "examples": [4711]}},
-        _parameter("limit", "How many at most", 100, where="query")
-        | {"schema": {"type": "integer", "minimum": 0, "examples": [100]}},
-        _parameter("after", "Only lines behind this one, by its seq", 0, where="query")
-        | {"schema": {"type": "integer", "minimum": 0, "examples": [0]}},
-        _parameter("follow", "1 goes on to the end of the build", "0", where="query", enum=["0", "1"]),
-        _parameter(
-            "for", "With build: 503 when no build could run now", "build", where="query", enum=["build"]
-        ),
+        ("version", "Only jobs of this version", "24.10.4", {}),
+        ("target", "Only jobs of this target", "ath79/generic", {}),
+        ("profile", "Only jobs of this profile", "tplink_archer-c7-v5", {}),
+        ("caller", "Only jobs that take this token's or address's turns", "192.0.2.7", {}),
+        ("request_hash", "Only jobs whose hash begins so", A_HASH[:12], {"pattern": "^[0-9a-f]{4,64}$"}),
+        ("before", "Only jobs with a smaller number, for paging", 4711, _NUMBER),
+        ("limit", "How many at most", 100, _NUMBER),
+        ("after", "Only lines behind this one, by its seq", 0, _NUMBER),
+        ("follow", "1 goes on to the end of the build", "0", {"enum": ["0", "1"]}),
+        ("for", "With build: 503 when no build could run now", "build", {"enum": ["build"]}),
+        ("version searched", "The version to search in", "24.10.4", {"maxLength": 64}),
+        ("target searched", "The target to search in", "ath79/generic", {"maxLength": 64}),
+        ("search", "Words in any order; nothing means the first ones", "archer c7", {"maxLength": 64}),
+        ("limit searched", "How many at most; more than 100 means 100", 20, _NUMBER),
     )
-} | {
-    "version searched": _parameter(
-        "version", "The version to search in", "24.10.4", where="query", maxLength=64
-    )
-    | {"required": True},
-    "target searched": _parameter(
-        "target", "The target to search in", "ath79/generic", where="query", maxLength=64
-    )
-    | {"required": True},
-    "search": _parameter(
-        "search",
-        "Words in any order; nothing means the first ones",
-        "archer c7",
-        where="query",
-        maxLength=64,
-    ),
-    "limit of a search": _parameter("limit", "How many at most; more than 100 means 100", 20, where="query")
-    | {"schema": {"type": "integer", "minimum": 0, "examples": [20]}},
 }
-"""By the names that operations use, which are those of the wire where one name means one thing."""
+"""By the names that operations use: those of the wire, with `searched` behind those of a search."""
 
 _STEP = {
     "description": "The step in a word: queued, the name of a stage, done or failed",

@@ -21,7 +21,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.engines.podman.images import missing, pull_failed
-from asu_builder.http.errors import INTERNAL, STATUS, answer_error
+from asu_builder.http.errors import ERRORS, INTERNAL, answer_error
 
 INNER = {
     errors.AsuError,
@@ -38,7 +38,7 @@ EVERY_CLASS = [
 
 
 def test_every_error_class_has_its_status() -> None:
-    assert {error.__name__: status for error, (status, _) in STATUS.items()} == {
+    assert {error.__name__: status for error, (status, _, _) in ERRORS.items()} == {
         "RequestMalformed": 422,
         "RequestRejected": 400,
         "NotAuthenticated": 401,
@@ -53,7 +53,7 @@ def test_every_error_class_has_its_status() -> None:
 
 @pytest.mark.parametrize("kind", EVERY_CLASS)
 def test_an_error_is_either_told_or_known_to_stay_inside(kind: type[AsuError]) -> None:
-    assert (kind in INNER) != any(base in STATUS for base in kind.__mro__)
+    assert (kind in INNER) != any(base in ERRORS for base in kind.__mro__)
 
 
 @pytest.mark.parametrize(

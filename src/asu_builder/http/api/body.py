@@ -134,7 +134,27 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
     """
     sent = _decode(body)
     try:
-        request = _request_of(sent)
+        request = BuildRequest(
+            version=sent.version,
+            target=sent.target,
+            # LuCI sends the board name, whose vendor is separated by a comma.
+            profile=sent.profile.replace(",", "_"),
+            # apk and opkg print a leading + for dependencies; some clients copied it.
+            packages=tuple(name.removeprefix("+") for name in sent.packages or () if name),
+            packages_versions={
+                name.removeprefix("+"): version
+                for name, version in (sent.packages_versions or {}).items()
+                if name
+            },
+            version_code=sent.version_code or "",
+            diff_packages=_flag("diff_packages", sent.diff_packages),
+            defaults=sent.defaults or "",
+            rootfs_size_mb=_size("rootfs_size_mb", sent.rootfs_size_mb),
+            filesystem=sent.filesystem or None,
+            repositories=sent.repositories or {},
+            repositories_mode=sent.repositories_mode or "replace",
+            repository_keys=tuple(key for key in sent.repository_keys or () if key),
+        )
         require_usable_repositories(request.repositories)
     except RequestMalformed:
         _name_entry_as_sent(sent)
@@ -142,30 +162,6 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
     if sent.distro and sent.distro != "openwrt":
         raise RequestRejected(f"Unsupported distro: {sent.distro[:64]}", field="distro")
     return request, _safe_client(sent.client) if isinstance(sent.client, str) else ""
-
-
-def _request_of(sent: BuildRequestBody) -> BuildRequest:
-    return BuildRequest(
-        version=sent.version,
-        target=sent.target,
-        # LuCI sends the board name, whose vendor is separated by a comma.
-        profile=sent.profile.replace(",", "_"),
-        # apk and opkg print a leading + for dependencies; some clients copied it.
-        packages=tuple(name.removeprefix("+") for name in sent.packages or () if name),
-        packages_versions={
-            name.removeprefix("+"): version
-            for name, version in (sent.packages_versions or {}).items()
-            if name
-        },
-        version_code=sent.version_code or "",
-        diff_packages=_flag("diff_packages", sent.diff_packages),
-        defaults=sent.defaults or "",
-        rootfs_size_mb=_size("rootfs_size_mb", sent.rootfs_size_mb),
-        filesystem=sent.filesystem or None,
-        repositories=sent.repositories or {},
-        repositories_mode=sent.repositories_mode or "replace",
-        repository_keys=tuple(key for key in sent.repository_keys or () if key),
-    )
 
 
 def _name_entry_as_sent(sent: BuildRequestBody) -> None:

@@ -133,7 +133,26 @@ class Metadata:
     )
     async def overview(self, request: Request) -> Response:
         """Everything a client needs to choose a version: branches, versions, targets, limits."""
-        return await self._document(request, "overview", self._render_overview)
+
+        def render() -> Rendered:
+            settings = self._settings
+            offers = self._catalog.offers()
+            document = Overview(
+                latest=self._catalog.latest(),
+                branches={offer.branch.name: _branch_document(offer) for offer in offers},
+                upstream_url=settings.announced_upstream_url.rstrip("/"),
+                server=ServerDocument(
+                    self._version,
+                    settings.contact,
+                    settings.allow_defaults,
+                    settings.repository_allow_list,
+                    settings.max_custom_rootfs_size_mb,
+                    settings.max_defaults_length,
+                ),
+            )
+            return _with_branches(document, offers)
+
+        return await self._document(request, "overview", render)
 
     @operation(
         "/json/v1/branches.json",
@@ -141,7 +160,12 @@ class Metadata:
     )
     async def branches(self, request: Request) -> Response:
         """The branches as a list."""
-        return await self._document(request, "branches", self._render_branches)
+
+        def render() -> Rendered:
+            offers = self._catalog.offers()
+            return _with_branches([_branch_document(offer) for offer in offers], offers)
+
+        return await self._document(request, "branches", render)
 
     @operation(
         "/json/v1/latest.json",
@@ -150,7 +174,7 @@ class Metadata:
     )
     async def latest(self, request: Request) -> Response:
         """The upcoming release if there is any, the stable and the old stable one."""
-        return await self._document(request, "latest", self._render_latest)
+        return await self._document(request, "latest", lambda: Latest(self._catalog.latest()))
 
     @operation(
         "/api/v1/revision/{version}/{target}/{subtarget}",
@@ -163,13 +187,11 @@ class Metadata:
     )
     async def revision(self, request: Request) -> Response:
         """Upstream's current revision of a target."""
-        found = request.path_params
-        target = f"{found['target']}/{found['subtarget']}"
-        return await self._document(
-            request,
-            f"revision {found['version']} {target}",
-            lambda: self._render_revision(found["version"], target),
-        )
+
+        def render(version: str, target: str, subtarget: str) -> Revision:
+            return Revision(self._catalog.revision(version, f"{target}/{subtarget}"))
+
+        return await self._document(request, "revision", render)
 
     @operation(
         "/json/v1/{path:path}/packages/{architecture}-index.json",
@@ -177,12 +199,12 @@ class Metadata:
     )
     async def architecture_index(self, request: Request) -> Response:
         """Package names and versions of an architecture, merged over its feeds."""
-        path, architecture = request.path_params["path"], request.path_params["architecture"]
-        return await self._document(
-            request,
-            f"architecture {path} {architecture}",
-            lambda: self._render_architecture(path, architecture),
-        )
+
+        def render(path: str, architecture: str) -> object:
+            packages = self._catalog.architecture_packages(self._catalog.release_at(path), architecture)
+            return dict(sorted(packages.items()))
+
+        return await self._document(request, "architecture", render)
 
     @operation(
         "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json",
@@ -190,10 +212,13 @@ class Metadata:
     )
     async def target_index(self, request: Request) -> Response:
         """Package names and versions of a target, its kernel modules among them."""
-        path, target = _path_and_target(request)
-        return await self._document(
-            request, f"target {path} {target}", lambda: self._render_target(path, target)
-        )
+
+        def render(path: str, target: str, subtarget: str) -> TargetIndex:
+            release = self._catalog.release_at(path)
+            architecture, packages = self._catalog.target_packages(release, f"{target}/{subtarget}")
+            return TargetIndex(architecture, dict(sorted(packages.items())))
+
+        return await self._document(request, "target", render)
 
     @operation(
         "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json",
@@ -201,76 +226,36 @@ class Metadata:
     )
     async def profile(self, request: Request) -> Response:
         """Upstream's description of one profile, by its name or an alias; {} when there is none."""
-        path, target = _path_and_target(request)
-        profile = request.path_params["profile"]
-        return await self._document(
-            request, f"profile {path} {target} {profile}", lambda: self._render_profile(path, target, profile)
-        )
 
-    async def _document(self, request: Request, key: str, render: Callable[[], bytes | Rendered]) -> Response:
+        def render(path: str, target: str, subtarget: str, profile: str) -> msgspec.Raw:
+            release = self._catalog.release_at(path)
+            found = self._catalog.described_profile(release, f"{target}/{subtarget}", profile)
+            return msgspec.Raw(found or b"{}")
+
+        return await self._document(request, "profile", render)
+
+    async def _document(self, request: Request, kind: str, render: Callable[..., object]) -> Response:
+        """`render` makes the document of the placeholders in the address."""
+        places = request.path_params
+
         def rendered() -> Rendered:
-            made = render()
-            return made if isinstance(made, Rendered) else Rendered(made, _FRESH_SECONDS)
+            made = render(**places)
+            return made if isinstance(made, Rendered) else Rendered(msgspec.json.encode(made), _FRESH_SECONDS)
 
-        made = await self._made.get(key, self._callers.of(request.scope), rendered)
+        made = await self._made.get(
+            " ".join((kind, *places.values())), self._callers.of(request.scope), rendered
+        )
         # A document that lacks a feed or a branch, or may be out of date, is soon made again, so no proxy
         # keeps it longer.
-        may_be_kept = (_MAX_AGE,) if made.lasts else ()
-        return respond(RenderedResponse(200, made.body, (*may_be_kept, *made.headers)))
-
-    def _with_branches(self, document: object, offers: Sequence[BranchOffer]) -> Rendered:
-        """One bad branch does not take the others along; what lacks one is soon made again."""
-        complete = all(offer.complete for offer in offers)
-        seconds = _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS
-        return Rendered(msgspec.json.encode(document), seconds, complete)
-
-    def _render_overview(self) -> Rendered:
-        settings = self._settings
-        offers = self._catalog.offers()
-        document = Overview(
-            latest=self._catalog.latest(),
-            branches={offer.branch.name: _branch_document(offer) for offer in offers},
-            upstream_url=settings.announced_upstream_url.rstrip("/"),
-            server=ServerDocument(
-                self._version,
-                settings.contact,
-                settings.allow_defaults,
-                settings.repository_allow_list,
-                settings.max_custom_rootfs_size_mb,
-                settings.max_defaults_length,
-            ),
-        )
-        return self._with_branches(document, offers)
-
-    def _render_branches(self) -> Rendered:
-        offers = self._catalog.offers()
-        return self._with_branches([_branch_document(offer) for offer in offers], offers)
-
-    def _render_latest(self) -> bytes:
-        return msgspec.json.encode(Latest(self._catalog.latest()))
-
-    def _render_revision(self, version: str, target: str) -> bytes:
-        return msgspec.json.encode(Revision(self._catalog.revision(version, target)))
-
-    def _render_architecture(self, path: str, architecture: str) -> bytes:
-        packages = self._catalog.architecture_packages(self._catalog.release_at(path), architecture)
-        return _encode_packages(packages)
-
-    def _render_target(self, path: str, target: str) -> bytes:
-        architecture, packages = self._catalog.target_packages(self._catalog.release_at(path), target)
-        return msgspec.json.encode(TargetIndex(architecture, dict(sorted(packages.items()))))
-
-    def _render_profile(self, path: str, target: str, profile: str) -> bytes:
-        return self._catalog.described_profile(self._catalog.release_at(path), target, profile) or b"{}"
+        cacheable = (_MAX_AGE,) if made.lasts else ()
+        return respond(RenderedResponse(200, made.body, (*cacheable, *made.headers)))
 
 
-def _path_and_target(request: Request) -> tuple[str, str]:
-    found = request.path_params
-    return found["path"], f"{found['target']}/{found['subtarget']}"
-
-
-def _encode_packages(packages: Mapping[str, str]) -> bytes:
-    return msgspec.json.encode(dict(sorted(packages.items())))
+def _with_branches(document: object, offers: Sequence[BranchOffer]) -> Rendered:
+    """One bad branch does not take the others along; what lacks one is soon made again."""
+    complete = all(offer.complete for offer in offers)
+    seconds = _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS
+    return Rendered(msgspec.json.encode(document), seconds, complete)
 
 
 def _branch_document(offer: BranchOffer) -> BranchDocument:

@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.domain.search import Device
 from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
 from asu_builder.http.api.wire import RenderedResponse
 from asu_builder.http.cache import Rendered
@@ -109,7 +108,7 @@ class SearchEndpoints:
     @operation(
         "/api/v1/devices",
         answers={200: ("The devices", DevicesDocument), **_REFUSED},
-        query=("version searched", "search", "limit of a search"),
+        query=("version searched", "search", "limit searched"),
     )
     async def devices(self, request: Request) -> Response:
         """The devices of a version that have every word of a text among their names, the best first.
@@ -120,9 +119,18 @@ class SearchEndpoints:
 
         def make() -> DevicesDocument:
             found = self._search.devices(version, text, limit)
-            return DevicesDocument(
-                version, [_device(each) for each in found.devices], found.more, found.guessed
-            )
+            devices = [
+                DeviceDocument(
+                    str(each.title),
+                    each.target,
+                    each.profile,
+                    each.title.vendor,
+                    each.title.model,
+                    each.title.variant,
+                )
+                for each in found.devices
+            ]
+            return DevicesDocument(version, devices, found.more, found.guessed)
 
         return await self._json(request, f"devices {limit} {version!r} {text!r}", make)
 
@@ -148,7 +156,7 @@ class SearchEndpoints:
     @operation(
         "/api/v1/packages",
         answers={200: ("The packages", PackagesDocument), **_REFUSED, **_UNKNOWN},
-        query=("version searched", "target searched", "search", "limit of a search"),
+        query=("version searched", "target searched", "search", "limit searched"),
     )
     async def packages(self, request: Request) -> Response:
         """The packages of a version and target that have every word of a text in their names.
@@ -173,11 +181,6 @@ class SearchEndpoints:
 
         made = await self._made.get(key, self._callers.of(request.scope), render)
         return respond(RenderedResponse(200, made.body, made.headers))
-
-
-def _device(device: Device) -> DeviceDocument:
-    title = device.title
-    return DeviceDocument(str(title), device.target, device.profile, title.vendor, title.model, title.variant)
 
 
 def _text(request: Request, name: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import Fault, Side
-from asu_builder.domain.job import Attempt, BuildFailure, BuildResult, Image, Job, JobState, Stage
+from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Stage
 from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.http.api.documents import (
     Accepted,
@@ -56,10 +56,8 @@ def render_build(view: BuildView) -> RenderedResponse:
     job = view.job
     if isinstance(job.outcome, BuildResult):
         return _build_answer(200, _done(job, job.outcome), job, step="done")
-    if isinstance(job.outcome, BuildFailure):
-        return _build_answer(500, _failed(job, job.outcome), job, step="failed")
-    if job.state is JobState.CANCELLED:
-        return _build_answer(500, _cancelled(job), job, step="failed")
+    if isinstance(job.outcome, BuildFailure) or job.state is JobState.CANCELLED:
+        return _build_answer(500, _failed(job), job, step="failed")
     eta = eta_of(view)
     waits = job.state is JobState.PENDING
     stage = job.stage or Stage.INIT
@@ -94,20 +92,16 @@ def _build_answer(
         (b"x-imagebuilder-status", step.encode()),
         (b"x-queue-position", b"%d" % position),
     ]
-    if timing := _timing(job):
-        headers.append((b"server-timing", timing))
-    return RenderedResponse(status, _encode(document), tuple(headers))
-
-
-def _timing(job: Job) -> bytes:
-    """How long the job has waited for its (last) start and was built, once that is over."""
+    # How long the job has waited for its (last) start and was built, once that is over.
     spans = []
     waited_until = job.started_at or job.finished_at
     if waited_until:
         spans.append(b"wait;dur=%.0f" % _milliseconds(job.enqueued_at, waited_until))
     if job.started_at and job.finished_at:
         spans.append(b"build;dur=%.0f" % _milliseconds(job.started_at, job.finished_at))
-    return b", ".join(spans)
+    if spans:
+        headers.append((b"server-timing", b", ".join(spans)))
+    return RenderedResponse(status, _encode(document), tuple(headers))
 
 
 def _milliseconds(since: datetime, until: datetime) -> float:
@@ -153,7 +147,17 @@ def _done(job: Job, result: BuildResult) -> dict[str, object]:
         # The Firmware Selector reads titles[0] before it shows any link.
         titles=titles if isinstance(titles, list) else [],
         build_at=_build_at(job, described.get("source_date_epoch")),
-        images=tuple(_image(image) for image in result.images),
+        images=tuple(
+            ImageDocument(
+                image.name,
+                image.type,
+                image.sha256,
+                image.sha256_unsigned,
+                image.size,
+                image.filesystem or msgspec.UNSET,
+            )
+            for image in result.images
+        ),
         manifest=result.manifest,
         build_cmd=result.build_cmd,
         build_cmd_packages=result.packages,
@@ -179,47 +183,9 @@ def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
     )
 
 
-def _image(image: Image) -> ImageDocument:
-    return ImageDocument(
-        name=image.name,
-        type=image.type,
-        sha256=image.sha256,
-        sha256_unsigned=image.sha256_unsigned,
-        size=image.size,
-        filesystem=image.filesystem or msgspec.UNSET,
-    )
-
-
-def _failed(job: Job, failure: BuildFailure) -> Failed:
-    return Failed(
-        status=500,
-        title="Build failed",
-        detail=failure.detail or "failed",
-        state=job.state,
-        imagebuilder_status="failed",
-        fault=failure.fault,
-        reason=failure.reason,
-        code=failure.reason,
-        side=failure.side,
-        request_hash=job.request_hash,
-        enqueued_at=job.enqueued_at,
-        stdout=failure.stdout,
-        stderr=failure.stderr,
-        request=_echo(job),
-        build_cmd=failure.build_cmd or msgspec.UNSET,
-        attempts=tuple(_attempt(attempt) for attempt in failure.attempts) or msgspec.UNSET,
-        field=failure.field or msgspec.UNSET,
-        problem=render_build_problem(failure.problem),
-    )
-
-
-def _attempt(attempt: Attempt) -> AttemptDocument:
-    return AttemptDocument(attempt.started_at, attempt.ended_at, attempt.stage, attempt.ending)
-
-
-def _cancelled(job: Job) -> Failed:
-    """A 500, because that is what every old client stops at."""
-    return Failed(
+def _failed(job: Job) -> Failed:
+    """What failed, or was cancelled: a 500 too, because that is what every old client stops at."""
+    failed = Failed(
         status=500,
         title="Build cancelled",
         detail="cancelled",
@@ -234,6 +200,28 @@ def _cancelled(job: Job) -> Failed:
         stdout="",
         stderr="",
         request=_echo(job),
+    )
+    if not isinstance(job.outcome, BuildFailure):
+        return failed
+    failure = job.outcome
+    attempts = tuple(
+        AttemptDocument(attempt.started_at, attempt.ended_at, attempt.stage, attempt.ending)
+        for attempt in failure.attempts
+    )
+    return msgspec.structs.replace(
+        failed,
+        title="Build failed",
+        detail=failure.detail or "failed",
+        fault=failure.fault,
+        reason=failure.reason,
+        code=failure.reason,
+        side=failure.side,
+        stdout=failure.stdout,
+        stderr=failure.stderr,
+        build_cmd=failure.build_cmd or msgspec.UNSET,
+        attempts=attempts or msgspec.UNSET,
+        field=failure.field or msgspec.UNSET,
+        problem=render_build_problem(failure.problem),
     )
 
 
