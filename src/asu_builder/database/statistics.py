@@ -1,10 +1,9 @@
-"""Statistics: kept in memory for moments, written in batches, counted by day for the charts."""
+"""Statistics: collected in memory, written in batches, counted by day for the charts."""
 
 import logging
 import sqlite3
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, KeysView, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,13 +16,13 @@ from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, Record
 
 EventRow = tuple[int, str, str, str, str, bool, str, str, str]
 """at, kind, version, target, profile, diff_packages, client, reason, side; times in microseconds."""
-DurationRow = tuple[int, str, int]
-"""at, stage, microseconds."""
+DurationRow = tuple[int, str, int, int, int]
+"""day, stage, the class's upper end, and twice the duration: for the sum and the longest; in microseconds."""
 
 DAY = 86_400_000_000
 """Microseconds."""
 KEPT_NAMES = 150
-"""Of a day that is over, for each version: the names most wanted. The API shows a hundred."""
+"""Of a past day, for each version: the names most requested. The API shows a hundred."""
 _KEPT_DAYS = 100
 """Packages are many and are shown for 90 days at most."""
 _PACKAGES_SECONDS = 60.0
@@ -31,7 +30,7 @@ _PACKAGES_SECONDS = 60.0
 _MOST_WAITING = 50_000
 """Events in memory while the database takes none; more are dropped. About 20 MB."""
 _MOST_NAMES = 20_000
-"""So many different names are written without waiting for the minute."""
+"""More different names than this are written before the minute is over."""
 _MOST_NAMES_WAITING = 100_000
 """The same in memory while the database takes none; more are dropped."""
 _UPPER_ENDS = [span_micros(end) for end in DURATION_CLASSES]
@@ -47,6 +46,17 @@ _LABELS: Mapping[TallyBy, str] = {
 }
 _NOT_BY_DAY = ("target", "profile")
 """Too many for the daily counts."""
+_ADD_EVENT = """
+INSERT INTO build_stats (at, kind, version, target, profile, diff_packages, client, reason, side)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_COUNT_EVENTS = """
+INSERT INTO daily_events (kind, day, version, reason, side, diff_packages, events)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, side, diff_packages)
+DO UPDATE SET events = daily_events.events + excluded.events"""
+_COUNT_DURATION = """
+INSERT INTO daily_durations (day, stage, up_to, builds, total, longest) VALUES (?, ?, ?, 1, ?, ?)
+ON CONFLICT (day, stage, up_to) DO UPDATE SET builds = daily_durations.builds + 1,
+total = daily_durations.total + excluded.total, longest = max(daily_durations.longest, excluded.longest)"""
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +76,7 @@ class SqlStatistics:
     ) -> None:
         """`clock` counts seconds.
 
-        `note` is told the kind, reason and side of each event at once, whatever becomes of the writing.
+        `note` is called at once with the kind, reason and side of each event, even if writing fails later.
         """
         self._note = note
         self._database = database
@@ -115,7 +125,10 @@ class SqlStatistics:
         if len(self._spans) >= _MOST_WAITING:
             self._dropped += 1
             return
-        self._spans.append((to_micros(self._now()), stage, max(0, span_micros(span))))
+        micros = max(0, span_micros(span))
+        # The last class also holds all that took longer.
+        up_to = next((end for end in _UPPER_ENDS if micros <= end), _UPPER_ENDS[-1])
+        self._spans.append((to_micros(self._now()) // DAY, stage, up_to, micros, micros))
 
     def waiting(self) -> int:
         return len(self._rows)
@@ -132,13 +145,25 @@ class SqlStatistics:
             return self._flush(packages=self._clock() >= self._packages_due or names > _MOST_NAMES)
 
     def _flush(self, *, packages: bool) -> int:
-        self._count_names()
+        asked = len(self._asked)
+        room = _MOST_NAMES_WAITING - sum(len(counted) for counted in self._wanted.values())
+        for day, version, names in self._asked[:asked]:
+            if len(names) > room:
+                self._dropped += 1
+                continue
+            counted = self._wanted.setdefault((day, version), Counter())
+            before = len(counted)
+            counted.update(names)
+            room -= len(counted) - before
+        del self._asked[:asked]
         wanted = self._wanted if packages else {}
         rows, spans = self._rows[:], self._spans[:]
         if rows or spans or wanted:
             with self._database.writing() as connection:
-                _add_events(connection, rows)
-                _add_durations(connection, spans)
+                connection.executemany(_ADD_EVENT, rows)
+                counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
+                connection.executemany(_COUNT_EVENTS, [(*labels, count) for labels, count in counts.items()])
+                connection.executemany(_COUNT_DURATION, spans)
                 _add_packages(connection, wanted)
             del self._rows[: len(rows)], self._spans[: len(spans)]
             if self._dropped:
@@ -151,19 +176,6 @@ class SqlStatistics:
             self._wanted = {}
             self._packages_due = self._clock() + _PACKAGES_SECONDS
         return len(rows)
-
-    def _count_names(self) -> None:
-        count = len(self._asked)
-        room = _MOST_NAMES_WAITING - sum(len(counted) for counted in self._wanted.values())
-        for day, version, names in self._asked[:count]:
-            if len(names) > room:
-                self._dropped += 1
-                continue
-            counted = self._wanted.setdefault((day, version), Counter())
-            before = len(counted)
-            counted.update(names)
-            room -= len(counted) - before
-        del self._asked[:count]
 
     def tally(
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
@@ -222,39 +234,8 @@ class SqlStatistics:
         return [(str(name), int(times)) for name, times in rows]
 
 
-def _add_events(connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
-    """Appends events and counts them by day."""
-    connection.executemany(
-        "INSERT INTO build_stats (at, kind, version, target, profile, diff_packages, client, reason, side)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
-    counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
-    connection.executemany(
-        "INSERT INTO daily_events (kind, day, version, reason, side, diff_packages, events)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, version, reason, side, diff_packages)"
-        " DO UPDATE SET events = daily_events.events + excluded.events",
-        [(*labels, count) for labels, count in counts.items()],
-    )
-
-
-def _add_durations(connection: sqlite3.Connection, rows: Sequence[DurationRow]) -> None:
-    """Counts stages by class of duration; the last class also holds all that took longer."""
-    last = len(_UPPER_ENDS) - 1
-    connection.executemany(
-        "INSERT INTO daily_durations (day, stage, up_to, builds, total, longest) VALUES (?, ?, ?, 1, ?, ?)"
-        " ON CONFLICT (day, stage, up_to) DO UPDATE SET builds = daily_durations.builds + 1,"
-        " total = daily_durations.total + excluded.total,"
-        " longest = max(daily_durations.longest, excluded.longest)",
-        [
-            (at // DAY, stage, _UPPER_ENDS[bisect_left(_UPPER_ENDS, micros, hi=last)], micros, micros)
-            for at, stage, micros in rows
-        ],
-    )
-
-
 def _add_packages(connection: sqlite3.Connection, wanted: Mapping[tuple[int, str], Counter[str]]) -> None:
-    """Counts names by day and version, and by day alone. What is to be left out (`-name`) is not wanted."""
+    """Counts names by day and version, and by day alone. Names to be left out (`-name`) do not count."""
     totals: dict[tuple[int, str], Counter[str]] = {}
     for (day, _), names in wanted.items():
         totals.setdefault((day, ""), Counter()).update(names)
@@ -272,7 +253,7 @@ def _add_packages(connection: sqlite3.Connection, wanted: Mapping[tuple[int, str
 
 
 def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:
-    """Deletes days before `before`, and of the days before `today` the packages hardly anybody wanted."""
+    """Deletes days before `before`, and of the days before `today` the packages least requested."""
     ends = (("daily_events", before), ("daily_durations", before))
     for table, end in (*ends, ("daily_packages", max(before, today - _KEPT_DAYS))):
         connection.execute(f"DELETE FROM {table} WHERE day < ?", (end,))

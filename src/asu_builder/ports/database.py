@@ -362,8 +362,7 @@ class RetentionRepository(Protocol):
     def forget_statistics(self, *, older_than: timedelta) -> int:
         """Deletes statistics events older than this; how many, a few thousand at most.
 
-        Counts of days that lie wholly before it go too, and of days before today those of packages
-        that hardly anybody wanted.
+        Counts of whole days before it go too, and of past days the counts of the packages least requested.
         """
         ...
 
@@ -378,12 +377,12 @@ TallyBy = Literal[
     "diff_packages",
     "version_with_diff_packages",
 ]
-"""`reason_and_side` are two words, the second "" where it was not told. With the last one only events with
-`diff_packages` count."""
+"""`reason_and_side` are two words, the second "" if unknown. The last one counts only events with
+`diff_packages`."""
 
 
 class Tally(Struct, frozen=True):
-    """How many events of one label fell into one slot of time, counted from the start asked for."""
+    """The number of events of one label in one slot of time; slots are numbered from `since` on."""
 
     slot: int
     label: str
@@ -400,7 +399,7 @@ DURATION_CLASSES = tuple(
 
 
 class DurationTally(Struct, frozen=True):
-    """How many times a stage took up to `up_to` (and longer than the class before), and how long in all."""
+    """How many times a stage took up to `up_to` (and longer than the class before), and how long in total."""
 
     stage: str
     up_to: timedelta
@@ -431,11 +430,11 @@ class Statistics(Protocol):
         reason: str = "",
         side: Side | None = None,
     ) -> None:
-        """Notes one event; a failure with its reason, and the side where it is known. Never waits."""
+        """Notes one event; a failure with its reason, and its side if known. Never waits."""
         ...
 
     def record_duration(self, stage: str, span: timedelta) -> None:
-        """Notes how long a stage of one build took, by a clock that nobody sets. Never waits."""
+        """Notes how long a stage of one build took, by the monotonic clock. Never waits."""
         ...
 
     def waiting(self) -> int:
@@ -449,7 +448,7 @@ class Statistics(Protocol):
     def tally(
         self, kinds: Sequence[EventKind], *, since: datetime, width: timedelta, by: TallyBy = "nothing"
     ) -> Sequence[Tally]:
-        """Counts events since a moment in slots of `width`, apart by a column; empty slots are left out."""
+        """Counts events since a moment in slots of `width`, grouped by a column; leaves out empty slots."""
         ...
 
     def durations(self, *, since: datetime) -> Sequence[DurationTally]:
@@ -463,6 +462,6 @@ class Statistics(Protocol):
     def top_packages(self, *, since: datetime, branch: str, limit: int) -> Sequence[tuple[str, int]]:
         """Packages most asked for, and by how many new builds, since the beginning of a day (UTC).
 
-        `branch` is how the versions' names begin. A name that few want is not counted for days gone by.
+        `branch` is how the versions' names begin. Past days count only the names most requested.
         """
         ...

@@ -55,8 +55,12 @@ class Row(Struct, frozen=True):
 def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> str:
     """A bar for each day, its parts stacked; the last day is not over and is drawn paler."""
     totals = [sum(line.values[number] for line in series) for number in range(len(days))]
-    step = _step(max(totals, default=0))
-    top = step * max(1, math.ceil(max(totals, default=0) / step))
+    largest = max(totals, default=0)
+    # Ticks are a round number apart, and at most five reach the largest value.
+    wanted = max(largest, 1) / _MOST_TICKS
+    power = 10 ** math.floor(math.log10(wanted)) if wanted > 1 else 1
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted)
+    top = step * max(1, math.ceil(largest / step))
     slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(days))
     width = min(slot * _BARS_SHARE, _WIDEST_BAR)
     parts = [
@@ -191,13 +195,6 @@ def _dates(days: Sequence[date]) -> str:
 
 def _height_of(value: float, top: float) -> float:
     return _TOP + _PLOT * (1 - value / top)
-
-
-def _step(largest: float) -> int:
-    """How far apart the ticks are: a round number, of which at most five reach the largest value."""
-    wanted = max(largest, 1) / _MOST_TICKS
-    power = 10 ** math.floor(math.log10(wanted)) if wanted > 1 else 1
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted)
 
 
 def _text(x: float, y: float, text: str, classes: str) -> str:
