@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from asu_builder.domain.errors import FailureReason, QueueFull
+from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.domain.search import Device, Title
-from asu_builder.ports import Admit, Remove, Submission
+from asu_builder.ports import Remove, Submission
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TRANSCRIPTS = Path(__file__).resolve().parents[2] / "shared" / "transcripts"
@@ -45,15 +45,6 @@ def a_submission(
     """A request with its hash, and who asks."""
     request = a_request(**changes)
     return Submission(request, request_hash(request), "owut/2026.1", caller, priority, cancel_digest)
-
-
-def room_for(capacity: int) -> Admit:
-    """Lets new jobs enter as long as fewer than `capacity` wait."""
-
-    def admit(_: Submission, pending: int) -> QueueFull | None:
-        return QueueFull(pending, 30) if pending >= capacity else None
-
-    return admit
 
 
 def a_result(**changes: Any) -> BuildResult:

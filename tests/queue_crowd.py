@@ -22,7 +22,7 @@ from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, Still
 from asu_builder.domain.job import Lease, Priority, Retention, Stage
 from asu_builder.files import locked
 from asu_builder.ports import IdlePolicy, JobFilter
-from factories import NOON, a_failure, a_result, a_submission, room_for
+from factories import NOON, a_failure, a_result, a_submission
 
 HASHES = 12
 PACE = 20
@@ -113,7 +113,7 @@ class QueueSummary:
         submission = a_submission(packages=(f"p{which}",), caller=caller, priority=priority)
         began = time.monotonic_ns()
         try:
-            entry = self._queue.submit(submission, admit=room_for(HASHES // 2))
+            entry = self._queue.submit(submission, max_pending=HASHES // 2)
         except QueueFull:
             return
         self._note_jobs("created" if entry.created else "joined", [entry.job.id], began)

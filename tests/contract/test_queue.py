@@ -33,7 +33,7 @@ from asu_builder.ports import (
     Submission,
 )
 from database_clock import at_time
-from factories import NOON, a_failure, a_request, a_result, a_submission, removes, room_for
+from factories import NOON, a_failure, a_request, a_result, a_submission, removes
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -41,11 +41,11 @@ LOOK = timedelta(seconds=10)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, capacity: int = 100) -> Job:
-    return at_time(queue, NOON).submit(a_submission(packages=(name,)), admit=room_for(capacity)).job
+    return at_time(queue, NOON).submit(a_submission(packages=(name,)), max_pending=capacity).job
 
 
 def enter(queue: JobQueue, submission: Submission, *, capacity: int, now: datetime) -> tuple[Job, bool]:
-    entry = at_time(queue, now).submit(submission, admit=room_for(capacity))
+    entry = at_time(queue, now).submit(submission, max_pending=capacity)
     return entry.job, entry.created
 
 
@@ -401,7 +401,7 @@ def test_a_request_that_was_submitted_is_not_changed_by_later_ones(queue: JobQue
 def test_many_submissions_in_one_transaction_have_each_their_own_answer(queue: JobQueue) -> None:
     known = submit(queue, "known")
     submissions = [a_submission(packages=(name,)) for name in ("a", "known", "a", "b", "c")]
-    answers = list(queue.submit_all(submissions, admit=room_for(3)))
+    answers = list(queue.submit_all(submissions, max_pending=3))
     assert [isinstance(answer, QueueFull) for answer in answers] == [False, False, False, False, True]
     entries = [answer for answer in answers if isinstance(answer, Entry)]
     assert [(entry.created, entry.ahead) for entry in entries] == [

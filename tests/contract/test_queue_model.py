@@ -56,7 +56,7 @@ from asu_builder.ports import (
     Submission,
 )
 from database_clock import CLOCK, at_time
-from factories import NOON, a_failure, a_result, a_submission, removes, room_for
+from factories import NOON, a_failure, a_result, a_submission, removes
 from queue_model import LIVE, ModelJob, QueueModel
 
 COURSES = int(os.environ.get("QUEUE_MODEL_COURSES", "0"))
@@ -215,7 +215,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def submit(self, asked: Sequence[tuple[int, str, Priority]], capacity: int) -> None:
         submissions = [asked_by(*one) for one in asked]
-        answers = at_time(self.side.queue, self.moment).submit_all(submissions, admit=room_for(capacity))
+        answers = at_time(self.side.queue, self.moment).submit_all(submissions, max_pending=capacity)
         for submission, answer in zip(submissions, answers, strict=True):
             self.answered(submission, answer, capacity)
 

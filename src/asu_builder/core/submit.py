@@ -16,7 +16,6 @@ from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
     NotAllowed,
-    QueueFull,
     RequestRejected,
     StoreUnavailable,
     TooManyRequests,
@@ -154,7 +153,6 @@ class Cancellation:
 
 
 NOBODY = Caller("")
-_RETRY_AFTER_FULL = 30
 _RETRY_AFTER_NO_ROOM = 300
 
 
@@ -286,17 +284,21 @@ class Builds:
         return anew
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
-        limited = {id(ready.submission) for ready in prepared if ready.limited}
-        no_room = self._no_room()  # before the transaction, in which nobody waits for a disk
-
-        def admit(submission: Submission, pending: int) -> AsuError | None:
-            if pending >= self._settings.max_pending_jobs:
-                return QueueFull(pending, _RETRY_AFTER_FULL)
-            if no_room is not None:
-                return no_room
-            return self._limit(submission.caller) if id(submission) in limited else None
-
-        return self._queue.submit_all([ready.submission for ready in prepared], admit=admit)
+        no_room, most = self._no_room(), self._settings.max_pending_jobs
+        counted: set[str] = set()
+        submissions = []
+        for ready in prepared:
+            submission = ready.submission
+            refusal: AsuError | None = no_room
+            name = submission.request_hash
+            # A request that joins a job, or is refused for another reason, does not count.
+            if ready.limited and refusal is None and name not in counted:
+                if not self._queue.answers(name) and self._queue.pending() < most:
+                    refusal = self._limit(submission.caller)
+                if refusal is None:
+                    counted.add(name)
+            submissions.append(replace(submission, refusal=refusal))
+        return self._queue.submit_all(submissions, max_pending=most)
 
     def _no_room(self) -> Unavailable | None:
         if missing := self._store.missing():

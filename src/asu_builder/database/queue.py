@@ -24,7 +24,7 @@ from asu_builder.database.rows import (
     to_history,
     to_job,
 )
-from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
     Attempt,
@@ -38,9 +38,10 @@ from asu_builder.domain.job import (
     Stage,
     allows_resubmit,
 )
-from asu_builder.ports import Admit, Entry, IdlePolicy, Recovery, Submission, admit_all
+from asu_builder.ports import Entry, IdlePolicy, Recovery, Submission
 
 MAX_ATTEMPTS = 3
+_RETRY_AFTER_FULL = 30
 RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
 _LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 _MEASURED = 50
@@ -71,19 +72,25 @@ class SqlJobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, submission: Submission, *, admit: Admit = admit_all) -> Entry:
-        (entry,) = self.submit_all([submission], admit=admit)
+    def submit(self, submission: Submission, *, max_pending: int | None = None) -> Entry:
+        (entry,) = self.submit_all([submission], max_pending=max_pending)
         if isinstance(entry, AsuError):
             raise entry
         return entry
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, admit: Admit = admit_all
+        self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
         with self._database.timed(durable=True) as (connection, at):
-            entries = [_enter(connection, submission, admit, at) for submission in submissions]
+            entries = [_enter(connection, submission, max_pending, at) for submission in submissions]
         self._database.wakeups.notify(sum(isinstance(entry, Entry) and entry.created for entry in entries))
         return entries
+
+    def answers(self, request_hash: str) -> bool:
+        with self._database.reading() as connection:
+            at = self._database.now()
+            job = _find(connection, request_hash, at)
+            return job is not None and _answers(job, at)
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -278,15 +285,23 @@ def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | N
     return None if row is None else to_job(row)
 
 
-def _enter(connection: sqlite3.Connection, submission: Submission, admit: Admit, at: int) -> Entry | AsuError:
+def _answers(job: Job, at: int) -> bool:
+    return not allows_resubmit(job, now=moment(at))
+
+
+def _enter(
+    connection: sqlite3.Connection, submission: Submission, max_pending: int | None, at: int
+) -> Entry | AsuError:
     job = _find(connection, submission.request_hash, at)
-    if job is not None and not allows_resubmit(job, now=moment(at)):
+    if job is not None and _answers(job, at):
         job = join_job(connection, job, submission)
         ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
         return Entry(job, created=False, ahead=ahead)
     pending = count_pending(connection)
-    if refusal := admit(submission, pending):
-        return refusal
+    if max_pending is not None and pending >= max_pending:
+        return QueueFull(pending, _RETRY_AFTER_FULL)
+    if submission.refusal is not None:
+        return submission.refusal
     if job is not None:
         connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
     connection.execute(

@@ -6,7 +6,6 @@ Every adapter of a port runs the same contract suite (`tests/contract/`). Errors
 
 from asu_builder.ports.database import (
     DURATION_CLASSES,
-    Admit,
     AuditEntry,
     DurationTally,
     Entry,
@@ -27,7 +26,6 @@ from asu_builder.ports.database import (
     Tally,
     TallyBy,
     Waiting,
-    admit_all,
 )
 from asu_builder.ports.engines import (
     BuildLog,
@@ -54,7 +52,6 @@ from asu_builder.ports.upstream import (
 
 __all__ = [
     "DURATION_CLASSES",
-    "Admit",
     "AuditEntry",
     "BuildLog",
     "CommandResult",
@@ -91,7 +88,6 @@ __all__ = [
     "Upstream",
     "VersionList",
     "Waiting",
-    "admit_all",
     "current_reading",
     "read_whole",
 ]

@@ -22,6 +22,8 @@ class Submission(Struct, frozen=True):
     priority: Priority = Priority.NORMAL
     cancel_digest: str = ""
     """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
+    refusal: AsuError | None = None
+    """Why no new job may be made of it; a job that is there answers nevertheless."""
 
 
 class Entry(Struct, frozen=True):
@@ -32,14 +34,6 @@ class Entry(Struct, frozen=True):
     """Whether the job is new; otherwise somebody had asked before."""
     ahead: int | None
     """How many jobs are ahead of a pending one."""
-
-
-Admit = Callable[[Submission, int], AsuError | None]
-"""Whether a new job may enter; told the submission and how many jobs wait. Returns why not."""
-
-
-def admit_all(_: Submission, __: int) -> None:
-    """Lets every new job enter."""
 
 
 class IdlePolicy(Struct, frozen=True):
@@ -64,7 +58,7 @@ class JobQueue(Protocol):
     own job would have come earlier.
     """
 
-    def submit(self, submission: Submission, *, admit: Admit = admit_all) -> Entry:
+    def submit(self, submission: Submission, *, max_pending: int | None = None) -> Entry:
         """The job for this hash; durable when this returns.
 
         A live job is the answer, and an unexpired final one unless `allows_resubmit`; `admit` is
@@ -75,15 +69,16 @@ class JobQueue(Protocol):
         ...
 
     def submit_all(
-        self, submissions: Sequence[Submission], *, admit: Admit = admit_all
+        self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> Sequence[Entry | AsuError]:
         """The same for many in one transaction, each with its own answer, in order."""
         ...
 
-    def find(
-        self,
-        request_hash: str,
-    ) -> Job | None:
+    def answers(self, request_hash: str) -> bool:
+        """Whether a job of this hash answers a submission now, so that no new one is made."""
+        ...
+
+    def find(self, request_hash: str) -> Job | None:
         """The newest unexpired job for this hash."""
         ...
 
@@ -267,10 +262,7 @@ class Operations(Protocol):
         """Ends the time of every final job of this hash; how many."""
         ...
 
-    def requeue(
-        self,
-        request_hash: str,
-    ) -> Job | None:
+    def requeue(self, request_hash: str) -> Job | None:
         """A new job for what was asked under this hash, in place of the final one.
 
         None when nobody has asked or a live job is there. What expired with a script or keys
