@@ -1,19 +1,15 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from msgspec import Struct
-from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
-from asu_builder.app.background import Rounds, background_work, checks
-from asu_builder.app.doors import Answering, make_builds, make_cancellation, make_door
-from asu_builder.app.lifecycle import Lifecycle
+from asu_builder.app.background import Lifecycle, Rounds, background_work, checks
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -23,7 +19,7 @@ from asu_builder.core.operator import Crowds, Operator
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
-from asu_builder.core.submit import AccessTracker, Cancellation
+from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Token
 from asu_builder.domain.release import Branches
@@ -36,8 +32,6 @@ from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.upstream.repository_status import RepositoryStatus
-
-_log = logging.getLogger(__name__)
 
 _REST = timedelta(seconds=0.1)
 """Between each thousand results when all are looked at: a tenth of one processor at most."""
@@ -70,33 +64,30 @@ def assemble(
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime, for whoever wants to see what is asked of it. `origins` says where
-    settings were chosen, `rounds` how often background work comes; `own_tokens` are known
-    beside those of the settings.
+    `watch` may wrap the runtime; `origins` says where settings were chosen, `rounds` how often
+    background work comes; `own_tokens` are known beside those of the settings.
     """
     counts = EventCounts()
-    adapters = open_adapters(settings, now, note=counts.note)
-    runtime = watch(adapters.runtime)
-    adapters = replace(adapters, runtime=runtime)
+    adapters = open_adapters(settings, now, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
-    health = Health(checks(adapters, runtime), has_room=lambda: adapters.store.room() > 0)
+    health = Health(checks(adapters, adapters.runtime), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
-    pipeline = make_pipeline(settings, runtime, adapters, catalog)
-    workers = _workers(settings, adapters, pipeline, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, adapters, runtime, rest=_REST)
+    workers = _workers(settings, adapters, catalog, health=health, recorder=recorder, now=now)
+    housekeeping = make_housekeeping(settings, adapters, adapters.runtime, rest=_REST)
     interest = AccessTracker(adapters.queue)
-    cancellation = make_cancellation(settings, adapters, workers.stop_lost_builds)
-    answering = Answering(catalog, health, interest)
-    builds = make_builds(settings, adapters, answering, now=now, cancellation=cancellation)
-    background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
-    lifecycle = Lifecycle(
-        begin=partial(housekeeping.recover, worker=adapters.name.name),
-        workers=workers,
-        background=background,
-        end=(recorder.stop, interest.flush, adapters.statistics.flush, adapters.close),
-        cancel=(housekeeping.stop, adapters.database.stop_verifying),
+    cancellation = Cancellation(
+        adapters.queue,
+        adapters.operations,
+        statistics=adapters.statistics,
+        settings=settings,
+        stop_lost_builds=workers.stop_lost_builds,
     )
+    builds = _builds(
+        settings, adapters, catalog, health=health, cancellation=cancellation, interest=interest, now=now
+    )
+    background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
+    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, adapters.log, notifier),
@@ -106,20 +97,17 @@ def assemble(
         catalog=catalog,
         charts=Charts(adapters.statistics, now=now),
         preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
-        operator=make_operator(adapters, cancellation),
-        crowds=Crowds(adapters.operations, adapters.queue, now=now),
-        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        metrics=MetricsCollector(
+        operator=Operator(
             adapters.operations,
-            workers,
-            housekeeping,
-            health=health,
+            adapters.queue,
+            retention=adapters.retention,
             store=adapters.store,
             statistics=adapters.statistics,
-            counts=counts,
-            version=__version__,
-            now=now,
+            cancellation=cancellation,
         ),
+        crowds=Crowds(adapters.operations, adapters.queue, now=now),
+        configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
+        metrics=_metrics(adapters, workers, housekeeping, health=health, counts=counts, now=now),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=adapters.fetch_limit.admit,
@@ -130,16 +118,69 @@ def assemble(
         version=__version__,
     )
     app = create_app(parts)
-    drain = partial(workers.drain, settings.shutdown_grace)
+    counted_as, large_bodies = parts.callers.counted_as, app.takes_large_bodies
+    door = Door(settings, counted_as=counted_as, large_bodies=large_bodies, refuse=app.turn_away)
     return Application(
         app,
         adapters.warnings,
-        drain,
+        partial(workers.drain, settings.shutdown_grace),
         app.end_streams,
-        make_door(parts, app),
+        door,
         workers=workers,
         health=health,
         catalog=catalog,
+    )
+
+
+def _builds(
+    settings: Settings,
+    adapters: Adapters,
+    catalog: Catalog,
+    health: Health,
+    *,
+    cancellation: Cancellation,
+    interest: AccessTracker,
+    now: Callable[[], datetime],
+) -> Builds:
+    return Builds(
+        adapters.queue,
+        catalog,
+        package_changes=adapters.package_changes,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        interest=interest,
+        forecast=Forecast(
+            adapters.queue,
+            workers=settings.worker_concurrent,
+            working=lambda: health.builds_run() and adapters.operations.paused() is None,
+            now=now,
+        ),
+        cancellation=cancellation,
+        settings=settings,
+        limit=adapters.limit.admit,
+        waiting_for=lambda: "paused" if adapters.operations.paused() else health.hindrance(),
+    )
+
+
+def _metrics(
+    adapters: Adapters,
+    workers: Workers,
+    housekeeping: Housekeeping,
+    *,
+    health: Health,
+    counts: EventCounts,
+    now: Callable[[], datetime],
+) -> MetricsCollector:
+    return MetricsCollector(
+        adapters.operations,
+        workers,
+        housekeeping,
+        health=health,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        counts=counts,
+        version=__version__,
+        now=now,
     )
 
 
@@ -168,30 +209,27 @@ def make_housekeeping(
     )
 
 
-def make_operator(
-    adapters: Adapters,
-    cancellation: Cancellation,
-) -> Operator:
-    """The operator's hand alone, for the service and for the command line."""
-    return Operator(
-        adapters.operations,
-        adapters.queue,
-        retention=adapters.retention,
-        store=adapters.store,
-        statistics=adapters.statistics,
-        cancellation=cancellation,
-    )
-
-
 def _workers(
     settings: Settings,
     adapters: Adapters,
-    pipeline: Pipeline,
+    catalog: Catalog,
     *,
     health: Health,
     recorder: Recorder,
     now: Callable[[], datetime],
 ) -> Workers:
+    pipeline = Pipeline(
+        adapters.runtime,
+        adapters.store,
+        release=catalog.branches.release,
+        package_changes=adapters.package_changes,
+        baseline=catalog.baseline,
+        announced=catalog.announced,
+        released_revision=catalog.released_revision,
+        repository_status=RepositoryStatus(settings.upstream_url).ask,
+        upstream_url=settings.upstream_url,
+        job_timeout=settings.job_timeout,
+    )
     return Workers(
         adapters.queue,
         pipeline,
@@ -202,20 +240,4 @@ def _workers(
         settings=settings,
         name=adapters.name.name,
         now=now,
-    )
-
-
-def make_pipeline(settings: Settings, runtime: Runtime, adapters: Adapters, catalog: Catalog) -> Pipeline:
-    """What turns a request into published images."""
-    return Pipeline(
-        runtime,
-        adapters.store,
-        release=catalog.branches.release,
-        package_changes=adapters.package_changes,
-        baseline=catalog.baseline,
-        announced=catalog.announced,
-        released_revision=catalog.released_revision,
-        repository_status=RepositoryStatus(settings.upstream_url).ask,
-        upstream_url=settings.upstream_url,
-        job_timeout=settings.job_timeout,
     )

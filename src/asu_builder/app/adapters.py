@@ -132,8 +132,9 @@ def open_adapters(
     now: Callable[[], datetime],
     *,
     note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
+    watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
 ) -> Adapters:
-    """Opens every adapter; `note` is told each event of the statistics.
+    """Opens every adapter; `note` is told each event of the statistics, `watch` may wrap the runtime.
 
     Raises `SettingsProblem` or `Unavailable`.
     """
@@ -146,7 +147,7 @@ def open_adapters(
     return Adapters(
         database=database,
         name=name,
-        runtime=runtime,
+        runtime=watch(runtime),
         warnings=warnings,
         queue=SqlJobQueue(database),
         log=SqlBuildLog(database),

@@ -1,7 +1,8 @@
-"""What is looked at and done in the background, and how often; memory goes back to the system."""
+"""What runs in the background, how often, and in which order it starts and stops."""
 
 import contextlib
 import ctypes
+import logging
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -10,9 +11,14 @@ from asu_builder.app.adapters import Adapters
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
+from asu_builder.core.live import Recorder
 from asu_builder.core.submit import AccessTracker
+from asu_builder.core.worker import Workers
 from asu_builder.domain.check_result import CheckResult
+from asu_builder.domain.errors import AsuError
 from asu_builder.ports import Runtime
+
+_log = logging.getLogger(__name__)
 
 _ARENA_MAX = -8
 """Of malloc.h."""
@@ -113,3 +119,36 @@ def background_work(
     return tuple(
         Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
     )
+
+
+class Lifecycle(Struct, frozen=True):
+    """Starts the workers and the periodic work, and stops them in an order in which nothing is lost."""
+
+    adapters: Adapters
+    workers: Workers
+    housekeeping: Housekeeping
+    recorder: Recorder
+    interest: AccessTracker
+    background: tuple[Periodic, ...]
+
+    def start(self) -> None:
+        """Returns at once."""
+        self.housekeeping.recover(worker=self.adapters.name.name)
+        self.workers.start()
+        for periodic in self.background:
+            periodic.start()
+
+    def stop(self) -> None:
+        """Returns when nothing runs any more."""
+        # These two take long and need not end.
+        self.housekeeping.stop()
+        self.adapters.database.stop_verifying()
+        self.workers.stop()
+        for periodic in self.background:
+            periodic.stop()
+        adapters = self.adapters
+        for end in (self.recorder.stop, self.interest.flush, adapters.statistics.flush, adapters.close):
+            try:
+                end()
+            except AsuError as problem:
+                _log.error("At the end: %s", problem)
