@@ -43,7 +43,7 @@ class Report:
 
 @dataclass
 class Patient:
-    """An installation to be looked at, of its own directory and settings."""
+    """An installation to be looked at, with its directory and settings."""
 
     directory: Path
     settings: dict[str, object]

@@ -73,7 +73,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def deaf_engine(path: Path) -> Iterator[None]:
-    """Podman's socket after its service has died: it exists, and nobody listens."""
+    """Podman's socket after its service has died: it exists, but no process listens."""
     with listening(path):
         pass
     yield
@@ -119,7 +119,7 @@ def test_every_place_where_a_socket_was_looked_for_is_named(patient: Patient) ->
     assert "/run/podman/podman.sock" in sentence
 
 
-def test_a_socket_that_nobody_listens_on_is_told_from_a_missing_one(patient: Patient, short: Path) -> None:
+def test_a_dead_socket_is_told_from_a_missing_one(patient: Patient, short: Path) -> None:
     with deaf_engine(short / "podman.sock"):
         report = with_podman(patient, short / "podman.sock").examine()
     assert "no process listens" in report["engine"]["sentence"]
@@ -402,7 +402,7 @@ def test_a_service_without_cors_fails_browsers_unless_a_proxy_helps(make_local: 
     assert "cors: true" in report["cors"]["remedy"]
 
 
-def test_a_proxy_that_is_not_believed_is_found_at_the_public_address(make_local: Make) -> None:
+def test_a_proxy_that_is_not_trusted_is_found_at_the_public_address(make_local: Make) -> None:
     service = make_local().start()
     with proxy_to(service.port) as url:
         report = Patient(service.directory, dict(service.settings())).examine_beside("--url", url)
@@ -411,7 +411,7 @@ def test_a_proxy_that_is_not_believed_is_found_at_the_public_address(make_local:
     assert "Pages elsewhere may ask" in report["cors"]["sentence"]
 
 
-def test_a_proxy_that_is_believed_has_to_tell_who_comes(make_local: Make) -> None:
+def test_a_trusted_proxy_has_to_tell_who_comes(make_local: Make) -> None:
     service = make_local(trusted_proxies=PROXY).start()
     patient = Patient(service.directory, dict(service.settings()))
     with proxy_to(service.port) as url:

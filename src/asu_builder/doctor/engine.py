@@ -91,7 +91,7 @@ def _check_local(scene: Scene) -> CheckResult:
         return error(
             "bubblewrap is missing or may not create its sandbox here, so nothing is built.",
             "apt-get install bubblewrap   (in a container: use Podman; allow_unsandboxed: true only on a "
-            "machine that nobody else can reach)",
+            "machine that only you can reach)",
         )
     sentence = f"{count} ImageBuilders; builds run WITHOUT A SANDBOX, as allow_unsandboxed says."
     if shutil.which("bwrap") is None:
@@ -130,7 +130,7 @@ def check_subordinate_ids(scene: Scene) -> CheckResult:
     if result := _needs_no_rootless_setup(scene):
         return result
     if _CONTAINER.exists() and shutil.which("podman") is None:
-        return ok("Podman runs outside this container, with ids of its own.")
+        return ok("Podman runs outside this container, with its own ids.")
     lacking = [path for path in ("/etc/subuid", "/etc/subgid") if _granted(Path(path), scene.user) < _ENOUGH]
     if not lacking:
         return ok(f"User {scene.user} has subordinate ids.")
@@ -152,7 +152,7 @@ def _granted(path: Path, user: str) -> int:
 
 
 def check_lingering(scene: Scene) -> CheckResult:
-    """Whether this user's services live on when nobody is logged in."""
+    """Whether this user's services live on after a logout."""
     if result := _needs_no_rootless_setup(scene):
         return result
     if not _SYSTEMD.is_dir():
@@ -288,7 +288,7 @@ def _allowed(refused: Response) -> dict[str, str]:
 
 def _host(reference: str) -> str:
     first = reference.partition("/")[0]
-    # Podman's rule for what is a host; without one it asks the registries of its own settings.
+    # Podman's rule for what is a host; without one it asks the registries of its settings.
     return first if "." in first or ":" in first else "docker.io"
 
 

@@ -26,34 +26,31 @@ def lock_holder(path: Path, start: int, length: int) -> int | None:
 
     Opens the file, so it is not for a process that has it locked itself: closing drops such locks.
     """
-    with path.open("rb") as file:
-        question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, question))
+    question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
+    try:
+        with path.open("rb") as file:
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, question))
+    except OSError:
+        return None
     return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
 def listener(port: int) -> int | None:
     """The pid of the process that listens on a TCP port, where this user may see it."""
-    inodes = set()
+    sockets = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in Path("/proc/net", table).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
-    for entry in Path("/proc").glob("[0-9]*"):
-        if _has_open(entry, inodes):
-            return int(entry.name)
+                    sockets.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    if str(descriptor.readlink()) in sockets:
+                        return int(process.name)
     return None
-
-
-def _has_open(entry: Path, inodes: set[str]) -> bool:
-    with contextlib.suppress(OSError):
-        for descriptor in (entry / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                if str(descriptor.readlink()) in inodes:
-                    return True
-    return False
 
 
 def described(pid: int | None) -> str:
@@ -71,16 +68,16 @@ def described(pid: int | None) -> str:
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100
 _SHARED_AT, _SHARED_LENGTH = 0x40000000 + 2, 510
-"""SQLite's bytes for readers: held against others by whoever has the file to himself."""
+"""SQLite's bytes for readers: held against others by the process that has the file to itself."""
 _WRITING_AT = 120
-"""In the -shm file: held by whoever writes (SQLite's WAL format)."""
+"""In the -shm file: held by the writer (SQLite's WAL format)."""
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 _LOOKS, _LOOK_EVERY_SECONDS = 5, 0.2
 _BACKUP = "Put a backup in its place (docs/backup.md), or move it away to begin with an empty one."
 
 
 def check_database(scene: Scene) -> CheckResult:
-    """Header, schema, and whether somebody keeps it to himself."""
+    """Header, schema, and whether another process keeps it to itself."""
     path = scene.settings.database_path
     try:
         if not path.exists():
@@ -120,9 +117,12 @@ def _damage(path: Path, header: bytes, size: int) -> CheckResult | None:
 
 def _held(path: Path) -> CheckResult | None:
     """Waits a second for a writer, since writing takes milliseconds."""
+    memory = path.with_name(f"{path.name}-shm")
     holder: int | None = None
     for _ in range(_LOOKS):
-        holder = _holder(path)
+        holder = lock_holder(path, _SHARED_AT, _SHARED_LENGTH)
+        if holder is None:
+            holder = lock_holder(memory, _WRITING_AT, 1)
         if holder is None:
             return None
         time.sleep(_LOOK_EVERY_SECONDS)
@@ -130,16 +130,6 @@ def _held(path: Path) -> CheckResult | None:
         f"The database {path} is held by {described(holder)}; every start and every write waits for it.",
         f"Wait until it is done, or end it: kill {holder or 'PID'}",
     )
-
-
-def _holder(path: Path) -> int | None:
-    with contextlib.suppress(OSError):
-        holder = lock_holder(path, _SHARED_AT, _SHARED_LENGTH)
-        if holder is not None:
-            return holder
-    with contextlib.suppress(OSError):
-        return lock_holder(path.with_name(f"{path.name}-shm"), _WRITING_AT, 1)
-    return None
 
 
 def _rights(scene: Scene, path: Path) -> CheckResult | None:
@@ -228,19 +218,13 @@ def check_database_directory(scene: Scene) -> CheckResult:
     """Whether the database can be written where it is to lie."""
     path = scene.settings.database_path
     found = _directory(path.parent, setting="database_path", user=scene.user)
-    remote = _file_system(existing(path.parent))
-    if remote in _REMOTE:
-        found = worst(
-            [
-                found,
-                warning(
-                    f"The database {path} lies on a network's file system ({remote}), where SQLite may lose "
-                    "rows.",
-                    "Name a database_path on a local disk.",
-                ),
-            ]
-        )
-    return found
+    _, file_system = _mount_of(existing(path.parent))
+    if found.status == "error" or file_system not in _REMOTE:
+        return found
+    return warning(
+        f"The database {path} lies on a network's file system ({file_system}), where SQLite may lose rows.",
+        "Name a database_path on a local disk.",
+    )
 
 
 def check_store(scene: Scene) -> CheckResult:
@@ -275,7 +259,7 @@ def _directory(path: Path, *, setting: str, user: str) -> CheckResult:
     if problem == errno.EROFS:
         return error(
             f"{place} lies on a disk that is mounted read-only.",
-            f"mount -o remount,rw {_mount_of(place)}   (or name another {setting}; under systemd add "
+            f"mount -o remount,rw {_mount_of(place)[0]}   (or name another {setting}; under systemd add "
             "ReadWritePaths= to the unit)",
         )
     if problem in (errno.EACCES, errno.EPERM):
@@ -325,7 +309,7 @@ def _room(place: Path, floor: int) -> CheckResult:
     if facts.f_files and facts.f_favail < 1000:
         return error(
             f"The disk of {place} has only {facts.f_favail} files left to give.",
-            f"Find where they are: du --inodes -x {_mount_of(place)} | sort -n | tail",
+            f"Find where they are: du --inodes -x {_mount_of(place)[0]} | sort -n | tail",
         )
     if free <= floor + _BUILD_NEEDS:
         return warning(
@@ -335,22 +319,15 @@ def _room(place: Path, floor: int) -> CheckResult:
     return ok(f"{sentence}.")
 
 
-def _mounts() -> list[tuple[Path, str]]:
-    found = []
+def _mount_of(place: Path) -> tuple[Path, str]:
+    """Where the disk of a directory is mounted, and its file system."""
+    resolved = place.resolve()
+    found = Path("/"), ""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
-            found.append((Path(before.split()[4].replace("\\040", " ")), after.split()[0]))
+            path = Path(before.split()[4].replace("\\040", " "))
+            # The last one mounted at a place covers the others.
+            if resolved.is_relative_to(path) and len(path.parts) >= len(found[0].parts):
+                found = path, after.split()[0]
     return found
-
-
-def _mount_of(place: Path) -> Path:
-    resolved = place.resolve()
-    above = [path for path, _ in _mounts() if resolved.is_relative_to(path)]
-    return max(above, key=lambda path: len(path.parts), default=Path("/"))
-
-
-def _file_system(place: Path) -> str:
-    mount = _mount_of(place)
-    # The last one mounted there covers the others.
-    return next((kind for path, kind in reversed(_mounts()) if path == mount), "")

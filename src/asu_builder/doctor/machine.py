@@ -101,7 +101,7 @@ def _span(seconds: float) -> str:
 
 
 def check_user(scene: Scene) -> CheckResult:
-    """Whether the files of this installation belong to whoever asks."""
+    """Whether the files of this installation belong to the current user."""
     database = scene.settings.database_path
     try:
         owner = database.stat().st_uid

@@ -3,7 +3,6 @@
 import errno
 import json
 import socket
-from collections.abc import Sequence
 from contextlib import closing
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -67,8 +66,6 @@ def check_rules(scene: Scene) -> CheckResult:
 
 ORIGIN = "https://firmware-selector.example"
 """A page elsewhere, as the Firmware Selector is."""
-
-_BUILD = "/api/v1/build"
 _PREFLIGHT = {
     "Origin": ORIGIN,
     "Access-Control-Request-Method": "POST",
@@ -79,101 +76,96 @@ _CORS_HINT = "Set cors: true and let the proxy add none of these headers"
 
 
 def check_port(scene: Scene) -> CheckResult:
-    """Whether the port is free, or taken by a service of ours, which then says how it is."""
-    host, port = scene.settings.server_host, scene.settings.server_port
+    """Whether the port is free, or taken by a service of ours, which then tells its health."""
+    port = scene.settings.server_port
     if port == 0:
         return ok("Any free port is taken, as server_port 0 says.")
     try:
-        with socket.create_connection((_callable(host), port), timeout=_CONNECT_SECONDS):
+        with socket.create_connection((_address(scene), port), timeout=_CONNECT_SECONDS):
             pass
     except OSError:
-        return _try_binding(scene, host, port)
-    status = own_health(scene)
-    if status is None:
-        holder = described(listener(port))
+        return _try_binding(scene)
+    health = _own_health(scene)
+    if health is None:
         return error(
-            f"Port {port} is taken by {holder}, which is not this program.",
+            f"Port {port} is taken by {described(listener(port))}, which is not this program.",
             f"Stop it, or choose another port: server_port: {port + 1}",
         )
-    parts = status.get("parts", {})
-    lame = [f"{name}: {part['sentence']}" for name, part in parts.items() if part["status"] != "ok"]
-    if status["status"] == "ok":
+    if health["status"] == "ok":
         return ok(f"The service answers at port {port}, and is well.")
+    lame = [f"{name}: {part['sentence']}" for name, part in health["parts"].items() if part["status"] != "ok"]
     return warning(
-        f"The service answers at port {port}, and is {status['status']}: {' '.join(lame)}",
+        f"The service answers at port {port}, and is {health['status']}: {' '.join(lame)}",
         f"See its log, and what it says again: curl {_own_url(scene)}/health",
     )
 
 
-def own_health(scene: Scene) -> dict[str, Any] | None:
-    """What `/health` of the service at this port says; None where another program answers, or none."""
+def _try_binding(scene: Scene) -> CheckResult:
+    host, port = scene.settings.server_host, scene.settings.server_port
     try:
-        found = json.loads(ask("GET", f"{_own_url(scene)}/health", directly=True).body)
-    except (Unanswered, ValueError):
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as failure:
+        if failure.errno == errno.EADDRINUSE:
+            return error(
+                f"Port {port} is taken by {described(listener(port))}, which does not answer.",
+                f"Stop it, or choose another port: server_port: {port + 1}",
+            )
+        if failure.errno in (errno.EACCES, errno.EPERM):
+            return error(
+                f"Port {port} may not be opened by user {scene.user}.",
+                "Choose one above 1023 (server_port: 8080) and put a proxy in front.",
+            )
+        return error(
+            f"{host} is no address of this machine: {failure.strerror}.",
+            "server_host: 127.0.0.1   (behind a proxy) or 0.0.0.0",
+        )
+    return ok(f"Port {port} of {host} is free.")
+
+
+def _own_health(scene: Scene) -> dict[str, Any] | None:
+    try:
+        return _health_of(ask("GET", f"{_own_url(scene)}/health", directly=True))
+    except Unanswered:
+        return None
+
+
+def _health_of(response: Response) -> dict[str, Any] | None:
+    """The document of `/health`; None where another program answers."""
+    try:
+        found = json.loads(response.body)
+    except ValueError:
         return None
     return found if isinstance(found, dict) and "polls_answered" in found else None
 
 
 def _own_url(scene: Scene) -> str:
-    host = _callable(scene.settings.server_host)
+    host = _address(scene)
     return f"http://{f'[{host}]' if ':' in host else host}:{scene.settings.server_port}"
 
 
-def _callable(host: str) -> str:
-    """An address to call for one to listen at."""
+def _address(scene: Scene) -> str:
+    """The address to call for the one that the service listens at."""
+    host = scene.settings.server_host
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-
-
-def _try_binding(scene: Scene, host: str, port: int) -> CheckResult:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[
-            0
-        ]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as failure:
-        return _unbindable(scene, failure)
-    return ok(f"Port {port} of {host} is free.")
-
-
-def _unbindable(scene: Scene, failure: OSError) -> CheckResult:
-    host, port = scene.settings.server_host, scene.settings.server_port
-    if failure.errno == errno.EADDRINUSE:
-        return error(
-            f"Port {port} is taken by {described(listener(port))}, which does not answer.",
-            f"Stop it, or choose another port: server_port: {port + 1}",
-        )
-    if failure.errno in (errno.EACCES, errno.EPERM):
-        return error(
-            f"Port {port} may not be opened by user {scene.user}.",
-            "Choose one above 1023 (server_port: 8080) and put a proxy in front.",
-        )
-    return error(
-        f"{host} is no address of this machine: {failure.strerror}.",
-        "server_host: 127.0.0.1   (behind a proxy) or 0.0.0.0",
-    )
-
-
-def _asked_at(scene: Scene) -> str:
-    """The public address, or the service of this port when one runs; empty where there is nobody."""
-    if scene.url:
-        return scene.url
-    return _own_url(scene) if scene.settings.server_port and own_health(scene) is not None else ""
 
 
 def check_cors(scene: Scene) -> CheckResult:
     """Whether a page elsewhere may ask for builds, by the rules that a browser keeps."""
-    base = _asked_at(scene)
+    runs = scene.settings.server_port and _own_health(scene) is not None
+    base = scene.url or (_own_url(scene) if runs else "")
     if not base:
         if scene.settings.cors:
-            return ok("Answers allow pages elsewhere (cors); nobody was asked, as no service runs.")
+            return ok("Answers allow pages elsewhere (cors); none was asked for, as no service runs.")
         return warning(
             "cors is off, so a proxy has to allow pages elsewhere, and it was not asked.",
             "asu-builder doctor --url https://asu.example.org   (its public address)",
         )
     try:
-        preflight = ask("OPTIONS", f"{base}{_BUILD}", headers=_PREFLIGHT)
+        preflight = ask("OPTIONS", f"{base}/api/v1/build", headers=_PREFLIGHT)
         plain = ask("GET", f"{base}/json/v1/branches.json", headers={"Origin": ORIGIN})
     except Unanswered as failure:
         return error(f"{base} does not answer: {failure}.", f"curl -I {base}/health")
@@ -181,7 +173,7 @@ def check_cors(scene: Scene) -> CheckResult:
 
 
 def judge_cors(base: str, preflight: Response, plain: Response) -> CheckResult:
-    """What a browser makes of the answers to OPTIONS and GET with an `Origin`."""
+    """What a browser makes of the responses to OPTIONS and GET with an `Origin`."""
     if not 200 <= preflight.status < 300:
         return error(
             f"{base} answers {preflight.status} to a browser's OPTIONS question.",
@@ -204,76 +196,66 @@ def judge_cors(base: str, preflight: Response, plain: Response) -> CheckResult:
 
 
 def check_proxy(scene: Scene) -> CheckResult:
-    """Whether the service believes the proxy in front of it about who comes.
+    """Whether the service trusts the proxy in front of it to name the client.
 
-    The service itself sends neither `Server` nor `Via` and speaks no TLS: whoever does is a proxy.
+    The service itself sends neither `Server` nor `Via` and speaks no TLS: what does is a proxy.
     """
-    trusted = scene.settings.trusted_proxies
-    if not scene.url:
-        return ok(
-            f"Believed about who comes: {', '.join(trusted)}."
-            if trusted
-            else "No proxy is believed or needed.",
-        )
+    url, trusted = scene.url, scene.settings.trusted_proxies
+    if not url:
+        return ok(f"Trusted to name clients: {', '.join(trusted) or 'no proxy, and none is needed'}.")
     try:
-        response = ask("GET", f"{scene.url}/health")
+        response = ask("GET", f"{url}/health")
     except Unanswered as failure:
-        return error(f"{scene.url} does not answer: {failure}.", f"curl -I {scene.url}/health")
-    if response.status >= 500 and b"polls_answered" not in response.body:
+        return error(f"{url} does not answer: {failure}.", f"curl -I {url}/health")
+    health = _health_of(response)
+    if health is None and response.status >= 500:
         return error(
-            f"{scene.url} answers {response.status}: the proxy does not reach the service.",
+            f"{url} answers {response.status}: the proxy does not reach the service.",
             f"Point it at {_own_url(scene)} and see its log.",
         )
-    if b"polls_answered" not in response.body:
+    if health is None:
         return error(
-            f"{scene.url}/health is answered by another program ({response.status}).",
+            f"{url}/health is answered by another program ({response.status}).",
             f"Pass everything on to {_own_url(scene)}.",
         )
-    in_front = scene.url.startswith("https://") or response.one("server") or response.one("via")
-    caller = _caller_of(response)
-    if not in_front:
-        return ok(f"{scene.url} leads to the service, which counts this machine as {caller}.")
-    return _judge_proxy(scene, response.one("server") or response.one("via") or "https", caller)
-
-
-def _caller_of(response: Response) -> str:
-    try:
-        return str(json.loads(response.body)["caller"])
-    except (ValueError, KeyError):
-        return ""
+    caller = str(health.get("caller", ""))
+    default = "https" if url.startswith("https://") else ""
+    proxy = response.one("server") or response.one("via") or default
+    if not proxy:
+        return ok(f"{url} leads to the service, which counts this machine as {caller}.")
+    return _judge_proxy(scene, proxy, caller)
 
 
 def _judge_proxy(scene: Scene, proxy: str, caller: str) -> CheckResult:
-    """A service that counts us by the address of something it believes was told of nobody else."""
+    """A trusted proxy that names no client makes the service count us by the proxy's own address."""
     trusted = scene.settings.trusted_proxies
     if not trusted:
         return error(
-            f"{scene.url} leads through a proxy ({proxy}) that is not believed about who comes, so all "
+            f"{scene.url} leads through a proxy ({proxy}) that is not trusted to name clients, so all "
             f"clients count as one ({caller}) and are limited together.",
             f"trusted_proxies: [{caller or '127.0.0.1'}]",
         )
-    if _is_among(caller, trusted) and not _is_this_machine(scene, caller):
+    try:
+        is_proxy = any(ip_address(caller) in ip_network(one) for one in trusted)
+    except ValueError:  # a household of IPv6
+        is_proxy = False
+    if is_proxy and not _is_this_machine(scene.url, caller):
         return error(
-            f"{scene.url} leads through a proxy ({proxy}) that does not tell who comes, so clients count as "
+            f"{scene.url} leads through a proxy ({proxy}) that does not name clients, so they count as "
             f"{caller}.",
             "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
         )
-    return ok(f"The proxy ({proxy}) is believed; this machine counts as {caller}.")
+    return ok(f"The proxy ({proxy}) is trusted to name clients; this machine counts as {caller}.")
 
 
-def _is_among(address: str, networks: Sequence[str]) -> bool:
+def _is_this_machine(url: str, address: str) -> bool:
+    """Whether we call from that address, so that a proxy may well have named it."""
+    parts = urlsplit(url)
+    port = 443 if parts.scheme == "https" else 80
     try:
-        return any(ip_address(address) in ip_network(one) for one in networks)
-    except ValueError:  # a household of IPv6
-        return False
-
-
-def _is_this_machine(scene: Scene, address: str) -> bool:
-    """Whether we call from that address, so that a proxy may well have told it."""
-    parts = urlsplit(scene.url)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS) as probe:
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or port), timeout=_CONNECT_SECONDS
+        ) as probe:
             return str(probe.getsockname()[0]) == address
     except OSError:
         return False

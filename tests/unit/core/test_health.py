@@ -40,7 +40,7 @@ def test_before_the_first_look_nothing_is_held_back() -> None:
     assert (report.state, report.can_build) == ("degraded", True)
 
 
-def test_whoever_waits_for_the_engine_goes_on_when_it_is_back() -> None:
+def test_a_wait_for_the_engine_ends_when_it_is_back() -> None:
     health = a_health()
     health.part_failed("engine", "Podman hangs")
     assert not health.wait_until_builds_run(0.01)
@@ -118,7 +118,7 @@ def test_what_hinders_builds_is_said_as_last_seen() -> None:
         has_room=lambda: room[0],
     )
     room[0] = False
-    assert health.hindrance() == "", "nobody has looked yet"
+    assert health.hindrance() == "", "not checked yet"
     health.look()
     assert health.hindrance() == "disk_full"
     results["store"] = DOWN

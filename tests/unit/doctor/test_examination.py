@@ -11,7 +11,7 @@ def a_scene() -> Scene:
     return Scene(survey_settings({}, ()), environment={})
 
 
-def test_findings_come_in_the_order_of_the_checks_whoever_is_first() -> None:
+def test_results_come_in_the_order_of_the_checks_whichever_ends_first() -> None:
     second_has_run = threading.Event()
 
     def first(_: Scene) -> CheckResult:
@@ -53,7 +53,7 @@ def test_a_check_that_breaks_hides_no_other() -> None:
     assert healthy.status == "ok"
 
 
-def test_what_is_doubtful_is_healthy_and_what_is_wrong_is_not() -> None:
+def test_warnings_are_healthy_and_errors_are_not() -> None:
     assert is_healthy([ok("a"), warning("b", "c")])
     assert not is_healthy([ok("a"), error("b", "c")])
     assert (
