@@ -1,4 +1,4 @@
-"""Package changes: the rules in this process, or asked of their own service with those as a net."""
+"""Package changes: the rules in this process, or those of a service with the former as a fallback."""
 
 import logging
 import threading
@@ -49,19 +49,15 @@ class LocalPackageChanges:
     def apply(
         self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
     ) -> PackageSelection:
-        """See `ports.PackageChanges.apply`."""
         return select(self.rules(), request, default_packages, baseline)
 
     def digest(self, request: BuildRequest) -> str:
-        """See `ports.PackageChanges.digest`."""
         return self.rules().matching_digest(request.version, request.target, request.profile)
 
     def client_changes(self) -> Sequence[ClientChange]:
-        """See `ports.PackageChanges.client_changes`."""
-        return told_to_clients(self.rules())
+        return client_changes_of(self.rules())
 
     def check(self) -> CheckResult:
-        """See `ports.PackageChanges.check`."""
         file = self._file()
         if file.problem:
             return CheckResult("warning", f"The last good package rules hold, because of {file.problem}")
@@ -106,7 +102,6 @@ class RemotePackageChanges:
     def apply(
         self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
     ) -> PackageSelection:
-        """See `ports.PackageChanges.apply`."""
         question = {
             "version": request.version,
             "target": request.target,
@@ -119,7 +114,7 @@ class RemotePackageChanges:
             question |= {"from_version": baseline.version, "from_defaults": baseline.packages}
         try:
             body = self._ask("POST", "/apply", msgspec.json.encode(question))
-            answer = _ANSWER.decode(body)
+            answer = _RESPONSE.decode(body)
         except (OSError, ValueError) as error:
             self._note(str(error))
             found = select(self._last_good(), request, default_packages, baseline)
@@ -132,15 +127,12 @@ class RemotePackageChanges:
         )
 
     def digest(self, request: BuildRequest) -> str:
-        """See `ports.PackageChanges.digest`."""
         return self._last_good().matching_digest(request.version, request.target, request.profile)
 
     def client_changes(self) -> Sequence[ClientChange]:
-        """See `ports.PackageChanges.client_changes`."""
-        return told_to_clients(self._last_good())
+        return client_changes_of(self._last_good())
 
     def check(self) -> CheckResult:
-        """See `ports.PackageChanges.check`."""
         if self._problem:
             return CheckResult("warning", f"The package-changes service does not answer: {self._problem}")
         return CheckResult("ok", f"{self._last_good().count} package rules ({self._url}).")
@@ -194,7 +186,7 @@ class RemotePackageChanges:
         return answer.data
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     packages: tuple[str, ...]
     applied: tuple[AppliedRule, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -202,7 +194,7 @@ class _Answer(msgspec.Struct):
     released: tuple[str, ...] = ()
 
 
-_ANSWER = msgspec.json.Decoder(_Answer)
+_RESPONSE = msgspec.json.Decoder(_Response)
 
 
 def select(
@@ -218,7 +210,7 @@ def select(
     return PackageSelection(found.packages, record, found.released)
 
 
-def told_to_clients(rules: "Rules") -> tuple[ClientChange, ...]:
+def client_changes_of(rules: "Rules") -> tuple[ClientChange, ...]:
     """The client changes of all revisions."""
     return tuple(
         ClientChange(change.source, change.revision, change.target, change.mandatory)

@@ -171,7 +171,7 @@ def _write_target(downloads: Path, release: Release, made_for: Configuration, tr
 def _promised_images(made_for: Configuration, profile: Profile, prefix: str) -> Iterator[Image]:
     """What upstream says it built.
 
-    The files are not there: nobody needs a second image that flashes nothing.
+    The files do not exist: a second image that flashes nothing is of no use.
     """
     entries = [(recipe.name.split(".")[0], recipe.filesystem, recipe.name) for recipe in profile.images]
     if profile.supported_devices:

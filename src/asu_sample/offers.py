@@ -164,7 +164,7 @@ def _conflicts_and_clashes() -> Iterator[Content]:
         clash = _content(f"sample-clash-{name}", f"brings a file that sample-clash-{other} brings too")
         yield _with_file(clash, "usr/share/sample/clash.txt", f"from {name}\n".encode())
     yield _content(
-        "sample-broken-dep", "needs a package that nobody has", depends=("this-package-does-not-exist",)
+        "sample-broken-dep", "needs a package that does not exist", depends=("this-package-does-not-exist",)
     )
     yield _content("sample-needs-broken", "needs sample-broken-dep", depends=("sample-broken-dep",))
 

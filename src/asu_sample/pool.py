@@ -60,7 +60,7 @@ def _file_name(package: Package, suffix: str) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file that nobody changes; a copy where the file system has no hard links."""
+    """A second name for a file that never changes; a copy where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

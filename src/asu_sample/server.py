@@ -65,11 +65,11 @@ class DownloadServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A test may leave while an answer is being delayed; nobody waits for it.
+    # A test may leave while a response is delayed; do not wait for it.
     block_on_close = False
 
     def __init__(self, owner: DownloadServer, address: tuple[str, int]) -> None:
-        super().__init__(address, _Answer)
+        super().__init__(address, _Download)
         self.owner = owner
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -78,7 +78,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Download(BaseHTTPRequestHandler):
     """One connection. Method names are the standard library's."""
 
     server: _Server

@@ -1,7 +1,6 @@
 """Running the examples in a rules file: a rule that no example fires is not known to work."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,18 @@ from package_changes.watch import read_rules_text
 
 
 def check_examples(rules: Rules) -> list[str]:
-    """A sentence for every example that does not come true, and for every rule that none fires."""
-    return [problem for rule in rules for problem in _problems_of(rule, rules)]
+    """A sentence for every example that does not come true, and for every rule that no example fires."""
+    problems = []
+    for rule in rules:
+        fired = False
+        for example in rule.examples:
+            sentence, fires = _run(rule, example, rules)
+            fired = fired or fires
+            if sentence:
+                problems.append(f"line {example.line}: {rule.name}: {sentence}")
+        if not fired:
+            problems.append(f"line {rule.line}: {rule.name}: no example fires this rule")
+    return problems
 
 
 def test_file(path: str | Path) -> int:
@@ -35,17 +44,6 @@ def test_file(path: str | Path) -> int:
 
 # A name that test collectors would otherwise take for a test.
 test_file.__test__ = False  # type: ignore[attr-defined]
-
-
-def _problems_of(rule: Rule, rules: Rules) -> Iterator[str]:
-    fired = False
-    for example in rule.examples:
-        sentence, fires = _run(rule, example, rules)
-        fired = fired or fires
-        if sentence:
-            yield f"line {example.line}: {rule.name}: {sentence}"
-    if not fired:
-        yield f"line {rule.line}: {rule.name}: no example fires this rule"
 
 
 def _run(rule: Rule, example: Example, rules: Rules) -> tuple[str, bool]:

@@ -65,7 +65,7 @@ class Context:
 
     `default_packages` are the default and device packages of the version asked for; they may hold
     `-name`. `from_defaults` are those of `from_version`, the version that runs now; None when
-    nobody knows them. `from_revision` is the number behind the `r` of the running revision.
+    they are unknown. `from_revision` is the number behind the `r` of the running revision.
     """
 
     version: str

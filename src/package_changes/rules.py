@@ -39,24 +39,13 @@ def _own_problems(rule: Rule) -> Iterator[str]:
         if one.source.meets(another.source):
             yield f"has overlapping renames of {one.source} and {another.source}"
     yield from (f"{sentence} itself" for sentence in _chains(rule, rule))
-    if rule.for_clients:
-        yield from _problems_for_clients(rule)
-
-
-def _problems_for_clients(rule: Rule) -> Iterator[str]:
-    """Clients know a source, a target and a revision, and nothing else."""
+    if not rule.for_clients:
+        return
+    # Clients know a source, a target and a revision, and nothing else.
     if rule.from_revision is None:
         yield "is for clients and needs 'from_revision'"
-    limits = {
-        "versions": rule.versions,
-        "targets": rule.targets,
-        "profiles": rule.profiles,
-        "requested": rule.requested,
-        "add": rule.add,
-    }
-    for key, value in limits.items():
-        if value:
-            yield f"is for clients, who cannot be told '{key}'"
+    conditions = ("versions", "targets", "profiles", "requested", "add")
+    yield from (f"is for clients, who cannot be told '{key}'" for key in conditions if getattr(rule, key))
     named = [*rule.remove, *(rename.source for rename in rule.rename)]
     if any(pattern.suffix is not None for pattern in named):
         yield "is for clients, who know no * in names"
@@ -160,9 +149,18 @@ class Rules:
 
     def apply(self, context: Context) -> Selection:
         """What make is told instead of the request, and why; the context stays as it is."""
-        warnings = self._unfamiliar(context)
-        if context.from_revision is not None:
-            context = replace(context, from_revision=self._running_revision(context))
+        warnings = []
+        branch = branch_of(context.version)
+        if branch != MAIN and branch not in self.branches:
+            warnings.append(f"The package rules do not know the version {context.version}")
+        known = self._header.targets
+        if known and context.target.partition("/")[0] not in known:
+            warnings.append(f"The package rules do not know the target {context.target}")
+        running = branch_of(context.from_version or "")
+        if context.from_revision is not None and running != MAIN:
+            # A branch counts on from where it was branched off, so its own numbers say nothing of main.
+            revision = self.branches.get(running) if running else None
+            context = replace(context, from_revision=revision)
         return select_packages(self._matching(context), context, warnings)
 
     def rename_of(self, name: str, context: Context) -> str | None:
@@ -201,13 +199,15 @@ class Rules:
         file does not know has none.
         """
         limit = self.branches.get(branch, -1)
-        return tuple(
-            change
-            for rule in self._rules
-            if rule.for_clients
-            for change in _client_changes_of(rule)
-            if branch == MAIN or change.revision <= limit
-        )
+        changes: list[ClientChange] = []
+        for rule in self._rules:
+            revision = rule.from_revision or 0
+            if not rule.for_clients or (branch != MAIN and revision > limit):
+                continue
+            for rename in rule.rename:
+                changes.append(ClientChange(str(rename.source), revision, str(rename.target), rule.mandatory))
+            changes += [ClientChange(str(gone), revision, None, rule.mandatory) for gone in rule.remove]
+        return tuple(changes)
 
     def _matching(self, context: Context) -> list[Rule]:
         return [
@@ -224,27 +224,6 @@ class Rules:
         order = version_order(version)
         return tuple(rule for rule in self._for_builder if rule.holds_for(order))
 
-    def _running_revision(self, context: Context) -> int | None:
-        """Up to which revision of main the running version has every change; None when unknown.
-
-        A branch counts on from where it was branched off, so its own numbers say nothing of main.
-        """
-        branch = branch_of(context.from_version or "")
-        if branch == MAIN:
-            return context.from_revision
-        return self.branches.get(branch) if branch else None
-
-    def _unfamiliar(self, context: Context) -> tuple[str, ...]:
-        """Warnings about a version or target these rules were not written for."""
-        warnings = []
-        branch = branch_of(context.version)
-        if branch != MAIN and branch not in self.branches:
-            warnings.append(f"The package rules do not know the version {context.version}")
-        known = self._header.targets
-        if known and context.target.partition("/")[0] not in known:
-            warnings.append(f"The package rules do not know the target {context.target}")
-        return tuple(warnings)
-
 
 def parse_rules(text: str, *, source: str) -> Rules:
     """The rules in a text; `RulesProblem` with the line where it is wrong.
@@ -256,14 +235,6 @@ def parse_rules(text: str, *, source: str) -> Rules:
     rules = read_rules(document, header)
     require_consistent(rules, source=source)
     return Rules(rules, header=header, source=source, text=text)
-
-
-def _client_changes_of(rule: Rule) -> Iterator[ClientChange]:
-    revision = rule.from_revision or 0
-    for rename in rule.rename:
-        yield ClientChange(str(rename.source), revision, str(rename.target), rule.mandatory)
-    for pattern in rule.remove:
-        yield ClientChange(str(pattern), revision, None, rule.mandatory)
 
 
 def _canonical(rule: Rule, *, whole: bool) -> dict[str, object]:

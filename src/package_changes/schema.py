@@ -46,66 +46,66 @@ class RulesProblem(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A node of the document."""
+class Node:
+    """A node of the document, with the file it comes from."""
 
-    node: yaml.Node
+    content: yaml.Node
     source: str
 
     @property
     def line(self) -> int:
         """The line it begins on, counted from 1."""
-        return int(self.node.start_mark.line) + 1
+        return int(self.content.start_mark.line) + 1
 
     def problem(self, sentence: str) -> RulesProblem:
-        """A complaint about this place."""
+        """What is wrong with this node."""
         return RulesProblem(self.source, self.line, sentence)
 
     def text(self) -> str:
         """A text that is not empty."""
-        if not isinstance(self.node, yaml.ScalarNode) or not str(self.node.value).strip():
+        if not isinstance(self.content, yaml.ScalarNode) or not str(self.content.value).strip():
             raise self.problem("expected a text")
-        return str(self.node.value)
+        return str(self.content.value)
 
     def flag(self) -> bool:
         """true or false."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.value not in ("true", "false"):
+        if not isinstance(self.content, yaml.ScalarNode) or self.content.value not in ("true", "false"):
             raise self.problem("expected true or false")
-        return bool(self.node.value == "true")
+        return bool(self.content.value == "true")
 
     def number(self) -> int:
         """A whole number."""
-        value = self.node.value if isinstance(self.node, yaml.ScalarNode) else ""
+        value = self.content.value if isinstance(self.content, yaml.ScalarNode) else ""
         if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9):
             raise self.problem("expected a whole number")
         return int(value)
 
-    def entries(self) -> "list[Place]":
+    def entries(self) -> "list[Node]":
         """A list."""
-        if not isinstance(self.node, yaml.SequenceNode):
+        if not isinstance(self.content, yaml.SequenceNode):
             raise self.problem("expected a list")
-        return [Place(node, self.source) for node in self.node.value]
+        return [Node(content, self.source) for content in self.content.value]
 
-    def some(self) -> "list[Place]":
+    def some(self) -> "list[Node]":
         """A list with at least one entry: a condition that lists nothing can never hold."""
         found = self.entries()
         if not found:
             raise self.problem("expected at least one entry; without any this can never match")
         return found
 
-    def pairs(self) -> "Iterator[tuple[Place, Place]]":
+    def pairs(self) -> "Iterator[tuple[Node, Node]]":
         """Keys and values, each key once."""
-        if not isinstance(self.node, yaml.MappingNode):
+        if not isinstance(self.content, yaml.MappingNode):
             raise self.problem("expected keys with values")
         seen: set[str] = set()
-        for key_node, value_node in self.node.value:
-            key = Place(key_node, self.source)
+        for key_node, value_node in self.content.value:
+            key = Node(key_node, self.source)
             if key.text() in seen:
                 raise key.problem(f"'{key.text()}' is there twice")
             seen.add(key.text())
-            yield key, Place(value_node, self.source)
+            yield key, Node(value_node, self.source)
 
-    def fields(self, known: Iterable[str], required: Iterable[str] = ()) -> "dict[str, Place]":
+    def fields(self, known: Iterable[str], required: Iterable[str] = ()) -> "dict[str, Node]":
         """The values of a mapping whose keys are all known."""
         known = tuple(known)
         found = {}
@@ -120,22 +120,22 @@ class Place:
         return found
 
 
-def read_document(text: str, *, source: str) -> Place:
+def read_document(text: str, *, source: str) -> Node:
     """The document's root; `RulesProblem` when the text is too long, empty or no YAML."""
     if len(text) > MAX_LENGTH:
         raise RulesProblem(source, 0, f"longer than {MAX_LENGTH} characters")
     try:
         _require_plain(text, source)
-        node = yaml.compose(text, Loader=_Loader)
+        content = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         raise RulesProblem(source, line, f"no YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise RulesProblem(source, 0, f"no YAML: {' '.join(str(error).split())}") from error
-    if node is None:
+    if content is None:
         raise RulesProblem(source, 0, "the file is empty")
-    return Place(node, source)
+    return Node(content, source)
 
 
 def _require_plain(text: str, source: str) -> None:
@@ -159,17 +159,17 @@ _KEYS = (
 )
 
 
-def read_examples(place: Place | None) -> tuple[Example, ...]:
+def read_examples(node: Node | None) -> tuple[Example, ...]:
     """A rule's examples; that it has some which fire is checked when they are run."""
-    return tuple(_read_example(entry) for entry in (place.entries() if place else ()))
+    return tuple(_read_example(entry) for entry in (node.entries() if node else ()))
 
 
-def _read_example(place: Place) -> Example:
-    fields = place.fields(_KEYS, required=("version", "packages"))
+def _read_example(node: Node) -> Example:
+    fields = node.fields(_KEYS, required=("version", "packages"))
     packages = _texts(fields["packages"])
     unchanged = "unchanged" in fields and fields["unchanged"].flag()
     if unchanged == ("becomes" in fields):
-        raise place.problem("expected either 'becomes' with a list, or 'unchanged: true'")
+        raise node.problem("expected either 'becomes' with a list, or 'unchanged: true'")
     context = Context(
         version=fields["version"].text(),
         target=_text(fields.get("target"), "x86/64"),
@@ -182,15 +182,15 @@ def _read_example(place: Place) -> Example:
         from_revision=fields["from_revision"].number() if "from_revision" in fields else None,
     )
     becomes = packages if unchanged else _texts(fields["becomes"])
-    return Example(place.line, context, becomes, fires=not unchanged)
+    return Example(node.line, context, becomes, fires=not unchanged)
 
 
-def _texts(place: Place | None) -> tuple[str, ...]:
-    return tuple(entry.text() for entry in (place.entries() if place else ()))
+def _texts(node: Node | None) -> tuple[str, ...]:
+    return tuple(entry.text() for entry in (node.entries() if node else ()))
 
 
-def _text(place: Place | None, otherwise: str) -> str:
-    return place.text() if place else otherwise
+def _text(node: Node | None, otherwise: str) -> str:
+    return node.text() if node else otherwise
 
 
 FORMAT = 1
@@ -214,7 +214,7 @@ class Header:
     targets: frozenset[str]
 
 
-def read_header(document: Place) -> Header:
+def read_header(document: Node) -> Header:
     """Everything but the rules themselves."""
     fields = document.fields(_HEADER_KEYS, required=("format", "branches", "rules"))
     if fields["format"].number() != FORMAT:
@@ -233,31 +233,34 @@ def read_header(document: Place) -> Header:
     return Header(branches, targets or frozenset())
 
 
-def read_rules(document: Place, header: Header) -> tuple[Rule, ...]:
+def read_rules(document: Node, header: Header) -> tuple[Rule, ...]:
     """The rules in the file's order."""
     rules: dict[str, Rule] = {}
-    for place in document.fields(_HEADER_KEYS)["rules"].some():
-        rule = _read_rule(place, header)
+    for node in document.fields(_HEADER_KEYS)["rules"].some():
+        rule = _read_rule(node, header)
         if rule.name in rules:
-            raise place.problem(f"the rule on line {rules[rule.name].line} is called {rule.name} as well")
+            raise node.problem(f"the rule on line {rules[rule.name].line} is called {rule.name} as well")
         rules[rule.name] = rule
     return tuple(rules.values())
 
 
-def _read_rule(place: Place, header: Header) -> Rule:
-    fields = place.fields(_RULE_KEYS, required=("name", "for", "why"))
+def _read_rule(node: Node, header: Header) -> Rule:
+    fields = node.fields(_RULE_KEYS, required=("name", "for", "why"))
     name = fields["name"].text()
     if not _NAME.fullmatch(name):
         raise fields["name"].problem("expected a name of small letters, digits and . _ -")
+    audience = fields["for"]
+    if audience.text() not in list(Audience):
+        raise audience.problem(f"expected one of {', '.join(Audience)}")
     revision = fields["from_revision"].number() if "from_revision" in fields else None
     versions = tuple(entry.text() for entry in fields["versions"].some()) if "versions" in fields else ()
     rule = Rule(
         name=name,
         why=fields["why"].text().strip(),
-        line=place.line,
-        audience=_audience(fields["for"]),
+        line=node.line,
+        audience=Audience(audience.text()),
         versions=versions,
-        ranges=_ranges(place, fields.get("versions"), revision, header),
+        ranges=_ranges(node, fields.get("versions"), revision, header),
         targets=_targets(fields.get("targets"), header),
         profiles=_names(fields.get("profiles"), _PROFILE, "a profile like tplink_archer-c7-v5"),
         requested=_patterns(fields.get("requested")),
@@ -269,42 +272,36 @@ def _read_rule(place: Place, header: Header) -> Rule:
         examples=read_examples(fields.get("examples")),
     )
     if not (rule.add or rule.remove or rule.rename):
-        raise place.problem(f"{name} does nothing: give it add, remove or rename")
+        raise node.problem(f"{name} does nothing: give it add, remove or rename")
     return rule
 
 
-def _audience(place: Place) -> Audience:
-    if place.text() not in list(Audience):
-        raise place.problem(f"expected one of {', '.join(Audience)}")
-    return Audience(place.text())
-
-
 def _ranges(
-    rule: Place, versions: Place | None, revision: int | None, header: Header
+    rule: Node, versions: Node | None, revision: int | None, header: Header
 ) -> tuple[VersionRange, ...]:
     """The versions a rule is about: what it lists, as far as its revision is in them."""
     since = EVERY_VERSION if revision is None else _since(revision, header)
     if versions is None:
         return (since,)
     found = []
-    for place in versions.some():
-        listed = _range(place, header)
+    for node in versions.some():
+        listed = _range(node, header)
         both = listed.meet(since)
         if listed.empty or both.empty:
             why = "" if listed.empty else f": revision {revision} is not in them"
-            raise place.problem(f"'{place.text()}' can never match{why}")
+            raise node.problem(f"'{node.text()}' can never match{why}")
         found.append(both)
     return tuple(found)
 
 
-def _range(place: Place, header: Header) -> VersionRange:
+def _range(node: Node, header: Header) -> VersionRange:
     try:
-        found = parse_range(place.text())
+        found = parse_range(node.text())
     except VersionProblem as problem:
-        raise place.problem(str(problem)) from problem
-    branch = branch_named(place.text())
+        raise node.problem(str(problem)) from problem
+    branch = branch_named(node.text())
     if branch and branch != MAIN and branch not in header.branches:
-        raise place.problem(f"'{branch}' can never match: it is not among the branches of this file")
+        raise node.problem(f"'{branch}' can never match: it is not among the branches of this file")
     return found
 
 
@@ -319,47 +316,47 @@ def _since(revision: int, header: Header) -> VersionRange:
     return VersionRange(low=behind)
 
 
-def _targets(place: Place | None, header: Header) -> frozenset[str] | None:
-    found = _names(place, _TARGET, "a target like ath79/generic")
-    for entry in place.entries() if place else ():
+def _targets(node: Node | None, header: Header) -> frozenset[str] | None:
+    found = _names(node, _TARGET, "a target like ath79/generic")
+    for entry in node.entries() if node else ():
         if header.targets and entry.text().partition("/")[0] not in header.targets:
             raise entry.problem(f"'{entry.text()}' can never match: it is not among the targets of this file")
     return found
 
 
-def _names(place: Place | None, grammar: re.Pattern[str], expected: str) -> frozenset[str] | None:
-    if place is None:
+def _names(node: Node | None, grammar: re.Pattern[str], expected: str) -> frozenset[str] | None:
+    if node is None:
         return None
-    for entry in place.some():
+    for entry in node.some():
         if not grammar.fullmatch(entry.text()):
             raise entry.problem(f"'{entry.text()}' can never match: expected {expected}")
-    return frozenset(_once(place.entries()))
+    return frozenset(_once(node.entries()))
 
 
-def _patterns(place: Place | None) -> tuple[NamePattern, ...]:
-    if place is None:
+def _patterns(node: Node | None) -> tuple[NamePattern, ...]:
+    if node is None:
         return ()
-    _once(place.some())
-    return tuple(_pattern(entry) for entry in place.entries())
+    _once(node.some())
+    return tuple(_pattern(entry) for entry in node.entries())
 
 
-def _pattern(place: Place) -> NamePattern:
-    pattern = parse_pattern(place.text())
+def _pattern(node: Node) -> NamePattern:
+    pattern = parse_pattern(node.text())
     if pattern is None:
-        raise place.problem(f"'{place.text()}' is no package name, with one * at most")
+        raise node.problem(f"'{node.text()}' is no package name, with one * at most")
     return pattern
 
 
-def _additions(place: Place | None) -> tuple[str, ...]:
-    for entry in place.some() if place else ():
+def _additions(node: Node | None) -> tuple[str, ...]:
+    for entry in node.some() if node else ():
         if not PACKAGE.fullmatch(entry.text()):
             raise entry.problem(f"'{entry.text()}' is no package name")
-    return _once(place.entries()) if place else ()
+    return _once(node.entries()) if node else ()
 
 
-def _renames(place: Place | None) -> tuple[Rename, ...]:
+def _renames(node: Node | None) -> tuple[Rename, ...]:
     found = []
-    for key, value in place.pairs() if place else ():
+    for key, value in node.pairs() if node else ():
         source, target = _pattern(key), _pattern(value)
         if (source.suffix is None) != (target.suffix is None):
             raise value.problem("a * must stand on both sides of a rename, or on none")
@@ -367,10 +364,10 @@ def _renames(place: Place | None) -> tuple[Rename, ...]:
     return tuple(found)
 
 
-def _once(places: Iterable[Place]) -> tuple[str, ...]:
+def _once(nodes: Iterable[Node]) -> tuple[str, ...]:
     seen: dict[str, None] = {}
-    for place in places:
-        if place.text() in seen:
-            raise place.problem(f"'{place.text()}' is there twice")
-        seen[place.text()] = None
+    for node in nodes:
+        if node.text() in seen:
+            raise node.problem(f"'{node.text()}' is there twice")
+        seen[node.text()] = None
     return tuple(seen)

@@ -13,7 +13,14 @@ from package_changes.model import Applied, Context, NamePattern, Rename, Rule, S
 
 def select_packages(rules: Sequence[Rule], context: Context, warnings: Sequence[str] = ()) -> Selection:
     """What these rules, all of which hold for the version, target and profile, make of a request."""
-    draft = _Draft(context, warnings, _starred_prefixes(rules))
+    starred = [
+        pattern.prefix
+        for rule in rules
+        for pattern in (*rule.requested, *rule.remove, *(rename.source for rename in rule.rename))
+        if pattern.suffix is not None
+    ]
+    # What every package and every removal that a pattern with a star matches begins with.
+    draft = _Draft(context, warnings, tuple({sign + prefix for prefix in starred for sign in ("", "-")}))
     active = [rule for rule in rules if draft.concerns(rule)]
     draft.remove(active)
     if draft.rename(active):
@@ -140,8 +147,13 @@ class _Draft:
     def finish(self, rules: Sequence[Rule]) -> Selection:
         """The selection, with what `diff_packages` removes."""
         missing = self._missing_defaults(rules)
+        dropped: set[str] = set()
+        if self._context.diff_packages:
+            # A profile's own removals are no defaults.
+            defaults = (name for name in self._context.default_packages if name[:1] != "-")
+            dropped = {f"-{name}" for name in defaults if name not in self._entries} - self._entries.keys()
         return Selection(
-            packages=(*self._dropped(), *self._entries),
+            packages=(*sorted(dropped), *self._entries),
             applied=tuple(
                 Applied(rule.name, rule.why, tuple(trace.added), tuple(trace.removed), trace.renamed)
                 for rule in rules
@@ -151,16 +163,6 @@ class _Draft:
             missing_defaults=missing,
             released=frozenset(name for name in self._asked if name not in self._entries),
         )
-
-    def _dropped(self) -> list[str]:
-        """Removals of the defaults that nobody asked for. A profile's own removals are no defaults."""
-        if not self._context.diff_packages:
-            return []
-        entries = self._entries
-        dropped = {
-            f"-{name}" for name in self._context.default_packages if name not in entries and name[:1] != "-"
-        }
-        return sorted(dropped - entries.keys())
 
     def _missing_defaults(self, rules: Sequence[Rule]) -> tuple[str, ...]:
         """Defaults that are new since the running version, which the caller therefore could not name."""
@@ -199,14 +201,3 @@ def _under_new_names(rules: Sequence[Rule], names: Iterable[str]) -> set[str]:
         if rename.source.suffix is not None:
             new.update(rename.of(name) for name in found if rename.source.matches(name))
     return found | new
-
-
-def _starred_prefixes(rules: Iterable[Rule]) -> tuple[str, ...]:
-    """What every package and every removal that a pattern with a star matches begins with."""
-    patterns = [
-        pattern
-        for rule in rules
-        for pattern in (*rule.requested, *rule.remove, *(rename.source for rename in rule.rename))
-        if pattern.suffix is not None
-    ]
-    return tuple({sign + pattern.prefix for pattern in patterns for sign in ("", "-")})

@@ -98,7 +98,14 @@ def parse_range(text: str) -> VersionRange:
         match = _BOUND.match(rest)
         if not match:
             raise VersionProblem(f"'{text}' is no range; write for example '>=24.10 <25.12'")
-        found = found.meet(_bound(match[1], match[2]))
+        low, high = _edges(match[2])
+        bounds = {
+            ">=": VersionRange(low=low),
+            ">": VersionRange(low=high),
+            "<": VersionRange(high=low),
+            "<=": VersionRange(high=high),
+        }
+        found = found.meet(bounds[match[1]])
         rest = rest[match.end() :].lstrip()
     return found
 
@@ -106,16 +113,6 @@ def parse_range(text: str) -> VersionRange:
 def branch_named(text: str) -> str | None:
     """The branch when the text is nothing but a branch's name."""
     return text if branch_order(text) else None
-
-
-def _bound(sign: str, name: str) -> VersionRange:
-    low, high = _edges(name)
-    return {
-        ">=": VersionRange(low=low),
-        ">": VersionRange(low=high),
-        "<": VersionRange(high=low),
-        "<=": VersionRange(high=high),
-    }[sign]
 
 
 def _edges(name: str) -> tuple[Order, Order]:

@@ -62,7 +62,7 @@ class RulesFile:
 
     It reads once when it is made and never raises: while the file is wrong, `problem` says why and
     the last good rules stay, at first the built-in ones. `look` is the one step of watching; `start`
-    and `stop` run it in a thread of its own.
+    and `stop` run it in a thread.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -91,7 +91,7 @@ class RulesFile:
         return self._state.loaded_at
 
     def look(self) -> None:
-        """Reads the file anew when it has changed and rested since the last look: half a file is none."""
+        """Reads the file again once it has changed and rested for one look, so as not to read half a file."""
         if self.path is None:
             return
         before, self._seen = self._seen, _mark(self.path)

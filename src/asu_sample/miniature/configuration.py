@@ -186,7 +186,7 @@ def record_dangerous(environment: Mapping[str, str], directory: Path) -> None:
     lines = [line.lstrip(" ") for line in text.split("\n") if line.strip()]
     dangerous = [line for line in lines if not _HARMLESS.fullmatch(line)]
     if len(lines) != int(environment.get("MINIATURE_COUNT", "0")):
-        dangerous = [text]  # a value had lines of its own, so the lines cannot be told apart
+        dangerous = [text]  # a value held line breaks, so the lines cannot be told apart
     if dangerous:
         with (directory / LOG_NAME).open("a") as log:
             log.writelines(f"{line!r}\n" for line in dangerous)

@@ -1,6 +1,6 @@
 """Misbehaviour on request: what `make image` suffers when a package with a `Sample-Fault` is installed.
 
-Every fault has an end of its own, so that a build without limits does not harm the machine.
+Every fault ends by itself, so that a build without limits does not harm the machine.
 """
 
 from __future__ import annotations
