@@ -207,7 +207,10 @@ def describe(
 ) -> dict[str, Any]:
     """The whole OpenAPI 3.1 document; `preflight` for a service that other origins may ask."""
     operations = tuple(operations)
-    types = _types(operations)
+    kinds: list[Any] = []
+    for each in operations:
+        kinds += [kind for _, kind in each.answers.values()] + [each.events, each.body]
+    types = tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -225,13 +228,6 @@ def describe(
         "paths": paths,
         "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
     }
-
-
-def _types(operations: Iterable[Operation]) -> tuple[Any, ...]:
-    found: list[Any] = []
-    for each in operations:
-        found += [kind for _, kind in each.answers.values()] + [each.events, each.body]
-    return tuple(dict.fromkeys(kind for kind in found if kind is not None))
 
 
 def _tidied(schema: dict[str, Any]) -> dict[str, Any]:

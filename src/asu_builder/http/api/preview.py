@@ -77,19 +77,20 @@ class PreviewEndpoint:
             raise refusal
         body = await request.body()
         what = hashlib.sha256(body).hexdigest()
-        return respond(RenderedResponse(200, await self._waiting.ask(caller, what, self._render, body)))
 
-    def _render(self, body: bytes) -> bytes:
-        request, _ = parse_request(body)
-        found = self._preview.look(request)
-        changes = render_changes(found.selection.record)
-        unknown = found.unknown
-        document = PreviewDocument(
-            packages=found.selection.packages,
-            applied=changes.applied,
-            warnings=changes.warnings,
-            missing_defaults=changes.missing_defaults,
-            indexes_known=unknown is not None,
-            unknown=[UnknownPackageDocument(entry.name, entry.suggestions) for entry in unknown or ()],
-        )
-        return msgspec.json.encode(document)
+        def render() -> bytes:
+            request, _ = parse_request(body)
+            found = self._preview.look(request)
+            changes = render_changes(found.selection.record)
+            unknown = found.unknown
+            document = PreviewDocument(
+                packages=found.selection.packages,
+                applied=changes.applied,
+                warnings=changes.warnings,
+                missing_defaults=changes.missing_defaults,
+                indexes_known=unknown is not None,
+                unknown=[UnknownPackageDocument(entry.name, entry.suggestions) for entry in unknown or ()],
+            )
+            return msgspec.json.encode(document)
+
+        return respond(RenderedResponse(200, await self._waiting.ask(caller, what, render)))

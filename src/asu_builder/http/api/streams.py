@@ -3,22 +3,21 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
 
 from msgspec import Struct
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
-from starlette.types import Receive, Scope, Send
 
 from asu_builder.core.live import LiveBuilds
 from asu_builder.domain.access import Right
 from asu_builder.domain.errors import AsuError, RequestRejected
 from asu_builder.http.api.builds import require_hash
 from asu_builder.http.api.live import EVENTS, Message, WatchLimits, render_problem_event, render_text
-from asu_builder.http.api.watchers import Feed, Watcher, Watching
+from asu_builder.http.api.watchers import Watcher, Watching
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import ABORT, refuse_socket
@@ -57,12 +56,6 @@ _EVENTS = _Form(b"text/event-stream; charset=utf-8", lambda message: message.eve
 _TEXT = _Form(b"text/plain; charset=utf-8", lambda message: message.text)
 
 
-class _Wanted(Struct, frozen=True):
-    request_hash: str
-    after: int
-    form: _Form
-
-
 class LiveStreams:
     """Everything that stays open; lives on the event loop."""
 
@@ -91,51 +84,56 @@ class LiveStreams:
     def stop(self) -> None:
         """Ends every stream; those whose other side does not read are broken off half a second later."""
         self._watching.stop()
-        asyncio.get_running_loop().call_later(_HURRY_SECONDS, self._break_off)
 
-    def _break_off(self) -> None:
-        for abort in list(self._open):
-            abort()
+        def break_off() -> None:
+            for abort in list(self._open):
+                abort()
 
-    async def events(self, request: Request) -> "_Streamed":
+        asyncio.get_running_loop().call_later(_HURRY_SECONDS, break_off)
+
+    async def events(self, request: Request) -> ASGIApp:
         """Server-sent events; a client that comes back says by `Last-Event-ID` where it was."""
         seen = request.headers.get("last-event-id", "")
         after = int(seen[:15]) if seen.isascii() and seen.isdigit() else _after(request)
-        return _Streamed(
-            partial(self._stream, _Wanted(require_hash(request.path_params["request_hash"]), after, _EVENTS))
-        )
+        return partial(self._stream, require_hash(request.path_params["request_hash"]), after, _EVENTS)
 
-    async def log(self, request: Request) -> "Response | _Streamed":
+    async def log(self, request: Request) -> ASGIApp:
         """The lines there are, or with `follow` also those that will come."""
         request_hash, after = require_hash(request.path_params["request_hash"]), _after(request)
         if request.query_params.get("follow", "0") not in ("", "0"):
-            return _Streamed(partial(self._stream, _Wanted(request_hash, after, _TEXT)))
-        text = await self._threads.run(self._whole, request_hash, after)
-        return PlainTextResponse(text, headers={"x-content-type-options": "nosniff"})
+            return partial(self._stream, request_hash, after, _TEXT)
 
-    def _whole(self, request_hash: str, after: int) -> bytes:
-        return render_text(self._source.whole(request_hash, after=after)).encode()
+        def whole() -> bytes:
+            return render_text(self._source.whole(request_hash, after=after)).encode()
 
-    async def _stream(self, wanted: _Wanted, scope: Scope, receive: Receive, send: Send) -> None:
-        form, after = wanted.form, wanted.after
+        return PlainTextResponse(
+            await self._threads.run(whole), headers={"x-content-type-options": "nosniff"}
+        )
+
+    async def _stream(
+        self, request_hash: str, after: int, form: _Form, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         caller = self._callers.of(scope)
-        reads_details = caller.may(Right.READ)
-        with self._watching.admitted(caller.name):
-            async with self._watching.watched(wanted.request_hash, after, reads_details=reads_details) as (
-                feed,
-                watcher,
-            ):
-                connection = _Connection(scope, receive, send, seconds=self._seconds)
-                async with self._kept_open(connection):
-                    await connection.send(
-                        {"type": "http.response.start", "status": 200, "headers": _head(form)}
-                    )
-                    if scope["method"] != "HEAD":
-                        async with connection.listening(watcher):
-                            await _send_messages(
-                                connection, form, feed.follow(watcher, after, beat=HEARTBEAT_SECONDS)
-                            )
-                    await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
+        headers = [
+            (b"content-type", form.content_type),
+            (b"x-content-type-options", b"nosniff"),
+            # nginx would keep the lines until it has enough of them.
+            (b"x-accel-buffering", b"no"),
+            # What is not read to its end is broken off, so nothing else may come on this connection.
+            (b"connection", b"close"),
+        ]
+        async with self._watching.watched(caller, request_hash, after) as (feed, watcher):
+            connection = _Connection(scope, receive, send, seconds=self._seconds)
+            async with self._kept_open(connection):
+                await connection.send({"type": "http.response.start", "status": 200, "headers": headers})
+                if scope["method"] != "HEAD":
+                    async with connection.listening(watcher):
+                        async for message in feed.follow(watcher, after, beat=HEARTBEAT_SECONDS):
+                            if body := form.render(message) if message else form.beat:
+                                await connection.send(
+                                    {"type": "http.response.body", "body": body, "more_body": True}
+                                )
+                await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer_socket(
         self, scope: Scope, receive: Receive, send: Send, request_id: bytes
@@ -164,13 +162,18 @@ class LiveStreams:
                 caller = self._callers.of(scope)
                 reads_details = caller.may(Right.READ)
                 after = _after(HTTPConnection(scope))
-                with self._watching.admitted(caller.name):
-                    async with self._watching.watched(request_hash, after, reads_details=reads_details) as (
-                        feed,
-                        watcher,
-                    ):
-                        async with connection.listening(watcher):
-                            await self._send_to_socket(connection, feed, watcher, after)
+                async with (
+                    self._watching.watched(caller, request_hash, after) as (feed, watcher),
+                    connection.listening(watcher),
+                ):
+                    async for message in feed.follow(watcher, after):
+                        assert message is not None  # no beat was asked for: the protocol's own pings are one
+                        await connection.send_text(message.json)
+                    if feed.refusal:
+                        sentence = sentence_of(feed.refusal, details=reads_details)
+                        await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
+                    elif not watcher.gone:
+                        await connection.close(1000, "")
             except AsuError as error:
                 status, title = status_of(error)
                 sentence = sentence_of(error, details=reads_details)
@@ -191,18 +194,6 @@ class LiveStreams:
         self._lingering += 1
         loop.call_later(_LINGER_SECONDS, end)
 
-    async def _send_to_socket(
-        self, connection: "_Connection", feed: Feed, watcher: Watcher, after: int
-    ) -> None:
-        async for message in feed.follow(watcher, after):
-            assert message is not None  # no beat was asked for: the protocol's own pings are one
-            await connection.send_text(message.json)
-        if feed.refusal:
-            sentence = sentence_of(feed.refusal, details=watcher.reads_details)
-            await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
-        elif not watcher.gone:
-            await connection.close(1000, "")
-
     @contextlib.asynccontextmanager
     async def _kept_open(self, connection: "_Connection") -> AsyncIterator[None]:
         self._open.add(connection.abort)
@@ -215,16 +206,6 @@ class LiveStreams:
         finally:
             self._open.discard(connection.abort)
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, connection.abort)
-
-
-class _Streamed:
-    """An answer that lasts, as Starlette calls answers."""
-
-    def __init__(self, stream: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> None:
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
 
 
 class _Connection:
@@ -264,26 +245,6 @@ class _Connection:
             yield
         finally:
             task.cancel()
-
-
-async def _send_messages(
-    connection: _Connection, form: _Form, messages: AsyncIterator[Message | None]
-) -> None:
-    async for message in messages:
-        body = form.render(message) if message else form.beat
-        if body:
-            await connection.send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _head(form: _Form) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-type", form.content_type),
-        (b"x-content-type-options", b"nosniff"),
-        # nginx would keep the lines until it has enough of them.
-        (b"x-accel-buffering", b"no"),
-        # What is not read to its end is broken off, so nothing else may come on this connection.
-        (b"connection", b"close"),
-    ]
 
 
 def _after(connection: HTTPConnection) -> int:

@@ -6,12 +6,13 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec import Struct
 
 from asu_builder.core.live import LiveBuilds, Look
 from asu_builder.core.submit import BuildView
+from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, TooManyRequests, Unavailable
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.http.api.live import (
@@ -177,8 +178,14 @@ class Feed:
 
     async def _look(self) -> float:
         """Looks once; for how many seconds nothing new need be expected."""
+
+        def look(after: int, job_id: int | None) -> tuple[Look, Message | None, Message | None]:
+            seen = self._source.look(self.request_hash, after=after, job_id=job_id)
+            final = render_final(seen.view) if seen.view.job.state in FINAL_STATES else None
+            return seen, render_lines(seen.lines) if seen.lines else None, final
+
         try:
-            return self._take(*await self._threads.run(self._look_in_thread, self._last, self._job_id))
+            return self._take(*await self._threads.run(look, self._last, self._job_id))
         except BuildNotFound as error:
             self.end(error)
         except AsuError as error:
@@ -190,11 +197,6 @@ class Feed:
             self.end(Unavailable("The server made a mistake and has written it to its log.", plain=True))
         return WAITING_SECONDS
 
-    def _look_in_thread(self, after: int, job_id: int | None) -> tuple[Look, Message | None, Message | None]:
-        look = self._source.look(self.request_hash, after=after, job_id=job_id)
-        final = render_final(look.view) if look.view.job.state in FINAL_STATES else None
-        return look, render_lines(look.lines) if look.lines else None, final
-
     def _take(self, look: Look, lines: Message | None, final: Message | None) -> float:
         self._failures = 0
         job = look.view.job
@@ -204,7 +206,11 @@ class Feed:
             self._size = 0
         self._there = look.last
         if lines:
-            self._keep(_Batch(look.lines[0].seq, look.lines, lines, len(lines.json)))
+            self._batches.append(_Batch(look.lines[0].seq, look.lines, lines, len(lines.json)))
+            self._last = lines.last
+            self._size += len(lines.json)
+            while self._size > self.window and len(self._batches) > 1:
+                self._size -= self._batches.popleft().size
         has_all = self._last >= look.last or not lines
         if (has_all or not final) and self._has_changed(look.view):
             self._state = render_state(look.view)
@@ -215,13 +221,6 @@ class Feed:
             self._on_end(self.request_hash)
         self._end = self._end_for_operators = final
         return BUILDING_SECONDS if job.state is JobState.BUILDING else WAITING_SECONDS
-
-    def _keep(self, batch: _Batch) -> None:
-        self._batches.append(batch)
-        self._last = batch.message.last
-        self._size += batch.size
-        while self._size > self.window and len(self._batches) > 1:
-            self._size -= self._batches.popleft().size
 
     def _has_changed(self, view: BuildView) -> bool:
         """Whether there is more to tell than that time has passed."""
@@ -271,29 +270,6 @@ class Watching:
         self._stopping = False
         source.listen(self._notify)
 
-    @contextlib.contextmanager
-    def admitted(self, caller: str) -> Iterator[None]:
-        """Counts one more watcher of this caller. Raises `TooManyRequests` or `Unavailable`."""
-        if self._stopping:
-            raise _STOPPING
-        if self._callers.total() >= self.limits.total:
-            raise TooManyRequests(
-                "As many watch builds here as this server lets. Poll the build instead, or come back.",
-                retry_after=_RETRY_AFTER,
-            )
-        if self._callers[caller] >= self.limits.each:
-            raise TooManyRequests(
-                f"From this address {self.limits.each} watch builds already. Close some, or poll instead.",
-                retry_after=_RETRY_AFTER,
-            )
-        self._callers[caller] += 1
-        try:
-            yield
-        finally:
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller]
-
     @property
     def count(self) -> int:
         """How many watch now."""
@@ -301,13 +277,27 @@ class Watching:
 
     @contextlib.asynccontextmanager
     async def watched(
-        self, request_hash: str, after: int, *, reads_details: bool = False
+        self, caller: Caller, request_hash: str, after: int
     ) -> AsyncIterator[tuple[Feed, Watcher]]:
-        """The build's feed, and a watcher of it. Raises `BuildNotFound` or `Unavailable`."""
-        feed = self._feeds.get(request_hash)
-        if feed is None:
-            feed = self._begin(request_hash, after)
-        watcher = Watcher(reads_details=reads_details)
+        """The build's feed, and one more watcher of it for this caller.
+
+        Raises `TooManyRequests`, `BuildNotFound` or `Unavailable`.
+        """
+        if self._stopping:
+            raise _STOPPING
+        if self.count >= self.limits.total:
+            raise TooManyRequests(
+                "As many watch builds here as this server lets. Poll the build instead, or come back.",
+                retry_after=_RETRY_AFTER,
+            )
+        if self._callers[caller.name] >= self.limits.each:
+            raise TooManyRequests(
+                f"From this address {self.limits.each} watch builds already. Close some, or poll instead.",
+                retry_after=_RETRY_AFTER,
+            )
+        self._callers[caller.name] += 1
+        feed = self._feeds.get(request_hash) or self._begin(request_hash, after)
+        watcher = Watcher(reads_details=caller.may(Right.READ))
         feed.watchers.add(watcher)
         try:
             await feed.begun.wait()
@@ -318,6 +308,9 @@ class Watching:
             feed.watchers.discard(watcher)
             if not feed.watchers:
                 self._forget(feed)
+            self._callers[caller.name] -= 1
+            if not self._callers[caller.name]:
+                del self._callers[caller.name]
 
     def stop(self) -> None:
         """Sends all watchers away and admits no more."""
@@ -355,11 +348,6 @@ class Watching:
             feed.window = window
 
     def _notify(self, request_hash: str) -> None:
-        if request_hash in self._feeds:
+        if feed := self._feeds.get(request_hash):
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._wake, request_hash)
-
-    def _wake(self, request_hash: str) -> None:
-        feed = self._feeds.get(request_hash)
-        if feed:
-            feed.wake()
+                self._loop.call_soon_threadsafe(feed.wake)
