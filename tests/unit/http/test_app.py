@@ -448,7 +448,7 @@ def test_what_was_looked_up_before_a_purge_is_not_answered_after_it(scene: Scene
         assert client.get(path).status == 404
 
 
-def test_an_overview_that_lacks_a_branch_is_kept_by_nobody(scene: Scene) -> None:
+def test_an_overview_that_lacks_a_branch_is_not_cacheable(scene: Scene) -> None:
     class Half(DescribingUpstream):
         known = False
 

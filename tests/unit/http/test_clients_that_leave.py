@@ -116,7 +116,7 @@ def _send_and_leave(served: Served, count: int, *, beside: int) -> None:
                 connection = opened.enter_context(served.connect())
                 connection.sendall(_QUESTIONS[number % len(_QUESTIONS)])
             assert eventually(partial(_are_answered, served, beside + some))
-        assert eventually(partial(_are_answered, served, beside)), "nobody waits for an answer any more"
+        assert eventually(partial(_are_answered, served, beside)), "no client waits for an answer any more"
 
 
 def _are_answered(served: Served, count: int) -> bool:
@@ -131,7 +131,7 @@ def _held() -> dict[str, int]:
     return {kind.__name__: sum(isinstance(held, kind) for held in objects) for kind in kinds}
 
 
-def test_thousands_of_questions_whose_askers_have_left_cost_nothing(
+def test_thousands_of_questions_whose_callers_have_left_cost_nothing(
     served: Served, document: _Hanging, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -170,7 +170,7 @@ def test_who_stays_is_answered_though_the_first_who_asked_the_same_has_left(
 
 
 def test_who_asks_right_after_the_last_has_left_is_answered(served: Served, document: _Hanging) -> None:
-    """What is about to end is joined by nobody."""
+    """What is about to end is not joined."""
     for _ in range(20):
         with served.connect() as leaving:
             leaving.sendall(_OVERVIEW)

@@ -1,4 +1,4 @@
-"""The one table from what went wrong to what a client is told."""
+"""The one table from errors to responses."""
 
 import ast
 import json

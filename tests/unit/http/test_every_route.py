@@ -75,7 +75,7 @@ class _NeverSeen(EmptyUpstream):
     def need(self) -> NoReturn:
         """As the upstream client does for a document that was never seen."""
         reading = current_reading()
-        assert reading is not None, "nobody waits for it in a thread"
+        assert reading is not None, "no caller waits for it in a thread"
         if refusal := reading.refusal():
             raise refusal
         self.fetched += 1

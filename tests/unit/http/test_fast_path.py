@@ -1,4 +1,4 @@
-"""The front door by itself: what it reads, and what it does when somebody leaves."""
+"""The fast path by itself: what it reads, and what it does when a client leaves."""
 
 import asyncio
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def test_a_client_who_leaves_in_the_middle_of_a_body_asks_for_nothing(
         return next(messages)
 
     async def send(message: Message) -> None:
-        pytest.fail("nobody is there to read")
+        pytest.fail("no client is there to read")
 
     asyncio.run(app(_scope("POST", "/api/v1/build"), receive, send))
     assert builds.submits == 0

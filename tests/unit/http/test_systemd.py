@@ -19,7 +19,7 @@ from asu_builder.http.server import Supervisor, inherited_sockets
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"},
     ],
 )
-def test_a_socket_that_was_meant_for_nobody_or_another_is_left_alone(environment: dict[str, str]) -> None:
+def test_a_socket_that_was_meant_for_no_process_or_another_is_left_alone(environment: dict[str, str]) -> None:
     assert inherited_sockets(environment) == []
 
 

@@ -55,7 +55,7 @@ def test_one_that_is_refused_takes_nothing_from_the_others(threads: Threads) -> 
     assert isinstance(refused, ValueError)
 
 
-def test_a_call_that_breaks_breaks_for_its_askers_and_the_next_goes_on(threads: Threads) -> None:
+def test_a_call_that_breaks_breaks_for_its_callers_and_the_next_goes_on(threads: Threads) -> None:
     broken = [True]
 
     def call(numbers: list[int]) -> list[int | Exception]:
@@ -88,7 +88,7 @@ def test_an_caller_who_goes_away_does_not_disturb_the_rest(threads: Threads) -> 
     assert asyncio.run(ask_and_leave()) == 4
 
 
-def test_a_shared_call_ends_with_the_last_who_asks_and_is_joined_by_nobody_then() -> None:
+def test_a_shared_call_ends_with_the_last_who_asks_and_is_not_joined_then() -> None:
     async def ask_and_leave() -> None:
         shared: SingleFlight[int] = SingleFlight()
         ended: list[int] = []

@@ -358,7 +358,7 @@ def test_who_leaves_leaves_nothing_at_a_fetch_that_goes_on(threads: Threads) -> 
     asyncio.run(play())
 
 
-def test_whoever_cancels_a_task_for_another_reason_sees_it_cancelled(threads: Threads) -> None:
+def test_a_task_cancelled_for_another_reason_is_cancelled(threads: Threads) -> None:
     documents = Documents()
 
     async def play() -> None:
@@ -372,7 +372,7 @@ def test_whoever_cancels_a_task_for_another_reason_sees_it_cancelled(threads: Th
     asyncio.run(play())
 
 
-def test_nobody_else_keeps_what_is_stale_or_lacks_something(threads: Threads) -> None:
+def test_no_cache_keeps_what_is_stale_or_lacks_something(threads: Threads) -> None:
     made = Made(threads)
 
     async def play() -> list[bool]:

@@ -1,4 +1,4 @@
-"""What is remembered, for how long, and what many callers together cost."""
+"""What is cached, for how long, and what many callers at once cost."""
 
 import threading
 
@@ -94,7 +94,9 @@ def test_trap_24_equal_posts_at_once_are_one_submission(client: AsgiClient, buil
     assert builds.submits == 1
 
 
-def test_a_repeated_post_with_a_finished_result_asks_nobody(client: AsgiClient, builds: FakeBuilds) -> None:
+def test_a_repeated_post_with_a_finished_result_is_answered_from_memory(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
     builds.complete()
     for _ in range(10):
         assert client.post(BUILD, a_body()).status == 200
@@ -125,7 +127,7 @@ def test_a_post_of_a_live_job_asks_once_a_second(
     assert builds.submits == 2
 
 
-def test_every_repeated_post_is_counted_whoever_answers_it(
+def test_every_repeated_post_is_counted_whatever_answers_it(
     client: AsgiClient, scene: Scene, builds: FakeBuilds
 ) -> None:
     builds.complete()
@@ -329,7 +331,7 @@ def test_polls_from_memory_are_noted_as_interest(client: AsgiClient, builds: Fak
     assert builds.noted == [name]
 
 
-def test_an_unknown_token_is_refused_and_not_taken_for_nobody(client: AsgiClient, builds: FakeBuilds) -> None:
+def test_an_unknown_token_is_refused_and_not_ignored(client: AsgiClient, builds: FakeBuilds) -> None:
     client.post(BUILD, a_body())
     answer = client.post(BUILD, a_body(), headers={"authorization": "Bearer wrong"})
     assert answer.status == 401
@@ -348,12 +350,12 @@ def test_what_was_taken_back_elsewhere_is_not_answered_from_memory(
 
     assert [answer(), answer()] == [200, 200]
     del builds.jobs[name]
-    assert answer() == 200, "nobody has said so yet"
+    assert answer() == 200, "it was not taken back yet"
     scene.revoked += 1
     assert answer() == (404 if ask == "poll" else 202)
 
 
-def test_a_look_that_began_before_it_was_taken_back_is_joined_by_nobody_after_and_not_kept(
+def test_a_look_that_began_before_it_was_taken_back_is_not_joined_after_and_not_cached(
     client: AsgiClient, scene: Scene, builds: FakeBuilds
 ) -> None:
     name = builds.complete()

@@ -230,7 +230,7 @@ def test_many_watchers_cost_one_reading(served: Served) -> None:
     assert eventually(lambda: served.app.requests["GET", f"{BUILD}/{{request_hash}}/events", 101] == 30)
 
 
-def test_a_build_that_nobody_watches_any_more_is_not_looked_at(served: Served) -> None:
+def test_a_build_without_watchers_is_not_polled(served: Served) -> None:
     with served.watch() as watching:
         receive(watching)
     before = -1
@@ -295,7 +295,7 @@ def test_a_request_for_the_head_of_a_stream_ends_at_once(served: Served) -> None
 
 
 @pytest.mark.parametrize("what", ["events", "log", "log?follow=1"])
-def test_what_nobody_knows_is_not_found_over_http(client: AsgiClient, what: str) -> None:
+def test_an_unknown_build_is_not_found_over_http(client: AsgiClient, what: str) -> None:
     for name in ("0" * 64, "nonsense"):
         answer = client.get(f"{BUILD}/{name}/{what}")
         assert (answer.status, answer.json["title"]) == (404, "Not Found")
@@ -307,7 +307,7 @@ def test_a_place_that_is_no_number_is_refused(client: AsgiClient, builds: FakeBu
     assert (answer.status, "after" in answer.json["detail"]) == (400, True)
 
 
-def test_what_nobody_knows_is_told_by_websocket_with_its_code(served: Served) -> None:
+def test_an_unknown_build_is_told_by_websocket_with_its_code(served: Served) -> None:
     served.name = "0" * 64
     with served.watch() as watching:
         problem, end = rest(watching)

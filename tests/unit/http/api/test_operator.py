@@ -61,12 +61,12 @@ NEEDED = [
 
 
 @pytest.mark.parametrize(("method", "path", "right"), NEEDED)
-def test_nobody_sees_or_does_anything_without_the_right(
+def test_no_caller_sees_or_does_anything_without_the_right(
     client: AsgiClient, scene: Scene, method: str, path: str, right: Right
 ) -> None:
-    nobody = ask(client, method, path, as_="")
-    assert (nobody.status, nobody.header("www-authenticate")) == (401, "Bearer")
-    assert "Authorization: Bearer" in nobody.json["detail"]
+    refused = ask(client, method, path, as_="")
+    assert (refused.status, refused.header("www-authenticate")) == (401, "Bearer")
+    assert "Authorization: Bearer" in refused.json["detail"]
     assert ask(client, method, path, as_="mallory").status == 401
     assert ask(client, method, path, as_="guest").status == 403
     expected = 403 if right is Right.OPERATE else 200

@@ -69,7 +69,7 @@ def test_a_download_has_every_byte_and_says_how_many(client: AsgiClient) -> None
     assert answer.header("content-length") == str(len(CONTENT))
 
 
-def test_a_download_is_an_attachment_that_nobody_interprets(client: AsgiClient) -> None:
+def test_a_download_is_an_attachment_that_no_browser_interprets(client: AsgiClient) -> None:
     answer = _get(client)
     assert answer.header("content-type") == "application/octet-stream"
     assert answer.header("content-disposition") == f'attachment; filename="{NAME}"'
@@ -429,7 +429,7 @@ class SlowHold:
 
 
 def test_a_client_who_goes_away_before_the_result_is_held_lets_it_go(shelf: Shelf, tmp_path: Path) -> None:
-    """The thread that takes it cannot be stopped, and nobody waits for it any more."""
+    """The thread that takes it cannot be stopped, and no client waits for it any more."""
     hold = SlowHold()
 
     class Slow(LocalStore):

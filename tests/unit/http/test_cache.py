@@ -56,7 +56,7 @@ def test_what_is_older_than_its_time_goes_when_others_come() -> None:
     assert memory.size == 20
 
 
-def test_ten_thousand_values_that_nobody_asks_for_again_leave_no_more_than_the_latest() -> None:
+def test_ten_thousand_values_that_are_not_used_again_leave_no_more_than_the_latest() -> None:
     at = [0.0]
     memory: LruByteCache[int, int] = LruByteCache(
         budget=1_000_000, largest=100, seconds=5.0, clock=lambda: at[0]

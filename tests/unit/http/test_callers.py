@@ -1,4 +1,4 @@
-"""Who asks: tokens are known or refused, and nobody chooses an address for themselves."""
+"""Who sent a request: a token is known or refused, and no client chooses its address."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def a_scope(peer: str | None, *headers: tuple[str, str]) -> Scope:
 
 
 def name_of(peer: str | None, *forwarded: str, proxies: Sequence[str] = PROXIES) -> str:
-    """The name of whoever comes from this peer with these headers."""
+    """The name of a caller from this peer with these headers."""
     callers = Callers([FARM], proxies)
     return callers.of(a_scope(peer, *(("x-forwarded-for", value) for value in forwarded))).name
 
@@ -44,7 +44,7 @@ def test_the_holder_of_a_token_is_known_wherever_they_are(scheme: str) -> None:
 @pytest.mark.parametrize(
     "value", ["Bearer wrong", "Bearer", "Bearer ", f"Bearer {FARM.digest}", f"Bearer {SECRET}\xe9"]
 )
-def test_a_token_that_nobody_was_given_is_refused_and_not_taken_for_none(value: str) -> None:
+def test_an_unknown_token_is_refused_and_not_taken_for_none(value: str) -> None:
     with pytest.raises(NotAuthenticated, match="not known here") as refusal:
         Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
     assert "wrong" not in str(refusal.value)
@@ -64,7 +64,7 @@ def test_an_unknown_token_is_refused_beside_a_known_one() -> None:
 
 
 @pytest.mark.parametrize("value", ["Basic dTpw", "", "  ", f"Token {SECRET}", SECRET])
-def test_what_a_proxy_asks_for_makes_nobody_a_holder(value: str) -> None:
+def test_what_a_proxy_asks_for_makes_no_one_a_holder(value: str) -> None:
     caller = Callers([FARM], ()).of(a_scope("203.0.113.1", ("authorization", value)))
     assert caller == Caller("203.0.113.1")
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer TOKEN"):
@@ -101,7 +101,7 @@ def test_an_address_has_one_name_and_a_household_has_one_too(peer: str | None, n
     assert name_of(peer, "198.51.100.9") == name, "a peer that is no proxy is not believed"
 
 
-def test_whoever_has_no_address_is_unknown() -> None:
+def test_a_caller_without_an_address_is_unknown() -> None:
     assert Callers([], PROXIES).of(a_scope(None, ("x-forwarded-for", "198.51.100.9"))) is UNKNOWN
 
 
@@ -176,11 +176,11 @@ def test_long_headers_and_many_hops_come_to_an_end() -> None:
 
 
 @pytest.mark.parametrize("peer", ["203.0.113.1", "11.0.0.0", "192.0.2.8", "2001:db8:fffe::1", "unix:", ""])
-def test_nobody_else_is_believed(peer: str) -> None:
+def test_no_other_peer_is_believed(peer: str) -> None:
     assert name_of(peer, "198.51.100.9") == name_of(peer)
 
 
-def test_nobody_is_believed_where_no_proxy_is_named() -> None:
+def test_no_peer_is_believed_where_no_proxy_is_named() -> None:
     assert name_of("127.0.0.1", "198.51.100.9", proxies=()) == "127.0.0.1"
 
 
@@ -213,7 +213,7 @@ def test_no_header_moves_an_address_that_is_no_proxy(peer: ipaddress.IPv4Address
 
 
 @given(_OUTSIDE, _HEADERS, st.lists(st.sampled_from(["10.1.1.1", "10.2.2.2:80", " 10.3.3.3 "]), max_size=5))
-def test_whoever_comes_through_our_proxies_is_found_whatever_they_sent_themselves(
+def test_a_caller_behind_our_proxies_is_found_whatever_it_sent(
     client: ipaddress.IPv4Address, sent: list[str], inner: list[str]
 ) -> None:
     written_by_proxies = ", ".join([str(client), *inner])

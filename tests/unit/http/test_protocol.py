@@ -298,7 +298,7 @@ def test_a_trusted_proxy_is_not_counted(scene: Scene) -> None:
                 assert answer_of(connection)[0] == 200
 
 
-def test_many_silent_connections_keep_nobody_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_silent_connections_keep_no_client_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there are descriptors for, from several addresses: the oldest silent one gives way."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
     with (

@@ -197,7 +197,7 @@ def test_a_client_name_is_cut_to_64_safe_characters() -> None:
     assert _client(client="<b>\r\n" + "x" * 500) == "b" + "x" * 63
 
 
-def test_a_client_that_is_no_text_is_nobody() -> None:
+def test_a_client_that_is_no_text_is_ignored() -> None:
     assert _client(client={"name": 1}) == ""
 
 
