@@ -246,11 +246,11 @@ def _load_pages(
     search: Search,
     description: Description,
 ) -> Mapping[str, Endpoint]:
-    from asu_builder.http.pages import PageParts, make_pages  # with templates and all
+    from asu_builder.http.pages import make_pages  # with templates and all
+    from asu_builder.http.pages.parts import PageParts
 
     return make_pages(
         PageParts(
-            builds=parts.builds,
             health=parts.health,
             charts=parts.charts,
             catalog=parts.catalog,

@@ -12,23 +12,18 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.core.catalog import Catalog
-from asu_builder.core.preflight import Preview, PreviewedSelection
-from asu_builder.core.search import DescribedDevice, Search
+from asu_builder.core.preflight import PreviewedSelection
+from asu_builder.core.search import DescribedDevice
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
 from asu_builder.domain.profiles_json import filesystems_of
 from asu_builder.domain.request import FILESYSTEMS, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
-from asu_builder.http.api.builds import BuildAnswers
-from asu_builder.http.callers import Admit
 from asu_builder.http.errors import answer_error
+from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import Waiting
-from asu_builder.settings import Settings
 
 COOKIE = "asu_cancel"
 
@@ -173,21 +168,6 @@ _LONGEST = 64
 """Characters of a search text, a version or a target."""
 
 
-class FormParts(Struct, frozen=True):
-    """What the form needs. `client` is its client name in requests."""
-
-    catalog: Catalog
-    search: Search
-    preview: Preview
-    limit_previews: Admit
-    answers: BuildAnswers
-    settings: Settings
-    threads: Threads
-    waiting: Waiting
-    rendering: Rendering
-    client: str
-
-
 class _Previewed(Struct, frozen=True):
     """A preview: what changes from the default packages, or the error."""
 
@@ -215,8 +195,9 @@ class _Refusal(Struct, frozen=True):
 class BuildForm:
     """First version and device, then packages and options; the address holds the choice."""
 
-    def __init__(self, parts: FormParts) -> None:
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
         self._parts = parts
+        self._rendering = rendering
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The search for a device, or the form for the one in the address."""
@@ -244,9 +225,8 @@ class BuildForm:
             return await self._submit(request, caller, fields)
         previewed = await self._preview(caller, fields)
         if does == "preview":
-            rendering = self._parts.rendering
-            part = rendering.text("build_preview.html", path="", caller=caller, previewed=previewed)
-            return rendering.answer(part)
+            part = self._rendering.text("build_preview.html", path="", caller=caller, previewed=previewed)
+            return self._rendering.answer(part)
         return await self._again(request, caller, fields, previewed=previewed)
 
     async def _submit(self, request: Request, caller: Caller, fields: Fields) -> Response:
@@ -313,7 +293,7 @@ class BuildForm:
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
         found, refusal = await self._find(caller, version, text, refusal)
-        response = self._parts.rendering.page(
+        response = self._rendering.page(
             "build_device.html",
             request,
             caller=caller,
@@ -346,7 +326,7 @@ class BuildForm:
         device: DescribedDevice = values["device"]
         refusal: _Refusal | None = values.setdefault("refusal", None)
         values.setdefault("previewed", None)
-        response = self._parts.rendering.page(
+        response = self._rendering.page(
             "build_form.html",
             request,
             caller=caller,

@@ -1,7 +1,7 @@
 """The page of one build: its progress, its outcome, and the command that repeats it elsewhere."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,20 +9,18 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.core.catalog import Catalog
-from asu_builder.core.live import AT_ONCE, LiveBuilds
-from asu_builder.core.preflight import Preview
-from asu_builder.core.search import Search
+from asu_builder.core.live import AT_ONCE
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.http.api.builds import BuildAnswers, is_request_hash
+from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
 from asu_builder.http.pages.corrections import Advice, Surroundings
+from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.pages.words import (
@@ -35,10 +33,8 @@ from asu_builder.http.pages.words import (
     stages,
     standing,
 )
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import SHORT_SECONDS, Waiting
+from asu_builder.http.waiting import SHORT_SECONDS
 from asu_builder.ports import LogLine
-from asu_builder.settings import Settings
 
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"
@@ -110,27 +106,12 @@ class PrintedLines(Struct, frozen=True):
     left_out: int
 
 
-class BuildPageParts(Struct, frozen=True):
-    """What the page stands on. `client` is the name it gives itself when it asks for a build."""
-
-    answers: BuildAnswers
-    catalog: Catalog
-    search: Search
-    preview: Preview
-    live: LiveBuilds
-    threads: Threads
-    waiting: Waiting
-    rendering: Rendering
-    settings: Settings
-    client: str
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
 class BuildPage:
     """Anyone with the hash sees the build; its first caller and operators may cancel it."""
 
-    def __init__(self, parts: BuildPageParts) -> None:
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
         self._parts = parts
+        self._rendering = rendering
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The page for any state of the build."""
@@ -138,7 +119,7 @@ class BuildPage:
         try:
             view, printed = await self._parts.threads.run(self._look, request_hash)
         except BuildNotFound:
-            return self._parts.rendering.page("build_unknown.html", request, caller=caller, status=404)
+            return self._rendering.page("build_unknown.html", request, caller=caller, status=404)
         values = await self._parts.waiting.ask(
             caller,
             request_hash,
@@ -149,7 +130,7 @@ class BuildPage:
         )
         live = view.job.state not in FINAL_STATES
         may_cancel = live and bool(cancel_token_of(request) or caller.may(Right.OPERATE))
-        return self._parts.rendering.page(
+        return self._rendering.page(
             "build_page.html",
             request,
             caller=caller,
@@ -269,7 +250,7 @@ class BuildPage:
         if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
             return None
         at = job.finished_at + COOL_DOWN
-        return at if at > self._parts.now() and job.outcome.side is not Side.USER else None
+        return at if at > datetime.now(UTC) and job.outcome.side is not Side.USER else None
 
 
 def _matching(manifest: Mapping[str, str], text: str) -> Mapping[str, str]:

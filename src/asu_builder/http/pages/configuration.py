@@ -1,6 +1,6 @@
 """The settings of the running process, for operators."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Caller, Right
-from asu_builder.http.api.operator import ConfigurationDocument
+from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.threads import Threads
 
 
 class Line(Struct, frozen=True):
@@ -27,17 +26,14 @@ class Line(Struct, frozen=True):
 class ConfigurationPage:
     """The page, for tokens that may read."""
 
-    def __init__(
-        self, describe: Callable[[], ConfigurationDocument], *, threads: Threads, rendering: Rendering
-    ) -> None:
-        self._describe = describe
-        self._threads = threads
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
+        self._parts = parts
         self._rendering = rendering
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """Raises `NotAuthenticated` or `NotAllowed`."""
         caller.require(Right.READ)
-        document = await self._threads.run(self._describe)
+        document = await self._parts.threads.run(self._parts.configuration)
         lines = [
             Line(
                 setting.name,

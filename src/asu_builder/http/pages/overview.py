@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.core.catalog import BranchOffer, Catalog
-from asu_builder.core.health import STATES, Health, HealthReport
-from asu_builder.core.operator import Crowds, QueueSummary
-from asu_builder.core.statistics import DAYS, Charts, DayReport
+from asu_builder.core.catalog import BranchOffer
+from asu_builder.core.health import STATES, HealthReport
+from asu_builder.core.operator import QueueSummary
+from asu_builder.core.statistics import DAYS, DayReport
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.check_result import worst
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.http.pages.charts import Series, stacked_bars
+from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.waiting import SHORT_SECONDS, Waiting
+from asu_builder.http.waiting import SHORT_SECONDS
 from asu_builder.ports import RecordedFailure
 
 _ERRORS = 8
@@ -24,29 +25,16 @@ _DAYS = 7
 class Overview:
     """The first page."""
 
-    def __init__(
-        self,
-        health: Health,
-        crowds: Crowds,
-        charts: Charts,
-        *,
-        catalog: Catalog,
-        waiting: Waiting,
-        rendering: Rendering,
-    ) -> None:
-        self._health = health
-        self._crowds = crowds
-        self._charts = charts
-        self._catalog = catalog
-        self._waiting = waiting
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
+        self._parts = parts
         self._rendering = rendering
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """Renders it from counts."""
-        report = self._health.report()
+        report = self._parts.health.report()
         if not caller.may(Right.READ):
             report = report.for_everybody()
-        crowd, days, offers, failures = await self._waiting.ask(
+        crowd, days, offers, failures = await self._parts.waiting.ask(
             caller, "overview", self._look, patience=SHORT_SECONDS
         )
         return self._rendering.page(
@@ -64,13 +52,13 @@ class Overview:
         )
 
     def _look(self) -> tuple[QueueSummary, list[DayReport], list[BranchOffer], list[RecordedFailure]]:
-        failures = list(self._charts.failures(_ERRORS))
-        return self._crowds.look(), self._charts.days(DAYS)[-_DAYS:], self._offers(), failures
+        failures = list(self._parts.charts.failures(_ERRORS))
+        return self._parts.crowds.look(), self._parts.charts.days(DAYS)[-_DAYS:], self._offers(), failures
 
     def _offers(self) -> list[BranchOffer]:
         """Empty while upstream has not answered or may not be asked: the page works without it."""
         try:
-            return [offer for offer in self._catalog.offers() if offer.versions]
+            return [offer for offer in self._parts.catalog.offers() if offer.versions]
         except (Unavailable, TooManyRequests):
             return []
 

@@ -1,6 +1,6 @@
 """The queue: counts for everybody, jobs and actions for operators."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -9,16 +9,16 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.core.health import Health, HealthReport
-from asu_builder.core.operator import Crowds, Operator, QueueSummary
+from asu_builder.core.health import HealthReport
+from asu_builder.core.operator import QueueSummary
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, Job, JobState
 from asu_builder.http.api.operator import OperatorActs, job_filter
 from asu_builder.http.cache import Rendered, TtlCache
+from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
-from asu_builder.http.threads import Threads
 from asu_builder.ports import AuditEntry, JobFilter
 
 FILTERS = ("state", "version", "target", "profile", "caller")
@@ -51,33 +51,21 @@ class Listing(Struct, frozen=True):
 class QueuePage:
     """The page, its live part alone, and the operator's acts."""
 
-    def __init__(
-        self,
-        crowds: Crowds,
-        operator: Operator,
-        health: Health,
-        *,
-        acts: OperatorActs,
-        threads: Threads,
-        rendering: Rendering,
-        clock: Callable[[], float],
-    ) -> None:
-        """`clock` counts seconds."""
-        self._crowds = crowds
-        self._operator = operator
-        self._health = health
-        self._acts = acts
-        self._threads = threads
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
+        self._parts = parts
+        self._acts = OperatorActs(parts.operator, threads=parts.threads, forget=parts.answers.forget)
         self._rendering = rendering
-        self._remembered = TtlCache(threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=clock)
+        self._fragments = TtlCache(
+            parts.threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=parts.clock
+        )
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The page; with `fragment` only its live part. Raises `RequestRejected`."""
         alone = "fragment" in request.query_params
         if alone and not caller.may(Right.READ):
             # Counted once a second for all who watch.
-            return self._rendering.answer(await self._remembered.get("live", self._anonymous_part))
-        values = await self._threads.run(self._values, request, caller)
+            return self._rendering.answer(await self._fragments.get("live", self._anonymous_part))
+        values = await self._parts.threads.run(self._values, request, caller)
         if alone:
             return self._rendering.page("queue_live.html", request, caller=caller, **values)
         done = DONE.get(request.query_params.get("done", ""))
@@ -122,13 +110,13 @@ class QueuePage:
         }
         if not caller.may(Right.READ):
             return {**shared, "listing": None, "acts": ()}
-        acts: Sequence[AuditEntry] = self._operator.acts(_ACTS)
+        acts: Sequence[AuditEntry] = self._parts.operator.acts(_ACTS)
         listing = self._listing(job_filter(request))
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
     def _counts(self, caller: Caller) -> dict[str, Any]:
-        crowd, report = self._crowds.look(), self._health.report()
+        crowd, report = self._parts.crowds.look(), self._parts.health.report()
         if not caller.may(Right.READ):
             report = report.for_everybody()
         return {
@@ -138,10 +126,10 @@ class QueuePage:
         }
 
     def _listing(self, wanted: JobFilter) -> Listing:
-        newest = self._operator.jobs(JobFilter(limit=1))
+        newest = self._parts.operator.jobs(JobFilter(limit=1))
         before = wanted.before or (newest[0].id + 1 if newest else 1)
         since = max(0, before - LOOKED_AT)
-        found = self._operator.jobs(replace(wanted, before=before, since=since, limit=JOBS + 1))
+        found = self._parts.operator.jobs(replace(wanted, before=before, since=since, limit=JOBS + 1))
         if len(found) > JOBS:
             return Listing(found[:JOBS], found[JOBS - 1].id, found[JOBS - 1].id)
         live = wanted.state is not None and wanted.state not in FINAL_STATES
