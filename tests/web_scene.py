@@ -143,7 +143,7 @@ class Scene:
         """A fresh application over these parts."""
         checks = {part: (lambda part=part: self.checked[part]) for part in self.checked}
         health = Health(checks)
-        health.look()
+        health.check_all()
         self.health = health
         operator = self.operator()
         changes = LocalPackageChanges()

@@ -86,9 +86,9 @@ def _check_workers(adapters: Adapters) -> CheckResult:
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:
     """What can fill up within a moment; two system calls while all is well."""
-    health.look_at_room()
+    health.check_room()
     if adapters.database.disk_is_full() or health.is_down("database"):
-        health.look_at("database")
+        health.check("database")
 
 
 def background_work(
@@ -101,7 +101,7 @@ def background_work(
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers."""
     work: list[tuple[str, Callable[[], object], float]] = [
-        ("health", health.look, rounds.health),
+        ("health", health.check_all, rounds.health),
         ("disks", lambda: _look_at_disks(adapters, health), rounds.disks),
         ("queue", housekeeping.look_after_queue, rounds.queue),
         ("housekeeping", housekeeping.tidy, rounds.tidy),

@@ -135,7 +135,7 @@ class LocalBuilds(ServerBuilds):
         """Builds it in this process. Raises `Unavailable` when nothing can be built here."""
         health, workers = self._application.health, self._application.workers
         for part in ("engine", "workers"):
-            health.look_at(part)
+            health.check(part)
         parts = health.report().parts
         if parts["engine"].status == "error":
             raise EngineUnavailable(parts["engine"].sentence)

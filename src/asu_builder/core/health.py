@@ -1,4 +1,4 @@
-"""How the parts of this service are, from checks at a steady pace; the gate before the workers."""
+"""The health of each part, by checks at a steady pace; the gate before the workers."""
 
 import logging
 import threading
@@ -113,7 +113,7 @@ class Health:
     """Keeps the last result of each part. `checks` maps a part's name to its check.
 
     Parts `engine` and `store` decide whether builds can run, `database` whether polls can be
-    answered. Until the first look everything counts as working, so that start-up needs no engine.
+    answered. Until the first check everything counts as working, so that start-up needs no engine.
     """
 
     def __init__(
@@ -124,16 +124,16 @@ class Health:
         self._has_room = has_room
         self._changed = threading.Condition()
         self._room = True
-        """As last seen: who asks how things are waits for no disk."""
+        """As last checked: a report waits for no disk."""
         self._results = dict.fromkeys(checks, _STARTING)
 
-    def look(self) -> None:
+    def check_all(self) -> None:
         """Asks every part once; each answers within seconds."""
-        self.look_at_room()
+        self.check_room()
         for part in self._checks:
-            self.look_at(part)
+            self.check(part)
 
-    def look_at(self, part: str) -> None:
+    def check(self, part: str) -> None:
         """Asks one part; a check that fails itself says nothing about the others."""
         try:
             result = self._checks[part]()
@@ -144,7 +144,7 @@ class Health:
             result = CheckResult("warning", "It could not be checked; the log of the server says why.")
         self._note(part, result)
 
-    def look_at_room(self) -> None:
+    def check_room(self) -> None:
         """Whether the store may grow. A store that cannot be asked is not full: its own check tells."""
         try:
             room = self._has_room()
@@ -155,7 +155,7 @@ class Health:
             self._changed.notify_all()
 
     def is_down(self, part: str) -> bool:
-        """Whether it was down when it was last looked at."""
+        """Whether its last check found an error."""
         return self._results[part].status == "error"
 
     def part_failed(self, part: str, sentence: str) -> None:
@@ -164,23 +164,23 @@ class Health:
             self._note(part, CheckResult("error", sentence))
 
     def part_works(self, part: str) -> None:
-        """A build got what it needed of a part, whatever was thought of it."""
+        """A build got what it needed of a part, whatever its last check said."""
         if self._results[part].status != "ok":
-            self.look_at(part)
+            self.check(part)
 
     def wait_until_builds_run(self, timeout: float) -> bool:
         """Whether builds can run, waiting up to `timeout` seconds for it."""
         if not self._room:
-            self.look_at_room()
+            self.check_room()
         with self._changed:
-            return self._changed.wait_for(self._can_build, timeout)
+            return self._changed.wait_for(self.builds_run, timeout)
 
     def builds_run(self) -> bool:
-        """Whether a build could run now, as far as is known."""
-        return self._can_build()
+        """Whether a build could run now, by the last checks."""
+        return not self.hindrance()
 
     def hindrance(self) -> str:
-        """Why no build can run, as last seen: `engine`, `store` or `disk_full`; "" where one could."""
+        """Why no build can run, by the last checks: `engine`, `store` or `disk_full`; "" where one could."""
         if self.is_down("engine"):
             return "engine"
         if not self._room:
@@ -188,17 +188,13 @@ class Health:
         return "store" if self.is_down("store") else ""
 
     def report(self) -> HealthReport:
-        """The state as last seen."""
+        """The state by the last checks."""
         parts = {"process": CheckResult("ok", "The process answers."), **self._results}
         if database_down := self.is_down("database"):
             state = "down"
         else:
             state = "ok" if all(result.status == "ok" for result in parts.values()) else "degraded"
-        return HealthReport(state, parts, not database_down, self._can_build() and not database_down)
-
-    def _can_build(self) -> bool:
-        parts_work = all(self._results[part].status != "error" for part in ("engine", "store"))
-        return parts_work and self._room
+        return HealthReport(state, parts, not database_down, self.builds_run() and not database_down)
 
     def _note(self, part: str, result: CheckResult) -> None:
         with self._changed:

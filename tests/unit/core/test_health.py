@@ -13,7 +13,7 @@ DOWN = CheckResult("error", "gone")
 def a_health(**results: CheckResult) -> Health:
     found = {"database": OK, "engine": OK, "store": OK} | results
     health = Health({part: lambda result=result: result for part, result in found.items()})  # type: ignore[misc]
-    health.look()
+    health.check_all()
     return health
 
 
@@ -47,7 +47,7 @@ def test_a_wait_for_the_engine_ends_when_it_is_back() -> None:
     waited: list[bool] = []
     thread = threading.Thread(target=lambda: waited.append(health.wait_until_builds_run(5)))
     thread.start()
-    health.look()
+    health.check_all()
     thread.join()
     assert waited == [True]
 
@@ -55,7 +55,7 @@ def test_a_wait_for_the_engine_ends_when_it_is_back() -> None:
 def test_builds_wait_while_the_store_may_not_grow() -> None:
     room = [False]
     health = Health({part: lambda: OK for part in ("database", "engine", "store")}, has_room=lambda: room[0])
-    health.look()
+    health.check_all()
     assert not health.builds_run()
     assert health.report().can_build is False
     room[0] = True
@@ -79,7 +79,7 @@ def test_a_check_that_raises_does_not_end_the_round(error: Exception) -> None:
 
     checks = {"database": fail, "engine": lambda: DOWN, "registry": fail, "store": lambda: DOWN}
     health = Health(checks)
-    health.look()
+    health.check_all()
     results = health.report().parts
     assert (results["engine"], results["store"]) == (DOWN, DOWN)
     assert results["database"].status in ("warning", "error")
@@ -94,7 +94,7 @@ def test_who_asks_how_things_are_waits_for_no_disk() -> None:
         return True
 
     health = Health({part: lambda: OK for part in ("database", "engine", "store")}, has_room=has_room)
-    health.look()
+    health.check_all()
     looked.clear()
     assert health.report().can_build and health.builds_run() and health.hindrance() == ""
     assert looked == []
@@ -105,7 +105,7 @@ def test_a_store_that_cannot_be_asked_is_not_called_full() -> None:
         raise Unavailable("The store cannot be read.")
 
     health = Health({part: lambda: OK for part in ("database", "engine", "store")}, has_room=has_room)
-    health.look()
+    health.check_all()
     assert health.builds_run(), "its own check tells whether it works"
     assert health.hindrance() == ""
 
@@ -119,18 +119,18 @@ def test_what_hinders_builds_is_said_as_last_seen() -> None:
     )
     room[0] = False
     assert health.hindrance() == "", "not checked yet"
-    health.look()
+    health.check_all()
     assert health.hindrance() == "disk_full"
     results["store"] = DOWN
-    health.look()
+    health.check_all()
     assert health.hindrance() == "disk_full", "a store that is full to the last byte is down, too"
     room[0] = True
-    health.look()
+    health.check_all()
     assert health.hindrance() == "store"
     results["engine"] = DOWN
-    health.look()
+    health.check_all()
     assert health.hindrance() == "engine"
     results.update(engine=OK, store=OK)
     assert health.hindrance() == "engine"
-    health.look()
+    health.check_all()
     assert health.hindrance() == ""

@@ -264,7 +264,7 @@ def test_an_engine_that_is_down_costs_no_job_anything_and_work_goes_on_when_it_i
     shop.workers.start()
     assert never(lambda: shop.state(job) is not JobState.PENDING, seconds=0.3)
     shop.script.do = lambda job, stop: a_result()
-    shop.health.look()
+    shop.health.check_all()
     assert eventually(lambda: shop.state(job) is JobState.COMPLETED)
 
 

@@ -287,7 +287,7 @@ def test_health_says_how_each_part_is(client: AsgiClient, scene: Scene) -> None:
 
 def test_health_stays_200_without_an_engine_unless_asked_for_builds(client: AsgiClient, scene: Scene) -> None:
     scene.checked["engine"] = CheckResult("error", "Podman does not answer.")
-    scene.health.look()
+    scene.health.check_all()
     assert client.get("/health").status == 200
     assert client.get("/health").json["status"] == "degraded"
     assert client.get("/health?for=build").status == 503
@@ -296,7 +296,7 @@ def test_health_stays_200_without_an_engine_unless_asked_for_builds(client: Asgi
 
 def test_health_is_503_when_polls_cannot_be_answered(client: AsgiClient, scene: Scene) -> None:
     scene.checked["database"] = CheckResult("error", "The disk is gone.")
-    scene.health.look()
+    scene.health.check_all()
     answer = client.get("/health")
     assert answer.status == 503
     assert answer.json["parts"]["database"]["sentence"] == "The database does not answer."
@@ -319,7 +319,7 @@ def test_pages_hold_no_script_of_their_own_and_no_foreign_address(client: AsgiCl
 
 def test_a_page_escapes_what_parts_say(client: AsgiClient, scene: Scene) -> None:
     scene.checked["engine"] = CheckResult("error", "<script>alert(1)</script>")
-    scene.health.look()
+    scene.health.check_all()
     assert b"<script>" not in client.get("/").body
 
 

@@ -87,7 +87,7 @@ def test_health_for_everybody_names_no_path_and_no_remedy() -> None:
     )
     fine = CheckResult("ok", "SQLite 3.46 at /var/lib/x.")
     health = Health({"engine": lambda: engine, "store": lambda: fine, "database": lambda: fine})
-    health.look()
+    health.check_all()
     told = " ".join(result.sentence for result in health.report().for_everybody().parts.values())
     assert "/" not in told and "systemctl" not in told and "The container engine does not work now" in told
     assert health.hindrance() == "engine"
@@ -99,7 +99,7 @@ def test_builds_that_cannot_run_say_what_they_wait_for() -> None:
     checks = {"engine": lambda: fine, "store": lambda: fine, "database": lambda: fine}
     assert Health(checks).hindrance() == ""
     full = Health(checks, has_room=lambda: False)
-    full.look()
+    full.check_all()
     assert full.hindrance() == "disk_full"
 
 

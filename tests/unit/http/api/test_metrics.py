@@ -161,7 +161,7 @@ def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
 
 def test_each_part_is_in_one_state(client: AsgiClient, scene: Scene) -> None:
     scene.checked["engine"] = CheckResult("error", "Podman does not answer.")
-    scene.health.look()
+    scene.health.check_all()
     samples = scraped(client)
     assert samples[key("part_state", part="engine", state="down")] == 1
     assert samples[key("part_state", part="engine", state="ok")] == 0
