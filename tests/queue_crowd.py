@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -187,7 +188,7 @@ class QueueSummary:
 
         self._note(
             "forget",
-            lambda: self._retention.forget(request_hash, remove=remove, unexpired=unexpired),
+            lambda: delete_with_files(self._retention, request_hash, remove=remove, unexpired=unexpired),
         )
 
     def _operate(self, chance: Random, _: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
@@ -120,9 +121,9 @@ def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
     log.append(lease, printed("a-secret-that-was-printed"))
     at_time(queue, NOON).finish(lease, a_result(), Retention(_MINUTE))
     name = a_submission().request_hash
-    assert not at_time(retention, NOON).forget(name, remove=removes())
+    assert not delete_with_files(at_time(retention, NOON), name, remove=removes())
     assert log.last(lease.job_id) == 1
-    assert at_time(retention, NOON + _MINUTE).forget(name, remove=removes())
+    assert delete_with_files(at_time(retention, NOON + _MINUTE), name, remove=removes())
     assert log.read(lease.job_id) == []
     path = database._path
     database.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -328,18 +329,18 @@ def test_acts_are_kept_for_every_process_newest_first(operations: Operations, se
 def test_unknown_is_what_no_job_carries(queue: JobQueue, retention: RetentionRepository) -> None:
     known = [job.request_hash for job in one_in_each_state(queue).values()]
     strange = ["1" * 64, "2" * 64]
-    assert list(retention.unknown([strange[0], *known, strange[1]])) == strange
-    assert retention.forget(known[1], remove=removes(), unexpired=True)
-    assert list(retention.unknown(known)) == [known[1]]
+    assert list(retention.find_orphans([strange[0], *known, strange[1]])) == strange
+    assert delete_with_files(retention, known[1], remove=removes(), unexpired=True)
+    assert list(retention.find_orphans(known)) == [known[1]]
 
 
 def test_completed_are_all_results_also_those_past_their_time(
     queue: JobQueue, retention: RetentionRepository
 ) -> None:
-    assert list(retention.completed()) == []
+    assert list(retention.completed_hashes()) == []
     one = one_in_each_state(queue)[JobState.COMPLETED]
     queue.expire(one.id)
-    assert list(retention.completed()) == [one.request_hash]
+    assert list(retention.completed_hashes()) == [one.request_hash]
 
 
 def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
@@ -354,7 +355,7 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
     submit(queue, "fails")
     finish(queue, a_failure())
     assert retention.stored_bytes() == sum(sizes)
-    retention.forget(jobs[0].request_hash, remove=removes(), unexpired=True)
+    delete_with_files(retention, jobs[0].request_hash, remove=removes(), unexpired=True)
     assert retention.stored_bytes() == sizes[1]
 
 
@@ -453,7 +454,7 @@ def audit(database: Database) -> str:
 
 
 def forget(retention: RetentionRepository, job: Job) -> bool:
-    return at_time(retention, NOON).forget(job.request_hash, remove=removes(), unexpired=True)
+    return delete_with_files(at_time(retention, NOON), job.request_hash, remove=removes(), unexpired=True)
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
@@ -507,8 +508,8 @@ def test_secrets_stay_as_long_as_a_job_needs_them(
     job = finish(queue)
     assert operations.requeue(job.request_hash) is not None
     removed: list[str] = []
-    assert not retention.forget(
-        job.request_hash, remove=removes(lambda: removed.append("too early")), unexpired=True
+    assert not delete_with_files(
+        retention, job.request_hash, remove=removes(lambda: removed.append("too early")), unexpired=True
     )
     assert removed == []
     assert claim(queue)[0].request == job.request
@@ -524,7 +525,7 @@ def test_nothing_is_forgotten_while_somebody_downloads(
         raise StillRead
 
     with pytest.raises(StillRead):
-        retention.forget(job.request_hash, remove=removes(refuse), unexpired=True)
+        delete_with_files(retention, job.request_hash, remove=removes(refuse), unexpired=True)
     found = queue.find(job.request_hash)
     assert found is not None
     assert (found.state, found.outcome) == (JobState.COMPLETED, a_result())
@@ -540,7 +541,8 @@ def test_forgetting_what_is_past_its_time_leaves_what_is_not(
     removed: list[str] = []
 
     def forget_at(minutes: int) -> bool:
-        return at_time(retention, NOON + minutes * MINUTE).forget(
+        return delete_with_files(
+            at_time(retention, NOON + minutes * MINUTE),
             job.request_hash,
             remove=removes(lambda: removed.append(job.request_hash)),
         )
@@ -556,5 +558,5 @@ def test_images_that_no_job_carries_are_removed_when_they_are_forgotten(
     retention: RetentionRepository,
 ) -> None:
     removed: list[str] = []
-    assert retention.forget("1" * 64, remove=removes(lambda: removed.append("orphan")))
+    assert delete_with_files(retention, "1" * 64, remove=removes(lambda: removed.append("orphan")))
     assert removed == ["orphan"]

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.clock import MAX_GAP
 from asu_builder.database.queue import MAX_ATTEMPTS
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side
@@ -279,13 +280,17 @@ def test_expired_jobs_are_forgotten_with_their_images_and_live_ones_keep_theirs(
     assert list(at_time(retention, NOON).expired()) == []
     assert list(at_time(retention, later).expired()) == [job.request_hash]
     at_time(queue, later).submit(a_submission(packages=("vim",)))
-    at_time(retention, later).forget(job.request_hash, remove=removes(lambda: removed.append("too early")))
+    delete_with_files(
+        at_time(retention, later), job.request_hash, remove=removes(lambda: removed.append("too early"))
+    )
     assert removed == []
     again = at_time(queue, later).claim("w/1", lease_for=MINUTE)
     assert again is not None
     at_time(queue, later).finish(again[1], a_result(), Retention(MINUTE))
-    at_time(retention, later + MINUTE).forget(
-        job.request_hash, remove=removes(lambda: removed.append(job.request_hash))
+    delete_with_files(
+        at_time(retention, later + MINUTE),
+        job.request_hash,
+        remove=removes(lambda: removed.append(job.request_hash)),
     )
     assert removed == [job.request_hash]
     assert list(at_time(retention, later + MINUTE).expired()) == []
@@ -302,7 +307,7 @@ def test_images_that_cannot_be_removed_keep_their_job(
         raise OSError("busy")
 
     with pytest.raises((OSError, AsuError)):
-        at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes(fail))
+        delete_with_files(at_time(retention, NOON + MINUTE), job.request_hash, remove=removes(fail))
     assert list(at_time(retention, NOON + MINUTE).expired()) == [job.request_hash]
 
 

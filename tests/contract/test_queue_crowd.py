@@ -123,7 +123,7 @@ def require_all(database: Database, images: Path, history: Sequence[Event]) -> N
     live = Counter(job.request_hash for job in left.values() if job.state in LIVE)
     assert set(live.values()) <= {1}
     published = {image.name for image in images.iterdir()}
-    assert set(SqlRetention(database).completed()) <= published
+    assert set(SqlRetention(database).completed_hashes()) <= published
     with database.reading() as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []

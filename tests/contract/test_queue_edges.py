@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.core.worker import retention_of
 from asu_builder.domain.errors import LeaseLost
 from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
@@ -51,7 +52,7 @@ def test_the_lease_of_a_job_that_is_gone_fits_no_later_job(
     submit(queue, "first")
     job, stale = claim(queue)
     at_time(queue, NOON).cancel(job.id, failure_ttl=MINUTE)
-    at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
+    delete_with_files(at_time(retention, NOON + MINUTE), job.request_hash, remove=removes())
     later = submit(queue, "second", now=NOON + MINUTE)
     claim(queue, now=NOON + MINUTE)
     assert later.id != job.id
@@ -161,7 +162,7 @@ def test_a_result_in_use_is_not_among_the_least_used_for_the_one_before_it(
 def test_images_of_one_hash_are_counted_once(queue: JobQueue, retention: RetentionRepository) -> None:
     job = built_twice(queue)
     assert retention.stored_bytes() == 5
-    assert list(retention.completed()) == [job.request_hash]
+    assert list(retention.completed_hashes()) == [job.request_hash]
 
 
 def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
@@ -169,7 +170,7 @@ def test_what_is_forgotten_can_be_requeued_as_it_was_asked(
 ) -> None:
     submit(queue)
     job = build(queue, retention=Retention(MINUTE))
-    assert at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
+    assert delete_with_files(at_time(retention, NOON + MINUTE), job.request_hash, remove=removes())
     anew = at_time(operations, NOON + MINUTE).requeue(job.request_hash)
     assert anew is not None
     assert (anew.request, anew.state) == (job.request, JobState.PENDING)
@@ -181,7 +182,7 @@ def test_the_job_of_an_entry_is_the_one_that_is_built(
     first = a_submission(packages=("vim", "tmux"))
     at_time(queue, NOON).submit(first)
     job = build(queue, retention=Retention(MINUTE))
-    at_time(retention, NOON + MINUTE).forget(job.request_hash, remove=removes())
+    delete_with_files(at_time(retention, NOON + MINUTE), job.request_hash, remove=removes())
     other_order = a_submission(packages=("tmux", "vim"))
     assert other_order.request_hash == first.request_hash
     entry = at_time(queue, NOON + MINUTE).submit(other_order)

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
@@ -464,9 +465,12 @@ class QueueMachine(RuleBasedStateMachine):
             if fails:
                 raise StillRead
 
-        forgets = at_time(self.side.retention, at(self.now)).forget
+        retention = at_time(self.side.retention, at(self.now))
         try:
-            assert forgets(request_hash, remove=removes(remove), unexpired=unexpired) == alone
+            assert (
+                delete_with_files(retention, request_hash, remove=removes(remove), unexpired=unexpired)
+                == alone
+            )
         except StillRead:
             going = []
         assert removed == [request_hash] * alone
@@ -512,11 +516,11 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def images_and_rows_belong_together(self) -> None:
         retention, completed = self.side.retention, self.model.completed()
-        assert sorted(retention.completed()) == sorted(job.request_hash for job in completed)
-        assert set(retention.completed()) <= self.model.files
+        assert sorted(retention.completed_hashes()) == sorted(job.request_hash for job in completed)
+        assert set(retention.completed_hashes()) <= self.model.files
         known = {job.request_hash for job in self.model.jobs}
         every = [request.request_hash for request in REQUESTS]
-        assert [name for name in every if name not in known] == list(retention.unknown(every))
+        assert [name for name in every if name not in known] == list(retention.find_orphans(every))
         assert self.model.files <= known
         ended = {job.request_hash for job in self.model.jobs if not job.live and job.expires_at <= self.now}
         assert sorted(at_time(retention, at(self.now)).expired()) == sorted(ended)

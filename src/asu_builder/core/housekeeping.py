@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
 from asu_builder.domain.job import Job
-from asu_builder.ports import IdlePolicy, JobQueue, Remove, RetentionRepository, Runtime, Statistics, Store
+from asu_builder.ports import IdlePolicy, JobQueue, RetentionRepository, Runtime, Statistics, Store
 from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -37,6 +37,28 @@ class Collection(Struct, frozen=True):
     """Of what was evicted."""
 
 
+Remove = Callable[[Callable[[], bool]], bool]
+"""Takes images away where what it is told says yes at the last moment; whether it did."""
+
+
+def delete_with_files(
+    retention: RetentionRepository,
+    request_hash: str,
+    *,
+    remove: Remove,
+    grace: timedelta = timedelta(0),
+    unexpired: bool = False,
+) -> bool:
+    """Deletes the expired (or all) final jobs of this hash, the images first; whether no job is left.
+
+    No transaction is open while `remove` waits for a disk. When it raises, the jobs stay.
+    """
+    jobs = retention.doomed(request_hash, grace=grace, unexpired=unexpired)
+    if jobs.alone and not remove(lambda: retention.are_alone(jobs)):
+        return False
+    return retention.delete(jobs)
+
+
 class Housekeeping:
     """Each method may be called at any time, from any thread and process."""
 
@@ -54,7 +76,7 @@ class Housekeeping:
     ) -> None:
         """`clock` counts seconds. `rest` is made between each thousand results that are looked at."""
         self._queue = queue
-        self._ledger = retention
+        self._retention = retention
         self._store = store
         self._runtime = runtime
         self._statistics = statistics
@@ -84,7 +106,7 @@ class Housekeeping:
         self.collect()
         if self._clock() >= self._sum_at:
             self._sum_at = self._clock() + _SUM_SECONDS
-            self.stored_bytes = self._ledger.stored_bytes()
+            self.stored_bytes = self._retention.stored_bytes()
 
     def reconcile_when_due(self) -> None:
         """Brings files and rows together once an hour; to be called twice a minute."""
@@ -116,7 +138,7 @@ class Housekeeping:
         self.recover()  # sets right what a leap of the clock did to the time of the last use
         if not self._store_is_there():
             return Collection()
-        expired = list(self._ledger.expired(grace=GRACE))
+        expired = list(self._retention.expired(grace=GRACE))
         if not dry_run:
             expired = [name for name in expired if self._forget(name)]
         evicted, freed = self._make_room(going=expired if dry_run else (), dry_run=dry_run)
@@ -132,16 +154,16 @@ class Housekeeping:
         found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
         if not dry_run:
             settings = self._settings
-            while self._ledger.forget_statistics(older_than=settings.statistics_ttl):
+            while self._retention.forget_statistics(older_than=settings.statistics_ttl):
                 pass
             older_than, most = settings.audit_ttl, settings.audit_max_size
-            while self._ledger.forget_requests(older_than=older_than, most_bytes=most):
+            while self._retention.forget_requests(older_than=older_than, most_bytes=most):
                 pass
         return found
 
     def _bring_together(self, *, dry_run: bool) -> Collection:
         lost: list[str] = []
-        for some in self._unhurried(self._ledger.completed()):
+        for some in self._unhurried(self._retention.completed_hashes()):
             lost += [name for name in some if not self._store.holds(name)]
         if not dry_run:
             lost = [name for name in lost if self._forget_lost(name)]
@@ -149,7 +171,7 @@ class Housekeeping:
                 _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
         orphaned: list[str] = []
         for some in self._unhurried(self._store.published()):
-            orphaned += [name for name in self._ledger.unknown(some) if self._store.owns(name)]
+            orphaned += [name for name in self._retention.find_orphans(some) if self._store.owns(name)]
         if not dry_run:
             orphaned = [name for name in orphaned if self._forget(name)]
         return Collection(expired=lost, orphaned=orphaned)
@@ -170,8 +192,8 @@ class Housekeeping:
         evicted: list[str] = []
         freed = 0
         budget = self._settings.store_max_size
-        stored = self._ledger.stored_bytes() if budget else 0
-        least_used = self._ledger.least_used(unused_for=_USED_LATELY)
+        stored = self._retention.stored_bytes() if budget else 0
+        least_used = self._retention.least_used(unused_for=_USED_LATELY)
         gone = set(going)
         before = sum(size for name, size in least_used if name in gone)
         for name, size in least_used:
@@ -203,7 +225,7 @@ class Housekeeping:
     def _forget(self, name: str, *, unexpired: bool = False, remove: Remove | None = None) -> bool:
         remove = remove or (lambda confirm: self._store.remove(name, confirm=confirm))
         try:
-            return self._ledger.forget(name, remove=remove, grace=GRACE, unexpired=unexpired)
+            return delete_with_files(self._retention, name, remove=remove, grace=GRACE, unexpired=unexpired)
         except (StillRead, Unavailable):
             # Somebody downloads, or the store is down: it stays whole, and its turn comes again.
             return False

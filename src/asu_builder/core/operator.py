@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.core.submit import Cancellation
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
 from asu_builder.domain.job import FINAL_STATES, Job, JobState, Priority
@@ -107,7 +108,7 @@ class Operator:
     ) -> None:
         self._operations = operations
         self._queue = queue
-        self._ledger = retention
+        self._retention = retention
         self._store = store
         self._statistics = statistics
         self._cancellation = cancellation
@@ -164,7 +165,8 @@ class Operator:
         if not self._operations.purge(request_hash) and not self._store.holds(request_hash):
             raise BuildNotFound("There is no result and no failure under this hash.")
         try:
-            self._ledger.forget(
+            delete_with_files(
+                self._retention,
                 request_hash,
                 remove=lambda confirm: self._store.remove(request_hash, confirm=confirm),
                 unexpired=True,

@@ -16,7 +16,7 @@ from asu_builder.database.rows import FINAL, span_micros
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
-from asu_builder.ports import EventKind, Remove
+from asu_builder.ports import DoomedJobs, EventKind
 
 _BYTES = 8
 
@@ -102,40 +102,37 @@ class SqlRetention:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def forget(
-        self,
-        request_hash: str,
-        *,
-        remove: Remove,
-        grace: timedelta = timedelta(0),
-        unexpired: bool = False,
-    ) -> bool:
+    def doomed(
+        self, request_hash: str, *, grace: timedelta = timedelta(0), unexpired: bool = False
+    ) -> DoomedJobs:
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT id, {FINAL} AND (expires_at <= ? OR ?) FROM build_jobs WHERE request_hash = ?",
                 (self._database.now() - span_micros(grace), unexpired, request_hash),
             ).fetchall()
-        going = [job_id for job_id, goes in rows if goes]
-        others = len(going) < len(rows)
-        if not others and not remove(lambda: not self._has_others(request_hash, going)):
-            return False
+        ids = [job_id for job_id, goes in rows if goes]
+        return DoomedJobs(request_hash, ids, len(ids) == len(rows))
+
+    def are_alone(self, jobs: DoomedJobs) -> bool:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT id FROM build_jobs WHERE request_hash = ?", (jobs.request_hash,)
+            )
+            return all(row[0] in jobs.ids for row in rows)
+
+    def delete(self, jobs: DoomedJobs) -> bool:
         with self._database.writing() as connection:
             connection.execute(
                 f"DELETE FROM build_jobs WHERE id IN (SELECT value FROM json_each(?)) AND {FINAL}",
-                (json.dumps(going),),
+                (json.dumps(jobs.ids),),
             )
             (left,) = connection.execute(
-                "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (request_hash,)
+                "SELECT count(*) FROM build_jobs WHERE request_hash = ?", (jobs.request_hash,)
             ).fetchone()
-            scrubbed = not left and _scrub(connection, request_hash)
+            scrubbed = not left and _scrub(connection, jobs.request_hash)
         self._secret_in_log |= scrubbed
         self._empty_log()
         return not left
-
-    def _has_others(self, request_hash: str, going: Sequence[int]) -> bool:
-        with self._database.reading() as connection:
-            rows = connection.execute("SELECT id FROM build_jobs WHERE request_hash = ?", (request_hash,))
-            return any(row[0] not in going for row in rows)
 
     def _empty_log(self) -> None:
         """What was scrubbed leaves the database's log too; at the next look where somebody reads it now."""
@@ -143,7 +140,7 @@ class SqlRetention:
             with contextlib.suppress(Unavailable):
                 self._secret_in_log = not self._database.fold()
 
-    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
+    def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT value FROM json_each(?) WHERE NOT EXISTS"
@@ -152,7 +149,7 @@ class SqlRetention:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def completed(self) -> Iterator[str]:
+    def completed_hashes(self) -> Iterator[str]:
         last = 0
         while True:
             with self._database.reading() as connection:

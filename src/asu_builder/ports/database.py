@@ -1,6 +1,6 @@
 """What the services keep in a database: the queue, operators' acts, retention and statistics."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
@@ -299,8 +299,13 @@ class Operations(Protocol):
         ...
 
 
-Remove = Callable[[Callable[[], bool]], bool]
-"""Takes images away if it is told yes; whether it was."""
+class DoomedJobs(Struct, frozen=True):
+    """Final jobs of one hash that are to be deleted."""
+
+    request_hash: str
+    ids: Sequence[int]
+    alone: bool
+    """Whether no other job carries the hash, so that its images go with them."""
 
 
 class RetentionRepository(Protocol):
@@ -310,29 +315,29 @@ class RetentionRepository(Protocol):
         """Hashes with a final job that is past its time, some hundred at most."""
         ...
 
-    def forget(
-        self,
-        request_hash: str,
-        *,
-        remove: Remove,
-        grace: timedelta = timedelta(0),
-        unexpired: bool = False,
-    ) -> bool:
-        """Deletes the expired (or, if wished, all) final jobs of this hash; whether none is left.
+    def doomed(
+        self, request_hash: str, *, grace: timedelta = timedelta(0), unexpired: bool = False
+    ) -> DoomedJobs:
+        """The final jobs of this hash that expired `grace` ago, or all of them with `unexpired`."""
+        ...
 
-        `remove` takes the images away, and is told how to make sure, when nothing can be published
-        any more, that no other job carries the hash. It is called outside of any transaction, because
-        a disk may be slow, and before the jobs go; when it raises, they stay. What was asked is kept
-        for audit, its `defaults` and keys only as digests.
+    def are_alone(self, jobs: DoomedJobs) -> bool:
+        """Whether still no other job carries their hash; asked while nothing can be published."""
+        ...
+
+    def delete(self, jobs: DoomedJobs) -> bool:
+        """Deletes them, after their images; whether no job of the hash is left.
+
+        The request is kept for audit, its `defaults` and keys only as digests.
         """
         ...
 
-    def unknown(self, request_hashes: Sequence[str]) -> Sequence[str]:
+    def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """Those that no job carries, in the same order."""
         ...
 
-    def completed(self) -> Iterable[str]:
-        """Hashes of every completed job, read while they are asked for."""
+    def completed_hashes(self) -> Iterable[str]:
+        """Hashes of every completed job, read page by page."""
         ...
 
     def stored_bytes(self) -> int:

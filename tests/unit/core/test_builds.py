@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, resolve_profile
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
@@ -546,7 +547,7 @@ def test_nobody_waits_for_a_disk_within_a_transaction(house: House, monkeypatch:
         locked.append(writing.locked())
         return house.store.remove(name, confirm=confirm)
 
-    assert retention.forget(name, remove=remove, unexpired=True)
+    assert delete_with_files(retention, name, remove=remove, unexpired=True)
     assert not house.store.holds(name)
     assert locked == [False, False]
 
@@ -561,5 +562,5 @@ def test_images_stay_whose_request_was_asked_for_again_meanwhile(house: House) -
         house.builds.submit(Ask(a_request()))
         return house.store.remove(name, confirm=confirm)
 
-    assert not retention.forget(name, remove=remove, unexpired=True)
+    assert not delete_with_files(retention, name, remove=remove, unexpired=True)
     assert house.store.holds(name)

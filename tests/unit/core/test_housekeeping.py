@@ -213,7 +213,7 @@ def test_a_result_that_is_being_downloaded_is_kept_whole(home: Home) -> None:
     with home.store.hold(name):
         home.housekeeping.tidy()
         assert home.store.holds(name)
-        assert home.retention.unknown([name]) == []
+        assert home.retention.find_orphans([name]) == []
     home.housekeeping.tidy()
     assert not home.store.holds(name)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
@@ -453,7 +454,7 @@ def test_what_was_forgotten_of_a_first_boot_script_leaves_the_log_too(tmp_path: 
     reader = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM build_jobs").fetchone()
-    assert retention.forget(submission.request_hash, remove=removes())
+    assert delete_with_files(retention, submission.request_hash, remove=removes())
     reader.close()
     assert retention.expired() == []
     assert not any(b"hunter2" in path.read_bytes() for path in tmp_path.iterdir())
