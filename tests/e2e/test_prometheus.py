@@ -105,10 +105,11 @@ def test_what_happened_is_what_prometheus_says(service: Service, prometheus: int
         assert again.status == 200
         polls = sum(client.look(done.json["request_hash"]).status == 200 for _ in range(5))
     assert polls == 5
-    reason, fault = failed.json["reason"], failed.json["fault"]
+    assert failed.json["fault"] == "user"
+    reason = failed.json["reason"]
 
     expected = {
-        f'sum(asu_builder_builds_failed_total{{reason="{reason}",fault="{fault}"}})': {"": 1},
+        f'sum(asu_builder_builds_failed_total{{reason="{reason}",side="user"}})': {"": 1},
         "sum by (outcome) (asu_builder_builds_ended_total)": {
             "outcome=cancelled": 0,
             "outcome=completed": 1,

@@ -157,9 +157,9 @@ class MetricsCollector:
         yield _family("cache_hits", "Requests that a stored result has answered.", counts.of("cache_hit"))
         ended = {(outcome,): counts.of(outcome) for outcome in _OUTCOMES}
         yield _family("builds_ended", "Builds that came to their end, by their outcome.", ended, "outcome")
-        failed = {(reason, side.fault): count for (reason, side), count in counts.failures().items()}
+        failed = counts.failures()
         meaning = "Builds that failed, by why and whose side it is on."
-        yield _family("builds_failed", meaning, failed, "reason", "fault")
+        yield _family("builds_failed", meaning, failed, "reason", "side")
         answers = Counter[tuple[str, str, str]]()
         for (method, route, status), count in sorted(requests.items()):
             answers[method if method in _METHODS else "other", route, str(status)] += count

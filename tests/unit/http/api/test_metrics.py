@@ -121,7 +121,7 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
 ) -> None:
     before = scraped(client)
     for reason in FailureReason:
-        assert before[key("builds_failed_total", reason=reason, fault=reason.fault)] == 0
+        assert before[key("builds_failed_total", reason=reason, side=reason.side)] == 0
     for kind, why in (
         ("request", ""),
         ("cache_hit", ""),
@@ -138,10 +138,10 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
         for outcome in ("completed", "failed", "cancelled")
     }
     assert ended == {"completed": 1, "failed": 3, "cancelled": 1}
-    assert samples[key("builds_failed_total", reason="too_big", fault="user")] == 1
-    assert samples[key("builds_failed_total", reason="gave_up", fault="ours")] == 1
-    assert samples[key("builds_failed_total", reason="impossible_selection", fault="world")] == 1
-    assert samples[key("builds_failed_total", reason="impossible_selection", fault="user")] == 0
+    assert samples[key("builds_failed_total", reason="too_big", side="user")] == 1
+    assert samples[key("builds_failed_total", reason="gave_up", side="internal")] == 1
+    assert samples[key("builds_failed_total", reason="impossible_selection", side="infrastructure")] == 1
+    assert samples[key("builds_failed_total", reason="impossible_selection", side="user")] == 0
     assert samples[key("builds_requested_total")] == samples[key("cache_hits_total")] == 1
 
 
@@ -203,7 +203,7 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
     assert submission.request_hash[:12] not in text
     labels = {name for found in re.findall(r"{(.*?)}", text) for name in re.findall(r'(\w+)="', found)}
     assert labels == {
-        *("version", "part", "state", "class", "deprioritized", "outcome", "reason", "fault", "stage", "le"),
+        *("version", "part", "state", "class", "deprioritized", "outcome", "reason", "side", "stage", "le"),
         *("method", "route", "status"),
     }
 
