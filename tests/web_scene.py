@@ -11,7 +11,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
-from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
@@ -158,7 +158,7 @@ class Scene:
                 catalog=catalog,
                 preview=Preview(catalog, changes),
                 operator=operator,
-                crowds=Crowds(SqlOperations(self.database), self.queue, now=lambda: NOON),
+                queue_overview=QueueOverview(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
                 metrics=self.metrics(),
                 callers=Callers(self.tokens, ()),

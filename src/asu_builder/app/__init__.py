@@ -15,7 +15,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
-from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.preflight import Preview
 from asu_builder.core.statistics import Charts
@@ -105,7 +105,7 @@ def assemble(
             statistics=adapters.statistics,
             cancellation=cancellation,
         ),
-        crowds=Crowds(adapters.operations, adapters.queue, now=now),
+        queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=_metrics(adapters, workers, housekeeping, health=health, counts=counts, now=now),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),

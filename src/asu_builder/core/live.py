@@ -73,7 +73,7 @@ class BuildLogWriter:
         self._pieces.clear()
 
     def take(self) -> list[PrintedLine]:
-        """The lines since the last time, of an ended recording all; for the writer alone."""
+        """The lines since the last time, after the end all; for the recorder alone."""
         ended = self.ended
         count = len(self._pieces)
         pieces = self._pieces[:count]
@@ -104,28 +104,28 @@ class Recorder:
         self._noted = threading.Event()
         self._hurry = threading.Event()
         self._stopping = False
-        self._recordings: list[BuildLogWriter] = []
+        self._writers: list[BuildLogWriter] = []
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._warned = False
 
     def begin(self, job: Job, lease: Lease) -> BuildLogWriter:
         """Listens to one attempt; whoever begins it ends it by `end`."""
-        recording = BuildLogWriter(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
+        writer = BuildLogWriter(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
         with self._starting:
-            self._recordings.append(recording)
+            self._writers.append(writer)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="build-log", daemon=True)
                 self._thread.start()
         self.tell(job.request_hash)
-        return recording
+        return writer
 
-    def end(self, recording: BuildLogWriter) -> None:
+    def end(self, writer: BuildLogWriter) -> None:
         """Returns when its last line is written, or soon: the outcome must not come before it."""
-        recording.ended = True
+        writer.ended = True
         self._hurry.set()
         self._noted.set()
-        recording.written.wait(_END_SECONDS)
+        writer.written.wait(_END_SECONDS)
 
     def stop(self) -> None:
         """Writes what was on_output and ends the thread."""
@@ -145,21 +145,21 @@ class Recorder:
         self._flush()  # what came while the last round was written
 
     def _flush(self) -> None:
-        for recording in list(self._recordings):
-            over = recording.ended
-            if self._write(recording, recording.take()):
-                self.tell(recording.request_hash)
+        for writer in list(self._writers):
+            over = writer.ended
+            if self._write(writer, writer.take()):
+                self.tell(writer.request_hash)
             if over:
-                self._recordings.remove(recording)
-                recording.written.set()
+                self._writers.remove(writer)
+                writer.written.set()
 
-    def _write(self, recording: BuildLogWriter, lines: list[PrintedLine]) -> bool:
+    def _write(self, writer: BuildLogWriter, lines: list[PrintedLine]) -> bool:
         """Whether anything was written; what cannot be is dropped, and said once until it can again."""
         if not lines:
             return False
         try:
-            if not self._log.append(recording.lease, lines):
-                recording.close()
+            if not self._log.append(writer.lease, lines):
+                writer.close()
         except AsuError as error:
             if not self._warned:
                 _log.warning("Output of builds is not kept for now: %s", error)
@@ -168,7 +168,7 @@ class Recorder:
         except Exception:  # noqa: BLE001 - a bug here must not cost a build its end
             if not self._stopping:
                 _log.exception("keeping a build's output failed")
-            recording.close()
+            writer.close()
             return False
         self._warned = False
         return True

@@ -52,7 +52,7 @@ class QueueSummary(Struct, frozen=True):
     pause: Pause | None
 
 
-class Crowds:
+class QueueOverview:
     """Counts the queue; each call is a few indexed queries."""
 
     def __init__(self, operations: Operations, queue: JobQueue, *, now: Callable[[], datetime]) -> None:
@@ -60,7 +60,7 @@ class Crowds:
         self._queue = queue
         self._now = now
 
-    def look(self) -> QueueSummary:
+    def summary(self) -> QueueSummary:
         """The queue now."""
         now = self._now()
         live = self._operations.live()
@@ -70,9 +70,9 @@ class Crowds:
             at=now,
             waiting=_count(live, JobState.PENDING),
             building=_count(live, JobState.BUILDING),
-            classes=_gathered(live, lambda group: Priority(group.priority).name.lower()),
-            versions=_gathered(live, lambda group: group.version),
-            targets=_gathered(live, lambda group: group.target),
+            classes=_grouped(live, lambda group: Priority(group.priority).name.lower()),
+            versions=_grouped(live, lambda group: group.version),
+            targets=_grouped(live, lambda group: group.target),
             oldest_wait=max(now - min(waiting_since), timedelta(0)) if waiting_since else None,
             typical_wait=sorted(waits)[len(waits) // 2] if waits else None,
             typical_build=self._queue.typical_duration(),
@@ -84,7 +84,7 @@ def _count(live: Sequence[LiveJobs], state: JobState) -> int:
     return sum(group.count for group in live if group.state is state)
 
 
-def _gathered(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple[QueueGroup, ...]:
+def _grouped(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple[QueueGroup, ...]:
     """The largest first."""
     waiting, building = Counter[str](), Counter[str]()
     for group in live:

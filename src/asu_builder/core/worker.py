@@ -45,13 +45,13 @@ _REMEMBERED = 1000
 
 
 class FailureStreak(Struct, frozen=True):
-    """What speaks against a job: how often it failed, and how often of these `alone`.
+    """What speaks against a job: how often it failed, and how often of these `isolated`.
 
-    Alone means that another build ended well since the failure before.
+    Isolated means that another build ended well since the failure before.
     """
 
     times: int = 0
-    alone: int = 0
+    isolated: int = 0
     others_built: int = -1
     """How many builds of others had ended well at the latest failure."""
 
@@ -62,23 +62,23 @@ class PoisonJobDetector:
     def __init__(self) -> None:
         self._lock = Lock()
         self._built = 0
-        self._suspicions: dict[int, FailureStreak] = {}
+        self._streaks: dict[int, FailureStreak] = {}
 
     def failed(self, job_id: int) -> FailureStreak:
         """A part failed while it was needed for this job; what that amounts to."""
         with self._lock:
-            former = self._suspicions.pop(job_id, FailureStreak())
-            alone = former.alone + (self._built > former.others_built)
-            found = replace(former, times=former.times + 1, alone=alone, others_built=self._built)
-            self._suspicions[job_id] = found
-            if len(self._suspicions) > _REMEMBERED:
-                del self._suspicions[next(iter(self._suspicions))]
+            former = self._streaks.pop(job_id, FailureStreak())
+            isolated = former.isolated + (self._built > former.others_built)
+            found = replace(former, times=former.times + 1, isolated=isolated, others_built=self._built)
+            self._streaks[job_id] = found
+            if len(self._streaks) > _REMEMBERED:
+                del self._streaks[next(iter(self._streaks))]
             return found
 
     def ended(self, job_id: int, *, well: bool) -> None:
         """The job has its outcome; one that went well speaks for the world, and against the others."""
         with self._lock:
-            self._suspicions.pop(job_id, None)
+            self._streaks.pop(job_id, None)
             self._built += well
 
 
@@ -86,7 +86,7 @@ _log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 """How long a job waits after each failure of the world; afterwards the failure is final."""
-ALONE = 5
+ISOLATED = 5
 """How often a part may fail on one job, while it serves others, before that is the job's failure."""
 STEP_ASIDE = timedelta(seconds=15)
 """How much longer a job waits on which a part has failed before: another is first to try whether it works.
@@ -132,7 +132,7 @@ class Outcomes:
         self._queue = queue
         self._statistics = statistics
         self._settings = settings
-        self._suspects = PoisonJobDetector()
+        self._poison_jobs = PoisonJobDetector()
 
     def record(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         """Ends the job, or gives it back to try again after what the world did."""
@@ -157,17 +157,17 @@ class Outcomes:
 
     def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, timer: StageTimer) -> None:
         """Returns the job to the queue uncounted, unless the part fails on this job alone."""
-        suspicion = self._suspects.failed(job.id)
-        if error.part in _NEEDED_BY_ALL and suspicion.alone >= ALONE:
+        streak = self._poison_jobs.failed(job.id)
+        if error.part in _NEEDED_BY_ALL and streak.isolated >= ISOLATED:
             detail = (
-                f"Error: {error.public} That happened {suspicion.times} times to this build, while others "
+                f"Error: {error.public} That happened {streak.times} times to this build, while others "
                 "went well. Ask again in a few minutes; if it stays so, tell the operator of this server."
             )
             failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail, attempts=job.history)
             self._finish(job, lease, failure, timer)
             return
         _log.info("%s The job returns to the queue", error)
-        pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if suspicion.times > 1 else timedelta(0))
+        pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if streak.times > 1 else timedelta(0))
         self._queue.release(lease, delay=pause)
 
     def _finish(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
@@ -175,7 +175,7 @@ class Outcomes:
         timer.end()
         retention = retention_of(self._settings, job.request, outcome)
         self._queue.finish(lease, outcome, retention)
-        self._suspects.ended(job.id, well=completed)
+        self._poison_jobs.ended(job.id, well=completed)
         seconds = timer.record(completed=completed)
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
@@ -385,11 +385,11 @@ class Workers:
     def _outcome(self, job: Job, lease: Lease, stop: threading.Event, timer: StageTimer) -> Outcome:
         """How the build ended. Raises what says nothing about the request."""
 
-        recording = self._recorder.begin(job, lease)
+        writer = self._recorder.begin(job, lease)
 
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
-            recording.advance(stage)
+            writer.advance(stage)
             timer.enter(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")
@@ -397,7 +397,7 @@ class Workers:
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
         try:
             return self._pipeline.build(
-                job, labels=labels, advance=advance, stop=stop, on_output=recording.on_output
+                job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
             )
         except (BuildInterrupted, PartUnavailable, LeaseLost):
             raise
@@ -422,4 +422,4 @@ class Workers:
             _log.exception("building failed: a bug")
             return BUG
         finally:
-            self._recorder.end(recording)
+            self._recorder.end(writer)

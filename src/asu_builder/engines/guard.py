@@ -109,8 +109,8 @@ class Guard:
         return timedelta(seconds=max(0.0, self._ends - monotonic()))
 
     @contextmanager
-    def covering(self) -> Iterator[None]:
-        """Runs one step; when the guard has struck, its reason replaces the step's outcome."""
+    def step(self) -> Iterator[None]:
+        """Runs one step; once the guard has killed, its reason replaces the step's outcome."""
         self.raise_if_killed()
         try:
             yield

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
-from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
 from asu_builder.core.statistics import Charts
@@ -130,7 +130,7 @@ class Parts(Struct, frozen=True):
     charts: Charts
     preview: Preview
     operator: Operator
-    crowds: Crowds
+    queue_overview: QueueOverview
     configuration: Callable[[], ConfigurationDocument]
     metrics: MetricsCollector
     callers: Callers
@@ -254,7 +254,7 @@ def _load_pages(
             health=parts.health,
             charts=parts.charts,
             catalog=parts.catalog,
-            crowds=parts.crowds,
+            queue_overview=parts.queue_overview,
             operator=parts.operator,
             configuration=parts.configuration,
             search=search,

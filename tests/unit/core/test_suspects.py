@@ -6,7 +6,7 @@ def test_a_failure_counts_as_alone_only_where_another_build_went_well_since_the_
     assert suspects.failed(1) == FailureStreak(1, 1, 0)
     assert suspects.failed(1) == FailureStreak(2, 1, 0)
     suspects.ended(2, well=False)
-    assert suspects.failed(1).alone == 1
+    assert suspects.failed(1).isolated == 1
     suspects.ended(3, well=True)
     assert suspects.failed(1) == FailureStreak(4, 2, 1)
 

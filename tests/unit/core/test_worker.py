@@ -12,7 +12,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
 from asu_builder.core.metrics import Durations
 from asu_builder.core.submit import Cancellation
-from asu_builder.core.worker import ALONE, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
+from asu_builder.core.worker import ISOLATED, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
@@ -283,7 +283,7 @@ def test_a_job_on_which_alone_the_engine_fails_lets_others_go_first_and_fails_in
     shop.script.do = fail_on("poison", EngineUnavailable("Podman started nothing.", retry_after=2))
     poison = shop.submit("poison")
     assert shop.workers.build_next("host/1")
-    for number in range(ALONE - 1):
+    for number in range(ISOLATED - 1):
         other = shop.submit(f"other-{number}")
         assert shop.workers.build_next("host/1")
         assert shop.state(other) is JobState.COMPLETED
@@ -293,7 +293,7 @@ def test_a_job_on_which_alone_the_engine_fails_lets_others_go_first_and_fails_in
     failure = shop.failure(poison)
     assert failure.reason is FailureReason.WORLD_UNAVAILABLE
     assert failure.detail.startswith(
-        f"Error: {EngineUnavailable.public_sentence} That happened {ALONE} times to this build"
+        f"Error: {EngineUnavailable.public_sentence} That happened {ISOLATED} times to this build"
     )
     assert shop.statistics.events[-1] == ("failed", "owut/2026.1", "world_unavailable")
     assert not shop.workers.build_next("host/1")
@@ -314,7 +314,7 @@ def test_after_a_second_failure_of_the_engine_another_job_is_the_one_that_tries_
 def test_failures_of_the_engine_do_not_add_up_while_nobody_else_is_served(shop: Shop) -> None:
     shop.script.do = fail_on("poison", EngineUnavailable("Podman started nothing"))
     poison = shop.submit("poison")
-    for _ in range(2 * ALONE):
+    for _ in range(2 * ISOLATED):
         assert shop.workers.build_next("host/1")
         shop.clock.forward(timedelta(minutes=1))
     shop.submit("other")
@@ -326,7 +326,7 @@ def test_failures_of_the_engine_do_not_add_up_while_nobody_else_is_served(shop: 
 def test_a_registry_that_lacks_one_image_while_others_are_built_fails_nothing(shop: Shop) -> None:
     shop.script.do = fail_on("poison", RegistryUnavailable("The registry answers 500"))
     poison = shop.submit("poison")
-    for number in range(2 * ALONE):
+    for number in range(2 * ISOLATED):
         assert shop.workers.build_next("host/1")
         shop.submit(f"other-{number}")
         assert shop.workers.build_next("host/1")

@@ -200,7 +200,7 @@ def _has_ended(process: "subprocess.Popen[bytes]", *, wait: bool = False) -> boo
 _HOST_DISK_RESERVE = 64 << 20
 
 
-class Place(Struct, frozen=True):
+class BuildDirectory(Struct, frozen=True):
     """Where a build works on this host; `temporary` is its private `/tmp`."""
 
     builder: Path
@@ -226,7 +226,7 @@ class LocalContainer:
 
     def __init__(
         self,
-        place: Place,
+        place: BuildDirectory,
         confinement: Confinement,
         *,
         guard: Guard,
@@ -236,7 +236,7 @@ class LocalContainer:
         """`environment` is added to the few variables that every command gets."""
         self.identity = place.identity
         self.workdir = INNER_WORKDIR if confinement.sandboxed else str(place.builder)
-        self._place = place
+        self._directory = place
         self._confinement = confinement
         self._limits = confinement.limits
         self._guard = guard
@@ -265,11 +265,11 @@ class LocalContainer:
         stdout = CappedFile(output / f"{self._count}.stdout", limit)
         stderr = CappedFile(output / f"{self._count}.stderr", limit)
         variables = self._environment | dict(environment or {})
-        with self._guard.covering():
+        with self._guard.step():
             with stdout, stderr:
                 code = self._commands.run(
                     self._limited(arguments, variables),
-                    directory=self._place.builder,
+                    directory=self._directory.builder,
                     environment=variables,
                     write={
                         "stdout": tee(stdout.write, STDOUT, on_output),
@@ -313,8 +313,8 @@ class LocalContainer:
             return arguments
         return sandboxed(
             arguments,
-            self._place.builder,
-            temporary=self._place.temporary,
+            self._directory.builder,
+            temporary=self._directory.temporary,
             network=self._confinement.network,
             environment=environment,
             filtered=self._confinement.filtered,
@@ -323,13 +323,13 @@ class LocalContainer:
 
     def _free(self) -> int:
         with disk_errors():
-            return shutil.disk_usage(self._place.builder).free
+            return shutil.disk_usage(self._directory.builder).free
 
     @contextmanager
     def _inside(self, path: str) -> Iterator[Path]:
         """An inner path on this host. What a link leads out of the copy is refused."""
-        with self._guard.covering():
-            root = self._place.builder.resolve()
+        with self._guard.step():
+            root = self._directory.builder.resolve()
             found = root / Path(path).relative_to(self.workdir)
             if not found.parent.resolve().is_relative_to(root) or found.is_symlink():
                 raise BuildFailed(

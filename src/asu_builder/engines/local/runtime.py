@@ -18,7 +18,7 @@ from threading import Event
 from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted
-from asu_builder.engines.local.container import Commands, Confinement, LocalContainer, Place
+from asu_builder.engines.local.container import BuildDirectory, Commands, Confinement, LocalContainer
 from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
 from asu_builder.engines.output import disk_errors
 from asu_builder.engines.removals import Removals
@@ -134,7 +134,7 @@ class LocalRuntime:
         self._proxies = proxies or {}
         self._limits = limits or Limits()
         self._disk_every = disk_every
-        self._trial: SandboxProbe | None = None if sandboxed else SandboxProbe("")
+        self._probe: SandboxProbe | None = None if sandboxed else SandboxProbe("")
         self._removals = Removals()
 
     @contextmanager
@@ -146,7 +146,7 @@ class LocalRuntime:
         self._removals.wait_for_room(stop, within=spec.deadline)
         # Commands run elsewhere, so a path that begins here would lead them nowhere.
         with self._own_directory(spec.labels) as home:
-            place = Place(home / "builder", home / "tmp", _identity(source))
+            place = BuildDirectory(home / "builder", home / "tmp", _identity(source))
             commands = Commands(home, contained=self._sandboxed)
             watches = (
                 Watch(_USE_EVERY, partial(commands.look, self._limits)),
@@ -156,7 +156,7 @@ class LocalRuntime:
                 with disk_errors():
                     place.temporary.mkdir()
                     TreeCopy(step=guard.raise_if_killed).copy(source, place.builder)
-                filtered = self._trial is not None and self._trial.filtered
+                filtered = self._probe is not None and self._probe.filtered
                 confinement = Confinement(self._sandboxed, self._network, self._limits, filtered)
                 networked = self._network or not self._sandboxed
                 environment = {**(self._proxies if networked else {}), **spec.environment}
@@ -191,11 +191,11 @@ class LocalRuntime:
 
     def check(self) -> CheckResult:
         """Whether the sandbox works and the scratch directory can be written."""
-        if self._trial is None or self._trial.fault:
+        if self._probe is None or self._probe.fault:
             # Remembered once it works: a sandbox is not lost while we run.
-            self._trial = try_sandbox(network=self._network)
-        if self._trial.fault:
-            log.warning("No local builds: %s.", self._trial.fault)
+            self._probe = try_sandbox(network=self._network)
+        if self._probe.fault:
+            log.warning("No local builds: %s.", self._probe.fault)
             return CheckResult(
                 "error",
                 "bubblewrap is missing, or its sandbox does not hold here; install it, or use Podman.",

@@ -75,7 +75,7 @@ class ContainerCalls:
         """The stream of a path's tar archive."""
         return self.stream("GET", "containers", self.name, "archive", path=path)
 
-    def witness(self) -> ConnectionSentinel:
+    def sentinel(self) -> ConnectionSentinel:
         """Notices when the service dies from here on; to be closed."""
         with self.api() as api:
             url = libpod_url(
@@ -154,10 +154,10 @@ class ContainerCalls:
             response.raise_for_status()
             return str(response.json()["Id"])
 
-    def exit_code(self, session: str, witness: ConnectionSentinel) -> int:
+    def exit_code(self, session: str, sentinel: ConnectionSentinel) -> int:
         """How an exec ended; its stream ends a moment before the session knows.
 
-        Nothing is believed of a service that is not the one that `witness` has seen.
+        Nothing is believed of a service that is not the one that `sentinel` has seen.
         """
         ends = monotonic() + _EXIT_CODE_WITHIN.total_seconds()
         while monotonic() < ends:
@@ -167,7 +167,7 @@ class ContainerCalls:
                     raise ContainerGone
                 response.raise_for_status()
                 state = response.json()
-            if witness.has_lost_sight():
+            if sentinel.has_lost_sight():
                 break
             if not state["Running"]:
                 return int(state["ExitCode"])

@@ -68,7 +68,7 @@ class PodmanContainer:
         limit = self._limits.log
         stdout = CappedFile(output / f"{self._commands}.stdout", limit)
         stderr = CappedFile(output / f"{self._commands}.stderr", limit)
-        with self._guard.covering():
+        with self._guard.step():
             with stdout, stderr:
                 writers = {
                     STDOUT: tee(stdout.write, STDOUT, on_output),
@@ -82,12 +82,12 @@ class PodmanContainer:
 
     def exists(self, path: str) -> bool:
         """Asks Podman's archive call, which is far cheaper than a command."""
-        with self._guard.covering():
+        with self._guard.step():
             return self._calls.is_plain_file(self._inner(path))
 
     def read_text(self, path: str) -> str:
         """Undecodable bytes become replacement characters."""
-        with self._guard.covering(), self._calls.archive(self._inner(path)) as stream:
+        with self._guard.step(), self._calls.archive(self._inner(path)) as stream:
             if not self._begin_reading(stream, path):
                 # Not the engine's doing, so it counts as a failure of this build.
                 raise Unavailable(f"There is no file {path} in the container; trying again.")
@@ -96,12 +96,12 @@ class PodmanContainer:
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Podman gives new files and directories to the container's user, old ones stay as they are."""
-        with self._guard.covering():
+        with self._guard.step():
             self._calls.put(self.workdir, archive.pack(files))
 
     def collect(self, directory: str, into: Path) -> Sequence[str]:
         """Unpacks Podman's archive of the directory while it arrives."""
-        with self._guard.covering(), self._calls.archive(directory) as stream:
+        with self._guard.step(), self._calls.archive(directory) as stream:
             if not self._begin_reading(stream, directory):
                 return []
             try:
@@ -146,7 +146,7 @@ class PodmanContainer:
         # `env -i`, because what image and engine put into the environment cannot be unset otherwise.
         variables = [f"{name}={value}" for name, value in environment.items()]
         session = self._calls.create_exec(["env", "-i", *variables, *arguments], self.workdir)
-        with self._calls.witness() as witness:
+        with self._calls.sentinel() as sentinel:
             with self._calls.stream("POST", "exec", session, "start") as stream:
                 if stream.begin({"Detach": False, "Tty": False}) >= 400:
                     self._calls.inspect()  # says so if the container itself is gone
@@ -159,7 +159,7 @@ class PodmanContainer:
             self._guard.raise_if_killed()
             if not frames.is_between_frames:
                 raise connection_lost()
-            return self._calls.exit_code(session, witness)
+            return self._calls.exit_code(session, sentinel)
 
     def _require_resources(self, result: CommandResult) -> None:
         """A command that failed for want of memory or the host's disk must not pass for the user's."""

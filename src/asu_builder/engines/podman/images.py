@@ -366,7 +366,7 @@ class Images:
             watches = (Watch(timeouts.watch, self._require_engine),)
             guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
             try:
-                with guard, guard.covering():
+                with guard, guard.step():
                     error = pull_error(stream)
             except BuildFailed as late:
                 raise too_slow(reference) from late

@@ -115,7 +115,7 @@ class PodmanRuntime:
     @contextmanager
     def open(self, spec: ContainerSpec, *, stop: Event) -> Iterator[PodmanContainer]:
         """The deadline counts from here on, but a pull that comes first has its own."""
-        with self._watchdog.admitting() as trial:
+        with self._watchdog.admitting() as probe:
             self._removals.wait_for_room(stop, within=spec.deadline)
             image = self._images.provide(spec, stop=stop)
             calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
@@ -125,7 +125,7 @@ class PodmanRuntime:
             watches = (Watch(timeouts.watch, watch.look),)
             guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
             with self._ended(calls), guard:
-                with guard.covering():
+                with guard.step():
                     self._start(calls.name, image, spec)
                     watch.is_started = True
                     self._users.learn(calls, image)
@@ -136,7 +136,7 @@ class PodmanRuntime:
                     guard=guard,
                     limits=limits,
                     environment=environment,
-                    on_command=trial.works,
+                    on_command=probe.works,
                 )
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:

@@ -49,17 +49,17 @@ class Watchdog:
         breaker = self._breaker
         if not breaker.admits():
             raise EngineUnavailable(breaker.sentence, retry_after=breaker.retry_after)
-        trial = Probe(breaker)
+        probe = Probe(breaker)
         try:
-            yield trial
+            yield probe
         except EngineUnavailable as error:
             breaker.failed(str(error))
             error.retry_after = breaker.retry_after
             raise
         except BaseException:
-            trial.withdraw()
+            probe.withdraw()
             raise
-        trial.works()
+        probe.works()
 
     def check(self) -> CheckResult:
         """The service's health, within seconds.

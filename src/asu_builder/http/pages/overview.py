@@ -53,7 +53,12 @@ class Overview:
 
     def _look(self) -> tuple[QueueSummary, list[DayReport], list[BranchOffer], list[RecordedFailure]]:
         failures = list(self._parts.charts.failures(_ERRORS))
-        return self._parts.crowds.look(), self._parts.charts.days(DAYS)[-_DAYS:], self._offers(), failures
+        return (
+            self._parts.queue_overview.summary(),
+            self._parts.charts.days(DAYS)[-_DAYS:],
+            self._offers(),
+            failures,
+        )
 
     def _offers(self) -> list[BranchOffer]:
         """Empty while upstream has not answered or may not be asked: the page works without it."""

@@ -8,7 +8,7 @@ from msgspec import Struct
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
-from asu_builder.core.operator import Crowds, Operator
+from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
 from asu_builder.core.statistics import Charts
@@ -26,7 +26,7 @@ class PageParts(Struct, frozen=True):
     health: Health
     charts: Charts
     catalog: Catalog
-    crowds: Crowds
+    queue_overview: QueueOverview
     operator: Operator
     configuration: Callable[[], ConfigurationDocument]
     search: Search

@@ -116,7 +116,7 @@ class QueuePage:
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
     def _counts(self, caller: Caller) -> dict[str, Any]:
-        crowd, report = self._parts.crowds.look(), self._parts.health.report()
+        crowd, report = self._parts.queue_overview.summary(), self._parts.health.report()
         if not caller.may(Right.READ):
             report = report.for_everybody()
         return {
