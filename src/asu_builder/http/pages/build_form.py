@@ -26,23 +26,8 @@ from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 
 COOKIE = "asu_cancel"
-
-
 _SECONDS = 2 * 86400
 """No build waits longer."""
-
-
-def keep_cancel_token(response: Response, request: Request, *, address: str, token: str) -> None:
-    """Stores the token in a cookie that no script and no other page can read."""
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=_SECONDS,
-        path=address,
-        httponly=True,
-        samesite="strict",
-        secure=is_secure(request),
-    )
 
 
 def cancel_token_of(request: Request) -> str:
@@ -83,10 +68,12 @@ class Fields(Struct, frozen=True):
                 "packages": self.names,
                 "rootfs_size_mb": self.rootfs_size_mb.strip(),
                 # Forms send CRLF; a shell script needs LF.
-                "defaults": _lines(self.defaults),
+                "defaults": self.defaults.replace("\r\n", "\n"),
                 "repositories": _repositories(self.repositories),
                 "repository_keys": [
-                    key.strip() for key in _BLANK_LINES.split(_lines(self.repository_keys)) if key.strip()
+                    key.strip()
+                    for key in _BLANK_LINES.split(self.repository_keys.replace("\r\n", "\n"))
+                    if key.strip()
                 ],
                 "client": client,
             }
@@ -146,13 +133,9 @@ def field_of(error: AsuError) -> str:
     return field if field in Fields.__struct_fields__ else ""
 
 
-def _lines(text: str) -> str:
-    return text.replace("\r\n", "\n")
-
-
 def _repositories(text: str) -> dict[str, str]:
     found = {}
-    for line in _lines(text).splitlines():
+    for line in text.splitlines():
         words = line.split()
         if len(words) not in (0, 2):
             raise RequestMalformed(
@@ -219,23 +202,22 @@ class BuildForm:
         given = await form(request)
         fields = read_fields(given)
         if old_and_new := given.get("replace"):
-            fields = _replaced(fields, old_and_new)
+            old, _, new = old_and_new.partition("=")
+            names = (new if name == old else name for name in fields.names)
+            fields = replace(fields, packages=" ".join(filter(None, names)))
         does = given.get("do", "check" if old_and_new else "build")
         if does == "build":
-            return await self._submit(request, caller, fields)
+            agent = request.headers.get("user-agent", "")
+            try:
+                answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, caller)
+            except AsuError as error:
+                return await self._again(request, caller, fields, refusal=_refusal(error))
+            return see_build(request, answer.body)
         previewed = await self._preview(caller, fields)
         if does == "preview":
             part = self._rendering.text("build_preview.html", path="", caller=caller, previewed=previewed)
             return self._rendering.answer(part)
         return await self._again(request, caller, fields, previewed=previewed)
-
-    async def _submit(self, request: Request, caller: Caller, fields: Fields) -> Response:
-        agent = request.headers.get("user-agent", "")
-        try:
-            answer = await self._parts.answers.submit(fields.body(self._parts.client), agent, caller)
-        except AsuError as error:
-            return await self._again(request, caller, fields, refusal=_refusal(error))
-        return see_build(request, answer.body)
 
     async def _again(
         self,
@@ -292,7 +274,14 @@ class BuildForm:
         groups = await self._parts.waiting.ask(caller, "versions", self._versions)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
-        found, refusal = await self._find(caller, version, text, refusal)
+        found: Found | None = None
+        if text and version:
+            try:
+                found = await self._parts.waiting.ask(
+                    caller, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
+                )
+            except RequestRejected as error:
+                refusal = refusal or _Refusal(str(error), "", 404)
         response = self._rendering.page(
             "build_device.html",
             request,
@@ -308,19 +297,6 @@ class BuildForm:
         if refusal:
             response.raw_headers.extend(refusal.headers)
         return response
-
-    async def _find(
-        self, caller: Caller, version: str, text: str, refusal: _Refusal | None
-    ) -> tuple[Found | None, _Refusal | None]:
-        if not (text and version):
-            return None, refusal
-        try:
-            found = await self._parts.waiting.ask(
-                caller, f"devices {version!r}", self._parts.search.devices, version, text, _SHOWN
-            )
-        except RequestRejected as error:
-            return None, refusal or _Refusal(str(error), "", 404)
-        return found, refusal
 
     async def _form(self, request: Request, caller: Caller, fields: Fields, **values: Any) -> Response:
         device: DescribedDevice = values["device"]
@@ -400,11 +376,14 @@ def see_build(request: Request, document: bytes) -> Response:
     address = f"/build/{answer['request_hash']}"
     response = RedirectResponse(address, 303)
     if token := answer.get("cancel_token"):
-        keep_cancel_token(response, request, address=address, token=token)
+        # In a cookie that no script and no other page can read.
+        response.set_cookie(
+            COOKIE,
+            token,
+            max_age=_SECONDS,
+            path=address,
+            httponly=True,
+            samesite="strict",
+            secure=is_secure(request),
+        )
     return response
-
-
-def _replaced(fields: Fields, old_and_new: str) -> Fields:
-    old, _, new = old_and_new.partition("=")
-    names = [new if name == old else name for name in fields.names]
-    return replace(fields, packages=" ".join(name for name in names if name))

@@ -19,7 +19,7 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
-from asu_builder.http.pages.corrections import Advice, Surroundings
+from asu_builder.http.pages.corrections import Advice, Context
 from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
@@ -192,7 +192,11 @@ class BuildPage:
             "result": result,
             "images": images_first(result.images) if result else (),
             "reproduction": self._reproduction(job, result) if result else None,
-            "manifest": _matching(result.manifest, manifest_search) if result else {},
+            "manifest": {
+                name: version
+                for name, version in sorted(result.manifest.items() if result else ())
+                if all(word in name.casefold() for word in manifest_search.casefold().split())
+            },
             "manifest_search": manifest_search[:64],
             "failure": outcome if isinstance(outcome, BuildFailure) else None,
             "advice": self._advice(job),
@@ -227,19 +231,19 @@ class BuildPage:
         if job.state is JobState.CANCELLED:
             return corrections.advise_cancelled(job.request)
         if isinstance(job.outcome, BuildFailure):
-            return corrections.advise(job.request, job.outcome, self._surroundings(job))
+            return corrections.advise(job.request, job.outcome, self._context(job))
         return None
 
-    def _surroundings(self, job: Job) -> Surroundings:
+    def _context(self, job: Job) -> Context:
         largest = self._parts.settings.max_custom_rootfs_size_mb
         if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
-            return Surroundings(max_rootfs_size_mb=largest)
+            return Context(max_rootfs_size_mb=largest)
         try:
             found = self._parts.catalog.resolve(job.request)
             unknown = self._parts.preview.look(job.request).unknown or ()
         except AsuError:
-            return Surroundings(max_rootfs_size_mb=largest)
-        return Surroundings(
+            return Context(max_rootfs_size_mb=largest)
+        return Context(
             {entry.name: entry.suggestions for entry in unknown},
             self._parts.catalog.default_packages(found),
             largest,
@@ -251,12 +255,3 @@ class BuildPage:
             return None
         at = job.finished_at + COOL_DOWN
         return at if at > datetime.now(UTC) and job.outcome.side is not Side.USER else None
-
-
-def _matching(manifest: Mapping[str, str], text: str) -> Mapping[str, str]:
-    words = text.casefold().split()
-    return {
-        name: version
-        for name, version in sorted(manifest.items())
-        if all(word in name.casefold() for word in words)
-    }

@@ -31,7 +31,7 @@ class Advice(Struct, frozen=True):
     corrections: tuple[Correction, ...] = ()
 
 
-class Surroundings(Struct, frozen=True):
+class Context(Struct, frozen=True):
     """What is known beside the failure."""
 
     meant: Mapping[str, Sequence[str]] = {}
@@ -115,7 +115,7 @@ _SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReaso
 _AGAIN_FOR_USERS = frozenset({FailureReason.EXPIRED})
 
 
-def advise(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Advice:
+def advise(request: BuildRequest, failure: BuildFailure, known: Context) -> Advice:
     """Advice on a failed build."""
     heading, what_to_do = _WORDS[failure.reason]
     if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
@@ -131,7 +131,7 @@ def advise_cancelled(request: BuildRequest) -> Advice:
     return Advice("The build was cancelled", "", "The same request starts a new build at once.", (again,))
 
 
-def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
+def _corrections(request: BuildRequest, failure: BuildFailure, known: Context) -> Iterator[Correction]:
     reason = failure.reason
     if failure.side is not Side.USER or reason in _AGAIN_FOR_USERS:
         words = "Build it again" if reason is FailureReason.EXPIRED else "Try again"
@@ -141,10 +141,12 @@ def _corrections(request: BuildRequest, failure: BuildFailure, known: Surroundin
     elif reason is FailureReason.NO_IMAGES and request.filesystem:
         yield Correction("any-filesystem", "Build all file systems", replace(request, filesystem=None))
     elif reason is FailureReason.TOO_BIG:
-        yield from _larger(request, failure, known)
+        size = request.rootfs_size_mb
+        if size and failure.problem.full and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
+            sentence = f"Build with a root partition of {larger} MiB"
+            yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
     elif reason in (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
-        yield from _other_versions(request, failure)
-        yield from _other_packages(request, find_problem(failure), known)
+        yield from _other_packages(request, failure, known)
     elif failure.problem.script in request.wanted:
         yield _without(request, (failure.problem.script,))
 
@@ -156,15 +158,11 @@ def find_problem(failure: BuildFailure) -> BuildProblem:
     return replace(problem, missing=(*problem.missing, *absent)) if absent else problem
 
 
-def _other_versions(request: BuildRequest, failure: BuildFailure) -> Iterator[Correction]:
+def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context) -> Iterator[Correction]:
     if any(there for _, there in failure.problem.versions.values()):
         unversioned = replace(request, packages=request.wanted, packages_versions={})
         yield Correction("any-version", "Build with the current versions", unversioned)
-
-
-def _other_packages(
-    request: BuildRequest, problem: BuildProblem, known: Surroundings
-) -> Iterator[Correction]:
+    problem = find_problem(failure)
     bad = _to_blame(request, problem)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
     if meant and len(meant) == len(bad):
@@ -186,7 +184,7 @@ def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(bad) if name in request.wanted)
 
 
-def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Surroundings) -> Iterator[Correction]:
+def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Context) -> Iterator[Correction]:
     """One correction for each conflicting package, without it."""
     for name in conflicts:
         if name in request.wanted:
@@ -199,13 +197,6 @@ def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Surroundings
 def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
     changed = change_packages(request, dropped=names)
     return Correction(f"without {' '.join(names)}", f"Build without {_some(names)}", changed)
-
-
-def _larger(request: BuildRequest, failure: BuildFailure, known: Surroundings) -> Iterator[Correction]:
-    size = request.rootfs_size_mb
-    if size and failure.problem.full and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
-        sentence = f"Build with a root partition of {larger} MiB"
-        yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
 
 
 def change_packages(

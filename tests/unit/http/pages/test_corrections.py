@@ -13,7 +13,7 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.http.pages.corrections import (
     AS_IT_IS,
     Advice,
-    Surroundings,
+    Context,
     advise,
     advise_cancelled,
     find_problem,
@@ -34,12 +34,12 @@ def advised(
     detail: str = "",
     *,
     problem: BuildProblem | None = None,
-    known: Surroundings | None = None,
+    known: Context | None = None,
     side: Side | None = None,
 ) -> Advice:
     """Advice on a request that failed so."""
     failure = BuildFailure(reason, detail, problem=problem or BuildProblem(), blamed=side)
-    return advise(request, failure, known or Surroundings())
+    return advise(request, failure, known or Context())
 
 
 def offered(advice: Advice) -> dict[str, tuple[str, ...]]:
@@ -85,7 +85,7 @@ def test_an_expired_and_a_cancelled_build_are_asked_for_again() -> None:
 
 def test_a_missing_package_is_replaced_by_the_nearest_name_or_left_out() -> None:
     request = a_request(packages=("vim", "lucy"), defaults="secret")
-    problem, known = BuildProblem(missing=("lucy",)), Surroundings({"lucy": ("luci", "lua")})
+    problem, known = BuildProblem(missing=("lucy",)), Context({"lucy": ("luci", "lua")})
     advice = advised(request, _SELECTION, problem=problem, known=known)
     assert offered(advice) == {"nearest": ("vim", "luci"), "without lucy": ("vim",)}
     assert advice.corrections[0].sentence == "Build with luci instead of lucy"
@@ -105,7 +105,7 @@ def test_of_packages_that_exclude_each_other_either_can_go() -> None:
         "without dnsmasq-full": ("dnsmasq",),
         "without dnsmasq": ("dnsmasq-full",),
     }
-    known = Surroundings(defaults=("dnsmasq",))
+    known = Context(defaults=("dnsmasq",))
     default = advised(a_request(packages=("dnsmasq-full",)), _SELECTION, problem=problem, known=known)
     assert offered(default)["without dnsmasq"] == ("dnsmasq-full", "-dnsmasq")
 
@@ -134,10 +134,10 @@ def test_a_revision_that_has_moved_is_given_up() -> None:
 def test_a_full_root_partition_is_made_larger_as_far_as_is_allowed() -> None:
     full = BuildProblem(full=True)
     request = a_request(rootfs_size_mb=200)
-    known = Surroundings(max_rootfs_size_mb=300)
+    known = Context(max_rootfs_size_mb=300)
     (larger,) = advised(request, FailureReason.TOO_BIG, problem=full, known=known).corrections
     assert larger.request.rootfs_size_mb == 300
-    known = Surroundings(max_rootfs_size_mb=200)
+    known = Context(max_rootfs_size_mb=200)
     assert advised(request, FailureReason.TOO_BIG, problem=full, known=known).corrections == ()
 
 
