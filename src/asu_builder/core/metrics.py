@@ -102,18 +102,19 @@ class StageTimers:
         self._began_at = clock()
 
     def begin(self, job: Job) -> "StageTimer":
-        """A timer for a job that was just claimed."""
-        return StageTimer(self._statistics, self._durations, waited=self._waited(job), clock=self._clock)
+        """A timer for a job that was just claimed.
 
-    def _waited(self, job: Job) -> timedelta | None:
-        """From the request to the claim; None for a job that began before, or while a clock was set."""
-        if job.started_at is None or job.retries or job.attempts or job.enqueued_at < self._began:
-            return None
-        steady = timedelta(seconds=self._clock() - self._began_at)
-        if abs(self._now() - self._began - steady) > _LEAP:
-            self._began, self._began_at = self._now(), self._clock()
-            return None
-        return job.started_at - job.enqueued_at
+        It knows the time from the request to the claim only if all of it passed in this process while no
+        clock was set.
+        """
+        waited = None
+        if job.started_at and not job.retries and not job.attempts and job.enqueued_at >= self._began:
+            steady = timedelta(seconds=self._clock() - self._began_at)
+            if abs(self._now() - self._began - steady) > _LEAP:
+                self._began, self._began_at = self._now(), self._clock()
+            else:
+                waited = job.started_at - job.enqueued_at
+        return StageTimer(self._statistics, self._durations, waited, self._clock)
 
 
 class StageTimer:
@@ -123,7 +124,6 @@ class StageTimer:
         self,
         statistics: Statistics,
         durations: Durations,
-        *,
         waited: timedelta | None,
         clock: Callable[[], float],
     ) -> None:
