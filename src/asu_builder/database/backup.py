@@ -91,7 +91,7 @@ def _copy(source: Path, copy: Path) -> None:
         ):
             live.execute("PRAGMA query_only = ON")
             # Within a read transaction all steps see one state. Without it each write of another
-            # process starts the copy anew, and beside a busy service it never ends.
+            # process starts the copy again, and beside a busy service it never ends.
             live.execute("BEGIN")
             live.execute("SELECT count(*) FROM sqlite_master").fetchone()
             target.execute("PRAGMA synchronous = OFF")  # it is synced once, when it is whole
@@ -118,7 +118,7 @@ def _let_signals_in(_status: int, _remaining: int, _total: int) -> None:
 
 
 def _own_like(source: Path, copy: Path) -> None:
-    """Whoever runs the service can read what root has saved, and nobody else."""
+    """Lets the user of the service, and no other, read what root has saved."""
     copy.chmod(0o600)
     owner = source.stat()
     with contextlib.suppress(PermissionError):

@@ -1,8 +1,8 @@
 """SQLite in WAL mode behind `reading()` and `writing()`.
 
 As many connections for reading, which cannot write, as threads read at once; two for writing, under a
-lock, so that "database is locked" never reaches anybody in this process. A second process is
-waited for by SQLite's own busy timeout. What schema a file has is the matter of `schema.py`.
+lock, so that no thread of this process meets "database is locked". A second process is
+waited for by SQLite's own busy timeout. `schema.py` brings a file to the newest schema.
 """
 
 import contextlib
@@ -91,8 +91,8 @@ class Database:
         self._path = path
         self._clock = clock
         self.wakeups = Wakeups()
-        # Whoever reads takes the one that came back last: two or three serve all threads, and each
-        # connection has a cache of pages of its own.
+        # A reader takes the connection that came back last: two or three serve all threads, and each has
+        # its own cache of pages.
         self._idle_readers: list[sqlite3.Connection] = []
         self._opened: list[sqlite3.Connection] = []
         self._opening = threading.Lock()
@@ -119,7 +119,7 @@ class Database:
             raise
 
     def _connect(self, synchronous: str, *, read_only: bool = False) -> sqlite3.Connection:
-        # Whoever only reads makes no file where there was one.
+        # A reader makes no file where one is gone.
         address = f"{self._path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
         connection = sqlite3.connect(
             address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
@@ -187,7 +187,7 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # a bug of ours
         except (sqlite3.DatabaseError, OSError) as error:
-            # The path is for the operator's log, not for whoever reads the answer.
+            # The path is for the operator's log, not for the client.
             _log.error("%s: %s", self._path, error)
             if result_code(error) in DAMAGE:
                 self._refusal = _DAMAGED
@@ -204,7 +204,7 @@ class Database:
         return str(row[0])
 
     def fold(self) -> bool:
-        """Brings the log into the file and empties it; False while somebody else keeps it.
+        """Brings the log into the file and empties it; False while another connection reads it.
 
         What was forgotten stands in the log until other pages come over it, in a quiet hour for long.
         """
@@ -245,7 +245,7 @@ class Database:
     def verify(self) -> CheckResult:
         """Whether every page of the file is sound; reads all of it, so seconds for a large one.
 
-        For a thread of its own; nothing waits for it, and `stop_verifying()` cuts it off. A file found
+        Runs in its own thread; nothing waits for it, and `stop_verifying()` cuts it off. A file found
         damaged takes no writes from then on.
         """
         with self._verifying:

@@ -1,6 +1,6 @@
 """The fair queue: in which order jobs wait, and how many are before one.
 
-Why so: docs/decisions/callers-take-turns.md.
+Why: docs/decisions/callers-take-turns.md.
 """
 
 import sqlite3

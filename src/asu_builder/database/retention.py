@@ -24,8 +24,8 @@ _BYTES = 8
 class Revocations:
     """A random number in a file beside the database, which each process has mapped into its memory.
 
-    Whoever takes an answer back writes another number, after it has gone from the database; whoever
-    remembers answers compares. That costs a tenth of a microsecond, no system call and no wait for a
+    What takes an answer back writes another number, after it has gone from the database; a cache of
+    answers compares. That costs a tenth of a microsecond, no system call and no wait for a
     disk, so it can be done for each poll. The database itself would have to be asked, and its own
     counter of changes moves with every line of a build's log.
     """
@@ -135,7 +135,7 @@ class SqlRetention:
         return not left
 
     def _empty_log(self) -> None:
-        """What was scrubbed leaves the database's log too; at the next look where somebody reads it now."""
+        """Removes what was scrubbed from the database's log; next time, where another connection reads it."""
         if self._secret_in_log:
             with contextlib.suppress(Unavailable):
                 self._secret_in_log = not self._database.fold()

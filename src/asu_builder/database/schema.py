@@ -44,7 +44,7 @@ def migrate(connection: sqlite3.Connection, path: Path, *, folder: Path = MIGRAT
     began = have = _schema_of(connection, path, known=len(scripts))
     if have == len(scripts):
         return
-    # With them on, the DROP TABLE of a table that is made anew would delete what refers to it.
+    # With them on, the DROP TABLE of a table that is made again would delete what refers to it.
     # Within a transaction the pragma does nothing.
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
@@ -170,7 +170,7 @@ def open_header(path: Path) -> int | None:
 
 
 def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
-    """Why a database cannot be opened, with what to do, for whoever starts the service."""
+    """Why a database cannot be opened, with what to do, for the operator."""
     code = result_code(error)
     number = error.errno if isinstance(error, OSError) else None
     if path.is_dir():

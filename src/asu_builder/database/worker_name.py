@@ -12,7 +12,7 @@ _TRIES = 64
 class WorkerName:
     """Holds `wanted`, or `wanted-2`, `wanted-3` … when a living process has it already.
 
-    The lock ends with the process, however it ends; whoever holds the name next knows that its
+    The lock ends with the process, however it ends; the next holder of the name knows that its
     former holder is dead and takes that one's jobs at once.
     """
 

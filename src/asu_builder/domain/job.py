@@ -101,7 +101,7 @@ class BuildFailure(Struct, frozen=True):
     stderr: str = ""
     build_cmd: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
-    """What was tried before, where the job gave up or the world failed it more than once."""
+    """What was tried before, where the job gave up or the infrastructure failed it more than once."""
     blamed: Side | None = None
     """Whose side it is on, where that is not the reason's own; failures of older versions say nothing."""
     field: str = ""
@@ -148,7 +148,7 @@ class Job(Struct, frozen=True):
     attempts: int = 0
     """How often a started build was cut off by a lapsed lease."""
     retries: int = 0
-    """How often the world failed it and it was given back to try again."""
+    """How often the infrastructure failed it and it was given back to try again."""
     history: tuple[Attempt, ...] = ()
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -180,8 +180,8 @@ COOL_DOWN = timedelta(seconds=60)
 def allows_resubmit(job: Job, *, now: datetime) -> bool:
     """Whether a repeated request makes a new job, though this final one has not expired.
 
-    A user's failure and a result answer until their time is over; what the world or we did wrong
-    answers for the cool-down only; what was cancelled or expired for want of interest not at all.
+    A user's failure and a result answer until their time is over; a failure of the
+    infrastructure or of ours answers for the cool-down only; what was cancelled or abandoned not at all.
     """
     if job.state is JobState.CANCELLED:
         return True

@@ -1,4 +1,4 @@
-"""What the services need from the world, in their own words. Adapters fulfil it.
+"""The interfaces between `core` and its adapters.
 
 Every adapter of a port runs the same contract suite (`tests/contract/`). Errors are those of
 `domain/errors.py`; nothing foreign passes a port.

@@ -1,4 +1,4 @@
-"""What the services keep in a database: the queue, operators' acts, retention and statistics."""
+"""The database: the queue, operators' acts, retention and statistics."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ class Submission(Struct, frozen=True):
     request_hash: str
     client: str = ""
     caller: str = ""
-    """Who asks: a token's name, else an address (IPv6 by its /64)."""
+    """The caller: a token's name, else an address (IPv6 by its /64)."""
     priority: Priority = Priority.NORMAL
     cancel_digest: str = ""
     """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
@@ -31,13 +31,13 @@ class Entry(Struct, frozen=True):
 
     job: Job
     created: bool
-    """Whether the job is new; otherwise somebody had asked before."""
+    """Whether the job is new; false when it answers an earlier request too."""
     ahead: int | None
     """How many jobs are ahead of a pending one."""
 
 
 class IdlePolicy(Struct, frozen=True):
-    """How long a waiting job keeps its place though nobody polls it, and when it is given up."""
+    """When a waiting job that no client polls loses its place, and when it expires."""
 
     sinks_after: timedelta
     expires_after: timedelta
@@ -53,8 +53,8 @@ class Recovery(Struct, frozen=True):
 class JobQueue(Protocol):
     """Jobs on their way from pending to their end. Each method is one transaction.
 
-    The order: jobs that nobody polls any more come last; a higher priority goes first; within one,
-    callers take turns, by a key that each job gets when it is inserted, or when somebody joins it whose
+    The order: jobs that no client polls come last; a higher priority goes first; within one priority
+    callers take turns, by a key that each job gets when it is inserted, or when another caller joins it whose
     own job would have come earlier.
     """
 
@@ -63,7 +63,7 @@ class JobQueue(Protocol):
 
         A live job is the answer, and an unexpired final one unless `allows_resubmit`; `admit` is
         asked only before a new job is made. Raises what `admit` returns. A job that waits and is joined
-        by another caller takes the class and the turn that a new job of the joiner would get, if it comes
+        by another caller takes the class and the place that a new job of the joiner would get, if it comes
         earlier by them; it is the joiner's then (`Job.caller`), so that the joiner's next job comes after it.
         """
         ...
@@ -95,7 +95,7 @@ class JobQueue(Protocol):
         ...
 
     def touch(self, request_hashes: Collection[str]) -> None:
-        """Somebody has polled these, or used their results.
+        """Notes that clients have polled these jobs or used their results.
 
         A waiting job keeps or takes back its place; a result is kept for its time from now on,
         yet not beyond `Retention.max_age`.
@@ -103,7 +103,7 @@ class JobQueue(Protocol):
         ...
 
     def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:
-        """Lets waiting jobs sink that nobody polls, and in the end fails them as expired; these."""
+        """Deprioritizes waiting jobs that no client polls, and later fails them as expired; returns those."""
         ...
 
     def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
@@ -125,10 +125,9 @@ class JobQueue(Protocol):
     def claim(
         self, worker: str, *, lease_for: timedelta, only: int | None = None
     ) -> tuple[Job, Lease] | None:
-        """Takes the next job in one statement; None when nobody waits or the workers are paused.
+        """Takes the next job in one statement; None when no job waits or the workers are paused.
 
-        `only` is the id of the one job that is wanted, whatever its place: for whoever brings a
-        worker along for it. The others' turns stay as they are.
+        `only` is the id of the one job to claim, whatever its place. The order of the others stays.
         """
         ...
 
@@ -147,7 +146,7 @@ class JobQueue(Protocol):
     def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
         """Gives the job back to the queue, claimable after `delay`, at its old place.
 
-        Giving back is never an attempt; `retry` says how the world had failed it, which counts.
+        Giving back is never an attempt; `retry` says how the infrastructure failed it, and counts as a retry.
         """
         ...
 
@@ -170,7 +169,7 @@ class JobQueue(Protocol):
     def recover(self, *, worker: str | None = None, failure_ttl: timedelta) -> Recovery:
         """Returns jobs whose lease lapsed, or that a former life of `worker` held, to the queue.
 
-        The name of a worker's thread is `worker/number`. Time that passed while no process looked,
+        The name of a worker's thread is `worker/number`. Time that passed while no process polled,
         and leaps of the clock, do not count: leases and waiting times are moved by it first.
 
         An attempt counts when the container had started; the third one fails the job as gave up.
@@ -183,7 +182,7 @@ class JobFilter(Struct, frozen=True):
 
     `request_hash` is how the hash begins, in lower-case hexadecimal digits.
 
-    `since` is the lowest id that is looked at among jobs that have ended; live ones are few, and all found.
+    `since` is the lowest id that is read among jobs that have ended; live ones are few, and all found.
     """
 
     state: JobState | None = None
@@ -200,7 +199,7 @@ class JobFilter(Struct, frozen=True):
 class LiveJobs(Struct, frozen=True):
     """How many jobs of one state, class, version and target are live, and since when the oldest is asked for.
 
-    Nothing here tells one job from another, so anybody may see it.
+    It identifies no job, so it is public.
     """
 
     state: JobState
@@ -235,10 +234,10 @@ class Waiting(Struct, frozen=True):
 
 
 class QueueLoad(Struct, frozen=True):
-    """The queue at a glance. Classes in which nobody waits are left out."""
+    """The queue at a glance, without classes in which no job waits."""
 
     waiting: Mapping[tuple[Priority, bool], Waiting]
-    """By class, and by whether nobody polls them any more."""
+    """By class, and by whether they are deprioritized."""
     building: int
     """In all processes."""
 
@@ -265,7 +264,7 @@ class Operations(Protocol):
     def requeue(self, request_hash: str) -> Job | None:
         """A new job for what was asked under this hash, in place of the final one.
 
-        None when nobody has asked or a live job is there. What expired with a script or keys
+        None when there is no such request, or a live job. What expired with a script or keys
         cannot be requeued, because only digests of them are kept.
         """
         ...
@@ -345,7 +344,7 @@ class RetentionRepository(Protocol):
         ...
 
     def least_used(self, *, unused_for: timedelta) -> Sequence[tuple[str, int]]:
-        """Completed hashes that nobody has used since, longest unused first, with their bytes."""
+        """Completed hashes unused for this long, longest first, with their bytes."""
         ...
 
     def forget_requests(self, *, older_than: timedelta, most_bytes: int) -> int:

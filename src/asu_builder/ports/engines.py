@@ -1,4 +1,4 @@
-"""Where an ImageBuilder runs, how the engine is, and where what it prints is kept."""
+"""Where an ImageBuilder runs, and where its output is kept."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +22,7 @@ LEFT_OUT = "[The rest of this build's output is left out here; its end is in the
 
 
 class PrintedLine(Struct, frozen=True):
-    """A line as it was on_output: when, in which stage, and its text without control characters."""
+    """A line of output: when it was printed, in which stage, and its text without control characters."""
 
     at: datetime
     stage: Stage
@@ -44,7 +44,7 @@ class BuildLog(Protocol):
     def append(self, lease: Lease, lines: Sequence[PrintedLine]) -> bool:
         """Keeps lines of the attempt that holds this lease, in one transaction.
 
-        False when nothing more will be kept for it: the log is full, or the lease is somebody else's.
+        False when nothing more will be kept for it: the log is full, or another attempt holds the job.
         """
         ...
 

@@ -39,20 +39,20 @@ class Store(Protocol):
         ...
 
     def hold(self, request_hash: str) -> AbstractContextManager[None]:
-        """As long as this is entered, no process removes the directory: somebody downloads from it."""
+        """Keeps every process from removing the directory, for the time of a download."""
         ...
 
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
         """Takes a published directory away, and is done too if there is none.
 
         `confirm` is asked last, while nothing can be published, and must not wait; unless it says yes,
-        nothing is taken and False is the answer. Raises `StillRead` while somebody holds it, and as
+        nothing is taken and False is the answer. Raises `StillRead` while it is held, and as
         `require_root` does.
         """
         ...
 
     def published(self) -> Iterable[str]:
-        """The names in the store that are hashes, in no order, whoever has put them there."""
+        """The names in the store that are hashes, in no order, of any installation."""
         ...
 
     def require_root(self) -> None:

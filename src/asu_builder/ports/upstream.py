@@ -192,12 +192,12 @@ _CURRENT: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 
 def current_reading() -> Reading | None:
-    """The one that what is read now belongs to; None for whoever waits for each document by itself."""
+    """The reading that is active in this thread; None where each document is waited for."""
     return _CURRENT.get()
 
 
 def read_whole(call: Callable[[], T], reading: Reading) -> T:
-    """What `call` returns when no document is lacking, for whoever may hold a thread meanwhile."""
+    """What `call` returns when no document is lacking; waits in this thread."""
     while True:
         reading.begin_round()
         result: T | None = None
@@ -248,7 +248,7 @@ class Upstream(Protocol):
     """The download server's metadata: cached, revalidated, stale rather than none.
 
     `Unavailable` means that a document is not here. Within a `Reading` everything answers at once,
-    and what is lacking is noted there; whoever has none waits for it, up to ten seconds.
+    and what is lacking is noted there; without one the call waits for it, up to ten seconds.
     """
 
     def check(self) -> CheckResult:

@@ -27,7 +27,7 @@ from asu_builder.files import (
 )
 
 _MARK = ".installation"
-"""In each published directory: who has published it."""
+"""In each published directory: which installation published it."""
 _ROOT_MARK = ".store-of-"
 """In the store itself, with the installation's name behind it: several may share one store."""
 _MISSING = (
@@ -152,26 +152,23 @@ class LocalStore:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `ports.Store.scratch`. What the disk refuses in here is `StoreUnavailable` too."""
+        # What the disk refuses within it is `StoreUnavailable` too.
         path = self._new_scratch()
         with contextlib.ExitStack() as life:
             # Nothing is built into a mount point whose disk is not there.
             self.require_root()
             with _disk_errors("The store cannot be written"), locked(self._root):
                 path.mkdir(mode=0o700)
-                # It ends with its process: what nobody holds is left over from a former life.
+                # The lock ends with its process; a directory without one is left over.
                 fcntl.flock(life.enter_context(opened(path)), fcntl.LOCK_EX)
                 life.callback(shutil.rmtree, path, ignore_errors=True)
             with _disk_errors("The store cannot be written", only=_DISK):
                 yield path
 
     def publish(self, request_hash: str, scratch: Path) -> int:
-        """See `ports.Store.publish`.
-
-        Files, then their directory, are synced before the rename, and the store after it: whoever
-        reads *completed* after a power cut still finds the images. A former directory is replaced
-        even while it is read: an open file stays readable.
-        """
+        # Files, then their directory, are synced before the rename, and the store after it: a client that
+        # reads *completed* after a power cut still finds the images. A former directory is replaced
+        # even while it is read: an open file stays readable.
         former = self._new_scratch()
         with _disk_errors("Images could not be stored"):
             size = self._seal(scratch)
@@ -206,7 +203,6 @@ class LocalStore:
 
     @contextlib.contextmanager
     def hold(self, request_hash: str) -> Iterator[None]:
-        """See `ports.Store.hold`. Nothing is held when nothing is published."""
         with contextlib.ExitStack() as held:
             if REQUEST_HASH.fullmatch(request_hash):
                 with _disk_errors("The store cannot be read"):
@@ -214,11 +210,8 @@ class LocalStore:
             yield
 
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = lambda: True) -> bool:
-        """See `ports.Store.remove`. What others have published is not taken away.
-
-        Renamed first, so that no half directory is ever served; the rename makes it a scratch
-        directory, locked already, without a byte of new disk, which there may not be.
-        """
+        # Renamed first, so that no half directory is ever served; the rename makes it a scratch
+        # directory, locked already, without a byte of new disk, which there may not be.
         if not REQUEST_HASH.fullmatch(request_hash):
             return confirm()
         self.require_root()
@@ -234,13 +227,12 @@ class LocalStore:
                 if not confirm():
                     return False
                 path.rename(away)
-                # Who waits to read it is let in, and sees that it is gone; a sweep stays out.
+                # A waiting reader gets the lock and sees that it is gone; a sweep stays out.
                 fcntl.flock(lock, fcntl.LOCK_SH)
             shutil.rmtree(away, ignore_errors=True)
             return True
 
     def published(self) -> Iterator[str]:
-        """See `ports.Store.published`. Read while it is asked for."""
         with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
             for entry in entries:
                 if REQUEST_HASH.fullmatch(entry.name):
@@ -259,7 +251,6 @@ class LocalStore:
             sync(self._root)
 
     def room(self) -> int:
-        """See `ports.Store.room`. One system call."""
         with _disk_errors("The store cannot be read"):
             return self._free() - self._floor
 
@@ -267,13 +258,12 @@ class LocalStore:
         with _disk_errors("The store cannot be swept"):
             with locked(self._root):
                 abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]
-            # Names are random, so nobody comes back to one; the others need not wait for the disk.
+            # Names are random and never used again, so the lock is not needed for this.
             for path in abandoned:
                 shutil.rmtree(path, ignore_errors=True)
         return len(abandoned)
 
     def check(self) -> CheckResult:
-        """See `ports.Store.check`. Below the floor it is degraded."""
         try:
             with self.scratch() as path, _disk_errors("The store cannot be written"):
                 (path / "probe").write_bytes(b"x")
