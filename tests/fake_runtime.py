@@ -179,7 +179,8 @@ def main() -> None:
     import os
     from functools import partial
 
-    from asu_builder import app, cli
+    from asu_builder import app
+    from asu_builder.cli import serving
     from asu_builder.settings import load_settings, parse_duration
 
     pace = parse_duration(os.environ.get("FAKE_PACE", "0"))
@@ -191,7 +192,7 @@ def main() -> None:
 
     # The command looks it up when it starts, so everything else is as an operator would have it.
     app.assemble = partial(app.assemble, watch=fake)
-    cli.serve()
+    serving.serve()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -87,12 +88,11 @@ def _profiles(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]
     found = offers.devices(str(request["version"]), words, 100)["devices"]
     # Those of the same target first: users mostly know it.
     found.sort(key=lambda device: device["target"] != request["target"])
-    return list(dict.fromkeys(_name(device, request["target"]) for device in found))[:_FEW]
-
-
-def _name(device: Mapping[str, str], target: str) -> str:
-    elsewhere = "" if device["target"] == target else f" ({device['target']})"
-    return device["profile"] + elsewhere
+    names = (
+        device["profile"] + ("" if device["target"] == request["target"] else f" ({device['target']})")
+        for device in found
+    )
+    return list(dict.fromkeys(names))[:_FEW]
 
 
 _FINDERS: Mapping[str, Callable[[ServerOffers, Mapping[str, Any]], Sequence[str]]] = {
@@ -147,7 +147,11 @@ def body_of(options: BuildOptions) -> bytes:
         if more:
             document[name] = [*(document.get(name) or []), *more]
     if options.repositories:
-        document["repositories"] = {**(document.get("repositories") or {}), **_named(options.repositories)}
+        pairs = [text.partition("=") for text in options.repositories]
+        if not all(name and url for name, _, url in pairs):
+            raise click.UsageError("--repository: expected NAME=ADDRESS")
+        named = {name: url for name, _, url in pairs}
+        document["repositories"] = {**(document.get("repositories") or {}), **named}
     missing = [f"--{name}" for name in _NEEDED if not document.get(name)]
     if missing:
         raise click.UsageError(f"nothing says what to build: give {', '.join(missing)}, or a --request")
@@ -173,13 +177,6 @@ def _read_request(file: str) -> Mapping[str, Any]:
             )
     # YAML reads 24.10 as a number.
     return {name: str(value) if name == "version" else value for name, value in document.items()}
-
-
-def _named(texts: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    if not all(name and url for name, _, url in pairs):
-        raise click.UsageError("--repository: expected NAME=ADDRESS")
-    return {name: url for name, _, url in pairs}
 
 
 def _read(file: str) -> str:
@@ -229,10 +226,17 @@ class BuildRun:
                 self._builds.begin(self._request_hash)
                 response = self.follow(self._request_hash)
             except AsuError:
-                self._cancel_quietly()
+                if self._cancel_token:
+                    # Leaves no abandoned job behind, if the backend still answers.
+                    with suppress(AsuError):
+                        self._builds.cancel(self._request_hash, self._cancel_token)
                 raise
         code = code_of_build(response.status, response.document)
-        files = self._fetch(response.document, folder) if code is ExitCode.DONE and folder else ()
+        if code is not ExitCode.DONE or folder is None:
+            return Finished(code, response.document)
+        source = self._builds.source(response.document)
+        images = announced_images(response.document)
+        files = tuple(fetch(image, folder, source, report=self._view.image) for image in images)
         return Finished(code, response.document, files)
 
     def follow(self, request_hash: str) -> Response:
@@ -243,11 +247,6 @@ class BuildRun:
             if isinstance(event, Ended):
                 return Response(event.status, event.document)
         raise Unavailable("The build was not followed to its end.")
-
-    def _fetch(self, document: dict[str, Any], folder: Path) -> tuple[Path, ...]:
-        source = self._builds.source(document)
-        images = announced_images(document)
-        return tuple(fetch(image, folder, source, report=self._view.image) for image in images)
 
     def abandon(self) -> str:
         """Cancels what was begun here; says what became of it."""
@@ -262,14 +261,6 @@ class BuildRun:
         except AsuError as error:
             return f"The build {self._request_hash} was not cancelled: {error}"
         return f"The build {self._request_hash} is cancelled."
-
-    def _cancel_quietly(self) -> None:
-        """Leaves no abandoned job behind, if the backend still answers."""
-        if self._cancel_token:
-            try:
-                self._builds.cancel(self._request_hash, self._cancel_token)
-            except AsuError:
-                return
 
 
 def leave_when_interrupted() -> None:
@@ -355,6 +346,11 @@ class _Showing(msgspec.Struct, frozen=True):
     json_events: bool
     quiet: bool
 
+    def write(self, event: Event) -> None:
+        """Prints an event, where events are wanted."""
+        if self.json_events:
+            click.echo(msgspec.json.encode(event))
+
 
 @click.command("build")
 @_build_options
@@ -424,7 +420,7 @@ def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patie
     run: BuildRun | None = None
     try:
         with shown(sys.stderr, quiet=showing.quiet) as view:
-            run = BuildRun(backend.builds, view, patience=patience, on_event=_writer(showing))
+            run = BuildRun(backend.builds, view, patience=patience, on_event=showing.write)
             finished = run.run(body, out)
     except KeyboardInterrupt:
         leave_when_interrupted()
@@ -453,28 +449,16 @@ def _report(finished: Finished, showing: _Showing, *, output: bool) -> None:
         for path in finished.files:
             click.echo(path)
     if finished.code is not ExitCode.DONE:
-        _explain(finished.document, output=output)
+        # What the build printed last, unless that can be read above, and then why it failed.
+        text = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip() if output else ""
+        for line in text.splitlines()[-_OUTPUT_LINES:]:
+            click.echo(f"  {printable(line)}", err=True)
+        click.echo(f"asu-builder: {printable(str(document.get('detail', 'failed')))}", err=True)
         return
     for warning in document.get("warnings", ()):
         click.echo(f"Warning: {printable(str(warning))}", err=True)
     if not showing.quiet:
         click.echo(f"{len(finished.files)} images, each with the SHA-256 that was announced.", err=True)
-
-
-def _explain(document: dict[str, Any], *, output: bool) -> None:
-    """What the build printed last, unless that can be read above, and then why it failed."""
-    text = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip() if output else ""
-    for line in text.splitlines()[-_OUTPUT_LINES:]:
-        click.echo(f"  {printable(line)}", err=True)
-    click.echo(f"asu-builder: {printable(str(document.get('detail', 'failed')))}", err=True)
-
-
-def _writer(showing: _Showing) -> Callable[[Event], None]:
-    def write(event: Event) -> None:
-        if showing.json_events:
-            click.echo(msgspec.json.encode(event))
-
-    return write
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """`asu-builder jobs`: see and move jobs, beside a running service or on a server."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,16 @@ def list_command(
     asked = JobFilter(state=JobState(state) if state else None, version=release, **wanted)
     with _admin(server, token) as admin:
         for job in admin.jobs(asked):
-            click.echo(json.dumps(job) if as_json else _as_line(job))
+            if as_json:
+                click.echo(json.dumps(job))
+                continue
+            how = job["reason"] or job["stage"] or ""
+            line = (
+                f"{job['id']:>7}  {_to_the_second(job['enqueued_at'])}  {job['state']:<9}  {how:<18}  "
+                f"{job['version']}  {job['target']}  {job['profile']}  {job['caller'] or '-'}  "
+                f"{job['request_hash']}"
+            )
+            click.echo(printable(line))
 
 
 @jobs_group.command("show")
@@ -130,14 +139,6 @@ def acts_command(limit: int, server: str, token: str) -> None:
         for act in admin.acts(limit):
             line = f"{_to_the_second(act['at'])}  {act['who']}  {act['act']}  {act['subject']}"
             click.echo(printable(line.rstrip()))
-
-
-def _as_line(job: Mapping[str, Any]) -> str:
-    how = job["reason"] or job["stage"] or ""
-    return printable(
-        f"{job['id']:>7}  {_to_the_second(job['enqueued_at'])}  {job['state']:<9}  {how:<18}  "
-        f"{job['version']}  {job['target']}  {job['profile']}  {job['caller'] or '-'}  {job['request_hash']}"
-    )
 
 
 def _to_the_second(moment: str) -> str:

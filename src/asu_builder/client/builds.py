@@ -98,7 +98,7 @@ class ServerBuilds:
         path = f"/api/v1/build/{request_hash}/events"
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         with self.server.stream(path, headers) as response:
-            if _is_stream(response):
+            if response.status == 200 and "text/event-stream" in response.headers.get("content-type", ""):
                 yield from parse_events(self._chunks(response))
             else:
                 yield Refusal(response.status)
@@ -155,10 +155,6 @@ def _build_response(response: Response) -> Response:
     raise refusal(response)
 
 
-def _is_stream(response: urllib3.BaseHTTPResponse) -> bool:
-    return response.status == 200 and "text/event-stream" in response.headers.get("content-type", "")
-
-
 def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:
     if response.status == 206:
         match = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
@@ -170,12 +166,8 @@ def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:
         return Stretch(0, iter(()))
     if response.status == 404:
         raise BuildNotFound(f"{name} is not there any more; its build may have expired. Ask for it again.")
-    raise refusal(Response(response.status, _problem(response)))
-
-
-def _problem(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
         document = json.loads(response.read(_PIECE))
     except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        document = None
+    raise refusal(Response(response.status, document if isinstance(document, dict) else {}))

@@ -46,17 +46,16 @@ Source = Callable[[str, int], AbstractContextManager[Stretch]]
 def announced_images(document: Mapping[str, object]) -> list[Announced]:
     """The files of a finished build. Raises `ServerMistake` for what could lie outside a folder."""
     images = document.get("images")
-    return [_announced(image) for image in (images if isinstance(images, list) else [])]
-
-
-def _announced(image: object) -> Announced:
-    entry = image if isinstance(image, dict) else {}
-    name, sha256, size = entry.get("name"), entry.get("sha256"), entry.get("size")
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise ServerMistake(f"The answer names an image that is no plain file name: {name!r}")
-    if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise ServerMistake(f"The answer has no SHA-256 for {name}, so it cannot be verified.")
-    return Announced(name, sha256, size if isinstance(size, int) and size >= 0 else None)
+    found = []
+    for image in images if isinstance(images, list) else []:
+        entry = image if isinstance(image, dict) else {}
+        name, sha256, size = entry.get("name"), entry.get("sha256"), entry.get("size")
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ServerMistake(f"The answer names an image that is no plain file name: {name!r}")
+        if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+            raise ServerMistake(f"The answer has no SHA-256 for {name}, so it cannot be verified.")
+        found.append(Announced(name, sha256, size if isinstance(size, int) and size >= 0 else None))
+    return found
 
 
 def fetch(

@@ -78,16 +78,13 @@ def progress_of(document: dict[str, Any]) -> Progress:
     """What a poll's 202 says. Old servers say no `state`, but their words for it."""
     waits = document.get("detail") == "queued"
     state = document.get("state") or ("pending" if waits else "building")
+    stage = document.get("imagebuilder_status")
     return Progress(
         str(state),
-        stage=None if waits else _text(document.get("imagebuilder_status")),
+        stage=stage if isinstance(stage, str) and not waits else None,
         position=_count(document.get("queue_position")) if waits else None,
         eta_seconds=_count(document.get("eta_seconds")),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _count(value: object) -> int | None:

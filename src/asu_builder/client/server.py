@@ -112,10 +112,12 @@ class Server:
         if body is not None:
             sent["Content-Type"] = "application/json"
         with self._open(method, path, body=body, headers=sent, retries=_RETRIES) as response:
-            content = _content(self.address, response)
+            content: bytes = response.read(_ANSWER_BYTES + 1, decode_content=True)
             status, retry_after = response.status, response.headers.get("retry-after", "")
         if status in _GATEWAY:
             raise Unavailable(f"{self.address} is not reached by the proxy in front of it ({status}).")
+        if len(content) > _ANSWER_BYTES:
+            raise ServerMistake(f"{self.address} answered with more than {_ANSWER_BYTES >> 20} MiB.")
         document = _document(self.address, status, content)
         return Response(status, document, int(retry_after) if retry_after.isdecimal() else 10)
 
@@ -229,13 +231,6 @@ def refusal(response: Response) -> AsuError:
     if response.status == 503:
         return Unavailable(sentence, retry_after=response.retry_after)
     return ServerMistake(sentence)
-
-
-def _content(address: str, response: urllib3.BaseHTTPResponse) -> bytes:
-    content: bytes = response.read(_ANSWER_BYTES + 1, decode_content=True)
-    if len(content) > _ANSWER_BYTES:
-        raise ServerMistake(f"{address} answered with more than {_ANSWER_BYTES >> 20} MiB.")
-    return content
 
 
 def _document(address: str, status: int, content: bytes) -> dict[str, Any]:

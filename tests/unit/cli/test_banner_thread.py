@@ -3,7 +3,7 @@ from typing import Any, cast
 
 import pytest
 
-from asu_builder import cli
+from asu_builder.cli import serving
 from asu_builder.settings import load_with_origins
 
 
@@ -27,10 +27,10 @@ def test_the_banner_of_a_server_that_has_just_ended_is_left_out(
     monkeypatch: pytest.MonkeyPatch, sockets: list[object], listens_at: object
 ) -> None:
     logged: list[object] = []
-    monkeypatch.setattr(cli, "_BANNER_AFTER_SECONDS", 0)
+    monkeypatch.setattr(serving, "_BANNER_AFTER_SECONDS", 0)
     monkeypatch.setattr(
         "asu_builder.doctor.report.log_banner", lambda _, *, listens_at: logged.append(listens_at)
     )
     server = SimpleNamespace(started=True, should_exit=False, servers=[SimpleNamespace(sockets=sockets)])
-    cli._say_how_it_is(cast("Any", server), load_with_origins())
+    serving._say_how_it_is(cast("Any", server), load_with_origins())
     assert logged == ([] if listens_at is None else [listens_at])
