@@ -27,9 +27,10 @@ from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metrics import MetricsCollector
-from asu_builder.http.app import Parts, create_app
+from asu_builder.http.app import create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.fast_path import FastPath
+from asu_builder.http.parts import Parts
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Statistics, TargetProfiles, Upstream, VersionList

@@ -25,9 +25,10 @@ from asu_builder.domain.access import Token
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
-from asu_builder.http.app import Parts, create_app
+from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
+from asu_builder.http.parts import Parts
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings

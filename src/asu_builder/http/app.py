@@ -1,48 +1,38 @@
 """The web application: which address leads where."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asu_builder.core.catalog import Catalog
-from asu_builder.core.health import Health
-from asu_builder.core.live import LiveBuilds
-from asu_builder.core.operator import Operator, QueueOverview
-from asu_builder.core.preflight import Preview
 from asu_builder.core.search import Search
-from asu_builder.core.statistics import Charts
-from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.health import HealthEndpoints
-from asu_builder.http.api.live import LiveEndpoints, WatchLimits
+from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metadata import Metadata
-from asu_builder.http.api.metrics import MetricsCollector, MetricsEndpoint, Requests
-from asu_builder.http.api.operator import ConfigurationDocument, OperatorActs, OperatorEndpoints
+from asu_builder.http.api.metrics import MetricsEndpoint, Requests
+from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsEndpoints
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.api.wire import RenderedResponse, render_json
-from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
 from asu_builder.http.fast_path import FastPath, standing_headers
 from asu_builder.http.openapi import declared, describe, operation
+from asu_builder.http.parts import PageParts, Parts
 from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import AdmitFetch, Waiting
+from asu_builder.http.waiting import Waiting
 from asu_builder.loading import Late
-from asu_builder.ports import Statistics, Store
-from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from asu_builder.http.api.streams import LiveStreams
@@ -110,39 +100,6 @@ PAGES = (
 
 _READING_THREADS = 4
 """Apart from the one that submits. None of them ever waits for upstream."""
-
-
-class Parts(Struct, frozen=True):
-    """What the web application stands on.
-
-    `start` runs before the port answers and must return at once; `stop` runs when the last answer
-    has left, in a thread, and may wait. `cors` is off when a proxy in front adds those headers.
-    `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
-    whenever an operator has taken an answer back, in any process.
-    """
-
-    builds: Builds
-    live: LiveBuilds
-    health: Health
-    store: Store
-    statistics: Statistics
-    catalog: Catalog
-    charts: Charts
-    preview: Preview
-    operator: Operator
-    queue_overview: QueueOverview
-    configuration: Callable[[], ConfigurationDocument]
-    metrics: MetricsCollector
-    callers: Callers
-    limit_previews: Admit
-    limit_fetches: AdmitFetch
-    settings: Settings
-    start: Callable[[], None]
-    stop: Callable[[], None]
-    version: str
-    watch_limits: WatchLimits = WatchLimits()
-    clock: Callable[[], float] = time.monotonic
-    revoked: Callable[[], object] = lambda: None
 
 
 def create_app(parts: Parts) -> FastPath:
@@ -247,27 +204,14 @@ def _load_pages(
     description: Description,
 ) -> Mapping[str, Endpoint]:
     from asu_builder.http.pages import make_pages  # with templates and all
-    from asu_builder.http.pages.parts import PageParts
 
     return make_pages(
         PageParts(
-            health=parts.health,
-            charts=parts.charts,
-            catalog=parts.catalog,
-            queue_overview=parts.queue_overview,
-            operator=parts.operator,
-            configuration=parts.configuration,
+            **asdict(parts),
             search=search,
-            live=parts.live,
-            preview=parts.preview,
-            limit_previews=parts.limit_previews,
             answers=answers,
-            settings=parts.settings,
-            callers=parts.callers,
             threads=reading,
             waiting=waiting,
-            clock=parts.clock,
             description=description.document,
-            version=parts.version,
         )
     )

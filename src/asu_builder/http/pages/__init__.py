@@ -17,11 +17,11 @@ from asu_builder.http.pages.build_page import BuildPage
 from asu_builder.http.pages.configuration import ConfigurationPage
 from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import Overview
-from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.queue import QueuePage
 from asu_builder.http.pages.rendering import Rendering, StaticFiles
 from asu_builder.http.pages.session import Sessions
 from asu_builder.http.pages.statistics import StatisticsPage
+from asu_builder.http.parts import PageParts
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _RELOAD_SECONDS = 3

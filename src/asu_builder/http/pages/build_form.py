@@ -21,9 +21,9 @@ from asu_builder.domain.request import FILESYSTEMS, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
-from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
+from asu_builder.http.parts import PageParts
 
 COOKIE = "asu_cancel"
 _SECONDS = 2 * 86400

@@ -20,7 +20,6 @@ from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
 from asu_builder.http.pages.corrections import Advice, Context
-from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.pages.words import (
@@ -33,6 +32,7 @@ from asu_builder.http.pages.words import (
     stages,
     standing,
 )
+from asu_builder.http.parts import PageParts
 from asu_builder.http.waiting import SHORT_SECONDS
 from asu_builder.ports import LogLine
 

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.domain.access import Caller, Right
-from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.parts import PageParts
 
 
 class Line(Struct, frozen=True):

@@ -13,8 +13,8 @@ from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.check_result import worst
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.http.pages.charts import Series, stacked_bars
-from asu_builder.http.pages.parts import PageParts
 from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.parts import PageParts
 from asu_builder.http.waiting import SHORT_SECONDS
 from asu_builder.ports import RecordedFailure
 
