@@ -44,7 +44,7 @@ class Resolved(Struct, frozen=True):
 class Catalog:
     """Answers from cached metadata, by names that upstream lists: no other is ever asked of it.
 
-    What is not here is noted in the caller's `Reading`; whoever has none waits.
+    What is not here is noted in the caller's `Reading`; a caller without one waits.
     """
 
     def __init__(self, upstream: Upstream, branches: Branches, package_changes: PackageChanges) -> None:
@@ -67,7 +67,7 @@ class Catalog:
                 "existed. Please check the forums for more information.",
                 field="profile",
             )
-        # A new value is checked anew, which an unchanged one need not be.
+        # A new value is checked again, which an unchanged one need not be.
         resolved = request if profile == request.profile else replace(request, profile=profile)
         revision = described.revision if release.moving else ""
         return Resolved(resolved, release, described.architecture, revision)
@@ -78,7 +78,7 @@ class Catalog:
         return () if described is None else described.packages_of(found.request.profile)
 
     def baseline(self, request: BuildRequest) -> Baseline | None:
-        """What the device had if it ran the previous branch's last release; None when nobody knows."""
+        """What the device had if it ran the previous branch's last release; None when that is unknown."""
         try:
             listed = self._upstream.versions().listed
             previous = self.branches.release_before(self.branches.release(request.version), listed)

@@ -60,7 +60,7 @@ class ImageBuilder:
         self._container = container
         self._output = output
         self._known_info = known_info
-        self._heard = on_output
+        self._on_output = on_output
         self._announced = announced
         self._status = status
         self._identity: str | None = container.identity
@@ -228,7 +228,7 @@ class ImageBuilder:
         with self.blamed():
             try:
                 return self._container.run(
-                    arguments, output=output, environment=environment, on_output=self._heard
+                    arguments, output=output, environment=environment, on_output=self._on_output
                 )
             finally:
                 self._remember()

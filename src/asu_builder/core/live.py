@@ -42,11 +42,11 @@ class BuildLogWriter:
         self.lease = lease
         self._now = now
         self._noted = noted
-        self._tell = tell
+        self._notify = tell
         self._stage = Stage.INIT
         self._pieces: list[_Piece] = []
         # Two counts, because each has one thread that changes it.
-        self._heard = self._taken = 0
+        self._received = self._taken = 0
         self._lines = Lines()
         self._closed = False
         self.ended = False
@@ -56,13 +56,13 @@ class BuildLogWriter:
     def advance(self, stage: Stage) -> None:
         """What is on_output from now on belongs to this stage."""
         self._stage = stage
-        self._tell(self.request_hash)
+        self._notify(self.request_hash)
 
     def on_output(self, stream: int, chunk: bytes) -> None:
         """Takes the next piece of a stream; fulfils `ports.OutputCallback`."""
-        if self._closed or self._heard - self._taken > _MOST_WAITING:
+        if self._closed or self._received - self._taken > _MOST_WAITING:
             return
-        self._heard += len(chunk)
+        self._received += len(chunk)
         # Appending is one step, and so is taking from the front: no lock in the way of the build.
         self._pieces.append((self._now(), self._stage, stream, chunk))
         self._noted()
@@ -110,7 +110,7 @@ class Recorder:
         self._warned = False
 
     def begin(self, job: Job, lease: Lease) -> BuildLogWriter:
-        """Listens to one attempt; whoever begins it ends it by `end`."""
+        """Listens to one attempt; the caller ends it by `end`."""
         writer = BuildLogWriter(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
         with self._starting:
             self._writers.append(writer)
@@ -179,7 +179,7 @@ AT_ONCE = 1000
 
 
 class Notifier:
-    """Tells whoever listens that there is something new of a build in this process."""
+    """Tells listeners that there is something new of a build in this process."""
 
     def __init__(self) -> None:
         self._listeners: tuple[Callable[[str], None], ...] = ()
@@ -220,7 +220,7 @@ class LiveBuilds:
         """The newest job of this hash, and its lines behind `after`. Raises `BuildNotFound`.
 
         If it is another job than `job_id`, or has not printed as many lines as `after`, it is told
-        from its first line on: the same request was asked anew.
+        from its first line on: the same request was asked again.
         """
         # In this order: an outcome is kept after the last line, so what is final has all its lines.
         view = self._builds.look(request_hash)

@@ -94,7 +94,7 @@ def _grouped(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple
 
 
 class Operator:
-    """Acts for whoever is named as `who`; the HTTP layer and the command line ask for a right first."""
+    """Acts for the operator `who`; the HTTP layer and the command line ask for a right first."""
 
     def __init__(
         self,
@@ -147,17 +147,17 @@ class Operator:
                 raise Conflict("The build has just ended.")
             self._cancellation.stop_lost_builds()
         else:
-            anew = self._operations.requeue(request_hash)
-            if anew is None:
+            job = self._operations.requeue(request_hash)
+            if job is None:
                 raise BuildNotFound(
                     "Nobody has asked for this, or only digests of its script and keys are left; "
                     "whoever wants it must ask again."
                 )
-            self._statistics.record("request", anew.request, client=anew.client)
+            self._statistics.record("request", job.request, client=job.client)
         self._note(who, "requeue", request_hash)
 
     def purge(self, request_hash: str, *, who: str) -> None:
-        """Forgets a result or a failure now, with its images; the next request starts anew.
+        """Forgets a result or a failure now, with its images; the next request starts a new build.
 
         Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
         store is not there; then its images go when they can.

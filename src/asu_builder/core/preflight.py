@@ -1,4 +1,4 @@
-"""What the package rules would do to a request, and which names nobody knows; nothing is queued."""
+"""What the package rules would do to a request, and which names are unknown; nothing is queued."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 

@@ -94,19 +94,16 @@ class Forecast:
         """
         if job.state in FINAL_STATES or not (self._workers and self._working()):
             return None
-        typical = self._typical_duration()
+        if self._clock() - self._measured_at >= _MEASURED_EVERY:
+            self._measured_at = self._clock()
+            self._typical = self._queue.typical_duration()
+        typical = self._typical
         if typical is None:
             return None
         if job.state is JobState.PENDING:
             return typical * (((ahead or 0) + 1) / self._workers + 1)
         elapsed = self._now() - (job.started_at or self._now())
         return max(_LEAST, typical - max(elapsed, timedelta(0)))
-
-    def _typical_duration(self) -> timedelta | None:
-        if self._clock() - self._measured_at >= _MEASURED_EVERY:
-            self._measured_at = self._clock()
-            self._typical = self._queue.typical_duration()
-        return self._typical
 
 
 class Cancellation:
@@ -210,7 +207,7 @@ class Builds:
         self._limit = limit
 
     def submit(self, ask: Ask) -> BuildView:
-        """The job for this request, a new one if nobody has asked for the same before.
+        """The job for this request, a new one unless the same was asked for before.
 
         Raises `RequestRejected`, `QueueFull`, `TooManyRequests`, or `Unavailable` when upstream was
         never reached or the disk is nearly full.
@@ -260,7 +257,7 @@ class Builds:
             entries = self._submit(prepared)
         except AsuError:
             raise
-        except Exception as bug:  # noqa: BLE001 - nothing was entered; whoever met it alone shall know
+        except Exception as bug:  # noqa: BLE001 - nothing was entered; the one request that met it is told
             if len(prepared) == 1:
                 return [bug]
             return [answer for ready in prepared for answer in self._enter([ready])]
@@ -270,18 +267,18 @@ class Builds:
         if isinstance(entry, AsuError):
             return entry
         try:
-            return self._welcome(self._anew_if_gone(entry, prepared), prepared)
+            return self._welcome(self._resubmit_if_gone(entry, prepared), prepared)
         except Exception as error:  # noqa: BLE001 - the others are entered and must be told so
             return error
 
-    def _anew_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
+    def _resubmit_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
         if not self._is_gone(entry.job):
             return entry
         self._queue.expire(entry.job.id)
-        (anew,) = self._submit([prepared])
-        if isinstance(anew, AsuError):
-            raise anew
-        return anew
+        (again,) = self._submit([prepared])
+        if isinstance(again, AsuError):
+            raise again
+        return again
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
         no_room, most = self._no_room(), self._settings.max_pending_jobs

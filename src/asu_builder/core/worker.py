@@ -57,7 +57,7 @@ class FailureStreak(Struct, frozen=True):
 
 
 class PoisonJobDetector:
-    """Counts per job, in memory: a start counts anew. Every thread may use it."""
+    """Counts per job, in memory, from the start of the process. Every thread may use it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -75,11 +75,11 @@ class PoisonJobDetector:
                 del self._streaks[next(iter(self._streaks))]
             return found
 
-    def ended(self, job_id: int, *, well: bool) -> None:
+    def ended(self, job_id: int, *, completed: bool) -> None:
         """The job has its outcome; one that went well speaks for the world, and against the others."""
         with self._lock:
             self._streaks.pop(job_id, None)
-            self._built += well
+            self._built += completed
 
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Outcomes:
         timer.end()
         retention = retention_of(self._settings, job.request, outcome)
         self._queue.finish(lease, outcome, retention)
-        self._poison_jobs.ended(job.id, well=completed)
+        self._poison_jobs.ended(job.id, completed=completed)
         seconds = timer.record(completed=completed)
         if isinstance(outcome, BuildResult):
             self._statistics.record("completed", job.request, client=job.client)
@@ -330,7 +330,7 @@ class Workers:
                 self._queue.wait(self._settings.worker_poll)
 
     def build_next(self, name: str) -> bool:
-        """Claims and builds one job; False when nobody waits."""
+        """Claims and builds one job; False when none waits."""
         CURRENT_HASH.set("")
         claimed = self._claim(name)
         if claimed is None:

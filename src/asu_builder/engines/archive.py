@@ -139,7 +139,7 @@ def _open_plain(path: Path) -> BinaryIO:
 
 
 def pack(files: Mapping[str, str]) -> bytes:
-    """Texts as a tar of plain world-readable files; directories are left to whoever unpacks it.
+    """Texts as a tar of plain world-readable files; directories are left to the unpacking side.
 
     Without directory members an existing directory keeps its owner and mode.
     """

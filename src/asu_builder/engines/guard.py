@@ -75,7 +75,7 @@ class Guard:
         watches: Sequence[Watch] = (),
         silence: timedelta = SILENCE,
     ) -> None:
-        """`kill` ends the container and wakes whoever waits for it; it is called at most once."""
+        """`kill` ends the container and wakes the thread that waits for it; it is called at most once."""
         self._stop = stop
         self._deadline = deadline
         self._ends = monotonic() + deadline.total_seconds()
@@ -129,7 +129,7 @@ class Guard:
     def _guard(self) -> None:
         while not self._ended.wait(TICK):
             if failure := self._look():
-                # Before the kill, so that whoever the kill wakes finds the reason.
+                # Before the kill, so that the thread that the kill wakes finds the reason.
                 self._failure = failure
                 self._kill()
                 return

@@ -38,7 +38,7 @@ class CappedFile:
 
     def __enter__(self) -> Self:
         with disk_errors():
-            # Unbuffered: whoever follows a build reads this file while it is written.
+            # Unbuffered: watchers of a build read this file while it is written.
             self._file = self.path.open("wb", buffering=0)
         return self
 
@@ -66,7 +66,7 @@ class CappedFile:
 def tee(
     write: Callable[[bytes], None], stream: int, on_output: OutputCallback | None
 ) -> Callable[[bytes], None]:
-    """Writes a stream, and tells whoever listens."""
+    """Writes a stream, and hands each chunk to `on_output`."""
     if on_output is None:
         return write
 

@@ -1,8 +1,8 @@
-"""What nobody needs any more is taken away in the background, one thing after the other.
+"""Removes in the background what is no longer needed, one thing after the other.
 
 A container's end must not wait for its removal, which takes seconds on a busy disk. But builds that
 end faster than their containers are removed would fill the disk, so the next one waits at its
-beginning, where nobody's images are kept back by it.
+beginning, where it keeps no images back.
 """
 
 import logging
@@ -24,7 +24,7 @@ LAST = timedelta(seconds=5)
 
 
 class Removals:
-    """Every thread may use it. It has a thread of its own while there is something to remove."""
+    """Every thread may use it. A thread runs while there is something to remove."""
 
     def __init__(self, *, backlog: int = BACKLOG) -> None:
         self._backlog = backlog

@@ -119,7 +119,7 @@ _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 
 _ABOVE_ZERO = (
     *("job_timeout", "worker_poll", "idle_sinks_after", "head_timeout", "body_timeout", "reader_timeout"),
-    # An end that is over at once would be seen by nobody.
+    # An end that is over at once would never be seen.
     *("build_ttl", "build_ttl_unversioned", "build_defaults_ttl", "failure_ttl"),
 )
 PARTNERS: Mapping[str, str] = {

@@ -1,7 +1,6 @@
 """Everything that files and variables choose, and every wrong setting at once."""
 
 import os
-import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -54,7 +53,7 @@ def read_file(path: Path) -> SettingsFile:
 
 
 def _parse(path: Path, text: str) -> tuple["Node | None", Any]:
-    import yaml  # costs 9 ms of the start, which whoever has no file need not pay
+    import yaml  # costs 9 ms of the start, needed only with a file
 
     try:
         loader = yaml.SafeLoader(text)
@@ -100,7 +99,7 @@ def read_text(name: str, kind: Any, text: str) -> Any:
     if kind == tuple[str, ...]:
         return text.replace(",", " ").split()
     if _is_nested(kind):
-        import json  # only for whoever writes such a variable
+        import json  # only where such a variable is set
 
         try:
             return json.loads(text, object_pairs_hook=_once)
@@ -258,14 +257,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _is_nested(kind: Any) -> bool:
     """Whether mappings are in it."""
-    return any(is_typeddict(inner) for inner in _inner(kind))
-
-
-def _inner(kind: Any) -> Iterator[Any]:
-    for inner in get_args(kind):
-        if isinstance(inner, types.EllipsisType):
-            continue
-        yield inner
+    return any(map(is_typeddict, get_args(kind)))
 
 
 _FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")
@@ -388,7 +380,7 @@ def _unknown(name: str, hints: Mapping[str, Any]) -> list[Wrong]:
         return []
     if said := said_of(name):
         return [Wrong(name, said)]
-    import difflib  # only for whoever mistyped
+    import difflib  # only for a mistyped name
 
     plain = name.lower().removeprefix(PREFIX.lower())
     close = difflib.get_close_matches(plain, hints, n=1)

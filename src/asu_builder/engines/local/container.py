@@ -36,9 +36,9 @@ class Use(Struct, frozen=True):
 
 
 def members(leader: int, home: Path | None = None) -> set[int]:
-    """The leader, its descendants, its session, and whoever works below `home`.
+    """The leader, its descendants, its session, and each process that works below `home`.
 
-    The last two catch daemons that left their parents; inside bubblewrap nobody can.
+    The last two catch daemons that left their parents; inside bubblewrap none can.
     """
     parents, found = {}, set()
     for entry in _PROC.iterdir():
@@ -58,7 +58,7 @@ def use(processes: set[int]) -> Use:
 
 
 def kill_all(leader: int, home: Path | None = None) -> None:
-    """Kills until nobody is left, since a process may fork while it is being looked for.
+    """Kills until no process is left, since a process may fork while it is being looked for.
 
     The leader must not have been reaped: its number would be free for somebody else.
     """
@@ -305,13 +305,9 @@ class LocalContainer:
             return archive.gather(found, into, limits=self._limits) if found.is_dir() else []
 
     def _limited(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]:
-        filtered = self._confinement.sandboxed and self._confinement.filtered
-        return limited(self._confined(arguments, environment), self._limits, filtered=filtered)
-
-    def _confined(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]:
         if not self._confinement.sandboxed:
-            return arguments
-        return sandboxed(
+            return limited(arguments, self._limits)
+        command = sandboxed(
             arguments,
             self._directory.builder,
             temporary=self._directory.temporary,
@@ -320,6 +316,7 @@ class LocalContainer:
             filtered=self._confinement.filtered,
             processes=self._limits.processes,
         )
+        return limited(command, self._limits, filtered=self._confinement.filtered)
 
     def _free(self) -> int:
         with disk_errors():

@@ -251,7 +251,7 @@ def _make_directory(scratch: Path, labels: Mapping[str, str]) -> tuple[Path, int
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (home / _LABELS).write_text(json.dumps(dict(labels)))
             except BaseException:
-                os.close(lock)  # for whoever sweeps
+                os.close(lock)  # for the sweep
                 raise
     return home, lock
 

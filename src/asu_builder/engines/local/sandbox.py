@@ -141,7 +141,7 @@ def _assemble(steps: Iterable[_Step]) -> bytes:
 INNER_WORKDIR = "/builder"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# Only what tools need to start: the rest of /etc is nobody's business in there.
+# Only what tools need to start: builds do not see the rest of /etc.
 _SYSTEM_SETTINGS = (
     *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "passwd", "group", "localtime"),
     *("resolv.conf", "hosts", "nsswitch.conf", "ssl", "ca-certificates", "pki"),
@@ -153,7 +153,7 @@ _COUNTS_BY_NAMESPACE = (5, 14)
 
 # Limits are set between fork and exec by a tiny program: a `preexec_fn` may deadlock in a
 # program with threads, and `prlimit` afterwards would come after the first fork. Python ignores
-# some signals, which a command would inherit: `yes | head` would complain, for example.
+# some signals, which a command would inherit: `yes | head` would print an error, for example.
 _SET_LIMITS = """
 import json, os, resource, signal, sys
 for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ"):

@@ -1,4 +1,4 @@
-"""The calls that concern one container, each with a deadline and a client of its own.
+"""The calls that concern one container, each with its deadline and its own client.
 
 A client per call costs a millisecond and lets the guard's thread and the worker's thread use the
 same container without sharing a `requests.Session`.

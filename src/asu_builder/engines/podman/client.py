@@ -1,4 +1,4 @@
-"""podman-py's client with one leak stopped. Imports podman, so it is itself imported late.
+"""podman-py's client with one leak stopped; a module of one importer because it imports podman late.
 
 When Podman's socket cannot be connected to, podman-py loses the socket it had opened: it stays
 open until the garbage collector finds it, once per health check of an engine that is down.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from math import inf
 from threading import Event, Lock
 from time import monotonic
@@ -33,7 +34,7 @@ from asu_builder.ports import ContainerSpec
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
-    from podman import PodmanClient
+    pass
 
 
 class NotAsked(RegistryUnavailable):
@@ -275,7 +276,7 @@ class Images:
                 raise missing(reference)
             return image
         if image is None:
-            self._pull_shared(reference, self._is_absent, stop=stop, ends=ends)
+            self._pull_shared(reference, lambda name: self._inspect(name) is None, stop=stop, ends=ends)
         elif spec.release.moving and self._is_stale(reference):
             self._refresh(image, stop=stop, ends=min(ends, monotonic() + _REFRESH.total_seconds()))
         else:
@@ -291,8 +292,12 @@ class Images:
 
     def _inspect(self, reference: str) -> Image | None:
         with self._engine.client() as client:
-            attributes = _attributes(client, reference)
-        if not attributes or not attributes.get("Id"):
+            response = client.api.get(f"/images/{reference}/json")
+            if response.status_code == 404:
+                return None
+            response.raise_for_status()
+            attributes: Mapping[str, Any] = response.json()
+        if not attributes.get("Id"):
             return None
         configured = attributes.get("Config") or {}
         workdir = (configured.get("WorkingDir") or "").rstrip("/") or _DEFAULT_WORKDIR
@@ -302,9 +307,6 @@ class Images:
     def _is_stale(self, reference: str) -> bool:
         asked, _ = self._asked.get(reference, (None, ""))
         return asked is None or self._clock() - asked >= self._options.refresh_after.total_seconds()
-
-    def _is_absent(self, reference: str) -> bool:
-        return self._inspect(reference) is None
 
     def _refresh(self, present: Image, *, stop: Event, ends: float) -> None:
         reference = present.reference
@@ -363,7 +365,8 @@ class Images:
         # The guard alone bounds the wait: a big layer takes minutes, in which Podman says nothing.
         with Stream(self._engine.socket(), "POST", url, call=timeouts.call, headers_within=None) as stream:
             limit = timedelta(seconds=max(0.0, ends - monotonic()))
-            watches = (Watch(timeouts.watch, self._require_engine),)
+            # The ping tells an engine that hangs from a registry that is slow.
+            watches = (Watch(timeouts.watch, partial(self._engine.ping, timeout=timeouts.question)),)
             guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
             try:
                 with guard, guard.step():
@@ -373,16 +376,3 @@ class Images:
         if error is not None:
             raise pull_failed(reference, error)
         self._asked[reference] = (self._clock(), "")
-
-    def _require_engine(self) -> None:
-        """Tells an engine that hangs from a registry that is slow."""
-        self._engine.ping(timeout=self._options.timeouts.question)
-
-
-def _attributes(client: "PodmanClient", reference: str) -> Mapping[str, Any] | None:
-    response = client.api.get(f"/images/{reference}/json")
-    if response.status_code == 404:
-        return None
-    response.raise_for_status()
-    attributes: Mapping[str, Any] = response.json()
-    return attributes

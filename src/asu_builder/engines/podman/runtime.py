@@ -149,7 +149,11 @@ class PodmanRuntime:
         with self._engine.client() as client:
             containers = client.api.get("/containers/json", params={"all": True, "filters": filters})
             containers.raise_for_status()
-            found = [entry for entry in containers.json() if not self._is_going(entry)]
+            found = [
+                entry
+                for entry in containers.json()
+                if not any(name in self._removals for name in entry.get("Names") or ())
+            ]
         # The engine's filter is not relied upon: what is taken for ours is removed.
         labelled = [(entry["Id"], entry.get("Labels") or {}) for entry in found]
         ours = [(name, labels) for name, labels in labelled if labels.get(INSTALLATION) == installation]
@@ -164,11 +168,8 @@ class PodmanRuntime:
         return self._watchdog.check()
 
     def check_registry(self) -> CheckResult:
-        """Whether images can be pulled, as far as was seen; nobody is asked for it."""
+        """Whether images can be pulled, as far as was seen; no registry is asked for it."""
         return self._images.check_registry()
-
-    def _is_going(self, entry: Mapping[str, Any]) -> bool:
-        return any(name in self._removals for name in entry.get("Names") or ())
 
     @contextmanager
     def _ended(self, calls: ContainerCalls) -> Iterator[None]:
@@ -180,7 +181,7 @@ class PodmanRuntime:
         try:
             yield
         except EngineUnavailable:
-            # Whoever has just got no answer does not wait that long for another.
+            # After a failed call, wait less for the next one.
             hurry = True
             raise
         finally:
@@ -217,7 +218,7 @@ class PodmanRuntime:
         network = self._options.settings.build_network
         return {
             "name": name,
-            # Ends by itself even if nobody is left to remove it. As process 1 without an init it
+            # Ends by itself even if no process is left to remove it. As process 1 without an init it
             # ignores SIGTERM, but we only ever kill, and an init is not installed everywhere.
             "command": ["sleep", str(lifetime)],
             "entrypoint": [],

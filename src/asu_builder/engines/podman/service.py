@@ -112,7 +112,7 @@ def find_socket(setting: str = "", *, environment: Mapping[str, str] | None = No
 
 
 class Engine:
-    """One Podman service, found anew for each client: its socket may come and go."""
+    """One Podman service, found again for each client: its socket may come and go."""
 
     def __init__(self, setting: str, *, timeouts: Timeouts | None = None) -> None:
         self._setting = setting

@@ -2,7 +2,7 @@
 
 podman-py reads with a timeout per socket read and cannot be interrupted from another thread
 (style notes, §1.9): a silent `make` would trip it. So these three calls use a connection of
-their own, without a timeout once the answer has begun, and `abort` wakes whoever reads.
+their own, without a timeout once the answer has begun, and `abort` wakes the reader.
 """
 
 import json
@@ -129,7 +129,7 @@ class ConnectionSentinel:
     """
 
     def __init__(self, path: Path, url: str, *, call: timedelta) -> None:
-        """Sends the request, `POST` without a body; nobody waits for an answer."""
+        """Sends the request, `POST` without a body; no answer is waited for."""
         self._was_answered = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -101,7 +101,7 @@ class Probe:
             self._breaker.worked()
 
     def withdraw(self) -> None:
-        """The build ended for reasons of its own before a command ran."""
+        """The build ended for another reason before a command ran."""
         if not self._is_over:
             self._is_over = True
             self._breaker.withdraw()
@@ -125,7 +125,7 @@ class ContainerWatch:
         self._clock = clock
         self._measure_at = -inf
         self.is_started = False
-        """Set by whoever starts the container; before, only the engine is asked."""
+        """Set by the runtime once the container has started; before, only the engine is asked."""
 
     def look(self) -> AsuError | None:
         """See `guard.Watch`."""
