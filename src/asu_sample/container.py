@@ -52,10 +52,18 @@ def write_root_filesystem(builder: Path, output: IO[bytes]) -> None:
             entry.linkname = target
             archive.addfile(entry)
         for name, text in _ETC.items():
-            _add_bytes(archive, name, text.encode())
+            entry = _entry(name, tarfile.REGTYPE, mode=0o644)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
         for name, path in sorted(files.items()):
             _add_file(archive, _real_name(name), path)
-        _add_builder(archive, builder)
+        archive.addfile(_entry("builder", tarfile.DIRTYPE, owner=UID))
+        for path in sorted(builder.rglob("*")):
+            name = f"builder/{path.relative_to(builder)}"
+            if path.is_dir():
+                archive.addfile(_entry(name, tarfile.DIRTYPE, owner=UID))
+            elif path.is_file():
+                _add_file(archive, name, path, owner=UID)
 
 
 def import_image(socket_url: str, reference: str, builder: Path) -> str:
@@ -71,7 +79,7 @@ def import_image(socket_url: str, reference: str, builder: Path) -> str:
     parameters = {
         "reference": reference,
         "message": "ASU Builder sample, flashes nothing",
-        "changes": _changes(),
+        "changes": [f"USER {USER}", f"WORKDIR {WORKDIR}", f"ENV PATH={PATH}", 'CMD ["/bin/bash"]'],
     }
     with podman.PodmanClient(base_url=socket_url) as client:
         # podman-py's annotation forgets that requests streams any iterable of bytes.
@@ -80,10 +88,6 @@ def import_image(socket_url: str, reference: str, builder: Path) -> str:
         answer = client.api.post("/images/import", params=parameters, data=stream, headers=headers)
         answer.raise_for_status()
         return str(answer.json()["Id"])
-
-
-def _changes() -> list[str]:
-    return [f"USER {USER}", f"WORKDIR {WORKDIR}", f"ENV PATH={PATH}", 'CMD ["/bin/bash"]']
 
 
 def _links() -> Iterator[tuple[str, str]]:
@@ -108,12 +112,6 @@ def _entry(name: str, kind: bytes, *, mode: int = 0o755, owner: int = 0) -> tarf
     return entry
 
 
-def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = _entry(name, tarfile.REGTYPE, mode=0o644)
-    entry.size = len(data)
-    archive.addfile(entry, io.BytesIO(data))
-
-
 def _add_file(archive: tarfile.TarFile, name: str, path: Path, *, owner: int = 0) -> None:
     # Set-user bits do not belong into a sample, readable files do: the container's user is not the host's.
     mode = 0o755 if path.stat().st_mode & 0o111 else 0o644
@@ -121,16 +119,6 @@ def _add_file(archive: tarfile.TarFile, name: str, path: Path, *, owner: int = 0
     entry.size = path.stat().st_size
     with path.open("rb") as file:
         archive.addfile(entry, file)
-
-
-def _add_builder(archive: tarfile.TarFile, builder: Path) -> None:
-    archive.addfile(_entry("builder", tarfile.DIRTYPE, owner=UID))
-    for path in sorted(builder.rglob("*")):
-        name = f"builder/{path.relative_to(builder)}"
-        if path.is_dir():
-            archive.addfile(_entry(name, tarfile.DIRTYPE, owner=UID))
-        elif path.is_file():
-            _add_file(archive, name, path, owner=UID)
 
 
 def _streamed(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .imagebuilders import (
-    Repository,
     Workshop,
     archive_name,
     repositories,
@@ -116,25 +115,17 @@ def _write_json(path: Path, document: object) -> None:
 
 def _write_packages(downloads: Path, pool: Pool, release: Release) -> None:
     for target in release.targets:
-        for source, feed in _folders(release, target):
+        for source in repositories(release, target, TARGETS[target]):
+            feed = source.folder.removeprefix("feeds/")
             folder = downloads / source.path
             packages = pool.place(feed_contents(release, target, feed), folder, suffix=release.suffix)
             write_index(folder, packages, release, TARGETS[target])
-        lines = [
-            f"src-git {feed} https://sample.invalid/{feed}.git^{_commit(release, feed)}\n" for feed in FEEDS
-        ]
+        lines = []
+        for feed in FEEDS:
+            commit = hashlib.sha1(f"{release.version} {feed}".encode()).hexdigest()
+            lines.append(f"src-git {feed} https://sample.invalid/{feed}.git^{commit}\n")
         path = downloads / release.version_path / "packages" / TARGETS[target] / "feeds.conf"
         path.write_text("".join(lines))
-
-
-def _folders(release: Release, target: str) -> Iterator[tuple[Repository, str]]:
-    for source in repositories(release, target, TARGETS[target]):
-        feed = source.folder.removeprefix("feeds/")
-        yield source, feed
-
-
-def _commit(release: Release, feed: str) -> str:
-    return hashlib.sha1(f"{release.version} {feed}".encode()).hexdigest()
 
 
 def _write_overview(downloads: Path, release: Release) -> None:

@@ -76,7 +76,12 @@ class Workshop:
             remote = f"{self.repositories_url}/{source.path}"
             place = source.folder if self.repositories_url is None else remote
             if self.repositories_url is None:
-                _link_folder(self.downloads / source.path, tree / source.folder)
+                (tree / source.folder).mkdir(parents=True)
+                for path in sorted((self.downloads / source.path).iterdir()):
+                    if path.suffix in (".ipk", ".apk"):
+                        link(path, tree / source.folder / path.name)
+                    else:  # indexes are copied: a test may spoil one without spoiling them all
+                        shutil.copyfile(path, tree / source.folder / path.name)
             if release.package_manager == "apk":
                 lines.append(f"{place}/packages.adb\n")
             else:
@@ -138,15 +143,6 @@ def write_snapshot_start(folder: Path, release: Release) -> None:
         script.write(f"cat > .setup/miniature/{module}.py <<'END_OF_MODULE'\n{text}END_OF_MODULE\n")
     script.write(_SETUP_TAIL)
     (folder / "setup.sh").write_text(script.getvalue())
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
-        if path.suffix in (".ipk", ".apk"):
-            link(path, target / path.name)
-        else:  # indexes are copied: a test may spoil one without spoiling them all
-            shutil.copyfile(path, target / path.name)
 
 
 _README = """\

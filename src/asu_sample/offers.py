@@ -140,11 +140,8 @@ def _content(
     package = Package(
         name, _VERSION, "all", f"ASU Builder sample: {description}", depends=("libc", *depends), fault=fault
     )
-    return Content(package, _files(name), postinst)
-
-
-def _files(name: str) -> dict[str, PackageFile]:
-    return {f"usr/share/sample/{name}": PackageFile(f"{name}: ASU Builder sample package\n".encode())}
+    note = PackageFile(f"{name}: ASU Builder sample package\n".encode())
+    return Content(package, {f"usr/share/sample/{name}": note}, postinst)
 
 
 def _with_file(content: Content, path: str, data: bytes, *, mode: int = 0o644) -> Content:

@@ -32,31 +32,25 @@ class Pool:
         folder.mkdir(parents=True, exist_ok=True)
         packages = []
         for content in contents:
-            package = self._made(content, suffix)
+            # opkg knows no versions of provided names, so what its index says is what its packages say.
+            key = (content.package, suffix)
+            if key not in self._known:
+                data = index.write_package(content, suffix=suffix, epoch=self._epoch)
+                made = content.package
+                name = f"{made.identity}.apk"
+                if suffix == ".ipk":
+                    name = f"{made.name}_{made.version}_{made.architecture}.ipk"
+                package = index.described(content, name, data, hashlib.sha256(data).hexdigest())
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._path(package).write_bytes(data)
+                self._known[key] = package
+            package = self._known[key]
             link(self._path(package), folder / package.filename)
             packages.append(package)
         return sorted(packages, key=lambda package: package.name)
 
     def _path(self, package: Package) -> Path:
         return self._folder / f"{package.sha256[:16]}-{package.filename}"
-
-    def _made(self, content: Content, suffix: str) -> Package:
-        # opkg knows no versions of provided names, so what its index says is what its packages say.
-        key = (content.package, suffix)
-        if key not in self._known:
-            data = index.write_package(content, suffix=suffix, epoch=self._epoch)
-            name = _file_name(content.package, suffix)
-            package = index.described(content, name, data, hashlib.sha256(data).hexdigest())
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._path(package).write_bytes(data)
-            self._known[key] = package
-        return self._known[key]
-
-
-def _file_name(package: Package, suffix: str) -> str:
-    if suffix == ".ipk":
-        return f"{package.name}_{package.version}_{package.architecture}.ipk"
-    return f"{package.identity}.apk"
 
 
 def link(source: Path, target: Path) -> None:

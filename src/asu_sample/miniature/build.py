@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import faults, images, rootfs, usign
-from .configuration import Arguments, Configuration, ImageRecipe, Profile, sanitise
+from .configuration import Arguments, Configuration, Profile, sanitise
 from .console import GoalFailed, err, out
 from .images import Assembly, Image
 from .packages import Package
@@ -72,7 +72,12 @@ class Build:
         if self._arguments.files:
             self._rootfs.overlay(self._tree / self._arguments.files)
         if self._arguments.add_local_key:
-            self._add_local_key()
+            if self._configuration.package_manager == "opkg":
+                text = (self._tree / "key-build.pub").read_text()
+                self._rootfs.write(f"etc/opkg/keys/{usign.parse_public(text)[0]}", text.encode())
+            else:
+                key = self._tree / "keys" / "local-public-key.pem"
+                self._rootfs.write("etc/apk/keys/local-public-key.pem", key.read_bytes())
         try:
             self._rootfs.run_postinst()
         except PostinstFailed as failure:
@@ -82,25 +87,25 @@ class Build:
         self._rootfs.enable_services(self._arguments.disabled_services)
         self._rootfs.finish(self._configuration.epoch)
 
-    def _add_local_key(self) -> None:
-        if self._configuration.package_manager == "opkg":
-            text = (self._tree / "key-build.pub").read_text()
-            self._rootfs.write(f"etc/opkg/keys/{usign.parse_public(text)[0]}", text.encode())
-        else:
-            key = self._tree / "keys" / "local-public-key.pem"
-            self._rootfs.write("etc/apk/keys/local-public-key.pem", key.read_bytes())
-
     def make_images(self, packages: list[Package]) -> None:
         """Images and reports into BIN_DIR. Raises GoalFailed; too big images are reported and survived."""
         out("\nBuilding images...")
-        self._suffer(packages)
+        try:
+            for package in packages:
+                faults.suffer(package.fault, self._tree)
+        except faults.Stopped as reason:
+            err(f"sample: {reason}")
+            raise self._images_failed() from reason
         image_folder, report_folder = self._folders()
         prefix = self._configuration.file_prefix(self._arguments.extra_image_name)
         assembly = self._assembly(image_folder, f"{prefix}-{self._profile.id}")
         try:
             listed = list(self._images(assembly))
         except rootfs.OutOfSpace as error:
-            raise self._out_of_space(error) from error
+            failed = f"failed to allocate {error.blocks} blocks, out of space?"
+            err(f"error: ext4_allocate_best_fit_partial: {failed}")
+            err(f"make[3]: *** [{self._tree}/include/image.mk:397: {self._work}/root.ext4] Error 1")
+            raise self._images_failed() from error
         except rootfs.ToolFailed as error:
             err(f"sample: {error}")
             raise self._images_failed() from error
@@ -112,14 +117,6 @@ class Build:
         images.write_profiles_json(path, self._configuration, self._profile, prefix, listed)
         out("\nCalculating checksums...")
         images.write_checksums(report_folder)
-
-    def _suffer(self, packages: list[Package]) -> None:
-        for package in packages:
-            try:
-                faults.suffer(package.fault, self._tree)
-            except faults.Stopped as reason:
-                err(f"sample: {reason}")
-                raise self._images_failed() from reason
 
     def _folders(self) -> tuple[Path, Path]:
         """Where images and reports go.
@@ -158,7 +155,8 @@ class Build:
         if self._profile.rootfs_tarball:
             path = assembly.folder / f"{assembly.prefix}-rootfs.tar.gz"
             path.write_bytes(rootfs.tar_gz(root, epoch))
-        recipes = list(self._recipes())
+        chosen = self._arguments.rootfs_filesystem if self._configuration.selects_filesystem else ""
+        recipes = [recipe for recipe in self._profile.images if chosen in ("", recipe.filesystem)]
         for filesystem in dict.fromkeys(recipe.filesystem for recipe in recipes):
             blob = rootfs.make_blob(root, filesystem, epoch=epoch, megabytes=assembly.rootfs_megabytes)
             for recipe in recipes:
@@ -170,17 +168,6 @@ class Build:
         if self._profile.kernel:
             path = assembly.folder / f"{assembly.prefix}-kernel.bin"
             path.write_bytes(images.kernel(self._configuration))
-
-    def _recipes(self) -> Iterator[ImageRecipe]:
-        chosen = self._arguments.rootfs_filesystem if self._configuration.selects_filesystem else ""
-        for recipe in self._profile.images:
-            if chosen in ("", recipe.filesystem):
-                yield recipe
-
-    def _out_of_space(self, error: rootfs.OutOfSpace) -> GoalFailed:
-        err(f"error: ext4_allocate_best_fit_partial: failed to allocate {error.blocks} blocks, out of space?")
-        err(f"make[3]: *** [{self._tree}/include/image.mk:397: {self._work}/root.ext4] Error 1")
-        return self._images_failed()
 
     def _images_failed(self) -> GoalFailed:
         return GoalFailed((self._lines.build_image, "build_image", 2), (self._lines.image, "_call_image", 2))

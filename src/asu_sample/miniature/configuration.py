@@ -116,18 +116,19 @@ def sanitise(text: str) -> str:
 def load(directory: Path) -> Configuration:
     """Read `sample.json` of an ImageBuilder directory. Raises OSError or ValueError when it is unusable."""
     fields: dict[str, Any] = json.loads((directory / FILE_NAME).read_text())
-    profiles = tuple(_profile(profile) for profile in fields.pop("profiles"))
+    profiles = tuple(
+        replace(
+            Profile(**_with_tuples(profile)),
+            images=tuple(ImageRecipe(**image) for image in profile["images"]),
+        )
+        for profile in fields.pop("profiles")
+    )
     return Configuration(**_with_tuples(fields), profiles=profiles)
 
 
 def render(configuration: Configuration) -> str:
     """The text of `sample.json`."""
     return json.dumps(asdict(configuration), indent=1, sort_keys=True) + "\n"
-
-
-def _profile(fields: dict[str, Any]) -> Profile:
-    images = tuple(ImageRecipe(**image) for image in fields.pop("images"))
-    return replace(Profile(**_with_tuples(fields)), images=images)
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

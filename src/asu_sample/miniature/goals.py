@@ -11,7 +11,7 @@ from .build import Build
 from .configuration import Arguments, Configuration
 from .console import GoalFailed, err, out
 from .opkg import Opkg
-from .sources import RECIPE_LINES, Catalog, PackageManager
+from .sources import RECIPE_LINES, Catalog, Offer, PackageManager
 
 
 class Goals:
@@ -61,14 +61,30 @@ class Goals:
         build.make_images(packages)
 
     def package_depends(self) -> None:
-        """What one package needs."""
-        name = self._required_package("package_depends")
-        depends(self._manager().load(), name, apk=self._is_apk)
+        """What one package needs. An unknown name fails with apk and prints nothing with opkg."""
+        _, offer = self._find_required("package_depends")
+        if offer is None:
+            return
+        package = offer.package
+        out(f"{package.identity if self._is_apk else package.name} depends on:")
+        for dependency in package.depends:
+            out(dependency if self._is_apk else f"\t{dependency}")
+        if self._is_apk:
+            out()
 
     def package_whatdepends(self) -> None:
-        """What needs one package."""
-        name = self._required_package("whatdepends")
-        what_depends(self._manager().load(), name, apk=self._is_apk)
+        """What needs one package. An unknown name fails with apk and prints nothing with opkg."""
+        catalog, offer = self._find_required("whatdepends")
+        if offer is None:
+            return
+        name = self._arguments.package
+        if not self._is_apk:
+            out(f"Root set:\n  {name}\nWhat depends on root set")
+        for package in catalog.dependents(name):
+            if self._is_apk:
+                out(f"{package.identity} {package.architecture} {{sample}} (Apache-2.0)")
+            else:
+                out(f"\t{package.name} {package.version}\tdepends on {name}")
 
     def package_list(self) -> None:
         """Everything on offer; with apk this goal always fails, as upstream's does."""
@@ -96,11 +112,17 @@ class Goals:
     def _manager(self) -> PackageManager:
         return Apk(self._tree) if self._is_apk else Opkg(self._tree)
 
-    def _required_package(self, goal: str) -> str:
+    def _find_required(self, goal: str) -> tuple[Catalog, Offer | None]:
         if not self._arguments.package:
             out(f"Variable `PACKAGE` is not set but required by `{goal}`")
             raise GoalFailed()
-        return self._arguments.package
+        catalog = self._manager().load()
+        offer = catalog.find(self._arguments.package)
+        if self._is_apk:
+            out("OK: 0 B in 0 packages")
+            if offer is None:
+                raise GoalFailed()
+        return catalog, offer
 
     def _build(self, goal: str) -> Build:
         lines = RECIPE_LINES[self._configuration.package_manager]
@@ -152,41 +174,6 @@ def describe(configuration: Configuration) -> Iterator[str]:
         yield f"    hasImageMetadata: {int(bool(profile.supported_devices))}"
         if profile.supported_devices:
             yield f"    SupportedDevices: {' '.join(profile.supported_devices)}"
-
-
-def depends(catalog: Catalog, name: str, *, apk: bool) -> None:
-    """Print what `name` depends on. An unknown name fails with apk and prints nothing with opkg."""
-    offer = catalog.find(name)
-    if apk:
-        out("OK: 0 B in 0 packages")
-    if offer is None:
-        if apk:
-            raise GoalFailed()
-        return
-    package = offer.package
-    out(f"{package.identity if apk else package.name} depends on:")
-    for dependency in package.depends:
-        out(dependency if apk else f"\t{dependency}")
-    if apk:
-        out()
-
-
-def what_depends(catalog: Catalog, name: str, *, apk: bool) -> None:
-    """Print which packages depend on `name`. An unknown name fails with apk and prints nothing with opkg."""
-    if apk:
-        out("OK: 0 B in 0 packages")
-    if catalog.find(name) is None:
-        if apk:
-            raise GoalFailed()
-        return
-    dependents = catalog.dependents(name)
-    if apk:
-        for package in dependents:
-            out(f"{package.identity} {package.architecture} {{sample}} (Apache-2.0)")
-        return
-    out(f"Root set:\n  {name}\nWhat depends on root set")
-    for package in dependents:
-        out(f"\t{package.name} {package.version}\tdepends on {name}")
 
 
 HELP = """\

@@ -257,29 +257,28 @@ def profile_entry(
     Images come in an arbitrary but stable order, as from a directory listing.
     """
     shuffled = sorted(images, key=lambda image: hashlib.sha256(image.name.encode()).digest())
+    entries = []
+    for image in shuffled:
+        described: dict[str, object] = {
+            "name": image.name,
+            "sha256": image.sha256,
+            "sha256_unsigned": image.sha256_unsigned,
+            "type": image.type,
+        }
+        if image.filesystem:
+            described["filesystem"] = image.filesystem
+        if configuration.sizes_in_profiles_json:
+            described["size"] = image.size
+        entries.append(described)
     entry: dict[str, object] = {
         "device_packages": list(profile.packages),
         "image_prefix": f"{prefix}-{profile.id}",
-        "images": [_image_entry(image, sizes=configuration.sizes_in_profiles_json) for image in shuffled],
+        "images": entries,
         "supported_devices": list(profile.supported_devices),
         "titles": [dict(title) for title in profile.titles],
     }
     if profile.file_size_limits and configuration.sizes_in_profiles_json:
         entry["file_size_limits"] = profile.file_size_limits
-    return entry
-
-
-def _image_entry(image: Image, *, sizes: bool) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "name": image.name,
-        "sha256": image.sha256,
-        "sha256_unsigned": image.sha256_unsigned,
-        "type": image.type,
-    }
-    if image.filesystem:
-        entry["filesystem"] = image.filesystem
-    if sizes:
-        entry["size"] = image.size
     return entry
 
 

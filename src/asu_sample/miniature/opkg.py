@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 from . import usign
 from .console import GoalFailed, err, out
 from .packages import (
-    Content,
     Package,
     described,
     parse_paragraphs,
@@ -154,11 +152,6 @@ def wget_code(error: Exception) -> int:
     return 8 if getattr(error, "answered", False) else 4
 
 
-def is_fingerprint(name: str) -> bool:
-    """Whether a file name in `keys/` is one opkg would look up."""
-    return re.fullmatch(r"[0-9a-f]{16}", name) is not None
-
-
 _INFO = "usr/lib/opkg/info"
 
 
@@ -198,16 +191,14 @@ class Opkg:
                 except _CannotInstall as failure:
                     errors += [*failure.lines, f"opkg_install_cmd: Cannot install package {name}."]
             run.configure()
-        self._print_errors(self._repositories.errors + errors)
+        printed = self._repositories.errors + errors
+        if printed:
+            err("Collected errors:")
+        for line in printed:
+            err(line if line.startswith("\t") else f" * {line}")
         if errors:
             raise GoalFailed((RECIPE_LINES["opkg"].package_install, "package_install", 255))
         return run.installed
-
-    def _print_errors(self, errors: list[str]) -> None:
-        if errors:
-            err("Collected errors:")
-        for line in errors:
-            err(line if line.startswith("\t") else f" * {line}")
 
 
 class _Run:
@@ -262,17 +253,14 @@ class _Run:
             self._provided[name] = package
         try:
             for name in package.depends:
-                self._install_dependency(name)
+                dependency = None if name in self._provided else self._catalog.find(name)
+                if dependency:
+                    self._install(dependency)
             self._unpack(offer)
         except _CannotInstall:
             self._provided = {name: owner for name, owner in self._provided.items() if owner is not package}
             raise
         self.installed.append(package)
-
-    def _install_dependency(self, name: str) -> None:
-        dependency = None if name in self._provided else self._catalog.find(name)
-        if dependency:
-            self._install(dependency)
 
     def _check_conflicts(self, package: Package) -> None:
         present = {other.name: other for other in self._provided.values()}
@@ -305,14 +293,9 @@ class _Run:
                 f"check_data_file_clashes: {wants}",
                 f"\tBut that file is already provided by package  * {clash.owner}",
             ) from None
-        self._record(content)
-
-    def _record(self, content: Content) -> None:
-        package = content.package
-        control = render_paragraph(package).encode()
-        files = "".join(f"/{name}\n" for name in content.files).encode()
-        self._rootfs.write(f"{_INFO}/{package.name}.control", control)
-        self._rootfs.write(f"{_INFO}/{package.name}.list", files)
+        self._rootfs.write(f"{_INFO}/{package.name}.control", render_paragraph(package).encode())
+        files = "".join(f"/{name}\n" for name in content.files)
+        self._rootfs.write(f"{_INFO}/{package.name}.list", files.encode())
         if content.postinst is not None:
             self._rootfs.add_script(f"{_INFO}/{package.name}.postinst", content.postinst)
 

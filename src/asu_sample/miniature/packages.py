@@ -14,6 +14,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -120,43 +121,34 @@ def parse_paragraphs(text: str) -> list[Package]:
 
 
 def _package(fields: dict[str, str]) -> Package:
-    lists = {key: _words(fields.pop(key, "")) for key in _LISTS}
-    numbers = {key: int(fields.pop(key, "0")) for key in _NUMBERS}
-    return Package(
-        name=fields.pop("name"),
-        version=fields.pop("version", ""),
-        architecture=fields.pop("architecture", "all"),
-        depends=lists["depends"],
-        conflicts=lists["conflicts"],
-        provides=lists["provides"],
-        size=numbers["size"],
-        installed_size=numbers["installed_size"],
-        abi_version=fields.pop("abi_version", ""),
-        fault=fields.pop("fault", ""),
-        filename=fields.pop("filename", ""),
-        sha256=fields.pop("sha256", ""),
-        description=fields.pop("description", ""),
-    )
+    """A package of the texts in a paragraph.
 
-
-def _words(text: str) -> tuple[str, ...]:
-    # `libc, kernel (= 6.6.66)`: constraints are dropped, sample packages have none that could fail.
-    return tuple(word.split()[0] for word in text.split(",") if word.strip())
+    `libc, kernel (= 6.6.66)`: constraints are dropped, sample packages have none that could fail.
+    """
+    values: dict[str, Any] = dict(fields)
+    values.setdefault("version", "")
+    values.setdefault("architecture", "all")
+    for key in _LISTS.intersection(values):
+        values[key] = tuple(word.split()[0] for word in values[key].split(",") if word.strip())
+    for key in _NUMBERS.intersection(values):
+        values[key] = int(values[key])
+    return Package(**values)
 
 
 def render_json(packages: Iterable[Package]) -> str:
-    """Our stand-in for the database block of apk's"""
+    """Our stand-in for the database block of apk's index."""
     return json.dumps([asdict(package) for package in packages], sort_keys=True, separators=(",", ":"))
 
 
 def parse_json(text: str) -> list[Package]:
     """The packages of `render_json`. Raises ValueError or TypeError for anything else."""
-    packages: list[dict[str, object]] = json.loads(text)
-    return [Package(**{key: _tuple(value) for key, value in fields.items()}) for fields in packages]  # type: ignore[arg-type]
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+    packages = []
+    for fields in json.loads(text):
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        packages.append(Package(**values))
+    return packages
 
 
 _APK_CONTROL, _APK_SCRIPT = ".SAMPLE.json", ".post-install"
@@ -209,18 +201,13 @@ def _compress(data: bytes) -> bytes:
 
 def write_package(content: Content, *, suffix: str, epoch: int) -> bytes:
     """The bytes of a package file; `suffix` is `.ipk` or `.apk`."""
-    return _write_ipk(content, epoch) if suffix == ".ipk" else _write_apk(content, epoch)
-
-
-def read_package(data: bytes, *, suffix: str) -> Content:
-    """Parse a package file. Raises tarfile.TarError, OSError, KeyError or ValueError when it is broken."""
-    return _read_ipk(data) if suffix == ".ipk" else _read_apk(data)
-
-
-def _write_ipk(content: Content, epoch: int) -> bytes:
+    script = None if content.postinst is None else PackageFile(content.postinst.encode(), 0o755)
+    if suffix == ".apk":
+        members = {_APK_CONTROL: PackageFile(render_json([content.package]).encode())}
+        members.update({} if script is None else {_APK_SCRIPT: script})
+        return _compress(tar({**members, **content.files}, epoch=epoch))
     control = {"./control": PackageFile(render_paragraph(content.package).encode())}
-    if content.postinst is not None:
-        control["./postinst"] = PackageFile(content.postinst.encode(), 0o755)
+    control.update({} if script is None else {"./postinst": script})
     data = {f"./{name}": file for name, file in content.files.items()}
     members = {
         "./debian-binary": PackageFile(b"2.0\n"),
@@ -230,29 +217,17 @@ def _write_ipk(content: Content, epoch: int) -> bytes:
     return _compress(tar(members, epoch=epoch))
 
 
-def _read_ipk(data: bytes) -> Content:
+def read_package(data: bytes, *, suffix: str) -> Content:
+    """Parse a package file. Raises tarfile.TarError, OSError, KeyError or ValueError when it is broken."""
     members = _untar(data)
-    control = _untar(members["control.tar.gz"].content)
-    package = parse_paragraphs(control["control"].content.decode())[0]
-    script = control.get("postinst")
-    return Content(
-        package, _untar(members["data.tar.gz"].content), script.content.decode() if script else None
-    )
-
-
-def _write_apk(content: Content, epoch: int) -> bytes:
-    members = {_APK_CONTROL: PackageFile(render_json([content.package]).encode())}
-    if content.postinst is not None:
-        members[_APK_SCRIPT] = PackageFile(content.postinst.encode(), 0o755)
-    members.update(content.files)
-    return _compress(tar(members, epoch=epoch))
-
-
-def _read_apk(data: bytes) -> Content:
-    members = _untar(data)
-    package = parse_json(members.pop(_APK_CONTROL).content.decode())[0]
-    script = members.pop(_APK_SCRIPT, None)
-    return Content(package, members, script.content.decode() if script else None)
+    if suffix == ".apk":
+        package = parse_json(members.pop(_APK_CONTROL).content.decode())[0]
+        files, script = members, members.pop(_APK_SCRIPT, None)
+    else:
+        control = _untar(members["control.tar.gz"].content)
+        package = parse_paragraphs(control["control"].content.decode())[0]
+        files, script = _untar(members["data.tar.gz"].content), control.get("postinst")
+    return Content(package, files, script.content.decode() if script else None)
 
 
 def described(content: Content, filename: str, data: bytes, sha256: str) -> Package:

@@ -97,17 +97,14 @@ class Catalog:
         self._by_name: dict[str, Offer] = {}
         self._providers: dict[str, list[Offer]] = {}
         for offer in offers:
-            self._add(offer)
-
-    def _add(self, offer: Offer) -> None:
-        name = offer.package.name
-        known = self._by_name.get(name)
-        if known and version_key(known.package.version) >= version_key(offer.package.version):
-            return
-        self._by_name[name] = offer
-        for provided in offer.package.names():
-            others = [other for other in self._providers.get(provided, []) if other.package.name != name]
-            self._providers[provided] = [*others, offer]
+            name = offer.package.name
+            known = self._by_name.get(name)
+            if known and version_key(known.package.version) >= version_key(offer.package.version):
+                continue
+            self._by_name[name] = offer
+            for provided in offer.package.names():
+                others = [other for other in self._providers.get(provided, []) if other.package.name != name]
+                self._providers[provided] = [*others, offer]
 
     def find(self, name: str, *, preferred: Container[str] = ()) -> Offer | None:
         """The offer called `name`, else a provider of it: a preferred one first, else the first by name."""
