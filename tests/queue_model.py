@@ -1,7 +1,7 @@
 """The rules of the queue said once more, in plain Python on lists: what its adapters are compared with.
 
-Times are seconds. Each method does what the port's method of that name says (`ports/database.py`,
-`ports/database.py`, `ports/database.py`), and nothing here is fast, durable or safe for threads.
+Times are seconds. Each method does what the port's method of that name says (`ports/database.py`),
+and nothing here is fast, durable or safe for threads.
 """
 
 from collections.abc import Iterable, Sequence

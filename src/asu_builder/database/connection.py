@@ -270,12 +270,9 @@ class Database:
         try:
             return [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
         finally:
-            self._disconnect(self._verifier)
-
-    def _disconnect(self, connection: sqlite3.Connection) -> None:
-        connection.close()
-        with self._opening:
-            self._opened.remove(connection)
+            self._verifier.close()
+            with self._opening:
+                self._opened.remove(self._verifier)
 
     def stop_verifying(self) -> None:
         """Cuts a verification off and lets none begin any more, so that a stop need not wait for it."""

@@ -11,9 +11,9 @@ from asu_builder.database.queue import RESET_TO_PENDING
 from asu_builder.database.rows import (
     FINAL,
     SELECT_WITHOUT_OUTCOME,
+    moment,
     read_job,
     to_job,
-    to_moment,
     to_request,
 )
 from asu_builder.domain.job import Job, JobState, Priority
@@ -93,11 +93,9 @@ class SqlOperations:
     def live(self) -> Sequence[LiveJobs]:
         with self._database.reading() as connection:
             rows = connection.execute(LIVE).fetchall()
-        groups = [(row[:5], to_moment(row[5])) for row in rows]
         return [
-            LiveJobs(JobState(state), Priority(priority), version, target, count, oldest)
-            for (state, priority, version, target, count), oldest in groups
-            if oldest
+            LiveJobs(JobState(state), Priority(priority), version, target, count, moment(oldest))
+            for state, priority, version, target, count, oldest in rows
         ]
 
     def waits(self, limit: int) -> Sequence[timedelta]:
@@ -145,17 +143,15 @@ class SqlOperations:
     def paused(self) -> Pause | None:
         with self._database.reading() as connection:
             row = connection.execute("SELECT since, operator FROM worker_pause").fetchone()
-        since = to_moment(row[0]) if row else None
-        return Pause(since, row[1]) if since else None
+        return Pause(moment(row[0]), row[1]) if row else None
 
     def load(self) -> QueueLoad:
         with self._database.reading() as connection:
             rows = connection.execute(_WAITING).fetchall()
             (building,) = connection.execute(_BUILDING).fetchone()
         waiting = {
-            (Priority(priority), bool(deprioritized)): Waiting(jobs, since)
+            (Priority(priority), bool(deprioritized)): Waiting(jobs, moment(at))
             for priority, deprioritized, jobs, at in rows
-            if (since := to_moment(at))
         }
         return QueueLoad(waiting, building)
 
@@ -172,7 +168,7 @@ class SqlOperations:
                 "SELECT at, operator, action, subject FROM audit_log ORDER BY id DESC LIMIT ?",
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
-        return [AuditEntry(at, *rest) for at, rest in ((to_moment(row[0]), row[1:]) for row in rows) if at]
+        return [AuditEntry(moment(at), *rest) for at, *rest in rows]
 
 
 def _requeue(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:

@@ -46,8 +46,11 @@ FINAL = "state IN ('completed', 'failed', 'cancelled')"
 # Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
 _REQUEST = msgspec.json.Decoder(BuildRequest)
 _HISTORY = msgspec.json.Decoder(tuple[Attempt, ...])
-_RESULT = msgspec.json.Decoder(BuildResult)
-_FAILURE = msgspec.json.Decoder(BuildFailure)
+_OUTCOMES: tuple[msgspec.json.Decoder[BuildFailure], msgspec.json.Decoder[BuildResult]] = (
+    msgspec.json.Decoder(BuildFailure),
+    msgspec.json.Decoder(BuildResult),
+)
+"""By whether the job completed."""
 
 
 def to_micros(at: datetime) -> int:
@@ -92,14 +95,12 @@ def encode_history(attempts: Sequence[Attempt]) -> str:
 
 def to_job(row: Sequence[Any]) -> Job:
     """The job of a row of `SELECT_JOB` or `SELECT_WITHOUT_OUTCOME`."""
-    enqueued_at = to_moment(row[4])
-    assert enqueued_at is not None  # the column is NOT NULL
     return Job(
         id=row[0],
         request_hash=row[1],
         request=to_request(row[2]),
         state=JobState(row[3]),
-        enqueued_at=enqueued_at,
+        enqueued_at=moment(row[4]),
         client=row[5],
         caller=row[6],
         priority=Priority(row[7]),
@@ -111,7 +112,7 @@ def to_job(row: Sequence[Any]) -> Job:
         started_at=to_moment(row[13]),
         finished_at=to_moment(row[14]),
         reason=FailureReason(row[15]) if row[15] else None,
-        outcome=_to_outcome(row[16], row[17]),
+        outcome=_OUTCOMES[row[16]].decode(row[17]) if row[17] is not None else None,
     )
 
 
@@ -122,23 +123,13 @@ def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
 
 def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:
     """The job of a row that was just inserted, without reading it back."""
-    moment = to_moment(enqueued_at)
-    assert moment is not None
     return Job(
         id=job_id,
         request_hash=submission.request_hash,
         request=submission.request,
         state=JobState.PENDING,
-        enqueued_at=moment,
+        enqueued_at=moment(enqueued_at),
         client=submission.client,
         caller=submission.caller,
         priority=submission.priority,
     )
-
-
-def _to_outcome(completed: int | None, document: str | None) -> Outcome | None:
-    if completed is None or document is None:
-        return None
-    if completed:
-        return _RESULT.decode(document)
-    return _FAILURE.decode(document)
