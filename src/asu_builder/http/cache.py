@@ -87,19 +87,20 @@ class TtlCache:
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         self._threads = threads
         self._clock = clock
-        self._kept: LruByteCache[str, tuple[bytes, float]] = LruByteCache(budget=budget, largest=largest)
-        self._shared: SingleFlight[bytes] = SingleFlight()
+        self._cached: LruByteCache[str, tuple[bytes, float]] = LruByteCache(budget=budget, largest=largest)
+        self._flights: SingleFlight[bytes] = SingleFlight()
 
     async def get(self, key: str, render: Callable[[], Rendered]) -> bytes:
         """The document, made in a thread if it is not fresh. Raises what `render` raises."""
-        kept = self._kept.get(key)
-        if kept is not None and self._clock() < kept[1]:
-            return kept[0]
-        body, _ = await self._shared.ask(key, lambda: self._make(key, render))
-        return body
+        cached = self._cached.get(key)
+        if cached is not None and self._clock() < cached[1]:
+            return cached[0]
 
-    async def _make(self, key: str, render: Callable[[], Rendered]) -> bytes:
-        rendered = await self._threads.run(render)
-        fresh_until = self._clock() + rendered.seconds
-        self._kept.put(key, (rendered.body, fresh_until), len(rendered.body) + len(key))
-        return rendered.body
+        async def make() -> bytes:
+            rendered = await self._threads.run(render)
+            fresh_until = self._clock() + rendered.seconds
+            self._cached.put(key, (rendered.body, fresh_until), len(rendered.body) + len(key))
+            return rendered.body
+
+        body, _ = await self._flights.ask(key, make)
+        return body

@@ -170,7 +170,14 @@ class DrainingServer(uvicorn.Server):
         self._draining = True
         if self._supervisor is not None:
             self._supervisor.stopping()
-        threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
+
+        def drain_and_exit() -> None:
+            try:
+                self._drain()
+            finally:
+                self.should_exit = True
+
+        threading.Thread(target=drain_and_exit, name="drain", daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's hook for the end, which waits for every answer's.
@@ -183,9 +190,3 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         self._end_streams()
         await super().shutdown(sockets)
-
-    def _drain_and_exit(self) -> None:
-        try:
-            self._drain()
-        finally:
-            self.should_exit = True

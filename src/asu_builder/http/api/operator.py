@@ -115,7 +115,7 @@ class OperatorActs:
     """Each act needs the right `operate`. Raises `NotAuthenticated`, `NotAllowed`, and as `Operator` does."""
 
     def __init__(self, operator: Operator, *, threads: Threads, forget: Callable[[str], None]) -> None:
-        """`forget` drops what is remembered of a request's answers."""
+        """`forget` drops the cached answer to a request."""
         self._threads = threads
         self._forget = forget
         self._on_jobs = {"cancel": operator.cancel, "requeue": operator.requeue, "purge": operator.purge}
@@ -258,22 +258,19 @@ def job_filter(request: Request) -> JobFilter:
     state = given.get("state", "")
     if state and state not in set(JobState):
         raise RequestRejected(f"state: expected one of {', '.join(JobState)}, got {state[:40]!r}")
+    prefix = given.get("request_hash", "")
+    if prefix and not HASH_PREFIX.fullmatch(prefix):
+        raise RequestRejected(f"request_hash: expected 4 to 64 hexadecimal digits, got {prefix[:80]!r}")
     return JobFilter(
         state=JobState(state) if state else None,
         version=given.get("version", "")[:64],
         target=given.get("target", "")[:65],
         profile=given.get("profile", "")[:128],
         caller=given.get("caller", "")[:128],
-        request_hash=_prefix(given.get("request_hash", "")),
+        request_hash=prefix,
         before=number(request, "before", otherwise=0, highest=1 << 62) or None,
         limit=number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1]),
     )
-
-
-def _prefix(text: str) -> str:
-    if text and not HASH_PREFIX.fullmatch(text):
-        raise RequestRejected(f"request_hash: expected 4 to 64 hexadecimal digits, got {text[:80]!r}")
-    return text
 
 
 def describe_job(job: Job) -> JobDocument:

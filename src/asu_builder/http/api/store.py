@@ -106,7 +106,10 @@ def _response(request: Request, path: Path, facts: os.stat_result) -> Response:
         "cache-control": "no-cache",
         "x-content-type-options": "nosniff",
     }
-    if _matches(request.headers.get("if-none-match"), headers["etag"]):
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or headers["etag"] in (
+        tag.strip().removeprefix("W/") for tag in known.split(",")
+    ):
         return Response(status_code=304, headers=headers)
     file = ImageResponse(
         path, headers=headers, media_type="application/octet-stream", filename=path.name, stat_result=facts
@@ -121,12 +124,6 @@ def _response(request: Request, path: Path, facts: os.stat_result) -> Response:
         refusal.headers["content-range"] = f"bytes */{facts.st_size}"
         return refusal
     return file
-
-
-def _matches(sent: str | None, etag: str) -> bool:
-    return sent is not None and (
-        sent.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in sent.split(","))
-    )
 
 
 def _wants_part(request: Request, file: FileResponse) -> bool:

@@ -1,7 +1,7 @@
 """What clients read: the one place that knows the words old clients expect.
 
 Our states and stages become `queued`, `started`, `done` and a closed list of step names
-(facts on clients, §2.4); our own words stand beside them. What clients send is in `incoming.py`.
+(facts on clients, §2.4); our own words stand beside them. What clients send is in `body.py`.
 """
 
 import math
