@@ -5,19 +5,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from msgspec import Struct
 
-from asu_builder.app.adapters import Adapters, open_adapters
-from asu_builder.app.private_service import PrivateService, private_service
 from asu_builder.cli.exit_codes import DEFAULT_SECONDS, exit_on_error
 from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.server import Response, Server, ServerOffers, ServerOperator
 from asu_builder.domain.errors import EngineUnavailable, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.ports.upstream import Reading, read_whole
 from asu_builder.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from asu_builder.app.adapters import Adapters
+    from asu_builder.app.private_service import PrivateService
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -69,6 +71,8 @@ def open_backend(
                 ServerBuilds(server, patience=patience), ServerOffers(server), ServerOperator(server)
             )
             return
+        from asu_builder.app.private_service import private_service  # which commands for a server do not need
+
         settings = load_settings()
         if existing:
             _require_database(settings)
@@ -82,8 +86,10 @@ def open_backend(
 
 
 @contextmanager
-def installation() -> Iterator[tuple[Settings, Adapters]]:
+def installation() -> Iterator[tuple[Settings, "Adapters"]]:
     """The settings and adapters of this installation; a service may run beside. Exits on errors."""
+    from asu_builder.app.adapters import open_adapters
+
     with exit_on_error():
         settings = load_settings()
         _require_database(settings)
@@ -114,7 +120,7 @@ class LocalBuilds(ServerBuilds):
     """
 
     def __init__(
-        self, server: Server, service: PrivateService, settings: Settings, *, patience: float
+        self, server: Server, service: "PrivateService", settings: Settings, *, patience: float
     ) -> None:
         super().__init__(server, patience=patience, on_life=self._require_runnable)
         self._application = service.application
@@ -163,7 +169,7 @@ class LocalBuilds(ServerBuilds):
 class LocalOffers(ServerOffers):
     """Offers of the private service, which also says which branches are complete."""
 
-    def __init__(self, server: Server, service: PrivateService) -> None:
+    def __init__(self, server: Server, service: "PrivateService") -> None:
         super().__init__(server)
         self._catalog = service.application.catalog
 
