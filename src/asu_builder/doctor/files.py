@@ -133,17 +133,13 @@ def _held(path: Path) -> CheckResult | None:
 
 
 def _rights(scene: Scene, path: Path) -> CheckResult | None:
-    closed = [
-        beside
-        for beside in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
-        if beside.exists() and not os.access(beside, os.R_OK | os.W_OK)
-    ]
-    if not closed:
-        return None
-    return error(
-        f"{closed[0]} may not be written by user {scene.user}.",
-        f"chown {scene.user} {path}* && chmod u+rw {path}*",
-    )
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return error(
+                f"{file} may not be written by user {scene.user}.",
+                f"chown {scene.user} {path}* && chmod u+rw {path}*",
+            )
+    return None
 
 
 def _schema(path: Path, header: bytes) -> CheckResult:

@@ -6,7 +6,6 @@ import sqlite3
 import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.check_result import CheckResult, error, ok, warning
@@ -25,17 +24,12 @@ def check_settings(scene: Scene) -> CheckResult:
             "Correct or remove each; docs/settings.md says what each may be. The checks below go by the "
             "default of each that is wrong.",
         )
-    if exposed := _exposed(scene, survey.read):
-        return warning(f"{exposed} holds tokens and may be read by everybody.", f"chmod o-rwx {exposed}")
+    for path in survey.read:
+        if str(path) == survey.origins.get("api_tokens") and path.stat().st_mode & 0o004:
+            return warning(f"{path} holds tokens and may be read by everybody.", f"chmod o-rwx {path}")
     absent = ", ".join(map(str, survey.absent))
     looked = f" (also looked for: {absent})" if absent and len(survey.read) < len(CONFIG_FILES) else ""
     return ok(f"{read}{looked}.")
-
-
-def _exposed(scene: Scene, files: tuple[Path, ...]) -> Path | None:
-    origin = scene.survey.origins.get("api_tokens", "")
-    holding = [path for path in files if str(path) == origin]
-    return next((path for path in holding if path.stat().st_mode & 0o004), None)
 
 
 _PYTHON = (3, 11)

@@ -28,7 +28,7 @@ _LAST_LINES = 3
 
 
 def try_building(scene: Scene, results: Sequence[CheckResult]) -> CheckResult:
-    """What came of it; not begun where the engine is known not to work."""
+    """The result of the build; it does not begin where the engine does not work."""
 
     def run(_: Scene) -> CheckResult:
         by_name = {result.name: result for result in results}
@@ -45,7 +45,7 @@ def _build(scene: Scene) -> CheckResult:
     began = monotonic()
     try:
         succeeded = _succeeds(scene, said)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, it is what was looked for
+    except Exception as failure:  # noqa: BLE001 - any failure is the result
         said.append(f"{type(failure).__name__}: {failure}")
         succeeded = False
     runtime = "the local runtime" if scene.is_local else "a container"
