@@ -54,7 +54,7 @@ def delete_with_files(
     No transaction is open while `remove` waits for a disk. When it raises, the jobs stay.
     """
     jobs = retention.doomed(request_hash, grace=grace, unexpired=unexpired)
-    if jobs.alone and not remove(lambda: retention.are_alone(jobs)):
+    if jobs.exclusive and not remove(lambda: retention.are_exclusive(jobs)):
         return False
     return retention.delete(jobs)
 

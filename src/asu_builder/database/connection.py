@@ -95,7 +95,7 @@ class Database:
         # its own cache of pages.
         self._idle_readers: list[sqlite3.Connection] = []
         self._opened: list[sqlite3.Connection] = []
-        self._opening = threading.Lock()
+        self._connecting = threading.Lock()
         self._writing = threading.Lock()
         self._verifying = threading.Lock()
         self._verifier: sqlite3.Connection | None = None
@@ -124,7 +124,7 @@ class Database:
         connection = sqlite3.connect(
             address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
-        with self._opening:
+        with self._connecting:
             self._opened.append(connection)
         _use_log(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -271,7 +271,7 @@ class Database:
             return [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
         finally:
             self._verifier.close()
-            with self._opening:
+            with self._connecting:
                 self._opened.remove(self._verifier)
 
     def stop_verifying(self) -> None:
@@ -287,7 +287,7 @@ class Database:
     def close(self) -> None:
         """Ends every connection; the database is folded back into one file."""
         self.stop_verifying()
-        with self._writing, self._opening:
+        with self._writing, self._connecting:
             for connection in self._opened:
                 connection.close()
             self._opened.clear()

@@ -135,7 +135,7 @@ class SqlJobQueue:
         span = f"{minutes:.0f} minutes" if minutes >= 2 else f"{minutes * 60:.0f} seconds"
         failure = BuildFailure(
             FailureReason.EXPIRED,
-            f"Error: Nobody has asked how this build is for {span} while it waited, so it was given up. "
+            f"Error: No client asked about this build for {span} while it waited, so it was given up. "
             "Ask for it again.",
         )
         with self._database.timed() as (connection, at):

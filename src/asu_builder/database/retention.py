@@ -113,7 +113,7 @@ class SqlRetention:
         ids = [job_id for job_id, goes in rows if goes]
         return DoomedJobs(request_hash, ids, len(ids) == len(rows))
 
-    def are_alone(self, jobs: DoomedJobs) -> bool:
+    def are_exclusive(self, jobs: DoomedJobs) -> bool:
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT id FROM build_jobs WHERE request_hash = ?", (jobs.request_hash,)

@@ -303,7 +303,7 @@ class DoomedJobs(Struct, frozen=True):
 
     request_hash: str
     ids: Sequence[int]
-    alone: bool
+    exclusive: bool
     """Whether no other job carries the hash, so that its images go with them."""
 
 
@@ -320,7 +320,7 @@ class RetentionRepository(Protocol):
         """The final jobs of this hash that expired `grace` ago, or all of them with `unexpired`."""
         ...
 
-    def are_alone(self, jobs: DoomedJobs) -> bool:
+    def are_exclusive(self, jobs: DoomedJobs) -> bool:
         """Whether still no other job carries their hash; asked while nothing can be published."""
         ...
 
