@@ -40,20 +40,11 @@ def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, t
     """The runtime that the settings name, and what the operator should be warned of."""
     if builds_locally(settings):
         return _local_runtime(settings)
-    return _podman_runtime(settings, installation), ()
-
-
-def _podman_runtime(settings: Settings, installation: str) -> Runtime:
     from asu_builder.engines.podman.runtime import PodmanRuntime
     from asu_builder.engines.podman.service import PodmanOptions
 
-    return PodmanRuntime(
-        PodmanOptions(
-            settings,
-            installation=installation,
-            proxies=_proxies(shares_network=False),
-        )
-    )
+    proxies = _proxies(shares_network=False)
+    return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies)), ()
 
 
 def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:

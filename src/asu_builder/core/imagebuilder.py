@@ -231,11 +231,8 @@ class ImageBuilder:
                     arguments, output=output, environment=environment, on_output=self._on_output
                 )
             finally:
-                self._remember()
-
-    def _remember(self) -> None:
-        self.stdout = self._read(self._latest, "stdout", SHOWN_OUTPUT_BYTES)
-        self.stderr = self._read(self._latest, "stderr", SHOWN_OUTPUT_BYTES)
+                self.stdout = self._read(name, "stdout", SHOWN_OUTPUT_BYTES)
+                self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)
 
     def _read(self, name: str, stream: str, limit: int) -> str:
         # By pattern, because a command that was cut off returned no result to name its files.

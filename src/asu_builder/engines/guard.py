@@ -131,14 +131,11 @@ class Guard:
             if failure := self._look():
                 # Before the kill, so that the thread that the kill wakes finds the reason.
                 self._failure = failure
-                self._kill()
+                try:
+                    self._end()
+                except Exception:
+                    log.exception("the guard could not end a container")
                 return
-
-    def _kill(self) -> None:
-        try:
-            self._end()
-        except Exception:
-            log.exception("the guard could not end a container")
 
     def _look(self) -> AsuError | None:
         if self._stop.is_set():

@@ -72,14 +72,12 @@ def written(given: object) -> str:
             text = repr(given)
         case Mapping():
             text = "a mapping of " + ", ".join(map(str, given)) if given else "an empty mapping"
+        case list() | tuple():
+            text = f"[{', '.join(map(written, given))}]"
         case _:
-            text = _plain(given)
+            text = str(given)
     text = _USER.sub(r"\1…@", text)
     return text if len(text) <= _LONGEST_GIVEN else text[: _LONGEST_GIVEN - 1] + "…"
-
-
-def _plain(given: Any) -> str:
-    return f"[{', '.join(map(written, given))}]" if isinstance(given, list | tuple) else str(given)
 
 
 _LEAST = {

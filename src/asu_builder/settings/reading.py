@@ -98,7 +98,7 @@ def read_text(name: str, kind: Any, text: str) -> Any:
     """
     if kind == tuple[str, ...]:
         return text.replace(",", " ").split()
-    if _is_nested(kind):
+    if any(map(is_typeddict, get_args(kind))):  # mappings are in it
         import json  # only where such a variable is set
 
         try:
@@ -126,7 +126,7 @@ def _convert(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _convert_mapping(name, get_args(kind)[1], value, wrong)
     try:
-        return _convert_one(kind, value)
+        return _choose(get_args(kind), value) if origin is Literal else _READERS[kind](value)
     except ValueError as error:
         wrong.append(expectation(name, str(error), value))
         return _MISSING
@@ -176,13 +176,6 @@ def _convert_fields(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any
     return {
         key: _convert(f"{name}.{key}", hint, value[key], wrong) for key, hint in hints.items() if key in value
     }
-
-
-def _convert_one(kind: Any, value: Any) -> Any:
-    """Raises `ValueError` that says what is possible."""
-    if get_origin(kind) is Literal:
-        return _choose(get_args(kind), value)
-    return _READERS[kind](value)
 
 
 def _path(value: Any) -> Path:
@@ -253,11 +246,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"expected each name once, but {twice} is there twice")
     return found
-
-
-def _is_nested(kind: Any) -> bool:
-    """Whether mappings are in it."""
-    return any(map(is_typeddict, get_args(kind)))
 
 
 _FOR_CLIENTS = ("ASU_BUILDER_SERVER", "ASU_BUILDER_TOKEN")

@@ -236,15 +236,10 @@ class PodmanRuntime:
             "cpu_quota": int(limits.cpus * _CPU_PERIOD),
             "pids_limit": limits.processes,
             "ulimits": _ulimits(limits),
-            **_networking(network),
+            # Rootless containers are on no bridge unless that is said, and then refuse a network's name.
+            "network_mode": "none" if network == "none" else "bridge",
+            **({} if network == "none" else {"networks": {network: {}}}),
         }
-
-
-def _networking(network: str) -> Mapping[str, Any]:
-    if network == "none":
-        return {"network_mode": "none"}
-    # Rootless containers are on no bridge unless that is said, and then refuse a network's name.
-    return {"network_mode": "bridge", "networks": {network: {}}}
 
 
 def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
