@@ -20,7 +20,7 @@ _BUILDS = {"manifest", "image", "clean", "package_depends", "package_whatdepends
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _lock_directory(directory: Path) -> Iterator[None]:
     """Hold the directory.
 
     Two real makes would corrupt each other's root file system; here the second one fails.
@@ -47,7 +47,7 @@ def main() -> int:
     goal = sys.argv[1]
     try:
         if goal in _BUILDS:
-            with _alone(directory):
+            with _lock_directory(directory):
                 goals.run(goal)
         else:
             goals.run(goal)
