@@ -202,7 +202,7 @@ function listen(open) {
 }
 
 function openSocket(take, over) {
-  const there = adaddButtons();
+  const there = address();
   there.protocol = there.protocol.replace("http", "ws");
   const socket = new WebSocket(there);
   socket.addEventListener("message", take);
