@@ -36,7 +36,7 @@ _PAGES = (
     ("Queue, for an operator", "/queue", _SECRET),
     ("Queue, live part, for an operator", "/queue?fragment=1", _SECRET),
     ("Queue, for an operator, jobs that wait", "/queue?state=pending", _SECRET),
-    ("Queue, for an operator, a device that nobody asked for", "/queue?profile=nothing", _SECRET),
+    ("Queue, for an operator, a device without requests", "/queue?profile=nothing", _SECRET),
     ("Statistics, 7 days", "/statistics?days=7", ""),
     ("Statistics, 90 days", "/statistics?days=90", ""),
     ("Configuration", "/configuration", _SECRET),

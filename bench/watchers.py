@@ -65,12 +65,12 @@ def _compare(world: World, pairs: int) -> Iterator[Figure]:
     ratios = [many / none for many, none in zip(watched.seconds, alone.seconds, strict=True)]
     # What watchers have once taken is not all given back, so only the time before them is without.
     more = (max(watched.memory) - alone.memory[0]) / 1e6
-    yield Figure("a build that nobody watches", "s", alone.seconds)
+    yield Figure("a build without watchers", "s", alone.seconds)
     yield Figure(f"a build with {WATCHERS} watchers", "s", watched.seconds)
     yield Figure(f"build time, {WATCHERS} watchers beside none", "×", ratios, _TIMES)
-    yield Figure("CPU of the service and a build that nobody watches", "s", alone.cpu)
+    yield Figure("CPU of the service and a build without watchers", "s", alone.cpu)
     yield Figure(f"CPU of the service and a build with {WATCHERS} watchers", "s", watched.cpu)
-    yield Figure("memory before anybody watched, at most", "MB", [alone.memory[0] / 1e6])
+    yield Figure("memory without watchers, at most", "MB", [alone.memory[0] / 1e6])
     yield Figure(f"memory that {WATCHERS} watchers add, at most", "MB", [more], _MEMORY_MB)
     yield Figure("lines of a build", "", [_lines(world)])
     yield Figure("watchers that did not hear the end", "", [sum(watched.cut_off)], 0)

@@ -321,7 +321,7 @@ def test_acts_are_kept_for_every_process_newest_first(operations: Operations, se
     acts = [AuditEntry(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
     acts.append(AuditEntry(NOON - DAY, "bob", "pause"))
     for act in acts:
-        at_time(operations, act.at).record(act.who, act.act, act.subject)
+        at_time(operations, act.at).record(act.operator, act.act, act.subject)
     assert list(SqlOperations(second).acts(100)) == acts[::-1]
     assert list(operations.acts(2)) == acts[:2:-1]
 

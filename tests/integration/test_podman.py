@@ -765,7 +765,7 @@ def test_a_socket_that_nobody_listens_on_is_told(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     result = PodmanRuntime(PodmanOptions(Settings(container_socket_path=str(path)))).check()
-    assert result.status == "error" and "Nobody listens" in result.sentence
+    assert result.status == "error" and "No service listens" in result.sentence
 
 
 def test_an_engine_that_hangs_is_down_and_not_waited_for(tmp_path: Path) -> None:

@@ -62,10 +62,10 @@ def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
             raise SettingsProblem(
                 f"allow_unsandboxed: {fault}, so builds would run without a sandbox. "
                 "Install bubblewrap or use Podman; set allow_unsandboxed to true only on a machine that "
-                "nobody else can reach"
+                "no one else can reach"
             )
         warnings = (
-            "Builds run WITHOUT A SANDBOX: whoever may submit a request may run code on this machine.",
+            "Builds run WITHOUT A SANDBOX: anyone who may submit a request may run code on this machine.",
         )
     scratch = settings.database_path.parent / "builds"
     proxies = _proxies(shares_network=True)

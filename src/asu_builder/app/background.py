@@ -81,7 +81,7 @@ def _check_workers(adapters: Adapters) -> CheckResult:
     if pause is None:
         return CheckResult("ok", "Workers take jobs.")
     since = pause.since.isoformat(timespec="seconds")
-    return CheckResult("warning", f"The workers are paused since {since} by {pause.who}; jobs wait.")
+    return CheckResult("warning", f"The workers are paused since {since} by {pause.operator}; jobs wait.")
 
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:

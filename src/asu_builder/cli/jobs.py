@@ -137,7 +137,7 @@ def acts_command(limit: int, server: str, token: str) -> None:
     """Shows what operators did, newest first."""
     with _admin(server, token) as admin:
         for act in admin.acts(limit):
-            line = f"{_to_the_second(act['at'])}  {act['who']}  {act['act']}  {act['subject']}"
+            line = f"{_to_the_second(act['at'])}  {act['operator']}  {act['act']}  {act['subject']}"
             click.echo(printable(line.rstrip()))
 
 

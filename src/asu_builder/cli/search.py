@@ -16,7 +16,7 @@ from asu_builder.domain.errors import RequestRejected, Unavailable
 from asu_builder.domain.release import MAIN
 
 _SECONDS_FOR_TARGETS = 10.0
-_Answer = TypeVar("_Answer")
+_Found = TypeVar("_Found")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 _limit_option = click.option(
     "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many at most."
@@ -91,7 +91,7 @@ def packages_command(
     _print_found(found, "packages", ("name", "version"), as_json=as_json)
 
 
-def _ask(question: Callable[[], _Answer]) -> _Answer:
+def _ask(question: Callable[[], _Found]) -> _Found:
     return retry(question, seconds=DEFAULT_SECONDS, note=partial(click.echo, err=True))
 
 

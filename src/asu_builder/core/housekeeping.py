@@ -96,7 +96,7 @@ class Housekeeping:
         self._count_failed(self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl))
 
     def tidy(self) -> None:
-        """Sweeps what nobody holds, forgets what is past its time, and makes room; twice a minute."""
+        """Sweeps what no process holds, deletes what has expired, and makes room; twice a minute."""
         # A store or an engine that is down is health's to tell, once; there is nothing to sweep in it now.
         with contextlib.suppress(Unavailable):
             self._store.require_root()

@@ -94,7 +94,7 @@ def _grouped(live: Sequence[LiveJobs], name: Callable[[LiveJobs], str]) -> tuple
 
 
 class Operator:
-    """Acts for the operator `who`; the HTTP layer and the command line ask for a right first."""
+    """Acts for the operator `operator`; the HTTP layer and the command line ask for a right first."""
 
     def __init__(
         self,
@@ -125,16 +125,16 @@ class Operator:
         """What operators did, newest first."""
         return self._operations.acts(limit)
 
-    def cancel(self, request_hash: str, *, who: str) -> None:
+    def cancel(self, request_hash: str, *, operator: str) -> None:
         """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
         job = self._queue.find(request_hash)
         if job is None:
             raise BuildNotFound("There is no job under this hash.")
         if job.state in FINAL_STATES:
             raise Conflict(f"The build has ended before: it is {job.state}.")
-        self._cancellation.cancel(job, who=who)
+        self._cancellation.cancel(job, operator=operator)
 
-    def requeue(self, request_hash: str, *, who: str) -> None:
+    def requeue(self, request_hash: str, *, operator: str) -> None:
         """Builds once more what has ended, or gives a running build back to the queue.
 
         Raises `BuildNotFound`, or `Conflict` when it waits already.
@@ -150,13 +150,13 @@ class Operator:
             job = self._operations.requeue(request_hash)
             if job is None:
                 raise BuildNotFound(
-                    "Nobody has asked for this, or only digests of its script and keys are left; "
-                    "whoever wants it must ask again."
+                    "There is no such request, or only digests of its script and keys are left: "
+                    "it has to be submitted again."
                 )
             self._statistics.record("request", job.request, client=job.client)
-        self._note(who, "requeue", request_hash)
+        self._note(operator, "requeue", request_hash)
 
-    def purge(self, request_hash: str, *, who: str) -> None:
+    def purge(self, request_hash: str, *, operator: str) -> None:
         """Forgets a result or a failure now, with its images; the next request starts a new build.
 
         Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
@@ -176,21 +176,21 @@ class Operator:
                 "Somebody is downloading from it. It answers no more; its images go with the next tidying."
             ) from error
         finally:
-            self._note(who, "purge", request_hash)
+            self._note(operator, "purge", request_hash)
 
-    def pause(self, *, who: str) -> None:
+    def pause(self, *, operator: str) -> None:
         """No worker of any process claims a job from now on; what is being built goes on."""
-        self._operations.pause(who)
-        self._note(who, "pause")
+        self._operations.pause(operator)
+        self._note(operator, "pause")
 
-    def resume(self, *, who: str) -> None:
+    def resume(self, *, operator: str) -> None:
         """Workers claim again."""
         self._operations.resume()
-        self._note(who, "resume")
+        self._note(operator, "resume")
 
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""
         return self._operations.paused()
 
-    def _note(self, who: str, act: str, subject: str = "") -> None:
-        self._operations.record(who, act, subject)
+    def _note(self, operator: str, act: str, subject: str = "") -> None:
+        self._operations.record(operator, act, subject)

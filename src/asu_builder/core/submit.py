@@ -125,8 +125,8 @@ class Cancellation:
         self._settings = settings
         self.stop_lost_builds = stop_lost_builds
 
-    def cancel(self, job: Job, *, who: str = "", cancel_digest: str | None = None) -> None:
-        """Ends the job, for the operator `who`, or for the caller with the secret of `cancel_digest`.
+    def cancel(self, job: Job, *, operator: str = "", cancel_digest: str | None = None) -> None:
+        """Ends the job, for the operator `operator`, or for the caller with the secret of `cancel_digest`.
 
         Raises `NotAllowed`, or `Conflict` when the build has ended or others have asked for it since.
         """
@@ -146,10 +146,10 @@ class Cancellation:
         self.stop_lost_builds()
         self._statistics.record("cancelled", job.request, client=job.client)
         if cancel_digest is None:
-            self._operations.record(who, "cancel", job.request_hash)
+            self._operations.record(operator, "cancel", job.request_hash)
 
 
-NOBODY = Caller("")
+NO_CALLER = Caller("")
 _RETRY_AFTER_NO_ROOM = 300
 
 
@@ -158,7 +158,7 @@ class Ask(Struct, frozen=True):
 
     request: BuildRequest
     client: str = ""
-    caller: Caller = NOBODY
+    caller: Caller = NO_CALLER
     reading: Reading | None = None
     """Notes which documents of upstream are lacking; without one they are waited for here."""
 
@@ -346,7 +346,7 @@ class Builds:
         if job is None:
             raise BuildNotFound("could not find provided request hash")
         digest = None if caller.may(Right.OPERATE) else digest_of(cancel_token)
-        self._cancellation.cancel(job, who=caller.name, cancel_digest=digest)
+        self._cancellation.cancel(job, operator=caller.name, cancel_digest=digest)
         return self.look(name)
 
     def pending(self) -> int:

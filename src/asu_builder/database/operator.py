@@ -127,12 +127,12 @@ class SqlOperations:
         self._database.wakeups.notify(cursor.rowcount)
         return cursor.rowcount == 1
 
-    def pause(self, who: str) -> None:
+    def pause(self, operator: str) -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO worker_pause (since, operator) SELECT ?, ?"
                 " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
-                (self._database.now(), who),
+                (self._database.now(), operator),
             )
 
     def resume(self) -> None:
@@ -155,11 +155,11 @@ class SqlOperations:
         }
         return QueueLoad(waiting, building)
 
-    def record(self, who: str, act: str, subject: str = "") -> None:
+    def record(self, operator: str, act: str, subject: str = "") -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO audit_log (at, operator, action, subject) VALUES (?, ?, ?, ?)",
-                (self._database.now(), who, act, subject),
+                (self._database.now(), operator, act, subject),
             )
 
     def acts(self, limit: int) -> Sequence[AuditEntry]:

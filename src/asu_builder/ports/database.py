@@ -214,7 +214,7 @@ class AuditEntry(Struct, frozen=True):
     """One act of an operator: who did what to what, and when."""
 
     at: datetime
-    who: str
+    operator: str
     act: str
     subject: str = ""
 
@@ -223,7 +223,7 @@ class Pause(Struct, frozen=True):
     """The workers claim nothing; builds that run go on."""
 
     since: datetime
-    who: str
+    operator: str
 
 
 class Waiting(Struct, frozen=True):
@@ -273,7 +273,7 @@ class Operations(Protocol):
         """Returns a building job to the queue, uncounted; its build is stopped. False when it is not."""
         ...
 
-    def pause(self, who: str) -> None:
+    def pause(self, operator: str) -> None:
         """From now on no worker of any process claims a job."""
         ...
 
@@ -289,7 +289,7 @@ class Operations(Protocol):
         """The queue at a glance; costs the same however many jobs have ended."""
         ...
 
-    def record(self, who: str, act: str, subject: str = "") -> None:
+    def record(self, operator: str, act: str, subject: str = "") -> None:
         """Writes an act down; durable when this returns."""
         ...
 

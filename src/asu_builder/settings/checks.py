@@ -228,9 +228,7 @@ def _tokens(tokens: Any) -> Iterator[Wrong]:
             "the SHA-256 of the token as 64 hexadecimal digits; `asu-builder token NAME` prints it",
             digest,
         )
-        yield from _unless(
-            digest not in digests, f"{entry}.digest", "a token of its own for each name", digest
-        )
+        yield from _unless(digest not in digests, f"{entry}.digest", "another token for each name", digest)
         names.add(name)
         digests.add(digest)
 

@@ -452,7 +452,7 @@ def test_a_build_for_which_others_wait_is_cancelled_by_an_operator_alone(house: 
     assert house.operations.acts(9) == []
     assert house.builds.cancel(name, caller=OPERATOR, cancel_token="").job.state is JobState.CANCELLED
     (act,) = house.operations.acts(9)
-    assert (act.who, act.act, act.subject) == ("alice", "cancel", name)
+    assert (act.operator, act.act, act.subject) == ("alice", "cancel", name)
 
 
 def test_what_has_ended_is_not_cancelled(house: House) -> None:

@@ -54,13 +54,13 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
 
     (tmp_path / "store").rename(tmp_path / "disk")
     with pytest.raises(Unavailable, match="is its disk mounted"):
-        operator.purge(submission.request_hash, who="alice")
+        operator.purge(submission.request_hash, operator="alice")
     assert queue.find(submission.request_hash) is None, "it answers no more"
     assert list(retention.expired()) == [submission.request_hash], "its turn comes"
     assert [act.act for act in operator.acts(9)] == ["purge"]
 
     (tmp_path / "disk").rename(tmp_path / "store")
-    operator.purge(submission.request_hash, who="alice")
+    operator.purge(submission.request_hash, operator="alice")
     assert not store.holds(submission.request_hash)
 
 
@@ -82,7 +82,7 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
     database.wakeups.notify_all = (  # type: ignore[method-assign]
         lambda: woken.append("all" if operations.paused() is None else "too early")
     )
-    operator.pause(who="alice")
+    operator.pause(operator="alice")
     assert woken == []
-    operator.resume(who="alice")
+    operator.resume(operator="alice")
     assert woken == ["all"]

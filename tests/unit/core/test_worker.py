@@ -452,7 +452,7 @@ def test_a_cancel_in_this_process_stops_the_build_without_the_next_poll(shop: Sh
         statistics=shop.statistics,
         settings=Settings(),
         stop_lost_builds=shop.workers.stop_lost_builds,
-    ).cancel(job, who="alice")
+    ).cancel(job, operator="alice")
     thread.join(60)
     assert stopped.is_set()
     assert shop.state(job) is JobState.CANCELLED

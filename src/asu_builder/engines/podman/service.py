@@ -180,9 +180,9 @@ def _sentence(error: BaseException, socket: Path | None) -> str:
 _SILENT = "Podman did not answer in time; look at its service, and restart it if it hangs."
 _SENTENCES: Mapping[type[BaseException], str] = {
     PermissionError: "Podman's socket may not be used by this user. Let the user that runs this server into "
-    "the group of the socket and of its directory, or give it a Podman of its own.",
+    "the group of the socket and of its directory, or give it its own Podman.",
     FileNotFoundError: "Podman's socket is gone. {start}.",
-    ConnectionRefusedError: "Nobody listens on Podman's socket. {start}.",
+    ConnectionRefusedError: "No service listens on Podman's socket. {start}.",
     TimeoutError: _SILENT,
     # A socket whose queue of callers is full: the service accepts none of them.
     BlockingIOError: _SILENT,

@@ -24,8 +24,8 @@ _UNDISTURBED_SECONDS = 1.0
 _REST = 10
 """How many times as long as a measurement takes lie between the beginnings of two.
 
-Podman walks the whole image for it, half a second of computing for 60,000 files, and lets nobody
-else at the container meanwhile.
+Podman walks the whole image for it, half a second of computing for 60,000 files, and locks
+the container for all others meanwhile.
 """
 
 

@@ -63,14 +63,14 @@ class WorkersDocument(msgspec.Struct):
 
     paused: Annotated[bool, says("Whether no worker claims a job", False)]
     since: Annotated[datetime | None, says("Since when", A_TIME, None)] = None
-    who: Annotated[str | None, says("Who has paused them", "alice", None)] = None
+    operator: Annotated[str | None, says("Who has paused them", "alice", None)] = None
 
 
 class ActDocument(msgspec.Struct):
     """One act of an operator."""
 
     at: Annotated[datetime, says("When, UTC", A_TIME, format="date-time")]
-    who: Annotated[str, says("The token's name, or cli and the user's", "alice")]
+    operator: Annotated[str, says("The token's name, or cli and the user's", "alice")]
     act: Annotated[str, says("What was done", "cancel")]
     subject: Annotated[str, says("To what: a request hash, or nothing", A_HASH)]
 
@@ -127,14 +127,14 @@ class OperatorActs:
         if not is_request_hash(request_hash):
             raise BuildNotFound("There is no job under this hash.")
         try:
-            await self._threads.run(lambda: self._on_jobs[act](request_hash, who=caller.name))
+            await self._threads.run(lambda: self._on_jobs[act](request_hash, operator=caller.name))
         finally:
             self._forget(request_hash)
 
     async def on_workers(self, caller: Caller, act: str) -> None:
         """`pause` or `resume` the workers of every process."""
         caller.require(Right.OPERATE)
-        await self._threads.run(lambda: self._on_workers[act](who=caller.name))
+        await self._threads.run(lambda: self._on_workers[act](operator=caller.name))
 
 
 _JOBS = (100, 1000)
@@ -228,7 +228,7 @@ class OperatorEndpoints:
             self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
         )
         return respond(
-            render_json(ActList([ActDocument(act.at, act.who, act.act, act.subject) for act in found]))
+            render_json(ActList([ActDocument(act.at, act.operator, act.act, act.subject) for act in found]))
         )
 
     @operation("/api/v1/configuration", answers={200: ("The settings", ConfigurationDocument), **_REFUSED})
@@ -241,7 +241,7 @@ class OperatorEndpoints:
         pause = await self._threads.run(self._operator.paused)
         if pause is None:
             return respond(render_json(WorkersDocument(paused=False)))
-        return respond(render_json(WorkersDocument(True, pause.since, pause.who)))
+        return respond(render_json(WorkersDocument(True, pause.since, pause.operator)))
 
     async def _act(self, request: Request, act: str, done: str) -> Response:
         await self._acts.on_job(self._callers.of(request.scope), act, request.path_params["request_hash"])

@@ -343,10 +343,10 @@ def _what(fields: Fields) -> str:
 
 def _refusal(error: AsuError) -> _Refusal:
     """An error as the form shows it. Raises internal errors."""
-    told = answer_error(error)
-    if told.status == 500:
+    answer = answer_error(error)
+    if answer.status == 500:
         raise error
-    return _Refusal(error.public, field_of(error), told.status, told.headers)
+    return _Refusal(error.public, field_of(error), answer.status, answer.headers)
 
 
 def order_versions(

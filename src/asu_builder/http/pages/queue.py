@@ -61,12 +61,12 @@ class QueuePage:
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The page; with `fragment` only its live part. Raises `RequestRejected`."""
-        alone = "fragment" in request.query_params
-        if alone and not caller.may(Right.READ):
+        fragment_only = "fragment" in request.query_params
+        if fragment_only and not caller.may(Right.READ):
             # Counted once a second for all who watch.
             return self._rendering.answer(await self._fragments.get("live", self._anonymous_part))
         values = await self._parts.threads.run(self._values, request, caller)
-        if alone:
+        if fragment_only:
             return self._rendering.page("queue_live.html", request, caller=caller, **values)
         done = DONE.get(request.query_params.get("done", ""))
         return self._rendering.page("queue.html", request, caller=caller, done=done, **values)

@@ -90,7 +90,7 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     [
         (_caused(APIError("x"), PermissionError(13, "denied")), "may not be used by this user"),
         (_caused(APIError("x"), FileNotFoundError(2, "gone")), "is gone"),
-        (_caused(APIError("x"), ConnectionRefusedError(111, "refused")), "Nobody listens"),
+        (_caused(APIError("x"), ConnectionRefusedError(111, "refused")), "No service listens"),
         (_caused(APIError("x"), TimeoutError()), "did not answer in time"),
         (requests.exceptions.ReadTimeout("slow"), "Podman failed: slow"),
         (ConnectionResetError(104, "reset"), "went away"),

@@ -109,7 +109,7 @@ def test_builds_that_run_and_a_pause_are_told(client: AsgiClient, scene: Scene) 
     assert scene.queue.claim("w/1", lease_for=HOUR)
     assert scraped(client)[key("building_jobs")] == 1
     assert scraped(client)[key("workers_paused")] == 0
-    scene.operator().pause(who="alice")
+    scene.operator().pause(operator="alice")
     samples = scraped(client)
     assert samples[key("workers_paused")] == 1
     assert samples[key("workers")] == 4

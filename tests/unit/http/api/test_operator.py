@@ -125,11 +125,11 @@ def test_workers_are_paused_and_resumed_and_every_act_is_written_down(
     client: AsgiClient, scene: Scene
 ) -> None:
     submit(scene)
-    assert ask(client, "GET", "/api/v1/workers").json == {"paused": False, "since": None, "who": None}
+    assert ask(client, "GET", "/api/v1/workers").json == {"paused": False, "since": None, "operator": None}
     paused = ask(client, "POST", "/api/v1/workers/pause").json
-    assert (paused["paused"], paused["who"]) == (True, "alice")
+    assert (paused["paused"], paused["operator"]) == (True, "alice")
     assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is None
     assert ask(client, "POST", "/api/v1/workers/resume").json["paused"] is False
     assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is not None
     acts = ask(client, "GET", "/api/v1/acts").json["acts"]
-    assert [(act["who"], act["act"]) for act in acts] == [("alice", "resume"), ("alice", "pause")]
+    assert [(act["operator"], act["act"]) for act in acts] == [("alice", "resume"), ("alice", "pause")]

@@ -84,7 +84,7 @@ def test_nobody_without_the_right_sees_a_job_a_hash_or_an_caller(
 ) -> None:
     secrets = "correct-horse"
     jobs = [submit(scene, "a", defaults=secrets), submit(scene, secrets, caller="someone-known")]
-    scene.operator().pause(who="olga")
+    scene.operator().pause(operator="olga")
     page = client.get(address, headers).body.decode()
     assert ">2<" in page
     for hidden in (*(job.request_hash for job in jobs), secrets, "someone-known", "192.0.2.1", "acme_widget"):
@@ -101,7 +101,7 @@ def test_why_nothing_is_built_stands_in_a_sentence(client: AsgiClient, scene: Sc
     assert "Builds wait for the engine. Podman does not answer." in text(client.get("/queue", READER))
     assert "Builds wait for the engine. The container engine does not work now" in text(client.get("/queue"))
     scene.health._note("engine", CheckResult("ok", "Fine."))
-    scene.operator().pause(who="olga")
+    scene.operator().pause(operator="olga")
     assert "The operator has paused the workers." in text(client.get("/queue"))
 
 
