@@ -49,6 +49,8 @@ class Application(Struct, frozen=True):
     """Ends the answers that would last, on the event loop."""
     door: Door
     """What the server lets in."""
+    begin: Callable[[], None]
+    """Starts workers and background work, where `app` does not."""
     workers: Workers
     health: Health
     catalog: Catalog
@@ -62,11 +64,13 @@ def assemble(
     origins: Mapping[str, str] | None = None,
     rounds: Rounds | None = None,
     own_tokens: Sequence[Token] = (),
+    only_answers: bool = False,
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
     `watch` may wrap the runtime; `origins` says where settings were chosen, `rounds` how often
-    background work comes; `own_tokens` are known beside those of the settings.
+    background work comes; `own_tokens` are known beside those of the settings. With `only_answers` the
+    lifespan of `app` starts neither workers nor background work.
     """
     counts = EventCounts()
     adapters = open_adapters(settings, now, note=counts.note, watch=watch)
@@ -114,7 +118,7 @@ def assemble(
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
-        start=lifecycle.start,
+        start=(lambda: None) if only_answers else lifecycle.start,
         stop=lifecycle.stop,
         version=__version__,
     )
@@ -127,6 +131,7 @@ def assemble(
         partial(workers.drain, settings.shutdown_grace),
         app.end_streams,
         door,
+        begin=lifecycle.start,
         workers=workers,
         health=health,
         catalog=catalog,

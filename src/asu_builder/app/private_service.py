@@ -39,7 +39,8 @@ class PrivateService(Struct, frozen=True):
 def private_service(settings: Settings) -> Iterator[PrivateService]:
     """Serves until the block ends; a service may run beside it, and keeps its worker's name.
 
-    The worker takes no job until `application.workers.only` names one. Rate limits do not hold for the
+    It only answers until `application.begin` is called, so that looking at a queue changes nothing in it;
+    the worker takes no job until `application.workers.only` names one. Rate limits do not hold for the
     user. Raises `SettingsProblem` or `Unavailable`.
     """
     secret, digest = new_token()
@@ -51,7 +52,7 @@ def private_service(settings: Settings) -> Iterator[PrivateService]:
         shutdown_grace=timedelta(0),
     )
     user = Token(f"cli:{getpass.getuser()}", digest, frozenset({Right.OPERATE}))
-    application = assemble(settings, own_tokens=[user])
+    application = assemble(settings, own_tokens=[user], only_answers=True)
     application.workers.only = _NO_JOB
     temporary = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"
     with tempfile.TemporaryDirectory(prefix="asu-builder-", dir=temporary) as folder:

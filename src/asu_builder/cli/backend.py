@@ -148,6 +148,7 @@ class LocalBuilds(ServerBuilds):
         if parts["workers"].status != "ok":
             sentence = parts["workers"].sentence
             raise Unavailable(f"{sentence} `asu-builder jobs resume` lets them go on.")
+        self._application.begin()
         workers.build_only(ServerOperator(self.server).show(request_hash)["id"])
 
     def cancel(self, request_hash: str, cancel_token: str) -> None:
