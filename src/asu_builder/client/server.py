@@ -288,6 +288,9 @@ class ServerOffers:
         return self._server.fetch("GET", f"/api/v1/{what}?{urlencode(asked)}").document
 
 
+_NO_JOB = "There is no job under this hash."
+
+
 class ServerOperator:
     """Everything raises what the server refuses with, in our words."""
 
@@ -309,16 +312,20 @@ class ServerOperator:
         return whole_hash(given, begin_so)
 
     def show(self, request_hash: str) -> Any:
-        """The newest job of a hash and what a poll of it answers. Raises `BuildNotFound`."""
+        """The newest job of a hash with its `request`, and its poll as `build`. Raises `BuildNotFound`."""
         found = self.jobs(JobFilter(request_hash=request_hash, limit=1))
         if not found:
-            raise BuildNotFound("There is no job under this hash.")
+            raise BuildNotFound(_NO_JOB)
         build = self._server.ask("GET", f"/api/v1/build/{request_hash}").document
-        return {**found[0], "build": build}
+        return {**found[0], "request": build.pop("request", None), "build": build}
 
     def cancel(self, request_hash: str) -> None:
         """Ends the live job of this hash. Raises `BuildNotFound` or `Conflict`."""
-        self._server.fetch("DELETE", f"/api/v1/build/{request_hash}")
+        try:
+            self._server.fetch("DELETE", f"/api/v1/build/{request_hash}")
+        except BuildNotFound as error:
+            # The server says it in the words that old clients know.
+            raise BuildNotFound(_NO_JOB) from error
 
     def requeue(self, request_hash: str) -> None:
         """Builds once more what has ended, or gives a running build back to the queue."""
