@@ -161,6 +161,8 @@ class Window:
 
     def require_accessible(self, faults: Faults = Faults.ALL) -> None:
         """Fails with every serious or critical fault that axe finds in the page as it is now."""
+        # While a part is being fetched it is drawn faintly.
+        self.page.locator('[aria-busy="true"]').first.wait_for(state="detached")
         options = {"resultTypes": ["violations"], **_AXE[faults]}
         violations = Axe().run(self.page, options=options).response["violations"]
         found = [_fault(violation) for violation in violations if violation["impact"] in _SERIOUS]
