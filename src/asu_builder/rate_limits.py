@@ -39,7 +39,6 @@ class MemoryWindows:
         return len(self._times)
 
     def admit(self, key: str, rates: Sequence[Rate]) -> tuple[Rate, float] | None:
-        """See `RateWindows.admit`."""
         longest = max(rate.seconds for rate in rates)
         with self._lock:
             now = self._clock()
@@ -53,7 +52,10 @@ class MemoryWindows:
             if times:
                 self._times[key] = times
             self._drop_old(now - longest)
-        waits = [((times[-rate.amount] if rate.amount else now) + rate.seconds - now, rate) for rate in full]
+            # When the oldest of the times that fill a rate leaves its window.
+            waits = [
+                ((times[-rate.amount] if rate.amount else now) + rate.seconds - now, rate) for rate in full
+            ]
         if not waits:
             return None
         wait, rate = max(waits, key=lambda entry: entry[0])
