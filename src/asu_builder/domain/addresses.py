@@ -1,11 +1,12 @@
 """Addresses that requests and settings name, as comparable parts: what could be read in two ways is none."""
 
 import re
+from urllib.parse import SplitResult
 
 from msgspec import Struct
 
 MAX_LENGTH = 1024
-_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _SHAPE = re.compile(r"(https?)://([^/?#\\]{1,255})(/[A-Za-z0-9._~+,=@:%-]*(?:/[A-Za-z0-9._~+,=@:%-]*)*)?")
 _PLACE = re.compile(
     r"(?:([A-Za-z0-9._~+,=:%-]{1,128})@)?(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,9}))?"
@@ -44,7 +45,13 @@ def parse_address(text: str) -> Address | None:
         return None
     if not _is_host(host):
         return None
-    return Address(shape[1], host, int(port) if port else _PORTS[shape[1]], shape[3] or "", user)
+    return Address(shape[1], host, int(port) if port else DEFAULT_PORTS[shape[1]], shape[3] or "", user)
+
+
+def host_and_port(parts: SplitResult) -> tuple[str, int]:
+    """Where an address leads, the scheme's own port where it names none. Raises `ValueError`."""
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
+    return (parts.hostname or "").rstrip("."), port
 
 
 def _is_host(host: str) -> bool:

@@ -5,8 +5,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
+from asu_builder.domain.addresses import host_and_port
+
 _SCHEMES = ("http", "https", "all")
-_PORTS = {"http": 80, "https": 443}
 
 
 class Proxies(Struct, frozen=True):
@@ -23,10 +24,9 @@ class Proxies(Struct, frozen=True):
         """
         try:
             parts = urlsplit(url)
-            port = parts.port or _PORTS.get(parts.scheme, 0)
+            host, port = host_and_port(parts)
         except ValueError:
             return ""  # the request to that address fails with it
-        host = (parts.hostname or "").rstrip(".")
         proxy = self.addresses.get(parts.scheme) or self.addresses.get("all", "")
         if not proxy or not host or is_loopback(host):
             return ""

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from msgspec import Struct
 
+from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port
 from asu_builder.domain.breaker import Breaker
 from asu_builder.domain.errors import UpstreamUnavailable
 from asu_builder.domain.proxies import is_loopback
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 STATUSES = (301, 302, 303, 307, 308)
 MOST_HOPS = 3
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNKNOWN_SECONDS = 60.0
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -51,10 +51,10 @@ class Redirects:
         """The next address. Raises `RedirectRefused`."""
         try:
             before, after = urlsplit(address), urlsplit(urljoin(address, location))
-            places = _place(before), _place(after)
+            places = host_and_port(before), host_and_port(after)
         except ValueError:
             raise RedirectRefused(f"{address} leads to {location[:200]!r}, which is no address") from None
-        if after.scheme not in _DEFAULT_PORTS or (before.scheme == "https" and after.scheme == "http"):
+        if after.scheme not in DEFAULT_PORTS or (before.scheme == "https" and after.scheme == "http"):
             raise RedirectRefused(f"{address} leads to {after.scheme}://, which is not followed")
         if "@" in after.netloc or not (places[0] == places[1] or self._is_named(after)):
             raise RedirectRefused(
@@ -78,8 +78,8 @@ class Redirects:
         resolver knows. Where it knows none, as in networks that are left through a proxy only, the proxy
         alone can tell where the name leads; the operator has named that host. Raises `RedirectRefused`.
         """
-        host, port = _place(urlsplit(address))
-        if host == _place(self._own)[0]:
+        host, port = host_and_port(urlsplit(address))
+        if host == host_and_port(self._own)[0]:
             return
         if all(map(is_public, self._meant_by(host, port))) or self._is_private_itself():
             return
@@ -103,15 +103,15 @@ class Redirects:
 
     def _is_private_itself(self) -> bool:
         """Whether upstream is at an address that is not public; one that has no address here is not."""
-        host, port = _place(self._own)
+        host, port = host_and_port(self._own)
         return not all(map(is_public, self._meant_by(host, port)))
 
     def _is_named(self, after: SplitResult) -> bool:
-        host, port = _place(after)
-        own_host, own_port = _place(self._own)
+        host, port = host_and_port(after)
+        own_host, own_port = host_and_port(self._own)
         if host == own_host and (port == own_port or (own_port, port) == (80, 443)):
             return True
-        usual = port == _DEFAULT_PORTS[after.scheme]
+        usual = port == DEFAULT_PORTS[after.scheme]
         return f"{host}:{port}" in self._named or (usual and host in self._named)
 
 
@@ -128,12 +128,6 @@ def _written_address(host: str) -> str | None:
         return socket.inet_ntoa(socket.inet_aton(host))
     except (OSError, ValueError):
         return None
-
-
-def _place(parts: SplitResult) -> tuple[str, int]:
-    """Host and port. Raises `ValueError`."""
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    return (parts.hostname or "").rstrip("."), port
 
 
 def is_public(text: str) -> bool:
