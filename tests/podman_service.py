@@ -37,11 +37,16 @@ default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 """
 
 
+def service_folder() -> Path:
+    """A new folder for a service, its name as short as can be: Podman takes 50 bytes for its state's."""
+    return Path(tempfile.mkdtemp(prefix="p"))
+
+
 class PodmanService:
     """One `podman system service` on a temporary socket."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory` should have a short path: a socket's name may have 107 bytes."""
+        """`directory` is one of `service_folder`."""
         self.directory = directory
         self.socket = directory / "podman.sock"
         self.process: subprocess.Popen[bytes] | None = None
@@ -193,7 +198,7 @@ def _compile_scripts(world: Distribution) -> None:
 def podman_service(sample_world: Distribution) -> Iterator[PodmanService]:
     """A running service that holds the sample ImageBuilder (apk) and has started a container."""
     require_tool("podman")
-    service = PodmanService(Path(tempfile.mkdtemp(prefix="asu-")))
+    service = PodmanService(service_folder())
     try:
         start_with_images(service, sample_world, APK_VERSION)
         yield service

@@ -16,7 +16,7 @@ from chaos.engine import Engine, make_certificate, push_images, reference_of
 from chaos.ledger import Ledger
 from chaos.links import Link
 from chaos.servers import Servers
-from podman_service import APK_VERSION, OPKG_VERSION, start_with_images
+from podman_service import APK_VERSION, OPKG_VERSION, service_folder, start_with_images
 from registry import Registry
 
 VERSIONS = (APK_VERSION, OPKG_VERSION)
@@ -57,10 +57,9 @@ def open_world(*, job_timeout: int) -> Iterator[World]:
         distribution = write_distribution(place / "world")
         certificate = make_certificate(place)
         (place / "registry").mkdir()
-        (place / "e").mkdir()
         behind = stack.enter_context(Registry(place / "registry"))
         registry = stack.enter_context(Link(behind.port, certificate=str(certificate)))
-        engine = Engine(place / "e")
+        engine = Engine(service_folder())
         stack.callback(engine.remove)
         engine.trust(certificate)
         local = start_with_images(engine, distribution, *VERSIONS)

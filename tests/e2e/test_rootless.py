@@ -7,7 +7,6 @@ and its subordinate ids are in files that are mounted there.
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from e2e.conftest import podman_settings
 from e2e.service import Service
-from podman_service import APK_VERSION, PodmanService, start_with_images
+from podman_service import APK_VERSION, PodmanService, service_folder, start_with_images
 from tools import require_tool, tool_missing
 
 NUMBER = 47_110
@@ -70,7 +69,7 @@ def rootless(sample_world: Distribution) -> Iterator[RootlessPodman]:
     require_tool("podman-rootless", "podman", "unshare", "setpriv", "newuidmap", "slirp4netns")
     if os.getuid() != 0:
         tool_missing("podman-rootless", "only root may become another user")
-    service = RootlessPodman(Path(tempfile.mkdtemp(prefix="asu-")))
+    service = RootlessPodman(service_folder())
     try:
         start_with_images(service, sample_world, APK_VERSION)
         yield service

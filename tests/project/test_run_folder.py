@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from asu_sample.distribution import Distribution
 from factories import eventually
-from podman_service import APK_VERSION, PodmanService, start_with_images
+from podman_service import APK_VERSION, PodmanService, service_folder, start_with_images
 from run_folder import end_run, names_folder
 from tools import require_tool, tool_missing
 
@@ -106,10 +105,8 @@ def test_a_run_that_ends_by_itself_keeps_its_files_only_when_asked(tmp_path: Pat
 
 def test_containers_of_a_run_are_ended_with_it(sample_world: Distribution) -> None:
     require_tool("podman")
-    # Not tmp_path: Podman wants short names.
-    folder = Path(tempfile.mkdtemp())
-    service = PodmanService(folder / "p")
-    service.directory.mkdir(parents=True)
+    folder = service_folder()
+    service = PodmanService(folder)
     try:
         (reference,) = start_with_images(service, sample_world, APK_VERSION)
     except RuntimeError as error:
@@ -143,6 +140,12 @@ def test_containers_of_a_run_are_ended_with_it(sample_world: Distribution) -> No
     assert not any(_lives(pid) for pid in pids)
     assert not folder.exists()
     assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_podman_accepts_the_state_of_a_service_in_the_longest_folder_of_a_run() -> None:
+    largest_pid, ticks_of_twenty_years = (1 << 22) - 1, 20 * 365 * 86_400 * 100
+    run = f"/dev/shm/asu-65534/{largest_pid:x}.{ticks_of_twenty_years:x}"
+    assert len(f"{run}/{service_folder().name}/run") <= 50
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class UpstreamDocuments:
         document = self._find(path, parse)
         age = 0.0 if document is None else self._clock() - document.checked
         if document is None or age > _longest_stale(path, document):
-            document = self._first(path, parse, wait=wait)
+            document = self._first(path, parse, document, wait=wait)
         elif age > document.fresh_for:
             document = self._again(path, parse, document)
         self._note(path, document)
@@ -158,7 +158,7 @@ class UpstreamDocuments:
             return
         document = self._find(path, parse)
         if document is None and not reading.over and not reading.refusal() and self._asking.may_ask(path):
-            reading.await_first(self._asking.ask(path, parse).future)
+            reading.await_first(self._asking.ask(path, parse, instead_of=None).future)
 
     def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
         """The document as last seen, however old; None when it was never, or upstream has none."""
@@ -192,7 +192,8 @@ class UpstreamDocuments:
             else:
                 self._warm.rest(path, soon)
                 if self._asking.may_ask(path):
-                    self._asking.ask(path, parse)
+                    here = self._memory.known(self._address(path))
+                    self._asking.ask(path, parse, instead_of=here)
                 return
 
     def tidy(self) -> None:
@@ -241,7 +242,7 @@ class UpstreamDocuments:
         reading = current_reading()
         if (reading is not None and reading.refusal()) or not self._asking.may_ask(path):
             return old
-        fetch = self._asking.ask(path, parse)
+        fetch = self._asking.ask(path, parse, instead_of=old)
         # Counted from the first caller: a slow upstream makes each caller wait once, not every time.
         until = fetch.since + AGAIN_SECONDS
         if reading is None:
@@ -253,7 +254,7 @@ class UpstreamDocuments:
             reading.await_again(fetch.future)
         return old
 
-    def _first(self, path: str, parse: Parse[Any], *, wait: bool) -> Document:
+    def _first(self, path: str, parse: Parse[Any], old: Document | None, *, wait: bool) -> Document:
         """Raises `Unavailable`, unless it may wait here and the document comes."""
         reading = current_reading()
         if reading is not None and (refusal := reading.refusal()):
@@ -261,7 +262,7 @@ class UpstreamDocuments:
         failed_before = self._asking.failed_before(path)
         if (reading is not None and reading.over) or not self._asking.may_ask(path):
             raise self._asking.refusal(path)
-        fetch = self._asking.ask(path, parse)
+        fetch = self._asking.ask(path, parse, instead_of=old)
         if reading is None:
             with contextlib.suppress(TimeoutError):
                 fetch.future.result(timeout=FIRST_SECONDS if wait else BESIDE_SECONDS)

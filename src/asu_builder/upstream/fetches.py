@@ -164,6 +164,13 @@ class Fetch(Struct, frozen=True):
     since: float
     """When it was asked for (`time.monotonic`)."""
 
+    @classmethod
+    def ended(cls) -> "Fetch":
+        """One whose document is here."""
+        future: Future[None] = Future()
+        future.set_result(None)
+        return cls(future, time.monotonic())
+
 
 class _Late(Exception):
     """The fetch waited in the queue until no caller waited for it any more."""
@@ -217,7 +224,8 @@ class Asking:
         if not problem:
             return CheckResult("ok", "The download server has answered whenever it was asked of late.")
         if self._failed is not None and self.may_ask(self._failed[0]):
-            self.ask(*self._failed)
+            path, parse = self._failed
+            self.ask(path, parse, instead_of=self._memory.known(self._address(path)))
         return CheckResult("warning", f"{problem} Answers come from what was seen before.")
 
     def is_forbidden(self, path: str) -> bool:
@@ -235,12 +243,19 @@ class Asking:
                 return UpstreamUnavailable(breaker.sentence, retry_after=breaker.retry_after)
         return on_its_way(path)
 
-    def ask(self, path: str, parse: Parse) -> Fetch:
-        """Fetches a document behind, unless that is being done already."""
+    def ask(self, path: str, parse: Parse, *, instead_of: Document | None) -> Fetch:
+        """Fetches a document behind, unless that is being done already.
+
+        `instead_of` is the copy that the caller has looked at: where another one has come since, it
+        is not asked for once more.
+        """
         with self._lock:
             fetch = self._fetching.get(path)
             if fetch is not None:
                 return fetch
+            here = self._memory.known(self._address(path))
+            if here is not None and here is not instead_of:
+                return Fetch.ended()
             fetch = self._fetching[path] = Fetch(Future(), time.monotonic())
         reading = current_reading()
         self._fetches.start(reading.caller if reading else "", partial(self._fetch, path, parse))
@@ -286,8 +301,11 @@ class Asking:
             error.retry_after = breaker.retry_after
         self._failed = (path, parse)
 
+    def _address(self, path: str) -> str:
+        return f"{self._server.url}/{path}"
+
     def _read(self, path: str, parse: Parse) -> None:
-        address = f"{self._server.url}/{path}"
+        address = self._address(path)
         response = self._server.get(path, etag=self._memory.etag(address))
         if response.status == 304:
             self._memory.confirm(address)

@@ -53,11 +53,6 @@ def fetches() -> Iterator[Fetches]:
     opened.close()
 
 
-def threads() -> int:
-    """How many threads fetch."""
-    return sum(thread.name.startswith("upstream-") for thread in threading.enumerate())
-
-
 def test_one_caller_takes_half_of_all_places_and_others_find_one(fetches: Fetches, work: Work) -> None:
     for _ in range(20):
         fetches.start("greedy", work.call("greedy"))
@@ -100,13 +95,13 @@ def test_a_call_that_breaks_takes_no_place_along(fetches: Fetches, work: Work) -
 
 
 def test_threads_go_when_nothing_is_to_be_fetched(work: Work) -> None:
-    before = threads()
+    before = set(threading.enumerate())
     fetches = Fetches(most=MOST, idle_seconds=0.05)
     for _ in range(3):
         fetches.start("a", work.call("a"))
     assert eventually(lambda: work.running["a"] == 3)
     work.let_go(3)
-    assert eventually(lambda: threads() <= before)
+    assert eventually(lambda: set(threading.enumerate()) <= before)
     fetches.start("b", work.call("b"))
     assert eventually(lambda: work.running["b"] == 1), "and come again"
     fetches.close()

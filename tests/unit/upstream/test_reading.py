@@ -1,6 +1,7 @@
 """How documents of upstream are waited for: by a reading, which holds no thread, or in a thread."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
@@ -15,7 +16,10 @@ from asu_builder.domain.errors import TooManyRequests, Unavailable, UpstreamUnav
 from asu_builder.domain.release import parse_release
 from asu_builder.ports import Reading, read_whole
 from asu_builder.upstream.documents import FIRST_PAUSE, FRESH_FOR
+from asu_builder.upstream.fetches import Asking
+from asu_builder.upstream.memory import DocumentMemory
 from asu_builder.upstream.offer import HttpUpstream
+from asu_builder.upstream.server import UpstreamServer
 from factories import Clock, eventually
 from hanging_server import HangingServer
 from odd_server import odd_server
@@ -244,6 +248,20 @@ def test_a_name_that_would_lead_elsewhere_is_never_asked_for(
 ) -> None:
     assert upstream.target_profiles(RELEASE, target) is None
     assert not server.requests
+
+
+def test_a_copy_that_came_since_the_caller_looked_is_not_asked_for_again(
+    database: Database, clock: Clock, server: HangingServer
+) -> None:
+    memory = DocumentMemory(database, now=clock, clock=time.monotonic)
+    asking = Asking(UpstreamServer(server.url), memory, on_missing=lambda _: None, clock=time.monotonic)
+    path = LIST.removeprefix("/")
+    for _ in range(2):
+        # As a caller does that was held up between its look and its question.
+        asking.ask(path, json.loads, instead_of=None).future.result(60)
+    assert server.requests[LIST] == 1
+    asking.ask(path, json.loads, instead_of=memory.known(f"{server.url}/{path}")).future.result(60)
+    assert server.requests[LIST] == 2
 
 
 def test_what_nobody_reads_within_a_reading_is_waited_for_in_the_thread(
