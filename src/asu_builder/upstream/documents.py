@@ -192,8 +192,8 @@ class UpstreamDocuments:
             else:
                 self._warm.rest(path, soon)
                 if self._asking.may_ask(path):
-                    here = self._memory.known(self._address(path))
-                    self._asking.ask(path, parse, instead_of=here)
+                    current = self._memory.known(self._address(path))
+                    self._asking.ask(path, parse, instead_of=current)
                 return
 
     def tidy(self) -> None:

@@ -253,8 +253,8 @@ class Asking:
             fetch = self._fetching.get(path)
             if fetch is not None:
                 return fetch
-            here = self._memory.known(self._address(path))
-            if here is not None and here is not instead_of:
+            current = self._memory.known(self._address(path))
+            if current is not None and current is not instead_of:
                 return Fetch.ended()
             fetch = self._fetching[path] = Fetch(Future(), time.monotonic())
         reading = current_reading()
