@@ -30,7 +30,7 @@ PACE = 20
 """How many seconds of the queue pass in one of ours: leases lapse while the test runs."""
 LEASE = timedelta(seconds=2)
 KEEP = timedelta(seconds=1)
-PATIENCE = IdlePolicy(sinks_after=timedelta(seconds=1), expires_after=timedelta(seconds=3))
+PATIENCE = IdlePolicy(deprioritized_after=timedelta(seconds=1), expires_after=timedelta(seconds=3))
 
 
 @dataclass(frozen=True)

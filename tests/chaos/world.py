@@ -93,7 +93,7 @@ def _settings(place: Path, socket: Path, *, upstream_port: int, repository: str)
         "new_builds_limit": "",
         "disk_floor": f"{_FLOOR_MEBIBYTES}MiB",
         # The clock leaps by hours; nothing may pass its time by that.
-        "idle_sinks_after": "520w",
+        "idle_deprioritized_after": "520w",
         "idle_expires_after": "521w",
         "failure_ttl": "520w",
         "build_ttl": "520w",

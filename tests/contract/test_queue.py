@@ -470,10 +470,10 @@ def test_positions_are_those_in_which_jobs_are_claimed(queue: JobQueue) -> None:
     assert [positions[name] for name in waiting(queue)] == list(range(12))
 
 
-PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
+PATIENCE = IdlePolicy(deprioritized_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
-def test_a_job_that_nobody_polls_sinks_and_rises_when_somebody_does(queue: JobQueue) -> None:
+def test_a_job_that_no_client_polls_is_deprioritized_until_one_does(queue: JobQueue) -> None:
     first, second = submit(queue, "a"), submit(queue, "b")
     at_time(queue, NOON + 4 * MINUTE).touch([second.request_hash])
     assert list(at_time(queue, NOON + 6 * MINUTE).expire_abandoned(PATIENCE, failure_ttl=DAY)) == []

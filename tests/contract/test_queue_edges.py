@@ -17,7 +17,7 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=HOUR)
+PATIENCE = IdlePolicy(deprioritized_after=5 * MINUTE, expires_after=HOUR)
 
 
 def submit(queue: JobQueue, name: str = "vim", *, caller: str = "a", now: datetime = NOON) -> Job:

@@ -11,7 +11,7 @@ from factories import NOON, a_result, a_submission
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
-PATIENCE = IdlePolicy(sinks_after=5 * MINUTE, expires_after=60 * MINUTE)
+PATIENCE = IdlePolicy(deprioritized_after=5 * MINUTE, expires_after=60 * MINUTE)
 
 
 def ask(queue: JobQueue, name: str, *, caller: str, priority: Priority = Priority.NORMAL) -> Entry:
@@ -148,7 +148,7 @@ def test_a_job_that_came_to_the_joiner_is_still_not_cancelled_by_the_first_calle
 
 
 @pytest.mark.parametrize("polled", [False, True])
-def test_a_sunk_job_is_behind_all_others_until_the_interest_of_its_joiner_is_noted(
+def test_a_deprioritized_job_is_behind_all_others_until_the_interest_of_its_joiner_is_noted(
     queue: JobQueue, operations: Operations, polled: bool
 ) -> None:
     farm_asks(queue, "popular", priority=Priority.BULK)

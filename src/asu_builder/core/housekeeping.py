@@ -92,7 +92,7 @@ class Housekeeping:
         """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
         self.recover()
         settings = self._settings
-        policy = IdlePolicy(settings.idle_sinks_after, settings.idle_expires_after)
+        policy = IdlePolicy(settings.idle_deprioritized_after, settings.idle_expires_after)
         self._count_failed(self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl))
 
     def tidy(self) -> None:

@@ -142,7 +142,7 @@ class SqlJobQueue:
             connection.execute(
                 "UPDATE build_jobs SET deprioritized = 1"
                 " WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
-                (at - span_micros(policy.sinks_after),),
+                (at - span_micros(policy.deprioritized_after),),
             )
             rows = connection.execute(
                 "UPDATE build_jobs SET state = 'failed', reason = ?, finished_at = ?, expires_at = ?"

@@ -39,7 +39,7 @@ class Entry(Struct, frozen=True):
 class IdlePolicy(Struct, frozen=True):
     """When a waiting job that no client polls loses its place, and when it expires."""
 
-    sinks_after: timedelta
+    deprioritized_after: timedelta
     expires_after: timedelta
 
 

@@ -66,7 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_pending_jobs: int = 200
     new_builds_limit: str = "20/minute; 100/hour"
     look_ups_limit: str = "120/minute"
-    idle_sinks_after: timedelta = timedelta(minutes=5)
+    idle_deprioritized_after: timedelta = timedelta(minutes=5)
     idle_expires_after: timedelta = timedelta(hours=1)
     job_timeout: timedelta = timedelta(minutes=10)
     shutdown_grace: timedelta = timedelta(seconds=30)

@@ -116,12 +116,13 @@ _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 
 _ABOVE_ZERO = (
-    *("job_timeout", "worker_poll", "idle_sinks_after", "head_timeout", "body_timeout", "reader_timeout"),
+    *("job_timeout", "worker_poll", "idle_deprioritized_after"),
+    *("head_timeout", "body_timeout", "reader_timeout"),
     # An end that is over at once would never be seen.
     *("build_ttl", "build_ttl_unversioned", "build_defaults_ttl", "failure_ttl"),
 )
 PARTNERS: Mapping[str, str] = {
-    "idle_expires_after": "idle_sinks_after",
+    "idle_expires_after": "idle_deprioritized_after",
     "package_changes_path": "package_changes_url",
     "max_request_line": "max_head_size",
 }
@@ -209,9 +210,9 @@ def _times(settings: "Settings") -> Iterator[Wrong]:
     for name in _ABOVE_ZERO:
         span = getattr(settings, name)
         yield from _unless(span > timedelta(0), name, "a duration above zero, like 10m", write_duration(span))
-    sinks, expires = settings.idle_sinks_after, settings.idle_expires_after
-    expected = f"a duration longer than idle_sinks_after ({write_duration(sinks)})"
-    yield from _unless(expires > sinks, "idle_expires_after", expected, write_duration(expires))
+    deprioritized, expires = settings.idle_deprioritized_after, settings.idle_expires_after
+    expected = f"a duration longer than idle_deprioritized_after ({write_duration(deprioritized)})"
+    yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
 
 
 def _tokens(tokens: Any) -> Iterator[Wrong]:

@@ -130,7 +130,7 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             (f"{name}: {zero}", f"{name} (FILE, line 1): expected a duration above zero, like 10m, got '0s'")
             for name, zero in (
                 *(("job_timeout", "0"), ("build_ttl", "0"), ("build_ttl_unversioned", "0s")),
-                *(("build_defaults_ttl", "0"), ("failure_ttl", "0.0m"), ("idle_sinks_after", "0")),
+                *(("build_defaults_ttl", "0"), ("failure_ttl", "0.0m"), ("idle_deprioritized_after", "0")),
                 *(("head_timeout", "0"), ("body_timeout", "0s"), ("reader_timeout", "0")),
             )
         ],
@@ -283,13 +283,13 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
         ),
         (
             "idle_expires_after: 5m",
-            "idle_expires_after (FILE, line 1): expected a duration longer than idle_sinks_after (5m), "
-            "got '5m'",
+            "idle_expires_after (FILE, line 1): expected a duration longer than "
+            "idle_deprioritized_after (5m), got '5m'",
         ),
         (
-            "idle_sinks_after: 2h",
-            "idle_expires_after (FILE, line 1): expected a duration longer than idle_sinks_after (2h), "
-            "got '1h'",
+            "idle_deprioritized_after: 2h",
+            "idle_expires_after (FILE, line 1): expected a duration longer than "
+            "idle_deprioritized_after (2h), got '1h'",
         ),
         (
             "branches:\n  24.10:\n    enabled: true",

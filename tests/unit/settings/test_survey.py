@@ -9,12 +9,12 @@ from asu_builder.settings.reading import survey_settings
 WELL: tuple[dict[str, str], ...] = (
     {},
     {"ASU_SERVER_PORT": "9000"},
-    {"ASU_IDLE_SINKS_AFTER": "2h", "ASU_IDLE_EXPIRES_AFTER": "3h"},
+    {"ASU_IDLE_DEPRIORITIZED_AFTER": "2h", "ASU_IDLE_EXPIRES_AFTER": "3h"},
 )
 WRONG: tuple[dict[str, str], ...] = (
     {"ASU_SERVER_PORT": "x"},
     {"ASU_COLOUR": "x"},
-    {"ASU_IDLE_SINKS_AFTER": "2h"},
+    {"ASU_IDLE_DEPRIORITIZED_AFTER": "2h"},
     {"ASU_PACKAGE_CHANGES_URL": "http://rules", "ASU_PACKAGE_CHANGES_PATH": "rules.yaml"},
 )
 

@@ -78,7 +78,7 @@ MEANINGS: Mapping[str, str] = {
         "minute, what is answered from memory, proxies in `trusted_proxies` and holders of a token are "
         "never counted."
     ),
-    "idle_sinks_after": (
+    "idle_deprioritized_after": (
         "A waiting job that no client has polled for this long lets all others go first, until a client "
         "polls it."
     ),
