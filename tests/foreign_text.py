@@ -261,8 +261,8 @@ NOT_FOREIGN: Mapping[str, str] = {
     "cli.manual._paragraphs": "words of this program",
     "package_changes.versions.branch_order": "rules, as above",
     "package_changes.versions.parse_range": "rules, as above",
-    "settings.units.parse_duration": "a setting, written by the operator",
-    "settings.units.parse_size": "a setting, written by the operator",
+    "settings.checks.parse_duration": "a setting, written by the operator",
+    "settings.checks.parse_size": "a setting, written by the operator",
     "http.pages.words.contact": "the setting `contact`, by the operator",
 }
 """Functions that look like parsers, and why no text of others can keep them busy."""

@@ -12,10 +12,10 @@ from msgspec.structs import fields
 from asu_builder.domain.access import Right, Token
 from asu_builder.domain.job import Priority
 from asu_builder.settings.checks import SettingsProblem as SettingsProblem
+from asu_builder.settings.checks import Size as Size
+from asu_builder.settings.checks import parse_duration as parse_duration
+from asu_builder.settings.checks import parse_size as parse_size
 from asu_builder.settings.checks import problem_of, wrong_values
-from asu_builder.settings.units import Size as Size
-from asu_builder.settings.units import parse_duration as parse_duration
-from asu_builder.settings.units import parse_size as parse_size
 
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""

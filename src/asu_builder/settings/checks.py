@@ -1,18 +1,65 @@
-"""What the type of a setting does not say: each wrong value, with its place and what may be."""
+"""Values of settings: sizes and durations as operators write them, and each wrong value with what may be."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from asu_builder.domain.addresses import parse_address
 from asu_builder.domain.rates import parse_rates
-from asu_builder.settings.units import write_duration
 
 if TYPE_CHECKING:
     from asu_builder.settings import Settings
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+LONGEST = timedelta(days=36500)
+"""Later times than this from now fit neither into a date nor into a wait."""
+
+
+class Size(int):
+    """A number of bytes."""
+
+
+def parse_duration(text: str) -> timedelta:
+    """A span of time from `7d`, `30m`, `10s`, `2h`, `1w` or plain seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a duration like 7d, 30m or seconds")
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"expected a duration of at most {LONGEST.days}d")
+    return timedelta(seconds=seconds)
+
+
+def parse_size(text: str) -> Size:
+    """A number of bytes from `20GiB`, `512M` or plain bytes; units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a size like 20GiB, 512MiB or bytes")
+    return Size(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def write_duration(span: timedelta) -> str:
+    """The shortest text that means this span: `7d`, `90s`."""
+    seconds = span.total_seconds()
+    for unit in "dhm":
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+def write_size(size: Size) -> str:
+    """The shortest text that means exactly this size: `512MiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{unit}"
+    return str(int(size))
 
 
 _LONGEST_GIVEN = 80
@@ -81,6 +128,8 @@ def written(given: object) -> str:
 
 
 _LEAST = {
+    "server_port": 0,
+    "worker_concurrent": 0,
     "max_pending_jobs": 1,
     "max_defaults_length": 0,
     "max_custom_rootfs_size_mb": 1,
@@ -91,60 +140,123 @@ _LEAST = {
     "max_connections_per_address": 8,
 }
 _MOST = {
+    "server_port": 65535,
+    "worker_concurrent": 256,
     "max_head_size": 1 << 20,
     "max_request_line": 1 << 20,
     "max_body_size": 16 << 20,
     "max_fields": 100_000,
 }
 """So that one request never takes a large part of the memory."""
-
-
-def range_checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
-    """Each setting, whether its value fits, and what would."""
-    for name, least in _LEAST.items():
-        value, most = getattr(settings, name), _MOST.get(name)
-        expected = f"of at least {least}" if most is None else f"from {least} to {most}"
-        yield name, value >= least and (most is None or value <= most), f"a number {expected}"
-    fits = settings.max_request_line <= settings.max_head_size
-    yield "max_request_line", fits, "at most max_head_size, because the line is part of the head"
-
-
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""Of a worker, a network, or the holder of a token."""
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
-_BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
-
 _ABOVE_ZERO = (
     *("job_timeout", "worker_poll", "idle_deprioritized_after"),
     *("head_timeout", "body_timeout", "reader_timeout"),
     # An end that is over at once would never be seen.
     *("build_ttl", "build_ttl_unversioned", "build_defaults_ttl", "failure_ttl"),
 )
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Of a worker, a network, or the holder of a token."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
+_BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
+_AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
 PARTNERS: Mapping[str, str] = {
     "idle_expires_after": "idle_deprioritized_after",
     "package_changes_path": "package_changes_url",
     "max_request_line": "max_head_size",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
-TEMPLATE_FIELDS: Mapping[str, frozenset[str]] = {
-    "imagebuilder_image": frozenset(("registry", "target", "subtarget", "tag", "version")),
-    "imagebuilder_path": frozenset(("version", "target", "subtarget")),
+_TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
+    "imagebuilder_image": ("registry", "subtarget", "tag", "target", "version"),
+    "imagebuilder_path": ("subtarget", "target", "version"),
 }
 
 
 def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     """Everything that stops a start."""
-    yield from _numbers(settings)
-    yield from _texts(settings)
-    yield from _times(settings)
-    yield from _tokens(settings.api_tokens)
-    yield from _networks("trusted_proxies", settings.trusted_proxies)
-    yield from _allow_list(settings.repository_allow_list)
-    yield from _branches(settings.branches)
+    for name, least in _LEAST.items():
+        value, most = getattr(settings, name), _MOST.get(name)
+        what = "a port" if name == "server_port" else "a number"
+        expected = f"{what} of at least {least}" if most is None else f"{what} from {least} to {most}"
+        yield from _unless(value >= least and (most is None or value <= most), name, expected, value)
+    line, head = settings.max_request_line, settings.max_head_size
+    expected = "at most max_head_size, because the line is part of the head"
+    yield from _unless(line <= head, "max_request_line", expected, line)
+
+    for name in ("upstream_url", "package_changes_url", "public_upstream_url"):
+        url = getattr(settings, name)
+        address = parse_address(url)
+        # A user in it would be announced to everybody, and never sent.
+        holds = (address is not None and not address.user) or (not url and name != "upstream_url")
+        yield from _unless(holds, name, _AN_ADDRESS, url)
+    both = settings.package_changes_path and settings.package_changes_url
+    expected = "nothing beside package_changes_url: rules come from one place"
+    yield from _unless(not both, "package_changes_path", expected, settings.package_changes_path)
+    worker, network = settings.worker_id, settings.build_network
+    yield from _unless(NAME.fullmatch(worker), "worker_id", "letters, digits and . _ -", worker)
+    yield from _unless(NAME.fullmatch(network), "build_network", "a network's name or none", network)
+    for name in ("new_builds_limit", "look_ups_limit"):
+        try:
+            holds = all(rate.amount for rate in parse_rates(getattr(settings, name)))
+        except ValueError:
+            holds = False
+        expected = "rates like `20/minute; 100/hour`, or nothing"
+        yield from _unless(holds, name, expected, getattr(settings, name))
+    for number, host in enumerate(settings.upstream_redirect_hosts):
+        address = parse_address(f"http://{host}")
+        holds = address is not None and not address.path and not address.user
+        expected = "a host, like mirror.example.org:8080"
+        yield from _unless(holds, f"upstream_redirect_hosts[{number}]", expected, host)
+    for name, allowed in _TEMPLATE_FIELDS.items():
+        expected = f"a template with none but {', '.join(f'{{{field}}}' for field in allowed)}"
+        template = getattr(settings, name)
+        yield from _unless(_takes(template, *allowed), name, expected, template)
+
+    for name in _ABOVE_ZERO:
+        length = getattr(settings, name)
+        expected = "a duration above zero, like 10m"
+        yield from _unless(length > timedelta(0), name, expected, write_duration(length))
+    deprioritized, expires = settings.idle_deprioritized_after, settings.idle_expires_after
+    expected = f"a duration longer than idle_deprioritized_after ({write_duration(deprioritized)})"
+    yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
+    yield from _wrong_entries(settings)
 
 
-_AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
+def _wrong_entries(settings: "Settings") -> Iterator[Wrong]:
+    """The same of settings with several entries."""
+    names: set[str] = set()
+    digests: set[str] = set()
+    for number, token in enumerate(settings.api_tokens):
+        entry, name, digest = f"api_tokens[{number}]", token["name"], token["digest"]
+        yield from _unless(NAME.fullmatch(name), f"{entry}.name", "a name of letters, digits and . _ -", name)
+        yield from _unless(name not in names, f"{entry}.name", "a name that no other token has", name)
+        expected = "the SHA-256 of the token as 64 hexadecimal digits; `asu-builder token NAME` prints it"
+        yield from _unless(_DIGEST.fullmatch(digest), f"{entry}.digest", expected, digest)
+        yield from _unless(digest not in digests, f"{entry}.digest", "another token for each name", digest)
+        names.add(name)
+        digests.add(digest)
+    if settings.trusted_proxies:
+        import ipaddress  # only where a proxy is trusted
+
+        for number, network in enumerate(settings.trusted_proxies):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                expected = "an address or a network like 10.0.0.0/8"
+                yield expectation(f"trusted_proxies[{number}]", expected, network)
+    if settings.repository_allow_list:
+        from asu_builder.domain.repositories import is_allow_list_entry  # most servers allow none
+
+        expected = "an http(s) address, without * and ; and with nothing to decode"
+        for number, url in enumerate(settings.repository_allow_list):
+            yield from _unless(is_allow_list_entry(url), f"repository_allow_list[{number}]", expected, url)
+    for name, branch in settings.branches.items():
+        yield from _unless(_BRANCH.fullmatch(name), f"branches.{name}", "a name like 24.10 or SNAPSHOT", name)
+        path = branch.get("path", "x")
+        holds = (
+            _BRANCH_PATH.fullmatch(path) and ".." not in path and path[0] != "/" and _takes(path, "version")
+        )
+        yield from _unless(holds, f"branches.{name}.path", "a relative path, with {version} or without", path)
 
 
 def _unless(holds: object, name: str, expected: str, given: object) -> Iterator[Wrong]:
@@ -152,129 +264,10 @@ def _unless(holds: object, name: str, expected: str, given: object) -> Iterator[
         yield expectation(name, expected, given)
 
 
-def _numbers(settings: "Settings") -> Iterator[Wrong]:
-    for name, least, most, what in (
-        ("server_port", 0, 65535, "a port"),
-        ("worker_concurrent", 0, 256, "a number"),
-    ):
-        value = getattr(settings, name)
-        yield from _unless(least <= value <= most, name, f"{what} from {least} to {most}", value)
-    for name, fits, expected in range_checks(settings):
-        yield from _unless(fits, name, expected, getattr(settings, name))
-
-
-def _texts(settings: "Settings") -> Iterator[Wrong]:
-    yield from _unless(_is_server(settings.upstream_url), "upstream_url", _AN_ADDRESS, settings.upstream_url)
-    for name in ("package_changes_url", "public_upstream_url"):
-        value = getattr(settings, name)
-        yield from _unless(not value or _is_server(value), name, _AN_ADDRESS, value)
-    both = settings.package_changes_path and settings.package_changes_url
-    nothing = "nothing beside package_changes_url: rules come from one place"
-    yield from _unless(not both, "package_changes_path", nothing, settings.package_changes_path)
-    yield from _unless(
-        NAME.fullmatch(settings.worker_id), "worker_id", "letters, digits and . _ -", settings.worker_id
-    )
-    network = settings.build_network
-    yield from _unless(NAME.fullmatch(network), "build_network", "a network's name or none", network)
-    expected = "rates like `20/minute; 100/hour`, or nothing"
-    for name in ("new_builds_limit", "look_ups_limit"):
-        yield from _unless(_are_rates(getattr(settings, name)), name, expected, getattr(settings, name))
-    for number, host in enumerate(settings.upstream_redirect_hosts):
-        expected = "a host, like mirror.example.org:8080"
-        yield from _unless(_is_place(host), f"upstream_redirect_hosts[{number}]", expected, host)
-    for name, allowed in TEMPLATE_FIELDS.items():
-        yield from _template(name, getattr(settings, name), allowed)
-
-
-def _is_server(text: str) -> bool:
-    """Whether the address of a server. A user in it would be announced to everybody, and never sent."""
-    address = parse_address(text)
-    return address is not None and not address.user
-
-
-def _is_place(host: str) -> bool:
-    """Whether a host, with a port or without, and nothing else."""
-    address = parse_address(f"http://{host}")
-    return address is not None and not address.path and not address.user
-
-
-def _template(name: str, template: str, allowed: frozenset[str]) -> Iterator[Wrong]:
+def _takes(template: str, *names: str) -> bool:
+    """Whether the template has no fields but these."""
     try:
-        template.format(**dict.fromkeys(allowed, "x"))
+        template.format(**dict.fromkeys(names, "x"))
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        names = ", ".join(f"{{{field_name}}}" for field_name in sorted(allowed))
-        yield expectation(name, f"a template with none but {names}", template)
-
-
-def _times(settings: "Settings") -> Iterator[Wrong]:
-    for name in _ABOVE_ZERO:
-        span = getattr(settings, name)
-        yield from _unless(span > timedelta(0), name, "a duration above zero, like 10m", write_duration(span))
-    deprioritized, expires = settings.idle_deprioritized_after, settings.idle_expires_after
-    expected = f"a duration longer than idle_deprioritized_after ({write_duration(deprioritized)})"
-    yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
-
-
-def _tokens(tokens: Any) -> Iterator[Wrong]:
-    names: set[str] = set()
-    digests: set[str] = set()
-    for number, token in enumerate(tokens):
-        entry = f"api_tokens[{number}]"
-        name, digest = token["name"], token["digest"]
-        yield from _unless(NAME.fullmatch(name), f"{entry}.name", "a name of letters, digits and . _ -", name)
-        yield from _unless(name not in names, f"{entry}.name", "a name that no other token has", name)
-        yield from _unless(
-            _DIGEST.fullmatch(digest),
-            f"{entry}.digest",
-            "the SHA-256 of the token as 64 hexadecimal digits; `asu-builder token NAME` prints it",
-            digest,
-        )
-        yield from _unless(digest not in digests, f"{entry}.digest", "another token for each name", digest)
-        names.add(name)
-        digests.add(digest)
-
-
-def _networks(name: str, networks: tuple[str, ...]) -> Iterator[Wrong]:
-    if not networks:
-        return
-    import ipaddress  # only where a proxy is trusted
-
-    for number, network in enumerate(networks):
-        try:
-            ipaddress.ip_network(network)
-        except ValueError:
-            expected = "an address or a network like 10.0.0.0/8"
-            yield expectation(f"{name}[{number}]", expected, network)
-
-
-def _allow_list(entries: tuple[str, ...]) -> Iterator[Wrong]:
-    if not entries:
-        return
-    from asu_builder.domain.repositories import is_allow_list_entry  # most servers allow none
-
-    expected = "an http(s) address, without * and ; and with nothing to decode"
-    for number, entry in enumerate(entries):
-        yield from _unless(is_allow_list_entry(entry), f"repository_allow_list[{number}]", expected, entry)
-
-
-def _branches(branches: Mapping[str, Any]) -> Iterator[Wrong]:
-    for name, branch in branches.items():
-        yield from _unless(_BRANCH.fullmatch(name), f"branches.{name}", "a name like 24.10 or SNAPSHOT", name)
-        path = branch.get("path", "x")
-        holds = _BRANCH_PATH.fullmatch(path) and ".." not in path and _fits(path)
-        yield from _unless(holds, f"branches.{name}.path", "a relative path, with {version} or without", path)
-
-
-def _fits(path: str) -> bool:
-    try:
-        path.format(version="x")
-    except (KeyError, IndexError, ValueError, AttributeError):
         return False
-    return not path.startswith("/")
-
-
-def _are_rates(text: str) -> bool:
-    try:
-        return all(rate.amount for rate in parse_rates(text))
-    except ValueError:
-        return False
+    return True

@@ -1,8 +1,7 @@
 """Everything that files and variables choose, and every wrong setting at once."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -10,9 +9,18 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from asu_builder.settings import CONFIG_FILES, PREFIX, Settings
-from asu_builder.settings.checks import PARTNERS, SECRET, SettingsProblem, Wrong, expectation, problem_of
+from asu_builder.settings.checks import (
+    PARTNERS,
+    SECRET,
+    SettingsProblem,
+    Size,
+    Wrong,
+    expectation,
+    parse_duration,
+    parse_size,
+    problem_of,
+)
 from asu_builder.settings.predecessor import said_of, said_of_branch
-from asu_builder.settings.units import Size, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -37,7 +45,17 @@ def read_file(path: Path) -> SettingsFile:
         raise SettingsProblem(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsProblem(f"{path} cannot be read: it is not UTF-8") from error
-    node, found = _parse(path, text)
+    import yaml  # costs 9 ms of the start, needed only with a file
+
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            found = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsProblem(f"{path} is not valid YAML: {error}") from error
     if node is None or found is None:
         return SettingsFile()
     if not isinstance(found, dict):
@@ -50,20 +68,6 @@ def read_file(path: Path) -> SettingsFile:
             twice.append(Wrong(name, sentence, f"{path}, line {line}"))
         lines[name] = line
     return SettingsFile({str(name): value for name, value in found.items()}, lines, tuple(twice))
-
-
-def _parse(path: Path, text: str) -> tuple["Node | None", Any]:
-    import yaml  # costs 9 ms of the start, needed only with a file
-
-    try:
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            return node, None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsProblem(f"{path} is not valid YAML: {error}") from error
 
 
 def _entries(node: "Node", name: str, within: frozenset[int]) -> Iterator[tuple[str, int]]:
@@ -88,7 +92,6 @@ def _entries(node: "Node", name: str, within: frozenset[int]) -> Iterator[tuple[
 
 _TRUE = frozenset(("true", "yes", "on", "1"))
 _FALSE = frozenset(("false", "no", "off", "0"))
-_MISSING = object()
 
 
 def read_text(name: str, kind: Any, text: str) -> Any:
@@ -112,131 +115,79 @@ def read_text(name: str, kind: Any, text: str) -> Any:
 
 
 def convert(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
-    """The value as `kind` wants it. What does not fit is appended to `wrong`."""
-    found = _convert(name, kind, value, wrong)
-    return None if found is _MISSING else found
-
-
-def _convert(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
-    if is_typeddict(kind):
-        return _convert_fields(name, kind, value, wrong)
+    """The value as `kind` wants it. What does not fit is appended to `wrong`, and None in its place."""
     origin = get_origin(kind)
+    if is_typeddict(kind):
+        hints = get_type_hints(kind)
+        names = ", ".join(hints)
+        if not isinstance(value, Mapping):
+            wrong.append(expectation(name, f"a mapping with {names}", value))
+            return None
+        sentence = f"there is no such entry; possible are {names}"
+        wrong.extend(Wrong(f"{name}.{key}", sentence) for key in value if key not in hints)
+        lacking = (key for key in hints if key in kind.__required_keys__ and key not in value)
+        wrong.extend(Wrong(name, f"{key} is missing") for key in lacking)
+        return {
+            key: convert(f"{name}.{key}", hint, value[key], wrong)
+            for key, hint in hints.items()
+            if key in value
+        }
     if origin in (tuple, list):
-        return _convert_list(name, kind, value, wrong)
+        inner = get_args(kind)[0]
+        if inner is str and isinstance(value, str):
+            value = value.replace(",", " ").split()
+        if not isinstance(value, list | tuple):
+            wrong.append(expectation(name, "a list", value))
+            return None
+        entries = [convert(f"{name}[{number}]", inner, entry, wrong) for number, entry in enumerate(value)]
+        return tuple(entries) if origin is tuple else entries
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _convert_mapping(name, get_args(kind)[1], value, wrong)
+        if not isinstance(value, Mapping):
+            wrong.append(expectation(name, "names with a mapping each", value))
+            return None
+        found = {}
+        for key, entry in value.items():
+            if isinstance(key, str):
+                found[key] = convert(f"{name}.{key}", get_args(kind)[1], entry, wrong)
+            else:
+                # YAML reads 24.10 as a number, which is 24.1.
+                wrong.append(expectation(f"{name}.{key}", "a name in quotes", key))
+        return found
     try:
-        return _choose(get_args(kind), value) if origin is Literal else _READERS[kind](value)
+        return _convert_scalar(kind, value)
     except ValueError as error:
-        wrong.append(expectation(name, str(error), value))
-        return _MISSING
+        wrong.append(expectation(name, str(error).removeprefix("expected "), value))
+        return None
 
 
-def _convert_list(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
-    inner = get_args(kind)[0]
-    if inner is str and isinstance(value, str):
-        value = value.replace(",", " ").split()
-    if not isinstance(value, list | tuple):
-        wrong.append(expectation(name, "a list", value))
-        return _MISSING
-    found = [_convert(f"{name}[{number}]", inner, entry, wrong) for number, entry in enumerate(value)]
-    return tuple(found) if get_origin(kind) is tuple else found
-
-
-def _convert_mapping(name: str, inner: Any, value: Any, wrong: list[Wrong]) -> Any:
-    if not isinstance(value, Mapping):
-        wrong.append(expectation(name, "names with a mapping each", value))
-        return _MISSING
-    found = {}
-    for key, entry in value.items():
-        if not isinstance(key, str):
-            # YAML reads 24.10 as a number, which is 24.1.
-            wrong.append(expectation(f"{name}.{key}", "a name in quotes", key))
-            continue
-        found[key] = _convert(f"{name}.{key}", inner, entry, wrong)
-    return found
-
-
-def _convert_fields(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
-    hints = get_type_hints(kind)
-    names = ", ".join(hints)
-    if not isinstance(value, Mapping):
-        wrong.append(expectation(name, f"a mapping with {names}", value))
-        return _MISSING
-    wrong.extend(
-        Wrong(f"{name}.{key}", f"there is no such entry; possible are {names}")
-        for key in value
-        if key not in hints
-    )
-    wrong.extend(
-        Wrong(name, f"{key} is missing")
-        for key in hints
-        if key in kind.__required_keys__ and key not in value
-    )
-    return {
-        key: _convert(f"{name}.{key}", hint, value[key], wrong) for key, hint in hints.items() if key in value
-    }
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a path")
-    return Path(value).expanduser()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError("text" if value is None else "text; write it in quotes")
-
-
-def _amount(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A reader of what is a number with a unit."""
-
-    def read(value: Any) -> Any:
-        plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+def _convert_scalar(kind: Any, value: Any) -> Any:
+    """Raises `ValueError` with what was expected."""
+    text = value.strip() if isinstance(value, str) else str(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if isinstance(value, str) and text.casefold() in choices:
+            return text.casefold()
+        raise ValueError("one of " + ", ".join(choices))
+    if kind is bool:
+        if isinstance(value, str | int) and text.casefold() in _TRUE | _FALSE:
+            return text.casefold() in _TRUE
+        raise ValueError("true or false")
+    if kind is int:
         try:
-            return parse(str(value) if plain else "")
-        except ValueError as error:
-            raise ValueError(str(error).removeprefix("expected ")) from None
-
-    return read
-
-
-def _choose(choices: tuple[str, ...], value: Any) -> str:
-    folded = value.strip().casefold() if isinstance(value, str) else None
-    for choice in choices:
-        if choice == folded:
-            return choice
-    raise ValueError("one of " + ", ".join(choices))
-
-
-def _truth(value: Any) -> bool:
-    folded = str(value).strip().casefold()
-    if isinstance(value, str | bool | int) and folded in _TRUE | _FALSE:
-        return folded in _TRUE
-    raise ValueError("true or false")
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, str):
-        try:
-            return int(value.strip())
+            return int(text if isinstance(value, str) or (is_number and isinstance(value, int)) else "")
         except ValueError:
-            pass
-    elif isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError("a whole number")
-
-
-_READERS: Mapping[Any, Callable[[Any], Any]] = {
-    bool: _truth,
-    int: _whole,
-    str: _text,
-    Path: _path,
-    timedelta: _amount(parse_duration),
-    Size: _amount(parse_size),
-}
+            raise ValueError("a whole number") from None
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError("text" if value is None else "text; write it in quotes")
+    if kind is Path:
+        if isinstance(value, str) and value and "\0" not in value:
+            return Path(value).expanduser()
+        raise ValueError("a path")
+    parse = parse_size if kind is Size else parse_duration
+    return parse(text if isinstance(value, str) or is_number else "")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -292,7 +243,15 @@ def survey_settings(
     paths = [path.expanduser() for path in (CONFIG_FILES if files is None else files)]
     problems: list[str] = []
     hints = get_type_hints(Settings)
-    chosen = _of_files(paths, problems)
+    chosen: dict[str, _Choice] = {}
+    for path in paths:
+        try:
+            file = read_file(path)
+        except SettingsProblem as problem:
+            problems.append(str(problem))
+            continue
+        problems += map(str, file.twice)
+        chosen |= {name: _Choice(value, str(path), file.lines) for name, value in file.values.items()}
     chosen |= _of_variables(os.environ if environment is None else environment, hints, problems)
     for name, value in (options or {}).items():
         chosen[name] = _Choice(value, "command line")
@@ -320,25 +279,24 @@ def _fitting(chosen: Mapping[str, _Choice], hints: Mapping[str, Any], problems: 
     """What is of its setting's type."""
     good: dict[str, Any] = {}
     for name, choice in chosen.items():
-        wrong = _unknown(name, hints)
-        value = None if wrong else convert(name, hints[name], choice.value, wrong)
-        problems += [str(choice.placed(_hinted(one))) for one in wrong]
-        if not wrong:
-            good[name] = value
+        wrong: list[Wrong] = []
+        if name in hints:
+            good[name] = convert(name, hints[name], choice.value, wrong)
+        elif said := said_of(name):
+            wrong.append(Wrong(name, said))
+        else:
+            import difflib  # only for a mistyped name
+
+            plain = name.lower().removeprefix(PREFIX.lower())
+            close = difflib.get_close_matches(plain, hints, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            wrong.append(Wrong(name, f"there is no such setting{meant}"))
+        for one in wrong:
+            good.pop(name, None)
+            # An entry of a branch that the predecessor had is explained.
+            said = said_of_branch(one.name.rpartition(".")[2]) if one.setting == "branches" else ""
+            problems.append(str(choice.placed(replace(one, sentence=said) if said else one)))
     return good
-
-
-def _of_files(paths: list[Path], problems: list[str]) -> dict[str, _Choice]:
-    chosen: dict[str, _Choice] = {}
-    for path in paths:
-        try:
-            file = read_file(path)
-        except SettingsProblem as problem:
-            problems.append(str(problem))
-            continue
-        problems += map(str, file.twice)
-        chosen |= {name: _Choice(value, str(path), file.lines) for name, value in file.values.items()}
-    return chosen
 
 
 def _of_variables(
@@ -361,24 +319,6 @@ def _of_variables(
         else:
             chosen[name] = _Choice(value, origin)
     return chosen
-
-
-def _unknown(name: str, hints: Mapping[str, Any]) -> list[Wrong]:
-    if name in hints:
-        return []
-    if said := said_of(name):
-        return [Wrong(name, said)]
-    import difflib  # only for a mistyped name
-
-    plain = name.lower().removeprefix(PREFIX.lower())
-    close = difflib.get_close_matches(plain, hints, n=1)
-    return [Wrong(name, "there is no such setting" + (f"; did you mean {close[0]}?" if close else ""))]
-
-
-def _hinted(wrong: Wrong) -> Wrong:
-    """An entry of a branch that the predecessor had is explained."""
-    said = said_of_branch(wrong.name.rpartition(".")[2]) if wrong.setting == "branches" else ""
-    return replace(wrong, sentence=said) if said else wrong
 
 
 def _together(good: dict[str, Any], chosen: Mapping[str, _Choice], problems: list[str]) -> Settings:

@@ -18,7 +18,7 @@ from asu_builder.settings import (
     parse_duration,
     parse_size,
 )
-from asu_builder.settings.units import write_duration, write_size
+from asu_builder.settings.checks import write_duration, write_size
 from asu_builder.upstream.server import Redirects
 
 DIGEST = "0123456789abcdef" * 4

@@ -11,7 +11,7 @@ from msgspec.structs import FieldInfo, fields
 
 from asu_builder.http.api.operator import ConfigurationDocument, SettingDocument
 from asu_builder.settings import LoadedSettings, Settings, Size
-from asu_builder.settings.units import write_duration, write_size
+from asu_builder.settings.checks import write_duration, write_size
 
 MEANINGS: Mapping[str, str] = {
     "server_host": (
