@@ -40,13 +40,13 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: Mapping[ExitCode, str] = {
-    ExitCode.DONE: "done; for `build`, the images are here and verified",
-    ExitCode.BUILD_FAILED: "the build failed for what was asked for: change the request",
-    ExitCode.USAGE: "the command or a setting is wrong",
-    ExitCode.REFUSED: "what was asked for is not to be had here: unknown, not allowed, or no longer there",
-    ExitCode.UNAVAILABLE: "something that is needed does not answer or is full: try again later",
-    ExitCode.MISTAKE: "a mistake of the service, or an image that is not what was announced",
-    ExitCode.CANCELLED: "cancelled, with Ctrl-C or by somebody else",
+    ExitCode.DONE: "success; for `build`, the images are downloaded and verified",
+    ExitCode.BUILD_FAILED: "the build failed because of the request: change it",
+    ExitCode.USAGE: "the command or a setting is invalid",
+    ExitCode.REFUSED: "not available here: unknown, not allowed, or no longer there",
+    ExitCode.UNAVAILABLE: "a component does not answer or is full: try again later",
+    ExitCode.MISTAKE: "a bug of the service, or an image that differs from its announced digest",
+    ExitCode.CANCELLED: "cancelled, with Ctrl-C or by another person",
 }
 
 _BY_CLASS: Mapping[type[AsuError], ExitCode] = {
