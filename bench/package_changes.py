@@ -9,7 +9,7 @@ from typing import Any
 from asu_builder.http.rules_service import parse_body
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server, cpu_seconds, free_port, serving
-from package_changes.watch import built_in_rules
+from package_changes.files import built_in_rules
 
 _ROUNDS = 7
 _REQUESTS = 3000

@@ -252,7 +252,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "cli.build.suggestion": "a body that this program makes",
     "package_changes.model.parse_pattern": "rules: the operator's file, or their service",
     "package_changes.schema.read_header": "rules, as above",
-    "package_changes.schema._read_rule": "rules, as above",
+    "package_changes.schema.read_rules": "rules, as above",
     "package_changes.schema._targets": "rules, as above",
     "package_changes.schema._names": "rules, as above",
     "package_changes.rules.parse_rules": "rules, as above",

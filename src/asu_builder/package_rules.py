@@ -24,8 +24,8 @@ from asu_builder.loading import LOADING
 if TYPE_CHECKING:
     import urllib3
 
+    from package_changes.files import RulesFile
     from package_changes.rules import Context, Rules
-    from package_changes.watch import RulesFile
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class LocalPackageChanges:
 
     def _file(self) -> "RulesFile":
         with LOADING:
-            from package_changes.watch import RulesFile
+            from package_changes.files import RulesFile
 
         with self._lock:
             if self._opened is None:

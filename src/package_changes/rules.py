@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 
 from package_changes.model import (
     Applied,
@@ -13,57 +13,44 @@ from package_changes.model import (
     ClientChange,
     Context,
     NamePattern,
-    Rename,
     Rule,
     Selection,
 )
 from package_changes.schema import Header, RulesProblem, read_document, read_header, read_rules
-from package_changes.selection import select_packages
+from package_changes.selection import Draft
 from package_changes.versions import MAIN, branch_of, version_order
 
 
-def require_consistent(rules: tuple[Rule, ...], *, source: str) -> None:
-    """Raises `RulesProblem` at the first rule that contradicts itself or an earlier one."""
-    for later, rule in enumerate(rules):
-        for sentence in _own_problems(rule):
-            raise RulesProblem(source, rule.line, f"{rule.name} {sentence}")
-        for earlier in rules[:later]:
-            for sentence in _problems_between(rule, earlier):
-                raise RulesProblem(source, rule.line, f"{sentence} (line {earlier.line})")
-
-
-def _own_problems(rule: Rule) -> Iterator[str]:
+def _contradictions(rule: Rule, before: Sequence[Rule]) -> Iterator[str]:
+    """What a rule may not do by itself, and beside each of those before it."""
     if rule.rename and rule.requested:
-        yield "needs no 'requested': a rename concerns those who ask for the old name"
+        yield f"{rule.name} needs no 'requested': a rename concerns those who ask for the old name"
     for one, another in combinations(rule.rename, 2):
         if one.source.meets(another.source):
-            yield f"has overlapping renames of {one.source} and {another.source}"
-    yield from (f"{sentence} itself" for sentence in _chains(rule, rule))
-    if not rule.for_clients:
-        return
-    # Clients know a source, a target and a revision, and nothing else.
-    if rule.from_revision is None:
-        yield "is for clients and needs 'from_revision'"
-    conditions = ("versions", "targets", "profiles", "requested", "add")
-    yield from (f"is for clients, who cannot be told '{key}'" for key in conditions if getattr(rule, key))
-    named = [*rule.remove, *(rename.source for rename in rule.rename)]
-    if any(pattern.suffix is not None for pattern in named):
-        yield "is for clients, who know no * in names"
-
-
-def _problems_between(rule: Rule, earlier: Rule) -> Iterator[str]:
-    """What two rules may not do where both are applied."""
-    by_builder = rule.for_builder and earlier.for_builder
-    by_clients = rule.for_clients and earlier.for_clients
-    if not (by_builder or by_clients) or not rule.may_meet(earlier):
-        return
-    for one in rule.rename:
-        for another in earlier.rename:
+            yield f"{rule.name} has overlapping renames of {one.source} and {another.source}"
+    yield from (f"{rule.name} {sentence} itself" for sentence in _chains(rule, rule))
+    if rule.for_clients:
+        # Clients know a source, a target and a revision, and nothing else.
+        if rule.from_revision is None:
+            yield f"{rule.name} is for clients and needs 'from_revision'"
+        for key in ("versions", "targets", "profiles", "requested", "add"):
+            if getattr(rule, key):
+                yield f"{rule.name} is for clients, who cannot be told '{key}'"
+        named = [*rule.remove, *(rename.source for rename in rule.rename)]
+        if any(pattern.suffix is not None for pattern in named):
+            yield f"{rule.name} is for clients, who know no * in names"
+    for earlier in before:
+        by_builder = rule.for_builder and earlier.for_builder
+        by_clients = rule.for_clients and earlier.for_clients
+        if not (by_builder or by_clients) or not rule.may_meet(earlier):
+            continue
+        where = f"(line {earlier.line})"
+        for one, another in product(rule.rename, earlier.rename):
             if one.source.meets(another.source):
-                yield f"{rule.name}: overlapping renames of {one.source}, as in {earlier.name}"
-    for first, second in ((rule, earlier), (earlier, rule)):
-        for sentence in _chains(first, second):
-            yield f"{first.name} {sentence} {second.name}"
+                yield f"{rule.name}: overlapping renames of {one.source}, as in {earlier.name} {where}"
+        for first, second in ((rule, earlier), (earlier, rule)):
+            for sentence in _chains(first, second):
+                yield f"{first.name} {sentence} {second.name} {where}"
 
 
 def _chains(first: Rule, second: Rule) -> Iterator[str]:
@@ -78,23 +65,17 @@ def _chains(first: Rule, second: Rule) -> Iterator[str]:
     for name in first.add:
         if any(pattern.matches(name) for pattern in second.remove):
             yield f"adds {name}, which is removed by"
-    for rename, pattern in _swallowed(first, second):
-        yield f"can never rename {rename.source}: {pattern} is removed by"
-
-
-def _swallowed(first: Rule, second: Rule) -> Iterator[tuple[Rename, NamePattern]]:
-    """Renames of one exact name that another rule takes out first, wherever the rename holds."""
-    if second.requested or not second.for_builder:
-        return
+    # One exact name that the other rule takes out first, wherever the rename holds, is never renamed.
     covered = (
-        all(any(some.meet(wide) == some for wide in second.ranges) for some in first.ranges)
+        not second.requested
+        and second.for_builder
+        and all(any(some.meet(wide) == some for wide in second.ranges) for some in first.ranges)
         and second.targets in (None, first.targets)
         and second.profiles in (None, first.profiles)
     )
-    for rename in first.rename if covered else ():
-        for pattern in second.remove:
-            if rename.source.suffix is None and pattern.matches(rename.source.prefix):
-                yield rename, pattern
+    for rename, pattern in product(first.rename if covered else (), second.remove):
+        if rename.source.suffix is None and pattern.matches(rename.source.prefix):
+            yield f"can never rename {rename.source}: {pattern} is removed by"
 
 
 __all__ = [
@@ -127,8 +108,7 @@ class Rules:
         self.digest = _sha256([dict(header.branches), [_canonical(rule, whole=True) for rule in rules]])
         self._for_builder = tuple(rule for rule in rules if rule.for_builder)
         # Names come from outside: only so many are remembered.
-        self._of_version = lru_cache(_REMEMBERED)(self._find_of_version)
-        self._digest_of = lru_cache(_REMEMBERED)(self._find_digest_of)
+        self._matching = lru_cache(_REMEMBERED)(self._find_matching)
 
     @property
     def count(self) -> int:
@@ -161,28 +141,8 @@ class Rules:
             # A branch counts on from where it was branched off, so its own numbers say nothing of main.
             revision = self.branches.get(running) if running else None
             context = replace(context, from_revision=revision)
-        return select_packages(self._matching(context), context, warnings)
-
-    def rename_of(self, name: str, context: Context) -> str | None:
-        """The name by which a package goes in the version asked for; None when no rule renames it."""
-        for rule in self._matching(context):
-            for rename in rule.rename:
-                if rename.source.matches(name):
-                    return rename.of(name)
-        return None
-
-    def is_removed(self, name: str, context: Context) -> bool:
-        """Whether a package of this name would be taken out of the request."""
-        return any(
-            pattern.matches(name)
-            for rule in self._matching(context)
-            if not rule.requested or any(asked.matches(name) for asked in rule.requested)
-            for pattern in rule.remove
-        )
-
-    def is_touched(self, name: str, context: Context) -> bool:
-        """Whether a package of this name would be renamed or removed."""
-        return self.rename_of(name, context) is not None or self.is_removed(name, context)
+        matching, _ = self._matching(context.version, context.target, context.profile)
+        return Draft(matching, context, warnings).select()
 
     def matching_digest(self, version: str, target: str, profile: str) -> str:
         """Names what the builder's rules may do there; "" when none of them holds.
@@ -190,7 +150,7 @@ class Rules:
         Only what such a rule does takes part, not where else it holds, nor its name, reason and
         examples: an edit changes the digest of the requests it concerns, and of no others.
         """
-        return self._digest_of(version, target, profile)
+        return self._matching(version, target, profile)[1]
 
     def client_changes(self, branch: str = MAIN) -> tuple[ClientChange, ...]:
         """The `package_changes` of a branch for `overview.json`; main lists all.
@@ -209,20 +169,13 @@ class Rules:
             changes += [ClientChange(str(gone), revision, None, rule.mandatory) for gone in rule.remove]
         return tuple(changes)
 
-    def _matching(self, context: Context) -> list[Rule]:
-        return [
-            rule
-            for rule in self._of_version(context.version)
-            if rule.holds_on(context.target, context.profile)
-        ]
-
-    def _find_digest_of(self, version: str, target: str, profile: str) -> str:
-        matching = [rule for rule in self._of_version(version) if rule.holds_on(target, profile)]
-        return _sha256([_canonical(rule, whole=False) for rule in matching]) if matching else ""
-
-    def _find_of_version(self, version: str) -> tuple[Rule, ...]:
+    def _find_matching(self, version: str, target: str, profile: str) -> tuple[tuple[Rule, ...], str]:
+        """The builder's rules that hold there, and what names them."""
         order = version_order(version)
-        return tuple(rule for rule in self._for_builder if rule.holds_for(order))
+        matching = tuple(
+            rule for rule in self._for_builder if rule.holds_on(target, profile) and rule.holds_for(order)
+        )
+        return matching, _sha256([_canonical(rule, whole=False) for rule in matching]) if matching else ""
 
 
 def parse_rules(text: str, *, source: str) -> Rules:
@@ -233,7 +186,9 @@ def parse_rules(text: str, *, source: str) -> Rules:
     document = read_document(text, source=source)
     header = read_header(document)
     rules = read_rules(document, header)
-    require_consistent(rules, source=source)
+    for place, rule in enumerate(rules):
+        for sentence in _contradictions(rule, rules[:place]):
+            raise RulesProblem(source, rule.line, sentence)
     return Rules(rules, header=header, source=source, text=text)
 
 

@@ -22,7 +22,6 @@ from package_changes.versions import (
     VersionProblem,
     VersionRange,
     branch_end,
-    branch_named,
     branch_order,
     parse_range,
 )
@@ -124,8 +123,19 @@ def read_document(text: str, *, source: str) -> Node:
     """The document's root; `RulesProblem` when the text is too long, empty or no YAML."""
     if len(text) > MAX_LENGTH:
         raise RulesProblem(source, 0, f"longer than {MAX_LENGTH} characters")
+    depth = 0
     try:
-        _require_plain(text, source)
+        # No aliases, which can make little text much work, and no deep nesting.
+        for event in yaml.parse(text, Loader=_Loader):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if isinstance(event, yaml.AliasEvent):
+                raise RulesProblem(source, line, "aliases (*name) are not used here")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                raise RulesProblem(source, line, "nested too deeply")
         content = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -138,22 +148,7 @@ def read_document(text: str, *, source: str) -> Node:
     return Node(content, source)
 
 
-def _require_plain(text: str, source: str) -> None:
-    """No aliases, which can make little text much work, and no deep nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1 if event.start_mark else 0
-        if isinstance(event, yaml.AliasEvent):
-            raise RulesProblem(source, line, "aliases (*name) are not used here")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > _MAX_DEPTH:
-            raise RulesProblem(source, line, "nested too deeply")
-
-
-_KEYS = (
+_EXAMPLE_KEYS = (
     *("version", "target", "profile", "packages", "default_packages", "diff_packages"),
     *("from_version", "from_defaults", "from_revision", "becomes", "unchanged"),
 )
@@ -161,36 +156,31 @@ _KEYS = (
 
 def read_examples(node: Node | None) -> tuple[Example, ...]:
     """A rule's examples; that it has some which fire is checked when they are run."""
-    return tuple(_read_example(entry) for entry in (node.entries() if node else ()))
-
-
-def _read_example(node: Node) -> Example:
-    fields = node.fields(_KEYS, required=("version", "packages"))
-    packages = _texts(fields["packages"])
-    unchanged = "unchanged" in fields and fields["unchanged"].flag()
-    if unchanged == ("becomes" in fields):
-        raise node.problem("expected either 'becomes' with a list, or 'unchanged: true'")
-    context = Context(
-        version=fields["version"].text(),
-        target=_text(fields.get("target"), "x86/64"),
-        profile=_text(fields.get("profile"), "generic"),
-        packages=packages,
-        default_packages=_texts(fields.get("default_packages")),
-        diff_packages="diff_packages" in fields and fields["diff_packages"].flag(),
-        from_version=fields["from_version"].text() if "from_version" in fields else None,
-        from_defaults=_texts(fields["from_defaults"]) if "from_defaults" in fields else None,
-        from_revision=fields["from_revision"].number() if "from_revision" in fields else None,
-    )
-    becomes = packages if unchanged else _texts(fields["becomes"])
-    return Example(node.line, context, becomes, fires=not unchanged)
+    found = []
+    for entry in node.entries() if node else ():
+        fields = entry.fields(_EXAMPLE_KEYS, required=("version", "packages"))
+        packages = _texts(fields["packages"])
+        unchanged = "unchanged" in fields and fields["unchanged"].flag()
+        if unchanged == ("becomes" in fields):
+            raise entry.problem("expected either 'becomes' with a list, or 'unchanged: true'")
+        context = Context(
+            version=fields["version"].text(),
+            target=fields["target"].text() if "target" in fields else "x86/64",
+            profile=fields["profile"].text() if "profile" in fields else "generic",
+            packages=packages,
+            default_packages=_texts(fields.get("default_packages")),
+            diff_packages="diff_packages" in fields and fields["diff_packages"].flag(),
+            from_version=fields["from_version"].text() if "from_version" in fields else None,
+            from_defaults=_texts(fields["from_defaults"]) if "from_defaults" in fields else None,
+            from_revision=fields["from_revision"].number() if "from_revision" in fields else None,
+        )
+        becomes = packages if unchanged else _texts(fields["becomes"])
+        found.append(Example(entry.line, context, becomes, fires=not unchanged))
+    return tuple(found)
 
 
 def _texts(node: Node | None) -> tuple[str, ...]:
     return tuple(entry.text() for entry in (node.entries() if node else ()))
-
-
-def _text(node: Node | None, otherwise: str) -> str:
-    return node.text() if node else otherwise
 
 
 FORMAT = 1
@@ -237,83 +227,68 @@ def read_rules(document: Node, header: Header) -> tuple[Rule, ...]:
     """The rules in the file's order."""
     rules: dict[str, Rule] = {}
     for node in document.fields(_HEADER_KEYS)["rules"].some():
-        rule = _read_rule(node, header)
-        if rule.name in rules:
-            raise node.problem(f"the rule on line {rules[rule.name].line} is called {rule.name} as well")
-        rules[rule.name] = rule
+        fields = node.fields(_RULE_KEYS, required=("name", "for", "why"))
+        name = fields["name"].text()
+        if not _NAME.fullmatch(name):
+            raise fields["name"].problem("expected a name of small letters, digits and . _ -")
+        audience = fields["for"]
+        if audience.text() not in list(Audience):
+            raise audience.problem(f"expected one of {', '.join(Audience)}")
+        revision = fields["from_revision"].number() if "from_revision" in fields else None
+        versions = tuple(entry.text() for entry in fields["versions"].some()) if "versions" in fields else ()
+        rule = Rule(
+            name=name,
+            why=fields["why"].text().strip(),
+            line=node.line,
+            audience=Audience(audience.text()),
+            versions=versions,
+            ranges=_ranges(fields.get("versions"), revision, header),
+            targets=_targets(fields.get("targets"), header),
+            profiles=_names(fields.get("profiles"), _PROFILE, "a profile like tplink_archer-c7-v5"),
+            requested=_patterns(fields.get("requested")),
+            add=_additions(fields.get("add")),
+            remove=_patterns(fields.get("remove")),
+            rename=_renames(fields.get("rename")),
+            from_revision=revision,
+            mandatory="mandatory" in fields and fields["mandatory"].flag(),
+            examples=read_examples(fields.get("examples")),
+        )
+        if not (rule.add or rule.remove or rule.rename):
+            raise node.problem(f"{name} does nothing: give it add, remove or rename")
+        if name in rules:
+            raise node.problem(f"the rule on line {rules[name].line} is called {name} as well")
+        rules[name] = rule
     return tuple(rules.values())
 
 
-def _read_rule(node: Node, header: Header) -> Rule:
-    fields = node.fields(_RULE_KEYS, required=("name", "for", "why"))
-    name = fields["name"].text()
-    if not _NAME.fullmatch(name):
-        raise fields["name"].problem("expected a name of small letters, digits and . _ -")
-    audience = fields["for"]
-    if audience.text() not in list(Audience):
-        raise audience.problem(f"expected one of {', '.join(Audience)}")
-    revision = fields["from_revision"].number() if "from_revision" in fields else None
-    versions = tuple(entry.text() for entry in fields["versions"].some()) if "versions" in fields else ()
-    rule = Rule(
-        name=name,
-        why=fields["why"].text().strip(),
-        line=node.line,
-        audience=Audience(audience.text()),
-        versions=versions,
-        ranges=_ranges(node, fields.get("versions"), revision, header),
-        targets=_targets(fields.get("targets"), header),
-        profiles=_names(fields.get("profiles"), _PROFILE, "a profile like tplink_archer-c7-v5"),
-        requested=_patterns(fields.get("requested")),
-        add=_additions(fields.get("add")),
-        remove=_patterns(fields.get("remove")),
-        rename=_renames(fields.get("rename")),
-        from_revision=revision,
-        mandatory="mandatory" in fields and fields["mandatory"].flag(),
-        examples=read_examples(fields.get("examples")),
-    )
-    if not (rule.add or rule.remove or rule.rename):
-        raise node.problem(f"{name} does nothing: give it add, remove or rename")
-    return rule
-
-
-def _ranges(
-    rule: Node, versions: Node | None, revision: int | None, header: Header
-) -> tuple[VersionRange, ...]:
+def _ranges(versions: Node | None, revision: int | None, header: Header) -> tuple[VersionRange, ...]:
     """The versions a rule is about: what it lists, as far as its revision is in them."""
-    since = EVERY_VERSION if revision is None else _since(revision, header)
+    since = EVERY_VERSION
+    if revision is not None:
+        # The branches that were branched off at this revision of main or later, and main.
+        for branch, branch_off in header.branches.items():
+            order = branch_order(branch) or ()
+            if branch_off >= revision:
+                since = VersionRange(low=order)
+                break
+            since = VersionRange(low=branch_end(order))
     if versions is None:
         return (since,)
     found = []
     for node in versions.some():
-        listed = _range(node, header)
+        name = node.text()
+        try:
+            listed = parse_range(name)
+        except VersionProblem as problem:
+            raise node.problem(str(problem)) from problem
+        if branch_order(name) and name != MAIN and name not in header.branches:
+            raise node.problem(f"'{name}' can never match: it is not among the branches of this file")
         both = listed.meet(since)
         if listed.empty or both.empty:
             why = "" if listed.empty else f": revision {revision} is not in them"
-            raise node.problem(f"'{node.text()}' can never match{why}")
+            raise node.problem(f"'{name}' can never match{why}")
         found.append(both)
     return tuple(found)
-
-
-def _range(node: Node, header: Header) -> VersionRange:
-    try:
-        found = parse_range(node.text())
-    except VersionProblem as problem:
-        raise node.problem(str(problem)) from problem
-    branch = branch_named(node.text())
-    if branch and branch != MAIN and branch not in header.branches:
-        raise node.problem(f"'{branch}' can never match: it is not among the branches of this file")
-    return found
-
-
-def _since(revision: int, header: Header) -> VersionRange:
-    """The branches that were branched off at this revision of main or later, and main."""
-    behind = EVERY_VERSION.low
-    for branch, branch_off in header.branches.items():
-        order = branch_order(branch) or ()
-        if branch_off >= revision:
-            return VersionRange(low=order)
-        behind = branch_end(order)
-    return VersionRange(low=behind)
 
 
 def _targets(node: Node | None, header: Header) -> frozenset[str] | None:

@@ -5,28 +5,10 @@ become new ones in place, new names that are gone leave too, additions go to the
 the removals of `diff_packages`, in front and sorted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from package_changes.model import Applied, Context, NamePattern, Rename, Rule, Selection
-
-
-def select_packages(rules: Sequence[Rule], context: Context, warnings: Sequence[str] = ()) -> Selection:
-    """What these rules, all of which hold for the version, target and profile, make of a request."""
-    starred = [
-        pattern.prefix
-        for rule in rules
-        for pattern in (*rule.requested, *rule.remove, *(rename.source for rename in rule.rename))
-        if pattern.suffix is not None
-    ]
-    # What every package and every removal that a pattern with a star matches begins with.
-    draft = _Draft(context, warnings, tuple({sign + prefix for prefix in starred for sign in ("", "-")}))
-    active = [rule for rule in rules if draft.concerns(rule)]
-    draft.remove(active)
-    if draft.rename(active):
-        draft.remove(active)
-    draft.add(active)
-    return draft.finish(active)
+from package_changes.model import Applied, Context, NamePattern, Rule, Selection
 
 
 @dataclass(slots=True)
@@ -38,17 +20,75 @@ class _Trace:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
-class _Draft:
+class Draft:
     """A selection in the making; `entries` is an ordered set."""
 
-    def __init__(self, context: Context, warnings: Sequence[str], prefixes: tuple[str, ...]) -> None:
+    def __init__(self, rules: Sequence[Rule], context: Context, warnings: Sequence[str]) -> None:
+        """All `rules` hold for the version, target and profile of the context."""
         self._context = context
         self._asked = dict.fromkeys(context.packages)
         self._entries = dict(self._asked)
+        starred = [
+            pattern.prefix
+            for rule in rules
+            for pattern in (*rule.requested, *rule.remove, *(rename.source for rename in rule.rename))
+            if pattern.suffix is not None
+        ]
         # The few entries that a pattern with a star could match: looking at all costs too much.
+        prefixes = tuple({sign + prefix for prefix in starred for sign in ("", "-")})
         self._families = [entry for entry in self._entries if entry.startswith(prefixes)]
         self._traces: dict[str, _Trace] = {}
         self._warnings = list(warnings)
+        running = context.from_revision
+        # Rules whose package is asked for, and whose change is still ahead of the device. A mandatory
+        # rule is applied however new the running revision is.
+        self._rules = [
+            rule
+            for rule in rules
+            if (not rule.requested or any(self._matching(pattern) for pattern in rule.requested))
+            and (
+                rule.mandatory
+                or rule.from_revision is None
+                or running is None
+                or running < rule.from_revision
+            )
+        ]
+
+    def select(self) -> Selection:
+        """What the rules make of the request."""
+        self._remove()
+        if self._rename():
+            self._remove()
+        for rule in self._rules:
+            for name in rule.add:
+                if f"-{name}" in self._entries:
+                    if not rule.mandatory:
+                        continue
+                    del self._entries[f"-{name}"]
+                    self._warnings.append(
+                        f"{name} was kept although the request removes it: this device needs it ({rule.why})"
+                    )
+                if name not in self._entries:
+                    self._entries[name] = None
+                    self._trace(rule).added.append(name)
+        missing: tuple[str, ...] = ()
+        dropped: set[str] = set()
+        if self._context.diff_packages:
+            missing = self._missing_defaults()
+            # A profile's own removals are no defaults.
+            defaults = (name for name in self._context.default_packages if name[:1] != "-")
+            dropped = {f"-{name}" for name in defaults if name not in self._entries} - self._entries.keys()
+        return Selection(
+            packages=(*sorted(dropped), *self._entries),
+            applied=tuple(
+                Applied(rule.name, rule.why, tuple(trace.added), tuple(trace.removed), trace.renamed)
+                for rule in self._rules
+                if (trace := self._traces.get(rule.name))
+            ),
+            warnings=tuple(self._warnings),
+            missing_defaults=missing,
+            released=frozenset(name for name in self._asked if name not in self._entries),
+        )
 
     def _matching(self, pattern: NamePattern, sign: str = "") -> list[str]:
         """The entries a pattern matches, in their order; with `sign` the removals of such packages."""
@@ -61,32 +101,17 @@ class _Draft:
             if entry.startswith(sign) and pattern.matches(entry[len(sign) :]) and entry in self._entries
         ]
 
-    def concerns(self, rule: Rule) -> bool:
-        """Whether the rule's package is asked for, and the change is still ahead of the device.
-
-        A mandatory rule is applied however new the running revision is.
-        """
-        if rule.requested and not any(self._matching(pattern) for pattern in rule.requested):
-            return False
-        running = self._context.from_revision
-        return rule.mandatory or rule.from_revision is None or running is None or running < rule.from_revision
-
-    def remove(self, rules: Iterable[Rule]) -> None:
-        for rule in rules:
+    def _remove(self) -> None:
+        for rule in self._rules:
             for pattern in rule.remove:
                 for name in self._matching(pattern):
                     del self._entries[name]
                     self._trace(rule).removed.append(name)
 
-    def rename(self, rules: Iterable[Rule]) -> bool:
+    def _rename(self) -> bool:
         """Whether anything has a new name. Packages come first: no removal may undo one of them."""
-        pairs = [(rule, rename) for rule in rules for rename in rule.rename]
-        packages = self._replace(self._renamed_packages(pairs))
-        removals = self._replace(self._renamed_removals(pairs))
-        return packages or removals
-
-    def _renamed_packages(self, pairs: Iterable[tuple[Rule, Rename]]) -> dict[str, str]:
-        found = {}
+        pairs = [(rule, rename) for rule in self._rules for rename in rule.rename]
+        packages = {}
         for rule, rename in pairs:
             for name in self._matching(rename.source):
                 new = rename.of(name)
@@ -95,25 +120,24 @@ class _Draft:
                         f"{name} is called {new} now, but the request removes {new}: left as it is"
                     )
                     continue
-                found[name] = self._trace(rule).renamed[name] = new
-        return found
-
-    def _renamed_removals(self, pairs: Iterable[tuple[Rule, Rename]]) -> dict[str, str]:
+                packages[name] = self._trace(rule).renamed[name] = new
+        self._replace(packages)
         hits = [
             (rule, rename, entry)
             for rule, rename in pairs
             for entry in self._matching(rename.source, sign="-")
         ]
         defaults = frozenset(self._context.default_packages if hits else ())
-        found = {}
+        removals = {}
         for rule, rename, entry in hits:
             new = rename.of(entry[1:])
             # A default that has the old name exists under it, and is meant.
             if new not in self._entries and entry[1:] not in defaults:
-                found[entry] = self._trace(rule).renamed[entry] = f"-{new}"
-        return found
+                removals[entry] = self._trace(rule).renamed[entry] = f"-{new}"
+        self._replace(removals)
+        return bool(packages or removals)
 
-    def _replace(self, names: dict[str, str]) -> bool:
+    def _replace(self, names: dict[str, str]) -> None:
         """Puts new names in the place of old ones; one that is there already keeps its own place."""
         if names:
             before, self._entries = self._entries, {}
@@ -124,52 +148,13 @@ class _Draft:
                 elif new not in before:
                     self._entries[new] = None
             self._families = list(dict.fromkeys((*self._families, *names.values())))
-        return bool(names)
-
-    def add(self, rules: Iterable[Rule]) -> None:
-        for rule in rules:
-            for name in rule.add:
-                refused = f"-{name}" in self._entries
-                if refused and rule.mandatory:
-                    del self._entries[f"-{name}"]
-                    self._warnings.append(
-                        f"{name} was kept although the request removes it: this device needs it ({rule.why})"
-                    )
-                elif refused:
-                    continue
-                if name not in self._entries:
-                    self._entries[name] = None
-                    self._trace(rule).added.append(name)
 
     def _trace(self, rule: Rule) -> _Trace:
         return self._traces.setdefault(rule.name, _Trace())
 
-    def finish(self, rules: Sequence[Rule]) -> Selection:
-        """The selection, with what `diff_packages` removes."""
-        missing = self._missing_defaults(rules)
-        dropped: set[str] = set()
-        if self._context.diff_packages:
-            # A profile's own removals are no defaults.
-            defaults = (name for name in self._context.default_packages if name[:1] != "-")
-            dropped = {f"-{name}" for name in defaults if name not in self._entries} - self._entries.keys()
-        return Selection(
-            packages=(*sorted(dropped), *self._entries),
-            applied=tuple(
-                Applied(rule.name, rule.why, tuple(trace.added), tuple(trace.removed), trace.renamed)
-                for rule in rules
-                if (trace := self._traces.get(rule.name))
-            ),
-            warnings=tuple(self._warnings),
-            missing_defaults=missing,
-            released=frozenset(name for name in self._asked if name not in self._entries),
-        )
-
-    def _missing_defaults(self, rules: Sequence[Rule]) -> tuple[str, ...]:
+    def _missing_defaults(self) -> tuple[str, ...]:
         """Defaults that are new since the running version, which the caller therefore could not name."""
-        context = self._context
-        if not context.diff_packages:
-            return ()
-        defaults = dict.fromkeys(context.default_packages)
+        defaults = dict.fromkeys(self._context.default_packages)
         renamed = {new for trace in self._traces.values() for new in trace.renamed.values()}
         absent = [
             name
@@ -182,22 +167,18 @@ class _Draft:
         ]
         if not absent:
             return ()
-        if context.from_defaults is None:
+        if self._context.from_defaults is None:
             self._warnings.append(
                 "The default packages of the running version are not known: whether the defaults that this "
                 "request leaves out are new could not be checked"
             )
             return ()
-        before = _under_new_names(rules, context.from_defaults)
-        return tuple(name for name in absent if name not in before)
-
-
-def _under_new_names(rules: Sequence[Rule], names: Iterable[str]) -> set[str]:
-    """Packages by their old and new names: who dropped the old one has dropped the new one."""
-    found = set(names)
-    renames = [rename for rule in rules for rename in rule.rename]
-    new = {str(rename.target) for rename in renames if str(rename.source) in found}
-    for rename in renames:
-        if rename.source.suffix is not None:
-            new.update(rename.of(name) for name in found if rename.source.matches(name))
-    return found | new
+        # By their old and new names: who dropped the old one has dropped the new one.
+        before = set(self._context.from_defaults)
+        new = set()
+        for rename in (rename for rule in self._rules for rename in rule.rename):
+            if rename.source.suffix is not None:
+                new.update(rename.of(name) for name in before if rename.source.matches(name))
+            elif rename.source.prefix in before:
+                new.add(str(rename.target))
+        return tuple(name for name in absent if name not in before and name not in new)

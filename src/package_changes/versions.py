@@ -110,11 +110,6 @@ def parse_range(text: str) -> VersionRange:
     return found
 
 
-def branch_named(text: str) -> str | None:
-    """The branch when the text is nothing but a branch's name."""
-    return text if branch_order(text) else None
-
-
 def _edges(name: str) -> tuple[Order, Order]:
     """Where a version or branch begins, and what lies right behind it."""
     if (order := branch_order(name)) is not None:

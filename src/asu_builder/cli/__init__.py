@@ -81,7 +81,7 @@ def rules_group() -> None:
 @click.argument("file")
 def rules_test_command(file: str) -> None:
     """Checks a rules file and runs every example in it."""
-    from package_changes.examples import test_file
+    from package_changes.files import test_file
 
     sys.exit(test_file(file))
 

@@ -28,9 +28,9 @@ from asu_builder.http.errors import on_bug, on_http_error, respond, status_of
 from asu_builder.http.openapi import declared, describe, operation, says
 from asu_builder.http.server import server_config
 from asu_builder.settings import Settings, SettingsProblem
+from package_changes.files import RulesFile
 from package_changes.model import Applied, ClientChange, Context, Rule
 from package_changes.rules import Rules
-from package_changes.watch import RulesFile
 
 MAX_PACKAGES = 3000
 _MAX_NAME = 128

@@ -25,7 +25,7 @@ from asu_builder.http.rules_service import (
 )
 from asu_builder.settings import Settings, SettingsProblem
 from door_rig import door_settings
-from package_changes.watch import RulesFile, built_in_rules
+from package_changes.files import RulesFile, built_in_rules
 from rules_text import HEAD, HEAD_LINES, a_rule
 
 SECONDS = 60

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 from asu_builder.http.rules_service import ServiceSettings, read_settings
-from package_changes.examples import check_examples
+from package_changes.files import check_examples
 from package_changes.rules import parse_rules
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/package-changes.md").read_text(encoding="utf-8")

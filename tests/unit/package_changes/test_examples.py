@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from package_changes.examples import check_examples
-from package_changes.examples import test_file as run_file
-from package_changes.watch import built_in_rules
+from package_changes.files import built_in_rules, check_examples
+from package_changes.files import test_file as run_file
 from rules_text import HEAD, HEAD_LINES, a_rule, rules_of
 
 FIRES = "examples: [{version: 24.10.4, packages: [a], becomes: [a, x]}]"

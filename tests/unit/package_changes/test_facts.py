@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pytest
 
+from package_changes.files import built_in_rules
 from package_changes.rules import ClientChange, Context
-from package_changes.watch import built_in_rules
 
 BRANCHES = ("21.02", "22.03", "23.05", "24.10", "25.12", "SNAPSHOT")
 DSA = ("kmod-dsa-mv88e6xxx",)

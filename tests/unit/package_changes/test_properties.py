@@ -3,8 +3,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from package_changes.files import built_in_rules
 from package_changes.rules import Context
-from package_changes.watch import built_in_rules
 
 RULES = built_in_rules()
 TOUCHED = sorted(
@@ -88,7 +88,9 @@ def test_what_a_device_needs_is_there_whatever_the_request_says(context: Context
     needed = {
         name
         for rule in RULES
-        if rule.mandatory and rule.for_builder and rule in RULES._matching(context)
+        if rule.mandatory
+        and rule.for_builder
+        and rule in RULES._matching(context.version, context.target, context.profile)[0]
         for name in rule.add
     }
     assert needed <= set(selection.packages)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from package_changes.files import built_in_rules
 from package_changes.rules import RulesProblem, parse_rules
-from package_changes.watch import built_in_rules
 from rules_text import HEAD, HEAD_LINES, a_rule, rules_of
 
 FIRST = HEAD_LINES + 1

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from package_changes.files import built_in_rules
 from package_changes.rules import Applied, Context
-from package_changes.watch import built_in_rules
 from rules_text import a_context, a_rule, rules_of
 
 ADD = a_rule("needs", "add: [driver]")
@@ -154,12 +154,14 @@ def test_an_unknown_target_gets_a_warning() -> None:
 
 
 def test_names_can_be_asked_about_one_by_one() -> None:
-    rules, context = built_in_rules(), a_context(version="24.10.4")
-    assert rules.rename_of("luci-i18n-opkg-de", context) == "luci-i18n-package-manager-de"
-    assert rules.rename_of("opkg", context) is None
-    assert rules.is_removed("auc", context)
-    assert rules.is_touched("firewall", context)
-    assert not rules.is_touched("luci", context)
+    def becomes(name: str) -> tuple[str, ...]:
+        return built_in_rules().apply(a_context(name, version="24.10.4")).packages
+
+    assert becomes("luci-i18n-opkg-de") == ("luci-i18n-package-manager-de",)
+    assert becomes("opkg") == ("opkg",)
+    assert "auc" not in becomes("auc")
+    assert becomes("firewall") != ("firewall",)
+    assert becomes("luci") == ("luci",)
 
 
 def test_the_request_stays_as_it_was() -> None:

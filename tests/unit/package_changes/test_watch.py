@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from factories import eventually
-from package_changes.watch import BUILT_IN, RulesFile
+from package_changes.files import BUILT_IN, RulesFile
 from rules_text import HEAD, HEAD_LINES, a_rule
 
 GOOD = HEAD + a_rule("one", "add: [x]")
