@@ -175,7 +175,7 @@ class Draft:
             return ()
         # By their old and new names: who dropped the old one has dropped the new one.
         before = set(self._context.from_defaults)
-        new = set()
+        new: set[str] = set()
         for rename in (rename for rule in self._rules for rename in rule.rename):
             if rename.source.suffix is not None:
                 new.update(rename.of(name) for name in before if rename.source.matches(name))
