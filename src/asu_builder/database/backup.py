@@ -31,7 +31,11 @@ def backup(source: Path, target: Path, *, force: bool = False) -> int:
         with _scratch(target) as scratch:
             copy = scratch / "copy"
             _copy(source, copy)
-            _own_like(source, copy)
+            # The user of the service, and no other, reads what root has saved.
+            copy.chmod(0o600)
+            owner = source.stat()
+            with contextlib.suppress(PermissionError):
+                os.chown(copy, owner.st_uid, owner.st_gid)
             sync(copy)
             size = copy.stat().st_size
             copy.rename(target)
@@ -115,11 +119,3 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 def _let_signals_in(_status: int, _remaining: int, _total: int) -> None:
     """Between two steps Ctrl-C ends the copying, because this is Python."""
-
-
-def _own_like(source: Path, copy: Path) -> None:
-    """Lets the user of the service, and no other, read what root has saved."""
-    copy.chmod(0o600)
-    owner = source.stat()
-    with contextlib.suppress(PermissionError):
-        os.chown(copy, owner.st_uid, owner.st_gid)

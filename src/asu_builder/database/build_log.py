@@ -9,7 +9,6 @@ from asu_builder.ports import LogLine, PrintedLine
 from asu_builder.ports.engines import LEFT_OUT, MAX_BYTES, MAX_LINES
 
 _HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?"
-_Row = tuple[int, int, int, str, str, int]
 
 
 class SqlBuildLog:
@@ -31,26 +30,20 @@ class SqlBuildLog:
             seq, size = last or (0, 0)
             if size > self._max_bytes:
                 return False
-            rows, has_room = self._rows(lease.job_id, lines, seq, size)
+            rows: list[tuple[int, int, int, str, str, int]] = []
+            for line in lines:
+                seq, text = seq + 1, line.text
+                size += len(text.encode())
+                if seq > self._max_lines or size > self._max_bytes:
+                    # A size beyond the limit is how the last line is known.
+                    text, size = LEFT_OUT, self._max_bytes + 1
+                rows.append((lease.job_id, seq, to_micros(line.at), line.stage, text, size))
+                if size > self._max_bytes:
+                    break
             connection.executemany(
                 "INSERT INTO build_log (job_id, seq, at, stage, text, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
-        return has_room
-
-    def _rows(
-        self, job_id: int, lines: Sequence[PrintedLine], seq: int, size: int
-    ) -> tuple[list[_Row], bool]:
-        """The rows behind row `seq`, and whether there is room for more."""
-        rows: list[_Row] = []
-        for line in lines:
-            seq, at = seq + 1, to_micros(line.at)
-            size += len(line.text.encode())
-            if seq > self._max_lines or size > self._max_bytes:
-                # A size beyond the limit is how the last line is known.
-                rows.append((job_id, seq, at, line.stage, LEFT_OUT, self._max_bytes + 1))
-                return rows, False
-            rows.append((job_id, seq, at, line.stage, line.text, size))
-        return rows, True
+        return size <= self._max_bytes
 
     def read(self, job_id: int, *, after: int = 0, limit: int = MAX_LINES + 1) -> Sequence[LogLine]:
         with self._database.reading() as connection:

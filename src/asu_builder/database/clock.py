@@ -24,28 +24,22 @@ MAX_LEAD = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that does was written by a wrong clock."""
 
 
-def notice_set_back(connection: sqlite3.Connection, at: int) -> None:
-    """Moves times by a leap backwards; to be called before a time is written.
+def move_times(connection: sqlite3.Connection, at: int, *, polled: bool = False) -> None:
+    """Moves leases, waiting times and last accesses by the time in which nothing polled the queue.
 
-    Else the next poll would move what was written after the leap together with what is older, and a
-    result of these moments would seem long unused when a full disk asks for room.
+    To be called with each poll, and before any time is written. The latter notices only a leap backwards:
+    else the next poll would move what was written after the leap together with what is older, and a result
+    of these moments would seem long unused when a full disk asks for room.
     """
     row = connection.execute("SELECT seen_at FROM queue_clock").fetchone()
-    if row is not None and at - int(row[0]) < -span_micros(_MAX_SKEW):
-        _poll(connection, at, seen=int(row[0]))
-
-
-def discount_unseen_time(connection: sqlite3.Connection, at: int) -> None:
-    """Moves leases, waiting times and last accesses by the time in which nothing polled the queue."""
-    row = connection.execute("SELECT seen_at FROM queue_clock").fetchone()
     if row is None:
-        connection.execute("INSERT INTO queue_clock (seen_at) VALUES (?)", (at,))
-    elif not -span_micros(_JITTER) <= at - int(row[0]) < 0:
-        _poll(connection, at, seen=int(row[0]))
-
-
-def _poll(connection: sqlite3.Connection, at: int, *, seen: int) -> None:
+        if polled:
+            connection.execute("INSERT INTO queue_clock (seen_at) VALUES (?)", (at,))
+        return
+    seen = int(row[0])
     gap = at - seen
+    if -span_micros(_JITTER) <= gap < 0 if polled else gap >= -span_micros(_MAX_SKEW):
+        return
     connection.execute("UPDATE queue_clock SET seen_at = ?", (at,))
     if not 0 <= gap <= span_micros(MAX_GAP):
         _log.info("%+.0f s passed unseen; leases and waiting times are moved by it", gap / 1_000_000)

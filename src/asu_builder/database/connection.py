@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from asu_builder.database.clock import notice_set_back
+from asu_builder.database.clock import move_times
 from asu_builder.database.rows import to_micros
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
 from asu_builder.domain.check_result import CheckResult
@@ -126,7 +126,17 @@ class Database:
         )
         with self._connecting:
             self._opened.append(connection)
-        _use_log(connection)
+        # Of several processes that bring a new file into WAL mode at once SQLite refuses all but one, and
+        # does not let them wait.
+        until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -1024")
@@ -177,7 +187,7 @@ class Database:
         """A transaction of `writing` for what writes times, and the database's time in it."""
         with self.writing(durable=durable) as connection:
             at = self.now()
-            notice_set_back(connection, at)
+            move_times(connection, at)
             yield connection, at
 
     @contextlib.contextmanager
@@ -252,7 +262,13 @@ class Database:
             if self._closing.is_set():
                 return _CUT_OFF
             try:
-                problems = self._look_through()
+                self._verifier = self._connect("NORMAL", read_only=True)
+                try:
+                    problems = [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
+                finally:
+                    self._verifier.close()
+                    with self._connecting:
+                        self._opened.remove(self._verifier)
             except sqlite3.DatabaseError as error:
                 if self._closing.is_set():
                     return _CUT_OFF
@@ -264,15 +280,6 @@ class Database:
         _log.error("%s is damaged: %s", self._path, "; ".join(problems))
         self._refusal = _DAMAGED
         return CheckResult("error", _DAMAGED)
-
-    def _look_through(self) -> list[str]:
-        self._verifier = self._connect("NORMAL", read_only=True)
-        try:
-            return [row[0] for row in self._verifier.execute("PRAGMA quick_check(10)")]
-        finally:
-            self._verifier.close()
-            with self._connecting:
-                self._opened.remove(self._verifier)
 
     def stop_verifying(self) -> None:
         """Cuts a verification off and lets none begin any more, so that a stop need not wait for it."""
@@ -303,21 +310,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
-
-
-def _use_log(connection: sqlite3.Connection) -> None:
-    """Brings the file into WAL mode, where it is not.
-
-    Of several processes that do this to a new file at once SQLite refuses all but one, and does
-    not let them wait.
-    """
-    until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(_AGAIN_SECONDS)
-        else:
-            return

@@ -6,16 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from asu_builder.database.connection import Database
-from asu_builder.database.order import insert_job
-from asu_builder.database.queue import RESET_TO_PENDING
-from asu_builder.database.rows import (
-    FINAL,
-    SELECT_WITHOUT_OUTCOME,
-    moment,
-    read_job,
-    to_job,
-    to_request,
-)
+from asu_builder.database.queue import RESET_TO_PENDING, insert_job
+from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, to_job
 from asu_builder.domain.job import Job, JobState, Priority
 from asu_builder.ports import AuditEntry, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
 
@@ -111,9 +103,23 @@ class SqlOperations:
             self._note_revocation()
 
     def requeue(self, request_hash: str) -> Job | None:
+        job = None
         try:
             with self._database.timed(durable=True) as (connection, at):
-                job = _requeue(connection, request_hash, at)
+                row = connection.execute(
+                    "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
+                    " coalesce(job.priority, 0), job.state"
+                    " FROM build_requests AS request"
+                    " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
+                    " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
+                    (request_hash,),
+                ).fetchone()
+                if row is not None and row[4] not in _LIVE_STATES:
+                    text, client, caller, priority, _ = row
+                    request = REQUEST.decode(text)
+                    _end_answers(connection, request_hash, at)
+                    submission = Submission(request, request_hash, client, caller, Priority(priority))
+                    job = insert_job(connection, submission, at)
         finally:
             self._note_revocation()
         self._database.wakeups.notify(job is not None)
@@ -169,23 +175,6 @@ class SqlOperations:
                 (max(0, min(limit, _LARGEST_LIST)),),
             ).fetchall()
         return [AuditEntry(moment(at), *rest) for at, *rest in rows]
-
-
-def _requeue(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
-    row = connection.execute(
-        "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
-        " coalesce(job.priority, 0), job.state"
-        " FROM build_requests AS request"
-        " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
-        " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
-        (request_hash,),
-    ).fetchone()
-    if row is None or row[4] in ("pending", "building"):
-        return None
-    text, client, caller, priority, _ = row
-    submission = Submission(to_request(text), request_hash, client, caller, Priority(priority))
-    _end_answers(connection, request_hash, at)
-    return read_job(connection, insert_job(connection, submission, at))
 
 
 def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:

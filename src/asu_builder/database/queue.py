@@ -1,32 +1,32 @@
-"""The queue in SQL: what is submitted, claimed and ended.
+"""The queue in SQL: what is submitted, claimed and ended, and in which order jobs wait.
 
-Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. The order of
-jobs is in `order.py`; these two, `retention.py` and `operator.py` are the only modules that write
-`build_jobs`.
+Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. This module,
+`retention.py` and `operator.py` are the only ones that write `build_jobs`. Why the queue is fair:
+docs/decisions/callers-take-turns.md.
 """
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from asu_builder.database.clock import discount_unseen_time
+from msgspec.structs import asdict, replace
+
+from asu_builder.database.clock import move_times
 from asu_builder.database.connection import Database
-from asu_builder.database.order import count_ahead, count_pending, insert_job, is_last, join_job
 from asu_builder.database.rows import (
     FINAL,
+    HISTORY,
     SELECT_JOB,
     encode,
-    encode_history,
     moment,
-    new_job,
     read_job,
     span_micros,
-    to_history,
     to_job,
 )
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
+    FINAL_STATES,
     Attempt,
     BuildFailure,
     BuildResult,
@@ -65,6 +65,41 @@ _CLAIM = """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
 
+# The row values are those of the index build_jobs_order.
+_AHEAD = """
+    SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
+     WHERE mine.id = ? AND other.state = 'pending'
+       AND (other.deprioritized, -other.priority, other.fair_start, other.id)
+         < (mine.deprioritized, -mine.priority, mine.fair_start, mine.id)
+"""
+_LAST = """
+    SELECT id FROM build_jobs WHERE state = 'pending'
+     ORDER BY deprioritized DESC, priority, fair_start DESC, id DESC LIMIT 1
+"""
+# A caller's next job starts one after its last one that is not done, and no job before the start
+# that is reached.
+_NEXT_START = """
+    max(coalesce((SELECT reached FROM fair_queue WHERE priority = :priority), 0),
+        coalesce((SELECT max(fair_start) + 1 FROM build_jobs
+                   WHERE state IN ('pending', 'building')
+                     AND caller = :caller AND priority = :priority), 0))
+"""
+_INSERT = f"""
+    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at,
+                            last_accessed_at, fair_start)
+    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_START})
+    RETURNING id
+"""
+# Of two with the same start the older is first, so an equal start is not an earlier one.
+TAKE_EARLIER_START = f"""
+    UPDATE build_jobs SET priority = :priority, fair_start = own.fair_start, caller = :caller
+      FROM (SELECT {_NEXT_START} AS fair_start) AS own
+     WHERE id = :id AND state = 'pending'
+       AND (-:priority, own.fair_start) < (-build_jobs.priority, build_jobs.fair_start)
+"""
+_WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
+_COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
+
 
 class SqlJobQueue:
     """The job queue of `ports.JobQueue` on the embedded database."""
@@ -81,16 +116,44 @@ class SqlJobQueue:
     def submit_all(
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
+        entries: list[Entry | AsuError] = []
+        created = 0
         with self._database.timed(durable=True) as (connection, at):
-            entries = [_enter(connection, submission, max_pending, at) for submission in submissions]
-        self._database.wakeups.notify(sum(isinstance(entry, Entry) and entry.created for entry in entries))
+            for submission in submissions:
+                job = _find(connection, submission.request_hash, at)
+                if job is not None and not allows_resubmit(job, now=moment(at)):
+                    job = _join(connection, job, submission)
+                    ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+                    entries.append(Entry(job, created=False, ahead=ahead))
+                    continue
+                (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+                if max_pending is not None and pending >= max_pending:
+                    entries.append(QueueFull(pending, _RETRY_AFTER_FULL))
+                    continue
+                if submission.refusal is not None:
+                    entries.append(submission.refusal)
+                    continue
+                if job is not None:
+                    connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
+                connection.execute(
+                    "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
+                    " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
+                    (submission.request_hash, encode(submission.request), at),
+                )
+                job = insert_job(connection, submission, at)
+                # A new job is mostly the last one; then the others need not be counted again.
+                (last,) = connection.execute(_LAST).fetchone()
+                ahead = pending if last == job.id else _count_ahead(connection, job.id)
+                entries.append(Entry(job, created=True, ahead=ahead))
+                created += 1
+        self._database.wakeups.notify(created)
         return entries
 
     def answers(self, request_hash: str) -> bool:
         with self._database.reading() as connection:
             at = self._database.now()
             job = _find(connection, request_hash, at)
-            return job is not None and _answers(job, at)
+            return job is not None and not allows_resubmit(job, now=moment(at))
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -98,11 +161,12 @@ class SqlJobQueue:
 
     def position(self, job_id: int) -> int:
         with self._database.reading() as connection:
-            return count_ahead(connection, job_id)
+            return _count_ahead(connection, job_id)
 
     def pending(self) -> int:
         with self._database.reading() as connection:
-            return count_pending(connection)
+            (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+        return int(pending)
 
     def typical_duration(self) -> timedelta | None:
         with self._database.reading() as connection:
@@ -149,8 +213,7 @@ class SqlJobQueue:
                 " WHERE state = 'pending' AND last_accessed_at < ? RETURNING id",
                 (failure.reason, at, at + span_micros(failure_ttl), at - span_micros(policy.expires_after)),
             ).fetchall()
-            for (job_id,) in rows:
-                _write_outcome(connection, job_id, failure)
+            connection.executemany(_WRITE_OUTCOME, [(job_id, False, encode(failure)) for (job_id,) in rows])
             return [read_job(connection, job_id) for (job_id,) in rows]
 
     def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
@@ -214,18 +277,17 @@ class SqlJobQueue:
 
     def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
         with self._database.timed() as (connection, at):
+            history = None  # as it is
             row = connection.execute(
-                f"SELECT started_at, stage, history FROM build_jobs WHERE {_LEASED}", _named(lease)
+                f"SELECT history, started_at, stage FROM build_jobs WHERE {_LEASED}", asdict(lease)
             ).fetchone()
-            if row is None:
-                raise _lost(lease)
-            started_at, stage, history = row
-            if retry:
-                history = _with_attempt(history, started_at, stage, retry, at)
+            if retry and row is not None:
+                before, started_at, stage = row
+                history = _with_attempt(before, started_at, stage, retry, at)
             _update_under_lease(
                 connection,
                 f"{RESET_TO_PENDING}, not_before = :not_before, retries = retries + :retry,"
-                " history = :history",
+                " history = coalesce(:history, history)",
                 lease,
                 {"not_before": at + span_micros(delay), "retry": int(bool(retry)), "history": history},
             )
@@ -244,7 +306,7 @@ class SqlJobQueue:
     def recover(self, *, worker: str | None = None, failure_ttl: timedelta) -> Recovery:
         gave_up: list[Job] = []
         with self._database.timed(durable=True) as (connection, at):
-            discount_unseen_time(connection, at)
+            move_times(connection, at, polled=True)
             lapsed = connection.execute(
                 "SELECT id, worker, lease_token, stage, attempts, started_at, history FROM build_jobs"
                 " WHERE state = 'building'"
@@ -268,7 +330,7 @@ class SqlJobQueue:
                         FailureReason.GAVE_UP,
                         f"Error: Gave up: the build was cut off {counted} times without an end. This is the "
                         "server's fault; try again later or tell its operator.",
-                        attempts=to_history(tried),
+                        attempts=HISTORY.decode(tried),
                     )
                     _finish(connection, lease, failure, Retention(failure_ttl, failure_ttl), at=at)
                     gave_up.append(read_job(connection, job_id))
@@ -285,56 +347,67 @@ def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | N
     return None if row is None else to_job(row)
 
 
-def _answers(job: Job, at: int) -> bool:
-    return not allows_resubmit(job, now=moment(at))
+def _count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
+    """How many waiting jobs are before this one."""
+    (ahead,) = connection.execute(_AHEAD, (job_id,)).fetchone()
+    return int(ahead)
 
 
-def _enter(
-    connection: sqlite3.Connection, submission: Submission, max_pending: int | None, at: int
-) -> Entry | AsuError:
-    job = _find(connection, submission.request_hash, at)
-    if job is not None and _answers(job, at):
-        job = join_job(connection, job, submission)
-        ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
-        return Entry(job, created=False, ahead=ahead)
-    pending = count_pending(connection)
-    if max_pending is not None and pending >= max_pending:
-        return QueueFull(pending, _RETRY_AFTER_FULL)
-    if submission.refusal is not None:
-        return submission.refusal
-    if job is not None:
-        connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
-    connection.execute(
-        "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
-        " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
-        (submission.request_hash, encode(submission.request), at),
+def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> Job:
+    """A new pending job, after those of its caller."""
+    (job_id,) = connection.execute(
+        _INSERT,
+        {
+            "hash": submission.request_hash,
+            "client": submission.client,
+            "caller": submission.caller,
+            "cancel_digest": submission.cancel_digest,
+            "priority": submission.priority,
+            "at": at,
+        },
+    ).fetchone()
+    return Job(
+        id=job_id,
+        request_hash=submission.request_hash,
+        request=submission.request,
+        state=JobState.PENDING,
+        enqueued_at=moment(at),
+        client=submission.client,
+        caller=submission.caller,
+        priority=submission.priority,
     )
-    job_id = insert_job(connection, submission, at)
-    # A new job is mostly the last one; then the others need not be counted again.
-    ahead = pending if is_last(connection, job_id) else count_ahead(connection, job_id)
-    return Entry(new_job(job_id, submission, at), created=True, ahead=ahead)
 
 
-def _named(lease: Lease) -> dict[str, object]:
-    return {"job_id": lease.job_id, "worker": lease.worker, "token": lease.token}
+def _join(connection: sqlite3.Connection, job: Job, submission: Submission) -> Job:
+    """The live or final job as it is once this submission has joined it.
 
-
-def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker}")
+    One that waits takes the place that a job of the joiner's own would get, if that is a better one.
+    """
+    if job.state in FINAL_STATES or submission.caller == job.caller:
+        return job
+    if not job.joined:
+        connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
+        job = replace(job, joined=True)
+    if job.state is not JobState.PENDING:
+        return job
+    own = {"id": job.id, "caller": submission.caller, "priority": submission.priority}
+    if connection.execute(TAKE_EARLIER_START, own).rowcount:
+        job = replace(job, caller=submission.caller, priority=submission.priority)
+    return job
 
 
 def _update_under_lease(
     connection: sqlite3.Connection, statement: str, lease: Lease, values: Mapping[str, object]
 ) -> None:
     """Runs an UPDATE on the leased job. Raises `LeaseLost` when another holds it now."""
-    if connection.execute(f"{statement} WHERE {_LEASED}", {**_named(lease), **values}).rowcount != 1:
-        raise _lost(lease)
+    if connection.execute(f"{statement} WHERE {_LEASED}", {**asdict(lease), **values}).rowcount != 1:
+        raise LeaseLost(f"job {lease.job_id} is no longer held by {lease.worker}")
 
 
 def _with_attempt(history: str, started_at: int, stage: str, ending: str, at: int) -> str:
     """The history of a row with the attempt that just broke off."""
     attempt = Attempt(moment(started_at), moment(at), Stage(stage), ending)
-    return encode_history((*to_history(history), attempt))
+    return encode((*HISTORY.decode(history), attempt))
 
 
 def _finish(
@@ -357,11 +430,4 @@ def _finish(
             "stored_bytes": outcome.stored_bytes if isinstance(outcome, BuildResult) else 0,
         },
     )
-    _write_outcome(connection, lease.job_id, outcome)
-
-
-def _write_outcome(connection: sqlite3.Connection, job_id: int, outcome: Outcome) -> None:
-    connection.execute(
-        "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)",
-        (job_id, isinstance(outcome, BuildResult), encode(outcome)),
-    )
+    connection.execute(_WRITE_OUTCOME, (lease.job_id, completed, encode(outcome)))

@@ -40,7 +40,11 @@ class Revocations:
                     # Written, not only made longer: on a full disk the first change of a hole is the end
                     # of the process.
                     os.pwrite(descriptor, bytes(_BYTES), 0)
-                    _own_like(database, descriptor)
+                    # Root's file is given to whom the database belongs, as SQLite does with those beside it.
+                    facts = database.stat()
+                    if os.geteuid() == 0:
+                        os.fchown(descriptor, facts.st_uid, facts.st_gid)
+                    os.fchmod(descriptor, facts.st_mode & 0o666)
                 self._mapped = mmap.mmap(descriptor, _BYTES)
             finally:
                 os.close(descriptor)
@@ -57,14 +61,6 @@ class Revocations:
     def note(self) -> None:
         """An answer was taken back."""
         self._mapped[:_BYTES] = os.urandom(_BYTES)
-
-
-def _own_like(database: Path, descriptor: int) -> None:
-    """Gives root's file to whom the database belongs, as SQLite does with those beside it."""
-    if os.geteuid() == 0:
-        facts = database.stat()
-        os.fchown(descriptor, facts.st_uid, facts.st_gid)
-    os.fchmod(descriptor, database.stat().st_mode & 0o666)
 
 
 # Of a hash's completed jobs the newest: the images are its own.

@@ -19,7 +19,6 @@ from asu_builder.domain.job import (
     Stage,
 )
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import Submission
 
 _COLUMNS = """
     job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.caller,
@@ -44,8 +43,8 @@ FINAL = "state IN ('completed', 'failed', 'cancelled')"
 
 
 # Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.
-_REQUEST = msgspec.json.Decoder(BuildRequest)
-_HISTORY = msgspec.json.Decoder(tuple[Attempt, ...])
+REQUEST = msgspec.json.Decoder(BuildRequest)
+HISTORY = msgspec.json.Decoder(tuple[Attempt, ...])
 _OUTCOMES: tuple[msgspec.json.Decoder[BuildFailure], msgspec.json.Decoder[BuildResult]] = (
     msgspec.json.Decoder(BuildFailure),
     msgspec.json.Decoder(BuildResult),
@@ -68,29 +67,9 @@ def moment(micros: int) -> datetime:
     return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
-def to_moment(micros: int | None) -> datetime | None:
-    """The time that a row's microseconds mean, or None."""
-    return None if micros is None else moment(micros)
-
-
-def encode(value: BuildRequest | Outcome) -> str:
-    """A request or outcome as the JSON text that a row keeps."""
+def encode(value: BuildRequest | Outcome | Sequence[Attempt]) -> str:
+    """A request, an outcome or attempts as the JSON text that a row keeps."""
     return msgspec.json.encode(value).decode()
-
-
-def to_request(text: str) -> BuildRequest:
-    """The request of a row."""
-    return _REQUEST.decode(text)
-
-
-def to_history(text: str) -> tuple[Attempt, ...]:
-    """The attempts of a row."""
-    return _HISTORY.decode(text) if text != "[]" else ()
-
-
-def encode_history(attempts: Sequence[Attempt]) -> str:
-    """Attempts as the JSON text that a row keeps."""
-    return msgspec.json.encode(attempts).decode()
 
 
 def to_job(row: Sequence[Any]) -> Job:
@@ -98,7 +77,7 @@ def to_job(row: Sequence[Any]) -> Job:
     return Job(
         id=row[0],
         request_hash=row[1],
-        request=to_request(row[2]),
+        request=REQUEST.decode(row[2]),
         state=JobState(row[3]),
         enqueued_at=moment(row[4]),
         client=row[5],
@@ -108,9 +87,9 @@ def to_job(row: Sequence[Any]) -> Job:
         stage=None if row[9] is None else Stage(row[9]),
         attempts=row[10],
         retries=row[11],
-        history=to_history(row[12]),
-        started_at=to_moment(row[13]),
-        finished_at=to_moment(row[14]),
+        history=HISTORY.decode(row[12]),
+        started_at=None if row[13] is None else moment(row[13]),
+        finished_at=None if row[14] is None else moment(row[14]),
         reason=FailureReason(row[15]) if row[15] else None,
         outcome=_OUTCOMES[row[16]].decode(row[17]) if row[17] is not None else None,
     )
@@ -119,17 +98,3 @@ def to_job(row: Sequence[Any]) -> Job:
 def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
     """The job of this id, which must be there, with its outcome."""
     return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())
-
-
-def new_job(job_id: int, submission: Submission, enqueued_at: int) -> Job:
-    """The job of a row that was just inserted, without reading it back."""
-    return Job(
-        id=job_id,
-        request_hash=submission.request_hash,
-        request=submission.request,
-        state=JobState.PENDING,
-        enqueued_at=moment(enqueued_at),
-        client=submission.client,
-        caller=submission.caller,
-        priority=submission.priority,
-    )

@@ -5,6 +5,7 @@ a file has seen. Each runs in one transaction together with its number: after a 
 the former schema is whole.
 """
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -87,7 +88,13 @@ def _step(connection: sqlite3.Connection, path: Path, have: int, script: Path, *
             return
         if copy_first:
             _copy_aside(path, have)
-        _run(connection, script)
+        for statement in statements(script.read_text(encoding="utf-8")):
+            connection.execute(statement)
+        if dangling := connection.execute("PRAGMA foreign_key_check").fetchall():
+            table, _, parent, _ = dangling[0]
+            raise sqlite3.IntegrityError(
+                f"{len(dangling)} rows would refer to nothing, the first of them in {table} to {parent}"
+            )
         connection.execute(f"PRAGMA user_version = {have + 1}")
         connection.execute("COMMIT")
     except sqlite3.DatabaseError as error:
@@ -118,17 +125,6 @@ def _copy_aside(path: Path, have: int) -> None:
             f"The database {path} was left at schema {have}, because it could not be copied "
             f"before the upgrade: {problem}"
         ) from problem
-
-
-def _run(connection: sqlite3.Connection, script: Path) -> None:
-    for statement in statements(script.read_text(encoding="utf-8")):
-        connection.execute(statement)
-    dangling = connection.execute("PRAGMA foreign_key_check").fetchall()
-    if dangling:
-        table, _, parent, _ = dangling[0]
-        raise sqlite3.IntegrityError(
-            f"{len(dangling)} rows would refer to nothing, the first of them in {table} to {parent}"
-        )
 
 
 def statements(script: str) -> Iterator[str]:
@@ -173,6 +169,9 @@ def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
     """Why a database cannot be opened, with what to do, for the operator."""
     code = result_code(error)
     number = error.errno if isinstance(error, OSError) else None
+    is_read_only = number == errno.EROFS
+    with contextlib.suppress(OSError):
+        is_read_only |= bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
     if path.is_dir():
         sentence = f"The database {path} is a directory. Name a file in it as database_path."
     elif (obstacle := in_the_way(path.parent)) is not None:
@@ -182,7 +181,7 @@ def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
         )
     elif code == sqlite3.SQLITE_FULL or number in DISK_FULL:
         sentence = f"The disk of the database {path} is full. Make room on it, and start again."
-    elif number == errno.EROFS or _is_mounted_read_only(path.parent):
+    elif is_read_only:
         sentence = (
             f"The disk of the database {path} can only be read. Mount it for writing, or name another "
             "database_path."
@@ -203,13 +202,6 @@ def unusable(path: Path, error: sqlite3.DatabaseError | OSError) -> Unavailable:
             "service own it, the files beside it and their directory, or name another database_path."
         )
     return Unavailable(sentence)
-
-
-def _is_mounted_read_only(folder: Path) -> bool:
-    try:
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False
 
 
 def result_code(error: BaseException) -> int:

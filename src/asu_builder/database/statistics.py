@@ -57,6 +57,9 @@ _COUNT_DURATION = """
 INSERT INTO daily_durations (day, stage, up_to, builds, total, longest) VALUES (?, ?, ?, 1, ?, ?)
 ON CONFLICT (day, stage, up_to) DO UPDATE SET builds = daily_durations.builds + 1,
 total = daily_durations.total + excluded.total, longest = max(daily_durations.longest, excluded.longest)"""
+_COUNT_PACKAGES = """
+INSERT INTO daily_packages (version, day, name, builds) VALUES (?, ?, ?, ?) ON CONFLICT (version, day, name)
+DO UPDATE SET builds = daily_packages.builds + excluded.builds"""
 _log = logging.getLogger(__name__)
 
 
@@ -164,7 +167,20 @@ class SqlStatistics:
                 counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
                 connection.executemany(_COUNT_EVENTS, [(*labels, count) for labels, count in counts.items()])
                 connection.executemany(_COUNT_DURATION, spans)
-                _add_packages(connection, wanted)
+                # By day and version, and by day alone. Names to be left out (`-name`) do not count.
+                totals: dict[tuple[int, str], Counter[str]] = {}
+                for (day, _), counted in wanted.items():
+                    totals.setdefault((day, ""), Counter()).update(counted)
+                connection.executemany(
+                    _COUNT_PACKAGES,
+                    (
+                        (version, day, name, count)
+                        for counts_of in (wanted, totals)
+                        for (day, version), counted in counts_of.items()
+                        for name, count in counted.items()
+                        if not name.startswith("-")
+                    ),
+                )
             del self._rows[: len(rows)], self._spans[: len(spans)]
             if self._dropped:
                 _log.warning(
@@ -232,24 +248,6 @@ class SqlStatistics:
                 (*versions, to_micros(since) // DAY, limit),
             ).fetchall()
         return [(str(name), int(times)) for name, times in rows]
-
-
-def _add_packages(connection: sqlite3.Connection, wanted: Mapping[tuple[int, str], Counter[str]]) -> None:
-    """Counts names by day and version, and by day alone. Names to be left out (`-name`) do not count."""
-    totals: dict[tuple[int, str], Counter[str]] = {}
-    for (day, _), names in wanted.items():
-        totals.setdefault((day, ""), Counter()).update(names)
-    connection.executemany(
-        "INSERT INTO daily_packages (version, day, name, builds) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (version, day, name) DO UPDATE SET builds = daily_packages.builds + excluded.builds",
-        (
-            (version, day, name, count)
-            for counted in (wanted, totals)
-            for (day, version), names in counted.items()
-            for name, count in names.items()
-            if not name.startswith("-")
-        ),
-    )
 
 
 def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:

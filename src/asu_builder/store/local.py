@@ -30,6 +30,7 @@ _MARK = ".installation"
 """In each published directory: which installation published it."""
 _ROOT_MARK = ".store-of-"
 """In the store itself, with the installation's name behind it: several may share one store."""
+_GONE = (FileNotFoundError, NotADirectoryError)
 _MISSING = (
     "The store's directory is not the one that results were put into; is its disk mounted? Nothing is built "
     "and nothing is forgotten until it is there again. If the results are really gone, "
@@ -53,9 +54,11 @@ class Marks:
         self.missing = ""
         """Why the directory is not the store, as last seen; "" while it is."""
 
-    def put_on(self, directory: Path) -> None:
-        """Says that this installation publishes the directory; synced."""
-        _write(directory / _MARK, self._mark)
+    def write(self, path: Path) -> None:
+        """Makes this file a mark of the installation; synced."""
+        path.write_bytes(self._mark)
+        path.chmod(0o644)
+        sync(path)
 
     def is_on(self, directory: Path) -> bool:
         """Whether this installation has published the directory."""
@@ -71,7 +74,12 @@ class Marks:
         never in passing: a mount point that was seen without its disk must not bear the mark.
         """
         if not self._root_is_marked() and self._expects_results():
-            if not self._has_published():
+            has_published = False
+            with contextlib.suppress(*_GONE), os.scandir(self._root) as entries:
+                has_published = any(
+                    REQUEST_HASH.fullmatch(entry.name) and self.is_on(Path(entry.path)) for entry in entries
+                )
+            if not has_published:
                 self.missing = _MISSING
                 raise StoreUnavailable(_MISSING)
             self.put_on_root()
@@ -80,7 +88,7 @@ class Marks:
     def put_on_root(self) -> None:
         """Says that the results of this installation lie here; synced but for the root's own entry."""
         if not self._root_is_marked():
-            _write(self._root_mark, self._mark)
+            self.write(self._root_mark)
 
     @property
     def _root_mark(self) -> Path:
@@ -89,24 +97,9 @@ class Marks:
     def _root_is_marked(self) -> bool:
         try:
             self._root_mark.lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        except _GONE:
             return False
         return True
-
-    def _has_published(self) -> bool:
-        try:
-            with os.scandir(self._root) as entries:
-                return any(
-                    REQUEST_HASH.fullmatch(entry.name) and self.is_on(Path(entry.path)) for entry in entries
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-
-def _write(path: Path, mark: bytes) -> None:
-    path.write_bytes(mark)
-    path.chmod(0o644)
-    sync(path)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
@@ -171,7 +164,14 @@ class LocalStore:
         # even while it is read: an open file stays readable.
         former = self._new_scratch()
         with _disk_errors("Images could not be stored"):
-            size = self._seal(scratch)
+            size = 0
+            scratch.chmod(0o755)
+            for entry in sorted(scratch.iterdir()):
+                entry.chmod(0o644)
+                size += entry.stat().st_size
+                sync(entry)
+            self._marks.write(scratch / _MARK)
+            sync(scratch)
             with locked(self._root):
                 with contextlib.suppress(FileNotFoundError):
                     (self._root / request_hash).rename(former)
@@ -281,18 +281,6 @@ class LocalStore:
 
     def _new_scratch(self) -> Path:
         return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
-
-    def _seal(self, directory: Path) -> int:
-        """Makes everything readable for all and durable, and adds the mark; bytes without it."""
-        size = 0
-        directory.chmod(0o755)
-        for entry in sorted(directory.iterdir()):
-            entry.chmod(0o644)
-            size += entry.stat().st_size
-            sync(entry)
-        self._marks.put_on(directory)
-        sync(directory)
-        return size
 
     def _free(self) -> int:
         facts = os.statvfs(self._root)
