@@ -145,33 +145,26 @@ class Recorder:
         self._flush()  # what came while the last round was written
 
     def _flush(self) -> None:
+        """Writes what came; what cannot be written is dropped, and said once until it can again."""
         for writer in list(self._writers):
             over = writer.ended
-            if self._write(writer, writer.take()):
-                self.tell(writer.request_hash)
+            try:
+                if lines := writer.take():
+                    if not self._log.append(writer.lease, lines):
+                        writer.close()
+                    self._warned = False
+                    self.tell(writer.request_hash)
+            except AsuError as error:
+                if not self._warned:
+                    _log.warning("Output of builds is not kept for now: %s", error)
+                self._warned = True
+            except Exception:  # noqa: BLE001 - a bug here must not cost a build its end
+                if not self._stopping:
+                    _log.exception("keeping a build's output failed")
+                writer.close()
             if over:
                 self._writers.remove(writer)
                 writer.written.set()
-
-    def _write(self, writer: BuildLogWriter, lines: list[PrintedLine]) -> bool:
-        """Whether anything was written; what cannot be is dropped, and said once until it can again."""
-        if not lines:
-            return False
-        try:
-            if not self._log.append(writer.lease, lines):
-                writer.close()
-        except AsuError as error:
-            if not self._warned:
-                _log.warning("Output of builds is not kept for now: %s", error)
-            self._warned = True
-            return False
-        except Exception:  # noqa: BLE001 - a bug here must not cost a build its end
-            if not self._stopping:
-                _log.exception("keeping a build's output failed")
-            writer.close()
-            return False
-        self._warned = False
-        return True
 
 
 AT_ONCE = 1000

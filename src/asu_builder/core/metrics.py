@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 
+from msgspec import Struct
+
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Job, JobState, Stage
 from asu_builder.ports import EventKind, Statistics
@@ -114,47 +116,37 @@ class StageTimers:
                 self._began, self._began_at = self._now(), self._clock()
             else:
                 waited = job.started_at - job.enqueued_at
-        return StageTimer(self._statistics, self._durations, waited, self._clock)
+        since = self._clock()
+        return StageTimer(self._statistics, self._durations, waited, self._clock, began=since, since=since)
 
 
-class StageTimer:
+class StageTimer(Struct):
     """Times the stages of one job, in the order in which they are entered."""
 
-    def __init__(
-        self,
-        statistics: Statistics,
-        durations: Durations,
-        waited: timedelta | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._statistics = statistics
-        self._durations = durations
-        self._clock = clock
-        self._stage = Stage.INIT
-        self._began = self._since = clock()
-        self._waited = waited
-        self._spans: list[tuple[Stage, float]] = []
+    statistics: Statistics
+    durations: Durations
+    waited: timedelta | None
+    clock: Callable[[], float]
+    began: float
+    since: float
+    stage: Stage | None = Stage.INIT
+    spans: list[tuple[Stage, float]] = []
 
-    def enter(self, stage: Stage) -> None:
-        """The job has advanced; entering the same stage again continues it."""
-        if stage is not self._stage:
-            self.end()
-            self._stage = stage
-
-    def end(self) -> None:
-        """The build is over, with any outcome."""
-        now = self._clock()
-        self._spans.append((self._stage, now - self._since))
-        self._since = now
+    def enter(self, stage: Stage | None) -> None:
+        """The job has advanced, or is over for None; entering the same stage again continues it."""
+        if self.stage is not None and stage is not self.stage:
+            now = self.clock()
+            self.spans.append((self.stage, now - self.since))
+            self.stage, self.since = stage, now
 
     def record(self, *, completed: bool) -> float:
         """Counts what was measured, after the outcome is stored; the seconds that the build took."""
-        if self._waited is not None and self._waited >= timedelta(0):
-            self._statistics.record_duration(JobState.PENDING, self._waited)
-        for stage, seconds in self._spans:
-            self._statistics.record_duration(stage, timedelta(seconds=seconds))
-            self._durations.stages[stage].observe(seconds)
-        whole = self._since - self._began
-        self._statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
-        self._durations.builds[completed].observe(whole)
+        if self.waited is not None and self.waited >= timedelta(0):
+            self.statistics.record_duration(JobState.PENDING, self.waited)
+        for stage, seconds in self.spans:
+            self.statistics.record_duration(stage, timedelta(seconds=seconds))
+            self.durations.stages[stage].observe(seconds)
+        whole = self.since - self.began
+        self.statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
+        self.durations.builds[completed].observe(whole)
         return whole

@@ -1,15 +1,28 @@
-"""Turns one request into published images; reads like a recipe."""
+"""Turns one request into published images: the recipe, the conversation with an ImageBuilder, its images."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
 
-from asu_builder.core.imagebuilder import ImageBuilder
-from asu_builder.domain.announced import Announced
+from msgspec.structs import replace
+
+from asu_builder.domain import make
+from asu_builder.domain.announced import Announced, Circumstances, require_revision, require_versions
+from asu_builder.domain.diagnosis import (
+    blame_feed,
+    blame_filesystem,
+    blame_make,
+    blame_repository,
+    brought_back,
+    filesystem_warning,
+    parse_available_filesystems,
+)
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
@@ -20,118 +33,39 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import BuildResult, Image, Job, Stage
 from asu_builder.domain.make import ImageBuilderInfo
-from asu_builder.domain.packages import Baseline, PackageSelection, warn_of_odd_packages
-from asu_builder.domain.profiles_json import (
-    MAX_BYTES,
-    TRAILER_BYTES,
-    BuiltImage,
-    parse_built,
-    signature_length,
+from asu_builder.domain.packages import (
+    Baseline,
+    PackageSelection,
+    find_too_big,
+    too_big_sentence,
+    warn_of_odd_packages,
 )
+from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.release import Release
+from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import ContainerSpec, OutputCallback, PackageChanges, Runtime, Store
+from asu_builder.ports import (
+    CommandResult,
+    Container,
+    ContainerSpec,
+    OutputCallback,
+    PackageChanges,
+    Runtime,
+    Store,
+)
 
+SHOWN_OUTPUT_BYTES = 64 << 10
+"""How much of a command's output an answer carries; the end of it, where the reason stands."""
+_READ_OUTPUT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-
-
-def describe_images(
-    directory: Path,
-    request: BuildRequest,
-    *,
-    require_time: Callable[[], None] = lambda: None,
-    own_numbering: bool = False,
-) -> tuple[dict[str, object], tuple[Image, ...]]:
-    """The lifted `profiles.json` and the verified images of a build in `directory`.
-
-    Raises `BuildFailed` when anything is missing or is not what it is said to be. `require_time` is
-    called between pieces of files, and raises when the build may not go on. With `own_numbering` the
-    version that the ImageBuilder tells may be any.
-    """
-    built = parse_built(_read(directory / "profiles.json"), request.profile)
-    if built.version and built.version != request.version and not own_numbering:
-        raise BuildFailed(
-            FailureReason.REVISION_MISMATCH,
-            f"Error: Received incorrect version {built.version} (requested {request.version}). "
-            "The ImageBuilder is another version's; try again later.",
-            side=Side.INFRASTRUCTURE,
-            field="version",
-            problem=BuildProblem(revisions=(request.version, built.version)),
-        )
-    images: dict[str, Image] = {}
-    for entry in built.images:
-        name, stated = _find(directory, entry)
-        if name not in images:
-            images[name] = _verify(directory / name, entry, stated, require_time)
-    if not images:
-        raise BuildFailed(
-            FailureReason.NO_IMAGES,
-            f"Error: No image was built for {request.profile}. The request itself may be fine; try again "
-            "later.",
-        )
-    return built.description, tuple(images[name] for name in sorted(images))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise _incomplete("No JSON file found") from None
-    if len(content) > MAX_BYTES:
-        raise _incomplete("JSON file too big")
-    return content
-
-
-def _find(directory: Path, entry: BuiltImage) -> tuple[str, str | None]:
-    """The name of the file, and the digest it should have."""
-    if (directory / entry.name).is_file():
-        return entry.name, entry.sha256
-    if (directory / f"{entry.name}.gz").is_file():
-        # Some targets compress after describing: name, digest and size are the intermediate's.
-        return f"{entry.name}.gz", None
-    raise _incomplete(f"Image {entry.name} is listed but missing")
-
-
-def _verify(path: Path, entry: BuiltImage, stated: str | None, require_time: Callable[[], None]) -> Image:
-    sha256, sha256_unsigned = _digests(path, require_time)
-    if stated is not None and stated != sha256:
-        raise _incomplete(f"Image {path.name} is not what profiles.json says")
-    return Image(
-        name=path.name,
-        type=entry.type,
-        sha256=sha256,
-        sha256_unsigned=sha256_unsigned,
-        size=path.stat().st_size,
-        filesystem=entry.filesystem,
-    )
-
-
-def _digests(path: Path, require_time: Callable[[], None]) -> tuple[str, str]:
-    """SHA-256 of the file, and of what a signature at its end covers."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - TRAILER_BYTES))
-        unsigned_left = size - signature_length(file.read(TRAILER_BYTES), size)
-        file.seek(0)
-
-        def pieces(left: int) -> Iterator[bytes]:
-            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                require_time()
-                left -= len(chunk)
-                yield chunk
-
-        unsigned = hashlib.sha256()
-        for piece in pieces(unsigned_left):
-            unsigned.update(piece)
-        whole = unsigned.copy()
-        for piece in pieces(size - unsigned_left):
-            whole.update(piece)
-    return whole.hexdigest(), unsigned.hexdigest()
-
-
-def _incomplete(what: str) -> BuildFailed:
-    return BuildFailed(FailureReason.INCOMPLETE_OUTPUT, f"Error: {what}")
+_KNOWN = 256
+"""ImageBuilders of which `make info` is remembered: packed a few kilobytes each, read up to 300."""
+_FILES = "asu-files"
+_DEFAULTS_SCRIPT = f"{_FILES}/etc/uci-defaults/99-asu-defaults"
+_BIN_DIR = "asu-images"
+_APK_PROGRAM = "staging_dir/host/bin/apk"
+# The pattern by which setup.sh finds the archive in upstream's sha256sums.
+_DOWNLOAD_FILE = "imagebuilder-.*x86_64.tar."
 
 
 class Pipeline:
@@ -185,39 +119,42 @@ class Pipeline:
             images = scratch / "images"
             images.mkdir()
             advance(Stage.CONTAINER_SETUP)
-            self._baseline_of(request)  # asked early, so that upstream's answer is there when it is needed
+            if request.diff_packages:
+                self._baseline(request)  # asked early, so that upstream's answer is there when it is needed
             with self._runtime.open(spec, stop=stop) as container:
                 imagebuilder = ImageBuilder(
                     container,
+                    request,
                     scratch,
                     known_info=self._known_info,
                     on_output=on_output,
                     announced=self._announced,
                     status=self._repository_status,
                 )
-                imagebuilder.set_up(request, release, upstream_url=self._upstream_url)
-                advance(Stage.VALIDATE_REVISION)
-                info = imagebuilder.info()
-                imagebuilder.require_revision(request, info, released=self._released_revision(request))
-                defaults = (*info.default_packages, *info.profiles[request.profile].packages)
-                selection = self._select(request, info, defaults)
-                advance(Stage.VALIDATE_MANIFEST)
-                manifest = imagebuilder.resolve(request, selection, defaults)
-                advance(Stage.BUILDING_IMAGE)
-                imagebuilder.build(
-                    request,
-                    selection.packages,
-                    extra_name=job.request_hash[:12],
-                    into=images,
-                    defaults=defaults,
-                )
+                with imagebuilder.blamed():
+                    imagebuilder.set_up(release, upstream_url=self._upstream_url)
+                    advance(Stage.VALIDATE_REVISION)
+                    info = imagebuilder.inspect(released=self._released_revision(request))
+                    selection = self._package_changes.apply(
+                        request,
+                        default_packages=imagebuilder.defaults,
+                        baseline=self._baseline(request) if request.diff_packages else None,
+                    )
+                    odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
+                    if request.diff_packages and odd:
+                        selection = warn_of_odd_packages(selection, odd)
+                    advance(Stage.VALIDATE_MANIFEST)
+                    manifest = imagebuilder.resolve(selection)
+                    advance(Stage.BUILDING_IMAGE)
+                    extra_name = job.request_hash[:12]
+                    imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
                 imagebuilder.warnings += container.warnings
             with imagebuilder.blamed():
                 require_time = partial(_require_time, stop, since, self._job_timeout)
                 description, verified = describe_images(
                     images, request, require_time=require_time, own_numbering=release.own_numbering
                 )
-                imagebuilder.require_filesystem(request, verified)
+                imagebuilder.require_filesystem(verified)
             advance(Stage.BUILDING_IMAGE)  # proves that the lease is still ours, right before publishing
             stored_bytes = self._store.publish(job.request_hash, images)
         return BuildResult(
@@ -233,18 +170,6 @@ class Pipeline:
             stored_bytes=stored_bytes,
         )
 
-    def _select(
-        self, request: BuildRequest, info: ImageBuilderInfo, defaults: Sequence[str]
-    ) -> PackageSelection:
-        selection = self._package_changes.apply(
-            request, default_packages=defaults, baseline=self._baseline_of(request)
-        )
-        odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
-        return warn_of_odd_packages(selection, odd) if request.diff_packages and odd else selection
-
-    def _baseline_of(self, request: BuildRequest) -> Baseline | None:
-        return self._baseline(request) if request.diff_packages else None
-
 
 def _require_time(stop: Event, since: float, most: timedelta) -> None:
     """Raises what ends a build from outside: it holds for reading what a build left, too."""
@@ -252,3 +177,272 @@ def _require_time(stop: Event, since: float, most: timedelta) -> None:
         raise BuildInterrupted("The build was stopped; it will be tried again.")
     if time.monotonic() - since > most.total_seconds():
         raise deadline_passed(most)
+
+
+class ImageBuilder:
+    """Asks the ImageBuilder in a container for what one request needs; each step refuses on its own grounds.
+
+    `output` is a directory on this host for what the commands print, and `on_output` is told it as it
+    comes. `known_info` remembers what `make info` printed, packed, by the identity of the ImageBuilder.
+    `announced` says what this server tells about the request's version and target, `status` what the
+    server of a repository answers for a file of it; they are asked when something is amiss.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        request: BuildRequest,
+        output: Path,
+        *,
+        known_info: MutableMapping[str, bytes],
+        on_output: OutputCallback | None = None,
+        announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
+        status: Callable[[str], int] = lambda _: 0,
+    ) -> None:
+        self._container = container
+        self._request = request
+        self._found = Circumstances(request, announced=lambda: announced(request))
+        self._output = output
+        self._known_info = known_info
+        self._on_output = on_output
+        self._status = status
+        self._identity: str | None = container.identity
+        self.defaults: tuple[str, ...] = ()
+        """The packages that it installs by itself, known once it was inspected."""
+        self.build_cmd: tuple[str, ...] = ()
+        self.stdout = ""
+        self.stderr = ""
+        self.warnings: list[str] = []
+        """What went less well though the build succeeds."""
+
+    def set_up(self, release: Release, *, upstream_url: str) -> None:
+        """Puts the ImageBuilder, keys, repositories and the first-boot script in place."""
+        container, request = self._container, self._request
+        if not container.exists("Makefile"):
+            self._identity = None  # the image's digest says nothing about what was downloaded
+            environment = {
+                "UPSTREAM_URL": upstream_url,
+                "TARGET": request.target,
+                "VERSION_PATH": release.path,
+                "DOWNLOAD_FILE": _DOWNLOAD_FILE,
+            }
+            result = self._run(("sh", "setup.sh"), "setup", environment=environment)
+            if result.exit_code != 0:
+                raise BuildFailed(
+                    FailureReason.SETUP_FAILED,
+                    f"Error: Could not set up ImageBuilder (returncode={result.exit_code})",
+                )
+        files = {f"keys/{name}": text for name, text in key_files(request.repository_keys).items()}
+        if request.repositories:
+            # An apk ImageBuilder that carries its packages has neither file.
+            apk = container.exists(APK.name) or (
+                not container.exists(OPKG.name) and container.exists(_APK_PROGRAM)
+            )
+            file = APK if apk else OPKG
+            present = container.read_text(file.name) if container.exists(file.name) else ""
+            mode = request.repositories_mode
+            files[file.name] = render_repositories(present, request.repositories, mode=mode, file=file)
+        if request.defaults:
+            files[_DEFAULTS_SCRIPT] = request.defaults
+        if files:
+            container.write_files(files)
+
+    def inspect(self, *, released: str = "") -> ImageBuilderInfo:
+        """What this ImageBuilder can build; remembered as long as its content is the same.
+
+        Refuses one of other sources than the caller saw or upstream has `released`, or without the profile.
+        """
+        known = self._known_info.get(self._identity or "")
+        if known is None:
+            self._run(make.info_arguments(), "info")
+            text = self._read("info", "stdout", _READ_OUTPUT_BYTES)
+        else:
+            text = zlib.decompress(known).decode()
+        info = make.parse_info(text)
+        if known is None and self._identity:
+            # Other threads may do the same to the mapping; each step of it is one of the interpreter's.
+            if len(self._known_info) >= _KNOWN:
+                self._known_info.pop(next(iter(list(self._known_info))), None)
+            self._known_info[self._identity] = zlib.compress(text.encode())
+        require_revision(self._found, info.revision, released=released)
+        request = self._request
+        if request.profile not in info.profiles:
+            raise BuildFailed(
+                FailureReason.UNKNOWN_PROFILE,
+                f"Error: The ImageBuilder of {request.version} does not know the profile {request.profile}",
+            )
+        self.defaults = (*info.default_packages, *info.profiles[request.profile].packages)
+        self._found = replace(self._found, defaults=frozenset(self.defaults))
+        return info
+
+    def resolve(self, selection: PackageSelection) -> dict[str, str]:
+        """Package names and versions that the image will contain, as asked for."""
+        self.build_cmd = make.manifest_arguments(self._request.profile, selection.packages)
+        result = self._run(self.build_cmd, "manifest")
+        self._judge(result, "Error: Impossible package selection", FailureReason.SETUP_FAILED)
+        manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
+        require_versions(self._found, manifest, released=selection.released)
+        removed = [name[1:] for name in selection.packages if name.startswith("-")]
+        if warning := brought_back(removed, manifest):
+            self.warnings.append(warning)
+        return manifest
+
+    def build(self, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
+        """Builds the images and brings them to `into`; make's exit status alone proves nothing."""
+        request, workdir = self._request, self._container.workdir
+        self.build_cmd = make.image_arguments(
+            request.profile,
+            selection,
+            bin_dir=f"{workdir}/{_BIN_DIR}",
+            extra_name=extra_name,
+            files=f"{workdir}/{_FILES}" if request.defaults else None,
+            rootfs_size_mb=request.rootfs_size_mb,
+            filesystem=request.filesystem,
+        )
+        result = self._run(self.build_cmd, "image")
+        problem = find_too_big(self._read("image", "stderr", _READ_OUTPUT_BYTES))
+        if problem is not None:
+            sentence = too_big_sentence(problem)
+            raise BuildFailed(FailureReason.TOO_BIG, sentence, field="packages", problem=problem)
+        self._judge(
+            result, "Error: Error while building firmware. See stdout/stderr", FailureReason.MAKE_FAILED
+        )
+        self._container.collect(f"{workdir}/{_BIN_DIR}", into)
+
+    def require_filesystem(self, images: Sequence[Image]) -> None:
+        """Refuses a build without an image of the file system asked for; others are named in a warning."""
+        built = {image.filesystem for image in images if image.filesystem}
+        if self._request.filesystem and self._request.filesystem not in built:
+            raise blame_filesystem(self._found, built)
+        if warning := filesystem_warning(self._request, built):
+            self.warnings.append(warning)
+
+    def _judge(self, result: CommandResult, otherwise: str, reason: FailureReason) -> None:
+        """Refuses what failed, and what succeeded without one of its repositories."""
+        stderr = self._read(self._latest, "stderr", _READ_OUTPUT_BYTES)
+        if failure := blame_repository(self._request, stderr, status=self._status):
+            raise failure
+        if result.exit_code == 0:
+            if failure := blame_feed(self._request, stderr):
+                raise failure
+            return
+        available = parse_available_filesystems(self._read(self._latest, "stdout", _READ_OUTPUT_BYTES))
+        if available is not None and self._request.filesystem:
+            raise blame_filesystem(self._found, available)
+        raise blame_make(self._found, stderr, otherwise=otherwise, reason=reason)
+
+    def _run(
+        self, arguments: Sequence[str], name: str, *, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        output = self._output / name
+        output.mkdir()
+        self._latest = name
+        try:
+            return self._container.run(
+                arguments, output=output, environment=environment, on_output=self._on_output
+            )
+        finally:
+            self.stdout = self._read(name, "stdout", SHOWN_OUTPUT_BYTES)
+            self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)
+
+    def _read(self, name: str, stream: str, limit: int) -> str:
+        # By pattern, because a command that was cut off returned no result to name its files.
+        path = next((self._output / name).glob(f"*{stream}"), None)
+        if path is None:
+            return ""
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - limit))
+            text = file.read(limit).decode("utf-8", "replace")
+        return text if size <= limit else f"[… the first {size - limit} bytes are left out]\n{text}"
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """A failure found in here carries the output of the latest command."""
+        try:
+            yield
+        except BuildFailed as failure:
+            failure.stdout, failure.stderr, failure.build_cmd = self.stdout, self.stderr, self.build_cmd
+            raise
+
+
+def describe_images(
+    directory: Path,
+    request: BuildRequest,
+    *,
+    require_time: Callable[[], None] = lambda: None,
+    own_numbering: bool = False,
+) -> tuple[dict[str, object], tuple[Image, ...]]:
+    """The lifted `profiles.json` and the verified images of a build in `directory`.
+
+    Raises `BuildFailed` when anything is missing or is not what it is said to be. `require_time` is
+    called between pieces of files, and raises when the build may not go on. With `own_numbering` the
+    version that the ImageBuilder tells may be any.
+    """
+    try:
+        with (directory / "profiles.json").open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _incomplete("No JSON file found") from None
+    if len(content) > MAX_BYTES:
+        raise _incomplete("JSON file too big")
+    built = parse_built(content, request.profile)
+    if built.version and built.version != request.version and not own_numbering:
+        raise BuildFailed(
+            FailureReason.REVISION_MISMATCH,
+            f"Error: Received incorrect version {built.version} (requested {request.version}). "
+            "The ImageBuilder is another version's; try again later.",
+            side=Side.INFRASTRUCTURE,
+            field="version",
+            problem=BuildProblem(revisions=(request.version, built.version)),
+        )
+    images: dict[str, Image] = {}
+    for entry in built.images:
+        path, stated = directory / entry.name, entry.sha256
+        if not path.is_file():
+            # Some targets compress after describing: name, digest and size are the intermediate's.
+            path, stated = directory / f"{entry.name}.gz", None
+            if not path.is_file():
+                raise _incomplete(f"Image {entry.name} is listed but missing")
+        if path.name in images:
+            continue
+        sha256, sha256_unsigned = _digests(path, require_time)
+        if stated is not None and stated != sha256:
+            raise _incomplete(f"Image {path.name} is not what profiles.json says")
+        images[path.name] = Image(
+            name=path.name,
+            type=entry.type,
+            sha256=sha256,
+            sha256_unsigned=sha256_unsigned,
+            size=path.stat().st_size,
+            filesystem=entry.filesystem,
+        )
+    if not images:
+        raise BuildFailed(
+            FailureReason.NO_IMAGES,
+            f"Error: No image was built for {request.profile}. The request itself may be fine; try again "
+            "later.",
+        )
+    return built.description, tuple(images[name] for name in sorted(images))
+
+
+def _digests(path: Path, require_time: Callable[[], None]) -> tuple[str, str]:
+    """SHA-256 of the file, and of what a signature at its end covers."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(max(0, size - TRAILER_BYTES))
+        signature = signature_length(file.read(TRAILER_BYTES), size)
+        file.seek(0)
+        digests = []
+        for left in (size - signature, signature):
+            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                require_time()
+                digest.update(chunk)
+                left -= len(chunk)
+            digests.append(digest.hexdigest())
+    unsigned, whole = digests
+    return whole, unsigned
+
+
+def _incomplete(what: str) -> BuildFailed:
+    return BuildFailed(FailureReason.INCOMPLETE_OUTPUT, f"Error: {what}")

@@ -135,25 +135,24 @@ class Outcomes:
         self._poison_jobs = PoisonJobDetector()
 
     def record(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
-        """Ends the job, or gives it back to try again after what the world did."""
-        if isinstance(outcome, BuildFailure) and outcome.is_retried:
-            if job.retries < len(RETRY_DELAYS):
-                delay = RETRY_DELAYS[job.retries]
-                _log.warning("%s; tried again in %s", outcome.detail, delay)
-                self._queue.release(lease, delay=delay, retry=outcome.detail)
-                return
-            outcome = replace(outcome, attempts=job.history)
-        self._finish(job, lease, outcome, timer)
+        """Ends the job, or gives it back to try again after what the world did.
 
-    def settle(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
-        """The same, and an outcome that cannot be written down ends the job as a mistake of ours."""
+        An outcome that cannot be written down ends the job as a mistake of ours.
+        """
         try:
-            self.record(job, lease, outcome, timer)
+            if isinstance(outcome, BuildFailure) and outcome.is_retried:
+                if job.retries < len(RETRY_DELAYS):
+                    delay = RETRY_DELAYS[job.retries]
+                    _log.warning("%s; tried again in %s", outcome.detail, delay)
+                    self._queue.release(lease, delay=delay, retry=outcome.detail)
+                    return
+                outcome = replace(outcome, attempts=job.history)
+            self._finish(job, lease, outcome, timer)
         except AsuError:
             raise  # the lease is lost, or the database does not answer: the job returns
         except Exception:  # noqa: BLE001 - whatever a build left, its job ends
             _log.exception("the outcome could not be recorded: a bug")
-            self.record(job, lease, BUG, timer)
+            self._finish(job, lease, BUG, timer)
 
     def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, timer: StageTimer) -> None:
         """Returns the job to the queue uncounted, unless the part fails on this job alone."""
@@ -172,7 +171,7 @@ class Outcomes:
 
     def _finish(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
         completed = isinstance(outcome, BuildResult)
-        timer.end()
+        timer.enter(None)
         retention = retention_of(self._settings, job.request, outcome)
         self._queue.finish(lease, outcome, retention)
         self._poison_jobs.ended(job.id, completed=completed)
@@ -332,10 +331,26 @@ class Workers:
     def build_next(self, name: str) -> bool:
         """Claims and builds one job; False when none waits."""
         CURRENT_HASH.set("")
-        claimed = self._claim(name)
+        with self._changed:
+            if self._draining:
+                return False
+            self._claims += 1
+        claimed = None
+        stop = threading.Event()
+        try:
+            claimed = self._queue.claim(name, lease_for=LEASE, only=self.only)
+        finally:
+            # Among those that run before `drain` may find none.
+            with self._changed:
+                self._claims -= 1
+                if claimed is not None:
+                    self._running[claimed[1]] = stop
+                if self._stopping:
+                    stop.set()
+                self._changed.notify_all()
         if claimed is None:
             return False
-        job, lease, stop = claimed
+        job, lease = claimed
         CURRENT_HASH.set(job.request_hash)
         try:
             self._build(job, lease, stop)
@@ -348,43 +363,10 @@ class Workers:
             self._recorder.tell(job.request_hash)
         return True
 
-    def _claim(self, name: str) -> tuple[Job, Lease, threading.Event] | None:
-        """The next job, in the list of those that run before `drain` may find it empty."""
-        with self._changed:
-            if self._draining:
-                return None
-            self._claims += 1
-        claimed = None
-        stop = threading.Event()
-        try:
-            claimed = self._queue.claim(name, lease_for=LEASE, only=self.only)
-        finally:
-            with self._changed:
-                self._claims -= 1
-                if claimed is not None:
-                    self._running[claimed[1]] = stop
-                if self._stopping:
-                    stop.set()
-                self._changed.notify_all()
-        return None if claimed is None else (*claimed, stop)
-
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
+        """Builds the job and records how that ended; what says nothing about the request gives it back."""
         timer = self._timers.begin(job)
         _log.info("build started by worker %s", lease.worker)
-        try:
-            outcome = self._outcome(job, lease, stop, timer)
-        except BuildInterrupted:
-            _log.info("build interrupted; the job returns to the queue")
-            self._queue.release(lease)
-        except PartUnavailable as error:
-            self._health.part_failed(error.part, str(error))
-            self._outcomes.part_failed(job, lease, error, timer)
-        else:
-            self._outcomes.settle(job, lease, outcome, timer)
-
-    def _outcome(self, job: Job, lease: Lease, stop: threading.Event, timer: StageTimer) -> Outcome:
-        """How the build ended. Raises what says nothing about the request."""
-
         writer = self._recorder.begin(job, lease)
 
         def advance(stage: Stage) -> None:
@@ -395,17 +377,29 @@ class Workers:
                 self._health.part_works("engine")
 
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
+        outcome: Outcome
         try:
-            return self._pipeline.build(
-                job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
-            )
-        except (BuildInterrupted, PartUnavailable, LeaseLost):
+            try:
+                outcome = self._pipeline.build(
+                    job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
+                )
+            finally:
+                self._recorder.end(writer)
+        except BuildInterrupted:
+            _log.info("build interrupted; the job returns to the queue")
+            self._queue.release(lease)
+            return
+        except PartUnavailable as error:
+            self._health.part_failed(error.part, str(error))
+            self._outcomes.part_failed(job, lease, error, timer)
+            return
+        except LeaseLost:
             raise
         except Unavailable as error:
             _log.warning("building failed: %s", error)
-            return BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error.public}")
+            outcome = BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error.public}")
         except BuildFailed as failure:
-            return BuildFailure(
+            outcome = BuildFailure(
                 failure.reason,
                 failure.detail,
                 failure.stdout,
@@ -417,9 +411,8 @@ class Workers:
             )
         except RequestRejected as error:
             # Fine when it was submitted; the operator has changed what is offered since.
-            return BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}", field=error.field)
+            outcome = BuildFailure(FailureReason.NOT_OFFERED, f"Error: {error}", field=error.field)
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
             _log.exception("building failed: a bug")
-            return BUG
-        finally:
-            self._recorder.end(writer)
+            outcome = BUG
+        self._outcomes.record(job, lease, outcome, timer)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.core.imagebuilder import ImageBuilder
+from asu_builder.core.pipeline import ImageBuilder
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image
 from asu_builder.domain.packages import PackageSelection
@@ -66,7 +66,8 @@ def asked_for_info(tmp_path: Path, identity: str, known: dict[str, bytes]) -> in
     container = Told(identity)
     output = tmp_path / f"{identity}-{len(list(tmp_path.iterdir()))}"
     output.mkdir()
-    info = ImageBuilder(container, output, known_info=known).info()
+    request = a_request(profile="acme_small")
+    info = ImageBuilder(container, request, output, known_info=known).inspect()
     assert (info.revision, info.default_packages) == (identity, ("base-files", "dnsmasq"))
     assert info.profiles["acme_small"].packages == ("kmod-led",)
     return container.asked
@@ -120,9 +121,10 @@ class Scripted(Told):
 
 def resolved(tmp_path: Path, container: Scripted, *packages: str, **changes: object) -> ImageBuilder:
     """An ImageBuilder that has resolved a request."""
-    imagebuilder = ImageBuilder(container, tmp_path, known_info={})
     request = a_request(packages=packages, **changes)
-    imagebuilder.resolve(request, PackageSelection(packages), ("dnsmasq",))
+    imagebuilder = ImageBuilder(container, request, tmp_path, known_info={})
+    with imagebuilder.blamed():
+        imagebuilder.resolve(PackageSelection(packages))
     return imagebuilder
 
 
@@ -172,20 +174,21 @@ def test_a_standalone_apk_imagebuilder_is_no_opkg(tmp_path: Path) -> None:
     """Facts §9: it has neither `repositories` nor `repositories.conf`; it is apk."""
     container = Scripted(files={"Makefile", "staging_dir/host/bin/apk"})
     request = a_request(repositories={"mine": URL})
-    imagebuilder = ImageBuilder(container, tmp_path, known_info={})
-    imagebuilder.set_up(request, parse_release("24.10.5"), upstream_url="https://x")
+    imagebuilder = ImageBuilder(container, request, tmp_path, known_info={})
+    imagebuilder.set_up(parse_release("24.10.5"), upstream_url="https://x")
     assert container.written == {"repositories": f"{URL}\n"}
 
 
 def test_the_file_system_is_looked_at_after_the_build(tmp_path: Path) -> None:
     """Facts §9: `ROOTFS_FILESYSTEM` is ignored by 25.12 and older; look at the images after success too."""
-    imagebuilder = ImageBuilder(Scripted(), tmp_path, known_info={})
     images = [
         Image(f"{name}.img", "combined", "a", "b", 1, name or None) for name in ("squashfs", "ext4", "")
     ]
-    imagebuilder.require_filesystem(a_request(filesystem="ext4"), images)
+    imagebuilder = ImageBuilder(Scripted(), a_request(filesystem="ext4"), tmp_path, known_info={})
+    imagebuilder.require_filesystem(images)
     assert "squashfs" in imagebuilder.warnings[0]
+    imagebuilder = ImageBuilder(Scripted(), a_request(filesystem="ubifs"), tmp_path, known_info={})
     with pytest.raises(BuildFailed, match=r"ubifs.*ext4, squashfs") as caught:
-        imagebuilder.require_filesystem(a_request(filesystem="ubifs"), images)
+        imagebuilder.require_filesystem(images)
     assert caught.value.side is Side.USER
-    imagebuilder.require_filesystem(a_request(), images)
+    ImageBuilder(Scripted(), a_request(), tmp_path, known_info={}).require_filesystem(images)

@@ -138,7 +138,7 @@ class Watch:
     def noted(self, job: Job) -> dict[str, float]:
         self.statistics.durations_noted.clear()
         timer = self.timers.begin(job)
-        timer.end()
+        timer.enter(None)
         timer.record(completed=True)
         return {stage: span.total_seconds() for stage, span in self.statistics.durations_noted}
 
@@ -154,7 +154,7 @@ def test_stages_are_timed_by_the_steady_clock_though_the_other_is_set() -> None:
     watch.forward(4)
     timer.enter(Stage.BUILDING_IMAGE)
     watch.forward(8)
-    timer.end()
+    timer.enter(None)
     assert watch.statistics.durations_noted == []
     timer.record(completed=True)
     assert {stage: span.total_seconds() for stage, span in watch.statistics.durations_noted} == {
