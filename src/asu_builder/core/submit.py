@@ -1,5 +1,6 @@
 """Submit a build, look at one, cancel one, and tell how long it will take: what the HTTP layer asks for."""
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -174,6 +175,11 @@ class BuildView(Struct, frozen=True):
     """Why nothing is built, while it waits: `paused`, `engine`, `store`, `disk_full`; "" for its turn."""
     cancel_token: str = ""
     """The secret by which this very caller may cancel the job; never part of a shared answer."""
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """Whole seconds until its end, where something can be told."""
+        return None if self.remaining is None else math.ceil(self.remaining.total_seconds())
 
 
 class Builds:

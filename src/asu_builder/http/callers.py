@@ -51,10 +51,31 @@ class Callers:
         forwarded: list[bytes] = []
         for name, value in scope["headers"]:
             if name == b"authorization":
-                holder = self._holder(value) or holder
+                scheme, *secret = value.split(None, 1) or [b""]
+                # What a proxy in front asks for, such as a password, is none of our business.
+                if scheme.lower() == b"bearer":
+                    holder = self._holders.get(digest_of(b"".join(secret).strip().decode("latin-1")))
+                    if holder is None:
+                        raise NotAuthenticated(
+                            "The token that was sent is not known here: correct it, or ask without the "
+                            "header `Authorization`."
+                        )
             elif name == b"x-forwarded-for":
                 forwarded.append(value)
-        return holder or self._by_address(scope, forwarded)
+        if holder:
+            return holder
+        peer = scope.get("client")
+        hop = self._hop(peer[0]) if peer else None
+        if hop is None:
+            return UNKNOWN
+        entries = b",".join(forwarded).rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]
+        while hop.trusted and entries:
+            entry = entries.pop()
+            before = self._hop(entry.strip().decode("latin-1")) if len(entry) <= _LONGEST else None
+            if before is None:
+                break
+            hop = before
+        return hop.caller
 
     def may_read(self, request: HTTPConnection) -> bool:
         """Whether a request comes from the holder of a token that may read what operators read."""
@@ -70,43 +91,17 @@ class Callers:
             return host[:_LONGEST]
         return None if hop.trusted else hop.caller.name
 
-    def _holder(self, authorization: bytes) -> Caller | None:
-        scheme, *secret = authorization.split(None, 1) or [b""]
-        # What a proxy in front asks for, such as a password, is none of our business.
-        if scheme.lower() != b"bearer":
-            return None
-        holder = self._holders.get(digest_of(b"".join(secret).strip().decode("latin-1")))
-        if holder is None:
-            raise NotAuthenticated(
-                "The token that was sent is not known here: correct it, or ask without the header "
-                "`Authorization`."
-            )
-        return holder
-
-    def _by_address(self, scope: Scope, forwarded: list[bytes]) -> Caller:
-        peer = scope.get("client")
-        hop = self._hop(peer[0]) if peer else None
-        if hop is None:
-            return UNKNOWN
-        if not hop.trusted or not forwarded:
-            return hop.caller
-        entries = b",".join(forwarded).rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]
-        for entry in reversed(entries):
-            before = self._hop(entry.strip().decode("latin-1")) if len(entry) <= _LONGEST else None
-            if before is None:
-                break
-            hop = before
-            if not hop.trusted:
-                break
-        return hop.caller
-
     def _read(self, text: str) -> _Hop | None:
         """None for what is no address."""
         address = _address(text)
         if address is None:
             return None
         trusted = any(address in network for network in self._trusted)
-        return _Hop(Caller(_name(address), many=trusted), trusted)
+        name = str(address)
+        if isinstance(address, IPv6Address):
+            host_bits = 128 - _HOUSEHOLD
+            name = str(IPv6Network((int(address) >> host_bits << host_bits, _HOUSEHOLD)))
+        return _Hop(Caller(name, many=trusted), trusted)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
@@ -118,13 +113,6 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
-
-
-def _name(address: IPv4Address | IPv6Address) -> str:
-    if isinstance(address, IPv4Address):
-        return str(address)
-    host_bits = 128 - _HOUSEHOLD
-    return str(IPv6Network((int(address) >> host_bits << host_bits, _HOUSEHOLD)))
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

@@ -7,17 +7,19 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 
+from msgspec import Struct, field
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
-from asu_builder.http.api.builds import BODY, BuildAnswers, CachedResponse
+from asu_builder.http.api.builds import BODY, BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metrics import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, NO_STORE, refuse_socket
+from asu_builder.http.door import CLIENT, NO_STORE, Headers, refuse_socket
 from asu_builder.http.errors import answer_error
 from asu_builder.http.waiting import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
@@ -51,49 +53,45 @@ _SLOW_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
-Headers = tuple[tuple[bytes, bytes], ...]
-
 
 def standing_headers(*, cors: bool) -> Headers:
     """What every answer below /api carries, apart from the request id."""
     return (NO_STORE, _ORIGIN) if cors else (NO_STORE,)
 
 
-class ResponseRecorder:
+class ResponseRecorder(Struct):
     """Adds to one answer what every answer carries, and notes its status and how long it took."""
 
-    def __init__(self, scope: Scope, send: Send, *, request_id: bytes, cors: bool) -> None:
-        self._send = send
-        self._head = scope["method"] == "HEAD"
-        self._private = scope["path"].startswith("/api/")
-        self._timed = scope["path"] == BUILD or scope["path"].startswith(BUILD_PREFIX)
-        self._began = time.perf_counter()
-        self._cors = cors
-        self.request_id = request_id
-        self.status = 500
-        self.complete = False
-        self.seconds = 0.0
-        """From the request to the beginning of its answer."""
+    scope: Scope
+    pass_on: Send
+    request_id: bytes
+    cors: bool
+    began: float = field(default_factory=time.perf_counter)
+    status: int = 500
+    complete: bool = False
+    seconds: float = 0.0
+    """From the request to the beginning of its answer."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self.seconds = time.perf_counter() - self._began
+            self.seconds = time.perf_counter() - self.began
+            path = self.scope["path"]
             headers = list(message.get("headers", ()))
-            keeps = not self._private and any(name == b"cache-control" for name, _ in headers)
+            keeps = not path.startswith("/api/") and any(name == b"cache-control" for name, _ in headers)
             headers.append((b"x-request-id", self.request_id))
-            if self._timed:
+            if path == BUILD or path.startswith(BUILD_PREFIX):
                 headers.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
             if not keeps:
                 headers.append(NO_STORE)
-            if self._cors:
+            if self.cors:
                 headers.append(_ORIGIN)
             message["headers"] = headers
         elif message["type"] == "http.response.body":
-            if self._head:
+            if self.scope["method"] == "HEAD":
                 message["body"] = b""
             self.complete = not message.get("more_body", False)
-        await self._send(message)
+        await self.pass_on(message)
 
 
 class FastPath:
@@ -117,8 +115,8 @@ class FastPath:
         self._answers = answers
         self._callers = callers
         self._cors = cors
-        self._numbers = itertools.count()
-        self._prefix = os.urandom(4).hex().encode()
+        prefix = os.urandom(4).hex().encode()
+        self._ids = (b"%s-%x" % (prefix, number) for number in itertools.count())
         self.requests = requests
 
     def end_streams(self) -> None:
@@ -140,14 +138,31 @@ class FastPath:
             return
         method: str = scope["method"]
         if path.startswith(BUILD_PREFIX) and method in ("GET", "HEAD"):
-            cached = self._answers.get_cached(path[_HASH_AT:])
-            if cached is not None:
-                await self._send_cached(cached, _POLL_LABEL, scope, send, request_id)
-                return
+            cached, route = self._answers.get_cached(path[_HASH_AT:]), _POLL_LABEL
         elif path == BUILD and method == "POST":
-            await self._post(scope, receive, send, request_id)
-            return
-        await self._dispatch(scope, receive, send, request_id)
+            parts: list[bytes] = []
+            more = True
+            while more:
+                try:
+                    message = await receive()
+                except asyncio.CancelledError:
+                    # The server ends and does not wait for what never came; there is no one to answer.
+                    return
+                if message["type"] == "http.disconnect":
+                    return
+                parts.append(message.get("body", b""))  # the server limits their size
+                more = message.get("more_body", False)
+            body = b"".join(parts)
+            digest = hashlib.sha256(body).digest()
+            scope[BODY] = body, digest
+            cached, route = self._answers.get_cached_by_body(digest, scope), BUILD
+        else:
+            cached, route = None, ""
+        if cached is None:
+            await self._dispatch(scope, receive, send, request_id)
+        else:
+            headers = (*cached.headers, (b"x-request-id", request_id))
+            await self._answer(cached.answer, headers, scope, send, request_id=request_id, route=route)
 
     def _read_head(self, scope: Scope) -> tuple[bytes, RenderedResponse | None]:
         """The request's id, and the answer to an unknown token, which is the same on every route."""
@@ -160,7 +175,7 @@ class FastPath:
                     self._callers.of(scope)
                 except NotAuthenticated as error:
                     refusal = answer_error(error)
-        return given if _SAFE_ID.fullmatch(given) else self._next_id(), refusal
+        return given if _SAFE_ID.fullmatch(given) else next(self._ids), refusal
 
     @staticmethod
     def takes_large_bodies(path: str) -> bool:
@@ -170,76 +185,51 @@ class FastPath:
     def turn_away(self, status: int) -> Headers:
         """Counts an answer that the server gave before there was a request; the headers it carries."""
         self.requests["unknown", "unknown", status] += 1
-        return (*standing_headers(cors=self._cors), (b"x-request-id", self._next_id()))
+        return (*standing_headers(cors=self._cors), (b"x-request-id", next(self._ids)))
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
-        parts: list[bytes] = []
-        more = True
-        while more:
-            try:
-                message = await receive()
-            except asyncio.CancelledError:
-                # The server ends and does not wait for what never came; there is no one to answer.
-                return
-            if message["type"] == "http.disconnect":
-                return
-            parts.append(message.get("body", b""))  # the server limits their size
-            more = message.get("more_body", False)
-        body = b"".join(parts)
-        digest = hashlib.sha256(body).digest()
-        cached = self._answers.get_cached_by_body(digest, scope)
-        if cached is not None:
-            await self._send_cached(cached, BUILD, scope, send, request_id)
-            return
-        scope[BODY] = body, digest
-        await self._dispatch(scope, receive, send, request_id)
-
-    async def _send_cached(
-        self, cached: CachedResponse, route: str, scope: Scope, send: Send, request_id: bytes
+    async def _answer(
+        self,
+        answer: RenderedResponse,
+        headers: Iterable[tuple[bytes, bytes]],
+        scope: Scope,
+        send: Send,
+        *,
+        request_id: bytes,
+        route: str,
     ) -> None:
-        answer, method = cached.answer, scope["method"]
-        headers = [*cached.headers, (b"x-request-id", request_id)]
+        """Sends what no handler makes; `headers` are all there are."""
+        method = scope["method"]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
         self.requests[method, route, answer.status] += 1
         if _log.isEnabledFor(logging.DEBUG):
             bind_log_context(request_id, scope["path"])
-            _log.debug("%s %s %d from memory", method, route, answer.status)
+            source = " from memory" if route in (BUILD, _POLL_LABEL) else ""
+            _log.debug("%s %s %d%s", method, route, answer.status, source)
 
     async def _refuse(self, answer: RenderedResponse, scope: Scope, send: Send, request_id: bytes) -> None:
-        """Answers what no handler sees."""
-        bind_log_context(request_id, scope["path"])
-        headers = [
+        headers = (
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer.body)),
             *answer.headers,
             *standing_headers(cors=self._cors),
             (b"x-request-id", request_id),
-        ]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": body})
-        self._count("unknown", answer.status, scope)
-
-    async def _preflight(self, scope: Scope, send: Send, request_id: bytes) -> None:
-        bind_log_context(request_id, scope["path"])
-        headers: list[tuple[bytes, bytes]] = [(b"allow", _METHODS), (b"x-request-id", request_id)]
-        if self._cors:
-            headers += [_ORIGIN, *_PREFLIGHT]
-        await send({"type": "http.response.start", "status": 204, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
-        self._count("any", 204, scope)
+        )
+        await self._answer(answer, headers, scope, send, request_id=request_id, route="unknown")
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         """Through the router; every answer gets our headers."""
         if scope["method"] == "OPTIONS":
-            await self._preflight(scope, send, request_id)
+            cors = (_ORIGIN, *_PREFLIGHT) if self._cors else ()
+            headers = ((b"allow", _METHODS), (b"x-request-id", request_id), *cors)
+            answer = RenderedResponse(204, b"")
+            await self._answer(answer, headers, scope, send, request_id=request_id, route="any")
             return
         if _HIDDEN.search(scope.get("raw_path") or b""):
             await self._refuse(_NOT_FOUND, scope, send, request_id)
             return
         WAITS_FOR.set(scope.get(CLIENT))
-        recorder = ResponseRecorder(scope, send, request_id=request_id, cors=self._cors)
+        recorder = ResponseRecorder(scope, send, request_id, self._cors)
         bind_log_context(request_id, scope["path"])
         try:
             await self._app(scope, receive, recorder.send)
@@ -251,7 +241,8 @@ class FastPath:
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self._count(route, recorder.status, scope)
+            self.requests[scope["method"], route, recorder.status] += 1
+            _log.debug("%s %s %d", scope["method"], route, recorder.status)
             if recorder.seconds > _SLOW_SECONDS and recorder.status != _CLIENT_GONE:
                 _log.warning(
                     "%s %s %d began only after %.1f s",
@@ -260,10 +251,6 @@ class FastPath:
                     recorder.status,
                     recorder.seconds,
                 )
-
-    def _count(self, route: str, status: int, scope: Scope) -> None:
-        self.requests[scope["method"], route, status] += 1
-        _log.debug("%s %s %d", scope["method"], route, status)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
@@ -284,9 +271,6 @@ class FastPath:
         finally:
             self.requests["GET", route, status] += 1
         _log.debug("WebSocket %s %d", route, status)
-
-    def _next_id(self) -> bytes:
-        return b"%s-%x" % (self._prefix, next(self._numbers))
 
 
 def _plain_path(path: str) -> str:

@@ -21,8 +21,7 @@ from starlette.routing import Route
 
 from asu_builder.domain.errors import RequestMalformed
 from asu_builder.http.api.body import explain
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import render_json, render_problem
+from asu_builder.http.api.wire import Problem, render_json, render_problem
 from asu_builder.http.door import Door
 from asu_builder.http.errors import on_bug, on_http_error, respond, status_of
 from asu_builder.http.openapi import declared, describe, operation, says

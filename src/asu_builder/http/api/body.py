@@ -34,6 +34,7 @@ _MAX_CLIENT = 64
 _UNSAFE_IN_CLIENT = re.compile(r"[^A-Za-z0-9._+~/-]")
 _FLAGS = [True, False, 0, 1, "true", "false", "0", "1", "", None]
 _MODES = [*REPOSITORIES_MODES, "", None]
+_DIGITS = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)
 _AUC = re.compile(r"auc[ /(]+v?([A-Za-z0-9._~+-]+)")
 
 
@@ -132,8 +133,24 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
 
     Raises `RequestMalformed` (422) or, for another distribution, `RequestRejected` (400).
     """
-    sent = _decode(body)
     try:
+        sent = _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), body) from error
+    except msgspec.DecodeError as error:
+        raise RequestMalformed(f"body: expected a JSON object; {error}") from error
+    except UnicodeDecodeError as error:
+        raise RequestMalformed("body: expected JSON in UTF-8") from error
+    except RecursionError as error:
+        raise RequestMalformed("body: expected a JSON object, not one nested this deeply") from error
+    size = sent.rootfs_size_mb
+    try:
+        if sent.diff_packages not in _FLAGS:
+            raise RequestMalformed("diff_packages: expected true or false", field="diff_packages")
+        # LuCI sends the text of a form field, some clients a float.
+        is_whole = isinstance(size, int) or (isinstance(size, float) and size.is_integer())
+        if size not in (None, "") and not is_whole and not _DIGITS.fullmatch(str(size)):
+            raise RequestMalformed("rootfs_size_mb: expected a whole number of MiB", field="rootfs_size_mb")
         request = BuildRequest(
             version=sent.version,
             target=sent.target,
@@ -147,9 +164,9 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
                 if name
             },
             version_code=sent.version_code or "",
-            diff_packages=_flag("diff_packages", sent.diff_packages),
+            diff_packages=sent.diff_packages in (True, "true", "1"),
             defaults=sent.defaults or "",
-            rootfs_size_mb=_size("rootfs_size_mb", sent.rootfs_size_mb),
+            rootfs_size_mb=None if size in (None, "") else int(size),
             filesystem=sent.filesystem or None,
             repositories=sent.repositories or {},
             repositories_mode=sent.repositories_mode or "replace",
@@ -157,61 +174,20 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
         )
         require_usable_repositories(request.repositories)
     except RequestMalformed:
-        _name_entry_as_sent(sent)
+        # Entries are counted as the client counts them, who also sent those that are left out.
+        names = ((number, name.removeprefix("+")) for number, name in enumerate(sent.packages or ()) if name)
+        require_package_names("packages", names)
         raise
     if sent.distro and sent.distro != "openwrt":
         raise RequestRejected(f"Unsupported distro: {sent.distro[:64]}", field="distro")
-    return request, _safe_client(sent.client) if isinstance(sent.client, str) else ""
-
-
-def _name_entry_as_sent(sent: BuildRequestBody) -> None:
-    """Counts entries as the client does, who also sent those that are left out."""
-    names = ((number, name.removeprefix("+")) for number, name in enumerate(sent.packages or ()) if name)
-    require_package_names("packages", names)
+    client = sent.client[:256] if isinstance(sent.client, str) else ""
+    return request, _UNSAFE_IN_CLIENT.sub("", client)[:_MAX_CLIENT]
 
 
 def client_from_user_agent(user_agent: str) -> str:
     """The client of a request that does not name one; only auc is known by its User-Agent."""
     match = _AUC.match(user_agent[:256])
-    return _safe_client(f"auc/{match[1]}") if match else UNKNOWN_CLIENT
-
-
-def _safe_client(name: str) -> str:
-    return _UNSAFE_IN_CLIENT.sub("", name[:256])[:_MAX_CLIENT]
-
-
-def _flag(name: str, value: bool | int | str | None) -> bool:
-    if value in (None, "", False, 0, "false", "0"):
-        return False
-    if value in (True, 1, "true", "1"):
-        return True
-    raise RequestMalformed(f"{name}: expected true or false", field=name)
-
-
-def _size(name: str, value: float | str | None) -> int | None:
-    """A whole number; LuCI sends the text of a form field, some clients a float."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value, re.ASCII):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, int):
-        return value
-    raise RequestMalformed(f"{name}: expected a whole number of MiB", field=name)
-
-
-def _decode(body: bytes) -> BuildRequestBody:
-    try:
-        return _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explained(str(error), body) from error
-    except msgspec.DecodeError as error:
-        raise RequestMalformed(f"body: expected a JSON object; {error}") from error
-    except UnicodeDecodeError as error:
-        raise RequestMalformed("body: expected JSON in UTF-8") from error
-    except RecursionError as error:
-        raise RequestMalformed("body: expected a JSON object, not one nested this deeply") from error
+    return f"auc/{match[1]}"[:_MAX_CLIENT] if match else UNKNOWN_CLIENT
 
 
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
@@ -247,21 +223,16 @@ def _explained(message: str, body: bytes) -> RequestMalformed:
     named = _FIELD.match(sentence)
     field = named[0] if named and named[0] in BuildRequestBody.__struct_fields__ else ""
     if sentence.startswith(f"{field}[...]"):
-        sentence = place_of(field, _odd_key(field, body)) + sentence[len(f"{field}[...]") :]
+        # msgspec does not say which value of a map it was: here, the first that is no text. That cannot be
+        # found where the body is broken behind the value, or names the field again.
+        try:
+            sent = msgspec.json.decode(body)[field]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            sent = None
+        entries = sent.items() if isinstance(sent, dict) else ()
+        key = next((key for key, value in entries if not isinstance(value, str)), None)
+        sentence = place_of(field, key) + sentence[len(f"{field}[...]") :]
     return RequestMalformed(sentence, field=field)
-
-
-def _odd_key(field: str, body: bytes) -> str | None:
-    """The first key of a map whose value is no text; msgspec does not say which it was.
-
-    None where that cannot be found: the body may be broken behind the value, or name the field again.
-    """
-    try:
-        sent = msgspec.json.decode(body)[field]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    entries = sent.items() if isinstance(sent, dict) else ()
-    return next((key for key, value in entries if not isinstance(value, str)), None)
 
 
 def _plain(word: str) -> str:

@@ -24,8 +24,7 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
-from asu_builder.http.api.documents import Accepted, Done, Failed, Problem
-from asu_builder.http.api.wire import RenderedResponse, render_build
+from asu_builder.http.api.wire import Accepted, Done, Failed, Problem, RenderedResponse, render_build
 from asu_builder.http.cache import LruByteCache
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
@@ -182,7 +181,7 @@ class BuildAnswers:
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
         if self._revoked() != self._seen:
-            self._count_changes()
+            self._drop_revoked()
         cached = self._responses.get(request_hash)
         if cached is None or self._clock() >= cached.fresh_until:
             return None
@@ -214,21 +213,35 @@ class BuildAnswers:
 
         The secret to cancel by goes to the first caller and is never cached.
         """
-        self._count_changes()
+        if self._revoked() != self._seen:
+            self._drop_revoked()
+        changes = self._changes
         digest = digest or hashlib.sha256(body).digest()
-        post = body, user_agent, caller, self._waiting.reading(caller, digest.hex())
+        reading = self._waiting.reading(caller, digest.hex())
+        post = body, user_agent, caller, reading
         with while_client_stays():
             (view, answer, client), first = await self._submits.ask(
-                (digest, caller.name), lambda: self._submit(digest, post)
+                (digest, caller.name),
+                lambda: self._waiting.until_whole(reading, lambda: self._batcher.ask(post)),
             )
-        CURRENT_HASH.set(view.job.request_hash)
-        if first and view.cancel_token:
-            _log.info("build submitted")
-            return render_build(view)
+        job = view.job
+        CURRENT_HASH.set(job.request_hash)
         if not first and answer.status == 200:
             # The service has counted one of those who asked at the same time.
             client = client or client_from_user_agent(user_agent)
-            self._statistics.record("cache_hit", view.job.request, client=client)
+            self._statistics.record("cache_hit", job.request, client=client)
+        if not first:
+            return answer
+        if self._cache(view, answer, changes):
+            seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
+            fresh_until = self._clock() + seconds
+            sent = SubmittedBody(
+                job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
+            )
+            self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
+        if view.cancel_token:
+            _log.info("build submitted")
+            return render_build(view)
         return answer
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
@@ -239,8 +252,7 @@ class BuildAnswers:
             partial(self._builds.cancel, request_hash, caller=caller, cancel_token=cancel_token)
         )
         answer = render_build(view)
-        if self._count_changes() == changes:
-            self._cache(view, answer)
+        self._cache(view, answer, changes)
         return answer
 
     def forget(self, request_hash: str) -> None:
@@ -251,16 +263,13 @@ class BuildAnswers:
         self._polls.part()
         self._submits.part()
 
-    def _count_changes(self) -> int:
-        """How often operators have changed something: what was read before a change is not cached after."""
-        if self._revoked() != self._seen:
-            # Rare, so every answer goes.
-            self._seen = self._revoked()
-            self._changes += 1
-            self._responses.clear()
-            self._polls.part()
-            self._submits.part()
-        return self._changes
+    def _drop_revoked(self) -> None:
+        """Drops every answer: an operator has changed something in another process, which is rare."""
+        self._seen = self._revoked()
+        self._changes += 1
+        self._responses.clear()
+        self._polls.part()
+        self._submits.part()
 
     async def _poll(self, request_hash: str) -> RenderedResponse:
         def poll() -> tuple[BuildView, RenderedResponse]:
@@ -270,24 +279,9 @@ class BuildAnswers:
         before, changes = self._responses.get(request_hash), self._changes
         view, answer = await self._reading.run(poll)
         # A POST that came in between knows better than this poll.
-        if self._count_changes() == changes and self._responses.get(request_hash) is before:
-            self._cache(view, answer)
+        if self._responses.get(request_hash) is before:
+            self._cache(view, answer, changes)
         return answer
-
-    async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
-        changes = self._changes
-        body, _, caller, reading = post
-        view, answer, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
-        if self._count_changes() == changes:
-            self._cache(view, answer)
-            job = view.job
-            seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
-            fresh_until = self._clock() + seconds
-            sent = SubmittedBody(
-                job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
-            )
-            self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
-        return view, answer, client
 
     def _submit_in_thread(self, posts: list[_Post]) -> list[_Submitted | Exception]:
         """One result for each; what is raised for one is not raised for those beside it."""
@@ -315,7 +309,12 @@ class BuildAnswers:
                 results[number] = bug
         return [results[number] for number in range(len(posts))]
 
-    def _cache(self, view: BuildView, answer: RenderedResponse) -> None:
+    def _cache(self, view: BuildView, answer: RenderedResponse, changes: int) -> bool:
+        """Keeps an answer, unless an operator has changed something since there were so many changes."""
+        if self._revoked() != self._seen:
+            self._drop_revoked()
+        if self._changes != changes:
+            return False
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
         headers = (
             (b"content-type", b"application/json"),
@@ -325,6 +324,7 @@ class BuildAnswers:
         )
         cached = CachedResponse(answer, self._clock() + seconds, headers, view.job.id)
         self._responses.put(view.job.request_hash, cached, len(answer.body) + _OVERHEAD)
+        return True
 
 
 def is_request_hash(text: str) -> bool:

@@ -9,8 +9,7 @@ from starlette.responses import Response
 
 from asu_builder.core.health import STATES, Health
 from asu_builder.core.submit import Builds
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import render_json
+from asu_builder.http.api.wire import Problem, render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says

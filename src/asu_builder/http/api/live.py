@@ -11,8 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.job import BuildFailure, JobState, Stage
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import eta_of, render_build
+from asu_builder.http.api.wire import Problem, render_build
 from asu_builder.http.openapi import A_SENTENCE, A_TIME, operation, says
 from asu_builder.loading import Late
 from asu_builder.ports import LogLine
@@ -106,7 +105,7 @@ def render_state(view: BuildView) -> Message:
     job = view.job
     stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
     position = (view.position or 0) if job.state is JobState.PENDING else None
-    event = StateEvent(job.state, stage, position, eta_of(view), view.waiting_for or None)
+    event = StateEvent(job.state, stage, position, view.eta_seconds, view.waiting_for or None)
     parts = [str(job.state)]
     parts += [f"{position} ahead"] if position is not None else []
     parts += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []

@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
-from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
-from asu_builder.http.api.wire import RenderedResponse
+from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem, RenderedResponse
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond

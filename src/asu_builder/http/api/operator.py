@@ -14,8 +14,7 @@ from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.job import Job, JobState, Stage
 from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.http.api.builds import is_request_hash
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import render_json
+from asu_builder.http.api.wire import Problem, render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_HASH, A_TIME, HASH_PATTERN, number, operation, says

@@ -9,8 +9,13 @@ from starlette.responses import Response
 
 from asu_builder.core.preflight import Preview
 from asu_builder.http.api.body import BuildRequestBody, parse_request
-from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, AppliedRuleDocument, Problem
-from asu_builder.http.api.wire import RenderedResponse, render_changes
+from asu_builder.http.api.wire import (
+    UPSTREAM_IS_SLOW,
+    AppliedRuleDocument,
+    Problem,
+    RenderedResponse,
+    render_changes,
+)
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says

@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.http.api.documents import UPSTREAM_IS_SLOW, Problem
-from asu_builder.http.api.wire import RenderedResponse
+from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem, RenderedResponse
 from asu_builder.http.cache import Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond

@@ -15,8 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, Named, Share, StatisticsReport
 from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import RenderedResponse
+from asu_builder.http.api.wire import Problem, RenderedResponse
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import number, one_of, operation, says

@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asu_builder.domain.errors import BuildNotFound, StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
-from asu_builder.http.api.documents import Problem
-from asu_builder.http.api.wire import render_problem
+from asu_builder.http.api.wire import Problem, render_problem
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Threads

@@ -1,30 +1,271 @@
-"""What clients read: the one place that knows the words old clients expect.
+"""What clients read of builds and errors: the documents as types, and how they are rendered.
 
-Our states and stages become `queued`, `started`, `done` and a closed list of step names
-(facts on clients, §2.4); our own words stand beside them. What clients send is in `body.py`.
+Our states and stages become `queued`, `started`, `done` and a closed list of step names, the words that old
+clients expect (facts on clients, §2.4); our own words stand beside them. What is rendered is what the OpenAPI
+schema says. What clients send is in `body.py`.
 """
 
-import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import Fault, Side
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Stage
 from asu_builder.domain.packages import PackageChangesRecord
-from asu_builder.http.api.documents import (
-    Accepted,
-    AppliedRuleDocument,
-    AttemptDocument,
-    Done,
-    Failed,
-    ImageDocument,
-    PackageChangesDocument,
-    Problem,
-    RequestEcho,
-    render_build_problem,
-)
+from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
+
+_WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
+
+
+class AppliedRuleDocument(msgspec.Struct):
+    """What one rule did to the request, and why."""
+
+    rule: Annotated[str, says("The rule's name", "auc-gone")]
+    why: Annotated[str, says("Why it is there, with a link", _WHY)]
+    added: Annotated[tuple[str, ...], says("Packages that were added", ["owut"])]
+    removed: Annotated[tuple[str, ...], says("Packages that were taken out", ["auc"])]
+    renamed: Annotated[Mapping[str, str], says("Old name to new name", {})]
+
+
+class PackageChangesDocument(msgspec.Struct):
+    """How the package selection came about."""
+
+    applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
+    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
+    missing_defaults: Annotated[
+        tuple[str, ...],
+        says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
+    ]
+
+
+class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
+    """Names and numbers; what does not apply is left out."""
+
+    missing: Annotated[
+        tuple[str, ...], says("Packages that do not exist, or not for this device", ["nosuch"])
+    ] = ()
+    conflicts: Annotated[
+        tuple[str, ...], says("Packages that exclude each other", ["nftables-json", "nftables-nojson"])
+    ] = ()
+    needed_by: Annotated[
+        Mapping[str, tuple[str, ...]],
+        says("For a missing package, those that need it", {"libudev": ["usbutils"]}),
+    ] = {}
+    providers: Annotated[
+        Mapping[str, tuple[str, ...]],
+        says("For a name that several packages provide, those packages", {"libudev": ["libudev-zero"]}),
+    ] = {}
+    refused: Annotated[tuple[str, ...], says("Asked for and not installed", ["luci-app-x"])] = ()
+    undelivered: Annotated[
+        Mapping[str, str],
+        says("Packages that the index lists and that could not be had, and why", {"tmux": "HTTP 404"}),
+    ] = {}
+    repositories: Annotated[
+        Mapping[str, str],
+        says("Repositories that could not be used, and why", {"https://feed.example.org/x": "no answer"}),
+    ] = {}
+    versions: Annotated[
+        Mapping[str, tuple[str, str]],
+        says("Packages with the version asked for and the one there is", {"vim": ["9.0-r1", "9.1-r1"]}),
+    ] = {}
+    revisions: Annotated[
+        tuple[str, str] | None,
+        says("The revision or version asked for, and the one found", ["r28959-29397011cc", "r28960-0123abc"]),
+    ] = None
+    script: Annotated[str, says("The package whose install script failed", "sample-script")] = ""
+    size: Annotated[int | None, says("Bytes of an image that did not fit", 8257536)] = None
+    limit: Annotated[int | None, says("Bytes there were room for", 8126464)] = None
+    full: Annotated[bool, says("Whether the root file system had no room", True)] = False
+    filesystems: Annotated[
+        tuple[str, ...], says("What was built where another file system was asked for", ["ext4"])
+    ] = ()
+
+
+_AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+_A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
+
+_Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
+_Time = Annotated[datetime, says("When the job was made, UTC", A_TIME, format="date-time")]
+_State = Annotated[JobState, says("Where in life the job is", "building")]
+_Side = Annotated[
+    Side, says("Whose side it is on: the request's, or that of what is around, or of this server", "user")
+]
+_Field = Annotated[str, says("The field of the request that it is about, where it is one", "packages")]
+_Stdout = Annotated[str, says("The end of what the last command printed", "Building images...\n")]
+_Stderr = Annotated[str, says("The end of what the last command complained about", "")]
+
+
+class RequestEcho(msgspec.Struct):
+    """The request with every field, because owut reads some without looking whether they are there."""
+
+    distro: Annotated[str, says("Always openwrt", "openwrt")]
+    version: Annotated[str, says("The version asked for", "24.10.4")]
+    version_code: Annotated[str, says("The revision asked for, empty for any", A_REVISION, "")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    profile: Annotated[str, says("The real profile, whatever name was sent", "tplink_archer-c7-v5")]
+    packages: Annotated[tuple[str, ...], says("Packages in the caller's order", ["luci", "-ppp"])]
+    packages_versions: Annotated[Mapping[str, str], says("Name to version", {"vim": "9.1.0-r1"})]
+    diff_packages: Annotated[bool, says("Whether default packages that are not listed are removed", True)]
+    defaults: Annotated[str | None, says("The script of the first boot", None)]
+    rootfs_size_mb: Annotated[int | None, says("Size of the root partition in MiB", 256, None)]
+    filesystem: Annotated[str | None, says("The only root file system to build", "squashfs", None)]
+    repositories: Annotated[Mapping[str, str], says("Name to address", {})]
+    repositories_mode: Annotated[str, says("append or replace", "replace", enum=["append", "replace"])]
+    repository_keys: Annotated[tuple[str, ...], says("Public keys of these repositories", [])]
+    client: Annotated[str, says("Who asked first", "owut/2026.03.30", "unknown/0")]
+
+
+class Accepted(msgspec.Struct):
+    """202: the job waits or is being built.
+
+    `queue_position` is there (0 included) only while it waits, `imagebuilder_status` only once it
+    is being built: LuCI says "queued" for ever at the one and throws without the other.
+    """
+
+    status: Annotated[int, says("The HTTP status", 202, const=202)]
+    detail: Annotated[str, says("In a word", "queued", "started", enum=["queued", "started"])]
+    state: _State
+    request_hash: _Hash
+    enqueued_at: _Time
+    request: Annotated[RequestEcho, says("What was asked for")]
+    queue_position: Annotated[
+        int | msgspec.UnsetType, says("How many jobs are ahead; only while it waits", 0, minimum=0)
+    ] = msgspec.UNSET
+    imagebuilder_status: Annotated[
+        Stage | msgspec.UnsetType, says("The step it is at; only while it is being built", "building_image")
+    ] = msgspec.UNSET
+    eta_seconds: Annotated[
+        int | msgspec.UnsetType,
+        says("Seconds until its end, by what the latest builds took; absent where nothing can be told", 42),
+    ] = msgspec.UNSET
+    waiting_for: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "Why nothing is built now; absent while it only waits for its turn",
+            "engine",
+            enum=["paused", "engine", "store", "disk_full"],
+        ),
+    ] = msgspec.UNSET
+    cancel_token: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "The secret to cancel it with, in the header X-Cancel-Token; only in the answer to the request "
+            "that started it",
+            "v3dHq0x1Zr8Yb2Lm9QkT4w5s",
+        ),
+    ] = msgspec.UNSET
+
+
+class ImageDocument(msgspec.Struct):
+    """One file of a build; download it from `/store/{bin_dir}/{name}`."""
+
+    name: Annotated[str, says("The file's name", _AN_IMAGE)]
+    type: Annotated[str, says("What it is for", "sysupgrade", "factory", "combined")]
+    sha256: Annotated[str, says("Digest of the file as it is served", A_HASH, pattern=HASH_PATTERN)]
+    sha256_unsigned: Annotated[str, says("Digest before it was signed", A_HASH, pattern=HASH_PATTERN)]
+    size: Annotated[int, says("Bytes", 6815744, minimum=0)]
+    filesystem: Annotated[str | msgspec.UnsetType, says("The root file system in it, if any", "squashfs")] = (
+        msgspec.UNSET
+    )
+
+
+class Done(msgspec.Struct):
+    """200: the images are there. Further keys of the ImageBuilder's `profiles.json` pass through."""
+
+    status: Annotated[int, says("The HTTP status", 200, const=200)]
+    detail: Annotated[str, says("In a word", "done", const="done")]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "done", const="done")]
+    request_hash: _Hash
+    bin_dir: Annotated[str, says("Directory below /store", A_HASH, pattern=HASH_PATTERN)]
+    enqueued_at: _Time
+    id: Annotated[str, says("The profile that was built", "tplink_archer-c7-v5")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    version_number: Annotated[str, says("The ImageBuilder's version", "24.10.4")]
+    version_code: Annotated[str, says("The ImageBuilder's revision", A_REVISION)]
+    titles: Annotated[
+        list[Any],
+        says("What the device is called", [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}]),
+    ]
+    build_at: Annotated[str, says("When the sources were made, UTC", "2025-10-09T08:53:20.000000Z")]
+    images: Annotated[tuple[ImageDocument, ...], says("The files", [])]
+    manifest: Annotated[Mapping[str, str], says("Name to version of all in it", {"vim": "9.1.0-r1"})]
+    build_cmd: Annotated[tuple[str, ...], says("The command that built it", _A_COMMAND)]
+    build_cmd_packages: Annotated[tuple[str, ...], says("Packages given to it", ["-ppp", "luci"])]
+    stdout: _Stdout
+    stderr: _Stderr
+    warnings: Annotated[tuple[str, ...], says("What went less well, in sentences", [])]
+    package_changes: Annotated[
+        PackageChangesDocument,
+        says(
+            "What the package rules did to the request and why, and which defaults it may lack",
+            {"applied": [], "warnings": [], "missing_defaults": []},
+        ),
+    ]
+    request: Annotated[RequestEcho, says("What was asked for")]
+
+
+class AttemptDocument(msgspec.Struct):
+    """One start of a build that came to no end."""
+
+    started_at: Annotated[datetime, says("When it was claimed, UTC", A_TIME, format="date-time")]
+    ended_at: Annotated[datetime, says("When it broke off, UTC", A_TIME, format="date-time")]
+    stage: Annotated[Stage, says("How far it had come", "building_image")]
+    ending: Annotated[str, says("How it broke off", "its worker was lost")]
+
+
+class Failed(msgspec.Struct):
+    """500: the build failed or was cancelled; `fault` says whose side it is on, `reason` why in one word."""
+
+    status: Annotated[int, says("The HTTP status", 500, const=500)]
+    title: Annotated[str, says("In two words", "Build failed")]
+    detail: Annotated[
+        str, says("What happened, for people", "Error: Impossible package selection: missing (nosuch)")
+    ]
+    state: _State
+    imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
+    fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
+    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "cancelled")]
+    code: Annotated[str, says("The same as reason, as other errors call it", "impossible_selection")]
+    side: _Side
+    request_hash: _Hash
+    enqueued_at: _Time
+    stdout: _Stdout
+    stderr: _Stderr
+    request: Annotated[RequestEcho, says("What was asked for")]
+    build_cmd: Annotated[
+        tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if it came so far", _A_COMMAND)
+    ] = msgspec.UNSET
+    attempts: Annotated[
+        tuple[AttemptDocument, ...] | msgspec.UnsetType,
+        says("What was tried before, where it was tried more than once", []),
+    ] = msgspec.UNSET
+    field: _Field | msgspec.UnsetType = msgspec.UNSET
+    problem: Annotated[
+        BuildProblemDocument | msgspec.UnsetType,
+        says("What it failed at, in names and numbers; what does not apply is left out", {"missing": ["x"]}),
+    ] = msgspec.UNSET
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """Every error that is not a failed build."""
+
+    status: Annotated[int, says("The HTTP status", 400, minimum=400, maximum=599)]
+    title: Annotated[str, says("The kind of error", "Request rejected")]
+    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
+    code: Annotated[str, says("The kind of error, in a word that never changes", "request_rejected")] = ""
+    side: _Side | msgspec.UnsetType = msgspec.UNSET
+    field: _Field = ""
+
+
+UPSTREAM_IS_SLOW: Mapping[int, tuple[str, object]] = {
+    503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem)
+}
+"""What everything may answer that needs documents of the download server."""
 
 
 class RenderedResponse(msgspec.Struct, frozen=True):
@@ -54,44 +295,40 @@ def render_json(document: object) -> RenderedResponse:
 def render_build(view: BuildView) -> RenderedResponse:
     """A job as its clients see it; GET and POST render the same."""
     job = view.job
+    shared: dict[str, Any] = {
+        "state": job.state,
+        "request_hash": job.request_hash,
+        "enqueued_at": job.enqueued_at,
+        # With every field, because owut reads some without looking whether they are there.
+        "request": RequestEcho(
+            distro="openwrt",
+            client=job.client,
+            **asdict(job.request) | {"defaults": job.request.defaults or None},
+        ),
+    }
+    document: object
+    position = 0
     if isinstance(job.outcome, BuildResult):
-        return _build_answer(200, _done(job, job.outcome), job, step="done")
-    if isinstance(job.outcome, BuildFailure) or job.state is JobState.CANCELLED:
-        return _build_answer(500, _failed(job), job, step="failed")
-    eta = eta_of(view)
-    waits = job.state is JobState.PENDING
-    stage = job.stage or Stage.INIT
-    position = view.position or 0
-    accepted = Accepted(
-        status=202,
-        detail="queued" if waits else "started",
-        state=job.state,
-        request_hash=job.request_hash,
-        enqueued_at=job.enqueued_at,
-        request=_echo(job),
-        queue_position=position if waits else msgspec.UNSET,
-        imagebuilder_status=msgspec.UNSET if waits else stage,
-        eta_seconds=msgspec.UNSET if eta is None else eta,
-        waiting_for=view.waiting_for or msgspec.UNSET,
-        cancel_token=view.cancel_token or msgspec.UNSET,
-    )
-    if waits:
-        return _build_answer(202, accepted, job, step="queued", position=position)
-    return _build_answer(202, accepted, job, step=stage)
-
-
-def eta_of(view: BuildView) -> int | None:
-    """Whole seconds until the end, where something can be told."""
-    return None if view.remaining is None else math.ceil(view.remaining.total_seconds())
-
-
-def _build_answer(
-    status: int, document: object, job: Job, *, step: str, position: int = 0
-) -> RenderedResponse:
-    headers = [
-        (b"x-imagebuilder-status", step.encode()),
-        (b"x-queue-position", b"%d" % position),
-    ]
+        status, step, document = 200, "done", _done(job, job.outcome, shared)
+    elif isinstance(job.outcome, BuildFailure) or job.state is JobState.CANCELLED:
+        status, step, document = 500, "failed", _failed(job.outcome, shared)
+    else:
+        waits = job.state is JobState.PENDING
+        stage = job.stage or Stage.INIT
+        if waits:
+            position = view.position or 0
+        status, step = 202, "queued" if waits else stage
+        document = Accepted(
+            status=status,
+            detail="queued" if waits else "started",
+            queue_position=position if waits else msgspec.UNSET,
+            imagebuilder_status=msgspec.UNSET if waits else stage,
+            eta_seconds=msgspec.UNSET if view.eta_seconds is None else view.eta_seconds,
+            waiting_for=view.waiting_for or msgspec.UNSET,
+            cancel_token=view.cancel_token or msgspec.UNSET,
+            **shared,
+        )
+    headers = [(b"x-imagebuilder-status", step.encode()), (b"x-queue-position", b"%d" % position)]
     # How long the job has waited for its (last) start and was built, once that is over.
     spans = []
     waited_until = job.started_at or job.finished_at
@@ -108,45 +345,27 @@ def _milliseconds(since: datetime, until: datetime) -> float:
     return max(0.0, (until - since).total_seconds() * 1e3)  # a clock may have been set back
 
 
-def _echo(job: Job) -> RequestEcho:
-    request = job.request
-    return RequestEcho(
-        distro="openwrt",
-        version=request.version,
-        version_code=request.version_code,
-        target=request.target,
-        profile=request.profile,
-        packages=request.packages,
-        packages_versions=request.packages_versions,
-        diff_packages=request.diff_packages,
-        defaults=request.defaults or None,
-        rootfs_size_mb=request.rootfs_size_mb,
-        filesystem=request.filesystem,
-        repositories=request.repositories,
-        repositories_mode=request.repositories_mode,
-        repository_keys=request.repository_keys,
-        client=job.client,
-    )
-
-
-def _done(job: Job, result: BuildResult) -> dict[str, object]:
+def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str, object]:
     described = result.description
     titles = described.get("titles")
+    try:
+        # The number may come as text.
+        made_at = datetime.fromtimestamp(int(str(described.get("source_date_epoch"))), UTC)
+    except (ValueError, OverflowError, OSError):
+        made_at = job.finished_at or job.enqueued_at
     done = Done(
         status=200,
         detail="done",
-        state=job.state,
         imagebuilder_status="done",
-        request_hash=job.request_hash,
         bin_dir=job.request_hash,
-        enqueued_at=job.enqueued_at,
         id=job.request.profile,
         target=job.request.target,
         version_number=_text(described.get("version_number"), job.request.version),
         version_code=_text(described.get("version_code"), job.request.version_code),
         # The Firmware Selector reads titles[0] before it shows any link.
         titles=titles if isinstance(titles, list) else [],
-        build_at=_build_at(job, described.get("source_date_epoch")),
+        # When the sources were made, in UTC as JavaScript reads it.
+        build_at=made_at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z",
         images=tuple(
             ImageDocument(
                 image.name,
@@ -165,10 +384,10 @@ def _done(job: Job, result: BuildResult) -> dict[str, object]:
         stderr=result.stderr,
         warnings=result.warnings,
         package_changes=render_changes(result.package_changes),
-        request=_echo(job),
+        **shared,
     )
     # Ours come last: nothing that left a container may replace them.
-    return {**described, **msgspec.structs.asdict(done)}
+    return {**described, **asdict(done)}
 
 
 def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
@@ -183,56 +402,43 @@ def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
     )
 
 
-def _failed(job: Job) -> Failed:
+def _failed(outcome: object, shared: Mapping[str, Any]) -> Failed:
     """What failed, or was cancelled: a 500 too, because that is what every old client stops at."""
     failed = Failed(
         status=500,
         title="Build cancelled",
         detail="cancelled",
-        state=job.state,
         imagebuilder_status="failed",
         fault=Fault.USER,
         reason="cancelled",
         code="cancelled",
         side=Side.USER,
-        request_hash=job.request_hash,
-        enqueued_at=job.enqueued_at,
         stdout="",
         stderr="",
-        request=_echo(job),
+        **shared,
     )
-    if not isinstance(job.outcome, BuildFailure):
+    if not isinstance(outcome, BuildFailure):
         return failed
-    failure = job.outcome
     attempts = tuple(
         AttemptDocument(attempt.started_at, attempt.ended_at, attempt.stage, attempt.ending)
-        for attempt in failure.attempts
+        for attempt in outcome.attempts
     )
     return msgspec.structs.replace(
         failed,
         title="Build failed",
-        detail=failure.detail or "failed",
-        fault=failure.fault,
-        reason=failure.reason,
-        code=failure.reason,
-        side=failure.side,
-        stdout=failure.stdout,
-        stderr=failure.stderr,
-        build_cmd=failure.build_cmd or msgspec.UNSET,
+        detail=outcome.detail or "failed",
+        fault=outcome.fault,
+        reason=outcome.reason,
+        code=outcome.reason,
+        side=outcome.side,
+        stdout=outcome.stdout,
+        stderr=outcome.stderr,
+        build_cmd=outcome.build_cmd or msgspec.UNSET,
         attempts=attempts or msgspec.UNSET,
-        field=failure.field or msgspec.UNSET,
-        problem=render_build_problem(failure.problem),
+        field=outcome.field or msgspec.UNSET,
+        problem=BuildProblemDocument(**asdict(outcome.problem)) if outcome.problem else msgspec.UNSET,
     )
 
 
 def _text(value: object, otherwise: str) -> str:
     return value if isinstance(value, str) else otherwise
-
-
-def _build_at(job: Job, epoch: object) -> str:
-    """When the sources were made, in UTC as JavaScript reads it; the number may come as text."""
-    try:
-        moment = datetime.fromtimestamp(int(str(epoch)), UTC)
-    except (ValueError, OverflowError, OSError):
-        moment = job.finished_at or job.enqueued_at
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import BuildFailure, JobState, Stage
-from asu_builder.http.api.documents import RequestEcho
+from asu_builder.http.api.wire import RequestEcho
 from factories import NOON, a_request
 from fake_builds import FakeBuilds, a_body, a_result
 
