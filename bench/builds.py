@@ -15,9 +15,10 @@ import uvicorn
 from msgspec.structs import replace
 
 from asu_builder.app import assemble
-from asu_builder.domain.check_result import CheckResult
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
 from asu_builder.http.server import server_config
-from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime
+from asu_builder.ports import Container, Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution, write_distribution
 from asu_sample.server import DownloadServer

@@ -13,9 +13,8 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import Stage
+from asu_builder.domain.job import Stage, Submission
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import Submission
 from bench import load
 from bench.figures import Figure
 from bench.process import Server, cpu_seconds, resident_bytes

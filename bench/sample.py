@@ -13,10 +13,9 @@ import msgspec
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.rows import encode, to_micros
-from asu_builder.domain.job import BuildResult, Image, Retention
+from asu_builder.domain.job import BuildResult, Image, Retention, Submission
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Submission
 from asu_builder.store.local import LocalStore
 
 VERSION, TARGET, PROFILE = "24.10.4", "ath79/generic", "tplink_archer-c7-v5"

@@ -11,10 +11,9 @@ import pytest
 
 from asu_builder.core.housekeeping import Remove
 from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority
+from asu_builder.domain.job import BuildFailure, BuildResult, Image, Priority, Submission
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.domain.search import Device, Title
-from asu_builder.ports import Submission
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TRANSCRIPTS = Path(__file__).resolve().parents[2] / "shared" / "transcripts"

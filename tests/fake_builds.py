@@ -9,9 +9,18 @@ from msgspec.structs import replace
 from asu_builder.core.submit import Ask, Builds, BuildView
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, Conflict, FailureReason, NotAllowed, Side
-from asu_builder.domain.job import FINAL_STATES, BuildResult, Image, Job, JobState, Stage
+from asu_builder.domain.job import (
+    FINAL_STATES,
+    BuildResult,
+    DurationTally,
+    Image,
+    Job,
+    JobState,
+    RecordedFailure,
+    Stage,
+    Tally,
+)
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import DurationTally, RecordedFailure, Tally
 from factories import NOON, a_failure, a_request
 from factories import a_result as a_bare_result
 

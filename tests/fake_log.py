@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from asu_builder.domain.job import Lease, Stage
-from asu_builder.ports import LogLine, PrintedLine
+from asu_builder.domain.job import Lease, LogLine, PrintedLine, Stage
 from factories import NOON
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from shutil import move
 from threading import Event, Lock
 
-from asu_builder.domain.check_result import CheckResult
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, ContainerSpec, OutputCallback
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.runtime import LocalRuntime, TreeCopy
-from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback, Runtime
-from asu_builder.ports.engines import STDERR, STDOUT
+from asu_builder.ports import Container, Runtime
 from asu_builder.settings import Settings
 from fake_make import FakeMake
 

@@ -13,19 +13,17 @@ from starlette.requests import Request
 from asu_builder.client import events, server
 from asu_builder.domain import (
     addresses,
-    announced,
     diagnosis,
     make,
     packages,
-    printed,
     profiles_json,
     release,
     repositories,
     request,
     search,
 )
-from asu_builder.domain.announced import Circumstances
 from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.make import Circumstances
 from asu_builder.domain.request import BuildRequest
 from asu_builder.engines.podman import runtime
 from asu_builder.http import callers, rules_service
@@ -43,7 +41,7 @@ FOUND = Circumstances(REQUEST)
 
 
 def _lines(text: str) -> None:
-    lines = printed.Lines()
+    lines = make.Lines()
     for start in range(0, len(text), 1 << 16):
         list(lines.feed(1, text[start : start + (1 << 16)].encode()))
     list(lines.end())
@@ -95,13 +93,13 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
         FOUND, text, otherwise="Error: no", reason=FailureReason.MAKE_FAILED
     ),
     "domain.diagnosis.parse_available_filesystems": diagnosis.parse_available_filesystems,
-    "domain.announced.require_revision": lambda text: announced.require_revision(
+    "domain.make.require_revision": lambda text: make.require_revision(
         Circumstances(a_request(version_code="r1-a")), text
     ),
     "domain.profiles_json.parse_built": _built,
     "domain.profiles_json.filesystems_of": lambda text: profiles_json.filesystems_of(text.encode()),
-    "domain.printed.Lines": _lines,
-    "domain.printed.readable": lambda text: printed.readable(text[:8000].encode()),
+    "domain.make.Lines": _lines,
+    "domain.make.readable": lambda text: make.readable(text[:8000].encode()),
     "domain.repositories.render_repositories": lambda text: repositories.render_repositories(
         text, REQUEST.repositories, mode="append", file=repositories.OPKG
     ),
@@ -165,7 +163,7 @@ COVERED: Mapping[str, str] = {
     "domain.diagnosis._wget_codes": "domain.diagnosis.repository_problems",
     "domain.diagnosis._package_file": "domain.diagnosis.undelivered_packages",
     "domain.diagnosis._undelivered_package": "domain.diagnosis.undelivered_packages",
-    "domain.printed._readable": "domain.printed.Lines",
+    "domain.make._readable": "domain.make.Lines",
     "domain.make._parse_profile": "domain.make.parse_info",
     "domain.make._parse_profiles": "domain.make.parse_info",
     "domain.packages._Block.read": "domain.packages.explain_selection",
@@ -201,7 +199,7 @@ COVERED: Mapping[str, str] = {
 """Functions that are reached only by way of a listed parser, and by which."""
 
 NOT_FOREIGN: Mapping[str, str] = {
-    "domain.rates.parse_rates": "a setting of the operator",
+    "domain.access.parse_rates": "a setting of the operator",
     "engines.local.sandbox._can_limit_processes": "what this machine's own bubblewrap says",
     "upstream.documents.UpstreamDocuments.get": "a path that this program makes",
     "upstream.documents.UpstreamDocuments.want": "a path that this program makes",

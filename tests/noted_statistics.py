@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from asu_builder.domain.errors import Side
+from asu_builder.domain.job import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
 
 class NotedStatistics:

@@ -20,9 +20,8 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, StillRead
-from asu_builder.domain.job import Lease, Priority, Retention, Stage
+from asu_builder.domain.job import IdlePolicy, JobFilter, Lease, Priority, Retention, Stage
 from asu_builder.files import locked
-from asu_builder.ports import IdlePolicy, JobFilter
 from factories import NOON, a_failure, a_result, a_submission
 
 HASHES = 12

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.domain.release import parse_release
 from asu_builder.engines.guard import Limits
-from asu_builder.ports import ContainerSpec, Runtime
+from asu_builder.ports import Runtime
 from podman_service import APK_VERSION, SAMPLE_TARGET
 
 

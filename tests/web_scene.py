@@ -21,8 +21,8 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
-from asu_builder.domain.check_result import CheckResult
-from asu_builder.domain.release import Branches, Release
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.release import Branches, Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.live import WatchLimits
@@ -33,7 +33,7 @@ from asu_builder.http.fast_path import FastPath
 from asu_builder.http.parts import Parts
 from asu_builder.http.waiting import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Statistics, TargetProfiles, Upstream, VersionList
+from asu_builder.ports import Statistics, Upstream
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
 from database_clock import CLOCK

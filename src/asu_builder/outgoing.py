@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from asu_builder.domain.proxies import host_of, read_proxies
+from asu_builder.domain.addresses import host_of, read_proxies
 from asu_builder.loading import LOADING
 
 if TYPE_CHECKING:

@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from asu_builder.domain.check_result import CheckResult
-from asu_builder.domain.packages import (
-    AppliedRule,
-    Baseline,
-    ClientChange,
-    PackageChangesRecord,
-    PackageSelection,
-)
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.packages import AppliedRule, Baseline, PackageChangesRecord, PackageSelection
+from asu_builder.domain.release import ClientChange
 from asu_builder.domain.request import BuildRequest
 from asu_builder.loading import LOADING
 

@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from asu_builder.domain.access import Rate, parse_rates
 from asu_builder.domain.errors import TooManyRequests
-from asu_builder.domain.rates import Rate, parse_rates
-from asu_builder.ports.rates import RateWindows
+from asu_builder.ports import RateWindows
 
 _CALLERS = 10_000
 _QUESTIONS = 20_000

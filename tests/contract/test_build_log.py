@@ -9,9 +9,8 @@ from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import Lease, Retention, Stage
-from asu_builder.ports import BuildLog, JobQueue, LogLine, PrintedLine, RetentionRepository
-from asu_builder.ports.engines import LEFT_OUT
+from asu_builder.domain.job import LOG_LEFT_OUT, Lease, LogLine, PrintedLine, Retention, Stage
+from asu_builder.ports import BuildLog, JobQueue, RetentionRepository
 from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes
 
@@ -98,7 +97,7 @@ def test_beyond_so_many_lines_one_says_that_the_rest_is_left_out(log: BuildLog, 
     assert log.append(lease, printed(*"abcdefghij"))
     assert not log.append(lease, printed("k", "l"))
     assert not log.append(lease, printed("m"))
-    assert texts(log, lease.job_id) == [*"abcdefghij", LEFT_OUT]
+    assert texts(log, lease.job_id) == [*"abcdefghij", LOG_LEFT_OUT]
 
 
 def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
@@ -110,7 +109,7 @@ def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
     assert again is not None
     assert log.append(again[1], printed("x" * 20))
     assert not log.append(again[1], printed("y", "z"))
-    assert texts(log, lease.job_id) == ["ü" * 40, "x" * 20, LEFT_OUT]
+    assert texts(log, lease.job_id) == ["ü" * 40, "x" * 20, LOG_LEFT_OUT]
     assert not log.append(again[1], printed(""))
     assert log.last(lease.job_id) == 3
 

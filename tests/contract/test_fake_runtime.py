@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from asu_builder.domain.make import CommandResult
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.runtime import LocalRuntime
-from asu_builder.ports import CommandResult, Container, Runtime
+from asu_builder.ports import Container, Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
 from fake_runtime import FakeRuntime

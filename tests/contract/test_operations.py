@@ -14,19 +14,23 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import FailureReason, LeaseLost, StillRead
-from asu_builder.domain.job import Job, JobState, Lease, Outcome, Priority, Retention, Stage
-from asu_builder.ports import (
+from asu_builder.domain.job import (
     AuditEntry,
     IdlePolicy,
+    Job,
     JobFilter,
-    JobQueue,
+    JobState,
+    Lease,
     LiveJobs,
-    Operations,
+    Outcome,
     Pause,
+    Priority,
     QueueLoad,
-    RetentionRepository,
+    Retention,
+    Stage,
     Waiting,
 )
+from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from database_clock import CLOCK, at_time
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission, removes
 

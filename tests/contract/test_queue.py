@@ -17,22 +17,18 @@ from asu_builder.domain.job import (
     COOL_DOWN,
     NEXT_STATES,
     BuildFailure,
+    Entry,
+    IdlePolicy,
     Job,
     JobState,
     Lease,
     Priority,
+    Recovery,
     Retention,
     Stage,
-)
-from asu_builder.ports import (
-    Entry,
-    IdlePolicy,
-    JobQueue,
-    Operations,
-    Recovery,
-    RetentionRepository,
     Submission,
 )
+from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from database_clock import at_time
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes
 

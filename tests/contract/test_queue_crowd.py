@@ -14,8 +14,7 @@ import pytest
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.retention import SqlRetention
-from asu_builder.domain.job import Job, JobState
-from asu_builder.ports import JobFilter
+from asu_builder.domain.job import Job, JobFilter, JobState
 from queue_crowd import Event, QueueSummary
 
 TESTS = Path(__file__).resolve().parents[1]

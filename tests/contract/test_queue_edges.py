@@ -7,8 +7,8 @@ import pytest
 from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.core.worker import retention_of
 from asu_builder.domain.errors import LeaseLost
-from asu_builder.domain.job import BuildResult, Job, JobState, Lease, Retention
-from asu_builder.ports import IdlePolicy, JobQueue, Operations, RetentionRepository
+from asu_builder.domain.job import BuildResult, IdlePolicy, Job, JobState, Lease, Retention
+from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from asu_builder.settings import Settings
 from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes

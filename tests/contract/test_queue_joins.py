@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from asu_builder.domain.job import Job, JobState, Lease, Priority, Retention
-from asu_builder.ports import Entry, IdlePolicy, JobFilter, JobQueue, Operations
+from asu_builder.domain.job import Entry, IdlePolicy, Job, JobFilter, JobState, Lease, Priority, Retention
+from asu_builder.ports import JobQueue, Operations
 from database_clock import at_time
 from factories import NOON, a_result, a_submission
 

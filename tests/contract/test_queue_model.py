@@ -39,23 +39,19 @@ from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueF
 from asu_builder.domain.job import (
     BuildFailure,
     BuildResult,
+    Entry,
+    IdlePolicy,
     Job,
+    JobFilter,
     JobState,
     Lease,
     Outcome,
     Priority,
     Retention,
     Stage,
-)
-from asu_builder.ports import (
-    Entry,
-    IdlePolicy,
-    JobFilter,
-    JobQueue,
-    Operations,
-    RetentionRepository,
     Submission,
 )
+from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from database_clock import CLOCK, at_time
 from factories import NOON, a_failure, a_result, a_submission, removes
 from queue_model import LIVE, ModelJob, QueueModel

@@ -14,8 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, Unavailable
+from asu_builder.domain.make import CommandResult
 from asu_builder.engines.guard import Limits
-from asu_builder.ports import CommandResult, Container, Runtime
+from asu_builder.ports import Container, Runtime
 from factories import eventually, sooner_than
 from podman_service import APK_VERSION, OPKG_VERSION
 from runtime_rig import Rig, a_spec

@@ -15,12 +15,13 @@ from asu_builder.core import pipeline
 from asu_builder.core.pipeline import Pipeline, describe_images
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
+from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.release import Branches
 from asu_builder.domain.request import request_hash
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import CommandResult, Container, ContainerSpec, OutputCallback
+from asu_builder.ports import Container
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.repository_status import RepositoryStatus

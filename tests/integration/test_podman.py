@@ -30,11 +30,11 @@ from asu_builder.domain.errors import (
     RegistryUnavailable,
     Unavailable,
 )
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.podman.calls import ContainerCalls
 from asu_builder.engines.podman.runtime import PodmanRuntime
 from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
-from asu_builder.ports import ContainerSpec
 from asu_builder.settings import Settings
 from factories import eventually, sooner_than
 from podman_service import SAMPLE_REGISTRY, PodmanService

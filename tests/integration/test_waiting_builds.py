@@ -13,7 +13,7 @@ from asgi_client import AsgiClient
 from asu_builder.app import assemble
 from asu_builder.app.background import Rounds
 from asu_builder.domain.access import digest_of
-from asu_builder.domain.check_result import CheckResult
+from asu_builder.domain.health import CheckResult
 from asu_builder.http.pages.words import STATES, WAITING_FOR
 from asu_builder.ports import Runtime
 from asu_builder.settings import Settings

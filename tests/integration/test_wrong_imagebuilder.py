@@ -14,9 +14,9 @@ from asgi_client import AsgiClient
 from asu_builder.app import assemble
 from asu_builder.core.catalog import Catalog
 from asu_builder.domain.errors import Side, Unavailable
-from asu_builder.domain.release import Branches, Release
+from asu_builder.domain.release import Branches, Release, TargetProfiles
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import TargetProfiles, Upstream
+from asu_builder.ports import Upstream
 from asu_sample.distribution import Distribution
 from factories import a_request, eventually
 from integration.test_documents import settings

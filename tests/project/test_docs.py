@@ -9,13 +9,13 @@ from msgspec import NODEFAULT
 from msgspec.structs import fields
 
 from asu_builder import __version__
+from asu_builder.domain import reading
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import Stage
 from asu_builder.http.api.configuration import MEANINGS
 from asu_builder.http.api.health import HealthDocument
 from asu_builder.http.api.wire import ImageDocument, Problem
 from asu_builder.http.app import OPERATIONS
-from asu_builder.ports import upstream
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
 from asu_builder.upstream import fetches
 
@@ -159,9 +159,9 @@ def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> N
         "of a snapshot": fetches.OF_A_SNAPSHOT,
     }
     first, again, beside = (
-        f"{upstream.FIRST_SECONDS:g} s",
-        f"{upstream.AGAIN_SECONDS:g} s",
-        f"{upstream.BESIDE_SECONDS:g} s where the answer can do without",
+        f"{reading.FIRST_SECONDS:g} s",
+        f"{reading.AGAIN_SECONDS:g} s",
+        f"{reading.BESIDE_SECONDS:g} s where the answer can do without",
     )
     days = {kind: found.stale // timedelta(days=1) for kind, found in kinds.items()}
     fresh = {found.fresh // timedelta(minutes=1) for found in kinds.values()}

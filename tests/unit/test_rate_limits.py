@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.domain.rates import parse_rates
+from asu_builder.domain.access import parse_rates
 from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit, PreviewsLimit, RateLimit
 
 TWO_RATES = "3/minute; 5/hour"

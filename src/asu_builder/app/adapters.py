@@ -14,9 +14,10 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.database.worker_name import WorkerName
-from asu_builder.domain.proxies import read_proxies
+from asu_builder.domain.addresses import read_proxies
+from asu_builder.domain.job import EventKind
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import EventKind, Runtime
+from asu_builder.ports import Runtime
 from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.store.local import LocalStore

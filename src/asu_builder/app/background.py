@@ -14,8 +14,8 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import Recorder
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError
+from asu_builder.domain.health import CheckResult
 from asu_builder.ports import Runtime
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from asu_builder.cli.exit_codes import DEFAULT_SECONDS, exit_on_error
 from asu_builder.client.builds import ServerBuilds
 from asu_builder.client.server import Response, Server, ServerOffers, ServerOperator
 from asu_builder.domain.errors import EngineUnavailable, RequestMalformed, RequestRejected, Unavailable
-from asu_builder.ports.upstream import Reading, read_whole
+from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from asu_builder import __version__
 from asu_builder.doctor.report import CHECKS, examine, is_healthy
 from asu_builder.doctor.sample_build import try_building
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import CheckResult, Status
+from asu_builder.domain.health import CheckResult, Status
 from asu_builder.settings.reading import survey_settings
 
 _SIGNS: Mapping[Status, str] = {"ok": "✓", "warning": "!", "error": "✗"}

@@ -11,8 +11,7 @@ from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.views import print_json, printable
 from asu_builder.client.server import ServerOperator
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated
-from asu_builder.domain.job import JobState
-from asu_builder.ports import JobFilter
+from asu_builder.domain.job import JobFilter, JobState
 
 
 @contextmanager

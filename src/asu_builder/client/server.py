@@ -28,9 +28,9 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
+from asu_builder.domain.job import JobFilter
 from asu_builder.domain.request import FOUND_AT_MOST, whole_hash
 from asu_builder.outgoing import open_pool
-from asu_builder.ports import JobFilter
 
 _ANSWER_BYTES = 64 << 20
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)

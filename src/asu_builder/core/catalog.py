@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.domain.announced import Announced
 from asu_builder.domain.errors import BuildNotFound, RequestRejected, Unavailable
-from asu_builder.domain.packages import Baseline, ClientChange
+from asu_builder.domain.make import Announced
+from asu_builder.domain.packages import Baseline
 from asu_builder.domain.profiles_json import filesystems_of
-from asu_builder.domain.release import MAIN, Branch, Branches, Release, told_by
+from asu_builder.domain.reading import Reading, read_whole
+from asu_builder.domain.release import MAIN, Branch, Branches, ClientChange, Release, TargetProfiles, told_by
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import Device
-from asu_builder.ports import PackageChanges, Reading, TargetProfiles, Upstream, read_whole
+from asu_builder.ports import PackageChanges, Upstream
 
 _MOST_MEANT = 20
 """Profiles in a sentence."""

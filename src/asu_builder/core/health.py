@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.domain.check_result import CheckResult, Status
 from asu_builder.domain.errors import AsuError
+from asu_builder.domain.health import CheckResult, Status
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from itertools import islice
 from msgspec import Struct
 
 from asu_builder.domain.errors import StillRead, Unavailable
-from asu_builder.domain.job import Job
-from asu_builder.ports import IdlePolicy, JobQueue, RetentionRepository, Runtime, Statistics, Store
+from asu_builder.domain.job import IdlePolicy, Job
+from asu_builder.ports import JobQueue, RetentionRepository, Runtime, Statistics, Store
 from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)

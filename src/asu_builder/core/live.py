@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from asu_builder.core.submit import Builds, BuildView
 from asu_builder.domain.errors import AsuError
-from asu_builder.domain.job import Job, Lease, Stage
-from asu_builder.domain.printed import Lines
-from asu_builder.ports import BuildLog, LogLine, PrintedLine
+from asu_builder.domain.job import Job, Lease, LogLine, PrintedLine, Stage
+from asu_builder.domain.make import Lines
+from asu_builder.ports import BuildLog
 
 _log = logging.getLogger(__name__)
 

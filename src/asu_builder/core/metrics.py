@@ -10,8 +10,8 @@ from itertools import accumulate
 from msgspec import Struct
 
 from asu_builder.domain.errors import FailureReason, Side
-from asu_builder.domain.job import Job, JobState, Stage
-from asu_builder.ports import EventKind, Statistics
+from asu_builder.domain.job import EventKind, Job, JobState, Stage
+from asu_builder.ports import Statistics
 
 
 class EventCounts:

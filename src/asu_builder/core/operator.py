@@ -9,18 +9,17 @@ from msgspec import Struct
 from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.core.submit import Cancellation
 from asu_builder.domain.errors import BuildNotFound, Conflict, StillRead
-from asu_builder.domain.job import FINAL_STATES, Job, JobState, Priority
-from asu_builder.ports import (
+from asu_builder.domain.job import (
+    FINAL_STATES,
     AuditEntry,
+    Job,
     JobFilter,
-    JobQueue,
+    JobState,
     LiveJobs,
-    Operations,
     Pause,
-    RetentionRepository,
-    Statistics,
-    Store,
+    Priority,
 )
+from asu_builder.ports import JobQueue, Operations, RetentionRepository, Statistics, Store
 
 _MEASURED = 50
 """So many of the latest builds say what is typical."""

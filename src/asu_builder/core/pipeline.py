@@ -13,7 +13,6 @@ from threading import Event
 from msgspec.structs import replace
 
 from asu_builder.domain import make
-from asu_builder.domain.announced import Announced, Circumstances, require_revision, require_versions
 from asu_builder.domain.diagnosis import (
     blame_feed,
     blame_filesystem,
@@ -32,7 +31,16 @@ from asu_builder.domain.errors import (
     deadline_passed,
 )
 from asu_builder.domain.job import BuildResult, Image, Job, Stage
-from asu_builder.domain.make import ImageBuilderInfo
+from asu_builder.domain.make import (
+    Announced,
+    Circumstances,
+    CommandResult,
+    ContainerSpec,
+    ImageBuilderInfo,
+    OutputCallback,
+    require_revision,
+    require_versions,
+)
 from asu_builder.domain.packages import (
     Baseline,
     PackageSelection,
@@ -44,15 +52,7 @@ from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_bui
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import (
-    CommandResult,
-    Container,
-    ContainerSpec,
-    OutputCallback,
-    PackageChanges,
-    Runtime,
-    Store,
-)
+from asu_builder.ports import Container, PackageChanges, Runtime, Store
 
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""

@@ -7,10 +7,11 @@ from msgspec import Struct
 from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.packages import PackageSelection
+from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import closest, without_abi
-from asu_builder.ports import PackageChanges, current_reading
+from asu_builder.ports import PackageChanges
 
 MAX_SUGGESTED = 10
 """Unknown names that get suggestions; each costs about a millisecond."""

@@ -11,8 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from asu_builder.domain.errors import FailureReason, Side
-from asu_builder.domain.job import JobState, Stage
-from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, RecordedFailure, Statistics, TallyBy
+from asu_builder.domain.job import (
+    DURATION_CLASSES,
+    DurationTally,
+    EventKind,
+    JobState,
+    RecordedFailure,
+    Stage,
+    TallyBy,
+)
+from asu_builder.ports import Statistics
 
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)

@@ -22,19 +22,11 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.job import FINAL_STATES, Job, JobState
+from asu_builder.domain.job import FINAL_STATES, Entry, Job, JobState, Submission
+from asu_builder.domain.reading import Reading
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.ports import (
-    Entry,
-    JobQueue,
-    Operations,
-    PackageChanges,
-    Reading,
-    Statistics,
-    Store,
-    Submission,
-)
+from asu_builder.ports import JobQueue, Operations, PackageChanges, Statistics, Store
 from asu_builder.settings import Settings
 
 

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import moment, to_micros
-from asu_builder.domain.job import Lease, Stage
-from asu_builder.ports import LogLine, PrintedLine
-from asu_builder.ports.engines import LEFT_OUT, MAX_BYTES, MAX_LINES
+from asu_builder.domain.job import (
+    LOG_LEFT_OUT,
+    MAX_LOG_BYTES,
+    MAX_LOG_LINES,
+    Lease,
+    LogLine,
+    PrintedLine,
+    Stage,
+)
 
 _HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?"
 
@@ -14,7 +20,9 @@ _HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker
 class SqlBuildLog:
     """Fulfils `ports.BuildLog` on the embedded database. The rows go with their job, by foreign key."""
 
-    def __init__(self, database: Database, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, database: Database, *, max_lines: int = MAX_LOG_LINES, max_bytes: int = MAX_LOG_BYTES
+    ) -> None:
         self._database = database
         self._max_lines = max_lines
         self._max_bytes = max_bytes
@@ -36,7 +44,7 @@ class SqlBuildLog:
                 size += len(text.encode())
                 if seq > self._max_lines or size > self._max_bytes:
                     # A size beyond the limit is how the last line is known.
-                    text, size = LEFT_OUT, self._max_bytes + 1
+                    text, size = LOG_LEFT_OUT, self._max_bytes + 1
                 rows.append((lease.job_id, seq, to_micros(line.at), line.stage, text, size))
                 if size > self._max_bytes:
                     break
@@ -45,7 +53,7 @@ class SqlBuildLog:
             )
         return size <= self._max_bytes
 
-    def read(self, job_id: int, *, after: int = 0, limit: int = MAX_LINES + 1) -> Sequence[LogLine]:
+    def read(self, job_id: int, *, after: int = 0, limit: int = MAX_LOG_LINES + 1) -> Sequence[LogLine]:
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT seq, at, stage, text FROM build_log WHERE job_id = ? AND seq > ?"

@@ -19,8 +19,8 @@ from pathlib import Path
 from asu_builder.database.clock import move_times
 from asu_builder.database.rows import to_micros
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.health import CheckResult
 
 _log = logging.getLogger(__name__)
 

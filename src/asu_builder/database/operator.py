@@ -8,8 +8,18 @@ from typing import Any
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import RESET_TO_PENDING, insert_job
 from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, to_job
-from asu_builder.domain.job import Job, JobState, Priority
-from asu_builder.ports import AuditEntry, JobFilter, LiveJobs, Pause, QueueLoad, Submission, Waiting
+from asu_builder.domain.job import (
+    AuditEntry,
+    Job,
+    JobFilter,
+    JobState,
+    LiveJobs,
+    Pause,
+    Priority,
+    QueueLoad,
+    Submission,
+    Waiting,
+)
 
 _LARGEST_LIST = 1000
 _LIVE_STATES = (JobState.PENDING, JobState.BUILDING)

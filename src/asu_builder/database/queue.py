@@ -30,15 +30,18 @@ from asu_builder.domain.job import (
     Attempt,
     BuildFailure,
     BuildResult,
+    Entry,
+    IdlePolicy,
     Job,
     JobState,
     Lease,
     Outcome,
+    Recovery,
     Retention,
     Stage,
+    Submission,
     allows_resubmit,
 )
-from asu_builder.ports import Entry, IdlePolicy, Recovery, Submission
 
 MAX_ATTEMPTS = 3
 _RETRY_AFTER_FULL = 30

@@ -16,7 +16,7 @@ from asu_builder.database.rows import FINAL, span_micros
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
-from asu_builder.ports import DoomedJobs, EventKind
+from asu_builder.domain.job import DoomedJobs, EventKind
 
 _BYTES = 8
 

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import moment, span_micros, to_micros
 from asu_builder.domain.errors import Side
+from asu_builder.domain.job import DURATION_CLASSES, DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import DURATION_CLASSES, DurationTally, EventKind, RecordedFailure, Tally, TallyBy
 
 EventRow = tuple[int, str, str, str, str, bool, str, str, str]
 """at, kind, version, target, profile, diff_packages, client, reason, side; times in microseconds."""

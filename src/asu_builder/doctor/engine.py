@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask, get_json
-from asu_builder.domain.check_result import CheckResult, error, ok, warning
+from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.domain.release import parse_release
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.images import image_reference

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import CheckResult, error, ok, warning, worst
 from asu_builder.domain.errors import AsuError
+from asu_builder.domain.health import CheckResult, error, ok, warning, worst
 from asu_builder.files import DISK_FULL
 
 _LISTENING = "0A"

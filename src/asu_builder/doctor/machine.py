@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from asu_builder.doctor.scene import Scene, Unanswered
-from asu_builder.domain.check_result import CheckResult, error, ok, warning
+from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.settings import CONFIG_FILES
 
 

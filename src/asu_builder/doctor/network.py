@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from asu_builder.app.adapters import open_package_changes
 from asu_builder.doctor.files import described, listener
 from asu_builder.doctor.scene import Response, Scene, Unanswered, ask
-from asu_builder.domain.check_result import CheckResult, error, ok, warning
+from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.package_rules import RemotePackageChanges
 from asu_builder.upstream.formats import parse_versions
 

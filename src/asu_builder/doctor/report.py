@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from asu_builder import __version__
 from asu_builder.doctor import engine, files, machine, network
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import CheckResult, error
+from asu_builder.domain.health import CheckResult, error
 from asu_builder.settings import LoadedSettings
 from asu_builder.settings.reading import Survey
 

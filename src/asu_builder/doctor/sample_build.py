@@ -15,8 +15,8 @@ from urllib.parse import quote
 from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
 from asu_builder.doctor.report import BUILD, SAMPLE_BUILD, Check, examine
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import CheckResult, error, ok, warning
 from asu_builder.domain.errors import AsuError
+from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.service import Engine
 from asu_sample.container import import_image

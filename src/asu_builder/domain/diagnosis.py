@@ -5,10 +5,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from msgspec import Struct, structs
 
-from asu_builder.domain.announced import BETWEEN, Circumstances
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, some
+from asu_builder.domain.make import BETWEEN, NAME, Circumstances, lines_of
 from asu_builder.domain.packages import explain_script, explain_selection, find_failed_script, without_version
-from asu_builder.domain.printed import NAME, lines_of
 from asu_builder.domain.request import BuildRequest
 
 _MOST = 100

@@ -1,12 +1,13 @@
-"""A job: a request on its way from pending to completed, and what it leaves behind."""
+"""A job: a request on its way from pending to completed, what it leaves behind, and what is told of many."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 from msgspec import Struct, field
 
-from asu_builder.domain.errors import BuildProblem, FailureReason, Fault, Side
+from asu_builder.domain.errors import AsuError, BuildProblem, FailureReason, Fault, Side
 from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.domain.request import BuildRequest
 
@@ -191,3 +192,198 @@ def allows_resubmit(job: Job, *, now: datetime) -> bool:
         return True
     # A failure far in the future was written by a clock that has been set back since.
     return job.outcome.side is not Side.USER and abs(now - job.finished_at) >= COOL_DOWN
+
+
+class Submission(Struct, frozen=True):
+    """A resolved request on its way into the queue."""
+
+    request: BuildRequest
+    request_hash: str
+    client: str = ""
+    caller: str = ""
+    """The caller: a token's name, else an address (IPv6 by its /64)."""
+    priority: Priority = Priority.NORMAL
+    cancel_digest: str = ""
+    """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
+    refusal: AsuError | None = None
+    """Why no new job may be made of it; a job that is there answers nevertheless."""
+
+
+class Entry(Struct, frozen=True):
+    """What the queue has for a submission."""
+
+    job: Job
+    created: bool
+    """Whether the job is new; false when it answers an earlier request too."""
+    ahead: int | None
+    """How many jobs are ahead of a pending one."""
+
+
+class IdlePolicy(Struct, frozen=True):
+    """When a waiting job that no client polls loses its place, and when it expires."""
+
+    deprioritized_after: timedelta
+    expires_after: timedelta
+
+
+class Recovery(Struct, frozen=True):
+    """What became of jobs whose worker was lost."""
+
+    returned: int
+    gave_up: Sequence[Job]
+
+
+class JobFilter(Struct, frozen=True):
+    """Which jobs are meant; what is empty does not restrict. `before` is a job id, for paging.
+
+    `request_hash` is how the hash begins, in lower-case hexadecimal digits.
+
+    `since` is the lowest id that is read among jobs that have ended; live ones are few, and all found.
+    """
+
+    state: JobState | None = None
+    version: str = ""
+    target: str = ""
+    profile: str = ""
+    caller: str = ""
+    request_hash: str = ""
+    before: int | None = None
+    since: int | None = None
+    limit: int = 100
+
+
+class LiveJobs(Struct, frozen=True):
+    """How many jobs of one state, class, version and target are live, and since when the oldest is asked for.
+
+    It identifies no job, so it is public.
+    """
+
+    state: JobState
+    priority: Priority
+    version: str
+    target: str
+    count: int
+    oldest: datetime
+
+
+class AuditEntry(Struct, frozen=True):
+    """One act of an operator: who did what to what, and when."""
+
+    at: datetime
+    operator: str
+    act: str
+    subject: str = ""
+
+
+class Pause(Struct, frozen=True):
+    """The workers claim nothing; builds that run go on."""
+
+    since: datetime
+    operator: str
+
+
+class Waiting(Struct, frozen=True):
+    """Jobs of one class that wait: how many, and since when the one that came first."""
+
+    jobs: int
+    since: datetime
+
+
+class QueueLoad(Struct, frozen=True):
+    """The queue at a glance, without classes in which no job waits."""
+
+    waiting: Mapping[tuple[Priority, bool], Waiting]
+    """By class, and by whether they are deprioritized."""
+    building: int
+    """In all processes."""
+
+
+class DoomedJobs(Struct, frozen=True):
+    """Final jobs of one hash that are to be deleted."""
+
+    request_hash: str
+    ids: Sequence[int]
+    exclusive: bool
+    """Whether no other job carries the hash, so that its images go with them."""
+
+
+EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled"]
+
+
+TallyBy = Literal[
+    "nothing",
+    "version",
+    "target",
+    "profile",
+    "reason_and_side",
+    "diff_packages",
+    "version_with_diff_packages",
+]
+"""`reason_and_side` are two words, the second "" if unknown. The last one counts only events with
+`diff_packages`."""
+
+
+class Tally(Struct, frozen=True):
+    """The number of events of one label in one slot of time; slots are numbered from `since` on."""
+
+    slot: int
+    label: str
+    count: int
+
+
+DURATION_CLASSES = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (
+        0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600, 7200
+    )
+)  # fmt: skip
+"""Upper ends of the classes in which durations are counted; the last also holds what took longer."""
+
+
+class DurationTally(Struct, frozen=True):
+    """How many times a stage took up to `up_to` (and longer than the class before), and how long in total."""
+
+    stage: str
+    up_to: timedelta
+    count: int
+    total: timedelta
+    longest: timedelta
+
+
+class RecordedFailure(Struct, frozen=True):
+    """One failed build, without anything that only its caller may know."""
+
+    at: datetime
+    version: str
+    target: str
+    profile: str
+    reason: str
+
+
+MAX_LOG_LINES = 10_000
+"""Lines that are kept of one job, over all its attempts."""
+
+
+MAX_LOG_BYTES = 1 << 20
+"""Bytes of their text (UTF-8) that are kept of one job."""
+
+
+LOG_LEFT_OUT = "[The rest of this build's output is left out here; its end is in the outcome.]"
+"""The last line of a log that came to one of these limits."""
+
+
+class PrintedLine(Struct, frozen=True):
+    """A line of output: when it was printed, in which stage, and its text without control characters."""
+
+    at: datetime
+    stage: Stage
+    text: str
+
+
+class LogLine(Struct, frozen=True):
+    """A line that is kept. `seq` is 1, 2, 3 … for each job, whatever attempt printed it."""
+
+    seq: int
+    at: datetime
+    stage: Stage
+    text: str

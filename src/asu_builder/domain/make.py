@@ -5,19 +5,130 @@ last gate, and it checks again everything that the request had already checked.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 from msgspec import Struct, field
 
-from asu_builder.domain.errors import BuildFailed, FailureReason
-from asu_builder.domain.printed import lines_of
+from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, some
+from asu_builder.domain.release import Release
 from asu_builder.domain.request import (
     FILESYSTEM,
     MAX_PACKAGES_LENGTH,
     PACKAGE,
     PROFILE,
     UPSTREAM_PACKAGE,
+    BuildRequest,
 )
+
+MAX_LINE_LENGTH = 4096
+"""Characters of a line that are read: its first and its last half, because a reason may end a long line."""
+MAX_LINES = 6_000
+"""Lines that are read, the last ones: a reason stands at the end."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}+"
+"""What a package may be called, with or without its version."""
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines, ended by any of CR, LF and CR LF, at most `MAX_LINES` of `MAX_LINE` characters."""
+    parts = text.replace("\r\n", "\n").replace("\r", "\n").rsplit("\n", MAX_LINES)
+    return [part if len(part) <= MAX_LINE_LENGTH else _shortened(part) for part in parts]
+
+
+def _shortened(line: str) -> str:
+    half = MAX_LINE_LENGTH // 2 - 2
+    return f"{line[:half]} … {line[-half:]}"
+
+
+MAX_LINE = 2000
+"""Characters of a line that are kept."""
+
+_RAW_LINE = 4 * MAX_LINE
+"""Bytes of a line that are looked at; beyond them a line without an end is not even held in memory."""
+_LEAST_LINES = 1000
+_SHORT_LINE = 40
+"""Bytes: a piece of output in which lines are shorter on average is shortened to as many lines."""
+_CUT = " […]"
+# Patterns as text: most starts need none of them, and `re` remembers what it has compiled.
+_SEQUENCES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+# Control characters, what breaks a line elsewhere, and what turns the direction of writing round.
+_HIDDEN = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+
+
+def readable(raw: bytes) -> str:
+    """One line without its end, as text.
+
+    What is no UTF-8 becomes replacement characters, a tab becomes a space; of a line that a program
+    has written over and over (`\\r`), the last writing stands.
+    """
+    return _readable([raw])[0]
+
+
+def _readable(raw: list[bytes]) -> list[str]:
+    """Lines as text, all at once: a flood of short ones costs no more than its bytes."""
+    text = b"\n".join(raw).decode("utf-8", "replace")
+    if "\r" in text:
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    if not text.replace("\n", "").isprintable():
+        text = re.sub(_HIDDEN, "", re.sub(_SEQUENCES, "", text).replace("\t", " "))
+    lines = text.split("\n")
+    return [line if len(line) <= MAX_LINE else line[: MAX_LINE - len(_CUT)] + _CUT for line in lines]
+
+
+class Lines:
+    """Puts lines together from the pieces in which a command's two streams arrive."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, bytes] = {}
+
+    def feed(self, stream: int, chunk: bytes) -> Iterator[str]:
+        """The lines that end in this piece of a stream."""
+        *ended, rest = (self._begun.get(stream, b"") + chunk).split(b"\n")
+        self._begun[stream] = rest[:_RAW_LINE]
+        most = max(_LEAST_LINES, len(chunk) // _SHORT_LINE)
+        if len(ended) > most:
+            # A flood of empty lines tells nothing, and would keep everything else waiting.
+            left_out = f"[… {len(ended) - most} lines are left out]".encode()
+            ended[most // 2 : len(ended) - most // 2] = [left_out]
+        if ended:
+            yield from _readable([line[:_RAW_LINE] for line in ended])
+
+    def end(self) -> Iterator[str]:
+        """What was begun and never ended; a new command begins with nothing."""
+        begun, self._begun = self._begun, {}
+        for line in begun.values():
+            if line:
+                yield readable(line)
+
+
+STDOUT, STDERR = 1, 2
+
+
+OutputCallback = Callable[[int, bytes], None]
+"""Told what a command prints as it arrives: the stream's number and the next piece of it.
+
+Called in the thread that runs the command, so it must return at once; it raises nothing.
+"""
+
+
+class ContainerSpec(Struct, frozen=True):
+    """What a build needs of its container; the hardening is the adapter's own, not a choice."""
+
+    release: Release
+    target: str
+    deadline: timedelta
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class CommandResult(Struct, frozen=True):
+    """How a command ended. Its output is on disk, capped; both files exist."""
+
+    exit_code: int
+    stdout: Path
+    stderr: Path
+
 
 _INNER_PATH = re.compile(r"/[A-Za-z0-9_./-]{1,200}")
 _EXTRA_NAME = re.compile(r"[a-z0-9-]{1,64}")
@@ -185,3 +296,94 @@ def parse_manifest(stdout: str) -> dict[str, str]:
         if separator and PACKAGE.fullmatch(name) and version and " " not in version.strip():
             manifest[name] = version.strip()
     return manifest
+
+
+BETWEEN = (
+    "Upstream is between two states: what this server announces is not yet what the ImageBuilder has. "
+    "Try again later."
+)
+
+
+class Announced(Struct, frozen=True):
+    """What this server tells about a version and target now; None and "" for what is not known."""
+
+    revision: str = ""
+    packages: Mapping[str, str] | None = None
+    filesystems: Collection[str] = ()
+    """The file systems that upstream's own images of the profile have."""
+
+
+class Circumstances(Struct, frozen=True):
+    """What is known beside the output of a make call."""
+
+    request: BuildRequest
+    defaults: Collection[str] = ()
+    """The packages that the ImageBuilder itself installs."""
+    announced: Callable[[], Announced] = Announced
+    """Asked only when it decides something, because it may take a while."""
+
+
+def require_revision(found: Circumstances, revision: str, *, released: str = "") -> None:
+    """Refuses an ImageBuilder of another revision than the release's, and than the request's.
+
+    `released` is the revision that upstream says of a fixed release, "" where none can be compared:
+    a container image under a release's tag may hold another one. Another mismatch is the user's fault
+    only where this server announces what the ImageBuilder has: then the caller cannot have the other
+    revision from us now.
+    """
+    asked = found.request.version_code
+    if released and released != revision:
+        raise BuildFailed(
+            FailureReason.REVISION_MISMATCH,
+            f"Error: Received incorrect version {revision} (requested {released}). The ImageBuilder of "
+            f"{found.request.version} is another one than upstream has released; try again later.",
+            side=Side.INFRASTRUCTURE,
+            field="version",
+            problem=BuildProblem(revisions=(released, revision)),
+        )
+    if not asked or asked == revision:
+        return
+    behind = found.announced().revision != revision
+    detail = f"Error: Received incorrect version {revision} (requested {asked})"
+    raise BuildFailed(
+        FailureReason.REVISION_MISMATCH,
+        f"{detail}. {BETWEEN}" if behind else detail,
+        side=Side.INFRASTRUCTURE if behind else Side.USER,
+        field="version_code",
+        problem=BuildProblem(revisions=(asked, revision)),
+    )
+
+
+def require_versions(
+    found: Circumstances, manifest: Mapping[str, str], *, released: Collection[str] = ()
+) -> None:
+    """Refuses a manifest that does not hold exactly the versions the caller was shown, and names all of them.
+
+    `released` are names that a package rule renamed or removed: no caller was shown their version.
+    """
+    asked = found.request.packages_versions
+    wrong = {
+        name: (version, manifest.get(name, ""))
+        for name, version in asked.items()
+        if not name.startswith("-")
+        and name not in released
+        and (name not in manifest or (version and manifest[name] != version))
+    }
+    if not wrong:
+        return
+    named = [
+        f"{name} version not as requested: {version} vs. {there}" if there else f"{name} not in manifest"
+        for name, (version, there) in wrong.items()
+    ]
+    detail = f"Error: Impossible package selection: {some(named)}"
+    announced = found.announced().packages
+    lag = announced is not None and all(
+        name in announced and version in ("", announced[name]) for name, (version, _) in wrong.items()
+    )
+    raise BuildFailed(
+        FailureReason.VERSION_MISMATCH,
+        f"{detail}. {BETWEEN}" if lag else detail,
+        side=Side.INFRASTRUCTURE if lag else Side.USER,
+        field="packages_versions",
+        problem=BuildProblem(versions=wrong),
+    )

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from asu_builder.domain.errors import BuildProblem
-from asu_builder.domain.printed import NAME, lines_of
+from asu_builder.domain.make import NAME, lines_of
 
 _MOST_NAMED = 200
 """Names of one kind that are kept; a person reads the first."""
@@ -286,18 +286,6 @@ def warn_of_odd_packages(selection: PackageSelection, odd: Sequence[str]) -> Pac
     )
     record = replace(selection.record, warnings=(*selection.record.warnings, warning))
     return replace(selection, record=record)
-
-
-class ClientChange(Struct, frozen=True):
-    """What a client does to its package list from a revision on, when it plans an upgrade.
-
-    With a `target` the source is replaced, without one it is removed.
-    """
-
-    source: str
-    revision: int
-    target: str | None = None
-    mandatory: bool = False
 
 
 class Baseline(Struct, frozen=True):

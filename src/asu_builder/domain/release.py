@@ -1,14 +1,15 @@
-"""Version names and branches: what they belong to, where they lie upstream, and which this server offers."""
+"""Version names and branches: what they belong to, where they lie upstream, and which this server offers;
+and what upstream says of them."""
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.domain.packages import ClientChange
+from asu_builder.domain.search import Title
 
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?", re.ASCII)
 _BRANCH_SNAPSHOT = re.compile(r"(\d{1,4}\.\d{1,4})-SNAPSHOT", re.ASCII)
@@ -85,6 +86,18 @@ BUILT_IN: Mapping[str, Branch] = {
 """Source of the numbers: facts on package changes, §2."""
 
 
+class ClientChange(Struct, frozen=True):
+    """What a client does to its package list from a revision on, when it plans an upgrade.
+
+    With a `target` the source is replaced, without one it is removed.
+    """
+
+    source: str
+    revision: int
+    target: str | None = None
+    mandatory: bool = False
+
+
 def told_by(branch: Branch, changes: Iterable[ClientChange]) -> tuple[ClientChange, ...]:
     """What a branch tells its clients: everything up to where it left main, or all of it."""
     limit = branch.branch_off_rev
@@ -135,3 +148,31 @@ def _order(name: str) -> tuple[int, ...]:
     if name == MAIN:
         return (10_000,)
     return tuple(int(part) if part.isdigit() else 0 for part in name.split("."))
+
+
+class VersionList(Struct, frozen=True):
+    """What upstream says about its releases (`.versions.json`)."""
+
+    listed: Sequence[str]
+    latest: Sequence[str]
+    """The upcoming one if there is any, the stable and the old stable one."""
+
+
+class TargetProfiles(Struct, frozen=True):
+    """What upstream says about one target of one version (`profiles.json`)."""
+
+    revision: str
+    architecture: str
+    profiles: Mapping[str, Sequence[str]]
+    """Profile → the device names it supports, as upstream writes them."""
+    default_packages: Sequence[str] = ()
+    device_packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Profile → its packages beside the default ones; may hold `-name`."""
+    kernel_modules: str = ""
+    """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
+    titles: Mapping[str, Sequence[Title]] = field(default_factory=dict)
+    """Profile → what its devices are called."""
+
+    def packages_of(self, profile: str) -> tuple[str, ...]:
+        """The default packages and those of one profile."""
+        return (*self.default_packages, *self.device_packages.get(profile, ()))

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from asu_builder.domain.errors import NoRoom, Unavailable
+from asu_builder.domain.make import OutputCallback
 from asu_builder.files import DISK_FULL
-from asu_builder.ports import OutputCallback
 
 SERVER_DISK_FULL = "The server's disk is full; the operator has to make room before anything can be built."
 ENGINE_DISK_FULL = "The container engine's disk is full; the operator has to make room."

@@ -14,11 +14,10 @@ from starlette.requests import ClientDisconnect
 
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
+from asu_builder.domain.reading import FIRST_SECONDS, Reading, Sources
 from asu_builder.http.cache import LruByteCache, Rendered
 from asu_builder.http.door import Client
 from asu_builder.http.threads import SingleFlight, Threads
-from asu_builder.ports import Reading, Sources
-from asu_builder.ports.upstream import FIRST_SECONDS
 
 T = TypeVar("T")
 SHORT_SECONDS = 2.0

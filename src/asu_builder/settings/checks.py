@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from asu_builder.domain.access import parse_rates
 from asu_builder.domain.addresses import parse_address
-from asu_builder.domain.rates import parse_rates
 
 if TYPE_CHECKING:
     from asu_builder.settings import Settings

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.files import (
     ABSENT,

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from asu_builder.database.connection import Database
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError
-from asu_builder.ports import current_reading
-from asu_builder.ports.upstream import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS, current_reading
 from asu_builder.upstream.fetches import FIRST_PAUSE as FIRST_PAUSE
 from asu_builder.upstream.fetches import FRESH_FOR as FRESH_FOR
 from asu_builder.upstream.fetches import LISTS, MISSING_STALE, Asking, freshness, on_its_way

@@ -13,11 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from asu_builder.domain.breaker import Breaker
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, Unavailable, UpstreamUnavailable
-from asu_builder.ports import current_reading
-from asu_builder.ports.upstream import FIRST_SECONDS
+from asu_builder.domain.health import Breaker, CheckResult
+from asu_builder.domain.reading import FIRST_SECONDS, current_reading
 from asu_builder.upstream.memory import Document, DocumentMemory, digest_of, size_of
 from asu_builder.upstream.server import UpstreamServer
 

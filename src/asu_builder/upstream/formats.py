@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.domain.release import parse_release
+from asu_builder.domain.release import TargetProfiles, VersionList, parse_release
 from asu_builder.domain.request import TARGET, UPSTREAM_PACKAGE, VERSION_CODE
 from asu_builder.domain.search import Device, Title, name_devices
-from asu_builder.ports import TargetProfiles, VersionList
 from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")

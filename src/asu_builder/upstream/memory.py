@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import to_micros
 from asu_builder.domain.errors import AsuError
-from asu_builder.ports import DocumentState
+from asu_builder.domain.reading import DocumentState
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from asu_builder.database.connection import Database
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.release import Release
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.reading import current_reading
+from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, name_devices
-from asu_builder.ports import TargetProfiles, VersionList, current_reading
 from asu_builder.upstream.documents import UpstreamDocuments
 from asu_builder.upstream.formats import (
     lift_profile,

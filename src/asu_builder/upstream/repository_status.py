@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from asu_builder.domain.proxies import is_loopback
+from asu_builder.domain.addresses import is_loopback
 from asu_builder.loading import LOADING
 from asu_builder.outgoing import open_pool
 from asu_builder.upstream.server import MOST_HOPS, STATUSES, RedirectRefused, Redirects, watch_peers

@@ -14,10 +14,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from msgspec import Struct
 
-from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port
-from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port, is_loopback
 from asu_builder.domain.errors import UpstreamUnavailable
-from asu_builder.domain.proxies import is_loopback
+from asu_builder.domain.health import Breaker
 from asu_builder.loading import LOADING
 
 if TYPE_CHECKING:

@@ -3,13 +3,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from asu_builder.core.catalog import Catalog
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.packages import Baseline
-from asu_builder.domain.release import Branches, Release
+from asu_builder.domain.release import Branches, Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import TargetProfiles, VersionList
 from factories import a_request
 
 DESCRIBED = TargetProfiles(

@@ -14,7 +14,6 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Caller, Right, Token
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildNotFound,
     Conflict,
@@ -24,11 +23,11 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.job import JobState, Retention
-from asu_builder.domain.release import Branches, Release
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import IdlePolicy, JobState, Retention
+from asu_builder.domain.release import Branches, Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import IdlePolicy, TargetProfiles, VersionList
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.formats import parse_profiles_json

@@ -10,8 +10,7 @@ from asu_builder.core.operator import QueueGroup, QueueOverview
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
-from asu_builder.domain.job import JobState, Priority
-from asu_builder.ports import LiveJobs
+from asu_builder.domain.job import JobState, LiveJobs, Priority
 from database_clock import CLOCK
 from factories import NOON
 

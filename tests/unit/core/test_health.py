@@ -3,8 +3,8 @@ import threading
 import pytest
 
 from asu_builder.core.health import Health
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.health import CheckResult
 
 OK = CheckResult("ok", "fine")
 DOWN = CheckResult("error", "gone")

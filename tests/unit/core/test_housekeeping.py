@@ -11,10 +11,11 @@ from asu_builder.core.housekeeping import GRACE, Collection, Housekeeping
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import EngineUnavailable
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import BuildFailure, JobState, Retention
-from asu_builder.ports import Container, ContainerSpec
+from asu_builder.domain.make import ContainerSpec
+from asu_builder.ports import Container
 from asu_builder.settings import Settings, Size
 from asu_builder.store.local import LocalStore
 from factories import Clock, a_result, a_submission, eventually

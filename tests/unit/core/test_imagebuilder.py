@@ -6,9 +6,9 @@ import pytest
 from asu_builder.core.pipeline import ImageBuilder
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image
+from asu_builder.domain.make import CommandResult, OutputCallback
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.release import parse_release
-from asu_builder.ports import CommandResult, OutputCallback
 from factories import a_request
 
 _INFO = """\

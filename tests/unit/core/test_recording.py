@@ -7,9 +7,8 @@ import pytest
 
 from asu_builder.core.live import BuildLogWriter, Recorder
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import Job, JobState, Lease, Stage
+from asu_builder.domain.job import Job, JobState, Lease, PrintedLine, Stage
 from asu_builder.domain.request import request_hash
-from asu_builder.ports import PrintedLine
 from factories import NOON, a_request, eventually, sooner_than
 from fake_log import FakeBuildLog
 

@@ -8,7 +8,7 @@ import pytest
 from asu_builder.core.statistics import Charts
 from asu_builder.database.connection import Database
 from asu_builder.database.statistics import SqlStatistics
-from asu_builder.ports import EventKind
+from asu_builder.domain.job import EventKind
 from factories import Clock, a_request
 
 DAY = timedelta(days=1)

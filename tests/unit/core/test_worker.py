@@ -17,7 +17,6 @@ from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
@@ -28,9 +27,10 @@ from asu_builder.domain.errors import (
     Unavailable,
     deadline_passed,
 )
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, JobState, Retention, Stage
+from asu_builder.domain.make import OutputCallback
 from asu_builder.log_context import CURRENT_HASH
-from asu_builder.ports import OutputCallback
 from asu_builder.settings import Settings
 from factories import Clock, a_failure, a_request, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics

@@ -8,8 +8,7 @@ import pytest
 
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import LIVE, WAITS, list_statement
-from asu_builder.domain.job import JobState
-from asu_builder.ports import JobFilter
+from asu_builder.domain.job import JobFilter, JobState
 
 
 @pytest.fixture

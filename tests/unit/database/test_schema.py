@@ -16,8 +16,7 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.rows import SELECT_JOB, to_job
 from asu_builder.database.schema import MIGRATIONS, statements
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import BuildFailure, BuildResult, JobState, Lease
-from asu_builder.ports import IdlePolicy
+from asu_builder.domain.job import BuildFailure, BuildResult, IdlePolicy, JobState, Lease
 from database_clock import CLOCK, at_time
 from factories import NOON
 from schemas import EXPIRED, LAPSED, LEASED, PENDING, RELEASED, ask, restore, rows

@@ -22,7 +22,7 @@ from asu_builder.database.retention import SqlRetention
 from asu_builder.database.schema import MIGRATIONS
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import Side, Unavailable
-from asu_builder.ports import DURATION_CLASSES, EventKind, TallyBy
+from asu_builder.domain.job import DURATION_CLASSES, EventKind, TallyBy
 from factories import Clock, a_request
 
 DAY = timedelta(days=1)

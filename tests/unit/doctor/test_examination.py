@@ -2,7 +2,7 @@ import threading
 
 from asu_builder.doctor.report import CHECKS, NAMES, Check, examine, is_healthy
 from asu_builder.doctor.scene import Scene
-from asu_builder.domain.check_result import CheckResult, error, ok, warning, worst
+from asu_builder.domain.health import CheckResult, error, ok, warning, worst
 from asu_builder.settings.reading import survey_settings
 from factories import sooner_than
 

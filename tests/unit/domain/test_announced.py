@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from asu_builder.domain.announced import Announced, Circumstances, require_revision, require_versions
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
+from asu_builder.domain.make import Announced, Circumstances, require_revision, require_versions
 from factories import a_request, the_case
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pytest
 
 from asu_builder.domain import diagnosis
-from asu_builder.domain.announced import Announced, Circumstances
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
+from asu_builder.domain.make import Announced, Circumstances
 from asu_builder.domain.packages import explain_selection, find_too_big
 from factories import TRANSCRIPTS, a_request, the_case
 

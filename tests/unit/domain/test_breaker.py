@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asu_builder.domain.breaker import Breaker
+from asu_builder.domain.health import Breaker
 
 
 class Seconds:

@@ -1,6 +1,6 @@
 import pytest
 
-from asu_builder.domain.printed import MAX_LINE, Lines, readable
+from asu_builder.domain.make import MAX_LINE, Lines, readable
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asu_builder.domain.proxies import is_loopback, read_proxies
+from asu_builder.domain.addresses import is_loopback, read_proxies
 
 PROXY, OTHER = "http://proxy.example:3128", "http://other.example:8080"
 FAR, SECURE = "http://downloads.example.org/x", "https://downloads.example.org/x"

@@ -12,8 +12,8 @@ import pytest
 
 from asgi_client import AsgiClient
 from asu_builder.domain import errors
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import EngineUnavailable, QueueFull, RequestMalformed, Unavailable
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.release import Release
 from asu_builder.http.errors import answer_error
 from asu_builder.http.fast_path import FastPath

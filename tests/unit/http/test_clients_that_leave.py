@@ -14,8 +14,9 @@ import pytest
 from asu_builder.core.submit import Ask, BuildView
 from asu_builder.domain.access import Token, digest_of
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.reading import current_reading
+from asu_builder.domain.release import VersionList
 from asu_builder.http.protocol import HttpProtocol
-from asu_builder.ports import VersionList, current_reading
 from asu_builder.settings import Settings
 from door_rig import Served, answer_of, head_of, serve
 from factories import eventually

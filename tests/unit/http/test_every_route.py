@@ -16,11 +16,11 @@ from asgi_client import AsgiClient
 from asu_builder.core.submit import Ask, BuildView
 from asu_builder.domain.access import Right, Token, digest_of
 from asu_builder.domain.errors import TooManyRequests, Unavailable
-from asu_builder.domain.release import Release
+from asu_builder.domain.reading import current_reading
+from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
 from asu_builder.http.app import OPERATIONS, PAGES
-from asu_builder.ports import TargetProfiles, VersionList, current_reading
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
 from web_scene import EmptyUpstream, Scene

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from asu_builder.core.health import Health
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     BuildNotFound,
     BuildProblem,
@@ -17,6 +16,7 @@ from asu_builder.domain.errors import (
     Side,
     UpstreamUnavailable,
 )
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import BuildFailure
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
+from asu_builder.domain.health import CheckResult
 from asu_builder.files import lock_alone, locked_with_others, opened
 from asu_builder.store.local import LocalStore
 from factories import eventually

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from asu_builder.database.connection import Database
+from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
-from asu_builder.ports import Reading, read_whole
 from asu_builder.upstream import memory
 from asu_builder.upstream.documents import FRESH_FOR, WarmPaths
 from asu_builder.upstream.offer import HttpUpstream

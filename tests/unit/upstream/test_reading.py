@@ -13,8 +13,8 @@ import pytest
 
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import TooManyRequests, Unavailable, UpstreamUnavailable
+from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
-from asu_builder.ports import Reading, read_whole
 from asu_builder.upstream.documents import FIRST_PAUSE, FRESH_FOR
 from asu_builder.upstream.fetches import Asking
 from asu_builder.upstream.memory import DocumentMemory
@@ -136,7 +136,7 @@ def test_a_slow_upstream_leaves_the_old_document_and_only_the_first_wait(
     upstream.versions()
     server.hang(LIST)
     clock.forward(FRESH_FOR + timedelta(seconds=30))
-    monkeypatch.setattr("asu_builder.ports.upstream.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("asu_builder.domain.reading.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("asu_builder.upstream.documents.AGAIN_SECONDS", 0.05)
     reading = Reading()
     assert read_whole(upstream.versions, reading).listed == ("24.10.5",)

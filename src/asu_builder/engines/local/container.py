@@ -14,12 +14,11 @@ from time import monotonic, sleep
 from msgspec import Struct
 
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
 from asu_builder.engines.output import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk, tee
-from asu_builder.ports import CommandResult, OutputCallback
-from asu_builder.ports.engines import STDERR, STDOUT
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted
 from asu_builder.engines.local.container import BuildDirectory, Commands, Confinement, LocalContainer
 from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
 from asu_builder.engines.output import disk_errors
 from asu_builder.engines.removals import Removals
 from asu_builder.files import is_abandoned, locked
-from asu_builder.ports import ContainerSpec
 from asu_builder.settings import Settings
 
 _FICLONE = 0x40049409

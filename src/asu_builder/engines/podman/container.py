@@ -8,6 +8,7 @@ from time import monotonic
 from typing import IO, cast
 
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.output import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk, tee
@@ -15,8 +16,6 @@ from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
 from asu_builder.engines.podman.streams import Demultiplexer, Stream
-from asu_builder.ports import CommandResult, OutputCallback
-from asu_builder.ports.engines import STDERR, STDOUT
 
 _HOST_DISK_RESERVE = 64 << 20
 _KILLED = 128 + 9

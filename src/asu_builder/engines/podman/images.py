@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from asu_builder.domain.breaker import Breaker
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
@@ -25,12 +23,13 @@ from asu_builder.domain.errors import (
     RegistryUnavailable,
     Unavailable,
 )
+from asu_builder.domain.health import Breaker, CheckResult
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.domain.release import Release
 from asu_builder.engines.guard import TICK, Guard, Watch, interrupted
 from asu_builder.engines.output import ENGINE_DISK_FULL
 from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
 from asu_builder.engines.podman.streams import Stream, libpod_url
-from asu_builder.ports import ContainerSpec
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:

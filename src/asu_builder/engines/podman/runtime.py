@@ -12,8 +12,9 @@ from threading import Event, Lock
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, Watch
 from asu_builder.engines.podman.calls import ContainerCalls
@@ -22,7 +23,6 @@ from asu_builder.engines.podman.images import Image, Images
 from asu_builder.engines.podman.service import Engine, PodmanOptions
 from asu_builder.engines.podman.watchdog import ContainerWatch, Watchdog
 from asu_builder.engines.removals import Removals
-from asu_builder.ports import ContainerSpec
 
 if TYPE_CHECKING:
     from podman import PodmanClient

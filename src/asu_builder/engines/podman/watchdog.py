@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from math import inf
 from time import monotonic
 
-from asu_builder.domain.breaker import Breaker
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, EngineUnavailable
+from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.engines.guard import Limits, disk_exhausted
 from asu_builder.engines.podman.calls import ContainerCalls, ContainerGone
 from asu_builder.engines.podman.service import Engine

@@ -22,6 +22,7 @@ from asu_builder.core.submit import Ask, Builds, BuildView
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
 from asu_builder.http.api.wire import Accepted, Done, Failed, Problem, RenderedResponse, render_build
@@ -32,7 +33,7 @@ from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Batcher, SingleFlight, Threads
 from asu_builder.http.waiting import Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
-from asu_builder.ports import Reading, Statistics
+from asu_builder.ports import Statistics
 
 _log = logging.getLogger(__name__)
 

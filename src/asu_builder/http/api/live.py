@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from asu_builder.core.submit import BuildView
-from asu_builder.domain.job import BuildFailure, JobState, Stage
+from asu_builder.domain.job import BuildFailure, JobState, LogLine, Stage
 from asu_builder.http.api.wire import Problem, render_build
 from asu_builder.http.openapi import A_SENTENCE, A_TIME, operation, says
 from asu_builder.loading import Late
-from asu_builder.ports import LogLine
 
 if TYPE_CHECKING:
     from asu_builder.http.api.streams import LiveStreams

@@ -18,12 +18,12 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.metrics import EventCounts
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
-from asu_builder.domain.job import Priority
+from asu_builder.domain.job import EventKind, Priority
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
-from asu_builder.ports import EventKind, Operations, Statistics, Store
+from asu_builder.ports import Operations, Statistics, Store
 
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from asu_builder.core.operator import Operator
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
-from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.domain.job import Job, JobFilter, JobState, Stage
 from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.api.wire import Problem, render_json
@@ -19,7 +19,6 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_HASH, A_TIME, HASH_PATTERN, number, operation, says
 from asu_builder.http.threads import Threads
-from asu_builder.ports import JobFilter
 
 
 class JobDocument(msgspec.Struct):

@@ -15,12 +15,12 @@ from starlette.responses import PlainTextResponse, Response
 from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, Named, Share, StatisticsReport
 from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.job import EventKind, TallyBy
 from asu_builder.http.api.wire import Problem, RenderedResponse
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import number, one_of, operation, says
 from asu_builder.http.threads import Threads
-from asu_builder.ports import EventKind, TallyBy
 
 _Days = Annotated[int, says("How many days were counted", 30)]
 _NAMED = {"name": "luci", "count": 42}

@@ -14,7 +14,7 @@ from asu_builder.core.live import LiveBuilds, Look
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, TooManyRequests, Unavailable
-from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.domain.job import FINAL_STATES, JobState, LogLine
 from asu_builder.http.api.live import (
     Message,
     WatchLimits,
@@ -25,7 +25,6 @@ from asu_builder.http.api.live import (
 )
 from asu_builder.http.errors import sentence_of, status_of
 from asu_builder.http.threads import SingleFlight, Threads
-from asu_builder.ports import LogLine
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from asu_builder.core.live import AT_ONCE
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
-from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState
+from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState, LogLine
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.builds import is_request_hash
@@ -34,7 +34,6 @@ from asu_builder.http.pages.words import (
 )
 from asu_builder.http.parts import PageParts
 from asu_builder.http.waiting import SHORT_SECONDS
-from asu_builder.ports import LogLine
 
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"

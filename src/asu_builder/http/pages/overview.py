@@ -10,13 +10,13 @@ from asu_builder.core.health import STATES, HealthReport
 from asu_builder.core.operator import QueueSummary
 from asu_builder.core.statistics import DAYS, DayReport
 from asu_builder.domain.access import Caller, Right
-from asu_builder.domain.check_result import worst
 from asu_builder.domain.errors import TooManyRequests, Unavailable
+from asu_builder.domain.health import worst
+from asu_builder.domain.job import RecordedFailure
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.parts import PageParts
 from asu_builder.http.waiting import SHORT_SECONDS
-from asu_builder.ports import RecordedFailure
 
 _ERRORS = 8
 _DAYS = 7

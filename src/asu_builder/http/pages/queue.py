@@ -13,13 +13,12 @@ from asu_builder.core.health import HealthReport
 from asu_builder.core.operator import QueueSummary
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.domain.job import FINAL_STATES, Job, JobState
+from asu_builder.domain.job import FINAL_STATES, AuditEntry, Job, JobFilter, JobState
 from asu_builder.http.api.operator import OperatorActs, job_filter
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.parts import PageParts
-from asu_builder.ports import AuditEntry, JobFilter
 
 FILTERS = ("state", "version", "target", "profile", "caller")
 JOBS = 50

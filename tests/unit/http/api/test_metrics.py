@@ -11,10 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from asgi_client import AsgiClient
 from asu_builder.database import operator
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason, Side
-from asu_builder.domain.job import Priority, Retention, Stage
-from asu_builder.ports import IdlePolicy
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import IdlePolicy, Priority, Retention, Stage
 from database_clock import at_time
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body

@@ -7,9 +7,8 @@ import pytest
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.access import Right, Token, digest_of
-from asu_builder.domain.release import Release
+from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, Title
-from asu_builder.ports import TargetProfiles, VersionList
 from fake_builds import FakeBuilds
 from web_scene import EmptyUpstream, Scene
 

@@ -8,8 +8,8 @@ import pytest
 
 from asgi_client import AsgiClient
 from asu_builder.domain.errors import UpstreamUnavailable
-from asu_builder.domain.release import Release
-from asu_builder.ports import EventKind, RecordedFailure, Tally, VersionList
+from asu_builder.domain.job import EventKind, RecordedFailure, Tally
+from asu_builder.domain.release import Release, VersionList
 from factories import NOON, a_submission
 from fake_builds import FakeStatistics
 from visitors import READER, TOKENS

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import pytest
 
 from asgi_client import Answer, AsgiClient
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import FailureReason
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import Job, JobState, Priority, Retention
 from asu_builder.http.pages import queue as queue_page
 from database_clock import at_time

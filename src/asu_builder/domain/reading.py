@@ -1,20 +1,13 @@
-"""What the download server says, what one answer is read from, and the rules for packages."""
+"""The documents of the download server that one answer is made of, and the wait for missing ones."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from msgspec import Struct, field
-
-from asu_builder.domain.check_result import CheckResult
 from asu_builder.domain.errors import AsuError, TooManyRequests
-from asu_builder.domain.packages import Baseline, ClientChange, PackageSelection
-from asu_builder.domain.release import Release
-from asu_builder.domain.request import BuildRequest
-from asu_builder.domain.search import Device, Title
 
 FIRST_SECONDS = 10.0
 """How long an answer waits for documents that were never seen: auc gives up after 15."""
@@ -24,7 +17,6 @@ BESIDE_SECONDS = 5.0
 """How long it waits for those it can be made without."""
 _ROUNDS = 30
 """Documents that lead to others do so a few times; what never comes to rest is given up."""
-
 T = TypeVar("T")
 
 
@@ -214,104 +206,3 @@ def read_whole(call: Callable[[], T], reading: Reading) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value] # None only where `call` returned it
-
-
-class VersionList(Struct, frozen=True):
-    """What upstream says about its releases (`.versions.json`)."""
-
-    listed: Sequence[str]
-    latest: Sequence[str]
-    """The upcoming one if there is any, the stable and the old stable one."""
-
-
-class TargetProfiles(Struct, frozen=True):
-    """What upstream says about one target of one version (`profiles.json`)."""
-
-    revision: str
-    architecture: str
-    profiles: Mapping[str, Sequence[str]]
-    """Profile → the device names it supports, as upstream writes them."""
-    default_packages: Sequence[str] = ()
-    device_packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Profile → its packages beside the default ones; may hold `-name`."""
-    kernel_modules: str = ""
-    """The directory below `kmods/` that holds them; "" where they lie among the other packages."""
-    titles: Mapping[str, Sequence[Title]] = field(default_factory=dict)
-    """Profile → what its devices are called."""
-
-    def packages_of(self, profile: str) -> tuple[str, ...]:
-        """The default packages and those of one profile."""
-        return (*self.default_packages, *self.device_packages.get(profile, ()))
-
-
-class Upstream(Protocol):
-    """The download server's metadata: cached, revalidated, stale rather than none.
-
-    `Unavailable` means that a document is not here. Within a `Reading` everything answers at once,
-    and what is lacking is noted there; without one the call waits for it, up to ten seconds.
-    """
-
-    def check(self) -> CheckResult:
-        """Degraded when the download server does not answer."""
-        ...
-
-    def versions(self) -> VersionList:
-        """Every released version that upstream lists, and which are the latest."""
-        ...
-
-    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
-        """Target → package architecture; None when upstream has no such version.
-
-        Without `wait` the answer can be made without it: five seconds at most, and none after a failure.
-        """
-        ...
-
-    def devices(self, release: Release) -> Sequence[Device] | None:
-        """Every device of a version, the very same value until upstream's list changes; None when
-        upstream has no such version.
-
-        Where upstream lists no devices, those of the targets that were asked for before.
-        """
-        ...
-
-    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
-        """The profiles of one target; None when upstream does not have it."""
-        ...
-
-    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
-        """`profiles.json` as JSON with one profile's keys lifted to the top; None when unknown."""
-        ...
-
-    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
-        """Names without ABI suffix and versions, merged over the feeds of an architecture."""
-        ...
-
-    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
-        """Names and versions of a target's own packages, its kernel modules among them."""
-        ...
-
-
-class PackageChanges(Protocol):
-    """Rules that are always there: the last good ones where new ones cannot be had."""
-
-    def apply(
-        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
-    ) -> PackageSelection:
-        """What make is told instead of the request's packages.
-
-        `default_packages` are the default and device packages of the version asked for; without a
-        `baseline` nothing is guessed about what the device had.
-        """
-        ...
-
-    def digest(self, request: BuildRequest) -> str:
-        """Names what the rules may do to this request; "" when none of them is about it."""
-        ...
-
-    def client_changes(self) -> Sequence[ClientChange]:
-        """Every change that clients are told."""
-        ...
-
-    def check(self) -> CheckResult:
-        """Whether the rules are those that the operator wants."""
-        ...
