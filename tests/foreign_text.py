@@ -228,6 +228,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.api.store.Downloads._take": "a name in an address; the pattern is anchored and bounded",
     "http.api.store._is_satisfiable": "a header; the pattern is anchored and bounded",
     "http.api.store._wants_part": "a header, as above",
+    "database.rows.to_job": "what this program has written itself",
     "database.retention._scrub": "what this program has written itself",
     "upstream.documents.UpstreamDocuments._restore": "what this program has written itself",
     "engines.local.runtime._labels": "what this program has written itself",
