@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from asu_builder.client import events, server
+from asu_builder.client import builds, server
 from asu_builder.domain import (
     addresses,
     diagnosis,
@@ -145,8 +145,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "package_changes.versions.version_order": versions.version_order,
     "package_changes.versions.branch_of": versions.branch_of,
     # text of a server, read by the command line
-    "client.server._document": lambda text: server._document("x", 200, text.encode()),
-    "client.events.parse_events": lambda text: list(events.parse_events([text.encode()])),
+    "client.server.json_object": lambda text: server.json_object(text.encode()),
+    "client.builds.parse_events": lambda text: list(builds.parse_events([text.encode()])),
 }
 
 COVERED: Mapping[str, str] = {
@@ -210,7 +210,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "engines.podman.container.PodmanContainer._kernel_has_killed": "the kernel's own counters",
     "engines.podman.images.pull_failed": "the engine's message, of which one line is kept",
     "store.local.LocalStore.locate": "a name in an address; the pattern is anchored and bounded",
-    "client.builds._stretch": "a header; the pattern is anchored; a document as in client.server._document",
+    "client.builds._stretch": "a header; the pattern is anchored; a document as in client.server.json_object",
     "client.downloads.announced_images": "a name in a document; the pattern is anchored and bounded",
     "domain.make.image_arguments": "the arguments that this program itself makes",
     "domain.packages._opkg": "makes a pattern",

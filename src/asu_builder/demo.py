@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from asu_builder.client.builds import ServerBuilds
+from asu_builder.client.builds import ServerBuilds, progress_of
 from asu_builder.client.downloads import announced_images, fetch
-from asu_builder.client.events import progress_of
 from asu_builder.client.server import Server, retry
 from asu_builder.domain.errors import ServerMistake, Unavailable
 from asu_builder.engines.podman.runtime import PodmanRuntime

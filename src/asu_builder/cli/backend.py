@@ -122,7 +122,7 @@ class LocalBuilds(ServerBuilds):
     def __init__(
         self, server: Server, service: "PrivateService", settings: Settings, *, patience: float
     ) -> None:
-        super().__init__(server, patience=patience, on_life=self._require_runnable)
+        super().__init__(server, patience=patience)
         self._application = service.application
         self._settings = settings
         self._runnable_at = time.monotonic()
@@ -156,7 +156,7 @@ class LocalBuilds(ServerBuilds):
         without_rights = {"X-Cancel-Token": cancel_token, "Authorization": ""} if cancel_token else {}
         self.server.fetch("DELETE", f"/api/v1/build/{request_hash}", headers=without_rights)
 
-    def _require_runnable(self) -> None:
+    def on_life(self) -> None:
         """Raises `EngineUnavailable` when nothing could be built here for too long."""
         health = self._application.health
         if health.builds_run():

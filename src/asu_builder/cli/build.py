@@ -26,9 +26,8 @@ from asu_builder.cli.exit_codes import (
     print_error,
 )
 from asu_builder.cli.views import View, printable, shown
-from asu_builder.client.builds import ServerBuilds
+from asu_builder.client.builds import Ended, Event, ServerBuilds
 from asu_builder.client.downloads import announced_images, fetch
-from asu_builder.client.events import Ended, Event
 from asu_builder.client.server import Response, ServerOffers, retry
 from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
 from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES

@@ -9,8 +9,7 @@ import click
 from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.exit_codes import ExitCode, code_of_build
 from asu_builder.cli.views import describe, print_json, print_table, printable
-from asu_builder.client.builds import ServerBuilds
-from asu_builder.client.events import Ended, LogLines, progress_of
+from asu_builder.client.builds import Ended, LogLines, ServerBuilds, progress_of
 
 _hash_argument = click.argument("request_hash", metavar="HASH")
 """All of its digits, or as many as tell it from others."""

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from asu_builder.client.events import Event, LogLines, Progress
+from asu_builder.client.builds import Event, LogLines, Progress
 from asu_builder.domain.job import Stage
 
 if TYPE_CHECKING:

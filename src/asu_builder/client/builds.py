@@ -1,17 +1,17 @@
-"""Builds of a server over HTTP: submit, poll, follow to the end, cancel, fetch."""
+"""Builds of a server over HTTP: submit, poll, follow to the end by its events, cancel, fetch."""
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import msgspec
 import urllib3
+from msgspec import Struct
 
 from asu_builder.client.downloads import Source, Stretch
-from asu_builder.client.events import Ended, Event, LogLines, Refusal, parse_events, progress_of
-from asu_builder.client.server import Response, Server, ServerOperator, refusal
+from asu_builder.client.server import Response, Server, ServerOperator, json_object, refusal
 from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
 
 _POLL_SECONDS = 1.0
@@ -21,20 +21,56 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 _ENDED = (200, 500)
 
 
+class Progress(Struct, frozen=True, tag_field="type", tag="state", omit_defaults=True):
+    """How far it is. `position` counts the jobs ahead while it waits, `eta_seconds` what is left."""
+
+    state: str
+    stage: str | None = None
+    position: int | None = None
+    eta_seconds: int | None = None
+
+
+class LogLine(Struct, frozen=True):
+    """One line that the build has printed; `seq` numbers them from 1."""
+
+    seq: int
+    at: str
+    stage: str
+    text: str
+
+
+class LogLines(Struct, frozen=True, tag_field="type", tag="lines"):
+    """What was printed since the last event."""
+
+    lines: tuple[LogLine, ...]
+
+
+class Ended(Struct, frozen=True, tag_field="type", tag="final"):
+    """The end: the HTTP status and the document that a poll answers from now on."""
+
+    status: int
+    document: dict[str, Any]
+
+
+class Refusal(Struct, frozen=True, tag_field="type", tag="problem"):
+    """Why nothing follows, though the build has not ended."""
+
+    status: int
+    detail: str = ""
+
+
+Event = Progress | LogLines | Ended
+
+_DECODER: msgspec.json.Decoder[Event | Refusal] = msgspec.json.Decoder(Event | Refusal)
+
+
 class ServerBuilds:
     """Builds on one server. `patience` is how many seconds it may be away while a build is followed."""
 
     def __init__(
-        self,
-        server: Server,
-        *,
-        patience: float = 60.0,
-        pause: Callable[[float], None] = time.sleep,
-        on_life: Callable[[], None] = lambda: None,
+        self, server: Server, *, patience: float = 60.0, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        """`on_life` is called whenever the server sends something while a build is followed; it may raise."""
         self.server = server
-        self._on_life = on_life
         self._patience = patience
         self._pause = pause
 
@@ -65,6 +101,9 @@ class ServerBuilds:
     def begin(self, request_hash: str) -> None:
         """Nothing: the server builds by itself."""
 
+    def on_life(self) -> None:
+        """Called whenever the server sends something while a build is followed; may raise `Unavailable`."""
+
     def cancel(self, request_hash: str, cancel_token: str) -> None:
         """Ends it before its time. Raises `NotAllowed`, `Conflict` or `BuildNotFound`."""
         headers = {"X-Cancel-Token": cancel_token} if cancel_token else {}
@@ -75,37 +114,34 @@ class ServerBuilds:
 
         By the server's events; one that has none is asked every second.
         """
+        path = f"/api/v1/build/{request_hash}/events"
         seen, since = 0, time.monotonic()
         while True:
             try:
-                for event in self._events(request_hash, after=seen):
-                    if isinstance(event, Refusal):
-                        yield from self._poll(request_hash)
-                        return
-                    since = time.monotonic()
-                    if isinstance(event, LogLines):
-                        seen = max([seen, *(line.seq for line in event.lines)])
-                    yield event
-                    if isinstance(event, Ended):
-                        return
+                headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
+                with self.server.stream(path, headers) as response:
+                    streams = "text/event-stream" in response.headers.get("content-type", "")
+                    found: Iterable[Event | Refusal] = [Refusal(response.status)]
+                    if response.status == 200 and streams:
+                        found = parse_events(self._chunks(response))
+                    for event in found:
+                        if isinstance(event, Refusal):
+                            yield from self._poll(request_hash)
+                            return
+                        since = time.monotonic()
+                        if isinstance(event, LogLines):
+                            seen = max([seen, *(line.seq for line in event.lines)])
+                        yield event
+                        if isinstance(event, Ended):
+                            return
             except Unavailable:
                 if time.monotonic() - since > self._patience:
                     raise
             self._pause(_POLL_SECONDS)
 
-    def _events(self, request_hash: str, *, after: int) -> Iterator[Event | Refusal]:
-        """One stream of events, up to its end or its breaking off; a refusal where there is none."""
-        path = f"/api/v1/build/{request_hash}/events"
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        with self.server.stream(path, headers) as response:
-            if response.status == 200 and "text/event-stream" in response.headers.get("content-type", ""):
-                yield from parse_events(self._chunks(response))
-            else:
-                yield Refusal(response.status)
-
     def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         while chunk := response.read1(1 << 16):
-            self._on_life()
+            self.on_life()
             yield chunk
 
     def _poll(self, request_hash: str) -> Iterator[Event]:
@@ -148,6 +184,39 @@ class ServerBuilds:
         return opened
 
 
+def parse_events(chunks: Iterable[bytes]) -> Iterator[Event | Refusal]:
+    """The events of a stream of server-sent events; what is not known, or no JSON, is passed over."""
+    rest = b""
+    for chunk in chunks:
+        *blocks, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        for block in filter(None, blocks):
+            # The `data` of an event (WHATWG HTML, §9.2) is its lines joined; a comment has none.
+            data = [
+                line.removeprefix(b"data:").removeprefix(b" ")
+                for line in block.split(b"\n")
+                if line.startswith(b"data:")
+            ]
+            with suppress(msgspec.MsgspecError):
+                yield _DECODER.decode(b"\n".join(data))
+
+
+def progress_of(document: dict[str, Any]) -> Progress:
+    """What a poll's 202 says. Old servers say no `state`, but their words for it."""
+    waits = document.get("detail") == "queued"
+    state = document.get("state") or ("pending" if waits else "building")
+    stage = document.get("imagebuilder_status")
+    return Progress(
+        str(state),
+        stage=stage if isinstance(stage, str) and not waits else None,
+        position=_count(document.get("queue_position")) if waits else None,
+        eta_seconds=_count(document.get("eta_seconds")),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
 def _build_response(response: Response) -> Response:
     # A failed build is a 500 with its hash; a 500 without one is the server's own mistake.
     if response.status in (200, 202) or (response.status == 500 and "request_hash" in response.document):
@@ -166,8 +235,4 @@ def _stretch(response: urllib3.BaseHTTPResponse, name: str) -> Stretch:
         return Stretch(0, iter(()))
     if response.status == 404:
         raise BuildNotFound(f"{name} is not there any more; its build may have expired. Ask for it again.")
-    try:
-        document = json.loads(response.read(_PIECE))
-    except (ValueError, RecursionError):
-        document = None
-    raise refusal(Response(response.status, document if isinstance(document, dict) else {}))
+    raise refusal(Response(response.status, json_object(response.read(_PIECE)) or {}))

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -73,11 +73,17 @@ def fetch(
     `Conflict` when another process fetches the same.
     """
     target, part = folder / image.name, folder / f"{image.name}.part"
-    if _is_whole(target, image):
-        report(image.name, target.stat().st_size, target.stat().st_size)
-        return target
+    if target.is_file() and not target.is_symlink():
+        with target.open("rb") as file:
+            if _is_right(file, image):
+                report(image.name, target.stat().st_size, target.stat().st_size)
+                return target
     folder.mkdir(parents=True, exist_ok=True)
-    with _opened_alone(part) as file:
+    with part.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"Another process is fetching {part}.") from None
         resumed = file.seek(0, os.SEEK_END) > 0
         _receive(image, file, source, report=report, pause=pause)
         if resumed and not _is_right(file, image):
@@ -95,16 +101,6 @@ def fetch(
     return target
 
 
-@contextmanager
-def _opened_alone(part: Path) -> Iterator[IO[bytes]]:
-    with part.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"Another process is fetching {part}.") from None
-        yield file
-
-
 def _receive(
     image: Announced, file: IO[bytes], source: Source, *, report: Report, pause: Callable[[float], None]
 ) -> None:
@@ -116,7 +112,18 @@ def _receive(
             return
         broken: AsuError | None = None
         try:
-            _append(image, file, source, before, report=report)
+            with source(image.name, before) as stretch:
+                if stretch.start != before:
+                    file.truncate(stretch.start)
+                got = file.seek(0, os.SEEK_END)
+                for chunk in stretch.chunks:
+                    got += len(chunk)
+                    if image.size is not None and got > image.size:
+                        file.truncate(0)
+                        raise ServerMistake(f"{image.name} is longer than the {image.size} bytes announced.")
+                    file.write(chunk)
+                    report(image.name, got, image.size or got)
+            file.flush()
         except Unavailable as error:
             broken = error
         got = file.seek(0, os.SEEK_END)
@@ -129,28 +136,6 @@ def _receive(
                 "goes on from there."
             )
         pause(_PAUSE_SECONDS * 2**vain)
-
-
-def _append(image: Announced, file: IO[bytes], source: Source, start: int, *, report: Report) -> None:
-    with source(image.name, start) as stretch:
-        if stretch.start != start:
-            file.truncate(stretch.start)
-        got = file.seek(0, os.SEEK_END)
-        for chunk in stretch.chunks:
-            got += len(chunk)
-            if image.size is not None and got > image.size:
-                file.truncate(0)
-                raise ServerMistake(f"{image.name} is longer than the {image.size} bytes announced.")
-            file.write(chunk)
-            report(image.name, got, image.size or got)
-    file.flush()
-
-
-def _is_whole(path: Path, image: Announced) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _is_right(file, image)
 
 
 def _is_right(file: IO[bytes], image: Announced) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import urllib3
@@ -118,7 +118,11 @@ class Server:
             raise Unavailable(f"{self.address} is not reached by the proxy in front of it ({status}).")
         if len(content) > _ANSWER_BYTES:
             raise ServerMistake(f"{self.address} answered with more than {_ANSWER_BYTES >> 20} MiB.")
-        document = _document(self.address, status, content)
+        document = json_object(content)
+        if document is None:
+            raise ServerMistake(
+                f"{self.address} answered {status} with something that is no ASU server's answer."
+            )
         return Response(status, document, int(retry_after) if retry_after.isdecimal() else 10)
 
     def fetch(self, method: str, path: str, **options: Any) -> Response:
@@ -170,7 +174,11 @@ class Server:
             finally:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unavailable(f"{self.address} does not answer: {_why(error)}.") from error
+            # The last cause, without the objects' addresses that urllib3 prints.
+            reason = getattr(error, "reason", None) or error.__cause__ or error
+            text = getattr(reason, "strerror", None) or str(reason)
+            why = text.rpartition(">: ")[2].rpartition("): ")[2].strip().rstrip(".") or type(error).__name__
+            raise Unavailable(f"{self.address} does not answer: {why}.") from error
 
 
 def retry(
@@ -233,21 +241,13 @@ def refusal(response: Response) -> AsuError:
     return ServerMistake(sentence)
 
 
-def _document(address: str, status: int, content: bytes) -> dict[str, Any]:
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that an answer holds; None for anything else."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise ServerMistake(f"{address} answered {status} with something that is no ASU server's answer.")
-    return document
-
-
-def _why(error: BaseException) -> str:
-    """The last cause, without the objects' addresses that urllib3 prints."""
-    reason = getattr(error, "reason", None) or error.__cause__ or error
-    text = getattr(reason, "strerror", None) or str(reason)
-    return text.rpartition(">: ")[2].rpartition("): ")[2].strip().rstrip(".") or type(error).__name__
+        return None
+    return document if isinstance(document, dict) else None
 
 
 class ServerOffers:
@@ -267,11 +267,6 @@ class ServerOffers:
     def devices(self, version: str, text: str, limit: int) -> dict[str, Any]:
         """Devices by words of their names."""
         return self._search("devices", version=version, search=text, limit=limit)
-
-    def device(self, version: str, target: str, profile: str) -> dict[str, Any]:
-        """One device by its profile or a name that it reports."""
-        path = f"/api/v1/devices/{quote(version)}/{quote(target)}/{quote(profile)}"
-        return self._server.fetch("GET", path).document
 
     def packages(self, version: str, target: str, text: str, limit: int) -> dict[str, Any]:
         """Packages by words of their names."""

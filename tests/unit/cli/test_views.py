@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from asu_builder.cli.views import InPlace, LineByLine, View, choose_view, describe, printable, shown
-from asu_builder.client.events import LogLine, LogLines, Progress
+from asu_builder.client.builds import LogLine, LogLines, Progress
 
 
 class Screen(io.StringIO):

@@ -1,6 +1,6 @@
 import pytest
 
-from asu_builder.client.events import (
+from asu_builder.client.builds import (
     Ended,
     LogLine,
     LogLines,

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
-from asu_builder.client.builds import ServerBuilds
-from asu_builder.client.events import Ended, LogLine, LogLines, Progress
+from asu_builder.client.builds import Ended, LogLine, LogLines, Progress, ServerBuilds
 from asu_builder.client.server import Server
 from asu_builder.domain import errors
 from asu_builder.domain.errors import AsuError, RequestMalformed, ServerMistake, Unavailable
