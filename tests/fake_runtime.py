@@ -15,7 +15,8 @@ from threading import Event, Lock
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, ContainerSpec, OutputCallback
 from asu_builder.engines.guard import Limits
-from asu_builder.engines.local.runtime import LocalRuntime, TreeCopy
+from asu_builder.engines.local.container import copy_tree
+from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.ports import Container, Runtime
 from asu_builder.settings import Settings
 from fake_make import FakeMake
@@ -161,7 +162,7 @@ class _FakeContainer:
         builder = Path(self.workdir)
         early = builder.with_name("early")
         builder.rename(early)
-        TreeCopy(step=lambda: None).copy(self._source, builder)
+        copy_tree(self._source, builder, step=lambda: None)
         for path in early.rglob("*"):
             if path.is_file():
                 place = builder / path.relative_to(early)

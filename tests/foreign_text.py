@@ -200,7 +200,7 @@ COVERED: Mapping[str, str] = {
 
 NOT_FOREIGN: Mapping[str, str] = {
     "domain.access.parse_rates": "a setting of the operator",
-    "engines.local.sandbox._can_limit_processes": "what this machine's own bubblewrap says",
+    "engines.local.sandbox.sandboxed": "what this machine's own bubblewrap says",
     "upstream.documents.UpstreamDocuments.get": "a path that this program makes",
     "upstream.documents.UpstreamDocuments.want": "a path that this program makes",
     "upstream.server.UpstreamServer._request": "a path that this program makes",
@@ -234,7 +234,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "engines.local.runtime._labels": "what this program has written itself",
     "package_rules.RemotePackageChanges.apply": "a service that the operator names",
     "engines.podman.calls.ContainerCalls.is_plain_file": "the engine's answer",
-    "engines.podman.images._report": "the engine's answer",
+    "engines.podman.images.pull_error": "the engine's answer",
     "engines.podman.streams.Stream.refusal": "the engine's answer",
     "http.pages.build_form.see_build": "an answer of this program",
     "http.pages.queue.QueuePage.act": "a field of a form that was read, cut to 1,000 characters",

@@ -14,22 +14,25 @@ from pathlib import Path
 from time import time
 from typing import IO, BinaryIO, cast
 
+from msgspec import Struct, field
+
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.output import disk_errors
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}", re.ASCII)
 _CHUNK = 1 << 20
+_KINDS = {tarfile.DIRTYPE: "a directory", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a link"}
 
 
-class Collection:
+class Collection(Struct):
     """Takes files into a directory of this host, one by one, and refuses what is not plain."""
 
-    def __init__(self, into: Path, limits: Limits) -> None:
-        self._into = into
-        self._limits = limits
-        self._size = 0
-        self.names: list[str] = []
+    into: Path
+    limits: Limits
+    size: int = 0
+    """Of all files so far."""
+    names: list[str] = field(default_factory=list)
 
     def add(self, name: str, size: int, content: IO[bytes]) -> None:
         """Copies exactly `size` bytes. Raises `BuildFailed(UNTRUSTED_OUTPUT)`."""
@@ -37,22 +40,15 @@ class Collection:
             raise _untrusted(f"a file has the odd name {name[:100]!r}")
         if name in self.names:
             raise _untrusted(f"the file {name} appears twice")
-        if len(self.names) >= self._limits.collected_files:
-            raise _untrusted(f"there are more than {self._limits.collected_files} files")
-        self._size += size
-        if self._size > self._limits.collected_size:
-            raise _untrusted(f"the files are larger than {self._limits.collected_size} bytes")
+        if len(self.names) >= self.limits.collected_files:
+            raise _untrusted(f"there are more than {self.limits.collected_files} files")
+        self.size += size
+        if self.size > self.limits.collected_size:
+            raise _untrusted(f"the files are larger than {self.limits.collected_size} bytes")
         self.names.append(name)
-        self._copy(name, size, content)
-
-    def refuse(self, name: str, what: str) -> None:
-        """Something that is no plain file."""
-        raise _untrusted(f"{name[:100]!r} is {what}, not a plain file")
-
-    def _copy(self, name: str, size: int, content: IO[bytes]) -> None:
         with disk_errors():
             # "x": the name must be new, and a link waiting there is never followed.
-            file = (self._into / name).open("xb")
+            file = (self.into / name).open("xb")
         with file:
             left = size
             while left:
@@ -62,6 +58,10 @@ class Collection:
                 left -= len(chunk)
                 with disk_errors():
                     file.write(chunk)
+
+    def refuse(self, name: str, what: str) -> None:
+        """Something that is no plain file."""
+        raise _untrusted(f"{name[:100]!r} is {what}, not a plain file")
 
 
 def unpack(stream: IO[bytes], into: Path, *, limits: Limits) -> list[str]:
@@ -75,8 +75,16 @@ def unpack(stream: IO[bytes], into: Path, *, limits: Limits) -> list[str]:
         root = archive.next()
         if root is None or not root.isdir() or not _PLAIN_NAME.fullmatch(root.name):
             raise _untrusted("the archive does not start with a plain directory")
+        prefix = f"{root.name}/"
         while (member := archive.next()) is not None:
-            _take(archive, member, prefix=f"{root.name}/", collection=collection)
+            if not member.name.startswith(prefix):
+                raise _untrusted(f"{member.name[:100]!r} lies outside the directory")
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+                collection.refuse(member.name, _KINDS.get(member.type, "something special"))
+            content = archive.extractfile(member)
+            if content is None:
+                raise _untrusted(f"{member.name[:100]!r} has no content")
+            collection.add(member.name.removeprefix(prefix), member.size, content)
     whole.require_end()
     return collection.names
 
@@ -100,22 +108,6 @@ class _Whole:
         self.read(_CHUNK)
         if self._last != self._END:
             raise EngineUnavailable("The container's archive was cut off.")
-
-
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, *, prefix: str, collection: Collection) -> None:
-    if not member.name.startswith(prefix):
-        raise _untrusted(f"{member.name[:100]!r} lies outside the directory")
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        collection.refuse(member.name, _kind(member))
-    content = archive.extractfile(member)
-    if content is None:
-        raise _untrusted(f"{member.name[:100]!r} has no content")
-    collection.add(member.name.removeprefix(prefix), member.size, content)
-
-
-def _kind(member: tarfile.TarInfo) -> str:
-    names = {tarfile.DIRTYPE: "a directory", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a link"}
-    return names.get(member.type, "something special")
 
 
 def gather(directory: Path, into: Path, *, limits: Limits) -> list[str]:

@@ -1,10 +1,11 @@
-"""What one build may use, and what ends a container in time: stop event, deadline, watches, a lost engine."""
+"""What one build may use, what ends its container in time, and what removes it afterwards."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Condition, Event, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
     BuildInterrupted,
+    EngineUnavailable,
     FailureReason,
     Unavailable,
     deadline_passed,
@@ -64,7 +66,10 @@ class Watch(Struct, frozen=True):
 
 
 class Guard:
-    """Watches one container from entering to leaving the context."""
+    """Ends one container in time: at a stop, a deadline, what a watch finds, or when the engine is lost.
+
+    It works from entering to leaving the context.
+    """
 
     def __init__(
         self,
@@ -128,7 +133,12 @@ class Guard:
 
     def _guard(self) -> None:
         while not self._ended.wait(TICK):
-            if failure := self._look():
+            failure = interrupted() if self._stop.is_set() else self._found
+            if failure is None and monotonic() >= self._ends:
+                # Something else than the build may be to blame for its reaching the deadline.
+                asked = (self._ask(watch, silence=0) for watch in self._watches)
+                failure = next(filter(None, asked), None) or deadline_passed(self._deadline)
+            if failure:
                 # Before the kill, so that the thread that the kill wakes finds the reason.
                 self._failure = failure
                 try:
@@ -137,36 +147,15 @@ class Guard:
                     log.exception("the guard could not end a container")
                 return
 
-    def _look(self) -> AsuError | None:
-        if self._stop.is_set():
-            return interrupted()
-        if self._found is None and monotonic() >= self._ends:
-            return self._ask_last() or deadline_passed(self._deadline)
-        return self._found
-
-    def _ask_last(self) -> AsuError | None:
-        """Whether something else than the build is to blame for its reaching the deadline."""
-        for watch in self._watches:
-            try:
-                failure = watch.look()
-            except Unavailable as error:
-                return error
-            except Exception:
-                log.exception("a watch failed")
-                continue
-            if failure:
-                return failure
-        return None
-
     def _ask_all(self) -> None:
         due = {watch: monotonic() + watch.every.total_seconds() for watch in self._watches}
         while self._found is None and not self._ended.wait(TICK):
             for watch in [watch for watch in self._watches if monotonic() >= due[watch]]:
-                self._found = self._found or self._ask(watch)
+                self._found = self._found or self._ask(watch, silence=self._silence)
                 due[watch] = monotonic() + watch.every.total_seconds()
 
-    def _ask(self, watch: Watch) -> AsuError | None:
-        """A watch that fails must not end the build at once, and one with a bug not at all."""
+    def _ask(self, watch: Watch, *, silence: float) -> AsuError | None:
+        """A watch ends the build when it gets no answer for `silence` seconds; one with a bug never does."""
         began = monotonic()
         try:
             failure = watch.look()
@@ -174,7 +163,7 @@ class Guard:
             if watch not in self._silent_since and not self._ended.is_set():
                 log.warning("a watch got no answer: %s", error)
             silent_for = monotonic() - self._silent_since.setdefault(watch, began)
-            return error if silent_for >= self._silence else None
+            return error if silent_for >= silence else None
         except Exception:
             log.exception("a watch failed")
             return None
@@ -203,3 +192,75 @@ def disk_exhausted(limit: int) -> BuildFailed:
         f"Error: The build wrote more than {limit >> 20} MiB to disk and was stopped. "
         "Ask for fewer packages or a smaller root file system.",
     )
+
+
+BACKLOG = 4
+"""How many wait to be removed when no further container is begun."""
+LAST = timedelta(seconds=5)
+"""How long the end of the process waits for what is left; more is swept at the next start."""
+
+
+class Removals:
+    """Removes in the background what is no longer needed, one thing after the other.
+
+    A container's end must not wait for its removal, which takes seconds on a busy disk. But builds that
+    end faster than their containers are removed would fill the disk, so the next one waits at its
+    beginning, where it keeps no images back. Every thread may use it. A thread runs while there is
+    something to remove.
+    """
+
+    def __init__(self, *, backlog: int = BACKLOG) -> None:
+        self._backlog = backlog
+        self._changed = Condition()
+        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+        self._current = ""
+        self._is_working = False
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it is being removed, or waits for that."""
+        with self._changed:
+            return name == self._current or any(name == waiting for waiting, _ in self._waiting)
+
+    def add(self, name: str, remove: Callable[[], None]) -> None:
+        """Has `remove` called soon, once, and returns at once; what it raises is logged."""
+        with self._changed:
+            self._waiting.append((name, remove))
+            if not self._is_working:
+                self._is_working = True
+                # A daemon: an engine that hangs must not hold up the end of the process.
+                Thread(target=self._work, name="removals", daemon=True).start()
+
+    def wait_for_room(self, stop: Event, *, within: timedelta) -> None:
+        """Returns when fewer wait than the backlog.
+
+        Raises `BuildInterrupted` when `stop` is set, and `EngineUnavailable` when it takes too long.
+        """
+        ends = monotonic() + within.total_seconds()
+        with self._changed:
+            while len(self._waiting) >= self._backlog:
+                if stop.is_set():
+                    raise interrupted()
+                if monotonic() >= ends:
+                    raise EngineUnavailable("Former builds could not be removed in time; look at the disk.")
+                self._changed.wait(TICK)
+
+    def close(self, within: timedelta = LAST) -> bool:
+        """Waits until nothing is left to remove, for a bounded time; whether that was enough."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: not self._is_working, within.total_seconds())
+            if not done:
+                log.warning("%d removal(s) left for the next start", len(self._waiting) + 1)
+            return done
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._current, remove = self._waiting.popleft() if self._waiting else ("", None)
+                self._is_working = remove is not None
+                self._changed.notify_all()
+            if remove is None:
+                return
+            try:
+                remove()
+            except Exception:
+                log.exception("a removal failed")

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from asu_builder.domain.errors import BuildInterrupted, EngineUnavailable
-from asu_builder.engines.removals import Removals
+from asu_builder.engines.guard import Removals
 from factories import eventually, never
 
 MOMENT, LONG = timedelta(seconds=0.05), timedelta(minutes=5)

@@ -1,14 +1,18 @@
 """One copy of an ImageBuilder directory, used as if it were a container: its commands and their processes."""
 
+import errno
+import fcntl
+import hashlib
 import os
 import selectors
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from time import monotonic, sleep
 
 from msgspec import Struct
@@ -16,239 +20,76 @@ from msgspec import Struct
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import archive
-from asu_builder.engines.guard import Guard, Limits, memory_exhausted
+from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
-from asu_builder.engines.output import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk, tee
+from asu_builder.engines.output import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_PROC = Path("/proc")
-_DEAD_WITHIN = 2.0
-_STATE, _PARENT, _SESSION = 0, 1, 3
-"""Fields of `/proc/<pid>/stat` after the command's name."""
-
-
-class Use(Struct, frozen=True):
-    """What a build's processes use together; `memory` is resident bytes, shared pages counted twice."""
-
-    processes: int
-    memory: int
-
-
-def members(leader: int, home: Path | None = None) -> set[int]:
-    """The leader, its descendants, its session, and each process that works below `home`.
-
-    The last two catch daemons that left their parents; inside bubblewrap none can.
-    """
-    parents, found = {}, set()
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit() and (fields := _stat(entry)) and fields[_STATE] != "Z":
-            process = int(entry.name)
-            parents[process] = int(fields[_PARENT])
-            if leader in (process, int(fields[_SESSION])) or _works_below(entry, home):
-                found.add(process)
-    while grown := {child for child, parent in parents.items() if parent in found} - found:
-        found |= grown
-    return found - {os.getpid()}
-
-
-def use(processes: set[int]) -> Use:
-    """Sums what the processes hold; one that is gone holds nothing."""
-    return Use(len(processes), sum(_resident(process) for process in processes))
-
-
-def kill_all(leader: int, home: Path | None = None) -> None:
-    """Kills until no process is left, since a process may fork while it is being looked for.
-
-    The leader must not have been reaped: its number would be free for somebody else.
-    """
-    ends = monotonic() + _DEAD_WITHIN
-    while (alive := members(leader, home)) and monotonic() < ends:
-        for process in alive:
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        sleep(0.02)
-
-
-def _stat(process: Path) -> list[str] | None:
-    try:
-        # The name in parentheses may itself hold spaces and parentheses, or be no text at all.
-        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def _resident(process: int) -> int:
-    try:
-        return int((_PROC / str(process) / "statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
-
-
-def _works_below(process: Path, home: Path | None) -> bool:
-    try:
-        return home is not None and (process / "cwd").readlink().is_relative_to(home)
-    except OSError:
-        return False
-
-
+_USE_EVERY = timedelta(seconds=0.5)
+_TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
 _CHUNK = 1 << 16
 _DRAIN_SECONDS = 1.0
 _KILLED = 128 + 9
-
-
-class Commands:
-    """Runs one command at a time and can end it from another thread."""
-
-    def __init__(self, home: Path, *, contained: bool) -> None:
-        """`home` holds the build's directories; `contained`: no process can leave its parents."""
-        self._strays = None if contained else home
-        self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._killed = False
-
-    def run(
-        self,
-        arguments: Sequence[str],
-        *,
-        directory: Path,
-        environment: Mapping[str, str],
-        write: Mapping[str, Callable[[bytes], None]],
-    ) -> int:
-        """The exit code, as a shell counts it; output goes to `write["stdout"]` and `["stderr"]`."""
-        with self._lock:
-            if self._killed:
-                return _KILLED
-            process = self._process = _start(arguments, directory, environment)
-        try:
-            _pump(process, write)
-            _has_ended(process, wait=True)
-        finally:
-            # Also what the command left behind: nothing of a build outlives its command.
-            kill_all(process.pid, self._strays)
-            with self._lock:
-                self._process = None
-            # Reaped last: until now its number could not become somebody else's.
-            with process:
-                process.wait()
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-    def kill(self) -> None:
-        """Ends every process of the build, now and for good."""
-        with self._lock:
-            self._killed = True
-            if self._process is not None:
-                kill_all(self._process.pid, self._strays)
-
-    def look(self, limits: Limits) -> BuildFailed | None:
-        """What the guard asks: have the processes become too many or too big?"""
-        with self._lock:
-            if self._process is None:
-                return None
-            found = use(members(self._process.pid, self._strays))
-        if found.memory > limits.memory:
-            return memory_exhausted(limits.memory)
-        if found.processes > limits.processes:
-            return BuildFailed(
-                FailureReason.MAKE_FAILED,
-                f"Error: The build started more than {limits.processes} processes and was stopped.",
-            )
-        return None
-
-
-def _start(
-    arguments: Sequence[str], directory: Path, environment: Mapping[str, str]
-) -> "subprocess.Popen[bytes]":
-    try:
-        return subprocess.Popen(
-            arguments,
-            cwd=directory,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Unavailable(f"The server could not start a command: {error.strerror}.") from error
-
-
-def _pump(process: "subprocess.Popen[bytes]", write: Mapping[str, Callable[[bytes], None]]) -> None:
-    """Passes output on until both pipes end, or the command has and its heirs are silent."""
-    with selectors.DefaultSelector() as selector:
-        for name in ("stdout", "stderr"):
-            selector.register(getattr(process, name), selectors.EVENT_READ, write[name])
-        while selector.get_map():
-            ready = selector.select(_DRAIN_SECONDS)
-            if not ready and _has_ended(process):
-                return
-            for key, _ in ready:
-                if chunk := os.read(key.fd, _CHUNK):
-                    key.data(chunk)
-                else:
-                    selector.unregister(key.fileobj)
-
-
-def _has_ended(process: "subprocess.Popen[bytes]", *, wait: bool = False) -> bool:
-    """Whether the command has ended; it is not reaped by asking."""
-    flags = os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)
-    return os.waitid(os.P_PID, process.pid, flags) is not None
-
-
 _HOST_DISK_RESERVE = 64 << 20
 
 
-class BuildDirectory(Struct, frozen=True):
-    """Where a build works on this host; `temporary` is its private `/tmp`."""
-
-    builder: Path
-    temporary: Path
-    identity: str
-    """Of the directory that `builder` is a copy of."""
-
-
 class Confinement(Struct, frozen=True):
-    """How its commands are started."""
+    """How a build's commands are started, and what they may use."""
 
     sandboxed: bool
     network: bool
     limits: Limits
-    filtered: bool = False
+    filtered: bool
     """Whether some system calls are refused; only in the sandbox."""
 
 
 class LocalContainer:
-    """Fulfils `ports.Container`; made by `LocalRuntime.open`, watched by its guard."""
+    """Fulfils `ports.Container`; made by `LocalRuntime.open`, which enters its guard."""
 
     warnings: Sequence[str] = ()
 
     def __init__(
         self,
-        place: BuildDirectory,
+        home: Path,
+        source: Path,
         confinement: Confinement,
         *,
-        guard: Guard,
-        commands: Commands,
         environment: Mapping[str, str],
+        stop: Event,
+        deadline: timedelta,
+        disk_every: timedelta,
     ) -> None:
-        """`environment` is added to the few variables that every command gets."""
-        self.identity = place.identity
-        self.workdir = INNER_WORKDIR if confinement.sandboxed else str(place.builder)
-        self._directory = place
+        """A build works below `home` with a copy of `source`. The deadline counts from here on.
+
+        `environment` is added to the few variables that every command gets.
+        """
+        # Changes when another ImageBuilder is unpacked there; its hundreds of megabytes are not read.
+        facts = [str(source.resolve())]
+        for name in _TELLING_FILES:
+            if (source / name).is_file():
+                found = (source / name).stat()
+                facts.append(f"{name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
+        self.identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        self.builder, self.temporary = home / "builder", home / "tmp"
+        self.workdir = INNER_WORKDIR if confinement.sandboxed else str(self.builder)
+        self._home = home
         self._confinement = confinement
         self._limits = confinement.limits
-        self._guard = guard
-        self._commands = commands
-        self._count = 0
-        temporary = "/tmp" if confinement.sandboxed else str(place.temporary)
         self._environment = {
             "PATH": DEFAULT_PATH,
             "HOME": self.workdir,
             "LANG": "C.UTF-8",
-            "TMPDIR": temporary,
+            "TMPDIR": "/tmp" if confinement.sandboxed else str(self.temporary),
             **environment,
         }
+        self._commands = 0
+        # Outside of the sandbox processes can leave their parents; they are found by where they work.
+        self._strays = None if confinement.sandboxed else home
+        self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._source_size = disk_use(source)
+        watches = (Watch(_USE_EVERY, self._look_at_processes), Watch(disk_every, self._look_at_disk))
+        self.guard = Guard(stop, deadline, kill=self._kill, watches=watches)
 
     def run(
         self,
@@ -259,24 +100,31 @@ class LocalContainer:
         on_output: OutputCallback | None = None,
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
-        self._count += 1
-        limit = self._limits.log
-        stdout = CappedFile(output / f"{self._count}.stdout", limit)
-        stderr = CappedFile(output / f"{self._count}.stderr", limit)
-        variables = self._environment | dict(environment or {})
-        with self._guard.step():
-            with stdout, stderr:
-                code = self._commands.run(
-                    self._limited(arguments, variables),
-                    directory=self._directory.builder,
+        self._commands += 1
+        path, limit, confinement = output / str(self._commands), self._limits.log, self._confinement
+        variables = {**self._environment, **(environment or {})}
+        with self.guard.step():
+            if confinement.sandboxed:
+                arguments = sandboxed(
+                    arguments,
+                    self.builder,
+                    temporary=self.temporary,
+                    network=confinement.network,
                     environment=variables,
-                    write={
-                        "stdout": tee(stdout.write, STDOUT, on_output),
-                        "stderr": tee(stderr.write, STDERR, on_output),
-                    },
+                    filtered=confinement.filtered,
+                    processes=self._limits.processes,
                 )
-            if code and ends_with_full_disk(stderr.path) and self._free() < _HOST_DISK_RESERVE:
-                raise NoRoom(SERVER_DISK_FULL)
+            arguments = limited(arguments, self._limits, filtered=confinement.filtered)
+            with (
+                CappedFile(path.with_suffix(".stdout"), limit, STDOUT, on_output) as stdout,
+                CappedFile(path.with_suffix(".stderr"), limit, STDERR, on_output) as stderr,
+            ):
+                code = self._execute(arguments, variables, stdout, stderr)
+            if code and ends_with_full_disk(stderr.path):
+                with disk_errors():
+                    free = shutil.disk_usage(self.builder).free
+                if free < _HOST_DISK_RESERVE:
+                    raise NoRoom(SERVER_DISK_FULL)
         return CommandResult(code, stdout.path, stderr.path)
 
     def exists(self, path: str) -> bool:
@@ -303,29 +151,11 @@ class LocalContainer:
         with self._inside(directory) as found:
             return archive.gather(found, into, limits=self._limits) if found.is_dir() else []
 
-    def _limited(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]:
-        if not self._confinement.sandboxed:
-            return limited(arguments, self._limits)
-        command = sandboxed(
-            arguments,
-            self._directory.builder,
-            temporary=self._directory.temporary,
-            network=self._confinement.network,
-            environment=environment,
-            filtered=self._confinement.filtered,
-            processes=self._limits.processes,
-        )
-        return limited(command, self._limits, filtered=self._confinement.filtered)
-
-    def _free(self) -> int:
-        with disk_errors():
-            return shutil.disk_usage(self._directory.builder).free
-
     @contextmanager
     def _inside(self, path: str) -> Iterator[Path]:
         """An inner path on this host. What a link leads out of the copy is refused."""
-        with self._guard.step():
-            root = self._directory.builder.resolve()
+        with self.guard.step():
+            root = self.builder.resolve()
             found = root / Path(path).relative_to(self.workdir)
             if not found.parent.resolve().is_relative_to(root) or found.is_symlink():
                 raise BuildFailed(
@@ -333,3 +163,188 @@ class LocalContainer:
                     f"Error: The build's output was refused: {path} leads out of its directory.",
                 )
             yield found
+
+    def _execute(
+        self, arguments: Sequence[str], environment: Mapping[str, str], stdout: CappedFile, stderr: CappedFile
+    ) -> int:
+        """Runs one command, which `_kill` can end; its exit code, as a shell counts it."""
+        with self._lock:
+            if self._killed:
+                return _KILLED
+            try:
+                process = self._process = subprocess.Popen(
+                    arguments,
+                    cwd=self.builder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise Unavailable(f"The server could not start a command: {error.strerror}.") from error
+        # It is not reaped by asking whether it has ended.
+        has_ended = os.WEXITED | os.WNOWAIT
+        try:
+            with selectors.DefaultSelector() as selector:
+                for name, file in (("stdout", stdout), ("stderr", stderr)):
+                    selector.register(getattr(process, name), selectors.EVENT_READ, file)
+                # Until both pipes end, or the command has and its heirs are silent.
+                while selector.get_map():
+                    ready = selector.select(_DRAIN_SECONDS)
+                    if not ready and os.waitid(os.P_PID, process.pid, has_ended | os.WNOHANG):
+                        break
+                    for key, _ in ready:
+                        if chunk := os.read(key.fd, _CHUNK):
+                            key.data.write(chunk)
+                        else:
+                            selector.unregister(key.fileobj)
+            os.waitid(os.P_PID, process.pid, has_ended)
+        finally:
+            # Also what the command left behind: nothing of a build outlives its command.
+            kill_all(process.pid, self._strays)
+            with self._lock:
+                self._process = None
+            # Reaped last: until now its number could not become somebody else's.
+            with process:
+                process.wait()
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def _kill(self) -> None:
+        """Ends every process of the build, now and for good."""
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                kill_all(self._process.pid, self._strays)
+
+    def _look_at_processes(self) -> BuildFailed | None:
+        """Whether they have become too many or too big."""
+        with self._lock:
+            if self._process is None:
+                return None
+            found = members(self._process.pid, self._strays)
+            memory = resident_memory(found)
+        if memory > self._limits.memory:
+            return memory_exhausted(self._limits.memory)
+        if len(found) > self._limits.processes:
+            return BuildFailed(
+                FailureReason.MAKE_FAILED,
+                f"Error: The build started more than {self._limits.processes} processes and was stopped.",
+            )
+        return None
+
+    def _look_at_disk(self) -> BuildFailed | None:
+        """Compares the copy with its origin: only what a build adds counts."""
+        if disk_use(self._home) - self._source_size > self._limits.disk:
+            return disk_exhausted(self._limits.disk)
+        return None
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PROC = Path("/proc")
+_DEAD_WITHIN = 2.0
+_STATE, _PARENT, _SESSION = 0, 1, 3
+"""Fields of `/proc/<pid>/stat` after the command's name."""
+
+
+def members(leader: int, home: Path | None = None) -> set[int]:
+    """The leader, its descendants, its session, and each process that works below `home`.
+
+    The last two catch daemons that left their parents; inside bubblewrap none can.
+    """
+    parents, found = {}, set()
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        # A process may be gone by now; where it works, it may keep from us.
+        with suppress(OSError):
+            # The name in parentheses may itself hold spaces and parentheses, or be no text at all.
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if fields and fields[_STATE] != "Z":
+                process = int(entry.name)
+                parents[process] = int(fields[_PARENT])
+                if leader in (process, int(fields[_SESSION])) or (
+                    home is not None and (entry / "cwd").readlink().is_relative_to(home)
+                ):
+                    found.add(process)
+    while grown := {child for child, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {os.getpid()}
+
+
+def resident_memory(processes: set[int]) -> int:
+    """Bytes that the processes hold, shared pages counted twice; one that is gone holds nothing."""
+    pages = 0
+    for process in processes:
+        with suppress(OSError, IndexError):
+            pages += int((_PROC / str(process) / "statm").read_text().split()[1])
+    return pages * _PAGE
+
+
+def kill_all(leader: int, home: Path | None = None) -> None:
+    """Kills until no process is left, since a process may fork while it is being looked for.
+
+    The leader must not have been reaped: its number would be free for somebody else.
+    """
+    ends = monotonic() + _DEAD_WITHIN
+    while (alive := members(leader, home)) and monotonic() < ends:
+        for process in alive:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        sleep(0.02)
+
+
+_FICLONE = 0x40049409
+_BLOCK = 512
+"""What `st_blocks` counts in."""
+_CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+
+
+def copy_tree(source: Path, to: Path, *, step: Callable[[], None]) -> None:
+    """Copies directories, links, plain files, their modes and times (make compares those).
+
+    `to` must not exist; `step` is called before each file and may raise to stop the copying.
+    Raises `OSError`; sockets, pipes and devices are left out.
+    """
+    to.mkdir()
+    directories, clones = [(source, to)], True
+    for directory, copy in directories:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                step()
+                original, target = Path(entry.path), copy / entry.name
+                if entry.is_symlink():
+                    target.symlink_to(original.readlink())
+                elif entry.is_dir():
+                    target.mkdir()
+                    directories.append((original, target))
+                elif entry.is_file():
+                    if clones:
+                        with original.open("rb") as content, target.open("wb") as clone:
+                            try:
+                                fcntl.ioctl(clone, _FICLONE, content.fileno())
+                            except OSError as error:
+                                if error.errno not in _CANNOT_CLONE:
+                                    raise
+                                clones = False
+                    if not clones:
+                        shutil.copyfile(original, target)
+                    shutil.copystat(original, target)
+    # Last and from below: making an entry changes its directory's time, and needs the right to write.
+    for directory, copy in reversed(directories):
+        shutil.copystat(directory, copy)
+
+
+def disk_use(directory: Path) -> int:
+    """Bytes that a tree takes on disk; what vanishes while it is walked does not count."""
+    total, waiting = 0, [directory]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+        except FileNotFoundError:
+            continue
+    return total

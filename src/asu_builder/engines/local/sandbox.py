@@ -1,6 +1,5 @@
 """How a local command is confined: bubblewrap, forbidden system calls, and a probe whether that works."""
 
-import contextlib
 import json
 import logging
 import os
@@ -11,7 +10,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +20,8 @@ from msgspec import Struct
 from asu_builder.engines.guard import Limits
 
 _X86_64, _AARCH64 = 0xC000003E, 0xC00000B7
+_MACHINES = {"x86_64": (_X86_64, 0), "aarch64": (_AARCH64, 1)}
+"""What the kernel calls them, and their column in the tables of numbers."""
 _X32 = 0x40000000
 """Added to the numbers of x86-64's calls with short pointers, which no program uses."""
 
@@ -94,47 +96,31 @@ _LOAD, _EQUALS, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
+_REFUSE = (_RETURN, 0, 0, _ERRNO | _EPERM)
 
-_Step = tuple[int, int, int, int]
 
-
+@cache
 def filter_program(machine: str = "") -> bytes:
     """The program for this machine, or for one named as `uname -m` does; nothing where none is known."""
-    match machine or platform.machine():
-        case "x86_64":
-            return _assemble(_steps(_X86_64, 0))
-        case "aarch64":
-            return _assemble(_steps(_AARCH64, 1))
-        case _:
-            return b""
-
-
-def _steps(architecture: int, column: int) -> Iterable[_Step]:
-    yield from ((_LOAD, 0, 0, _ARCHITECTURE), (_EQUALS, 1, 0, architecture), _refuse(_EPERM))
-    yield (_LOAD, 0, 0, _NUMBER)
+    machine = machine or platform.machine()
+    if machine not in _MACHINES:
+        return b""
+    architecture, column = _MACHINES[machine]
+    refused = [numbers[column] for numbers in _NUMBERS.values()]
+    steps = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUALS, 1, 0, architecture), _REFUSE, (_LOAD, 0, 0, _NUMBER)]
     if architecture == _X86_64:
-        yield from ((_AT_LEAST, 0, 1, _X32), _refuse(_EPERM))
-        for number in _X86_ONLY.values():
-            yield from ((_EQUALS, 0, 1, number), _refuse(_EPERM))
-    for numbers in _NUMBERS.values():
-        yield from ((_EQUALS, 0, 1, numbers[column]), _refuse(_EPERM))
+        refused = [*_X86_ONLY.values(), *refused]
+        steps += [(_AT_LEAST, 0, 1, _X32), _REFUSE]
+    for number in refused:
+        steps += [(_EQUALS, 0, 1, number), _REFUSE]
     # The flags of clone3 lie in memory, where they cannot be looked at: a C library takes clone then.
-    yield from ((_EQUALS, 0, 1, _CLONE3[column]), _refuse(_ENOSYS))
-    yield from ((_EQUALS, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT))
-    yield from ((_ANY_BIT, 0, 1, _NEW_NAMESPACES), _refuse(_EPERM), (_RETURN, 0, 0, _ALLOW))
-    yield (_EQUALS, 0, len(_FAMILIES) + 2, _SOCKET[column])
-    yield (_LOAD, 0, 0, _FIRST_ARGUMENT)
+    steps += [(_EQUALS, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
+    steps += [(_EQUALS, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    steps += [(_ANY_BIT, 0, 1, _NEW_NAMESPACES), _REFUSE, (_RETURN, 0, 0, _ALLOW)]
+    steps += [(_EQUALS, 0, len(_FAMILIES) + 2, _SOCKET[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
     for place, family in enumerate(_FAMILIES):
-        yield (_EQUALS, len(_FAMILIES) - place, 0, family)
-    yield _refuse(_EAFNOSUPPORT)
-    yield (_RETURN, 0, 0, _ALLOW)
-
-
-def _refuse(error: int) -> _Step:
-    return (_RETURN, 0, 0, _ERRNO | error)
-
-
-def _assemble(steps: Iterable[_Step]) -> bytes:
+        steps.append((_EQUALS, len(_FAMILIES) - place, 0, family))
+    steps += [(_RETURN, 0, 0, _ERRNO | _EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
@@ -207,38 +193,28 @@ def sandboxed(
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     if network:
         command.append("--share-net")
-    command += _system()
+    # What a build sees of this host.
+    for path in map(Path, _SYSTEM):
+        if path.is_symlink():
+            command += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            command += ["--ro-bind", str(path), str(path)]
+    for name in _SYSTEM_SETTINGS:
+        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/proc"]
+    command += ["--dev", "/dev", "--remount-ro", "/dev"]
     if filtered:
         command += ["--seccomp", str(_FILTER_DESCRIPTOR)]
     command += ["--bind", str(temporary), "/tmp", "--bind", str(directory), INNER_WORKDIR]
     command += ["--remount-ro", "/", "--chdir", INNER_WORKDIR, "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
-    if processes and _can_limit_processes():
-        arguments = ["sh", "-c", _LIMIT_PROCESSES, str(processes), *arguments]
+    # Not for root, whom the kernel exempts, nor where all processes of our user would count.
+    if processes and os.getuid() != 0:
+        version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+        if version and (int(version[1]), int(version[2])) >= _COUNTS_BY_NAMESPACE:
+            arguments = ["sh", "-c", _LIMIT_PROCESSES, str(processes), *arguments]
     return [*command, "--", *arguments]
-
-
-def _system() -> list[str]:
-    """What a build sees of this host."""
-    options = []
-    for path in map(Path, _SYSTEM):
-        if path.is_symlink():
-            options += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            options += ["--ro-bind", str(path), str(path)]
-    for name in _SYSTEM_SETTINGS:
-        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    options += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/proc"]
-    return [*options, "--dev", "/dev", "--remount-ro", "/dev"]
-
-
-def _can_limit_processes() -> bool:
-    """Not for root, whom the kernel exempts, nor where all processes of our user would count."""
-    if os.getuid() == 0:
-        return False
-    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return version is not None and (int(version[1]), int(version[2])) >= _COUNTS_BY_NAMESPACE
 
 
 _TRY_SECONDS = 20
@@ -298,7 +274,8 @@ def bubblewrap_works() -> bool:
 
 def _try(*, network: bool, filtered: bool) -> str:
     """What got through or did not work; nothing when the sandbox holds."""
-    with TemporaryDirectory(prefix="asu-try-") as place, _listener() as port:
+    # It listens at a port of this host that a build must not reach.
+    with TemporaryDirectory(prefix="asu-try-") as place, socket.create_server(("127.0.0.1", 0)) as server:
         inside = Path(place, "inside")
         inside.mkdir()
         secret = Path(place, "of-the-host")
@@ -307,9 +284,9 @@ def _try(*, network: bool, filtered: bool) -> str:
             "PATH": DEFAULT_PATH,
             "HOST_FILE": str(secret),
             "FORBIDDEN": " ".join(_FORBIDDEN),
-            "NETWORK": "" if network else _namespace("net"),
-            "PROCESSES": _namespace("pid"),
-            "PORT": str(port),
+            "NETWORK": "" if network else str(Path("/proc/self/ns/net").readlink()),
+            "PROCESSES": str(Path("/proc/self/ns/pid").readlink()),
+            "PORT": str(server.getsockname()[1]),
         }
         limits = Limits()
         command = sandboxed(
@@ -335,14 +312,3 @@ def _try(*, network: bool, filtered: bool) -> str:
         said = ended.stderr.decode(errors="replace").strip()[:300]
         return f"bubblewrap may not create its sandbox here: {said or f'exit {ended.returncode}'}"
     return "the sandbox does not hold: " + ", ".join(breaches) if breaches else ""
-
-
-def _namespace(kind: str) -> str:
-    return str(Path(f"/proc/self/ns/{kind}").readlink())
-
-
-@contextlib.contextmanager
-def _listener() -> Iterator[int]:
-    """A port of this host that a build must not reach."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield int(server.getsockname()[1])

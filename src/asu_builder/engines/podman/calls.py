@@ -7,14 +7,16 @@ same container without sharing a `requests.Session`.
 import base64
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from math import inf
 from threading import Condition
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from asu_builder.domain.errors import AsuError, EngineUnavailable
+from asu_builder.engines.guard import Limits, disk_exhausted
 from asu_builder.engines.podman.service import Engine, one_line
 from asu_builder.engines.podman.streams import ConnectionSentinel, Stream, libpod_url
 
@@ -198,11 +200,14 @@ class ContainerCalls:
         try:
             self._kill()  # whatever is answered, for example that it does not run: its state tells
             until = monotonic() + self._timeouts.question.total_seconds()
-            while self._is_running():
+            # Its process 1 is reaped last, after all others of its process namespace.
+            while (self.inspect(timeout=self._timeouts.question).get("State") or {}).get("Running"):
                 if monotonic() > until:
                     log.warning("container %s was killed and runs on", self.name)
                     return
                 sleep(_LOOK_SECONDS)
+        except ContainerGone:
+            return
         except AsuError as error:
             self._unanswered = True
             log.warning("could not end container %s: %s", self.name, error)
@@ -210,14 +215,6 @@ class ContainerCalls:
     def _kill(self) -> None:
         with self.api(timeout=self._timeouts.question) as api:
             api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
-
-    def _is_running(self) -> bool:
-        try:
-            state = self.inspect(timeout=self._timeouts.question).get("State") or {}
-        except ContainerGone:
-            return False
-        # Its process 1 is reaped last, after all others of its process namespace.
-        return bool(state.get("Running"))
 
     def remove(self, *, hurry: bool = False) -> None:
         """Takes the container away; a failure is logged, `sweep` comes later.
@@ -250,3 +247,62 @@ def _says_gone(response: Any) -> bool:
 def connection_lost() -> EngineUnavailable:
     """What a command printed is not known to its end."""
     return EngineUnavailable("The connection to a running command was lost; look at Podman's log.")
+
+
+_UNDISTURBED_SECONDS = 1.0
+"""How long a command or the taking out of files has run before the disk is measured beside it."""
+_REST = 10
+"""How many times as long as a measurement takes lie between the beginnings of two.
+
+Podman walks the whole image for it, half a second of computing for 60,000 files, and locks
+the container for all others meanwhile.
+"""
+
+
+class ContainerWatch:
+    """What a guard asks about one container: is the engine there, is the disk limit kept?"""
+
+    def __init__(
+        self,
+        engine: Engine,
+        calls: ContainerCalls,
+        *,
+        limits: Limits,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`clock` counts seconds."""
+        self._engine = engine
+        self._calls = calls
+        self._limit = limits.disk
+        self._clock = clock
+        self._measure_at = -inf
+        self.is_started = False
+        """Set by the runtime once the container has started; before, only the engine is asked."""
+
+    def look(self) -> AsuError | None:
+        """See `guard.Watch`."""
+        try:
+            if not self.is_started:
+                self._engine.ping(timeout=self._engine.timeouts.question)
+            elif self._calls.busy_seconds < _UNDISTURBED_SECONDS or self._clock() < self._measure_at:
+                self._calls.require_answer()
+            elif self._measure() > self._limit:
+                return disk_exhausted(self._limit)
+        except ContainerGone as gone:
+            return gone
+        return None
+
+    def _measure(self) -> int:
+        began = self._clock()
+        try:
+            return self._calls.disk_use()
+        except ContainerGone:
+            raise
+        except EngineUnavailable as error:
+            # Walking many files on a busy disk takes long; an engine that is well answers this.
+            self._calls.require_answer()
+            log.warning("could not measure a container: %s", error)
+            return 0
+        finally:
+            ended = self._clock()
+            self._measure_at = ended + (ended - began) * (_REST - 1)

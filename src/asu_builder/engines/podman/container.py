@@ -11,7 +11,7 @@ from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import archive
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
-from asu_builder.engines.output import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk, tee
+from asu_builder.engines.output import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
@@ -64,29 +64,33 @@ class PodmanContainer:
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
-        limit = self._limits.log
-        stdout = CappedFile(output / f"{self._commands}.stdout", limit)
-        stderr = CappedFile(output / f"{self._commands}.stderr", limit)
+        path, limit = output / str(self._commands), self._limits.log
         with self._guard.step():
-            with stdout, stderr:
-                writers = {
-                    STDOUT: tee(stdout.write, STDOUT, on_output),
-                    STDERR: tee(stderr.write, STDERR, on_output),
-                }
-                exit_code = self._execute(arguments, writers, self._environment | dict(environment or {}))
-            result = CommandResult(exit_code, stdout.path, stderr.path)
-            if exit_code:
-                self._require_resources(result)
-        return result
+            with (
+                CappedFile(path.with_suffix(".stdout"), limit, STDOUT, on_output) as stdout,
+                CappedFile(path.with_suffix(".stderr"), limit, STDERR, on_output) as stderr,
+            ):
+                writers = {STDOUT: stdout.write, STDERR: stderr.write}
+                code = self._execute(arguments, writers, self._environment | dict(environment or {}))
+            if code:
+                # A command that failed for want of memory or the host's disk must not pass for the user's.
+                self._require_running()
+                if self._kernel_has_killed():
+                    raise memory_exhausted(self._limits.memory)
+                if code == _KILLED:
+                    raise _ended_by_another()
+                if ends_with_full_disk(stderr.path) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
+                    raise NoRoom(ENGINE_DISK_FULL)
+        return CommandResult(code, stdout.path, stderr.path)
 
     def exists(self, path: str) -> bool:
         """Asks Podman's archive call, which is far cheaper than a command."""
         with self._guard.step():
-            return self._calls.is_plain_file(self._inner(path))
+            return self._calls.is_plain_file(f"{self.workdir}/{path}")
 
     def read_text(self, path: str) -> str:
         """Undecodable bytes become replacement characters."""
-        with self._guard.step(), self._calls.archive(self._inner(path)) as stream:
+        with self._guard.step(), self._calls.archive(f"{self.workdir}/{path}") as stream:
             if not self._begin_reading(stream, path):
                 # Not the engine's doing, so it counts as a failure of this build.
                 raise Unavailable(f"There is no file {path} in the container; trying again.")
@@ -108,7 +112,12 @@ class PodmanContainer:
             except EngineUnavailable as error:
                 if not stream.is_complete:
                     raise
-                raise self._unreadable(error) from error
+                # Podman has ended the archive in good order, and it is broken all the same. Either the
+                # container was taken away meanwhile, or something in it still changes its files. The
+                # latter is no sign of an ill engine, or one build could keep all others waiting.
+                self._calls.inspect()
+                sentence = f"{error} Something changed the files while they were read; trying again."
+                raise Unavailable(sentence) from error
             # Files that vanish while a directory is read are left out without a word.
             self._calls.inspect()
             return names
@@ -122,18 +131,6 @@ class PodmanContainer:
         if status >= 400:
             raise EngineUnavailable(f"Podman could not read {path}: {one_line(stream.refusal())}.")
         return True
-
-    def _unreadable(self, error: EngineUnavailable) -> Unavailable:
-        """What an archive means that Podman has ended in good order and that is broken all the same.
-
-        Either the container was taken away meanwhile, or something in it still changes its files.
-        The latter is no sign of an ill engine, or one build could keep all others waiting.
-        """
-        self._calls.inspect()
-        return Unavailable(f"{error} Something changed the files while they were read; trying again.")
-
-    def _inner(self, path: str) -> str:
-        return f"{self.workdir}/{path}"
 
     def _execute(
         self,
@@ -159,16 +156,6 @@ class PodmanContainer:
             if not frames.is_between_frames:
                 raise connection_lost()
             return self._calls.exit_code(session, sentinel)
-
-    def _require_resources(self, result: CommandResult) -> None:
-        """A command that failed for want of memory or the host's disk must not pass for the user's."""
-        self._require_running()
-        if self._kernel_has_killed():
-            raise memory_exhausted(self._limits.memory)
-        if result.exit_code == _KILLED:
-            raise _ended_by_another()
-        if ends_with_full_disk(result.stderr) and self._calls.host_disk_free() < _HOST_DISK_RESERVE:
-            raise NoRoom(ENGINE_DISK_FULL)
 
     def _require_running(self) -> None:
         state = self._calls.inspect().get("State") or {}

@@ -10,7 +10,7 @@ from functools import partial
 from math import inf
 from threading import Event, Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -32,9 +32,6 @@ from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
 from asu_builder.engines.podman.streams import Stream, libpod_url
 from asu_builder.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
 
 class NotAsked(RegistryUnavailable):
     """The registry has just failed, so that it was not asked again."""
@@ -52,7 +49,11 @@ class Registries:
     @contextmanager
     def asking(self, reference: str) -> Iterator[None]:
         """Surrounds a pull and learns from how it ends. Raises `NotAsked`."""
-        breaker = self._breaker(reference)
+        host = reference.partition("/")[0]
+        with self._lock:
+            if host not in self._breakers:
+                self._breakers[host] = Breaker(clock=self._clock)
+            breaker = self._breakers[host]
         if not breaker.admits():
             raise NotAsked(breaker.sentence, retry_after=breaker.retry_after)
         try:
@@ -79,15 +80,8 @@ class Registries:
                 return CheckResult("warning", f"{sentence} Only what is here already can be built meanwhile.")
         return CheckResult("ok", "No pull has failed of late.")
 
-    def _breaker(self, reference: str) -> Breaker:
-        host = reference.partition("/")[0]
-        with self._lock:
-            if host not in self._breakers:
-                self._breakers[host] = Breaker(clock=self._clock)
-            return self._breakers[host]
 
-
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Registries answer a tag that does not exist, or a repository that they will not show, in these ways.
 _NO_SUCH_IMAGE = re.compile(
@@ -107,20 +101,16 @@ def pull_error(stream: Stream) -> str | None:
         return stream.refusal()
     error, pulled = "", False
     while line := stream.read_line():
-        report = _report(line)
-        error = report.get("error") or error
-        pulled = pulled or bool(report.get("id"))
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(report, dict):
+            error = report.get("error") or error
+            pulled = pulled or bool(report.get("id"))
     if error or not pulled:
         return error or "Podman reported no image"
     return None
-
-
-def _report(line: bytes) -> Mapping[str, str]:
-    try:
-        report = json.loads(line)
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def pull_failed(reference: str, error: str) -> AsuError:
@@ -134,7 +124,7 @@ def pull_failed(reference: str, error: str) -> AsuError:
 
 def missing(reference: str) -> BuildFailed:
     """There is no such image, neither here nor in the registry, whose address is the operator's alone."""
-    _log.warning("There is no container image %s", reference)
+    log.warning("There is no container image %s", reference)
     name = reference.rpartition("/")[2]
     return BuildFailed(
         FailureReason.IMAGEBUILDER_MISSING,
@@ -173,40 +163,29 @@ class SharedPulls:
                 if shared is None:
                     shared = self._pulls[reference] = _Pull()
             if leads:
-                with self._leading(reference, shared):
+                try:
                     pull()
+                except AsuError as error:
+                    shared.failure = error
+                except BaseException:
+                    shared.failure = BuildInterrupted(f"The pull of {reference} broke off.")
+                    raise
+                finally:
+                    # Those who wait are told how the pull ended, whatever happens.
+                    with self._lock:
+                        del self._pulls[reference]
+                    shared.done.set()
             else:
-                _follow(shared, reference, stop=stop, ends=ends)
+                while not shared.done.wait(TICK):
+                    if stop.is_set():
+                        raise interrupted()
+                    if monotonic() >= ends:
+                        raise too_slow(reference)
             if shared.failure is None:
                 return
             if leads or not isinstance(shared.failure, BuildInterrupted):
                 raise shared.failure
 
-    @contextmanager
-    def _leading(self, reference: str, pull: _Pull) -> Iterator[None]:
-        """Tells those who wait how the pull ended, whatever happens."""
-        try:
-            yield
-        except AsuError as error:
-            pull.failure = error
-        except BaseException:
-            pull.failure = BuildInterrupted(f"The pull of {reference} broke off.")
-            raise
-        finally:
-            with self._lock:
-                del self._pulls[reference]
-            pull.done.set()
-
-
-def _follow(pull: _Pull, reference: str, *, stop: Event, ends: float) -> None:
-    while not pull.done.wait(TICK):
-        if stop.is_set():
-            raise interrupted()
-        if monotonic() >= ends:
-            raise too_slow(reference)
-
-
-log = logging.getLogger(__name__)
 
 _DEFAULT_WORKDIR = "/builder"
 _REFRESH = timedelta(minutes=3)
@@ -257,17 +236,13 @@ class Images:
         self._outdated: set[str] = set()
         """Images whose tag has moved on, still to be removed."""
 
-    def reference(self, spec: ContainerSpec) -> str:
-        """The name of the image that builds this release for this target."""
-        return image_reference(self._options.settings, spec.release, spec.target)
-
     def provide(self, spec: ContainerSpec, *, stop: Event) -> Image:
         """The image, pulled if need be.
 
         Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `BuildInterrupted`, `RegistryUnavailable` when
         the registry does not deliver and no image is here, `EngineUnavailable`.
         """
-        reference = self.reference(spec)
+        reference = image_reference(self._options.settings, spec.release, spec.target)
         ends = monotonic() + spec.deadline.total_seconds()
         image = self._inspect(reference)
         if reference.startswith(_LOCAL):
@@ -346,32 +321,32 @@ class Images:
         self, reference: str, is_needed: Callable[[str], bool], *, stop: Event, ends: float
     ) -> None:
         """`is_needed` is asked again by who is to pull: somebody else may just have done it."""
-
-        def pull() -> None:
-            if is_needed(reference):
-                with self._registries.asking(reference):
-                    self._pull(reference, stop=stop, ends=ends)
-
+        pull = partial(self._pull, reference, is_needed, stop=stop, ends=ends)
         self._pulls.run(reference, pull, stop=stop, ends=ends)
 
-    def _pull(self, reference: str, *, stop: Event, ends: float) -> None:
-        log.info("pulling %s", reference)
-        with self._engine.client() as client:
-            prefix = client.api.path_prefix
-        verify = str(self._options.tls_verify).lower()
-        url = libpod_url(prefix, "images/pull", reference=reference, policy="always", tlsVerify=verify)
-        timeouts = self._options.timeouts
-        # The guard alone bounds the wait: a big layer takes minutes, in which Podman says nothing.
-        with Stream(self._engine.socket(), "POST", url, call=timeouts.call, headers_within=None) as stream:
-            limit = timedelta(seconds=max(0.0, ends - monotonic()))
-            # The ping tells an engine that hangs from a registry that is slow.
-            watches = (Watch(timeouts.watch, partial(self._engine.ping, timeout=timeouts.question)),)
-            guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
-            try:
-                with guard, guard.step():
-                    error = pull_error(stream)
-            except BuildFailed as late:
-                raise too_slow(reference) from late
-        if error is not None:
-            raise pull_failed(reference, error)
+    def _pull(self, reference: str, is_needed: Callable[[str], bool], *, stop: Event, ends: float) -> None:
+        if not is_needed(reference):
+            return
+        with self._registries.asking(reference):
+            log.info("pulling %s", reference)
+            with self._engine.client() as client:
+                prefix = client.api.path_prefix
+            verify = str(self._options.tls_verify).lower()
+            url = libpod_url(prefix, "images/pull", reference=reference, policy="always", tlsVerify=verify)
+            timeouts = self._options.timeouts
+            # The guard alone bounds the wait: a big layer takes minutes, in which Podman says nothing.
+            with Stream(
+                self._engine.socket(), "POST", url, call=timeouts.call, headers_within=None
+            ) as stream:
+                limit = timedelta(seconds=max(0.0, ends - monotonic()))
+                # The ping tells an engine that hangs from a registry that is slow.
+                watches = (Watch(timeouts.watch, partial(self._engine.ping, timeout=timeouts.question)),)
+                guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
+                try:
+                    with guard, guard.step():
+                        error = pull_error(stream)
+                except BuildFailed as late:
+                    raise too_slow(reference) from late
+            if error is not None:
+                raise pull_failed(reference, error)
         self._asked[reference] = (self._clock(), "")

@@ -5,28 +5,22 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from threading import Event, Lock
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable
-from asu_builder.domain.health import CheckResult
+from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines import archive
-from asu_builder.engines.guard import Guard, Limits, Watch
-from asu_builder.engines.podman.calls import ContainerCalls
+from asu_builder.engines.guard import Guard, Removals, Watch
+from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.container import PodmanContainer
 from asu_builder.engines.podman.images import Image, Images
 from asu_builder.engines.podman.service import Engine, PodmanOptions
-from asu_builder.engines.podman.watchdog import ContainerWatch, Watchdog
-from asu_builder.engines.removals import Removals
-
-if TYPE_CHECKING:
-    from podman import PodmanClient
-
 
 _PASSWD = "/etc/passwd"
 _LONGEST = 1 << 20
@@ -54,22 +48,15 @@ class Users:
         """
         if not image.user or image.id in self._numbers or ":" in image.user:
             return
-        numbers = _numbers(_passwd(calls), image.user)
+        passwd = ""  # where it cannot be had, the name is used as before
+        with calls.archive(_PASSWD) as stream, suppress(BuildFailed):
+            if stream.begin() == 200:
+                passwd = archive.read_one(cast(IO[bytes], stream), limit=_LONGEST).decode(errors="replace")
+        numbers = _numbers(passwd, image.user)
         with self._lock:
             if len(self._numbers) >= _KNOWN:
                 del self._numbers[next(iter(self._numbers))]
             self._numbers[image.id] = numbers
-
-
-def _passwd(calls: ContainerCalls) -> str:
-    """Empty where it cannot be had: then the name is used as before."""
-    with calls.archive(_PASSWD) as stream:
-        if stream.begin() != 200:
-            return ""
-        try:
-            return archive.read_one(cast(IO[bytes], stream), limit=_LONGEST).decode(errors="replace")
-        except BuildFailed:
-            return ""
 
 
 def _numbers(passwd: str, user: str) -> str:
@@ -191,31 +178,32 @@ class PodmanRuntime:
                 self._removals.add(calls.name, partial(calls.remove, hurry=hurry))
 
     def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
-        with self._engine.client() as client:
-            self._require_network(client)
-            settings = {**self._settings(name, spec), **self._users.setting(image)}
-            container = client.containers.create(image.id, **settings)
-            container.start()
-
-    def _require_network(self, client: "PodmanClient") -> None:
         network = self._options.settings.build_network
-        if network == "none" or client.networks.exists(network):
-            return
-        log.info("creating the network %s", network)
-        try:
-            client.networks.create(
-                network, driver="bridge", labels={INSTALLATION: self._options.installation}
-            )
-        except OSError:
-            # Another worker was quicker; anything else is an error.
-            if not client.networks.exists(network):
-                raise
+        with self._engine.client() as client:
+            if network != "none" and not client.networks.exists(network):
+                log.info("creating the network %s", network)
+                labels = {INSTALLATION: self._options.installation}
+                try:
+                    client.networks.create(network, driver="bridge", labels=labels)
+                except OSError:
+                    # Another worker was quicker; anything else is an error.
+                    if not client.networks.exists(network):
+                        raise
+            settings = {**self._settings(name, spec), **self._users.setting(image)}
+            client.containers.create(image.id, **settings).start()
 
     def _settings(self, name: str, spec: ContainerSpec) -> Mapping[str, Any]:
         """The hardening (design §8), in podman-py's words. No mounts, no capabilities, no way up."""
         limits = self._options.limits
         lifetime = int((spec.deadline + _OUTLIVES_DEADLINE).total_seconds())
         network = self._options.settings.build_network
+        # nofile and nproc too: Podman's defaults for them may be more than the host allows.
+        ulimits = {
+            "fsize": limits.file_size,
+            "nofile": limits.open_files,
+            "nproc": 4 * limits.processes,
+            "core": 0,
+        }
         return {
             "name": name,
             # Ends by itself even if no process is left to remove it. As process 1 without an init it
@@ -235,22 +223,11 @@ class PodmanRuntime:
             "cpu_period": _CPU_PERIOD,
             "cpu_quota": int(limits.cpus * _CPU_PERIOD),
             "pids_limit": limits.processes,
-            "ulimits": _ulimits(limits),
+            "ulimits": [{"Name": key, "Soft": value, "Hard": value} for key, value in ulimits.items()],
             # Rootless containers are on no bridge unless that is said, and then refuse a network's name.
             "network_mode": "none" if network == "none" else "bridge",
             **({} if network == "none" else {"networks": {network: {}}}),
         }
-
-
-def _ulimits(limits: Limits) -> list[Mapping[str, Any]]:
-    # nofile and nproc too: Podman's defaults for them may be more than the host allows.
-    values = {
-        "fsize": limits.file_size,
-        "nofile": limits.open_files,
-        "nproc": 4 * limits.processes,
-        "core": 0,
-    }
-    return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
 
 
 def _clean_environment(calls: ContainerCalls) -> dict[str, str]:
@@ -258,3 +235,85 @@ def _clean_environment(calls: ContainerCalls) -> dict[str, str]:
     pairs = dict(entry.split("=", 1) for entry in declared if "=" in entry)
     kept = {name: value for name, value in pairs.items() if name in _KEPT_ENVIRONMENT}
     return {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **kept}
+
+
+class Watchdog:
+    """The engine's circuit breaker, which learns from every build and every health check.
+
+    An engine that answers pings may still start nothing, so a ping alone does not close what failed
+    builds have opened; a command that runs does. Every thread may use it.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float]) -> None:
+        """`clock` counts seconds."""
+        self._engine = engine
+        self._breaker = Breaker(clock=clock)
+        self._is_silent = False
+        """Whether the latest ping got no answer."""
+
+    @contextmanager
+    def admitting(self) -> Iterator["Probe"]:
+        """Surrounds everything that one build wants of the engine.
+
+        Raises `EngineUnavailable` at once while the engine is left alone. One from inside counts
+        against the engine and leaves with the time when asking again may help.
+        """
+        breaker = self._breaker
+        if not breaker.admits():
+            raise EngineUnavailable(breaker.sentence, retry_after=breaker.retry_after)
+        probe = Probe(breaker)
+        try:
+            yield probe
+        except EngineUnavailable as error:
+            breaker.failed(str(error))
+            error.retry_after = breaker.retry_after
+            raise
+        except BaseException:
+            probe.withdraw()
+            raise
+        probe.works()
+
+    def check(self) -> CheckResult:
+        """The service's health, within seconds.
+
+        It is down until it answers and, when builds have failed on it, until their span is over;
+        then it is degraded, so that somebody tries.
+        """
+        try:
+            self._engine.ping(timeout=self._engine.timeouts.check)
+        except EngineUnavailable as error:
+            self._is_silent = True
+            self._breaker.failed(str(error))
+            return CheckResult("error", str(error))
+        if self._is_silent:
+            self._is_silent = False
+            self._breaker.worked()
+        sentence = self._breaker.sentence
+        if not sentence:
+            return CheckResult("ok", "Podman answers.")
+        if self._breaker.is_due:
+            return CheckResult("warning", f"{sentence} It is being tried again.")
+        return CheckResult("error", f"{sentence} It is tried again in {self._breaker.retry_after} s.")
+
+
+class Probe:
+    """One build's say about the engine; only the first thing it shows counts.
+
+    What a build of half an hour ago could do says nothing about the engine now.
+    """
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._is_over = False
+
+    def works(self) -> None:
+        """A command runs in a container."""
+        if not self._is_over:
+            self._is_over = True
+            self._breaker.worked()
+
+    def withdraw(self) -> None:
+        """The build ended for another reason before a command ran."""
+        if not self._is_over:
+            self._is_over = True
+            self._breaker.withdraw()

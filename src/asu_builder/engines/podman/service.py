@@ -162,19 +162,16 @@ def podman_errors(socket: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, PodmanError, HTTPError, http.client.HTTPException) as error:
-        raise EngineUnavailable(_sentence(error, socket)) from error
+        # What happened and what to do, from the error at the bottom of the chain.
+        chain = list(causes(error))
+        for kind, sentence in _SENTENCES.items():
+            if any(isinstance(link, kind) for link in chain):
+                start = _start_hint(socket or socket_candidates()[0])
+                raise EngineUnavailable(sentence.format(start=start)) from error
+        explanation = getattr(error, "explanation", None) or str(error)
+        raise EngineUnavailable(f"Podman failed: {one_line(explanation)}.") from error
     except (KeyError, ValueError) as error:
         raise EngineUnavailable("Podman gave an answer that could not be understood.") from error
-
-
-def _sentence(error: BaseException, socket: Path | None) -> str:
-    """What happened and what to do, from the error at the bottom of the chain."""
-    chain = list(causes(error))
-    for kind, sentence in _SENTENCES.items():
-        if any(isinstance(link, kind) for link in chain):
-            return sentence.format(start=_start_hint(socket or socket_candidates()[0]))
-    explanation = getattr(error, "explanation", None) or str(error)
-    return f"Podman failed: {one_line(explanation)}."
 
 
 _SILENT = "Podman did not answer in time; look at its service, and restart it if it hangs."

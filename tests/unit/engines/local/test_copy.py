@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from asu_builder.domain.errors import BuildInterrupted
-from asu_builder.engines.local.runtime import TreeCopy, disk_use, remove_tree
+from asu_builder.engines.local.container import copy_tree, disk_use
+from asu_builder.engines.local.runtime import remove_tree
 
 
 def nothing() -> None:
@@ -29,7 +30,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_copy_has_the_same_content_modes_times_and_links(source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    TreeCopy(step=nothing).copy(source, copy)
+    copy_tree(source, copy, step=nothing)
     assert (copy / "packages/a.ipk").read_bytes() == b"package"
     assert (copy / "tool").stat().st_mode == (source / "tool").stat().st_mode
     assert (copy / "Makefile").stat().st_mtime == 1_000_000_000
@@ -39,7 +40,7 @@ def test_a_copy_has_the_same_content_modes_times_and_links(source: Path, tmp_pat
 
 def test_no_file_is_shared_with_the_original(source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    TreeCopy(step=nothing).copy(source, copy)
+    copy_tree(source, copy, step=nothing)
     (copy / "packages/a.ipk").write_bytes(b"poison!")
     with (copy / "Makefile").open("a") as file:
         file.write("more")
@@ -49,7 +50,7 @@ def test_no_file_is_shared_with_the_original(source: Path, tmp_path: Path) -> No
 
 def test_sockets_and_pipes_are_left_out(source: Path, tmp_path: Path) -> None:
     os.mkfifo(source / "pipe")
-    TreeCopy(step=nothing).copy(source, tmp_path / "copy")
+    copy_tree(source, tmp_path / "copy", step=nothing)
     assert not (tmp_path / "copy/pipe").exists()
 
 
@@ -62,7 +63,7 @@ def test_copying_stops_in_the_middle_when_it_has_to(source: Path, tmp_path: Path
             raise BuildInterrupted("stop")
 
     with pytest.raises(BuildInterrupted):
-        TreeCopy(step=step).copy(source, tmp_path / "copy")
+        copy_tree(source, tmp_path / "copy", step=step)
     assert len(list((tmp_path / "copy").rglob("*"))) == 3
 
 

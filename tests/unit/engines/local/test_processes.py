@@ -7,7 +7,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from asu_builder.engines.local.container import kill_all, members, use
+from asu_builder.engines.local.container import kill_all, members, resident_memory
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def test_children_belong_and_daemons_do_by_where_they_work(
 
 @pytest.mark.process
 def test_use_is_summed(family: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
-    found = use(members(family.pid, tmp_path))
-    assert found.processes == 3
-    assert 100_000 < found.memory < 100_000_000
+    found = members(family.pid, tmp_path)
+    assert len(found) == 3
+    assert 100_000 < resident_memory(found) < 100_000_000
 
 
 @pytest.mark.process
@@ -53,4 +53,4 @@ def test_everybody_is_killed(family: "subprocess.Popen[bytes]", tmp_path: Path) 
 
 
 def test_who_is_gone_uses_nothing() -> None:
-    assert use({2**22 + 1}).memory == 0
+    assert resident_memory({2**22 + 1}) == 0

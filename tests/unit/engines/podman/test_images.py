@@ -3,15 +3,14 @@
 import pytest
 
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason, RegistryUnavailable
-from asu_builder.engines.podman.images import Images, pull_failed
-from asu_builder.engines.podman.service import Engine, PodmanOptions
+from asu_builder.engines.podman.images import image_reference, pull_failed
 from asu_builder.settings import Settings
 from runtime_rig import a_spec
 
 
 def reference(version: str, template: str = Settings().imagebuilder_image) -> str:
-    options = PodmanOptions(Settings(imagebuilder_image=template))
-    return Images(options, Engine("/none.sock")).reference(a_spec(version, target="ath79/generic"))
+    spec = a_spec(version, target="ath79/generic")
+    return image_reference(Settings(imagebuilder_image=template), spec.release, spec.target)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,10 @@ from asu_builder.domain.errors import (
     FailureReason,
     Unavailable,
 )
-from asu_builder.engines.guard import Limits
-from asu_builder.engines.podman.calls import ContainerCalls
+from asu_builder.engines.guard import BACKLOG, Limits
+from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.runtime import INSTALLATION, PodmanRuntime
 from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
-from asu_builder.engines.podman.watchdog import ContainerWatch
-from asu_builder.engines.removals import BACKLOG
 from asu_builder.ports import Container
 from asu_builder.settings import Settings
 from factories import eventually, never, sooner_than
