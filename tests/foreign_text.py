@@ -29,7 +29,7 @@ from asu_builder.engines.podman import runtime
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
-from asu_builder.upstream import formats, indexes, lenient
+from asu_builder.upstream import formats, lenient
 from asu_builder.upstream.lenient import Notes
 from factories import a_request
 from package_changes import versions
@@ -114,8 +114,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "upstream.formats.parse_feeds": _mirror(formats.parse_feeds),
     "upstream.formats.parse_overview": _mirror(formats.parse_overview),
     "upstream.formats.parse_profiles_json": _mirror(formats.parse_profiles_json),
-    "upstream.indexes.parse_index": _mirror(indexes.parse_index),
-    "upstream.indexes.parse_packages": _mirror(indexes.parse_packages),
+    "upstream.formats.parse_index": _mirror(formats.parse_index),
+    "upstream.formats.parse_packages": _mirror(formats.parse_packages),
     "upstream.formats.lift_profile": lambda text: formats.lift_profile(
         text.encode(), "acme_widget-5", {"target": "pico/nine"}
     ),
@@ -189,12 +189,10 @@ COVERED: Mapping[str, str] = {
     "upstream.lenient.Reader.texts": "upstream.formats.parse_profiles_json",
     "upstream.lenient._brief": "upstream.formats.parse_profiles_json",
     "upstream.lenient.is_text": "upstream.formats.parse_profiles_json",
-    "upstream.formats._kernel_modules": "upstream.formats.parse_profiles_json",
     "upstream.formats._take_profile": "upstream.formats.parse_profiles_json",
-    "upstream.formats._moment": "upstream.formats.parse_profiles_json",
     "core.pipeline._digests": "domain.profiles_json.signature_length",
     # tests/unit/upstream/test_lenient.py feeds it packed text
-    "upstream.indexes.parse_packed_packages": "upstream.indexes.parse_packages",
+    "upstream.formats.parse_packed_packages": "upstream.formats.parse_packages",
 }
 """Functions that are reached only by way of a listed parser, and by which."""
 

@@ -24,7 +24,7 @@ from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Container
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
-from asu_builder.upstream.repository_status import RepositoryStatus
+from asu_builder.upstream.server import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
 from asu_sample.miniature.images import SIGNATURE
 from asu_sample.releases import EPOCH, RELEASES, configuration

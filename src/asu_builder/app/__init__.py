@@ -32,7 +32,7 @@ from asu_builder.http.parts import Parts
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings
-from asu_builder.upstream.repository_status import RepositoryStatus
+from asu_builder.upstream.server import RepositoryStatus
 
 _REST = timedelta(seconds=0.1)
 """Between each thousand results when all are looked at: a tenth of one processor at most."""

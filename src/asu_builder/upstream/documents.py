@@ -142,7 +142,9 @@ class UpstreamDocuments:
             return None
         document = self._find(path, parse)
         age = 0.0 if document is None else self._clock() - document.checked
-        if document is None or age > _longest_stale(path, document):
+        is_missing = document is None or document.parsed is None
+        longest = MISSING_STALE if is_missing else freshness(path).stale
+        if document is None or age > longest.total_seconds():
             document = self._first(path, parse, document, wait=wait)
         elif age > document.fresh_for:
             document = self._again(path, parse, document)
@@ -279,8 +281,3 @@ class UpstreamDocuments:
 
     def _address(self, path: str) -> str:
         return f"{self._url}/{path}"
-
-
-def _longest_stale(path: str, document: Document) -> float:
-    span = MISSING_STALE if document.parsed is None else freshness(path).stale
-    return span.total_seconds()

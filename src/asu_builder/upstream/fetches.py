@@ -123,7 +123,14 @@ class Fetches:
             while not self._closed:
                 for caller in self._waiting:
                     if self._admits(caller):
-                        return caller, self._take(caller)
+                        calls = self._waiting[caller]
+                        call = calls.popleft()
+                        if calls:
+                            self._waiting.move_to_end(caller)
+                        else:
+                            del self._waiting[caller]
+                        self._running[caller] += 1
+                        return caller, call
                 self._idle += 1
                 notified = self._changed.wait(self._idle_seconds)
                 self._idle -= 1
@@ -131,16 +138,6 @@ class Fetches:
                     break
             self._threads -= 1
             return None
-
-    def _take(self, caller: str) -> Callable[[], None]:
-        calls = self._waiting[caller]
-        call = calls.popleft()
-        if calls:
-            self._waiting.move_to_end(caller)
-        else:
-            del self._waiting[caller]
-        self._running[caller] += 1
-        return call
 
     def _admits(self, caller: str) -> bool:
         free = self._most - self._running.total()
@@ -168,10 +165,6 @@ class Fetch(Struct, frozen=True):
         future: Future[None] = Future()
         future.set_result(None)
         return cls(future, time.monotonic())
-
-
-class _Late(Exception):
-    """The fetch waited in the queue until no caller waited for it any more."""
 
 
 class Asking:
@@ -260,14 +253,12 @@ class Asking:
         return fetch
 
     def _fetch(self, path: str, parse: Parse) -> None:
-        fetch = self._fetching[path]
-        try:
-            if time.monotonic() > fetch.since + FIRST_SECONDS:
-                # It waited in the queue until no caller waited for it any more.
-                raise _Late
-            self._read(path, parse)
-        except _Late:
+        if time.monotonic() > self._fetching[path].since + FIRST_SECONDS:
+            # It waited in the queue until no caller waited for it any more.
             self._end(path).set_exception(on_its_way(path))
+            return
+        try:
+            self._read(path, parse)
         except AsuError as error:
             self._note_failure(path, parse, error)
             self._end(path).set_exception(error)

@@ -7,16 +7,18 @@ nothing of what it should: then the last good one serves.
 import json
 import re
 import sys
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import TargetProfiles, VersionList, parse_release
 from asu_builder.domain.request import TARGET, UPSTREAM_PACKAGE, VERSION_CODE
-from asu_builder.domain.search import Device, Title, name_devices
-from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object
+from asu_builder.domain.search import Device, Title, name_devices, without_abi
+from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object, is_text
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _KERNEL_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_~+-]*(?:\.[A-Za-z0-9_~+-]+)*")
@@ -112,26 +114,23 @@ def parse_profiles_json(body: bytes, notes: Notes) -> TargetProfiles:
         packages[name] = profile.texts("device_packages", most=_MOST_OF_A_PROFILE, pattern=UPSTREAM_PACKAGE)
         if called := _titles(profile):
             titles[name] = called
+    # All three parts make the name of the directory.
+    parts: list[str] = []
+    if (kernel := found.inner("linux_kernel")) is not None:
+        keys = ("version", "release", "vermagic")
+        parts = [kernel.text(key, _KERNEL_PART, required=True) for key in keys]
     described = TargetProfiles(
         found.text("version_code", VERSION_CODE),
         found.text("arch_packages", _ARCHITECTURE),
         profiles,
         found.texts("default_packages", most=_MOST_OF_A_PROFILE, pattern=UPSTREAM_PACKAGE),
         packages,
-        _kernel_modules(found),
+        "-".join(parts) if all(parts) else "",
         titles,
     )
     if notes.count and not profiles:
         raise Unreadable(f"it names no profile ({notes})")
     return described
-
-
-def _kernel_modules(found: Reader) -> str:
-    kernel = found.inner("linux_kernel")
-    if kernel is None:
-        return ""
-    parts = [kernel.text(key, _KERNEL_PART, required=True) for key in ("version", "release", "vermagic")]
-    return "-".join(parts) if all(parts) else ""
 
 
 def parse_feeds(body: bytes, notes: Notes) -> tuple[str, ...]:
@@ -156,9 +155,18 @@ def lift_profile(body: bytes, profile: str, known: dict[str, str]) -> bytes | No
     reader = Reader(document, Notes())
     said: dict[str, Any] = {key: reader.text(key) or value for key, value in known.items()}
     said["metadata_version"] = reader.number("metadata_version", 1)
-    if build_at := _moment(document.get("source_date_epoch")):
-        said["build_at"] = build_at
-    images = [image for image in _list(found.get("images")) if _is_image(image)]
+    # In seconds, which was a text before 2022.
+    epoch = str(document.get("source_date_epoch"))
+    if _NUMBER.fullmatch(epoch):
+        built = datetime.fromtimestamp(int(epoch), UTC)
+        said["build_at"] = built.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    listed = found.get("images")
+    images = [
+        image
+        for image in (listed if isinstance(listed, list) else ())
+        if isinstance(image, dict)
+        and all(isinstance(image.get(key), str) for key in ("name", "type", "sha256"))
+    ]
     lifted = {**document, **found, **said, "images": images, "id": profile}
     try:
         return msgspec.json.encode(lifted)
@@ -180,19 +188,92 @@ def _take_profile(body: bytes, profile: str) -> tuple[dict[str, Any], Any]:
         return document, profiles.get(profile) if isinstance(profiles, dict) else None
 
 
-def _moment(epoch: object) -> str:
-    """A time in seconds, which was a text before 2022, as a date; "" for anything else."""
-    if not _NUMBER.fullmatch(str(epoch)):
-        return ""
-    moment = datetime.fromtimestamp(int(str(epoch)), UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+_MOST_PACKAGES = 20_000
+_MOST_BROKEN = 1_000
+_MOST_BYTES = 32 << 20
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+class PackageIndex(Struct, frozen=True):
+    """Names and versions of a directory of packages."""
+
+    packages: dict[str, str]
+    is_stripped: bool
+    """Whether the names are without ABI suffix."""
+    others: frozenset[str] = frozenset()
+    """Further names by which these packages can be asked for: provided ones and those with ABI suffix."""
 
 
-def _is_image(image: object) -> bool:
-    return isinstance(image, dict) and all(
-        isinstance(image.get(key), str) for key in ("name", "type", "sha256")
-    )
+def parse_index(body: bytes, notes: Notes) -> PackageIndex:
+    """`index.json`, of both editions."""
+    found = Reader(decode_object(body), notes)
+    found.text("architecture")
+    version = found.number("version", 1)
+    packages = found.text_map("packages", most=_MOST_PACKAGES)
+    if notes.count and not packages:
+        raise Unreadable(f"it names no package ({notes})")
+    if version >= 2:
+        return PackageIndex(packages, True)
+    # Where there is no `Packages` beside it.
+    others = (short for name in packages for short in without_abi(name))
+    return PackageIndex(packages, False, frozenset(others))
+
+
+_FIELD = re.compile(r"^(Package|Version|ABIVersion|Provides): *([^\r\n]{1,8192})", re.MULTILINE)
+
+
+def parse_packages(body: bytes, notes: Notes) -> PackageIndex:
+    """`Packages`, the index that opkg reads: names without ABI suffix."""
+    text = body.decode("utf-8", "replace").replace("\r\n", "\n")
+    packages: dict[str, str] = {}
+    others: set[str] = set()
+    fields: dict[str, str] = {}
+    end = read = 0
+    for match in _FIELD.finditer(text):
+        start = match.start()
+        if start >= end:
+            _add_package(fields, packages, others, notes)
+            if notes.count > max(len(packages), _MOST_BROKEN):
+                raise Unreadable(f"most of it cannot be meant ({notes})")
+            read += 1
+            if read > _MOST_PACKAGES:
+                notes.add("the rest", f"more than {_MOST_PACKAGES} packages")
+                break
+            fields = {}
+            end = text.find("\n\n", start)
+            end = len(text) if end < 0 else end
+        key, value = match.groups()
+        fields.setdefault(key, value)
+    _add_package(fields, packages, others, notes)
+    if not packages and not text.isspace() and text:
+        raise Unreadable("it names no package")
+    return PackageIndex(packages, True, frozenset(others - packages.keys()))
+
+
+def _add_package(fields: dict[str, str], packages: dict[str, str], others: set[str], notes: Notes) -> None:
+    """Adds the package of one paragraph."""
+    if not fields:
+        return
+    name, version = fields.get("Package", "").rstrip(), fields.get("Version", "").rstrip()
+    if not (is_text(name) and is_text(version)):
+        notes.add("the version of a package" if name else "the name of a package", version or name)
+        return
+    others.add(name)
+    if abi := fields.get("ABIVersion"):
+        name = name.removesuffix(abi.rstrip()) or name
+    packages[name] = version
+    if provides := fields.get("Provides"):
+        # Like `libubus, nftables=1.1.6`.
+        provided = (entry.split("=")[0].strip() for entry in provides.split(","))
+        others.update(entry for entry in provided if is_text(entry))
+
+
+def parse_packed_packages(body: bytes, notes: Notes) -> PackageIndex:
+    """`Packages.gz`: the same, packed."""
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacking.decompress(body, _MOST_BYTES)
+    except zlib.error as error:
+        raise Unreadable(f"it is no gzip file ({error})") from None
+    if not unpacking.eof:
+        raise Unreadable("it is cut off, or much too large")
+    return parse_packages(text, notes)

@@ -120,17 +120,14 @@ class Reader:
     ) -> tuple[str, ...]:
         """The good texts of a list, at most `most`, in their order."""
         value = self._list(key, most, required=required)
-        good = tuple(
-            entry for entry in value if is_text(entry) and (pattern is None or pattern.fullmatch(entry))
-        )
-        if len(good) < len(value):
-            odd = next(
-                entry
-                for entry in value
-                if not (is_text(entry) and (pattern is None or pattern.fullmatch(entry)))
-            )
-            self._odd(key, odd, len(value) - len(good))
-        return good
+        good: list[str] = []
+        odd: list[Any] = []
+        for entry in value:
+            is_good = is_text(entry) and (pattern is None or pattern.fullmatch(entry))
+            (good if is_good else odd).append(entry)
+        if odd:
+            self._odd(key, odd[0], len(odd))
+        return tuple(good)
 
     def text_map(self, key: str, *, most: int) -> dict[str, str]:
         """The good entries of a map of texts, at most `most`."""

@@ -110,10 +110,7 @@ class DocumentMemory:
         """
         if (document := self._documents.get(address)) is not None:
             return document
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT fetched_at, etag, body FROM upstream_documents WHERE path = ?", (address,)
-            ).fetchone()
+        row = self._stored("fetched_at, etag, body", address)
         if row is None:
             return None
         fetched_at, etag, body = row
@@ -148,30 +145,21 @@ class DocumentMemory:
 
     def stored(self, address: str) -> bytes | None:
         """The bytes as last seen; None when there were none."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT body FROM upstream_documents WHERE path = ?", (address,)
-            ).fetchone()
+        row = self._stored("body", address)
         return None if row is None else row[0]
 
     def etag(self, address: str) -> str:
         """What tells upstream which content is here; "" where there is none."""
         if (document := self._documents.get(address)) is not None:
             return document.etag if document.parsed is not None else ""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT etag FROM upstream_documents WHERE path = ? AND body IS NOT NULL", (address,)
-            ).fetchone()
-        return "" if row is None else str(row[0])
+        row = self._stored("etag, body IS NOT NULL", address)
+        return str(row[0]) if row is not None and row[1] else ""
 
     def age(self, address: str) -> float | None:
         """Seconds since upstream has confirmed it; None when it was never seen."""
         if (state := self._states.get(address)) is not None:
             return state.age
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT fetched_at FROM upstream_documents WHERE path = ?", (address,)
-            ).fetchone()
+        row = self._stored("fetched_at", address)
         return None if row is None else (to_micros(self._now()) - row[0]) / 1_000_000
 
     def confirm(self, address: str) -> None:
@@ -193,19 +181,18 @@ class DocumentMemory:
         gone = 0
         while True:
             with self._database.writing() as connection:
-                names = [
-                    row[0]
-                    for row in connection.execute(
-                        _TOO_MUCH, {"own": OWN, "old": old, "missing": missing, "most": _STORED_BYTES}
-                    )
-                ]
-                connection.executemany(
-                    "DELETE FROM upstream_documents WHERE path = ?", [(name,) for name in names]
-                )
-            for name in names:
-                self._drop(name)
-            gone += len(names)
-            if len(names) < _AT_ONCE:
+                rows = connection.execute(
+                    _TOO_MUCH, {"own": OWN, "old": old, "missing": missing, "most": _STORED_BYTES}
+                ).fetchall()
+                connection.executemany("DELETE FROM upstream_documents WHERE path = ?", rows)
+            with self._lock:
+                for (name,) in rows:
+                    if (document := self._documents.pop(name, None)) is not None:
+                        self._size -= document.size
+                    if (state := self._states.pop(name, None)) is not None:
+                        state.digest = b""
+            gone += len(rows)
+            if len(rows) < _AT_ONCE:
                 return gone
 
     def keep(self, address: str, document: Document, body: bytes | None) -> None:
@@ -227,6 +214,13 @@ class DocumentMemory:
         with self._lock:
             self._closed = True
 
+    def _stored(self, columns: str, address: str) -> tuple[Any, ...] | None:
+        with self._database.reading() as connection:
+            row: tuple[Any, ...] | None = connection.execute(
+                f"SELECT {columns} FROM upstream_documents WHERE path = ?", (address,)
+            ).fetchone()
+        return row
+
     def _remember(self, address: str, document: Document) -> None:
         with self._lock:
             former = self._documents.pop(address, None)
@@ -247,13 +241,6 @@ class DocumentMemory:
             _, forgotten = self._states.popitem(last=False)
             forgotten.digest = b""
         return state
-
-    def _drop(self, address: str) -> None:
-        with self._lock:
-            if (document := self._documents.pop(address, None)) is not None:
-                self._size -= document.size
-            if (state := self._states.pop(address, None)) is not None:
-                state.digest = b""
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with self._lock:

@@ -19,12 +19,14 @@ from asu_builder.upstream.documents import UpstreamDocuments
 from asu_builder.upstream.formats import (
     lift_profile,
     parse_feeds,
+    parse_index,
     parse_overview,
+    parse_packages,
+    parse_packed_packages,
     parse_profiles_json,
     parse_targets,
     parse_versions,
 )
-from asu_builder.upstream.indexes import parse_index, parse_packages, parse_packed_packages, read_index
 from asu_builder.upstream.lenient import LeftOut, Notes
 
 _log = logging.getLogger(__name__)
@@ -97,7 +99,13 @@ class UnlistedDevices:
             made = self._made.get(release.path)
             # Compared one by one by identity: a document that did not change is the same value.
             if made is None or [*map(id, made[0])] != [*map(id, sources)]:
-                made = (sources, _devices_of(known))
+                devices = tuple(
+                    device
+                    for target, described in known.items()
+                    for profile, aliases in described.profiles.items()
+                    for device in name_devices(profile, target, described.titles.get(profile, ()), aliases)
+                )
+                made = (sources, devices)
             self._made[release.path] = made
             self._made.move_to_end(release.path)
             while len(self._made) > _VERSIONS:
@@ -111,15 +119,6 @@ class UnlistedDevices:
             with contextlib.suppress(Unavailable):
                 return self._documents.get(path, parse, wait=False)
         return self._documents.known(path, parse)
-
-
-def _devices_of(known: Mapping[str, TargetProfiles]) -> tuple[Device, ...]:
-    return tuple(
-        device
-        for target, described in known.items()
-        for profile, aliases in described.profiles.items()
-        for device in name_devices(profile, target, described.titles.get(profile, ()), aliases)
-    )
 
 
 Parsed = TypeVar("Parsed")
@@ -262,7 +261,14 @@ class HttpUpstream:
         lacking: dict[str, Unavailable | None] = {}
         for name, directory in directories.items():
             try:
-                index = read_index(directory, self._read)
+                index = self._read(f"{directory}/index.json", parse_index)
+                if index is None:
+                    # Older releases and many mirrors have nothing but what opkg reads.
+                    index = self._read(f"{directory}/Packages.gz", parse_packed_packages)
+                    index = index or self._read(f"{directory}/Packages", parse_packages)
+                elif not index.is_stripped:
+                    # The first edition has names with their ABI suffix; `Packages` says what to take off.
+                    index = self._read(f"{directory}/Packages", parse_packages) or index
             except Unavailable as error:
                 lacking[name] = error
                 continue
@@ -275,15 +281,13 @@ class HttpUpstream:
         if errors and len(errors) == len(directories):
             raise errors[-1]
         if noted:
-            self._note_lacking(base, (not merged and without_any) or tuple(lacking))
+            missing = (not merged and without_any) or tuple(lacking)
+            reading = current_reading()
+            if reading is not None:
+                reading.left_out |= dict.fromkeys(missing)
+            if reading is None or not reading.lacks:  # else they may be on their way
+                self._incomplete.note(base, missing)
         return merged, others
-
-    def _note_lacking(self, base: str, lacking: tuple[str, ...]) -> None:
-        reading = current_reading()
-        if reading is not None:
-            reading.left_out |= dict.fromkeys(lacking)
-        if reading is None or not reading.lacks:  # else they may be on their way
-            self._incomplete.note(base, lacking)
 
     def _read(
         self, path: str, parse: Callable[[bytes, Notes], Parsed], *, wait: bool = True

@@ -1,4 +1,7 @@
-"""The download server itself: requests that end in bounded time, within its host or hosts we allow."""
+"""Requests to the download server, and to repositories of requests.
+
+They end in bounded time, and stay within the server's own host or hosts that we allow.
+"""
 
 import contextlib
 import logging
@@ -10,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from msgspec import Struct
 
@@ -18,6 +21,7 @@ from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port, is_loopba
 from asu_builder.domain.errors import UpstreamUnavailable
 from asu_builder.domain.health import Breaker
 from asu_builder.loading import LOADING
+from asu_builder.outgoing import open_pool, proxy_of
 
 if TYPE_CHECKING:
     import urllib3
@@ -55,7 +59,12 @@ class Redirects:
             raise RedirectRefused(f"{address} leads to {location[:200]!r}, which is no address") from None
         if after.scheme not in DEFAULT_PORTS or (before.scheme == "https" and after.scheme == "http"):
             raise RedirectRefused(f"{address} leads to {after.scheme}://, which is not followed")
-        if "@" in after.netloc or not (places[0] == places[1] or self._is_named(after)):
+        own_host, own_port = host_and_port(self._own)
+        host, port = places[1]
+        is_own = host == own_host and (port == own_port or (own_port, port) == (80, 443))
+        is_usual = port == DEFAULT_PORTS[after.scheme]
+        is_named = f"{host}:{port}" in self._named or (is_usual and host in self._named)
+        if "@" in after.netloc or not (places[0] == places[1] or is_own or is_named):
             raise RedirectRefused(
                 f"{address} leads to {after.hostname}:{places[1][1]}, which is not in upstream_redirect_hosts"
             )
@@ -94,7 +103,8 @@ class Redirects:
         if now < self._unknown.get(host, now):
             return []
         try:
-            return _resolve(host, port)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return [str(entry[4][0]) for entry in found]
         except (OSError, UnicodeError):
             # A resolver that does not answer takes long to say so.
             self._unknown[host] = now + _UNKNOWN_SECONDS
@@ -104,19 +114,6 @@ class Redirects:
         """Whether upstream is at an address that is not public; one that has no address here is not."""
         host, port = host_and_port(self._own)
         return not all(map(is_public, self._meant_by(host, port)))
-
-    def _is_named(self, after: SplitResult) -> bool:
-        host, port = host_and_port(after)
-        own_host, own_port = host_and_port(self._own)
-        if host == own_host and (port == own_port or (own_port, port) == (80, 443)):
-            return True
-        usual = port == DEFAULT_PORTS[after.scheme]
-        return f"{host}:{port}" in self._named or (usual and host in self._named)
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
 
 
 def _written_address(host: str) -> str | None:
@@ -212,12 +209,8 @@ class UpstreamServer:
         self._redirects = Redirects(self.url, redirect_hosts, clock=clock)
         self._pools: dict[tuple[bool, str], urllib3.PoolManager] = {}
         """For the server itself, and for where it sends us; each by the proxy in between, if any."""
-        self._problem = ""
-
-    @property
-    def problem(self) -> str:
+        self.problem = ""
         """Why the latest request got no answer, in a sentence; empty when it got one, or none was made."""
-        return self._problem
 
     def get(self, path: str, *, etag: str) -> Response:
         """Asks for a document, or only whether it has changed when there is an `etag`.
@@ -227,18 +220,19 @@ class UpstreamServer:
         try:
             response = self._request(path, etag)
         except UpstreamUnavailable as error:
-            if not self._problem:
+            if not self.problem:
                 _log.warning("%s Answering from what was seen before", error)
-            self._problem = str(error)
+            self.problem = str(error)
             raise
-        if self._problem:
-            self._problem = ""
+        if self.problem:
+            self.problem = ""
             _log.warning("The download server %s answers again", self.url)
         return response
 
     def _request(self, path: str, etag: str) -> Response:
         with LOADING:
             import urllib3
+            from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
         headers = {"If-None-Match": etag} if etag else {}
         try:
@@ -251,7 +245,8 @@ class UpstreamServer:
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             sentence = f"The download server {self.url} does not answer: {error}."
-            if _is_down(error):
+            # Not even a connection was made. One that says nothing may only lack this document.
+            if isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError):
                 self.down.failed(sentence)
             else:
                 self.down.worked()
@@ -269,33 +264,25 @@ class UpstreamServer:
 
     def _ask(self, address: str, headers: dict[str, str]) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
         """The answer behind redirects. Raises `RedirectRefused` beside urllib3's errors."""
-        answer, body = self._get(address, headers, self._connected(address, own=True))
-        hops = 0
-        while answer.status in STATUSES and (location := answer.headers.get("Location")):
-            hops += 1
-            if hops > MOST_HOPS:
-                raise RedirectRefused(f"{address} leads on and on")
-            address = self._redirects.follow(address, location)
-            answer, body = self._get(address, headers, self._connected(address, own=False))
-        return answer, body
-
-    def _get(
-        self, address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
-    ) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
         with LOADING:
             from urllib3.exceptions import ProtocolError
 
-        try:
-            return _get_once(address, headers, pool)
-        except ProtocolError:
-            # A connection that was kept may have been closed at this very moment.
-            return _get_once(address, headers, pool)
+        for hop in range(MOST_HOPS + 1):
+            pool = self._connected(address, own=not hop)
+            try:
+                answer, body = _get(address, headers, pool)
+            except ProtocolError:
+                # A connection that was kept may have been closed at this very moment.
+                answer, body = _get(address, headers, pool)
+            location = answer.headers.get("Location")
+            if answer.status not in STATUSES or not location:
+                return answer, body
+            address = self._redirects.follow(address, location)
+        raise RedirectRefused(f"{address} leads on and on")
 
     def _connected(self, address: str, *, own: bool) -> "urllib3.PoolManager":
         with LOADING:
             import urllib3  # costs 50 ms, and the first answer needs none of it
-
-            from asu_builder.outgoing import open_pool, proxy_of
 
         proxy = proxy_of(address)
         with self._lock:
@@ -312,32 +299,77 @@ class UpstreamServer:
         return pool
 
 
-def _get_once(
+def _get(
     address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
 ) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
-    answer = pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
-    try:
-        return answer, _read(answer)
-    finally:
-        answer.release_conn()
-
-
-def _is_down(error: Exception) -> bool:
-    """Whether not even a connection was made. One that says nothing may only lack this document."""
-    with LOADING:
-        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
-
-    return isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError)
-
-
-def _read(answer: "urllib3.BaseHTTPResponse") -> bytes:
-    """The whole body; a server that trickles for ever is one that does not answer."""
+    """The answer and its whole body; a server that trickles for ever is one that does not answer."""
     until = time.monotonic() + _WHOLE_SECONDS
     chunks: list[bytes] = []
-    while chunk := answer.read(1 << 16):
-        chunks.append(chunk)
-        if time.monotonic() > until:
-            raise TimeoutError(f"still sending after {_WHOLE_SECONDS:.0f} seconds")
-        if len(chunks) << 16 > _MAX_DOCUMENT_BYTES:
-            raise OSError(f"the document is larger than {_MAX_DOCUMENT_BYTES >> 20} MiB")
-    return b"".join(chunks)
+    answer = pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
+    try:
+        while chunk := answer.read(1 << 16):
+            chunks.append(chunk)
+            if time.monotonic() > until:
+                raise TimeoutError(f"still sending after {_WHOLE_SECONDS:.0f} seconds")
+            if len(chunks) << 16 > _MAX_DOCUMENT_BYTES:
+                raise OSError(f"the document is larger than {_MAX_DOCUMENT_BYTES >> 20} MiB")
+    finally:
+        answer.release_conn()
+    return answer, b"".join(chunks)
+
+
+_REPOSITORY_SECONDS = 5.0
+"""For a connection, and for the head of an answer."""
+_REPOSITORY_WHOLE_SECONDS = 10.0
+"""For one file with all its redirects, beyond which no further request is made."""
+
+
+class RepositoryStatus:
+    """Asks for the head of one file of a request's repository; safe to use from any thread.
+
+    Both package managers call `wget -q`, which ends alike for 404 and for 503 and prints neither.
+
+    Only addresses that the operator's allow list lets through may be asked for. A name that leads to
+    an address which is not public is not asked, unless the download server itself lies on such a one:
+    the owner of an allowed name must not make this process ask this machine or the network around it.
+    An address, or `localhost`, in place of a name is the operator's own word.
+    """
+
+    def __init__(self, upstream_url: str) -> None:
+        self._around = Redirects(upstream_url, ())
+
+    def ask(self, url: str) -> int:
+        """The HTTP status of a file, behind redirects within its own host; 0 where none can be had."""
+        with LOADING:
+            import urllib3
+
+        until = time.monotonic() + _REPOSITORY_WHOLE_SECONDS
+        timeout = urllib3.Timeout(connect=_REPOSITORY_SECONDS, read=_REPOSITORY_SECONDS)
+        try:
+            redirects = Redirects(url, ())
+            for _ in range(MOST_HOPS + 1):
+                with open_pool(url, maxsize=1, timeout=timeout, retries=False) as pool:
+                    # Behind a proxy the peer is the proxy, which alone knows where a name leads.
+                    if not pool.proxy and not _is_literal(urlsplit(url).hostname or ""):
+                        watch_peers(pool, self._around.require_public)
+                    answer = pool.request("GET", url, preload_content=False, redirect=False)
+                    answer.close()  # the body may be large, and says nothing
+                location = answer.headers.get("Location", "")
+                if answer.status not in STATUSES or not location:
+                    return answer.status
+                if time.monotonic() > until:
+                    break
+                url = redirects.follow(url, location)
+            _log.info("A repository of a request could not be asked: %s leads on and on", url)
+        except (urllib3.exceptions.HTTPError, RedirectRefused, OSError, ValueError) as error:
+            _log.info("A repository of a request could not be asked: %s", error)
+        return 0
+
+
+def _is_literal(host: str) -> bool:
+    """Whether a host is an address or this machine itself, so that the allow list says so, too."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return is_loopback(host)
+    return True

@@ -17,12 +17,14 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.upstream.formats import (
     lift_profile,
     parse_feeds,
+    parse_index,
     parse_overview,
+    parse_packages,
+    parse_packed_packages,
     parse_profiles_json,
     parse_targets,
     parse_versions,
 )
-from asu_builder.upstream.indexes import parse_index, parse_packages, parse_packed_packages
 from asu_builder.upstream.lenient import LeftOut, Notes
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer

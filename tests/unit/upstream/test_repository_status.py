@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from asu_builder.upstream import repository_status
-from asu_builder.upstream.repository_status import RepositoryStatus
+from asu_builder.upstream import server
+from asu_builder.upstream.server import RepositoryStatus
 from odd_server import running
 
 PUBLIC = "https://downloads.example.org"
@@ -82,7 +82,7 @@ def test_no_answer_is_no_status(url: str) -> None:
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repository_status, "_SECONDS", 0.2)
+    monkeypatch.setattr(server, "_REPOSITORY_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert RepositoryStatus(PUBLIC).ask(f"http://127.0.0.1:{silent.getsockname()[1]}/x") == 0
 
