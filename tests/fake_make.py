@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_sample.miniature import MARKER, build, goals
+from asu_sample.miniature import MARKER, goals
 from asu_sample.miniature import images as image_files
 from asu_sample.miniature import packages as package_files
 from asu_sample.miniature.configuration import Arguments, Profile, load, read_arguments
 from asu_sample.miniature.images import Image
-from asu_sample.miniature.packages import Package
-from asu_sample.miniature.sources import Catalog, Location, Offer
+from asu_sample.miniature.packages import Catalog, Location, Offer, Package
 
 _GOALS = ("info", "manifest", "image")
 _VARIABLES = {
@@ -62,7 +61,7 @@ class FakeMake:
         profile = self._configuration.profile(asked.profile)
         if profile is None:
             return Made(2, f'Profile "{asked.profile}" does not exist!\n')
-        chosen = _Choice(self._catalog, build.wanted(self._configuration, profile, asked.packages))
+        chosen = _Choice(self._catalog, goals.wanted(self._configuration, profile, asked.packages))
         if chosen.missing:
             return Made(2, "", _complaint(chosen.missing, apk=self._configuration.package_manager == "apk"))
         if command[1] == "manifest":
@@ -147,8 +146,7 @@ def _offers(tree: Path) -> Iterator[Offer]:
             if path.suffix in (".apk", ".ipk"):
                 data = path.read_bytes()
                 content = package_files.read_package(data, suffix=path.suffix)
-                digest = hashlib.sha256(data).hexdigest()
-                yield Offer(package_files.described(content, path.name, data, digest), location)
+                yield Offer(package_files.described(content, path.name, data), location)
 
 
 def _read(command: Sequence[str]) -> Arguments:

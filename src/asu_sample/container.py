@@ -43,11 +43,14 @@ def write_root_filesystem(builder: Path, output: IO[bytes]) -> None:
     when this host lacks a program.
     """
     files = collect()
+    # Hosts with one merged /usr have links here; others get real folders from the files.
+    merged = [name for name in ("lib", "lib64") if Path("/", name).is_symlink()]
+    links = {**_LINKS, **{name: f"usr/{name}" for name in merged}}
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         for folder in _FOLDERS:
             archive.addfile(_entry(folder, tarfile.DIRTYPE, mode=0o755))
         archive.addfile(_entry("tmp", tarfile.DIRTYPE, mode=0o1777))
-        for name, target in _links():
+        for name, target in links.items():
             entry = _entry(name, tarfile.SYMTYPE)
             entry.linkname = target
             archive.addfile(entry)
@@ -56,7 +59,7 @@ def write_root_filesystem(builder: Path, output: IO[bytes]) -> None:
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
         for name, path in sorted(files.items()):
-            _add_file(archive, _real_name(name), path)
+            _add_file(archive, f"usr/{name}" if name.split("/")[0] in merged else name, path)
         archive.addfile(_entry("builder", tarfile.DIRTYPE, owner=UID))
         for path in sorted(builder.rglob("*")):
             name = f"builder/{path.relative_to(builder)}"
@@ -88,21 +91,6 @@ def import_image(socket_url: str, reference: str, builder: Path) -> str:
         answer = client.api.post("/images/import", params=parameters, data=stream, headers=headers)
         answer.raise_for_status()
         return str(answer.json()["Id"])
-
-
-def _links() -> Iterator[tuple[str, str]]:
-    yield from _LINKS.items()
-    for name in ("lib", "lib64"):
-        if Path("/", name).is_symlink():  # hosts with one merged /usr; others get real folders from the files
-            yield name, f"usr/{name}"
-
-
-def _real_name(name: str) -> str:
-    """The path of a file without those folders that are links in the container."""
-    first, slash, rest = name.partition("/")
-    if first in ("lib", "lib64") and Path("/", first).is_symlink():
-        return f"usr/{first}{slash}{rest}"
-    return name
 
 
 def _entry(name: str, kind: bytes, *, mode: int = 0o755, owner: int = 0) -> tarfile.TarInfo:
@@ -177,42 +165,29 @@ def collect() -> dict[str, Path]:
     ToolMissing.
     """
     files: dict[str, Path] = {}
-    programs = [*_programs(), _python()]
-    for name, path in programs:
-        files[f"usr/bin/{name}"] = path
-    standard_library = list(_standard_library())
-    files.update(standard_library)
-    binaries = [path for _, path in programs]
-    binaries += [path for _, path in standard_library if ".so" in path.suffixes]
-    for library in _shared_libraries(frozenset(binaries)):
-        files[str(library).lstrip("/")] = library.resolve()
-    return files
-
-
-def _programs() -> Iterator[tuple[str, Path]]:
     for name in (*_REQUIRED, *_OPTIONAL.split()):
         found = shutil.which(name, path=_SEARCH_PATH)
         if found:
-            yield name, Path(found).resolve()
+            files[f"usr/bin/{name}"] = Path(found).resolve()
         elif name in _REQUIRED:
             raise ToolMissing(f"{name} is not installed on this host")
-
-
-def _python() -> tuple[str, Path]:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # The interpreter of a virtual environment is a link to the real one, which finds its library below its
     # prefix.
-    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return "python3", (base if base.exists() else Path(sys.executable)).resolve()
-
-
-def _standard_library() -> Iterator[tuple[str, Path]]:
+    base = Path(sys.base_prefix) / "bin" / version
+    files["usr/bin/python3"] = (base if base.exists() else Path(sys.executable)).resolve()
+    binaries = list(files.values())
     paths = sysconfig.get_paths(vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for source in {Path(paths["stdlib"]), Path(paths["platstdlib"])}:
         for path in sorted(source.rglob("*")):
             relative = path.relative_to(source)
             if path.is_file() and not _SKIPPED.intersection(relative.parts) and path.suffix != ".a":
-                yield f"usr/lib/{version}/{relative}", path.resolve()
+                files[f"usr/lib/{version}/{relative}"] = path.resolve()
+                if ".so" in path.resolve().suffixes:
+                    binaries.append(path.resolve())
+    for library in _shared_libraries(frozenset(binaries)):
+        files[str(library).lstrip("/")] = library.resolve()
+    return files
 
 
 @cache

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from .miniature.packages import Content, Package, PackageFile
 from .releases import TARGETS, Release
@@ -92,18 +93,7 @@ _TABLE = {
         kmod-tun -
     """,
 }
-
-
-def entries(feed: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name, version and dependencies of each plain package of a feed, of `target` or of `kmods`.
-
-    The version of kernel modules is `-`: it follows the kernel.
-    """
-    for line in _TABLE[feed].split("\n"):
-        if line.strip():
-            name, version, *depends = line.split()
-            yield name, version, tuple(depends)
-
+"""Name, version and dependencies of each plain package of a feed; `-` follows the kernel's version."""
 
 _MIB = 1024 * 1024
 _VERSION = "1.0-r1"
@@ -121,89 +111,6 @@ _FAULTS = {
     "sample-fork": ("fork", "makes make image start up to 2000 processes"),
 }
 
-
-@cache
-def knob_contents() -> tuple[Content, ...]:
-    """All `sample-…` packages of the feed `packages`. Architecture `all`: every target shares their files."""
-    faults = [_content(name, description, fault=fault) for name, (fault, description) in _FAULTS.items()]
-    return (*faults, *_conflicts_and_clashes(), *_sizes(), *_scripts(), *_libraries())
-
-
-def _content(
-    name: str,
-    description: str,
-    *,
-    fault: str = "",
-    depends: tuple[str, ...] = (),
-    postinst: str | None = None,
-) -> Content:
-    package = Package(
-        name, _VERSION, "all", f"ASU Builder sample: {description}", depends=("libc", *depends), fault=fault
-    )
-    note = PackageFile(f"{name}: ASU Builder sample package\n".encode())
-    return Content(package, {f"usr/share/sample/{name}": note}, postinst)
-
-
-def _with_file(content: Content, path: str, data: bytes, *, mode: int = 0o644) -> Content:
-    return replace(content, files={**content.files, path: PackageFile(data, mode)})
-
-
-def _conflicts_and_clashes() -> Iterator[Content]:
-    for name, other in (("a", "b"), ("b", "a")):
-        content = _content(f"sample-conflict-{name}", f"conflicts with sample-conflict-{other}")
-        # opkg reads Conflicts; apk refuses two packages that provide one name in a version.
-        package = replace(
-            content.package,
-            conflicts=(f"sample-conflict-{other}",),
-            provides=(f"sample-virtual={_VERSION}",),
-        )
-        yield replace(content, package=package)
-        clash = _content(f"sample-clash-{name}", f"brings a file that sample-clash-{other} brings too")
-        yield _with_file(clash, "usr/share/sample/clash.txt", f"from {name}\n".encode())
-    yield _content(
-        "sample-broken-dep", "needs a package that does not exist", depends=("this-package-does-not-exist",)
-    )
-    yield _content("sample-needs-broken", "needs sample-broken-dep", depends=("sample-broken-dep",))
-
-
-def _sizes() -> Iterator[Content]:
-    random = hashlib.shake_256(b"asu-builder sample").digest(400 * 1024)
-    big = _content("sample-big", "does not fit into images with a limit")
-    yield _with_file(big, "usr/share/sample/big.bin", random)
-    # Not zeros: mke2fs leaves holes where it finds zeros, and nothing would overflow.
-    huge = _content("sample-huge", "40 MiB: overflows the default root partition of 32 MiB, fits into 64")
-    yield _with_file(
-        huge, "usr/share/sample/huge.bin", b"ASU Builder sample ".ljust(64, b".") * (40 * _MIB // 64)
-    )
-
-
-def _scripts() -> Iterator[Content]:
-    service = (
-        "#!/bin/sh /etc/rc.common\n# sample service, starts nothing\nSTART=50\nSTOP=10\nstart() { :; }\n"
-    )
-    greeting = '#!/bin/sh\necho "sample-service: postinst root=$IPKG_INSTROOT" >&2\n'
-    yield _with_file(
-        _content("sample-service", "brings an init script", postinst=greeting),
-        "etc/init.d/sample-service",
-        service.encode(),
-        mode=0o755,
-    )
-    failing = '#!/bin/sh\necho "sample: failing on purpose" >&2\nexit 3\n'
-    yield _content("sample-postinst-fail", "its post-install script fails", postinst=failing)
-
-
-def _libraries() -> Iterator[Content]:
-    content = _content("libsample20240101", "a library with an ABI version, provided as libsample")
-    package = replace(
-        content.package,
-        version="2024.01.01~abc123-r1",
-        provides=("libsample=2024.01.01~abc123-r1",),
-        abi_version="20240101",
-    )
-    yield replace(content, package=package)
-    yield _content("sample-uses-lib", "needs libsample", depends=("libsample20240101",))
-
-
 _ABI = {"libgcc1": "1", "libncurses6": "6", "libjson-c5": "5", "libcurl4": "4", "libmbedtls21": "21"}
 _ABI.update(
     {
@@ -213,15 +120,44 @@ _ABI.update(
 )
 _ABI["libustream-mbedtls20201210"] = "20201210"
 
+_ABOUT = "ASU Builder sample package without any program"
+_SERVICES = {
+    "dnsmasq": ("dnsmasq", 19),
+    "dnsmasq-full": ("dnsmasq", 19),
+    "dropbear": ("dropbear", 19),
+    "firewall4": ("firewall", 19),
+    "logd": ("log", 12),
+    "netifd": ("network", 20),
+    "rpcd": ("rpcd", 12),
+    "uhttpd": ("uhttpd", 50),
+}
+"""Init script and start number of the packages that bring a service."""
+
 
 def feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]:
     """The packages of one feed, or of `target` and `kmods`, for the architecture of `target`."""
-    yield from _contents(release, target, feed)
+    for line in filter(str.strip, _TABLE[feed].split("\n")):
+        name, version, *depends = line.split()
+        if name in ("opkg", "apk-mbedtls") and name.split("-")[0] != release.package_manager:
+            continue
+        needed = ("libc", *depends)
+        if feed == "kmods":
+            version, needed = f"{release.kernel_version}-r1", ("kernel", *depends)
+        if name == "libgcc1":
+            needed = ()
+        package = _package(name, _of_release(version, release, name), target, depends=needed)
+        yield _note(package)
     if feed == "target":
-        yield _base_files_package(release, target)
+        yield _base_files(release, target)
     if feed == "base":
-        yield from _nftables(target)
-        yield from _provided_dnsmasq(release, target)
+        # Both bring one program: opkg notices that files clash, apk that both provide one name in a version.
+        for name in ("nftables-json", "nftables-nojson"):
+            package = _package(name, "1.1.6-r1", target, depends=("libc",))
+            content = _note(replace(package, provides=("nftables=1.1.6-r1",)))
+            yield _with(content, {"usr/sbin/nft": PackageFile(f"{name}\n".encode(), 0o755)})
+        version = _of_release("2.91-r2", release, "dnsmasq")
+        package = _package("dnsmasq-full", version, target, depends=("libc", "libubus20250102"))
+        yield _note(replace(package, provides=(f"dnsmasq={version}",), conflicts=("dnsmasq",)))
     if feed == "packages":
         yield from knob_contents()
 
@@ -232,26 +168,24 @@ def local_contents(release: Release, target: str) -> Iterator[Content]:
     version = f"{kernel['version']}~{kernel['vermagic']}-r1"
     yield _note(_package("libc", "1.2.5-r5", target, depends=("libgcc1",)))
     yield _note(_package("kernel", version, target))
-    yield _base_files_package(release, target)
+    yield _base_files(release, target)
 
 
-def _base_files_package(release: Release, target: str) -> Content:
+def _base_files(release: Release, target: str) -> Content:
     version = f"{1600 + release.number}~{release.commit}"
-    package = _package("base-files", version, target, depends=("libc", "fstools"))
-    return _with(_note(package), _base_files(release, target))
-
-
-def _contents(release: Release, target: str, feed: str) -> Iterator[Content]:
-    for name, version, depends in entries(feed):
-        if name in ("opkg", "apk-mbedtls") and name.split("-")[0] != release.package_manager:
-            continue
-        needed = ("libc", *depends)
-        if feed == "kmods":
-            version, needed = f"{release.kernel_version}-r1", ("kernel", *depends)
-        if name == "libgcc1":
-            needed = ()
-        package = _package(name, _of_release(version, release, name), target, depends=needed)
-        yield _with(_note(package), _init_script(name))
+    text = (
+        "DISTRIB_ID='OpenWrt'\n"
+        f"DISTRIB_RELEASE='{release.version}'\nDISTRIB_REVISION='{release.revision}'\nDISTRIB_TARGET='{target}'\n"
+        f"DISTRIB_ARCH='{TARGETS[target]}'\nDISTRIB_DESCRIPTION='ASU Builder sample, flashes nothing'\n"
+    )
+    files = {
+        "etc/openwrt_release": PackageFile(text.encode()),
+        "etc/banner": PackageFile(b"ASU Builder sample: this is no router\n"),
+        "etc/init.d/boot": _script(10),
+        "etc/init.d/done": _script(95),
+        "etc/init.d/system": _script(10),
+    }
+    return _with(_note(_package("base-files", version, target, depends=("libc", "fstools"))), files)
 
 
 def _of_release(version: str, release: Release, name: str) -> str:
@@ -278,68 +212,72 @@ def _package(name: str, version: str, target: str, *, depends: tuple[str, ...] =
     )
 
 
-_ABOUT = "ASU Builder sample package without any program"
-
-
 def _note(package: Package) -> Content:
+    """A package file with a line of text, and with the init script of a package that brings a service."""
     text = f"{package.name} {package.version}: {_ABOUT}\n"
-    return Content(package, {f"usr/share/sample/{package.name}": PackageFile(text.encode())})
+    files = {f"usr/share/sample/{package.name}": PackageFile(text.encode())}
+    if package.name in _SERVICES:
+        service, start = _SERVICES[package.name]
+        files[f"etc/init.d/{service}"] = _script(start)
+    return Content(package, files)
 
 
 def _with(content: Content, files: dict[str, PackageFile]) -> Content:
     return replace(content, files={**content.files, **files})
 
 
-def _script(name: str, start: int) -> PackageFile:
+def _script(start: int) -> PackageFile:
     head = "#!/bin/sh /etc/rc.common\n# sample service, starts nothing\n"
-    text = f"{head}START={start}\nSTOP=10\nstart() {{ :; }}\n"
-    return PackageFile(text.encode(), 0o755)
+    return PackageFile(f"{head}START={start}\nSTOP=10\nstart() {{ :; }}\n".encode(), 0o755)
 
 
-_SERVICES = {
-    "dnsmasq": 19,
-    "dropbear": 19,
-    "firewall4": 19,
-    "logd": 12,
-    "netifd": 20,
-    "uhttpd": 50,
-    "rpcd": 12,
-}
-_SERVICE_NAMES = {"firewall4": "firewall", "logd": "log", "netifd": "network"}
-
-
-def _init_script(package: str) -> dict[str, PackageFile]:
-    if package not in _SERVICES:
-        return {}
-    service = _SERVICE_NAMES.get(package, package)
-    return {f"etc/init.d/{service}": _script(service, _SERVICES[package])}
-
-
-def _base_files(release: Release, target: str) -> dict[str, PackageFile]:
-    text = (
-        "DISTRIB_ID='OpenWrt'\n"
-        f"DISTRIB_RELEASE='{release.version}'\nDISTRIB_REVISION='{release.revision}'\nDISTRIB_TARGET='{target}'\n"
-        f"DISTRIB_ARCH='{TARGETS[target]}'\nDISTRIB_DESCRIPTION='ASU Builder sample, flashes nothing'\n"
-    )
-    files = {"etc/openwrt_release": text, "etc/banner": "ASU Builder sample: this is no router\n"}
-    scripts = {
-        f"etc/init.d/{name}": _script(name, start)
-        for name, start in [("boot", 10), ("done", 95), ("system", 10)]
-    }
-    return {**{name: PackageFile(content.encode()) for name, content in files.items()}, **scripts}
-
-
-def _nftables(target: str) -> Iterator[Content]:
-    # Both bring one program: opkg notices that files clash, apk that both provide `nftables` in a version.
-    for name in ("nftables-json", "nftables-nojson"):
-        package = replace(
-            _package(name, "1.1.6-r1", target, depends=("libc",)), provides=("nftables=1.1.6-r1",)
+@cache
+def knob_contents() -> tuple[Content, ...]:
+    """All `sample-…` packages of the feed `packages`. Architecture `all`: every target shares their files."""
+    contents = [_knob(name, description, fault=fault) for name, (fault, description) in _FAULTS.items()]
+    for name, other in (("a", "b"), ("b", "a")):
+        # opkg reads Conflicts; apk refuses two packages that provide one name in a version.
+        conflict = _knob(
+            f"sample-conflict-{name}",
+            f"conflicts with sample-conflict-{other}",
+            conflicts=(f"sample-conflict-{other}",),
+            provides=(f"sample-virtual={_VERSION}",),
         )
-        yield _with(_note(package), {"usr/sbin/nft": PackageFile(f"{name}\n".encode(), 0o755)})
+        clash = _knob(f"sample-clash-{name}", f"brings a file that sample-clash-{other} brings too")
+        clash_file = PackageFile(f"from {name}\n".encode())
+        contents += [conflict, _with(clash, {"usr/share/sample/clash.txt": clash_file})]
+    broken = ("libc", "this-package-does-not-exist")
+    contents.append(_knob("sample-broken-dep", "needs a package that does not exist", depends=broken))
+    needs_broken = ("libc", "sample-broken-dep")
+    contents.append(_knob("sample-needs-broken", "needs sample-broken-dep", depends=needs_broken))
+
+    big = _knob("sample-big", "does not fit into images with a limit")
+    random = hashlib.shake_256(b"asu-builder sample").digest(400 * 1024)
+    contents.append(_with(big, {"usr/share/sample/big.bin": PackageFile(random)}))
+    huge = _knob("sample-huge", "40 MiB: overflows the default root partition of 32 MiB, fits into 64")
+    # Not zeros: mke2fs leaves holes where it finds zeros, and nothing would overflow.
+    filling = b"ASU Builder sample ".ljust(64, b".") * (40 * _MIB // 64)
+    contents.append(_with(huge, {"usr/share/sample/huge.bin": PackageFile(filling)}))
+
+    greeting = '#!/bin/sh\necho "sample-service: postinst root=$IPKG_INSTROOT" >&2\n'
+    service = replace(_knob("sample-service", "brings an init script"), postinst=greeting)
+    contents.append(_with(service, {"etc/init.d/sample-service": _script(50)}))
+    failing = '#!/bin/sh\necho "sample: failing on purpose" >&2\nexit 3\n'
+    contents.append(replace(_knob("sample-postinst-fail", "its post-install script fails"), postinst=failing))
+
+    library = _knob(
+        "libsample20240101",
+        "a library with an ABI version, provided as libsample",
+        version="2024.01.01~abc123-r1",
+        provides=("libsample=2024.01.01~abc123-r1",),
+        abi_version="20240101",
+    )
+    uses_library = _knob("sample-uses-lib", "needs libsample", depends=("libc", "libsample20240101"))
+    return (*contents, library, uses_library)
 
 
-def _provided_dnsmasq(release: Release, target: str) -> Iterator[Content]:
-    version = _of_release("2.91-r2", release, "dnsmasq")
-    package = _package("dnsmasq-full", version, target, depends=("libc", "libubus20250102"))
-    package = replace(package, provides=(f"dnsmasq={version}",), conflicts=("dnsmasq",))
-    yield _with(_note(package), _init_script("dnsmasq"))
+def _knob(name: str, description: str, **fields: Any) -> Content:
+    values = {"version": _VERSION, "depends": ("libc",), **fields}
+    package = Package(name, architecture="all", description=f"ASU Builder sample: {description}", **values)
+    note = PackageFile(f"{name}: ASU Builder sample package\n".encode())
+    return Content(package, {f"usr/share/sample/{name}": note})

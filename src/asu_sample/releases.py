@@ -182,21 +182,20 @@ _PICO = (
 )
 
 
-def _x86_images() -> tuple[ImageRecipe, ...]:
-    images = []
-    for filesystem in ("ext4", "squashfs"):
-        images.append(ImageRecipe("rootfs.img.gz", filesystem, metadata=False, bare=True))
-        images.append(ImageRecipe("combined.img.gz", filesystem, partition=True))
-        images.append(ImageRecipe("combined-efi.img.gz", filesystem, partition=True))
-    return tuple(images)
-
-
 _X86 = (
     Profile(
         id="generic",
         titles=_titles("Generic", "x86/64"),
         packages=("kmod-igb", "kmod-fs-vfat"),
-        images=_x86_images(),
+        images=tuple(
+            image
+            for filesystem in ("ext4", "squashfs")
+            for image in (
+                ImageRecipe("rootfs.img.gz", filesystem, metadata=False, bare=True),
+                ImageRecipe("combined.img.gz", filesystem, partition=True),
+                ImageRecipe("combined-efi.img.gz", filesystem, partition=True),
+            )
+        ),
         kernel=True,
         rootfs_tarball=True,
     ),

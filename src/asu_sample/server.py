@@ -107,16 +107,13 @@ class _Download(BaseHTTPRequestHandler):
         data = file.read_bytes()
         tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         headers = {"ETag": tag, "Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)}
-        if self._has(tag):
+        known = [text.strip().removeprefix("W/") for text in self.headers.get("If-None-Match", "").split(",")]
+        if tag in known or "*" in known:
             self._send(HTTPStatus.NOT_MODIFIED, headers, b"")
             return
         kind = "application/json" if file.suffix == ".json" else "application/octet-stream"
         headers.update({"Content-Type": kind, "Content-Length": str(len(data))})
         self._send(HTTPStatus.OK, headers, data if with_body else b"")
-
-    def _has(self, tag: str) -> bool:
-        known = [text.strip().removeprefix("W/") for text in self.headers.get("If-None-Match", "").split(",")]
-        return tag in known or "*" in known
 
     def _send(self, status: HTTPStatus, headers: dict[str, str], body: bytes) -> None:
         try:

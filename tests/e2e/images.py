@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_sample import running
+import sample_make
 from asu_sample.miniature.images import last_chunk
 from tools import require_tool
 
@@ -42,7 +42,7 @@ class Unpacked:
 def unsquash(image: bytes, into: Path) -> Unpacked:
     """Unpacks the squashfs that starts somewhere in an image."""
     require_tool("squashfs", "unsquashfs")
-    return Unpacked(running.unsquash(image[image.index(_SQUASHFS) :], into))
+    return Unpacked(sample_make.unsquash(image[image.index(_SQUASHFS) :], into))
 
 
 def ext4_names(image_gz: bytes, directory: str, into: Path) -> list[str]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asu_sample.distribution import Distribution, write_distribution
+from asu_sample.distribution import Distribution, write_distribution, write_index
 from asu_sample.miniature import packages as index
 from asu_sample.miniature.apk import parse_index
-from asu_sample.pool import write_index
 from asu_sample.releases import RELEASES
 from e2e.conftest import local_settings
 from e2e.service import Client, Service

@@ -7,31 +7,14 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from . import configuration
-from .console import GoalFailed, err, trace
+from .console import GoalFailed, err
 from .goals import Goals
 
 _BUILDS = {"manifest", "image", "clean", "package_depends", "package_whatdepends", "package_list"}
-
-
-@contextmanager
-def _lock_directory(directory: Path) -> Iterator[None]:
-    """Hold the directory.
-
-    Two real makes would corrupt each other's root file system; here the second one fails.
-    """
-    with (directory / ".sample-lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            err("sample: another make is running in this directory")
-            raise GoalFailed() from None
-        yield
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
@@ -46,13 +29,21 @@ def main() -> int:
     goals = Goals(directory, configuration.load(directory), configuration.read_arguments(os.environ))
     goal = sys.argv[1]
     try:
-        if goal in _BUILDS:
-            with _lock_directory(directory):
-                goals.run(goal)
-        else:
+        if goal not in _BUILDS:
+            goals.run(goal)
+            return 0
+        # Two real makes would corrupt each other's root file system; here the second one fails.
+        with (directory / ".sample-lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                err("sample: another make is running in this directory")
+                return 2
             goals.run(goal)
     except GoalFailed as failure:
-        trace(failure.trace)
+        # The outermost `make: ***` line comes from the real make that started us.
+        for depth, (line, inner, status) in enumerate(failure.trace):
+            err(f"make[{len(failure.trace) - depth}]: *** [Makefile:{line}: {inner}] Error {status}")
         return 2
     except OSError as error:
         err(f"sample: {error}")

@@ -15,10 +15,20 @@ from pathlib import Path
 
 from . import usign
 from .configuration import load
-from .console import GoalFailed, err, out
-from .packages import Content, Package, described, parse_json, read_package, render_json
+from .console import RECIPE_LINES, GoalFailed, err, out
+from .packages import (
+    Catalog,
+    Corrupt,
+    Location,
+    Offer,
+    Package,
+    Unreachable,
+    parse_json,
+    read_folder,
+    render_json,
+    unpack,
+)
 from .rootfs import FileClash, Rootfs
-from .sources import RECIPE_LINES, Catalog, Corrupt, Location, Offer, Unreachable, unpack
 
 _MARKER = "asu-builder sample index, not an ADB file"
 INDEX = "packages.adb"
@@ -50,19 +60,30 @@ class ApkRepositories:
     def load(self) -> Catalog:
         """Fetch and check all indexes; the local one comes first, added by the Makefile and not by the
         file."""
-        self._make_local_index()
-        trusted = self._trusted_keys()
+        key = self.local_key()
+        folder = self._tree / "packages"
+        if not (folder / INDEX).exists():
+            err(f"WARNING: opening {folder / INDEX}: No such file or directory")
+            err("Package list missing or not up-to-date, generating it.\n")
+            err("Building package index...")
+            (folder / INDEX).write_bytes(render_index(render_json(read_folder(folder, suffix=".apk")), key))
+        trusted = []
+        for path in sorted((self._tree / "keys").iterdir()):
+            try:
+                trusted.append(usign.parse_pem(path.read_text()))
+            except (ValueError, OSError):
+                continue
         offers: list[Offer] = []
         for line in ("packages/" + INDEX, *self._lines()):
             if not line.endswith(".adb"):
                 # A directory, in which apk looks for an index of the second format.
-                index_v2 = f"{line.rstrip('/')}/{self._architecture()}/APKINDEX.tar.gz"
+                index_v2 = f"{line.rstrip('/')}/{load(self._tree).architecture}/APKINDEX.tar.gz"
                 warning = f"WARNING: updating and opening {index_v2}: unexpected end of file"
                 err(warning)
                 self.unreachable.append(warning)
                 continue
-            folder, _, name = line.rpartition("/")
-            location = Location(folder, self._tree)
+            url, _, name = line.rpartition("/")
+            location = Location(url, self._tree)
             try:
                 text = parse_index(location.fetch(name), trusted)
             except Unreachable as error:
@@ -86,18 +107,6 @@ class ApkRepositories:
         # matters here.
         return [parts[-1] for parts in words if "/" in parts[-1]]
 
-    def _architecture(self) -> str:
-        return load(self._tree).architecture
-
-    def _trusted_keys(self) -> list[bytes]:
-        keys = []
-        for path in sorted((self._tree / "keys").iterdir()):
-            try:
-                keys.append(usign.parse_pem(path.read_text()))
-            except (ValueError, OSError):
-                continue
-        return keys
-
     def local_key(self) -> usign.SigningKey:
         """The key that signs the local index, made at first use; it lies in `keys/`, as in the real tree."""
         private = self._tree / "keys" / "local-private-key.pem"
@@ -112,24 +121,9 @@ class ApkRepositories:
         (self._tree / "keys" / "local-public-key.pem").write_text(key.public_pem())
         return key
 
-    def _make_local_index(self) -> None:
-        key = self.local_key()
-        folder = self._tree / "packages"
-        if (folder / INDEX).exists():
-            return
-        err(f"WARNING: opening {folder / INDEX}: No such file or directory")
-        err("Package list missing or not up-to-date, generating it.\n")
-        err("Building package index...")
-        packages = []
-        for path in sorted(folder.glob("*.apk")):
-            data = path.read_bytes()
-            content = read_package(data, suffix=".apk")
-            packages.append(described(content, path.name, data, hashlib.sha256(data).hexdigest()))
-        (folder / INDEX).write_bytes(render_index(render_json(packages), key))
-
 
 _PINNED = ("base-files", "libc", "kernel")
-_INDENT = " " * 15
+_MIB = 1024 * 1024
 
 
 class Apk:
@@ -155,9 +149,8 @@ class Apk:
         selected."""
         catalog = self.load()
         for warning in self._repositories.unreachable:
-            for (
-                _
-            ) in wanted:  # each name is looked up for its ABI suffix, and each lookup opens everything again
+            # Each name is looked up for its ABI suffix, and each lookup opens everything again.
+            for _ in wanted:
                 err(warning)
         world = sorted(set(wanted))
         if not quiet:
@@ -211,29 +204,19 @@ class _Selection:
         them."""
         chosen = sorted((offer.package for offer in self.offers), key=lambda package: package.name)
         for package in chosen:
-            against = [
-                f"{other.identity}[{shared}]"
-                for other in chosen
-                for shared in _shared(package, other)
-                if other is not package
-            ]
+            own = {package.name, *(name.split("=")[0] for name in package.provides if "=" in name)}
+            names = set(package.names())
+            against, satisfies = [], [f"world[{name}]" for name in self._world if name in names]
+            for other in chosen:
+                theirs = [f"{other.name}={other.version}", *(name for name in other.provides if "=" in name)]
+                shared = [name for name in theirs if name.split("=")[0] in own]
+                if shared and other is not package:
+                    against.append(f"{other.identity}[{shared[0]}]")
+                satisfies += [f"{other.identity}[{name}]" for name in other.depends if name in names]
             if against:
                 yield f"  {package.identity}:"
                 yield from _continued("    conflicts: ", against)
-                yield from _continued("    satisfies: ", list(self._satisfies(package, chosen)))
-
-    def _satisfies(self, package: Package, chosen: list[Package]) -> Iterator[str]:
-        names = set(package.names())
-        yield from (f"world[{name}]" for name in self._world if name in names)
-        for other in chosen:
-            yield from (f"{other.identity}[{name}]" for name in other.depends if name in names)
-
-
-def _shared(package: Package, other: Package) -> list[str]:
-    """Versioned names of `other` that `package` has too, as its own name or provided in a version."""
-    own = {package.name, *(name.split("=")[0] for name in package.provides if "=" in name)}
-    theirs = [f"{other.name}={other.version}", *(name for name in other.provides if "=" in name)]
-    return [name for name in theirs if name.split("=")[0] in own][:1]
+                yield from _continued("    satisfies: ", satisfies)
 
 
 def _continued(label: str, entries: list[str]) -> Iterator[str]:
@@ -257,34 +240,20 @@ def _install(offers: list[Offer], rootfs: Rootfs, *, quiet: bool) -> list[Packag
         except (Unreachable, Corrupt) as error:
             problem = str(error)
         else:
-            _record(content, rootfs)
+            if content.postinst is not None:
+                digest = hashlib.sha1(package.identity.encode()).hexdigest()
+                script = f"lib/apk/db/{package.identity}.X1{digest}.post-install"
+                rootfs.add_script(script, content.postinst)
             continue
         errors += 1
         err(f"ERROR: {package.identity}: {problem}")
     state = f"{errors} error{'s' * (errors > 1)};" if errors else "OK:"
     if not quiet:
-        out(f"{state} {_human(size)} in {len(offers)} packages")
+        human = f"{size // 1024} KiB" if size < 10 * _MIB else f"{size / _MIB:.1f} MiB"
+        out(f"{state} {human} in {len(offers)} packages")
     if errors:
         raise _failure(errors)
     packages = [offer.package for offer in offers]
-    _write_database(packages, rootfs)
-    return packages
-
-
-def _human(size: int) -> str:
-    if size < 10 * 1024 * 1024:
-        return f"{size // 1024} KiB"
-    return f"{size / 1024 / 1024:.1f} MiB"
-
-
-def _record(content: Content, rootfs: Rootfs) -> None:
-    if content.postinst is not None:
-        digest = hashlib.sha1(content.package.identity.encode()).hexdigest()
-        name = f"lib/apk/db/{content.package.identity}.X1{digest}.post-install"
-        rootfs.add_script(name, content.postinst)
-
-
-def _write_database(packages: list[Package], rootfs: Rootfs) -> None:
     paragraphs = []
     for package in packages:
         depends = f"D:{' '.join(package.depends)}\n" if package.depends else ""
@@ -292,3 +261,4 @@ def _write_database(packages: list[Package], rootfs: Rootfs) -> None:
         paragraphs.append(f"{fields}S:{package.size}\nI:{package.installed_size}\n{depends}\n")
     rootfs.write("lib/apk/db/installed", "".join(paragraphs).encode())
     rootfs.write("etc/apk/world", "".join(f"{package.name}\n" for package in packages).encode())
+    return packages

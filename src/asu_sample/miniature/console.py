@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RecipeLines:
+    """Where the nested makes of a flavour stop: recipe lines, copied from recorded output."""
+
+    package_install: int
+    manifest: int
+    image: int
+    check_profile: int
+    prepare_rootfs: int
+    build_image: int
+
+
+RECIPE_LINES = {
+    "opkg": RecipeLines(227, 166, 156, 294, 238, 259),
+    "apk": RecipeLines(254, 193, 183, 323, 267, 282),
+}
 
 
 class GoalFailed(Exception):
@@ -25,11 +43,3 @@ def out(text: str = "") -> None:
 def err(text: str = "") -> None:
     """A line on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def trace(lines: Iterable[tuple[int, str, int]]) -> None:
-    """The lines of the nested makes; the outermost `make: ***` line comes from the real make that started
-    us."""
-    steps = list(lines)
-    for depth, (line, goal, status) in enumerate(steps):
-        err(f"make[{len(steps) - depth}]: *** [Makefile:{line}: {goal}] Error {status}")

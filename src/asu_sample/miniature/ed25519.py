@@ -67,14 +67,9 @@ _BASE_X = _recover_x(_BASE_Y, 0) or 0
 _BASE: Point = (_BASE_X, _BASE_Y, 1, _BASE_X * _BASE_Y % _P)
 
 
-def _base_powers() -> list[Point]:
-    powers = [_BASE]
-    while len(powers) < 256:
-        powers.append(_add(powers[-1], powers[-1]))
-    return powers
-
-
-_BASE_POWERS = _base_powers()
+_BASE_POWERS = [_BASE]
+while len(_BASE_POWERS) < 256:
+    _BASE_POWERS.append(_add(_BASE_POWERS[-1], _BASE_POWERS[-1]))
 
 
 def _multiply_base(scalar: int) -> Point:

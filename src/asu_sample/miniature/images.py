@@ -61,11 +61,23 @@ def kernel(configuration: Configuration) -> bytes:
 def write(assembly: Assembly, recipe: ImageRecipe, rootfs: bytes) -> Image | None:
     """Make one device image; None when it turned out too big, which make reports and survives."""
     name = f"{assembly.prefix}-{recipe.filesystem}-{recipe.name}"
-    content = _content(assembly, recipe, rootfs)
+    content = rootfs if recipe.bare else kernel(assembly.configuration) + rootfs
+    if recipe.partition:
+        content = content.ljust(KERNEL_SIZE + (assembly.rootfs_megabytes << 20), b"\0")
+    content += bytes(-len(content) % 4096)
+    if recipe.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
     if recipe.limit and len(content) > recipe.limit:
         _report_too_big(assembly, recipe, name, len(content))
         return None
-    unsigned, signed = _with_trailers(assembly, recipe, content)
+    unsigned = signed = content
+    if recipe.metadata:
+        if assembly.profile.supported_devices:  # only devices that know their names
+            unsigned = signed = append_metadata(content, _metadata(assembly))
+        if key := assembly.signing_key:
+            element = usign.message_signature(key.sign(unsigned))
+            certificate = usign.certificate(key, key, issued_at=int(time.time()))
+            signed = append_chunk(unsigned, SIGNATURE, certificate + element)
     records = -(-len(unsigned) // 512)
     err(f"{records}+0 records in\n{records}+0 records out")
     err(f"{len(unsigned)} bytes ({len(unsigned) / 1e6:.1f} MB) copied, 0.0123 s, 99.9 MB/s")
@@ -88,28 +100,6 @@ def write_artifact(assembly: Assembly, artifact: str) -> Image:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _content(assembly: Assembly, recipe: ImageRecipe, rootfs: bytes) -> bytes:
-    body = rootfs if recipe.bare else kernel(assembly.configuration) + rootfs
-    if recipe.partition:
-        body = body.ljust(KERNEL_SIZE + (assembly.rootfs_megabytes << 20), b"\0")
-    body += bytes(-len(body) % 4096)
-    return gzip.compress(body, compresslevel=1, mtime=0) if recipe.name.endswith(".gz") else body
-
-
-def _with_trailers(assembly: Assembly, recipe: ImageRecipe, content: bytes) -> tuple[bytes, bytes]:
-    """The image before and after its signature; metadata only for devices that know their names."""
-    if not recipe.metadata:
-        return content, content
-    devices = assembly.profile.supported_devices
-    unsigned = append_metadata(content, _metadata(assembly)) if devices else content
-    key = assembly.signing_key
-    if key is None:
-        return unsigned, unsigned
-    element = usign.message_signature(key.sign(unsigned))
-    certificate = usign.certificate(key, key, issued_at=int(time.time()))
-    return unsigned, append_chunk(unsigned, SIGNATURE, certificate + element)
 
 
 def _metadata(assembly: Assembly) -> str:

@@ -6,24 +6,27 @@ opkg installs one requested name after the other, collects errors and prints the
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import usign
-from .console import GoalFailed, err, out
+from .console import RECIPE_LINES, GoalFailed, err, out
 from .packages import (
+    Catalog,
+    Corrupt,
+    Location,
+    Offer,
     Package,
-    described,
+    Unreachable,
     parse_paragraphs,
-    read_package,
+    read_folder,
     render_paragraph,
-    render_paragraphs,
+    unpack,
+    write_opkg_index,
 )
 from .rootfs import FileClash, Rootfs
-from .sources import RECIPE_LINES, Catalog, Corrupt, Location, Offer, Unreachable, unpack
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ class OpkgRepositories:
     def load(self) -> Catalog:
         """Fetch and check all indexes, with opkg's chatter on stderr; bad repositories are dropped, never
         fatal."""
-        self._make_local_index()
+        key = self.local_key()
+        folder = self._tree / "packages"
+        err("Package list missing or not up-to-date, generating it.\n")
+        err("Building package index...")
+        write_opkg_index(folder, read_folder(folder, suffix=".ipk"), key)
         sources, check = self._read_configuration()
         (self._tree / "dl").mkdir(exist_ok=True)
         offers: list[Offer] = []
@@ -113,21 +120,6 @@ class OpkgRepositories:
         err("Signature check passed." if good else "Signature check failed.")
         return good
 
-    def _make_local_index(self) -> None:
-        key = self.local_key()
-        folder = self._tree / "packages"
-        err("Package list missing or not up-to-date, generating it.\n")
-        err("Building package index...")
-        packages = []
-        for path in sorted(folder.glob("*.ipk")):
-            data = path.read_bytes()
-            content = read_package(data, suffix=".ipk")
-            packages.append(described(content, path.name, data, hashlib.sha256(data).hexdigest()))
-        text = render_paragraphs(packages).encode()
-        (folder / "Packages").write_bytes(text)
-        (folder / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
-        (folder / "Packages.sig").write_text(key.sign(text))
-
     def local_key(self) -> usign.SigningKey:
         """The throw-away key of this directory; made at first use, with its certificate, its public half
         trusted."""
@@ -168,8 +160,6 @@ class Opkg:
 
     def __init__(self, tree: Path) -> None:
         self._repositories = OpkgRepositories(tree)
-        self._errors: list[str] = []
-        self._output: list[str] = []
 
     def load(self) -> Catalog:
         """Read all repositories, with opkg's chatter on stderr."""
@@ -245,7 +235,13 @@ class _Run:
 
     def _install(self, offer: Offer) -> None:
         package = offer.package
-        self._check_conflicts(package)
+        present = {other.name: other for other in self._provided.values()}
+        against = [name for name in present if name in package.conflicts]
+        against += [name for name, other in present.items() if package.name in other.conflicts]
+        if against:
+            head = "check_conflicts_for:"
+            names = [f"{head} \t{name} * " for name in dict.fromkeys(against)]
+            raise _CannotInstall(f"{head} The following packages conflict with {package.name}:", *names)
         self._say(f"Installing {package.name} ({package.version}) to root...")
         if not offer.location.text.startswith("file:packages"):
             self._say(f"Downloading {offer.location.url}/{package.filename}")
@@ -261,15 +257,6 @@ class _Run:
             self._provided = {name: owner for name, owner in self._provided.items() if owner is not package}
             raise
         self.installed.append(package)
-
-    def _check_conflicts(self, package: Package) -> None:
-        present = {other.name: other for other in self._provided.values()}
-        against = [name for name in present if name in package.conflicts]
-        against += [name for name, other in present.items() if package.name in other.conflicts]
-        if against:
-            head = "check_conflicts_for:"
-            names = [f"{head} \t{name} * " for name in dict.fromkeys(against)]
-            raise _CannotInstall(f"{head} The following packages conflict with {package.name}:", *names)
 
     def _unpack(self, offer: Offer) -> None:
         package = offer.package
@@ -304,9 +291,8 @@ class _Run:
         for package in self.installed[self._configured :]:
             self._say(f"Configuring {package.name}.")
         self._configured = len(self.installed)
-        status = "".join(
-            render_paragraph(package) + "Status: install user installed\n\n" for package in self.installed
-        )
+        stanza = "Status: install user installed\n\n"
+        status = "".join(render_paragraph(package) + stanza for package in self.installed)
         self._rootfs.write("usr/lib/opkg/status", status.encode())
 
     def _say(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Packages: how indexes describe them, and package files.
+"""Packages: how indexes describe them, package files, and the repositories they come from.
 
 Indexes are opkg's `Packages` paragraphs and our own JSON for the apk flavour. An .ipk is a gzipped tar of
 `debian-binary`, `control.tar.gz` and `data.tar.gz`. Real apk v3 packages are ADB files; ours are a gzipped
@@ -8,13 +8,17 @@ tar that starts with `.SAMPLE.json`. Nothing outside this package reads them.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from .usign import SigningKey
 
 
 @dataclass(frozen=True)
@@ -116,23 +120,23 @@ def parse_paragraphs(text: str) -> list[Package]:
             if colon and label in keys:
                 fields[keys[label]] = value.strip()
         if "name" in fields:
-            packages.append(_package(fields))
+            values: dict[str, Any] = {"version": "", "architecture": "all", **fields}
+            # `libc, kernel (= 6.6.66)`: sample packages have no constraints that could fail.
+            for key in _LISTS.intersection(fields):
+                values[key] = tuple(word.split()[0] for word in fields[key].split(",") if word.strip())
+            for key in _NUMBERS.intersection(fields):
+                values[key] = int(fields[key])
+            packages.append(Package(**values))
     return packages
 
 
-def _package(fields: dict[str, str]) -> Package:
-    """A package of the texts in a paragraph.
-
-    `libc, kernel (= 6.6.66)`: constraints are dropped, sample packages have none that could fail.
-    """
-    values: dict[str, Any] = dict(fields)
-    values.setdefault("version", "")
-    values.setdefault("architecture", "all")
-    for key in _LISTS.intersection(values):
-        values[key] = tuple(word.split()[0] for word in values[key].split(",") if word.strip())
-    for key in _NUMBERS.intersection(values):
-        values[key] = int(values[key])
-    return Package(**values)
+def write_opkg_index(folder: Path, packages: Iterable[Package], key: SigningKey) -> bytes:
+    """Write `Packages` of a folder, packed and signed beside it; returns its text."""
+    text = render_paragraphs(packages).encode()
+    (folder / "Packages").write_bytes(text)
+    (folder / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
+    (folder / "Packages.sig").write_text(key.sign(text))
+    return text
 
 
 def render_json(packages: Iterable[Package]) -> str:
@@ -230,9 +234,142 @@ def read_package(data: bytes, *, suffix: str) -> Content:
     return Content(package, files, script.content.decode() if script else None)
 
 
-def described(content: Content, filename: str, data: bytes, sha256: str) -> Package:
+def described(content: Content, filename: str, data: bytes) -> Package:
     """The package as an index lists it, with name, size and hash of its file."""
     installed = sum(len(file.content) for file in content.files.values())
     return replace(
-        content.package, filename=filename, size=len(data), sha256=sha256, installed_size=max(installed, 1)
+        content.package,
+        filename=filename,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        installed_size=max(installed, 1),
     )
+
+
+def read_folder(folder: Path, *, suffix: str) -> list[Package]:
+    """The packages of the files in a folder, as an index lists them, sorted by file name."""
+    packages = []
+    for path in sorted(folder.glob(f"*{suffix}")):
+        data = path.read_bytes()
+        packages.append(described(read_package(data, suffix=suffix), path.name, data))
+    return packages
+
+
+TIMEOUT = 10.0
+"""Seconds without an answer after which a repository counts as unreachable."""
+
+
+class Unreachable(Exception):
+    """A file could not be fetched; the text says why, and `answered` whether a server said so."""
+
+    def __init__(self, why: str, *, answered: bool = False) -> None:
+        super().__init__(why)
+        self.answered = answered
+
+
+@dataclass(frozen=True)
+class Location:
+    """The folder of a repository: an http(s) URL, `file:` with a path, or a path.
+
+    Relative paths start at the tree.
+    """
+
+    text: str
+    tree: Path
+
+    @property
+    def url(self) -> str:
+        """How package managers print it: local folders as `file://` with the whole path."""
+        return self.text if self._is_remote else f"file://{self._path}"
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.text.startswith(("http://", "https://"))
+
+    @property
+    def _path(self) -> Path:
+        text = self.text[len("file:") :] if self.text.startswith("file:") else self.text
+        return self.tree / (text[2:] if text.startswith("//") else text)
+
+    def fetch(self, name: str) -> bytes:
+        """The bytes of a file in this folder. Raises Unreachable."""
+        if not self._is_remote:
+            try:
+                return (self._path / name).read_bytes()
+            except OSError as error:
+                raise Unreachable(error.strerror or "I/O error") from error
+        # Late: only some ImageBuilders go to the network, and these imports take as long as all others
+        # together.
+        import http.client
+        import urllib.error
+        import urllib.request
+
+        # Real package managers go through wget, which obeys proxy variables; a sample must not leave the
+        # machine by chance.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{self.text}/{name}", timeout=TIMEOUT) as answer:
+                data: bytes = answer.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise Unreachable(f"HTTP {error.code}: {error.reason}", answered=True) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unreachable("temporary error (try again later)") from error
+        return data
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A package and the repository that has it."""
+
+    package: Package
+    location: Location
+
+
+class Catalog:
+    """All offers of all accepted repositories, by name and by provided name."""
+
+    def __init__(self, offers: Iterable[Offer]) -> None:
+        self._by_name: dict[str, Offer] = {}
+        self._providers: dict[str, list[Offer]] = {}
+        for offer in offers:
+            name = offer.package.name
+            known = self._by_name.get(name)
+            if known and version_key(known.package.version) >= version_key(offer.package.version):
+                continue
+            self._by_name[name] = offer
+            for provided in offer.package.names():
+                others = [other for other in self._providers.get(provided, []) if other.package.name != name]
+                self._providers[provided] = [*others, offer]
+
+    def find(self, name: str, *, preferred: Container[str] = ()) -> Offer | None:
+        """The offer called `name`, else a provider of it: a preferred one first, else the first by name."""
+        if name in self._by_name:
+            return self._by_name[name]
+        providers = sorted(self._providers.get(name, []), key=lambda offer: offer.package.name)
+        chosen = [offer for offer in providers if offer.package.name in preferred] or providers
+        return chosen[0] if chosen else None
+
+    def dependents(self, name: str) -> list[Package]:
+        """Packages that depend on `name` directly, sorted by name."""
+        offers = (self._by_name[key] for key in sorted(self._by_name))
+        return [offer.package for offer in offers if name in offer.package.depends]
+
+    def packages(self) -> list[Package]:
+        """Every package on offer, sorted by name."""
+        return [self._by_name[name].package for name in sorted(self._by_name)]
+
+
+class Corrupt(Exception):
+    """A downloaded package file does not fit its index or cannot be read."""
+
+
+def unpack(offer: Offer, suffix: str) -> Content:
+    """Download and read a package file. Raises Unreachable, or Corrupt when hash or format are wrong."""
+    data = offer.location.fetch(offer.package.filename)
+    if hashlib.sha256(data).hexdigest() != offer.package.sha256:
+        raise Corrupt(f"sha256 mismatch of {offer.package.filename}")
+    try:
+        return read_package(data, suffix=suffix)
+    except (tarfile.TarError, OSError, KeyError, ValueError, TypeError, EOFError) as error:
+        raise Corrupt(f"cannot read {offer.package.filename}") from error

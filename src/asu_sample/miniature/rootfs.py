@@ -85,22 +85,18 @@ class Rootfs:
         for folder, subfolders, names in os.walk(files):
             relative = Path(folder).relative_to(files)
             for name in sorted((*subfolders, *names)):
-                self._copy(Path(folder) / name, self.path / relative / name)
-
-    def _copy(self, source: Path, target: Path) -> None:
-        replaces = target.is_symlink() or (target.is_dir() and not source.is_dir())
-        if source.is_symlink():
-            if target.exists() or target.is_symlink():
-                _remove(target)
-            target.symlink_to(source.readlink())
-            return
-        if replaces:
-            _remove(target)
-        if source.is_dir():
-            target.mkdir(exist_ok=True)
-            shutil.copymode(source, target)
-        elif source.is_file():
-            shutil.copy2(source, target)
+                source, target = Path(folder) / name, self.path / relative / name
+                if source.is_symlink():
+                    _remove(target)
+                    target.symlink_to(source.readlink())
+                    continue
+                if target.is_symlink() or (target.is_dir() and not source.is_dir()):
+                    _remove(target)
+                if source.is_dir():
+                    target.mkdir(exist_ok=True)
+                    shutil.copymode(source, target)
+                elif source.is_file():
+                    shutil.copy2(source, target)
 
     def run_postinst(self) -> None:
         """Run the post-install scripts in order of installation.
@@ -142,11 +138,6 @@ class Rootfs:
                 _remove(path)
         for path in (*self.path.rglob("*"), self.path):
             os.utime(path, (epoch, epoch), follow_symlinks=False)
-
-
-def report_postinst(failure: PostinstFailed) -> None:
-    """The line make prints for a failed script."""
-    err(f"postinst script {failure.script} has failed with exit code {failure.status}")
 
 
 def _remove(path: Path) -> None:

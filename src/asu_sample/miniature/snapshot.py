@@ -36,12 +36,38 @@ def _fetch(url: str) -> bytes:
     return data
 
 
-def _folder_url() -> str:
+def main() -> None:
+    """Fetch into the current directory. Raises SetupFailed."""
     host = os.environ.get("UPSTREAM_URL") or os.environ.get("FILE_HOST") or "https://downloads.openwrt.org"
     if "://" not in host:  # published containers name a bare host, which wget takes for plain HTTP
         host = f"http://{host}"
     version_path = os.environ.get("VERSION_PATH", "snapshots")
-    return f"{host.rstrip('/')}/{version_path}/targets/{os.environ.get('TARGET', 'x86/64')}"
+    folder = f"{host.rstrip('/')}/{version_path}/targets/{os.environ.get('TARGET', 'x86/64')}"
+    directory = Path.cwd()
+    keys = directory / "keys"
+    sums = _verified_sums(folder, keys)
+    pattern = os.environ.get("DOWNLOAD_FILE", "imagebuilder-.*x86_64.tar.[xz|zst]")
+    lines = [line for line in sums.splitlines() if re.search(pattern, line)]
+    if len(lines) != 1:
+        raise SetupFailed(f"{len(lines)} files match {pattern}")
+    digest, _, name = lines[0].partition(" *")
+    data = _fetch(f"{folder}/{name}")
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise SetupFailed(f"{name}: checksum mismatch")
+    shutil.rmtree(keys)  # one-shot, as upstream's script
+    path = directory / Path(name).name
+    path.write_bytes(data)
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                inner = member.name.partition("/")[2]
+                if not inner or ".." in Path(inner).parts or not (member.isreg() or member.isdir()):
+                    continue
+                member.name = inner
+                archive.extract(member, directory)
+    finally:
+        path.unlink()
+    print(f"{name}: OK")
 
 
 def _verified_sums(folder: str, keys: Path) -> str:
@@ -55,44 +81,6 @@ def _verified_sums(folder: str, keys: Path) -> str:
         if usign.verify(public, sums, signature):
             return sums.decode()
     raise SetupFailed(f"{folder}/sha256sums: no trusted key made its signature")
-
-
-def _archive(folder: str, sums: str) -> tuple[str, bytes]:
-    pattern = os.environ.get("DOWNLOAD_FILE", "imagebuilder-.*x86_64.tar.[xz|zst]")
-    lines = [line for line in sums.splitlines() if re.search(pattern, line)]
-    if len(lines) != 1:
-        raise SetupFailed(f"{len(lines)} files match {pattern}")
-    digest, _, name = lines[0].partition(" *")
-    data = _fetch(f"{folder}/{name}")
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise SetupFailed(f"{name}: checksum mismatch")
-    return name, data
-
-
-def _unpack(path: Path, directory: Path) -> None:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            inner = member.name.partition("/")[2]
-            if not inner or ".." in Path(inner).parts or not (member.isreg() or member.isdir()):
-                continue
-            member.name = inner
-            archive.extract(member, directory)
-
-
-def main() -> None:
-    """Fetch into the current directory. Raises SetupFailed."""
-    directory = Path.cwd()
-    folder = _folder_url()
-    keys = directory / "keys"
-    name, data = _archive(folder, _verified_sums(folder, keys))
-    shutil.rmtree(keys)  # one-shot, as upstream's script
-    path = directory / Path(name).name
-    path.write_bytes(data)
-    try:
-        _unpack(path, directory)
-    finally:
-        path.unlink()
-    print(f"{name}: OK")
 
 
 if __name__ == "__main__":

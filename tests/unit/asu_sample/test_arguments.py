@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_sample.running import make
+from sample_make import make
 
 pytestmark = pytest.mark.process
 

@@ -13,7 +13,7 @@ import pytest
 from asu_sample.distribution import Distribution, write_distribution
 from asu_sample.miniature import usign
 from asu_sample.miniature.packages import parse_paragraphs
-from asu_sample.running import make
+from sample_make import make
 from yardstick import yardstick
 
 pytestmark = pytest.mark.process

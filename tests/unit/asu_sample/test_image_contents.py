@@ -15,7 +15,7 @@ import pytest
 
 from asu_sample.miniature import usign
 from asu_sample.miniature.images import METADATA, SIGNATURE, SIGNATURE_LIMIT, last_chunk
-from asu_sample.running import Run, make, root_blob, split_trailers, unsquash
+from sample_make import Run, make, root_blob, split_trailers, unsquash
 
 pytestmark = pytest.mark.process
 

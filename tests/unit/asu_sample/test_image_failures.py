@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asu_sample.running import Run, make, root_blob
+from sample_make import Run, make, root_blob
 
 pytestmark = pytest.mark.process
 

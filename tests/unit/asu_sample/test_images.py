@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asu_sample.miniature.images import SIGNATURE, last_chunk
-from asu_sample.running import Run, make
+from sample_make import Run, make
 
 pytestmark = pytest.mark.process
 

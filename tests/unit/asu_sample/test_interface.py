@@ -10,7 +10,7 @@ import pytest
 
 from asu_sample.distribution import Distribution
 from asu_sample.miniature import MARKER
-from asu_sample.running import make
+from sample_make import make
 
 pytestmark = pytest.mark.process
 

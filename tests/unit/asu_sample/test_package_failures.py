@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_sample.running import Run, make
+from sample_make import Run, make
 
 pytestmark = pytest.mark.process
 

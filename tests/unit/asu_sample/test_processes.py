@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asu_sample.running import command, make
 from factories import sooner_than
+from sample_make import command, make
 
 pytestmark = pytest.mark.process
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from asu_sample.distribution import Distribution, write_distribution
-from asu_sample.running import Run, make
 from asu_sample.server import DownloadServer
+from sample_make import Run, make
 
 pytestmark = pytest.mark.process
 

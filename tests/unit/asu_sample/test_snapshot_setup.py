@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from asu_sample.distribution import Distribution, snapshot_builder
-from asu_sample.running import make
 from asu_sample.server import DownloadServer
+from sample_make import make
 
 pytestmark = pytest.mark.process
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .miniature.images import KERNEL_SIZE, last_chunk
+from asu_sample.miniature.images import KERNEL_SIZE, last_chunk
 
 
 @dataclass(frozen=True)
