@@ -31,7 +31,7 @@ from asu_builder.http.app import create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.fast_path import FastPath
 from asu_builder.http.parts import Parts
-from asu_builder.http.waiting import AdmitFetch
+from asu_builder.http.threads import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Statistics, Upstream
 from asu_builder.settings import LoadedSettings, Settings

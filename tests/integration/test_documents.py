@@ -259,7 +259,7 @@ def test_a_dead_upstream_takes_nothing_away_that_was_seen(house: House, overview
 def test_what_does_not_come_while_the_client_waits_is_503_and_there_later(
     house: House, overview: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 0.2)
+    monkeypatch.setattr("asu_builder.http.threads.FIRST_SECONDS", 0.2)
     house.server.hang("/releases/24.10.5/targets/")
     path = f"/api/v1/revision/{OPKG}/x86/64"
     answer = house.client.get(path)

@@ -95,7 +95,7 @@ def test_a_request_whose_documents_do_not_come_is_told_to_come_back_and_changes_
     house.server.hang(f"/releases/{APK}/targets/pico/nine/profiles.json")
     with house.opened() as client:
         assert client.get("/json/v1/overview.json").status == 200
-        monkeypatch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 0.1)
+        monkeypatch.setattr("asu_builder.http.threads.FIRST_SECONDS", 0.1)
         answer = client.post("/api/v1/build", a_body())
         assert (answer.status, answer.json["status"]) == (503, 503)
         assert int(answer.header("retry-after") or 0) >= 1
@@ -212,7 +212,7 @@ def test_different_questions_that_need_upstream_are_limited_and_the_same_one_is_
     ) as client:
         assert client.get("/json/v1/overview.json").status == 200
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 0.02)
+            patch.setattr("asu_builder.http.threads.FIRST_SECONDS", 0.02)
             for _ in range(10):
                 assert client.post("/api/v1/build", a_body(), peer="192.0.2.1").status == 503
             statuses = [

@@ -30,8 +30,7 @@ from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, resp
 from asu_builder.http.fast_path import FastPath, standing_headers
 from asu_builder.http.openapi import declared, describe, operation
 from asu_builder.http.parts import PageParts, Parts
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import Waiting
+from asu_builder.http.threads import Threads, Waiting
 from asu_builder.loading import Late
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT, NO_STORE, Headers, refuse_socket
 from asu_builder.http.errors import answer_error
-from asu_builder.http.waiting import WAITS_FOR, Waiting
+from asu_builder.http.threads import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 
 BUILD = "/api/v1/build"

@@ -19,8 +19,7 @@ from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.metrics import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import AdmitFetch, Waiting
+from asu_builder.http.threads import AdmitFetch, Threads, Waiting
 from asu_builder.ports import Statistics, Store
 from asu_builder.settings import Settings
 

@@ -1,12 +1,25 @@
-"""Threads for everything that touches the services, so that the event loop never waits for a disk."""
+"""How the event loop waits: for threads, for equal calls of others, for documents of upstream.
+
+Everything that touches the services runs in threads, so that the event loop never waits for a disk.
+"""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
+
+from starlette.requests import ClientDisconnect
+
+from asu_builder.domain.access import Caller
+from asu_builder.domain.errors import AsuError, TooManyRequests
+from asu_builder.domain.reading import FIRST_SECONDS, Reading
+from asu_builder.http.door import Client
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -123,3 +136,144 @@ class SingleFlight(Generic[T]):
         # Looked at even when every caller has gone, or asyncio complains about an error it saw no one read.
         if not task.cancelled():
             task.exception()
+
+
+SHORT_SECONDS = 2.0
+"""For what is nice to have beside an answer that stands without it."""
+AdmitFetch = Callable[[str, str], TooManyRequests | None]
+"""Counts one more try that needs upstream, by caller and by what is asked, or says why not."""
+WAITS_FOR: ContextVar[Client | None] = ContextVar("waits_for", default=None)
+"""The client of the request that is being answered, where the server tells."""
+
+
+@contextlib.contextmanager
+def while_client_stays() -> Iterator[None]:
+    """Raises `ClientDisconnect` when the client of this request goes away meanwhile."""
+    client, task = WAITS_FOR.get(), asyncio.current_task()
+    if client is None or task is None:
+        yield
+        return
+    if client.gone:
+        raise ClientDisconnect
+    before, left = task.cancelling(), False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        task.cancel()
+
+    client.on_gone.add(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task.uncancel() <= before:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        client.on_gone.discard(leave)
+
+
+class Waiting:
+    """Makes answers that are read from documents of upstream; lives on the event loop."""
+
+    def __init__(self, threads: Threads, *, admit: AdmitFetch) -> None:
+        self._threads = threads
+        self._admit = admit
+        self._waiting: set[asyncio.Event] = set()
+        self._fetches: dict[Future[Any], set[Callable[[], None]]] = {}
+        """Who is called when one ends; a waiter that leaves takes its callback along."""
+        self._stopped = False
+
+    def reading(self, caller: Caller, what: str, *, patience: float | None = None) -> Reading:
+        """A reading for this caller. `what` is the same for the same question."""
+        patience = FIRST_SECONDS if patience is None else patience
+        if caller.token or caller.many:
+            return Reading(caller.name, patience=patience)
+        return Reading(
+            caller.name, admit=functools.partial(self._admit, caller.name, what), patience=patience
+        )
+
+    async def run(self, reading: Reading, call: Callable[..., T], *arguments: object) -> T:
+        """What `call` returns or raises, in a thread, when no document is lacking."""
+
+        def within() -> T:
+            with reading.active():
+                return call(*arguments)
+
+        return await self.until_whole(reading, lambda: self._threads.run(within))
+
+    async def ask(
+        self,
+        caller: Caller,
+        what: str,
+        call: Callable[..., T],
+        *arguments: object,
+        patience: float | None = None,
+    ) -> T:
+        """The same with a new reading. Raises `ClientDisconnect` when the client goes away."""
+        with while_client_stays():
+            return await self.run(self.reading(caller, what, patience=patience), call, *arguments)
+
+    async def until_whole(self, reading: Reading, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of the attempt at which no document was lacking, or its error."""
+        while True:
+            reading.begin_round()
+            try:
+                result = await attempt()
+            except AsuError:
+                if not reading.lacks:
+                    raise
+            else:
+                if not reading.lacks:
+                    return result
+            for fetches, until in reading.waits:
+                await self._ended(fetches, until)
+            if self._stopped:
+                reading.give_up()
+
+    def stop(self) -> None:
+        """Waits for nothing any more: the server ends."""
+        self._stopped = True
+        for event in self._waiting:
+            event.set()
+
+    async def _ended(self, noted: Iterable["Future[Any]"], until: float) -> None:
+        """Returns when all have ended, or at this time."""
+        fetches = frozenset(noted)  # a document that is read twice is noted twice
+        if not fetches or self._stopped:
+            return
+        ready = asyncio.Event()
+        left = len(fetches)
+
+        def one_less() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                ready.set()
+
+        for fetch in fetches:
+            if fetch in self._fetches:
+                self._fetches[fetch].add(one_less)
+            else:
+                self._fetches[fetch] = {one_less}
+                fetch.add_done_callback(functools.partial(self._tell, asyncio.get_running_loop()))
+        self._waiting.add(ready)
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await ready.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(ready)
+            for fetch in fetches:
+                self._fetches.get(fetch, set()).discard(one_less)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, fetch: "Future[Any]") -> None:
+        """In the fetch's thread: it has ended."""
+
+        def tell() -> None:
+            for listener in tuple(self._fetches.pop(fetch)):
+                listener()
+
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(tell)

@@ -94,7 +94,7 @@ _QUESTIONS = (
 @pytest.fixture
 def document(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> _Hanging:
     """What all of them wait for, and would for ten minutes."""
-    monkeypatch.setattr("asu_builder.http.waiting.FIRST_SECONDS", 600.0)
+    monkeypatch.setattr("asu_builder.http.threads.FIRST_SECONDS", 600.0)
     document = _Hanging()
     scene.tokens = (Token("test", digest_of("secret")),)
     scene.upstream, scene.builds = _HangingUpstream(document), _HangingBuilds(document)

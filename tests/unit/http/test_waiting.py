@@ -12,10 +12,9 @@ from starlette.requests import ClientDisconnect
 from asu_builder.domain.access import Caller, Token
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.reading import DocumentState, Reading, current_reading
-from asu_builder.http.cache import Rendered
+from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.door import Client
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import WAITS_FOR, AdmitFetch, MadeAnswers, Waiting
+from asu_builder.http.threads import WAITS_FOR, AdmitFetch, Threads, Waiting
 
 ASKER = Caller("192.0.2.1")
 

@@ -30,8 +30,7 @@ from asu_builder.http.cache import LruByteCache
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation
-from asu_builder.http.threads import Batcher, SingleFlight, Threads
-from asu_builder.http.waiting import Waiting, while_client_stays
+from asu_builder.http.threads import Batcher, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Statistics
 

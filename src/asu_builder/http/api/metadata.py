@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem, RenderedResponse
-from asu_builder.http.cache import Rendered
+from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_REVISION, operation, says
-from asu_builder.http.waiting import MadeAnswers, Waiting
+from asu_builder.http.threads import Waiting
 from asu_builder.settings import Settings
 
 _REPOSITORIES = ["https://downloads.openwrt.org/"]

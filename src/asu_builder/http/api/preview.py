@@ -19,8 +19,7 @@ from asu_builder.http.api.wire import (
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says
-from asu_builder.http.threads import Threads
-from asu_builder.http.waiting import Waiting
+from asu_builder.http.threads import Threads, Waiting
 
 
 class UnknownPackageDocument(msgspec.Struct):

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem, RenderedResponse
-from asu_builder.http.cache import Rendered
+from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import number, operation, says
-from asu_builder.http.waiting import MadeAnswers, Waiting
+from asu_builder.http.threads import Waiting
 
 _Version = Annotated[str, says("The version", "24.10.4")]
 _Target = Annotated[str, says("Target and subtarget", "ath79/generic")]

@@ -33,7 +33,7 @@ from asu_builder.http.pages.words import (
     standing,
 )
 from asu_builder.http.parts import PageParts
-from asu_builder.http.waiting import SHORT_SECONDS
+from asu_builder.http.threads import SHORT_SECONDS
 
 _OUT = "/builder/images"
 _CONTAINER = "asu-again"

@@ -16,7 +16,7 @@ from asu_builder.domain.job import RecordedFailure
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.parts import PageParts
-from asu_builder.http.waiting import SHORT_SECONDS
+from asu_builder.http.threads import SHORT_SECONDS
 
 _ERRORS = 8
 _DAYS = 7
