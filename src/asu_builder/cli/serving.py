@@ -113,7 +113,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[obj
 
 def _explained(host: str, port: int, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
-        from asu_builder.doctor.files import described, listener
+        from asu_builder.doctor.installation import described, listener
 
         holder = listener(port)
         free = _free_neighbour(host, port)

@@ -1,15 +1,16 @@
 """Where builds run: the container engine, its rootless set-up, images and network, or the local runtime."""
 
-import http.client
+import contextlib
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask, get_json
+from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.domain.release import parse_release
 from asu_builder.engines.local.sandbox import bubblewrap_works
@@ -28,7 +29,10 @@ def check_engine(scene: Scene) -> CheckResult:
     tried = "; ".join(answer.sentence for answer in scene.sockets())
     chosen = scene.socket
     if chosen is None:
-        return error(f"Podman's socket was not found: {tried}.", _how_to_find(scene))
+        remedy = _how_to_start(scene)
+        if scene.settings.container_socket_path and shutil.which("podman"):
+            remedy = what_helps(scene.candidates[0], environment=scene.environment)
+        return error(f"Podman's socket was not found: {tried}.", remedy)
     if chosen.problem:
         return error(f"The socket that would be used does not work: {tried}.", _remedy(scene, chosen))
     if int(chosen.detail.partition(".")[0] or 0) < _OLDEST:
@@ -55,12 +59,6 @@ def _remedy(scene: Scene, chosen: SocketAnswer) -> str:
     if chosen.path == scene.candidates[0] and not systemctl_option(chosen.path):
         return f"Let {scene.user} in, as root: {door}   (asu-builder install-service makes that last)"
     return f"Use {scene.user}'s own Podman: {_how_to_start(scene)}   (or let this user in: {door})"
-
-
-def _how_to_find(scene: Scene) -> str:
-    if not scene.settings.container_socket_path or shutil.which("podman") is None:
-        return _how_to_start(scene)
-    return what_helps(scene.candidates[0], environment=scene.environment)
 
 
 def _how_to_start(scene: Scene) -> str:
@@ -131,7 +129,16 @@ def check_subordinate_ids(scene: Scene) -> CheckResult:
         return result
     if _CONTAINER.exists() and shutil.which("podman") is None:
         return ok("Podman runs outside this container, with its own ids.")
-    lacking = [path for path in ("/etc/subuid", "/etc/subgid") if _granted(Path(path), scene.user) < _ENOUGH]
+    lacking = []
+    for path in ("/etc/subuid", "/etc/subgid"):
+        granted = 0
+        with contextlib.suppress(OSError):
+            for line in Path(path).read_text().splitlines():
+                entry = re.fullmatch(r"([^:]*):.*:(\d+)", line.strip())
+                if entry and entry[1] in (scene.user, str(os.geteuid())):
+                    granted += int(entry[2])
+        if granted < _ENOUGH:
+            lacking.append(path)
     if not lacking:
         return ok(f"User {scene.user} has subordinate ids.")
     return error(
@@ -140,15 +147,6 @@ def check_subordinate_ids(scene: Scene) -> CheckResult:
         f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {scene.user}   (as root; then as "
         f"{scene.user}: podman system migrate)",
     )
-
-
-def _granted(path: Path, user: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    entries = (re.fullmatch(r"([^:]*):.*:(\d+)", line.strip()) for line in lines)
-    return sum(int(entry[2]) for entry in entries if entry and entry[1] in (user, str(os.geteuid())))
 
 
 def check_lingering(scene: Scene) -> CheckResult:
@@ -186,11 +184,10 @@ def check_control_groups(scene: Scene) -> CheckResult:
 
 
 _ACCEPT = ", ".join(
-    (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
+    f"application/vnd.{kind}+json"
+    for kind in (
+        *("oci.image.index.v1", "oci.image.manifest.v1"),
+        *("docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2"),
     )
 )
 _COMMON_TARGET = "x86/64"
@@ -198,12 +195,7 @@ _LOCAL = "localhost/"
 _NONE_NEEDED = "ImageBuilders lie on this machine; no registry is asked."
 
 
-class _Token(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
-
-
-_TOKEN = msgspec.json.Decoder(_Token)
+_TOKEN = msgspec.json.Decoder(dict[str, Any])
 
 
 def check_registry(scene: Scene) -> CheckResult:
@@ -246,14 +238,10 @@ def check_image(scene: Scene) -> CheckResult:
         )
     target = _COMMON_TARGET if _COMMON_TARGET in targets else min(targets, default=_COMMON_TARGET)
     reference = image_reference(scene.settings, release, target)
-    if _is_here(scene, reference):
+    if scene.ask_engine(f"/v4.0.0/libpod/images/{quote(reference, safe='')}/exists")[0] == 204:
         return ok(f"{reference} is here.")
     if reference.startswith(_LOCAL):
         return error(f"{reference} is not here, and no registry has it.", f"podman load or tag {reference}")
-    return _ask_for(reference)
-
-
-def _ask_for(reference: str) -> CheckResult:
     remedy = (
         f"podman pull {reference}   (its answer says more; see imagebuilder_registry, imagebuilder_image)"
     )
@@ -283,7 +271,7 @@ def _allowed(refused: Response) -> dict[str, str]:
         found = _TOKEN.decode(response.body)
     except msgspec.MsgspecError:
         return {}
-    return {"Authorization": f"Bearer {found.token or found.access_token}"}
+    return {"Authorization": f"Bearer {found.get('token') or found.get('access_token', '')}"}
 
 
 def _host(reference: str) -> str:
@@ -302,17 +290,6 @@ def _speaks_plainly(host: str) -> bool:
         return False
 
 
-def _is_here(scene: Scene, reference: str) -> bool:
-    engine = scene.engine
-    if engine is None:
-        return False
-    try:
-        status, _ = get_json(engine.path, f"/v4.0.0/libpod/images/{quote(reference, safe='')}/exists")
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    return status == 204
-
-
 def check_network(scene: Scene) -> CheckResult:
     """Whether builds can reach the repositories that packages come from."""
     network = scene.settings.build_network
@@ -320,13 +297,9 @@ def check_network(scene: Scene) -> CheckResult:
         return ok("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
     if scene.is_local:
         return ok("Builds use this machine's network.")
-    if (engine := scene.engine) is None:
+    if scene.engine is None:
         return warning("The build network was not looked at.", "See to the container engine first (engine).")
-    status: int | str
-    try:
-        status, found = get_json(engine.path, f"/v4.0.0/libpod/networks/{quote(network)}/json")
-    except (OSError, http.client.HTTPException, ValueError) as failure:
-        status, found = type(failure).__name__, None
+    status, found = scene.ask_engine(f"/v4.0.0/libpod/networks/{quote(network)}/json")
     details = found[0] if isinstance(found, list) and found else found
     if status != 404 and not isinstance(details, dict):
         return error(f"The engine does not tell of its network {network} ({status}).", "podman network ls")

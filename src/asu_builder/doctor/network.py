@@ -1,15 +1,15 @@
 """What is reached over the network: download server, package rules, the service as its clients meet it."""
 
+import contextlib
 import errno
 import json
 import socket
-from contextlib import closing
 from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
 from asu_builder.app.adapters import open_package_changes
-from asu_builder.doctor.files import described, listener
+from asu_builder.doctor.installation import described, listener
 from asu_builder.doctor.scene import Response, Scene, Unanswered, ask
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.package_rules import RemotePackageChanges
@@ -50,7 +50,7 @@ def check_release(scene: Scene) -> CheckResult:
 def check_rules(scene: Scene) -> CheckResult:
     """Whether the package rules can be read, from wherever they come."""
     settings = scene.settings
-    with closing(open_package_changes(settings)) as changes:
+    with contextlib.closing(open_package_changes(settings)) as changes:
         if isinstance(changes, RemotePackageChanges):
             changes.refresh()
         result = changes.check()
@@ -223,39 +223,29 @@ def check_proxy(scene: Scene) -> CheckResult:
     proxy = response.one("server") or response.one("via") or default
     if not proxy:
         return ok(f"{url} leads to the service, which counts this machine as {caller}.")
-    return _judge_proxy(scene, proxy, caller)
-
-
-def _judge_proxy(scene: Scene, proxy: str, caller: str) -> CheckResult:
-    """A trusted proxy that names no client makes the service count us by the proxy's own address."""
-    trusted = scene.settings.trusted_proxies
     if not trusted:
         return error(
-            f"{scene.url} leads through a proxy ({proxy}) that is not trusted to name clients, so all "
-            f"clients count as one ({caller}) and are limited together.",
+            f"{url} leads through a proxy ({proxy}) that is not trusted to name clients, so all clients "
+            f"count as one ({caller}) and are limited together.",
             f"trusted_proxies: [{caller or '127.0.0.1'}]",
         )
     try:
         is_proxy = any(ip_address(caller) in ip_network(one) for one in trusted)
     except ValueError:  # a household of IPv6
         is_proxy = False
-    if is_proxy and not _is_this_machine(scene.url, caller):
+    # A trusted proxy that names no client makes the service count us by the proxy's own address. If we call
+    # from that address, the proxy may well have named it.
+    if is_proxy:
+        parts = urlsplit(url)
+        address = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(address, timeout=_CONNECT_SECONDS) as probe,
+        ):
+            is_proxy = str(probe.getsockname()[0]) != caller
+    if is_proxy:
         return error(
-            f"{scene.url} leads through a proxy ({proxy}) that does not name clients, so they count as "
-            f"{caller}.",
+            f"{url} leads through a proxy ({proxy}) that does not name clients, so they count as {caller}.",
             "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
         )
     return ok(f"The proxy ({proxy}) is trusted to name clients; this machine counts as {caller}.")
-
-
-def _is_this_machine(url: str, address: str) -> bool:
-    """Whether we call from that address, so that a proxy may well have named it."""
-    parts = urlsplit(url)
-    port = 443 if parts.scheme == "https" else 80
-    try:
-        with socket.create_connection(
-            (parts.hostname or "", parts.port or port), timeout=_CONNECT_SECONDS
-        ) as probe:
-            return str(probe.getsockname()[0]) == address
-    except OSError:
-        return False

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder import __version__
-from asu_builder.doctor import engine, files, machine, network
+from asu_builder.doctor import engine, installation, network
 from asu_builder.doctor.scene import Scene
 from asu_builder.domain.health import CheckResult, error
 from asu_builder.settings import LoadedSettings
@@ -38,15 +38,21 @@ _DISK_HANGS = "A disk or network mount does not answer: see dmesg | tail and mou
 _NETWORK_HANGS = "See whether names are resolved and answers come: getent hosts HOST; curl -I URL"
 
 CHECKS = (
-    Check("python", MACHINE, machine.check_python),
-    Check("sqlite", MACHINE, machine.check_sqlite),
-    Check("clock", MACHINE, machine.check_clock, 12.0, quick=True),
-    Check("user", MACHINE, machine.check_user, remedy=_DISK_HANGS),
-    Check("settings", INSTALLATION, machine.check_settings),
-    Check("database_directory", INSTALLATION, files.check_database_directory, remedy=_DISK_HANGS, quick=True),
-    Check("store", INSTALLATION, files.check_store, remedy=_DISK_HANGS, quick=True),
-    Check("disk", INSTALLATION, files.check_disk, remedy=_DISK_HANGS, quick=True),
-    Check("database", INSTALLATION, files.check_database, remedy=_DISK_HANGS),
+    Check("python", MACHINE, installation.check_python),
+    Check("sqlite", MACHINE, installation.check_sqlite),
+    Check("clock", MACHINE, installation.check_clock, 12.0, quick=True),
+    Check("user", MACHINE, installation.check_user, remedy=_DISK_HANGS),
+    Check("settings", INSTALLATION, installation.check_settings),
+    Check(
+        "database_directory",
+        INSTALLATION,
+        installation.check_database_directory,
+        remedy=_DISK_HANGS,
+        quick=True,
+    ),
+    Check("store", INSTALLATION, installation.check_store, remedy=_DISK_HANGS, quick=True),
+    Check("disk", INSTALLATION, installation.check_disk, remedy=_DISK_HANGS, quick=True),
+    Check("database", INSTALLATION, installation.check_database, remedy=_DISK_HANGS),
     Check("engine", ENGINE, engine.check_engine, 16.0, quick=True),
     Check("subordinate_ids", ENGINE, engine.check_subordinate_ids, 16.0, quick=True),
     Check("lingering", ENGINE, engine.check_lingering, 16.0, quick=True),
@@ -68,20 +74,9 @@ NAMES = (*(check.name for check in CHECKS), SAMPLE_BUILD)
 def examine(scene: Scene, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
     """The result of each check, in their order, as soon as it and those before it have ended."""
     began = monotonic()
-    running = [(check, _start(check, scene)) for check in checks]
-    for check, future in running:
-        try:
-            result = future.result(max(0.0, began + check.seconds - monotonic()))
-        except TimeoutError:
-            result = error(f"No answer within {check.seconds:.0f} seconds.", check.remedy)
-        yield replace(result, name=check.name, group=check.group)
+    futures: list[Future[CheckResult]] = [Future() for _ in checks]
 
-
-def _start(check: Check, scene: Scene) -> Future[CheckResult]:
-    """Runs it in a thread that the end of the program does not wait for."""
-    future: Future[CheckResult] = Future()
-
-    def run() -> None:
+    def run(check: Check, future: Future[CheckResult]) -> None:
         try:
             result = check.run(scene)
         except Exception as failure:  # noqa: BLE001 - a check that breaks must not hide the others
@@ -92,8 +87,15 @@ def _start(check: Check, scene: Scene) -> Future[CheckResult]:
             )
         future.set_result(result)
 
-    threading.Thread(target=run, name=f"doctor-{check.name}", daemon=True).start()
-    return future
+    for check, future in zip(checks, futures, strict=True):
+        # The end of the program does not wait for these threads.
+        threading.Thread(target=run, args=(check, future), name=f"doctor-{check.name}", daemon=True).start()
+    for check, future in zip(checks, futures, strict=True):
+        try:
+            result = future.result(max(0.0, began + check.seconds - monotonic()))
+        except TimeoutError:
+            result = error(f"No answer within {check.seconds:.0f} seconds.", check.remedy)
+        yield replace(result, name=check.name, group=check.group)
 
 
 def is_healthy(results: Iterable[CheckResult]) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from asu_builder.demo import TARGET, VERSION, build_sample, sample_service
 from asu_builder.doctor.report import BUILD, SAMPLE_BUILD, Check, examine
 from asu_builder.doctor.scene import Scene
@@ -29,51 +31,40 @@ _LAST_LINES = 3
 
 def try_building(scene: Scene, results: Sequence[CheckResult]) -> CheckResult:
     """The result of the build; it does not begin where the engine does not work."""
-
-    def run(_: Scene) -> CheckResult:
-        by_name = {result.name: result for result in results}
-        if by_name["engine"].status == "error":
-            return warning("Nothing was built, since nothing can be.", "See to the engine first (engine).")
-        return _build(scene)
-
-    check = Check(SAMPLE_BUILD, BUILD, run, _SECONDS, "See what the engine does: podman ps; podman logs NAME")
-    return next(examine(scene, (check,)))
+    if any(result.name == "engine" and result.status == "error" for result in results):
+        found = warning("Nothing was built, since nothing can be.", "See to the engine first (engine).")
+        return replace(found, name=SAMPLE_BUILD, group=BUILD)
+    remedy = "See what the engine does: podman ps; podman logs NAME"
+    return next(examine(scene, (Check(SAMPLE_BUILD, BUILD, _build, _SECONDS, remedy),)))
 
 
 def _build(scene: Scene) -> CheckResult:
+    """One image of the sample, by a service that is started for it."""
     said: list[str] = []
     began = monotonic()
+    runtime = "the local runtime" if scene.is_local else "a container"
     try:
-        succeeded = _succeeds(scene, said)
+        with tempfile.TemporaryDirectory(prefix="asu-doctor-") as folder, contextlib.ExitStack() as running:
+            root = Path(folder)
+            distribution = write_distribution(root / "sample")
+            upstream = running.enter_context(DownloadServer(distribution.downloads))
+            settings = running.enter_context(_runtime(scene, distribution))
+            settings |= {"ASU_UPSTREAM_URL": upstream.url, "ASU_BUILD_NETWORK": "none", "ASU_DISK_FLOOR": "0"}
+            log = running.enter_context((root / "log").open("wb"))
+            address, service = running.enter_context(sample_service(settings, root, log=log, port=0))
+            if build_sample(address, service, root, say=said.append):
+                seconds = monotonic() - began
+                return ok(f"One image of the sample was built in {runtime} and verified in {seconds:.0f} s.")
+            if service.poll() is not None:
+                said.append((root / "log").read_text(errors="replace"))
     except Exception as failure:  # noqa: BLE001 - any failure is the result
         said.append(f"{type(failure).__name__}: {failure}")
-        succeeded = False
-    runtime = "the local runtime" if scene.is_local else "a container"
-    if succeeded:
-        return ok(
-            f"One image of the sample was built in {runtime} and verified in {monotonic() - began:.0f} s.",
-        )
     lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
     last = " / ".join(lines[-_LAST_LINES:])[:600]
     return error(
         f"The sample was not built in {runtime}: {last}",
         "See each step of it: asu-builder demo   (docs/errors.md explains reasons)",
     )
-
-
-def _succeeds(scene: Scene, said: list[str]) -> bool:
-    with tempfile.TemporaryDirectory(prefix="asu-doctor-") as folder, contextlib.ExitStack() as running:
-        root = Path(folder)
-        distribution = write_distribution(root / "sample")
-        upstream = running.enter_context(DownloadServer(distribution.downloads))
-        settings = running.enter_context(_runtime(scene, distribution))
-        settings |= {"ASU_UPSTREAM_URL": upstream.url, "ASU_BUILD_NETWORK": "none", "ASU_DISK_FLOOR": "0"}
-        log = running.enter_context((root / "log").open("wb"))
-        address, service = running.enter_context(sample_service(settings, root, log=log, port=0))
-        succeeded = build_sample(address, service, root, say=said.append)
-        if service.poll() is not None:
-            said.append((root / "log").read_text(errors="replace"))
-        return succeeded
 
 
 @contextlib.contextmanager

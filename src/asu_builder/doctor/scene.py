@@ -74,7 +74,14 @@ def ask(
             found = tuple((name.lower(), value) for name, value in answer.headers.iteritems())
             answer.release_conn()
     except (HTTPError, OSError) as error:
-        raise Unanswered(_reason(error)) from error
+        # What the error at the bottom of the chain says.
+        chain = list(causes(error))
+        bottom = next((link for link in reversed(chain) if isinstance(link, OSError)), chain[-1])
+        text = getattr(bottom, "strerror", None) or str(bottom)
+        reason = " ".join(text.split())[:200].rstrip(".")
+        if any(isinstance(link, TimeoutError) for link in chain):
+            reason = f"no answer within {TIMEOUT_SECONDS:.0f} seconds"
+        raise Unanswered(reason) from error
     return Response(answer.status, found, body)
 
 
@@ -84,16 +91,6 @@ def fetch(url: str) -> Response:
     if response.status != 200:
         raise Unanswered(f"{url} is answered {response.status}")
     return response
-
-
-def _reason(error: BaseException) -> str:
-    """What the error at the bottom of the chain says."""
-    chain = list(causes(error))
-    if any(isinstance(link, TimeoutError) for link in chain):
-        return f"no answer within {TIMEOUT_SECONDS:.0f} seconds"
-    bottom = next((link for link in reversed(chain) if isinstance(link, OSError)), chain[-1])
-    text = getattr(bottom, "strerror", None) or str(bottom)
-    return " ".join(text.split())[:200].rstrip(".")
 
 
 class SocketAnswer(Struct, frozen=True):
@@ -213,6 +210,16 @@ class Scene:
         """The same where it answers as Podman."""
         found = self.socket
         return found if found is not None and not found.problem else None
+
+    def ask_engine(self, target: str) -> tuple[int | str, Any]:
+        """The status and the document that a working engine answers; an error's name is a status too."""
+        engine = self.engine
+        if engine is None:
+            return "no engine", None
+        try:
+            return get_json(engine.path, target)
+        except (OSError, http.client.HTTPException, ValueError) as failure:
+            return type(failure).__name__, None
 
     def _newest_targets(self) -> tuple[Release, Mapping[str, str]]:
         """The newest stable version and its targets. Raises like `fetch`, and `ValueError`."""

@@ -14,9 +14,8 @@ from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.errors import answer_error, sentence_of, status_of
 from asu_builder.http.pages.build_form import BuildForm
 from asu_builder.http.pages.build_page import BuildPage
-from asu_builder.http.pages.configuration import ConfigurationPage
 from asu_builder.http.pages.interface import interface_body
-from asu_builder.http.pages.overview import Overview
+from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
 from asu_builder.http.pages.rendering import Rendering, StaticFiles
 from asu_builder.http.pages.session import Sessions
@@ -96,10 +95,14 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
     if answer.status == 500:
         raise error
     sentence, heading = sentence_of(error, details=caller.may(Right.READ)), status_of(error)[1].capitalize()
-    needs_token = isinstance(error, NotAuthenticated)
-    first_visit = needs_token and request.scope["path"] != "/session"
+    path, needs_token = request.scope["path"], isinstance(error, NotAuthenticated)
+    first_visit = needs_token and path != "/session"
     if first_visit:
         sentence = "This page is for operators. Sign in with a token."
+    # Of a form the page that shows it.
+    back = (
+        path if request.method in ("GET", "HEAD") else getattr(request.state, "page", _PAGE_OF.get(path, "/"))
+    )
     response = rendering.page(
         "error.html",
         request,
@@ -107,17 +110,10 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
         status=answer.status,
         heading="Sign in" if needs_token else heading,
         sentence=sentence,
-        back=_page_of(request),
+        back=back,
         ask_for_token=needs_token,
         first_visit=first_visit,
         reloads=_reloads(request, answer.status),
     )
     response.raw_headers.extend(answer.headers)
     return response
-
-
-def _page_of(request: Request) -> str:
-    """The page to go back to: of a form the page that shows it."""
-    if request.method in ("GET", "HEAD"):
-        return str(request.scope["path"])
-    return str(getattr(request.state, "page", _PAGE_OF.get(request.scope["path"], "/")))

@@ -61,6 +61,15 @@ class Fields(Struct, frozen=True):
 
     def body(self, client: str) -> bytes:
         """The same request as a program would send it. Raises `RequestMalformed`."""
+        repositories = {}
+        for line in self.repositories.splitlines():
+            words = line.split()
+            if len(words) not in (0, 2):
+                raise RequestMalformed(
+                    "repositories: expected a name and an address on each line", field="repositories"
+                )
+            if words:
+                repositories[words[0]] = words[1]
         return msgspec.json.encode(
             {
                 **{name: value for name, value in msgspec.structs.asdict(self).items() if value},
@@ -69,7 +78,7 @@ class Fields(Struct, frozen=True):
                 "rootfs_size_mb": self.rootfs_size_mb.strip(),
                 # Forms send CRLF; a shell script needs LF.
                 "defaults": self.defaults.replace("\r\n", "\n"),
-                "repositories": _repositories(self.repositories),
+                "repositories": repositories,
                 "repository_keys": [
                     key.strip()
                     for key in _BLANK_LINES.split(self.repository_keys.replace("\r\n", "\n"))
@@ -131,19 +140,6 @@ def field_of(error: AsuError) -> str:
     field = error.field if isinstance(error, RequestRejected) else ""
     field = _SHOWN_AS.get(field, field)
     return field if field in Fields.__struct_fields__ else ""
-
-
-def _repositories(text: str) -> dict[str, str]:
-    found = {}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) not in (0, 2):
-            raise RequestMalformed(
-                "repositories: expected a name and an address on each line", field="repositories"
-            )
-        if words:
-            found[words[0]] = words[1]
-    return found
 
 
 _SHOWN = 50
@@ -213,7 +209,14 @@ class BuildForm:
             except AsuError as error:
                 return await self._again(request, caller, fields, refusal=_refusal(error))
             return see_build(request, answer.body)
-        previewed = await self._preview(caller, fields)
+        parts = self._parts
+        refused = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
+        try:
+            if refused is not None:
+                raise refused
+            previewed = await parts.waiting.ask(caller, _what(fields), self._look, fields)
+        except AsuError as error:
+            previewed = _Previewed(refusal=error)
         if does == "preview":
             part = self._rendering.text("build_preview.html", path="", caller=caller, previewed=previewed)
             return self._rendering.answer(part)
@@ -236,16 +239,6 @@ class BuildForm:
                 request, caller, fields, refusal=refusal or _refusal(error), sent=fields
             )
         return await self._form(request, caller, fields, device=device, refusal=refusal, previewed=previewed)
-
-    async def _preview(self, caller: Caller, fields: Fields) -> _Previewed:
-        parts = self._parts
-        too_many = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
-        if too_many is not None:
-            return _Previewed(refusal=too_many)
-        try:
-            return await parts.waiting.ask(caller, _what(fields), self._look, fields)
-        except AsuError as error:
-            return _Previewed(refusal=error)
 
     def _look(self, fields: Fields) -> _Previewed:
         request, _ = parse_request(fields.body(self._parts.client))

@@ -1,5 +1,6 @@
 """The page of one build: its progress, its outcome, and the command that repeats it elsewhere."""
 
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -75,10 +76,6 @@ def reproduce(
     run = " \\\n  ".join(lines)
     # No shared folder: its owner would have to be the user in the container.
     command = f"{run} &&\n  podman cp {_CONTAINER}:{_OUT} .\npodman rm {_CONTAINER}"
-    return Reproduction(command, tuple(_left_out(request, release)))
-
-
-def _left_out(request: BuildRequest, release: Release) -> list[str]:
     sentences = []
     if request.defaults:
         sentences.append(
@@ -95,7 +92,7 @@ def _left_out(request: BuildRequest, release: Release) -> list[str]:
         sentences.append("The keys of these repositories: put them into `keys/` of the ImageBuilder.")
     if release.moving:
         sentences.append("The revision: a snapshot moves, so the same command builds other sources tomorrow.")
-    return sentences
+    return Reproduction(command, tuple(sentences))
 
 
 class PrintedLines(Struct, frozen=True):
@@ -178,11 +175,21 @@ class BuildPage:
 
     def _gather(self, view: BuildView, manifest_search: str) -> Mapping[str, Any]:
         job, outcome = view.job, view.job.outcome
+        request = job.request
         result = outcome if isinstance(outcome, BuildResult) else None
+        failure = outcome if isinstance(outcome, BuildFailure) else None
+        title = request.profile
+        with contextlib.suppress(AsuError):
+            title = self._parts.search.device(request.version, request.target, request.profile).title
+        retry_at: datetime | None = None
+        if failure and failure.side is not Side.USER and job.finished_at:
+            # When the same request may start a new build.
+            at = job.finished_at + COOL_DOWN
+            retry_at = at if at > datetime.now(UTC) else None
         return {
             "job": job,
             "request_hash": job.request_hash,
-            "headline": headline(job, self._title(job)),
+            "headline": headline(job, title),
             "standing": standing(view),
             "stages": stages(job),
             "stage_words": dict(STAGES),
@@ -197,20 +204,13 @@ class BuildPage:
                 if all(word in name.casefold() for word in manifest_search.casefold().split())
             },
             "manifest_search": manifest_search[:64],
-            "failure": outcome if isinstance(outcome, BuildFailure) else None,
+            "failure": failure,
             "advice": self._advice(job),
-            "retry_at": self._retry_at(job),
-            "repositories": {name: plain_address(url) for name, url in job.request.repositories.items()},
-            "form_link": link_to(job.request),
-            "not_linked": not_linked(job.request),
+            "retry_at": retry_at,
+            "repositories": {name: plain_address(url) for name, url in request.repositories.items()},
+            "form_link": link_to(request),
+            "not_linked": not_linked(request),
         }
-
-    def _title(self, job: Job) -> str:
-        request = job.request
-        try:
-            return self._parts.search.device(request.version, request.target, request.profile).title
-        except AsuError:
-            return request.profile
 
     def _reproduction(self, job: Job, result: BuildResult) -> Reproduction | None:
         try:
@@ -229,28 +229,13 @@ class BuildPage:
     def _advice(self, job: Job) -> Advice | None:
         if job.state is JobState.CANCELLED:
             return corrections.advise_cancelled(job.request)
-        if isinstance(job.outcome, BuildFailure):
-            return corrections.advise(job.request, job.outcome, self._context(job))
-        return None
-
-    def _context(self, job: Job) -> Context:
-        largest = self._parts.settings.max_custom_rootfs_size_mb
-        if job.reason not in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
-            return Context(max_rootfs_size_mb=largest)
-        try:
-            found = self._parts.catalog.resolve(job.request)
-            unknown = self._parts.preview.look(job.request).unknown or ()
-        except AsuError:
-            return Context(max_rootfs_size_mb=largest)
-        return Context(
-            {entry.name: entry.suggestions for entry in unknown},
-            self._parts.catalog.default_packages(found),
-            largest,
-        )
-
-    def _retry_at(self, job: Job) -> datetime | None:
-        """When the same request may start a new build, if that is in the future."""
-        if not isinstance(job.outcome, BuildFailure) or job.finished_at is None:
+        if not isinstance(job.outcome, BuildFailure):
             return None
-        at = job.finished_at + COOL_DOWN
-        return at if at > datetime.now(UTC) and job.outcome.side is not Side.USER else None
+        known = Context(max_rootfs_size_mb=self._parts.settings.max_custom_rootfs_size_mb)
+        if job.reason in (None, FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
+            with contextlib.suppress(AsuError):
+                found = self._parts.catalog.resolve(job.request)
+                unknown = self._parts.preview.look(job.request).unknown or ()
+                meant = {entry.name: entry.suggestions for entry in unknown}
+                known = Context(meant, self._parts.catalog.default_packages(found), known.max_rootfs_size_mb)
+        return corrections.advise(job.request, job.outcome, known)

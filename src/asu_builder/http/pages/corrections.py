@@ -121,8 +121,12 @@ def advise(request: BuildRequest, failure: BuildFailure, known: Context) -> Advi
     if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
         what_to_do = _LATER
     cause = "no client polled it" if failure.reason is FailureReason.EXPIRED else CAUSES[failure.side]
-    corrections = _unique(request, _corrections(request, failure, known))
-    return Advice(heading, cause, what_to_do, corrections)
+    # Each once, without those that change nothing.
+    found: dict[str, Correction] = {}
+    for correction in _corrections(request, failure, known):
+        if correction.key == AS_IT_IS or correction.request != request:
+            found.setdefault(correction.key, correction)
+    return Advice(heading, cause, what_to_do, tuple(found.values()))
 
 
 def advise_cancelled(request: BuildRequest) -> Advice:
@@ -163,30 +167,20 @@ def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context
         unversioned = replace(request, packages=request.wanted, packages_versions={})
         yield Correction("any-version", "Build with the current versions", unversioned)
     problem = find_problem(failure)
-    bad = _to_blame(request, problem)
+    # To blame are requested packages that do not exist, or that need one that does not.
+    needed_by = problem.needed_by or {}
+    blamed = [*problem.missing, *(caller for name in problem.missing for caller in needed_by.get(name, ()))]
+    if not blamed and not problem.conflicts:
+        blamed = list(problem.refused)
+    bad = tuple(name for name in dict.fromkeys(blamed) if name in request.wanted)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
     if meant and len(meant) == len(bad):
         pairs = [f"{new} instead of {old}" for old, new in meant.items()]
         yield Correction("nearest", f"Build with {_some(pairs)}", change_packages(request, replaced=meant))
     if bad:
         yield _without(request, bad)
-    if not problem.missing:
-        yield from _one_of(request, problem.conflicts[:_MOST_CHOICES], known)
-
-
-def _to_blame(request: BuildRequest, problem: BuildProblem) -> tuple[str, ...]:
-    """Requested packages that do not exist, or that need one that does not."""
-    needed_by = problem.needed_by or {}
-    bad = list(problem.missing)
-    bad += [caller for name in problem.missing for caller in needed_by.get(name, ())]
-    if not bad and not problem.conflicts:
-        bad = list(problem.refused)
-    return tuple(name for name in dict.fromkeys(bad) if name in request.wanted)
-
-
-def _one_of(request: BuildRequest, conflicts: Sequence[str], known: Context) -> Iterator[Correction]:
-    """One correction for each conflicting package, without it."""
-    for name in conflicts:
+    # One correction for each conflicting package, without it.
+    for name in problem.conflicts[:_MOST_CHOICES] if not problem.missing else ():
         if name in request.wanted:
             yield _without(request, (name,))
         elif name in known.defaults and f"-{name}" not in request.wanted:
@@ -223,12 +217,3 @@ def _some(names: Sequence[str]) -> str:
     if len(names) > len(shown):
         return f"{', '.join(shown)} and {len(names) - len(shown)} more"
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def _unique(request: BuildRequest, corrections: Iterator[Correction]) -> tuple[Correction, ...]:
-    """Each correction once, without those that change nothing."""
-    found: dict[str, Correction] = {}
-    for correction in corrections:
-        if correction.key == AS_IT_IS or correction.request != request:
-            found.setdefault(correction.key, correction)
-    return tuple(found.values())

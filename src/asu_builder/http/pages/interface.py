@@ -12,21 +12,29 @@ _REFERENCE = "#/components/schemas/"
 
 
 def interface_body(description: Mapping[str, Any]) -> Markup:
-    """The sections of the page."""
-    addresses = "".join(_address(path, entry) for path, entry in description["paths"].items())
-    documents = "".join(
-        _document(name, schema) for name, schema in sorted(description["components"]["schemas"].items())
-    )
-    return Markup(f"<h2>Endpoints</h2>{addresses}<h2>Documents</h2>{documents}")
-
-
-def _address(path: str, entry: Mapping[str, Any]) -> str:
-    """One section per operation; GET and HEAD share one."""
-    does: dict[str, list[str]] = {}
-    for method in _METHODS:
-        if method in entry:
-            does.setdefault(entry[method]["summary"], []).append(method)
-    return "".join(_operation(path, entry, methods) for methods in does.values())
+    """The sections of the page: one per operation, where GET and HEAD share one, and one per document."""
+    sections = ["<h2>Endpoints</h2>"]
+    for path, entry in description["paths"].items():
+        does: dict[str, list[str]] = {}
+        for method in _METHODS:
+            if method in entry:
+                does.setdefault(entry[method]["summary"], []).append(method)
+        sections += [_operation(path, entry, methods) for methods in does.values()]
+    sections.append("<h2>Documents</h2>")
+    for name, schema in sorted(description["components"]["schemas"].items()):
+        required = schema.get("required", ())
+        rows = "".join(
+            f"<tr><td><code>{_text(field)}</code></td>"
+            f"<td>{_type(kind)}{'' if field in required else ', optional'}</td>"
+            f"<td>{_text(kind.get('description', ''))}{_example(kind)}</td></tr>"
+            for field, kind in schema.get("properties", {}).items()
+        )
+        words = f"<p>One of {_words(schema['enum'])}.</p>" if "enum" in schema else ""
+        sections.append(
+            f'<h3 id="{_text(name)}">{_text(name)}</h3><p>{_text(schema.get("description", ""))}</p>'
+            f"{words}<table>{rows}</table>"
+        )
+    return Markup("".join(sections))
 
 
 def _operation(path: str, entry: Mapping[str, Any], methods: Sequence[str]) -> str:
@@ -46,21 +54,6 @@ def _operation(path: str, entry: Mapping[str, Any], methods: Sequence[str]) -> s
     return (
         f"<h3>{', '.join(method.upper() for method in methods)} <code>{_text(path)}</code></h3>"
         f"<p>{_text(operation['summary'])}</p>{body}<table>{rows}{answers}</table>"
-    )
-
-
-def _document(name: str, schema: Mapping[str, Any]) -> str:
-    required = schema.get("required", ())
-    rows = "".join(
-        f"<tr><td><code>{_text(field)}</code></td>"
-        f"<td>{_type(kind)}{'' if field in required else ', optional'}</td>"
-        f"<td>{_text(kind.get('description', ''))}{_example(kind)}</td></tr>"
-        for field, kind in schema.get("properties", {}).items()
-    )
-    words = f"<p>One of {_words(schema['enum'])}.</p>" if "enum" in schema else ""
-    return (
-        f'<h3 id="{_text(name)}">{_text(name)}</h3><p>{_text(schema.get("description", ""))}</p>'
-        f"{words}<table>{rows}</table>"
     )
 
 

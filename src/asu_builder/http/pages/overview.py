@@ -1,7 +1,11 @@
-"""The overview: health, queue, activity, versions and latest failures."""
+"""The server itself: its health, queue and activity on the first page, and its settings for operators."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -37,6 +41,11 @@ class Overview:
         crowd, days, offers, failures = await self._parts.waiting.ask(
             caller, "overview", self._look, patience=SHORT_SECONDS
         )
+        chart = ""
+        if any(day.requests for day in days):
+            new = Series("New builds", "built", [day.requests - day.cache_hits for day in days])
+            reused = Series("Reused results", "cached", [day.cache_hits for day in days])
+            chart = stacked_bars("Requests of the last seven days", [day.day for day in days], (new, reused))
         return self._rendering.page(
             "overview.html",
             request,
@@ -46,40 +55,19 @@ class Overview:
             part_states=STATES,
             crowd=crowd,
             days=days,
-            chart=_chart(days),
+            chart=chart,
             offers=offers,
             failures=failures,
         )
 
     def _look(self) -> tuple[QueueSummary, list[DayReport], list[BranchOffer], list[RecordedFailure]]:
         failures = list(self._parts.charts.failures(_ERRORS))
-        return (
-            self._parts.queue_overview.summary(),
-            self._parts.charts.days(DAYS)[-_DAYS:],
-            self._offers(),
-            failures,
-        )
-
-    def _offers(self) -> list[BranchOffer]:
-        """Empty while upstream has not answered or may not be asked: the page works without it."""
-        try:
-            return [offer for offer in self._parts.catalog.offers() if offer.versions]
-        except (Unavailable, TooManyRequests):
-            return []
-
-
-def _chart(days: Sequence[DayReport]) -> str:
-    """The chart as HTML; empty when there is nothing to draw."""
-    if not any(day.requests for day in days):
-        return ""
-    return stacked_bars(
-        "Requests of the last seven days",
-        [day.day for day in days],
-        (
-            Series("New builds", "built", [day.requests - day.cache_hits for day in days]),
-            Series("Reused results", "cached", [day.cache_hits for day in days]),
-        ),
-    )
+        crowd, days = self._parts.queue_overview.summary(), self._parts.charts.days(DAYS)[-_DAYS:]
+        offers: list[BranchOffer] = []
+        # The page works without them while upstream has not answered or may not be asked.
+        with contextlib.suppress(Unavailable, TooManyRequests):
+            offers = [offer for offer in self._parts.catalog.offers() if offer.versions]
+        return crowd, days, offers, failures
 
 
 def health_sentence(report: HealthReport) -> str:
@@ -87,3 +75,62 @@ def health_sentence(report: HealthReport) -> str:
     if report.state == "ok":
         return "Everything works: requests are answered and images are built."
     return worst(list(report.parts.values())).sentence
+
+
+class Line(Struct, frozen=True):
+    """One setting as text."""
+
+    name: str
+    value: str
+    origin: str
+    default: str
+    meaning: str
+
+
+class ConfigurationPage:
+    """The settings of the running process, for tokens that may read."""
+
+    def __init__(self, parts: PageParts, rendering: Rendering) -> None:
+        self._parts = parts
+        self._rendering = rendering
+
+    async def show(self, request: Request, caller: Caller) -> Response:
+        """Raises `NotAuthenticated` or `NotAllowed`."""
+        caller.require(Right.READ)
+        document = await self._parts.threads.run(self._parts.configuration)
+        lines = [
+            Line(
+                setting.name,
+                _text(setting.value),
+                setting.origin,
+                "depends on the host" if setting.default is None else _text(setting.default),
+                setting.meaning,
+            )
+            for setting in document.settings
+        ]
+        return self._rendering.page(
+            "configuration.html",
+            request,
+            caller=caller,
+            chosen=[line for line in lines if line.origin != "default"],
+            standing=[line for line in lines if line.origin == "default"],
+        )
+
+
+def _text(value: Any) -> str:
+    """A value as a settings file has it; a word for an empty one.
+
+    Of a token its name, and in brackets its rights and class.
+    """
+    if isinstance(value, str):
+        return value or "empty"
+    if not isinstance(value, list | tuple):
+        return "none" if value == {} else msgspec.json.encode(value).decode()
+    words = []
+    for entry in value:
+        if isinstance(entry, Mapping):
+            also = [*entry.get("rights", ()), *([entry["priority"]] if "priority" in entry else [])]
+            words.append(f"{entry['name']} ({', '.join(also)})" if also else str(entry["name"]))
+        else:
+            words.append(str(entry))
+    return ", ".join(words) or "none"

@@ -109,8 +109,17 @@ class QueuePage:
         }
         if not caller.may(Right.READ):
             return {**shared, "listing": None, "acts": ()}
-        acts: Sequence[AuditEntry] = self._parts.operator.acts(_ACTS)
-        listing = self._listing(job_filter(request))
+        wanted, operator = job_filter(request), self._parts.operator
+        newest = operator.jobs(JobFilter(limit=1))
+        end = wanted.before or (newest[0].id + 1 if newest else 1)
+        since = max(0, end - LOOKED_AT)
+        found = operator.jobs(replace(wanted, before=end, since=since, limit=JOBS + 1))
+        if len(found) > JOBS:
+            listing = Listing(found[:JOBS], found[JOBS - 1].id, found[JOBS - 1].id)
+        else:
+            live = wanted.state is not None and wanted.state not in FINAL_STATES
+            listing = Listing(found, since if since > 1 and not live else None, since)
+        acts: Sequence[AuditEntry] = operator.acts(_ACTS)
         fewer = urlencode({name: text for name, text in given.items() if text})
         return {**shared, "listing": listing, "acts": acts, "filters": fewer}
 
@@ -123,16 +132,6 @@ class QueuePage:
             "hindrance": hindrance(crowd, report),
             "acts_on": acts_on,
         }
-
-    def _listing(self, wanted: JobFilter) -> Listing:
-        newest = self._parts.operator.jobs(JobFilter(limit=1))
-        before = wanted.before or (newest[0].id + 1 if newest else 1)
-        since = max(0, before - LOOKED_AT)
-        found = self._parts.operator.jobs(replace(wanted, before=before, since=since, limit=JOBS + 1))
-        if len(found) > JOBS:
-            return Listing(found[:JOBS], found[JOBS - 1].id, found[JOBS - 1].id)
-        live = wanted.state is not None and wanted.state not in FINAL_STATES
-        return Listing(found, since if since > 1 and not live else None, since)
 
 
 def acts_on(state: JobState) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,31 @@ class Rendering:
     """Renders pages; templates are compiled once."""
 
     def __init__(self, static_files: StaticFiles, *, version: str, contact: str) -> None:
-        self._static_files = static_files
-        self._version = version
-        self._contact = contact
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        environment.globals.update(
+            static=static_files.address,
+            server_version=version,
+            contact=words.contact(contact.strip()),
+        )
+        filters: Mapping[str, Any] = {
+            "size": words.size,
+            "span": words.span,
+            "moment": words.moment,
+            "number": words.number,
+            "sentence": words.sentence,
+            "linked": words.linked,
+            "reason": words.in_words,
+            "reason_first": words.as_beginning,
+        }
+        environment.filters.update(filters)
+        self._environment = environment
 
     def page(
         self, template: str, request: Request, *, caller: Caller, status: int = 200, **values: object
@@ -93,31 +114,3 @@ class Rendering:
     def answer(self, content: str | bytes, status: int = 200) -> HTMLResponse:
         """A response with the headers of every page."""
         return HTMLResponse(content, status, headers=HEADERS)
-
-    @cached_property
-    def _environment(self) -> Environment:
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        environment.globals.update(
-            static=self._static_files.address,
-            server_version=self._version,
-            contact=words.contact(self._contact.strip()),
-        )
-        filters: Mapping[str, Any] = {
-            "size": words.size,
-            "span": words.span,
-            "moment": words.moment,
-            "number": words.number,
-            "sentence": words.sentence,
-            "linked": words.linked,
-            "reason": words.in_words,
-            "reason_first": words.as_beginning,
-        }
-        environment.filters.update(filters)
-        return environment

@@ -106,18 +106,15 @@ def require_own_page(request: Request) -> None:
     else:
         # Browsers before 2023 send only the origin; a client that sends neither is no browser.
         origin = request.headers.get("origin")
-        own = origin is None or _host_of(origin) == request.headers.get("host", "")
+        host = request.headers.get("host", "")
+        try:
+            own = origin is None or urlsplit(origin[:_LONGEST_ORIGIN]).netloc == host
+        except ValueError:
+            own = False
     if not own:
         raise NotAllowed(
             "This form was sent from another site. Open the page on this server and send it again."
         )
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin[:_LONGEST_ORIGIN]).netloc
-    except ValueError:
-        return None
 
 
 def cookie_of(request: Request, name: str) -> str:

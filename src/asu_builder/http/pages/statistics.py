@@ -1,7 +1,7 @@
 """The page of statistics: totals, and each chart of a report with its table and its CSV file."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -59,12 +59,11 @@ def draw_statistics(charts: Charts, days: int) -> StatisticsView:
     report = charts.report(days)
     figures = []
     for name, table in TABLES.items():
-        note, draw = _CHARTS[name]
         rows = table.rows(report)
         counted = any(cell for row in rows for cell in row[1:])
-        svg = draw(report, f"{table.title}, {days} days") if counted else ""
+        svg = _draw(name, report, f"{table.title}, {days} days") if counted else ""
         columns = [column.replace("_", " ") for column in table.columns]
-        figures.append(Figure(name, table.title, note, svg, columns, rows))
+        figures.append(Figure(name, table.title, _NOTES[name], svg, columns, rows))
     totals = [
         ("Requests", f"{report.requests:,}"),
         ("Built", f"{report.built:,}"),
@@ -90,62 +89,56 @@ def _rows(counts: Sequence[tuple[str, int, str]], what: str, *, of: int) -> list
     return rows
 
 
-def _builds(report: StatisticsReport, label: str) -> str:
-    series = (
-        Series("Built", "built", [day.built for day in report.days]),
-        Series("Reused results", "cached", [day.cache_hits for day in report.days]),
-        Series("Failed", "failed", [day.failed for day in report.days]),
-    )
-    return stacked_bars(label, [day.day for day in report.days], series)
-
-
-def _diff_packages(report: StatisticsReport, label: str) -> str:
-    percents = [day.diff_packages.percent for day in report.days]
-    name = "New builds that list every package they want"
-    return shares(label, name, [day.day for day in report.days], percents)
-
-
-def _versions(report: StatisticsReport, label: str) -> str:
-    counts = [(row.version, row.requests, "requests") for row in report.versions]
-    return horizontal_bars(label, _rows(counts, "versions", of=report.requests))
-
-
-def _packages(report: StatisticsReport, label: str) -> str:
-    counts = [(row.name, row.count, "requests") for row in report.packages[:_MOST_ROWS]]
-    return horizontal_bars(label, _rows(counts, "packages", of=report.diff_packages.total))
-
-
-def _failures(report: StatisticsReport, label: str) -> str:
-    sides = Counter(row.reason for row in report.failures)
-    counts = [
-        (as_beginning(row.reason) + (f" ({row.side})" if sides[row.reason] > 1 else ""), row.count, row.fault)
-        for row in report.failures
-    ]
-    legend = (("user", "The request"), ("world", "The infrastructure"), ("ours", "The server"))
-    return horizontal_bars(label, _rows(counts, "reasons", of=report.failed), legend)
-
-
-def _durations(report: StatisticsReport, label: str) -> str:
+def _draw(name: str, report: StatisticsReport, label: str) -> str:
+    """The chart of one of the `TABLES`."""
+    days = [day.day for day in report.days]
+    if name == "builds-per-day":
+        series = (
+            Series("Built", "built", [day.built for day in report.days]),
+            Series("Reused results", "cached", [day.cache_hits for day in report.days]),
+            Series("Failed", "failed", [day.failed for day in report.days]),
+        )
+        return stacked_bars(label, days, series)
+    if name == "diff-packages":
+        percents = [day.diff_packages.percent for day in report.days]
+        return shares(label, "New builds that list every package they want", days, percents)
+    if name == "versions":
+        counts = [(row.version, row.requests, "requests") for row in report.versions]
+        return horizontal_bars(label, _rows(counts, "versions", of=report.requests))
+    if name == "packages":
+        counts = [(row.name, row.count, "requests") for row in report.packages[:_MOST_ROWS]]
+        return horizontal_bars(label, _rows(counts, "packages", of=report.diff_packages.total))
+    if name == "failures":
+        sides = Counter(row.reason for row in report.failures)
+        counts = [
+            (
+                as_beginning(row.reason) + (f" ({row.side})" if sides[row.reason] > 1 else ""),
+                row.count,
+                row.fault,
+            )
+            for row in report.failures
+        ]
+        legend = (("user", "The request"), ("world", "The infrastructure"), ("ours", "The server"))
+        return horizontal_bars(label, _rows(counts, "reasons", of=report.failed), legend)
     words = {**dict(STAGES), "building": "The whole build"}
     rows = []
     for row in report.durations:
-        name, mean, p90 = words.get(row.stage, row.stage), span(row.mean), span(row.p90)
+        stage, mean, p90 = words.get(row.stage, row.stage), span(row.mean), span(row.p90)
         title = (
-            f"{name}: {mean} on average, nine of ten at most {p90},"
+            f"{stage}: {mean} on average, nine of ten at most {p90},"
             f" the longest {span(row.longest)}, {row.count:,} builds"
         )
         kind = "others" if row.stage == "pending" else "stage"
-        rows.append(Row(name, row.mean, f"{mean} · 9 of 10: {p90}", title, kind, row.p90))
-    legend = (("stage", "On average"), ("mark", "Nine of ten took at most"))
-    return horizontal_bars(label, rows, legend)
+        rows.append(Row(stage, row.mean, f"{mean} · 9 of 10: {p90}", title, kind, row.p90))
+    return horizontal_bars(label, rows, (("stage", "On average"), ("mark", "Nine of ten took at most")))
 
 
-_CHARTS: Mapping[str, tuple[str, Callable[[StatisticsReport, str], str]]] = {
-    "builds-per-day": ("Builds by the day on which they ended.", _builds),
-    "diff-packages": ("Of the new builds of a day.", _diff_packages),
-    "versions": ("New builds and reused results; shares of all requests.", _versions),
-    "packages": ("Shares of new builds.", _packages),
-    "failures": ("Shares of failed builds, by whose side it was on.", _failures),
-    "durations": ("Of builds that ended, with any outcome.", _durations),
+_NOTES: Mapping[str, str] = {
+    "builds-per-day": "Builds by the day on which they ended.",
+    "diff-packages": "Of the new builds of a day.",
+    "versions": "New builds and reused results; shares of all requests.",
+    "packages": "Shares of new builds.",
+    "failures": "Shares of failed builds, by whose side it was on.",
+    "durations": "Of builds that ended, with any outcome.",
 }
-"""By the names in `TABLES`: what the numbers are where the title does not say it all, and the drawing."""
+"""By the names in `TABLES`: what the numbers are where the title does not say it all."""
