@@ -1,7 +1,7 @@
 """Why a failed make failed and whose fault that is, from what it and the package manager printed."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct, structs
 
@@ -36,19 +36,6 @@ class RepositoryProblem(Struct, frozen=True):
         return self.address.endswith("/APKINDEX.tar.gz")
 
 
-def repository_problems(stderr: str) -> tuple[RepositoryProblem, ...]:
-    """Every repository that was left out, each once."""
-    found: dict[str, RepositoryProblem] = {}
-    for problem in _read_repositories(lines_of(stderr)):
-        known = found.get(problem.address)
-        # What is said first says most: apk goes on with its cache, opkg with a summary.
-        if known is None or (problem.lasting and not known.lasting) or (known.copied and not problem.copied):
-            found[problem.address] = problem
-        if len(found) >= _MOST:
-            break
-    return tuple(found.values())
-
-
 _APK_WARNING = re.compile(
     r"(?:WARNING|ERROR): (updating and opening |opening from cache |opening |updating |fetching |Ignoring )"
     r"((?:https?://|file:|/)\S{1,2000}+)"
@@ -61,71 +48,9 @@ _OPKG_FAILED = re.compile(
 )
 _WGET = re.compile(r", wget returned (\d{1,3}+)")
 _INDEX = re.compile(r"/Packages(?:\.gz|\.sig)?$")
-
-
 _UNNAMED = "a feed whose address was not printed"
-
-
-def _read_repositories(lines: Sequence[str]) -> Iterator[RepositoryProblem]:
-    downloading = ""
-    codes = _wget_codes(lines)
-    for line in lines:
-        if line.startswith("Downloading "):
-            found = _OPKG_DOWNLOADING.match(line)
-            downloading = _INDEX.sub("", found[1]) if found else ""
-        elif line.startswith("Signature "):
-            yield from _signature_problem(line, downloading or _UNNAMED, codes)
-        elif line.startswith(("WARNING: ", "ERROR: ")):
-            yield from _apk_problem(line)
-        elif line.startswith(("*** Failed", " * opkg_download: ")):
-            yield from _opkg_problem(line, codes)
-
-
 _APK_UNCLEAR = re.compile(r"unexpected end of file|remote server returned error")
 """What apk says of its `wget -q`, whatever the server answered."""
-
-
-def _apk_problem(line: str) -> Iterator[RepositoryProblem]:
-    doing, found = "", _APK_WARNING.match(line)
-    if found:
-        doing, address = found[1], found[2]
-    elif found := _APK_ADDRESS.match(line):
-        address = found[1]
-    else:
-        return
-    why = line[found.end() :].strip()[:_REASON]
-    if _is_local_index(address, why):
-        return
-    address = address.rstrip(":")
-    if doing == "opening from cache ":
-        # The index should have been fetched before, and was not: what is said here is of the copy alone.
-        yield RepositoryProblem(address, "its index could not be fetched", lasting=False, unclear=address)
-        return
-    problem = RepositoryProblem(
-        address, why or "no reason given", is_lasting(why), copied=doing == "updating "
-    )
-    if _APK_UNCLEAR.search(why) and not problem.is_directory:
-        problem = structs.replace(problem, lasting=False, unclear=address)
-    yield problem
-
-
-def _is_local_index(address: str, why: str) -> bool:
-    """The ImageBuilder's own index, which is made by the first call: that it is not there yet is usual."""
-    return (
-        address.endswith("/packages/packages.adb:") and address[0] == "/" and why.startswith("No such file")
-    )
-
-
-def _wget_codes(lines: Sequence[str]) -> Mapping[str, int]:
-    """With which number wget ended, by address; opkg tells it at its end."""
-    codes: dict[str, int] = {}
-    for line in lines:
-        if line.startswith(" * opkg_download: ") and (found := _OPKG_FAILED.match(line)):
-            code = _WGET.search(line)
-            codes[found[1].rstrip(",")] = int(code[1]) if code else 0
-    return codes
-
-
 _WGET_REFUSED = 6
 _WGET_SERVER_ERROR = 8
 _WGET_WORDS = {
@@ -136,25 +61,78 @@ _WGET_WORDS = {
 }
 
 
-def _opkg_problem(line: str, codes: Mapping[str, int]) -> Iterator[RepositoryProblem]:
-    found = _OPKG_FAILED.match(line)
-    # At its end opkg lists all that it could not fetch: packages, and signatures, which are distinguished.
-    if found and (line[0] == "*" or found[1].rstrip(",").endswith(("/Packages", "/Packages.gz"))):
-        address = found[1].rstrip(",")
-        code = codes.get(address, 0)
-        why = _WGET_WORDS.get(code, "its index could not be fetched")
-        unclear = address if code in (0, _WGET_SERVER_ERROR) else ""
-        yield RepositoryProblem(_INDEX.sub("", address), why, code == _WGET_REFUSED, unclear)
+def repository_problems(stderr: str) -> tuple[RepositoryProblem, ...]:
+    """Every repository that was left out, each once."""
+    lines = lines_of(stderr)
+    # With which number wget ended, by address; opkg tells it at its end.
+    codes: dict[str, int] = {}
+    for line in lines:
+        if line.startswith(" * opkg_download: ") and (failed := _OPKG_FAILED.match(line)):
+            code = _WGET.search(line)
+            codes[failed[1].rstrip(",")] = int(code[1]) if code else 0
+    found: dict[str, RepositoryProblem] = {}
+    downloading = ""
+    for line in lines:
+        problem = None
+        if line.startswith("Downloading "):
+            started = _OPKG_DOWNLOADING.match(line)
+            downloading = _INDEX.sub("", started[1]) if started else ""
+        elif line.startswith(("WARNING: ", "ERROR: ")):
+            problem = _apk_problem(line)
+        elif line.startswith(("Signature ", "*** Failed", " * opkg_download: ")):
+            problem = _opkg_problem(line, downloading or _UNNAMED, codes)
+        if problem is None:
+            continue
+        known = found.get(problem.address)
+        # What is said first says most: apk goes on with its cache, opkg with a summary.
+        if known is None or (problem.lasting and not known.lasting) or (known.copied and not problem.copied):
+            found[problem.address] = problem
+        if len(found) >= _MOST:
+            break
+    return tuple(found.values())
 
 
-def _signature_problem(line: str, address: str, codes: Mapping[str, int]) -> Iterator[RepositoryProblem]:
+def _apk_problem(line: str) -> RepositoryProblem | None:
+    doing, found = "", _APK_WARNING.match(line)
+    if found:
+        doing, address = found[1], found[2]
+    elif found := _APK_ADDRESS.match(line):
+        address = found[1]
+    else:
+        return None
+    why = line[found.end() :].strip()[:_REASON]
+    # The ImageBuilder's own index is made by the first call: that it is not there yet is usual.
+    if address[0] == "/" and address.endswith("/packages/packages.adb:") and why.startswith("No such file"):
+        return None
+    address = address.rstrip(":")
+    if doing == "opening from cache ":
+        # The index should have been fetched before, and was not: what is said here is of the copy alone.
+        return RepositoryProblem(address, "its index could not be fetched", lasting=False, unclear=address)
+    problem = RepositoryProblem(
+        address, why or "no reason given", is_lasting(why), copied=doing == "updating "
+    )
+    if _APK_UNCLEAR.search(why) and not problem.is_directory:
+        return structs.replace(problem, lasting=False, unclear=address)
+    return problem
+
+
+def _opkg_problem(line: str, downloading: str, codes: Mapping[str, int]) -> RepositoryProblem | None:
     if line.startswith("Signature check failed"):
-        yield RepositoryProblem(address, "its signature is by none of the keys", lasting=True)
-    elif line.startswith("Signature file download failed"):
-        file = f"{address}/Packages.sig"
-        code = codes.get(file, 0)
-        unclear = file if code in (0, _WGET_SERVER_ERROR) else ""
-        yield RepositoryProblem(address, "its signature could not be fetched", code == _WGET_REFUSED, unclear)
+        return RepositoryProblem(downloading, "its signature is by none of the keys", lasting=True)
+    if line.startswith("Signature file download failed"):
+        address, file = downloading, f"{downloading}/Packages.sig"
+        why = "its signature could not be fetched"
+    else:
+        found = _OPKG_FAILED.match(line)
+        file = found[1].rstrip(",") if found else ""
+        # At its end opkg lists all that it could not fetch, also packages and signatures.
+        if not found or (line[0] != "*" and not file.endswith(("/Packages", "/Packages.gz"))):
+            return None
+        address = _INDEX.sub("", file)
+        why = _WGET_WORDS.get(codes.get(file, 0), "its index could not be fetched")
+    code = codes.get(file, 0)
+    unclear = file if code in (0, _WGET_SERVER_ERROR) else ""
+    return RepositoryProblem(address, why, code == _WGET_REFUSED, unclear)
 
 
 _LASTING = re.compile(
@@ -167,11 +145,6 @@ _TRANSIENT = re.compile(
     r"DNS|HTTP 5|timed? ?out|temporary error|transient|try again|network|connect|resolve|TLS|SSL|reset"
     r"|refused|unreachable|remote server"
 )
-
-
-def is_lasting_status(status: int) -> bool:
-    """Whether an HTTP status says that the file itself is to blame; 408, 425 and 429 are over soon."""
-    return 400 <= status < 500 and status not in (408, 425, 429)
 
 
 def is_lasting(why: str) -> bool:
@@ -211,19 +184,17 @@ def _undelivered_package(line: str) -> tuple[str, str] | None:
     if line.startswith(" * verify_pkg_installable: Only have "):
         name = line.rpartition(", pkg ")[2].partition(" ")[0]
         return (name, "there is no room to install it") if re.fullmatch(NAME, name) else None
-    if found := _OPKG_FILE.match(line):
-        package = _package_file(found[1].rstrip(","))
-        return None if package is None else (package, "it could not be fetched")
-    return None
-
-
-def _package_file(said: str) -> str | None:
-    """The package of a file's address or of a bare name; None for what is no package."""
-    if said.startswith(("http://", "https://", "file:")):
-        file = said.rpartition("/")[2]
-        return file.partition("_")[0] if file.endswith((".ipk", ".apk")) and "_" in file else None
-    name = said.rstrip(".,")
-    return name if re.fullmatch(NAME, name) else None
+    found = _OPKG_FILE.match(line)
+    if found is None:
+        return None
+    package = found[1].rstrip(",")
+    if package.startswith(("http://", "https://", "file:")):
+        package, separator, version = package.rpartition("/")[2].partition("_")
+        is_package = bool(separator) and version.endswith((".ipk", ".apk"))
+    else:
+        package = package.rstrip(".,")
+        is_package = re.fullmatch(NAME, package) is not None
+    return (package, "it could not be fetched") if is_package else None
 
 
 def is_disk_full(stderr: str) -> bool:
@@ -249,12 +220,18 @@ def blame_repository(
     `status` asks the server of a file for its HTTP status, and gives 0 where it cannot: that is only done
     where the package manager does not tell whether the file or the server is to blame.
     """
-    own = [
-        (problem, name)
-        for problem in repository_problems(stderr)
-        if not problem.copied and (name := _own(request, problem))
-    ]
-    own = [(_cleared(problem, status), name) for problem, name in own[:_MOST_ASKED]] + own[_MOST_ASKED:]
+    own: list[tuple[RepositoryProblem, str]] = []
+    for problem in repository_problems(stderr):
+        name = "" if problem.copied else _own(request, problem)
+        if not name:
+            continue
+        if len(own) < _MOST_ASKED and problem.unclear and not problem.lasting:
+            answer = status(problem.unclear)
+            if answer >= 400:
+                # 408, 425 and 429 are over soon; any other 4xx says that the file itself is to blame.
+                lasting = answer < 500 and answer not in (408, 425, 429)
+                problem = structs.replace(problem, lasting=lasting, why=f"{problem.why} (HTTP {answer})")
+        own.append((problem, name))
     wrong = [entry for entry in own if entry[0].lasting or entry[0].is_directory]
     if wrong:
         return BuildFailed(
@@ -275,22 +252,22 @@ def blame_repository(
     return None
 
 
-def _cleared(problem: RepositoryProblem, status: Callable[[str], int]) -> RepositoryProblem:
-    """A problem with what the server of an unclear one answers now."""
-    found = status(problem.unclear) if problem.unclear and not problem.lasting else 0
-    if found < 400:
-        return problem
-    why = f"{problem.why} (HTTP {found})"
-    return structs.replace(problem, lasting=is_lasting_status(found), why=why)
-
-
-def blame_feed(request: BuildRequest, stderr: str) -> BuildFailed | None:
+def blame_feed(request: BuildRequest, stderr: str, *, with_copied: bool = False) -> BuildFailed | None:
     """The failure of a repository that the request does not name: whatever a make went without it made
-    another image than was asked for, even where it succeeded."""
-    return _unavailable(
+    another image than was asked for, even where it succeeded. `with_copied` also blames one that was
+    used by its copy, which only explains a make that failed."""
+    problems = [
         problem
         for problem in repository_problems(stderr)
-        if not problem.copied and not _own(request, problem)
+        if (with_copied or not problem.copied) and not _own(request, problem)
+    ]
+    if not problems:
+        return None
+    named = ", ".join(f"{_plain(problem.address)} ({problem.why})" for problem in problems[:3])
+    return BuildFailed(
+        FailureReason.UPSTREAM_UNREACHABLE,
+        f"Error: A package repository could not be reached or was not believed: {named}. {_LATER}",
+        problem=_repositories(*problems),
     )
 
 
@@ -333,9 +310,17 @@ def _repositories(*problems: RepositoryProblem) -> BuildProblem:
 
 def blame_make(found: Circumstances, stderr: str, *, otherwise: str, reason: FailureReason) -> BuildFailed:
     """The failure of a make that did not succeed; `reason` and `otherwise` are for what is not explained."""
-    for explain in (_undelivered, _other_repositories, _selection):
-        if failure := explain(found, stderr):
-            return failure
+    if undelivered := undelivered_packages(stderr):
+        # Whatever fails after the index was read belongs to the world: mirrors are often between two states.
+        named = [f"{name} ({why.rstrip('.')})" for name, why in undelivered.items()]
+        full = any(is_disk_full(why) for why in undelivered.values())
+        return BuildFailed(
+            FailureReason.WORLD_UNAVAILABLE if full else FailureReason.UPSTREAM_UNREACHABLE,
+            f"Error: Packages that the index lists could not be had: {some(named)}. {_LATER}",
+            problem=BuildProblem(undelivered=undelivered),
+        )
+    if failure := blame_feed(found.request, stderr, with_copied=True) or _blame_selection(found, stderr):
+        return failure
     if is_disk_full(stderr):
         return BuildFailed(
             FailureReason.WORLD_UNAVAILABLE,
@@ -353,37 +338,7 @@ def blame_make(found: Circumstances, stderr: str, *, otherwise: str, reason: Fai
     return BuildFailed(reason, f"{otherwise}. {_LATER}", side=Side.INFRASTRUCTURE)
 
 
-def _undelivered(_: Circumstances, stderr: str) -> BuildFailed | None:
-    """Whatever fails after the index was read belongs to the world: mirrors are often between two states."""
-    undelivered = undelivered_packages(stderr)
-    if not undelivered:
-        return None
-    named = [f"{name} ({why.rstrip('.')})" for name, why in undelivered.items()]
-    full = any(is_disk_full(why) for why in undelivered.values())
-    return BuildFailed(
-        FailureReason.WORLD_UNAVAILABLE if full else FailureReason.UPSTREAM_UNREACHABLE,
-        f"Error: Packages that the index lists could not be had: {some(named)}. {_LATER}",
-        problem=BuildProblem(undelivered=undelivered),
-    )
-
-
-def _other_repositories(found: Circumstances, stderr: str) -> BuildFailed | None:
-    return _unavailable(p for p in repository_problems(stderr) if not _own(found.request, p))
-
-
-def _unavailable(found: Iterable[RepositoryProblem]) -> BuildFailed | None:
-    problems = list(found)
-    if not problems:
-        return None
-    named = ", ".join(f"{_plain(problem.address)} ({problem.why})" for problem in problems[:3])
-    return BuildFailed(
-        FailureReason.UPSTREAM_UNREACHABLE,
-        f"Error: A package repository could not be reached or was not believed: {named}. {_LATER}",
-        problem=_repositories(*problems),
-    )
-
-
-def _selection(found: Circumstances, stderr: str) -> BuildFailed | None:
+def _blame_selection(found: Circumstances, stderr: str) -> BuildFailed | None:
     problem = explain_selection(stderr)
     if not problem:
         return None
@@ -391,13 +346,20 @@ def _selection(found: Circumstances, stderr: str) -> BuildFailed | None:
     request = found.request
     replaced = bool(request.repositories) and request.repositories_mode == "replace"
     base = [name for name in problem.missing if not _is_chosen(found, problem, name)]
+    others = [name for name in problem.missing if name not in base]
     if base and replaced:
         sentence += (
             ". Only the request's own repositories were used (repositories_mode is replace), and they "
             f"lack what every image needs, such as {base[0]}: send repositories_mode append to use the "
             "usual ones too"
         )
-    elif problem.missing and not problem.conflicts and not replaced and _is_lag(found, problem, base):
+    elif (
+        problem.missing
+        and not problem.conflicts
+        and not replaced
+        # All that is missing should be there, by the ImageBuilder or by what this server announces.
+        and (not others or (not problem.providers and set(others) <= set(found.announced().packages or ())))
+    ):
         return BuildFailed(
             FailureReason.IMPOSSIBLE_SELECTION,
             f"{sentence}. {BETWEEN}",
@@ -423,18 +385,6 @@ def _is_chosen(found: Circumstances, problem: BuildProblem, name: str) -> bool:
     return name in wanted or _ABI.sub("", name) in {_ABI.sub("", asked) for asked in wanted}
 
 
-def _is_lag(found: Circumstances, problem: BuildProblem, base: Collection[str]) -> bool:
-    """Whether every package that is missing should be there, by the ImageBuilder or by what we say."""
-    others = [name for name in problem.missing if name not in base]
-    if not others or problem.providers:
-        return not others
-    announced = found.announced().packages or {}
-    return all(name in announced for name in others)
-
-
-_AVAILABLE = "Available filesystems: "
-
-
 def blame_filesystem(found: Circumstances, built: Collection[str]) -> BuildFailed:
     """The failure of a build that made no image with the file system asked for."""
     asked = found.request.filesystem
@@ -457,8 +407,8 @@ def parse_available_filesystems(stdout: str) -> tuple[str, ...] | None:
     for line in lines_of(stdout):
         if line.startswith('Filesystem "') and line.endswith("is not available!"):
             refused = True
-        elif refused and line.startswith(_AVAILABLE):
-            return tuple(line[len(_AVAILABLE) :].split())[:20]
+        elif refused and line.startswith("Available filesystems: "):
+            return tuple(line.partition(": ")[2].split())[:20]
     return () if refused else None
 
 

@@ -33,12 +33,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}+"
 def lines_of(text: str) -> list[str]:
     """The lines, ended by any of CR, LF and CR LF, at most `MAX_LINES` of `MAX_LINE` characters."""
     parts = text.replace("\r\n", "\n").replace("\r", "\n").rsplit("\n", MAX_LINES)
-    return [part if len(part) <= MAX_LINE_LENGTH else _shortened(part) for part in parts]
-
-
-def _shortened(line: str) -> str:
     half = MAX_LINE_LENGTH // 2 - 2
-    return f"{line[:half]} … {line[-half:]}"
+    return [part if len(part) <= MAX_LINE_LENGTH else f"{part[:half]} … {part[-half:]}" for part in parts]
 
 
 MAX_LINE = 2000
@@ -198,15 +194,12 @@ def image_arguments(
 def _selection(profile: str, packages: Sequence[str]) -> tuple[str, str]:
     _guard(PROFILE.fullmatch(profile), "PROFILE", profile)
     for package in packages:
-        _guard(PACKAGE.fullmatch(package) or _removes_upstreams(package), "PACKAGES", package)
+        # Behind the minus a shell expands no `~`; by itself `~root` would be a directory.
+        removes_upstreams = package.startswith("-~") and UPSTREAM_PACKAGE.fullmatch(package)
+        _guard(PACKAGE.fullmatch(package) or removes_upstreams, "PACKAGES", package)
     joined = " ".join(packages)
     _guard(len(joined) <= 2 * MAX_PACKAGES_LENGTH, "PACKAGES", f"{len(joined)} characters")
     return f"PROFILE={profile}", f"PACKAGES={joined}"
-
-
-def _removes_upstreams(package: str) -> bool:
-    # Behind the minus a shell expands no `~`; by itself `~root` would be a directory.
-    return package.startswith("-~") and UPSTREAM_PACKAGE.fullmatch(package) is not None
 
 
 def _guard(safe: object, variable: str, value: str) -> None:
@@ -216,6 +209,7 @@ def _guard(safe: object, variable: str, value: str) -> None:
 
 _PROFILES = "Available Profiles:"
 _HEAD = ("Current Revision", "Current Target", "Default Packages")
+_QUOTED = re.compile(r'"([^"]*+)"')
 _PROFILE_HEADER = re.compile(r"([A-Za-z0-9_.-]{1,200}+):")
 
 
@@ -232,9 +226,27 @@ def parse_info(stdout: str) -> ImageBuilderInfo:
         key, separator, value = line.partition(": ")
         if separator and key in _HEAD:
             said.setdefault(key, value)
-    revision, target = (_unquoted(said.get(key, "")) for key in ("Current Revision", "Current Target"))
+    revision, target = (
+        _QUOTED.fullmatch(said.get(key, "")) for key in ("Current Revision", "Current Target")
+    )
     defaults = said.get("Default Packages")
-    profiles = dict(_parse_profiles(lines[at:]))
+    bodies: dict[str, list[str]] = {}
+    body: list[str] = []
+    for line in lines[at:]:
+        if header := _PROFILE_HEADER.fullmatch(line) if line.endswith(":") else None:
+            body = bodies[header[1]] = []
+        elif line.startswith("    "):
+            body.append(line[4:])
+    profiles = {}
+    for name, body in bodies.items():
+        # A title may itself look like "Packages: x": only the first line can be one.
+        title = body[0] if body and not body[0].startswith("Packages: ") else ""
+        words = {
+            key: value.split()
+            for key, _, value in (line.partition(": ") for line in body[1 if title else 0 :])
+        }
+        sound, odd = _sift(words.get("Packages", ()))
+        profiles[name] = ProfileInfo(title, sound, tuple(words.get("SupportedDevices", ())), odd)
     if revision is None or target is None or defaults is None or not profiles:
         raise BuildFailed(
             FailureReason.SETUP_FAILED,
@@ -242,13 +254,7 @@ def parse_info(stdout: str) -> ImageBuilderInfo:
             "It is broken; try again later, or choose another version.",
         )
     sound, odd = _sift(defaults.split())
-    return ImageBuilderInfo(target, revision, sound, profiles, odd)
-
-
-def _unquoted(text: str) -> str | None:
-    """What stands between quotation marks; None where there are none around it."""
-    inner = text[1:-1]
-    return inner if len(text) > 1 and text == f'"{inner}"' and '"' not in inner else None
+    return ImageBuilderInfo(target[1], revision[1], sound, profiles, odd)
 
 
 def _sift(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -256,31 +262,6 @@ def _sift(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     names = list(names)
     sound = tuple(name for name in names if UPSTREAM_PACKAGE.fullmatch(name))
     return sound, tuple(name for name in names if not UPSTREAM_PACKAGE.fullmatch(name))
-
-
-def _parse_profiles(lines: Iterable[str]) -> Iterable[tuple[str, ProfileInfo]]:
-    profile: str | None = None
-    body: list[str] = []
-    for line in lines:
-        header = _PROFILE_HEADER.fullmatch(line) if line.endswith(":") else None
-        if header:
-            if profile is not None:
-                yield profile, _parse_profile(body)
-            profile, body = header[1], []
-        elif line.startswith("    "):
-            body.append(line[4:])
-    if profile is not None:
-        yield profile, _parse_profile(body)
-
-
-def _parse_profile(body: Sequence[str]) -> ProfileInfo:
-    # A title may itself look like "Packages: x": only the first line can be one.
-    title = body[0] if body and not body[0].startswith("Packages: ") else ""
-    words = {
-        key: value.split() for key, _, value in (line.partition(": ") for line in body[1 if title else 0 :])
-    }
-    sound, odd = _sift(words.get("Packages", ()))
-    return ProfileInfo(title, sound, tuple(words.get("SupportedDevices", ())), odd)
 
 
 def parse_manifest(stdout: str) -> dict[str, str]:

@@ -77,22 +77,39 @@ _DOCUMENT = msgspec.json.Decoder(dict[str, Any])
 
 def parse_built(content: bytes, profile: str) -> Built:
     """What one profile's build made. Raises `BuildFailed` for what is unreadable, unfit or too much."""
-    document = _decode(content)
+    try:
+        document = _DOCUMENT.decode(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise _failed(FailureReason.INCOMPLETE_OUTPUT, "JSON file not readable") from None
     profiles = document.get("profiles")
     found = profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(found, dict):
         raise _failed(FailureReason.INCOMPLETE_OUTPUT, "Profile not found in JSON file")
+    images = _images(found.get("images", []))
     lifted = {key: value for key, value in document.items() if key != "profiles"}
     lifted |= {key: value for key, value in found.items() if key != "images"}
-    images = _images(found.get("images", []))
-    return Built(str(lifted.get("version_number") or ""), images, _describe(lifted))
-
-
-def _decode(content: bytes) -> dict[str, Any]:
+    known = {key: value for key, value in lifted.items() if key in _Known.__struct_fields__}
     try:
-        return _DOCUMENT.decode(content)
+        msgspec.convert(known, _Known)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise _failed(FailureReason.INCOMPLETE_OUTPUT, "JSON file not readable") from None
+        raise _unfit("it is not written as an ImageBuilder does") from None
+    if len(msgspec.json.encode(known)) > _MAX_DESCRIPTION:
+        raise _unfit("it says too much")
+    # What newer ImageBuilders may say beside it, as far as it is small.
+    unknown: dict[str, object] = {}
+    for key, value in lifted.items():
+        if len(unknown) >= _MOST_UNKNOWN:
+            break
+        if key in known or not _KEY.fullmatch(key):
+            continue
+        if len(msgspec.json.encode(value)) <= _MAX_UNKNOWN and _is_plain(value, _DEPTH):
+            unknown[key] = value
+    description = {**known, **unknown}
+    if len(msgspec.json.encode(description)) > _MAX_DESCRIPTION:
+        description = known
+    if not _is_plain(description, _DEPTH):
+        raise _unfit("it has characters or numbers that cannot be shown")
+    return Built(str(lifted.get("version_number") or ""), images, description)
 
 
 def _images(listed: object) -> tuple[BuiltImage, ...]:
@@ -110,35 +127,6 @@ def _images(listed: object) -> tuple[BuiltImage, ...]:
         if _UNFIT.search(f"{image.type}{image.filesystem or ''}"):
             raise _unfit("an image's description has characters that cannot be shown")
     return images
-
-
-def _describe(lifted: dict[str, Any]) -> dict[str, object]:
-    known = {key: value for key, value in lifted.items() if key in _Known.__struct_fields__}
-    try:
-        msgspec.convert(known, _Known)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise _unfit("it is not written as an ImageBuilder does") from None
-    description = {**known, **_unknown(lifted)}
-    if len(msgspec.json.encode(description)) > _MAX_DESCRIPTION:
-        description = known
-    if len(msgspec.json.encode(known)) > _MAX_DESCRIPTION:
-        raise _unfit("it says too much")
-    if not _is_plain(description, _DEPTH):
-        raise _unfit("it has characters or numbers that cannot be shown")
-    return description
-
-
-def _unknown(lifted: dict[str, Any]) -> dict[str, object]:
-    """What newer ImageBuilders may say beside it, as far as it is small."""
-    found: dict[str, object] = {}
-    for key, value in lifted.items():
-        if len(found) >= _MOST_UNKNOWN:
-            break
-        if key in _Known.__struct_fields__ or not _KEY.fullmatch(key):
-            continue
-        if len(msgspec.json.encode(value)) <= _MAX_UNKNOWN and _is_plain(value, _DEPTH):
-            found[key] = value
-    return found
 
 
 def _is_plain(value: object, depth: int) -> bool:

@@ -77,9 +77,17 @@ class BuildRequest(Struct, frozen=True):
         _require(
             VERSION_CODE.fullmatch(self.version_code), "version_code", "a revision like r28959-29397011cc"
         )
-        _require_packages("packages", self.packages, enumerate(self.packages))
-        names = ((None, name) for name in self.packages_versions)
-        _require_packages("packages_versions", self.packages_versions, names)
+        for name, packages, entries in (
+            ("packages", self.packages, enumerate(self.packages)),
+            ("packages_versions", self.packages_versions, ((None, name) for name in self.packages_versions)),
+        ):
+            if not _each_matches(_PACKAGES, packages):
+                require_package_names(name, entries)
+            _require(
+                len(packages) <= MAX_PACKAGES and sum(map(len, packages)) <= MAX_PACKAGES_LENGTH,
+                name,
+                f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together",
+            )
         if not _each_matches(_PACKAGE_VERSIONS, self.packages_versions.values()):
             _require_each(
                 "packages_versions",
@@ -87,10 +95,6 @@ class BuildRequest(Struct, frozen=True):
                 _PACKAGE_VERSION,
                 "a package version of letters, digits and . _ + ~ : = -",
             )
-        self._require_options()
-        self._require_repositories()
-
-    def _require_options(self) -> None:
         size = self.rootfs_size_mb
         _require(size is None or 1 <= size <= 1_000_000, "rootfs_size_mb", "a positive number of MiB")
         _require(
@@ -103,8 +107,6 @@ class BuildRequest(Struct, frozen=True):
             "defaults",
             f"text without NUL of at most {MAX_DEFAULTS_LENGTH} characters",
         )
-
-    def _require_repositories(self) -> None:
         _require(self.repositories_mode in REPOSITORIES_MODES, "repositories_mode", "append or replace")
         _require(
             len(self.repositories) <= MAX_REPOSITORIES, "repositories", f"at most {MAX_REPOSITORIES} entries"
@@ -206,18 +208,6 @@ def require_usable_repositories(repositories: Mapping[str, str]) -> None:
             parse_address(url),
             "an address with a host, no port of 0 or with leading zeros, and brackets around IPv6 alone",
         )
-
-
-def _require_packages(
-    name: str, packages: Collection[str], entries: Iterable[tuple[int | None, str]]
-) -> None:
-    if not _each_matches(_PACKAGES, packages):
-        require_package_names(name, entries)
-    _require(
-        len(packages) <= MAX_PACKAGES and sum(map(len, packages)) <= MAX_PACKAGES_LENGTH,
-        name,
-        f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together",
-    )
 
 
 class Erratum(Struct, frozen=True):
