@@ -12,7 +12,7 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
-from asu_builder.core.preflight import Preview
+from asu_builder.core.search import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import Workers

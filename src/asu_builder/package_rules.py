@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import urllib3
 
     from package_changes.files import RulesFile
-    from package_changes.rules import Context, Rules
+    from package_changes.rules import Rules
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +196,20 @@ def select(
     rules: "Rules", request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None
 ) -> PackageSelection:
     """What the rules make of a request."""
-    found = rules.apply(_context(request, default_packages, baseline))
+    with LOADING:
+        from package_changes.rules import Context
+
+    context = Context(
+        request.version,
+        request.target,
+        request.profile,
+        request.wanted,
+        tuple(default_packages),
+        request.diff_packages,
+        from_version=baseline.version if baseline else None,
+        from_defaults=baseline.packages if baseline else None,
+    )
+    found = rules.apply(context)
     applied = tuple(
         AppliedRule(entry.rule, entry.why, entry.added, entry.removed, dict(entry.renamed))
         for entry in found.applied
@@ -210,20 +223,4 @@ def client_changes_of(rules: "Rules") -> tuple[ClientChange, ...]:
     return tuple(
         ClientChange(change.source, change.revision, change.target, change.mandatory)
         for change in rules.client_changes()
-    )
-
-
-def _context(request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None) -> "Context":
-    with LOADING:
-        from package_changes.rules import Context
-
-    return Context(
-        request.version,
-        request.target,
-        request.profile,
-        request.wanted,
-        tuple(default_packages),
-        request.diff_packages,
-        from_version=baseline.version if baseline else None,
-        from_defaults=baseline.packages if baseline else None,
     )

@@ -51,7 +51,11 @@ class MemoryWindows:
                 times.append(now)
             if times:
                 self._times[key] = times
-            self._drop_old(now - longest)
+            while self._times:
+                oldest, admitted = next(iter(self._times.items()))
+                if len(self._times) <= self._most and admitted[-1] > now - longest:
+                    break
+                del self._times[oldest]
             # When the oldest of the times that fill a rate leaves its window.
             waits = [
                 ((times[-rate.amount] if rate.amount else now) + rate.seconds - now, rate) for rate in full
@@ -60,13 +64,6 @@ class MemoryWindows:
             return None
         wait, rate = max(waits, key=lambda entry: entry[0])
         return rate, wait
-
-    def _drop_old(self, before: float) -> None:
-        while self._times:
-            key, times = next(iter(self._times.items()))
-            if len(self._times) <= self._most and times[-1] > before:
-                return
-            del self._times[key]
 
 
 class RateLimit:

@@ -60,7 +60,14 @@ class Catalog:
         users of the predecessor search for; `Unavailable` when upstream was never asked and is slow.
         """
         release = self.release(request.version)
-        described = self._require_target(release, request.target)
+        described = self._described(release, request.target)
+        if described is None:
+            raise RequestRejected(
+                f"Unsupported target: {request.target}. The requested target was either dropped, is still "
+                "being built or is not supported by the selected version. Please check the forums or try "
+                "again later.",
+                field="target",
+            )
         profile = resolve_profile(request.profile, described)
         if profile is None:
             raise RequestRejected(
@@ -190,10 +197,25 @@ class Catalog:
         """Every offered branch, newest first. One that upstream cannot tell about is empty, no more."""
         # A list may name a version twice.
         offered = list(dict.fromkeys(self.branches.offered(self._upstream.versions().listed)))
-        return [
-            self._offer(branch, [release for release in offered if release.branch == branch.name])
-            for branch in self.branches
-        ]
+        found = []
+        for branch in self.branches:
+            releases = [release for release in offered if release.branch == branch.name]
+            moving = self.branches.moving_release(branch)
+            snapshot_targets = self._known_targets(moving)
+            # A release can be announced before it is published: then the newest published one speaks.
+            targets = snapshot_targets
+            for release in releases:
+                newest = self._known_targets(release)
+                if newest is None or newest:
+                    targets = newest
+                    break
+            versions = [release.version for release in releases]
+            if snapshot_targets or branch.name == MAIN:
+                versions.append(moving.version)
+            complete = targets is not None and snapshot_targets is not None
+            changes = told_by(branch, self._package_changes.client_changes())
+            found.append(BranchOffer(branch, tuple(versions), targets or {}, changes, complete))
+        return found
 
     def refresh(self) -> None:
         """Asks for what every client wants to know, so that it is there before somebody asks."""
@@ -211,23 +233,6 @@ class Catalog:
             or release.version.partition("-rc")[0] not in versions.listed
         ]
 
-    def _offer(self, branch: Branch, releases: Sequence[Release]) -> BranchOffer:
-        moving = self.branches.moving_release(branch)
-        snapshot_targets = self._known_targets(moving)
-        # A release can be announced before it is published: then the newest published one speaks.
-        targets = snapshot_targets
-        for release in releases:
-            newest = self._known_targets(release)
-            if newest is None or newest:
-                targets = newest
-                break
-        versions = [release.version for release in releases]
-        if snapshot_targets or branch.name == MAIN:
-            versions.append(moving.version)
-        complete = targets is not None and snapshot_targets is not None
-        changes = told_by(branch, self._package_changes.client_changes())
-        return BranchOffer(branch, tuple(versions), targets or {}, changes, complete)
-
     def _known_targets(self, release: Release) -> Mapping[str, str] | None:
         """{} when upstream has no such version, None when it is not known yet."""
         with contextlib.suppress(Unavailable):
@@ -241,17 +246,6 @@ class Catalog:
         if described is None or described.architecture:
             return described
         return replace(described, architecture=targets[target])
-
-    def _require_target(self, release: Release, target: str) -> TargetProfiles:
-        described = self._described(release, target)
-        if described is None:
-            raise RequestRejected(
-                f"Unsupported target: {target}. The requested target was either dropped, is still being "
-                "built or is not supported by the selected version. Please check the forums or try again "
-                "later.",
-                field="target",
-            )
-        return described
 
 
 def _no_target(release: Release, target: str) -> BuildNotFound:
@@ -275,19 +269,15 @@ def resolve_profile(asked: str, described: TargetProfiles) -> str | None:
     meant = [profile for profile, names in called.items() if name in names]
     own = [profile for profile in meant if called[profile][0] == name]
     if len(meant) > 1 and len(own) != 1:
-        raise RequestRejected(_ambiguous(asked, meant, described))
+        named = [
+            f"{profile} ({' / '.join(map(str, described.titles.get(profile, ()))) or 'without a title'})"
+            for profile in meant[:_MOST_MEANT]
+        ]
+        more = f" and {len(meant) - _MOST_MEANT} more" if len(meant) > _MOST_MEANT else ""
+        raise RequestRejected(
+            f"Unsupported profile: {asked} is the name of several profiles: {', '.join(named)}{more}. "
+            "Send one of their ids as the profile."
+        )
     if meant:
         return (own or meant)[0]
     return "generic" if list(described.profiles) == ["generic"] else None
-
-
-def _ambiguous(asked: str, meant: Sequence[str], described: TargetProfiles) -> str:
-    named = [
-        f"{profile} ({' / '.join(map(str, described.titles.get(profile, ()))) or 'without a title'})"
-        for profile in meant[:_MOST_MEANT]
-    ]
-    more = f" and {len(meant) - _MOST_MEANT} more" if len(meant) > _MOST_MEANT else ""
-    return (
-        f"Unsupported profile: {asked} is the name of several profiles: {', '.join(named)}{more}. "
-        "Send one of their ids as the profile."
-    )

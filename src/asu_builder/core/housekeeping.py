@@ -151,7 +151,21 @@ class Housekeeping:
         hour is enough.
         Nothing is missed in a store that is not there.
         """
-        found = self._bring_together(dry_run=dry_run) if self._store_is_there() else Collection()
+        found = Collection()
+        if self._store_is_there():
+            lost: list[str] = []
+            for some in self._unhurried(self._retention.completed_hashes()):
+                lost += [name for name in some if not self._store.holds(name)]
+            if not dry_run:
+                lost = [name for name in lost if self._forget_lost(name)]
+                if lost:
+                    _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
+            orphaned: list[str] = []
+            for some in self._unhurried(self._store.published()):
+                orphaned += [name for name in self._retention.find_orphans(some) if self._store.owns(name)]
+            if not dry_run:
+                orphaned = [name for name in orphaned if self._forget(name)]
+            found = Collection(expired=lost, orphaned=orphaned)
         if not dry_run:
             settings = self._settings
             while self._retention.forget_statistics(older_than=settings.statistics_ttl):
@@ -160,21 +174,6 @@ class Housekeeping:
             while self._retention.forget_requests(older_than=older_than, most_bytes=most):
                 pass
         return found
-
-    def _bring_together(self, *, dry_run: bool) -> Collection:
-        lost: list[str] = []
-        for some in self._unhurried(self._retention.completed_hashes()):
-            lost += [name for name in some if not self._store.holds(name)]
-        if not dry_run:
-            lost = [name for name in lost if self._forget_lost(name)]
-            if lost:
-                _log.warning("%d result(s) had lost their files and are forgotten", len(lost))
-        orphaned: list[str] = []
-        for some in self._unhurried(self._store.published()):
-            orphaned += [name for name in self._retention.find_orphans(some) if self._store.owns(name)]
-        if not dry_run:
-            orphaned = [name for name in orphaned if self._forget(name)]
-        return Collection(expired=lost, orphaned=orphaned)
 
     def _unhurried(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Some at a time. A large store has a hundred thousand; at one go they would slow every answer."""

@@ -1,21 +1,32 @@
-"""What people choose from: devices and packages of a version, found as they type."""
+"""What people choose from as they type: devices and packages of a version, and what rules make of a list."""
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
 from asu_builder.core.catalog import Catalog, resolve_profile
-from asu_builder.domain.errors import BuildNotFound
-from asu_builder.domain.search import Device, DeviceIndex, Found, Title, closest
+from asu_builder.domain.errors import BuildNotFound, Unavailable
+from asu_builder.domain.packages import PackageSelection
+from asu_builder.domain.reading import current_reading
+from asu_builder.domain.release import Release
+from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.search import Device, DeviceIndex, Found, Title, closest, without_abi
+from asu_builder.ports import PackageChanges
 
 _VERSIONS = 4
 """Versions whose devices are kept prepared; each takes about a megabyte for 2,500 devices."""
-
-
 _ALIKE = 0.9
 """From 0 to 1: profiles of one vendor are rather alike without meaning each other."""
+MAX_SUGGESTED = 10
+"""Unknown names that get suggestions; each costs about a millisecond."""
+_NEVER_LISTED = frozenset({"kernel", "libc"})
+"""Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
+
+OtherNames = Callable[[Release, str, str], Collection[str]]
+"""Further names of the packages of a release, for a target and its architecture."""
 
 
 class DescribedDevice(Struct, frozen=True):
@@ -51,7 +62,16 @@ class Search:
 
     def devices(self, version: str, text: str, limit: int) -> Found:
         """The devices of a version that have every word of `text` among their names; the first for ""."""
-        return self._index(version).search(text, limit)
+        devices = self._catalog.devices(version)
+        with self._lock:
+            kept = self._prepared.get(version)
+            # The same value means that nothing has changed.
+            if kept is None or kept[0] is not devices:
+                kept = self._prepared[version] = (devices, DeviceIndex(devices))
+            self._prepared.move_to_end(version)
+            while len(self._prepared) > _VERSIONS:
+                self._prepared.popitem(last=False)
+        return kept[1].search(text, limit)
 
     def device(self, version: str, target: str, profile: str) -> DescribedDevice:
         """One device by its profile or a name that it reports.
@@ -61,7 +81,9 @@ class Search:
         described = self._catalog.target_profiles(version, target)
         name = resolve_profile(profile, described)
         if name is None:
-            raise BuildNotFound(_no_profile(version, target, profile, list(described.profiles)))
+            sentence = f"{version} has no profile {profile} for {target}."
+            meant = closest(profile[:128].replace(",", "_"), list(described.profiles), alike=_ALIKE)
+            raise BuildNotFound(f"{sentence} Did you mean {' or '.join(meant)}?" if meant else sentence)
         titles = described.titles.get(name) or (Title(name),)
         return DescribedDevice(
             str(titles[0]) or name,
@@ -86,21 +108,68 @@ class Search:
         names.sort(key=lambda name: (not name.casefold().startswith(first), name))
         return FoundPackages(tuple((name, known[name]) for name in names[:limit]), len(names) > limit)
 
-    def _index(self, version: str) -> DeviceIndex:
-        devices = self._catalog.devices(version)
-        with self._lock:
-            kept = self._prepared.get(version)
-            # The same value means that nothing has changed.
-            if kept is None or kept[0] is not devices:
-                kept = (devices, DeviceIndex(devices))
-                self._prepared[version] = kept
-            self._prepared.move_to_end(version)
-            while len(self._prepared) > _VERSIONS:
-                self._prepared.popitem(last=False)
-        return kept[1]
+
+class UnknownPackage(Struct, frozen=True):
+    """A name that no index of this version and target has, and those that it may have meant."""
+
+    name: str
+    suggestions: tuple[str, ...]
 
 
-def _no_profile(version: str, target: str, profile: str, known: Sequence[str]) -> str:
-    sentence = f"{version} has no profile {profile} for {target}."
-    meant = closest(profile[:128].replace(",", "_"), known, alike=_ALIKE)
-    return f"{sentence} Did you mean {' or '.join(meant)}?" if meant else sentence
+class PreviewedSelection(Struct, frozen=True):
+    """What make would be told. `unknown` is None when the indexes are not known here."""
+
+    selection: PackageSelection
+    unknown: tuple[UnknownPackage, ...] | None
+
+
+class Preview:
+    """What the package rules would do to a request, and which names are unknown; nothing is queued.
+
+    Answers in milliseconds, from cached metadata alone.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        package_changes: PackageChanges,
+        *,
+        other_names: OtherNames = lambda *_: (),
+    ) -> None:
+        self._other_names = other_names
+        self._catalog = catalog
+        self._package_changes = package_changes
+
+    def look(self, request: BuildRequest) -> PreviewedSelection:
+        """Raises what `Catalog.resolve` raises."""
+        found = self._catalog.resolve(request)
+        release, target, architecture = found.release, found.request.target, found.architecture
+        defaults = self._catalog.default_packages(found)
+        baseline = self._catalog.baseline(found.request) if request.diff_packages else None
+        selection = self._package_changes.apply(found.request, default_packages=defaults, baseline=baseline)
+        try:
+            _, own = self._catalog.target_packages(release, target)
+            shared = self._catalog.architecture_packages(release, architecture)
+        except (BuildNotFound, Unavailable):
+            return PreviewedSelection(selection, None)
+        reading = current_reading()
+        if not (shared and own) or (reading is not None and reading.left_out):
+            # A package that is not found may be in what is lacking.
+            return PreviewedSelection(selection, None)
+        known = {**shared, **own}
+        expected = _NEVER_LISTED.union(defaults)
+        asked = [name for name in selection.packages if not name.startswith("-")]
+        missing = [name for name in asked if name not in known and name not in expected]
+        if missing:
+            others: Collection[str] = ()
+            with contextlib.suppress(Unavailable):
+                others = self._other_names(release, target, architecture)
+            missing = [
+                name for name in missing if name not in others and known.keys().isdisjoint(without_abi(name))
+            ]
+        names = list(known)
+        unknown = tuple(
+            UnknownPackage(name, closest(name, names) if number < MAX_SUGGESTED else ())
+            for number, name in enumerate(missing)
+        )
+        return PreviewedSelection(selection, unknown)

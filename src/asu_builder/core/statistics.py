@@ -263,6 +263,14 @@ class Charts:
         classes: dict[str, list[DurationTally]] = {}
         for tally in self._statistics.durations(since=start):
             classes.setdefault(tally.stage, []).append(tally)
+        durations = []
+        for stage in _STAGES:
+            if found := classes.get(stage):
+                count = sum(tally.count for tally in found)
+                mean = sum((tally.total for tally in found), timedelta(0)) / count
+                spans = (mean, p90(found), max(tally.longest for tally in found))
+                seconds = (round(span.total_seconds(), 3) for span in spans)
+                durations.append(StageReport(stage, count, *seconds))
         packages = self._statistics.top_packages(since=start, branch="", limit=TOP_PACKAGES)
         return StatisticsReport(
             self.days(days),
@@ -271,7 +279,7 @@ class Charts:
                 for version, count in _ranked(requested + answered)
             ],
             [FailureReport(reason, side.fault, count, side) for (reason, side), count in _ranked(failures)],
-            [_durations_of(stage, classes[stage]) for stage in _STAGES if stage in classes],
+            durations,
             [Named(name, count) for name, count in packages],
         )
 
@@ -304,13 +312,6 @@ class Charts:
 
 def _ranked(counts: Mapping[_Label, int]) -> list[tuple[_Label, int]]:
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-
-
-def _durations_of(stage: str, classes: Sequence[DurationTally]) -> StageReport:
-    count = sum(tally.count for tally in classes)
-    mean = sum((tally.total for tally in classes), timedelta(0)) / count
-    spans = (mean, p90(classes), max(tally.longest for tally in classes))
-    return StageReport(stage, count, *(round(span.total_seconds(), 3) for span in spans))
 
 
 def p90(classes: Sequence[DurationTally]) -> timedelta:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.core.catalog import Catalog, Resolved
+from asu_builder.core.catalog import Catalog
 from asu_builder.domain.access import Caller, Right, digest_of
 from asu_builder.domain.errors import (
     AsuError,
@@ -221,70 +221,80 @@ class Builds:
         One whose `reading` lacks documents is not entered: it is asked again when they are here.
         One that is no `AsuError` is a bug, met by that request alone.
         """
-        prepared = [self._prepare(ask) for ask in asked]
-        ready = [entry for entry in prepared if isinstance(entry, _Prepared)]
-        entries = iter(self._enter(ready))
-        return [next(entries) if isinstance(entry, _Prepared) else entry for entry in prepared]
-
-    def _prepare(self, ask: Ask) -> "_Prepared | Exception":
-        with ask.reading.active() if ask.reading else nullcontext():
+        prepared: list[_Prepared | Exception] = []
+        for ask in asked:
             try:
-                prepared = self._prepared(ask)
+                with ask.reading.active() if ask.reading else nullcontext():
+                    prepared.append(self._prepare(ask))
             except Exception as refusal:  # noqa: BLE001 - a bug too is the answer to this request alone
-                return refusal
-        if ask.reading and ask.reading.lacks:
-            return Unavailable("Documents of the download server are on their way.", retry_after=1)
-        return prepared
-
-    def _prepared(self, ask: Ask) -> "_Prepared":
-        self._require_policy(ask.request)
-        found = self._catalog.resolve(ask.request)
-        self._require_repositories(found)
-        rules = self._package_changes.digest(found.request)
-        name = request_hash(found.request, revision=found.revision, rules=rules)
-        cancel_token = secrets.token_urlsafe(18)
-        submission = Submission(
-            found.request, name, ask.client, ask.caller.name, ask.caller.priority, digest_of(cancel_token)
-        )
-        return _Prepared(submission, cancel_token, limited=ask.caller.token is None)
-
-    def _enter(self, prepared: "Sequence[_Prepared]") -> list[BuildView | Exception]:
-        if not prepared:
-            return []
+                prepared.append(refusal)
+        ready = [found for found in prepared if isinstance(found, _Prepared)]
         try:
-            entries = self._submit(prepared)
+            entries = iter(self._submit(ready) if ready else ())
         except AsuError:
             raise
         except Exception as bug:  # noqa: BLE001 - nothing was entered; the one request that met it is told
-            if len(prepared) == 1:
+            if len(asked) == 1:
                 return [bug]
-            return [answer for ready in prepared for answer in self._enter([ready])]
-        return [self._entered(entry, ready) for entry, ready in zip(entries, prepared, strict=True)]
+            return [answer for ask in asked for answer in self.submit_all([ask])]
+        return [
+            self._entered(next(entries), found) if isinstance(found, _Prepared) else found
+            for found in prepared
+        ]
 
-    def _entered(self, entry: Entry | AsuError, prepared: "_Prepared") -> BuildView | Exception:
-        if isinstance(entry, AsuError):
-            return entry
-        try:
-            return self._welcome(self._resubmit_if_gone(entry, prepared), prepared)
-        except Exception as error:  # noqa: BLE001 - the others are entered and must be told so
-            return error
-
-    def _resubmit_if_gone(self, entry: Entry, prepared: "_Prepared") -> Entry:
-        if not self._is_gone(entry.job):
-            return entry
-        self._queue.expire(entry.job.id)
-        (again,) = self._submit([prepared])
-        if isinstance(again, AsuError):
-            raise again
-        return again
+    def _prepare(self, ask: Ask) -> "_Prepared":
+        """What the queue is told of a request that policy and catalog let pass."""
+        request, settings = ask.request, self._settings
+        if request.defaults and not settings.allow_defaults:
+            raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
+        if len(request.defaults) > settings.max_defaults_length:
+            raise RequestRejected(
+                f"defaults: at most {settings.max_defaults_length} characters are allowed here",
+                field="defaults",
+            )
+        key_files(request.repository_keys)  # refuses what is no key
+        size = request.rootfs_size_mb
+        if size is not None and size > settings.max_custom_rootfs_size_mb:
+            raise RequestRejected(
+                f"rootfs_size_mb: at most {settings.max_custom_rootfs_size_mb} MiB are allowed here",
+                field="rootfs_size_mb",
+            )
+        found = self._catalog.resolve(request)
+        request = found.request
+        target, _, subtarget = request.target.partition("/")
+        values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
+        places = dict(zip(PLACEHOLDERS, values, strict=True))
+        require_allowed(request.repositories, settings.repository_allow_list, places=places)
+        rules = self._package_changes.digest(request)
+        name = request_hash(request, revision=found.revision, rules=rules)
+        if ask.reading and ask.reading.lacks:
+            raise Unavailable("Documents of the download server are on their way.", retry_after=1)
+        caller, cancel_token = ask.caller, secrets.token_urlsafe(18)
+        submission = Submission(
+            request, name, ask.client, caller.name, caller.priority, digest_of(cancel_token)
+        )
+        return _Prepared(submission, cancel_token, limited=caller.token is None)
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
-        no_room, most = self._no_room(), self._settings.max_pending_jobs
+        no_room: AsuError | None = None
+        if missing := self._store.missing():
+            no_room = StoreUnavailable(missing)
+        else:
+            try:
+                if self._store.room() <= 0:
+                    no_room = Unavailable(
+                        "This server's disk is nearly full, so it takes no new builds until room was made. "
+                        "Builds that were asked for before are still answered.",
+                        retry_after=_RETRY_AFTER_NO_ROOM,
+                        plain=True,
+                    )
+            except Unavailable as error:
+                no_room = error
+        most = self._settings.max_pending_jobs
         counted: set[str] = set()
         submissions = []
         for ready in prepared:
-            submission = ready.submission
-            refusal: AsuError | None = no_room
+            submission, refusal = ready.submission, no_room
             name = submission.request_hash
             # A request that joins a job, or is refused for another reason, does not count.
             if ready.limited and refusal is None and name not in counted:
@@ -295,32 +305,25 @@ class Builds:
             submissions.append(replace(submission, refusal=refusal))
         return self._queue.submit_all(submissions, max_pending=most)
 
-    def _no_room(self) -> Unavailable | None:
-        if missing := self._store.missing():
-            return StoreUnavailable(missing)
-        try:
-            room = self._store.room()
-        except Unavailable as error:
-            return error
-        if room > 0:
-            return None
-        return Unavailable(
-            "This server's disk is nearly full, so it takes no new builds until room was made. "
-            "Builds that were asked for before are still answered.",
-            retry_after=_RETRY_AFTER_NO_ROOM,
-            plain=True,
-        )
-
-    def _welcome(self, entry: Entry, prepared: "_Prepared") -> BuildView:
+    def _entered(self, entry: Entry | AsuError, prepared: "_Prepared") -> BuildView | Exception:
+        """The answer to one request. The others are entered and must be told so, whatever is raised here."""
         submission = prepared.submission
-        if entry.created:
-            self._statistics.record("request", submission.request, client=submission.client)
-        else:
-            self.touch(submission.request_hash)
-            if entry.job.state is JobState.COMPLETED:
-                self._statistics.record("cache_hit", submission.request, client=submission.client)
-        view = self._seen(entry.job, entry.ahead)
-        return replace(view, cancel_token=prepared.cancel_token) if entry.created else view
+        try:
+            if not isinstance(entry, AsuError) and self._is_gone(entry.job):
+                self._queue.expire(entry.job.id)
+                (entry,) = self._submit([prepared])
+            if isinstance(entry, AsuError):
+                return entry
+            if entry.created:
+                self._statistics.record("request", submission.request, client=submission.client)
+            else:
+                self.touch(submission.request_hash)
+                if entry.job.state is JobState.COMPLETED:
+                    self._statistics.record("cache_hit", submission.request, client=submission.client)
+            token = prepared.cancel_token if entry.created else ""
+            return self._seen(entry.job, entry.ahead, token)
+        except Exception as error:  # noqa: BLE001
+            return error
 
     def look(self, name: str) -> BuildView:
         """The newest job for this hash.
@@ -351,9 +354,9 @@ class Builds:
         """How many jobs wait."""
         return self._queue.pending()
 
-    def _seen(self, job: Job, ahead: int | None) -> BuildView:
+    def _seen(self, job: Job, ahead: int | None, cancel_token: str = "") -> BuildView:
         hindrance = self._waiting_for() if job.state is JobState.PENDING else ""
-        return BuildView(job, ahead, self._forecast.remaining(job, ahead), hindrance)
+        return BuildView(job, ahead, self._forecast.remaining(job, ahead), hindrance, cancel_token)
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.
@@ -361,29 +364,6 @@ class Builds:
             return False
         self._store.require_root()  # gone, or only not mounted?
         return True
-
-    def _require_policy(self, request: BuildRequest) -> None:
-        settings = self._settings
-        if request.defaults and not settings.allow_defaults:
-            raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
-        if len(request.defaults) > settings.max_defaults_length:
-            raise RequestRejected(
-                f"defaults: at most {settings.max_defaults_length} characters are allowed here",
-                field="defaults",
-            )
-        key_files(request.repository_keys)  # refuses what is no key
-        size = request.rootfs_size_mb
-        if size is not None and size > settings.max_custom_rootfs_size_mb:
-            raise RequestRejected(
-                f"rootfs_size_mb: at most {settings.max_custom_rootfs_size_mb} MiB are allowed here",
-                field="rootfs_size_mb",
-            )
-
-    def _require_repositories(self, found: Resolved) -> None:
-        target, _, subtarget = found.request.target.partition("/")
-        values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
-        places = dict(zip(PLACEHOLDERS, values, strict=True))
-        require_allowed(found.request.repositories, self._settings.repository_allow_list, places=places)
 
 
 class _Prepared(Struct, frozen=True):

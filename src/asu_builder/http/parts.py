@@ -10,8 +10,7 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
 from asu_builder.core.operator import Operator, QueueOverview
-from asu_builder.core.preflight import Preview
-from asu_builder.core.search import Search
+from asu_builder.core.search import Preview, Search
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Builds
 from asu_builder.http.api.builds import BuildAnswers

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asu_builder.core.preflight import Preview
+from asu_builder.core.search import Preview
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.wire import (
     UPSTREAM_IS_SLOW,

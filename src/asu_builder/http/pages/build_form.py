@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.core.preflight import PreviewedSelection
-from asu_builder.core.search import DescribedDevice
+from asu_builder.core.search import DescribedDevice, PreviewedSelection
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
 from asu_builder.domain.profiles_json import filesystems_of
