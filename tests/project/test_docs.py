@@ -17,7 +17,7 @@ from asu_builder.http.api.health import HealthDocument
 from asu_builder.http.api.wire import ImageDocument, Problem
 from asu_builder.http.app import OPERATIONS
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
-from asu_builder.upstream import fetches
+from asu_builder.upstream import documents, memory
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -154,18 +154,17 @@ def test_the_address_of_a_repository_of_apk_is_shown_down_to_its_index() -> None
 
 def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> None:
     kinds = {
-        "lists": fetches.LISTS,
-        "of a release": fetches.OF_A_RELEASE,
-        "of a snapshot": fetches.OF_A_SNAPSHOT,
+        "lists": documents.LISTS_STALE,
+        "of a release": documents.RELEASE_STALE,
+        "of a snapshot": documents.SNAPSHOT_STALE,
     }
     first, again, beside = (
         f"{reading.FIRST_SECONDS:g} s",
         f"{reading.AGAIN_SECONDS:g} s",
         f"{reading.BESIDE_SECONDS:g} s where the answer can do without",
     )
-    days = {kind: found.stale // timedelta(days=1) for kind, found in kinds.items()}
-    fresh = {found.fresh // timedelta(minutes=1) for found in kinds.values()}
-    assert fresh == {5} and {found.missing for found in kinds.values()} == {fetches.MISSING_FOR}
+    days = {kind: stale // timedelta(days=1) for kind, stale in kinds.items()}
+    assert timedelta(minutes=5) == memory.FRESH_FOR
     text = (DOCS / "api.md").read_text()
     for row in (
         f"| `.versions.json`, `.targets.json`, `.overview.json` | 5 min | {first}; {beside} | {again} | "
@@ -174,7 +173,7 @@ def test_how_long_documents_of_upstream_are_believed_is_as_the_table_says() -> N
         f"| {first} | {again} | {days['of a release']} days |",
         "| profiles, indexes and feeds of a snapshot | 5 min "
         f"| {first} | {again} | {days['of a snapshot']} day |",
-        f'| "there is no such document" | {fetches.MISSING_FOR // timedelta(minutes=1)} min | – | '
-        f"{again} | {fetches.MISSING_STALE // timedelta(hours=1)} hour |",
+        f'| "there is no such document" | {memory.MISSING_FOR // timedelta(minutes=1)} min | – | '
+        f"{again} | {documents.MISSING_STALE // timedelta(hours=1)} hour |",
     ):
         assert row in text

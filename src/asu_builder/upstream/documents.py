@@ -6,20 +6,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import AsuError
-from asu_builder.domain.health import CheckResult
 from asu_builder.domain.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS, current_reading
-from asu_builder.upstream.fetches import FIRST_PAUSE as FIRST_PAUSE
-from asu_builder.upstream.fetches import FRESH_FOR as FRESH_FOR
-from asu_builder.upstream.fetches import LISTS, MISSING_STALE, Asking, freshness, on_its_way
-from asu_builder.upstream.fetches import MISSING_FOR as MISSING_FOR
-from asu_builder.upstream.memory import OWN, Document, DocumentMemory
+from asu_builder.upstream.fetches import Asking, on_its_way
+from asu_builder.upstream.memory import FRESH_FOR, OWN, Document, DocumentMemory
 from asu_builder.upstream.server import UpstreamServer
 
 KEPT_SECONDS = 7 * 86400.0
@@ -98,6 +94,14 @@ class WarmPaths:
         self.changed = True
 
 
+LISTS_STALE = timedelta(days=7)
+"""How old a copy may be at most that is still served: of versions, targets and devices."""
+RELEASE_STALE = timedelta(days=30)
+"""Of profiles and packages of what is released: they hardly change."""
+SNAPSHOT_STALE = timedelta(days=1)
+"""Of profiles and packages of what moves: an old copy names packages that are gone."""
+MISSING_STALE = timedelta(hours=1)
+"""Of "upstream has no such document"."""
 _EARLY = 0.8
 """After this part of its fresh time a document is asked for again that is kept warm."""
 _LOOKS = 20
@@ -129,7 +133,7 @@ class UpstreamDocuments:
         self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
         self._restored = False
         server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
-        self._asking = Asking(server, self._memory, on_missing=self._warm.forget, clock=clock)
+        self.asking = Asking(server, self._memory, on_missing=self._warm.forget, clock=clock)
 
     def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
         """The parsed document, or None when upstream has none.
@@ -142,9 +146,7 @@ class UpstreamDocuments:
             return None
         document = self._find(path, parse)
         age = 0.0 if document is None else self._clock() - document.checked
-        is_missing = document is None or document.parsed is None
-        longest = MISSING_STALE if is_missing else freshness(path).stale
-        if document is None or age > longest.total_seconds():
+        if document is None or age > _longest_stale(path, document).total_seconds():
             document = self._first(path, parse, document, wait=wait)
         elif age > document.fresh_for:
             document = self._again(path, parse, document)
@@ -158,8 +160,8 @@ class UpstreamDocuments:
         if reading is None or not _PLAIN_PATH.fullmatch(path):
             return
         document = self._find(path, parse)
-        if document is None and not reading.over and not reading.refusal() and self._asking.may_ask(path):
-            reading.await_first(self._asking.ask(path, parse, instead_of=None).future)
+        if document is None and not reading.over and not reading.refusal() and self.asking.may_ask(path):
+            reading.await_first(self.asking.ask(path, parse, instead_of=None).future)
 
     def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
         """The document as last seen, however old; None when it was never, or upstream has none."""
@@ -173,18 +175,15 @@ class UpstreamDocuments:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
         return self._memory.stored(self._address(path))
 
-    def check(self) -> CheckResult:
-        """Whether upstream answered last time. If not, it is asked again, behind and not too often."""
-        return self._asking.check()
-
     def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
         """Asks for one document again that was asked for of late; to be called once a second."""
         self._restore()
+        soon = _EARLY * FRESH_FOR.total_seconds()
         for _ in range(_LOOKS):
             path = self._warm.due()
             if path is None:
                 return
-            parse, soon = parser_of(path), _EARLY * freshness(path).seconds(there=True)
+            parse = parser_of(path)
             age = self._memory.age(self._address(path))
             if parse is None or age is None:
                 self._warm.forget(path)
@@ -192,9 +191,9 @@ class UpstreamDocuments:
                 self._warm.rest(path, soon - age)
             else:
                 self._warm.rest(path, soon)
-                if self._asking.may_ask(path):
+                if self.asking.may_ask(path):
                     current = self._memory.known(self._address(path))
-                    self._asking.ask(path, parse, instead_of=current)
+                    self.asking.ask(path, parse, instead_of=current)
                 return
 
     def tidy(self) -> None:
@@ -223,27 +222,25 @@ class UpstreamDocuments:
         with contextlib.suppress(AsuError):
             self._save()
         self._memory.close()
-        self._asking.close()
+        self.asking.close()
 
     def _find(self, path: str, parse: Parse[Any]) -> Document | None:
-        return self._memory.find(
-            self._address(path), parse, lambda there: freshness(path).seconds(there=there)
-        )
+        return self._memory.find(self._address(path), parse)
 
     def _note(self, path: str, document: Document) -> None:
         reading = current_reading()
         if reading is not None:
             address = self._address(path)
             reading.note(address, self._memory.state(address, document))
-            if document.parsed is not None and freshness(path) is not LISTS:
+            if document.parsed is not None and not _is_list(path):
                 self._warm.note(path)
 
     def _again(self, path: str, parse: Parse[Any], old: Document) -> Document:
         """What to use of a document past its fresh time: the old copy if upstream fails or is slow."""
         reading = current_reading()
-        if (reading is not None and reading.refusal()) or not self._asking.may_ask(path):
+        if (reading is not None and reading.refusal()) or not self.asking.may_ask(path):
             return old
-        fetch = self._asking.ask(path, parse, instead_of=old)
+        fetch = self.asking.ask(path, parse, instead_of=old)
         # Counted from the first caller: a slow upstream makes each caller wait once, not every time.
         until = fetch.since + AGAIN_SECONDS
         if reading is None:
@@ -260,10 +257,10 @@ class UpstreamDocuments:
         reading = current_reading()
         if reading is not None and (refusal := reading.refusal()):
             raise refusal
-        failed_before = self._asking.failed_before(path)
-        if (reading is not None and reading.over) or not self._asking.may_ask(path):
-            raise self._asking.refusal(path)
-        fetch = self._asking.ask(path, parse, instead_of=old)
+        failed_before = self.asking.failed_before(path)
+        if (reading is not None and reading.over) or not self.asking.may_ask(path):
+            raise self.asking.refusal(path)
+        fetch = self.asking.ask(path, parse, instead_of=old)
         if reading is None:
             with contextlib.suppress(TimeoutError):
                 fetch.future.result(timeout=FIRST_SECONDS if wait else BESIDE_SECONDS)
@@ -275,9 +272,18 @@ class UpstreamDocuments:
             reading.await_beside(fetch.future)
         raise on_its_way(path)
 
-    def is_forbidden(self, path: str) -> bool:
-        """Whether upstream did not let us look whether it has an optional document."""
-        return self._asking.is_forbidden(path)
-
     def _address(self, path: str) -> str:
         return f"{self._url}/{path}"
+
+
+def _longest_stale(path: str, document: Document) -> timedelta:
+    """How old this copy may be at most that is still served."""
+    if document.parsed is None:
+        return MISSING_STALE
+    if _is_list(path):
+        return LISTS_STALE
+    return SNAPSHOT_STALE if path.startswith("snapshots/") or "-SNAPSHOT/" in path else RELEASE_STALE
+
+
+def _is_list(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")

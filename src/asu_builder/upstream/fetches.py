@@ -16,43 +16,8 @@ from msgspec import Struct
 from asu_builder.domain.errors import AsuError, Unavailable, UpstreamUnavailable
 from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.reading import FIRST_SECONDS, current_reading
-from asu_builder.upstream.memory import Document, DocumentMemory, digest_of, size_of
+from asu_builder.upstream.memory import Document, DocumentMemory
 from asu_builder.upstream.server import UpstreamServer
-
-FRESH_FOR = timedelta(minutes=5)
-MISSING_FOR = timedelta(minutes=1)
-"""How long "upstream has no such document" is believed: a release appears without a restart."""
-MISSING_STALE = timedelta(hours=1)
-"""How long it is believed at most while upstream does not answer."""
-
-
-class Freshness(Struct, frozen=True):
-    """Of one kind of document; `stale` is how old a copy may be at most that is still served."""
-
-    fresh: timedelta
-    missing: timedelta
-    stale: timedelta
-
-    def seconds(self, *, there: bool) -> float:
-        """How long it is not asked for again, by whether upstream had it."""
-        return (self.fresh if there else self.missing).total_seconds()
-
-
-LISTS = Freshness(FRESH_FOR, MISSING_FOR, timedelta(days=7))
-"""Versions, targets and devices."""
-OF_A_RELEASE = Freshness(FRESH_FOR, MISSING_FOR, timedelta(days=30))
-"""Profiles and packages of what is released: they hardly change."""
-OF_A_SNAPSHOT = Freshness(FRESH_FOR, MISSING_FOR, timedelta(days=1))
-"""Profiles and packages of what moves: an old copy names packages that are gone."""
-
-
-def freshness(path: str) -> Freshness:
-    """That of the document at this path of the download server."""
-    if path.rpartition("/")[2].startswith("."):
-        return LISTS
-    moving = path.startswith("snapshots/") or "-SNAPSHOT/" in path
-    return OF_A_SNAPSHOT if moving else OF_A_RELEASE
-
 
 _log = logging.getLogger(__name__)
 
@@ -159,13 +124,6 @@ class Fetch(Struct, frozen=True):
     since: float
     """When it was asked for (`time.monotonic`)."""
 
-    @classmethod
-    def ended(cls) -> "Fetch":
-        """One whose document is here."""
-        future: Future[None] = Future()
-        future.set_result(None)
-        return cls(future, time.monotonic())
-
 
 class Asking:
     """Puts what the server has into the memory; safe to use from any thread."""
@@ -244,10 +202,12 @@ class Asking:
             fetch = self._fetching.get(path)
             if fetch is not None:
                 return fetch
+            fetch = Fetch(Future(), time.monotonic())
             current = self._memory.known(self._address(path))
             if current is not None and current is not instead_of:
-                return Fetch.ended()
-            fetch = self._fetching[path] = Fetch(Future(), time.monotonic())
+                fetch.future.set_result(None)
+                return fetch
+            self._fetching[path] = fetch
         reading = current_reading()
         self._fetches.start(reading.caller if reading else "", partial(self._fetch, path, parse))
         return fetch
@@ -306,9 +266,7 @@ class Asking:
             parsed = None if body is None else parse(body)
         except (msgspec.MsgspecError, ValueError) as error:
             raise UpstreamUnavailable(f"{address} is not what it should be: {error}.") from error
-        fresh_for = freshness(path).seconds(there=body is not None)
-        size = size_of(body, parsed)
-        document = Document(self._clock(), response.etag, size, parsed, digest_of(body), fresh_for)
+        document = Document.of(body, parsed, etag=response.etag, checked=self._clock())
         self._memory.keep(address, document, body)
         if body is None:
             self._on_missing(path)

@@ -10,6 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ _MOST_DIGITS = 18
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Parsed = TypeVar("Parsed")
+Sized = TypeVar("Sized", list[Any], dict[str, Any])
 
 
 class Unreadable(ValueError):
@@ -92,7 +94,7 @@ def _whole(digits: str) -> int | None:
 class Reader:
     """One object of a document; `place` is where it lies in there. Missing values are no oddity."""
 
-    def __init__(self, found: Mapping[str, Any], notes: Notes, place: str = "") -> None:
+    def __init__(self, found: dict[str, Any], notes: Notes, place: str = "") -> None:
         self._found = found
         self._notes = notes
         self._place = place
@@ -119,7 +121,7 @@ class Reader:
         self, key: str, *, most: int, pattern: re.Pattern[str] | None = None, required: bool = False
     ) -> tuple[str, ...]:
         """The good texts of a list, at most `most`, in their order."""
-        value = self._list(key, most, required=required)
+        value = self._sized(key, list, most, required=required)
         good: list[str] = []
         odd: list[Any] = []
         for entry in value:
@@ -131,7 +133,7 @@ class Reader:
 
     def text_map(self, key: str, *, most: int) -> dict[str, str]:
         """The good entries of a map of texts, at most `most`."""
-        return self._texts_of(self._map(key, most), key)
+        return self._texts_of(self._sized(key, dict, most), key)
 
     def own_texts(self, *, most: int) -> dict[str, str]:
         """The same of this object itself."""
@@ -139,7 +141,7 @@ class Reader:
 
     def objects(self, key: str, *, most: int) -> Iterator["Reader"]:
         """The objects of a list, at most `most`."""
-        for number, entry in enumerate(self._list(key, most)):
+        for number, entry in enumerate(self._sized(key, list, most)):
             if isinstance(entry, dict):
                 yield Reader(entry, self._notes, f"{self._at(key)}[{number}]")
             else:
@@ -147,7 +149,7 @@ class Reader:
 
     def named_objects(self, key: str, *, most: int) -> Iterator[tuple[str, "Reader"]]:
         """The objects of a map by their names, at most `most`."""
-        for name, entry in self._map(key, most).items():
+        for name, entry in self._sized(key, dict, most).items():
             if is_text(name) and isinstance(entry, dict):
                 yield name, Reader(entry, self._notes, f"{self._at(key)}.{name}")
             else:
@@ -162,29 +164,20 @@ class Reader:
             self._odd(key, value)
         return None
 
-    def _list(self, key: str, most: int, *, required: bool = False) -> list[Any]:
+    def _sized(self, key: str, kind: type[Sized], most: int, *, required: bool = False) -> Sized:
+        """A list or map, cut to `most` entries; an empty one for anything else."""
         value = self._found.get(key, _MISSING)
-        if not isinstance(value, list):
+        if not isinstance(value, kind):
             if value is not _MISSING or required:
                 self._odd(key, value)
-            return []
-        if len(value) > most:
-            self._odd(key, value, len(value) - most)
-        return value[:most]
+            return kind()
+        return self._cut(value, most, key)
 
-    def _map(self, key: str, most: int) -> Mapping[str, Any]:
-        value = self._found.get(key, _MISSING)
-        if isinstance(value, dict):
-            return self._cut(value, most, key)
-        if value is not _MISSING:
-            self._odd(key, value)
-        return {}
-
-    def _cut(self, value: Mapping[str, Any], most: int, key: str) -> Mapping[str, Any]:
+    def _cut(self, value: Sized, most: int, key: str) -> Sized:
         if len(value) <= most:
             return value
         self._odd(key, value, len(value) - most)
-        return dict(list(value.items())[:most])
+        return type(value)(islice(value.items() if isinstance(value, dict) else value, most))
 
     def _texts_of(self, found: Mapping[str, Any], key: str) -> dict[str, str]:
         good = {name: value for name, value in found.items() if is_text(name) and is_text(value)}

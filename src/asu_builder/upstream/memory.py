@@ -38,6 +38,10 @@ _BYTES_EACH = 300
 """Of a list, that is of devices: they take twice what they take as text."""
 
 
+FRESH_FOR = timedelta(minutes=5)
+"""How long a document is not asked for again."""
+MISSING_FOR = timedelta(minutes=1)
+"""How long "upstream has no such document" is believed: a release appears without a restart."""
 OWN = "own:"
 """Begins the names of rows that are notes of ours and no documents of upstream."""
 _STORE = (
@@ -67,19 +71,23 @@ class Document(Struct, frozen=True):
     """None when upstream said that there is no such document."""
     digest: bytes
     """Of the bytes: another one means another content."""
-    fresh_for: float
-    """Seconds after which upstream is asked again."""
+
+    @classmethod
+    def of(cls, body: bytes | None, parsed: Any, *, etag: str, checked: float) -> "Document":
+        """The document with these bytes; None for "there is no such document"."""
+        digest = b"none" if body is None else hashlib.blake2b(body, digest_size=12).digest()
+        return cls(checked, etag, size_of(body, parsed), parsed, digest)
+
+    @property
+    def fresh_for(self) -> float:
+        """Seconds after which upstream is asked again."""
+        return (MISSING_FOR if self.parsed is None else FRESH_FOR).total_seconds()
 
 
 def size_of(body: bytes | None, parsed: Any) -> int:
     """About how many bytes a parsed document takes."""
     entries = len(parsed) if isinstance(parsed, tuple) else 0
     return _OVERHEAD + max(len(body or b""), entries * _BYTES_EACH)
-
-
-def digest_of(body: bytes | None) -> bytes:
-    """Tells one content from another; that there is none is one too."""
-    return b"none" if body is None else hashlib.blake2b(body, digest_size=12).digest()
 
 
 class DocumentMemory:
@@ -99,12 +107,8 @@ class DocumentMemory:
         self._closed = False
         self._stored_since = 0
 
-    def find(
-        self, address: str, parse: Callable[[bytes], Any], fresh_for: Callable[[bool], float]
-    ) -> Document | None:
+    def find(self, address: str, parse: Callable[[bytes], Any]) -> Document | None:
         """The document, from the database if need be; None when it was never seen or cannot be parsed.
-
-        `fresh_for` says for how many seconds it is not asked for again, by whether upstream had it.
 
         How old a stored one is only the clock on the wall can tell; one from the future is old.
         """
@@ -119,15 +123,9 @@ class DocumentMemory:
         except (msgspec.MsgspecError, ValueError):
             return None
         age = (to_micros(self._now()) - fetched_at) / 1_000_000
-        fresh = fresh_for(body is not None)
-        document = Document(
-            self._clock() - (age if age >= 0 else fresh + 1),
-            etag,
-            size_of(body, parsed),
-            parsed,
-            digest_of(body),
-            fresh,
-        )
+        document = Document.of(body, parsed, etag=etag, checked=self._clock() - age)
+        if age < 0:
+            document = replace(document, checked=self._clock() - document.fresh_for - 1)
         self._remember(address, document)
         return document
 

@@ -154,20 +154,17 @@ class HttpUpstream:
     def check(self) -> CheckResult:
         """Degraded when the download server does not answer, so that answers come from memory, or
         when part of what it has cannot be read."""
-        result = self._documents.check()
+        result = self._documents.asking.check()
         lacking = " ".join(filter(None, (self._incomplete.sentence(), self._left_out.sentence())))
         return CheckResult("warning", lacking) if lacking and result.status == "ok" else result
 
     def versions(self) -> VersionList:
-        """See `ports.Upstream.versions`."""
         return self._read(".versions.json", parse_versions) or VersionList((), ())
 
     def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
-        """See `ports.Upstream.targets`."""
         return self._read(f"{release.path}/.targets.json", parse_targets, wait=wait)
 
     def devices(self, release: Release) -> Sequence[Device] | None:
-        """See `ports.Upstream.devices`."""
         listed = self._read(f"{release.path}/.overview.json", parse_overview)
         if listed is not None:
             return listed
@@ -175,11 +172,9 @@ class HttpUpstream:
         return None if targets is None else self._unlisted.devices(release, targets)
 
     def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
-        """See `ports.Upstream.target_profiles`."""
         return self._read(f"{release.path}/targets/{target}/profiles.json", parse_profiles_json)
 
     def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
-        """See `ports.Upstream.described_profile`."""
         if self.target_profiles(release, target) is None:
             return None
         body = self._documents.stored(f"{release.path}/targets/{target}/profiles.json")
@@ -195,7 +190,6 @@ class HttpUpstream:
         return lift_profile(body, profile, known)
 
     def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
-        """See `ports.Upstream.architecture_packages`."""
         base = f"{release.path}/packages/{architecture}"
         feeds = self._read(f"{base}/feeds.conf", parse_feeds)
         directories = {feed: f"{base}/{feed}" for feed in feeds or _USUAL_FEEDS}
@@ -205,7 +199,6 @@ class HttpUpstream:
         return packages if feeds is not None or packages else None
 
     def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
-        """See `ports.Upstream.target_packages`."""
         base = f"{release.path}/targets/{target}"
         self._want(f"{base}/profiles.json", parse_profiles_json)
         self._want(f"{base}/packages/index.json", parse_index)
@@ -275,7 +268,7 @@ class HttpUpstream:
             if index is not None:
                 merged |= index.packages
                 others |= index.others
-            elif self._documents.is_forbidden(f"{directory}/index.json"):
+            elif self._documents.asking.is_forbidden(f"{directory}/index.json"):
                 lacking[name] = None
         errors = [error for error in lacking.values() if error is not None]
         if errors and len(errors) == len(directories):

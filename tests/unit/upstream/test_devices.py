@@ -12,10 +12,9 @@ from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.domain.release import parse_release
 from asu_builder.domain.search import Device
-from asu_builder.upstream.documents import FRESH_FOR
 from asu_builder.upstream.formats import parse_overview
 from asu_builder.upstream.lenient import Notes
-from asu_builder.upstream.memory import size_of
+from asu_builder.upstream.memory import FRESH_FOR, size_of
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer
 from factories import Clock, eventually, many_devices

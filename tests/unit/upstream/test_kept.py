@@ -10,7 +10,8 @@ from asu_builder.database.connection import Database
 from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
 from asu_builder.upstream import memory
-from asu_builder.upstream.documents import FRESH_FOR, WarmPaths
+from asu_builder.upstream.documents import WarmPaths
+from asu_builder.upstream.memory import FRESH_FOR
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer
 from factories import Clock, eventually

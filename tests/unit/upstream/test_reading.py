@@ -15,9 +15,8 @@ from asu_builder.database.connection import Database
 from asu_builder.domain.errors import TooManyRequests, Unavailable, UpstreamUnavailable
 from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
-from asu_builder.upstream.documents import FIRST_PAUSE, FRESH_FOR
-from asu_builder.upstream.fetches import Asking
-from asu_builder.upstream.memory import DocumentMemory
+from asu_builder.upstream.fetches import FIRST_PAUSE, Asking
+from asu_builder.upstream.memory import FRESH_FOR, DocumentMemory
 from asu_builder.upstream.offer import HttpUpstream
 from asu_builder.upstream.server import UpstreamServer
 from factories import Clock, eventually

@@ -12,7 +12,8 @@ import pytest
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
 from asu_builder.domain.release import parse_release
-from asu_builder.upstream.documents import FIRST_PAUSE, FRESH_FOR, MISSING_FOR
+from asu_builder.upstream.fetches import FIRST_PAUSE
+from asu_builder.upstream.memory import FRESH_FOR, MISSING_FOR
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer
 from factories import UPSTREAM, Clock, eventually, sooner_than
