@@ -19,7 +19,7 @@ _ELSEWHERE = {
     "gc": ("asu_builder.cli.admin", "gc_command"),
     "import-settings": ("asu_builder.cli.admin", "import_settings_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
-    "jobs": ("asu_builder.cli.jobs", "jobs_group"),
+    "jobs": ("asu_builder.cli.builds", "jobs_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
     "man": ("asu_builder.cli.manual", "man_command"),
     "packages": ("asu_builder.cli.search", "packages_command"),

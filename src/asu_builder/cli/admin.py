@@ -25,18 +25,15 @@ _UNKNOWN = "not known here, and left out"
 def import_settings_command(file: Path) -> None:
     """Prints what the predecessor's FILE (asu.toml) says as YAML of this service; changes nothing."""
     with exit_on_error():
-        lines = list(translate(_read(file), str(file)))
+        try:
+            theirs = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsProblem(f"{file} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsProblem(f"{file} is not valid TOML: {error}") from error
+        lines = list(translate(theirs, str(file)))
     click.echo(f"# From {file.name}. Save it as /etc/asu/config.yaml or config.yaml.")
     click.echo("\n".join(lines))
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsProblem(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsProblem(f"{file} is not valid TOML: {error}") from error
 
 
 def translate(theirs: Mapping[str, Any], origin: str) -> Iterator[str]:
@@ -159,8 +156,11 @@ def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
 
     if not TOKEN_NAME.fullmatch(name):
         raise click.UsageError(f"NAME: expected letters, digits and . _ - (at most 64), got {name[:80]!r}")
-    given = list(dict.fromkeys(rights or _ask_for_rights()))
-    given = [right for right in given if right != "none"]
+    if not rights and sys.stdin.isatty():
+        for right, meaning in _RIGHTS.items():
+            click.echo(f"  {right:<8} {meaning}", err=True)
+        rights = (click.prompt("Which right", type=click.Choice(list(_RIGHTS)), default="none", err=True),)
+    given = [right for right in dict.fromkeys(rights) if right != "none"]
     secret, digest = new_token()
     click.echo(f"Token, shown only now: {secret}\n\nAdd to api_tokens in config.yaml and restart:\n")
     click.echo(f"  - name: {name}\n    digest: {digest}\n    priority: {priority}")
@@ -170,12 +170,3 @@ def token_command(name: str, rights: tuple[str, ...], priority: str) -> None:
     click.echo(f"\nRights: {', '.join(given) or 'none'}. Its holder {_RIGHTS[strongest]}.")
     if not given:
         click.echo("For more: --right read, or --right operate.")
-
-
-def _ask_for_rights() -> tuple[str, ...]:
-    """The rights that the user chooses at a terminal; none where there is no terminal."""
-    if not sys.stdin.isatty():
-        return ()
-    for right, meaning in _RIGHTS.items():
-        click.echo(f"  {right:<8} {meaning}", err=True)
-    return (click.prompt("Which right", type=click.Choice(list(_RIGHTS)), default="none", err=True),)

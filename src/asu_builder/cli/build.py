@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -43,12 +43,10 @@ _ALIKE = 0.6
 
 def suggestion(offers: ServerOffers, body: bytes, refusal: AsuError) -> str:
     """A sentence with the nearest ones, or "" when there is none or the refusal is another."""
-    is_unknown = isinstance(refusal, RequestRejected) and not isinstance(refusal, RequestMalformed)
-    find = _FINDERS.get(getattr(refusal, "field", "")) if is_unknown else None
-    if find is None:
+    if not isinstance(refusal, RequestRejected) or isinstance(refusal, RequestMalformed):
         return ""
     try:
-        found = find(offers, json.loads(body))
+        found = _nearest(offers, json.loads(body), refusal.field)
     except AsuError:
         return ""
     return f"Did you mean {' or '.join(found)}?" if found else ""
@@ -63,42 +61,31 @@ def package_suggestions(offers: ServerOffers, body: bytes) -> list[str]:
     return [f"{name}: did you mean {' or '.join(meant)}?" for name, meant in unknown.items() if meant]
 
 
-def _versions(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
-    asked = str(request["version"])
-    known = [version for branch in offers.branches() for version in branch["versions"]]
-    # The name of a branch means its newest release.
-    below = [version for version in known if version.startswith((f"{asked}.", f"{asked}-"))]
-    released = [version for version in below if "-" not in version]
-    return (released or below)[:1] or closest(asked, known, alike=_ALIKE)
-
-
-def _targets(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
-    known = [
-        target
-        for branch in offers.branches()
-        if request["version"] in branch["versions"]
-        for target in branch["targets"]
-    ]
-    return closest(str(request["target"]), known, alike=_ALIKE)
-
-
-def _profiles(offers: ServerOffers, request: Mapping[str, Any]) -> Sequence[str]:
-    words = str(request["profile"]).replace(",", " ").replace("_", " ")
-    found = offers.devices(str(request["version"]), words, 100)["devices"]
-    # Those of the same target first: users mostly know it.
-    found.sort(key=lambda device: device["target"] != request["target"])
-    names = (
-        device["profile"] + ("" if device["target"] == request["target"] else f" ({device['target']})")
-        for device in found
-    )
-    return list(dict.fromkeys(names))[:_FEW]
-
-
-_FINDERS: Mapping[str, Callable[[ServerOffers, Mapping[str, Any]], Sequence[str]]] = {
-    "version": _versions,
-    "target": _targets,
-    "profile": _profiles,
-}
+def _nearest(offers: ServerOffers, request: Mapping[str, Any], field: str) -> Sequence[str]:
+    """What is offered and most like the value of this field, the likeliest first."""
+    version, target = str(request["version"]), str(request["target"])
+    match field:
+        case "version":
+            known = [name for branch in offers.branches() for name in branch["versions"]]
+            # The name of a branch means its newest release.
+            below = [name for name in known if name.startswith((f"{version}.", f"{version}-"))]
+            released = [name for name in below if "-" not in name]
+            return (released or below)[:1] or closest(version, known, alike=_ALIKE)
+        case "target":
+            branches = [branch for branch in offers.branches() if version in branch["versions"]]
+            known = [name for branch in branches for name in branch["targets"]]
+            return closest(target, known, alike=_ALIKE)
+        case "profile":
+            words = str(request["profile"]).replace(",", " ").replace("_", " ")
+            devices = offers.devices(version, words, 100)["devices"]
+            # Those of the same target first: users mostly know it.
+            devices.sort(key=lambda device: device["target"] != target)
+            names = (
+                device["profile"] + ("" if device["target"] == target else f" ({device['target']})")
+                for device in devices
+            )
+            return list(dict.fromkeys(names))[:_FEW]
+    return ()
 
 
 _NEEDED = ("version", "target", "profile")
@@ -187,19 +174,16 @@ def _read(file: str) -> str:
         ) from error
 
 
-class Finished(Struct, frozen=True):
-    """How it ended: the number to end with, the final document, and the files that are here now."""
-
-    code: ExitCode
-    document: dict[str, Any]
-    files: tuple[Path, ...] = ()
-
-
 class BuildRun:
     """One build on one backend; `run` may be interrupted by `KeyboardInterrupt`, then `abandon` ends it."""
 
     def __init__(
-        self, builds: ServerBuilds, view: View, *, patience: float, on_event: Callable[[Event], None]
+        self,
+        builds: ServerBuilds,
+        view: View,
+        *,
+        patience: float,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         """`patience` is how many seconds the backend may refuse because it is busy or away."""
         self._builds = builds
@@ -216,36 +200,32 @@ class BuildRun:
         self._cancel_token = str(response.document.get("cancel_token", ""))
         return response
 
-    def run(self, body: bytes, folder: Path | None) -> Finished:
-        """Builds, and fetches the images into `folder`, if any. Raises `AsuError`."""
+    def run(self, body: bytes, folder: Path) -> tuple[Response, Sequence[Path]]:
+        """The last response, and the images, fetched into `folder`. Raises `AsuError`."""
         response = self.submit(body)
         self._view.note(f"request hash {self._request_hash}")
         if response.status == 202:
             try:
                 self._builds.begin(self._request_hash)
-                response = self.follow(self._request_hash)
+                for event in self._builds.follow(self._request_hash):
+                    self._on_event(event)
+                    self._view.show(event)
+                    if isinstance(event, Ended):
+                        response = Response(event.status, event.document)
+                        break
+                else:
+                    raise Unavailable("The build was not followed to its end.")
             except AsuError:
                 if self._cancel_token:
                     # Leaves no abandoned job behind, if the backend still answers.
                     with suppress(AsuError):
                         self._builds.cancel(self._request_hash, self._cancel_token)
                 raise
-        code = code_of_build(response.status, response.document)
-        if code is not ExitCode.DONE or folder is None:
-            return Finished(code, response.document)
+        if response.status != 200:
+            return response, ()
         source = self._builds.source(response.document)
         images = announced_images(response.document)
-        files = tuple(fetch(image, folder, source, report=self._view.image) for image in images)
-        return Finished(code, response.document, files)
-
-    def follow(self, request_hash: str) -> Response:
-        """The last answer about a build that goes on."""
-        for event in self._builds.follow(request_hash):
-            self._on_event(event)
-            self._view.show(event)
-            if isinstance(event, Ended):
-                return Response(event.status, event.document)
-        raise Unavailable("The build was not followed to its end.")
+        return response, [fetch(image, folder, source, report=self._view.image) for image in images]
 
     def abandon(self) -> str:
         """Cancels what was begun here; says what became of it."""
@@ -262,80 +242,11 @@ class BuildRun:
         return f"The build {self._request_hash} is cancelled."
 
 
-def leave_when_interrupted() -> None:
-    """From now on an interrupt ends the process, whatever it does."""
-    signal.signal(signal.SIGINT, _leave)
-    signal.signal(signal.SIGTERM, _leave)
-
-
 def _leave(_: int, __: FrameType | None) -> None:
     os._exit(ExitCode.CANCELLED)
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _OUTPUT_LINES = 20
-_OPTIONS = (
-    click.option(
-        "--request", "request_file", metavar="FILE", help="A request as JSON or YAML; - is standard input."
-    ),
-    click.option("--version", metavar="VERSION", help="A release like 24.10.4, or a snapshot."),
-    click.option("--target", metavar="TARGET", help="Target and subtarget, like ath79/generic."),
-    click.option("--profile", metavar="PROFILE", help="The device's profile, or a name it reports."),
-    click.option(
-        "-p",
-        "--package",
-        "packages",
-        metavar="PKG",
-        multiple=True,
-        help="Install this; -PKG removes it. Repeatable.",
-    ),
-    click.option(
-        "--diff-packages/--no-diff-packages", default=None, help="The packages are all that is wanted."
-    ),
-    click.option(
-        "--defaults",
-        "defaults_file",
-        metavar="FILE",
-        help="A script for the first boot; - is standard input.",
-    ),
-    click.option(
-        "--rootfs-size-mb", type=click.IntRange(min=1), metavar="MIB", help="Size of the root partition."
-    ),
-    click.option(
-        "--filesystem",
-        metavar="NAME",
-        help=f"Build only this root file system, like {', '.join(FILESYSTEMS)}.",
-        shell_complete=lambda _context, _option, begun: [
-            CompletionItem(name) for name in FILESYSTEMS if name.startswith(begun)
-        ],
-    ),
-    click.option("--version-code", metavar="REVISION", help="Build only from this revision."),
-    click.option(
-        "--repository",
-        "repositories",
-        metavar="NAME=URL",
-        multiple=True,
-        help="A package repository. Repeatable.",
-    ),
-    click.option(
-        "--repositories-mode",
-        type=click.Choice(REPOSITORIES_MODES),
-        help="Beside or in place of the usual ones.",
-    ),
-    click.option(
-        "--repository-key",
-        "repository_key_files",
-        metavar="FILE",
-        multiple=True,
-        help="A repository's public key. Repeatable.",
-    ),
-)
-
-
-def _build_options(command: _Command) -> _Command:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 class _Showing(msgspec.Struct, frozen=True):
@@ -352,7 +263,58 @@ class _Showing(msgspec.Struct, frozen=True):
 
 
 @click.command("build")
-@_build_options
+@click.option(
+    "--request", "request_file", metavar="FILE", help="A request as JSON or YAML; - is standard input."
+)
+@click.option("--version", metavar="VERSION", help="A release like 24.10.4, or a snapshot.")
+@click.option("--target", metavar="TARGET", help="Target and subtarget, like ath79/generic.")
+@click.option("--profile", metavar="PROFILE", help="The device's profile, or a name it reports.")
+@click.option(
+    "-p",
+    "--package",
+    "packages",
+    metavar="PKG",
+    multiple=True,
+    help="Install this; -PKG removes it. Repeatable.",
+)
+@click.option("--diff-packages/--no-diff-packages", default=None, help="The packages are all that is wanted.")
+@click.option(
+    "--defaults",
+    "defaults_file",
+    metavar="FILE",
+    help="A script for the first boot; - is standard input.",
+)
+@click.option(
+    "--rootfs-size-mb", type=click.IntRange(min=1), metavar="MIB", help="Size of the root partition."
+)
+@click.option(
+    "--filesystem",
+    metavar="NAME",
+    help=f"Build only this root file system, like {', '.join(FILESYSTEMS)}.",
+    shell_complete=lambda _context, _option, begun: [
+        CompletionItem(name) for name in FILESYSTEMS if name.startswith(begun)
+    ],
+)
+@click.option("--version-code", metavar="REVISION", help="Build only from this revision.")
+@click.option(
+    "--repository",
+    "repositories",
+    metavar="NAME=URL",
+    multiple=True,
+    help="A package repository. Repeatable.",
+)
+@click.option(
+    "--repositories-mode",
+    type=click.Choice(REPOSITORIES_MODES),
+    help="Beside or in place of the usual ones.",
+)
+@click.option(
+    "--repository-key",
+    "repository_key_files",
+    metavar="FILE",
+    multiple=True,
+    help="A repository's public key. Repeatable.",
+)
 @click.option(
     "-o",
     "--out",
@@ -394,25 +356,18 @@ def build_command(
     body = body_of(BuildOptions(**options))
     showing = _Showing(as_json, json_events, quiet)
     # SIGTERM does what Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_backend(server, token, patience=patience) as backend:
-        if detach:
-            code = _detach(backend.builds, body, showing, patience=patience)
-        else:
-            code = _build(backend, body, out, showing, patience=patience)
-    sys.exit(code)
-
-
-def _detach(builds: ServerBuilds, body: bytes, showing: _Showing, *, patience: float) -> ExitCode:
-    with shown(sys.stderr, quiet=showing.quiet) as view:
-        response = BuildRun(builds, view, patience=patience, on_event=lambda _: None).submit(body)
-    if showing.as_json or showing.json_events:
-        click.echo(json.dumps(response.document))
-        return ExitCode.DONE
-    click.echo(response.document["request_hash"])
-    if secret := response.document.get("cancel_token"):
-        click.echo(f"To cancel it: --cancel-token {secret}", err=True)
-    return ExitCode.DONE
+        if not detach:
+            sys.exit(_build(backend, body, out, showing, patience=patience))
+        with shown(sys.stderr, quiet=quiet) as view:
+            document = BuildRun(backend.builds, view, patience=patience).submit(body).document
+        if as_json or json_events:
+            click.echo(json.dumps(document))
+            return
+        click.echo(document["request_hash"])
+        if secret := document.get("cancel_token"):
+            click.echo(f"To cancel it: --cancel-token {secret}", err=True)
 
 
 def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
@@ -420,9 +375,11 @@ def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patie
     try:
         with shown(sys.stderr, quiet=showing.quiet) as view:
             run = BuildRun(backend.builds, view, patience=patience, on_event=showing.write)
-            finished = run.run(body, out)
+            response, files = run.run(body, out)
     except KeyboardInterrupt:
-        leave_when_interrupted()
+        # From now on an interrupt ends the process, whatever it does.
+        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGTERM, _leave)
         click.echo("Cancelling; once more Ctrl-C leaves at once.", err=True)
         click.echo(run.abandon() if run else "", err=True)
         return ExitCode.CANCELLED
@@ -433,32 +390,25 @@ def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patie
             click.echo(json.dumps({"title": type(error).__name__, "detail": detail}))
         print_error(detail)
         return code_of_error(error)
-    _report(finished, showing, output=not view.keeps_output)
-    if finished.document.get("reason") == FailureReason.IMPOSSIBLE_SELECTION:
-        for sentence in package_suggestions(backend.offers, body):
-            click.echo(printable(sentence), err=True)
-    return finished.code
-
-
-def _report(finished: Finished, showing: _Showing, *, output: bool) -> None:
-    document = {**finished.document, "files": [str(path) for path in finished.files]}
+    document = {**response.document, "files": [str(path) for path in files]}
     if showing.as_json:
         click.echo(json.dumps(document, indent=2))
     elif not showing.json_events:
-        for path in finished.files:
+        for path in files:
             click.echo(path)
-    if finished.code is not ExitCode.DONE:
-        # What the build printed last, unless that can be read above, and then why it failed.
-        text = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip() if output else ""
-        for line in text.splitlines()[-_OUTPUT_LINES:]:
-            click.echo(f"  {printable(line)}", err=True)
-        click.echo(f"asu-builder: {printable(str(document.get('detail', 'failed')))}", err=True)
-        return
-    for warning in document.get("warnings", ()):
-        click.echo(f"Warning: {printable(str(warning))}", err=True)
-    if not showing.quiet:
-        click.echo(f"{len(finished.files)} images, each with the SHA-256 that was announced.", err=True)
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    code = code_of_build(response.status, document)
+    if code is ExitCode.DONE:
+        for warning in document.get("warnings", ()):
+            click.echo(f"Warning: {printable(str(warning))}", err=True)
+        if not showing.quiet:
+            click.echo(f"{len(files)} images, each with the SHA-256 that was announced.", err=True)
+        return code
+    # What the build printed last, unless that can be read above, and then why it failed.
+    text = f"{document.get('stdout', '')}\n{document.get('stderr', '')}".strip()
+    for line in text.splitlines()[-_OUTPUT_LINES:] if not view.keeps_output else ():
+        click.echo(f"  {printable(line)}", err=True)
+    print_error(printable(str(document.get("detail", "failed"))))
+    if document.get("reason") == FailureReason.IMPOSSIBLE_SELECTION:
+        for sentence in package_suggestions(backend.offers, body):
+            click.echo(printable(sentence), err=True)
+    return code

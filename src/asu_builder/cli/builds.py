@@ -1,15 +1,23 @@
-"""`asu-builder status`, `log` and `cancel`: builds by their request hash, here or on a server."""
+"""`asu-builder status`, `log`, `cancel` and `jobs`: builds by their hash, and every job for operators.
 
+Beside a running service, on this installation, or on a server.
+"""
+
+import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from asu_builder.cli.backend import open_backend, server_options
-from asu_builder.cli.exit_codes import ExitCode, code_of_build
+from asu_builder.cli.exit_codes import ExitCode, code_of_build, print_error
 from asu_builder.cli.views import describe, print_json, print_table, printable
 from asu_builder.client.builds import Ended, LogLines, ServerBuilds, progress_of
+from asu_builder.client.server import ServerOperator
+from asu_builder.domain.errors import NotAllowed, NotAuthenticated
+from asu_builder.domain.job import JobFilter, JobState
 
 _hash_argument = click.argument("request_hash", metavar="HASH")
 """All of its digits, or as many as tell it from others."""
@@ -23,24 +31,21 @@ def status_command(request_hash: str, as_json: bool, server: str, token: str) ->
     """Says how far a build is. Ends with 0 for every build that is known, whatever its state."""
     with open_backend(server, token) as backend:
         response = backend.builds.look(backend.builds.whole_hash(request_hash))
+    document = response.document
     if as_json:
-        print_json(response.document)
-    else:
-        print_table(list(_rows(response.status, response.document)), ("what", "value"))
-
-
-def _rows(status: int, document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+        print_json(document)
+        return
     request = document.get("request") or {}
-    wanted = " ".join(str(request.get(name, "")) for name in ("version", "target", "profile"))
-    state = document.get("state") or document.get("detail")
-    yield {"what": "state", "value": str(state)}
-    yield {"what": "request", "value": wanted}
-    if status == 202:
-        yield {"what": "progress", "value": describe(progress_of(dict(document)))}
-    elif status != 200:
-        yield {"what": "why", "value": str(document.get("detail"))}
-    for image in document.get("images", ()):
-        yield {"what": "image", "value": f"{image['name']} {image['sha256']}"}
+    rows = [
+        ("state", document.get("state") or document.get("detail")),
+        ("request", " ".join(str(request.get(name, "")) for name in ("version", "target", "profile"))),
+    ]
+    if response.status == 202:
+        rows.append(("progress", describe(progress_of(document))))
+    elif response.status != 200:
+        rows.append(("why", document.get("detail")))
+    rows += [("image", f"{image['name']} {image['sha256']}") for image in document.get("images", ())]
+    print_table([{"what": what, "value": str(value)} for what, value in rows], ("what", "value"))
 
 
 @click.command("log")
@@ -75,7 +80,7 @@ def _follow(builds: ServerBuilds, request_hash: str) -> ExitCode:
             for text in () if has_lines else _output(event.document):
                 click.echo(printable(text))
             if event.status != 200:
-                click.echo(f"asu-builder: {printable(str(event.document.get('detail')))}", err=True)
+                print_error(printable(str(event.document.get("detail"))))
             return code_of_build(event.status, event.document)
     return ExitCode.UNAVAILABLE
 
@@ -93,3 +98,133 @@ def cancel_command(request_hash: str, cancel_token: str, server: str, token: str
     with open_backend(server, token) as backend:
         backend.builds.cancel(backend.builds.whole_hash(request_hash), cancel_token)
     click.echo("cancelled")
+
+
+@contextmanager
+def _admin(server: str, token: str) -> Iterator[ServerOperator]:
+    """What the operator may do, where the command says, else where the group of commands said."""
+    of_group = click.get_current_context().find_object(tuple) or ("", "")
+    server, token = server or of_group[0], token or of_group[1]
+    with open_backend(server, token, existing=True) as backend:
+        try:
+            yield backend.admin
+        except (NotAuthenticated, NotAllowed) as error:
+            raise type(error)(f"{error} Name a token with --token or ASU_BUILDER_TOKEN.") from error
+
+
+_limit = click.option(
+    "--limit",
+    type=click.IntRange(min=1, max=1000),
+    default=50,
+    show_default=True,
+    help="How many at most, newest first.",
+)
+
+
+@click.group("jobs")
+@server_options
+@click.pass_context
+def jobs_group(context: click.Context, server: str, token: str) -> None:
+    """See every job; cancel, requeue and purge; pause and resume the workers."""
+    context.obj = (server, token)
+
+
+@jobs_group.command("list")
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
+@click.option("--version", "release", default="", help="Only of this version.")
+@click.option("--target", default="", help="Only of this target, like ath79/generic.")
+@click.option("--profile", default="", help="Only of this profile.")
+@click.option("--caller", default="", help="Only of this token or address.")
+@_limit
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@server_options
+def list_command(
+    state: str | None, release: str, *, as_json: bool, server: str, token: str, **wanted: Any
+) -> None:
+    """Lists jobs, newest first."""
+    asked = JobFilter(state=JobState(state) if state else None, version=release, **wanted)
+    with _admin(server, token) as admin:
+        for job in admin.jobs(asked):
+            if as_json:
+                click.echo(json.dumps(job))
+                continue
+            how = job["reason"] or job["stage"] or ""
+            line = (
+                f"{job['id']:>7}  {_to_the_second(job['enqueued_at'])}  {job['state']:<9}  {how:<18}  "
+                f"{job['version']}  {job['target']}  {job['profile']}  {job['caller'] or '-'}  "
+                f"{job['request_hash']}"
+            )
+            click.echo(printable(line))
+
+
+@jobs_group.command("show")
+@_hash_argument
+@server_options
+def show_command(request_hash: str, server: str, token: str) -> None:
+    """Shows the newest job of a request hash, as JSON."""
+    with _admin(server, token) as admin:
+        print_json(admin.show(admin.whole_hash(request_hash)))
+
+
+@jobs_group.command("cancel")
+@_hash_argument
+@server_options
+def cancel_job_command(request_hash: str, server: str, token: str) -> None:
+    """Cancels a job that waits or runs."""
+    with _admin(server, token) as admin:
+        admin.cancel(admin.whole_hash(request_hash))
+    click.echo("cancelled")
+
+
+@jobs_group.command("requeue")
+@_hash_argument
+@server_options
+def requeue_command(request_hash: str, server: str, token: str) -> None:
+    """Builds once more what has ended, or gives a running build back to the queue."""
+    with _admin(server, token) as admin:
+        admin.requeue(admin.whole_hash(request_hash))
+    click.echo("requeued")
+
+
+@jobs_group.command("purge")
+@_hash_argument
+@server_options
+def purge_command(request_hash: str, server: str, token: str) -> None:
+    """Forgets a result or a failure now, with its images."""
+    with _admin(server, token) as admin:
+        admin.purge(admin.whole_hash(request_hash))
+    click.echo("purged")
+
+
+@jobs_group.command("pause")
+@server_options
+def pause_command(server: str, token: str) -> None:
+    """Lets no worker claim a job; what is being built goes on."""
+    with _admin(server, token) as admin:
+        admin.pause()
+    click.echo("paused")
+
+
+@jobs_group.command("resume")
+@server_options
+def resume_command(server: str, token: str) -> None:
+    """Lets workers claim jobs again."""
+    with _admin(server, token) as admin:
+        admin.resume()
+    click.echo("resumed")
+
+
+@jobs_group.command("acts")
+@_limit
+@server_options
+def acts_command(limit: int, server: str, token: str) -> None:
+    """Shows what operators did, newest first."""
+    with _admin(server, token) as admin:
+        for act in admin.acts(limit):
+            line = f"{_to_the_second(act['at'])}  {act['operator']}  {act['act']}  {act['subject']}"
+            click.echo(printable(line.rstrip()))
+
+
+def _to_the_second(moment: str) -> str:
+    """A moment of the interface, such as 2026-11-23T12:44:54.231091Z, without its fraction."""
+    return f"{moment[:19]}Z"

@@ -165,7 +165,11 @@ def make_units(*, executable: str, listen: str, user: bool) -> Units:
 @click.option("--print", "only_print", is_flag=True, help="Print the units and change nothing.")
 def install_service_command(user: bool, listen: str, executable: str | None, only_print: bool) -> None:
     """Writes units for systemd: notify, watchdog, a port that survives restarts, hardening."""
-    units = make_units(executable=executable or _this_program(), listen=listen, user=user)
+    if not executable:
+        # The absolute path of the program that runs: a single file, or a script of an environment.
+        started = os.environ.get("PEX") or sys.argv[0]
+        executable = str(Path(shutil.which(started) or started).absolute())
+    units = make_units(executable=executable, listen=listen, user=user)
     for name, text in units.files.items():
         path = units.directory / name
         if only_print:
@@ -181,10 +185,3 @@ def install_service_command(user: bool, listen: str, executable: str | None, onl
     lead = "# Afterwards:" if only_print else "Now type:"
     prefix = "# " if only_print else "  "
     click.echo("\n".join([lead, *(prefix + line for line in units.following.splitlines())]))
-
-
-def _this_program() -> str:
-    """The absolute path of the program that runs: a single file, or a script of an environment."""
-    started = os.environ.get("PEX") or sys.argv[0]
-    found = shutil.which(started) or started
-    return str(Path(found).absolute())

@@ -36,6 +36,9 @@ class _Lines(logging.Formatter, ABC):
 
     def format(self, record: logging.LogRecord) -> str:
         """The whole line, without its end."""
+        failure = [self.formatException(record.exc_info)] if record.exc_info else []
+        if record.stack_info:
+            failure.append(self.formatStack(record.stack_info))
         return self.render(
             Line(
                 self.moment(record.created),
@@ -44,15 +47,9 @@ class _Lines(logging.Formatter, ABC):
                 _shortened(record.getMessage()),
                 REQUEST_ID.get(),
                 CURRENT_HASH.get()[:SHOWN_DIGITS],
-                _shortened(self._exception(record)),
+                _shortened("\n".join(failure)),
             )
         )
-
-    def _exception(self, record: logging.LogRecord) -> str:
-        parts = [self.formatException(record.exc_info)] if record.exc_info else []
-        if record.stack_info:
-            parts.append(self.formatStack(record.stack_info))
-        return "\n".join(parts)
 
     @abstractmethod
     def moment(self, seconds: float) -> str:
@@ -92,7 +89,9 @@ class JsonLines(_Lines):
         try:
             return msgspec.json.encode(line).decode()
         except UnicodeEncodeError:  # a file name or an output that was no UTF-8
-            return msgspec.json.encode(_clean(line)).decode()
+            texts = (getattr(line, name) for name in Line.__struct_fields__)
+            clean = Line(*(text.encode(errors="replace").decode() for text in texts))
+            return msgspec.json.encode(clean).decode()
 
 
 def configure_logging(settings: Settings) -> None:
@@ -108,7 +107,3 @@ def configure_logging(settings: Settings) -> None:
 def _shortened(text: str) -> str:
     """The text with every 64 hexadecimal digits cut to as many as a log may show."""
     return _LONG_HEX.sub(lambda found: f"{found[0][:SHOWN_DIGITS]}…", text)
-
-
-def _clean(line: Line) -> Line:
-    return Line(*(getattr(line, name).encode(errors="replace").decode() for name in Line.__struct_fields__))

@@ -12,10 +12,11 @@ from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode
 from asu_builder.cli.views import print_json, print_table
 from asu_builder.client.server import ServerOffers, retry
-from asu_builder.domain.errors import RequestRejected, Unavailable
+from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import MAIN
 
 _SECONDS_FOR_TARGETS = 10.0
+_NOT_YET = f"The download server has not told all targets yet. Trying for {DEFAULT_SECONDS:.0f} s."
 _Found = TypeVar("_Found")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
 _limit_option = click.option(
@@ -96,45 +97,30 @@ def _ask(question: Callable[[], _Found]) -> _Found:
 
 
 def _branches(offers: ServerOffers) -> list[dict[str, Any]]:
-    """Every branch, with its targets as soon as they are known; without those that stay unknown."""
-    began = 0.0
+    """Every branch, with its targets as soon as they are known; without those that stay unknown.
 
-    def look() -> list[dict[str, Any]]:
-        nonlocal began
-        try:
-            return _whole(offers)
-        except _NotYet as error:
-            began = began or time.monotonic()
-            if time.monotonic() - began < _SECONDS_FOR_TARGETS:
-                raise
-            missing = ", ".join(error.missing)
-            click.echo(f"The download server does not tell the targets of {missing}.", err=True)
-            return error.branches
-
-    return _ask(look)
-
-
-class _NotYet(Unavailable):
-    """A first look may come before upstream has answered."""
-
-    def __init__(self, branches: list[dict[str, Any]], missing: list[str]) -> None:
-        super().__init__("The download server has not told all targets yet.", retry_after=1)
-        self.branches = branches
-        self.missing = missing
-
-
-def _whole(offers: ServerOffers) -> list[dict[str, Any]]:
-    branches = offers.branches()
-    missing = [branch["name"] for branch in branches if not _is_complete(branch)]
-    if missing:
-        raise _NotYet(branches, missing)
-    return branches
-
-
-def _is_complete(branch: Mapping[str, Any]) -> bool:
-    """As it says; of a server's, a release has targets, and snapshots need not be there."""
-    released = any(not version.endswith(MAIN) for version in branch["versions"])
-    return bool(branch.get("complete", branch["targets"] or not released))
+    A first look may come before upstream has answered.
+    """
+    until = None
+    while True:
+        branches = _ask(offers.branches)
+        # As it says; of a server's, a release has targets, and snapshots need not be there.
+        missing = [
+            branch["name"]
+            for branch in branches
+            if not branch.get(
+                "complete", branch["targets"] or all(name.endswith(MAIN) for name in branch["versions"])
+            )
+        ]
+        if not missing:
+            return branches
+        if until is None:
+            until = time.monotonic() + _SECONDS_FOR_TARGETS
+            click.echo(_NOT_YET, err=True)
+        if time.monotonic() >= until:
+            click.echo(f"The download server does not tell the targets of {', '.join(missing)}.", err=True)
+            return branches
+        time.sleep(1)
 
 
 def _newest(offers: ServerOffers) -> str:

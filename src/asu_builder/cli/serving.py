@@ -102,33 +102,29 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for opened in sockets:
             opened.close()
-        raise _explained(host, port, error) from error
+        if error.errno == errno.EADDRINUSE:
+            from asu_builder.doctor.installation import described, listener
+
+            holder = listener(port)
+            free = _free_neighbour(host, port)
+            other = f", or serve elsewhere: asu-builder serve --port {free}" if free else ""
+            stop = f"Stop it (kill {holder})" if holder else "Stop it"
+            raise Unavailable(f"Port {port} is taken by {described(holder)}. {stop}{other}") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise SettingsProblem(
+                f"server_port: user {getpass.getuser()} may not open port {port}. Choose one of at least "
+                f"{_LOWEST_OF_EVERYBODY}, as with: asu-builder serve --port 8080"
+            ) from error
+        raise SettingsProblem(
+            f"server_host: {host} is no address of this machine ({error.strerror}). Set it to 127.0.0.1, "
+            "or to 0.0.0.0 for all."
+        ) from error
     return sockets
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys(found))
-
-
-def _explained(host: str, port: int, error: OSError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
-        from asu_builder.doctor.installation import described, listener
-
-        holder = listener(port)
-        free = _free_neighbour(host, port)
-        other = f", or serve elsewhere: asu-builder serve --port {free}" if free else ""
-        stop = f"Stop it (kill {holder})" if holder else "Stop it"
-        return Unavailable(f"Port {port} is taken by {described(holder)}. {stop}{other}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return SettingsProblem(
-            f"server_port: user {getpass.getuser()} may not open port {port}. Choose one of at least "
-            f"{_LOWEST_OF_EVERYBODY}, as with: asu-builder serve --port 8080"
-        )
-    return SettingsProblem(
-        f"server_host: {host} is no address of this machine ({error.strerror}). Set it to 127.0.0.1, "
-        "or to 0.0.0.0 for all."
-    )
 
 
 def _free_neighbour(host: str, port: int) -> int | None:

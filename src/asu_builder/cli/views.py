@@ -194,11 +194,6 @@ class InPlace(View):
         head = Text(f"{time.monotonic() - self._begun:5.0f} s  ", no_wrap=True, overflow="ellipsis")
         head.append(self._image or describe(self._progress), style="bold")
         lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
-        return Group(head, self._bar(), *lines)
-
-    def _bar(self) -> "RenderableType":
-        from rich.text import Text
-
         names = list(STAGES)
         reached = names.index(Stage(self._progress.stage)) if self._progress.stage in STAGES else -1
         if self._image:
@@ -209,4 +204,4 @@ class InPlace(View):
                 ("✓", "green") if number < reached else ("●", "cyan") if number == reached else ("○", "dim")
             )
             bar.append(f"{mark} {words}   ", style=style)
-        return bar
+        return Group(head, bar, *lines)
