@@ -26,7 +26,7 @@ from asu_builder.domain.release import Branches, Release, TargetProfiles, Versio
 from asu_builder.domain.search import Device, Title
 from asu_builder.http.api.configuration import describe_settings
 from asu_builder.http.api.live import WatchLimits
-from asu_builder.http.api.metrics import MetricsCollector
+from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.fast_path import FastPath

@@ -22,7 +22,7 @@ _SHARED = [
     *(_SOURCE / name for name in ("outgoing.py", "package_rules.py")),
     *(
         _SOURCE / name
-        for name in ("http/app.py", "http/server.py", "http/api/metrics.py", "http/api/live.py")
+        for name in ("http/app.py", "http/server.py", "http/api/monitoring.py", "http/api/live.py")
     ),
 ]
 _LATE = (

@@ -23,7 +23,7 @@ from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecas
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Token
 from asu_builder.domain.release import Branches
-from asu_builder.http.api.metrics import MetricsCollector
+from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers

@@ -16,13 +16,11 @@ from starlette.routing import Route
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
-from asu_builder.http.api.health import HealthEndpoints
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.metadata import Metadata
-from asu_builder.http.api.metrics import MetricsEndpoint, Requests
+from asu_builder.http.api.metadata import Metadata, SearchEndpoints
+from asu_builder.http.api.monitoring import HealthEndpoints, MetricsEndpoint, Requests
 from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
-from asu_builder.http.api.search import SearchEndpoints
 from asu_builder.http.api.statistics import StatisticsEndpoints
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.api.wire import RenderedResponse, render_json

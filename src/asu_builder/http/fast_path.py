@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BODY, BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.metrics import Requests
+from asu_builder.http.api.monitoring import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT, NO_STORE, Headers, refuse_socket

@@ -15,7 +15,7 @@ from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Builds
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import WatchLimits
-from asu_builder.http.api.metrics import MetricsCollector
+from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.threads import AdmitFetch, Threads, Waiting
