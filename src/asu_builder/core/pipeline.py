@@ -254,7 +254,7 @@ class ImageBuilder:
         """
         known = self._known_info.get(self._identity or "")
         if known is None:
-            self._run(make.info_arguments(), "info")
+            self._run(make.INFO_ARGUMENTS, "info")
             text = self._read("info", "stdout", _READ_OUTPUT_BYTES)
         else:
             text = zlib.decompress(known).decode()

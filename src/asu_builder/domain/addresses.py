@@ -165,7 +165,12 @@ def _covers(entry: str, host: str, port: int) -> bool:
 
     if entry == "*":
         return True
-    name, its_port = _split(entry.lower())
+    name, its_port = entry.lower(), ""
+    if name.startswith("["):
+        name, _, its_port = name[1:].partition("]")
+        its_port = its_port.removeprefix(":")
+    elif name.count(":") == 1:
+        name, its_port = name.split(":")
     if its_port and its_port != str(port):
         return False
     try:
@@ -177,12 +182,3 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return address in ip_network(name, strict=False)
     except ValueError:
         return False
-
-
-def _split(entry: str) -> tuple[str, str]:
-    """`host:port`, `[address]:port`, or either alone."""
-    if entry.startswith("["):
-        name, _, port = entry[1:].partition("]")
-        return name, port.removeprefix(":")
-    name, _, port = entry.partition(":")
-    return (entry, "") if ":" in port else (name, port)

@@ -126,8 +126,16 @@ class CommandResult(Struct, frozen=True):
     stderr: Path
 
 
-_INNER_PATH = re.compile(r"/[A-Za-z0-9_./-]{1,200}")
-_EXTRA_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_INNER_PATH = re.compile(r"(?!.*\.\.)/[A-Za-z0-9_./-]{1,200}")
+_SAFE = {
+    "PROFILE": PROFILE,
+    "EXTRA_IMAGE_NAME": re.compile(r"[a-z0-9-]{1,64}"),
+    "BIN_DIR": _INNER_PATH,
+    "FILES": _INNER_PATH,
+    "ROOTFS_PARTSIZE": re.compile(r"[0-9]{1,20}"),
+    "ROOTFS_FILESYSTEM": FILESYSTEM,
+}
+"""Which values a make variable may have."""
 
 
 class ProfileInfo(Struct, frozen=True):
@@ -151,14 +159,13 @@ class ImageBuilderInfo(Struct, frozen=True):
     """Default packages whose names make must never be told."""
 
 
-def info_arguments() -> tuple[str, ...]:
-    """The command that asks the ImageBuilder what it is."""
-    return ("make", "info")
+INFO_ARGUMENTS = ("make", "info")
+"""The command that asks the ImageBuilder what it is."""
 
 
 def manifest_arguments(profile: str, packages: Sequence[str]) -> tuple[str, ...]:
     """The command that resolves a package selection without building an image."""
-    return ("make", "manifest", *_selection(profile, packages), "STRIP_ABI=1")
+    return (*_make("manifest", packages, {"PROFILE": profile}), "STRIP_ABI=1")
 
 
 def image_arguments(
@@ -176,35 +183,35 @@ def image_arguments(
     `bin_dir` and `files` are absolute paths inside the container: with a relative `BIN_DIR` the
     images land elsewhere and make still succeeds. `filesystem` is ignored by old releases.
     """
-    _guard(_INNER_PATH.fullmatch(bin_dir) and ".." not in bin_dir, "BIN_DIR", bin_dir)
-    _guard(_EXTRA_NAME.fullmatch(extra_name), "EXTRA_IMAGE_NAME", extra_name)
-    arguments = ["make", "image", *_selection(profile, packages)]
-    arguments += [f"EXTRA_IMAGE_NAME={extra_name}", f"BIN_DIR={bin_dir}"]
-    if files is not None:
-        _guard(_INNER_PATH.fullmatch(files) and ".." not in files, "FILES", files)
-        arguments.append(f"FILES={files}")
-    if rootfs_size_mb is not None:
-        arguments.append(f"ROOTFS_PARTSIZE={int(rootfs_size_mb)}")
-    if filesystem is not None:
-        _guard(FILESYSTEM.fullmatch(filesystem), "ROOTFS_FILESYSTEM", filesystem)
-        arguments.append(f"ROOTFS_FILESYSTEM={filesystem}")
-    return tuple(arguments)
+    variables = {
+        "PROFILE": profile,
+        "EXTRA_IMAGE_NAME": extra_name,
+        "BIN_DIR": bin_dir,
+        "FILES": files,
+        "ROOTFS_PARTSIZE": None if rootfs_size_mb is None else str(rootfs_size_mb),
+        "ROOTFS_FILESYSTEM": filesystem,
+    }
+    return _make("image", packages, {name: value for name, value in variables.items() if value is not None})
 
 
-def _selection(profile: str, packages: Sequence[str]) -> tuple[str, str]:
-    _guard(PROFILE.fullmatch(profile), "PROFILE", profile)
-    for package in packages:
-        # Behind the minus a shell expands no `~`; by itself `~root` would be a directory.
-        removes_upstreams = package.startswith("-~") and UPSTREAM_PACKAGE.fullmatch(package)
-        _guard(PACKAGE.fullmatch(package) or removes_upstreams, "PACKAGES", package)
+def _make(goal: str, packages: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
+    """The command of a goal, the packages behind the profile. Refuses what is no plain word for a shell."""
     joined = " ".join(packages)
-    _guard(len(joined) <= 2 * MAX_PACKAGES_LENGTH, "PACKAGES", f"{len(joined)} characters")
-    return f"PROFILE={profile}", f"PACKAGES={joined}"
-
-
-def _guard(safe: object, variable: str, value: str) -> None:
-    if not safe:
-        raise BuildFailed(FailureReason.INTERNAL, f"Error: refused to pass {variable}={value[:80]!r} to make")
+    wrong = [(name, value) for name, value in variables.items() if not _SAFE[name].fullmatch(value)]
+    wrong += [
+        ("PACKAGES", package)
+        for package in packages
+        # Behind the minus a shell expands no `~`; by itself `~root` would be a directory.
+        if not PACKAGE.fullmatch(package)
+        and not (package.startswith("-~") and UPSTREAM_PACKAGE.fullmatch(package))
+    ]
+    if len(joined) > 2 * MAX_PACKAGES_LENGTH:
+        wrong.append(("PACKAGES", f"{len(joined)} characters"))
+    if wrong:
+        name, value = wrong[0]
+        raise BuildFailed(FailureReason.INTERNAL, f"Error: refused to pass {name}={value[:80]!r} to make")
+    profile, *others = (f"{name}={value}" for name, value in variables.items())
+    return ("make", goal, profile, f"PACKAGES={joined}", *others)
 
 
 _PROFILES = "Available Profiles:"

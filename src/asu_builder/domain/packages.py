@@ -63,11 +63,24 @@ _APK_CLASH = re.compile(rf"ERROR: ({NAME}): trying to overwrite ")
 
 
 def _explain_apk(lines: Sequence[str]) -> BuildProblem:
+    # The blocks stand below "unable to select packages"; what follows them is make's own trace.
+    blocks: list[_Block] = []
+    inside = False
+    for line in lines:
+        if line.startswith("ERROR: unable to select packages"):
+            inside = True
+        elif inside and line.startswith("  "):
+            if header := _APK_HEADER.match(line):
+                blocks.append(_Block(header[1], header[2] or "", {}))
+            elif blocks:
+                blocks[-1].read(line)
+        else:
+            inside = False
     missing: list[str] = []
     conflicts: list[str] = []
     needed_by: dict[str, tuple[str, ...]] = {}
     providers: dict[str, tuple[str, ...]] = {}
-    for block in _blocks(lines):
+    for block in blocks:
         if "conflicts" in block.said or "breaks" in block.said:
             # What breaks a demand of the request itself has no other side.
             conflicts += [without_version(block.name), *block.packages("conflicts", "breaks")]
@@ -81,23 +94,6 @@ def _explain_apk(lines: Sequence[str]) -> BuildProblem:
             owner = line.rpartition(" owned by ")[2].rstrip(".")
             conflicts += [without_version(clash[1]), without_version(owner)]
     return BuildProblem(unique(missing), unique(conflicts), _first(needed_by), _first(providers))
-
-
-def _blocks(lines: Sequence[str]) -> Sequence[_Block]:
-    """The blocks below "unable to select packages"; what follows them is make's own trace."""
-    blocks: list[_Block] = []
-    inside = False
-    for line in lines:
-        if line.startswith("ERROR: unable to select packages"):
-            inside = True
-        elif inside and line.startswith("  "):
-            if header := _APK_HEADER.match(line):
-                blocks.append(_Block(header[1], header[2] or "", {}))
-            elif blocks:
-                blocks[-1].read(line)
-        else:
-            inside = False
-    return blocks
 
 
 def _opkg(pattern: str) -> re.Pattern[str]:
@@ -119,55 +115,43 @@ _OPKG_CLASH = _opkg(rf"check_data_file_clashes: Package ({NAME}) wants to instal
 _OPKG_CLASHING = re.compile(rf"\s++But that file is already provided by package\s++\* ({NAME})")
 
 
-class _Opkg(Struct):
-    """What opkg's errors have named, line by line."""
-
-    blamed: list[str]
-    exist: set[str]
-    conflicts: list[str]
-    needed_by: dict[str, dict[str, None]]
-    unsatisfied: str = ""
-
-    def read(self, line: str) -> None:
-        """One line that starts as an error does."""
-        if listed := self.unsatisfied and _OPKG_LISTED.match(line):
-            self._needs(listed[1], self.unsatisfied)
-            return
-        self.unsatisfied = ""
+def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
+    blamed: list[str] = []
+    exist: set[str] = set()
+    conflicts: list[str] = []
+    needed_by: dict[str, dict[str, None]] = {}
+    unsatisfied = ""
+    for line in lines:
+        if not line.startswith((" * ", "\t", " \t")):
+            continue
+        if listed := unsatisfied and _OPKG_LISTED.match(line):
+            needed_by.setdefault(listed[1], {})[unsatisfied] = None
+            continue
+        unsatisfied = ""
         if found := _OPKG_MISSING.match(line):
-            self.blamed.append(found[1].rstrip("."))
+            blamed.append(found[1].rstrip("."))
         elif found := _OPKG_DEPENDENCY.match(line):
-            self._needs(found[1], found[2])
+            needed_by.setdefault(found[1], {})[found[2]] = None
         elif found := _OPKG_FOUND.match(line):
-            self.exist.add(found[1])
+            exist.add(found[1])
         elif found := _OPKG_UNSATISFIED.match(line):
-            self.unsatisfied = found[1]
+            unsatisfied = found[1]
         elif found := (
             _OPKG_CONFLICT.match(line)
             or _OPKG_CONFLICTING.match(line)
             or _OPKG_CLASH.match(line)
             or _OPKG_CLASHING.match(line)
         ):
-            self.conflicts.append(found[1])
-
-    def _needs(self, missing: str, needing: str) -> None:
-        self.needed_by.setdefault(missing, {})[needing] = None
-
-
-def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
-    said = _Opkg([], set(), [], {})
-    for line in lines:
-        if line.startswith((" * ", "\t", " \t")):
-            said.read(line)
-    if said.needed_by:
+            conflicts.append(found[1])
+    if needed_by:
         # opkg blames whatever was requested; these lines alone surely name what does not exist.
-        missing = unique(said.needed_by)
-        exist = {*missing, *said.exist, *(name for names in said.needed_by.values() for name in names)}
-        refused = unique(name for name in said.blamed if name not in exist)
-        needed_by = {name: unique(needing) for name, needing in said.needed_by.items()}
-        return BuildProblem(missing, unique(said.conflicts), _first(needed_by), refused=refused)
+        missing = unique(needed_by)
+        exist.update(missing, *needed_by.values())
+        refused = unique(name for name in blamed if name not in exist)
+        first = _first({name: unique(needing) for name, needing in needed_by.items()})
+        return BuildProblem(missing, unique(conflicts), first, refused=refused)
     # After a clash opkg also blames whatever it could not finish: that is no missing package.
-    return BuildProblem(() if said.conflicts else unique(said.blamed), unique(said.conflicts))
+    return BuildProblem(() if conflicts else unique(blamed), unique(conflicts))
 
 
 def unique(names: Iterable[str]) -> tuple[str, ...]:
@@ -224,15 +208,12 @@ def find_failed_script(stderr: str) -> tuple[str, int] | None:
         at = line.find("postinst script ")
         found = _FAILED_SCRIPT.match(line, at) if at >= 0 else None
         if found:
-            return _package_of(found[1].rpartition("/")[2]), int(found[2])
+            script = found[1].rpartition("/")[2]
+            # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
+            if script.endswith(".postinst"):
+                return script.removesuffix(".postinst"), int(found[2])
+            return without_version(script.split(".X")[0]), int(found[2])
     return None
-
-
-def _package_of(script: str) -> str:
-    # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
-    if script.endswith(".postinst"):
-        return script.removesuffix(".postinst")
-    return without_version(script.split(".X")[0])
 
 
 def explain_script(stderr: str) -> str | None:

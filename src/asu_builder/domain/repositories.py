@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping
-from itertools import count
+from itertools import chain, count
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -45,7 +45,13 @@ def require_allowed(
     allowed = [parse_address(_fill(entry, places or {})) for entry in allow_list]
     for url in repositories.values():
         address = parse_address(url)
-        if address is None or not any(entry and _is_below(address, entry) for entry in allowed):
+        if address is None or not any(
+            entry
+            and (address.scheme, address.host, address.port) == (entry.scheme, entry.host, entry.port)
+            and _is_comparable(address)
+            and address.segments[: len(entry.segments)] == entry.segments
+            for entry in allowed
+        ):
             raise RequestRejected(f"Repository not allowed: {url}", field="repositories")
 
 
@@ -67,12 +73,6 @@ def _is_comparable(address: Address) -> bool:
     return not unclear and not {".", ".."} & set(address.segments)
 
 
-def _is_below(address: Address, allowed: Address) -> bool:
-    same_place = (address.scheme, address.host, address.port) == (allowed.scheme, allowed.host, allowed.port)
-    need = allowed.segments
-    return same_place and _is_comparable(address) and address.segments[: len(need)] == need
-
-
 def render_repositories(
     present: str, repositories: Mapping[str, str], *, mode: str, file: RepositoryFile
 ) -> str:
@@ -87,22 +87,15 @@ def render_repositories(
     lines = present.rstrip("\n").split("\n") if mode == "append" and present.strip() else []
     if file.opkg:
         taken = set(_OPKG_SOURCE.findall(present, 0, _LARGEST)) if lines else set()
-        lines += [f"src/gz {_free(name, taken)} {url}" for name, url in sorted(repositories.items())]
+        for name, url in sorted(repositories.items()):
+            names = chain([name], (f"{name}_{number}" for number in count(2)))
+            free = next(free for free in names if free not in taken)
+            taken.add(free)
+            lines.append(f"src/gz {free} {url}")
         lines += [line for line in _OPKG_REQUIRED if line not in lines]
     else:
         lines += [url for _, url in sorted(repositories.items())]
     return "\n".join(lines) + "\n"
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name, or the first with a number behind it that nothing has; taken from now on."""
-    free = name
-    for number in count(2):
-        if free not in taken:
-            break
-        free = f"{name}_{number}"
-    taken.add(free)
-    return free
 
 
 def key_files(keys: Iterable[str]) -> dict[str, str]:

@@ -131,9 +131,10 @@ class BuildRequest(Struct, frozen=True):
             "repository_keys",
             f"at most {MAX_REPOSITORIES} keys",
         )
-        _require_each(
-            "repository_keys", enumerate(self.repository_keys), _KEY, "a key as printable text (PEM or usign)"
-        )
+        for number, key in enumerate(self.repository_keys):
+            _require_entry(
+                "repository_keys", number, key, _KEY.fullmatch(key), "a key as printable text (PEM or usign)"
+            )
 
     @property
     def wanted(self) -> tuple[str, ...]:

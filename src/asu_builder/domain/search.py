@@ -133,7 +133,19 @@ class DeviceIndex:
             return Found(self._devices[:limit], len(self._devices) > limit)
         if ranked := self._rank([(word,) for word in words]):
             return self._pick(ranked, limit)
-        return self._guess(words, limit)
+        from rapidfuzz import fuzz, process  # needed by few, and not by the first answer
+
+        known = list(dict.fromkeys(word for text in self._texts for word in text.split()))
+        joined = "".join(self._texts)
+        wanted = [(word,) if word in joined else closest(word, known, alike=_ALIKE_WORDS) for word in words]
+        if all(wanted) and (ranked := self._rank(wanted)):
+            return self._pick(ranked, limit, guessed=True)
+        phrase = " ".join(words)[:_LONGEST_PHRASE]
+        titles = [text[1 : text.index("\n")] for text in self._texts]
+        scored = process.extract(
+            phrase, titles, scorer=fuzz.token_set_ratio, limit=limit + 1, score_cutoff=_ALIKE_NAMES
+        )
+        return self._pick([number for _, _, number in scored], limit, guessed=bool(scored))
 
     def _pick(self, ranked: Sequence[int], limit: int, *, guessed: bool = False) -> Found:
         devices = tuple(self._devices[number] for number in ranked[:limit])
@@ -157,21 +169,6 @@ class DeviceIndex:
         # One number for rank and place sorts three times as fast as a pair.
         keys = [_penalty(self._texts[number], wanted, phrase) * width + number for number in numbers]
         return [key % width for key in sorted(keys)]
-
-    def _guess(self, words: Sequence[str], limit: int) -> Found:
-        from rapidfuzz import fuzz, process  # needed by few, and not by the first answer
-
-        known = list(dict.fromkeys(word for text in self._texts for word in text.split()))
-        joined = "".join(self._texts)
-        wanted = [(word,) if word in joined else closest(word, known, alike=_ALIKE_WORDS) for word in words]
-        if all(wanted) and (ranked := self._rank(wanted)):
-            return self._pick(ranked, limit, guessed=True)
-        phrase = " ".join(words)[:_LONGEST_PHRASE]
-        titles = [text[1 : text.index("\n")] for text in self._texts]
-        scored = process.extract(
-            phrase, titles, scorer=fuzz.token_set_ratio, limit=limit + 1, score_cutoff=_ALIKE_NAMES
-        )
-        return self._pick([number for _, _, number in scored], limit, guessed=bool(scored))
 
 
 def _alphabetically(named: tuple[str, Device]) -> tuple[object, ...]:
