@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -29,6 +29,7 @@ def in_the_way(directory: Path) -> Path | None:
 ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
 """What opening a directory raises when there is none for us; a symbolic link to one is none."""
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _REPLACEMENTS = 20
 
 
@@ -47,7 +48,7 @@ def locked(directory: Path) -> Iterator[None]:
 @contextmanager
 def opened(directory: Path) -> Iterator[int]:
     """A descriptor of the directory itself; a lock on it ends here at the latest."""
-    descriptor = _open(directory)
+    descriptor = os.open(directory, _DIRECTORY)
     try:
         yield descriptor
     finally:
@@ -86,30 +87,20 @@ def is_abandoned(directory: Path) -> bool:
         return False
 
 
-def _open(directory: Path) -> int:
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-
 def _open_with_others(directory: Path) -> int | None:
     for _ in range(_REPLACEMENTS):
         try:
-            descriptor = _open(directory)
+            descriptor = os.open(directory, _DIRECTORY)
         except ABSENT:
             return None
         try:
             # Waits for moments at most: an exclusive lock is held for one rename.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if _has_name(descriptor, directory):
-                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), directory.lstat()):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # replaced or taken away between opening and locking
     raise OSError(errno.EBUSY, "a directory is replaced again and again")
-
-
-def _has_name(descriptor: int, directory: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), directory.lstat())
-    except FileNotFoundError:
-        return False

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from asu_builder.core.submit import Builds, BuildView
 from asu_builder.domain.errors import AsuError
@@ -16,7 +16,7 @@ from asu_builder.ports import BuildLog
 _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25
-"""How long what was on_output may wait for its transaction."""
+"""How long what was printed may wait for its transaction."""
 _END_SECONDS = 2.0
 """How long the end of a build waits for its last lines to be written; then they are left to chance."""
 _MOST_WAITING = 2 << 20
@@ -25,67 +25,60 @@ _MOST_WAITING = 2 << 20
 _Piece = tuple[datetime, Stage, int, bytes]
 
 
-class BuildLogWriter:
-    """One attempt of a build, on_output in the thread that builds; made by `Recorder.begin`."""
+class BuildLogWriter(Struct, eq=False):
+    """One attempt of a build, fed by the thread that builds; made by `Recorder.begin`."""
 
-    def __init__(
-        self,
-        job: Job,
-        lease: Lease,
-        *,
-        now: Callable[[], datetime],
-        noted: Callable[[], None],
-        tell: Callable[[str], None],
-    ) -> None:
-        """`noted` is called when something waits to be written, `tell` when a stage begins."""
-        self.request_hash = job.request_hash
-        self.lease = lease
-        self._now = now
-        self._noted = noted
-        self._notify = tell
-        self._stage = Stage.INIT
-        self._pieces: list[_Piece] = []
-        # Two counts, because each has one thread that changes it.
-        self._received = self._taken = 0
-        self._lines = Lines()
-        self._closed = False
-        self.ended = False
-        self.written = threading.Event()
-        """Set when nothing of it will be written any more."""
+    request_hash: str
+    lease: Lease
+    now: Callable[[], datetime]
+    noted: Callable[[], None]
+    """Called when something waits to be written."""
+    tell: Callable[[str], None]
+    """Called when a stage begins."""
+    stage: Stage = Stage.INIT
+    pieces: list[_Piece] = []
+    # Two counts, because each has one thread that changes it.
+    received: int = 0
+    taken: int = 0
+    lines: Lines = field(default_factory=Lines)
+    closed: bool = False
+    ended: bool = False
+    written: threading.Event = field(default_factory=threading.Event)
+    """Set when nothing of it will be written any more."""
 
     def advance(self, stage: Stage) -> None:
-        """What is on_output from now on belongs to this stage."""
-        self._stage = stage
-        self._notify(self.request_hash)
+        """What is printed from now on belongs to this stage."""
+        self.stage = stage
+        self.tell(self.request_hash)
 
     def on_output(self, stream: int, chunk: bytes) -> None:
         """Takes the next piece of a stream; fulfils `ports.OutputCallback`."""
-        if self._closed or self._received - self._taken > _MOST_WAITING:
+        if self.closed or self.received - self.taken > _MOST_WAITING:
             return
-        self._received += len(chunk)
+        self.received += len(chunk)
         # Appending is one step, and so is taking from the front: no lock in the way of the build.
-        self._pieces.append((self._now(), self._stage, stream, chunk))
-        self._noted()
+        self.pieces.append((self.now(), self.stage, stream, chunk))
+        self.noted()
 
     def close(self) -> None:
         """Takes nothing more."""
-        self._closed = True
-        self._pieces.clear()
+        self.closed = True
+        self.pieces.clear()
 
     def take(self) -> list[PrintedLine]:
         """The lines since the last time, after the end all; for the recorder alone."""
         ended = self.ended
-        count = len(self._pieces)
-        pieces = self._pieces[:count]
-        del self._pieces[:count]
-        self._taken += sum(len(chunk) for *_, chunk in pieces)
+        count = len(self.pieces)
+        pieces = self.pieces[:count]
+        del self.pieces[:count]
+        self.taken += sum(len(chunk) for *_, chunk in pieces)
         lines = [
             PrintedLine(at, stage, text)
             for at, stage, stream, chunk in pieces
-            for text in self._lines.feed(stream, chunk)
+            for text in self.lines.feed(stream, chunk)
         ]
         if ended:
-            lines += [PrintedLine(self._now(), self._stage, text) for text in self._lines.end()]
+            lines += [PrintedLine(self.now(), self.stage, text) for text in self.lines.end()]
         return lines
 
 
@@ -111,7 +104,7 @@ class Recorder:
 
     def begin(self, job: Job, lease: Lease) -> BuildLogWriter:
         """Listens to one attempt; the caller ends it by `end`."""
-        writer = BuildLogWriter(job, lease, now=self._now, noted=self._noted.set, tell=self.tell)
+        writer = BuildLogWriter(job.request_hash, lease, self._now, self._noted.set, self.tell)
         with self._starting:
             self._writers.append(writer)
             if self._thread is None:
@@ -128,7 +121,7 @@ class Recorder:
         writer.written.wait(_END_SECONDS)
 
     def stop(self) -> None:
-        """Writes what was on_output and ends the thread."""
+        """Writes what was printed and ends the thread."""
         self._stopping = True
         self._hurry.set()
         self._noted.set()

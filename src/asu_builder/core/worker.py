@@ -41,7 +41,7 @@ from asu_builder.ports import JobQueue, Statistics
 from asu_builder.settings import Settings
 
 _REMEMBERED = 1000
-"""Jobs; those that are cancelled while they wait are never on_output of again."""
+"""Jobs; one that is cancelled while it waits has no outcome that would drop it."""
 
 
 class FailureStreak(Struct, frozen=True):
@@ -134,25 +134,41 @@ class Outcomes:
         self._settings = settings
         self._poison_jobs = PoisonJobDetector()
 
-    def record(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
-        """Ends the job, or gives it back to try again after what the world did.
+    def record(
+        self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer, *, final: bool = False
+    ) -> None:
+        """Ends the job, or gives it back to try again after what the world did, unless that is `final`.
 
         An outcome that cannot be written down ends the job as a mistake of ours.
         """
         try:
             if isinstance(outcome, BuildFailure) and outcome.is_retried:
-                if job.retries < len(RETRY_DELAYS):
+                if job.retries < len(RETRY_DELAYS) and not final:
                     delay = RETRY_DELAYS[job.retries]
                     _log.warning("%s; tried again in %s", outcome.detail, delay)
                     self._queue.release(lease, delay=delay, retry=outcome.detail)
                     return
                 outcome = replace(outcome, attempts=job.history)
-            self._finish(job, lease, outcome, timer)
+            completed = isinstance(outcome, BuildResult)
+            timer.enter(None)
+            self._queue.finish(lease, outcome, retention_of(self._settings, job.request, outcome))
+            self._poison_jobs.ended(job.id, completed=completed)
+            seconds = timer.record(completed=completed)
+            if isinstance(outcome, BuildResult):
+                self._statistics.record("completed", job.request, client=job.client)
+                _log.info("build completed in %.1f s", seconds)
+            else:
+                self._statistics.record(
+                    "failed", job.request, client=job.client, reason=outcome.reason, side=outcome.side
+                )
+                _log.info("build failed in %.1f s: %s (side: %s)", seconds, outcome.reason, outcome.side)
         except AsuError:
             raise  # the lease is lost, or the database does not answer: the job returns
-        except Exception:  # noqa: BLE001 - whatever a build left, its job ends
+        except Exception:
+            if outcome is BUG:
+                raise
             _log.exception("the outcome could not be recorded: a bug")
-            self._finish(job, lease, BUG, timer)
+            self.record(job, lease, BUG, timer)
 
     def part_failed(self, job: Job, lease: Lease, error: PartUnavailable, timer: StageTimer) -> None:
         """Returns the job to the queue uncounted, unless the part fails on this job alone."""
@@ -162,28 +178,12 @@ class Outcomes:
                 f"Error: {error.public} That happened {streak.times} times to this build, while others "
                 "went well. Ask again in a few minutes; if it stays so, tell the operator of this server."
             )
-            failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail, attempts=job.history)
-            self._finish(job, lease, failure, timer)
+            failure = BuildFailure(FailureReason.WORLD_UNAVAILABLE, detail)
+            self.record(job, lease, failure, timer, final=True)
             return
         _log.info("%s The job returns to the queue", error)
         pause = timedelta(seconds=error.retry_after) + (STEP_ASIDE if streak.times > 1 else timedelta(0))
         self._queue.release(lease, delay=pause)
-
-    def _finish(self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer) -> None:
-        completed = isinstance(outcome, BuildResult)
-        timer.enter(None)
-        retention = retention_of(self._settings, job.request, outcome)
-        self._queue.finish(lease, outcome, retention)
-        self._poison_jobs.ended(job.id, completed=completed)
-        seconds = timer.record(completed=completed)
-        if isinstance(outcome, BuildResult):
-            self._statistics.record("completed", job.request, client=job.client)
-            _log.info("build completed in %.1f s", seconds)
-        else:
-            self._statistics.record(
-                "failed", job.request, client=job.client, reason=outcome.reason, side=outcome.side
-            )
-            _log.info("build failed in %.1f s: %s (side: %s)", seconds, outcome.reason, outcome.side)
 
 
 LEASE = timedelta(seconds=60)

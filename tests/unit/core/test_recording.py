@@ -88,9 +88,9 @@ def test_a_log_that_is_full_is_not_collected_for(studio: Studio) -> None:
     studio.log.append = lambda lease, lines: False  # type: ignore[method-assign]
     recording = studio.begin()
     recording.on_output(1, b"x\n")
-    assert eventually(lambda: recording._closed)
+    assert eventually(lambda: recording.closed)
     recording.on_output(1, b"y\n")
-    assert recording._pieces == []
+    assert recording.pieces == []
     studio.recorder.end(recording)
 
 
@@ -109,7 +109,7 @@ def test_lines_that_cannot_be_written_are_dropped_with_one_warning(
     with caplog.at_level(logging.WARNING):
         for number in range(3):
             recording.on_output(1, b"%d\n" % number)
-            assert eventually(lambda: not recording._pieces)
+            assert eventually(lambda: not recording.pieces)
             time.sleep(0.05)
         works.set()
         recording.on_output(1, b"at last\n")
@@ -128,10 +128,10 @@ def test_a_writer_that_hangs_neither_slows_a_build_nor_fills_the_memory(
     studio.log.append = lambda lease, lines: gate.wait(60)  # type: ignore[method-assign]
     recording = studio.begin()
     recording.on_output(1, b"x\n")
-    assert eventually(lambda: not recording._pieces)
+    assert eventually(lambda: not recording.pieces)
     for _ in range(1000):
         recording.on_output(1, b"y" * 65536)
-    assert sum(len(chunk) for *_, chunk in recording._pieces) < 3 << 20
+    assert sum(len(chunk) for *_, chunk in recording.pieces) < 3 << 20
     studio.recorder.end(recording)
     assert not gate.is_set(), "the writer still hangs, and nothing has waited for it"
     gate.set()
