@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from asu_builder.app.adapters import open_package_changes
 from asu_builder.doctor.installation import described, listener
-from asu_builder.doctor.scene import Response, Scene, Unanswered, ask
+from asu_builder.doctor.scene import Response, Scene, Unanswered, ask, in_words
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.package_rules import RemotePackageChanges
 from asu_builder.upstream.formats import parse_versions
@@ -143,8 +143,7 @@ def _health_of(response: Response) -> dict[str, Any] | None:
 
 
 def _own_url(scene: Scene) -> str:
-    host = _address(scene)
-    return f"http://{f'[{host}]' if ':' in host else host}:{scene.settings.server_port}"
+    return in_words((_address(scene), scene.settings.server_port))
 
 
 def _address(scene: Scene) -> str:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from asu_builder import __version__
 from asu_builder.doctor import engine, installation, network
-from asu_builder.doctor.scene import Scene
+from asu_builder.doctor.scene import Scene, in_words
 from asu_builder.domain.health import CheckResult, error
 from asu_builder.settings import LoadedSettings
 from asu_builder.settings.reading import Survey
@@ -129,11 +129,3 @@ def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
         settings.upstream_url,
         f"{len(problems)} problems, see above" if problems else "all is well",
     )
-
-
-def in_words(listens_at: object) -> str:
-    """Where a socket listens: `http://127.0.0.1:8080`, `http://[::1]:8080`, or the path of a Unix socket."""
-    if not isinstance(listens_at, tuple):
-        return str(listens_at)
-    host, port = listens_at[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -93,6 +93,14 @@ def fetch(url: str) -> Response:
     return response
 
 
+def in_words(listens_at: object) -> str:
+    """Where a socket listens: `http://127.0.0.1:8080`, `http://[::1]:8080`, or the path of a Unix socket."""
+    if not isinstance(listens_at, tuple):
+        return str(listens_at)
+    host, port = listens_at[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class SocketAnswer(Struct, frozen=True):
     """What one candidate for Podman's socket answered."""
 

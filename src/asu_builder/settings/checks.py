@@ -127,27 +127,19 @@ def written(given: object) -> str:
     return text if len(text) <= _LONGEST_GIVEN else text[: _LONGEST_GIVEN - 1] + "…"
 
 
-_LEAST = {
-    "server_port": 0,
-    "worker_concurrent": 0,
-    "max_pending_jobs": 1,
-    "max_defaults_length": 0,
-    "max_custom_rootfs_size_mb": 1,
-    "max_head_size": 8 << 10,
-    "max_request_line": 1 << 10,
-    "max_body_size": 64 << 10,
-    "max_fields": 50,
-    "max_connections_per_address": 8,
+_RANGES: Mapping[str, tuple[int, int | None]] = {
+    "server_port": (0, 65535),
+    "worker_concurrent": (0, 256),
+    "max_pending_jobs": (1, None),
+    "max_defaults_length": (0, None),
+    "max_custom_rootfs_size_mb": (1, None),
+    "max_head_size": (8 << 10, 1 << 20),
+    "max_request_line": (1 << 10, 1 << 20),
+    "max_body_size": (64 << 10, 16 << 20),
+    "max_fields": (50, 100_000),
+    "max_connections_per_address": (8, None),
 }
-_MOST = {
-    "server_port": 65535,
-    "worker_concurrent": 256,
-    "max_head_size": 1 << 20,
-    "max_request_line": 1 << 20,
-    "max_body_size": 16 << 20,
-    "max_fields": 100_000,
-}
-"""So that one request never takes a large part of the memory."""
+"""The least and the most; sizes are bounded so that one request never takes a large part of the memory."""
 _ABOVE_ZERO = (
     *("job_timeout", "worker_poll", "idle_deprioritized_after"),
     *("head_timeout", "body_timeout", "reader_timeout"),
@@ -174,8 +166,8 @@ _TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
 
 def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     """Everything that stops a start."""
-    for name, least in _LEAST.items():
-        value, most = getattr(settings, name), _MOST.get(name)
+    for name, (least, most) in _RANGES.items():
+        value = getattr(settings, name)
         what = "a port" if name == "server_port" else "a number"
         expected = f"{what} of at least {least}" if most is None else f"{what} from {least} to {most}"
         yield from _unless(value >= least and (most is None or value <= most), name, expected, value)

@@ -1,6 +1,6 @@
 import pytest
 
-from asu_builder.doctor.report import in_words
+from asu_builder.doctor.scene import in_words
 
 
 @pytest.mark.parametrize(

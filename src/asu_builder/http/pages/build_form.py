@@ -190,7 +190,7 @@ class BuildForm:
         if "packages" not in query:
             packages = " ".join(default_packages(device))
             fields = replace(fields, packages=packages, diff_packages=True)
-        return await self._form(request, caller, fields, device=device)
+        return await self._form(request, caller, fields, device)
 
     async def send(self, request: Request, caller: Caller) -> Response:
         """Submits the form, or shows the preview. Raises what `form` raises."""
@@ -237,7 +237,7 @@ class BuildForm:
             return await self._choose(
                 request, caller, fields, refusal=refusal or _refusal(error), sent=fields
             )
-        return await self._form(request, caller, fields, device=device, refusal=refusal, previewed=previewed)
+        return await self._form(request, caller, fields, device, refusal=refusal, previewed=previewed)
 
     def _look(self, fields: Fields) -> _Previewed:
         request, _ = parse_request(fields.body(self._parts.client))
@@ -274,42 +274,52 @@ class BuildForm:
                 )
             except RequestRejected as error:
                 refusal = refusal or _Refusal(str(error), "", 404)
-        response = self._rendering.page(
+        return self._page(
             "build_device.html",
             request,
-            caller=caller,
-            status=refusal.status if refusal else 200,
+            caller,
+            refusal,
             groups=groups,
             version=version,
             text=text,
             found=found,
-            refusal=refusal,
             sent=sent,
         )
-        if refusal:
-            response.raw_headers.extend(refusal.headers)
-        return response
 
-    async def _form(self, request: Request, caller: Caller, fields: Fields, **values: Any) -> Response:
-        device: DescribedDevice = values["device"]
-        refusal: _Refusal | None = values.setdefault("refusal", None)
-        values.setdefault("previewed", None)
-        response = self._rendering.page(
+    async def _form(
+        self,
+        request: Request,
+        caller: Caller,
+        fields: Fields,
+        device: DescribedDevice,
+        *,
+        refusal: _Refusal | None = None,
+        previewed: _Previewed | None = None,
+    ) -> Response:
+        ask = self._parts.waiting.ask
+        return self._page(
             "build_form.html",
             request,
-            caller=caller,
-            status=refusal.status if refusal else 200,
-            groups=await self._parts.waiting.ask(caller, "versions", self._versions),
+            caller,
+            refusal,
+            groups=await ask(caller, "versions", self._versions),
             fields=replace(fields, target=device.target, profile=device.profile),
+            device=device,
+            previewed=previewed,
             present=default_packages(device),
-            filesystems=await self._parts.waiting.ask(
-                caller, _what(fields), self._filesystems, fields, device
-            ),
+            filesystems=await ask(caller, _what(fields), self._filesystems, fields, device),
             allowed=self._parts.settings,
-            **values,
         )
-        if refusal:
-            response.raw_headers.extend(refusal.headers)
+
+    def _page(
+        self, template: str, request: Request, caller: Caller, refusal: _Refusal | None, **values: object
+    ) -> Response:
+        """A page with the status and headers of what was refused, if anything."""
+        status = refusal.status if refusal else 200
+        response = self._rendering.page(
+            template, request, caller=caller, status=status, refusal=refusal, **values
+        )
+        response.raw_headers.extend(refusal.headers if refusal else ())
         return response
 
     def _filesystems(self, fields: Fields, device: DescribedDevice) -> list[str]:

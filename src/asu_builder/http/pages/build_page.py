@@ -181,6 +181,20 @@ class BuildPage:
         title = request.profile
         with contextlib.suppress(AsuError):
             title = self._parts.search.device(request.version, request.target, request.profile).title
+        reproduction: Reproduction | None = None
+        # None for a branch that this server does not have any more.
+        with contextlib.suppress(AsuError):
+            if result:
+                settings = self._parts.settings
+                reproduction = reproduce(
+                    request,
+                    result.build_cmd,
+                    release=self._parts.catalog.branches.release(request.version),
+                    template=settings.imagebuilder_image.replace(
+                        "{registry}", settings.imagebuilder_registry
+                    ),
+                    upstream_url=settings.announced_upstream_url,
+                )
         retry_at: datetime | None = None
         if failure and failure.side is not Side.USER and job.finished_at:
             # When the same request may start a new build.
@@ -197,7 +211,7 @@ class BuildPage:
             "words": {"states": STATES, "waiting_for": WAITING_FOR},
             "result": result,
             "images": images_first(result.images) if result else (),
-            "reproduction": self._reproduction(job, result) if result else None,
+            "reproduction": reproduction,
             "manifest": {
                 name: version
                 for name, version in sorted(result.manifest.items() if result else ())
@@ -211,20 +225,6 @@ class BuildPage:
             "form_link": link_to(request),
             "not_linked": not_linked(request),
         }
-
-    def _reproduction(self, job: Job, result: BuildResult) -> Reproduction | None:
-        try:
-            release = self._parts.catalog.branches.release(job.request.version)
-        except AsuError:
-            return None  # a branch that this server does not have any more
-        settings = self._parts.settings
-        return reproduce(
-            job.request,
-            result.build_cmd,
-            release=release,
-            template=settings.imagebuilder_image.replace("{registry}", settings.imagebuilder_registry),
-            upstream_url=settings.announced_upstream_url,
-        )
 
     def _advice(self, job: Job) -> Advice | None:
         if job.state is JobState.CANCELLED:

@@ -1,9 +1,7 @@
 """Renders templates and serves static files, with one set of headers."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -82,17 +80,16 @@ class Rendering:
             server_version=version,
             contact=words.contact(contact.strip()),
         )
-        filters: Mapping[str, Any] = {
-            "size": words.size,
-            "span": words.span,
-            "moment": words.moment,
-            "number": words.number,
-            "sentence": words.sentence,
-            "linked": words.linked,
-            "reason": words.in_words,
-            "reason_first": words.as_beginning,
-        }
-        environment.filters.update(filters)
+        environment.filters.update(
+            size=words.size,
+            span=words.span,
+            moment=words.moment,
+            number=words.number,
+            sentence=words.sentence,
+            linked=words.linked,
+            reason=words.in_words,
+            reason_first=words.as_beginning,
+        )
         self._environment = environment
 
     def page(
