@@ -274,18 +274,6 @@ def check_database(scene: Scene) -> CheckResult:
         )
     if not header:
         return ok(f"{path} is empty; the first start fills it.")
-    if found := _damage(path, header, size) or _held(path):
-        return found
-    for part in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-        if part.exists() and not os.access(part, os.R_OK | os.W_OK):
-            return error(
-                f"{part} may not be written by user {scene.user}.",
-                f"chown {scene.user} {path}* && chmod u+rw {path}*",
-            )
-    return _schema(path, header)
-
-
-def _damage(path: Path, header: bytes, size: int) -> CheckResult | None:
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return error(f"The file {path} is no database, or its beginning is damaged.", _BACKUP)
     page = int.from_bytes(header[16:18]) or 1
@@ -300,7 +288,15 @@ def _damage(path: Path, header: bytes, size: int) -> CheckResult | None:
         return error(f"{problem}", f"rm {log} {path}-shm")
     if descriptor is not None:
         os.close(descriptor)
-    return None
+    if found := _held(path):
+        return found
+    for part in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if part.exists() and not os.access(part, os.R_OK | os.W_OK):
+            return error(
+                f"{part} may not be written by user {scene.user}.",
+                f"chown {scene.user} {path}* && chmod u+rw {path}*",
+            )
+    return _schema(path, header)
 
 
 def _held(path: Path) -> CheckResult | None:

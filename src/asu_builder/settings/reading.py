@@ -252,7 +252,19 @@ def survey_settings(
             continue
         problems += map(str, file.twice)
         chosen |= {name: _Choice(value, str(path), file.lines) for name, value in file.values.items()}
-    chosen |= _of_variables(os.environ if environment is None else environment, hints, problems)
+    variables: dict[str, _Choice] = {}
+    for variable, text in (os.environ if environment is None else environment).items():
+        if not variable.startswith(PREFIX) or variable in _FOR_CLIENTS:
+            continue
+        name, origin = variable.removeprefix(PREFIX).lower(), f"variable {variable}"
+        if name in variables:
+            sentence = f"expected it once, but {variables[name].origin} says it too"
+            problems.append(str(Wrong(name, sentence, origin)))
+        try:
+            variables[name] = _Choice(read_text(name, hints.get(name), text), origin)
+        except ValueError as error:
+            problems.append(str(Wrong(name, str(error), origin)))
+    chosen |= variables
     for name, value in (options or {}).items():
         chosen[name] = _Choice(value, "command line")
     good = _fitting(chosen, hints, problems)
@@ -297,28 +309,6 @@ def _fitting(chosen: Mapping[str, _Choice], hints: Mapping[str, Any], problems: 
             said = said_of_branch(one.name.rpartition(".")[2]) if one.setting == "branches" else ""
             problems.append(str(choice.placed(replace(one, sentence=said) if said else one)))
     return good
-
-
-def _of_variables(
-    environment: Mapping[str, str], hints: Mapping[str, Any], problems: list[str]
-) -> dict[str, _Choice]:
-    chosen: dict[str, _Choice] = {}
-    for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable in _FOR_CLIENTS:
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        origin = f"variable {variable}"
-        if name in chosen:
-            problems.append(
-                str(Wrong(name, f"expected it once, but {chosen[name].origin} says it too", origin))
-            )
-        try:
-            value = read_text(name, hints.get(name), text)
-        except ValueError as error:
-            problems.append(str(Wrong(name, str(error), origin)))
-        else:
-            chosen[name] = _Choice(value, origin)
-    return chosen
 
 
 def _together(good: dict[str, Any], chosen: Mapping[str, _Choice], problems: list[str]) -> Settings:

@@ -5,7 +5,7 @@ escaped; sizes are in the units of the viewBox, whose width is `WIDTH`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from html import escape
 from itertools import groupby
@@ -65,7 +65,7 @@ def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> 
     width = min(slot * _BARS_SHARE, _WIDEST_BAR)
     parts = [
         _legend([(line.kind, line.name) for line in series]),
-        _value_axis(top, step, _short),
+        _value_axis(top, step),
         _dates(days),
     ]
     for number, day in enumerate(days):
@@ -95,7 +95,7 @@ def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float
         None if percent is None else (_LEFT + slot * (number + 0.5), _height_of(percent, 100))
         for number, percent in enumerate(percents)
     ]
-    parts = [_legend([("share", name)]), _value_axis(100, 25, "{:.0f} %".format), _dates(days)]
+    parts = [_legend([("share", name)]), _value_axis(100, 25, unit=" %"), _dates(days)]
     for drawn, run in groupby(points, key=bool):
         line = [point for point in run if point]
         if drawn and len(line) > 1:
@@ -168,13 +168,15 @@ def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> str:
     return parts
 
 
-def _value_axis(top: int, step: int, words: Callable[[float], str]) -> str:
+def _value_axis(top: int, step: int, *, unit: str = "") -> str:
+    """Its ticks are round, so that nothing is lost where they are shortened."""
     parts = ""
     for value in range(0, top + 1, step):
         y = _n(_height_of(value, top))
         name = "chart-grid" if value else "chart-base"
         parts += f'<line class="{name}" x1="{_LEFT}" y1="{y}" x2="{WIDTH - _RIGHT}" y2="{y}"/>'
-        parts += _text(_LEFT - 6, _height_of(value, top) + 4, words(value), "chart-tick chart-end")
+        words = f"{value / 1000:,g}k" if value >= _SHORTENED else f"{_whole(value)}{unit}"
+        parts += _text(_LEFT - 6, _height_of(value, top) + 4, words, "chart-tick chart-end")
     return parts
 
 
@@ -208,8 +210,3 @@ def _n(number: float) -> str:
 
 def _whole(number: float) -> str:
     return f"{number:,.0f}"
-
-
-def _short(number: float) -> str:
-    """For the axis; its ticks are round, so that nothing is lost."""
-    return f"{number / 1000:,g}k" if number >= _SHORTENED else _whole(number)
