@@ -53,8 +53,9 @@ def run_demo(*, keep: bool, port: int | None = None) -> int:
 
     With `keep` what `ASU_*` variables say goes above the demo's own settings. `port` must be free.
     """
+    # Whatever stops the demo stops its service too.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     chosen = variables if keep else {}
     with tempfile.TemporaryDirectory(prefix="asu-demo-") as folder, contextlib.ExitStack() as running:
@@ -81,11 +82,6 @@ def run_demo(*, keep: bool, port: int | None = None) -> int:
             _say("")
             return 0
     return 0 if succeeded else 1
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Whatever stops the demo stops its service too."""
-    raise KeyboardInterrupt
 
 
 def build_sample(address: str, service: Service, root: Path, *, say: Say) -> bool:
@@ -157,7 +153,17 @@ def sample_service(
 
     `port` is taken where it is free. Its log goes to `log`, else to stderr.
     """
-    chosen = _free_port(port)
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    for candidate in (port, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", candidate))
+            chosen = probe.getsockname()[1]
+            break
+    else:
+        raise OSError("no port is free")
     settings = {
         "ASU_SERVER_PORT": str(chosen),
         "ASU_DATABASE_PATH": str(root / "data" / "asu-builder.db"),
@@ -174,29 +180,13 @@ def sample_service(
         cwd=root,
         stdout=log,
         stderr=log,
-        preexec_fn=_end_with_us(),
+        # It gets SIGTERM when this process ends, even when it is killed.
+        preexec_fn=lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
     ) as process:
         try:
             yield f"http://127.0.0.1:{chosen}", process
         finally:
             process.terminate()
-
-
-def _end_with_us() -> Callable[[], None]:
-    """For a new process: it gets SIGTERM when this one ends, even when it is killed."""
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    return lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise OSError("no port is free")
 
 
 def _wait_until_ready(address: str, service: Service, say: Say) -> bool:

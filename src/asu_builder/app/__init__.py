@@ -1,15 +1,21 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import getpass
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
-from asu_builder.app.background import Lifecycle, Rounds, background_work, checks
+from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -21,7 +27,8 @@ from asu_builder.core.search import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.core.worker import Workers
-from asu_builder.domain.access import Token
+from asu_builder.domain.access import Right, Token, new_token
+from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.api.operator import ConfigurationDocument
@@ -29,11 +36,20 @@ from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
 from asu_builder.http.parts import Parts
+from asu_builder.http.server import DrainingServer, server_config
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.upstream.server import RepositoryStatus
 
+_POLL = timedelta(seconds=1)
+"""How soon a job is taken up that a lost worker of another process has left."""
+_MARK = "-terminal"
+_LONGEST_NAME = 64
+_NO_JOB = 0
+_START_SECONDS = 0.01
+_LONGEST_DIRECTORY = 60
+"""Characters; the address of a socket file has at most 107."""
 _REST = timedelta(seconds=0.1)
 """Between each thousand results when all are looked at: a tenth of one processor at most."""
 
@@ -75,7 +91,7 @@ def assemble(
     counts = EventCounts()
     adapters = open_adapters(settings, now, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
-    health = Health(checks(adapters, adapters.runtime), has_room=lambda: adapters.store.room() > 0)
+    health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     workers = _workers(settings, adapters, catalog, health=health, recorder=recorder, now=now)
@@ -247,3 +263,44 @@ def _workers(
         name=adapters.name.name,
         now=now,
     )
+
+
+@contextlib.contextmanager
+def private_service(settings: Settings) -> Iterator[tuple[Application, Path, str]]:
+    """The service for one command, on a socket file in a private directory, in this process.
+
+    Yields the application, the path of its socket, and the secret that lets its user do everything. It
+    serves until the block ends; a service may run beside it, and keeps its worker's name.
+
+    It only answers until `application.begin` is called, so that looking at a queue changes nothing in it;
+    the worker takes no job until `application.workers.only` names one. Rate limits do not hold for the
+    user. Raises `SettingsProblem` or `Unavailable`.
+    """
+    secret, digest = new_token()
+    settings = replace(
+        settings,
+        worker_id=settings.worker_id[: _LONGEST_NAME - len(_MARK)] + _MARK,
+        worker_concurrent=1,
+        worker_poll=_POLL,
+        shutdown_grace=timedelta(0),
+    )
+    user = Token(f"cli:{getpass.getuser()}", digest, frozenset({Right.OPERATE}))
+    application = assemble(settings, own_tokens=[user], only_answers=True)
+    application.workers.only = _NO_JOB
+    temporary = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="asu-builder-", dir=temporary) as folder:
+        path = Path(folder) / "socket"
+        config = server_config(application.app, "", 0, door=application.door)
+        config.uds = str(path)
+        server = DrainingServer(config, drain=application.drain, end_streams=application.end_streams)
+        thread = threading.Thread(target=server.run, name="private-service", daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(_START_SECONDS)
+                if not thread.is_alive():
+                    raise Unavailable("The service of this command has not started; the log says why.")
+            yield application, path, secret
+        finally:
+            server.should_exit = True
+            thread.join()

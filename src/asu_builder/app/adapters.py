@@ -15,6 +15,7 @@ from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.database.worker_name import WorkerName
 from asu_builder.domain.addresses import read_proxies
+from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import Runtime
@@ -39,16 +40,12 @@ def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None 
 
 def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, tuple[str, ...]]:
     """The runtime that the settings name, and what the operator should be warned of."""
-    if builds_locally(settings):
-        return _local_runtime(settings)
-    from asu_builder.engines.podman.runtime import PodmanRuntime
-    from asu_builder.engines.podman.service import PodmanOptions
+    if not builds_locally(settings):
+        from asu_builder.engines.podman.runtime import PodmanRuntime
+        from asu_builder.engines.podman.service import PodmanOptions
 
-    proxies = _proxies(shares_network=False)
-    return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies)), ()
-
-
-def _local_runtime(settings: Settings) -> tuple[Runtime, tuple[str, ...]]:
+        proxies = _proxies(shares_network=False)
+        return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies)), ()
     from asu_builder.engines.local.runtime import LocalRuntime
     from asu_builder.engines.local.sandbox import try_sandbox
 
@@ -109,6 +106,26 @@ class Adapters(Struct, frozen=True):
         """What to call now and then where the rules come from a service."""
         changes = self.package_changes
         return changes.refresh if isinstance(changes, RemotePackageChanges) else None
+
+    def checks(self) -> dict[str, Callable[[], CheckResult]]:
+        """Each part of the service, and how it is found out whether it works."""
+        return {
+            "database": self.database.check,
+            "engine": self.runtime.check,
+            "registry": self.runtime.check_registry,
+            "store": self.store.check,
+            "upstream": self.upstream.check,
+            "rules": self.package_changes.check,
+            "workers": self.check_workers,
+        }
+
+    def check_workers(self) -> CheckResult:
+        """Whether workers may take jobs."""
+        pause = self.operations.paused()
+        if pause is None:
+            return CheckResult("ok", "Workers take jobs.")
+        since = pause.since.isoformat(timespec="seconds")
+        return CheckResult("warning", f"The workers are paused since {since} by {pause.operator}; jobs wait.")
 
     def close(self) -> None:
         """Lets go of everything."""

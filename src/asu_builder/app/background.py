@@ -15,8 +15,6 @@ from asu_builder.core.live import Recorder
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
-from asu_builder.domain.health import CheckResult
-from asu_builder.ports import Runtime
 
 _log = logging.getLogger(__name__)
 
@@ -61,27 +59,6 @@ class Rounds(Struct, frozen=True):
     memory: float = 30.0
     integrity: float = 86400.0
     rules: float = 10.0
-
-
-def checks(adapters: Adapters, runtime: Runtime) -> dict[str, Callable[[], CheckResult]]:
-    """Each part of the service, and how it is found out whether it works."""
-    return {
-        "database": adapters.database.check,
-        "engine": runtime.check,
-        "registry": runtime.check_registry,
-        "store": adapters.store.check,
-        "upstream": adapters.upstream.check,
-        "rules": adapters.package_changes.check,
-        "workers": lambda: _check_workers(adapters),
-    }
-
-
-def _check_workers(adapters: Adapters) -> CheckResult:
-    pause = adapters.operations.paused()
-    if pause is None:
-        return CheckResult("ok", "Workers take jobs.")
-    since = pause.since.isoformat(timespec="seconds")
-    return CheckResult("warning", f"The workers are paused since {since} by {pause.operator}; jobs wait.")
 
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:

@@ -15,7 +15,7 @@ _ELSEWHERE = {
     "cancel": ("asu_builder.cli.builds", "cancel_command"),
     "completion": ("asu_builder.cli.manual", "completion_command"),
     "devices": ("asu_builder.cli.search", "devices_command"),
-    "doctor": ("asu_builder.cli.doctor", "doctor_command"),
+    "doctor": ("asu_builder.cli.admin", "doctor_command"),
     "gc": ("asu_builder.cli.admin", "gc_command"),
     "import-settings": ("asu_builder.cli.admin", "import_settings_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),

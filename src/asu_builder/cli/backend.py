@@ -18,8 +18,9 @@ from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from asu_builder.app import Application
     from asu_builder.app.adapters import Adapters
-    from asu_builder.app.private_service import PrivateService
+    from asu_builder.core.catalog import Catalog
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -71,7 +72,7 @@ def open_backend(
                 ServerBuilds(server, patience=patience), ServerOffers(server), ServerOperator(server)
             )
             return
-        from asu_builder.app.private_service import private_service  # which commands for a server do not need
+        from asu_builder.app import private_service  # which commands for a server do not need
 
         settings = load_settings()
         if existing:
@@ -79,10 +80,10 @@ def open_backend(
         # Outside of `build`, which prints them as notes, its warnings are not about what the user does.
         logging.getLogger("asu_builder.core.health").addHandler(logging.NullHandler())
         logging.getLogger("asu_builder.http").setLevel(logging.ERROR)  # it warns operators of slow requests
-        with private_service(settings) as service:
-            server = Server("http://localhost", token=service.token, socket_path=service.socket_path)
-            local_builds = LocalBuilds(server, service, settings, patience=patience)
-            yield Backend(local_builds, LocalOffers(server, service), ServerOperator(server))
+        with private_service(settings) as (application, socket_path, secret):
+            server = Server("http://localhost", token=secret, socket_path=socket_path)
+            local_builds = LocalBuilds(server, application, settings, patience=patience)
+            yield Backend(local_builds, LocalOffers(server, application.catalog), ServerOperator(server))
 
 
 @contextmanager
@@ -120,10 +121,10 @@ class LocalBuilds(ServerBuilds):
     """
 
     def __init__(
-        self, server: Server, service: "PrivateService", settings: Settings, *, patience: float
+        self, server: Server, application: "Application", settings: Settings, *, patience: float
     ) -> None:
         super().__init__(server, patience=patience)
-        self._application = service.application
+        self._application = application
         self._settings = settings
         self._runnable_at = time.monotonic()
 
@@ -170,9 +171,9 @@ class LocalBuilds(ServerBuilds):
 class LocalOffers(ServerOffers):
     """Offers of the private service, which also says which branches are complete."""
 
-    def __init__(self, server: Server, service: "PrivateService") -> None:
+    def __init__(self, server: Server, catalog: "Catalog") -> None:
         super().__init__(server)
-        self._catalog = service.application.catalog
+        self._catalog = catalog
 
     def branches(self) -> list[dict[str, Any]]:
         """Every branch with `name`, `versions` (newest first), `targets`, and whether that is `complete`."""
