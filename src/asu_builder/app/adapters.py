@@ -8,12 +8,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from asu_builder.database.build_log import SqlBuildLog
-from asu_builder.database.connection import Database
+from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
-from asu_builder.database.worker_name import WorkerName
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asu_builder.domain.errors import Conflict, Unavailable
-from asu_builder.files import is_abandoned, sync
+from asu_builder.files import is_abandoned, opened, sync
 
 _PAGES_AT_ONCE = 128
 _BUSY_TIMEOUT_SECONDS = 30.0
@@ -66,24 +66,15 @@ def _scratch(target: Path) -> Iterator[Path]:
     """A directory beside the target, on the same disk; what backups that were killed left is swept."""
     prefix = f".{target.name}."
     with contextlib.ExitStack() as held:
-        with _locked(target.parent):
+        with opened(target.parent.resolve()) as parent:
+            fcntl.flock(parent, fcntl.LOCK_EX)
             for path in target.parent.iterdir():
                 if path.name.startswith(prefix) and path.suffix == _PART and is_abandoned(path):
                     shutil.rmtree(path, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=_PART, dir=target.parent))
             held.callback(shutil.rmtree, scratch, ignore_errors=True)
-            held.enter_context(_locked(scratch))
+            fcntl.flock(held.enter_context(opened(scratch)), fcntl.LOCK_EX)
         yield scratch
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _copy(source: Path, copy: Path) -> None:

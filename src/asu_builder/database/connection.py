@@ -2,7 +2,8 @@
 
 As many connections for reading, which cannot write, as threads read at once; two for writing, under a
 lock, so that no thread of this process meets "database is locked". A second process is
-waited for by SQLite's own busy timeout. `schema.py` brings a file to the newest schema.
+waited for by SQLite's own busy timeout. `schema.py` brings a file to the newest schema. A lock on a file
+beside the database gives each process a worker's name of its own.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from asu_builder.database.rows import to_micros
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.health import CheckResult
+from asu_builder.files import lock_alone
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ _REPLACED = (
 )
 _FULL = "The disk of the database is full; nothing can be written before the operator has made room."
 _LEAST_FREE = 1 << 20
+_NAMES = 64
 _CUT_OFF = CheckResult("warning", "The database was not looked through to its end; the service was stopped.")
 
 
@@ -310,3 +313,32 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
+
+
+class WorkerName:
+    """Holds `wanted`, or `wanted-2`, `wanted-3` … when a living process has it already.
+
+    The lock ends with the process, however it ends; the next holder of the name knows that its
+    former holder is dead and takes that one's jobs at once.
+    """
+
+    def __init__(self, wanted: str, directory: Path) -> None:
+        for number in range(1, _NAMES + 1):
+            self.name = wanted if number == 1 else f"{wanted}-{number}"
+            path = directory / f"worker-{self.name}.lock"
+            try:
+                # To be locked it need not be written: root may have made it for a command beside the service.
+                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+            if lock_alone(descriptor):
+                self._descriptor: int | None = descriptor
+                return
+            os.close(descriptor)
+        raise Unavailable(f"{_NAMES} processes already work as {wanted}; set another worker_id")
+
+    def release(self) -> None:
+        """Lets another process take the name; may be called again."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

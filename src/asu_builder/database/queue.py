@@ -19,7 +19,6 @@ from asu_builder.database.rows import (
     SELECT_JOB,
     encode,
     moment,
-    read_job,
     span_micros,
     to_job,
 )
@@ -101,6 +100,7 @@ TAKE_EARLIER_START = f"""
        AND (-:priority, own.fair_start) < (-build_jobs.priority, build_jobs.fair_start)
 """
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
+_JOB = f"{SELECT_JOB} WHERE job.id = ?"
 _COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
 
 
@@ -217,7 +217,7 @@ class SqlJobQueue:
                 (failure.reason, at, at + span_micros(failure_ttl), at - span_micros(policy.expires_after)),
             ).fetchall()
             connection.executemany(_WRITE_OUTCOME, [(job_id, False, encode(failure)) for (job_id,) in rows])
-            return [read_job(connection, job_id) for (job_id,) in rows]
+            return [to_job(connection.execute(_JOB, row).fetchone()) for row in rows]
 
     def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
         with self._database.timed(durable=True) as (connection, at):
@@ -263,7 +263,8 @@ class SqlJobQueue:
                     " DO UPDATE SET reached = max(fair_queue.reached, excluded.reached)",
                     (priority, start),
                 )
-            return read_job(connection, job_id), Lease(job_id, worker, token)
+            job = to_job(connection.execute(_JOB, (job_id,)).fetchone())
+            return job, Lease(job_id, worker, token)
 
     def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
         with self._database.timed() as (connection, at):
@@ -336,7 +337,7 @@ class SqlJobQueue:
                         attempts=HISTORY.decode(tried),
                     )
                     _finish(connection, lease, failure, Retention(failure_ttl, failure_ttl), at=at)
-                    gave_up.append(read_job(connection, job_id))
+                    gave_up.append(to_job(connection.execute(_JOB, (job_id,)).fetchone()))
         returned = len(lapsed) - len(gave_up)
         self._database.wakeups.notify(returned)
         return Recovery(returned, gave_up)

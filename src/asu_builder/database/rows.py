@@ -1,6 +1,5 @@
 """Jobs, requests and outcomes as rows and back."""
 
-import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -93,8 +92,3 @@ def to_job(row: Sequence[Any]) -> Job:
         reason=FailureReason(row[15]) if row[15] else None,
         outcome=_OUTCOMES[row[16]].decode(row[17]) if row[17] is not None else None,
     )
-
-
-def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
-    """The job of this id, which must be there, with its outcome."""
-    return to_job(connection.execute(f"{SELECT_JOB} WHERE job.id = ?", (job_id,)).fetchone())

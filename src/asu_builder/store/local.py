@@ -49,21 +49,16 @@ class Marks:
         """`expects_results` tells whether any result was ever put into the store and is not forgotten."""
         self._root = root
         self._name = installation
-        self._mark = f"{installation}\n".encode()
+        self.text = f"{installation}\n".encode()
+        """What each mark holds."""
         self._expects_results = expects_results
         self.missing = ""
         """Why the directory is not the store, as last seen; "" while it is."""
 
-    def write(self, path: Path) -> None:
-        """Makes this file a mark of the installation; synced."""
-        path.write_bytes(self._mark)
-        path.chmod(0o644)
-        sync(path)
-
     def is_on(self, directory: Path) -> bool:
         """Whether this installation has published the directory."""
         try:
-            return not directory.is_symlink() and (directory / _MARK).read_bytes() == self._mark
+            return not directory.is_symlink() and (directory / _MARK).read_bytes() == self.text
         except (*ABSENT, IsADirectoryError):
             return False
 
@@ -88,7 +83,9 @@ class Marks:
     def put_on_root(self) -> None:
         """Says that the results of this installation lie here; synced but for the root's own entry."""
         if not self._root_is_marked():
-            self.write(self._root_mark)
+            self._root_mark.write_bytes(self.text)
+            self._root_mark.chmod(0o644)
+            sync(self._root_mark)
 
     @property
     def _root_mark(self) -> Path:
@@ -164,13 +161,12 @@ class LocalStore:
         # even while it is read: an open file stays readable.
         former = self._new_scratch()
         with _disk_errors("Images could not be stored"):
-            size = 0
+            size = sum(entry.stat().st_size for entry in scratch.iterdir())
+            (scratch / _MARK).write_bytes(self._marks.text)
             scratch.chmod(0o755)
             for entry in sorted(scratch.iterdir()):
                 entry.chmod(0o644)
-                size += entry.stat().st_size
                 sync(entry)
-            self._marks.write(scratch / _MARK)
             sync(scratch)
             with locked(self._root):
                 with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import zlib
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,9 +45,14 @@ def parse_versions(body: bytes, notes: Notes | None = None) -> VersionList:
     ]
     # A version may be announced before the list has it, and then is on offer all the same.
     offered = tuple(dict.fromkeys(filter(None, [*listed, *latest])))
-    if notes.count and not offered:
-        raise Unreadable(f"it names no version ({notes})")
+    _require_any(offered, "version", notes)
     return VersionList(offered, tuple(dict.fromkeys(filter(None, latest))))
+
+
+def _require_any(found: Collection[object], what: str, notes: Notes) -> None:
+    """A document of which everything was left out says nothing."""
+    if notes.count and not found:
+        raise Unreadable(f"it names no {what} ({notes})")
 
 
 def _released(name: str, notes: Notes, key: str) -> str:
@@ -71,8 +77,7 @@ def parse_targets(body: bytes, notes: Notes | None = None) -> dict[str, str]:
             targets[target] = architecture
         else:
             notes.add(target, architecture)
-    if notes.count and not targets:
-        raise Unreadable(f"it names no target ({notes})")
+    _require_any(targets, "target", notes)
     return targets
 
 
@@ -85,8 +90,7 @@ def parse_overview(body: bytes, notes: Notes) -> tuple[Device, ...]:
         titles = _titles(profile)
         if name and target:
             devices += name_devices(name, sys.intern(target), titles)
-    if notes.count and not devices:
-        raise Unreadable(f"it names no device ({notes})")
+    _require_any(devices, "device", notes)
     return tuple(devices)
 
 
@@ -128,8 +132,7 @@ def parse_profiles_json(body: bytes, notes: Notes) -> TargetProfiles:
         "-".join(parts) if all(parts) else "",
         titles,
     )
-    if notes.count and not profiles:
-        raise Unreadable(f"it names no profile ({notes})")
+    _require_any(profiles, "profile", notes)
     return described
 
 
@@ -209,8 +212,7 @@ def parse_index(body: bytes, notes: Notes) -> PackageIndex:
     found.text("architecture")
     version = found.number("version", 1)
     packages = found.text_map("packages", most=_MOST_PACKAGES)
-    if notes.count and not packages:
-        raise Unreadable(f"it names no package ({notes})")
+    _require_any(packages, "package", notes)
     if version >= 2:
         return PackageIndex(packages, True)
     # Where there is no `Packages` beside it.

@@ -18,12 +18,11 @@ import msgspec
 import pytest
 
 from asu_builder.core.housekeeping import delete_with_files
-from asu_builder.database.connection import Database
+from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.database.schema import unusable
 from asu_builder.database.statistics import SqlStatistics
-from asu_builder.database.worker_name import WorkerName
 from asu_builder.domain.errors import Unavailable
 from factories import NOON, Clock, a_request, a_submission, removes
 from schemas import restore
@@ -382,7 +381,7 @@ def test_a_worker_name_is_held_by_one_process_and_free_when_it_ends(tmp_path: Pa
         [
             sys.executable,
             "-c",
-            "import sys, pathlib\nfrom asu_builder.database.worker_name import WorkerName\n"
+            "import sys, pathlib\nfrom asu_builder.database.connection import WorkerName\n"
             "print(WorkerName('host', pathlib.Path(sys.argv[1])).name, flush=True)\nsys.stdin.read()",
             str(tmp_path),
         ],
