@@ -246,13 +246,25 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    answers: dict[str, dict[str, Any]] = {}
+    for status, (sentence, kind) in each.answers.items():
+        answer: dict[str, Any] = {"description": sentence}
+        answers[str(status)] = answer
+        if headers := headers_of(each.address, status):
+            answer["headers"] = headers
+        if method == "HEAD":
+            continue
+        if kind is not None:
+            answer["content"] = {"application/json": {"schema": schema_of[kind]}}
+        elif status in (200, 206):
+            # OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text.
+            text = {"type": "string", "contentMediaType": "application/json"}
+            schema = {**text, "contentSchema": schema_of[each.events]} if each.events else None
+            answer["content"] = {each.content_type: {"schema": schema} if schema else {}}
     described: dict[str, Any] = {
         "summary": each.summary,
         "operationId": f"{method.lower()} {each.address}",
-        "responses": {
-            str(status): _answer(each, status, schema_of, has_body=method != "HEAD")
-            for status in each.answers
-        },
+        "responses": answers,
     }
     if each.query:
         described["parameters"] = [QUERY[name] for name in each.query]
@@ -262,25 +274,6 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
             "content": {"application/json": {"schema": schema_of[each.body]}},
         }
     return described
-
-
-def _answer(each: Operation, status: int, schema_of: Mapping[Any, Any], *, has_body: bool) -> dict[str, Any]:
-    sentence, kind = each.answers[status]
-    answer: dict[str, Any] = {"description": sentence}
-    if headers := headers_of(each.address, status):
-        answer["headers"] = headers
-    if not has_body:
-        return answer
-    if kind is not None:
-        answer["content"] = {"application/json": {"schema": schema_of[kind]}}
-    elif status in (200, 206):
-        answer["content"] = {each.content_type: {}}
-        if each.events:
-            # OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text.
-            text = {"type": "string", "contentMediaType": "application/json"}
-            schema = {**text, "contentSchema": schema_of[each.events]}
-            answer["content"] = {each.content_type: {"schema": schema}}
-    return answer
 
 
 def number(request: Request, name: str, *, otherwise: int, highest: int, lowest: int = 1) -> int:

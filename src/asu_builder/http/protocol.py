@@ -96,24 +96,24 @@ class HttpProtocol(HttpToolsProtocol):
         """Ends the connection when the client has been too slow; a WebSocket has other deadlines."""
         if self._phase == _UPGRADED:
             return
-        if self._has_stopped_reading(now):
+        limits = self._door.limits
+        unsent = self.transport.get_write_buffer_size()
+        if not (unsent and self._unsent and unsent >= self._unsent):
+            self._unsent, self._unsent_since = unsent, now
+        elif now - self._unsent_since >= limits.reader_timeout.total_seconds():
             self.abort()
-        elif self._owes_nothing():
+            return
+        if self._owes_nothing():
             self._since = None
         elif self._since is None:
             self._since = now
-        else:
-            self._check_wait(now - self._since)
-
-    def _check_wait(self, seconds: float) -> None:
-        limits = self._door.limits
-        if self._phase == _REFUSED:
-            if seconds >= LINGER_SECONDS:
+        elif self._phase == _REFUSED:
+            if now - self._since >= LINGER_SECONDS:
                 self.abort()
         elif self._phase == _BODY:
-            if seconds >= limits.body_timeout.total_seconds():
+            if now - self._since >= limits.body_timeout.total_seconds():
                 self._refuse(door.slow_body(limits))
-        elif seconds >= limits.head_timeout.total_seconds():
+        elif now - self._since >= limits.head_timeout.total_seconds():
             self._refuse(door.slow_head(limits))
 
     def _owes_nothing(self) -> bool:
@@ -123,13 +123,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._phase != _IDLE or self.cycle is None:
             return False
         return self.timeout_keep_alive_task is not None or not self.cycle.response_complete
-
-    def _has_stopped_reading(self, now: float) -> bool:
-        unsent = self.transport.get_write_buffer_size()
-        if unsent and self._unsent and unsent >= self._unsent:
-            return now - self._unsent_since >= self._door.limits.reader_timeout.total_seconds()
-        self._unsent, self._unsent_since = unsent, now
-        return False
 
     # Called by the parser.
 
@@ -177,14 +170,23 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread = self._body = 0
         super().on_headers_complete()
         if self.expect_100_continue:
-            self._check_declared()
+            # A client that asks before it sends a body is told at once.
+            declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
+            limit = self._door.body_limit(self.scope["path"])
+            if int(declared) > limit:
+                raise _Refused(door.body_too_large(limit))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._unread = 0
         self._body += len(body)
         if self._body > LOWEST_BODY:
-            self._check_body(len(body))
+            limit = self._door.body_limit(self.scope.get("path", ""))
+            if self._body > limit:
+                raise _Refused(door.body_too_large(limit))
+            self._held += len(body)
+            if not self._door.hold(len(body)):
+                raise _Refused(door.BUSY)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -206,25 +208,23 @@ class HttpProtocol(HttpToolsProtocol):
         for start in range(0, len(data), _SLICE):
             if self._phase == _REFUSED:
                 return
-            self._feed(data[start : start + _SLICE])
-
-    def _feed(self, data: bytes) -> None:
-        self._slice = len(data)
-        behind: bytes | None = None
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            behind = data[upgrade.args[0] :]
-        except httptools.HttpParserError as error:
-            reason = error.__context__
-            self._refuse(reason.answer if isinstance(reason, _Refused) else door.NOT_HTTP)
-        else:
-            if self._phase != _IDLE:
-                self._unread += len(data)
-                if self._unread > self._door.limits.max_head_size + _SLICE:
-                    self._refuse(door.head_too_large(self._door.limits))
-        if behind is not None:
-            self._upgrade(behind)  # not above, where what it raises would lose its own context
+            piece = data[start : start + _SLICE]
+            self._slice = len(piece)
+            behind: bytes | None = None
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                behind = piece[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                reason = error.__context__
+                self._refuse(reason.answer if isinstance(reason, _Refused) else door.NOT_HTTP)
+            else:
+                if self._phase != _IDLE:
+                    self._unread += len(piece)
+                    if self._unread > self._door.limits.max_head_size + _SLICE:
+                        self._refuse(door.head_too_large(self._door.limits))
+            if behind is not None:
+                self._upgrade(behind)  # not above, where what it raises would lose its own context
 
     def _asks_for_another_protocol(self) -> bool:
         """Than HTTP and WebSocket: then the request is read as if it did not ask."""
@@ -266,21 +266,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets its own
         self._phase, self._unread = _IDLE, 0
         self._feed_in_slices(b"\r\n".join([*lines, b"", b""]) + rest)
-
-    def _check_declared(self) -> None:
-        """A client that asks before it sends a body is told at once."""
-        declared = next((value for name, value in self.headers if name == b"content-length"), b"0")
-        limit = self._door.body_limit(self.scope["path"])
-        if int(declared) > limit:
-            raise _Refused(door.body_too_large(limit))
-
-    def _check_body(self, added: int) -> None:
-        limit = self._door.body_limit(self.scope.get("path", ""))
-        if self._body > limit:
-            raise _Refused(door.body_too_large(limit))
-        self._held += added
-        if not self._door.hold(added):
-            raise _Refused(door.BUSY)
 
     def _release(self) -> None:
         self._door.hold(-self._held)

@@ -186,7 +186,10 @@ class RulesEndpoints:
     )
     async def apply(self, request: Request) -> Response:
         """What the rules make of a package list, and why."""
-        context = parse_body(await request.body())
+        try:
+            context = parse_body(await request.body())
+        except RequestMalformed as error:
+            return respond(render_problem(*status_of(error), str(error)))
         rules = self._file.current()
         found = rules.apply(context)
         document = AppliedDocument(
@@ -245,11 +248,6 @@ class RulesEndpoints:
         return respond(render_json(document))
 
 
-async def _on_malformed(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestMalformed)
-    return respond(render_problem(*status_of(error), str(error)))
-
-
 def create_service(file: RulesFile) -> Starlette:
     """The application for an ASGI server, which limits bodies; it watches the file while it lives."""
 
@@ -266,11 +264,7 @@ def create_service(file: RulesFile) -> Starlette:
             Route(found.path, handler, methods=list(found.methods))
             for found, handler in declared(RulesEndpoints(file))
         ],
-        exception_handlers={
-            RequestMalformed: _on_malformed,
-            HTTPException: on_http_error,
-            Exception: on_bug,
-        },
+        exception_handlers={HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import NODEFAULT
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import fields
 
 from asu_builder.http.api.operator import ConfigurationDocument, SettingDocument
 from asu_builder.settings import LoadedSettings, Settings, Size
@@ -178,24 +178,16 @@ _QUERY = re.compile(r"(//[^\s?#]*)[?#]\S*")
 
 def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
     """Every setting. Of tokens only names, rights and priorities; addresses without user and query."""
-    found = [
-        SettingDocument(
-            name=entry.name,
-            value=_written(entry.name, getattr(loaded.settings, entry.name)),
-            origin=loaded.origins.get(entry.name, DEFAULT),
-            default=_written(entry.name, _default(entry)),
-            meaning=MEANINGS[entry.name],
-        )
-        for entry in fields(Settings)
-    ]
+    found = []
+    for entry in fields(Settings):
+        name, default = entry.name, entry.default
+        if default is NODEFAULT:
+            # None where each host makes its own.
+            default = {} if entry.default_factory is dict else None
+        value = _written(name, getattr(loaded.settings, name))
+        origin = loaded.origins.get(name, DEFAULT)
+        found.append(SettingDocument(name, value, origin, _written(name, default), MEANINGS[name]))
     return ConfigurationDocument(tuple(sorted(found, key=lambda setting: setting.origin == DEFAULT)))
-
-
-def _default(entry: FieldInfo) -> object:
-    """None where each host makes its own."""
-    if entry.default is not NODEFAULT:
-        return entry.default
-    return {} if entry.default_factory is dict else None
 
 
 def _written(name: str, value: Any) -> Any:
@@ -211,16 +203,11 @@ def _plain(value: Any) -> Any:
         case Size():
             return write_size(value)
         case str() | Path():
-            return _without_secrets(str(value))
+            # An address without user, password and query, which may be keys; other text as it is.
+            hidden = _PASSWORD_WITHOUT_SCHEME.sub("…@", _USER.sub("//…@", str(value)))
+            return _QUERY.sub(r"\1?…", hidden)
         case Mapping():
             return {str(key): _plain(inner) for key, inner in value.items()}
         case tuple() | list():
             return [_plain(inner) for inner in value]
     return value
-
-
-def _without_secrets(text: str) -> str:
-    """An address without user, password and query, which may be keys; other text as it is."""
-    hidden = _USER.sub("//…@", text)
-    hidden = _PASSWORD_WITHOUT_SCHEME.sub("…@", hidden)
-    return _QUERY.sub(r"\1?…", hidden)

@@ -162,10 +162,12 @@ class MetricsCollector:
             from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
             from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        gauges = [*self._service(watchers), *self._queue()]
         self._process = self._process or ProcessCollector(registry=None)
         metrics: list[Metric] = list(self._process.collect())
-        for kind, families in ((GaugeMetricFamily, gauges), (CounterMetricFamily, self._counters(requests))):
+        for kind, families in (
+            (GaugeMetricFamily, self._gauges(watchers)),
+            (CounterMetricFamily, self._counters(requests)),
+        ):
             for name, meaning, labels, samples in families:
                 family = kind(_PREFIX + name, meaning, labels=labels)
                 metrics.append(family)
@@ -186,7 +188,7 @@ class MetricsCollector:
         collector = SimpleNamespace(collect=lambda: metrics)
         return generate_latest(cast("Collector", collector)), CONTENT_TYPE_PLAIN_0_0_4
 
-    def _service(self, watchers: int) -> Iterator[Family]:
+    def _gauges(self, watchers: int) -> Iterator[Family]:
         health, workers = self._health.report(), self._workers
         states = {
             (part, state): result.status == status
@@ -211,8 +213,6 @@ class MetricsCollector:
         yield _family("watchers", "Connections that follow a build live.", watchers)
         yield _family("workers", "How many builds this process runs at once.", workers.concurrent)
         yield _family("running_builds", "Builds that run in this process.", workers.running)
-
-    def _queue(self) -> Iterator[Family]:
         read = ("database_read", "Whether this scrape could read the queue's numbers.")
         try:
             queue, paused = self._operations.load(), self._operations.paused() is not None
