@@ -80,8 +80,6 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.make.parse_manifest": make.parse_manifest,
     "domain.packages.explain_selection": packages.explain_selection,
     "domain.packages.find_too_big": packages.find_too_big,
-    "domain.packages.explain_too_big": packages.explain_too_big,
-    "domain.packages.find_failed_script": packages.find_failed_script,
     "domain.packages.explain_script": packages.explain_script,
     "domain.diagnosis.repository_problems": diagnosis.repository_problems,
     "domain.diagnosis.undelivered_packages": diagnosis.undelivered_packages,
@@ -152,7 +150,6 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 COVERED: Mapping[str, str] = {
     "domain.addresses._is_host": "domain.addresses.parse_address",
     "domain.diagnosis._is_chosen": "domain.diagnosis.blame_make",
-    "domain.profiles_json._images": "domain.profiles_json.parse_built",
     "domain.profiles_json._is_plain": "domain.profiles_json.parse_built",
     "domain.diagnosis._apk_problem": "domain.diagnosis.repository_problems",
     "domain.diagnosis._opkg_problem": "domain.diagnosis.repository_problems",

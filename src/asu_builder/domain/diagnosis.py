@@ -7,7 +7,7 @@ from msgspec import Struct, structs
 
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, some
 from asu_builder.domain.make import BETWEEN, NAME, Circumstances, lines_of
-from asu_builder.domain.packages import explain_script, explain_selection, find_failed_script, without_version
+from asu_builder.domain.packages import explain_script, explain_selection, without_version
 from asu_builder.domain.request import BuildRequest
 
 _MOST = 100
@@ -326,14 +326,15 @@ def blame_make(found: Circumstances, stderr: str, *, otherwise: str, reason: Fai
             FailureReason.WORLD_UNAVAILABLE,
             f"{otherwise}. The machine that builds had no room left. {_LATER}",
         )
-    if script := find_failed_script(stderr):
-        chosen = script[0] in found.request.wanted or script[0] not in found.defaults
+    if script := explain_script(stderr):
+        name, sentence = script
+        chosen = name in found.request.wanted or name not in found.defaults
         return BuildFailed(
             FailureReason.MAKE_FAILED,
-            f"{otherwise}. {explain_script(stderr)}",
+            f"{otherwise}. {sentence}",
             side=Side.USER if chosen else Side.INFRASTRUCTURE,
             field="packages",
-            problem=BuildProblem(script=script[0]),
+            problem=BuildProblem(script=name),
         )
     return BuildFailed(reason, f"{otherwise}. {_LATER}", side=Side.INFRASTRUCTURE)
 

@@ -182,12 +182,6 @@ def find_too_big(stderr: str) -> BuildProblem | None:
     return found
 
 
-def explain_too_big(stderr: str) -> str | None:
-    """A sentence when an image did not fit; None when the text says nothing of the kind."""
-    problem = find_too_big(stderr)
-    return None if problem is None else too_big_sentence(problem)
-
-
 def too_big_sentence(problem: BuildProblem) -> str:
     """What to tell whose image did not fit."""
     sentence = "Error: Selected packages exceed device storage"
@@ -202,27 +196,21 @@ def too_big_sentence(problem: BuildProblem) -> str:
 _FAILED_SCRIPT = re.compile(r"postinst script (\S{1,400}+) has failed with exit code (\d{1,9}+)")
 
 
-def find_failed_script(stderr: str) -> tuple[str, int] | None:
-    """The package whose post-install script failed, and with which number; None when none did."""
+def explain_script(stderr: str) -> tuple[str, str] | None:
+    """The package whose post-install script failed, and a sentence about it; None when none did."""
     for line in lines_of(stderr):
         at = line.find("postinst script ")
         found = _FAILED_SCRIPT.match(line, at) if at >= 0 else None
         if found:
-            script = found[1].rpartition("/")[2]
             # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
-            if script.endswith(".postinst"):
-                return script.removesuffix(".postinst"), int(found[2])
-            return without_version(script.split(".X")[0]), int(found[2])
+            script = found[1].rpartition("/")[2]
+            name = script.removesuffix(".postinst")
+            if name == script:
+                name = without_version(script.split(".X")[0])
+            return name, (
+                f"The install script of {name} failed with exit code {int(found[2])}; leave that package out"
+            )
     return None
-
-
-def explain_script(stderr: str) -> str | None:
-    """A sentence when a package's post-install script failed; None otherwise."""
-    found = find_failed_script(stderr)
-    if found is None:
-        return None
-    name, code = found
-    return f"The install script of {name} failed with exit code {code}; leave that package out"
 
 
 _NAMED, _SHOWN = 10, 40

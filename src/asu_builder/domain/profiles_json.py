@@ -2,6 +2,7 @@
 
 import re
 import struct
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -85,34 +86,7 @@ def parse_built(content: bytes, profile: str) -> Built:
     found = profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(found, dict):
         raise _failed(FailureReason.INCOMPLETE_OUTPUT, "Profile not found in JSON file")
-    images = _images(found.get("images", []))
-    lifted = {key: value for key, value in document.items() if key != "profiles"}
-    lifted |= {key: value for key, value in found.items() if key != "images"}
-    known = {key: value for key, value in lifted.items() if key in _Known.__struct_fields__}
-    try:
-        msgspec.convert(known, _Known)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise _unfit("it is not written as an ImageBuilder does") from None
-    if len(msgspec.json.encode(known)) > _MAX_DESCRIPTION:
-        raise _unfit("it says too much")
-    # What newer ImageBuilders may say beside it, as far as it is small.
-    unknown: dict[str, object] = {}
-    for key, value in lifted.items():
-        if len(unknown) >= _MOST_UNKNOWN:
-            break
-        if key in known or not _KEY.fullmatch(key):
-            continue
-        if len(msgspec.json.encode(value)) <= _MAX_UNKNOWN and _is_plain(value, _DEPTH):
-            unknown[key] = value
-    description = {**known, **unknown}
-    if len(msgspec.json.encode(description)) > _MAX_DESCRIPTION:
-        description = known
-    if not _is_plain(description, _DEPTH):
-        raise _unfit("it has characters or numbers that cannot be shown")
-    return Built(str(lifted.get("version_number") or ""), images, description)
-
-
-def _images(listed: object) -> tuple[BuiltImage, ...]:
+    listed = found.get("images", [])
     if not isinstance(listed, list):
         raise _unfit("its images are no list")
     if len(listed) > MAX_IMAGES:
@@ -126,7 +100,30 @@ def _images(listed: object) -> tuple[BuiltImage, ...]:
             raise _failed(FailureReason.INCOMPLETE_OUTPUT, "An image is listed under an odd name")
         if _UNFIT.search(f"{image.type}{image.filesystem or ''}"):
             raise _unfit("an image's description has characters that cannot be shown")
-    return images
+    lifted = {key: value for key, value in document.items() if key != "profiles"}
+    lifted |= {key: value for key, value in found.items() if key != "images"}
+    known = {key: value for key, value in lifted.items() if key in _Known.__struct_fields__}
+    try:
+        msgspec.convert(known, _Known)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise _unfit("it is not written as an ImageBuilder does") from None
+    if len(msgspec.json.encode(known)) > _MAX_DESCRIPTION:
+        raise _unfit("it says too much")
+    # What newer ImageBuilders may say beside it, as far as it is small.
+    unknown = (
+        (key, value)
+        for key, value in lifted.items()
+        if key not in known
+        and _KEY.fullmatch(key)
+        and len(msgspec.json.encode(value)) <= _MAX_UNKNOWN
+        and _is_plain(value, _DEPTH)
+    )
+    description = known | dict(islice(unknown, _MOST_UNKNOWN))
+    if len(msgspec.json.encode(description)) > _MAX_DESCRIPTION:
+        description = known
+    if not _is_plain(description, _DEPTH):
+        raise _unfit("it has characters or numbers that cannot be shown")
+    return Built(str(lifted.get("version_number") or ""), images, description)
 
 
 def _is_plain(value: object, depth: int) -> bool:

@@ -58,8 +58,9 @@ def test_every_recorded_wording_of_too_big_is_recognised(name: str, expected: st
     path = TRANSCRIPTS / f"{name}.stderr"
     if not path.exists():
         pytest.skip("no recorded transcripts here")
-    sentence = packages.explain_too_big(path.read_text())
-    assert sentence is not None
+    problem = packages.find_too_big(path.read_text())
+    assert problem is not None
+    sentence = packages.too_big_sentence(problem)
     assert sentence.startswith("Error: Selected packages exceed device storage")
     assert expected in sentence
 
@@ -70,7 +71,8 @@ def test_a_failed_install_script_is_named(folder: str) -> None:
     if not path.exists():
         pytest.skip("no recorded transcripts here")
     assert packages.explain_script(path.read_text()) == (
-        "The install script of fixture-postinst-fail failed with exit code 3; leave that package out"
+        "fixture-postinst-fail",
+        "The install script of fixture-postinst-fail failed with exit code 3; leave that package out",
     )
 
 
