@@ -10,7 +10,7 @@ from typing import IO, cast
 import pytest
 
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureReason, Unavailable
-from asu_builder.engines import archive
+from asu_builder.engines import transfer
 from asu_builder.engines.guard import Limits
 
 LIMITS = Limits(collected_files=3, collected_size=100)
@@ -36,7 +36,7 @@ def a_tar(*members: tarfile.TarInfo) -> io.BytesIO:
 
 def refused(stream: IO[bytes], into: Path) -> str:
     with pytest.raises(BuildFailed) as failure:
-        archive.unpack(stream, into, limits=LIMITS)
+        transfer.unpack(stream, into, limits=LIMITS)
     assert failure.value.reason == FailureReason.UNTRUSTED_OUTPUT
     assert failure.value.detail.startswith("Error: ")
     return failure.value.detail
@@ -44,13 +44,13 @@ def refused(stream: IO[bytes], into: Path) -> str:
 
 def test_plain_files_arrive_with_their_contents(tmp_path: Path) -> None:
     stream = a_tar(DIRECTORY, entry("out/a.bin", size=3), entry("out/b+c_1-2.img", size=0))
-    assert archive.unpack(stream, tmp_path, limits=LIMITS) == ["a.bin", "b+c_1-2.img"]
+    assert transfer.unpack(stream, tmp_path, limits=LIMITS) == ["a.bin", "b+c_1-2.img"]
     assert (tmp_path / "a.bin").read_bytes() == b"xxx"
     assert (tmp_path / "b+c_1-2.img").read_bytes() == b""
 
 
 def test_an_empty_directory_has_no_names(tmp_path: Path) -> None:
-    assert archive.unpack(a_tar(DIRECTORY), tmp_path, limits=LIMITS) == []
+    assert transfer.unpack(a_tar(DIRECTORY), tmp_path, limits=LIMITS) == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_link_that_waits_in_the_target_directory_is_not_followed(tmp_path: Pat
     into.mkdir()
     (into / "a").symlink_to(secret)
     with pytest.raises(Unavailable):
-        archive.unpack(a_tar(DIRECTORY, entry("out/a", size=1)), into, limits=LIMITS)
+        transfer.unpack(a_tar(DIRECTORY, entry("out/a", size=1)), into, limits=LIMITS)
     assert secret.read_text() == "keep"
 
 
@@ -120,7 +120,7 @@ def test_an_archive_that_breaks_off_is_the_engine_s_fault(tmp_path: Path, keep: 
     whole = a_tar(DIRECTORY, entry("out/a", size=90)).getvalue()
     assert len(whole) > keep
     with pytest.raises(EngineUnavailable):
-        archive.unpack(io.BytesIO(whole[:keep]), tmp_path, limits=LIMITS)
+        transfer.unpack(io.BytesIO(whole[:keep]), tmp_path, limits=LIMITS)
 
 
 def test_an_archive_of_a_single_file_is_no_directory(tmp_path: Path) -> None:
@@ -128,17 +128,17 @@ def test_an_archive_of_a_single_file_is_no_directory(tmp_path: Path) -> None:
 
 
 def test_a_packed_file_reads_back_and_carries_no_directories() -> None:
-    packed = archive.pack({"keys/a": "1", "b": "ü"})
+    packed = transfer.pack({"keys/a": "1", "b": "ü"})
     with tarfile.open(fileobj=io.BytesIO(packed)) as found:
         members = {member.name: (member.type, member.mode, member.uid) for member in found}
     assert members == {"keys/a": (tarfile.REGTYPE, 0o644, 0), "b": (tarfile.REGTYPE, 0o644, 0)}
-    assert archive.read_one(io.BytesIO(archive.pack({"b": "ü"})), limit=10) == "ü".encode()
+    assert transfer.read_one(io.BytesIO(transfer.pack({"b": "ü"})), limit=10) == "ü".encode()
 
 
 def test_a_text_is_refused_when_it_is_too_long_or_no_plain_file() -> None:
     for stream in (a_tar(entry("a", size=11)), a_tar(DIRECTORY), a_tar()):
         with pytest.raises(BuildFailed):
-            archive.read_one(stream, limit=10)
+            transfer.read_one(stream, limit=10)
 
 
 # --- directories of this host ------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_text_is_refused_when_it_is_too_long_or_no_plain_file() -> None:
 def test_a_directory_is_gathered_by_the_same_rules(tmp_path: Path) -> None:
     source, into = _two_directories(tmp_path)
     (source / "a.bin").write_bytes(b"abc")
-    assert archive.gather(source, into, limits=LIMITS) == ["a.bin"]
+    assert transfer.gather(source, into, limits=LIMITS) == ["a.bin"]
     assert (into / "a.bin").read_bytes() == b"abc"
     assert (into / "a.bin").stat().st_ino != (source / "a.bin").stat().st_ino
 
@@ -171,7 +171,7 @@ def test_a_spoilt_directory_is_refused(tmp_path: Path, spoil: Callable[[Path], o
     (tmp_path / "secret").write_text("secret")
     spoil(source)
     with pytest.raises(BuildFailed) as failure:
-        archive.gather(source, into, limits=LIMITS)
+        transfer.gather(source, into, limits=LIMITS)
     assert failure.value.reason == FailureReason.UNTRUSTED_OUTPUT
 
 
@@ -179,11 +179,11 @@ def test_a_plain_text_has_a_limit_and_is_never_a_link(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("0123456789")
     (tmp_path / "link").symlink_to(text)
-    assert archive.read_plain(text, limit=10) == b"0123456789"
+    assert transfer.read_plain(text, limit=10) == b"0123456789"
     with pytest.raises(BuildFailed):
-        archive.read_plain(text, limit=9)
+        transfer.read_plain(text, limit=9)
     with pytest.raises(Unavailable):
-        archive.read_plain(tmp_path / "link", limit=10)
+        transfer.read_plain(tmp_path / "link", limit=10)
 
 
 def _two_directories(tmp_path: Path) -> tuple[Path, Path]:
@@ -195,7 +195,7 @@ def _two_directories(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_short_reads_do_no_harm(tmp_path: Path) -> None:
     stream = cast(IO[bytes], _Drip(a_tar(DIRECTORY, entry("out/a", size=5)).getvalue()))
-    assert archive.unpack(stream, tmp_path, limits=LIMITS) == ["a"]
+    assert transfer.unpack(stream, tmp_path, limits=LIMITS) == ["a"]
 
 
 class _Drip:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asu_builder.domain.errors import Unavailable
-from asu_builder.engines.output import CappedFile, disk_errors, ends_with_full_disk
+from asu_builder.engines.transfer import CappedFile, disk_errors, ends_with_full_disk
 
 
 def test_what_fits_is_kept_as_it_is(tmp_path: Path) -> None:

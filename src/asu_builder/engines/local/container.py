@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
-from asu_builder.engines import archive
+from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
-from asu_builder.engines.output import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk
+from asu_builder.engines.transfer import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk
 
 _USE_EVERY = timedelta(seconds=0.5)
 _TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
@@ -135,7 +135,7 @@ class LocalContainer:
     def read_text(self, path: str) -> str:
         """Undecodable bytes become replacement characters."""
         with self._inside(f"{self.workdir}/{path}") as found:
-            return archive.read_plain(found, limit=self._limits.text).decode(errors="replace")
+            return transfer.read_plain(found, limit=self._limits.text).decode(errors="replace")
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Never through a link that an earlier command has left."""
@@ -149,7 +149,7 @@ class LocalContainer:
     def collect(self, directory: str, into: Path) -> Sequence[str]:
         """Copies, so that nothing shares a file with the build's directory."""
         with self._inside(directory) as found:
-            return archive.gather(found, into, limits=self._limits) if found.is_dir() else []
+            return transfer.gather(found, into, limits=self._limits) if found.is_dir() else []
 
     @contextmanager
     def _inside(self, path: str) -> Iterator[Path]:

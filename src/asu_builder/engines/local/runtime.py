@@ -19,7 +19,7 @@ from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines.guard import Limits, Removals
 from asu_builder.engines.local.container import Confinement, LocalContainer, copy_tree
 from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
-from asu_builder.engines.output import disk_errors
+from asu_builder.engines.transfer import disk_errors
 from asu_builder.files import is_abandoned, locked
 from asu_builder.settings import Settings
 

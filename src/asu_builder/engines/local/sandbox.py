@@ -274,7 +274,7 @@ def bubblewrap_works() -> bool:
 
 def _try(*, network: bool, filtered: bool) -> str:
     """What got through or did not work; nothing when the sandbox holds."""
-    # It listens at a port of this host that a build must not reach.
+    # A build must not reach a server that listens on this host.
     with TemporaryDirectory(prefix="asu-try-") as place, socket.create_server(("127.0.0.1", 0)) as server:
         inside = Path(place, "inside")
         inside.mkdir()

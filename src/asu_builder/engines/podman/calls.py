@@ -13,15 +13,12 @@ from datetime import timedelta
 from math import inf
 from threading import Condition
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asu_builder.domain.errors import AsuError, EngineUnavailable
 from asu_builder.engines.guard import Limits, disk_exhausted
 from asu_builder.engines.podman.service import Engine, one_line
 from asu_builder.engines.podman.streams import ConnectionSentinel, Stream, libpod_url
-
-if TYPE_CHECKING:
-    from podman.api.client import APIClient
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +48,10 @@ class ContainerCalls:
         self._quiet = Condition()
 
     @contextmanager
-    def api(self, *, timeout: timedelta | None = None) -> Iterator["APIClient"]:
-        """podman-py's session; its errors leave as `EngineUnavailable`."""
-        with self._engine.client(timeout=timeout) as client:
-            yield client.api
-
-    @contextmanager
     def stream(self, method: str, *parts: str, **query: object) -> Iterator[Stream]:
         """A streaming call that `kill` can end; it is not begun yet."""
-        with self.api() as api:
-            url = libpod_url(api.path_prefix, *parts, **query)
+        with self._engine.client() as client:
+            url = libpod_url(client.api.path_prefix, *parts, **query)
         call = self._timeouts.call
         stream = Stream(self._engine.socket(), method, url, call=call, headers_within=call)
         with stream:
@@ -79,9 +70,9 @@ class ContainerCalls:
 
     def sentinel(self) -> ConnectionSentinel:
         """Notices when the service dies from here on; to be closed."""
-        with self.api() as api:
+        with self._engine.client() as client:
             url = libpod_url(
-                api.path_prefix, "containers", self.name, "wait", condition="stopped", interval="2s"
+                client.api.path_prefix, "containers", self.name, "wait", condition="stopped", interval="2s"
             )
         return ConnectionSentinel(self._engine.socket(), url, call=self._timeouts.call)
 
@@ -90,8 +81,8 @@ class ContainerCalls:
 
         Raises `ContainerGone`.
         """
-        with self.api(timeout=timeout) as api:
-            response = api.get(f"/containers/{self.name}/json", params={"size": size})
+        with self._engine.client(timeout=timeout) as client:
+            response = client.api.get(f"/containers/{self.name}/json", params={"size": size})
             if _says_gone(response):
                 raise ContainerGone
             response.raise_for_status()
@@ -106,8 +97,8 @@ class ContainerCalls:
 
     def host_disk_free(self) -> int:
         """Bytes that the engine's storage has left; a lot when it does not say."""
-        with self.api() as api:
-            response = api.get("/info")
+        with self._engine.client() as client:
+            response = client.api.get("/info")
             response.raise_for_status()
             store = response.json().get("store") or {}
         allocated = int(store.get("graphRootAllocated") or 1 << 62)
@@ -123,8 +114,8 @@ class ContainerCalls:
 
     def is_plain_file(self, path: str) -> bool:
         """Whether there is a plain file at an absolute path."""
-        with self.api() as api:
-            response = api.head(f"/containers/{self.name}/archive", params={"path": path})
+        with self._engine.client() as client:
+            response = client.api.head(f"/containers/{self.name}/archive", params={"path": path})
             if response.status_code == 404:
                 self.inspect()  # 404 is also the answer when the container itself is gone
                 return False
@@ -138,8 +129,8 @@ class ContainerCalls:
 
     def put(self, path: str, content: bytes) -> None:
         """Unpacks a tar below an absolute path; what is new belongs to the container's user."""
-        with self.api() as api:
-            api.put(
+        with self._engine.client() as client:
+            client.api.put(
                 f"/containers/{self.name}/archive", params={"path": path}, data=content
             ).raise_for_status()
 
@@ -151,8 +142,8 @@ class ContainerCalls:
             "Cmd": list(arguments),
             "WorkingDir": workdir,
         }
-        with self.api() as api:
-            response = api.post(f"/containers/{self.name}/exec", data=json.dumps(session))
+        with self._engine.client() as client:
+            response = client.api.post(f"/containers/{self.name}/exec", data=json.dumps(session))
             response.raise_for_status()
             return str(response.json()["Id"])
 
@@ -163,8 +154,8 @@ class ContainerCalls:
         """
         ends = monotonic() + _EXIT_CODE_WITHIN.total_seconds()
         while monotonic() < ends:
-            with self.api() as api:
-                response = api.get(f"/exec/{session}/json")
+            with self._engine.client() as client:
+                response = client.api.get(f"/exec/{session}/json")
                 if _says_gone(response):
                     raise ContainerGone
                 response.raise_for_status()
@@ -213,8 +204,8 @@ class ContainerCalls:
             log.warning("could not end container %s: %s", self.name, error)
 
     def _kill(self) -> None:
-        with self.api(timeout=self._timeouts.question) as api:
-            api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
+        with self._engine.client(timeout=self._timeouts.question) as client:
+            client.api.post(f"/containers/{self.name}/kill", params={"signal": "SIGKILL"})
 
     def remove(self, *, hurry: bool = False) -> None:
         """Takes the container away; a failure is logged, `sweep` comes later.
@@ -228,9 +219,9 @@ class ContainerCalls:
 
     def delete(self, *, timeout: timedelta | None = None) -> bool:
         """Takes the container away with its volumes; False, and logged, when Podman refuses."""
-        with self.api(timeout=timeout) as api:
+        with self._engine.client(timeout=timeout) as client:
             query = {"force": True, "v": True, "timeout": 0, "ignore": True}
-            response = api.delete(f"/containers/{self.name}", params=query)
+            response = client.api.delete(f"/containers/{self.name}", params=query)
         gone = response.status_code in (200, 204, 404)
         if not gone:
             log.warning("could not remove container %s: %s", self.name, one_line(response.text))

@@ -9,13 +9,13 @@ from typing import IO, cast
 
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
-from asu_builder.engines import archive
+from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
-from asu_builder.engines.output import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
 from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
 from asu_builder.engines.podman.streams import Demultiplexer, Stream
+from asu_builder.engines.transfer import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk
 
 _HOST_DISK_RESERVE = 64 << 20
 _KILLED = 128 + 9
@@ -94,13 +94,13 @@ class PodmanContainer:
             if not self._begin_reading(stream, path):
                 # Not the engine's doing, so it counts as a failure of this build.
                 raise Unavailable(f"There is no file {path} in the container; trying again.")
-            content = archive.read_one(cast(IO[bytes], stream), limit=self._limits.text)
+            content = transfer.read_one(cast(IO[bytes], stream), limit=self._limits.text)
         return content.decode(errors="replace")
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Podman gives new files and directories to the container's user, old ones stay as they are."""
         with self._guard.step():
-            self._calls.put(self.workdir, archive.pack(files))
+            self._calls.put(self.workdir, transfer.pack(files))
 
     def collect(self, directory: str, into: Path) -> Sequence[str]:
         """Unpacks Podman's archive of the directory while it arrives."""
@@ -108,7 +108,7 @@ class PodmanContainer:
             if not self._begin_reading(stream, directory):
                 return []
             try:
-                names = archive.unpack(cast(IO[bytes], stream), into, limits=self._limits)
+                names = transfer.unpack(cast(IO[bytes], stream), into, limits=self._limits)
             except EngineUnavailable as error:
                 if not stream.is_complete:
                     raise

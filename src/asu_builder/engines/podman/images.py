@@ -27,9 +27,9 @@ from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
 from asu_builder.domain.release import Release
 from asu_builder.engines.guard import TICK, Guard, Watch, interrupted
-from asu_builder.engines.output import ENGINE_DISK_FULL
 from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
 from asu_builder.engines.podman.streams import Stream, libpod_url
+from asu_builder.engines.transfer import ENGINE_DISK_FULL
 from asu_builder.settings import Settings
 
 
@@ -230,7 +230,7 @@ class Images:
         self._clock = clock
         self._lock = Lock()
         self._pulls = SharedPulls()
-        self._registries = Registries(clock=clock)
+        self.registries = Registries(clock=clock)
         self._asked: dict[str, tuple[float, str]] = {}
         """Reference → when the registry was last asked, and the warning that came of it."""
         self._outdated: set[str] = set()
@@ -259,10 +259,6 @@ class Images:
         if image is None:
             raise Unavailable(f"The container image {reference} was pulled but is not there; trying again.")
         return image
-
-    def check_registry(self) -> CheckResult:
-        """Whether images can be pulled, as far as was seen."""
-        return self._registries.check()
 
     def _inspect(self, reference: str) -> Image | None:
         with self._engine.client() as client:
@@ -327,7 +323,7 @@ class Images:
     def _pull(self, reference: str, is_needed: Callable[[str], bool], *, stop: Event, ends: float) -> None:
         if not is_needed(reference):
             return
-        with self._registries.asking(reference):
+        with self.registries.asking(reference):
             log.info("pulling %s", reference)
             with self._engine.client() as client:
                 prefix = client.api.path_prefix

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable
 from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
-from asu_builder.engines import archive
+from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Removals, Watch
 from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.container import PodmanContainer
@@ -51,7 +51,7 @@ class Users:
         passwd = ""  # where it cannot be had, the name is used as before
         with calls.archive(_PASSWD) as stream, suppress(BuildFailed):
             if stream.begin() == 200:
-                passwd = archive.read_one(cast(IO[bytes], stream), limit=_LONGEST).decode(errors="replace")
+                passwd = transfer.read_one(cast(IO[bytes], stream), limit=_LONGEST).decode(errors="replace")
         numbers = _numbers(passwd, image.user)
         with self._lock:
             if len(self._numbers) >= _KNOWN:
@@ -156,7 +156,7 @@ class PodmanRuntime:
 
     def check_registry(self) -> CheckResult:
         """Whether images can be pulled, as far as was seen; no registry is asked for it."""
-        return self._images.check_registry()
+        return self._images.registries.check()
 
     @contextmanager
     def _ended(self, calls: ContainerCalls) -> Iterator[None]:
