@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from asu_builder.client.builds import Event, LogLines, Progress
-from asu_builder.domain.job import Stage
+from asu_builder.domain.job import STAGE_WORDS, Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,14 +43,7 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-STAGES = {
-    Stage.INIT: "start",
-    Stage.CONTAINER_SETUP: "ImageBuilder",
-    Stage.VALIDATE_REVISION: "revision",
-    Stage.VALIDATE_MANIFEST: "packages",
-    Stage.BUILDING_IMAGE: "image",
-}
-"""The stages in a word each, for people."""
+STAGES = {stage: word for stage, (_, word) in STAGE_WORDS.items()}
 _SHOWN_LINES = 8
 _REFRESHES = 8
 

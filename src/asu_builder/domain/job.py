@@ -44,6 +44,15 @@ class Stage(StrEnum):
     BUILDING_IMAGE = "building_image"
 
 
+STAGE_WORDS: Mapping[Stage, tuple[str, str]] = {
+    Stage.INIT: ("Preparing", "start"),
+    Stage.CONTAINER_SETUP: ("Setting up the ImageBuilder", "ImageBuilder"),
+    Stage.VALIDATE_REVISION: ("Checking version and device", "revision"),
+    Stage.VALIDATE_MANIFEST: ("Resolving the packages", "packages"),
+    Stage.BUILDING_IMAGE: ("Building the images", "image"),
+}
+"""Each stage for people: what happens, for pages, and one word, for the terminal."""
+
 CONTAINER_STAGES = (Stage.VALIDATE_REVISION, Stage.VALIDATE_MANIFEST, Stage.BUILDING_IMAGE)
 """Stages in which the container had started: only there does a lapsed lease count as an attempt."""
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from asu_builder.domain.errors import BuildProblem, FailureReason, Side
 from asu_builder.domain.job import BuildFailure
 from asu_builder.domain.request import BuildRequest
+from asu_builder.http.pages.words import ADVICE, CAUSES, LATER
 
 AS_IT_IS = "again"
 """The key of the correction that changes nothing."""
@@ -41,85 +42,15 @@ class Context(Struct, frozen=True):
     max_rootfs_size_mb: int = 0
 
 
-CAUSES = {
-    Side.USER: "the request",
-    Side.INFRASTRUCTURE: "the infrastructure of this server",
-    Side.INTERNAL: "an internal error of this server",
-}
-"""The side of a failure in words."""
-
-_LATER = "The request is fine. Try it again in a minute."
-_OURS = "This is an error of the server. Try again; if it fails again, tell the operator."
-_SEARCH = "Choose another version, or search for the device: its name may have changed."
-_WORDS: dict[FailureReason, tuple[str, str]] = {
-    FailureReason.IMAGEBUILDER_MISSING: (
-        "There is no ImageBuilder for this version and target",
-        "For a new release it appears within hours. Try again later, or choose another version.",
-    ),
-    FailureReason.SETUP_FAILED: ("The ImageBuilder could not be set up", _LATER),
-    FailureReason.REVISION_MISMATCH: (
-        "The source revision has changed since the request",
-        "Search for upgrades again on the device, or build the current revision.",
-    ),
-    FailureReason.NOT_OFFERED: ("This is no longer offered here", _SEARCH),
-    FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
-    FailureReason.BAD_REPOSITORY: (
-        "A package repository of the request cannot be used",
-        "Correct its URL or its key, or remove it.",
-    ),
-    FailureReason.IMPOSSIBLE_SELECTION: (
-        "These packages cannot be installed",
-        "Remove or replace the packages named above, and build again.",
-    ),
-    FailureReason.VERSION_MISMATCH: (
-        "A package has another version than the request asks for",
-        "Search for upgrades again on the device, or build with the current versions.",
-    ),
-    FailureReason.TOO_BIG: (
-        "The packages do not fit on the device",
-        "Remove packages, the largest first; default packages can be left out too.",
-    ),
-    FailureReason.MAKE_FAILED: (
-        "The ImageBuilder failed",
-        "The last lines of the log show where. Often a package's install script fails: remove that package.",
-    ),
-    FailureReason.NO_IMAGES: (
-        "No image was made for this device",
-        "Build all file systems, or choose another version.",
-    ),
-    FailureReason.DEADLINE: (
-        "The build took too long and was stopped",
-        "Try again in a minute, when the server may be less busy. Fewer packages or a smaller root "
-        "partition make the build faster.",
-    ),
-    FailureReason.OUT_OF_MEMORY: (
-        "The build used more memory than allowed",
-        "Fewer packages or a smaller root partition need less.",
-    ),
-    FailureReason.DISK_LIMIT: (
-        "The build used more disk space than allowed",
-        "Fewer packages or a smaller root partition need less.",
-    ),
-    FailureReason.UPSTREAM_UNREACHABLE: ("A package repository did not answer", _LATER),
-    FailureReason.WORLD_UNAVAILABLE: ("The infrastructure of this server failed", _LATER),
-    FailureReason.UNTRUSTED_OUTPUT: ("The output of the build was refused", _OURS),
-    FailureReason.INCOMPLETE_OUTPUT: ("The output of the build is incomplete", _OURS),
-    FailureReason.GAVE_UP: ("The build was interrupted several times", _OURS),
-    FailureReason.EXPIRED: (
-        "The build expired in the queue",
-        "No client polled it while it waited. Request it again to have it built.",
-    ),
-    FailureReason.INTERNAL: ("The server had an internal error", _OURS),
-}
 _SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReason.DEADLINE})
 _AGAIN_FOR_USERS = frozenset({FailureReason.EXPIRED})
 
 
 def advise(request: BuildRequest, failure: BuildFailure, known: Context) -> Advice:
     """Advice on a failed build."""
-    heading, what_to_do = _WORDS[failure.reason]
+    heading, what_to_do = ADVICE[failure.reason]
     if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
-        what_to_do = _LATER
+        what_to_do = LATER
     cause = "no client polled it" if failure.reason is FailureReason.EXPIRED else CAUSES[failure.side]
     # Each once, without those that change nothing.
     found: dict[str, Correction] = {}

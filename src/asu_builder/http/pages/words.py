@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 from msgspec import Struct
 
 from asu_builder.core.submit import BuildView
-from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import FINAL_STATES, Image, Job, JobState, Stage
+from asu_builder.domain.errors import FailureReason, Side
+from asu_builder.domain.job import FINAL_STATES, STAGE_WORDS, Image, Job, JobState, Stage
 
 WORDS: Mapping[str, str] = {
     FailureReason.IMAGEBUILDER_MISSING: "no ImageBuilder for this version and target",
@@ -35,6 +35,79 @@ WORDS: Mapping[str, str] = {
     FailureReason.EXPIRED: "was no longer polled",
     FailureReason.INTERNAL: "an internal error of this server",
 }
+"""Each reason of failure, within a list."""
+
+CAUSES = {
+    Side.USER: "the request",
+    Side.INFRASTRUCTURE: "the infrastructure of this server",
+    Side.INTERNAL: "an internal error of this server",
+}
+"""The side of a failure in words."""
+
+LATER = "The request is fine. Try it again in a minute."
+_OURS = "This is an error of the server. Try again; if it fails again, tell the operator."
+_SEARCH = "Choose another version, or search for the device: its name may have changed."
+ADVICE: Mapping[FailureReason, tuple[str, str]] = {
+    FailureReason.IMAGEBUILDER_MISSING: (
+        "There is no ImageBuilder for this version and target",
+        "For a new release it appears within hours. Try again later, or choose another version.",
+    ),
+    FailureReason.SETUP_FAILED: ("The ImageBuilder could not be set up", LATER),
+    FailureReason.REVISION_MISMATCH: (
+        "The source revision has changed since the request",
+        "Search for upgrades again on the device, or build the current revision.",
+    ),
+    FailureReason.NOT_OFFERED: ("This is no longer offered here", _SEARCH),
+    FailureReason.UNKNOWN_PROFILE: ("The ImageBuilder of this version does not know the device", _SEARCH),
+    FailureReason.BAD_REPOSITORY: (
+        "A package repository of the request cannot be used",
+        "Correct its URL or its key, or remove it.",
+    ),
+    FailureReason.IMPOSSIBLE_SELECTION: (
+        "These packages cannot be installed",
+        "Remove or replace the packages named above, and build again.",
+    ),
+    FailureReason.VERSION_MISMATCH: (
+        "A package has another version than the request asks for",
+        "Search for upgrades again on the device, or build with the current versions.",
+    ),
+    FailureReason.TOO_BIG: (
+        "The packages do not fit on the device",
+        "Remove packages, the largest first; default packages can be left out too.",
+    ),
+    FailureReason.MAKE_FAILED: (
+        "The ImageBuilder failed",
+        "The last lines of the log show where. Often a package's install script fails: remove that package.",
+    ),
+    FailureReason.NO_IMAGES: (
+        "No image was made for this device",
+        "Build all file systems, or choose another version.",
+    ),
+    FailureReason.DEADLINE: (
+        "The build took too long and was stopped",
+        "Try again in a minute, when the server may be less busy. Fewer packages or a smaller root "
+        "partition make the build faster.",
+    ),
+    FailureReason.OUT_OF_MEMORY: (
+        "The build used more memory than allowed",
+        "Fewer packages or a smaller root partition need less.",
+    ),
+    FailureReason.DISK_LIMIT: (
+        "The build used more disk space than allowed",
+        "Fewer packages or a smaller root partition need less.",
+    ),
+    FailureReason.UPSTREAM_UNREACHABLE: ("A package repository did not answer", LATER),
+    FailureReason.WORLD_UNAVAILABLE: ("The infrastructure of this server failed", LATER),
+    FailureReason.UNTRUSTED_OUTPUT: ("The output of the build was refused", _OURS),
+    FailureReason.INCOMPLETE_OUTPUT: ("The output of the build is incomplete", _OURS),
+    FailureReason.GAVE_UP: ("The build was interrupted several times", _OURS),
+    FailureReason.EXPIRED: (
+        "The build expired in the queue",
+        "No client polled it while it waited. Request it again to have it built.",
+    ),
+    FailureReason.INTERNAL: ("The server had an internal error", _OURS),
+}
+"""For each reason the heading of the page of a failed build, and what to do."""
 
 
 def in_words(reason: str) -> str:
@@ -113,11 +186,7 @@ def linked(text: str) -> Markup:
 
 STAGES: tuple[tuple[str, str], ...] = (
     ("pending", "Waiting in the queue"),
-    (Stage.INIT, "Preparing"),
-    (Stage.CONTAINER_SETUP, "Setting up the ImageBuilder"),
-    (Stage.VALIDATE_REVISION, "Checking version and device"),
-    (Stage.VALIDATE_MANIFEST, "Resolving the packages"),
-    (Stage.BUILDING_IMAGE, "Building the images"),
+    *((stage, words) for stage, (words, _) in STAGE_WORDS.items()),
 )
 """Every step in order, with its words."""
 
