@@ -74,7 +74,7 @@ class LiveStreams:
         self._seconds = limits.seconds
         self._watching = Watching(source, threads, limits=limits, on_end=on_end)
         self._open: set[Callable[[], object]] = set()
-        self._lingering = 0
+        self._lingering: set[_Connection] = set()
 
     @property
     def watchers(self) -> int:
@@ -150,11 +150,7 @@ class LiveStreams:
             await send(message)
 
         await receive()  # websocket.connect
-        await self._socket(found[1], scope, receive, named)
-        return EVENTS, 101
-
-    async def _socket(self, request_hash: str, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = _Connection(scope, receive, send, seconds=self._seconds)
+        connection = _Connection(scope, receive, named, seconds=self._seconds)
         async with self._kept_open(connection):
             await connection.send({"type": "websocket.accept"})
             reads_details = False
@@ -163,7 +159,7 @@ class LiveStreams:
                 reads_details = caller.may(Right.READ)
                 after = _after(HTTPConnection(scope))
                 async with (
-                    self._watching.watched(caller, request_hash, after) as (feed, watcher),
+                    self._watching.watched(caller, found[1], after) as (feed, watcher),
                     connection.listening(watcher),
                 ):
                     async for message in feed.follow(watcher, after):
@@ -179,20 +175,14 @@ class LiveStreams:
                 sentence = sentence_of(error, details=reads_details)
                 await connection.send_text(render_problem_event(status, title, sentence).json)
                 await connection.close(_PRIVATE + status, sentence)
-                self._let_go(connection)
-
-    def _let_go(self, connection: "_Connection") -> None:
-        """Ends one that was refused: soon, or at once where many are."""
-        loop = asyncio.get_running_loop()
-        if self._lingering >= _MOST_LINGERING:
-            loop.call_later(_GONE_SECONDS, connection.abort)
-            return
-
-        def end() -> None:
-            self._lingering -= 1
-
-        self._lingering += 1
-        loop.call_later(_LINGER_SECONDS, end)
+                # It ends soon, or at once where many were refused.
+                loop = asyncio.get_running_loop()
+                if len(self._lingering) >= _MOST_LINGERING:
+                    loop.call_later(_GONE_SECONDS, connection.abort)
+                else:
+                    self._lingering.add(connection)
+                    loop.call_later(_LINGER_SECONDS, self._lingering.discard, connection)
+        return EVENTS, 101
 
     @contextlib.asynccontextmanager
     async def _kept_open(self, connection: "_Connection") -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -133,7 +134,13 @@ class Feed:
                 sent = self._states
                 yield self._state
             elif is_behind:
-                message = await self._behind(place)
+                if not self._batches or place + 1 < self._batches[0].first:
+                    message, _ = await self._reads.ask(place, partial(self._read, place))
+                else:
+                    number = bisect.bisect_right(self._batches, place + 1, key=lambda batch: batch.first) - 1
+                    batch = self._batches[number]
+                    skipped = place + 1 - batch.first
+                    message = render_lines(batch.lines[skipped:]) if skipped else batch.message
                 place = message.last if message else self._last
                 if message:
                     yield message
@@ -153,18 +160,8 @@ class Feed:
         for watcher in self.watchers:
             watcher.news.set()
 
-    async def _behind(self, place: int) -> Message | None:
-        """What stands behind a line, in whatever portion is at hand."""
-        if not self._batches or place + 1 < self._batches[0].first:
-            message, _ = await self._reads.ask(place, lambda: self._read(place))
-            return message
-        number = bisect.bisect_right(self._batches, place + 1, key=lambda batch: batch.first) - 1
-        batch = self._batches[number]
-        skipped = place + 1 - batch.first
-        return render_lines(batch.lines[skipped:]) if skipped else batch.message
-
     async def _read(self, place: int) -> Message | None:
-        """From the database: what is too old to be kept here."""
+        """From the database, what is too old to be kept here: the lines behind this one."""
 
         def read(job_id: int) -> Message | None:
             lines = self._source.lines(job_id, after=place)
