@@ -1,6 +1,7 @@
 """Small rules files for tests."""
 
-from package_changes.rules import Context, Rules, parse_rules
+from package_changes.model import Context
+from package_changes.rules import Rules, parse_rules
 
 HEAD = """\
 format: 1

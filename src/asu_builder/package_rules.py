@@ -135,7 +135,8 @@ class RemotePackageChanges:
     def refresh(self) -> None:
         """Takes over the service's rules as the last good ones; without an answer the former stay."""
         with LOADING:
-            from package_changes.rules import RulesProblem, parse_rules
+            from package_changes.rules import parse_rules
+            from package_changes.schema import RulesProblem
 
         try:
             text = self._ask("GET", "/rules.yaml").decode("utf-8")
@@ -197,7 +198,7 @@ def select(
 ) -> PackageSelection:
     """What the rules make of a request."""
     with LOADING:
-        from package_changes.rules import Context
+        from package_changes.model import Context
 
     context = Context(
         request.version,

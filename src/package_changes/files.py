@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 
 from package_changes.model import Audience, Example, Rule
-from package_changes.rules import Rules, RulesProblem, parse_rules
-from package_changes.schema import MAX_LENGTH
+from package_changes.rules import Rules, parse_rules
+from package_changes.schema import MAX_LENGTH, RulesProblem
 
 BUILT_IN = "built-in rules"
 

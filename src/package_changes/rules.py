@@ -8,8 +8,6 @@ from functools import lru_cache
 from itertools import combinations, product
 
 from package_changes.model import (
-    Applied,
-    Audience,
     ClientChange,
     Context,
     NamePattern,
@@ -77,18 +75,6 @@ def _chains(first: Rule, second: Rule) -> Iterator[str]:
         if rename.source.suffix is None and pattern.matches(rename.source.prefix):
             yield f"can never rename {rename.source}: {pattern} is removed by"
 
-
-__all__ = [
-    "Applied",
-    "Audience",
-    "ClientChange",
-    "Context",
-    "Rule",
-    "Rules",
-    "RulesProblem",
-    "Selection",
-    "parse_rules",
-]
 
 _REMEMBERED = 512
 

@@ -279,10 +279,7 @@ class _Showing(msgspec.Struct, frozen=True):
 )
 @click.option("--diff-packages/--no-diff-packages", default=None, help="The packages are all that is wanted.")
 @click.option(
-    "--defaults",
-    "defaults_file",
-    metavar="FILE",
-    help="A script for the first boot; - is standard input.",
+    "--defaults", "defaults_file", metavar="FILE", help="A script for the first boot; - is standard input."
 )
 @click.option(
     "--rootfs-size-mb", type=click.IntRange(min=1), metavar="MIB", help="Size of the root partition."
@@ -304,9 +301,7 @@ class _Showing(msgspec.Struct, frozen=True):
     help="A package repository. Repeatable.",
 )
 @click.option(
-    "--repositories-mode",
-    type=click.Choice(REPOSITORIES_MODES),
-    help="Beside or in place of the usual ones.",
+    "--repositories-mode", type=click.Choice(REPOSITORIES_MODES), help="Beside or in place of the usual ones."
 )
 @click.option(
     "--repository-key",

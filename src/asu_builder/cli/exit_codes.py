@@ -49,17 +49,13 @@ MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.CANCELLED: "cancelled, with Ctrl-C or by another person",
 }
 
-_BY_CLASS: Mapping[type[AsuError], ExitCode] = {
-    RequestRejected: ExitCode.REFUSED,
-    NotAuthenticated: ExitCode.REFUSED,
-    NotAllowed: ExitCode.REFUSED,
-    BuildNotFound: ExitCode.REFUSED,
-    Conflict: ExitCode.REFUSED,
-    StillRead: ExitCode.REFUSED,
-    QueueFull: ExitCode.UNAVAILABLE,
-    TooManyRequests: ExitCode.UNAVAILABLE,
-    Unavailable: ExitCode.UNAVAILABLE,
+_BY_CLASS: Mapping[type[Exception], ExitCode] = {
+    SettingsProblem: ExitCode.USAGE,
     BuildFailed: ExitCode.BUILD_FAILED,
+    **dict.fromkeys((QueueFull, TooManyRequests, Unavailable), ExitCode.UNAVAILABLE),
+    **dict.fromkeys(
+        (RequestRejected, NotAuthenticated, NotAllowed, BuildNotFound, Conflict, StillRead), ExitCode.REFUSED
+    ),
 }
 _BY_FAULT = {
     Fault.USER: ExitCode.BUILD_FAILED,
@@ -68,7 +64,7 @@ _BY_FAULT = {
 }
 
 
-def code_of_error(error: AsuError) -> ExitCode:
+def code_of_error(error: AsuError | SettingsProblem) -> ExitCode:
     """The number for what was raised; a class is found by its nearest base."""
     return next((_BY_CLASS[base] for base in type(error).__mro__ if base in _BY_CLASS), ExitCode.MISTAKE)
 
@@ -93,10 +89,7 @@ def exit_on_error() -> Iterator[None]:
     """Prints the errors of this program and of its settings, and exits with their code."""
     try:
         yield
-    except SettingsProblem as problem:
-        print_error(problem)
-        sys.exit(ExitCode.USAGE)
-    except AsuError as problem:
+    except (SettingsProblem, AsuError) as problem:
         print_error(problem)
         sys.exit(code_of_error(problem))
     except KeyboardInterrupt:

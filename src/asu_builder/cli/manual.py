@@ -30,14 +30,8 @@ def completion_command(shell: str) -> None:
     click.echo(complete.source_template % complete.source_vars())
 
 
-_NAME = "asu-builder"
 _PURPOSE = "builds OpenWrt images with exactly the packages a router needs"
-_FILES = (
-    (
-        "/etc/asu/config.yaml, ~/.asu/config.yaml, config.yaml",
-        "Settings; later files win, variables win over all.",
-    ),
-)
+_FILES = "/etc/asu/config.yaml, ~/.asu/config.yaml, config.yaml"
 _VARIABLES = (
     ("ASU_…", "Each setting of docs/settings.md by its name, like ASU_DATABASE_PATH."),
     ("ASU_BUILDER_SERVER, ASU_BUILDER_TOKEN", "What --server and --token say otherwise."),
@@ -53,11 +47,11 @@ def man_command() -> None:
 def render_man_page(root: click.Group) -> str:
     """The page, in the language of man(7)."""
     lines = [
-        f'.TH {_NAME.upper().replace("-", chr(92) + "-")} 1 "" "{_NAME} {__version__}" "User Commands"',
+        f'.TH {_PROGRAM.upper().replace("-", chr(92) + "-")} 1 "" "{_PROGRAM} {__version__}" "User Commands"',
         ".SH NAME",
-        f"{_text(_NAME)} \\- {_text(_PURPOSE)}",
+        f"{_text(_PROGRAM)} \\- {_text(_PURPOSE)}",
         ".SH SYNOPSIS",
-        f".B {_text(_NAME)}",
+        f".B {_text(_PROGRAM)}",
         "[COMMAND] [OPTIONS]",
         ".SH DESCRIPTION",
         *_paragraphs(root.help or ""),
@@ -68,7 +62,7 @@ def render_man_page(root: click.Group) -> str:
         ".SH ENVIRONMENT",
         *(line for name, meaning in _VARIABLES for line in _entry(name, meaning)),
         ".SH FILES",
-        *(line for name, meaning in _FILES for line in _entry(name, meaning)),
+        *_entry(_FILES, "Settings; later files win, variables win over all."),
     ]
     return "\n".join(lines)
 

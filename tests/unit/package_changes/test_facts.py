@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from package_changes.files import built_in_rules
-from package_changes.rules import ClientChange, Context
+from package_changes.model import ClientChange, Context
 
 BRANCHES = ("21.02", "22.03", "23.05", "24.10", "25.12", "SNAPSHOT")
 DSA = ("kmod-dsa-mv88e6xxx",)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from package_changes.files import built_in_rules
-from package_changes.rules import Context
+from package_changes.model import Context
 
 RULES = built_in_rules()
 TOUCHED = sorted(

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from package_changes.files import built_in_rules
-from package_changes.rules import RulesProblem, parse_rules
+from package_changes.rules import parse_rules
+from package_changes.schema import RulesProblem
 from rules_text import HEAD, HEAD_LINES, a_rule, rules_of
 
 FIRST = HEAD_LINES + 1

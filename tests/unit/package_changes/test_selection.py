@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from package_changes.files import built_in_rules
-from package_changes.rules import Applied, Context
+from package_changes.model import Applied, Context
 from rules_text import a_context, a_rule, rules_of
 
 ADD = a_rule("needs", "add: [driver]")
