@@ -3,7 +3,7 @@
 As many connections for reading, which cannot write, as threads read at once; two for writing, under a
 lock, so that no thread of this process meets "database is locked". A second process is
 waited for by SQLite's own busy timeout. `schema.py` brings a file to the newest schema. A lock on a file
-beside the database gives each process a worker's name of its own.
+beside the database gives each process another worker's name.
 """
 
 import contextlib

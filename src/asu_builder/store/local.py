@@ -41,8 +41,8 @@ _MISSING = (
 class Marks:
     """Of one installation in one store. A disk that refuses raises `OSError`.
 
-    A directory without the mark of the root is the store nevertheless where no result is known, or
-    where something lies that this installation has published: then the mark is only not there yet.
+    A directory without the mark of the root is still the store where no result is known, or where this
+    installation has published something: then the mark is only not there yet.
     """
 
     def __init__(self, root: Path, *, installation: str, expects_results: Callable[[], bool]) -> None:

@@ -339,7 +339,7 @@ class RepositoryStatus:
         self._around = Redirects(upstream_url, ())
 
     def ask(self, url: str) -> int:
-        """The HTTP status of a file, behind redirects within its own host; 0 where none can be had."""
+        """The HTTP status of a file, behind redirects within its own host; 0 when there is none."""
         with LOADING:
             import urllib3
 
