@@ -17,8 +17,8 @@ from asu_builder.core.search import Search
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.metadata import Metadata, SearchEndpoints
-from asu_builder.http.api.monitoring import HealthEndpoints, MetricsEndpoint, Requests
+from asu_builder.http.api.metadata import Metadata
+from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
 from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.statistics import StatisticsEndpoints
@@ -63,11 +63,9 @@ HANDLERS: tuple[type, ...] = (
     LiveEndpoints,
     OperatorEndpoints,
     PreviewEndpoint,
-    HealthEndpoints,
-    MetricsEndpoint,
+    MonitoringEndpoints,
     Downloads,
     Metadata,
-    SearchEndpoints,
     StatisticsEndpoints,
     Description,
 )
@@ -128,18 +126,19 @@ def create_app(parts: Parts) -> FastPath:
             parts.operator, acts, callers=callers, threads=reading, configuration=parts.configuration
         ),
         PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
-        HealthEndpoints(parts.health, parts.builds, reading, callers=callers),
-        MetricsEndpoint(parts.metrics, reading, requests, live),
+        MonitoringEndpoints(
+            parts.health, parts.builds, parts.metrics, reading, callers=callers, requests=requests, live=live
+        ),
         Downloads(parts.store, reading, on_use=parts.builds.touch),
         Metadata(
             parts.catalog,
+            search,
             waiting,
             callers=callers,
             settings=parts.settings,
             version=parts.version,
             clock=clock,
         ),
-        SearchEndpoints(search, waiting, callers=callers, clock=clock),
         StatisticsEndpoints(parts.charts, parts.builds, reading, clock=clock),
         description,
     )
@@ -149,6 +148,17 @@ def create_app(parts: Parts) -> FastPath:
     for address in PAGES:
         method, _, path = address.partition(" ")
         routes.append(Route(path, _page(address, pages, reading), methods=[method]))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        parts.start()
+        try:
+            yield
+        finally:
+            await reading.run(parts.stop)
+            reading.close()
+            submitting.close()
+
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -156,23 +166,12 @@ def create_app(parts: Parts) -> FastPath:
             HTTPException: on_http_error,
             Exception: on_bug,
         },
-        lifespan=partial(_lifespan, parts, reading, submitting),
+        lifespan=lifespan,
     )
     app.state.most_fields = parts.settings.max_fields
     return FastPath(
         app, answers, callers=callers, cors=parts.settings.cors, live=live, waiting=waiting, requests=requests
     )
-
-
-@contextlib.asynccontextmanager
-async def _lifespan(parts: Parts, reading: Threads, submitting: Threads, _: Starlette) -> AsyncIterator[None]:
-    parts.start()
-    try:
-        yield
-    finally:
-        await reading.run(parts.stop)
-        reading.close()
-        submitting.close()
 
 
 def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "LiveStreams":

@@ -75,12 +75,12 @@ def answer_error(error: AsuError, *, details: bool = False) -> RenderedResponse:
         headers.append((b"retry-after", b"%d" % retry_after))
     sentence = sentence_of(error, details=details)
     field = error.field if isinstance(error, RequestRejected) else ""
-    if isinstance(error, BuildNotFound):  # in the very words of the contract
-        return RenderedResponse(status, render_problem(status, title, sentence).body, tuple(headers))
     if isinstance(error, PartUnavailable) and error.part:
         code = f"{error.part}_unavailable"
     # What another request would not meet is the request's side.
-    side = Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+    side: Side | None = Side.INFRASTRUCTURE if isinstance(error, (Unavailable, QueueFull)) else Side.USER
+    if isinstance(error, BuildNotFound):
+        side = None  # in the very words of the contract
     problem = render_problem(status, title, sentence, code=code, side=side, field=field)
     return RenderedResponse(status, problem.body, tuple(headers))
 

@@ -28,7 +28,7 @@ from asu_builder.http.openapi import declared, describe, operation, says
 from asu_builder.http.server import server_config
 from asu_builder.settings import Settings, SettingsProblem
 from package_changes.files import RulesFile
-from package_changes.model import Applied, ClientChange, Context, Rule
+from package_changes.model import Applied, ClientChange, Context
 from package_changes.rules import Rules
 
 MAX_PACKAGES = 3000
@@ -151,23 +151,6 @@ def parse_body(body: bytes) -> Context:
     return Context(**msgspec.structs.asdict(sent) | {"profile": sent.profile.replace(",", "_")})
 
 
-def _render_rule(rule: Rule) -> RuleDocument:
-    return RuleDocument(
-        name=rule.name,
-        audience=rule.audience,
-        why=rule.why,
-        versions=rule.versions or None,
-        targets=None if rule.targets is None else tuple(sorted(rule.targets)),
-        profiles=None if rule.profiles is None else tuple(sorted(rule.profiles)),
-        requested=tuple(map(str, rule.requested)) or None,
-        from_revision=rule.from_revision,
-        add=rule.add,
-        remove=tuple(map(str, rule.remove)),
-        rename={str(rename.source): str(rename.target) for rename in rule.rename},
-        mandatory=rule.mandatory,
-    )
-
-
 class RulesEndpoints:
     """What the service answers, from the rules of a file as they are now."""
 
@@ -223,7 +206,23 @@ class RulesEndpoints:
     async def rules(self, _: Request) -> Response:
         """All rules."""
         rules: Rules = self._file.current()
-        described = tuple(_render_rule(rule) for rule in rules)
+        described = tuple(
+            RuleDocument(
+                name=rule.name,
+                audience=rule.audience,
+                why=rule.why,
+                versions=rule.versions or None,
+                targets=None if rule.targets is None else tuple(sorted(rule.targets)),
+                profiles=None if rule.profiles is None else tuple(sorted(rule.profiles)),
+                requested=tuple(map(str, rule.requested)) or None,
+                from_revision=rule.from_revision,
+                add=rule.add,
+                remove=tuple(map(str, rule.remove)),
+                rename={str(rename.source): str(rename.target) for rename in rule.rename},
+                mandatory=rule.mandatory,
+            )
+            for rule in rules
+        )
         document = RulesDocument(
             rules.source, rules.digest, rules.branches, described, rules.client_changes()
         )

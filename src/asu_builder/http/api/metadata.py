@@ -92,6 +92,77 @@ class TargetIndex(msgspec.Struct):
     packages: Annotated[Mapping[str, str], says("Name to version", {"kmod-usb2": "6.6.93-r1"})]
 
 
+_Version = Annotated[str, says("The version", "24.10.4")]
+_Target = Annotated[str, says("Target and subtarget", "ath79/generic")]
+_Profile = Annotated[str, says("What a build request calls it", "tplink_archer-c7-v5")]
+_Title = Annotated[str, says("What people call it", "TP-Link Archer C7 v5")]
+_More = Annotated[bool, says("Whether there are others beyond the limit", False)]
+
+
+class DeviceDocument(msgspec.Struct):
+    """A device that can be built for. One whose title has no parts has only the title."""
+
+    title: _Title
+    target: _Target
+    profile: _Profile
+    vendor: Annotated[str, says("Who makes it, or empty", "TP-Link", "")]
+    model: Annotated[str, says("The model, or empty", "Archer C7", "")]
+    variant: Annotated[str, says("The variant, or empty", "v5", "")]
+
+
+class DevicesDocument(msgspec.Struct):
+    """What a search for devices found, the best first."""
+
+    version: _Version
+    devices: Annotated[list[DeviceDocument], says("The devices")]
+    more: _More
+    guessed: Annotated[bool, says("Whether nothing is called so, and these are the most alike", False)]
+
+
+class DescribedDeviceDocument(msgspec.Struct):
+    """One profile with what its images hold before anybody asks for anything."""
+
+    version: _Version
+    title: _Title
+    target: _Target
+    profile: _Profile
+    default_packages: Annotated[tuple[str, ...], says("Of the target", ["base-files", "dnsmasq"])]
+    device_packages: Annotated[
+        tuple[str, ...], says("Of the profile; -name takes a default one away", ["kmod-usb2", "-swconfig"])
+    ]
+    supported_devices: Annotated[tuple[str, ...], says("Names that it reports", ["tplink,archer-c7-v5"])]
+
+
+class PackageDocument(msgspec.Struct):
+    """A package that can be had."""
+
+    name: Annotated[str, says("Its name", "luci")]
+    version: Annotated[str, says("Its version", "25.292.66247~75e41cb")]
+
+
+class PackagesDocument(msgspec.Struct):
+    """What a search for packages found, the best first."""
+
+    version: _Version
+    target: _Target
+    packages: Annotated[list[PackageDocument], says("The packages")]
+    more: _More
+
+
+_SEARCH_REFUSED: Mapping[int, tuple[str, object]] = {
+    400: ("There is no such version, or a parameter makes no sense", Problem),
+    **UPSTREAM_IS_SLOW,
+}
+_NO_PROFILE = {404: ("There is no such target or profile", Problem)}
+LONGEST = 64
+"""Characters of a search text, a version or a target."""
+LIMIT, HIGHEST = 20, 100
+_SEARCH_BYTES = 1 << 20
+_LARGEST_SEARCH = 64 << 10
+_EMPTY_SECONDS = 1.0
+"""What has nothing yet may just be on its way from upstream."""
+
+
 _UNKNOWN: Mapping[int, tuple[str, object]] = {
     404: ("There is no such version, target or architecture", Problem),
     **UPSTREAM_IS_SLOW,
@@ -112,6 +183,7 @@ class Metadata:
     def __init__(
         self,
         catalog: Catalog,
+        search: Search,
         waiting: Waiting,
         *,
         callers: Callers,
@@ -120,10 +192,13 @@ class Metadata:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
+        self._search = search
         self._settings = settings
         self._version = version
         self._callers = callers
         self._made = MadeAnswers(waiting, budget=_BYTES, largest=_LARGEST, clock=clock)
+        # Apart, so that what people type does not push the documents out; many type the same.
+        self._found = MadeAnswers(waiting, budget=_SEARCH_BYTES, largest=_LARGEST_SEARCH, clock=clock)
 
     @operation(
         "/json/v1/overview.json",
@@ -235,138 +310,6 @@ class Metadata:
 
         return await self._document(request, "profile", render)
 
-    async def _document(self, request: Request, kind: str, render: Callable[..., object]) -> Response:
-        """`render` makes the document of the placeholders in the address."""
-        places = request.path_params
-
-        def rendered() -> Rendered:
-            made = render(**places)
-            return made if isinstance(made, Rendered) else Rendered(msgspec.json.encode(made), _FRESH_SECONDS)
-
-        made = await self._made.get(
-            " ".join((kind, *places.values())), self._callers.of(request.scope), rendered
-        )
-        # A document that lacks a feed or a branch, or may be out of date, is soon made again, so no proxy
-        # keeps it longer.
-        cacheable = (_MAX_AGE,) if made.lasts else ()
-        return respond(RenderedResponse(200, made.body, (*cacheable, *made.headers)))
-
-
-def _with_branches(document: object, offers: Sequence[BranchOffer]) -> Rendered:
-    """One bad branch does not take the others along; what lacks one is soon made again."""
-    complete = all(offer.complete for offer in offers)
-    seconds = _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS
-    return Rendered(msgspec.json.encode(document), seconds, complete)
-
-
-def _branch_document(offer: BranchOffer) -> BranchDocument:
-    branch = offer.branch
-    return BranchDocument(
-        name=branch.name,
-        enabled=branch.enabled,
-        snapshot=branch.snapshot,
-        path=branch.path,
-        versions=offer.versions,
-        targets=offer.targets,
-        package_changes=[
-            ClientChangeDocument(
-                change.source,
-                change.revision,
-                msgspec.UNSET if change.target is None else change.target,
-                change.mandatory or msgspec.UNSET,
-            )
-            for change in offer.changes
-        ],
-        branch_off_rev=msgspec.UNSET if branch.branch_off_rev is None else branch.branch_off_rev,
-    )
-
-
-_Version = Annotated[str, says("The version", "24.10.4")]
-_Target = Annotated[str, says("Target and subtarget", "ath79/generic")]
-_Profile = Annotated[str, says("What a build request calls it", "tplink_archer-c7-v5")]
-_Title = Annotated[str, says("What people call it", "TP-Link Archer C7 v5")]
-_More = Annotated[bool, says("Whether there are others beyond the limit", False)]
-
-
-class DeviceDocument(msgspec.Struct):
-    """A device that can be built for. One whose title has no parts has only the title."""
-
-    title: _Title
-    target: _Target
-    profile: _Profile
-    vendor: Annotated[str, says("Who makes it, or empty", "TP-Link", "")]
-    model: Annotated[str, says("The model, or empty", "Archer C7", "")]
-    variant: Annotated[str, says("The variant, or empty", "v5", "")]
-
-
-class DevicesDocument(msgspec.Struct):
-    """What a search for devices found, the best first."""
-
-    version: _Version
-    devices: Annotated[list[DeviceDocument], says("The devices")]
-    more: _More
-    guessed: Annotated[bool, says("Whether nothing is called so, and these are the most alike", False)]
-
-
-class DescribedDeviceDocument(msgspec.Struct):
-    """One profile with what its images hold before anybody asks for anything."""
-
-    version: _Version
-    title: _Title
-    target: _Target
-    profile: _Profile
-    default_packages: Annotated[tuple[str, ...], says("Of the target", ["base-files", "dnsmasq"])]
-    device_packages: Annotated[
-        tuple[str, ...], says("Of the profile; -name takes a default one away", ["kmod-usb2", "-swconfig"])
-    ]
-    supported_devices: Annotated[tuple[str, ...], says("Names that it reports", ["tplink,archer-c7-v5"])]
-
-
-class PackageDocument(msgspec.Struct):
-    """A package that can be had."""
-
-    name: Annotated[str, says("Its name", "luci")]
-    version: Annotated[str, says("Its version", "25.292.66247~75e41cb")]
-
-
-class PackagesDocument(msgspec.Struct):
-    """What a search for packages found, the best first."""
-
-    version: _Version
-    target: _Target
-    packages: Annotated[list[PackageDocument], says("The packages")]
-    more: _More
-
-
-_SEARCH_REFUSED: Mapping[int, tuple[str, object]] = {
-    400: ("There is no such version, or a parameter makes no sense", Problem),
-    **UPSTREAM_IS_SLOW,
-}
-_NO_PROFILE = {404: ("There is no such target or profile", Problem)}
-LONGEST = 64
-"""Characters of a search text, a version or a target."""
-LIMIT, HIGHEST = 20, 100
-_SEARCH_BYTES = 1 << 20
-_LARGEST_SEARCH = 64 << 10
-_EMPTY_SECONDS = 1.0
-"""What has nothing yet may just be on its way from upstream."""
-
-
-class SearchEndpoints:
-    """Endpoints; what was found is remembered for some seconds, because many type the same."""
-
-    def __init__(
-        self,
-        search: Search,
-        waiting: Waiting,
-        *,
-        callers: Callers,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._search = search
-        self._callers = callers
-        self._made = MadeAnswers(waiting, budget=_SEARCH_BYTES, largest=_LARGEST_SEARCH, clock=clock)
-
     @operation(
         "/api/v1/devices",
         answers={200: ("The devices", DevicesDocument), **_SEARCH_REFUSED},
@@ -441,8 +384,53 @@ class SearchEndpoints:
             empty = not getattr(document, "devices", True) or not getattr(document, "packages", True)
             return Rendered(msgspec.json.encode(document), _EMPTY_SECONDS if empty else _FRESH_SECONDS)
 
-        made = await self._made.get(key, self._callers.of(request.scope), render)
+        made = await self._found.get(key, self._callers.of(request.scope), render)
         return respond(RenderedResponse(200, made.body, made.headers))
+
+    async def _document(self, request: Request, kind: str, render: Callable[..., object]) -> Response:
+        """`render` makes the document of the placeholders in the address."""
+        places = request.path_params
+
+        def rendered() -> Rendered:
+            made = render(**places)
+            return made if isinstance(made, Rendered) else Rendered(msgspec.json.encode(made), _FRESH_SECONDS)
+
+        made = await self._made.get(
+            " ".join((kind, *places.values())), self._callers.of(request.scope), rendered
+        )
+        # A document that lacks a feed or a branch, or may be out of date, is soon made again, so no proxy
+        # keeps it longer.
+        cacheable = (_MAX_AGE,) if made.lasts else ()
+        return respond(RenderedResponse(200, made.body, (*cacheable, *made.headers)))
+
+
+def _with_branches(document: object, offers: Sequence[BranchOffer]) -> Rendered:
+    """One bad branch does not take the others along; what lacks one is soon made again."""
+    complete = all(offer.complete for offer in offers)
+    seconds = _FRESH_SECONDS if complete else _INCOMPLETE_SECONDS
+    return Rendered(msgspec.json.encode(document), seconds, complete)
+
+
+def _branch_document(offer: BranchOffer) -> BranchDocument:
+    branch = offer.branch
+    return BranchDocument(
+        name=branch.name,
+        enabled=branch.enabled,
+        snapshot=branch.snapshot,
+        path=branch.path,
+        versions=offer.versions,
+        targets=offer.targets,
+        package_changes=[
+            ClientChangeDocument(
+                change.source,
+                change.revision,
+                msgspec.UNSET if change.target is None else change.target,
+                change.mandatory or msgspec.UNSET,
+            )
+            for change in offer.changes
+        ],
+        branch_off_rev=msgspec.UNSET if branch.branch_off_rev is None else branch.branch_off_rev,
+    )
 
 
 def _text(request: Request, name: str) -> str:

@@ -63,55 +63,6 @@ class HealthDocument(msgspec.Struct):
     ] = ""
 
 
-class HealthEndpoints:
-    """What monitors and clients ask."""
-
-    def __init__(self, health: Health, builds: Builds, threads: Threads, *, callers: Callers) -> None:
-        self._health = health
-        self._builds = builds
-        self._threads = threads
-        self._callers = callers
-
-    @operation(
-        "/api/v1/stats",
-        answers={
-            200: ("The length of the queue", QueueLength),
-            503: ("The database does not answer", Problem),
-        },
-    )
-    async def queue_length(self, _: Request) -> Response:
-        """How many jobs wait."""
-        return respond(render_json(QueueLength(await self._threads.run(self._builds.pending))))
-
-    @operation(
-        "/health",
-        answers={
-            200: ("Polls are answered", HealthDocument),
-            503: ("Polls cannot be answered, or with for=build no build could run", HealthDocument),
-        },
-        query=("for",),
-    )
-    async def health(self, request: Request) -> Response:
-        """How the service is, part by part."""
-        report = self._health.report()
-        if not self._callers.may_read(request):
-            report = report.for_everybody()
-        building = request.query_params.get("for") == "build"
-        serving = report.can_build if building else report.polls_answered
-        document = HealthDocument(
-            report.state,
-            polls_answered=report.polls_answered,
-            can_build=report.can_build,
-            parts={
-                name: Part(STATES[result.status], result.sentence) for name, result in report.parts.items()
-            },
-            caller=self._callers.of(request.scope).name,
-        )
-        response = respond(render_json(document))
-        response.status_code = 200 if serving else 503
-        return response
-
-
 Requests = Counter[tuple[str, str, int]]
 """How often (method, route, status) was answered since the start."""
 Family = tuple[str, str, tuple[str, ...], Mapping[tuple[str, ...], float]]
@@ -254,16 +205,67 @@ def _family(name: str, meaning: str, samples: float | Mapping[Any, float], *labe
     return name, meaning, labels, samples if isinstance(samples, Mapping) else {(): samples}
 
 
-class MetricsEndpoint:
-    """Where Prometheus asks. `requests` counts answers, `live` knows who watches a build."""
+class MonitoringEndpoints:
+    """What monitors and clients ask."""
 
     def __init__(
-        self, collector: MetricsCollector, threads: Threads, requests: Requests, live: LiveEndpoints
+        self,
+        health: Health,
+        builds: Builds,
+        collector: MetricsCollector,
+        threads: Threads,
+        *,
+        callers: Callers,
+        requests: Requests,
+        live: LiveEndpoints,
     ) -> None:
+        """`requests` counts answers, `live` knows who watches a build."""
+        self._health = health
+        self._builds = builds
         self._collector = collector
         self._threads = threads
+        self._callers = callers
         self._requests = requests
         self._live = live
+
+    @operation(
+        "/api/v1/stats",
+        answers={
+            200: ("The length of the queue", QueueLength),
+            503: ("The database does not answer", Problem),
+        },
+    )
+    async def queue_length(self, _: Request) -> Response:
+        """How many jobs wait."""
+        return respond(render_json(QueueLength(await self._threads.run(self._builds.pending))))
+
+    @operation(
+        "/health",
+        answers={
+            200: ("Polls are answered", HealthDocument),
+            503: ("Polls cannot be answered, or with for=build no build could run", HealthDocument),
+        },
+        query=("for",),
+    )
+    async def health(self, request: Request) -> Response:
+        """How the service is, part by part."""
+        report = self._health.report()
+        if not self._callers.may_read(request):
+            report = report.for_everybody()
+        building = request.query_params.get("for") == "build"
+        serving = report.can_build if building else report.polls_answered
+        document = HealthDocument(
+            report.state,
+            polls_answered=report.polls_answered,
+            can_build=report.can_build,
+            parts={
+                name: Part(STATES[result.status], result.sentence) for name, result in report.parts.items()
+            },
+            caller=self._callers.of(request.scope).name,
+        )
+        response = respond(render_json(document))
+        response.status_code = 200 if serving else 503
+        return response
 
     @operation("/metrics", answers={200: ("Prometheus' text format", None)}, content_type="text/plain")
     async def metrics(self, _: Request) -> Response:
