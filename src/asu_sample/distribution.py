@@ -25,7 +25,7 @@ from .offers import FEEDS, feed_contents, local_contents
 from .releases import EPOCH, RELEASES, TARGETS, Release, configuration
 
 _SOURCES = Path(__file__).parent / "miniature"
-_SETUP_MODULES = ("__init__", "ed25519", "usign", "snapshot")
+_SETUP_MODULES = ("__init__", "usign", "snapshot")
 _VERSIONS = {
     "stable_version": "25.12.0",
     "oldstable_version": "24.10.5",

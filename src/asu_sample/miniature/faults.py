@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from .console import out
@@ -33,32 +32,28 @@ def suffer(fault: str, tree: Path) -> None:
     Raises Stopped when a limit did.
     """
     name, _, number = fault.partition(" ")
-    action = _FAULTS.get(name)
-    if action:
-        action(int(number or "0"), tree)
+    count = int(number or "0")
+    if name == "sleep":
+        for second in range(count):
+            time.sleep(1)
+            out(f"sample: slept {second + 1} of {count} seconds")
+    elif name == "hang":
+        time.sleep(count)
+    elif name == "chatter":
+        line = "sample: a chatty package fills the log with lines like this one, again and again"
+        line = line.ljust(127, ".") + "\n"
+        for _ in range(count):
+            sys.stdout.write(line * (_MIB // len(line)))
+        sys.stdout.flush()
+    elif name == "hog-memory":
+        _hog_memory()
+    elif name == "fill-disk":
+        _fill_disk(tree / "build_dir" / "fill")
+    elif name == "fork":
+        _fork()
 
 
-def _sleep(seconds: int, _tree: Path) -> None:
-    for second in range(seconds):
-        time.sleep(1)
-        out(f"sample: slept {second + 1} of {seconds} seconds")
-
-
-def _hang(seconds: int, _tree: Path) -> None:
-    time.sleep(seconds)
-
-
-def _chatter(megabytes: int, _tree: Path) -> None:
-    line = (
-        "sample: a chatty package fills the log with lines like this one, again and again".ljust(127, ".")
-        + "\n"
-    )
-    for _ in range(megabytes):
-        sys.stdout.write(line * (_MIB // len(line)))
-    sys.stdout.flush()
-
-
-def _hog_memory(_number: int, _tree: Path) -> None:
+def _hog_memory() -> None:
     hoard: list[bytes] = []
     try:
         while len(hoard) * 64 < MEMORY_LIMIT:
@@ -69,8 +64,7 @@ def _hog_memory(_number: int, _tree: Path) -> None:
         raise Stopped("out of memory") from None
 
 
-def _fill_disk(_number: int, tree: Path) -> None:
-    path = tree / "build_dir" / "fill"
+def _fill_disk(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     try:
         with path.open("wb") as file:
@@ -83,7 +77,7 @@ def _fill_disk(_number: int, tree: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _fork(_number: int, _tree: Path) -> None:
+def _fork() -> None:
     children: list[int] = []
     try:
         while len(children) < PROCESS_LIMIT:
@@ -102,13 +96,3 @@ def _fork(_number: int, _tree: Path) -> None:
             os.kill(child, signal.SIGKILL)
         for child in children:
             os.waitpid(child, 0)
-
-
-_FAULTS: dict[str, Callable[[int, Path], None]] = {
-    "sleep": _sleep,
-    "hang": _hang,
-    "chatter": _chatter,
-    "hog-memory": _hog_memory,
-    "fill-disk": _fill_disk,
-    "fork": _fork,
-}

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from asu_sample.miniature import ed25519, usign
+from asu_sample.miniature import usign
 from asu_sample.miniature.images import METADATA, SIGNATURE, append_chunk, append_metadata, last_chunk
 
 # RFC 8032 §7.1: seed, public key, message, signature.
@@ -43,27 +43,27 @@ _METADATA = '{"metadata_version":"1.1","supported_devices":["acme,widget-5"]}\n'
 
 @pytest.mark.parametrize(("seed", "public", "message", "signature"), _RFC_8032)
 def test_ed25519_agrees_with_rfc_8032(seed: str, public: str, message: str, signature: str) -> None:
-    assert ed25519.public_key(bytes.fromhex(seed)).hex() == public
-    assert ed25519.sign(bytes.fromhex(seed), bytes.fromhex(message)).hex() == signature
-    assert ed25519.verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature))
+    assert usign.ed25519_public_key(bytes.fromhex(seed)).hex() == public
+    assert usign.ed25519_sign(bytes.fromhex(seed), bytes.fromhex(message)).hex() == signature
+    assert usign.ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature))
 
 
 def test_ed25519_refuses_every_single_changed_byte() -> None:
-    message, signature = b"made up", ed25519.sign(_DEMO.seed, b"made up")
+    message, signature = b"made up", usign.ed25519_sign(_DEMO.seed, b"made up")
     for position in range(64):
         changed = bytearray(signature)
         changed[position] ^= 1
-        assert not ed25519.verify(_DEMO.public, message, bytes(changed))
-    assert not ed25519.verify(_DEMO.public, b"made  up", signature)
-    assert not ed25519.verify(b"\xff" * 32, message, signature)
-    assert not ed25519.verify(_DEMO.public, message, signature[:63])
+        assert not usign.ed25519_verify(_DEMO.public, message, bytes(changed))
+    assert not usign.ed25519_verify(_DEMO.public, b"made  up", signature)
+    assert not usign.ed25519_verify(b"\xff" * 32, message, signature)
+    assert not usign.ed25519_verify(_DEMO.public, message, signature[:63])
 
 
 def test_ed25519_refuses_a_response_beyond_the_group_order() -> None:
-    signature = ed25519.sign(_DEMO.seed, b"x")
+    signature = usign.ed25519_sign(_DEMO.seed, b"x")
     order = 2**252 + 27742317777372353535851937790883648493
     shifted = int.from_bytes(signature[32:], "little") + order
-    assert not ed25519.verify(_DEMO.public, b"x", signature[:32] + shifted.to_bytes(32, "little"))
+    assert not usign.ed25519_verify(_DEMO.public, b"x", signature[:32] + shifted.to_bytes(32, "little"))
 
 
 def test_key_files_are_what_usign_writes() -> None:
