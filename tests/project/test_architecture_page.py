@@ -14,7 +14,10 @@ PAGE = ROOT / "docs/architecture.md"
 PAGES = (PAGE, ROOT / "CONTRIBUTING.md")
 _NAMED = re.compile(r"`([\w./-]+)::([\w.]+)`")
 _FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)+|pyproject\.toml|[A-Z]+\.md)`")
-CHANGES = ("request field", "error", "page", "package rule", "engine", "database", "setting", "metric")
+CHANGES = (
+    *("request field", "error", "reason why builds fail", "page", "endpoint", "package rule", "engine"),
+    *("database", "setting", "metric"),
+)
 """What CONTRIBUTING.md says the files of."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import (
@@ -20,7 +21,14 @@ from asu_builder.domain.errors import (
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
-from asu_builder.http.pages.build_form import field_of, link_to, not_linked, order_versions, read_fields
+from asu_builder.http.pages.build_form import (
+    Fields,
+    field_of,
+    link_to,
+    not_linked,
+    order_versions,
+    read_fields,
+)
 from factories import a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds
 from unit.http.pages.conftest import FORM, OPERATOR, text_of
@@ -222,6 +230,21 @@ def test_what_was_written_for_a_device_that_is_no_more_can_be_sent_again(
     assert ">echo &lt;b&gt;</textarea>" in page and 'name="repositories" ' not in page
     for name, value in (("profile", "nosuch"), ("version", "24.10.5"), ("rootfs_size_mb", "64")):
         assert f'<input type="hidden" name="{name}" value="{value}">' in page
+
+
+def test_a_form_that_is_refused_keeps_every_field(scene: Scene, builds: FakeBuilds) -> None:
+    scene.settings = replace(
+        scene.settings, allow_defaults=True, repository_allow_list=("https://a.example.org",)
+    )
+    written = {name: "1" for name in Fields.__struct_fields__ if name not in DEVICE}
+    with AsgiClient(scene.app()) as client:
+        for device, place in ((DEVICE["profile"], 'id="build-form"'), ("nosuch", 'id="sent"')):
+            builds.error = RequestRejected("Not here.")
+            body = urlencode({**DEVICE, **written, "profile": device}).encode()
+            page = text_of(client.post("/build", body, FORM))
+            assert place in page
+            lost = [name for name in Fields.__struct_fields__ if f'name="{name}"' not in page]
+            assert lost == []
 
 
 def test_what_was_written_while_the_download_server_is_away_can_be_sent_again(
