@@ -89,7 +89,19 @@ class LocalRuntime:
             )
         proxies = self._proxies if self._network or not self._sandboxed else {}
         self._removals.wait_for_room(stop, within=spec.deadline)
-        with self._own_directory(spec.labels) as home:
+        # Commands run elsewhere, so a path that begins here would lead them nowhere.
+        home = self._scratch.absolute() / f"asu-{secrets.token_hex(8)}"
+        with disk_errors(), locked(home.parent):
+            home.mkdir(mode=0o700)
+            # Held until the last of its content is gone: a sweep takes only what has no lock.
+            lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (home / _LABELS).write_text(json.dumps(dict(spec.labels)))
+            except BaseException:
+                os.close(lock)  # for the sweep
+                raise
+        try:
             container = LocalContainer(
                 home,
                 source,
@@ -104,29 +116,6 @@ class LocalRuntime:
                     container.temporary.mkdir()
                     copy_tree(source, container.builder, step=container.guard.raise_if_killed)
                 yield container
-
-    @contextmanager
-    def _own_directory(self, labels: Mapping[str, str]) -> Iterator[Path]:
-        """A directory that is ours while this process lives, and removed in the background afterwards.
-
-        A lock on it is held until the last of its content is gone.
-        """
-        # Commands run elsewhere, so a path that begins here would lead them nowhere.
-        scratch = self._scratch.absolute()
-        home = scratch / f"asu-{secrets.token_hex(8)}"
-        with disk_errors():
-            scratch.mkdir(parents=True, exist_ok=True)
-            with locked(scratch):
-                home.mkdir(mode=0o700)
-                lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    (home / _LABELS).write_text(json.dumps(dict(labels)))
-                except BaseException:
-                    os.close(lock)  # for the sweep
-                    raise
-        try:
-            yield home
         finally:
             self._removals.add(home.name, partial(_remove_directory, home, lock))
 
