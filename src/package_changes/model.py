@@ -1,14 +1,10 @@
 """The values of package changes: patterns of names, what is asked, what a rule is, what comes out."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from package_changes.versions import EVERY_VERSION, Order, VersionRange
-
-PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
-_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\*?[A-Za-z0-9._+-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +28,6 @@ class NamePattern:
             and len(name) >= len(self.prefix) + len(self.suffix)
         )
 
-    def between(self, name: str) -> str:
-        """The part of a matching name that the star stands for."""
-        return "" if self.suffix is None else name[len(self.prefix) : len(name) - len(self.suffix)]
-
-    def filled(self, between: str) -> str:
-        """The name with this in the star's place."""
-        return self.prefix if self.suffix is None else f"{self.prefix}{between}{self.suffix}"
-
     def meets(self, other: "NamePattern") -> bool:
         """Whether some name matches both."""
         if other.suffix is None:
@@ -49,14 +37,6 @@ class NamePattern:
         starts = self.prefix.startswith(other.prefix) or other.prefix.startswith(self.prefix)
         ends = self.suffix.endswith(other.suffix) or other.suffix.endswith(self.suffix)
         return starts and ends
-
-
-def parse_pattern(text: str) -> NamePattern | None:
-    """The pattern a text means; None when it is no package name with at most one star."""
-    if not _PATTERN.fullmatch(text):
-        return None
-    prefix, star, suffix = text.partition("*")
-    return NamePattern(prefix, suffix if star else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +114,10 @@ class Rename:
 
     def of(self, name: str) -> str:
         """The new name of a package that `source` matches."""
-        return self.target.filled(self.source.between(name))
+        if self.source.suffix is None or self.target.suffix is None:
+            return self.target.prefix
+        starred = name[len(self.source.prefix) : len(name) - len(self.source.suffix)]
+        return f"{self.target.prefix}{starred}{self.target.suffix}"
 
 
 @dataclass(frozen=True, slots=True)

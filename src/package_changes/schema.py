@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import yaml
 
 from package_changes.model import (
-    PACKAGE,
     Audience,
     Context,
     Example,
     NamePattern,
     Rename,
     Rule,
-    parse_pattern,
 )
 from package_changes.versions import (
     EVERY_VERSION,
@@ -190,6 +188,8 @@ _RULE_KEYS = (
     *("name", "for", "why", "versions", "targets", "profiles", "requested", "from_revision"),
     *("add", "remove", "rename", "mandatory", "examples"),
 )
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", re.ASCII)
+_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\*?[A-Za-z0-9._+-]{0,127}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 _FAMILY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
@@ -316,15 +316,15 @@ def _patterns(node: Node | None) -> tuple[NamePattern, ...]:
 
 
 def _pattern(node: Node) -> NamePattern:
-    pattern = parse_pattern(node.text())
-    if pattern is None:
+    if not _PATTERN.fullmatch(node.text()):
         raise node.problem(f"'{node.text()}' is no package name, with one * at most")
-    return pattern
+    prefix, star, suffix = node.text().partition("*")
+    return NamePattern(prefix, suffix if star else None)
 
 
 def _additions(node: Node | None) -> tuple[str, ...]:
     for entry in node.some() if node else ():
-        if not PACKAGE.fullmatch(entry.text()):
+        if not _PACKAGE.fullmatch(entry.text()):
             raise entry.problem(f"'{entry.text()}' is no package name")
     return _once(node.entries()) if node else ()
 

@@ -5,6 +5,7 @@ become new ones in place, new names that are gone leave too, additions go to the
 the removals of `diff_packages`, in front and sorted.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ class Draft:
         # The few entries that a pattern with a star could match: looking at all costs too much.
         prefixes = tuple({sign + prefix for prefix in starred for sign in ("", "-")})
         self._families = [entry for entry in self._entries if entry.startswith(prefixes)]
-        self._traces: dict[str, _Trace] = {}
+        self._traces: defaultdict[str, _Trace] = defaultdict(_Trace)
         self._warnings = list(warnings)
         running = context.from_revision
         # Rules whose package is asked for, and whose change is still ahead of the device. A mandatory
@@ -70,7 +71,7 @@ class Draft:
                     )
                 if name not in self._entries:
                     self._entries[name] = None
-                    self._trace(rule).added.append(name)
+                    self._traces[rule.name].added.append(name)
         missing: tuple[str, ...] = ()
         dropped: set[str] = set()
         if self._context.diff_packages:
@@ -106,7 +107,7 @@ class Draft:
             for pattern in rule.remove:
                 for name in self._matching(pattern):
                     del self._entries[name]
-                    self._trace(rule).removed.append(name)
+                    self._traces[rule.name].removed.append(name)
 
     def _rename(self) -> bool:
         """Whether anything has a new name. Packages come first: no removal may undo one of them."""
@@ -120,7 +121,7 @@ class Draft:
                         f"{name} is called {new} now, but the request removes {new}: left as it is"
                     )
                     continue
-                packages[name] = self._trace(rule).renamed[name] = new
+                packages[name] = self._traces[rule.name].renamed[name] = new
         self._replace(packages)
         hits = [
             (rule, rename, entry)
@@ -133,7 +134,7 @@ class Draft:
             new = rename.of(entry[1:])
             # A default that has the old name exists under it, and is meant.
             if new not in self._entries and entry[1:] not in defaults:
-                removals[entry] = self._trace(rule).renamed[entry] = f"-{new}"
+                removals[entry] = self._traces[rule.name].renamed[entry] = f"-{new}"
         self._replace(removals)
         return bool(packages or removals)
 
@@ -148,9 +149,6 @@ class Draft:
                 elif new not in before:
                     self._entries[new] = None
             self._families = list(dict.fromkeys((*self._families, *names.values())))
-
-    def _trace(self, rule: Rule) -> _Trace:
-        return self._traces.setdefault(rule.name, _Trace())
 
     def _missing_defaults(self) -> tuple[str, ...]:
         """Defaults that are new since the running version, which the caller therefore could not name."""

@@ -95,7 +95,7 @@ def assemble(
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     workers = _workers(settings, adapters, catalog, health=health, recorder=recorder, now=now)
-    housekeeping = make_housekeeping(settings, adapters, adapters.runtime, rest=_REST)
+    housekeeping = make_housekeeping(settings, adapters, rest=_REST)
     interest = AccessTracker(adapters.queue)
     cancellation = Cancellation(
         adapters.queue,
@@ -213,18 +213,14 @@ def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 
 
 def make_housekeeping(
-    settings: Settings,
-    adapters: Adapters,
-    runtime: Runtime,
-    *,
-    rest: timedelta = timedelta(0),
+    settings: Settings, adapters: Adapters, *, rest: timedelta = timedelta(0)
 ) -> Housekeeping:
     """Housekeeping alone, for the service and for the command line, which need not `rest`."""
     return Housekeeping(
         adapters.queue,
         adapters.retention,
         adapters.store,
-        runtime,
+        adapters.runtime,
         statistics=adapters.statistics,
         settings=settings,
         rest=rest,

@@ -163,7 +163,7 @@ def gc_command(dry_run: bool, adopt_store: bool) -> None:
         if adopt_store:
             adapters.store.adopt()
         adapters.store.require_root()
-        housekeeping = make_housekeeping(settings, adapters, adapters.runtime)
+        housekeeping = make_housekeeping(settings, adapters)
         found = housekeeping.collect(dry_run=dry_run)
         orphans = housekeeping.reconcile(dry_run=dry_run)
     # A dry run finds them a second time.
