@@ -256,7 +256,7 @@ class Waiting:
                 self._fetches[fetch].add(one_less)
             else:
                 self._fetches[fetch] = {one_less}
-                fetch.add_done_callback(functools.partial(self._tell, asyncio.get_running_loop()))
+                fetch.add_done_callback(functools.partial(self._notify, asyncio.get_running_loop()))
         self._waiting.add(ready)
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
@@ -268,7 +268,7 @@ class Waiting:
             for fetch in fetches:
                 self._fetches.get(fetch, set()).discard(one_less)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, fetch: "Future[Any]") -> None:
+    def _notify(self, loop: asyncio.AbstractEventLoop, fetch: "Future[Any]") -> None:
         """In the fetch's thread: it has ended."""
 
         def tell() -> None:
