@@ -58,12 +58,12 @@ def main(context: click.Context) -> None:
 
 
 @main.command("serve")
-@click.option("--port", type=click.IntRange(0, 65535), help="Listen here, whatever server_port says.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port instead of server_port.")
 @click.option(
     "--config",
     "file",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="Read this settings file, and none of the usual ones.",
+    help="Read this settings file instead of the default ones.",
 )
 def serve_command(port: int | None, file: Path | None) -> None:
     """Serves the HTTP API and builds, until it is told to stop (SIGTERM or Ctrl-C)."""
@@ -88,7 +88,9 @@ def rules_test_command(file: str) -> None:
 
 @main.command("demo")
 @click.option("--keep", is_flag=True, help="Leave the service running until Ctrl-C; keep `ASU_*` variables.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Serve here; else at 8080 where that is free.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Listen on this port; default: 8080 if it is free."
+)
 def demo_command(keep: bool, port: int | None) -> None:
     """Builds one image of the made-up sample distribution, from request to verified download."""
     from asu_builder.cli.exit_codes import exit_on_error

@@ -30,9 +30,11 @@ _UNKNOWN = "not known here, and left out"
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, when every check has ended.")
-@click.option("--no-build", is_flag=True, help="Leave out the sample build, which takes some seconds.")
-@click.option("--url", default="", metavar="URL", help="The public address: asks as browsers and clients do.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when all checks have ended.")
+@click.option("--no-build", is_flag=True, help="Skip the sample build, which takes some seconds.")
+@click.option(
+    "--url", default="", metavar="URL", help="Check this public address as browsers and clients use it."
+)
 def doctor_command(as_json: bool, no_build: bool, url: str) -> None:
     """Checks this installation and says how to fix it; changes nothing. Exit code 1: there is an error."""
     # What no other command needs.
@@ -147,11 +149,11 @@ def _branches(theirs: Any) -> tuple[Any, list[str]]:
 
 
 @click.command("gc")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be deleted.")
 @click.option(
     "--adopt-store",
     is_flag=True,
-    help="Take the store's directory as it is: results that are not in it are gone for good.",
+    help="Accept the store's directory as it is: results that are not in it are deleted.",
 )
 def gc_command(dry_run: bool, adopt_store: bool) -> None:
     """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
@@ -177,7 +179,7 @@ def gc_command(dry_run: bool, adopt_store: bool) -> None:
 
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def backup_command(file: Path, force: bool) -> None:
     """Copies the database into FILE, consistent while the service runs. Images need no backup."""
     from asu_builder.database.backup import backup
@@ -188,7 +190,7 @@ def backup_command(file: Path, force: bool) -> None:
 
 
 _RIGHTS = {
-    "none": "asks for builds without a limit, and no more",
+    "none": "requests builds without a limit, nothing else",
     "read": "sees every job with its request and output, and the settings",
     "operate": "sees all that, and cancels, requeues and purges jobs, pauses and resumes the workers",
 }
@@ -201,7 +203,7 @@ _RIGHTS = {
     "rights",
     type=click.Choice(list(_RIGHTS)),
     multiple=True,
-    help="What it may do; asked for at a terminal where nothing is said.",
+    help="The rights of the token; at a terminal the default is to ask.",
 )
 @click.option(
     "--priority",

@@ -41,7 +41,7 @@ def server_options(command: _Command) -> _Command:
         default="",
         envvar="ASU_BUILDER_SERVER",
         show_envvar=True,
-        help="Ask this server; without it, this installation is used.",
+        help="Use this server; default: this installation.",
     )
     token = click.option(
         "--token",
@@ -49,7 +49,7 @@ def server_options(command: _Command) -> _Command:
         default="",
         envvar="ASU_BUILDER_TOKEN",
         show_envvar=True,
-        help="Who asks, where the server's operator has given you a token.",
+        help="Your token, if the server's operator gave you one.",
     )
     return server(token(command))
 

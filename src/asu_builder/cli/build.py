@@ -268,19 +268,17 @@ class _Showing(msgspec.Struct, frozen=True):
 )
 @click.option("--version", metavar="VERSION", help="A release like 24.10.4, or a snapshot.")
 @click.option("--target", metavar="TARGET", help="Target and subtarget, like ath79/generic.")
-@click.option("--profile", metavar="PROFILE", help="The device's profile, or a name it reports.")
+@click.option("--profile", metavar="PROFILE", help="The profile of the device, or a name that it reports.")
 @click.option(
     "-p",
     "--package",
     "packages",
     metavar="PKG",
     multiple=True,
-    help="Install this; -PKG removes it. Repeatable.",
+    help="Install this package; -PKG removes it. Repeatable.",
 )
-@click.option("--diff-packages/--no-diff-packages", default=None, help="The packages are all that is wanted.")
-@click.option(
-    "--defaults", "defaults_file", metavar="FILE", help="A script for the first boot; - is standard input."
-)
+@click.option("--diff-packages/--no-diff-packages", default=None, help="Install only these packages.")
+@click.option("--defaults", "defaults_file", metavar="FILE", help="A first-boot script; - is standard input.")
 @click.option(
     "--rootfs-size-mb", type=click.IntRange(min=1), metavar="MIB", help="Size of the root partition."
 )
@@ -301,14 +299,16 @@ class _Showing(msgspec.Struct, frozen=True):
     help="A package repository. Repeatable.",
 )
 @click.option(
-    "--repositories-mode", type=click.Choice(REPOSITORIES_MODES), help="Beside or in place of the usual ones."
+    "--repositories-mode",
+    type=click.Choice(REPOSITORIES_MODES),
+    help="Add to the default repositories or replace them.",
 )
 @click.option(
     "--repository-key",
     "repository_key_files",
     metavar="FILE",
     multiple=True,
-    help="A repository's public key. Repeatable.",
+    help="The public key of a repository. Repeatable.",
 )
 @click.option(
     "-o",
@@ -316,19 +316,19 @@ class _Showing(msgspec.Struct, frozen=True):
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
     show_default="here",
-    help="Where the images go.",
+    help="The directory for the images.",
 )
-@click.option("--detach", is_flag=True, help="Only ask for the build; print its hash and do not wait.")
+@click.option("--detach", is_flag=True, help="Only submit the request: print its hash and do not wait.")
 @click.option(
     "--patience",
     type=click.FloatRange(min=0),
     default=DEFAULT_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="How long to come back while the place has no room or does not answer.",
+    help="How long to retry while the server is overloaded or does not answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the final document.")
-@click.option("--json-events", is_flag=True, help="Print what happens as it happens, one JSON object a line.")
+@click.option("--json-events", is_flag=True, help="Print each event as one JSON object per line.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @server_options
 def build_command(

@@ -25,7 +25,7 @@ _hash_argument = click.argument("request_hash", metavar="HASH")
 
 @click.command("status")
 @_hash_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole response as JSON.")
 @server_options
 def status_command(request_hash: str, as_json: bool, server: str, token: str) -> None:
     """Says how far a build is. Ends with 0 for every build that is known, whatever its state."""
@@ -50,7 +50,12 @@ def status_command(request_hash: str, as_json: bool, server: str, token: str) ->
 
 @click.command("log")
 @_hash_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on until the build ends, and end as `build` would.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Continue until the build ends, and exit with the exit code of `build`.",
+)
 @server_options
 def log_command(request_hash: str, follow: bool, server: str, token: str) -> None:
     """Prints what a build has printed."""
@@ -91,7 +96,7 @@ def _output(document: Mapping[str, Any]) -> list[str]:
 
 @click.command("cancel")
 @_hash_argument
-@click.option("--cancel-token", default="", metavar="SECRET", help="The secret that `build` has told.")
+@click.option("--cancel-token", default="", metavar="SECRET", help="The cancel token that `build` printed.")
 @server_options
 def cancel_command(request_hash: str, cancel_token: str, server: str, token: str) -> None:
     """Ends a build before its time: here as its operator, on a server with a secret or a token."""
@@ -117,7 +122,7 @@ _limit = click.option(
     type=click.IntRange(min=1, max=1000),
     default=50,
     show_default=True,
-    help="How many at most, newest first.",
+    help="At most so many, newest first.",
 )
 
 
@@ -130,13 +135,15 @@ def jobs_group(context: click.Context, server: str, token: str) -> None:
 
 
 @jobs_group.command("list")
-@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state."
+)
 @click.option("--version", "release", default="", help="Only of this version.")
 @click.option("--target", default="", help="Only of this target, like ath79/generic.")
 @click.option("--profile", default="", help="Only of this profile.")
 @click.option("--caller", default="", help="Only of this token or address.")
 @_limit
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @server_options
 def list_command(
     state: str | None, release: str, *, as_json: bool, server: str, token: str, **wanted: Any

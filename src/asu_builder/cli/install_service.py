@@ -159,9 +159,11 @@ def make_units(*, executable: str, listen: str, user: bool) -> Units:
 
 
 @click.command("install-service")
-@click.option("--user", is_flag=True, help="For you alone, with rootless Podman; without it for the system.")
+@click.option(
+    "--user", is_flag=True, help="Install for your user, with rootless Podman; default: for the system."
+)
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
-@click.option("--executable", help="The program to start (this one).")
+@click.option("--executable", help="The program to start; default: this one.")
 @click.option("--print", "only_print", is_flag=True, help="Print the units and change nothing.")
 def install_service_command(user: bool, listen: str, executable: str | None, only_print: bool) -> None:
     """Writes units for systemd: notify, watchdog, a port that survives restarts, hardening."""

@@ -18,12 +18,12 @@ from asu_builder.domain.release import MAIN
 _SECONDS_FOR_TARGETS = 10.0
 _NOT_YET = f"The download server has not told all targets yet. Trying for {DEFAULT_SECONDS:.0f} s."
 _Found = TypeVar("_Found")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole response as JSON.")
 _limit_option = click.option(
-    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many at most."
+    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="At most so many."
 )
 _version_option = click.option(
-    "--version", "version", metavar="VERSION", help="Of this version; the latest release unless told."
+    "--version", "version", metavar="VERSION", help="In this version; default: the latest release."
 )
 
 

@@ -73,7 +73,7 @@ class Share(Struct, frozen=True):
 
     total: Annotated[int, _says("New builds", 200, ge=0)]
     with_diff_packages: Annotated[int, _says("Those with diff_packages", 150, ge=0)]
-    share: Annotated[float, _says("The one divided by the other", 0.75, ge=0, le=1)]
+    share: Annotated[float, _says("The share, from 0 to 1", 0.75, ge=0, le=1)]
 
     @classmethod
     def of(cls, total: int, chosen: int) -> "Share":
@@ -94,7 +94,7 @@ class DayReport(Struct, frozen=True):
     built: Annotated[int, _says("Builds that completed", 50, ge=0)]
     cache_hits: _CacheHits
     failed: Annotated[int, _says("Builds that failed", 5, ge=0)]
-    diff_packages: Annotated[Share, _says("Of the day's new builds")]
+    diff_packages: Annotated[Share, _says("Failed share of the day's new builds")]
 
 
 class VersionReport(Struct, frozen=True):
@@ -109,18 +109,20 @@ class FailureReport(Struct, frozen=True):
     """How many builds failed for a reason on one side; a reason may be on several."""
 
     reason: Annotated[str, _says("The reason", "impossible_selection")]
-    fault: Annotated[str, _says("Whose side it is on", "user", "world", "ours")]
+    fault: Annotated[str, _says("Who can fix it", "user", "world", "ours")]
     count: Annotated[int, _says("Builds", 5, ge=0)]
-    side: Annotated[str, _says("The same in the words of errors", "user", "infrastructure", "internal")]
+    side: Annotated[str, _says("The same in the words of `fault`", "user", "infrastructure", "internal")]
 
 
 class StageReport(Struct, frozen=True):
     """How long a stage of builds that ended took, in seconds."""
 
-    stage: Annotated[str, _says("The stage, pending, or building for all of it", "building_image", "pending")]
+    stage: Annotated[
+        str, _says("The stage, `pending`, or `building` for the whole build", "building_image", "pending")
+    ]
     count: Annotated[int, _says("Builds that were measured", 50, ge=0)]
     mean: Annotated[float, _says("On average", 21.5, ge=0)]
-    p90: Annotated[float, _says("Nine of ten took at most, estimated", 40.0, ge=0)]
+    p90: Annotated[float, _says("The 90th percentile, estimated", 40.0, ge=0)]
     longest: Annotated[float, _says("The longest", 90.0, ge=0)]
 
 
@@ -128,10 +130,10 @@ class StatisticsReport(Struct, frozen=True):
     """Everything that the page of statistics shows, without any request or hash."""
 
     days: Annotated[Sequence[DayReport], _says("Each day, oldest first", [])]
-    versions: Annotated[Sequence[VersionReport], _says("Most asked for first", [])]
-    failures: Annotated[Sequence[FailureReport], _says("Commonest first", [])]
+    versions: Annotated[Sequence[VersionReport], _says("Most requested first", [])]
+    failures: Annotated[Sequence[FailureReport], _says("Most frequent first", [])]
     durations: Annotated[Sequence[StageReport], _says("In the order of a build", [])]
-    packages: Annotated[Sequence[Named], _says("Most wanted first", [{"name": "luci", "count": 42}])]
+    packages: Annotated[Sequence[Named], _says("Most requested first", [{"name": "luci", "count": 42}])]
 
     @property
     def requests(self) -> int:

@@ -23,9 +23,9 @@ def made(*arguments: str) -> tuple[int, str, str]:
         (
             (),
             "",
-            "Rights: none. Its holder asks for builds without a limit, and no more.\nFor more: --right read",
+            "Rights: none. Its holder requests builds without a limit, nothing else.\nFor more: --right read",
         ),
-        (("--right", "none"), "", "Rights: none. Its holder asks"),
+        (("--right", "none"), "", "Rights: none. Its holder requests"),
         (("--right", "read"), "    rights: [read]\n", "Rights: read. Its holder sees every job"),
         (
             ("--right", "operate"),

@@ -116,13 +116,13 @@ class BuildRequestBody(msgspec.Struct):
     ] = None
     repositories_mode: Annotated[
         str | None,
-        says("Whether they come beside or in place of the usual ones", "append", enum=_MODES),
+        says("Whether they are added to the default repositories or replace them", "append", enum=_MODES),
     ] = None
     repository_keys: Annotated[
         list[str] | None,
         says("Public keys of these repositories, PEM or usign", [], maxItems=MAX_REPOSITORIES),
     ] = None
-    client: Annotated[Any, says("Who asks, for statistics only", "owut/2026.03.30")] = None
+    client: Annotated[Any, says("The client, for statistics only", "owut/2026.03.30")] = None
 
 
 _DECODER = msgspec.json.Decoder(BuildRequestBody)

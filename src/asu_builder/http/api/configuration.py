@@ -43,7 +43,9 @@ MEANINGS: Mapping[str, str] = {
     "contact": (
         "Who runs this server, and how to reach them; announced in the overview and at the foot of the pages."
     ),
-    "cors": "Whether answers carry CORS headers. Off where a proxy adds them: two copies break browsers.",
+    "cors": (
+        "Whether responses have CORS headers. Turn it off if a proxy adds them: two copies break browsers."
+    ),
     "container_runtime": (
         "`podman`, `local`, or `auto`: local only if `imagebuilder_path` is set and no Podman socket "
         "exists. An engine that does not answer is down; it is never a reason to switch."
@@ -57,113 +59,112 @@ MEANINGS: Mapping[str, str] = {
         "the version as asked."
     ),
     "build_network": (
-        "A Podman network of this name, made when it is missing, or `none` for ImageBuilders that carry "
-        "their packages. With the local runtime anything but `none` shares the host's network."
+        "The Podman network of builds, created if it is missing, or `none` for ImageBuilders that contain"
+        " their packages. With the local runtime anything but `none` shares the host's network."
     ),
     "allow_unsandboxed": (
-        "Lets the local runtime build without bubblewrap where that does not work. Only on a machine "
-        "that no one else can reach."
+        "Lets the local runtime build without bubblewrap if that does not work. Only for a machine that "
+        "no one else can reach."
     ),
     "imagebuilder_path": (
         "For the local runtime: an unpacked ImageBuilder; may contain `{version}`, `{target}`, `{subtarget}`."
     ),
-    "max_pending_jobs": "How many jobs may wait; the next new one is refused with 429.",
+    "max_pending_jobs": "Maximum number of waiting jobs; further new ones are refused with 429.",
     "new_builds_limit": (
         "How many new builds one address may start (IPv6 by its /64), as rates separated by `;`. Empty: "
         "no limit. Polls, finished results and holders of a token are never limited."
     ),
     "look_ups_limit": (
-        "How many different questions that need a document of the download server one address may ask "
-        "(IPv6 by its /64), as rates separated by `;`. Empty: no limit. The same question again within a "
-        "minute, what is answered from memory, proxies in `trusted_proxies` and holders of a token are "
-        "never counted."
+        "How many different requests that need a document of the download server one address may send "
+        "(IPv6 by its /64), as rates separated by `;`. Empty: no limit. Not counted: the same request "
+        "within a minute, answers from memory, proxies in `trusted_proxies` and holders of a token."
     ),
     "idle_deprioritized_after": (
-        "A waiting job that no client has polled for this long lets all others go first, until a client "
+        "A waiting job that no client has polled for this long goes behind all others until a client "
         "polls it."
     ),
     "idle_expires_after": (
-        "A waiting job that no client has polled for this long is given up; a later request starts it "
-        "again. Time in which the service was down does not count."
+        "A waiting job that no client has polled for this long expires; a later request starts it again. "
+        "Downtime of the service does not count."
     ),
     "job_timeout": "After this time the build's container is killed.",
     "shutdown_grace": (
-        "How long running builds may still take after SIGTERM before they are given back to the queue. "
-        "Polls are answered meanwhile; a second signal ends it at once."
+        "How long running builds may continue after SIGTERM before they return to the queue. Polls are "
+        "answered meanwhile; a second signal stops at once."
     ),
-    "build_ttl": "How long a result is kept whose request named package versions, from its last use.",
+    "build_ttl": "How long a result whose request named package versions is kept after its last use.",
     "build_ttl_unversioned": (
-        "How long other results are kept from their completion, however often they are asked for: the same"
-        " request would give newer packages."
+        "How long other results are kept after their completion, however often they are used: the same "
+        "request would give newer packages."
     ),
     "build_defaults_ttl": (
-        "How long a result with a first-boot script is kept from its last use, since that may hold a "
-        "password; without named versions no longer than `build_ttl_unversioned` in all."
+        "How long a result with a first-boot script is kept after its last use, because the script may "
+        "contain a password; without named versions at most `build_ttl_unversioned` in all."
     ),
-    "failure_ttl": "How long a failure, or that a job was cancelled, is remembered.",
+    "failure_ttl": "How long a failure or a cancelled job is kept.",
     "statistics_ttl": "How long events are kept for the statistics.",
     "audit_ttl": (
-        "How long it is kept what was asked, without its secrets, when its result is gone, and what "
-        "operators did."
+        "How long requests (without their secrets) are kept after their result is gone, and actions of "
+        "operators."
     ),
-    "audit_max_size": "The most that all such requests may take; the oldest give way.",
+    "audit_max_size": "Maximum size of these requests; the oldest are deleted.",
     "store_max_size": (
-        "The most that all images may take, like `50GiB`; the least recently used results give way. `0`:"
-        " no limit."
+        "Maximum size of all images, like `50GiB`; the least recently used results are deleted. `0`: no "
+        "limit."
     ),
     "disk_floor": (
-        "How much free disk the store leaves alone. Below it new builds are refused and the least "
-        "recently used results give way."
+        "Free disk space that the store keeps. Below it new builds are refused and the least recently "
+        "used results are deleted."
     ),
     "package_changes_path": (
-        "An own file of package rules, watched while the service runs; empty means the built-in ones. "
-        "See package changes."
+        "Your own file of package rules, watched while the service runs; empty: the built-in rules. See "
+        "package changes."
     ),
-    "package_changes_url": "A package-changes service that is asked for each build instead.",
-    "allow_defaults": "Whether requests may bring a first-boot script, which runs as root on the device.",
+    "package_changes_url": "A package-changes service that is used for each build instead.",
+    "allow_defaults": "Whether requests may contain a first-boot script, which runs as root on the device.",
     "max_defaults_length": "Longest first-boot script, in characters.",
-    "max_custom_rootfs_size_mb": "Largest root partition that may be asked for, in MiB.",
+    "max_custom_rootfs_size_mb": "Largest root partition that a request may have, in MiB.",
     "repository_allow_list": (
         "Addresses at or below which requests may name package repositories. Their packages run code in "
         "the build container. May contain `{version}`, `{branch}`, `{target}`, `{subtarget}`, `{arch}`, "
         "filled in from the request."
     ),
     "api_tokens": (
-        "Who may do more than ask: a list of `name`, `digest` (SHA-256 of the token), `rights` (`read`, "
-        "`operate`) and `priority` (`bulk`, `normal`, `interactive`). `asu-builder token NAME` makes "
-        "one. In a variable as JSON."
+        "Tokens of operators and callers: a list of `name`, `digest` (SHA-256 of the token), `rights` "
+        "(`read`, `operate`) and `priority` (`bulk`, `normal`, `interactive`). `asu-builder token NAME` "
+        "creates one. In a variable as JSON."
     ),
     "trusted_proxies": (
-        "Addresses or networks of the proxies in front (`127.0.0.1`, `10.0.0.0/8`); only they are "
-        "believed about whose request they forward (`X-Forwarded-For`)."
+        "Addresses or networks of the reverse proxies (`127.0.0.1`, `10.0.0.0/8`); `X-Forwarded-For` is "
+        "trusted only from them."
     ),
     "max_head_size": (
-        "The most that the head of a request may have, its first line and all headers; more is refused with "
-        "431."
+        "Maximum size of the head of a request (first line and headers); a larger one is refused with 431."
     ),
     "max_request_line": (
-        "The longest first line of a request, which holds its address; a longer one is refused with 414."
+        "Maximum length of the first line of a request, which contains its address; a longer one is "
+        "refused with 414."
     ),
     "max_body_size": (
-        "The largest body of a build request; a larger one is refused with 413. Where no build request is "
-        "sent, 64 KiB are the most."
+        "Maximum size of the body of a build request; a larger one is refused with 413. All other bodies "
+        "may have 64 KiB."
     ),
-    "max_fields": "How many fields an address or a form may have; more are refused with 400.",
+    "max_fields": "Maximum number of fields of an address or a form; more are refused with 400.",
     "head_timeout": (
         "How long a connection may take to send the head of a request; then it gets 408 and is closed."
     ),
     "body_timeout": "How long a request's body may take to arrive; then 408.",
-    "reader_timeout": "How long a client may read nothing of its answer before its connection is closed.",
+    "reader_timeout": "How long a client may read nothing of its response before its connection is closed.",
     "max_connections_per_address": (
         "How many connections one address may have open (IPv6 by its /64); a further one gets 429 and is "
         "closed. Proxies in `trusted_proxies` and Unix sockets are not counted."
     ),
     "worker_id": (
-        "Name of this process among workers; another living process with the same name makes it `name-2`."
+        "Name of this process among workers; if another running process has it, it becomes `name-2`."
     ),
-    "worker_concurrent": "How many builds run at once. `0` only serves.",
-    "worker_poll": "How often an idle worker looks by itself; submitting wakes one at once.",
-    "log_format": "`console` for people, `json` for programs: one object a line. See operations.",
+    "worker_concurrent": "How many builds run at once. `0`: only serve.",
+    "worker_poll": "How often an idle worker checks the queue; a submission wakes one at once.",
+    "log_format": "`console` for people, `json` for programs: one object per line. See operations.",
     "log_level": "`debug`, `info`, `warning` or `error`.",
 }
 

@@ -18,25 +18,25 @@ from asu_builder.loading import Late
 if TYPE_CHECKING:
     from asu_builder.http.api.streams import LiveStreams
 
-_Stage = Annotated[Stage, says("The step that printed it", "building_image")]
+_Stage = Annotated[Stage, says("The stage that printed it", "building_image")]
 
 
 class StateEvent(msgspec.Struct, tag="state"):
     """How far the build is; sent first, and whenever it changes."""
 
-    state: Annotated[JobState, says("Where in life the job is", "building")]
-    stage: Annotated[Stage | None, says("The step it is at; null unless it is being built", "building_image")]
-    position: Annotated[int | None, says("How many jobs are ahead; null unless it waits", 3, None)]
-    eta_seconds: Annotated[int | None, says("Seconds until its end; null where nothing can be told", 42)]
+    state: Annotated[JobState, says("The state of the job", "building")]
+    stage: Annotated[Stage | None, says("The current stage; null unless it is building", "building_image")]
+    position: Annotated[int | None, says("Number of jobs ahead; null unless the job waits", 3, None)]
+    eta_seconds: Annotated[int | None, says("Estimated seconds until the end; null if unknown", 42)]
     waiting_for: Annotated[
-        str | None, says("Why nothing is built now; null while it only waits for its turn", "engine", None)
+        str | None, says("Why no build can start; null if the job only waits in the queue", "engine", None)
     ] = None
 
 
 class LineDocument(msgspec.Struct):
     """One line that a command of the build printed."""
 
-    seq: Annotated[int, says("1, 2, 3 … in this build, whatever happens to it", 17, minimum=1)]
+    seq: Annotated[int, says("Number of the line in this build, from 1", 17, minimum=1)]
     at: Annotated[datetime, says("When it was printed, UTC", A_TIME, format="date-time")]
     stage: _Stage
     text: Annotated[
@@ -47,7 +47,7 @@ class LineDocument(msgspec.Struct):
 class LinesEvent(msgspec.Struct, tag="lines"):
     """Lines that were printed since the last such message."""
 
-    lines: Annotated[Sequence[LineDocument], says("In the order printed", [])]
+    lines: Annotated[Sequence[LineDocument], says("In the order in which they were printed", [])]
 
 
 class FinalEvent(msgspec.Struct, tag="final"):
@@ -55,16 +55,16 @@ class FinalEvent(msgspec.Struct, tag="final"):
 
     status: Annotated[int, says("The HTTP status", 200, 500)]
     document: Annotated[
-        Mapping[str, Any], says("Done or Failed, as GET of the build answers it", {"status": 200})
+        Mapping[str, Any], says("Done or Failed, as in the response to GET of the build", {"status": 200})
     ]
 
 
 class ProblemEvent(msgspec.Struct, tag="problem"):
     """Why nothing follows, though the build has not ended."""
 
-    status: Annotated[int, says("The HTTP status that says the same", 404, 429, 503)]
+    status: Annotated[int, says("The corresponding HTTP status", 404, 429, 503)]
     title: Annotated[str, says("The kind of error", "Not Found")]
-    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
+    detail: Annotated[str, says("What is wrong and what to do", A_SENTENCE)]
 
 
 Event = StateEvent | LinesEvent | FinalEvent | ProblemEvent

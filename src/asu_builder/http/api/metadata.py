@@ -25,10 +25,10 @@ _REPOSITORIES = ["https://downloads.openwrt.org/"]
 class ClientChangeDocument(msgspec.Struct):
     """From a revision on, a client replaces `source` by `target`, or removes it if there is none."""
 
-    source: Annotated[str, says("The package that went away", "auc")]
-    revision: Annotated[int, says("The count in the revision since which that holds", 26792, minimum=0)]
-    target: Annotated[str | msgspec.UnsetType, says("What comes in its place", "owut")] = msgspec.UNSET
-    mandatory: Annotated[bool | msgspec.UnsetType, says("Whether auc does it without asking", True)] = (
+    source: Annotated[str, says("The package that was removed", "auc")]
+    revision: Annotated[int, says("The count of the revision from which on this applies", 26792, minimum=0)]
+    target: Annotated[str | msgspec.UnsetType, says("Its replacement", "owut")] = msgspec.UNSET
+    mandatory: Annotated[bool | msgspec.UnsetType, says("Whether auc applies it without asking", True)] = (
         msgspec.UNSET
     )
 
@@ -37,29 +37,33 @@ class BranchDocument(msgspec.Struct):
     """A line of versions and what upstream has of it. `path` holds the placeholder `{version}`."""
 
     name: Annotated[str, says("The branch", "24.10", "SNAPSHOT")]
-    enabled: Annotated[bool, says("Always true: others are not listed", True)]
-    snapshot: Annotated[bool, says("Whether it has nothing but a snapshot", False)]
+    enabled: Annotated[bool, says("Always true: disabled branches are not listed", True)]
+    snapshot: Annotated[bool, says("Whether it has only a snapshot", False)]
     path: Annotated[str, says("Upstream's directory of a version", "releases/{version}", "snapshots")]
     versions: Annotated[tuple[str, ...], says("Newest first", ["24.10.4", "24.10.3", "24.10-SNAPSHOT"])]
     targets: Annotated[
         Mapping[str, str], says("Target to package architecture", {"ath79/generic": "mips_24kc"})
     ]
-    package_changes: Annotated[list[ClientChangeDocument], says("What clients do to package lists", [])]
+    package_changes: Annotated[
+        list[ClientChangeDocument], says("Changes that clients make to package lists", [])
+    ]
     path_packages: Annotated[
-        str, says("No client uses the value, but auc ignores a branch without it", "DEPRECATED")
+        str, says("Unused by clients, but auc ignores a branch without it", "DEPRECATED")
     ] = "DEPRECATED"
     branch_off_rev: Annotated[
-        int | msgspec.UnsetType, says("The count in the revision at which it left main", 27990)
+        int | msgspec.UnsetType, says("The count of the revision at which it was branched off main", 27990)
     ] = msgspec.UNSET
 
 
 class ServerDocument(msgspec.Struct):
     """What this server is and allows."""
 
-    version: Annotated[str, says("Of this service", "1.0.0")]
-    contact: Annotated[str, says("How to reach its operator", "asu@example.org")]
-    allow_defaults: Annotated[bool, says("Whether requests may bring a first-boot script", False)]
-    repository_allow_list: Annotated[tuple[str, ...], says("Repositories they may name", _REPOSITORIES)]
+    version: Annotated[str, says("The version of this service", "1.0.0")]
+    contact: Annotated[str, says("How to contact the operator", "asu@example.org")]
+    allow_defaults: Annotated[bool, says("Whether requests may contain a first-boot script", False)]
+    repository_allow_list: Annotated[
+        tuple[str, ...], says("Repositories that requests may name", _REPOSITORIES)
+    ]
     max_custom_rootfs_size_mb: Annotated[int, says("Largest root partition in MiB", 1024, minimum=1)]
     max_defaults_length: Annotated[int, says("Longest first-boot script in characters", 20480, minimum=0)]
 
@@ -94,9 +98,9 @@ class TargetIndex(msgspec.Struct):
 
 _Version = Annotated[str, says("The version", "24.10.4")]
 _Target = Annotated[str, says("Target and subtarget", "ath79/generic")]
-_Profile = Annotated[str, says("What a build request calls it", "tplink_archer-c7-v5")]
-_Title = Annotated[str, says("What people call it", "TP-Link Archer C7 v5")]
-_More = Annotated[bool, says("Whether there are others beyond the limit", False)]
+_Profile = Annotated[str, says("The profile, as in a build request", "tplink_archer-c7-v5")]
+_Title = Annotated[str, says("The title", "TP-Link Archer C7 v5")]
+_More = Annotated[bool, says("Whether there are more than the limit", False)]
 
 
 class DeviceDocument(msgspec.Struct):
@@ -105,7 +109,7 @@ class DeviceDocument(msgspec.Struct):
     title: _Title
     target: _Target
     profile: _Profile
-    vendor: Annotated[str, says("Who makes it, or empty", "TP-Link", "")]
+    vendor: Annotated[str, says("The vendor, or empty", "TP-Link", "")]
     model: Annotated[str, says("The model, or empty", "Archer C7", "")]
     variant: Annotated[str, says("The variant, or empty", "v5", "")]
 
@@ -116,7 +120,7 @@ class DevicesDocument(msgspec.Struct):
     version: _Version
     devices: Annotated[list[DeviceDocument], says("The devices")]
     more: _More
-    guessed: Annotated[bool, says("Whether nothing is called so, and these are the most alike", False)]
+    guessed: Annotated[bool, says("Whether no name matches, and these are the most similar ones", False)]
 
 
 class DescribedDeviceDocument(msgspec.Struct):
@@ -126,11 +130,16 @@ class DescribedDeviceDocument(msgspec.Struct):
     title: _Title
     target: _Target
     profile: _Profile
-    default_packages: Annotated[tuple[str, ...], says("Of the target", ["base-files", "dnsmasq"])]
-    device_packages: Annotated[
-        tuple[str, ...], says("Of the profile; -name takes a default one away", ["kmod-usb2", "-swconfig"])
+    default_packages: Annotated[
+        tuple[str, ...], says("Default packages of the target", ["base-files", "dnsmasq"])
     ]
-    supported_devices: Annotated[tuple[str, ...], says("Names that it reports", ["tplink,archer-c7-v5"])]
+    device_packages: Annotated[
+        tuple[str, ...],
+        says("Packages of the profile; -name removes a default package", ["kmod-usb2", "-swconfig"]),
+    ]
+    supported_devices: Annotated[
+        tuple[str, ...], says("Names that the device reports", ["tplink,archer-c7-v5"])
+    ]
 
 
 class PackageDocument(msgspec.Struct):

@@ -38,28 +38,28 @@ if TYPE_CHECKING:
 class QueueLength(msgspec.Struct):
     """How many jobs wait."""
 
-    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
+    queue_length: Annotated[int, says("Waiting jobs", 3, minimum=0)]
 
 
 class Part(msgspec.Struct):
     """How one part of the service is, in a word and a sentence."""
 
-    status: Annotated[str, says("In a word", "ok", "down")]
-    sentence: Annotated[str, says("For people, with what to do", "Podman 5.4.0 answers.")]
+    status: Annotated[str, says("The status in a word", "ok", "down")]
+    sentence: Annotated[str, says("A sentence with what to do", "Podman 5.4.0 answers.")]
 
 
 class HealthDocument(msgspec.Struct):
     """How the service is: ok, degraded (something is down, polls are answered) or down."""
 
-    status: Annotated[str, says("In a word", "ok", enum=["ok", "degraded", "down"])]
-    polls_answered: Annotated[bool, says("Whether clients learn how their builds are", True)]
+    status: Annotated[str, says("The status in a word", "ok", enum=["ok", "degraded", "down"])]
+    polls_answered: Annotated[bool, says("Whether polls are answered", True)]
     can_build: Annotated[bool, says("Whether a build could run now", True)]
     parts: Annotated[
         Mapping[str, Part],
-        says("Each part by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
+        says("Each component by its name", {"engine": {"status": "ok", "sentence": "Podman answers."}}),
     ]
     caller: Annotated[
-        str, says("Who asks, as this server counts: a token's name or an address", "203.0.113.7")
+        str, says("The caller as this server identifies it: a token's name or an address", "203.0.113.7")
     ] = ""
 
 

@@ -26,10 +26,10 @@ class JobDocument(msgspec.Struct):
 
     id: Annotated[int, says("Its number; page with `before`", 4711)]
     request_hash: Annotated[str, says("Names the request", A_HASH, pattern=HASH_PATTERN)]
-    state: Annotated[JobState, says("Where in life it is", "building")]
-    stage: Annotated[Stage | None, says("How far the build is", "building_image", None)]
+    state: Annotated[JobState, says("The state", "building")]
+    stage: Annotated[Stage | None, says("The stage of the build", "building_image", None)]
     priority: Annotated[str, says("The class of `caller`", "normal", enum=["bulk", "normal", "interactive"])]
-    version: Annotated[str, says("The version asked for", "24.10.4")]
+    version: Annotated[str, says("The requested version", "24.10.4")]
     target: Annotated[str, says("Target and subtarget", "ath79/generic")]
     profile: Annotated[str, says("The profile", "tplink_archer-c7-v5")]
     caller: Annotated[
@@ -40,12 +40,12 @@ class JobDocument(msgspec.Struct):
             "192.0.2.7",
         ),
     ]
-    client: Annotated[str, says("With which program it was asked for first", "owut/2026.03.30")]
-    joined: Annotated[bool, says("Whether others have asked for the same since", False)]
-    attempts: Annotated[int, says("How often its worker was lost in mid-build", 0, minimum=0)]
-    retries: Annotated[int, says("How often the world failed it", 0, minimum=0)]
+    client: Annotated[str, says("The client of the first request", "owut/2026.03.30")]
+    joined: Annotated[bool, says("Whether other callers wait for it too", False)]
+    attempts: Annotated[int, says("How often its worker was lost during the build", 0, minimum=0)]
+    retries: Annotated[int, says("How often the infrastructure failed", 0, minimum=0)]
     reason: Annotated[str | None, says("Why it failed", "impossible_selection", None)]
-    enqueued_at: Annotated[datetime, says("When it was made, UTC", A_TIME, format="date-time")]
+    enqueued_at: Annotated[datetime, says("When it was created, UTC", A_TIME, format="date-time")]
     started_at: Annotated[datetime | None, says("When it was last claimed", A_TIME, None)]
     finished_at: Annotated[datetime | None, says("When it ended", A_TIME, None)]
 
@@ -59,9 +59,9 @@ class JobList(msgspec.Struct):
 class WorkersDocument(msgspec.Struct):
     """Whether the workers take jobs."""
 
-    paused: Annotated[bool, says("Whether no worker claims a job", False)]
+    paused: Annotated[bool, says("Whether the workers are paused", False)]
     since: Annotated[datetime | None, says("Since when", A_TIME, None)] = None
-    operator: Annotated[str | None, says("Who has paused them", "alice", None)] = None
+    operator: Annotated[str | None, says("Who paused them", "alice", None)] = None
 
 
 class ActDocument(msgspec.Struct):
@@ -69,30 +69,30 @@ class ActDocument(msgspec.Struct):
 
     at: Annotated[datetime, says("When, UTC", A_TIME, format="date-time")]
     operator: Annotated[str, says("The token's name, or cli and the user's", "alice")]
-    act: Annotated[str, says("What was done", "cancel")]
-    subject: Annotated[str, says("To what: a request hash, or nothing", A_HASH)]
+    act: Annotated[str, says("The action", "cancel")]
+    subject: Annotated[str, says("The request hash that it concerns, or empty", A_HASH)]
 
 
 class ActList(msgspec.Struct):
     """Acts, newest first."""
 
-    acts: Annotated[list[ActDocument], says("The acts", [])]
+    acts: Annotated[list[ActDocument], says("The actions", [])]
 
 
 class DoneDocument(msgspec.Struct):
     """An act was done."""
 
     status: Annotated[int, says("The HTTP status", 200, const=200)]
-    detail: Annotated[str, says("What was done", "requeued")]
+    detail: Annotated[str, says("The action", "requeued")]
 
 
 class SettingDocument(msgspec.Struct):
     """One setting."""
 
-    name: Annotated[str, says("Its name in a file; in a variable with ASU_ before it", "job_timeout")]
-    value: Annotated[Any, says("What holds, as it is written in a file", "10m", 8080, True)]
-    origin: Annotated[str, says("Where it was chosen: a file, a variable, or default", "variable ASU_CORS")]
-    default: Annotated[Any, says("What holds when it is not set; null where that depends", "10m", None)]
+    name: Annotated[str, says("Its name in a file; variables have the prefix ASU_", "job_timeout")]
+    value: Annotated[Any, says("The value, as it is written in a file", "10m", 8080, True)]
+    origin: Annotated[str, says("Its source: a file, a variable, or default", "variable ASU_CORS")]
+    default: Annotated[Any, says("The default; null if it depends on the machine", "10m", None)]
     meaning: Annotated[str, says("What it does", "After this time the build's container is killed.")]
 
 
@@ -216,7 +216,7 @@ class OperatorEndpoints:
 
     @operation(
         "/api/v1/acts",
-        answers={200: ("The acts", ActList), 400: ("limit is no number", Problem), **_REFUSED},
+        answers={200: ("The actions", ActList), 400: ("limit is no number", Problem), **_REFUSED},
         query=("limit",),
     )
     async def acts(self, request: Request) -> Response:

@@ -25,8 +25,8 @@ from asu_builder.http.threads import Threads, Waiting
 class UnknownPackageDocument(msgspec.Struct):
     """A package that no index of this version and target has."""
 
-    name: Annotated[str, says("The name as asked for", "lucy")]
-    suggestions: Annotated[tuple[str, ...], says("The closest names there are, best first", ["luci"])]
+    name: Annotated[str, says("The name in the request", "lucy")]
+    suggestions: Annotated[tuple[str, ...], says("The closest existing names, best first", ["luci"])]
 
 
 class PreviewDocument(msgspec.Struct):
@@ -34,13 +34,13 @@ class PreviewDocument(msgspec.Struct):
 
     packages: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
-    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
+    warnings: Annotated[tuple[str, ...], says("Warnings for the caller, as sentences", [])]
     missing_defaults: Annotated[
         tuple[str, ...],
         says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
     ]
-    indexes_known: Annotated[bool, says("Whether the names could be looked up at all", True)]
-    unknown: Annotated[list[UnknownPackageDocument], says("Names that no index has", [])]
+    indexes_known: Annotated[bool, says("Whether the names could be checked", True)]
+    unknown: Annotated[list[UnknownPackageDocument], says("Names that are in no index", [])]
 
 
 class PreviewEndpoint:

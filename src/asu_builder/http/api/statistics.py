@@ -22,29 +22,29 @@ from asu_builder.http.errors import respond
 from asu_builder.http.openapi import number, one_of, operation, says
 from asu_builder.http.threads import Threads
 
-_Days = Annotated[int, says("How many days were counted", 30)]
+_Days = Annotated[int, says("Number of days", 30)]
 _NAMED = {"name": "luci", "count": 42}
 
 
 class Summary(msgspec.Struct):
     """How many jobs wait, and how many builds were asked for in the last day."""
 
-    queue_length: Annotated[int, says("Jobs that wait", 3, minimum=0)]
+    queue_length: Annotated[int, says("Waiting jobs", 3, minimum=0)]
     builds_24h: Annotated[int, says("New builds of the last day", 250, minimum=0)]
 
 
 class TopPackages(msgspec.Struct):
     """The packages most asked for, by how many different requests."""
 
-    packages: Annotated[list[Named], says("Most wanted first", [_NAMED])]
-    branch: Annotated[str | None, says("The prefix asked for", "24.10", None)]
+    packages: Annotated[list[Named], says("Most requested first", [_NAMED])]
+    branch: Annotated[str | None, says("The requested prefix", "24.10", None)]
     days: _Days
 
 
 class Counts(msgspec.Struct):
     """How often something happened, the commonest names first."""
 
-    counts: Annotated[list[Named], says("Commonest first", [_NAMED])]
+    counts: Annotated[list[Named], says("Most frequent first", [_NAMED])]
     days: _Days
 
 

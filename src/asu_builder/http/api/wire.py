@@ -25,9 +25,9 @@ class AppliedRuleDocument(msgspec.Struct):
     """What one rule did to the request, and why."""
 
     rule: Annotated[str, says("The rule's name", "auc-gone")]
-    why: Annotated[str, says("Why it is there, with a link", _WHY)]
+    why: Annotated[str, says("Why the rule exists, with a link", _WHY)]
     added: Annotated[tuple[str, ...], says("Packages that were added", ["owut"])]
-    removed: Annotated[tuple[str, ...], says("Packages that were taken out", ["auc"])]
+    removed: Annotated[tuple[str, ...], says("Packages that were removed", ["auc"])]
     renamed: Annotated[Mapping[str, str], says("Old name to new name", {})]
 
 
@@ -35,7 +35,7 @@ class PackageChangesDocument(msgspec.Struct):
     """How the package selection came about."""
 
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
-    warnings: Annotated[tuple[str, ...], says("What the caller should know, in sentences", [])]
+    warnings: Annotated[tuple[str, ...], says("Warnings for the caller, as sentences", [])]
     missing_defaults: Annotated[
         tuple[str, ...],
         says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
@@ -59,10 +59,10 @@ class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
         Mapping[str, tuple[str, ...]],
         says("For a name that several packages provide, those packages", {"libudev": ["libudev-zero"]}),
     ] = {}
-    refused: Annotated[tuple[str, ...], says("Asked for and not installed", ["luci-app-x"])] = ()
+    refused: Annotated[tuple[str, ...], says("Requested and not installed", ["luci-app-x"])] = ()
     undelivered: Annotated[
         Mapping[str, str],
-        says("Packages that the index lists and that could not be had, and why", {"tmux": "HTTP 404"}),
+        says("Packages of the index that could not be downloaded, and why", {"tmux": "HTTP 404"}),
     ] = {}
     repositories: Annotated[
         Mapping[str, str],
@@ -70,18 +70,18 @@ class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
     ] = {}
     versions: Annotated[
         Mapping[str, tuple[str, str]],
-        says("Packages with the version asked for and the one there is", {"vim": ["9.0-r1", "9.1-r1"]}),
+        says("Packages with the requested and the available version", {"vim": ["9.0-r1", "9.1-r1"]}),
     ] = {}
     revisions: Annotated[
         tuple[str, str] | None,
-        says("The revision or version asked for, and the one found", ["r28959-29397011cc", "r28960-0123abc"]),
+        says("The requested revision or version, and the one found", ["r28959-29397011cc", "r28960-0123abc"]),
     ] = None
     script: Annotated[str, says("The package whose install script failed", "sample-script")] = ""
     size: Annotated[int | None, says("Bytes of an image that did not fit", 8257536)] = None
-    limit: Annotated[int | None, says("Bytes there were room for", 8126464)] = None
-    full: Annotated[bool, says("Whether the root file system had no room", True)] = False
+    limit: Annotated[int | None, says("Bytes that are available", 8126464)] = None
+    full: Annotated[bool, says("Whether the root file system was full", True)] = False
     filesystems: Annotated[
-        tuple[str, ...], says("What was built where another file system was asked for", ["ext4"])
+        tuple[str, ...], says("The file systems that were built instead of the requested one", ["ext4"])
     ] = ()
 
 
@@ -89,34 +89,38 @@ _AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squa
 _A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
 
 _Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
-_Time = Annotated[datetime, says("When the job was made, UTC", A_TIME, format="date-time")]
-_State = Annotated[JobState, says("Where in life the job is", "building")]
+_Time = Annotated[datetime, says("When the job was created, UTC", A_TIME, format="date-time")]
+_State = Annotated[JobState, says("The state of the job", "building")]
 _Side = Annotated[
-    Side, says("Whose side it is on: the request's, or that of what is around, or of this server", "user")
+    Side,
+    says(
+        "Who can fix it: the user, the operator of the infrastructure, or the developers of this server",
+        "user",
+    ),
 ]
-_Field = Annotated[str, says("The field of the request that it is about, where it is one", "packages")]
-_Stdout = Annotated[str, says("The end of what the last command printed", "Building images...\n")]
-_Stderr = Annotated[str, says("The end of what the last command complained about", "")]
+_Field = Annotated[str, says("The field of the request that it concerns, if it is one", "packages")]
+_Stdout = Annotated[str, says("The end of the standard output of the last command", "Building images...\n")]
+_Stderr = Annotated[str, says("The end of the standard error of the last command", "")]
 
 
 class RequestEcho(msgspec.Struct):
     """The request with every field, because owut reads some without looking whether they are there."""
 
     distro: Annotated[str, says("Always openwrt", "openwrt")]
-    version: Annotated[str, says("The version asked for", "24.10.4")]
-    version_code: Annotated[str, says("The revision asked for, empty for any", A_REVISION, "")]
+    version: Annotated[str, says("The requested version", "24.10.4")]
+    version_code: Annotated[str, says("The requested revision, empty for any", A_REVISION, "")]
     target: Annotated[str, says("Target and subtarget", "ath79/generic")]
-    profile: Annotated[str, says("The real profile, whatever name was sent", "tplink_archer-c7-v5")]
+    profile: Annotated[str, says("The resolved profile", "tplink_archer-c7-v5")]
     packages: Annotated[tuple[str, ...], says("Packages in the caller's order", ["luci", "-ppp"])]
     packages_versions: Annotated[Mapping[str, str], says("Name to version", {"vim": "9.1.0-r1"})]
     diff_packages: Annotated[bool, says("Whether default packages that are not listed are removed", True)]
-    defaults: Annotated[str | None, says("The script of the first boot", None)]
+    defaults: Annotated[str | None, says("The first-boot script", None)]
     rootfs_size_mb: Annotated[int | None, says("Size of the root partition in MiB", 256, None)]
     filesystem: Annotated[str | None, says("The only root file system to build", "squashfs", None)]
     repositories: Annotated[Mapping[str, str], says("Name to address", {})]
     repositories_mode: Annotated[str, says("append or replace", "replace", enum=["append", "replace"])]
     repository_keys: Annotated[tuple[str, ...], says("Public keys of these repositories", [])]
-    client: Annotated[str, says("Who asked first", "owut/2026.03.30", "unknown/0")]
+    client: Annotated[str, says("The first client", "owut/2026.03.30", "unknown/0")]
 
 
 class Accepted(msgspec.Struct):
@@ -127,20 +131,20 @@ class Accepted(msgspec.Struct):
     """
 
     status: Annotated[int, says("The HTTP status", 202, const=202)]
-    detail: Annotated[str, says("In a word", "queued", "started", enum=["queued", "started"])]
+    detail: Annotated[str, says("The status in a word", "queued", "started", enum=["queued", "started"])]
     state: _State
     request_hash: _Hash
     enqueued_at: _Time
-    request: Annotated[RequestEcho, says("What was asked for")]
+    request: Annotated[RequestEcho, says("The request")]
     queue_position: Annotated[
-        int | msgspec.UnsetType, says("How many jobs are ahead; only while it waits", 0, minimum=0)
+        int | msgspec.UnsetType, says("Number of jobs ahead; only while the job waits", 0, minimum=0)
     ] = msgspec.UNSET
     imagebuilder_status: Annotated[
-        Stage | msgspec.UnsetType, says("The step it is at; only while it is being built", "building_image")
+        Stage | msgspec.UnsetType, says("The current stage; only while it is building", "building_image")
     ] = msgspec.UNSET
     eta_seconds: Annotated[
         int | msgspec.UnsetType,
-        says("Seconds until its end, by what the latest builds took; absent where nothing can be told", 42),
+        says("Estimated seconds until the end, from the latest builds; absent if unknown", 42),
     ] = msgspec.UNSET
     waiting_for: Annotated[
         str | msgspec.UnsetType,
@@ -163,10 +167,10 @@ class Accepted(msgspec.Struct):
 class ImageDocument(msgspec.Struct):
     """One file of a build; download it from `/store/{bin_dir}/{name}`."""
 
-    name: Annotated[str, says("The file's name", _AN_IMAGE)]
-    type: Annotated[str, says("What it is for", "sysupgrade", "factory", "combined")]
-    sha256: Annotated[str, says("Digest of the file as it is served", A_HASH, pattern=HASH_PATTERN)]
-    sha256_unsigned: Annotated[str, says("Digest before it was signed", A_HASH, pattern=HASH_PATTERN)]
+    name: Annotated[str, says("The file name", _AN_IMAGE)]
+    type: Annotated[str, says("The type of the image", "sysupgrade", "factory", "combined")]
+    sha256: Annotated[str, says("SHA-256 of the file as it is served", A_HASH, pattern=HASH_PATTERN)]
+    sha256_unsigned: Annotated[str, says("SHA-256 before it was signed", A_HASH, pattern=HASH_PATTERN)]
     size: Annotated[int, says("Bytes", 6815744, minimum=0)]
     filesystem: Annotated[str | msgspec.UnsetType, says("The root file system in it, if any", "squashfs")] = (
         msgspec.UNSET
@@ -177,7 +181,7 @@ class Done(msgspec.Struct):
     """200: the images are there. Further keys of the ImageBuilder's `profiles.json` pass through."""
 
     status: Annotated[int, says("The HTTP status", 200, const=200)]
-    detail: Annotated[str, says("In a word", "done", const="done")]
+    detail: Annotated[str, says("The status in a word", "done", const="done")]
     state: _State
     imagebuilder_status: Annotated[str, says("The last step", "done", const="done")]
     request_hash: _Hash
@@ -189,16 +193,18 @@ class Done(msgspec.Struct):
     version_code: Annotated[str, says("The ImageBuilder's revision", A_REVISION)]
     titles: Annotated[
         list[Any],
-        says("What the device is called", [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}]),
+        says("The names of the device", [{"vendor": "TP-Link", "model": "Archer C7", "variant": "v5"}]),
     ]
-    build_at: Annotated[str, says("When the sources were made, UTC", "2025-10-09T08:53:20.000000Z")]
+    build_at: Annotated[str, says("Timestamp of the sources, UTC", "2025-10-09T08:53:20.000000Z")]
     images: Annotated[tuple[ImageDocument, ...], says("The files", [])]
-    manifest: Annotated[Mapping[str, str], says("Name to version of all in it", {"vim": "9.1.0-r1"})]
+    manifest: Annotated[
+        Mapping[str, str], says("Name to version of all installed packages", {"vim": "9.1.0-r1"})
+    ]
     build_cmd: Annotated[tuple[str, ...], says("The command that built it", _A_COMMAND)]
-    build_cmd_packages: Annotated[tuple[str, ...], says("Packages given to it", ["-ppp", "luci"])]
+    build_cmd_packages: Annotated[tuple[str, ...], says("The packages of that command", ["-ppp", "luci"])]
     stdout: _Stdout
     stderr: _Stderr
-    warnings: Annotated[tuple[str, ...], says("What went less well, in sentences", [])]
+    warnings: Annotated[tuple[str, ...], says("Warnings, as sentences", [])]
     package_changes: Annotated[
         PackageChangesDocument,
         says(
@@ -206,48 +212,50 @@ class Done(msgspec.Struct):
             {"applied": [], "warnings": [], "missing_defaults": []},
         ),
     ]
-    request: Annotated[RequestEcho, says("What was asked for")]
+    request: Annotated[RequestEcho, says("The request")]
 
 
 class AttemptDocument(msgspec.Struct):
     """One start of a build that came to no end."""
 
     started_at: Annotated[datetime, says("When it was claimed, UTC", A_TIME, format="date-time")]
-    ended_at: Annotated[datetime, says("When it broke off, UTC", A_TIME, format="date-time")]
-    stage: Annotated[Stage, says("How far it had come", "building_image")]
-    ending: Annotated[str, says("How it broke off", "its worker was lost")]
+    ended_at: Annotated[datetime, says("When it was interrupted, UTC", A_TIME, format="date-time")]
+    stage: Annotated[Stage, says("The stage that it had reached", "building_image")]
+    ending: Annotated[str, says("Why it was interrupted", "its worker was lost")]
 
 
 class Failed(msgspec.Struct):
     """500: the build failed or was cancelled; `fault` says whose side it is on, `reason` why in one word."""
 
     status: Annotated[int, says("The HTTP status", 500, const=500)]
-    title: Annotated[str, says("In two words", "Build failed")]
+    title: Annotated[str, says("The status in two words", "Build failed")]
     detail: Annotated[
-        str, says("What happened, for people", "Error: Impossible package selection: missing (nosuch)")
+        str, says("What happened, as sentences", "Error: Impossible package selection: missing (nosuch)")
     ]
     state: _State
     imagebuilder_status: Annotated[str, says("The last step", "failed", const="failed")]
-    fault: Annotated[str, says("Whose side it is on", "user", enum=["user", "world", "ours"])]
-    reason: Annotated[str, says("Why, in a word that never changes", "impossible_selection", "cancelled")]
-    code: Annotated[str, says("The same as reason, as other errors call it", "impossible_selection")]
+    fault: Annotated[str, says("Who can fix it", "user", enum=["user", "world", "ours"])]
+    reason: Annotated[str, says("The reason as a stable word", "impossible_selection", "cancelled")]
+    code: Annotated[
+        str, says("The same as reason, under the name that all errors have", "impossible_selection")
+    ]
     side: _Side
     request_hash: _Hash
     enqueued_at: _Time
     stdout: _Stdout
     stderr: _Stderr
-    request: Annotated[RequestEcho, says("What was asked for")]
+    request: Annotated[RequestEcho, says("The request")]
     build_cmd: Annotated[
-        tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if it came so far", _A_COMMAND)
+        tuple[str, ...] | msgspec.UnsetType, says("The command that failed, if one was run", _A_COMMAND)
     ] = msgspec.UNSET
     attempts: Annotated[
         tuple[AttemptDocument, ...] | msgspec.UnsetType,
-        says("What was tried before, where it was tried more than once", []),
+        says("Earlier attempts, if there were any", []),
     ] = msgspec.UNSET
     field: _Field | msgspec.UnsetType = msgspec.UNSET
     problem: Annotated[
         BuildProblemDocument | msgspec.UnsetType,
-        says("What it failed at, in names and numbers; what does not apply is left out", {"missing": ["x"]}),
+        says("Names and numbers of the failure; fields that do not apply are absent", {"missing": ["x"]}),
     ] = msgspec.UNSET
 
 
@@ -256,8 +264,8 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
     status: Annotated[int, says("The HTTP status", 400, minimum=400, maximum=599)]
     title: Annotated[str, says("The kind of error", "Request rejected")]
-    detail: Annotated[str, says("What is wrong and what to do, for people", A_SENTENCE)]
-    code: Annotated[str, says("The kind of error, in a word that never changes", "request_rejected")] = ""
+    detail: Annotated[str, says("What is wrong and what to do", A_SENTENCE)]
+    code: Annotated[str, says("The kind of error as a stable word", "request_rejected")] = ""
     side: _Side | msgspec.UnsetType = msgspec.UNSET
     field: _Field = ""
 
