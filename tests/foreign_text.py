@@ -97,7 +97,6 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.profiles_json.parse_built": _built,
     "domain.profiles_json.filesystems_of": lambda text: profiles_json.filesystems_of(text.encode()),
     "domain.make.Lines": _lines,
-    "domain.make.readable": lambda text: make.readable(text[:8000].encode()),
     "domain.repositories.render_repositories": lambda text: repositories.render_repositories(
         text, REQUEST.repositories, mode="append", file=repositories.OPKG
     ),
@@ -154,7 +153,7 @@ COVERED: Mapping[str, str] = {
     "domain.diagnosis._apk_problem": "domain.diagnosis.repository_problems",
     "domain.diagnosis._opkg_problem": "domain.diagnosis.repository_problems",
     "domain.diagnosis._undelivered_package": "domain.diagnosis.undelivered_packages",
-    "domain.make._readable": "domain.make.Lines",
+    "domain.make.Lines.feed": "domain.make.Lines",
     "domain.packages._Block.read": "domain.packages.explain_selection",
     "domain.packages._explain_apk": "domain.packages.explain_selection",
     "domain.packages._explain_opkg": "domain.packages.explain_selection",
@@ -162,7 +161,6 @@ COVERED: Mapping[str, str] = {
     "domain.request.BuildRequest.__post_init__": "domain.request.BuildRequest",
     "domain.request.BuildRequest._require_repositories": "domain.request.BuildRequest",
     "domain.request.BuildRequest._require_options": "domain.request.BuildRequest",
-    "domain.request._each_matches": "domain.request.BuildRequest",
     "domain.request._require_each": "domain.request.BuildRequest",
     "domain.request.require_package_names": "domain.request.BuildRequest",
     "domain.release.Release.order": "domain.release.parse_release",
@@ -196,7 +194,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "store.local.LocalStore.locate": "a name in an address; the pattern is anchored and bounded",
     "client.builds._stretch": "a header; the pattern is anchored; a document as in client.server.json_object",
     "client.downloads.announced_images": "a name in a document; the pattern is anchored and bounded",
-    "domain.make._make": "the arguments that this program itself makes",
+    "domain.make.make_arguments": "the arguments that this program itself makes",
     "domain.packages._opkg": "makes a pattern",
     "http.api.configuration._plain": "settings, written by the operator",
     "http.fast_path.FastPath.__call__": "an address or a header; anchored, or single characters",

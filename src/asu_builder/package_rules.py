@@ -42,9 +42,34 @@ class LocalPackageChanges:
         self._opened: RulesFile | None = None
 
     def apply(
-        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+        self,
+        request: BuildRequest,
+        *,
+        default_packages: Sequence[str],
+        baseline: Baseline | None,
+        rules: "Rules | None" = None,
     ) -> PackageSelection:
-        return select(self.rules(), request, default_packages, baseline)
+        """What the rules of the file make of a request; with `rules`, what those make of it."""
+        with LOADING:
+            from package_changes.model import Context
+
+        context = Context(
+            request.version,
+            request.target,
+            request.profile,
+            request.wanted,
+            tuple(default_packages),
+            request.diff_packages,
+            from_version=baseline.version if baseline else None,
+            from_defaults=baseline.packages if baseline else None,
+        )
+        found = (rules or self.rules()).apply(context)
+        applied = tuple(
+            AppliedRule(entry.rule, entry.why, entry.added, entry.removed, dict(entry.renamed))
+            for entry in found.applied
+        )
+        record = PackageChangesRecord(applied, found.warnings, found.missing_defaults)
+        return PackageSelection(found.packages, record, found.released)
 
     def digest(self, request: BuildRequest) -> str:
         return self.rules().matching_digest(request.version, request.target, request.profile)
@@ -112,7 +137,9 @@ class RemotePackageChanges:
             answer = _RESPONSE.decode(body)
         except (OSError, ValueError) as error:
             self._note(str(error))
-            found = select(self._last_good(), request, default_packages, baseline)
+            found = self._built_in.apply(
+                request, default_packages=default_packages, baseline=baseline, rules=self._seen
+            )
             record = replace(found.record, warnings=(*found.record.warnings, _UNANSWERED))
             return replace(found, record=record)
         return PackageSelection(
@@ -191,32 +218,6 @@ class _Response(msgspec.Struct):
 
 
 _RESPONSE = msgspec.json.Decoder(_Response)
-
-
-def select(
-    rules: "Rules", request: BuildRequest, default_packages: Sequence[str], baseline: Baseline | None
-) -> PackageSelection:
-    """What the rules make of a request."""
-    with LOADING:
-        from package_changes.model import Context
-
-    context = Context(
-        request.version,
-        request.target,
-        request.profile,
-        request.wanted,
-        tuple(default_packages),
-        request.diff_packages,
-        from_version=baseline.version if baseline else None,
-        from_defaults=baseline.packages if baseline else None,
-    )
-    found = rules.apply(context)
-    applied = tuple(
-        AppliedRule(entry.rule, entry.why, entry.added, entry.removed, dict(entry.renamed))
-        for entry in found.applied
-    )
-    record = PackageChangesRecord(applied, found.warnings, found.missing_defaults)
-    return PackageSelection(found.packages, record, found.released)
 
 
 def client_changes_of(rules: "Rules") -> tuple[ClientChange, ...]:

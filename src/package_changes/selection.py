@@ -111,44 +111,41 @@ class Draft:
 
     def _rename(self) -> bool:
         """Whether anything has a new name. Packages come first: no removal may undo one of them."""
-        pairs = [(rule, rename) for rule in self._rules for rename in rule.rename]
-        packages = {}
-        for rule, rename in pairs:
-            for name in self._matching(rename.source):
-                new = rename.of(name)
-                if f"-{new}" in self._entries:
+        renamed = False
+        for sign in ("", "-"):
+            hits = [
+                (rule, rename, entry)
+                for rule in self._rules
+                for rename in rule.rename
+                for entry in self._matching(rename.source, sign)
+            ]
+            defaults = frozenset(self._context.default_packages if sign and hits else ())
+            names = {}
+            for rule, rename, entry in hits:
+                old = entry.removeprefix(sign)
+                new = rename.of(old)
+                if sign:
+                    # A default that has the old name exists under it, and is meant.
+                    if new in self._entries or old in defaults:
+                        continue
+                elif f"-{new}" in self._entries:
                     self._warnings.append(
-                        f"{name} is called {new} now, but the request removes {new}: left as it is"
+                        f"{old} is called {new} now, but the request removes {new}: left as it is"
                     )
                     continue
-                packages[name] = self._traces[rule.name].renamed[name] = new
-        self._replace(packages)
-        hits = [
-            (rule, rename, entry)
-            for rule, rename in pairs
-            for entry in self._matching(rename.source, sign="-")
-        ]
-        defaults = frozenset(self._context.default_packages if hits else ())
-        removals = {}
-        for rule, rename, entry in hits:
-            new = rename.of(entry[1:])
-            # A default that has the old name exists under it, and is meant.
-            if new not in self._entries and entry[1:] not in defaults:
-                removals[entry] = self._traces[rule.name].renamed[entry] = f"-{new}"
-        self._replace(removals)
-        return bool(packages or removals)
-
-    def _replace(self, names: dict[str, str]) -> None:
-        """Puts new names in the place of old ones; one that is there already keeps its own place."""
-        if names:
+                names[entry] = self._traces[rule.name].renamed[entry] = sign + new
+            if not names:
+                continue
+            renamed = True
+            # New names take the place of old ones; one that is there already keeps its own place.
             before, self._entries = self._entries, {}
             for entry in before:
-                new = names.get(entry)
-                if new is None:
+                if entry not in names:
                     self._entries[entry] = None
-                elif new not in before:
-                    self._entries[new] = None
+                elif names[entry] not in before:
+                    self._entries[names[entry]] = None
             self._families = list(dict.fromkeys((*self._families, *names.values())))
+        return renamed
 
     def _missing_defaults(self) -> tuple[str, ...]:
         """Defaults that are new since the running version, which the caller therefore could not name."""

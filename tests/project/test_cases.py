@@ -36,7 +36,7 @@ OF_FACTS = {
     "25.12 calls": {BLAME: "`-small-readers`/`-block-readers`"},
     "on apk releases": {"integration/test_pipeline.py": "`sha256` equals `sha256_unsigned`"},
     "quiet times": {"unit/core/test_metrics.py": "quiet times on two cores"},
-    "packages that a removal": {IMAGEBUILDER: "a dependency brought back", BLAME: "come without a word"},
+    "packages that a removal": {IMAGEBUILDER: "a dependency brought back come without a word"},
 }
 """Where a test says `Facts §9:` and these words; by how a bullet of the facts on ImageBuilders begins."""
 

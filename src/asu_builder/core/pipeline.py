@@ -14,12 +14,11 @@ from msgspec.structs import replace
 
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
+    ALWAYS_THERE,
     blame_feed,
     blame_filesystem,
     blame_make,
     blame_repository,
-    brought_back,
-    filesystem_warning,
     parse_available_filesystems,
 )
 from asu_builder.domain.errors import (
@@ -29,6 +28,7 @@ from asu_builder.domain.errors import (
     FailureReason,
     Side,
     deadline_passed,
+    some,
 )
 from asu_builder.domain.job import BuildResult, Image, Job, Stage
 from asu_builder.domain.make import (
@@ -277,20 +277,23 @@ class ImageBuilder:
 
     def resolve(self, selection: PackageSelection) -> dict[str, str]:
         """Package names and versions that the image will contain, as asked for."""
-        self.build_cmd = make.manifest_arguments(self._request.profile, selection.packages)
+        self.build_cmd = make.make_arguments("manifest", self._request.profile, selection.packages)
         result = self._run(self.build_cmd, "manifest")
         self._judge(result, "Error: Impossible package selection", FailureReason.SETUP_FAILED)
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         require_versions(self._found, manifest, released=selection.released)
-        removed = [name[1:] for name in selection.packages if name.startswith("-")]
-        if warning := brought_back(removed, manifest):
-            self.warnings.append(warning)
+        removed = dict.fromkeys(name[1:] for name in selection.packages if name.startswith("-"))
+        if back := [name for name in removed if name in manifest and name not in ALWAYS_THERE]:
+            self.warnings.append(
+                f"Removed, and nevertheless there because other packages need them: {some(back)}."
+            )
         return manifest
 
     def build(self, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
         """Builds the images and brings them to `into`; make's exit status alone proves nothing."""
         request, workdir = self._request, self._container.workdir
-        self.build_cmd = make.image_arguments(
+        self.build_cmd = make.make_arguments(
+            "image",
             request.profile,
             selection,
             bin_dir=f"{workdir}/{_BIN_DIR}",
@@ -311,11 +314,17 @@ class ImageBuilder:
 
     def require_filesystem(self, images: Sequence[Image]) -> None:
         """Refuses a build without an image of the file system asked for; others are named in a warning."""
+        asked = self._request.filesystem
         built = {image.filesystem for image in images if image.filesystem}
-        if self._request.filesystem and self._request.filesystem not in built:
+        if not asked:
+            return
+        if asked not in built:
             raise blame_filesystem(self._found, built)
-        if warning := filesystem_warning(self._request, built):
-            self.warnings.append(warning)
+        if others := sorted(built - {asked}):
+            self.warnings.append(
+                f"This ImageBuilder makes every file system: beside {asked} there are images with "
+                f"{some(others)}."
+            )
 
     def _judge(self, result: CommandResult, otherwise: str, reason: FailureReason) -> None:
         """Refuses what failed, and what succeeded without one of its repositories."""

@@ -411,20 +411,3 @@ def parse_available_filesystems(stdout: str) -> tuple[str, ...] | None:
         elif refused and line.startswith("Available filesystems: "):
             return tuple(line.partition(": ")[2].split())[:20]
     return () if refused else None
-
-
-def filesystem_warning(request: BuildRequest, built: Collection[str]) -> str:
-    """What was built beside the file system asked for; "" for nothing."""
-    others = sorted({name for name in built if name != request.filesystem})
-    if not request.filesystem or not others:
-        return ""
-    return (
-        f"This ImageBuilder makes every file system: beside {request.filesystem} there are images with "
-        f"{some(others)}."
-    )
-
-
-def brought_back(removed: Collection[str], manifest: Mapping[str, str]) -> str:
-    """A warning about packages that were removed and are there, because others need them; "" for none."""
-    back = [name for name in dict.fromkeys(removed) if name in manifest and name not in ALWAYS_THERE]
-    return f"Removed, and nevertheless there because other packages need them: {some(back)}." if back else ""

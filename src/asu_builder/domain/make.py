@@ -5,9 +5,10 @@ last gate, and it checks again everything that the request had already checked.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -52,31 +53,14 @@ _SEQUENCES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]
 _HIDDEN = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 
 
-def readable(raw: bytes) -> str:
-    """One line without its end, as text.
+class Lines(Struct):
+    """Puts lines of text together from the pieces in which a command's two streams arrive.
 
     What is no UTF-8 becomes replacement characters, a tab becomes a space; of a line that a program
     has written over and over (`\\r`), the last writing stands.
     """
-    return _readable([raw])[0]
 
-
-def _readable(raw: list[bytes]) -> list[str]:
-    """Lines as text, all at once: a flood of short ones costs no more than its bytes."""
-    text = b"\n".join(raw).decode("utf-8", "replace")
-    if "\r" in text:
-        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    if not text.replace("\n", "").isprintable():
-        text = re.sub(_HIDDEN, "", re.sub(_SEQUENCES, "", text).replace("\t", " "))
-    lines = text.split("\n")
-    return [line if len(line) <= MAX_LINE else line[: MAX_LINE - len(_CUT)] + _CUT for line in lines]
-
-
-class Lines:
-    """Puts lines together from the pieces in which a command's two streams arrive."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, bytes] = {}
+    _begun: dict[int, bytes] = {}
 
     def feed(self, stream: int, chunk: bytes) -> Iterator[str]:
         """The lines that end in this piece of a stream."""
@@ -87,15 +71,23 @@ class Lines:
             # A flood of empty lines tells nothing, and would keep everything else waiting.
             left_out = f"[… {len(ended) - most} lines are left out]".encode()
             ended[most // 2 : len(ended) - most // 2] = [left_out]
-        if ended:
-            yield from _readable([line[:_RAW_LINE] for line in ended])
+        if not ended:
+            return
+        # All at once: a flood of short lines costs no more than its bytes.
+        text = b"\n".join([line[:_RAW_LINE] for line in ended]).decode("utf-8", "replace")
+        if "\r" in text:
+            text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+        if not text.replace("\n", "").isprintable():
+            text = re.sub(_HIDDEN, "", re.sub(_SEQUENCES, "", text).replace("\t", " "))
+        for line in text.split("\n"):
+            yield line if len(line) <= MAX_LINE else line[: MAX_LINE - len(_CUT)] + _CUT
 
     def end(self) -> Iterator[str]:
         """What was begun and never ended; a new command begins with nothing."""
         begun, self._begun = self._begun, {}
-        for line in begun.values():
+        for stream, line in begun.items():
             if line:
-                yield readable(line)
+                yield from self.feed(stream, line + b"\n")
 
 
 STDOUT, STDERR = 1, 2
@@ -134,6 +126,7 @@ _SAFE = {
     "FILES": _INNER_PATH,
     "ROOTFS_PARTSIZE": re.compile(r"[0-9]{1,20}"),
     "ROOTFS_FILESYSTEM": FILESYSTEM,
+    "STRIP_ABI": re.compile("1"),
 }
 """Which values a make variable may have."""
 
@@ -163,39 +156,33 @@ INFO_ARGUMENTS = ("make", "info")
 """The command that asks the ImageBuilder what it is."""
 
 
-def manifest_arguments(profile: str, packages: Sequence[str]) -> tuple[str, ...]:
-    """The command that resolves a package selection without building an image."""
-    return (*_make("manifest", packages, {"PROFILE": profile}), "STRIP_ABI=1")
-
-
-def image_arguments(
+def make_arguments(
+    goal: Literal["manifest", "image"],
     profile: str,
     packages: Sequence[str],
     *,
-    bin_dir: str,
-    extra_name: str,
+    bin_dir: str | None = None,
+    extra_name: str | None = None,
     files: str | None = None,
     rootfs_size_mb: int | None = None,
     filesystem: str | None = None,
 ) -> tuple[str, ...]:
-    """The command that builds the images.
+    """The command that builds the images, or only resolves a package selection (`manifest`).
 
-    `bin_dir` and `files` are absolute paths inside the container: with a relative `BIN_DIR` the
-    images land elsewhere and make still succeeds. `filesystem` is ignored by old releases.
+    Refuses what is no plain word for a shell. `bin_dir` and `files` are absolute paths inside the
+    container: with a relative `BIN_DIR` the images land elsewhere and make still succeeds.
+    `filesystem` is ignored by old releases.
     """
-    variables = {
+    given = {
         "PROFILE": profile,
         "EXTRA_IMAGE_NAME": extra_name,
         "BIN_DIR": bin_dir,
         "FILES": files,
         "ROOTFS_PARTSIZE": None if rootfs_size_mb is None else str(rootfs_size_mb),
         "ROOTFS_FILESYSTEM": filesystem,
+        "STRIP_ABI": "1" if goal == "manifest" else None,
     }
-    return _make("image", packages, {name: value for name, value in variables.items() if value is not None})
-
-
-def _make(goal: str, packages: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
-    """The command of a goal, the packages behind the profile. Refuses what is no plain word for a shell."""
+    variables = {name: value for name, value in given.items() if value is not None}
     joined = " ".join(packages)
     wrong = [(name, value) for name, value in variables.items() if not _SAFE[name].fullmatch(value)]
     wrong += [
@@ -210,8 +197,8 @@ def _make(goal: str, packages: Sequence[str], variables: Mapping[str, str]) -> t
     if wrong:
         name, value = wrong[0]
         raise BuildFailed(FailureReason.INTERNAL, f"Error: refused to pass {name}={value[:80]!r} to make")
-    profile, *others = (f"{name}={value}" for name, value in variables.items())
-    return ("make", goal, profile, f"PACKAGES={joined}", *others)
+    first, *others = (f"{name}={value}" for name, value in variables.items())
+    return ("make", goal, first, f"PACKAGES={joined}", *others)
 
 
 _PROFILES = "Available Profiles:"
@@ -244,31 +231,27 @@ def parse_info(stdout: str) -> ImageBuilderInfo:
             body = bodies[header[1]] = []
         elif line.startswith("    "):
             body.append(line[4:])
+    if revision is None or target is None or defaults is None or not bodies:
+        raise BuildFailed(
+            FailureReason.SETUP_FAILED,
+            "Error: The ImageBuilder does not say what it can build (`make info` lists no profile). "
+            "It is broken; try again later, or choose another version.",
+        )
+    # No profile has the name "": it stands for the target and its defaults.
     profiles = {}
-    for name, body in bodies.items():
+    for name, body in ({"": [f"Packages: {defaults}"]} | bodies).items():
         # A title may itself look like "Packages: x": only the first line can be one.
         title = body[0] if body and not body[0].startswith("Packages: ") else ""
         words = {
             key: value.split()
             for key, _, value in (line.partition(": ") for line in body[1 if title else 0 :])
         }
-        sound, odd = _sift(words.get("Packages", ()))
+        packages = words.get("Packages", ())
+        sound = tuple(package for package in packages if UPSTREAM_PACKAGE.fullmatch(package))
+        odd = tuple(package for package in packages if not UPSTREAM_PACKAGE.fullmatch(package))
         profiles[name] = ProfileInfo(title, sound, tuple(words.get("SupportedDevices", ())), odd)
-    if revision is None or target is None or defaults is None or not profiles:
-        raise BuildFailed(
-            FailureReason.SETUP_FAILED,
-            "Error: The ImageBuilder does not say what it can build (`make info` lists no profile). "
-            "It is broken; try again later, or choose another version.",
-        )
-    sound, odd = _sift(defaults.split())
-    return ImageBuilderInfo(target[1], revision[1], sound, profiles, odd)
-
-
-def _sift(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that may be told to make again, and the others."""
-    names = list(names)
-    sound = tuple(name for name in names if UPSTREAM_PACKAGE.fullmatch(name))
-    return sound, tuple(name for name in names if not UPSTREAM_PACKAGE.fullmatch(name))
+    own = profiles.pop("")
+    return ImageBuilderInfo(target[1], revision[1], own.packages, profiles, own.odd_packages)
 
 
 def parse_manifest(stdout: str) -> dict[str, str]:

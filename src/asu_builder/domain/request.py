@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct, field
 
@@ -81,14 +81,18 @@ class BuildRequest(Struct, frozen=True):
             ("packages", self.packages, enumerate(self.packages)),
             ("packages_versions", self.packages_versions, ((None, name) for name in self.packages_versions)),
         ):
-            if not _each_matches(_PACKAGES, packages):
+            # One match over all joined: six times faster for a hundred names than one by one. A name with
+            # a line break in it would pass as two: then there are more lines than names.
+            joined = "".join(f"{package}\n" for package in packages)
+            if not _PACKAGES.fullmatch(joined) or joined.count("\n") != len(packages):
                 require_package_names(name, entries)
             _require(
-                len(packages) <= MAX_PACKAGES and sum(map(len, packages)) <= MAX_PACKAGES_LENGTH,
+                len(packages) <= MAX_PACKAGES and len(joined) - len(packages) <= MAX_PACKAGES_LENGTH,
                 name,
                 f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together",
             )
-        if not _each_matches(_PACKAGE_VERSIONS, self.packages_versions.values()):
+        joined = "".join(f"{version}\n" for version in self.packages_versions.values())
+        if not _PACKAGE_VERSIONS.fullmatch(joined) or joined.count("\n") != len(self.packages_versions):
             _require_each(
                 "packages_versions",
                 self.packages_versions.items(),
@@ -140,13 +144,6 @@ class BuildRequest(Struct, frozen=True):
     def wanted(self) -> tuple[str, ...]:
         """The package names asked for, in the caller's order, each once."""
         return tuple(dict.fromkeys(self.packages_versions or self.packages))
-
-
-def _each_matches(lines: re.Pattern[str], values: Collection[str]) -> bool:
-    """One match over all values joined: six times faster for a hundred names than one by one."""
-    joined = "".join(f"{value}\n" for value in values)
-    # A value with a line break in it would pass as two: then there are more lines than values.
-    return lines.fullmatch(joined) is not None and joined.count("\n") == len(values)
 
 
 def _require(holds: object, name: str, expected: str) -> None:

@@ -411,17 +411,6 @@ def test_an_imagebuilder_that_refuses_a_filesystem_says_which_there_are() -> Non
     assert diagnosis.parse_available_filesystems("Available filesystems: squashfs\n") is None
 
 
-def test_other_filesystems_and_packages_that_came_back_are_told() -> None:
-    """Facts §9: `-libubox -busybox` come without a word, and 25.12 ignores ROOTFS_FILESYSTEM."""
-    request = a_request(filesystem="squashfs")
-    assert "ext4" in diagnosis.filesystem_warning(request, {"squashfs", "ext4"})
-    assert diagnosis.filesystem_warning(request, {"squashfs"}) == ""
-    assert diagnosis.filesystem_warning(a_request(), {"squashfs", "ext4"}) == ""
-    back = diagnosis.brought_back(["libubox", "busybox", "ppp"], {"libubox": "1", "busybox": "2"})
-    assert "libubox, busybox" in back and "ppp" not in back
-    assert diagnosis.brought_back(["ppp"], {"busybox": "2"}) == ""
-
-
 MISSING = " * opkg_install_cmd: Cannot install package vim.\n"
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from asu_builder.domain.make import MAX_LINE, Lines, readable
+from asu_builder.domain.make import MAX_LINE, Lines
 
 
 @pytest.mark.parametrize(
@@ -17,14 +17,17 @@ from asu_builder.domain.make import MAX_LINE, Lines, readable
     ],
 )
 def test_a_line_is_text_and_nothing_else(raw: bytes, text: str) -> None:
-    assert readable(raw) == text
+    assert list(Lines().feed(1, raw + b"\n")) == [text]
+    lines = Lines()
+    assert list(lines.feed(1, raw)) == []
+    assert list(lines.end()) == ([text] if raw else [])
 
 
 def test_a_long_line_is_cut() -> None:
-    text = readable(b"x" * 10_000)
-    assert len(text) == MAX_LINE
-    assert text.endswith("x […]")
-    assert readable(b"x" * MAX_LINE) == "x" * MAX_LINE
+    cut, whole = Lines().feed(1, b"x" * 10_000 + b"\n" + b"x" * MAX_LINE + b"\n")
+    assert len(cut) == MAX_LINE
+    assert cut.endswith("x […]")
+    assert whole == "x" * MAX_LINE
 
 
 def test_lines_are_put_together_from_pieces_and_streams_kept_apart() -> None:

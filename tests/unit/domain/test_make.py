@@ -68,7 +68,8 @@ def test_both_forms_of_manifest_lines_are_read_and_noise_is_not() -> None:
 
 
 def test_the_image_command_is_the_documented_one() -> None:
-    command = make.image_arguments(
+    command = make.make_arguments(
+        "image",
         "acme_widget-5",
         ("vim", "-ppp"),
         bin_dir="/builder/asu-images",
@@ -89,7 +90,7 @@ def test_the_last_gate_lets_only_plain_names_through(text: str) -> None:
     plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
     for profile, package in (("generic", text), (text, "vim")):
         try:
-            command = make.manifest_arguments(profile, [package])
+            command = make.make_arguments("manifest", profile, [package])
         except BuildFailed as failure:
             assert failure.reason is FailureReason.INTERNAL
         else:
@@ -113,7 +114,7 @@ def test_the_last_gate_lets_only_plain_names_through(text: str) -> None:
 def test_paths_and_options_of_our_own_are_checked_too(changes: dict[str, str]) -> None:
     arguments = {"bin_dir": "/builder/out", "extra_name": "abc"} | changes
     with pytest.raises(BuildFailed):
-        make.image_arguments("generic", (), **arguments)  # type: ignore[arg-type]
+        make.make_arguments("image", "generic", (), **arguments)  # type: ignore[arg-type]
 
 
 def expanded(text: str) -> list[str]:
@@ -153,8 +154,8 @@ def test_what_is_removed_of_upstreams_names_reaches_make_and_no_shell_changes_it
     """Case 08: "the removal is passed on or left out with a warning, never a 500"."""
     removals = [f"-{name}" for name in UPSTREAMS if not name.startswith("-")]
     for arguments in (
-        make.manifest_arguments("acme_widget-5", removals),
-        make.image_arguments("acme_widget-5", removals, bin_dir="/b", extra_name="x"),
+        make.make_arguments("manifest", "acme_widget-5", removals),
+        make.make_arguments("image", "acme_widget-5", removals, bin_dir="/b", extra_name="x"),
     ):
         (packages,) = (argument for argument in arguments if argument.startswith("PACKAGES="))
         listed = packages.removeprefix("PACKAGES=")
@@ -169,4 +170,4 @@ def test_no_other_name_with_a_tilde_reaches_make(name: str) -> None:
     """By itself `~root` is a directory for a shell."""
     assert expanded("~root") != ["~root"]
     with pytest.raises(BuildFailed):
-        make.manifest_arguments("acme_widget-5", [name])
+        make.make_arguments("manifest", "acme_widget-5", [name])

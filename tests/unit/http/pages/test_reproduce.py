@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.domain.make import image_arguments
+from asu_builder.domain.make import make_arguments
 from asu_builder.domain.release import parse_release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.pages.build_page import Reproduction, image_reference, reproduce
@@ -17,8 +17,8 @@ _UPSTREAM = "https://downloads.example.org"
 
 
 def reproduced(request: BuildRequest, *packages: str, files: str | None = None) -> Reproduction:
-    command = image_arguments(
-        request.profile, packages, bin_dir="/srv/asu-images", extra_name="abc123", files=files
+    command = make_arguments(
+        "image", request.profile, packages, bin_dir="/srv/asu-images", extra_name="abc123", files=files
     )
     release = parse_release(request.version)
     return reproduce(request, command, release=release, template=_TEMPLATE, upstream_url=_UPSTREAM)
