@@ -174,7 +174,7 @@ COVERED: Mapping[str, str] = {
     "upstream.lenient._brief": "upstream.formats.parse_profiles_json",
     "upstream.lenient.is_text": "upstream.formats.parse_profiles_json",
     "upstream.formats._take_profile": "upstream.formats.parse_profiles_json",
-    "core.pipeline._digests": "domain.profiles_json.signature_length",
+    "core.pipeline.describe_images": "domain.profiles_json.signature_length",
     # tests/unit/upstream/test_lenient.py feeds it packed text
     "upstream.formats.parse_packed_packages": "upstream.formats.parse_packages",
 }

@@ -68,8 +68,8 @@ class JobQueue(Protocol):
     ) -> Sequence[Entry | AsuError]:
         """The same for many in one transaction, each with its own answer, in order."""
 
-    def answers(self, request_hash: str) -> bool:
-        """Whether a job of this hash answers a submission now, so that no new one is made."""
+    def would_add(self, request_hash: str, *, max_pending: int) -> bool:
+        """Whether a submission would make a new job now: none answers it, and fewer than that many wait."""
 
     def find(self, request_hash: str) -> Job | None:
         """The newest unexpired job for this hash."""

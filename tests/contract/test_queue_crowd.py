@@ -165,11 +165,13 @@ def test_what_two_processes_did_to_one_queue_fits_together(
 
 
 _FRESH = """
-import sys, threading
+import sys, threading, msgspec
 from asu_builder.database import rows
 from factories import a_request, a_result, a_failure
 sys.setswitchinterval(1e-6)
-request, result, failure = (rows.encode(value) for value in (a_request(), a_result(), a_failure()))
+request, result, failure = (
+    msgspec.json.encode(value).decode() for value in (a_request(), a_result(), a_failure())
+)
 row = (1, "a" * 64, request, "pending", 1, "", "", 0, 0, None, 0, 0, "[]", None, None, "", 1, result)
 ready = threading.Barrier(8)
 def read():

@@ -5,11 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from asu_builder.core.housekeeping import delete_with_files
-from asu_builder.core.worker import retention_of
 from asu_builder.domain.errors import LeaseLost
 from asu_builder.domain.job import BuildResult, IdlePolicy, Job, JobState, Lease, Retention
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
-from asu_builder.settings import Settings
 from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes
 
@@ -125,7 +123,7 @@ def test_an_outcome_answers_no_longer_than_its_last_moment_from_the_first_on(que
 def test_a_popular_result_without_named_versions_ages_from_its_completion(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
-    at_time(queue, NOON).finish(lease, a_result(), retention_of(Settings(), job.request, a_result()))
+    at_time(queue, NOON).finish(lease, a_result(), Retention(DAY, max_age=DAY))
     for hours in range(1, 24):
         at_time(queue, NOON + hours * HOUR).touch([job.request_hash])
         assert state_of(queue, job, NOON + hours * HOUR) is JobState.COMPLETED

@@ -33,9 +33,8 @@ class BuildLogWriter(Struct, eq=False):
     now: Callable[[], datetime]
     noted: Callable[[], None]
     """Called when something waits to be written."""
-    tell: Callable[[str], None]
-    """Called when a stage begins."""
     stage: Stage = Stage.INIT
+    """That to which what is printed from now on belongs."""
     pieces: list[_Piece] = []
     # Two counts, because each has one thread that changes it.
     received: int = 0
@@ -45,11 +44,6 @@ class BuildLogWriter(Struct, eq=False):
     ended: bool = False
     written: threading.Event = field(default_factory=threading.Event)
     """Set when nothing of it will be written any more."""
-
-    def advance(self, stage: Stage) -> None:
-        """What is printed from now on belongs to this stage."""
-        self.stage = stage
-        self.tell(self.request_hash)
 
     def on_output(self, stream: int, chunk: bytes) -> None:
         """Takes the next piece of a stream; fulfils `ports.OutputCallback`."""
@@ -64,22 +58,6 @@ class BuildLogWriter(Struct, eq=False):
         """Takes nothing more."""
         self.closed = True
         self.pieces.clear()
-
-    def take(self) -> list[PrintedLine]:
-        """The lines since the last time, after the end all; for the recorder alone."""
-        ended = self.ended
-        count = len(self.pieces)
-        pieces = self.pieces[:count]
-        del self.pieces[:count]
-        self.taken += sum(len(chunk) for *_, chunk in pieces)
-        lines = [
-            PrintedLine(at, stage, text)
-            for at, stage, stream, chunk in pieces
-            for text in self.lines.feed(stream, chunk)
-        ]
-        if ended:
-            lines += [PrintedLine(self.now(), self.stage, text) for text in self.lines.end()]
-        return lines
 
 
 class Recorder:
@@ -104,7 +82,7 @@ class Recorder:
 
     def begin(self, job: Job, lease: Lease) -> BuildLogWriter:
         """Listens to one attempt; the caller ends it by `end`."""
-        writer = BuildLogWriter(job.request_hash, lease, self._now, self._noted.set, self.tell)
+        writer = BuildLogWriter(job.request_hash, lease, self._now, self._noted.set)
         with self._starting:
             self._writers.append(writer)
             if self._thread is None:
@@ -142,7 +120,18 @@ class Recorder:
         for writer in list(self._writers):
             over = writer.ended
             try:
-                if lines := writer.take():
+                count = len(writer.pieces)
+                pieces = writer.pieces[:count]
+                del writer.pieces[:count]
+                writer.taken += sum(len(chunk) for *_, chunk in pieces)
+                lines = [
+                    PrintedLine(at, stage, text)
+                    for at, stage, stream, chunk in pieces
+                    for text in writer.lines.feed(stream, chunk)
+                ]
+                if over:
+                    lines += [PrintedLine(self._now(), writer.stage, text) for text in writer.lines.end()]
+                if lines:
                     if not self._log.append(writer.lease, lines):
                         writer.close()
                     self._warned = False

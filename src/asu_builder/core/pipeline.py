@@ -278,8 +278,7 @@ class ImageBuilder:
     def resolve(self, selection: PackageSelection) -> dict[str, str]:
         """Package names and versions that the image will contain, as asked for."""
         self.build_cmd = make.make_arguments("manifest", self._request.profile, selection.packages)
-        result = self._run(self.build_cmd, "manifest")
-        self._judge(result, "Error: Impossible package selection", FailureReason.SETUP_FAILED)
+        self._run(self.build_cmd, "manifest", otherwise="Error: Impossible package selection")
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         require_versions(self._found, manifest, released=selection.released)
         removed = dict.fromkeys(name[1:] for name in selection.packages if name.startswith("-"))
@@ -302,13 +301,11 @@ class ImageBuilder:
             rootfs_size_mb=request.rootfs_size_mb,
             filesystem=request.filesystem,
         )
-        result = self._run(self.build_cmd, "image")
-        problem = find_too_big(self._read("image", "stderr", _READ_OUTPUT_BYTES))
-        if problem is not None:
-            sentence = too_big_sentence(problem)
-            raise BuildFailed(FailureReason.TOO_BIG, sentence, field="packages", problem=problem)
-        self._judge(
-            result, "Error: Error while building firmware. See stdout/stderr", FailureReason.MAKE_FAILED
+        self._run(
+            self.build_cmd,
+            "image",
+            otherwise="Error: Error while building firmware. See stdout/stderr",
+            reason=FailureReason.MAKE_FAILED,
         )
         self._container.collect(f"{workdir}/{_BIN_DIR}", into)
 
@@ -326,33 +323,44 @@ class ImageBuilder:
                 f"{some(others)}."
             )
 
-    def _judge(self, result: CommandResult, otherwise: str, reason: FailureReason) -> None:
-        """Refuses what failed, and what succeeded without one of its repositories."""
-        stderr = self._read(self._latest, "stderr", _READ_OUTPUT_BYTES)
-        if failure := blame_repository(self._request, stderr, status=self._status):
-            raise failure
-        if result.exit_code == 0:
-            if failure := blame_feed(self._request, stderr):
-                raise failure
-            return
-        available = parse_available_filesystems(self._read(self._latest, "stdout", _READ_OUTPUT_BYTES))
-        if available is not None and self._request.filesystem:
-            raise blame_filesystem(self._found, available)
-        raise blame_make(self._found, stderr, otherwise=otherwise, reason=reason)
-
     def _run(
-        self, arguments: Sequence[str], name: str, *, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        name: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+        otherwise: str = "",
+        reason: FailureReason = FailureReason.SETUP_FAILED,
     ) -> CommandResult:
+        """Runs a command; one with `otherwise`, its sentence where nothing better is found, is judged, too.
+
+        Refused is then what failed, and what succeeded without one of its repositories.
+        """
         output = self._output / name
         output.mkdir()
-        self._latest = name
         try:
-            return self._container.run(
+            result = self._container.run(
                 arguments, output=output, environment=environment, on_output=self._on_output
             )
         finally:
             self.stdout = self._read(name, "stdout", SHOWN_OUTPUT_BYTES)
             self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)
+        if not otherwise:
+            return result
+        request, stderr = self._request, self._read(name, "stderr", _READ_OUTPUT_BYTES)
+        if name == "image" and (problem := find_too_big(stderr)) is not None:
+            sentence = too_big_sentence(problem)
+            raise BuildFailed(FailureReason.TOO_BIG, sentence, field="packages", problem=problem)
+        if failure := blame_repository(request, stderr, status=self._status):
+            raise failure
+        if result.exit_code == 0:
+            if failure := blame_feed(request, stderr):
+                raise failure
+            return result
+        available = parse_available_filesystems(self._read(name, "stdout", _READ_OUTPUT_BYTES))
+        if available is not None and request.filesystem:
+            raise blame_filesystem(self._found, available)
+        raise blame_make(self._found, stderr, otherwise=otherwise, reason=reason)
 
     def _read(self, name: str, stream: str, limit: int) -> str:
         # By pattern, because a command that was cut off returned no result to name its files.
@@ -415,7 +423,19 @@ def describe_images(
                 raise _incomplete(f"Image {entry.name} is listed but missing")
         if path.name in images:
             continue
-        sha256, sha256_unsigned = _digests(path, require_time)
+        size, digest, digests = path.stat().st_size, hashlib.sha256(), []
+        with path.open("rb") as file:
+            file.seek(max(0, size - TRAILER_BYTES))
+            signature = signature_length(file.read(TRAILER_BYTES), size)
+            file.seek(0)
+            # First what a signature at its end covers, then the whole file.
+            for left in (size - signature, signature):
+                while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                    require_time()
+                    digest.update(chunk)
+                    left -= len(chunk)
+                digests.append(digest.hexdigest())
+        sha256_unsigned, sha256 = digests
         if stated is not None and stated != sha256:
             raise _incomplete(f"Image {path.name} is not what profiles.json says")
         images[path.name] = Image(
@@ -423,7 +443,7 @@ def describe_images(
             type=entry.type,
             sha256=sha256,
             sha256_unsigned=sha256_unsigned,
-            size=path.stat().st_size,
+            size=size,
             filesystem=entry.filesystem,
         )
     if not images:
@@ -433,24 +453,6 @@ def describe_images(
             "later.",
         )
     return built.description, tuple(images[name] for name in sorted(images))
-
-
-def _digests(path: Path, require_time: Callable[[], None]) -> tuple[str, str]:
-    """SHA-256 of the file, and of what a signature at its end covers."""
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(max(0, size - TRAILER_BYTES))
-        signature = signature_length(file.read(TRAILER_BYTES), size)
-        file.seek(0)
-        digests = []
-        for left in (size - signature, signature):
-            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                require_time()
-                digest.update(chunk)
-                left -= len(chunk)
-            digests.append(digest.hexdigest())
-    unsigned, whole = digests
-    return whole, unsigned
 
 
 def _incomplete(what: str) -> BuildFailed:

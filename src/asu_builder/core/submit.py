@@ -237,10 +237,30 @@ class Builds:
             if len(asked) == 1:
                 return [bug]
             return [answer for ask in asked for answer in self.submit_all([ask])]
-        return [
-            self._entered(next(entries), found) if isinstance(found, _Prepared) else found
-            for found in prepared
-        ]
+        answers: list[BuildView | Exception] = []
+        for found in prepared:
+            if isinstance(found, Exception):
+                answers.append(found)
+                continue
+            entry, submission = next(entries), found.submission
+            try:
+                if not isinstance(entry, AsuError) and self._is_gone(entry.job):
+                    self._queue.expire(entry.job.id)
+                    (entry,) = self._submit([found])
+                if isinstance(entry, AsuError):
+                    answers.append(entry)
+                    continue
+                if entry.created:
+                    self._statistics.record("request", submission.request, client=submission.client)
+                else:
+                    self.touch(submission.request_hash)
+                    if entry.job.state is JobState.COMPLETED:
+                        self._statistics.record("cache_hit", submission.request, client=submission.client)
+                token = found.cancel_token if entry.created else ""
+                answers.append(self._seen(entry.job, entry.ahead, token))
+            except Exception as error:  # noqa: BLE001 - the others are entered, and must be told so
+                answers.append(error)
+        return answers
 
     def _prepare(self, ask: Ask) -> "_Prepared":
         """What the queue is told of a request that policy and catalog let pass."""
@@ -298,32 +318,12 @@ class Builds:
             name = submission.request_hash
             # A request that joins a job, or is refused for another reason, does not count.
             if ready.limited and refusal is None and name not in counted:
-                if not self._queue.answers(name) and self._queue.pending() < most:
+                if self._queue.would_add(name, max_pending=most):
                     refusal = self._limit(submission.caller)
                 if refusal is None:
                     counted.add(name)
             submissions.append(replace(submission, refusal=refusal))
         return self._queue.submit_all(submissions, max_pending=most)
-
-    def _entered(self, entry: Entry | AsuError, prepared: "_Prepared") -> BuildView | Exception:
-        """The answer to one request. The others are entered and must be told so, whatever is raised here."""
-        submission = prepared.submission
-        try:
-            if not isinstance(entry, AsuError) and self._is_gone(entry.job):
-                self._queue.expire(entry.job.id)
-                (entry,) = self._submit([prepared])
-            if isinstance(entry, AsuError):
-                return entry
-            if entry.created:
-                self._statistics.record("request", submission.request, client=submission.client)
-            else:
-                self.touch(submission.request_hash)
-                if entry.job.state is JobState.COMPLETED:
-                    self._statistics.record("cache_hit", submission.request, client=submission.client)
-            token = prepared.cancel_token if entry.created else ""
-            return self._seen(entry.job, entry.ahead, token)
-        except Exception as error:  # noqa: BLE001
-            return error
 
     def look(self, name: str) -> BuildView:
         """The newest job for this hash.

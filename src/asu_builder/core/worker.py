@@ -35,7 +35,6 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
 )
-from asu_builder.domain.request import BuildRequest
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.settings import Settings
@@ -104,22 +103,6 @@ BUG = BuildFailure(
 )
 
 
-def retention_of(settings: Settings, request: BuildRequest, outcome: Outcome) -> Retention:
-    """How long a finished job and its images are kept.
-
-    Images with a private script are kept briefly, those whose versions are all named for long. Each use
-    prolongs a result, but not one whose request named no versions: that ages from its completion,
-    because the same request would give newer packages.
-    """
-    if isinstance(outcome, BuildFailure):
-        return Retention(settings.failure_ttl, settings.failure_ttl)
-    if request.packages_versions:
-        ttl, max_age = settings.build_ttl, None
-    else:
-        ttl = max_age = settings.build_ttl_unversioned
-    return Retention(settings.build_defaults_ttl if request.defaults else ttl, max_age)
-
-
 class Outcomes:
     """Writes down how builds ended. Methods raise `LeaseLost`; then nothing was written."""
 
@@ -139,8 +122,12 @@ class Outcomes:
     ) -> None:
         """Ends the job, or gives it back to try again after what the world did, unless that is `final`.
 
-        An outcome that cannot be written down ends the job as a mistake of ours.
+        An outcome that cannot be written down ends the job as a mistake of ours. Images with a private
+        script are kept briefly, those whose versions are all named for long. Each use prolongs a result,
+        but not one whose request named no versions: that ages from its completion, because the same
+        request would give newer packages.
         """
+        settings = self._settings
         try:
             if isinstance(outcome, BuildFailure) and outcome.is_retried:
                 if job.retries < len(RETRY_DELAYS) and not final:
@@ -151,7 +138,14 @@ class Outcomes:
                 outcome = replace(outcome, attempts=job.history)
             completed = isinstance(outcome, BuildResult)
             timer.enter(None)
-            self._queue.finish(lease, outcome, retention_of(self._settings, job.request, outcome))
+            if not completed:
+                retention = Retention(settings.failure_ttl, settings.failure_ttl)
+            else:
+                named = bool(job.request.packages_versions)
+                ttl = settings.build_ttl if named else settings.build_ttl_unversioned
+                max_age = None if named else ttl
+                retention = Retention(settings.build_defaults_ttl if job.request.defaults else ttl, max_age)
+            self._queue.finish(lease, outcome, retention)
             self._poison_jobs.ended(job.id, completed=completed)
             seconds = timer.record(completed=completed)
             if isinstance(outcome, BuildResult):
@@ -371,7 +365,8 @@ class Workers:
 
         def advance(stage: Stage) -> None:
             self._queue.advance(lease, stage)
-            writer.advance(stage)
+            writer.stage = stage
+            self._recorder.tell(job.request_hash)
             timer.enter(stage)
             if stage in CONTAINER_STAGES:
                 self._health.part_works("engine")

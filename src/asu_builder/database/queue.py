@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+from msgspec import json
 from msgspec.structs import asdict, replace
 
 from asu_builder.database.clock import move_times
@@ -17,7 +18,6 @@ from asu_builder.database.rows import (
     FINAL,
     HISTORY,
     SELECT_JOB,
-    encode,
     moment,
     span_micros,
     to_job,
@@ -141,7 +141,7 @@ class SqlJobQueue:
                 connection.execute(
                     "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
                     " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
-                    (submission.request_hash, encode(submission.request), at),
+                    (submission.request_hash, json.encode(submission.request).decode(), at),
                 )
                 job = insert_job(connection, submission, at)
                 # A new job is mostly the last one; then the others need not be counted again.
@@ -152,11 +152,14 @@ class SqlJobQueue:
         self._database.wakeups.notify(created)
         return entries
 
-    def answers(self, request_hash: str) -> bool:
+    def would_add(self, request_hash: str, *, max_pending: int) -> bool:
         with self._database.reading() as connection:
             at = self._database.now()
             job = _find(connection, request_hash, at)
-            return job is not None and not allows_resubmit(job, now=moment(at))
+            if job is not None and not allows_resubmit(job, now=moment(at)):
+                return False
+            (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+        return int(pending) < max_pending
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -216,7 +219,8 @@ class SqlJobQueue:
                 " WHERE state = 'pending' AND last_accessed_at < ? RETURNING id",
                 (failure.reason, at, at + span_micros(failure_ttl), at - span_micros(policy.expires_after)),
             ).fetchall()
-            connection.executemany(_WRITE_OUTCOME, [(job_id, False, encode(failure)) for (job_id,) in rows])
+            document = json.encode(failure).decode()
+            connection.executemany(_WRITE_OUTCOME, [(job_id, False, document) for (job_id,) in rows])
             return [to_job(connection.execute(_JOB, row).fetchone()) for row in rows]
 
     def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:
@@ -411,7 +415,7 @@ def _update_under_lease(
 def _with_attempt(history: str, started_at: int, stage: str, ending: str, at: int) -> str:
     """The history of a row with the attempt that just broke off."""
     attempt = Attempt(moment(started_at), moment(at), Stage(stage), ending)
-    return encode((*HISTORY.decode(history), attempt))
+    return json.encode((*HISTORY.decode(history), attempt)).decode()
 
 
 def _finish(
@@ -434,4 +438,4 @@ def _finish(
             "stored_bytes": outcome.stored_bytes if isinstance(outcome, BuildResult) else 0,
         },
     )
-    connection.execute(_WRITE_OUTCOME, (lease.job_id, completed, encode(outcome)))
+    connection.execute(_WRITE_OUTCOME, (lease.job_id, completed, json.encode(outcome).decode()))

@@ -13,7 +13,6 @@ from asu_builder.domain.job import (
     BuildResult,
     Job,
     JobState,
-    Outcome,
     Priority,
     Stage,
 )
@@ -64,11 +63,6 @@ def span_micros(span: timedelta) -> int:
 def moment(micros: int) -> datetime:
     """The time that a row's microseconds mean."""
     return datetime.fromtimestamp(micros / 1_000_000, UTC)
-
-
-def encode(value: BuildRequest | Outcome | Sequence[Attempt]) -> str:
-    """A request, an outcome or attempts as the JSON text that a row keeps."""
-    return msgspec.json.encode(value).decode()
 
 
 def to_job(row: Sequence[Any]) -> Job:

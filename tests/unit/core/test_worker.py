@@ -12,7 +12,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.live import Recorder
 from asu_builder.core.metrics import Durations
 from asu_builder.core.submit import Cancellation
-from asu_builder.core.worker import ISOLATED, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers, retention_of
+from asu_builder.core.worker import ISOLATED, LEASE, RETRY_DELAYS, STEP_ASIDE, Workers
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
@@ -32,7 +32,7 @@ from asu_builder.domain.job import COOL_DOWN, BuildFailure, BuildResult, Job, Jo
 from asu_builder.domain.make import OutputCallback
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.settings import Settings
-from factories import Clock, a_failure, a_request, a_result, a_submission, eventually, never
+from factories import Clock, a_result, a_submission, eventually, never
 from noted_statistics import NotedStatistics
 
 
@@ -637,12 +637,36 @@ def test_all_that_wait_are_taken_when_all_workers_are_woken(shop: Shop) -> None:
     ],
 )
 def test_images_with_a_private_script_are_kept_shortest(
-    changes: dict[str, object], expected: Retention
+    shop: Shop, changes: dict[str, Any], expected: Retention
 ) -> None:
-    assert retention_of(Settings(), a_request(**changes), a_result()) == expected
+    assert kept_for(shop, **changes) == expected
 
 
-def test_failures_are_kept_for_their_own_time() -> None:
-    assert retention_of(Settings(), a_request(defaults="x"), a_failure()) == Retention(
-        timedelta(hours=1), timedelta(hours=1)
-    )
+def test_failures_are_kept_for_their_own_time(shop: Shop) -> None:
+    shop.script.do = fail(BuildFailed(FailureReason.TOO_BIG, "too big"))
+    assert kept_for(shop, defaults="x") == Retention(timedelta(hours=1), timedelta(hours=1))
+
+
+def kept_for(shop: Shop, **changes: Any) -> Retention:
+    """How long the outcome of this request's build is kept."""
+    given: list[Retention] = []
+    shop.queue.finish = lambda lease, outcome, retention: given.append(retention)  # type: ignore[method-assign]
+    shop.queue.submit(a_submission(**changes))
+    assert shop.workers.build_next("host/1")
+    (retention,) = given
+    return retention
+
+
+def test_whoever_watches_is_told_of_each_stage_once_it_can_be_read(shop: Shop) -> None:
+    told: list[Stage | None] = []
+
+    def listen(request_hash: str) -> None:
+        found = shop.queue.find(request_hash)
+        assert found is not None
+        told.append(found.stage)
+
+    shop.recorder.tell = listen
+    shop.submit()
+    assert shop.workers.build_next("host/1")
+    # Its beginning, its stage, its end.
+    assert told == [Stage.INIT, Stage.BUILDING_IMAGE, None]
