@@ -182,7 +182,7 @@ COVERED: Mapping[str, str] = {
 
 NOT_FOREIGN: Mapping[str, str] = {
     "domain.access.parse_rates": "a setting of the operator",
-    "engines.local.sandbox.sandboxed": "what this machine's own bubblewrap says",
+    "engines.local.sandbox.confined": "what this machine's own bubblewrap says",
     "upstream.documents.UpstreamDocuments.get": "a path that this program makes",
     "upstream.documents.UpstreamDocuments.want": "a path that this program makes",
     "upstream.server.UpstreamServer._request": "a path that this program makes",
@@ -199,7 +199,6 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.api.configuration._plain": "settings, written by the operator",
     "http.fast_path.FastPath.__call__": "an address or a header; anchored, or single characters",
     "http.fast_path.FastPath._open": "an address, as above",
-    "http.fast_path.FastPath._read_head": "a header; the pattern is anchored and bounded",
     "http.fast_path.FastPath._dispatch": "an address, as above",
     "http.fast_path.bind_log_context": "an address, as above",
     "http.api.body._whole": "makes a pattern",

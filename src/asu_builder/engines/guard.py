@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from threading import Condition, Event, Thread
 from time import monotonic
-from types import TracebackType
 from typing import Self
 
 from msgspec import Struct
@@ -68,7 +67,7 @@ class Watch(Struct, frozen=True):
 class Guard:
     """Ends one container in time: at a stop, a deadline, what a watch finds, or when the engine is lost.
 
-    It works from entering to leaving the context.
+    It works while it is `active`.
     """
 
     def __init__(
@@ -96,17 +95,17 @@ class Guard:
         if watches:
             self._threads.append(Thread(target=self._ask_all, name="watches", daemon=True))
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def active(self) -> Iterator[Self]:
+        """From the container's beginning to its end; once only."""
         for thread in self._threads:
             thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            for thread in self._threads:
+                thread.join()
 
     @property
     def remaining(self) -> timedelta:

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from time import time
 from types import TracebackType
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
 from msgspec import Struct, field
 
@@ -86,6 +86,8 @@ def ends_with_full_disk(path: Path) -> bool:
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}", re.ASCII)
 _CHUNK = 1 << 20
+_OPEN_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Never follows a link and never waits for a pipe, whatever the name has become meanwhile."""
 _KINDS = {tarfile.DIRTYPE: "a directory", tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a link"}
 
 
@@ -181,17 +183,12 @@ def gather(directory: Path, into: Path, *, limits: Limits) -> list[str]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not entry.is_file(follow_symlinks=False):
                 collection.refuse(entry.name, "a link, a directory or something special")
-            with _open_plain(Path(entry.path)) as content:
+            with os.fdopen(os.open(entry.path, _OPEN_PLAIN), "rb") as content:
                 found = os.fstat(content.fileno())
                 if found.st_nlink > 1:
                     collection.refuse(entry.name, "a link")
                 collection.add(entry.name, found.st_size, content)
     return collection.names
-
-
-def _open_plain(path: Path) -> BinaryIO:
-    """Never follows a link and never waits for a pipe, whatever the name has become meanwhile."""
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def pack(files: Mapping[str, str]) -> bytes:
@@ -221,7 +218,7 @@ def read_one(stream: IO[bytes], *, limit: int) -> bytes:
 
 def read_plain(path: Path, *, limit: int) -> bytes:
     """The content of one plain file of this host, at most `limit` bytes."""
-    with disk_errors(), _open_plain(path) as content:
+    with disk_errors(), os.fdopen(os.open(path, _OPEN_PLAIN), "rb") as content:
         text = content.read(limit + 1)
     if len(text) > limit:
         raise _untrusted(f"a text was expected, a plain file of at most {limit} bytes")

@@ -51,7 +51,7 @@ class LruByteCache(Generic[K, V]):
 
     def put(self, key: K, value: V, cost: int) -> None:
         """Keeps a value that takes about `cost` bytes, in place of any former one."""
-        self.drop(key)
+        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
         if cost > self._largest:
             return
         now = self._clock()
@@ -71,9 +71,7 @@ class LruByteCache(Generic[K, V]):
 
     def drop(self, key: K) -> None:
         """Forgets the value, if there is one."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.size -= entry[1]
+        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
 
 
 class Rendered(Struct, frozen=True):

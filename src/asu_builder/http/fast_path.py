@@ -126,13 +126,26 @@ class FastPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's start and end."""
-        if scope["type"] != "http":
-            await (self._open(scope, receive, send) if "path" in scope else self._app(scope, receive, send))
+        if "path" not in scope:
+            await self._app(scope, receive, send)
             return
         path: str = scope["path"]
         if "//" in path or path[-1:] == "/":
             path = scope["path"] = _plain_path(path)
-        request_id, refusal = self._read_head(scope)
+        given, refusal = b"", None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = given or value
+            elif name == b"authorization" and refusal is None:
+                try:
+                    self._callers.of(scope)
+                except NotAuthenticated as error:
+                    # The same on every route.
+                    refusal = answer_error(error)
+        request_id = given if _SAFE_ID.fullmatch(given) else next(self._ids)
+        if scope["type"] != "http":
+            await self._open(scope, receive, send, request_id, refusal)
+            return
         if refusal is not None:
             await self._refuse(refusal, scope, send, request_id)
             return
@@ -163,19 +176,6 @@ class FastPath:
         else:
             headers = (*cached.headers, (b"x-request-id", request_id))
             await self._answer(cached.answer, headers, scope, send, request_id=request_id, route=route)
-
-    def _read_head(self, scope: Scope) -> tuple[bytes, RenderedResponse | None]:
-        """The request's id, and the answer to an unknown token, which is the same on every route."""
-        given, refusal = b"", None
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                given = given or value
-            elif name == b"authorization" and refusal is None:
-                try:
-                    self._callers.of(scope)
-                except NotAuthenticated as error:
-                    refusal = answer_error(error)
-        return given if _SAFE_ID.fullmatch(given) else next(self._ids), refusal
 
     @staticmethod
     def takes_large_bodies(path: str) -> bool:
@@ -252,10 +252,15 @@ class FastPath:
                     recorder.seconds,
                 )
 
-    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _open(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: bytes,
+        refusal: RenderedResponse | None,
+    ) -> None:
         """A WebSocket; any origin may open one, because nothing but the hash in its address is a key."""
-        request_id, refusal = self._read_head(scope)
-        scope["path"] = _plain_path(scope["path"])
         bind_log_context(request_id, scope["path"])
         if _HIDDEN.search(scope.get("raw_path") or b""):
             scope["path"] = ""

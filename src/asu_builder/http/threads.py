@@ -9,7 +9,7 @@ import contextvars
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
@@ -68,24 +68,25 @@ class Batcher(Generic[A, T]):
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, future))
         if not self._runs:
-            self._start()
+            self._proceed()
         return await future
 
-    def _start(self) -> None:
-        batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
-        self._runs = True
-        running = self._threads.run(self._call, [argument for argument, _ in batch])
-        running.add_done_callback(functools.partial(self._end, batch))
-
-    def _end(
-        self, batch: list[tuple[A, asyncio.Future[T]]], running: asyncio.Future[list[T | Exception]]
+    def _proceed(
+        self,
+        ended: Sequence[tuple[A, asyncio.Future[T]]] = (),
+        call: asyncio.Future[list[T | Exception]] | None = None,
     ) -> None:
-        self._runs = False
-        if self._waiting:
-            self._start()
-        error = asyncio.CancelledError() if running.cancelled() else running.exception()
-        results: list[Any] = [error] * len(batch) if error else running.result()
-        for (_, future), result in zip(batch, results, strict=True):
+        """Begins the next call, if anybody waits for one, and then answers those whose call has ended."""
+        self._runs = bool(self._waiting)
+        if self._runs:
+            batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+            running = self._threads.run(self._call, [argument for argument, _ in batch])
+            running.add_done_callback(functools.partial(self._proceed, batch))
+        if call is None:
+            return
+        error = asyncio.CancelledError() if call.cancelled() else call.exception()
+        results: list[Any] = [error] * len(ended) if error else call.result()
+        for (_, future), result in zip(ended, results, strict=True):
             if future.done():  # the caller has gone
                 continue
             if isinstance(result, BaseException):

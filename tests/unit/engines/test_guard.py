@@ -29,7 +29,7 @@ class Killed(Event):
 
 def test_an_undisturbed_step_passes_and_nothing_is_killed() -> None:
     kill = Killed()
-    with Guard(Event(), LONG, kill=kill) as guard:
+    with Guard(Event(), LONG, kill=kill).active() as guard:
         with guard.step():
             pass
         assert timedelta(minutes=4) < guard.remaining <= LONG
@@ -38,7 +38,7 @@ def test_an_undisturbed_step_passes_and_nothing_is_killed() -> None:
 
 def test_the_deadline_kills_once_and_is_the_step_s_error() -> None:
     kill = Killed()
-    with Guard(Event(), SOON, kill=kill) as guard:
+    with Guard(Event(), SOON, kill=kill).active() as guard:
         with pytest.raises(BuildFailed) as failure, guard.step():
             assert kill.wait(60)
         with pytest.raises(BuildFailed), guard.step():
@@ -50,7 +50,7 @@ def test_the_deadline_kills_once_and_is_the_step_s_error() -> None:
 
 def test_the_guard_s_reason_replaces_what_the_kill_looked_like() -> None:
     kill = Killed()
-    with Guard(Event(), SOON, kill=kill) as guard:
+    with Guard(Event(), SOON, kill=kill).active() as guard:
         with pytest.raises(BuildFailed) as failure, guard.step():
             assert kill.wait(60)
             raise EngineUnavailable("connection lost")
@@ -58,14 +58,14 @@ def test_the_guard_s_reason_replaces_what_the_kill_looked_like() -> None:
 
 
 def test_an_error_without_the_guard_s_doing_stays_what_it_is() -> None:
-    with Guard(Event(), LONG, kill=Killed()) as guard:
+    with Guard(Event(), LONG, kill=Killed()).active() as guard:
         with pytest.raises(EngineUnavailable, match="connection lost"), guard.step():
             raise EngineUnavailable("connection lost")
 
 
 def test_the_stop_event_interrupts() -> None:
     kill, stop = Killed(), Event()
-    with Guard(stop, LONG, kill=kill) as guard:
+    with Guard(stop, LONG, kill=kill).active() as guard:
         with pytest.raises(BuildInterrupted), guard.step():
             stop.set()
             assert kill.wait(60)
@@ -74,7 +74,7 @@ def test_the_stop_event_interrupts() -> None:
 def test_no_step_begins_once_the_stop_event_is_set() -> None:
     stop = Event()
     stop.set()
-    with Guard(stop, LONG, kill=Killed()) as guard:
+    with Guard(stop, LONG, kill=Killed()).active() as guard:
         with pytest.raises(BuildInterrupted), guard.step():
             pytest.fail("this step must not begin")
 
@@ -82,7 +82,7 @@ def test_no_step_begins_once_the_stop_event_is_set() -> None:
 def test_a_watch_ends_the_container_with_its_own_failure() -> None:
     kill, looks = Killed(), iter([None, None, disk_exhausted(1 << 30)])
     watch = Watch(timedelta(seconds=0.01), lambda: next(looks))
-    with Guard(Event(), LONG, kill=kill, watches=[watch]) as guard:
+    with Guard(Event(), LONG, kill=kill, watches=[watch]).active() as guard:
         with pytest.raises(BuildFailed) as failure, guard.step():
             assert kill.wait(60)
     assert failure.value.reason == FailureReason.DISK_LIMIT
@@ -96,7 +96,7 @@ def test_a_watch_with_a_bug_does_not_disarm_the_deadline(caplog: pytest.LogCaptu
     kill = Killed()
     with caplog.at_level(logging.CRITICAL):
         watches, silence = [Watch(timedelta(0), look)], timedelta(0)
-        with Guard(Event(), SOON, kill=kill, watches=watches, silence=silence) as guard:
+        with Guard(Event(), SOON, kill=kill, watches=watches, silence=silence).active() as guard:
             with pytest.raises(BuildFailed) as failure, guard.step():
                 assert kill.wait(60)
     assert failure.value.reason == FailureReason.DEADLINE
@@ -111,7 +111,9 @@ def test_a_watch_without_an_answer_for_long_ends_the_build_and_tells_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kill, silence = Killed(), timedelta(seconds=0.5)
-    with Guard(Event(), LONG, kill=kill, watches=[Watch(timedelta(0), no_answer)], silence=silence) as guard:
+    with Guard(
+        Event(), LONG, kill=kill, watches=[Watch(timedelta(0), no_answer)], silence=silence
+    ).active() as guard:
         with pytest.raises(EngineUnavailable, match="no answer"), guard.step():
             assert kill.wait(60)
     assert kill.times == 1
@@ -127,7 +129,9 @@ def test_a_watch_that_is_answered_now_and_then_ends_nothing() -> None:
             no_answer()
 
     kill, silence = Killed(), timedelta(seconds=0.3)
-    with Guard(Event(), LONG, kill=kill, watches=[Watch(timedelta(0), look)], silence=silence) as guard:
+    with Guard(
+        Event(), LONG, kill=kill, watches=[Watch(timedelta(0), look)], silence=silence
+    ).active() as guard:
         with guard.step():
             assert not kill.wait(1.5)
     assert looks[0] > 4
@@ -135,7 +139,7 @@ def test_a_watch_that_is_answered_now_and_then_ends_nothing() -> None:
 
 def test_a_deadline_reached_without_an_answer_is_not_the_build_s_fault() -> None:
     kill = Killed()
-    with Guard(Event(), SOON, kill=kill, watches=[Watch(LONG, no_answer)]) as guard:
+    with Guard(Event(), SOON, kill=kill, watches=[Watch(LONG, no_answer)]).active() as guard:
         with pytest.raises(EngineUnavailable, match="no answer"), guard.step():
             assert kill.wait(60)
 
@@ -146,7 +150,7 @@ def test_a_watch_that_hangs_does_not_keep_the_stop_event_waiting() -> None:
     def look() -> None:
         released.wait(180)
 
-    with Guard(stop, LONG, kill=kill, watches=[Watch(timedelta(0), look)]) as guard:
+    with Guard(stop, LONG, kill=kill, watches=[Watch(timedelta(0), look)]).active() as guard:
         with pytest.raises(BuildInterrupted), guard.step():
             assert not kill.wait(0.5)
             stop.set()
@@ -162,12 +166,12 @@ def test_a_kill_that_fails_is_logged_and_the_step_still_learns_why(caplog: pytes
         tried.set()
         raise ZeroDivisionError
 
-    with Guard(Event(), SOON, kill=kill) as guard:
+    with Guard(Event(), SOON, kill=kill).active() as guard:
         with pytest.raises(BuildFailed), guard.step():
             assert tried.wait(60)
     assert "could not end a container" in caplog.text
 
 
 def test_leaving_does_not_wait_for_anything() -> None:
-    with sooner_than(30), Guard(Event(), LONG, kill=Killed()):
+    with sooner_than(30), Guard(Event(), LONG, kill=Killed()).active():
         pass

@@ -15,13 +15,11 @@ from pathlib import Path
 from threading import Event, Lock
 from time import monotonic, sleep
 
-from msgspec import Struct
-
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import transfer
-from asu_builder.engines.guard import Guard, Limits, Watch, disk_exhausted, memory_exhausted
-from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, limited, sandboxed
+from asu_builder.engines.guard import Guard, Watch, disk_exhausted, memory_exhausted
+from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, Confinement, confined
 from asu_builder.engines.transfer import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk
 
 _USE_EVERY = timedelta(seconds=0.5)
@@ -30,16 +28,6 @@ _CHUNK = 1 << 16
 _DRAIN_SECONDS = 1.0
 _KILLED = 128 + 9
 _HOST_DISK_RESERVE = 64 << 20
-
-
-class Confinement(Struct, frozen=True):
-    """How a build's commands are started, and what they may use."""
-
-    sandboxed: bool
-    network: bool
-    limits: Limits
-    filtered: bool
-    """Whether some system calls are refused; only in the sandbox."""
 
 
 class LocalContainer:
@@ -101,20 +89,16 @@ class LocalContainer:
     ) -> CommandResult:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
-        path, limit, confinement = output / str(self._commands), self._limits.log, self._confinement
+        path, limit = output / str(self._commands), self._limits.log
         variables = {**self._environment, **(environment or {})}
         with self.guard.step():
-            if confinement.sandboxed:
-                arguments = sandboxed(
-                    arguments,
-                    self.builder,
-                    temporary=self.temporary,
-                    network=confinement.network,
-                    environment=variables,
-                    filtered=confinement.filtered,
-                    processes=self._limits.processes,
-                )
-            arguments = limited(arguments, self._limits, filtered=confinement.filtered)
+            arguments = confined(
+                arguments,
+                self.builder,
+                self._confinement,
+                temporary=self.temporary,
+                environment=variables,
+            )
             with (
                 CappedFile(path.with_suffix(".stdout"), limit, STDOUT, on_output) as stdout,
                 CappedFile(path.with_suffix(".stderr"), limit, STDERR, on_output) as stderr,
@@ -223,8 +207,7 @@ class LocalContainer:
             if self._process is None:
                 return None
             found = members(self._process.pid, self._strays)
-            memory = resident_memory(found)
-        if memory > self._limits.memory:
+        if sum(found.values()) > self._limits.memory:
             return memory_exhausted(self._limits.memory)
         if len(found) > self._limits.processes:
             return BuildFailed(
@@ -243,16 +226,17 @@ class LocalContainer:
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 _DEAD_WITHIN = 2.0
-_STATE, _PARENT, _SESSION = 0, 1, 3
+_STATE, _PARENT, _SESSION, _RESIDENT = 0, 1, 3, 21
 """Fields of `/proc/<pid>/stat` after the command's name."""
 
 
-def members(leader: int, home: Path | None = None) -> set[int]:
+def members(leader: int, home: Path | None = None) -> dict[int, int]:
     """The leader, its descendants, its session, and each process that works below `home`.
 
-    The last two catch daemons that left their parents; inside bubblewrap none can.
+    The last two catch daemons that left their parents; inside bubblewrap none can. Each comes with the
+    bytes that it holds; shared pages are counted for every process.
     """
-    parents, found = {}, set()
+    parents, sizes, found = {}, {}, set()
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -263,22 +247,14 @@ def members(leader: int, home: Path | None = None) -> set[int]:
             if fields and fields[_STATE] != "Z":
                 process = int(entry.name)
                 parents[process] = int(fields[_PARENT])
+                sizes[process] = int(fields[_RESIDENT]) * _PAGE
                 if leader in (process, int(fields[_SESSION])) or (
                     home is not None and (entry / "cwd").readlink().is_relative_to(home)
                 ):
                     found.add(process)
     while grown := {child for child, parent in parents.items() if parent in found} - found:
         found |= grown
-    return found - {os.getpid()}
-
-
-def resident_memory(processes: set[int]) -> int:
-    """Bytes that the processes hold, shared pages counted twice; one that is gone holds nothing."""
-    pages = 0
-    for process in processes:
-        with suppress(OSError, IndexError):
-            pages += int((_PROC / str(process) / "statm").read_text().split()[1])
-    return pages * _PAGE
+    return {process: sizes[process] for process in found - {os.getpid()}}
 
 
 def kill_all(leader: int, home: Path | None = None) -> None:

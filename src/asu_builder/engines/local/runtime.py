@@ -17,26 +17,22 @@ from asu_builder.domain.errors import BuildFailed, EngineUnavailable, FailureRea
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines.guard import Limits, Removals
-from asu_builder.engines.local.container import Confinement, LocalContainer, copy_tree
-from asu_builder.engines.local.sandbox import SandboxProbe, try_sandbox
+from asu_builder.engines.local.container import LocalContainer, copy_tree
+from asu_builder.engines.local.sandbox import Confinement, SandboxProbe, try_sandbox
 from asu_builder.engines.transfer import disk_errors
 from asu_builder.files import is_abandoned, locked
 from asu_builder.settings import Settings
 
 
-def remove_tree(directory: Path) -> None:
-    """Removes a tree even where a build has taken away its own rights to it."""
-
-    def retry(function: Callable[[str], object], path: str, _: object) -> None:
-        if not os.path.lexists(path):
-            return  # somebody was faster
-        parent = Path(path).parent
-        for place in (parent, Path(path)):
-            if place.is_dir() and not place.is_symlink():
-                place.chmod(0o700)
-        function(path)
-
-    shutil.rmtree(directory, onerror=retry)
+def retry_with_rights(function: Callable[[str], object], path: str, _: object) -> None:
+    """For `shutil.rmtree`, where a build has taken away its own rights to its tree."""
+    if not os.path.lexists(path):
+        return  # somebody was faster
+    parent = Path(path).parent
+    for place in (parent, Path(path)):
+        if place.is_dir() and not place.is_symlink():
+            place.chmod(0o700)
+    function(path)
 
 
 log = logging.getLogger(__name__)
@@ -111,7 +107,7 @@ class LocalRuntime:
                 deadline=spec.deadline,
                 disk_every=self._disk_every,
             )
-            with container.guard:
+            with container.guard.active():
                 with disk_errors():
                     container.temporary.mkdir()
                     copy_tree(source, container.builder, step=container.guard.raise_if_killed)
@@ -131,7 +127,7 @@ class LocalRuntime:
         with disk_errors(), locked(self._scratch):
             for directory in self._scratch.glob("asu-*"):
                 if not keep(_labels(directory)) and is_abandoned(directory):
-                    remove_tree(directory)
+                    shutil.rmtree(directory, onerror=retry_with_rights)
                     removed += 1
         return removed
 
@@ -159,7 +155,7 @@ class LocalRuntime:
 
 def _remove_directory(home: Path, lock: int) -> None:
     try:
-        remove_tree(home)
+        shutil.rmtree(home, onerror=retry_with_rights)
     except OSError as error:
         log.warning("could not remove %s: %s", home, error)
     finally:

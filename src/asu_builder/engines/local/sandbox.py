@@ -159,39 +159,47 @@ os.execvpe(sys.argv[3], sys.argv[3:], os.environ)
 """.replace("DESCRIPTOR", str(_FILTER_DESCRIPTOR))
 
 
-def limited(arguments: Sequence[str], limits: Limits, *, filtered: bool = False) -> list[str]:
-    """The command that sets what the kernel can limit per process, and then becomes `arguments`.
+class Confinement(Struct, frozen=True):
+    """How a build's commands are started, and what they may use."""
+
+    sandboxed: bool
+    network: bool
+    limits: Limits
+    filtered: bool
+    """Whether some system calls are refused; only in the sandbox."""
+
+
+def confined(
+    arguments: Sequence[str],
+    directory: Path,
+    confinement: Confinement,
+    *,
+    temporary: Path,
+    environment: Mapping[str, str],
+) -> list[str]:
+    """The command that sets what the kernel can limit per process, and then becomes `arguments`, in the
+    sandbox if there is one. Only there `environment` is set.
 
     Memory and the number of processes are the guard's: the kernel counts those per process and
-    per user, neither of which is a build. `filtered` hands on the filter that `sandboxed` names.
+    per user, neither of which is a build.
+
+    In bubblewrap a build has nothing of the host but its programs, all of that read-only.
+    `/proc` too: root's writes to `/proc/sys` would reach the whole machine.
+
+    `/tmp` is a directory of the copy, not memory, so that the disk watch sees what is put there.
     """
+    limits = confinement.limits
     values = {
         "RLIMIT_FSIZE": limits.file_size,
         "RLIMIT_NOFILE": limits.open_files,
         "RLIMIT_CORE": 0,
     }
-    program = filter_program().hex() if filtered else ""
-    return [sys.executable, "-I", "-S", "-c", _SET_LIMITS, json.dumps(values), program, *arguments]
-
-
-def sandboxed(
-    arguments: Sequence[str],
-    directory: Path,
-    *,
-    temporary: Path,
-    network: bool,
-    environment: Mapping[str, str],
-    filtered: bool = False,
-    processes: int = 0,
-) -> list[str]:
-    """The bubblewrap command: nothing of the host but its programs, all of that read-only.
-
-    `/proc` too: root's writes to `/proc/sys` would reach the whole machine.
-
-    `/tmp` is a directory of the copy, not memory, so that the disk watch sees what is put there.
-    """
+    program = filter_program().hex() if confinement.filtered else ""
+    limited = [sys.executable, "-I", "-S", "-c", _SET_LIMITS, json.dumps(values), program]
+    if not confinement.sandboxed:
+        return [*limited, *arguments]
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    if network:
+    if confinement.network:
         command.append("--share-net")
     # What a build sees of this host.
     for path in map(Path, _SYSTEM):
@@ -203,18 +211,18 @@ def sandboxed(
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/proc"]
     command += ["--dev", "/dev", "--remount-ro", "/dev"]
-    if filtered:
+    if confinement.filtered:
         command += ["--seccomp", str(_FILTER_DESCRIPTOR)]
     command += ["--bind", str(temporary), "/tmp", "--bind", str(directory), INNER_WORKDIR]
     command += ["--remount-ro", "/", "--chdir", INNER_WORKDIR, "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
     # Not for root, whom the kernel exempts, nor where all processes of our user would count.
-    if processes and os.getuid() != 0:
+    if os.getuid() != 0:
         version = re.match(r"(\d+)\.(\d+)", os.uname().release)
         if version and (int(version[1]), int(version[2])) >= _COUNTS_BY_NAMESPACE:
-            arguments = ["sh", "-c", _LIMIT_PROCESSES, str(processes), *arguments]
-    return [*command, "--", *arguments]
+            arguments = ["sh", "-c", _LIMIT_PROCESSES, str(limits.processes), *arguments]
+    return [*limited, *command, "--", *arguments]
 
 
 _TRY_SECONDS = 20
@@ -288,23 +296,15 @@ def _try(*, network: bool, filtered: bool) -> str:
             "PROCESSES": str(Path("/proc/self/ns/pid").readlink()),
             "PORT": str(server.getsockname()[1]),
         }
-        limits = Limits()
-        command = sandboxed(
+        command = confined(
             ["sh", "-c", _PROBE],
             inside,
+            Confinement(sandboxed=True, network=network, limits=Limits(), filtered=filtered),
             temporary=inside,
-            network=network,
             environment=environment,
-            filtered=filtered,
-            processes=limits.processes,
         )
         try:
-            ended = subprocess.run(
-                limited(command, limits, filtered=filtered),
-                capture_output=True,
-                timeout=_TRY_SECONDS,
-                check=False,
-            )
+            ended = subprocess.run(command, capture_output=True, timeout=_TRY_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"bubblewrap does not work: {error}"
     *breaches, last = ended.stdout.decode(errors="replace").splitlines() or [""]

@@ -339,7 +339,7 @@ class Images:
                 watches = (Watch(timeouts.watch, partial(self._engine.ping, timeout=timeouts.question)),)
                 guard = Guard(stop, limit, kill=stream.abort, watches=watches, silence=timeouts.silence)
                 try:
-                    with guard, guard.step():
+                    with guard.active(), guard.step():
                         error = pull_error(stream)
                 except BuildFailed as late:
                     raise too_slow(reference) from late

@@ -111,7 +111,7 @@ class PodmanRuntime:
             watch = ContainerWatch(self._engine, calls, limits=limits)
             watches = (Watch(timeouts.watch, watch.look),)
             guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
-            with self._ended(calls), guard:
+            with self._ended(calls), guard.active():
                 with guard.step():
                     self._start(calls.name, image, spec)
                     watch.is_started = True

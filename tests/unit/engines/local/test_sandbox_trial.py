@@ -13,7 +13,13 @@ import pytest
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local import sandbox
 from asu_builder.engines.local.runtime import LocalRuntime
-from asu_builder.engines.local.sandbox import DEFAULT_PATH, bubblewrap_works, limited, sandboxed, try_sandbox
+from asu_builder.engines.local.sandbox import (
+    DEFAULT_PATH,
+    Confinement,
+    bubblewrap_works,
+    confined,
+    try_sandbox,
+)
 from asu_builder.settings import Settings
 from runtime_rig import a_spec
 from tools import require_tool
@@ -31,8 +37,8 @@ def bubblewrap() -> None:
 def _without(*options: str) -> Any:
     """A sandbox that lacks these options, one after another as they are."""
 
-    def leaky(arguments: Sequence[str], directory: Path, **rest: Any) -> list[str]:
-        command = sandboxed(arguments, directory, **rest)
+    def leaky(arguments: Sequence[str], directory: Path, confinement: Confinement, **rest: Any) -> list[str]:
+        command = confined(arguments, directory, confinement, **rest)
         for start in range(len(command)):
             if command[start : start + len(options)] == list(options):
                 return command[:start] + command[start + len(options) :]
@@ -42,8 +48,8 @@ def _without(*options: str) -> Any:
 
 
 def _with(*options: str) -> Any:
-    def leaky(arguments: Sequence[str], directory: Path, **rest: Any) -> list[str]:
-        command = sandboxed(arguments, directory, **rest)
+    def leaky(arguments: Sequence[str], directory: Path, confinement: Confinement, **rest: Any) -> list[str]:
+        command = confined(arguments, directory, confinement, **rest)
         at = command.index("--remount-ro")
         return [*command[:at], *options, *command[at:]]
 
@@ -71,7 +77,7 @@ def test_a_hole_is_found(leaky: Any, breach: str, monkeypatch: pytest.MonkeyPatc
         pytest.skip("only root may write there in any case")
     if "uevent" in breach and not Path("/sys/kernel/uevent_helper").exists():
         pytest.skip("this kernel has no such file")
-    monkeypatch.setattr(sandbox, "sandboxed", leaky)
+    monkeypatch.setattr(sandbox, "confined", leaky)
     assert breach in try_sandbox().fault
     assert not bubblewrap_works()
 
@@ -80,12 +86,12 @@ def test_settings_of_the_kernel_that_can_be_written_are_a_hole(monkeypatch: pyte
     if os.getuid() != 0:
         pytest.skip("only root may write there in any case")
     read_only = ("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/proc")
-    monkeypatch.setattr(sandbox, "sandboxed", _without(*read_only))
+    monkeypatch.setattr(sandbox, "confined", _without(*read_only))
     assert "it can write to /proc/sys/kernel/core_pattern" in try_sandbox().fault
 
 
 def test_a_runtime_whose_sandbox_has_a_hole_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "sandboxed", _with("--share-net"))
+    monkeypatch.setattr(sandbox, "confined", _with("--share-net"))
     runtime = LocalRuntime(
         Settings(imagebuilder_path=f"{tmp_path}/{{version}}", build_network="none"), tmp_path / "scratch"
     )
@@ -120,28 +126,26 @@ def test_system_calls_are_filtered(tmp_path: Path, call: str, error: int) -> Non
     if not try_sandbox().filtered:
         pytest.skip("bubblewrap cannot filter system calls here")
     program = f"my $r = syscall({call}); exit($r == -1 ? $!+0 : 0)"
-    command = sandboxed(
+    command = confined(
         ["perl", "-e", program],
         tmp_path,
+        Confinement(sandboxed=True, network=False, limits=Limits(), filtered=True),
         temporary=tmp_path,
-        network=False,
         environment={"PATH": DEFAULT_PATH},
-        filtered=True,
     )
-    assert subprocess.run(limited(command, Limits(), filtered=True), check=False).returncode == error
+    assert subprocess.run(command, check=False).returncode == error
 
 
 def test_processes_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel counts those of the sandbox alone, and not for root, whom it exempts."""
     monkeypatch.setattr("os.getuid", lambda: 1000)
     monkeypatch.setattr("os.uname", lambda: os.uname_result(("Linux", "x", "6.1.0-9-amd64", "", "")))
-    command = sandboxed(
+    command = confined(
         ["sh", "-c", "cat /proc/self/limits"],
         tmp_path,
+        Confinement(sandboxed=True, network=False, limits=Limits(processes=77), filtered=False),
         temporary=tmp_path,
-        network=False,
         environment={"PATH": DEFAULT_PATH},
-        processes=77,
     )
     limits = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (line,) = (line for line in limits.splitlines() if line.startswith("Max processes"))
