@@ -92,6 +92,18 @@ def test_a_full_queue_refuses_and_says_how_many_wait(queue: JobQueue) -> None:
     assert queue.pending() == 2
 
 
+def test_a_submission_would_add_a_job_unless_one_answers_it_or_the_queue_is_full(queue: JobQueue) -> None:
+    job = submit(queue)
+    assert not queue.would_add(job.request_hash, max_pending=100), "a live job is the answer"
+    assert queue.would_add("f" * 64, max_pending=2)
+    assert not queue.would_add("f" * 64, max_pending=1), "it would be refused"
+    _, lease = claim(queue)
+    queue.finish(lease, a_failure(), Retention(DAY))
+    assert not queue.would_add(job.request_hash, max_pending=100), "a user's failure answers too"
+    later = at_time(queue, NOON + DAY + MINUTE)
+    assert later.would_add(job.request_hash, max_pending=100), "it has expired"
+
+
 def test_positions_count_the_jobs_ahead_and_claims_follow_them(queue: JobQueue) -> None:
     jobs = [submit(queue, name) for name in ("a", "b", "c")]
     assert [queue.position(job.id) for job in jobs] == [0, 1, 2]
