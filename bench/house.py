@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 SMALL_MODULE = 60
 FULL_FOLDER = 20
+LONGEST_ROUND_SECONDS = 11
+"""An idle service looks at its components every ten seconds; that is no part of a build."""
 
 # Counted by this script on the tree that the issue met (commit f1db436).
 AT_THE_START = {
@@ -46,8 +48,10 @@ AT_THE_START = {
 }
 LIMITS = {
     "modules": 165,
+    "code lines": 25_074,
     "private names referenced once": 250,
     "folders above 20 modules": 0,
+    "hops from POST to done": 153,
     "hops of a poll from memory": 8,
     "old words": 0,
 }
@@ -325,7 +329,7 @@ def measure_hops(modules: dict[str, Module]) -> dict[str, set[str]]:
             with AsgiClient(assemble(settings).app) as client:
                 # A first build fetches the documents and loads what is loaded late.
                 build(client, settings.database_path, "luci")
-                idle = profiler.entered_during(lambda: time.sleep(5))
+                idle = profiler.entered_during(lambda: time.sleep(LONGEST_ROUND_SECONDS))
                 done: list[str] = []
                 post = profiler.entered_during(
                     lambda: done.append(build(client, settings.database_path, "luci", "tmux"))
@@ -334,7 +338,7 @@ def measure_hops(modules: dict[str, Module]) -> dict[str, set[str]]:
                 for _ in range(2):
                     assert client.get(target).status == 200
                 poll = profiler.entered_during(lambda: client.get(target))
-                idle |= profiler.entered_during(lambda: time.sleep(5))
+                idle |= profiler.entered_during(lambda: time.sleep(LONGEST_ROUND_SECONDS))
     return {"hops from POST to done": post - idle, "hops of a poll from memory": poll - idle}
 
 
