@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,7 +292,8 @@ def test_a_second_ctrl_c_leaves_at_once(slow: Service, where: str) -> None:
     interrupt(process)
     wait_for(process, "Cancelling")
     interrupt(process)
-    assert process.wait(60) == 130
+    # Where it has just ended by itself, the signal ends what is left of it: a shell counts that as 130 too.
+    assert process.wait(60) in (130, -signal.SIGINT)
     process.communicate()
 
 
@@ -363,9 +365,6 @@ def test_a_build_is_looked_at_followed_and_cancelled_by_its_hash(slow: Service, 
     asked = run(slow, "build", *PLACE, "--detach", *place(slow, "server"))
     request_hash = asked.out.strip()
     secret = asked.err.split()[-1]
-    status = run(slow, "status", request_hash, *there)
-    assert status.code == 0
-    assert re.match(r"state\t(pending|building)\nrequest\t25\.12\.0 pico/nine acme_widget-5\n", status.out)
     followed = run(slow, "log", "-f", request_hash, *there)
     assert followed.code == 0, followed.err
     assert re.search(r"^\d\d:\d\d:\d\d building_image +Building images\.\.\.$", followed.out, re.MULTILINE)
@@ -373,6 +372,9 @@ def test_a_build_is_looked_at_followed_and_cancelled_by_its_hash(slow: Service, 
     late = run(slow, "cancel", request_hash, "--cancel-token", secret, *there)
     assert late.code == 3 and "has ended before" in late.err
     other = run(slow, "build", *PLACE, "-p", "vim", "--detach", *place(slow, "server"))
+    status = run(slow, "status", other.out.strip(), *there)
+    assert status.code == 0
+    assert re.match(r"state\t(pending|building)\nrequest\t25\.12\.0 pico/nine acme_widget-5\n", status.out)
     options = ("--cancel-token", other.err.split()[-1]) if where == "server" else ()
     assert run(slow, "cancel", other.out.strip(), *options, *there).out == "cancelled\n"
     ended = run(slow, "log", "-f", other.out.strip(), *there)
