@@ -497,17 +497,27 @@ def test_every_stream_ends_by_itself_when_the_server_stops(
     deaf = served.get(f"{BUILD}/{served.name}/log?follow=1")
     with served.watch(max_size=None) as watching:
         receive(watching)
+        lines = ["x" * 2000] * 1000
         for _ in range(5):
-            served.print(*["x" * 2000] * 1000)
+            served.print(*lines)
             receive(watching)
-        parts: list[bytes] = []
-        reading = threading.Thread(target=lambda: parts.extend((events.read(), text.read())))
-        reading.start()
-        time.sleep(0.5)
+        printed = 5 * sum(map(len, lines))
+        bodies = {events: bytearray(), text: bytearray()}
+
+        def read(answer: http.client.HTTPResponse) -> None:
+            while chunk := answer.read1(1 << 20):
+                bodies[answer] += chunk
+
+        readers = [threading.Thread(target=read, args=(answer,)) for answer in bodies]
+        for reader in readers:
+            reader.start()
+        assert eventually(lambda: all(len(body) > printed for body in bodies.values()))
         served.stop()
-        reading.join(60)
+        for reader in readers:
+            reader.join(60)
         assert "graceful shutdown exceeded" not in caplog.text
-        assert b"event: problem\n" in parts[0] and parts[1].endswith(b"last line's number.\n")
+        assert b"event: problem\n" in bodies[events]
+        assert bodies[text].endswith(b"last line's number.\n")
         assert rest(watching)[-1][0] in (1012, 4503)
     deaf.close()
 
