@@ -180,8 +180,7 @@ class BuildAnswers:
 
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if the last one is still fresh; never waits."""
-        if self._revoked() != self._seen:
-            self._drop_revoked()
+        self._drop_revoked()
         cached = self._responses.get(request_hash)
         if cached is None or self._clock() >= cached.fresh_until:
             return None
@@ -213,36 +212,37 @@ class BuildAnswers:
 
         The secret to cancel by goes to the first caller and is never cached.
         """
-        if self._revoked() != self._seen:
-            self._drop_revoked()
-        changes = self._changes
+        self._drop_revoked()
         digest = digest or hashlib.sha256(body).digest()
-        reading = self._waiting.reading(caller, digest.hex())
-        post = body, user_agent, caller, reading
+        post = body, user_agent, caller, self._waiting.reading(caller, digest.hex())
         with while_client_stays():
             (view, answer, client), first = await self._submits.ask(
-                (digest, caller.name),
-                lambda: self._waiting.until_whole(reading, lambda: self._batcher.ask(post)),
+                (digest, caller.name), lambda: self._submit(digest, post)
             )
-        job = view.job
-        CURRENT_HASH.set(job.request_hash)
+        CURRENT_HASH.set(view.job.request_hash)
+        if first and view.cancel_token:
+            _log.info("build submitted")
+            return render_build(view)
         if not first and answer.status == 200:
             # The service has counted one of those who asked at the same time.
             client = client or client_from_user_agent(user_agent)
-            self._statistics.record("cache_hit", job.request, client=client)
-        if not first:
-            return answer
+            self._statistics.record("cache_hit", view.job.request, client=client)
+        return answer
+
+    async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
+        """The one call for equal requests; its answer is cached even if the first caller leaves."""
+        changes = self._changes
+        body, _, caller, reading = post
+        view, answer, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
         if self._cache(view, answer, changes):
+            job = view.job
             seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
             fresh_until = self._clock() + seconds
             sent = SubmittedBody(
                 job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
             )
             self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
-        if view.cancel_token:
-            _log.info("build submitted")
-            return render_build(view)
-        return answer
+        return view, answer, client
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
         """The answer to a request to cancel. Raises what `Builds.cancel` raises."""
@@ -264,7 +264,9 @@ class BuildAnswers:
         self._submits.part()
 
     def _drop_revoked(self) -> None:
-        """Drops every answer: an operator has changed something in another process, which is rare."""
+        """Drops every answer if an operator has changed something in another process, which is rare."""
+        if self._revoked() == self._seen:
+            return
         self._seen = self._revoked()
         self._changes += 1
         self._responses.clear()
@@ -311,8 +313,7 @@ class BuildAnswers:
 
     def _cache(self, view: BuildView, answer: RenderedResponse, changes: int) -> bool:
         """Keeps an answer, unless an operator has changed something since there were so many changes."""
-        if self._revoked() != self._seen:
-            self._drop_revoked()
+        self._drop_revoked()
         if self._changes != changes:
             return False
         seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS

@@ -1,5 +1,6 @@
 """What is cached, for how long, and what many callers at once cost."""
 
+import asyncio
 import threading
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from asgi_client import AsgiClient
 from asu_builder.domain.errors import FailureReason
 from asu_builder.http.api.builds import FINAL_SECONDS, LIVE_SECONDS
+from asu_builder.http.fast_path import FastPath
 from factories import a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds, a_body
 from web_scene import Scene
@@ -91,6 +93,27 @@ def test_trap_24_equal_posts_at_once_are_one_submission(client: AsgiClient, buil
     threading.Timer(0.1, builds.gate.set).start()
     answers = client.together(*[("POST", BUILD, body)] * 50)
     assert {answer.status for answer in answers} == {202}
+    assert builds.submits == 1
+
+
+def test_what_was_submitted_is_remembered_though_the_first_who_asked_has_gone(
+    app: FastPath, builds: FakeBuilds
+) -> None:
+    body = b'{"version":"24.10.5","target":"pico/nine","profile":"acme_widget-5"}'
+    asked = AsgiClient(app)
+    builds.gate.clear()
+
+    async def play() -> None:
+        first, second = (asyncio.create_task(asked.ask("POST", BUILD, body=body)) for _ in range(2))
+        for _ in range(100):  # both wait for the same call, which is held at the gate
+            await asyncio.sleep(0)
+        first.cancel()
+        builds.gate.set()
+        assert (await second).status == 202
+        assert (await asked.ask("POST", BUILD, body=body)).status == 202
+        assert first.cancelled()
+
+    asyncio.run(play())
     assert builds.submits == 1
 
 
