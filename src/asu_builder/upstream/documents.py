@@ -127,13 +127,12 @@ class UpstreamDocuments:
         redirect_hosts: Sequence[str] = (),
     ) -> None:
         """`now` is the time on the wall, `clock` counts seconds and never leaps."""
-        self._url = url.rstrip("/")
         self._memory = DocumentMemory(database, now=now, clock=clock)
         self._clock = clock
         self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
         self._restored = False
-        server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
-        self.asking = Asking(server, self._memory, on_missing=self._warm.forget, clock=clock)
+        self._server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
+        self.asking = Asking(self._server, self._memory, on_missing=self._warm.forget, clock=clock)
 
     def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
         """The parsed document, or None when upstream has none.
@@ -173,7 +172,7 @@ class UpstreamDocuments:
 
     def stored(self, path: str) -> bytes | None:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
-        return self._memory.stored(self._address(path))
+        return self._memory.stored(self._server.address(path))
 
     def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
         """Asks for one document again that was asked for of late; to be called once a second."""
@@ -184,7 +183,7 @@ class UpstreamDocuments:
             if path is None:
                 return
             parse = parser_of(path)
-            age = self._memory.age(self._address(path))
+            age = self._memory.age(self._server.address(path))
             if parse is None or age is None:
                 self._warm.forget(path)
             elif 0 <= age < soon:
@@ -192,7 +191,7 @@ class UpstreamDocuments:
             else:
                 self._warm.rest(path, soon)
                 if self.asking.may_ask(path):
-                    current = self._memory.known(self._address(path))
+                    current = self._memory.known(self._server.address(path))
                     self.asking.ask(path, parse, instead_of=current)
                 return
 
@@ -215,7 +214,7 @@ class UpstreamDocuments:
 
     @property
     def _note_of_ours(self) -> str:
-        return f"{OWN}asked {self._url}"
+        return f"{OWN}asked {self._server.url}"
 
     def close(self) -> None:
         """Ends background work; what is still on its way is dropped."""
@@ -225,12 +224,12 @@ class UpstreamDocuments:
         self.asking.close()
 
     def _find(self, path: str, parse: Parse[Any]) -> Document | None:
-        return self._memory.find(self._address(path), parse)
+        return self._memory.find(self._server.address(path), parse)
 
     def _note(self, path: str, document: Document) -> None:
         reading = current_reading()
         if reading is not None:
-            address = self._address(path)
+            address = self._server.address(path)
             reading.note(address, self._memory.state(address, document))
             if document.parsed is not None and not _is_list(path):
                 self._warm.note(path)
@@ -271,9 +270,6 @@ class UpstreamDocuments:
         elif not (failed_before or reading.beside_over or time.monotonic() > fetch.since + BESIDE_SECONDS):
             reading.await_beside(fetch.future)
         raise on_its_way(path)
-
-    def _address(self, path: str) -> str:
-        return f"{self._url}/{path}"
 
 
 def _longest_stale(path: str, document: Document) -> timedelta:

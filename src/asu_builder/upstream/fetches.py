@@ -174,7 +174,7 @@ class Asking:
             return CheckResult("ok", "The download server has answered whenever it was asked of late.")
         if self._failed is not None and self.may_ask(self._failed[0]):
             path, parse = self._failed
-            self.ask(path, parse, instead_of=self._memory.known(self._address(path)))
+            self.ask(path, parse, instead_of=self._memory.known(self._server.address(path)))
         return CheckResult("warning", f"{problem} Answers come from what was seen before.")
 
     def is_forbidden(self, path: str) -> bool:
@@ -203,7 +203,7 @@ class Asking:
             if fetch is not None:
                 return fetch
             fetch = Fetch(Future(), time.monotonic())
-            current = self._memory.known(self._address(path))
+            current = self._memory.known(self._server.address(path))
             if current is not None and current is not instead_of:
                 fetch.future.set_result(None)
                 return fetch
@@ -250,11 +250,8 @@ class Asking:
             error.retry_after = breaker.retry_after
         self._failed = (path, parse)
 
-    def _address(self, path: str) -> str:
-        return f"{self._server.url}/{path}"
-
     def _read(self, path: str, parse: Parse) -> None:
-        address = self._address(path)
+        address = self._server.address(path)
         response = self._server.get(path, etag=self._memory.etag(address))
         if response.status == 304:
             self._memory.confirm(address)

@@ -212,6 +212,10 @@ class UpstreamServer:
         self.problem = ""
         """Why the latest request got no answer, in a sentence; empty when it got one, or none was made."""
 
+    def address(self, path: str) -> str:
+        """Where a document is; also its name in the memory."""
+        return f"{self.url}/{path}"
+
     def get(self, path: str, *, etag: str) -> Response:
         """Asks for a document, or only whether it has changed when there is an `etag`.
 
@@ -236,7 +240,7 @@ class UpstreamServer:
 
         headers = {"If-None-Match": etag} if etag else {}
         try:
-            answer, body = self._ask(f"{self.url}/{path}", headers)
+            answer, body = self._ask(self.address(path), headers)
         except RedirectRefused as error:
             self.down.worked()
             _log.warning("Not followed: %s", error)
