@@ -24,15 +24,19 @@ from asu_builder.files import is_abandoned, locked
 from asu_builder.settings import Settings
 
 
-def retry_with_rights(function: Callable[[str], object], path: str, _: object) -> None:
-    """For `shutil.rmtree`, where a build has taken away its own rights to its tree."""
-    if not os.path.lexists(path):
-        return  # somebody was faster
-    parent = Path(path).parent
-    for place in (parent, Path(path)):
-        if place.is_dir() and not place.is_symlink():
-            place.chmod(0o700)
-    function(path)
+def remove_tree(directory: Path) -> None:
+    """Removes a tree even where a build has taken away its own rights to it."""
+
+    def retry(function: Callable[[str], object], path: str, _: object) -> None:
+        if not os.path.lexists(path):
+            return  # somebody was faster
+        parent = Path(path).parent
+        for place in (parent, Path(path)):
+            if place.is_dir() and not place.is_symlink():
+                place.chmod(0o700)
+        function(path)
+
+    shutil.rmtree(directory, onerror=retry)
 
 
 log = logging.getLogger(__name__)
@@ -127,7 +131,7 @@ class LocalRuntime:
         with disk_errors(), locked(self._scratch):
             for directory in self._scratch.glob("asu-*"):
                 if not keep(_labels(directory)) and is_abandoned(directory):
-                    shutil.rmtree(directory, onerror=retry_with_rights)
+                    remove_tree(directory)
                     removed += 1
         return removed
 
@@ -155,7 +159,7 @@ class LocalRuntime:
 
 def _remove_directory(home: Path, lock: int) -> None:
     try:
-        shutil.rmtree(home, onerror=retry_with_rights)
+        remove_tree(home)
     except OSError as error:
         log.warning("could not remove %s: %s", home, error)
     finally:

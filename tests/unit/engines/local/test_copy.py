@@ -1,14 +1,13 @@
 """A build's own copy of a directory."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from asu_builder.domain.errors import BuildInterrupted
 from asu_builder.engines.local.container import copy_tree, disk_use
-from asu_builder.engines.local.runtime import retry_with_rights
+from asu_builder.engines.local.runtime import remove_tree
 
 
 def nothing() -> None:
@@ -87,5 +86,5 @@ def test_a_tree_goes_even_when_its_directories_are_locked(tmp_path: Path) -> Non
     locked.chmod(0)
     (tmp_path / "kept").mkdir()
     (tmp_path / "tree/link").symlink_to(tmp_path / "kept")
-    shutil.rmtree(tmp_path / "tree", onerror=retry_with_rights)
+    remove_tree(tmp_path / "tree")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -149,13 +149,13 @@ from asu_builder.engines.local import runtime as local_runtime
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.settings import Settings
 
-def half(directory, onerror):
+def half(directory):
     for path in ("labels.json", "builder/Makefile"):
         (directory / path).unlink()
     print("half", flush=True)
     Event().wait()
 
-local_runtime.shutil.rmtree = half
+local_runtime.remove_tree = half
 runtime = LocalRuntime(Settings(imagebuilder_path=sys.argv[1]), Path(sys.argv[2]), sandboxed=False)
 with runtime.open(a_spec("25.12.0"), stop=Event()):
     pass
@@ -185,11 +185,11 @@ def test_a_build_waits_for_no_removal_and_what_fails_is_left_to_the_sweep(
 ) -> None:
     asked = Event()
 
-    def fail(directory: Path, **_: object) -> None:
+    def fail(directory: Path) -> None:
         asked.wait()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("asu_builder.engines.local.runtime.shutil.rmtree", fail)
+    monkeypatch.setattr("asu_builder.engines.local.runtime.remove_tree", fail)
     with runtime.open(a_spec("25.12.0"), stop=Event()):
         pass
     assert runtime.sweep(keep=lambda labels: False) == 0
