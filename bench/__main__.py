@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -31,41 +32,44 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "scenario",
         nargs="?",
-        choices=("figures", *_LONG),
+        choices=("figures", *_DEFAULT, *_LONG),
         default="figures",
-        help="what to measure (figures)",
+        help=f"what to measure (figures: {', '.join(_DEFAULT)})",
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds per figure (5)")
     parser.add_argument("--requests", type=int, default=20_000, help="requests per round (20000)")
     parser.add_argument("--finished-jobs", type=int, default=100_000, help="rows of the full table (100000)")
     parser.add_argument("--builds", type=int, help="builds of a soak (10000, in Podman 200)")
     parser.add_argument("--seconds", type=float, default=mixed.SECONDS, help="length of a mixed load (60)")
+    parser.add_argument("--paced-seconds", type=float, default=8.0, help="length of a paced load (8)")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that all of it works")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a budget is missed")
     parser.add_argument("--url", help="a running service on this host, instead of one of our own")
     parser.add_argument(
         "--path", default="/api/v1/stats", help="what to ask of it, for example a finished build"
     )
     parser.add_argument("--pid", type=int, help="its process, to know what it spends")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.requests, options.finished_jobs, options.paced_seconds = 1, 500, 500, 2.0
+    return options
 
 
 def _figures(options: argparse.Namespace) -> Iterable[Figure]:
     if options.url:
         return _running(options)
-    return _LONG.get(options.scenario, _own)(options)
+    if options.scenario == "figures":
+        return chain.from_iterable(measure(options) for measure in _DEFAULT.values())
+    return (_DEFAULT | _LONG)[options.scenario](options)
 
 
-def _own(options: argparse.Namespace) -> Iterator[Figure]:
-    yield from scenarios.finished_answers(rounds=options.rounds, count=options.requests)
+def _enqueueing(options: argparse.Namespace) -> Iterator[Figure]:
+    enqueueing = partial(scenarios.enqueueing, rounds=options.rounds)
+    yield enqueueing(connections=1, finished_jobs=0, budget=13)
     for finished_jobs in (0, options.finished_jobs):
-        yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, budget=700)
-        yield scenarios.enqueueing(rounds=options.rounds, finished_jobs=finished_jobs, packages=150)
-    yield scenarios.enqueueing(
-        rounds=options.rounds, finished_jobs=options.finished_jobs, budget=700, rested=False
-    )
-    yield from scenarios.starting(rounds=options.rounds)
-    yield from scenarios.storm()
-    yield from builds.building(rounds=options.rounds)
+        yield enqueueing(connections=16, finished_jobs=finished_jobs, budget=10)
+        yield enqueueing(connections=16, finished_jobs=finished_jobs, packages=150)
+    yield enqueueing(connections=16, finished_jobs=options.finished_jobs, budget=20, rested=False)
 
 
 def _running(options: argparse.Namespace) -> Iterator[Figure]:
@@ -78,6 +82,14 @@ def _running(options: argparse.Namespace) -> Iterator[Figure]:
     yield Figure(f"GET {options.path[:40]}, p99", "ms", [report.p99 * 1e3 for _, report in rounds])
 
 
+_DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
+    "answers": lambda options: scenarios.finished_answers(rounds=options.rounds, count=options.requests),
+    "enqueue": _enqueueing,
+    "start": lambda options: scenarios.starting(rounds=options.rounds),
+    "storm": lambda options: scenarios.storm(),
+    "first-container": lambda options: builds.building(rounds=options.rounds),
+}
+"""What runs unless something else is asked for; each may be asked for alone."""
 _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
@@ -93,7 +105,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),
 }
-"""Measurements that take minutes, asked for by name."""
+"""What runs only when it is asked for: it takes minutes."""
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
-"""The two yardsticks: the same server with nothing behind it, raw and through bare Starlette."""
+"""The ASGI yardsticks: the service's server with nothing behind it, raw and through bare Starlette."""
 
 import sys
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_BODY = b'{"hello":"world"}'
-_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_BODY))]
+_HELLO = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{"hello":"world"}'
 
 
-async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-    """The least an ASGI application can do."""
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": _BODY})
+def raw(answer: bytes = _HELLO) -> ASGIApp:
+    """The least an ASGI application can do: status, headers and body of this HTTP answer to every request."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    status = int(first.split()[1])
+    headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    return app
 
 
 def bare_starlette() -> ASGIApp:
@@ -29,15 +37,19 @@ def bare_starlette() -> ASGIApp:
     from starlette.routing import Route
 
     async def hello(_: Request) -> Response:
-        return Response(_BODY, media_type="application/json")
+        return Response(b'{"hello":"world"}', media_type="application/json")
 
     return Starlette(routes=[Route("/", hello)])
 
 
-def main(kind: str, port: int) -> None:
-    """Serves with the options of the service, so that only the application differs."""
+def main(kind: str, port: int, file: str = "") -> None:
+    """Serves with the options of the service, so that only the application differs.
+
+    `kind` is `raw` or `starlette`; with a `file`, raw gives the HTTP answer in it.
+    """
+    app = bare_starlette() if kind == "starlette" else raw(Path(file).read_bytes()) if file else raw()
     uvicorn.run(
-        raw if kind == "raw" else bare_starlette(),
+        app,
         host="127.0.0.1",
         port=port,
         loop="uvloop",
@@ -53,4 +65,4 @@ def main(kind: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -2,15 +2,24 @@
 
 import asyncio
 import functools
+import itertools
+import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import uvloop
 
+from bench.process import Server, cpu_seconds
+
+_POLL_SECONDS = (2.0, 5.0)
+"""How long a real client waits between two polls, at least and at most."""
+_CLIENTS_PER_ADDRESS = 50
+"""A service lets an address hold a limited number of connections."""
+_LAST_ANSWERS_SECONDS = 10.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -80,21 +89,71 @@ def run(
     return report
 
 
+def run_paced(
+    server: Server,
+    requests: Sequence[bytes],
+    *,
+    clients: int,
+    seconds: float,
+    pauses: tuple[float, float] = _POLL_SECONDS,
+    seed: int = 0,
+) -> tuple[float, Report]:
+    """Clients that wait between their requests, as real ones do; CPU seconds of the server, and the report.
+
+    The requests are sent in turn, whichever client sends the next one. Each client has its own connection,
+    opened before time and CPU are taken, and waits between the shortest and the longest of the `pauses`
+    (seconds) after each answer; the same seed gives the same pauses. Nothing is sent after so many `seconds`;
+    a client that has no answer ten seconds later counts as broken.
+    """
+    report = Report()
+    in_turn = itertools.cycle(requests)
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        opened = []
+        for number in range(clients):
+            chance = random.Random(f"{seed}/{number}")
+            client = _PacedConnection(in_turn, report, loop.create_future(), chance=chance, pauses=pauses)
+            address = f"127.0.1.{1 + number // _CLIENTS_PER_ADDRESS}"
+            made = functools.partial(_itself, client)
+            await loop.create_connection(made, "127.0.0.1", server.port, local_addr=(address, 0))
+            opened.append(client)
+        spent = cpu_seconds(server.pid)
+        began = loop.time()
+        for client in opened:
+            client.start(until=began + seconds)
+        await asyncio.wait([client.end for client in opened], timeout=seconds + _LAST_ANSWERS_SECONDS)
+        report.seconds = loop.time() - began
+        spent = cpu_seconds(server.pid) - spent
+        for client in opened:
+            client.close()
+        return spent
+
+    return uvloop.run(main()), report
+
+
 def _itself(connection: asyncio.Protocol) -> asyncio.Protocol:
     return connection
 
 
 class _Connection(asyncio.Protocol):
     def __init__(
-        self, requests: Iterator[bytes], report: Report, end: asyncio.Future[None], *, heard: Heard | None
+        self,
+        requests: Iterator[bytes],
+        report: Report,
+        end: asyncio.Future[None],
+        *,
+        heard: Heard | None = None,
     ) -> None:
         self._requests = requests
         self._report = report
         self.end = end
         self._heard = heard
         self._request = b""
-        self._received = b""
-        self._head = False
+        self._received: list[bytes] = []
+        self._missing = 0
+        """Bytes of the answer that have not arrived; 0 while its head has not."""
+        self._status = self._body_at = 0
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -108,31 +167,91 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._request = request
-        self._head = request.startswith(b"HEAD")
         self._sent_at = time.perf_counter()
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._received = received = self._received + data if self._received else data
-        ends = received.find(b"\r\n\r\n")
-        if ends < 0:
+        self._received.append(data)
+        if self._missing:
+            self._missing -= len(data)
+        else:
+            head = data if len(self._received) == 1 else b"".join(self._received)
+            ends = head.find(b"\r\n\r\n")
+            if ends < 0:
+                return
+            length = _LENGTH.search(head, 0, ends)
+            body = 0 if length is None or self._request.startswith(b"HEAD") else int(length[1])
+            self._status, self._body_at = int(head[9:12]), ends + 4
+            self._missing = self._body_at + body - len(head)
+        if self._missing > 0:
             return
-        length = _LENGTH.search(received, 0, ends)
-        body = 0 if self._head or length is None else int(length[1])
-        if len(received) < ends + 4 + body:
-            return
+        self._missing = 0
         report = self._report
         report.latencies.append(time.perf_counter() - self._sent_at)
-        status = int(received[9:12])
+        status = self._status
         report.statuses[status] += 1
-        if status >= 500 and len(report.refused) < 5:
-            report.refused.append(received[ends + 4 :])
-        if self._heard is not None:
-            self._heard(self._request, status, received[ends + 4 :])
-        self._received = b""
+        if self._heard is not None or status >= 500:
+            answer = b"".join(self._received)[self._body_at :]
+            if status >= 500 and len(report.refused) < 5:
+                report.refused.append(answer)
+            if self._heard is not None:
+                self._heard(self._request, status, answer)
+        self._received.clear()
+        self._answered()
+
+    def _answered(self) -> None:
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.end.done():
             self._report.broken += 1
             self.end.set_result(None)
+
+
+class _PacedConnection(_Connection):
+    """Sends nothing before `start`, and waits after each answer."""
+
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        report: Report,
+        end: asyncio.Future[None],
+        *,
+        chance: random.Random,
+        pauses: tuple[float, float],
+    ) -> None:
+        super().__init__(requests, report, end)
+        self._chance = chance
+        self._pauses = pauses
+        self._until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def start(self, *, until: float) -> None:
+        """Begins somewhere within a pause, as clients that came at different times do."""
+        self._until = until
+        if not self.end.done():
+            self._wait(self._chance.uniform(0, sum(self._pauses) / 2))
+
+    def close(self) -> None:
+        if not self.end.done():
+            self._report.broken += 1
+            self.end.set_result(None)
+        self._transport.close()
+
+    def _answered(self) -> None:
+        self._wait(self._chance.uniform(*self._pauses))
+
+    def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() + seconds > self._until:
+            self.end.set_result(None)
+        else:
+            self._timer = loop.call_later(seconds, self._next)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)

@@ -3,17 +3,21 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection
+from functools import partial
 from typing import Any
 
 from asu_builder.http.rules_service import parse_body
-from bench.figures import Figure, render_head, render_line
-from bench.process import Server, cpu_seconds, free_port, serving
+from bench import load
+from bench.figures import Figure, Yardstick, alternate, render_head, render_line
+from bench.process import Server, free_port, serving
+from bench.scenarios import cost
+from bench.yardsticks import hello
 from package_changes.files import built_in_rules
 
 _ROUNDS = 7
 _REQUESTS = 3000
-_BUDGET = 300
+_BUDGET = 8
+"""Times a raw hello, one request at a time."""
 
 _NAMES = [f"package-{number}" for number in range(143)]
 _ASKED: Mapping[str, Any] = {
@@ -46,9 +50,13 @@ def main() -> None:
     print(render_line(own), flush=True)
     port = free_port()
     environment = {"PACKAGE_CHANGES_PORT": str(port)}
-    with serving(["asu_builder.http.rules_service"], port, environment=environment, path="/health") as server:
-        values = [_cost_of_answers(server) for _ in range(_ROUNDS)]
-        print(render_line(Figure("POST /apply, 150 packages, CPU of the service", "µs", values, _BUDGET)))
+    rules_service = serving(["asu_builder.http.rules_service"], port, environment=environment, path="/health")
+    with hello() as raw, rules_service as server:
+        apply = load.post("/apply", json.dumps(_ASKED).encode())
+        measures = {"apply": partial(_spend, server, apply), "hello": partial(_spend, raw, load.get("/"))}
+        spent = alternate(_ROUNDS, measures)
+        known = Yardstick("raw hello", spent["hello"])
+        print(render_line(Figure("POST /apply, 150 packages, CPU", "µs", spent["apply"], _BUDGET, known)))
         print(render_line(Figure("start: exec to first answer, CPU", "ms", [server.start_cpu * 1000])))
 
 
@@ -62,19 +70,8 @@ def _rounds(call: Callable[[], object]) -> list[float]:
     return costs
 
 
-def _cost_of_answers(server: Server) -> float:
-    body = json.dumps(_ASKED)
-    connection = HTTPConnection("127.0.0.1", server.port)
-    before = cpu_seconds(server.pid)
-    for _ in range(_REQUESTS):
-        connection.request("POST", "/apply", body)
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"{answer.status}: {content[:200]!r}")
-    spent = cpu_seconds(server.pid) - before
-    connection.close()
-    return spent / _REQUESTS * 1e6
+def _spend(server: Server, request: bytes) -> float:
+    return cost(server, request, count=_REQUESTS, connections=1)[0]
 
 
 if __name__ == "__main__":

@@ -49,11 +49,27 @@ def serving(
 
     What it says goes to `log`, if there is one. A server that does not stop when asked is an error.
     """
+    command = [sys.executable, "-m", *arguments]
+    with running(command, port, environment=environment, path=path, folder=folder, log=log) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    *,
+    environment: dict[str, str] | None = None,
+    path: str = "/",
+    folder: Path | None = None,
+    log: Path | None = None,
+) -> Iterator[Server]:
+    """Runs any server by its command, as `serving` runs a module of Python."""
     began = time.perf_counter()
     with contextlib.ExitStack() as opened:
         quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            command,
             env=_clean_environment() | (environment or {}),
             cwd=folder,
             stdout=subprocess.DEVNULL,

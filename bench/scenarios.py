@@ -4,19 +4,22 @@ import contextlib
 import itertools
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import load
-from bench.figures import Figure
+from bench.figures import Figure, Yardstick, alternate
 from bench.process import Server, cpu_seconds, free_port, resident_bytes, serving, settle
 from bench.sample import FINISHED, download_server, request_body, seed
+from bench.yardsticks import hello, same_bytes
 
 CONNECTIONS = 32
 _PAGES = ("/", "/docs", "/openapi.json", "/health", "/metrics")
 POLL = f"/api/v1/build/{FINISHED}"
 _BATCHES, _BATCH = 5, 200
 """As many as may wait by default, so that the queue is as long as it gets."""
+_HELLOS = 3000
 _STORM_CONNECTIONS = 64
 _STORM = 3000
 
@@ -42,14 +45,6 @@ def service(folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1
 
 
 @contextlib.contextmanager
-def hello(kind: str) -> Iterator[Server]:
-    """One of the two yardsticks."""
-    port = free_port()
-    with serving(["bench.hello", kind, str(port)], port) as server:
-        yield server
-
-
-@contextlib.contextmanager
 def seeded(*, finished_jobs: int = 0) -> Iterator[Path]:
     """A temporary folder with database and store."""
     with tempfile.TemporaryDirectory(prefix="asu-bench-") as name:
@@ -57,94 +52,153 @@ def seeded(*, finished_jobs: int = 0) -> Iterator[Path]:
         yield Path(name)
 
 
-def cost(server: Server, request: bytes, *, count: int) -> tuple[float, load.Report]:
-    """CPU of the server per request, in microseconds, under a bounded load."""
+def cost(
+    server: Server, request: bytes, *, count: int, connections: int = CONNECTIONS, status: int = 200
+) -> tuple[float, load.Report]:
+    """CPU of the server per request, in microseconds, under a bounded load that must meet this status."""
     before = cpu_seconds(server.pid)
-    report = load.run(server.port, itertools.repeat(request, count), connections=CONNECTIONS)
+    report = load.run(server.port, itertools.repeat(request, count), connections=connections)
     spent = cpu_seconds(server.pid) - before
-    if report.statuses != {200: count}:
-        raise SystemExit(f"unexpected answers: {dict(report.statuses)} {report.refused}")
+    _check(report, {status: count})
     return spent / count * 1e6, report
 
 
+def paced_cost(
+    server: Server,
+    requests: Sequence[bytes],
+    *,
+    clients: int,
+    seconds: float,
+    seed: int = 0,
+    status: int = 200,
+) -> tuple[float, load.Report]:
+    """The same for clients that poll these in turn, each every two to five seconds, as real ones do."""
+    spent, report = load.run_paced(server, requests, clients=clients, seconds=seconds, seed=seed)
+    _check(report, {status: len(report.latencies)})
+    return spent / len(report.latencies) * 1e6, report
+
+
+def _check(report: load.Report, expected: dict[int, int]) -> None:
+    if report.statuses != expected or report.broken:
+        raise SystemExit(
+            f"unexpected answers: {dict(report.statuses)} {report.refused}, {report.broken} broken"
+        )
+
+
 def finished_answers(*, rounds: int, count: int) -> list[Figure]:
-    """Polls and repeated POSTs of a finished build beside the two yardsticks, round by round."""
+    """Polls and repeated POSTs of a finished build beside the yardsticks, round by round."""
     requests = {
         "GET": load.get(POLL),
         "HEAD": load.get(POLL, method="HEAD"),
         "POST": load.post("/api/v1/build", request_body()),
     }
-    spent: dict[str, list[float]] = {name: [] for name in ("raw", "starlette", *requests)}
     slowest: dict[str, list[float]] = {name: [] for name in requests}
-    memory = []
-    with seeded() as folder, download_server() as upstream:
-        with (
-            hello("raw") as raw,
-            hello("starlette") as starlette,
-            service(folder, upstream=upstream) as server,
-        ):
-            at_start = resident_bytes(server.pid) / 1e6
-            for _ in range(rounds):
-                spent["raw"].append(cost(raw, load.get("/"), count=count)[0])
-                spent["starlette"].append(cost(starlette, load.get("/"), count=count)[0])
-                for name, request in requests.items():
-                    cpu, report = cost(server, request, count=count)
-                    spent[name].append(cpu)
-                    slowest[name].append(report.p99 * 1e3)
-                load.run(server.port, iter([load.get(page) for page in _PAGES]), connections=1)
-                memory.append(resident_bytes(server.pid) / 1e6)
-    ratios = [
-        max(get, head) / hello
-        for get, head, hello in zip(spent["GET"], spent["HEAD"], spent["raw"], strict=True)
-    ]
+
+    def measure(server: Server, request: bytes, name: str = "") -> float:
+        cpu, report = cost(server, request, count=count)
+        if name:
+            slowest[name].append(report.p99 * 1e3)
+        return cpu
+
+    def look_around(server: Server) -> float:
+        load.run(server.port, iter([load.get(page) for page in _PAGES]), connections=1)
+        return resident_bytes(server.pid) / 1e6
+
+    with seeded() as folder, download_server() as upstream, contextlib.ExitStack() as opened:
+        raw, starlette = opened.enter_context(hello()), opened.enter_context(hello("starlette"))
+        server = opened.enter_context(service(folder, upstream=upstream))
+        at_start = resident_bytes(server.pid) / 1e6
+        settle(server)
+        same = opened.enter_context(same_bytes(server, requests["GET"]))
+        measures = {
+            "raw": partial(measure, raw, load.get("/")),
+            "starlette": partial(measure, starlette, load.get("/")),
+            "same GET": partial(measure, same, requests["GET"]),
+            "same HEAD": partial(measure, same, requests["HEAD"]),
+            **{name: partial(measure, server, request, name) for name, request in requests.items()},
+            "memory": partial(look_around, server),
+        }
+        spent = alternate(rounds, measures)
+    known = Yardstick("raw hello", spent["raw"])
     return [
         Figure("raw ASGI hello, CPU", "µs", spent["raw"]),
-        Figure("bare Starlette hello, CPU", "µs", spent["starlette"]),
-        Figure("finished status, GET, CPU", "µs", spent["GET"], 60),
-        Figure("finished status, HEAD, CPU", "µs", spent["HEAD"], 60),
-        Figure("finished status, times raw hello", "×", ratios, 2),
+        Figure("bare Starlette hello, CPU", "µs", spent["starlette"], yardstick=known),
+        Figure(
+            "finished status, GET, CPU",
+            "µs",
+            spent["GET"],
+            1.2,
+            Yardstick("raw ASGI, same bytes", spent["same GET"]),
+        ),
+        Figure(
+            "finished status, HEAD, CPU",
+            "µs",
+            spent["HEAD"],
+            1.5,
+            Yardstick("raw ASGI, same bytes", spent["same HEAD"]),
+        ),
         Figure(f"finished status, GET, p99 at {CONNECTIONS} connections", "ms", slowest["GET"], 10),
         Figure(f"finished status, HEAD, p99 at {CONNECTIONS} connections", "ms", slowest["HEAD"], 10),
-        Figure("repeated POST, finished result, CPU", "µs", spent["POST"], 120),
+        Figure("repeated POST, finished result, CPU", "µs", spent["POST"], 1.7, known),
         Figure(f"repeated POST, p99 at {CONNECTIONS} connections", "ms", slowest["POST"]),
         Figure("memory, API and 4 idle workers, at start", "MB", [at_start], 60),
-        Figure(f"memory after {3 * count} requests, pages and a scrape", "MB", memory, 80),
+        Figure(f"memory after {3 * count} requests, pages and a scrape", "MB", spent["memory"], 80),
     ]
 
 
 def enqueueing(
-    *, rounds: int, finished_jobs: int, packages: int = 20, budget: float | None = None, rested: bool = True
+    *,
+    rounds: int,
+    finished_jobs: int,
+    connections: int,
+    packages: int = 20,
+    budget: float | None = None,
+    rested: bool = True,
 ) -> Figure:
     """A new request each time: checked, hashed, written durably, answered with its position.
 
     A service that has not `rested` is looking through its database and its store meanwhile.
     """
-    spent = []
     numbers = itertools.count()
-    with seeded(finished_jobs=finished_jobs) as folder, download_server() as upstream:
+    with seeded(finished_jobs=finished_jobs) as folder, download_server() as upstream, hello() as raw:
         with service(folder, workers=0, upstream=upstream) as server:
-            _enqueue(server, numbers, count=100, packages=packages)
-            if rested:
-                settle(server)
-            for _ in range(rounds):
+
+            def enqueue() -> float:
                 seconds = 0.0
                 for _ in range(_BATCHES):
                     _forget_pending(folder)
-                    before = cpu_seconds(server.pid)
-                    _enqueue(server, numbers, count=_BATCH, packages=packages)
-                    seconds += cpu_seconds(server.pid) - before
-                spent.append(seconds / (_BATCHES * _BATCH) * 1e6)
-    name = f"enqueue {packages} packages, {finished_jobs} finished jobs in table"
-    return Figure(f"{name}, CPU" if rested else f"{name}, just started", "µs", spent, budget)
+                    bodies = [request_body(next(numbers), packages=packages) for _ in range(_BATCH)]
+                    seconds += _enqueue(server, bodies, connections=connections)
+                return seconds / (_BATCHES * _BATCH) * 1e6
+
+            def say_hello() -> float:
+                return cost(raw, load.get("/"), count=_HELLOS, connections=connections)[0]
+
+            _enqueue(
+                server, [request_body(next(numbers), packages=packages) for _ in range(100)], connections=8
+            )
+            if rested:
+                settle(server)
+            spent = alternate(rounds, {"enqueue": enqueue, "hello": say_hello})
+    at = "1 connection" if connections == 1 else f"{connections} connections"
+    name = f"enqueue, {at}, {packages} packages, {finished_jobs} finished jobs"
+    return Figure(
+        f"{name}, CPU" if rested else f"{name}, just started",
+        "µs",
+        spent["enqueue"],
+        budget,
+        Yardstick("raw hello", spent["hello"]),
+    )
 
 
-def _enqueue(server: Server, numbers: Iterator[int], *, count: int, packages: int) -> None:
-    bodies = [
-        load.post("/api/v1/build", request_body(next(numbers), packages=packages)) for _ in range(count)
-    ]
-    report = load.run(server.port, iter(bodies), connections=8)
-    if report.statuses != {202: count}:
-        raise SystemExit(f"unexpected answers: {dict(report.statuses)} {report.refused}")
+def _enqueue(server: Server, bodies: Sequence[bytes], *, connections: int) -> float:
+    """CPU seconds of the server for these requests, all of them new."""
+    requests = [load.post("/api/v1/build", body) for body in bodies]
+    before = cpu_seconds(server.pid)
+    report = load.run(server.port, iter(requests), connections=connections)
+    spent = cpu_seconds(server.pid) - before
+    _check(report, {202: len(requests)})
+    return spent
 
 
 def _forget_pending(folder: Path) -> None:
@@ -154,23 +208,29 @@ def _forget_pending(folder: Path) -> None:
 
 def starting(*, rounds: int) -> list[Figure]:
     """From exec to the first answer, which is a poll of a finished build."""
-    ours: list[Server] = []
-    yardstick: list[Server] = []
+
+    def start_hello(kind: str) -> Server:
+        with hello(kind) as server:
+            return server
+
+    def start_ours() -> Server:
+        with service(folder) as server:
+            return server
+
     with seeded() as folder:
-        for _ in range(rounds + 1):
-            with hello("starlette") as server:
-                yardstick.append(server)
-            with service(folder) as server:
-                ours.append(server)
-    del ours[0], yardstick[0]  # the first ones read their files from the disk
-    ratios = [mine.start_cpu / bare.start_cpu for mine, bare in zip(ours, yardstick, strict=True)]
+        started = [(start_hello("raw"), start_hello("starlette"), start_ours()) for _ in range(rounds + 1)]
+    # The first ones read their files from the disk.
+    raw, starlette, ours = zip(*started[1:], strict=True)
+    known = Yardstick("raw hello", [server.start_cpu * 1e3 for server in raw])
     return [
         Figure(
-            "bare Starlette hello, exec to first answer, CPU", "ms", [s.start_cpu * 1e3 for s in yardstick]
+            "bare Starlette hello, exec to first answer, CPU",
+            "ms",
+            [server.start_cpu * 1e3 for server in starlette],
+            yardstick=known,
         ),
-        Figure("exec to first answer, CPU", "ms", [s.start_cpu * 1e3 for s in ours]),
-        Figure("exec to first answer, wall", "ms", [s.start_wall * 1e3 for s in ours]),
-        Figure("exec to first answer, CPU, times bare Starlette", "×", ratios, 1.6),
+        Figure("exec to first answer, CPU", "ms", [server.start_cpu * 1e3 for server in ours], 1.5, known),
+        Figure("exec to first answer, wall", "ms", [server.start_wall * 1e3 for server in ours]),
     ]
 
 

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from asu_builder.core.statistics import PERIODS, Charts
@@ -15,14 +16,14 @@ from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.pages.statistics import draw_statistics
-from bench.figures import Figure
+from bench.figures import Figure, Yardstick, alternate
+from bench.pages import BUDGET, say_hello
 from bench.sample import PROFILE, TARGET, seed
+from bench.yardsticks import hello
 
 EVENTS = 300_000
 _DAYS = 90
 _REQUESTS = 2000
-_BUDGET = 30
-"""Milliseconds of CPU, as for every page."""
 _NAMES = [f"package-number-{number}" for number in range(2000)]
 _KINDS = ("request", "completed", "cache_hit", "failed")
 _SHARES = (34, 28, 32, 6)
@@ -30,12 +31,16 @@ _SHARES = (34, 28, 32, 6)
 
 def counting(*, rounds: int, finished_jobs: int) -> Iterator[Figure]:
     """The whole view, charts drawn, on a database that was just opened; nothing is remembered."""
-    with tempfile.TemporaryDirectory(prefix="asu-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="asu-bench-") as name, hello() as raw:
         seed(Path(name), finished_jobs=finished_jobs)
         _fill(Path(name) / "bench.db")
         for days in PERIODS:
-            spent = [_view(Path(name) / "bench.db", days) for _ in range(rounds)]
-            yield Figure(f"statistics of {days} days, {EVENTS} events, CPU", "ms", spent, _BUDGET)
+            view = partial(_view, Path(name) / "bench.db", days)
+            spent = alternate(rounds, {"view": view, "hello": partial(say_hello, raw)})
+            known = Yardstick("raw hello", spent["hello"])
+            yield Figure(
+                f"statistics of {days} days, {EVENTS} events, CPU", "ms", spent["view"], BUDGET, known
+            )
 
 
 def _view(path: Path, days: int) -> float:
