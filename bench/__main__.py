@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from urllib.parse import urlsplit
 
-from bench import builds, hanging, hostile, load, mixed, pages, scenarios, soak, statistics, watchers
+from bench import builds, hanging, hostile, load, mixed, pages, polls, scenarios, soak, statistics, watchers
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -69,13 +69,14 @@ def _enqueueing(options: argparse.Namespace) -> Iterator[Figure]:
     for finished_jobs in (0, options.finished_jobs):
         yield enqueueing(connections=16, finished_jobs=finished_jobs, budget=10)
         yield enqueueing(connections=16, finished_jobs=finished_jobs, packages=150)
-    yield enqueueing(connections=16, finished_jobs=options.finished_jobs, budget=20, rested=False)
+    yield enqueueing(connections=16, finished_jobs=options.finished_jobs, budget=13, rested=False)
 
 
 def _running(options: argparse.Namespace) -> Iterator[Figure]:
     server = Server(options.pid or os.getpid(), urlsplit(options.url).port or 80)
     rounds = [
-        scenarios.cost(server, load.get(options.path), count=options.requests) for _ in range(options.rounds)
+        scenarios.cost(server, [load.get(options.path)], count=options.requests)
+        for _ in range(options.rounds)
     ]
     if options.pid:
         yield Figure(f"GET {options.path[:40]}, CPU", "µs", [cpu for cpu, _ in rounds])
@@ -84,6 +85,8 @@ def _running(options: argparse.Namespace) -> Iterator[Figure]:
 
 _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "answers": lambda options: scenarios.finished_answers(rounds=options.rounds, count=options.requests),
+    "polls": lambda options: polls.polling(rounds=options.rounds, seconds=options.paced_seconds),
+    "asking": lambda options: polls.asking(rounds=options.rounds, count=options.requests // 4),
     "enqueue": _enqueueing,
     "start": lambda options: scenarios.starting(rounds=options.rounds),
     "storm": lambda options: scenarios.storm(),

@@ -71,7 +71,7 @@ def _rounds(call: Callable[[], object]) -> list[float]:
 
 
 def _spend(server: Server, request: bytes) -> float:
-    return cost(server, request, count=_REQUESTS, connections=1)[0]
+    return cost(server, [request], count=_REQUESTS, connections=1)[0]
 
 
 if __name__ == "__main__":

@@ -69,12 +69,12 @@ def paging(*, rounds: int, finished_jobs: int) -> Iterator[Figure]:
 
 def say_hello(raw: Server) -> float:
     """CPU of the yardstick in milliseconds."""
-    return cost(raw, load.get("/"), count=_HELLOS, connections=1)[0] / 1e3
+    return cost(raw, [load.get("/")], count=_HELLOS, connections=1)[0] / 1e3
 
 
 def _spend(server: Server, request: bytes) -> float:
     """CPU of one answer in milliseconds."""
-    return cost(server, request, count=_TIMES, connections=1)[0] / 1e3
+    return cost(server, [request], count=_TIMES, connections=1)[0] / 1e3
 
 
 def _with_token(request: bytes, secret: str) -> bytes:

@@ -80,8 +80,11 @@ def a_result() -> BuildResult:
     return BuildResult(description, images, PACKAGES, command, tuple(PACKAGES), output, "")
 
 
-def seed(folder: Path, *, finished_jobs: int = 0) -> None:
-    """A database and a store in which the request above is built, beside many other finished jobs."""
+def seed(folder: Path, *, finished_jobs: int = 0, usual: bool = False) -> None:
+    """A database and a store in which the request above is built, beside many other finished jobs.
+
+    Their results are small, or of `usual` size.
+    """
     database = Database(folder / "bench.db")
     queue = SqlJobQueue(database)
     now = datetime.now(UTC)
@@ -95,33 +98,34 @@ def seed(folder: Path, *, finished_jobs: int = 0) -> None:
         for image in a_result().images:
             (scratch / image.name).write_bytes(b"an image\n")
         store.publish(FINISHED, scratch)
-    _add_finished(database, finished_jobs, now)
+    small = BuildResult({}, (), {}, (), (), "", "")
+    _add_finished(database, finished_jobs, a_result() if usual else small, now)
     for number in range(finished_jobs):
         # Else housekeeping takes them for lost and spends the rounds on forgetting them.
-        (root / _hash_of(number)).mkdir()
+        (root / hash_of(number)).mkdir()
     database.close()
 
 
-def _hash_of(number: int) -> str:
+def hash_of(number: int) -> str:
+    """Of that one of the other finished jobs."""
     return f"{number:064x}"
 
 
-def _add_finished(database: Database, count: int, now: datetime) -> None:
+def _add_finished(database: Database, count: int, result: BuildResult, now: datetime) -> None:
     """Rows as the queue writes them, without its hundred thousand durable transactions."""
     request = msgspec.json.encode(a_request()).decode()
-    # A small outcome: the table's length matters here, not its width.
-    outcome = msgspec.json.encode(BuildResult({}, (), {}, (), (), "", "")).decode()
+    outcome = msgspec.json.encode(result).decode()
     at, until = to_micros(now), to_micros(now + _WEEK)
     with database.writing() as connection:
         connection.executemany(
             "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)",
-            ((_hash_of(number), request, at) for number in range(count)),
+            ((hash_of(number), request, at) for number in range(count)),
         )
         connection.executemany(
             "INSERT INTO build_jobs"
             " (request_hash, state, enqueued_at, last_accessed_at, started_at, finished_at, expires_at)"
             " VALUES (?, 'completed', ?, ?, ?, ?, ?)",
-            ((_hash_of(number), at, at, at, at, until) for number in range(count)),
+            ((hash_of(number), at, at, at, at, until) for number in range(count)),
         )
         connection.execute(
             "INSERT INTO build_results (job_id, completed, document)"

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 from bench import load
@@ -53,11 +54,16 @@ def seeded(*, finished_jobs: int = 0) -> Iterator[Path]:
 
 
 def cost(
-    server: Server, request: bytes, *, count: int, connections: int = CONNECTIONS, status: int = 200
+    server: Server,
+    requests: Sequence[bytes],
+    *,
+    count: int,
+    connections: int = CONNECTIONS,
+    status: int = 200,
 ) -> tuple[float, load.Report]:
-    """CPU of the server per request, in microseconds, under a bounded load that must meet this status."""
+    """CPU of the server in microseconds, per request of so many of these in turn; all meet this status."""
     before = cpu_seconds(server.pid)
-    report = load.run(server.port, itertools.repeat(request, count), connections=connections)
+    report = load.run(server.port, islice(cycle(requests), count), connections=connections)
     spent = cpu_seconds(server.pid) - before
     _check(report, {status: count})
     return spent / count * 1e6, report
@@ -95,7 +101,7 @@ def finished_answers(*, rounds: int, count: int) -> list[Figure]:
     slowest: dict[str, list[float]] = {name: [] for name in requests}
 
     def measure(server: Server, request: bytes, name: str = "") -> float:
-        cpu, report = cost(server, request, count=count)
+        cpu, report = cost(server, [request], count=count)
         if name:
             slowest[name].append(report.p99 * 1e3)
         return cpu
@@ -172,7 +178,7 @@ def enqueueing(
                 return seconds / (_BATCHES * _BATCH) * 1e6
 
             def say_hello() -> float:
-                return cost(raw, load.get("/"), count=_HELLOS, connections=connections)[0]
+                return cost(raw, [load.get("/")], count=_HELLOS, connections=connections)[0]
 
             _enqueue(
                 server, [request_body(next(numbers), packages=packages) for _ in range(100)], connections=8

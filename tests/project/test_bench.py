@@ -222,8 +222,8 @@ def test_a_paced_client_without_an_answer_is_broken(monkeypatch: pytest.MonkeyPa
 
 def test_another_status_than_meant_ends_the_measurement(counting: CountingServer) -> None:
     server = Server(os.getpid(), counting.server_port)
-    assert cost(server, load.get("/missing"), count=5, connections=2, status=404)[1].statuses == {404: 5}
+    assert cost(server, [load.get("/missing")], count=5, connections=2, status=404)[1].statuses == {404: 5}
     with pytest.raises(SystemExit, match="404"):
-        cost(server, load.get("/missing"), count=5, connections=2)
+        cost(server, [load.get("/missing")], count=5, connections=2)
     with pytest.raises(SystemExit, match="404"):
         paced_cost(server, [load.get("/missing")], clients=20, seconds=5)
