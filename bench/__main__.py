@@ -9,7 +9,20 @@ from functools import partial
 from itertools import chain
 from urllib.parse import urlsplit
 
-from bench import builds, hanging, hostile, load, mixed, pages, polls, scenarios, soak, statistics, watchers
+from bench import (
+    builds,
+    hanging,
+    hostile,
+    load,
+    mixed,
+    pages,
+    polls,
+    positions,
+    scenarios,
+    soak,
+    statistics,
+    watchers,
+)
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
 
@@ -102,6 +115,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "hostile": lambda options: chain(hanging.asking_upstream(), hostile.attacking()),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
+    "positions": lambda options: positions.standing(rounds=options.rounds),
     "statistics": lambda options: statistics.counting(
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),

@@ -1,7 +1,6 @@
 """The interfaces between `core` and its adapters.
 
-Every adapter of a port runs the same contract suite (`tests/contract/`). Errors are those of
-`domain/errors.py`; nothing foreign passes a port.
+Every adapter of a port runs its contract suite in `tests/contract/`. Only errors of `domain/errors.py` pass.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from asu_builder.domain.job import (
     Recovery,
     Retention,
     Stage,
+    Standing,
     Submission,
     Tally,
     TallyBy,
@@ -74,6 +74,15 @@ class JobQueue(Protocol):
     def find(self, request_hash: str) -> Job | None:
         """The newest unexpired job for this hash."""
 
+    def exists(self, request_hash: str) -> bool:
+        """Whether `find` has a job; never waits, but raises `Unavailable` where it cannot be told at once."""
+
+    def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
+        """Of each hash how far the job of `find` is, all of one moment; hashes without one are left out."""
+
+    def changes(self) -> int:
+        """Another number than before once any process has committed anything; never waits, as `exists`."""
+
     def position(self, job_id: int) -> int:
         """How many pending jobs are ahead of this one; counted, never stored."""
 
@@ -86,8 +95,7 @@ class JobQueue(Protocol):
     def touch(self, request_hashes: Collection[str]) -> None:
         """Notes that clients have polled these jobs or used their results.
 
-        A waiting job keeps or takes back its place; a result is kept for its time from now on,
-        yet not beyond `Retention.max_age`.
+        A waiting job keeps or takes back its place; a result is kept from now on, up to `Retention.max_age`.
         """
 
     def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:
@@ -316,10 +324,9 @@ class Container(Protocol):
     ) -> CommandResult:
         """Runs one command in `workdir` with a clean environment (plus `environment`).
 
-        `output` is a directory on this host; stdout and stderr are streamed into files there.
-        `on_output` is told both as they come, also what the files have no room for.
-        Raises `BuildFailed` for deadline, memory and disk limits, `BuildInterrupted` when the
-        stop event was set, `EngineUnavailable` when the engine fails.
+        `output` is a directory on this host; stdout and stderr are streamed into files there. `on_output` is
+        told both as they come, also what the files have no room for. Raises `BuildFailed` for deadline,
+        memory and disk limits, `BuildInterrupted` when the stop event was set, or `EngineUnavailable`.
         """
 
     def exists(self, path: str) -> bool:
@@ -374,10 +381,7 @@ class Store(Protocol):
         """
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A fresh directory on the store's own file system, gone afterwards if not published.
-
-        Raises as `require_root` does.
-        """
+        """A fresh directory on the store's disk, gone later unless published; raises as `require_root`."""
 
     def locate(self, request_hash: str, name: str) -> Path | None:
         """The published plain file, or None; never anything outside the store."""
@@ -394,9 +398,8 @@ class Store(Protocol):
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
         """Takes a published directory away, and is done too if there is none.
 
-        `confirm` is asked last, while nothing can be published, and must not wait; unless it says yes,
-        nothing is taken and False is the answer. Raises `StillRead` while it is held, and as
-        `require_root` does.
+        `confirm` is asked last, while nothing can be published, and must not wait; without its yes nothing is
+        taken and False is the answer. Raises `StillRead` while it is held, and as `require_root` does.
         """
 
     def published(self) -> Iterable[str]:
@@ -409,10 +412,7 @@ class Store(Protocol):
         """
 
     def missing(self) -> str:
-        """Why this is not the store that results were put into, as last seen; "" while it is.
-
-        Looks at no disk, so it may be asked for each answer.
-        """
+        """Why this is not the store that results were put into, as last seen; reads no disk. "" if it is."""
 
     def adopt(self) -> None:
         """Takes this for the store from now on, whatever lies in it; the operator has decided so."""

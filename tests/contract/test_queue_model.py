@@ -49,6 +49,7 @@ from asu_builder.domain.job import (
     Priority,
     Retention,
     Stage,
+    Standing,
     Submission,
 )
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
@@ -141,6 +142,31 @@ def expected(job: ModelJob) -> tuple[object, ...]:
     fixed = (job.id, job.request_hash, job.caller, job.priority, at(job.enqueued_at), job.joined)
     ended = None if job.live else at(job.finished_at)
     return (*fixed, job.state, job.stage, job.attempts, job.retries, job.history, ended, job.reason)
+
+
+def told(standing: Standing) -> tuple[object, ...]:
+    """What the queue says of how far a job is."""
+    return (
+        standing.job_id,
+        standing.state,
+        standing.stage,
+        standing.ahead,
+        standing.expires_at,
+        standing.state is JobState.BUILDING and standing.started_at,
+    )
+
+
+def stands(job: ModelJob, order: Sequence[int]) -> tuple[object, ...]:
+    """What the model says of it; `order` are the ids of what waits."""
+    builds = job.state is JobState.BUILDING
+    return (
+        job.id,
+        job.state,
+        job.stage,
+        order.index(job.id) if job.state is JobState.PENDING else None,
+        None if job.live else at(job.expires_at),
+        builds and at(job.started_at),
+    )
 
 
 def taken(write: Callable[[], object]) -> bool:
@@ -493,11 +519,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def answers_are_the_same(self) -> None:
-        queue = self.side.queue
+        queue, order = self.side.queue, [job.id for job in self.model.order()]
+        standings = at_time(queue, at(self.now)).standings([request.request_hash for request in REQUESTS])
         for request in REQUESTS:
             found = at_time(queue, at(self.now)).find(request.request_hash)
             wanted = self.model.find(request.request_hash, now=self.now)
             assert (found and said(found)) == (wanted and expected(wanted))
+            assert queue.exists(request.request_hash) == (wanted is not None)
+            standing = standings.get(request.request_hash)
+            assert (standing and told(standing)) == (wanted and stands(wanted, order))
             if found is not None:
                 assert found.request == request.request
                 assert type(found.outcome) is OUTCOMES.get(found.state, type(None))

@@ -1,9 +1,9 @@
 """SQLite in WAL mode behind `reading()` and `writing()`.
 
-As many connections for reading, which cannot write, as threads read at once; two for writing, under a
-lock, so that no thread of this process meets "database is locked". A second process is
-waited for by SQLite's own busy timeout. `schema.py` brings a file to the newest schema. A lock on a file
-beside the database gives each process another worker's name.
+As many connections for reading, which cannot write, as threads read at once, and one for the event loop; two
+for writing, under a lock, so that no thread of this process meets "database is locked". A second process is
+waited for by SQLite's own busy timeout, but not by the event loop. `schema.py` brings a file to the newest
+schema. A lock on a file beside the database gives each process another worker's name.
 """
 
 import contextlib
@@ -100,6 +100,8 @@ class Database:
         self._opened: list[sqlite3.Connection] = []
         self._connecting = threading.Lock()
         self._writing = threading.Lock()
+        self._peeking = threading.Lock()
+        self._peeker: sqlite3.Connection | None = None
         self._verifying = threading.Lock()
         self._verifier: sqlite3.Connection | None = None
         self._header: int | None = None
@@ -121,32 +123,38 @@ class Database:
             self.close()
             raise
 
-    def _connect(self, synchronous: str, *, read_only: bool = False) -> sqlite3.Connection:
+    def _connect(
+        self, synchronous: str, *, read_only: bool = False, patience: float = _BUSY_TIMEOUT_SECONDS
+    ) -> sqlite3.Connection:
         # A reader makes no file where one is gone.
         address = f"{self._path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
         connection = sqlite3.connect(
-            address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+            address, uri=True, timeout=patience, isolation_level=None, check_same_thread=False
         )
+        try:
+            # Of several processes that bring a new file into WAL mode at once SQLite refuses all but one, and
+            # does not let them wait.
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    break
+                except sqlite3.OperationalError as error:
+                    if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                        raise
+                    time.sleep(_AGAIN_SECONDS)
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA cache_size = -1024")
+            # What is forgotten may have been a Wi-Fi password: its bytes are overwritten, not only freed.
+            connection.execute("PRAGMA secure_delete = ON")
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
         with self._connecting:
             self._opened.append(connection)
-        # Of several processes that bring a new file into WAL mode at once SQLite refuses all but one, and
-        # does not let them wait.
-        until = time.monotonic() + _BUSY_TIMEOUT_SECONDS
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                if result_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-                time.sleep(_AGAIN_SECONDS)
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA cache_size = -1024")
-        # What is forgotten may have been a Wi-Fi password: its bytes are overwritten, not only freed.
-        connection.execute("PRAGMA secure_delete = ON")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
         return connection
 
     @contextlib.contextmanager
@@ -161,6 +169,23 @@ class Database:
                 yield connection
             finally:
                 self._idle_readers.append(connection)
+
+    @contextlib.contextmanager
+    def peeking(self) -> Iterator[sqlite3.Connection]:
+        """A connection that refuses to write, for one short look on the event loop.
+
+        Raises `Unavailable` instead of waiting for a lock of the file, or for a thread that peeks. Nothing is
+        committed on it, so every commit changes its `data_version`.
+        """
+        if not self._peeking.acquire(blocking=False):
+            raise Unavailable("Another thread peeks into the database at this moment.")
+        try:
+            with self._translated():
+                if self._peeker is None:
+                    self._peeker = self._connect("NORMAL", read_only=True, patience=0)
+                yield self._peeker
+        finally:
+            self._peeking.release()
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:

@@ -69,13 +69,13 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
 
 
 # Counted in the index build_jobs_order alone; ids are given in the order in which jobs came.
-_WAITING = """
+WAITING = """
     SELECT counted.priority, counted.deprioritized, counted.jobs, first.enqueued_at
       FROM (SELECT deprioritized, priority, count(*) AS jobs, min(id) AS first FROM build_jobs
              WHERE state = 'pending' GROUP BY deprioritized, priority) AS counted
       JOIN build_jobs AS first ON first.id = counted.first
 """
-_BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
+BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
 
 
 class SqlOperations:
@@ -163,8 +163,8 @@ class SqlOperations:
 
     def load(self) -> QueueLoad:
         with self._database.reading() as connection:
-            rows = connection.execute(_WAITING).fetchall()
-            (building,) = connection.execute(_BUILDING).fetchone()
+            rows = connection.execute(WAITING).fetchall()
+            (building,) = connection.execute(BUILDING).fetchone()
         waiting = {
             (Priority(priority), bool(deprioritized)): Waiting(jobs, moment(at))
             for priority, deprioritized, jobs, at in rows

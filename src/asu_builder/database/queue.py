@@ -22,6 +22,7 @@ from asu_builder.database.rows import (
     span_micros,
     to_job,
 )
+from asu_builder.database.standings import ANSWERS, EXISTS, count_ahead, find_standings
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
@@ -38,6 +39,7 @@ from asu_builder.domain.job import (
     Recovery,
     Retention,
     Stage,
+    Standing,
     Submission,
     allows_resubmit,
 )
@@ -49,10 +51,7 @@ _LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_to
 _MEASURED = 50
 """How many of the latest builds say how long one takes."""
 _IMPLAUSIBLE = timedelta(hours=6)
-"""A clock that leapt in mid-build measures nothing."""
 
-# What still answers for its hash: anything live, and what is final and not past its time.
-_ANSWERS = "(job.state IN ('pending', 'building') OR job.expires_at > :now)"
 
 _CLAIM = """
     UPDATE build_jobs
@@ -67,13 +66,6 @@ _CLAIM = """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
 
-# The row values are those of the index build_jobs_order.
-_AHEAD = """
-    SELECT count(*) FROM build_jobs AS other, build_jobs AS mine
-     WHERE mine.id = ? AND other.state = 'pending'
-       AND (other.deprioritized, -other.priority, other.fair_start, other.id)
-         < (mine.deprioritized, -mine.priority, mine.fair_start, mine.id)
-"""
 _LAST = """
     SELECT id FROM build_jobs WHERE state = 'pending'
      ORDER BY deprioritized DESC, priority, fair_start DESC, id DESC LIMIT 1
@@ -101,7 +93,7 @@ TAKE_EARLIER_START = f"""
 """
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
 _JOB = f"{SELECT_JOB} WHERE job.id = ?"
-_COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
+COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
 
 
 class SqlJobQueue:
@@ -126,10 +118,10 @@ class SqlJobQueue:
                 job = _find(connection, submission.request_hash, at)
                 if job is not None and not allows_resubmit(job, now=moment(at)):
                     job = _join(connection, job, submission)
-                    ahead = _count_ahead(connection, job.id) if job.state is JobState.PENDING else None
+                    ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
                     entries.append(Entry(job, created=False, ahead=ahead))
                     continue
-                (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+                (pending,) = connection.execute(COUNT_PENDING).fetchone()
                 if max_pending is not None and pending >= max_pending:
                     entries.append(QueueFull(pending, _RETRY_AFTER_FULL))
                     continue
@@ -146,7 +138,7 @@ class SqlJobQueue:
                 job = insert_job(connection, submission, at)
                 # A new job is mostly the last one; then the others need not be counted again.
                 (last,) = connection.execute(_LAST).fetchone()
-                ahead = pending if last == job.id else _count_ahead(connection, job.id)
+                ahead = pending if last == job.id else count_ahead(connection, job.id)
                 entries.append(Entry(job, created=True, ahead=ahead))
                 created += 1
         self._database.wakeups.notify(created)
@@ -158,20 +150,37 @@ class SqlJobQueue:
             job = _find(connection, request_hash, at)
             if job is not None and not allows_resubmit(job, now=moment(at)):
                 return False
-            (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+            (pending,) = connection.execute(COUNT_PENDING).fetchone()
         return int(pending) < max_pending
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
             return _find(connection, request_hash, self._database.now())
 
+    def exists(self, request_hash: str) -> bool:
+        with self._database.peeking() as connection:
+            values = {"hash": request_hash, "now": self._database.now()}
+            return connection.execute(EXISTS, values).fetchone() is not None
+
+    def changes(self) -> int:
+        with self._database.peeking() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
+        with self._database.reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                return find_standings(connection, request_hashes, self._database.now())
+            finally:
+                connection.execute("ROLLBACK")
+
     def position(self, job_id: int) -> int:
         with self._database.reading() as connection:
-            return _count_ahead(connection, job_id)
+            return count_ahead(connection, job_id)
 
     def pending(self) -> int:
         with self._database.reading() as connection:
-            (pending,) = connection.execute(_COUNT_PENDING).fetchone()
+            (pending,) = connection.execute(COUNT_PENDING).fetchone()
         return int(pending)
 
     def typical_duration(self) -> timedelta | None:
@@ -349,16 +358,10 @@ class SqlJobQueue:
 
 def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
     row = connection.execute(
-        f"{SELECT_JOB} WHERE job.request_hash = :hash AND {_ANSWERS} ORDER BY job.id DESC LIMIT 1",
+        f"{SELECT_JOB} WHERE job.request_hash = :hash AND {ANSWERS} ORDER BY job.id DESC LIMIT 1",
         {"hash": request_hash, "now": at},
     ).fetchone()
     return None if row is None else to_job(row)
-
-
-def _count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
-    """How many waiting jobs are before this one."""
-    (ahead,) = connection.execute(_AHEAD, (job_id,)).fetchone()
-    return int(ahead)
 
 
 def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> Job:

@@ -167,6 +167,20 @@ class Job(Struct, frozen=True):
     outcome: Outcome | None = None
 
 
+class Standing(Struct, frozen=True):
+    """How far a job is, without what was asked and what came of it; all that changes in answers about it."""
+
+    job_id: int
+    state: JobState
+    stage: Stage | None
+    ahead: int | None
+    """How many jobs are ahead of a pending one; None for any other."""
+    expires_at: datetime | None
+    """Until when a final one answers for its hash, unless it is used."""
+    started_at: datetime | None
+    """When it was claimed last."""
+
+
 class Lease(Struct, frozen=True):
     """The proof of a claim. Every later write carries it; a stale one is refused."""
 

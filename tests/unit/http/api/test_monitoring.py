@@ -214,7 +214,7 @@ def test_a_scrape_looks_at_no_job_that_has_ended(scene: Scene, app: object) -> N
         assert claimed is not None
         scene.queue.finish(claimed[1], a_result(), Retention(HOUR))
     with scene.database.reading() as connection:
-        for statement in (operator._WAITING, operator._BUILDING):
+        for statement in (operator.WAITING, operator.BUILDING):
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             steps = [step for *_, step in plan if "build_jobs" in step or "first" in step]
             assert steps
