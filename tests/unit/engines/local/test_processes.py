@@ -3,11 +3,11 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
 from asu_builder.engines.local.container import kill_all, members
+from factories import eventually
 
 
 @pytest.fixture
@@ -17,17 +17,11 @@ def family(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     script = "sleep 60 & setsid -f sleep 61; touch ready; wait; while :; do sleep 62; done"
     with subprocess.Popen(["sh", "-c", script], cwd=tmp_path, start_new_session=True) as leader:
         try:
-            _wait_for(lambda: (tmp_path / "ready").exists())
+            # The process that makes the file may be on its way out, and the daemon still on its way.
+            assert eventually(lambda: (tmp_path / "ready").exists() and len(members(leader.pid)) == 2)
             yield leader
         finally:
             kill_all(leader.pid, tmp_path)
-
-
-def _wait_for(condition: "object") -> None:
-    ends = monotonic() + 60
-    while not condition():  # type: ignore[operator]
-        assert monotonic() < ends
-        sleep(0.01)
 
 
 @pytest.mark.process
