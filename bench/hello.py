@@ -61,6 +61,8 @@ def main(kind: str, port: int, file: str = "") -> None:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        backlog=2048,
+        timeout_keep_alive=30,
     )
 
 
