@@ -13,6 +13,7 @@ from bench import (
     builds,
     hanging,
     hostile,
+    idle_watchers,
     load,
     mixed,
     pages,
@@ -120,6 +121,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),
     "watchers": lambda options: watchers.watching(pairs=options.rounds),
+    "idle-watchers": lambda options: idle_watchers.idling(rounds=options.rounds),
     "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),
 }
 """What runs only when it is asked for: it takes minutes."""

@@ -188,6 +188,11 @@ class Door:
         """Its first head is here."""
         self._silent.pop(connection, None)
 
+    def hand_over(self, connection: Connection, successor: Connection) -> None:
+        """Its first head is here, and another protocol speaks on it from now on; it counts as before."""
+        self._silent.pop(connection, None)
+        self._open[successor] = self._open.pop(connection)
+
     def leave(self, connection: Connection) -> None:
         """It is gone. May be said twice."""
         self._silent.pop(connection, None)

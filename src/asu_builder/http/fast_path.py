@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
 from asu_builder.http.api.builds import BODY, BuildAnswers
-from asu_builder.http.api.live import LiveEndpoints
+from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
@@ -233,6 +233,8 @@ class FastPath:
         bind_log_context(request_id, scope["path"])
         try:
             await self._app(scope, receive, recorder.send)
+            if STREAM in scope:
+                await scope[STREAM](scope, recorder.send)
         except ClientDisconnect:
             recorder.status = _CLIENT_GONE
         except Exception:

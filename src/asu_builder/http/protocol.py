@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -31,6 +31,20 @@ class _Refused(Exception):
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection. Says in each scope how it is broken off, and whether its client is still there."""
+
+    # With more than thirty names beside uvicorn's, each connection would have a dict with keys of its own.
+    __slots__ = (
+        "_body",
+        "_client",
+        "_door",
+        "_held",
+        "_phase",
+        "_since",
+        "_slice",
+        "_unread",
+        "_unsent",
+        "_unsent_since",
+    )
 
     def __init__(self, *, door: Door, **parts: Any) -> None:
         super().__init__(**parts)
@@ -93,9 +107,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def check_deadlines(self, now: float) -> None:
-        """Ends the connection when the client has been too slow; a WebSocket has other deadlines."""
-        if self._phase == _UPGRADED:
-            return
+        """Ends the connection when the client has been too slow."""
         limits = self._door.limits
         unsent = self.transport.get_write_buffer_size()
         if not (unsent and self._unsent and unsent >= self._unsent):
@@ -206,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _feed_in_slices(self, data: bytes) -> None:
         for start in range(0, len(data), _SLICE):
-            if self._phase == _REFUSED:
+            if self._phase in (_REFUSED, _UPGRADED):
                 return
             piece = data[start : start + _SLICE]
             self._slice = len(piece)
@@ -250,8 +262,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(door.NOT_A_HANDSHAKE)
             return
         self._phase = _UPGRADED
-        self._door.has_spoken(self)
-        socket.on_lost = lambda: self._door.leave(self)
+        socket.door = self._door
+        self._door.hand_over(self, socket)
+        self.parser = cast("Any", None)  # the two hold each other, and would hold all of this with them
 
     def _read_without_upgrade(self, rest: bytes) -> None:
         """Reads a head once more, without its wish for another protocol, and what came behind it.

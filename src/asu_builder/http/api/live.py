@@ -1,6 +1,6 @@
 """How a build is followed: the addresses, and the messages that watchers are sent, as types and rendered."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,12 +75,14 @@ _encode = msgspec.json.Encoder().encode
 class Message:
     """One message, rendered once for all who are sent it, in whichever form they read."""
 
-    def __init__(self, kind: str, body: str, *, text: Callable[[], str], last: int = 0) -> None:
-        """`body` is JSON, `text` makes what people read, `last` is the highest `seq` in it."""
+    __slots__ = ("_event", "_text", "json", "kind", "last")
+
+    def __init__(self, kind: str, body: str, *, text: Callable[[], str] | bytes, last: int = 0) -> None:
+        """`body` is JSON, `text` is or makes what people read, `last` is the highest `seq` in it."""
         self.kind = kind
         self.json = body
         self.last = last
-        self._text: Callable[[], str] | bytes = text
+        self._text = text
         self._event: bytes | None = None
 
     @property
@@ -108,7 +110,7 @@ def render_state(view: BuildView) -> Message:
     parts = [str(job.state)]
     parts += [f"{position} ahead"] if position is not None else []
     parts += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
-    return Message("state", _encode(event).decode(), text=lambda: f"-- {', '.join(parts)}\n")
+    return Message("state", _encode(event).decode(), text=f"-- {', '.join(parts)}\n".encode())
 
 
 def render_lines(lines: Sequence[LogLine]) -> Message:
@@ -150,6 +152,8 @@ class WatchLimits(msgspec.Struct, frozen=True):
 
 
 EVENTS = "/api/v1/build/{request_hash}/events"
+STREAM = "asu_builder.stream"
+"""Where in a scope an answer that lasts leaves its rest, to be awaited with the scope and `send`."""
 _WATCHED: dict[int, tuple[str, Any]] = {
     400: ("after is no number", Problem),
     404: ("The request is unknown or has expired", Problem),
@@ -192,9 +196,11 @@ class LiveEndpoints:
         """
         return await self._streams().log(request)
 
-    async def socket(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> tuple[str, int]:
+    def socket(
+        self, scope: Scope, receive: Receive, send: Send, request_id: bytes
+    ) -> Awaitable[tuple[str, int]]:
         """Answers a WebSocket; the route and the HTTP status, for the counters."""
-        return await self._streams().answer_socket(scope, receive, send, request_id)
+        return self._streams().answer_socket(scope, receive, send, request_id)
 
     @property
     def watchers(self) -> int:

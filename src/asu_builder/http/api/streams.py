@@ -1,10 +1,11 @@
 """How watchers are told: by WebSocket, as server-sent events, or as plain text."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from msgspec import Struct
 from starlette.requests import HTTPConnection, Request
@@ -16,11 +17,18 @@ from asu_builder.core.live import LiveBuilds
 from asu_builder.domain.access import Right
 from asu_builder.domain.errors import AsuError, RequestRejected
 from asu_builder.http.api.builds import require_hash
-from asu_builder.http.api.live import EVENTS, Message, WatchLimits, render_problem_event, render_text
+from asu_builder.http.api.live import (
+    EVENTS,
+    STREAM,
+    Message,
+    WatchLimits,
+    render_problem_event,
+    render_text,
+)
 from asu_builder.http.api.watchers import Watcher, Watching
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import ABORT, refuse_socket
+from asu_builder.http.door import ABORT, CLIENT, Client, refuse_socket
 from asu_builder.http.errors import sentence_of, status_of
 from asu_builder.http.threads import Threads
 
@@ -39,6 +47,8 @@ _HURRY_SECONDS = 0.5
 """The same when the server stops."""
 _HEARTBEAT = b": still here\n\n"
 _LONGEST_REASON = 120
+_KEPT = ("method", "path", "route")
+"""What of a scope is still looked at while its answer lasts."""
 _PRIVATE = 4000
 """WebSocket close codes of ours are HTTP's, behind this."""
 
@@ -73,7 +83,7 @@ class LiveStreams:
         self._callers = callers
         self._seconds = limits.seconds
         self._watching = Watching(source, threads, limits=limits, on_end=on_end)
-        self._open: set[Callable[[], object]] = set()
+        self._open: set[_Connection] = set()
         self._lingering: set[_Connection] = set()
 
     @property
@@ -86,8 +96,8 @@ class LiveStreams:
         self._watching.stop()
 
         def break_off() -> None:
-            for abort in list(self._open):
-                abort()
+            for connection in tuple(self._open):
+                connection.abort()
 
         asyncio.get_running_loop().call_later(_HURRY_SECONDS, break_off)
 
@@ -95,13 +105,13 @@ class LiveStreams:
         """Server-sent events; a client that comes back says by `Last-Event-ID` where it was."""
         seen = request.headers.get("last-event-id", "")
         after = int(seen[:15]) if seen.isascii() and seen.isdigit() else _after(request)
-        return partial(self._stream, require_hash(request.path_params["request_hash"]), after, _EVENTS)
+        return await self._admit(request, after, _EVENTS)
 
     async def log(self, request: Request) -> ASGIApp:
         """The lines there are, or with `follow` also those that will come."""
         request_hash, after = require_hash(request.path_params["request_hash"]), _after(request)
         if request.query_params.get("follow", "0") not in ("", "0"):
-            return partial(self._stream, request_hash, after, _TEXT)
+            return await self._admit(request, after, _TEXT)
 
         def whole() -> bytes:
             return render_text(self._source.whole(request_hash, after=after)).encode()
@@ -110,10 +120,24 @@ class LiveStreams:
             await self._threads.run(whole), headers={"x-content-type-options": "nosniff"}
         )
 
-    async def _stream(
-        self, request_hash: str, after: int, form: _Form, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        caller = self._callers.of(scope)
+    async def _admit(self, request: Request, after: int, form: _Form) -> ASGIApp:
+        """An answer that leaves its stream in the scope, so that no frame of the router stays open for it."""
+        request_hash = require_hash(request.path_params["request_hash"])
+        async for _ in request.stream():
+            pass  # nothing is read later
+        watcher = await self._watching.join(
+            self._callers.of(request.scope),
+            request_hash,
+            after,
+            beat=HEARTBEAT_SECONDS if form.beat else None,
+        )
+
+        async def leave_in(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[STREAM] = partial(self._stream, watcher, after, form)
+
+        return leave_in
+
+    async def _stream(self, watcher: Watcher, after: int, form: _Form, scope: Scope, send: Send) -> None:
         headers = [
             (b"content-type", form.content_type),
             (b"x-content-type-options", b"nosniff"),
@@ -122,18 +146,23 @@ class LiveStreams:
             # What is not read to its end is broken off, so nothing else may come on this connection.
             (b"connection", b"close"),
         ]
-        async with self._watching.watched(caller, request_hash, after) as (feed, watcher):
-            connection = _Connection(scope, receive, send, seconds=self._seconds)
-            async with self._kept_open(connection):
+        try:
+            async with self._connection(scope, send) as connection:
+                connection.notice_the_end(watcher)
                 await connection.send({"type": "http.response.start", "status": 200, "headers": headers})
+                scope["headers"].clear()
+                kept = {name: scope[name] for name in _KEPT if name in scope}
+                scope.clear()
+                scope.update(kept)
                 if scope["method"] != "HEAD":
-                    async with connection.listening(watcher):
-                        async for message in feed.follow(watcher, after, beat=HEARTBEAT_SECONDS):
-                            if body := form.render(message) if message else form.beat:
-                                await connection.send(
-                                    {"type": "http.response.body", "body": body, "more_body": True}
-                                )
+                    async for message in watcher.feed.follow(watcher, after):
+                        if body := form.render(message) if message else form.beat:
+                            await connection.send(
+                                {"type": "http.response.body", "body": body, "more_body": True}
+                            )
                 await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._watching.leave(watcher)
 
     async def answer_socket(
         self, scope: Scope, receive: Receive, send: Send, request_id: bytes
@@ -144,32 +173,25 @@ class LiveStreams:
             await refuse_socket(_NOT_FOUND, send, request_id)
             return "unknown", 404
 
-        async def named(message: AsgiMessage) -> None:
-            if message["type"] == "websocket.accept":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-            await send(message)
-
         await receive()  # websocket.connect
-        connection = _Connection(scope, receive, named, seconds=self._seconds)
-        async with self._kept_open(connection):
-            await connection.send({"type": "websocket.accept"})
-            reads_details = False
+        async with self._connection(scope, send) as connection:
+            await connection.send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id)]})
+            reads_details, watcher = False, None
             try:
                 caller = self._callers.of(scope)
                 reads_details = caller.may(Right.READ)
                 after = _after(HTTPConnection(scope))
-                async with (
-                    self._watching.watched(caller, found[1], after) as (feed, watcher),
-                    connection.listening(watcher),
-                ):
-                    async for message in feed.follow(watcher, after):
-                        assert message is not None  # no beat was asked for: the protocol's own pings are one
-                        await connection.send_text(message.json)
-                    if feed.refusal:
-                        sentence = sentence_of(feed.refusal, details=reads_details)
-                        await connection.close(_PRIVATE + status_of(feed.refusal)[0], sentence)
-                    elif not watcher.gone:
-                        await connection.close(1000, "")
+                scope.clear()
+                watcher = await self._watching.join(caller, found[1], after)
+                connection.notice_the_end(watcher)
+                async for message in watcher.feed.follow(watcher, after):
+                    assert message is not None  # no beat was asked for: the protocol's own pings are one
+                    await connection.send_text(message.json)
+                if refusal := watcher.feed.refusal:
+                    sentence = sentence_of(refusal, details=reads_details)
+                    await connection.close(_PRIVATE + status_of(refusal)[0], sentence)
+                elif not watcher.gone:
+                    await connection.close(1000, "")
             except AsuError as error:
                 status, title = status_of(error)
                 sentence = sentence_of(error, details=reads_details)
@@ -182,30 +204,47 @@ class LiveStreams:
                 else:
                     self._lingering.add(connection)
                     loop.call_later(_LINGER_SECONDS, self._lingering.discard, connection)
+            finally:
+                if watcher is not None:
+                    self._watching.leave(watcher)
         return EVENTS, 101
 
-    @contextlib.asynccontextmanager
-    async def _kept_open(self, connection: "_Connection") -> AsyncIterator[None]:
-        self._open.add(connection.abort)
-        try:
-            yield
-        except (OSError, TimeoutError):
-            # Gone, or does not read: nothing is kept for it, not even what the kernel would still send.
-            connection.abort()
-            await asyncio.sleep(_GONE_SECONDS)
-        finally:
-            self._open.discard(connection.abort)
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, connection.abort)
+    def _connection(self, scope: Scope, send: Send) -> "_Connection":
+        return _Connection(
+            send, scope.get(ABORT) or (lambda: None), scope.get(CLIENT) or Client(), self._open, self._seconds
+        )
 
 
-class _Connection:
-    """One connection, with an end to each wait for the other side."""
+class _Connection(Struct, eq=False):
+    """One connection, with an end to each wait for the other side; `opened` holds those that are open."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, seconds: float) -> None:
-        self._receive = receive
-        self._send = send
-        self._seconds = seconds
-        self.abort: Callable[[], object] = scope.get(ABORT) or (lambda: None)
+    _send: Send
+    abort: Callable[[], object]
+    _client: Client
+    _opened: set["_Connection"]
+    _seconds: float
+
+    async def __aenter__(self) -> Self:
+        self._opened.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._opened.discard(self)
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.abort)
+        if not isinstance(error, OSError):
+            return False
+        # Gone, or does not read: nothing is kept for it, not even what the kernel would still send.
+        self.abort()
+        await asyncio.sleep(_GONE_SECONDS)
+        return True
+
+    def notice_the_end(self, watcher: Watcher) -> None:
+        """Tells the watcher when the other side leaves; whatever it says is not looked at."""
+        if self._client.gone:
+            watcher.leave()
+        self._client.on_gone.add(watcher.leave)
 
     async def send(self, message: AsgiMessage) -> None:
         """Raises `TimeoutError` when the other side does not read, `OSError` when it is gone."""
@@ -220,21 +259,6 @@ class _Connection:
         """Ends a WebSocket; a reason is cut to what its frame can hold."""
         reason = reason.encode()[:_LONGEST_REASON].decode("utf-8", "ignore")
         await self.send({"type": "websocket.close", "code": code, "reason": reason})
-
-    @contextlib.asynccontextmanager
-    async def listening(self, watcher: Watcher) -> AsyncIterator[None]:
-        """Notices meanwhile when the other side leaves; whatever it says is not looked at."""
-
-        async def listen() -> None:
-            while not (await self._receive())["type"].endswith("disconnect"):
-                pass
-            watcher.leave()
-
-        task = asyncio.get_running_loop().create_task(listen())
-        try:
-            yield
-        finally:
-            task.cancel()
 
 
 def _after(connection: HTTPConnection) -> int:

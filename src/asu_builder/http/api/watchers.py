@@ -5,8 +5,9 @@ import bisect
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context
 from functools import partial
 
 from msgspec import Struct
@@ -26,12 +27,14 @@ from asu_builder.http.api.live import (
 )
 from asu_builder.http.errors import sentence_of, status_of
 from asu_builder.http.threads import SingleFlight, Threads
+from asu_builder.log_context import CURRENT_HASH
 
 _log = logging.getLogger(__name__)
 
 BUILDING_SECONDS = 0.25
 WAITING_SECONDS = 1.0
 """Between two looks at a build that runs, and at one that waits, unless this process knows of news."""
+_ROUND_SECONDS = BUILDING_SECONDS
 _SOONEST = 0.05
 _SOONEST_EACH = 0.001
 """The least between two looks, in all or for each who watches: many are told more at a time."""
@@ -49,19 +52,47 @@ class _Batch(Struct, frozen=True):
     size: int
 
 
-class Watcher:
+class Watcher(Struct, eq=False):
     """One who watches: woken when there is something new, or when it has gone away."""
 
-    def __init__(self, *, reads_details: bool = False) -> None:
-        """`reads_details` says that it may read what operators read of an error."""
-        self.reads_details = reads_details
-        self.news = asyncio.Event()
-        self.gone = False
+    feed: "Feed"
+    caller: str
+    reads_details: bool
+    """Whether it may read what operators read of an error."""
+    beat: float | None
+    """Seconds after which it is woken though there is nothing new."""
+    gone: bool = False
+    _has_news: bool = False
+    _waits: asyncio.Future[None] | None = None
+    _since: float = 0.0
+
+    async def news(self) -> bool:
+        """Waits for something new; False when there was nothing for the seconds of a beat."""
+        if not self._has_news:
+            loop = asyncio.get_running_loop()
+            self._waits, self._since = loop.create_future(), loop.time()
+            await self._waits
+        has_news, self._has_news = self._has_news, False
+        return has_news
+
+    def wake(self) -> None:
+        """There is something new."""
+        self._has_news = True
+        self._proceed()
+
+    def keep_beat(self, now: float) -> None:
+        """Wakes it when it has waited for the seconds of a beat."""
+        if self.beat is not None and now - self._since >= self.beat:
+            self._proceed()
 
     def leave(self) -> None:
         """It is not there any more."""
         self.gone = True
-        self.news.set()
+        self.wake()
+
+    def _proceed(self) -> None:
+        if self._waits and not self._waits.done():
+            self._waits.set_result(None)
 
 
 class Feed:
@@ -75,17 +106,22 @@ class Feed:
         *,
         after: int,
         on_end: Callable[[str], None],
+        close: Callable[["Feed"], None],
     ) -> None:
-        """`on_end` is told the hash of a build that has ended, before its watchers are."""
+        """`on_end` is told the hash of a build that has ended, before its watchers are; `close` is called
+        when there will be no further look.
+        """
         self._on_end = on_end
+        self._close = close
         self.request_hash = request_hash
         self.refusal: AsuError | None = None
         """Why it never began, or could not go on."""
-        self.begun = asyncio.Event()
+        self.begun = False
         self.watchers: set[Watcher] = set()
         self.window = LARGEST_WINDOW
         self._source = source
         self._threads = threads
+        self._loop = asyncio.get_running_loop()
         self._last = after
         self._there = 0
         self._job_id: int | None = None
@@ -96,35 +132,61 @@ class Feed:
         self._ends_at: float | None = None
         self._end: Message | None = None
         self._end_for_operators: Message | None = None
-        self._batches: deque[_Batch] = deque()
+        self._batches: list[_Batch] = []
         self._size = 0
-        self._reads: SingleFlight[Message | None] = SingleFlight()
-        self._woken = asyncio.Event()
+        self._reads: SingleFlight[Message | None] | None = None
         self._failures = 0
-        self.cancel: Callable[[], object] = lambda: None
-        """Ends `run`; set by its starter."""
-        self.wake = self._woken.set
+        self._looks: asyncio.Task[None] | None = None
+        self._looks_soon: asyncio.TimerHandle | None = None
+        self._has_news = False
+        self._looked_at = 0.0
+        self._due_at = 0.0
+
+    def wake(self) -> None:
         """Says that there is something new in the database."""
+        self._has_news = True
+        if self._looks is None and self._looks_soon is None and self._end is None:
+            soonest = self._looked_at + max(_SOONEST, _SOONEST_EACH * len(self.watchers))
+            self._looks_soon = self._loop.call_at(soonest, self.look)
 
-    async def run(self) -> None:
-        """Polls until the build ends, or until its last watcher leaves."""
-        while self._end is None:
-            self._woken.clear()
+    def look_if_due(self, now: float) -> None:
+        """Looks when the last look is long enough ago, and none is on its way."""
+        if self._looks is None and self._looks_soon is None and now >= self._due_at:
+            self.look()
+
+    def look(self) -> None:
+        """Looks as often as there is more to take; then tells the watchers."""
+        self._looks_soon = None
+        # In no request's context: it is made for all who watch.
+        self._looks = self._loop.create_task(self._look_on(), context=Context())
+
+    def stop(self) -> None:
+        """Nobody watches any more."""
+        for look in (self._looks, self._looks_soon):
+            if look is not None:
+                look.cancel()
+
+    async def _look_on(self) -> None:
+        CURRENT_HASH.set(self.request_hash)
+        pause = 0.0
+        while not pause and self._end is None:
+            self._has_news = False
             pause = await self._look()
-            self.begun.set()
+            self.begun = True
             for watcher in self.watchers:
-                watcher.news.set()
-            if self._end is None and pause:
-                await asyncio.sleep(max(_SOONEST, _SOONEST_EACH * len(self.watchers)))
-                await _within(pause - _SOONEST, self._woken)
+                watcher.wake()
+        self._looks = None
+        self._looked_at = self._loop.time()
+        self._due_at = self._looked_at + pause
+        if self._end:
+            self._close(self)
+        elif self._has_news:
+            self.wake()
 
-    async def follow(
-        self, watcher: Watcher, after: int, *, beat: float | None = None
-    ) -> AsyncIterator[Message | None]:
-        """Every message for one watcher, the last one last; None when `beat` seconds brought nothing."""
+    async def follow(self, watcher: Watcher, after: int) -> AsyncIterator[Message | None]:
+        """Every message for one watcher, the last one last; None when it is to be sent a beat."""
         place, life, sent = after, 0, 0
         while not watcher.gone:
-            watcher.news.clear()
             if life != self._lives:
                 # Another job under the same hash, or a number that this one has not reached.
                 place = place if life == 0 and place <= self._there else 0
@@ -135,6 +197,7 @@ class Feed:
                 yield self._state
             elif is_behind:
                 if not self._batches or place + 1 < self._batches[0].first:
+                    self._reads = self._reads or SingleFlight()
                     message, _ = await self._reads.ask(place, partial(self._read, place))
                 else:
                     number = bisect.bisect_right(self._batches, place + 1, key=lambda batch: batch.first) - 1
@@ -147,7 +210,7 @@ class Feed:
             elif self._end:
                 yield self._end_for_operators if watcher.reads_details else self._end
                 return
-            elif not await _within(beat, watcher.news):
+            elif not await watcher.news():
                 yield None
 
     def end(self, refusal: AsuError) -> None:
@@ -156,9 +219,9 @@ class Feed:
         status, title = status_of(refusal)
         self._end = render_problem_event(status, title, sentence_of(refusal, details=False))
         self._end_for_operators = render_problem_event(status, title, sentence_of(refusal, details=True))
-        self.begun.set()
+        self.begun = True
         for watcher in self.watchers:
-            watcher.news.set()
+            watcher.wake()
 
     async def _read(self, place: int) -> Message | None:
         """From the database, what is too old to be kept here: the lines behind this one."""
@@ -181,7 +244,9 @@ class Feed:
             return seen, render_lines(seen.lines) if seen.lines else None, final
 
         try:
-            return self._take(*await self._threads.run(look, self._last, self._job_id))
+            found = await self._threads.run(look, self._last, self._job_id)
+            if self.refusal is None:
+                return self._take(*found)
         except BuildNotFound as error:
             self.end(error)
         except AsuError as error:
@@ -206,7 +271,7 @@ class Feed:
             self._last = lines.last
             self._size += len(lines.json)
             while self._size > self.window and len(self._batches) > 1:
-                self._size -= self._batches.popleft().size
+                self._size -= self._batches.pop(0).size
         has_all = self._last >= look.last or not lines
         if (has_all or not final) and self._has_changed(look.view):
             self._state = render_state(look.view)
@@ -231,15 +296,6 @@ class Feed:
         return True
 
 
-async def _within(seconds: float | None, event: asyncio.Event) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
 _SMALLEST_WINDOW = 16 << 10
 _WINDOWS = 6 << 20
 """Bytes of lines that are kept rendered for all builds together, while the smallest windows allow it."""
@@ -261,7 +317,7 @@ class Watching:
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[str, Feed] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_round: asyncio.TimerHandle | None = None
         self._callers: Counter[str] = Counter()
         self._stopping = False
         source.listen(self._notify)
@@ -271,11 +327,10 @@ class Watching:
         """How many watch now."""
         return self._callers.total()
 
-    @contextlib.asynccontextmanager
-    async def watched(
-        self, caller: Caller, request_hash: str, after: int
-    ) -> AsyncIterator[tuple[Feed, Watcher]]:
-        """The build's feed, and one more watcher of it for this caller.
+    async def join(
+        self, caller: Caller, request_hash: str, after: int, *, beat: float | None = None
+    ) -> Watcher:
+        """One more watcher of this build, for this caller, until it is given to `leave`.
 
         Raises `TooManyRequests`, `BuildNotFound` or `Unavailable`.
         """
@@ -293,20 +348,26 @@ class Watching:
             )
         self._callers[caller.name] += 1
         feed = self._feeds.get(request_hash) or self._begin(request_hash, after)
-        watcher = Watcher(reads_details=caller.may(Right.READ))
+        watcher = Watcher(feed, caller.name, caller.may(Right.READ), beat)
         feed.watchers.add(watcher)
         try:
-            await feed.begun.wait()
+            while not feed.begun:
+                await watcher.news()
             if feed.refusal:
                 raise feed.refusal
-            yield feed, watcher
-        finally:
-            feed.watchers.discard(watcher)
-            if not feed.watchers:
-                self._forget(feed)
-            self._callers[caller.name] -= 1
-            if not self._callers[caller.name]:
-                del self._callers[caller.name]
+        except BaseException:
+            self.leave(watcher)
+            raise
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """It watches no longer."""
+        watcher.feed.watchers.discard(watcher)
+        if not watcher.feed.watchers:
+            self._forget(watcher.feed)
+        self._callers[watcher.caller] -= 1
+        if not self._callers[watcher.caller]:
+            del self._callers[watcher.caller]
 
     def stop(self) -> None:
         """Sends all watchers away and admits no more."""
@@ -316,24 +377,32 @@ class Watching:
 
     def _begin(self, request_hash: str, after: int) -> Feed:
         feed = self._feeds[request_hash] = Feed(
-            request_hash, self._source, self._threads, after=after, on_end=self._on_end
+            request_hash,
+            self._source,
+            self._threads,
+            after=after,
+            on_end=self._on_end,
+            close=self._forget,
         )
-        task = self._loop.create_task(feed.run())
-        self._tasks.add(task)
-
-        def end(_: object) -> None:
-            self._tasks.discard(task)
-            self._forget(feed)
-
-        task.add_done_callback(end)
-        feed.cancel = task.cancel
+        feed.look()
         self._share()
+        if self._next_round is None:
+            self._next_round = self._loop.call_later(_ROUND_SECONDS, self._round)
         return feed
+
+    def _round(self) -> None:
+        """Looks at the builds whose time has come; one timer for all of them, and for all beats."""
+        now = self._loop.time()
+        for feed in self._feeds.values():
+            feed.look_if_due(now)
+            for watcher in feed.watchers:
+                watcher.keep_beat(now)
+        self._next_round = self._loop.call_later(_ROUND_SECONDS, self._round) if self._feeds else None
 
     def _forget(self, feed: Feed) -> None:
         """Later watchers get a new feed; those of this one keep it."""
         if not feed.watchers:
-            feed.cancel()
+            feed.stop()
         if self._feeds.get(feed.request_hash) is feed:
             del self._feeds[feed.request_hash]
             self._share()
