@@ -29,6 +29,8 @@ http {{
     fastcgi_temp_path {directory}/spool/fastcgi;
     uwsgi_temp_path {directory}/spool/uwsgi;
     scgi_temp_path {directory}/spool/scgi;
+    # As Debian has it.
+    gzip on;
     include {directory}/asu-builder.conf;
 }}
 """

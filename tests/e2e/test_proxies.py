@@ -1,5 +1,6 @@
 """The service behind nginx and Caddy, with the files of deploy/ as they are offered."""
 
+import gzip
 import hashlib
 import http.client
 import json
@@ -280,3 +281,44 @@ def test_the_numbers_for_prometheus_stay_inside(make_local: Make, front: Front) 
             answer = client.get(path)
             assert answer.status == 404
             assert b"asu_builder" not in answer.body
+
+
+def test_documents_come_through_compressed_with_their_validators(make_local: Make, front: Front) -> None:
+    service = serve(make_local)
+    with Client(front(service).port) as client, service.client() as direct:
+        assert client.get("/json/v1/overview.json").status == 200  # upstream is known from now on
+        for path in ("/openapi.json", "/docs", "/json/v1/overview.json"):
+            plain = client.ask("GET", path)
+            assert plain.headers.get("content-encoding") is None and len(plain.body) > 1024
+            asking = {"Accept-Encoding": "gzip, deflate, br"}
+            gzipped = client.ask("GET", path, headers=asking)
+            assert gzipped.headers["content-encoding"] == "gzip"
+            assert gzip.decompress(gzipped.body) == plain.body
+            assert "accept-encoding" in gzipped.headers["vary"].lower()
+            assert "accept-encoding" in plain.headers["vary"].lower()
+            etag = gzipped.headers["etag"]
+            assert etag != plain.headers["etag"]
+            assert etag == direct.ask("GET", path, headers=asking).headers["etag"]
+            for method in ("GET", "HEAD"):
+                again = client.ask(method, path, headers={**asking, "If-None-Match": etag})
+                assert (again.status, again.body, again.headers["etag"]) == (304, b"", etag)
+                assert again.headers["cache-control"] == gzipped.headers["cache-control"]
+                assert again.headers["access-control-allow-origin"] == "*"
+            assert client.ask("GET", path, headers={"If-None-Match": etag}).status == 200
+
+
+def test_no_proxy_compresses_what_the_service_sends_as_it_is(make_local: Make, front: Front) -> None:
+    service = serve(make_local)
+    path, _ = put_big_file(service)
+    with Client(front(service).port) as client:
+        request_hash = client.post_patiently(a_body()).json["request_hash"]
+        for target in (
+            path,
+            f"/api/v1/build/{request_hash}",
+            f"/build/{request_hash}",
+            "/metrics/",
+            "/nowhere",
+        ):
+            answer = client.ask("GET", target, headers={"Accept-Encoding": "gzip, deflate, br, zstd"})
+            assert answer.headers.get("content-encoding") is None
+            assert answer.headers.get("transfer-encoding") is None or not target.startswith("/store/")

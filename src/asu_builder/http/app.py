@@ -1,6 +1,7 @@
 """The web application: which address leads where."""
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -17,16 +18,17 @@ from asu_builder.core.search import Search
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.metadata import Metadata
+from asu_builder.http.api.metadata import MAX_AGE, Metadata
 from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
 from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
 from asu_builder.http.api.preview import PreviewEndpoint
 from asu_builder.http.api.statistics import StatisticsEndpoints
 from asu_builder.http.api.store import Downloads
-from asu_builder.http.api.wire import RenderedResponse, render_json
-from asu_builder.http.errors import make_error_hook, on_bug, on_http_error, respond
+from asu_builder.http.api.wire import render_json
+from asu_builder.http.cache import Rendered, TtlCache
+from asu_builder.http.errors import make_error_hook, on_bug, on_http_error
 from asu_builder.http.fast_path import FastPath, standing_headers
-from asu_builder.http.openapi import declared, describe, operation
+from asu_builder.http.openapi import conditional_operation, declared, describe
 from asu_builder.http.parts import PageParts, Parts
 from asu_builder.http.threads import Threads, Waiting
 from asu_builder.loading import Late
@@ -35,27 +37,29 @@ if TYPE_CHECKING:
     from asu_builder.http.api.streams import LiveStreams
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_DESCRIPTION_BYTES = 1 << 20
 
 
 class Description:
     """What the interface says about itself."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, threads: Threads) -> None:
         self._version = version
-        self._answer: RenderedResponse | None = None
+        self._cache = TtlCache(
+            threads, budget=_DESCRIPTION_BYTES, largest=_DESCRIPTION_BYTES, clock=lambda: 0.0
+        )
 
-    @operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
-    async def openapi(self, _: Request) -> Response:
+    @conditional_operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
+    async def openapi(self, request: Request) -> Response:
         """This description."""
-        if self._answer is None:
-            self._answer = render_json(self.document())
-        response = respond(self._answer)
-        response.headers["cache-control"] = "max-age=60"
-        return response
+        return await self._cache.answer(request, "openapi", self._render, (MAX_AGE,))
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document."""
         return describe(OPERATIONS, version=self._version)
+
+    def _render(self) -> Rendered:
+        return Rendered(render_json(self.document()).body, math.inf)
 
 
 HANDLERS: tuple[type, ...] = (
@@ -116,7 +120,7 @@ def create_app(parts: Parts) -> FastPath:
     )
     requests: Requests = Counter()
     search = Search(parts.catalog)
-    description = Description(parts.version)
+    description = Description(parts.version, reading)
     acts = OperatorActs(parts.operator, threads=reading, forget=answers.forget)
     live = LiveEndpoints(partial(_load_streams, parts, reading, answers))
     subjects = (

@@ -1,4 +1,7 @@
-"""Rendered answers, kept within a fixed number of bytes, for some seconds, or until their sources change."""
+"""Rendered answers, kept within a fixed number of bytes, for some seconds, or until their sources change.
+
+Documents are compressed when the first client asks for it, in a thread, and kept so too.
+"""
 
 import math
 import time
@@ -8,10 +11,14 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
 
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import TooManyRequests
 from asu_builder.domain.reading import Sources
+from asu_builder.http.door import Headers
+from asu_builder.http.representations import JSON, Document, wanted
 from asu_builder.http.threads import SingleFlight, Threads, Waiting, while_client_stays
 
 K = TypeVar("K", bound=Hashable)
@@ -81,47 +88,109 @@ class Rendered(Struct, frozen=True):
     seconds: float
     complete: bool = True
     """False where something is not known yet, so that it is soon made again."""
+    content_type: bytes = JSON
 
 
-class TtlCache:
-    """Documents by key, within `budget` bytes. `clock` counts seconds."""
+class Kept(Struct, frozen=True):
+    """A document in memory, and until when it is right at least."""
+
+    document: Document
+    until: float
+
+
+AnyKept = TypeVar("AnyKept", bound=Kept)
+_OVERHEAD = 1000
+"""Of one document, about, with its key and its sources."""
+
+
+class DocumentCache(Generic[AnyKept]):
+    """Documents by key, within `budget` bytes with their gzip forms. `clock` counts seconds."""
 
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         self._threads = threads
         self._clock = clock
-        self._cached: LruByteCache[str, tuple[bytes, float]] = LruByteCache(budget=budget, largest=largest)
-        self._flights: SingleFlight[bytes] = SingleFlight()
+        self._largest = largest
+        self._kept: LruByteCache[str, AnyKept] = LruByteCache(budget=budget, largest=largest)
+        self._compressions: SingleFlight[None] = SingleFlight()
 
-    async def get(self, key: str, render: Callable[[], Rendered]) -> bytes:
-        """The document, made in a thread if it is not fresh. Raises what `render` raises."""
-        cached = self._cached.get(key)
-        if cached is not None and self._clock() < cached[1]:
-            return cached[0]
+    @property
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        return self._kept.size
 
-        async def make() -> bytes:
-            rendered = await self._threads.run(render)
-            fresh_until = self._clock() + rendered.seconds
-            self._cached.put(key, (rendered.body, fresh_until), len(rendered.body) + len(key))
-            return rendered.body
+    def _keep(self, key: str, kept: AnyKept) -> None:
+        self._kept.put(key, kept, _cost(key, kept.document))
 
-        body, _ = await self._flights.ask(key, make)
-        return body
+    def _former(self, key: str, document: Document) -> Document:
+        """The kept one if it has the same bytes: it may be compressed already."""
+        kept = self._kept.get(key)
+        return kept.document if kept and kept.document.digest == document.digest else document
+
+    async def _compress(self, key: str, document: Document) -> None:
+        """Compresses it once for all who ask. One that is not kept stays as it is: each would do it again."""
+        if self._keeper(key, document):
+            await self._compressions.ask(document, partial(self._compress_kept, key, document))
+
+    async def _compress_kept(self, key: str, document: Document) -> None:
+        await self._threads.run(document.compress)
+        if kept := self._keeper(key, document):
+            if _cost(key, document) > self._largest:
+                document.gzipped = b""  # better than to keep neither
+            self._keep(key, kept)
+
+    def _keeper(self, key: str, document: Document) -> AnyKept | None:
+        kept = self._kept.get(key)
+        return kept if kept and kept.document is document else None
+
+
+def _cost(key: str, document: Document) -> int:
+    return document.size + len(key) + _OVERHEAD
+
+
+def _make_document(render: Callable[[], Rendered]) -> tuple[Document, Rendered]:
+    rendered = render()
+    return Document(rendered.body, rendered.content_type), rendered
+
+
+class TtlCache(DocumentCache[Kept]):
+    """Documents that are made again when their time is over."""
+
+    def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
+        super().__init__(threads, budget=budget, largest=largest, clock=clock)
+        self._flights: SingleFlight[Kept] = SingleFlight()
+
+    async def answer(
+        self, request: Request, key: str, render: Callable[[], Rendered], headers: Headers = ()
+    ) -> Response:
+        """The document as the request asks for it, made in a thread if it is not fresh.
+
+        Raises what `render` raises.
+        """
+        asked = wanted(request.scope)
+        kept = self._kept.get(key)
+        if kept is None or self._clock() >= kept.until:
+            kept, _ = await self._flights.ask(key, partial(self._make, key, render))
+        if asked.gzip and kept.document.gzipped is None:
+            await self._compress(key, kept.document)
+        return kept.document.answer(asked, headers)
+
+    async def _make(self, key: str, render: Callable[[], Rendered]) -> Kept:
+        document, rendered = await self._threads.run(_make_document, render)
+        kept = Kept(self._former(key, document), self._clock() + rendered.seconds)
+        self._keep(key, kept)
+        return kept
 
 
 _STALE_SECONDS = 2.0
 """How long a document made of stale ones is given without a look whether upstream has come back."""
 _INCOMPLETE_SECONDS = 10.0
 """The same for one made without a feed."""
-_OVERHEAD = 1000
-"""Of one document, about, with its key and its sources."""
 _LONGEST_AGE = 10**9
 
 
-class Made(Struct, frozen=True):
+class Made(Kept, frozen=True):
     """An answer with what it was made of."""
 
-    body: bytes
-    until: float
     sources: Sources
     stale: bool
     """Whether it was made though some of its sources were past their fresh time."""
@@ -152,22 +221,40 @@ class Made(Struct, frozen=True):
         return (age, *stale, *lacking)
 
 
-class MadeAnswers:
-    """Answers by key, within `budget` bytes. `clock` counts seconds."""
+class MadeAnswers(DocumentCache[Made]):
+    """Documents that are made again when one of upstream changes that they were made of."""
 
-    def __init__(self, waiting: Waiting, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        waiting: Waiting,
+        *,
+        budget: int,
+        largest: int,
+        clock: Callable[[], float],
+        patience: float | None = None,
+    ) -> None:
+        """`patience` is that of `Waiting.reading`."""
+        super().__init__(waiting.threads, budget=budget, largest=largest, clock=clock)
         self._waiting = waiting
-        self._clock = clock
-        self._kept: LruByteCache[str, Made] = LruByteCache(budget=budget, largest=largest)
+        self._patience = patience
         self._shared: SingleFlight[Made] = SingleFlight()
 
-    async def get(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
+    async def get(
+        self, key: str, caller: Caller, render: Callable[[], Rendered], *, gzip: bool = False
+    ) -> Made:
         """The answer, made in a thread if it is not right any more. Raises what `render`
         raises, and `ClientDisconnect` when the client goes away.
+
+        With `gzip` its document is compressed too, if that saves anything.
         """
         kept = self._kept.get(key)
-        if kept is not None and self._clock() < kept.until and kept.still_right:
-            return kept
+        if kept is None or self._clock() >= kept.until or not kept.still_right:
+            kept = await self._join(key, caller, render)
+        if gzip and kept.document.gzipped is None:
+            await self._compress(key, kept.document)
+        return kept
+
+    async def _join(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
         make = partial(self._make, key, caller, render)
         if not self._shared.runs(key):
             return await self._ask(key, make)
@@ -183,14 +270,15 @@ class MadeAnswers:
         return kept
 
     async def _make(self, key: str, caller: Caller, render: Callable[[], Rendered]) -> Made:
-        reading = self._waiting.reading(caller, key)
-        rendered = await self._waiting.run(reading, render)
+        reading = self._waiting.reading(caller, key, patience=self._patience)
+        document, rendered = await self._waiting.run(reading, _make_document, render)
         sources = reading.sources
         stale = sources.stale_for > 0
         seconds = min(rendered.seconds, _STALE_SECONDS) if stale else rendered.seconds
         left_out = tuple(reading.left_out)
         if left_out:
             seconds = min(seconds, _INCOMPLETE_SECONDS)
-        kept = Made(rendered.body, self._clock() + seconds, sources, stale, left_out, rendered.complete)
-        self._kept.put(key, kept, len(rendered.body) + len(key) + _OVERHEAD)
+        until, document = self._clock() + seconds, self._former(key, document)
+        kept = Made(document, until, sources, stale, left_out, rendered.complete)
+        self._keep(key, kept)
         return kept

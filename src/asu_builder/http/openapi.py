@@ -124,14 +124,30 @@ _RETRY_AFTER = {
     "description": "After how many seconds to try again",
     "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["10"]},
 }
+_ETAG = {
+    "description": "Names these very bytes; another one where they are sent as gzip",
+    "schema": {"type": "string", "examples": ['"3f1c4f0a9d2b7e5586d0c1a24b9f7e13"']},
+}
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of what the client has",
+    "schema": {"type": "string", "examples": ['"3f1c4f0a9d2b7e5586d0c1a24b9f7e13"']},
+}
 
 
-def headers_of(address: str, status: int) -> dict[str, Any]:
+_ABOUT_A_BUILD = ("/api/v1/build", "/api/v1/build/{request_hash}")
+
+
+def headers_of(operation: "Operation", status: int) -> dict[str, Any]:
     """The headers that mean something to clients of this answer."""
     if status in (429, 503):
         # A health report may be a 503 too, and is not worth a wait.
-        return {} if address == "/health" else {"Retry-After": _RETRY_AFTER}
-    if address in ("/api/v1/build", "/api/v1/build/{request_hash}") and status in (200, 202, 500):
+        return {} if operation.address == "/health" else {"Retry-After": _RETRY_AFTER}
+    if 304 in operation.answers and status in (200, 206, 304):
+        return {"ETag": _ETAG}
+    if operation.address in _ABOUT_A_BUILD and status in (200, 202, 500):
         return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION, "Server-Timing": _TIMING}
     return {}
 
@@ -187,6 +203,13 @@ def operation(
         return handler
 
     return declare
+
+
+def conditional_operation(
+    *paths: str, answers: Mapping[int, tuple[str, Any]], **more: Any
+) -> Callable[[Handler], Handler]:
+    """The same for a GET whose answer has an ETag, and is 304 when If-None-Match names it."""
+    return operation(*paths, answers={**answers, 304: ("The client has it already", None)}, **more)
 
 
 def declared(subject: object) -> Iterator[tuple[Operation, Callable[[Request], Any]]]:
@@ -250,7 +273,7 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
     for status, (sentence, kind) in each.answers.items():
         answer: dict[str, Any] = {"description": sentence}
         answers[str(status)] = answer
-        if headers := headers_of(each.address, status):
+        if headers := headers_of(each, status):
             answer["headers"] = headers
         if method == "HEAD":
             continue
@@ -266,8 +289,11 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
         "operationId": f"{method.lower()} {each.address}",
         "responses": answers,
     }
-    if each.query:
-        described["parameters"] = [QUERY[name] for name in each.query]
+    parameters = [QUERY[name] for name in each.query]
+    if 304 in each.answers:
+        parameters.append(_IF_NONE_MATCH)
+    if parameters:
+        described["parameters"] = parameters
     if each.body:
         described["requestBody"] = {
             "required": True,

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,21 @@ from starlette.routing import Route
 from asu_builder.domain.errors import RequestMalformed
 from asu_builder.http.api.body import explain
 from asu_builder.http.api.wire import Problem, render_json, render_problem
+from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.door import Door
 from asu_builder.http.errors import on_bug, on_http_error, respond, status_of
-from asu_builder.http.openapi import declared, describe, operation, says
+from asu_builder.http.openapi import conditional_operation, declared, describe, operation, says
+from asu_builder.http.representations import JSON
 from asu_builder.http.server import server_config
+from asu_builder.http.threads import Threads
 from asu_builder.settings import Settings, SettingsProblem
 from package_changes.files import RulesFile
 from package_changes.model import Applied, ClientChange, Context
 from package_changes.rules import Rules
 
 MAX_PACKAGES = 3000
+_BYTES = 4 << 20
+"""Of rendered documents; a rules file has at most one MiB."""
 _MAX_NAME = 128
 _VERSION = "1"
 _WRONG_SETTING = 2
@@ -154,8 +160,9 @@ def parse_body(body: bytes) -> Context:
 class RulesEndpoints:
     """What the service answers, from the rules of a file as they are now."""
 
-    def __init__(self, file: RulesFile) -> None:
+    def __init__(self, file: RulesFile, threads: Threads) -> None:
         self._file = file
+        self._documents = TtlCache(threads, budget=_BYTES, largest=_BYTES, clock=time.monotonic)
 
     @operation(
         "/apply",
@@ -202,53 +209,73 @@ class RulesEndpoints:
         response.headers["cache-control"] = "no-store"
         return response
 
-    @operation("/rules", answers={200: ("The rules", RulesDocument)})
-    async def rules(self, _: Request) -> Response:
+    @conditional_operation("/rules", answers={200: ("The rules", RulesDocument)})
+    async def rules(self, request: Request) -> Response:
         """All rules."""
-        rules: Rules = self._file.current()
-        described = tuple(
-            RuleDocument(
-                name=rule.name,
-                audience=rule.audience,
-                why=rule.why,
-                versions=rule.versions or None,
-                targets=None if rule.targets is None else tuple(sorted(rule.targets)),
-                profiles=None if rule.profiles is None else tuple(sorted(rule.profiles)),
-                requested=tuple(map(str, rule.requested)) or None,
-                from_revision=rule.from_revision,
-                add=rule.add,
-                remove=tuple(map(str, rule.remove)),
-                rename={str(rename.source): str(rename.target) for rename in rule.rename},
-                mandatory=rule.mandatory,
+
+        def render() -> bytes:
+            rules: Rules = self._file.current()
+            described = tuple(
+                RuleDocument(
+                    name=rule.name,
+                    audience=rule.audience,
+                    why=rule.why,
+                    versions=rule.versions or None,
+                    targets=None if rule.targets is None else tuple(sorted(rule.targets)),
+                    profiles=None if rule.profiles is None else tuple(sorted(rule.profiles)),
+                    requested=tuple(map(str, rule.requested)) or None,
+                    from_revision=rule.from_revision,
+                    add=rule.add,
+                    remove=tuple(map(str, rule.remove)),
+                    rename={str(rename.source): str(rename.target) for rename in rule.rename},
+                    mandatory=rule.mandatory,
+                )
+                for rule in rules
             )
-            for rule in rules
-        )
-        document = RulesDocument(
-            rules.source, rules.digest, rules.branches, described, rules.client_changes()
-        )
-        return respond(render_json(document))
+            document = RulesDocument(
+                rules.source, rules.digest, rules.branches, described, rules.client_changes()
+            )
+            return msgspec.json.encode(document)
 
-    @operation("/rules.yaml", answers={200: ("YAML", None)}, content_type="application/yaml")
-    async def text(self, _: Request) -> Response:
+        return await self._answer(request, render)
+
+    @conditional_operation("/rules.yaml", answers={200: ("YAML", None)}, content_type="application/yaml")
+    async def text(self, request: Request) -> Response:
         """All rules as their file has them."""
-        found = self._file.current()
-        return Response(found.text, headers={"etag": f'"{found.digest}"'}, media_type="application/yaml")
-
-    @operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
-    async def openapi(self, _: Request) -> Response:
-        """This description."""
-        document = describe(
-            [found for found, _ in declared(self)],
-            version=_VERSION,
-            title="ASU package changes",
-            text="Adapts package lists to what changed between OpenWrt versions.",
-            preflight=False,
+        return await self._answer(
+            request, lambda: self._file.current().text.encode(), content_type=b"application/yaml"
         )
-        return respond(render_json(document))
+
+    @conditional_operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
+    async def openapi(self, request: Request) -> Response:
+        """This description."""
+
+        def render() -> bytes:
+            document = describe(
+                [found for found, _ in declared(self)],
+                version=_VERSION,
+                title="ASU package changes",
+                text="Adapts package lists to what changed between OpenWrt versions.",
+                preflight=False,
+            )
+            return msgspec.json.encode(document)
+
+        return await self._answer(request, render)
+
+    async def _answer(
+        self, request: Request, render: Callable[[], bytes], *, content_type: bytes = JSON
+    ) -> Response:
+        """A document that stays the same until the file is loaded again."""
+        key = f"{self._file.loaded_at.isoformat()} {request.scope['path']}"
+        return await self._documents.answer(
+            request, key, lambda: Rendered(render(), math.inf, content_type=content_type)
+        )
 
 
 def create_service(file: RulesFile) -> Starlette:
     """The application for an ASGI server, which limits bodies; it watches the file while it lives."""
+
+    threads = Threads(1, name="rules")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -257,11 +284,12 @@ def create_service(file: RulesFile) -> Starlette:
             yield
         finally:
             file.stop()
+            threads.close()
 
     return Starlette(
         routes=[
             Route(found.path, handler, methods=list(found.methods))
-            for found, handler in declared(RulesEndpoints(file))
+            for found, handler in declared(RulesEndpoints(file, threads))
         ],
         exception_handlers={HTTPException: on_http_error, Exception: on_bug},
         lifespan=lifespan,

@@ -178,7 +178,7 @@ class Waiting:
     """Makes answers that are read from documents of upstream; lives on the event loop."""
 
     def __init__(self, threads: Threads, *, admit: AdmitFetch) -> None:
-        self._threads = threads
+        self.threads = threads
         self._admit = admit
         self._waiting: set[asyncio.Event] = set()
         self._fetches: dict[Future[Any], set[Callable[[], None]]] = {}
@@ -201,7 +201,7 @@ class Waiting:
             with reading.active():
                 return call(*arguments)
 
-        return await self.until_whole(reading, lambda: self._threads.run(within))
+        return await self.until_whole(reading, lambda: self.threads.run(within))
 
     async def ask(
         self,

@@ -227,13 +227,17 @@ def test_trap_23_a_body_on_a_poll_is_ignored(client: AsgiClient, builds: FakeBui
     assert client.request("GET", path, body=b"{}").status == 202
 
 
-def test_trap_30_nothing_is_ever_a_redirect_or_compressed(client: AsgiClient, builds: FakeBuilds) -> None:
+def test_trap_30_nothing_is_ever_a_redirect_nor_compressed_for_those_who_do_not_ask(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
     path = f"/api/v1/build/{builds.complete()}"
     for target in ("//", "///example.org/x", f"/{path}", path, "/docs/", "/store/", "/api/v1/build/"):
-        answer = client.get(target, {"Accept-Encoding": "gzip, br"})
-        assert answer.status in (200, 404, 405)
-        assert answer.header("location") is None
-        assert answer.header("content-encoding") is None
+        for headers in ({}, {"Accept-Encoding": "identity"}, {"Accept-Encoding": "gzip, br"}):
+            answer = client.get(target, headers)
+            assert answer.status in (200, 404, 405)
+            assert answer.header("location") is None
+            asked = "gzip" in headers.get("Accept-Encoding", "") and target in ("//", "/docs/")
+            assert answer.header("content-encoding") == ("gzip" if asked else None)
 
 
 def test_trap_33_a_body_of_hundreds_of_kilobytes_is_taken(client: AsgiClient) -> None:

@@ -192,7 +192,7 @@ class Made:
         made = await self.answers.get(
             " ".join(names), caller, lambda: Rendered(self.documents.read(*names).encode(), 20.0)
         )
-        return made.body.decode(), dict(made.headers)
+        return made.document.body.decode(), dict(made.headers)
 
 
 def test_an_answer_is_kept_until_a_document_in_it_changes(threads: Threads) -> None:

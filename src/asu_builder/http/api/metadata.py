@@ -11,11 +11,11 @@ from starlette.responses import Response
 from asu_builder.core.catalog import BranchOffer, Catalog
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import RequestRejected
-from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem, RenderedResponse
+from asu_builder.http.api.wire import UPSTREAM_IS_SLOW, Problem
 from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import respond
-from asu_builder.http.openapi import A_REVISION, number, operation, says
+from asu_builder.http.openapi import A_REVISION, conditional_operation, number, says
+from asu_builder.http.representations import wanted
 from asu_builder.http.threads import Waiting
 from asu_builder.settings import Settings
 
@@ -180,7 +180,7 @@ _BYTES = 8 << 20
 _LARGEST = 2 << 20
 _FRESH_SECONDS = 20.0
 _INCOMPLETE_SECONDS = 1.0
-_MAX_AGE = (b"cache-control", b"max-age=60")
+MAX_AGE = (b"cache-control", b"max-age=60")
 
 
 class Metadata:
@@ -209,7 +209,7 @@ class Metadata:
         # Apart, so that what people type does not push the documents out; many type the same.
         self._found = MadeAnswers(waiting, budget=_SEARCH_BYTES, largest=_LARGEST_SEARCH, clock=clock)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/overview.json",
         "/api/v1/overview",
         "/api/overview",
@@ -239,7 +239,7 @@ class Metadata:
 
         return await self._document(request, "overview", render)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/branches.json",
         answers={200: ("The branches, newest first", list[BranchDocument]), **UPSTREAM_IS_SLOW},
     )
@@ -252,7 +252,7 @@ class Metadata:
 
         return await self._document(request, "branches", render)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/latest.json",
         "/api/v1/latest",
         answers={200: ("The latest releases", Latest), **UPSTREAM_IS_SLOW},
@@ -261,7 +261,7 @@ class Metadata:
         """The upcoming release if there is any, the stable and the old stable one."""
         return await self._document(request, "latest", lambda: Latest(self._catalog.latest()))
 
-    @operation(
+    @conditional_operation(
         "/api/v1/revision/{version}/{target}/{subtarget}",
         answers={
             200: ("The revision", Revision),
@@ -278,7 +278,7 @@ class Metadata:
 
         return await self._document(request, "revision", render)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/{path:path}/packages/{architecture}-index.json",
         answers={200: ("Name to version", dict[str, str]), **_UNKNOWN},
     )
@@ -291,7 +291,7 @@ class Metadata:
 
         return await self._document(request, "architecture", render)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/{path:path}/targets/{target}/{subtarget}/index.json",
         answers={200: ("The index", TargetIndex), **_UNKNOWN},
     )
@@ -305,7 +305,7 @@ class Metadata:
 
         return await self._document(request, "target", render)
 
-    @operation(
+    @conditional_operation(
         "/json/v1/{path:path}/targets/{target}/{subtarget}/{profile}.json",
         answers={200: ("profiles.json with the profile's keys lifted to the top", dict), **_UNKNOWN},
     )
@@ -319,7 +319,7 @@ class Metadata:
 
         return await self._document(request, "profile", render)
 
-    @operation(
+    @conditional_operation(
         "/api/v1/devices",
         answers={200: ("The devices", DevicesDocument), **_SEARCH_REFUSED},
         query=("version searched", "search", "limit searched"),
@@ -348,7 +348,7 @@ class Metadata:
 
         return await self._json(request, f"devices {limit} {version!r} {text!r}", make)
 
-    @operation(
+    @conditional_operation(
         "/api/v1/devices/{version}/{target}/{subtarget}/{profile}",
         answers={200: ("The device", DescribedDeviceDocument), **_SEARCH_REFUSED, **_NO_PROFILE},
     )
@@ -367,7 +367,7 @@ class Metadata:
 
         return await self._json(request, f"device {version!r} {target!r} {profile!r}", make)
 
-    @operation(
+    @conditional_operation(
         "/api/v1/packages",
         answers={200: ("The packages", PackagesDocument), **_SEARCH_REFUSED, **_NO_PROFILE},
         query=("version searched", "target searched", "search", "limit searched"),
@@ -393,8 +393,9 @@ class Metadata:
             empty = not getattr(document, "devices", True) or not getattr(document, "packages", True)
             return Rendered(msgspec.json.encode(document), _EMPTY_SECONDS if empty else _FRESH_SECONDS)
 
-        made = await self._found.get(key, self._callers.of(request.scope), render)
-        return respond(RenderedResponse(200, made.body, made.headers))
+        asked = wanted(request.scope)
+        made = await self._found.get(key, self._callers.of(request.scope), render, gzip=asked.gzip)
+        return made.document.answer(asked, made.headers)
 
     async def _document(self, request: Request, kind: str, render: Callable[..., object]) -> Response:
         """`render` makes the document of the placeholders in the address."""
@@ -404,13 +405,14 @@ class Metadata:
             made = render(**places)
             return made if isinstance(made, Rendered) else Rendered(msgspec.json.encode(made), _FRESH_SECONDS)
 
+        asked = wanted(request.scope)
         made = await self._made.get(
-            " ".join((kind, *places.values())), self._callers.of(request.scope), rendered
+            " ".join((kind, *places.values())), self._callers.of(request.scope), rendered, gzip=asked.gzip
         )
         # A document that lacks a feed or a branch, or may be out of date, is soon made again, so no proxy
         # keeps it longer.
-        cacheable = (_MAX_AGE,) if made.lasts else ()
-        return respond(RenderedResponse(200, made.body, (*cacheable, *made.headers)))
+        cacheable = (MAX_AGE,) if made.lasts and not request.scope["path"].startswith("/api/") else ()
+        return made.document.answer(asked, (*cacheable, *made.headers))
 
 
 def _with_branches(document: object, offers: Sequence[BranchOffer]) -> Rendered:

@@ -10,16 +10,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import astuple
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from asu_builder.core.statistics import DAYS, PERIODS, Chart, Charts, Interval, Named, Share, StatisticsReport
 from asu_builder.core.submit import Builds
 from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import EventKind, TallyBy
-from asu_builder.http.api.wire import Problem, RenderedResponse
+from asu_builder.http.api.wire import Problem
 from asu_builder.http.cache import Rendered, TtlCache
-from asu_builder.http.errors import respond
-from asu_builder.http.openapi import number, one_of, operation, says
+from asu_builder.http.openapi import conditional_operation, number, one_of, says
 from asu_builder.http.threads import Threads
 
 _Days = Annotated[int, says("Number of days", 30)]
@@ -121,6 +120,7 @@ def render_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 _FRESH_SECONDS = 10.0
+_LATEST_SECONDS = 1.0
 _BYTES = 1 << 20
 _A_CHART = {200: ("The chart", Chart)}
 _FROM_CACHE = "requests answered by a stored result"
@@ -132,12 +132,12 @@ def _counts(what: str, by: TallyBy, kind: EventKind, words: str) -> Callable[...
     async def endpoint(self: "StatisticsEndpoints", request: Request) -> Response:
         limit = number(request, "n", otherwise=30, highest=100)
         return await self.cached(
-            f"{kind} {by} {limit}", lambda: Counts(_named(self.charts.counts(kind, by, limit)), DAYS)
+            request, f"{kind} {by} {limit}", lambda: Counts(_named(self.charts.counts(kind, by, limit)), DAYS)
         )
 
     endpoint.__doc__ = f"Which {by}s had most {words} in 30 days."
     answers = {200: ("The commonest of 30 days", Counts), **_NO_NUMBER}
-    return operation(f"/api/v1/{what}-by-{by}", answers=answers, query=("n",))(endpoint)
+    return conditional_operation(f"/api/v1/{what}-by-{by}", answers=answers, query=("n",))(endpoint)
 
 
 class StatisticsEndpoints:
@@ -148,23 +148,24 @@ class StatisticsEndpoints:
     ) -> None:
         self.charts = charts
         self._builds = builds
-        self._threads = threads
         self._cache = TtlCache(threads, budget=_BYTES, largest=_BYTES, clock=clock)
 
-    @operation("/api/v1/stats/summary", answers={200: ("Both", Summary)})
-    async def summary(self, _: Request) -> Response:
+    @conditional_operation("/api/v1/stats/summary", answers={200: ("Both", Summary)})
+    async def summary(self, request: Request) -> Response:
         """Jobs that wait, builds of the last day."""
-        return await self.cached("summary", lambda: Summary(self._builds.pending(), self.charts.builds_24h()))
+        return await self.cached(
+            request, "summary", lambda: Summary(self._builds.pending(), self.charts.builds_24h())
+        )
 
-    @operation(
+    @conditional_operation(
         "/api/v1/statistics", answers={200: ("The numbers", StatisticsReport), **_NO_CHOICE}, query=("days",)
     )
     async def report(self, request: Request) -> Response:
         """What happened in the last days: builds by day and version, failures, durations, packages."""
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
-        return await self.cached(f"report {days}", lambda: self.charts.report(days))
+        return await self.cached(request, f"report {days}", lambda: self.charts.report(days))
 
-    @operation(
+    @conditional_operation(
         "/api/v1/statistics/{chart}.csv",
         answers={
             200: ("A row of names, then the numbers", None),
@@ -184,24 +185,27 @@ class StatisticsEndpoints:
 
         def render() -> Rendered:
             text = render_csv(table.columns, table.rows(self.charts.report(days)))
-            return Rendered(text.encode(), _FRESH_SECONDS)
+            return Rendered(text.encode(), _FRESH_SECONDS, content_type=b"text/csv; charset=utf-8")
 
-        body = await self._cache.get(f"csv {chart} {days}", render)
         name = f'attachment; filename="{chart}-{days}-days.csv"'
-        return Response(body, media_type="text/csv", headers={"content-disposition": name})
+        return await self._cache.answer(
+            request, f"csv {chart} {days}", render, ((b"content-disposition", name.encode()),)
+        )
 
-    @operation("/api/v1/builds-per-day", answers=_A_CHART)
-    async def builds_per_day(self, _: Request) -> Response:
+    @conditional_operation("/api/v1/builds-per-day", answers=_A_CHART)
+    async def builds_per_day(self, request: Request) -> Response:
         """Requests, cache hits and failures of 30 days."""
-        return await self.cached("builds per day", self.charts.builds_per_day)
+        return await self.cached(request, "builds per day", self.charts.builds_per_day)
 
-    @operation("/api/v1/builds-by-version", answers=_A_CHART, query=("branch",))
+    @conditional_operation("/api/v1/builds-by-version", answers=_A_CHART, query=("branch",))
     async def builds_by_version(self, request: Request) -> Response:
         """Requests of 26 weeks, by branch or by the versions of one."""
         branch = request.query_params.get("branch", "")[:32]
-        return await self.cached(f"by version {branch}", lambda: self.charts.builds_by_version(branch))
+        return await self.cached(
+            request, f"by version {branch}", lambda: self.charts.builds_by_version(branch)
+        )
 
-    @operation(
+    @conditional_operation(
         "/api/v1/top-packages",
         answers={200: ("The packages", TopPackages), **_NO_NUMBER},
         query=("branch", "n"),
@@ -211,11 +215,12 @@ class StatisticsEndpoints:
         branch = request.query_params.get("branch", "")[:32]
         limit = number(request, "n", otherwise=30, highest=100)
         return await self.cached(
+            request,
             f"top packages {branch} {limit}",
             lambda: TopPackages(_named(self.charts.top_packages(branch, limit)), branch or None, DAYS),
         )
 
-    @operation(
+    @conditional_operation(
         "/api/v1/build-errors",
         answers={200: ("Time, version, target, profile and reason", None), **_NO_NUMBER},
         query=("n",),
@@ -224,43 +229,50 @@ class StatisticsEndpoints:
     async def build_errors(self, request: Request) -> Response:
         """The latest failed builds, one a line."""
         limit = number(request, "n", otherwise=100, highest=500)
-        lines = [
-            f"{failure.at:%Y-%m-%d %H:%M:%S}Z {failure.version} {failure.target} {failure.profile}:"
-            f" {failure.reason}\n"
-            for failure in await self._threads.run(self.charts.failures, limit)
-        ]
-        return PlainTextResponse("".join(lines) or "No build errors recorded.\n")
+
+        def render() -> Rendered:
+            lines = [
+                f"{failure.at:%Y-%m-%d %H:%M:%S}Z {failure.version} {failure.target} {failure.profile}:"
+                f" {failure.reason}\n"
+                for failure in self.charts.failures(limit)
+            ]
+            text = "".join(lines) or "No build errors recorded.\n"
+            return Rendered(text.encode(), _LATEST_SECONDS, content_type=b"text/plain; charset=utf-8")
+
+        return await self._cache.answer(request, f"errors {limit}", render)
 
     failures_by_target = _counts("failures", "target", "failed", "failed builds")
     failures_by_profile = _counts("failures", "profile", "failed", "failed builds")
     cache_hits_by_target = _counts("cache-hits", "target", "cache_hit", _FROM_CACHE)
     cache_hits_by_profile = _counts("cache-hits", "profile", "cache_hit", _FROM_CACHE)
 
-    @operation("/api/v1/diff-packages-stats", answers={200: ("The share", Share)})
-    async def diff_packages(self, _: Request) -> Response:
+    @conditional_operation("/api/v1/diff-packages-stats", answers={200: ("The share", Share)})
+    async def diff_packages(self, request: Request) -> Response:
         """The share of new builds that asked for diff_packages in 30 days."""
-        return await self.cached("diff", self.charts.diff_packages)
+        return await self.cached(request, "diff", self.charts.diff_packages)
 
-    @operation("/api/v1/diff-packages-by-version", answers={200: ("The shares", ShareByVersion)})
-    async def diff_packages_by_version(self, _: Request) -> Response:
+    @conditional_operation("/api/v1/diff-packages-by-version", answers={200: ("The shares", ShareByVersion)})
+    async def diff_packages_by_version(self, request: Request) -> Response:
         """The share of diff_packages for each version."""
         return await self.cached(
-            "diff by version", lambda: ShareByVersion(self.charts.diff_packages_by_version(), DAYS)
+            request, "diff by version", lambda: ShareByVersion(self.charts.diff_packages_by_version(), DAYS)
         )
 
-    @operation("/api/v1/diff-packages-trend", answers=_A_CHART, query=("interval",))
+    @conditional_operation("/api/v1/diff-packages-trend", answers=_A_CHART, query=("interval",))
     async def diff_packages_trend(self, request: Request) -> Response:
         """The share of diff_packages in percent over 30 days or 26 weeks."""
         interval: Interval = "week" if request.query_params.get("interval") == "week" else "day"
-        return await self.cached(f"trend {interval}", lambda: self.charts.diff_packages_trend(interval))
+        return await self.cached(
+            request, f"trend {interval}", lambda: self.charts.diff_packages_trend(interval)
+        )
 
-    async def cached(self, key: str, make: Callable[[], object]) -> Response:
+    async def cached(self, request: Request, key: str, make: Callable[[], object]) -> Response:
         """What `make` returns as JSON, made in a thread unless the last one is fresh."""
 
         def render() -> Rendered:
             return Rendered(msgspec.json.encode(make()), _FRESH_SECONDS)
 
-        return respond(RenderedResponse(200, await self._cache.get(key, render)))
+        return await self._cache.answer(request, key, render)
 
 
 def _named(counts: Iterable[tuple[str, int]]) -> list[Named]:

@@ -3,6 +3,7 @@
 Each page is a module with a class. `make_pages` names the address of each.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -11,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import answer_error, sentence_of, status_of
 from asu_builder.http.pages.build_form import BuildForm
 from asu_builder.http.pages.build_page import BuildPage
@@ -24,6 +26,7 @@ from asu_builder.http.parts import PageParts
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _RELOAD_SECONDS = 3
+_SHARED_BYTES = 1 << 20
 _PAGE_OF = {"/queue/acts": "/queue"}
 """The page of a form, by the address that the form is sent to."""
 _Page = Callable[[Request, Caller], Awaitable[Response]]
@@ -32,7 +35,8 @@ _Page = Callable[[Request, Caller], Awaitable[Response]]
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     """Endpoints by method and address, those of `http.app.PAGES`."""
     static_files = StaticFiles()
-    rendering = Rendering(static_files, version=parts.version, contact=parts.settings.contact)
+    shared = TtlCache(parts.threads, budget=_SHARED_BYTES, largest=_SHARED_BYTES, clock=parts.clock)
+    rendering = Rendering(static_files, shared, version=parts.version, contact=parts.settings.contact)
     sessions = Sessions(parts.callers)
     overview = Overview(parts, rendering)
     queue = QueuePage(parts, rendering)
@@ -46,7 +50,13 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         return RedirectResponse("/statistics", 301)
 
     async def interface(request: Request, caller: Caller) -> Response:
-        body = interface_body(parts.description())
+        def render() -> Rendered:
+            body = interface_body(parts.description())
+            return rendering.for_anybody("interface.html", path="/docs", seconds=math.inf, body=body)
+
+        if caller.token is None:
+            return await rendering.shared(request, "interface", render)
+        body = await parts.threads.run(lambda: interface_body(parts.description()))
         return rendering.page("interface.html", request, caller=caller, body=body)
 
     page = partial(_whole, rendering, sessions)

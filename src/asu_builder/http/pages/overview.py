@@ -11,19 +11,21 @@ from starlette.responses import Response
 
 from asu_builder.core.catalog import BranchOffer
 from asu_builder.core.health import STATES, HealthReport
-from asu_builder.core.operator import QueueSummary
-from asu_builder.core.statistics import DAYS, DayReport
+from asu_builder.core.statistics import DAYS
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.health import worst
-from asu_builder.domain.job import RecordedFailure
+from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.pages.charts import Series, stacked_bars
-from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.pages.rendering import ANYBODY, SHARED_HEADERS, Rendering
 from asu_builder.http.parts import PageParts
+from asu_builder.http.representations import wanted
 from asu_builder.http.threads import SHORT_SECONDS
 
 _ERRORS = 8
 _DAYS = 7
+_FRESH_SECONDS = 1.0
+_BYTES = 1 << 18
 
 
 class Overview:
@@ -32,42 +34,51 @@ class Overview:
     def __init__(self, parts: PageParts, rendering: Rendering) -> None:
         self._parts = parts
         self._rendering = rendering
+        self._shared = MadeAnswers(
+            parts.waiting, budget=_BYTES, largest=_BYTES, clock=parts.clock, patience=SHORT_SECONDS
+        )
 
     async def show(self, request: Request, caller: Caller) -> Response:
-        """Renders it from counts."""
+        """Renders it from counts; once a second for all without a token."""
+        if caller.token is not None:
+            values = await self._parts.waiting.ask(
+                caller, "overview", self._values, caller, patience=SHORT_SECONDS
+            )
+            return self._rendering.page("overview.html", request, caller=caller, **values)
+        asked = wanted(request.scope)
+        made = await self._shared.get("overview", caller, self._for_anybody, gzip=asked.gzip)
+        return made.document.answer(asked, SHARED_HEADERS)
+
+    def _for_anybody(self) -> Rendered:
+        values = self._values(ANYBODY)
+        # One whose look-ups are used up may have made it without them.
+        seconds = _FRESH_SECONDS if values["offers"] else 0.0
+        return self._rendering.for_anybody("overview.html", path="/", seconds=seconds, **values)
+
+    def _values(self, caller: Caller) -> dict[str, Any]:
         report = self._parts.health.report()
         if not caller.may(Right.READ):
             report = report.for_everybody()
-        crowd, days, offers, failures = await self._parts.waiting.ask(
-            caller, "overview", self._look, patience=SHORT_SECONDS
-        )
+        days = self._parts.charts.days(DAYS)[-_DAYS:]
         chart = ""
         if any(day.requests for day in days):
             new = Series("New builds", "built", [day.requests - day.cache_hits for day in days])
             reused = Series("Reused results", "cached", [day.cache_hits for day in days])
             chart = stacked_bars("Requests of the last seven days", [day.day for day in days], (new, reused))
-        return self._rendering.page(
-            "overview.html",
-            request,
-            caller=caller,
-            report=report,
-            sentence=health_sentence(report),
-            part_states=STATES,
-            crowd=crowd,
-            days=days,
-            chart=chart,
-            offers=offers,
-            failures=failures,
-        )
-
-    def _look(self) -> tuple[QueueSummary, list[DayReport], list[BranchOffer], list[RecordedFailure]]:
-        failures = list(self._parts.charts.failures(_ERRORS))
-        crowd, days = self._parts.queue_overview.summary(), self._parts.charts.days(DAYS)[-_DAYS:]
         offers: list[BranchOffer] = []
         # The page works without them while upstream has not answered or may not be asked.
         with contextlib.suppress(Unavailable, TooManyRequests):
             offers = [offer for offer in self._parts.catalog.offers() if offer.versions]
-        return crowd, days, offers, failures
+        return {
+            "report": report,
+            "sentence": health_sentence(report),
+            "part_states": STATES,
+            "crowd": self._parts.queue_overview.summary(),
+            "days": days,
+            "chart": chart,
+            "offers": offers,
+            "failures": list(self._parts.charts.failures(_ERRORS)),
+        }
 
 
 def health_sentence(report: HealthReport) -> str:

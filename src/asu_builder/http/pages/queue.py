@@ -1,6 +1,7 @@
 """The queue: counts for everybody, jobs and actions for operators."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -15,8 +16,8 @@ from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.job import FINAL_STATES, AuditEntry, Job, JobFilter, JobState
 from asu_builder.http.api.operator import OperatorActs, job_filter
-from asu_builder.http.cache import Rendered, TtlCache
-from asu_builder.http.pages.rendering import Rendering
+from asu_builder.http.cache import Rendered
+from asu_builder.http.pages.rendering import ANYBODY, Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.parts import PageParts
 
@@ -26,7 +27,6 @@ LOOKED_AT = 3000
 """How many job numbers one page searches, because no index covers every filter."""
 _ACTS = 50
 _FRESH_SECONDS = 1.0
-_FRAGMENT_BYTES = 1 << 18
 
 DONE: Mapping[str, str] = {
     "cancel": "The job was cancelled.",
@@ -54,16 +54,17 @@ class QueuePage:
         self._parts = parts
         self._acts = OperatorActs(parts.operator, threads=parts.threads, forget=parts.answers.forget)
         self._rendering = rendering
-        self._fragments = TtlCache(
-            parts.threads, budget=_FRAGMENT_BYTES, largest=_FRAGMENT_BYTES, clock=parts.clock
-        )
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The page; with `fragment` only its live part. Raises `RequestRejected`."""
         fragment_only = "fragment" in request.query_params
+        # Counted once a second for all who watch.
         if fragment_only and not caller.may(Right.READ):
-            # Counted once a second for all who watch.
-            return self._rendering.answer(await self._fragments.get("live", self._anonymous_part))
+            return await self._rendering.shared(
+                request, "queue, live", partial(self._for_anybody, "queue_live.html")
+            )
+        if caller.token is None and not request.scope["query_string"]:
+            return await self._rendering.shared(request, "queue", partial(self._for_anybody, "queue.html"))
         values = await self._parts.threads.run(self._values, request, caller)
         if fragment_only:
             return self._rendering.page("queue_live.html", request, caller=caller, **values)
@@ -86,17 +87,10 @@ class QueuePage:
         view = {key: wanted[key] for key in (*FILTERS, "before") if key in wanted}
         return RedirectResponse("/queue?" + urlencode({**view, "done": act}), 303)
 
-    def _anonymous_part(self) -> Rendered:
-        text = self._rendering.text(
-            "queue_live.html",
-            path="/queue",
-            caller=Caller(""),
-            **self._counts(Caller("")),
-            listing=None,
-            acts=(),
-            view="",
-        )
-        return Rendered(text.encode(), _FRESH_SECONDS)
+    def _for_anybody(self, template: str) -> Rendered:
+        """Nothing of the request is in it: what one sends, all would see."""
+        values = {**self._counts(ANYBODY), "done": None, "listing": None, "acts": (), "view": ""}
+        return self._rendering.for_anybody(template, path="/queue", seconds=_FRESH_SECONDS, **values)
 
     def _values(self, request: Request, caller: Caller) -> dict[str, Any]:
         given = {name: request.query_params.get(name, "") for name in FILTERS}

@@ -1,6 +1,7 @@
 """Renders templates and serves static files, with one set of headers."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -9,19 +10,24 @@ from starlette.responses import HTMLResponse, Response
 
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound
+from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.pages import words
+from asu_builder.http.representations import Document, wanted
 
 ROOT = Path(__file__).parent.parent / "static"
 _KINDS = {
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
+    ".css": b"text/css; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".svg": b"image/svg+xml",
 }
-_FOREVER = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+_FOREVER = (
+    (b"cache-control", b"public, max-age=31536000, immutable"),
+    (b"x-content-type-options", b"nosniff"),
+)
 
 
 class StaticFiles:
-    """Every file below `static/`, read once.
+    """Every file below `static/`, read and compressed once.
 
     All share one digest in their address: modules import each other by relative names, and a browser
     never mixes two versions.
@@ -29,11 +35,14 @@ class StaticFiles:
 
     def __init__(self, root: Path = ROOT) -> None:
         self._files = {
-            path.name: path.read_bytes() for path in sorted(root.iterdir()) if path.suffix in _KINDS
+            path.name: Document(path.read_bytes(), _KINDS[path.suffix])
+            for path in sorted(root.iterdir())
+            if path.suffix in _KINDS
         }
         digest = hashlib.sha256()
-        for name, content in self._files.items():
-            digest.update(name.encode() + b"\0" + content)
+        for name, file in self._files.items():
+            file.compress()
+            digest.update(name.encode() + b"\0" + file.body)
         self._digest = digest.hexdigest()[:12]
 
     def address(self, name: str) -> str:
@@ -46,8 +55,7 @@ class StaticFiles:
         name = request.path_params["name"]
         if request.path_params["digest"] != self._digest or name not in self._files:
             raise BuildNotFound("There is no such file. Reload the page.")
-        kind = _KINDS[Path(name).suffix]
-        return Response(self._files[name], headers={**_FOREVER, "content-type": kind})
+        return self._files[name].answer(wanted(request.scope), _FOREVER)
 
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -61,12 +69,20 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+SHARED_HEADERS = tuple(
+    (name.encode(), value.encode()) for name, value in {**HEADERS, "cache-control": "no-cache"}.items()
+)
+"""Kept by browsers and asked about each time: the answer to a signed-in operator is another one."""
+_HTML = b"text/html; charset=utf-8"
+ANYBODY = Caller("")
+"""Whoever has no token: no page shows them their address."""
 
 
 class Rendering:
     """Renders pages; templates are compiled once."""
 
-    def __init__(self, static_files: StaticFiles, *, version: str, contact: str) -> None:
+    def __init__(self, static_files: StaticFiles, shared: TtlCache, *, version: str, contact: str) -> None:
+        """`shared` keeps what is the same for everybody."""
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -91,6 +107,7 @@ class Rendering:
             reason_first=words.as_beginning,
         )
         self._environment = environment
+        self._shared = shared
 
     def page(
         self, template: str, request: Request, *, caller: Caller, status: int = 200, **values: object
@@ -107,6 +124,19 @@ class Rendering:
             may_operate=caller.may(Right.OPERATE),
             **values,
         )
+
+    def for_anybody(self, template: str, *, path: str, seconds: float, **values: object) -> Rendered:
+        """A page or a part of one as everybody without a token sees it, for so many seconds."""
+        text = self.text(template, path=path, caller=ANYBODY, **values)
+        return Rendered(text.encode(), seconds, content_type=_HTML)
+
+    async def shared(self, request: Request, key: str, render: Callable[[], Rendered]) -> Response:
+        """What `for_anybody` makes, kept and compressed; `render` runs in a thread.
+
+        No other page is compressed: the length of a secret and an attacker's text that are compressed
+        together tells the secret.
+        """
+        return await self._shared.answer(request, key, render, SHARED_HEADERS)
 
     def answer(self, content: str | bytes, status: int = 200) -> HTMLResponse:
         """A response with the headers of every page."""

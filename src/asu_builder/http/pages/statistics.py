@@ -10,6 +10,7 @@ from starlette.responses import Response
 from asu_builder.core.statistics import DAYS, PERIODS, Charts, StatisticsReport
 from asu_builder.domain.access import Caller
 from asu_builder.http.api.statistics import TABLES, Cell
+from asu_builder.http.cache import Rendered
 from asu_builder.http.openapi import one_of
 from asu_builder.http.pages.charts import Row, Series, horizontal_bars, shares, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
@@ -17,6 +18,7 @@ from asu_builder.http.pages.words import STAGES, as_beginning, span
 from asu_builder.http.threads import Threads
 
 _MOST_ROWS = 12
+_FRESH_SECONDS = 10.0
 
 
 class Figure(Struct, frozen=True):
@@ -50,6 +52,15 @@ class StatisticsPage:
     async def show(self, request: Request, caller: Caller) -> Response:
         """Raises `RequestRejected` for another number of days."""
         days = one_of(request, "days", PERIODS, otherwise=DAYS)
+
+        def render() -> Rendered:
+            view = draw_statistics(self._charts, days)
+            return self._rendering.for_anybody(
+                "statistics.html", path="/statistics", seconds=_FRESH_SECONDS, view=view
+            )
+
+        if caller.token is None:
+            return await self._rendering.shared(request, f"statistics {days}", render)
         view = await self._threads.run(draw_statistics, self._charts, days)
         return self._rendering.page("statistics.html", request, caller=caller, view=view)
 

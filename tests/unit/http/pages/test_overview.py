@@ -57,6 +57,7 @@ def test_it_says_how_the_service_is(client: AsgiClient, scene: Scene) -> None:
     assert "Everything works" in page(client)
     scene.health.part_failed("engine", "Podman does not answer: start `podman.socket`.")
     assert "start <code>podman.socket</code>" in client.get("/", READER).body.decode()
+    scene.seconds += 1.1
     shown = page(client)
     assert "podman.socket" not in shown
     assert "The container engine does not work now; builds wait until it does." in shown

@@ -1,0 +1,118 @@
+"""The representations of a document (RFC 9110): its bytes, and their gzip form for those who ask for it.
+
+Each has a strong validator. A client that names the one it would be sent gets 304.
+"""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from msgspec import Struct
+from starlette.responses import Response
+from starlette.types import Scope
+
+JSON = b"application/json"
+LEAST_COMPRESSED = 1024
+"""Bytes; less fits into one packet either way."""
+_LEVEL = 6
+_VARY = (b"vary", b"Accept-Encoding")
+_LONGEST = 256
+"""Characters of an `Accept-Encoding` that is looked at; no client sends a longer one."""
+_CODING = re.compile(
+    rb"([a-z0-9!#$%&'*+.^_`|~-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?", re.ASCII
+)
+"""A coding with its weight, in small letters."""
+
+
+@lru_cache(maxsize=64)
+def prefers_gzip(accepted: bytes) -> bool:
+    """Whether this `Accept-Encoding` allows gzip, and weighs it no less than the bytes as they are.
+
+    What is malformed in it counts for nothing. An empty one, like none, asks for no coding.
+    """
+    weights: dict[bytes, float] = {}
+    for part in accepted.lower().split(b","):
+        if match := _CODING.fullmatch(part.strip()):
+            weights[match[1]] = float(match[2] or 1)
+    others = weights.get(b"*", 0.0)
+    weight = weights.get(b"gzip", weights.get(b"x-gzip", others))
+    # What is not named may be sent (§12.5.3), but only if nothing that is named can be.
+    return 0 < weight >= weights.get(b"identity", others)
+
+
+class Wanted(Struct, frozen=True):
+    """Which representation a request asks for, and which ones its sender has."""
+
+    gzip: bool
+    known: bytes
+    """`If-None-Match`; empty without one."""
+
+
+def wanted(scope: Scope) -> Wanted:
+    """What the headers of a GET or HEAD say. Never raises."""
+    accepted = known = b""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            accepted = b"%b,%b" % (accepted, value) if accepted else value
+        elif name == b"if-none-match":
+            known = b"%b,%b" % (known, value) if known else value
+    return Wanted(len(accepted) <= _LONGEST and prefers_gzip(accepted), known)
+
+
+class Document:
+    """Bytes that many clients are sent. Large ones are made and compressed in a thread."""
+
+    def __init__(self, body: bytes, content_type: bytes = JSON) -> None:
+        self.body = body
+        self._content_type = (b"content-type", content_type)
+        self.digest = hashlib.sha256(body).hexdigest()[:32].encode()
+        self._plain_headers = self._headers(body)
+        self._gzip_headers = self._plain_headers
+        self.gzipped: bytes | None = None if len(body) >= LEAST_COMPRESSED else b""
+        """None before the first call of `compress`, and empty where it saves nothing."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        return len(self.body) + len(self.gzipped or b"")
+
+    def compress(self) -> None:
+        """Makes the gzip form. A second call changes nothing."""
+        if self.gzipped is None:
+            # Without a time, so that the same document is the same bytes in every process.
+            gzipped = gzip.compress(self.body, _LEVEL, mtime=0)
+            if len(gzipped) >= len(self.body):
+                gzipped = b""
+            self._gzip_headers = self._headers(gzipped, b"-gzip", (b"content-encoding", b"gzip"))
+            self.gzipped = gzipped
+
+    def answer(self, asked: Wanted, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:
+        """The representation that is asked for, or 304 if the client has it; both carry `headers`."""
+        body, own = self.body, self._plain_headers
+        if asked.gzip and self.gzipped:
+            body, own = self.gzipped, self._gzip_headers
+        response = Response()
+        if asked.known and _names(asked.known, own[0][1]):
+            response.status_code = 304
+            response.raw_headers = [*own[:2], *headers]
+        else:
+            response.body = body
+            response.raw_headers = [*own, *headers]
+        return response
+
+    def _headers(
+        self, body: bytes, suffix: bytes = b"", *also: tuple[bytes, bytes]
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """Those of a representation; the first two are those of a 304 too."""
+        etag = (b"etag", b'"%b%b"' % (self.digest, suffix))
+        return (etag, _VARY, self._content_type, (b"content-length", b"%d" % len(body)), *also)
+
+
+def _names(known: bytes, etag: bytes) -> bool:
+    """Whether an `If-None-Match` names the tag, compared weakly.
+
+    In a list it can stand nowhere but in its place: between two tags are only commas, spaces and `W/`.
+    """
+    return etag in known or known.strip() == b"*"
