@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -69,6 +69,10 @@ class AsgiClient:
         assert message["type"] == "lifespan.shutdown.complete", message
         assert self._life is not None
         await self._life
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Something else on the event loop of the application."""
+        return self._runner.run(work)
 
     def get(self, target: str, headers: Mapping[str, str] | None = None) -> Answer:
         """A GET."""

@@ -1,12 +1,12 @@
 """A queue of plain values behind the web layer's back, and the jobs its tests talk about."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from threading import Event
 
 from msgspec.structs import replace
 
-from asu_builder.core.submit import Ask, Builds, BuildView
+from asu_builder.core.submit import Ask, Builds, BuildView, Progress
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, Conflict, FailureReason, NotAllowed, Side
 from asu_builder.domain.job import (
@@ -61,6 +61,17 @@ class FakeBuilds(Builds):
         self.callers: list[str] = []
         self.noted: list[str] = []
         self.touch = self.noted.append
+        self.asked: list[str] = []
+        """Which hashes were asked for whether they exist."""
+        self.compared: list[frozenset[str]] = []
+        """Which hashes were looked at together."""
+        self.counted = 0
+        self.stat: list[str] = []
+        """Whose files were looked for."""
+        self.gone: set[str] = set()
+        """Whose files are not there."""
+        self.store_missing = False
+        self.lasts = timedelta(days=1)
         self.error: Exception | None = None
         self.gate = Event()
         self.gate.set()
@@ -111,8 +122,38 @@ class FakeBuilds(Builds):
             raise BuildNotFound("could not find provided request hash")
         return self.jobs[name]
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a job."""
+        self.asked.append(name)
+        if self.error:
+            raise self.error
+        return name in self.jobs
+
+    def changes(self) -> int:
+        """Another number when another job, or the same in another state, is behind a hash."""
+        if self.error:
+            raise self.error
+        return hash(tuple((name, id(view)) for name, view in self.jobs.items()))
+
+    def progress(self, names: Collection[str]) -> Mapping[str, Progress]:
+        """Of those that are there."""
+        self.compared.append(frozenset(names))
+        if self.error:
+            raise self.error
+        known = {name: self.jobs[name] for name in names if name in self.jobs}
+        return {
+            name: replace(view.progress, lasts=self.lasts if view.job.state in FINAL_STATES else None)
+            for name, view in known.items()
+        }
+
+    def lost(self, names: Sequence[str], *, checked: Sequence[str]) -> Sequence[str]:
+        """As the test says."""
+        self.stat += checked
+        return names if self.store_missing else [name for name in checked if name in self.gone]
+
     def pending(self) -> int:
         """How many wait."""
+        self.counted += 1
         if self.error:
             raise self.error
         return sum(view.job.state is JobState.PENDING for view in self.jobs.values())

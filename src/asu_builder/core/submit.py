@@ -3,7 +3,7 @@
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 
@@ -22,7 +22,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.job import FINAL_STATES, Entry, Job, JobState, Submission
+from asu_builder.domain.job import FINAL_STATES, Entry, Job, JobState, Standing, Submission
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
@@ -74,28 +74,33 @@ class Forecast:
         self._queue = queue
         self._workers = workers
         self._working = working
-        self._now = now
+        self.now = now
         self._clock = clock
         self._typical: timedelta | None = None
         self._measured_at = -_MEASURED_EVERY
 
-    def remaining(self, job: Job, ahead: int | None) -> timedelta | None:
-        """The time until a live job's end, or None where nothing can be said.
-
-        A waiting job starts when as many slots have become free as there are jobs ahead, and each
-        worker frees one per build; then it takes as long as builds do.
-        """
-        if job.state in FINAL_STATES or not (self._workers and self._working()):
+    def typical(self) -> timedelta | None:
+        """How long a build takes; None where nothing can be said."""
+        if not (self._workers and self._working()):
             return None
         if self._clock() - self._measured_at >= _MEASURED_EVERY:
             self._measured_at = self._clock()
             self._typical = self._queue.typical_duration()
-        typical = self._typical
-        if typical is None:
+        return self._typical
+
+    def remaining(
+        self, job: Job | Standing, ahead: int | None, typical: timedelta | None
+    ) -> timedelta | None:
+        """The time until a live job's end, where builds take so long; None where nothing can be said.
+
+        A waiting job starts when as many slots have become free as there are jobs ahead, and each
+        worker frees one per build; then it takes as long as builds do.
+        """
+        if job.state in FINAL_STATES or typical is None:
             return None
         if job.state is JobState.PENDING:
             return typical * (((ahead or 0) + 1) / self._workers + 1)
-        elapsed = self._now() - (job.started_at or self._now())
+        elapsed = self.now() - (job.started_at or self.now())
         return max(_LEAST, typical - max(elapsed, timedelta(0)))
 
 
@@ -156,6 +161,23 @@ class Ask(Struct, frozen=True):
     """Notes which documents of upstream are lacking; without one they are waited for here."""
 
 
+class Progress(Struct, frozen=True):
+    """How far a job is, for those who know what it is about."""
+
+    standing: Standing
+    remaining: timedelta | None = None
+    """How long until its end, as far as can be told."""
+    waiting_for: str = ""
+    """As in `BuildView`."""
+    lasts: timedelta | None = None
+    """How long a final one answers, unless it is used."""
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """Whole seconds until its end, where something can be told."""
+        return None if self.remaining is None else math.ceil(self.remaining.total_seconds())
+
+
 class BuildView(Struct, frozen=True):
     """A job as somebody sees it; `position` is the number of jobs ahead, only while pending."""
 
@@ -171,7 +193,14 @@ class BuildView(Struct, frozen=True):
     @property
     def eta_seconds(self) -> int | None:
         """Whole seconds until its end, where something can be told."""
-        return None if self.remaining is None else math.ceil(self.remaining.total_seconds())
+        return self.progress.eta_seconds
+
+    @property
+    def progress(self) -> Progress:
+        """How far the job is."""
+        job = self.job
+        standing = Standing(job.id, job.state, job.stage, self.position, None, job.started_at)
+        return Progress(standing, self.remaining, self.waiting_for)
 
 
 class Builds:
@@ -199,6 +228,8 @@ class Builds:
         self._store = store
         self._statistics = statistics
         self.touch = interest.note
+        self.exists = queue.exists
+        self.changes = queue.changes
         self._forecast = forecast
         self._cancellation = cancellation
         self._settings = settings
@@ -337,6 +368,36 @@ class Builds:
         self.touch(name)
         return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
 
+    def progress(self, names: Collection[str]) -> Mapping[str, Progress]:
+        """How far the newest job of each hash is, all read at one moment; nobody's interest is noted.
+
+        Hashes that no job answers are missing.
+        """
+        standings = self._queue.standings(names)
+        if all(standing.state in FINAL_STATES for standing in standings.values()):
+            typical, hindrance = None, ""
+        else:
+            typical, hindrance = self._forecast.typical(), self._waiting_for()
+        now = self._forecast.now()
+        return {
+            name: Progress(
+                standing,
+                self._forecast.remaining(standing, standing.ahead, typical),
+                hindrance if standing.state is JobState.PENDING else "",
+                None if standing.expires_at is None else standing.expires_at - now,
+            )
+            for name, standing in standings.items()
+        }
+
+    def lost(self, names: Sequence[str], *, checked: Sequence[str]) -> Sequence[str]:
+        """Those of these completed builds that cannot be downloaded now.
+
+        That is all of them while the store is missing, else those of `checked` whose files are gone.
+        """
+        if self._store.missing():
+            return names
+        return [name for name in checked if not self._store.holds(name)]
+
     def cancel(self, name: str, *, caller: Caller, cancel_token: str) -> BuildView:
         """Ends the live job of this hash, for an operator or with its first caller's secret.
 
@@ -356,7 +417,8 @@ class Builds:
 
     def _seen(self, job: Job, ahead: int | None, cancel_token: str = "") -> BuildView:
         hindrance = self._waiting_for() if job.state is JobState.PENDING else ""
-        return BuildView(job, ahead, self._forecast.remaining(job, ahead), hindrance, cancel_token)
+        typical = None if job.state in FINAL_STATES else self._forecast.typical()
+        return BuildView(job, ahead, self._forecast.remaining(job, ahead, typical), hindrance, cancel_token)
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.

@@ -117,6 +117,7 @@ def create_app(parts: Parts) -> FastPath:
         standing_headers=standing_headers(cors=parts.settings.cors),
         clock=clock,
         revoked=parts.revoked,
+        listen=parts.live.listen,
     )
     requests: Requests = Counter()
     search = Search(parts.catalog)
@@ -131,7 +132,7 @@ def create_app(parts: Parts) -> FastPath:
         ),
         PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
         MonitoringEndpoints(
-            parts.health, parts.builds, parts.metrics, reading, callers=callers, requests=requests, live=live
+            parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
         ),
         Downloads(parts.store, reading, on_use=parts.builds.touch),
         Metadata(
@@ -159,6 +160,8 @@ def create_app(parts: Parts) -> FastPath:
         try:
             yield
         finally:
+            answers.polled.stop()
+            await reading.run(answers.polled.close)
             await reading.run(parts.stop)
             reading.close()
             submitting.close()
@@ -183,7 +186,7 @@ def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "Liv
 
     # A watcher that has seen the end of a build polls it next, and must not be told what was true before.
     return LiveStreams(
-        parts.live, reading, callers=parts.callers, limits=parts.watch_limits, on_end=answers.forget
+        parts.live, reading, callers=parts.callers, limits=parts.watch_limits, on_end=answers.note_end
     )
 
 

@@ -18,6 +18,8 @@ CLIENT = "asu_builder.client"
 """Where in a scope the `Client` is."""
 NO_STORE = (b"cache-control", b"no-store")
 """What every answer says that does not say how long it may be kept."""
+WRITE = "asu_builder.write"
+"""Where in a scope is what sends a whole answer at once."""
 ABORT = "asu_builder.abort"
 """Where in a scope the server's protocol says how a connection is broken off, sent or not."""
 

@@ -14,12 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import NotAuthenticated
+from asu_builder.http.answers import CachedResponse
 from asu_builder.http.api.builds import BODY, BuildAnswers
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, NO_STORE, Headers, refuse_socket
+from asu_builder.http.door import CLIENT, NO_STORE, WRITE, Headers, refuse_socket
 from asu_builder.http.errors import answer_error
 from asu_builder.http.threads import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
@@ -31,6 +32,8 @@ _LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
 """Where whole build requests are sent; the others take small forms, or no body at all."""
 _HASH_AT = len(BUILD_PREFIX)
 _POLL_LABEL = BUILD_PREFIX + "{request_hash}"
+_STATS = "/api/v1/stats"
+_READS = ("GET", "HEAD")
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 _PREFLIGHT = (
@@ -115,8 +118,8 @@ class FastPath:
         self._answers = answers
         self._callers = callers
         self._cors = cors
-        prefix = os.urandom(4).hex().encode()
-        self._ids = (b"%s-%x" % (prefix, number) for number in itertools.count())
+        self._id = os.urandom(4).hex().encode() + b"-%x"
+        self._numbers = itertools.count()
         self.requests = requests
 
     def end_streams(self) -> None:
@@ -142,7 +145,7 @@ class FastPath:
                 except NotAuthenticated as error:
                     # The same on every route.
                     refusal = answer_error(error)
-        request_id = given if _SAFE_ID.fullmatch(given) else next(self._ids)
+        request_id = given if given and _SAFE_ID.fullmatch(given) else self._id % next(self._numbers)
         if scope["type"] != "http":
             await self._open(scope, receive, send, request_id, refusal)
             return
@@ -150,32 +153,23 @@ class FastPath:
             await self._refuse(refusal, scope, send, request_id)
             return
         method: str = scope["method"]
-        if path.startswith(BUILD_PREFIX) and method in ("GET", "HEAD"):
+        if path.startswith(BUILD_PREFIX) and method in _READS:
             cached, route = self._answers.get_cached(path[_HASH_AT:]), _POLL_LABEL
         elif path == BUILD and method == "POST":
-            parts: list[bytes] = []
-            more = True
-            while more:
-                try:
-                    message = await receive()
-                except asyncio.CancelledError:
-                    # The server ends and does not wait for what never came; there is no one to answer.
-                    return
-                if message["type"] == "http.disconnect":
-                    return
-                parts.append(message.get("body", b""))  # the server limits their size
-                more = message.get("more_body", False)
-            body = b"".join(parts)
+            body = await _read_body(receive)
+            if body is None:
+                return
             digest = hashlib.sha256(body).digest()
             scope[BODY] = body, digest
             cached, route = self._answers.get_cached_by_body(digest, scope), BUILD
+        elif path == _STATS and method in _READS:
+            cached, route = self._answers.polled.queue_length(), _STATS
         else:
             cached, route = None, ""
         if cached is None:
             await self._dispatch(scope, receive, send, request_id)
         else:
-            headers = (*cached.headers, (b"x-request-id", request_id))
-            await self._answer(cached.answer, headers, scope, send, request_id=request_id, route=route)
+            await self._answer_cached(cached, scope, send, request_id=request_id, route=route)
 
     @staticmethod
     def takes_large_bodies(path: str) -> bool:
@@ -185,7 +179,23 @@ class FastPath:
     def turn_away(self, status: int) -> Headers:
         """Counts an answer that the server gave before there was a request; the headers it carries."""
         self.requests["unknown", "unknown", status] += 1
-        return (*standing_headers(cors=self._cors), (b"x-request-id", next(self._ids)))
+        return (*standing_headers(cors=self._cors), (b"x-request-id", self._id % next(self._numbers)))
+
+    async def _answer_cached(
+        self, cached: CachedResponse, scope: Scope, send: Send, *, request_id: bytes, route: str
+    ) -> None:
+        """Sends what is known; at once and in one piece where the server can."""
+        method = scope["method"]
+        body = b"" if method == "HEAD" else cached.body
+        write = scope.get(WRITE)
+        if write is None or not write(
+            scope, b"%sx-request-id: %b\r\n\r\n%b" % (cached.head, request_id, body)
+        ):
+            lines = (line.partition(b": ") for line in cached.head.splitlines()[1:])
+            headers = [*((name, value) for name, _, value in lines), (b"x-request-id", request_id)]
+            await send({"type": "http.response.start", "status": cached.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        self._count(method, route, cached.status, scope, request_id, " from memory")
 
     async def _answer(
         self,
@@ -201,11 +211,15 @@ class FastPath:
         method = scope["method"]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
-        self.requests[method, route, answer.status] += 1
+        self._count(method, route, answer.status, scope, request_id)
+
+    def _count(
+        self, method: str, route: str, status: int, scope: Scope, request_id: bytes, source: str = ""
+    ) -> None:
+        self.requests[method, route, status] += 1
         if _log.isEnabledFor(logging.DEBUG):
             bind_log_context(request_id, scope["path"])
-            source = " from memory" if route in (BUILD, _POLL_LABEL) else ""
-            _log.debug("%s %s %d%s", method, route, answer.status, source)
+            _log.debug("%s %s %d%s", method, route, status, source)
 
     async def _refuse(self, answer: RenderedResponse, scope: Scope, send: Send, request_id: bytes) -> None:
         headers = (
@@ -278,6 +292,22 @@ class FastPath:
         finally:
             self.requests["GET", route, status] += 1
         _log.debug("WebSocket %s %d", route, status)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, whose size the server limits; None where nobody waits for an answer any more."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        try:
+            message = await receive()
+        except asyncio.CancelledError:
+            return None  # the server ends and does not wait for what never came
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 def _plain_path(path: str) -> str:

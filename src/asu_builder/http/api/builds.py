@@ -1,8 +1,6 @@
-"""Builds over HTTP: submit, poll, cancel, and the cache of what was answered a moment ago.
+"""Builds over HTTP: submit, poll, cancel, each from memory where the answer is known (`http/answers.py`).
 
-Waiting clients mostly see what the last one saw, so rendered answers are cached: a live one for half
-a second, a final one for five. Then the next poll reads the database again (files may be gone, the
-result may have expired).
+What a body means is known for a few seconds only: policy, catalog and package rules may change.
 """
 
 import hashlib
@@ -18,17 +16,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from asu_builder.core.submit import Ask, Builds, BuildView
+from asu_builder.core.submit import Ask, Builds
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import BuildNotFound
-from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.domain.job import JobState
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
+from asu_builder.http.answers import CachedResponse, Looked, PolledBuilds, prepare
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
-from asu_builder.http.api.wire import Accepted, Done, Failed, Problem, RenderedResponse, render_build
+from asu_builder.http.api.wire import (
+    Accepted,
+    Done,
+    Failed,
+    Problem,
+    QueueLength,
+    RenderedResponse,
+    frame_of,
+    render_build,
+    render_json,
+)
 from asu_builder.http.cache import LruByteCache
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import respond
+from asu_builder.http.errors import answer_error, respond
 from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Batcher, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
@@ -38,7 +47,8 @@ _log = logging.getLogger(__name__)
 
 LIVE_SECONDS = 0.5
 FINAL_SECONDS = 5.0
-_ANSWERS_BYTES = 16 << 20
+"""How long a body means what it meant when it was last submitted: of a result so long, of others as above."""
+_UNKNOWN = "could not find provided request hash"
 _BODIES_BYTES = 4 << 20
 _LARGEST = 1 << 20
 _LARGEST_BATCH = 32
@@ -52,16 +62,6 @@ _BUILD_ANSWERS = {
     500: ("The build failed, for good", Failed),
     503: ("A part of the service does not answer; Retry-After says when to try again", Problem),
 }
-
-
-class CachedResponse(msgspec.Struct, frozen=True):
-    """An answer and until when, on the monotonic clock, it is fresh."""
-
-    answer: RenderedResponse
-    fresh_until: float
-    headers: tuple[tuple[bytes, bytes], ...]
-    """Everything that is the same each time, ready to be sent."""
-    job_id: int
 
 
 class SubmittedBody(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class SubmittedBody(msgspec.Struct, frozen=True):
 
 _Post = tuple[bytes, str, Caller, Reading]
 """A body, its User-Agent, its caller, and what it waits for."""
-_Submitted = tuple[BuildView, RenderedResponse, str]
+_Submitted = tuple[Looked, str]
 """A job, the answer without its secret, and the client that the body names."""
 
 BODY = "asu_builder.body"
@@ -102,24 +102,24 @@ class BuildAnswers:
         standing_headers: tuple[tuple[bytes, bytes], ...] = (),
         clock: Callable[[], float] = time.monotonic,
         revoked: Callable[[], object] = lambda: None,
+        listen: Callable[[Callable[[str], None]], None] = lambda _: None,
     ) -> None:
-        """`revoked` gives another value whenever an operator has taken an answer back, in any process."""
+        """`revoked` gives another value whenever an operator has taken an answer back, in any process.
+
+        `listen` takes what is to be told the hash of each job that this process moves.
+        """
         self._builds = builds
         self._callers = callers
-        self._touch = builds.touch
         self._reading = reading
         self._batcher = Batcher(submitting, self._submit_in_thread, largest=_LARGEST_BATCH)
         self._waiting = waiting
         self._statistics = statistics
-        self._standing_headers = standing_headers
         self._clock = clock
-        self._responses: LruByteCache[str, CachedResponse] = LruByteCache(
-            budget=_ANSWERS_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
-        )
+        self.polled = PolledBuilds(builds, standing_headers=standing_headers, listen=listen, clock=clock)
+        self._unknown = prepare(answer_error(BuildNotFound(_UNKNOWN)), standing_headers)
         self._bodies: LruByteCache[bytes, SubmittedBody] = LruByteCache(
             budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
-        self._changes = 0
         self._revoked = revoked
         self._seen = revoked()
         self._polls: SingleFlight[RenderedResponse] = SingleFlight()
@@ -152,9 +152,6 @@ class BuildAnswers:
     async def on_get(self, request: Request) -> Response:
         """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
         request_hash = require_hash(request.path_params["request_hash"])
-        cached = self.get_cached(request_hash)
-        if cached is not None:
-            return respond(cached.answer)
         answer, _ = await self._polls.ask(request_hash, lambda: self._poll(request_hash))
         return respond(answer)
 
@@ -178,14 +175,31 @@ class BuildAnswers:
         answer = await self.cancel(request.path_params["request_hash"], caller, cancel_token)
         return respond(RenderedResponse(200, answer.body, answer.headers))
 
+    @operation(
+        "/api/v1/stats",
+        answers={
+            200: ("The length of the queue", QueueLength),
+            503: ("The database does not answer", Problem),
+        },
+    )
+    async def on_stats(self, _: Request) -> Response:
+        """How many jobs wait."""
+        pending = await self._reading.run(self._builds.pending)
+        self.polled.note_queue_length(pending)
+        return respond(render_json(QueueLength(pending)))
+
     def get_cached(self, request_hash: str) -> CachedResponse | None:
-        """The answer to a poll, if the last one is still fresh; never waits."""
-        self._drop_revoked()
-        cached = self._responses.get(request_hash)
-        if cached is None or self._clock() >= cached.fresh_until:
+        """The answer to a poll, if it is known; never waits."""
+        if self._revoked() != self._seen:
+            self._drop_revoked()
+        cached = self.polled.get(request_hash)
+        if cached is not None or not is_request_hash(request_hash) or self._polls.runs(request_hash):
+            return cached
+        try:
+            # One look into one index: docs/decisions/one-look-on-the-event-loop.md.
+            return None if self._builds.exists(request_hash) else self._unknown
+        except Exception:  # noqa: BLE001 - a thread can wait for it, or tells what is wrong
             return None
-        self._touch(request_hash)
-        return cached
 
     def get_cached_by_body(self, digest: bytes, scope: Scope) -> CachedResponse | None:
         """The answer to a POST whose body has this SHA-256, if it is still fresh; never waits."""
@@ -195,9 +209,11 @@ class BuildAnswers:
         # The queue notes who joins a live build, so that it is not cancelled under them.
         if sent.status != 200 and self._callers.of(scope).name != sent.caller:
             return None
-        cached = self.get_cached(sent.request_hash)
+        if self._revoked() != self._seen:
+            self._drop_revoked()
+        cached = self.polled.get(sent.request_hash)
         # Ended, or another job by now, which no caller of this name has joined: let the queue decide.
-        if cached is None or cached.answer.status != sent.status or cached.job_id != sent.job_id:
+        if cached is None or cached.status != sent.status or cached.job_id != sent.job_id:
             return None
         if sent.status == 200:
             client = sent.client or client_from_user_agent(Headers(scope=scope).get("user-agent", ""))
@@ -216,13 +232,14 @@ class BuildAnswers:
         digest = digest or hashlib.sha256(body).digest()
         post = body, user_agent, caller, self._waiting.reading(caller, digest.hex())
         with while_client_stays():
-            (view, answer, client), first = await self._submits.ask(
+            (looked, client), first = await self._submits.ask(
                 (digest, caller.name), lambda: self._submit(digest, post)
             )
+        view, answer = looked.view, looked.answer
         CURRENT_HASH.set(view.job.request_hash)
         if first and view.cancel_token:
             _log.info("build submitted")
-            return render_build(view)
+            return render_build(view, looked.frame)
         if not first and answer.status == 200:
             # The service has counted one of those who asked at the same time.
             client = client or client_from_user_agent(user_agent)
@@ -231,10 +248,15 @@ class BuildAnswers:
 
     async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
         """The one call for equal requests; its answer is cached even if the first caller leaves."""
-        changes = self._changes
+        self._drop_revoked()
+        since = self.polled.mark()
         body, _, caller, reading = post
-        view, answer, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
-        if self._cache(view, answer, changes):
+        looked, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
+        view, answer = looked.view, looked.answer
+        if view.cancel_token:
+            self.polled.note_submission()
+        self._drop_revoked()
+        if self.polled.put(looked, since):
             job = view.job
             seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
             fresh_until = self._clock() + seconds
@@ -242,48 +264,49 @@ class BuildAnswers:
                 job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
             )
             self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
-        return view, answer, client
+        return looked, client
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
         """The answer to a request to cancel. Raises what `Builds.cancel` raises."""
         require_hash(request_hash)
-        changes = self._changes
         view = await self._reading.run(
             partial(self._builds.cancel, request_hash, caller=caller, cancel_token=cancel_token)
         )
-        answer = render_build(view)
-        self._cache(view, answer, changes)
-        return answer
+        self.forget(request_hash)
+        return render_build(view)
 
     def forget(self, request_hash: str) -> None:
         """Drops the cached answer for this hash: an operator has changed what it means."""
-        self._changes += 1
-        self._responses.drop(request_hash)
-        # Later callers do not join a poll that began before.
-        self._polls.part()
-        self._submits.part()
+        self.polled.forget(request_hash)
+        self._part()
+
+    def note_end(self, request_hash: str) -> None:
+        """Drops what was answered while the build of this hash lived: somebody was told of its end."""
+        if self.polled.lives(request_hash):
+            self.forget(request_hash)
 
     def _drop_revoked(self) -> None:
         """Drops every answer if an operator has changed something in another process, which is rare."""
         if self._revoked() == self._seen:
             return
         self._seen = self._revoked()
-        self._changes += 1
-        self._responses.clear()
+        self.polled.clear()
+        self._part()
+
+    def _part(self) -> None:
+        """Later callers do not join what began before."""
         self._polls.part()
         self._submits.part()
 
     async def _poll(self, request_hash: str) -> RenderedResponse:
-        def poll() -> tuple[BuildView, RenderedResponse]:
-            view = self._builds.look(request_hash)
-            return view, render_build(view)
-
-        before, changes = self._responses.get(request_hash), self._changes
-        view, answer = await self._reading.run(poll)
+        self._drop_revoked()
+        since = self.polled.mark()
+        looked = await self._reading.run(self.polled.look, request_hash)
+        self._drop_revoked()
         # A POST that came in between knows better than this poll.
-        if self._responses.get(request_hash) is before:
-            self._cache(view, answer, changes)
-        return answer
+        if not self.polled.holds(request_hash):
+            self.polled.put(looked, since)
+        return looked.answer
 
     def _submit_in_thread(self, posts: list[_Post]) -> list[_Submitted | Exception]:
         """One result for each; what is raised for one is not raised for those beside it."""
@@ -302,30 +325,15 @@ class BuildAnswers:
                 asked[number] = Ask(request, client, caller, reading)
         for number, view in zip(asked, self._builds.submit_all(list(asked.values())), strict=True):
             try:
-                results[number] = (
-                    view
-                    if isinstance(view, Exception)
-                    else (view, render_build(replace(view, cancel_token="")), named[number])
-                )
+                if isinstance(view, Exception):
+                    results[number] = view
+                    continue
+                frame = frame_of(view.job)
+                answer = render_build(replace(view, cancel_token=""), frame)
+                results[number] = Looked(view, answer, frame), named[number]
             except Exception as bug:  # noqa: BLE001
                 results[number] = bug
         return [results[number] for number in range(len(posts))]
-
-    def _cache(self, view: BuildView, answer: RenderedResponse, changes: int) -> bool:
-        """Keeps an answer, unless an operator has changed something since there were so many changes."""
-        self._drop_revoked()
-        if self._changes != changes:
-            return False
-        seconds = FINAL_SECONDS if view.job.state in FINAL_STATES else LIVE_SECONDS
-        headers = (
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(answer.body)),
-            *answer.headers,
-            *self._standing_headers,
-        )
-        cached = CachedResponse(answer, self._clock() + seconds, headers, view.job.id)
-        self._responses.put(view.job.request_hash, cached, len(answer.body) + _OVERHEAD)
-        return True
 
 
 def is_request_hash(text: str) -> bool:
@@ -336,5 +344,5 @@ def is_request_hash(text: str) -> bool:
 def require_hash(text: str) -> str:
     """The same text. Raises `BuildNotFound` for what can be no request hash."""
     if not is_request_hash(text):
-        raise BuildNotFound("could not find provided request hash")
+        raise BuildNotFound(_UNKNOWN)
     return text

@@ -1,4 +1,4 @@
-"""What monitors read: how the service is, how many jobs wait, and every number for Prometheus.
+"""What monitors read: how the service is, and every number for Prometheus.
 
 docs/metrics.md explains each metric. Labels are bounded: none names a profile, a package, a request hash, a
 client or a version that was asked for. The first scrape loads prometheus_client.
@@ -17,12 +17,11 @@ from starlette.responses import Response
 from asu_builder.core.health import STATES, Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.metrics import EventCounts
-from asu_builder.core.submit import Builds
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import EventKind, Priority
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.wire import Problem, render_json
+from asu_builder.http.api.wire import render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says
@@ -33,12 +32,6 @@ from asu_builder.ports import Operations, Statistics, Store
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector
     from prometheus_client.registry import Collector
-
-
-class QueueLength(msgspec.Struct):
-    """How many jobs wait."""
-
-    queue_length: Annotated[int, says("Waiting jobs", 3, minimum=0)]
 
 
 class Part(msgspec.Struct):
@@ -211,7 +204,6 @@ class MonitoringEndpoints:
     def __init__(
         self,
         health: Health,
-        builds: Builds,
         collector: MetricsCollector,
         threads: Threads,
         *,
@@ -221,23 +213,11 @@ class MonitoringEndpoints:
     ) -> None:
         """`requests` counts answers, `live` knows who watches a build."""
         self._health = health
-        self._builds = builds
         self._collector = collector
         self._threads = threads
         self._callers = callers
         self._requests = requests
         self._live = live
-
-    @operation(
-        "/api/v1/stats",
-        answers={
-            200: ("The length of the queue", QueueLength),
-            503: ("The database does not answer", Problem),
-        },
-    )
-    async def queue_length(self, _: Request) -> Response:
-        """How many jobs wait."""
-        return respond(render_json(QueueLength(await self._threads.run(self._builds.pending))))
 
     @operation(
         "/health",

@@ -12,9 +12,17 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import asdict
 
-from asu_builder.core.submit import BuildView
+from asu_builder.core.submit import BuildView, Progress
 from asu_builder.domain.errors import Fault, Side
-from asu_builder.domain.job import BuildFailure, BuildResult, Job, JobState, Stage
+from asu_builder.domain.job import (
+    FINAL_STATES,
+    BuildFailure,
+    BuildResult,
+    Job,
+    JobState,
+    Stage,
+    Standing,
+)
 from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
 
@@ -270,6 +278,12 @@ class Problem(msgspec.Struct, omit_defaults=True):
     field: _Field = ""
 
 
+class QueueLength(msgspec.Struct):
+    """How many jobs wait."""
+
+    queue_length: Annotated[int, says("Waiting jobs", 3, minimum=0)]
+
+
 UPSTREAM_IS_SLOW: Mapping[int, tuple[str, object]] = {
     503: ("Upstream was never asked for this and is slow; Retry-After says when to ask again", Problem)
 }
@@ -300,53 +314,81 @@ def render_json(document: object) -> RenderedResponse:
     return RenderedResponse(200, _encode(document))
 
 
-def render_build(view: BuildView) -> RenderedResponse:
+class BuildFrame(msgspec.Struct, frozen=True):
+    """What every document of one job says, whatever becomes of it."""
+
+    request_hash: str
+    enqueued_at: datetime
+    request: msgspec.Raw
+    """A `RequestEcho`, encoded."""
+
+
+def frame_of(job: Job) -> BuildFrame:
+    """The frame of a job, for `render_build` and `render_live`."""
+    # With every field, because owut reads some without looking whether they are there.
+    echo = RequestEcho(
+        distro="openwrt",
+        client=job.client,
+        **asdict(job.request) | {"defaults": job.request.defaults or None},
+    )
+    return BuildFrame(job.request_hash, job.enqueued_at, msgspec.Raw(_encode(echo)))
+
+
+def render_build(view: BuildView, frame: BuildFrame | None = None) -> RenderedResponse:
     """A job as its clients see it; GET and POST render the same."""
     job = view.job
-    shared: dict[str, Any] = {
-        "state": job.state,
-        "request_hash": job.request_hash,
-        "enqueued_at": job.enqueued_at,
-        # With every field, because owut reads some without looking whether they are there.
-        "request": RequestEcho(
-            distro="openwrt",
-            client=job.client,
-            **asdict(job.request) | {"defaults": job.request.defaults or None},
-        ),
-    }
+    frame = frame or frame_of(job)
+    if job.state not in FINAL_STATES:
+        return render_live(frame, view.progress, cancel_token=view.cancel_token)
+    shared = {"state": job.state, **asdict(frame)}
     document: object
-    position = 0
     if isinstance(job.outcome, BuildResult):
-        status, step, document = 200, "done", _done(job, job.outcome, shared)
-    elif isinstance(job.outcome, BuildFailure) or job.state is JobState.CANCELLED:
-        status, step, document = 500, "failed", _failed(job.outcome, shared)
+        status, step, document = 200, b"done", _done(job, job.outcome, shared)
     else:
-        waits = job.state is JobState.PENDING
-        stage = job.stage or Stage.INIT
-        if waits:
-            position = view.position or 0
-        status, step = 202, "queued" if waits else stage
-        document = Accepted(
-            status=status,
-            detail="queued" if waits else "started",
-            queue_position=position if waits else msgspec.UNSET,
-            imagebuilder_status=msgspec.UNSET if waits else stage,
-            eta_seconds=msgspec.UNSET if view.eta_seconds is None else view.eta_seconds,
-            waiting_for=view.waiting_for or msgspec.UNSET,
-            cancel_token=view.cancel_token or msgspec.UNSET,
-            **shared,
-        )
-    headers = [(b"x-imagebuilder-status", step.encode()), (b"x-queue-position", b"%d" % position)]
-    # How long the job has waited for its (last) start and was built, once that is over.
+        status, step, document = 500, b"failed", _failed(job.outcome, shared)
+    return RenderedResponse(status, _encode(document), _headers(job.enqueued_at, step, 0, job))
+
+
+def render_live(frame: BuildFrame, progress: Progress, *, cancel_token: str = "") -> RenderedResponse:
+    """A job that waits or is being built, as its clients see it."""
+    standing = progress.standing
+    waits = standing.state is JobState.PENDING
+    stage = standing.stage or Stage.INIT
+    position = (standing.ahead or 0) if waits else 0
+    eta_seconds = progress.eta_seconds
+    document = Accepted(
+        status=202,
+        detail="queued" if waits else "started",
+        state=standing.state,
+        request_hash=frame.request_hash,
+        enqueued_at=frame.enqueued_at,
+        request=frame.request,  # type: ignore[arg-type] # it is encoded already
+        queue_position=position if waits else msgspec.UNSET,
+        imagebuilder_status=msgspec.UNSET if waits else stage,
+        eta_seconds=msgspec.UNSET if eta_seconds is None else eta_seconds,
+        waiting_for=progress.waiting_for or msgspec.UNSET,
+        cancel_token=cancel_token or msgspec.UNSET,
+    )
+    step = b"queued" if waits else stage.encode()
+    return RenderedResponse(202, _encode(document), _headers(frame.enqueued_at, step, position, standing))
+
+
+def _headers(
+    enqueued_at: datetime, step: bytes, position: int, job: Job | Standing
+) -> tuple[tuple[bytes, bytes], ...]:
+    """What an answer says in short, and how long the job has waited and was built, once that is over."""
+    headers = [(b"x-imagebuilder-status", step), (b"x-queue-position", b"%d" % position)]
+    finished_at = job.finished_at if isinstance(job, Job) else None
     spans = []
-    waited_until = job.started_at or job.finished_at
+    # It has waited for its (last) start.
+    waited_until = job.started_at or finished_at
     if waited_until:
-        spans.append(b"wait;dur=%.0f" % _milliseconds(job.enqueued_at, waited_until))
-    if job.started_at and job.finished_at:
-        spans.append(b"build;dur=%.0f" % _milliseconds(job.started_at, job.finished_at))
+        spans.append(b"wait;dur=%.0f" % _milliseconds(enqueued_at, waited_until))
+    if job.started_at and finished_at:
+        spans.append(b"build;dur=%.0f" % _milliseconds(job.started_at, finished_at))
     if spans:
         headers.append((b"server-timing", b", ".join(spans)))
-    return RenderedResponse(status, _encode(document), tuple(headers))
+    return tuple(headers)
 
 
 def _milliseconds(since: datetime, until: datetime) -> float:
