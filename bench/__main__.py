@@ -14,6 +14,7 @@ from bench import (
     hanging,
     hostile,
     idle_watchers,
+    kept,
     load,
     mixed,
     pages,
@@ -114,6 +115,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
         builds.building(rounds=options.rounds), builds.building_in_podman(rounds=options.rounds)
     ),
     "hostile": lambda options: chain(hanging.asking_upstream(), hostile.attacking()),
+    "kept": lambda options: kept.keeping(rounds=options.rounds, results=options.finished_jobs),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
     "positions": lambda options: positions.standing(rounds=options.rounds),

@@ -226,7 +226,7 @@ class RetentionRepository(Protocol):
         """Those that no job carries, in the same order."""
 
     def completed_hashes(self) -> Iterable[str]:
-        """Hashes of every completed job, read page by page."""
+        """Hashes of every completed job, read page by page; one that was built again may come again."""
 
     def stored_bytes(self) -> int:
         """What the images of all completed jobs take together."""
@@ -389,6 +389,9 @@ class Store(Protocol):
     def holds(self, request_hash: str) -> bool:
         """Whether this hash is published."""
 
+    def absent(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        """Those of these hashes that are not published, in the same order."""
+
     def owns(self, request_hash: str) -> bool:
         """Whether this installation has published it; what another has put there is not ours to touch."""
 
@@ -418,10 +421,7 @@ class Store(Protocol):
         """Takes this for the store from now on, whatever lies in it; the operator has decided so."""
 
     def room(self) -> int:
-        """Bytes of free disk above the floor; without any, new builds are not taken.
-
-        Raises `StoreUnavailable` where the disk cannot be asked, which does not mean that it is full.
-        """
+        """Bytes of free disk above the floor. Raises `StoreUnavailable`, which does not mean a full disk."""
 
     def sweep(self) -> int:
         """Removes scratch directories that no living process holds; how many."""

@@ -542,7 +542,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def images_and_rows_belong_together(self) -> None:
         retention, completed = self.side.retention, self.model.completed()
-        assert sorted(retention.completed_hashes()) == sorted(job.request_hash for job in completed)
+        assert set(retention.completed_hashes()) == {job.request_hash for job in completed}
         assert set(retention.completed_hashes()) <= self.model.files
         known = {job.request_hash for job in self.model.jobs}
         every = [request.request_hash for request in REQUESTS]

@@ -58,6 +58,14 @@ def test_what_is_published_is_found_and_nothing_else(store: Store) -> None:
     assert not store.owns("..")
 
 
+def test_those_that_are_not_published_are_told_in_their_order(store: Store) -> None:
+    publish(store)
+    assert list(store.absent([])) == []
+    assert list(store.absent([OTHER, HASH, "c" * 64])) == [OTHER, "c" * 64]
+    store.remove(HASH)
+    assert list(store.absent([HASH])) == [HASH]
+
+
 def test_publishing_says_how_many_bytes_the_files_have(store: Store) -> None:
     assert publish(store, text="12345", y_manifest="123") == 8
     assert publish(store, OTHER, text="") == 0

@@ -335,7 +335,7 @@ class Service:
         """Scratch directories of the store and copies of ImageBuilders."""
         builds = self.database.parent / "builds"
         copies = [path.name for path in builds.glob("asu-*")] if builds.is_dir() else []
-        return [*(path.name for path in self.store.glob(".scratch-*")), *copies]
+        return [*(path.name for path in self.store.rglob(".scratch-*")), *copies]
 
 
 @contextlib.contextmanager

@@ -222,7 +222,13 @@ def test_links_in_the_store_are_not_followed(trapped: Service, client: Client, t
     (folder / "folder").mkdir()
     (trapped.store / ("f" * 64)).symlink_to(tmp_path)
     try:
-        for path in (f"{'e' * 64}/link", f"{'e' * 64}/folder", f"{'f' * 64}/secret", ".scratch-x/images"):
+        for path in (
+            f"{'e' * 64}/link",
+            f"{'e' * 64}/folder",
+            f"{'f' * 64}/secret",
+            ".scratch-x/images",
+            ".staging/x",
+        ):
             assert client.get(f"/store/{path}").status == 404
     finally:
         shutil.rmtree(folder)

@@ -20,8 +20,6 @@ _log = logging.getLogger(__name__)
 GRACE = timedelta(minutes=10)
 """Files stay this long behind the last answer that named them: somebody may just begin to download."""
 _RECONCILE_SECONDS = 3600.0
-_SUM_SECONDS = 60.0
-"""How often the size of all images is summed up: it is a look at every completed job."""
 _NAMES_AT_ONCE = 1000
 _USED_LATELY = timedelta(minutes=2)
 """A result used within this time is not taken away to make room."""
@@ -84,9 +82,9 @@ class Housekeeping:
         self._clock = clock
         self._rest = rest.total_seconds()
         self._stopped = threading.Event()
-        self._reconcile_at = self._sum_at = 0.0
+        self._reconcile_at = 0.0
         self.stored_bytes: int | None = None
-        """What all images take, as last summed up."""
+        """What all images take, as of the last `tidy`."""
 
     def look_after_queue(self) -> None:
         """Returns lapsed jobs and gives up idle ones; to be called every few seconds."""
@@ -104,9 +102,7 @@ class Housekeeping:
         with contextlib.suppress(Unavailable):
             self._runtime.sweep(keep=self._is_live)
         self.collect()
-        if self._clock() >= self._sum_at:
-            self._sum_at = self._clock() + _SUM_SECONDS
-            self.stored_bytes = self._retention.stored_bytes()
+        self.stored_bytes = self._retention.stored_bytes()
 
     def reconcile_when_due(self) -> None:
         """Brings files and rows together once an hour; to be called twice a minute."""
@@ -155,7 +151,8 @@ class Housekeeping:
         if self._store_is_there():
             lost: list[str] = []
             for some in self._unhurried(self._retention.completed_hashes()):
-                lost += [name for name in some if not self._store.holds(name)]
+                lost += self._store.absent(some)
+            lost = list(dict.fromkeys(lost))
             if not dry_run:
                 lost = [name for name in lost if self._forget_lost(name)]
                 if lost:
@@ -192,17 +189,16 @@ class Housekeeping:
         freed = 0
         budget = self._settings.store_max_size
         stored = self._retention.stored_bytes() if budget else 0
+        # Mostly there is room, and then nothing is looked up.
+        if self._has_room(stored - budget):
+            return evicted, freed
         least_used = self._retention.least_used(unused_for=_USED_LATELY)
         gone = set(going)
         before = sum(size for name, size in least_used if name in gone)
         for name, size in least_used:
             if name in gone:
                 continue
-            try:
-                room = self._store.room() + (before + freed if dry_run else 0)
-            except Unavailable:
-                break  # nothing is known of its room
-            if room > 0 and stored - before - freed <= budget:
+            if self._has_room(stored - before - freed - budget, coming=before + freed if dry_run else 0):
                 break
             if dry_run or self._forget(name, unexpired=True):
                 evicted.append(name)
@@ -210,6 +206,13 @@ class Housekeeping:
         if evicted and not dry_run:
             _log.info("%d result(s) gave way: %d MiB", len(evicted), freed >> 20)
         return evicted, freed
+
+    def _has_room(self, too_many: int, *, coming: int = 0) -> bool:
+        """Whether the store keeps the floor of free disk, and has no bytes too many."""
+        try:
+            return self._store.room() + coming > 0 >= too_many
+        except Unavailable:
+            return True  # nothing is known of its room, so nothing gives way
 
     def _forget_lost(self, name: str) -> bool:
         def remove(confirm: Callable[[], bool]) -> bool:

@@ -19,9 +19,12 @@ _MAX_SKEW = timedelta(seconds=60)
 """How far a write may be behind the last poll before it moves other times; more than `MAX_GAP`, so that
 the next poll moves forth what the write has moved back."""
 _JITTER = timedelta(seconds=1)
-"""How far a poll may be behind the last one: moving every result that is kept takes long."""
+"""How far a poll may be behind the last one: it may have waited for the lock."""
 MAX_LEAD = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that does was written by a wrong clock."""
+UNSEEN = "coalesce((SELECT unseen FROM queue_clock), 0)"
+"""SQL: the microseconds that passed unseen so far. Of a completed job `last_accessed_at` does not contain
+them, so that a gap moves this one number and not each result that is kept."""
 
 
 def move_times(connection: sqlite3.Connection, at: int, *, polled: bool = False) -> None:
@@ -53,9 +56,7 @@ def move_times(connection: sqlite3.Connection, at: int, *, polled: bool = False)
             {"gap": gap, "seen": seen},
         )
         # What was used just before is still used just before, or a full disk would take it away.
-        connection.execute(
-            "UPDATE build_jobs SET last_accessed_at = last_accessed_at + ? WHERE state = 'completed'", (gap,)
-        )
+        connection.execute("UPDATE queue_clock SET unseen = unseen + ?", (gap,))
     # What was written while the clock was wrong, between two polls, waits for no longer than this.
     connection.execute(
         "UPDATE build_jobs SET not_before = min(not_before, :lead), lease_until = min(lease_until, :lead),"

@@ -12,7 +12,7 @@ from datetime import timedelta
 from msgspec import json
 from msgspec.structs import asdict, replace
 
-from asu_builder.database.clock import move_times
+from asu_builder.database.clock import UNSEEN, move_times
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import (
     FINAL,
@@ -203,7 +203,7 @@ class SqlJobQueue:
             )
             # Each use starts a result's retention again, but never past its last day.
             connection.executemany(
-                "UPDATE build_jobs SET last_accessed_at = :at, expires_at = max(expires_at,"
+                f"UPDATE build_jobs SET last_accessed_at = :at - {UNSEEN}, expires_at = max(expires_at,"
                 " min(:at + ttl, coalesce(max_expires_at, :at + ttl)))"
                 " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
                 rows,
@@ -428,7 +428,7 @@ def _finish(
     _update_under_lease(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
-        " lease_until = NULL, finished_at = :now, last_accessed_at = :now,"
+        f" lease_until = NULL, finished_at = :now, last_accessed_at = :now - {UNSEEN},"
         " expires_at = :now + min(:ttl, coalesce(:max_age, :ttl)),"
         " ttl = :ttl, max_expires_at = :now + :max_age, stored_bytes = :stored_bytes",
         lease,

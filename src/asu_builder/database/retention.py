@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from asu_builder.database import statistics
+from asu_builder.database.clock import UNSEEN
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import FINAL, span_micros
 from asu_builder.database.statistics import DAY
@@ -92,11 +93,12 @@ class SqlRetention:
     def expired(self, *, grace: timedelta = timedelta(0)) -> Sequence[str]:
         self._empty_log()
         with self._database.reading() as connection:
+            # With DISTINCT all results would be read in the order of their hashes.
             rows = connection.execute(
-                f"SELECT DISTINCT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
+                f"SELECT request_hash FROM build_jobs WHERE {FINAL} AND expires_at <= ? LIMIT ?",
                 (self._database.now() - span_micros(grace), _AT_ONCE),
             ).fetchall()
-        return [row[0] for row in rows]
+        return list(dict.fromkeys(row[0] for row in rows))
 
     def doomed(
         self, request_hash: str, *, grace: timedelta = timedelta(0), unexpired: bool = False
@@ -150,8 +152,8 @@ class SqlRetention:
         while True:
             with self._database.reading() as connection:
                 rows = connection.execute(
-                    f"SELECT id, request_hash FROM build_jobs AS job WHERE {_PUBLISHED} AND job.id > ?"
-                    " ORDER BY job.id LIMIT ?",
+                    "SELECT id, request_hash FROM build_jobs WHERE state = 'completed' AND id > ?"
+                    " ORDER BY id LIMIT ?",
                     (last, _AT_ONCE),
                 ).fetchall()
             if not rows:
@@ -170,16 +172,14 @@ class SqlRetention:
 
     def stored_bytes(self) -> int:
         with self._database.reading() as connection:
-            (total,) = connection.execute(
-                f"SELECT coalesce(sum(stored_bytes), 0) FROM build_jobs AS job WHERE {_PUBLISHED}"
-            ).fetchone()
+            (total,) = connection.execute("SELECT bytes FROM stored_images").fetchone()
         return int(total)
 
     def least_used(self, *, unused_for: timedelta) -> Sequence[tuple[str, int]]:
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
-                " AND last_accessed_at < ? ORDER BY last_accessed_at LIMIT ?",
+                f" AND last_accessed_at < ? - {UNSEEN} ORDER BY last_accessed_at LIMIT ?",
                 (self._database.now() - span_micros(unused_for), _AT_ONCE),
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
@@ -101,12 +101,14 @@ class Marks:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 """Refuses marks and scratch directories, so they are never served."""
+_STAGING = ".staging"
 _SCRATCH_PREFIX = ".scratch-"
+_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
 
 
 class LocalStore:
-    """A store below one directory; scratch directories lie beside the published ones.
+    """A store below one directory; a sweep lists only the one that scratch directories lie in.
 
     Locks (flock) work between processes of one machine and end with them: exclusive on a scratch
     directory while it is used, shared on a published one while it is read, and `.lock` for the
@@ -127,6 +129,9 @@ class LocalStore:
         `expects_results` tells whether results are known that must lie here; see `Marks`.
         """
         self._root = root
+        self._staging = root / _STAGING
+        self._root_is_swept = False
+        """Whether this process has looked for scratch directories outside of the one for them."""
         self._marks = Marks(root, installation=installation, expects_results=expects_results)
         self._floor = floor
         if (obstacle := in_the_way(root)) is not None:
@@ -143,11 +148,12 @@ class LocalStore:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         # What the disk refuses within it is `StoreUnavailable` too.
-        path = self._new_scratch()
         with contextlib.ExitStack() as life:
             # Nothing is built into a mount point whose disk is not there.
             self.require_root()
             with _disk_errors("The store cannot be written"), locked(self._root):
+                self._make_staging()
+                path = self._new_scratch()
                 path.mkdir(mode=0o700)
                 # The lock ends with its process; a directory without one is left over.
                 fcntl.flock(life.enter_context(opened(path)), fcntl.LOCK_EX)
@@ -188,8 +194,13 @@ class LocalStore:
         return path if stat.S_ISREG(mode) and not path.parent.is_symlink() else None
 
     def holds(self, request_hash: str) -> bool:
+        return REQUEST_HASH.fullmatch(request_hash) is not None and not self.absent([request_hash])
+
+    def absent(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        # By text: a path object for each of a hundred thousand costs four times the look.
+        folder = f"{self._root}{os.sep}"
         with _disk_errors("The store cannot be read"):
-            return REQUEST_HASH.fullmatch(request_hash) is not None and (self._root / request_hash).is_dir()
+            return [name for name in request_hashes if not _is_directory(folder + name)]
 
     def owns(self, request_hash: str) -> bool:
         if not REQUEST_HASH.fullmatch(request_hash):
@@ -251,13 +262,18 @@ class LocalStore:
             return self._free() - self._floor
 
     def sweep(self) -> int:
+        # Listing the root costs as much as there are results. Scratch directories of a former version, or of
+        # a disk that was too full for the directory of their own, are looked for once.
+        places = [self._staging] if self._root_is_swept else [self._staging, self._root]
         with _disk_errors("The store cannot be swept"):
-            with locked(self._root):
-                abandoned = [path for path in self._root.glob(f"{_SCRATCH_PREFIX}*") if is_abandoned(path)]
+            if left := [path for place in places for path in _scratches(place)]:
+                with locked(self._root):
+                    left = [path for path in left if is_abandoned(path)]
             # Names are random and never used again, so the lock is not needed for this.
-            for path in abandoned:
+            for path in left:
                 shutil.rmtree(path, ignore_errors=True)
-        return len(abandoned)
+        self._root_is_swept = True
+        return len(left)
 
     def check(self) -> CheckResult:
         try:
@@ -275,12 +291,36 @@ class LocalStore:
             )
         return CheckResult("ok", "Images can be stored.")
 
+    def _make_staging(self) -> None:
+        with contextlib.suppress(FileExistsError, PermissionError):
+            self._staging.mkdir(mode=0o700)
+            if os.geteuid() == 0:  # a command of root's beside the service
+                facts = self._root.stat()
+                os.chown(self._staging, facts.st_uid, facts.st_gid)
+
     def _new_scratch(self) -> Path:
-        return self._root / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
+        place = self._staging if self._staging.is_dir() else self._root
+        return place / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
 
     def _free(self) -> int:
         facts = os.statvfs(self._root)
         return facts.f_bavail * facts.f_frsize
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - see `absent`
+    except OSError as error:
+        if error.errno in _NO_DIRECTORY:
+            return False
+        raise
+
+
+def _scratches(folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_SCRATCH_PREFIX):
+                yield folder / entry.name
 
 
 @contextlib.contextmanager

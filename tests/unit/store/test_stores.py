@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.domain.health import CheckResult
-from asu_builder.files import lock_alone, locked_with_others, opened
+from asu_builder.files import lock_alone, locked, locked_with_others, opened
 from asu_builder.store.local import LocalStore
 from factories import eventually
 from tools import require_tool, tool_missing
@@ -57,8 +60,9 @@ def another_process(root: Path, body: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def entries(root: Path) -> list[str]:
-    """What lies in a store, apart from its lock and its mark."""
-    return sorted(path.name for path in root.iterdir() if path.name not in (".lock", ".store-of-ours"))
+    """What lies in a store and among its scratch directories, apart from its lock and its mark."""
+    places = [*root.iterdir(), *(root / ".staging").glob("*")]
+    return sorted(path.name for path in places if path.name not in (".lock", ".staging", ".store-of-ours"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,99 @@ def test_what_is_published_is_listed_bit_by_bit(tmp_path: Path) -> None:
     assert next(listing) == HASH
 
 
+class Listing:
+    """Counts what is listed of directories: how many entries of each, and how many are in memory at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: Counter[str] = Counter()
+        self.alive = self.most_alive = 0
+        self._scandir = os.scandir
+        monkeypatch.setattr("asu_builder.store.local.os.scandir", self._list)
+
+    def _list(self, folder: Path | int) -> AbstractContextManager[Iterator[Any]]:
+        # Whoever deletes a tree lists it by its descriptor.
+        return self._noted(folder) if isinstance(folder, Path) else self._scandir(folder)
+
+    @contextlib.contextmanager
+    def _noted(self, folder: Path) -> Iterator[Iterator["Entry"]]:
+        with self._scandir(folder) as entries:
+            yield (Entry(entry.name, self, folder) for entry in entries)
+
+
+class Entry:
+    """An entry of a listing."""
+
+    def __init__(self, name: str, listing: Listing, folder: Path) -> None:
+        self.name, self._listing = name, listing
+        listing.seen[folder.name] += 1
+        listing.alive += 1
+        listing.most_alive = max(listing.most_alive, listing.alive)
+
+    def __del__(self) -> None:
+        self._listing.alive -= 1
+
+
+def test_ten_thousand_results_are_listed_once_for_what_was_left_and_never_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(tmp_path)
+    with store.scratch():
+        pass
+    for number in range(10_000):
+        (tmp_path / f"{number:064x}").mkdir()
+    listing = Listing(monkeypatch)
+    (tmp_path / ".scratch-by-a-former-version").mkdir()
+    assert store.sweep() == 1
+    assert listing.seen[tmp_path.name] > 10_000
+    listing.seen.clear()
+    (tmp_path / ".staging" / ".scratch-left").mkdir()
+    assert [store.sweep() for _ in range(3)] == [1, 0, 0]
+    assert listing.seen == {".staging": 1}
+    assert sum(1 for _ in store.published()) == 10_000
+    assert listing.most_alive <= 2
+
+
+def test_a_sweep_with_nothing_to_look_at_takes_no_lock(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store)
+    with locked(tmp_path):
+        assert store.sweep() == 0
+
+
+def test_a_sweep_leaves_what_it_did_not_put_there(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    publish(store)
+    for place in (tmp_path, tmp_path / ".staging"):
+        (place / "somebody's").mkdir()
+        (place / ".scratch-file").write_text("a file")
+        (place / ".scratch-link").symlink_to(tmp_path / HASH)
+    before = entries(tmp_path)
+    assert [store.sweep(), store.sweep()] == [0, 0]
+    assert entries(tmp_path) == before
+
+
+def test_results_are_removed_where_no_directory_for_scratch_can_be_made(tmp_path: Path) -> None:
+    """As on a disk without a free block, in a store of a former version."""
+    store = a_store(tmp_path)
+    publish(store)
+    (tmp_path / ".staging").rmdir()
+    (tmp_path / ".staging").write_text("in the way")
+    assert store.remove(HASH)
+    publish(store, "again")
+    assert store.locate(HASH, "x.bin") is not None
+    assert entries(tmp_path) == [HASH]
+
+
+@pytest.mark.process
+def test_a_crash_beside_the_directory_for_scratch_is_swept_by_the_next_process(tmp_path: Path) -> None:
+    publish(a_store(tmp_path))
+    (tmp_path / ".staging").rmdir()
+    with another_process(tmp_path, "shutil.rmtree = wait\nstore.remove(HASH)"):
+        assert a_store(tmp_path).sweep() == 0
+    assert a_store(tmp_path).sweep() == 1
+    assert entries(tmp_path) == []
+
+
 @pytest.mark.process
 def test_the_sweep_takes_what_a_dead_process_left_and_leaves_what_a_living_one_uses(tmp_path: Path) -> None:
     store = a_store(tmp_path)
@@ -189,8 +286,9 @@ def test_a_former_directory_that_is_still_read_is_not_swept_under_the_reader(tmp
     with locked_with_others(tmp_path / "none") as there:
         assert not there
     store = a_store(tmp_path)
-    (tmp_path / ".scratch-former").mkdir()
-    with locked_with_others(tmp_path / ".scratch-former") as there:
+    former = tmp_path / ".staging" / ".scratch-former"
+    former.mkdir(parents=True)
+    with locked_with_others(former) as there:
         assert there
         assert store.sweep() == 0
     assert store.sweep() == 1
