@@ -102,6 +102,7 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "answers": lambda options: scenarios.finished_answers(rounds=options.rounds, count=options.requests),
     "polls": lambda options: polls.polling(rounds=options.rounds, seconds=options.paced_seconds),
     "asking": lambda options: polls.asking(rounds=options.rounds, count=options.requests // 4),
+    "positions": lambda options: positions.standing(rounds=options.rounds),
     "enqueue": _enqueueing,
     "start": lambda options: scenarios.starting(rounds=options.rounds),
     "storm": lambda options: scenarios.storm(),
@@ -118,7 +119,6 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "kept": lambda options: kept.keeping(rounds=options.rounds, results=options.finished_jobs),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
-    "positions": lambda options: positions.standing(rounds=options.rounds),
     "statistics": lambda options: statistics.counting(
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),
