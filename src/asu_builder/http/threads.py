@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import ContextVar
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -23,6 +25,7 @@ from asu_builder.http.door import Client
 
 A = TypeVar("A")
 T = TypeVar("T")
+_Call = tuple[asyncio.Future[Any], contextvars.Context, Callable[..., Any], tuple[object, ...]]
 
 
 class Threads:
@@ -30,20 +33,67 @@ class Threads:
 
     Not anyio's: its forty threads also serve downloads, and each thread that reads keeps a database
     connection with its cache. Few threads bound that memory and lose nothing, because the database
-    writes one transaction at a time and most polls never come here.
+    writes one transaction at a time and most polls never come here. Not the executor of the standard
+    library: its futures have locks of their own, beside those of the event loop, at which its threads and
+    the loop's meet.
     """
 
     def __init__(self, size: int, *, name: str) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix=name)
+        self._size = size
+        self._name = name
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._open = 0
+        """Calls that have not ended, as far as the event loop knows."""
+        self._closed = False
 
     def run(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Calls the function in a thread, within the caller's context variables."""
-        call = functools.partial(contextvars.copy_context().run, function, *arguments)
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        if self._closed:
+            raise RuntimeError(f"The threads {self._name} have ended.")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._open += 1
+        if len(self._threads) < min(self._open, self._size):
+            name = f"{self._name}_{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+            self._threads[-1].start()
+        self._calls.put((future, contextvars.copy_context(), function, arguments))
+        return future
 
     def close(self) -> None:
-        """Lets running calls end and takes no more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Lets running calls end and takes no more; what has not begun is cancelled."""
+        self._closed = True
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, context, function, arguments = call
+            result: object = None
+            error: BaseException | None = None
+            if self._closed:
+                error = asyncio.CancelledError()
+            elif not future.cancelled():
+                try:
+                    result = context.run(function, *arguments)
+                except BaseException as raised:  # noqa: BLE001 - whoever awaits it is told
+                    error = raised
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                future.get_loop().call_soon_threadsafe(self._end, future, result, error)
+            del call, future, context, function, arguments, result, error  # until the next one comes
+
+    def _end(self, future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+        self._open -= 1
+        if future.done():  # the caller has gone
+            return
+        if isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 class Batcher(Generic[A, T]):

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import pytest
 
@@ -12,6 +13,112 @@ def threads() -> Iterator[Threads]:
     made = Threads(1, name="test")
     yield made
     made.close()
+
+
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+def test_a_call_knows_the_context_of_its_caller_and_changes_nothing_in_it(threads: Threads) -> None:
+    def call() -> tuple[str, str]:
+        before = WHO.get()
+        WHO.set("thread")
+        return before, threading.current_thread().name
+
+    async def ask() -> tuple[str, str, str]:
+        WHO.set("caller")
+        return (*await threads.run(call), WHO.get())
+
+    assert asyncio.run(ask()) == ("caller", "test_0", "caller")
+
+
+def test_threads_are_started_as_they_are_needed_and_never_more_than_allowed() -> None:
+    made = Threads(2, name="test")
+    both = threading.Barrier(2)
+
+    def call(barrier: threading.Barrier | None = None) -> str:
+        if barrier:
+            barrier.wait(60)
+        return threading.current_thread().name
+
+    async def ask_all() -> tuple[list[str], list[str]]:
+        alone = [await made.run(call) for _ in range(2)]
+        return alone, await asyncio.gather(*(made.run(call, both) for _ in range(6)))
+
+    alone, together = asyncio.run(ask_all())
+    made.close()
+    assert alone == ["test_0", "test_0"]
+    assert set(together) == {"test_0", "test_1"}
+
+
+def test_an_end_lets_running_calls_end_and_cancels_the_rest() -> None:
+    made = Threads(1, name="test")
+    begun, gate, calls = threading.Event(), threading.Event(), []
+
+    def call(number: int) -> int:
+        calls.append(number)
+        begun.set()
+        gate.wait(60)
+        return number
+
+    async def ask_and_close() -> list[int | BaseException]:
+        asking = [made.run(call, number) for number in range(3)]
+        begun.wait(60)
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+        closing = threading.Thread(target=made.close)
+        closing.start()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        closing.join()
+        with pytest.raises(RuntimeError, match="have ended"):
+            made.run(call, 4)
+        return list(answers)
+
+    first, *others = asyncio.run(ask_and_close())
+    assert first == 0
+    assert [type(other) for other in others] == [asyncio.CancelledError] * 2
+    assert calls == [0]
+
+
+def test_a_call_whose_caller_has_gone_before_it_began_is_not_made(threads: Threads) -> None:
+    gate = threading.Event()
+    calls: list[str] = []
+
+    async def ask_and_leave() -> None:
+        blocking = threads.run(gate.wait, 60)
+        leaving = threads.run(calls.append, "left")
+        leaving.cancel()
+        gate.set()
+        await blocking
+        await threads.run(calls.append, "stayed")
+
+    asyncio.run(ask_and_leave())
+    assert calls == ["stayed"]
+
+
+def test_what_a_call_raises_reaches_its_caller_and_the_thread_lives_on(threads: Threads) -> None:
+    def call() -> None:
+        raise OSError("the disk is gone")
+
+    async def ask_twice() -> int:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await threads.run(call)
+        return await threads.run(lambda: 2)
+
+    assert asyncio.run(ask_twice()) == 2
+
+
+def test_a_loop_that_has_been_closed_ends_no_thread(threads: Threads) -> None:
+    gate = threading.Event()
+
+    async def begin() -> None:
+        threads.run(gate.wait, 60)
+
+    asyncio.run(begin())
+    gate.set()
+
+    async def ask() -> int:
+        return await threads.run(lambda: 2)
+
+    assert asyncio.run(ask()) == 2
 
 
 class Calls:
