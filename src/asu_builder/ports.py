@@ -68,9 +68,6 @@ class JobQueue(Protocol):
     ) -> Sequence[Entry | AsuError]:
         """The same for many in one transaction, each with its own answer, in order."""
 
-    def would_add(self, request_hash: str, *, max_pending: int) -> bool:
-        """Whether a submission would make a new job now: none answers it, and fewer than that many wait."""
-
     def find(self, request_hash: str) -> Job | None:
         """The newest unexpired job for this hash."""
 
@@ -498,3 +495,6 @@ class RateWindows(Protocol):
 
         Otherwise it is counted in none: the full rate that has room last, and the seconds until then.
         """
+
+    def take_back(self, key: str, amount: int) -> None:
+        """Counts the latest so many no more, as if they had not been admitted."""

@@ -32,7 +32,9 @@ class MemoryWindows:
         self._most = most
         self._lock = threading.Lock()
         self._times: OrderedDict[str, array[float]] = OrderedDict()
-        """When each key was admitted, oldest first; the keys in the order of their latest time."""
+        """When each key was admitted, oldest first; the keys in the order of their latest times, which may
+        have been taken back since.
+        """
 
     def __len__(self) -> int:
         """How many keys are known."""
@@ -65,6 +67,14 @@ class MemoryWindows:
         wait, rate = max(waits, key=lambda entry: entry[0])
         return rate, wait
 
+    def take_back(self, key: str, amount: int) -> None:
+        with self._lock:
+            times = self._times.get(key)
+            if times is not None:
+                del times[max(0, len(times) - amount) :]
+                if not times:
+                    del self._times[key]
+
 
 class RateLimit:
     """Any number of rates at once for each caller."""
@@ -90,6 +100,11 @@ class RateLimit:
             f"try again in {_in_words(wait)}. A token of the operator lifts this limit.",
             retry_after=wait,
         )
+
+    def take_back(self, caller_name: str, amount: int) -> None:
+        """This caller did not have the latest so many after all."""
+        if amount and self._rates:
+            self._windows.take_back(caller_name, amount)
 
 
 class NewBuildsLimit(RateLimit):

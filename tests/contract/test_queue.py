@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.clock import MAX_GAP
 from asu_builder.database.queue import MAX_ATTEMPTS
-from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, Side, TooManyRequests
 from asu_builder.domain.job import (
     COOL_DOWN,
     NEXT_STATES,
@@ -92,16 +93,23 @@ def test_a_full_queue_refuses_and_says_how_many_wait(queue: JobQueue) -> None:
     assert queue.pending() == 2
 
 
-def test_a_submission_would_add_a_job_unless_one_answers_it_or_the_queue_is_full(queue: JobQueue) -> None:
-    job = submit(queue)
-    assert not queue.would_add(job.request_hash, max_pending=100), "a live job is the answer"
-    assert queue.would_add("f" * 64, max_pending=2)
-    assert not queue.would_add("f" * 64, max_pending=1), "it would be refused"
-    _, lease = claim(queue)
-    queue.finish(lease, a_failure(), Retention(DAY))
-    assert not queue.would_add(job.request_hash, max_pending=100), "a user's failure answers too"
-    later = at_time(queue, NOON + DAY + MINUTE)
-    assert later.would_add(job.request_hash, max_pending=100), "it has expired"
+def test_a_refusal_holds_once_so_many_new_jobs_of_its_caller_came_before_it(queue: JobQueue) -> None:
+    submit(queue, "known")
+    enough = TooManyRequests("Enough.", retry_after=7)
+
+    def asked(name: str, caller: str = "a", refused_after: int = 2) -> Submission:
+        return replace(
+            a_submission(packages=(name,), caller=caller), refusal=enough, refused_after=refused_after
+        )
+
+    names = ("known", "one", "one", "two", "three", "known")
+    answers = queue.submit_all([asked("two", "b", 0), *map(asked, names)], max_pending=4)
+    assert [isinstance(answer, Entry) and answer.created for answer in answers[1:]] == [
+        *(False, True, False, True, False, False)
+    ]
+    assert [number for number, answer in enumerate(answers) if answer is enough] == [0, 5]
+    full = queue.submit_all([asked("three", "c", 0)], max_pending=3)
+    assert isinstance(full[0], QueueFull), "a full queue is named first"
 
 
 def test_positions_count_the_jobs_ahead_and_claims_follow_them(queue: JobQueue) -> None:

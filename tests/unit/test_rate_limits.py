@@ -77,6 +77,26 @@ def test_a_refused_try_does_not_count_for_any_rate(clock: Seconds) -> None:
     assert waits(limit, "a", 2) == [0, 0], "fifty refused tries used up nothing of the hour"
 
 
+def test_what_is_taken_back_was_not_had(clock: Seconds) -> None:
+    limit = a_limit("2/minute", clock)
+    assert waits(limit, "a", 2) == [0, 0]
+    clock.at += 10
+    limit.take_back("a", 0)
+    assert waits(limit, "a", 1) == [50]
+    limit.take_back("a", 1)
+    assert waits(limit, "a", 2) == [0, 50], "the older one still counts"
+    limit.take_back("a", 9)
+    limit.take_back("nobody", 1)
+    assert waits(limit, "a", 3) == [0, 0, 60]
+
+
+def test_a_caller_of_whom_all_is_taken_back_is_forgotten(clock: Seconds) -> None:
+    windows = MemoryWindows(clock)
+    windows.admit("a", parse_rates("2/minute"))
+    windows.take_back("a", 1)
+    assert len(windows) == 0
+
+
 def test_nothing_is_limited_where_no_rate_is_named(clock: Seconds) -> None:
     assert not any(waits(a_limit(" ", clock), "a", 500))
 

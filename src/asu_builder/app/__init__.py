@@ -171,15 +171,11 @@ def _builds(
         store=adapters.store,
         statistics=adapters.statistics,
         interest=interest,
-        forecast=Forecast(
-            adapters.queue,
-            workers=settings.worker_concurrent,
-            working=lambda: health.builds_run() and adapters.operations.paused() is None,
-            now=now,
-        ),
+        forecast=Forecast(adapters.queue, workers=settings.worker_concurrent, now=now),
         cancellation=cancellation,
         settings=settings,
         limit=adapters.limit.admit,
+        take_back=adapters.limit.take_back,
         waiting_for=lambda: "paused" if adapters.operations.paused() else health.hindrance(),
     )
 

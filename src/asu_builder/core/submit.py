@@ -3,9 +3,11 @@
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -59,7 +61,7 @@ _LEAST = timedelta(seconds=1)
 class Forecast:
     """Honest or silent: nothing is foretold while no build can run or none was measured.
 
-    `workers` is how many builds run at once, `working` whether any can run now; `clock` counts seconds.
+    `workers` is how many builds run at once; `clock` counts seconds.
     """
 
     def __init__(
@@ -67,13 +69,11 @@ class Forecast:
         queue: JobQueue,
         *,
         workers: int,
-        working: Callable[[], bool],
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._workers = workers
-        self._working = working
         self.now = now
         self._clock = clock
         self._typical: timedelta | None = None
@@ -81,7 +81,7 @@ class Forecast:
 
     def typical(self) -> timedelta | None:
         """How long a build takes; None where nothing can be said."""
-        if not (self._workers and self._working()):
+        if not self._workers:
             return None
         if self._clock() - self._measured_at >= _MEASURED_EVERY:
             self._measured_at = self._clock()
@@ -219,8 +219,13 @@ class Builds:
         cancellation: Cancellation,
         settings: Settings,
         limit: Callable[[str], TooManyRequests | None],
+        take_back: Callable[[str, int], None],
         waiting_for: Callable[[], str] = lambda: "",
     ) -> None:
+        """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
+
+        `waiting_for` tells why no build can run, "" where one can.
+        """
         self._waiting_for = waiting_for
         self._queue = queue
         self._catalog = catalog
@@ -234,6 +239,7 @@ class Builds:
         self._cancellation = cancellation
         self._settings = settings
         self._limit = limit
+        self._take_back = take_back
 
     def submit(self, ask: Ask) -> BuildView:
         """The job for this request, a new one unless the same was asked for before.
@@ -269,6 +275,7 @@ class Builds:
                 return [bug]
             return [answer for ask in asked for answer in self.submit_all([ask])]
         answers: list[BuildView | Exception] = []
+        outlook = cache(self._outlook)  # asks the database, and is the same for all of them
         for found in prepared:
             if isinstance(found, Exception):
                 answers.append(found)
@@ -288,7 +295,7 @@ class Builds:
                     if entry.job.state is JobState.COMPLETED:
                         self._statistics.record("cache_hit", submission.request, client=submission.client)
                 token = found.cancel_token if entry.created else ""
-                answers.append(self._seen(entry.job, entry.ahead, token))
+                answers.append(self._seen(entry.job, entry.ahead, outlook, token))
             except Exception as error:  # noqa: BLE001 - the others are entered, and must be told so
                 answers.append(error)
         return answers
@@ -341,20 +348,31 @@ class Builds:
                     )
             except Unavailable as error:
                 no_room = error
-        most = self._settings.max_pending_jobs
-        counted: set[str] = set()
-        submissions = []
-        for ready in prepared:
-            submission, refusal = ready.submission, no_room
-            name = submission.request_hash
-            # A request that joins a job, or is refused for another reason, does not count.
-            if ready.limited and refusal is None and name not in counted:
-                if self._queue.would_add(name, max_pending=most):
-                    refusal = self._limit(submission.caller)
-                if refusal is None:
-                    counted.add(name)
-            submissions.append(replace(submission, refusal=refusal))
-        return self._queue.submit_all(submissions, max_pending=most)
+        submissions: list[Submission] = []
+        admitted: Counter[str] = Counter()
+        names: set[str] = set()
+        entries: Sequence[Entry | AsuError] = ()
+        try:
+            for ready in prepared:
+                submission, refusal = ready.submission, no_room
+                caller, name = submission.caller, submission.request_hash
+                if ready.limited and refusal is None and name not in names:
+                    refusal = self._limit(caller)
+                    if refusal is None:
+                        admitted[caller] += 1
+                        names.add(name)
+                if refusal is not None:
+                    submission = replace(submission, refusal=refusal, refused_after=admitted[caller])
+                submissions.append(submission)
+            entries = self._queue.submit_all(submissions, max_pending=self._settings.max_pending_jobs)
+        finally:
+            # Only the queue knows which make new jobs: one that joins a job, or is refused, does not count.
+            for ready, entry in zip(prepared, entries, strict=False):
+                if ready.limited and isinstance(entry, Entry) and entry.created:
+                    admitted[ready.submission.caller] -= 1
+            for caller, unused in admitted.items():
+                self._take_back(caller, unused)
+        return entries
 
     def look(self, name: str) -> BuildView:
         """The newest job for this hash.
@@ -366,7 +384,8 @@ class Builds:
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
         self.touch(name)
-        return self._seen(job, self._queue.position(job.id) if job.state is JobState.PENDING else None)
+        ahead = self._queue.position(job.id) if job.state is JobState.PENDING else None
+        return self._seen(job, ahead, self._outlook)
 
     def progress(self, names: Collection[str]) -> Mapping[str, Progress]:
         """How far the newest job of each hash is, all read at one moment; nobody's interest is noted.
@@ -374,10 +393,8 @@ class Builds:
         Hashes that no job answers are missing.
         """
         standings = self._queue.standings(names)
-        if all(standing.state in FINAL_STATES for standing in standings.values()):
-            typical, hindrance = None, ""
-        else:
-            typical, hindrance = self._forecast.typical(), self._waiting_for()
+        ended = all(standing.state in FINAL_STATES for standing in standings.values())
+        typical, hindrance = (None, "") if ended else self._outlook()
         now = self._forecast.now()
         return {
             name: Progress(
@@ -415,10 +432,17 @@ class Builds:
         """How many jobs wait."""
         return self._queue.pending()
 
-    def _seen(self, job: Job, ahead: int | None, cancel_token: str = "") -> BuildView:
-        hindrance = self._waiting_for() if job.state is JobState.PENDING else ""
-        typical = None if job.state in FINAL_STATES else self._forecast.typical()
-        return BuildView(job, ahead, self._forecast.remaining(job, ahead, typical), hindrance, cancel_token)
+    def _outlook(self) -> "_Outlook":
+        hindrance = self._waiting_for()
+        return None if hindrance else self._forecast.typical(), hindrance
+
+    def _seen(
+        self, job: Job, ahead: int | None, outlook: Callable[[], "_Outlook"], cancel_token: str = ""
+    ) -> BuildView:
+        typical, hindrance = (None, "") if job.state in FINAL_STATES else outlook()
+        remaining = self._forecast.remaining(job, ahead, typical)
+        waits = job.state is JobState.PENDING
+        return BuildView(job, ahead, remaining, hindrance if waits else "", cancel_token)
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.
@@ -426,6 +450,10 @@ class Builds:
             return False
         self._store.require_root()  # gone, or only not mounted?
         return True
+
+
+_Outlook = tuple[timedelta | None, str]
+"""How long a build takes, as far as can be told, and why none can run; "" where one can."""
 
 
 class _Prepared(Struct, frozen=True):

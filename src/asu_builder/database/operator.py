@@ -129,7 +129,7 @@ class SqlOperations:
                     request = REQUEST.decode(text)
                     _end_answers(connection, request_hash, at)
                     submission = Submission(request, request_hash, client, caller, Priority(priority))
-                    job = insert_job(connection, submission, at)
+                    job, _ = insert_job(connection, submission, at)
         finally:
             self._note_revocation()
         self._database.wakeups.notify(job is not None)

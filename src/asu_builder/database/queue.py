@@ -6,6 +6,7 @@ docs/decisions/callers-take-turns.md.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
@@ -53,6 +54,7 @@ _MEASURED = 50
 _IMPLAUSIBLE = timedelta(hours=6)
 
 
+COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
 _CLAIM = """
     UPDATE build_jobs
        SET state = 'building', stage = 'init', worker = :worker, lease_token = lease_token + 1,
@@ -66,8 +68,9 @@ _CLAIM = """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
 
-_LAST = """
-    SELECT id FROM build_jobs WHERE state = 'pending'
+_LAST = f"""
+    SELECT ({COUNT_PENDING}), deprioritized, -priority, fair_start, id
+      FROM build_jobs WHERE state = 'pending'
      ORDER BY deprioritized DESC, priority, fair_start DESC, id DESC LIMIT 1
 """
 # A caller's next job starts one after its last one that is not done, and no job before the start
@@ -82,7 +85,7 @@ _INSERT = f"""
     INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at,
                             last_accessed_at, fair_start)
     VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_START})
-    RETURNING id
+    RETURNING id, fair_start
 """
 # Of two with the same start the older is first, so an equal start is not an earlier one.
 TAKE_EARLIER_START = f"""
@@ -93,7 +96,11 @@ TAKE_EARLIER_START = f"""
 """
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
 _JOB = f"{SELECT_JOB} WHERE job.id = ?"
-COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
+_FIND = f"{SELECT_JOB} WHERE job.request_hash = :hash AND {ANSWERS} ORDER BY job.id DESC LIMIT 1"
+_FIND_ALL = f"""
+    {SELECT_JOB} WHERE job.request_hash IN (SELECT value FROM json_each(:hashes)) AND {ANSWERS}
+     ORDER BY job.id
+"""
 
 
 class SqlJobQueue:
@@ -112,20 +119,28 @@ class SqlJobQueue:
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
         entries: list[Entry | AsuError] = []
-        created = 0
+        created: Counter[str] = Counter()
+        pending: int | None = None
+        last: tuple[int, ...] = ()
         with self._database.timed(durable=True) as (connection, at):
+            hashes = json.encode([submission.request_hash for submission in submissions]).decode()
+            rows = connection.execute(_FIND_ALL, {"hashes": hashes, "now": at}).fetchall()
+            known = {job.request_hash: job for job in map(to_job, rows)}
             for submission in submissions:
-                job = _find(connection, submission.request_hash, at)
+                name = submission.request_hash
+                job = known.get(name)
                 if job is not None and not allows_resubmit(job, now=moment(at)):
-                    job = _join(connection, job, submission)
+                    job = known[name] = _join(connection, job, submission)
                     ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
                     entries.append(Entry(job, created=False, ahead=ahead))
                     continue
-                (pending,) = connection.execute(COUNT_PENDING).fetchone()
+                if pending is None:  # from here on only this transaction adds to them
+                    pending, *last_place = connection.execute(_LAST).fetchone() or (0,)
+                    last = tuple(last_place)
                 if max_pending is not None and pending >= max_pending:
                     entries.append(QueueFull(pending, _RETRY_AFTER_FULL))
                     continue
-                if submission.refusal is not None:
+                if submission.refusal is not None and created[submission.caller] >= submission.refused_after:
                     entries.append(submission.refusal)
                     continue
                 if job is not None:
@@ -133,25 +148,20 @@ class SqlJobQueue:
                 connection.execute(
                     "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
                     " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
-                    (submission.request_hash, json.encode(submission.request).decode(), at),
+                    (name, json.encode(submission.request).decode(), at),
                 )
-                job = insert_job(connection, submission, at)
-                # A new job is mostly the last one; then the others need not be counted again.
-                (last,) = connection.execute(_LAST).fetchone()
-                ahead = pending if last == job.id else count_ahead(connection, job.id)
+                job, start = insert_job(connection, submission, at)
+                known[name] = job
+                # A new job is mostly the last one; then the others need not be counted again. Where the one
+                # that was last has been moved forward since, they are counted for nothing.
+                place = (0, -job.priority, start, job.id)
+                ahead = pending if place > last else count_ahead(connection, job.id)
+                last = max(last, place)
                 entries.append(Entry(job, created=True, ahead=ahead))
-                created += 1
-        self._database.wakeups.notify(created)
+                created[submission.caller] += 1
+                pending += 1
+        self._database.wakeups.notify(created.total())
         return entries
-
-    def would_add(self, request_hash: str, *, max_pending: int) -> bool:
-        with self._database.reading() as connection:
-            at = self._database.now()
-            job = _find(connection, request_hash, at)
-            if job is not None and not allows_resubmit(job, now=moment(at)):
-                return False
-            (pending,) = connection.execute(COUNT_PENDING).fetchone()
-        return int(pending) < max_pending
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -357,16 +367,13 @@ class SqlJobQueue:
 
 
 def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
-    row = connection.execute(
-        f"{SELECT_JOB} WHERE job.request_hash = :hash AND {ANSWERS} ORDER BY job.id DESC LIMIT 1",
-        {"hash": request_hash, "now": at},
-    ).fetchone()
+    row = connection.execute(_FIND, {"hash": request_hash, "now": at}).fetchone()
     return None if row is None else to_job(row)
 
 
-def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> Job:
-    """A new pending job, after those of its caller."""
-    (job_id,) = connection.execute(
+def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> tuple[Job, int]:
+    """A new pending job, after those of its caller, and its start in the fair queue."""
+    job_id, start = connection.execute(
         _INSERT,
         {
             "hash": submission.request_hash,
@@ -377,7 +384,7 @@ def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) 
             "at": at,
         },
     ).fetchone()
-    return Job(
+    job = Job(
         id=job_id,
         request_hash=submission.request_hash,
         request=submission.request,
@@ -387,6 +394,7 @@ def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) 
         caller=submission.caller,
         priority=submission.priority,
     )
+    return job, start
 
 
 def _join(connection: sqlite3.Connection, job: Job, submission: Submission) -> Job:

@@ -230,6 +230,8 @@ class Submission(Struct, frozen=True):
     """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
     refusal: AsuError | None = None
     """Why no new job may be made of it; a job that is there answers nevertheless."""
+    refused_after: int = 0
+    """How many new jobs of its caller may come before it, in the same call, until the refusal holds."""
 
 
 class Entry(Struct, frozen=True):

@@ -1,3 +1,5 @@
+import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -105,10 +107,12 @@ class House:
         self.upstream = KnownUpstream()
         self.changes = LocalPackageChanges()
         self.statistics = NotedStatistics()
-        self.working = True
+        self.hindrance = ""
+        self.asked_for_hindrance = 0
         self.seconds = 0.0
         self.refused: set[str] = set()
-        self.limited: list[str] = []
+        self.limited: Counter[str] = Counter()
+        self.most = 99
         self.operations = SqlOperations(self.database)
         self.interest = AccessTracker(self.queue)
         self.builds = Builds(
@@ -121,7 +125,6 @@ class House:
             forecast=Forecast(
                 self.queue,
                 workers=2,
-                working=lambda: self.working,
                 now=self.clock,
                 clock=lambda: self.seconds,
             ),
@@ -132,6 +135,8 @@ class House:
                 settings=Settings(),
             ),
             limit=self._limit,
+            take_back=self._take_back,
+            waiting_for=self._hindrance,
             settings=replace(SETTINGS, **settings),
         )
 
@@ -139,9 +144,18 @@ class House:
         """Lets the next forecast measure anew."""
         self.seconds += 60
 
+    def _hindrance(self) -> str:
+        self.asked_for_hindrance += 1
+        return self.hindrance
+
     def _limit(self, caller: str) -> TooManyRequests | None:
-        self.limited.append(caller)
-        return TooManyRequests("Too many.", retry_after=7) if caller in self.refused else None
+        if caller in self.refused or self.limited[caller] >= self.most:
+            return TooManyRequests("Too many.", retry_after=7)
+        self.limited[caller] += 1
+        return None
+
+    def _take_back(self, caller: str, amount: int) -> None:
+        self.limited[caller] -= amount
 
     @property
     def wakes(self) -> int:
@@ -407,7 +421,33 @@ def test_only_new_builds_count_against_the_limit_and_tokens_are_exempt(house: Ho
     with pytest.raises(TooManyRequests):
         house.builds.submit(Ask(a_request(packages=("vim",)), "owut/1", FIRST))
     house.builds.submit(Ask(a_request(packages=("vim",)), "owut/1", OPERATOR))
-    assert house.limited == ["192.0.2.1", "192.0.2.1"]
+    assert house.limited == {"192.0.2.1": 1}
+
+
+def test_what_joins_a_job_beside_new_builds_takes_none_of_what_its_caller_may_have(tmp_path: Path) -> None:
+    house = House(tmp_path, max_pending_jobs=9)
+    house.builds.submit(Ask(a_request(packages=("known",)), caller=OTHER))
+    house.most = 2
+    names = ("known", "one", "one", "two", "three")
+    answers = house.builds.submit_all([Ask(a_request(packages=(name,)), caller=FIRST) for name in names])
+    assert [type(answer) for answer in answers] == [BuildView] * 4 + [TooManyRequests]
+    assert house.limited == {OTHER.name: 1, FIRST.name: 2}
+    house.database.close()
+
+
+def test_what_a_full_queue_refuses_does_not_count(tmp_path: Path) -> None:
+    house = House(tmp_path, max_pending_jobs=1)
+    answers = house.builds.submit_all([Ask(a_request(packages=(name,)), caller=FIRST) for name in "abc"])
+    assert [type(answer) for answer in answers] == [BuildView, QueueFull, QueueFull]
+    assert house.limited == {FIRST.name: 1}
+    house.database.close()
+
+
+def test_what_could_not_be_written_does_not_count(house: House) -> None:
+    house.database.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        house.builds.submit(Ask(a_request(), caller=FIRST))
+    assert house.limited == {FIRST.name: 0}
 
 
 def test_a_disk_without_room_refuses_new_builds_and_answers_for_old_ones(
@@ -476,8 +516,18 @@ def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(
     house.queue.claim("w/1", lease_for=timedelta(minutes=1))
     house.clock.forward(timedelta(seconds=5))
     assert house.builds.look(views[0].job.request_hash).remaining == timedelta(seconds=15)
-    house.working = False
-    assert house.builds.look(views[0].job.request_hash).remaining is None
+    house.hindrance = "engine"
+    building = house.builds.look(views[0].job.request_hash)
+    assert (building.remaining, building.waiting_for) == (None, ""), "it waits for nothing itself"
+    waiting = house.builds.look(views[1].job.request_hash)
+    assert (waiting.remaining, waiting.waiting_for) == (None, "engine")
+
+
+def test_what_hinders_builds_is_asked_for_once_for_all_who_submit_together(house: House) -> None:
+    house.hindrance = "paused"
+    views = house.builds.submit_all([Ask(a_request(packages=(name,))) for name in ("a", "b")])
+    assert [view.waiting_for for view in views if isinstance(view, BuildView)] == ["paused", "paused"]
+    assert house.asked_for_hindrance == 1
 
 
 def test_looking_keeps_a_waiting_job_in_its_place(house: House) -> None:
