@@ -24,6 +24,7 @@ from bench import (
     soak,
     statistics,
     watchers,
+    wire,
 )
 from bench.figures import Figure, render_head, render_line
 from bench.process import Server
@@ -104,6 +105,7 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "asking": lambda options: polls.asking(rounds=options.rounds, count=options.requests // 4),
     "positions": lambda options: positions.standing(rounds=options.rounds),
     "enqueue": _enqueueing,
+    "wire": lambda options: wire.wiring(rounds=options.rounds, count=options.requests // 4),
     "start": lambda options: scenarios.starting(rounds=options.rounds),
     "storm": lambda options: scenarios.storm(),
     "first-container": lambda options: builds.building(rounds=options.rounds),

@@ -145,7 +145,7 @@ def headers_of(operation: "Operation", status: int) -> dict[str, Any]:
     if status in (429, 503):
         # A health report may be a 503 too, and is not worth a wait.
         return {} if operation.address == "/health" else {"Retry-After": _RETRY_AFTER}
-    if 304 in operation.answers and status in (200, 206, 304):
+    if 304 in operation.answers and status in (200, 206):
         return {"ETag": _ETAG}
     if operation.address in _ABOUT_A_BUILD and status in (200, 202, 500):
         return {"X-Imagebuilder-Status": _STEP, "X-Queue-Position": _POSITION, "Server-Timing": _TIMING}

@@ -61,6 +61,14 @@ def wanted(scope: Scope) -> Wanted:
     return Wanted(len(accepted) <= _LONGEST and prefers_gzip(accepted), known)
 
 
+class _Encoded(Response):
+    """A response of bytes that are all there, headers too; Starlette would look at each of them."""
+
+    def __init__(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.body, self.raw_headers = status, body, headers
+        self.background = None
+
+
 class Document:
     """Bytes that many clients are sent. Large ones are made and compressed in a thread."""
 
@@ -93,14 +101,9 @@ class Document:
         body, own = self.body, self._plain_headers
         if asked.gzip and self.gzipped:
             body, own = self.gzipped, self._gzip_headers
-        response = Response()
         if asked.known and _names(asked.known, own[0][1]):
-            response.status_code = 304
-            response.raw_headers = [*own[:2], *headers]
-        else:
-            response.body = body
-            response.raw_headers = [*own, *headers]
-        return response
+            return _Encoded(304, b"", [*own[:2], *headers])
+        return _Encoded(200, body, [*own, *headers])
 
     def _headers(
         self, body: bytes, suffix: bytes = b"", *also: tuple[bytes, bytes]
