@@ -28,31 +28,49 @@ NEWEST = f"""
 """
 """Of each hash the newest job that answers, in the order of claims."""
 
-_ORDER = (("deprioritized", "<", ">"), ("priority", ">", "<"), ("fair_start", "<", ">"), ("id", "<", ">="))
-"""The columns of the index, and how what is before and after a place compares with it in each.
+_COLUMNS = ("deprioritized", "priority", "fair_start", "id")
+_EARLIER = ("<", ">", "<", "<")
+_LATER = (">", "<", ">", ">=")
+"""How what is before and after a place compares with it in each column of the index.
 
-With `>=` a place itself is among what is after it, so that the next one counts it.
+A place itself is among what is after it, so that the next one counts it.
 """
 _Place = tuple[int, int, int, int]
 """The values of these columns."""
+_MINE = [f"mine.{name}" for name in _COLUMNS]
+_FIRST, _THEN = ("?1", "?2", "?3", "?4"), ("?5", "?6", "?7", "?8")
 
 
-def _range(column: int, *comparisons: str, place: str = "?") -> str:
-    """Counts what equals a place in the columns before this one, and compares so with it in this one."""
-    conditions = ["state = 'pending'"]
-    conditions += [f"{name} = {place.format(name)}" for name, *_ in _ORDER[:column]]
-    name = _ORDER[column][0]
-    conditions += [f"{name} {comparison} {place.format(name)}" for comparison in comparisons]
-    return f"SELECT count(*) FROM build_jobs WHERE {' AND '.join(conditions)}"
+def _count(fixed: Sequence[str], *ends: str) -> str:
+    """Counts the range with these values in the first columns, and with these ends in the one after them."""
+    equal = [f"{name} = {value}" for name, value in zip(_COLUMNS, fixed, strict=False)]
+    conditions = " AND ".join(["state = 'pending'", *equal, *ends])
+    return f"(SELECT count(*) FROM build_jobs WHERE {conditions})"
 
 
-BEFORE = [_range(column, before) for column, (_, before, _) in enumerate(_ORDER)]
-AFTER = [_range(column, after) for column, (_, _, after) in enumerate(_ORDER)]
-BETWEEN = [_range(column, after, before) for column, (_, before, after) in enumerate(_ORDER)]
-_AHEAD = " + ".join(
-    f"({_range(column, before, place='mine.{}')})" for column, (_, before, _) in enumerate(_ORDER)
-)
-AHEAD = f"SELECT {_AHEAD} FROM build_jobs AS mine WHERE mine.id = ?"
+def _end(column: int, comparisons: Sequence[str], place: Sequence[str]) -> str:
+    return f"{_COLUMNS[column]} {comparisons[column]} {place[column]}"
+
+
+def _ranges(place: Sequence[str], comparisons: Sequence[str], *, since: int = 0) -> list[str]:
+    """The ranges of what compares so with a place, and equals it in the columns before `since`."""
+    return [_count(place[:column], _end(column, comparisons, place)) for column in range(since, len(place))]
+
+
+AHEAD = f"SELECT {' + '.join(_ranges(_MINE, _EARLIER))} FROM build_jobs AS mine WHERE mine.id = ?"
+"""How many wait before a job."""
+BETWEEN = [
+    "SELECT "
+    + " + ".join(
+        [
+            *_ranges(_FIRST, _LATER, since=column + 1),
+            _count(_FIRST[:column], _end(column, _LATER, _FIRST), _end(column, _EARLIER, _THEN)),
+            *_ranges(_THEN, _EARLIER, since=column + 1),
+        ]
+    )
+    for column in range(len(_COLUMNS))
+]
+"""How many wait from a place on and before another, by the first column in which the two differ."""
 
 
 def count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
@@ -68,7 +86,8 @@ def find_standings(
 
     All positions together cost one pass over the index at most, up to the last of them.
     """
-    values = {"hashes": json.encode({*request_hashes}).decode(), "now": at}
+    # Sorted, so that neighbours in the index of hashes are read from one page.
+    values = {"hashes": json.encode(sorted({*request_hashes})).decode(), "now": at}
     standings: dict[str, Standing] = {}
     ahead = 0
     last: _Place | None = None
@@ -77,7 +96,7 @@ def find_standings(
         waits = state == "pending"
         if waits:
             place = (deprioritized, priority, start, job_id)
-            ahead += _count_between(connection, last, place)
+            ahead += _count_between(connection, last, place) if last else count_ahead(connection, job_id)
             last = place
         standings[request_hash] = Standing(
             job_id,
@@ -90,14 +109,10 @@ def find_standings(
     return standings
 
 
-def _count_between(connection: sqlite3.Connection, first: _Place | None, then: _Place) -> int:
-    """How many wait from the first place on, or from the beginning, and before the other one."""
-    ranges: list[tuple[str, Sequence[int]]]
-    if first is None:
-        ranges = [(BEFORE[column], then[: column + 1]) for column in range(len(then))]
-    else:
-        differs = next(column for column, value in enumerate(first) if value != then[column])
-        ranges = [(AFTER[column], first[: column + 1]) for column in range(differs + 1, len(first))]
-        ranges.append((BETWEEN[differs], (*first[: differs + 1], then[differs])))
-        ranges += [(BEFORE[column], then[: column + 1]) for column in range(differs + 1, len(then))]
-    return sum(connection.execute(*counted).fetchone()[0] for counted in ranges)
+def _count_between(connection: sqlite3.Connection, first: _Place, then: _Place) -> int:
+    """How many wait from the first place on and before the other one, which comes later."""
+    differs = 3
+    while first[:differs] != then[:differs]:
+        differs -= 1
+    (between,) = connection.execute(BETWEEN[differs], first + then).fetchone()
+    return int(between)

@@ -10,9 +10,7 @@ from asu_builder.database.connection import Database
 from asu_builder.database.operator import BUILDING, WAITING
 from asu_builder.database.queue import COUNT_PENDING
 from asu_builder.database.standings import (
-    AFTER,
     AHEAD,
-    BEFORE,
     BETWEEN,
     EXISTS,
     NEWEST,
@@ -22,10 +20,11 @@ from asu_builder.database.standings import (
 
 _Job = tuple[bool, int, int, bool]
 """Deprioritized, priority, fair start, and whether it waits."""
-_ORDER = "build_jobs USING INDEX build_jobs_order"
+_ORDER = "build_jobs USING COVERING INDEX build_jobs_order"
 _EQUAL = ("deprioritized=?", "priority=?", "fair_start=?")
 _COLUMNS = ("deprioritized", "priority", "fair_start", "id")
-_DESCENDING = "priority"
+_BEFORE, _AFTER = "<><<", "><>>"
+"""How what is before and after a place compares with it in each column."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 def explain(database: Database, statement: str) -> list[tuple[object, ...]]:
     """What SQLite answers about it, with any values."""
-    values: Sequence[object] | dict[str, object] = [1] * statement.count("?")
+    values: Sequence[object] | dict[str, object] = [1] * (8 if "?8" in statement else statement.count("?"))
     with database.reading() as connection:
         return connection.execute(
             f"EXPLAIN {statement}", values or {"hash": "", "hashes": "[]", "now": 1}
@@ -61,21 +60,23 @@ def searched(column: int, *signs: str) -> str:
     return f"SEARCH {_ORDER} ({' AND '.join([*_EQUAL[:column], *bounds])})"
 
 
+def test_the_position_of_one_job_is_four_ranges_of_the_index_alone(database: Database) -> None:
+    mine, *ranges = plan(database, AHEAD)
+    assert mine == "SEARCH mine USING INTEGER PRIMARY KEY (rowid=?)"
+    assert ranges == [searched(column, sign) for column, sign in enumerate(_BEFORE)]
+
+
 @pytest.mark.parametrize("column", range(4))
-def test_each_range_is_one_of_the_index_alone(database: Database, column: int) -> None:
-    before, after = "><" if _COLUMNS[column] == _DESCENDING else "<>"
-    assert plan(database, BEFORE[column]) == [searched(column, before)]
-    assert plan(database, AFTER[column]) == [searched(column, after)]
-    assert plan(database, BETWEEN[column]) == [searched(column, ">", "<")]
-    for statement in (BEFORE[column], AFTER[column], BETWEEN[column]):
-        assert not reads_columns(database, statement)
-
-
-def test_the_position_of_one_job_is_four_ranges(database: Database) -> None:
-    assert plan(database, AHEAD) == [
-        "SEARCH mine USING INTEGER PRIMARY KEY (rowid=?)",
-        *(searched(column, ">" if name == _DESCENDING else "<") for column, name in enumerate(_COLUMNS)),
+def test_what_lies_between_two_places_is_counted_in_ranges_of_the_index_alone(
+    database: Database, column: int
+) -> None:
+    assert plan(database, BETWEEN[column]) == [
+        "SCAN CONSTANT ROW",
+        *(searched(behind, _AFTER[behind]) for behind in range(column + 1, 4)),
+        searched(column, ">", "<"),
+        *(searched(behind, _BEFORE[behind]) for behind in range(column + 1, 4)),
     ]
+    assert not reads_columns(database, BETWEEN[column])
 
 
 def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
@@ -89,8 +90,9 @@ def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
 
 
 def test_counting_what_waits_and_what_is_built_reads_an_index_alone(database: Database) -> None:
-    for statement, index in ((COUNT_PENDING, "order"), (BUILDING, "lease")):
-        assert plan(database, statement) == [f"SCAN build_jobs USING INDEX build_jobs_{index}"]
+    assert plan(database, COUNT_PENDING) == [f"SCAN {_ORDER}"]
+    assert plan(database, BUILDING) == ["SCAN build_jobs USING INDEX build_jobs_lease"]
+    for statement in (COUNT_PENDING, BUILDING):
         assert not reads_columns(database, statement)
     assert plan(database, WAITING) == [
         "MATERIALIZE counted",
