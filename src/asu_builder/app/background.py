@@ -42,6 +42,8 @@ def _tell_libc(name: str, *arguments: int) -> None:
 
 _AFTER_START_SECONDS = 0.5
 """Checks and sweeps load podman-py; they come after the port answers."""
+_VERIFY_AFTER_SECONDS = 600.0
+"""After a stop in order. After a crash or a power cut every page is looked at as soon as the port answers."""
 
 
 class Rounds(Struct, frozen=True):
@@ -89,12 +91,14 @@ def background_work(
         ("statistics", adapters.statistics.flush_often, rounds.statistics),
         ("interest", interest.flush, rounds.interest),
         ("memory", give_back_memory, rounds.memory),
-        ("integrity", adapters.database.verify, rounds.integrity),
     ]
     if adapters.refresh_rules is not None:
         work.insert(0, ("rules", adapters.refresh_rules, rounds.rules))
-    return tuple(
-        Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work
+    database = adapters.database
+    verify_after = _AFTER_START_SECONDS if database.was_cut_off else _VERIFY_AFTER_SECONDS
+    return (
+        *(Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work),
+        Periodic("integrity", database.verify, seconds=rounds.integrity, delay=verify_after),
     )
 
 

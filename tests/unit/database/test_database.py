@@ -252,6 +252,21 @@ def test_a_damaged_page_is_found_and_nothing_is_written_any_more(tmp_path: Path)
     database.close()
 
 
+def test_whether_the_last_process_closed_it_is_known(tmp_path: Path) -> None:
+    path, copied = tmp_path / "a.db", tmp_path / "copied.db"
+    first = Database(path)
+    first.check()
+    for end in ("", "-wal"):
+        shutil.copy(f"{path}{end}", f"{copied}{end}")
+    first.close()
+    found = []
+    for file in (path, copied, copied):
+        database = Database(file)
+        found.append(database.was_cut_off)
+        database.close()
+    assert (first.was_cut_off, found) == (False, [False, True, False])
+
+
 def test_a_damaged_page_is_found_below_a_log_of_newer_ones(tmp_path: Path) -> None:
     path = with_pages(tmp_path / "a.db")
     copied = tmp_path / "copied.db"
