@@ -119,9 +119,10 @@ def test_builds_with_a_network_get_the_variables(
         database_path=tmp_path / "a.db",
     )
     try:
-        runtime, _ = choose_runtime(settings, installation="ours")
+        make_runtime, _ = choose_runtime(settings, installation="ours")
     except SettingsProblem as problem:
         tool_missing("bwrap", f"it may not create its sandbox here: {problem}")
+    runtime = make_runtime()
     assert isinstance(runtime, LocalRuntime)
     with runtime.open(a_spec(), stop=Event()) as container:
         path = container.run(["env"], output=tmp_path).stdout

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,7 +23,6 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
-from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.search import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
@@ -37,10 +37,14 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
 from asu_builder.http.parts import Parts
 from asu_builder.http.server import DrainingServer, server_config
+from asu_builder.loading import Late
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.upstream.server import RepositoryStatus
+
+if TYPE_CHECKING:
+    from asu_builder.core.pipeline import Pipeline
 
 _POLL = timedelta(seconds=1)
 """How soon a job is taken up that a lost worker of another process has left."""
@@ -232,18 +236,23 @@ def _workers(
     recorder: Recorder,
     now: Callable[[], datetime],
 ) -> Workers:
-    pipeline = Pipeline(
-        adapters.runtime,
-        adapters.store,
-        release=catalog.branches.release,
-        package_changes=adapters.package_changes,
-        baseline=catalog.baseline,
-        announced=catalog.announced,
-        released_revision=catalog.released_revision,
-        repository_status=RepositoryStatus(settings.upstream_url).ask,
-        upstream_url=settings.upstream_url,
-        job_timeout=settings.job_timeout,
-    )
+    @Late
+    def pipeline() -> "Pipeline":
+        from asu_builder.core.pipeline import Pipeline  # a start needs none of it
+
+        return Pipeline(
+            adapters.runtime(),
+            adapters.store,
+            release=catalog.branches.release,
+            package_changes=adapters.package_changes,
+            baseline=catalog.baseline,
+            announced=catalog.announced,
+            released_revision=catalog.released_revision,
+            repository_status=RepositoryStatus(settings.upstream_url).ask,
+            upstream_url=settings.upstream_url,
+            job_timeout=settings.job_timeout,
+        )
+
     return Workers(
         adapters.queue,
         pipeline,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
+from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
@@ -37,14 +39,18 @@ def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None 
     return find_socket(settings.container_socket_path, environment=environment) is None
 
 
-def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, tuple[str, ...]]:
-    """The runtime that the settings name, and what the operator should be warned of."""
+def choose_runtime(settings: Settings, *, installation: str) -> tuple[Callable[[], Runtime], tuple[str, ...]]:
+    """What makes the runtime that the settings name, and what the operator should be warned of."""
     if not builds_locally(settings):
-        from asu_builder.engines.podman.runtime import PodmanRuntime
-        from asu_builder.engines.podman.service import PodmanOptions
-
         proxies = _proxies(shares_network=False)
-        return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies)), ()
+
+        def make() -> Runtime:
+            from asu_builder.engines.podman.runtime import PodmanRuntime  # a start needs none of it
+            from asu_builder.engines.podman.service import PodmanOptions
+
+            return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies))
+
+        return make, ()
     from asu_builder.engines.local.runtime import LocalRuntime
     from asu_builder.engines.local.sandbox import try_sandbox
 
@@ -66,7 +72,7 @@ def choose_runtime(settings: Settings, *, installation: str) -> tuple[Runtime, t
         )
     scratch = settings.database_path.parent / "builds"
     proxies = _proxies(shares_network=True)
-    return LocalRuntime(settings, scratch, sandboxed=not fault, proxies=proxies), warnings
+    return partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies), warnings
 
 
 def _proxies(*, shares_network: bool) -> Mapping[str, str]:
@@ -86,7 +92,7 @@ class Adapters(Struct, frozen=True):
 
     database: Database
     name: WorkerName
-    runtime: Runtime
+    runtime: Late[Runtime]
     warnings: tuple[str, ...]
     queue: SqlJobQueue
     log: SqlBuildLog
@@ -110,8 +116,8 @@ class Adapters(Struct, frozen=True):
         """Each part of the service, and how it is found out whether it works."""
         return {
             "database": self.database.check,
-            "engine": self.runtime.check,
-            "registry": self.runtime.check_registry,
+            "engine": lambda: self.runtime().check(),
+            "registry": lambda: self.runtime().check_registry(),
             "store": self.store.check,
             "upstream": self.upstream.check,
             "rules": self.package_changes.check,
@@ -128,7 +134,8 @@ class Adapters(Struct, frozen=True):
 
     def close(self) -> None:
         """Lets go of everything."""
-        self.runtime.close()
+        if self.runtime.value is not None:
+            self.runtime.value.close()
         self.upstream.close()
         self.package_changes.close()
         self.database.close()
@@ -149,13 +156,13 @@ def open_adapters(
     database = Database(settings.database_path, clock=now)
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
-    runtime, warnings = choose_runtime(settings, installation=installation)
+    make_runtime, warnings = choose_runtime(settings, installation=installation)
     retention = SqlRetention(database)
     revocations = Revocations(settings.database_path)
     return Adapters(
         database=database,
         name=name,
-        runtime=watch(runtime),
+        runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database),
         log=SqlBuildLog(database),

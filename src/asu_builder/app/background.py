@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import threading
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -95,14 +96,14 @@ def background_work(
     if adapters.refresh_rules is not None:
         work.insert(0, ("rules", adapters.refresh_rules, rounds.rules))
     database = adapters.database
-    verify_after = _AFTER_START_SECONDS if database.was_cut_off else _VERIFY_AFTER_SECONDS
+    verify_after = 0.0 if database.was_cut_off else _VERIFY_AFTER_SECONDS
     return (
-        *(Periodic(name, call, seconds=seconds, delay=_AFTER_START_SECONDS) for name, call, seconds in work),
+        *(Periodic(name, call, seconds=seconds) for name, call, seconds in work),
         Periodic("integrity", database.verify, seconds=rounds.integrity, delay=verify_after),
     )
 
 
-class Lifecycle(Struct, frozen=True):
+class Lifecycle(Struct):
     """Starts the workers and the periodic work, and stops them in an order in which nothing is lost."""
 
     adapters: Adapters
@@ -111,16 +112,26 @@ class Lifecycle(Struct, frozen=True):
     recorder: Recorder
     interest: AccessTracker
     background: tuple[Periodic, ...]
+    beginning: threading.Timer | None = None
+    """Starts what runs in the background: to start a thread is to wait until it runs."""
 
     def start(self) -> None:
         """Returns at once."""
         self.housekeeping.recover(worker=self.adapters.name.name)
         self.workers.start()
+        self.beginning = threading.Timer(_AFTER_START_SECONDS, self._begin)
+        self.beginning.daemon = True
+        self.beginning.start()
+
+    def _begin(self) -> None:
         for periodic in self.background:
             periodic.start()
 
     def stop(self) -> None:
         """Returns when nothing runs any more."""
+        if self.beginning is not None:
+            self.beginning.cancel()
+            self.beginning.join()
         # These two take long and need not end.
         self.housekeeping.stop()
         self.adapters.database.stop_verifying()

@@ -65,7 +65,7 @@ class Housekeeping:
         queue: JobQueue,
         retention: RetentionRepository,
         store: Store,
-        runtime: Runtime,
+        runtime: Callable[[], Runtime],
         *,
         statistics: Statistics,
         settings: Settings,
@@ -100,7 +100,7 @@ class Housekeeping:
             self._store.require_root()
             self._store.sweep()
         with contextlib.suppress(Unavailable):
-            self._runtime.sweep(keep=self._is_live)
+            self._runtime().sweep(keep=self._is_live)
         self.collect()
         self.stored_bytes = self._retention.stored_bytes()
 

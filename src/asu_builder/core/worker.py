@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,7 +15,6 @@ from msgspec.structs import replace
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.live import Recorder
 from asu_builder.core.metrics import Durations, StageTimer, StageTimers
-from asu_builder.core.pipeline import Pipeline
 from asu_builder.domain.errors import (
     AsuError,
     BuildFailed,
@@ -80,6 +80,9 @@ class PoisonJobDetector:
             self._streaks.pop(job_id, None)
             self._built += completed
 
+
+if TYPE_CHECKING:
+    from asu_builder.core.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +199,7 @@ class Workers:
     def __init__(
         self,
         queue: JobQueue,
-        pipeline: Pipeline,
+        pipeline: "Callable[[], Pipeline]",
         *,
         health: Health,
         statistics: Statistics,
@@ -207,7 +210,7 @@ class Workers:
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name` is that of this process; `clock` counts seconds and is never set."""
+        """`pipeline` is asked for with each build; `name` is that of this process; `clock` counts seconds."""
         self._queue = queue
         self._pipeline = pipeline
         self._health = health
@@ -375,7 +378,7 @@ class Workers:
         outcome: Outcome
         try:
             try:
-                outcome = self._pipeline.build(
+                outcome = self._pipeline().build(
                     job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
                 )
             finally:

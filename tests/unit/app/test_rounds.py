@@ -1,8 +1,9 @@
+import threading
 from unittest.mock import MagicMock
 
 import pytest
 
-from asu_builder.app.background import Rounds, background_work
+from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.health import Periodic
 
 
@@ -20,11 +21,38 @@ def test_each_kind_of_background_work_comes_as_often_as_it_is_told() -> None:
     assert other == {**usual, "health": 2, "housekeeping": 3, "reconciling": 3, "documents": 3}
 
 
-@pytest.mark.parametrize(("cut_off", "after"), [(True, 0.5), (False, 600)])
+@pytest.mark.parametrize(("cut_off", "after"), [(True, 0), (False, 600)])
 def test_the_database_is_verified_at_once_only_after_a_crash(cut_off: bool, after: float) -> None:
     adapters = MagicMock()
     adapters.database.was_cut_off = cut_off
-    others = [MagicMock() for _ in range(4)]
-    delays = {each._thread.name: each._delay for each in background_work(adapters, *others, Rounds())}
+    other = MagicMock()
+    work = background_work(adapters, other, other, other, other, Rounds())
+    delays = {each._thread.name: each._delay for each in work}
     assert delays.pop("integrity") == after
-    assert set(delays.values()) == {0.5}
+    assert set(delays.values()) == {0}
+
+
+def a_life(work: Periodic) -> Lifecycle:
+    return Lifecycle(MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), (work,))
+
+
+def test_background_work_begins_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asu_builder.app.background._AFTER_START_SECONDS", 0)
+    began = threading.Event()
+    life = a_life(Periodic("work", began.set, seconds=3600))
+    life.start()
+    assert began.wait(60)
+    life.stop()
+
+
+def test_a_service_that_is_stopped_at_once_begins_no_background_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asu_builder.app.background._AFTER_START_SECONDS", 3600)
+    work = Periodic("work", lambda: pytest.fail("it has begun"), seconds=3600)
+    life = a_life(work)
+    life.start()
+    life.stop()
+    assert not work._thread.is_alive()
+    assert life.beginning is not None and not life.beginning.is_alive()
+    a_life(work).stop()  # one that has never begun

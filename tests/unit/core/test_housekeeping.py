@@ -80,7 +80,7 @@ class Home:
             self.queue,
             self.retention,
             self.store_for_housekeeping,
-            self.runtime,
+            lambda: self.runtime,
             statistics=self.statistics,
             settings=settings,
             clock=lambda: self.clock().timestamp(),

@@ -81,7 +81,7 @@ class Shop:
         )
         self.workers = Workers(
             self.queue,
-            self.script,  # type: ignore[arg-type]
+            lambda: self.script,  # type: ignore[arg-type, return-value]
             health=self.health,
             statistics=self.statistics,
             recorder=self.recorder,
