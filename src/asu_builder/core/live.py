@@ -2,12 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct, field
 
-from asu_builder.core.submit import Builds, BuildView
+from asu_builder.core.submit import Builds, BuildView, Progress
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import Job, Lease, LogLine, PrintedLine, Stage
 from asu_builder.domain.make import Lines
@@ -190,6 +190,24 @@ class LiveBuilds:
         self._builds = builds
         self._log = log
         self.listen = notifier.listen
+
+    def stamp(self) -> int | None:
+        """The same as before where nothing was written to the database; None where that cannot be told now.
+
+        Read it before a look. For the event loop.
+        """
+        try:
+            return self._builds.changes()
+        except AsuError:
+            return None
+
+    def note_watched(self, request_hash: str) -> None:
+        """Somebody watches this build, which counts as a poll."""
+        self._builds.touch(request_hash)
+
+    def progress(self, request_hashes: Collection[str]) -> Mapping[str, Progress]:
+        """How far these builds are, without their lines; those that are not there are missing."""
+        return self._builds.progress(request_hashes)
 
     def look(self, request_hash: str, *, after: int = 0, job_id: int | None = None) -> Look:
         """The newest job of this hash, and its lines behind `after`. Raises `BuildNotFound`.

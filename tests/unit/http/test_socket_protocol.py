@@ -191,7 +191,7 @@ def test_an_open_stream_has_one_task_and_nothing_of_its_handshake(
     kept: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asu_builder.http.api.watchers.BUILDING_SECONDS", 3600.0)  # a look has a task too
+    monkeypatch.setattr("asu_builder.http.api.watched.BUILDING_SECONDS", 3600.0)  # a look has a task too
     opened: list[socket.socket] = []
 
     def watch(count: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from asu_builder.core.submit import BuildView
+from asu_builder.core.submit import BuildView, Progress
 from asu_builder.domain.job import BuildFailure, JobState, LogLine, Stage
 from asu_builder.http.api.wire import Problem, render_build
 from asu_builder.http.openapi import A_SENTENCE, A_TIME, operation, says
@@ -101,13 +101,13 @@ class Message:
         return self._event
 
 
-def render_state(view: BuildView) -> Message:
+def render_state(progress: Progress) -> Message:
     """How far a build is."""
-    job = view.job
-    stage = (job.stage or Stage.INIT) if job.state is JobState.BUILDING else None
-    position = (view.position or 0) if job.state is JobState.PENDING else None
-    event = StateEvent(job.state, stage, position, view.eta_seconds, view.waiting_for or None)
-    parts = [str(job.state)]
+    standing = progress.standing
+    stage = (standing.stage or Stage.INIT) if standing.state is JobState.BUILDING else None
+    position = (standing.ahead or 0) if standing.state is JobState.PENDING else None
+    event = StateEvent(standing.state, stage, position, progress.eta_seconds, progress.waiting_for or None)
+    parts = [str(standing.state)]
     parts += [f"{position} ahead"] if position is not None else []
     parts += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []
     return Message("state", _encode(event).decode(), text=f"-- {', '.join(parts)}\n".encode())

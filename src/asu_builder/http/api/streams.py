@@ -25,7 +25,8 @@ from asu_builder.http.api.live import (
     render_problem_event,
     render_text,
 )
-from asu_builder.http.api.watchers import Watcher, Watching
+from asu_builder.http.api.watched import Watcher
+from asu_builder.http.api.watchers import Watching
 from asu_builder.http.api.wire import render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import ABORT, CLIENT, Client, refuse_socket

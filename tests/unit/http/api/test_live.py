@@ -21,7 +21,7 @@ from asgi_client import AsgiClient
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
 from asu_builder.domain.job import JobState, Stage
-from asu_builder.http.api import watchers
+from asu_builder.http.api import watched
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.server import DrainingServer, server_config
 from factories import NOON, a_request, eventually, never
@@ -176,6 +176,93 @@ def test_a_watcher_of_a_waiting_build_is_told_what_it_waits_for(served: Served) 
                 hindrance or None
             ):
                 assert told["state"] == "building", told
+
+
+def wait_for_turn(served: Served, *packages: str) -> list[str]:
+    """Builds that wait, one for each package."""
+    return [served.builds.hold(a_request(packages=(package,))) for package in packages]
+
+
+def reposition(served: Served, name: str, position: int) -> None:
+    """Another place in the queue, without news."""
+    served.builds.jobs[name] = BuildView(served.builds.jobs[name].job, position)
+
+
+def watch_each(served: Served, stack: contextlib.ExitStack, names: list[str]) -> list[ClientConnection]:
+    opened = []
+    for served.name in names:
+        opened.append(stack.enter_context(served.watch()))
+        assert receive(opened[-1])["position"] == 0
+    return opened
+
+
+def test_waiting_builds_are_looked_at_together_and_one_of_them_where_nothing_was_written(
+    served: Served,
+) -> None:
+    names = wait_for_turn(served, "vim", "tmux", "htop", "nano")
+    with contextlib.ExitStack() as stack:
+        opened = watch_each(served, stack, names)
+        assert eventually(lambda: len(served.builds.compared) > 2 and len(served.builds.compared[-1]) == 1)
+        looks = served.builds.looks
+        reposition(served, names[2], 7)
+        assert receive(opened[2])["position"] == 7
+        assert frozenset(names) in served.builds.compared
+        assert served.builds.looks == looks
+        assert set(served.builds.noted) >= set(names), "who watches has an interest"
+        for number in (0, 1, 3):
+            with pytest.raises(TimeoutError):
+                receive(opened[number], 0.01)
+
+
+def test_what_all_wait_for_is_told_though_nothing_was_written(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = wait_for_turn(served, "vim", "tmux", "htop")
+    with contextlib.ExitStack() as stack:
+        opened = watch_each(served, stack, names)
+        assert eventually(lambda: len(served.builds.compared) > 2 and len(served.builds.compared[-1]) == 1)
+        progress = served.builds.progress
+        monkeypatch.setattr(
+            served.builds,
+            "progress",
+            lambda asked: {
+                name: replace(each, waiting_for="engine") for name, each in progress(asked).items()
+            },
+        )
+        assert [receive(each)["waiting_for"] for each in opened] == ["engine"] * 3
+
+
+def test_a_waiting_build_that_moves_or_goes_away_elsewhere_is_looked_at_alone(served: Served) -> None:
+    names = wait_for_turn(served, "vim", "tmux", "htop")
+    with contextlib.ExitStack() as stack:
+        opened = watch_each(served, stack, names)
+        job = served.builds.jobs[names[0]].job
+        served.builds.jobs[names[0]] = BuildView(replace(job, state=JobState.BUILDING, stage=Stage.INIT))
+        served.scene.log.print(job.id, "from elsewhere")
+        del served.builds.jobs[names[1]]
+        assert receive(opened[0])["state"] == "building"
+        assert seqs([receive(opened[0])]) == [1]
+        assert rest(opened[1])[-1][0] == 4404
+        with pytest.raises(TimeoutError):
+            receive(opened[2], 0.01)
+
+
+def test_waiting_builds_outlive_a_database_that_is_away_and_not_a_bug(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = wait_for_turn(served, "vim", "tmux")
+    with contextlib.ExitStack() as stack:
+        opened = watch_each(served, stack, names)
+        served.builds.error = Unavailable("The database does not answer.", plain=True)
+        compared = len(served.builds.compared)
+        assert eventually(lambda: len(served.builds.compared) > compared + 1)
+        served.builds.error = None
+        reposition(served, names[1], 3)
+        assert receive(opened[1])["position"] == 3
+        assert "watching builds failed" not in caplog.text
+        monkeypatch.setattr(served.builds, "progress", lambda names: names.nothing)
+        assert [rest(each)[-1][0] for each in opened] == [4503, 4503]
+        assert "watching builds failed: a bug" in caplog.text
 
 
 def test_a_watcher_that_comes_back_goes_on_behind_its_last_line(served: Served) -> None:
@@ -358,7 +445,7 @@ def last_words(served: Served, form: str, headers: dict[str, str]) -> tuple[str,
 def test_why_a_stream_breaks_off_is_told_in_details_to_a_reader_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(watchers, "_TRIES", 1)
+    monkeypatch.setattr(watched, "_TRIES", 1)
     served = Served(Scene(tmp_path, tokens=TOKENS))
     # A cookie is what a browser adds by itself, also to what another site's page opens.
     for_all = [{}, {"authorization": "Bearer may-build"}, READER]
@@ -530,7 +617,7 @@ def test_the_library_for_websockets_is_loaded_by_the_first_of_them() -> None:
     script = (
         "import sys; from asu_builder.http.app import create_app; from asu_builder.http.server import *;"
         "server_config(None, '', 0);"
-        "print([name for name in ('websockets', 'asu_builder.http.api.watchers') if name in sys.modules])"
+        "print([name for name in ('websockets', 'asu_builder.http.api.watched') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
