@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from bench import (
     builds,
+    downloads,
     hanging,
     hostile,
     idle_watchers,
@@ -108,6 +109,7 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "wire": lambda options: wire.wiring(rounds=options.rounds, count=options.requests // 4),
     "start": lambda options: scenarios.starting(rounds=options.rounds),
     "storm": lambda options: scenarios.storm(),
+    "downloads": lambda options: downloads.downloading(rounds=options.rounds),
     "first-container": lambda options: builds.building(rounds=options.rounds),
 }
 """What runs unless something else is asked for; each may be asked for alone."""

@@ -56,12 +56,14 @@ def changed(text: str, changes: Sequence[tuple[str, str]]) -> str:
 class Proxy:
     """nginx or Caddy in front of a service, on a port of its own."""
 
-    def __init__(self, kind: str, directory: Path, service_port: int) -> None:
+    def __init__(self, kind: str, directory: Path, service_port: int, store: Path) -> None:
+        """`store` is where the proxy finds the images that the service has it send."""
         self.directory = directory
         self.port = free_port()
         self.log = directory / "asu-builder.log"
         self.spool = directory / "spool"
         self._service_port = service_port
+        self._store = store
         self._process: subprocess.Popen[bytes] | None = None
         self.spool.mkdir(parents=True)
         self._command = self._nginx() if kind == "nginx" else self._caddy()
@@ -103,6 +105,7 @@ class Proxy:
                 ("server 127.0.0.1:8080;", f"server 127.0.0.1:{self._service_port};"),
                 ("listen 80;", f"listen 127.0.0.1:{self.port};"),
                 ("/var/log/nginx/", f"{self.directory}/"),
+                ("/var/lib/asu-builder/public/store", str(self._store)),
             ],
         )
         (self.directory / "asu-builder.conf").write_text(site)
@@ -118,6 +121,7 @@ class Proxy:
                 ("http://asu.example.org, https://asu.example.org", f"http://127.0.0.1:{self.port}"),
                 ("localhost:8080", f"127.0.0.1:{self._service_port}"),
                 ("/var/log/caddy/", f"{self.directory}/"),
+                ("/var/lib/asu-builder/public/store", str(self._store)),
             ],
         )
         (self.directory / "site").write_text(site)

@@ -32,16 +32,16 @@ MIB = 1 << 20
 BIG = 100
 """In MiB."""
 
-Front = Callable[[Service], Proxy]
+Front = Callable[..., Proxy]
 
 
 @pytest.fixture(params=PROXIES)
 def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
-    """Puts a proxy in front of a service."""
+    """Puts a proxy in front of a service, which finds the images in its store if in no other."""
     made: list[Proxy] = []
 
-    def make(service: Service) -> Proxy:
-        made.append(Proxy(request.param, tmp_path / "proxy", service.port).start())
+    def make(service: Service, store: Path | None = None) -> Proxy:
+        made.append(Proxy(request.param, tmp_path / "proxy", service.port, store or service.store).start())
         return made[-1]
 
     yield make
@@ -222,6 +222,60 @@ def test_a_download_can_be_resumed_and_asked_about(make_local: Make, front: Fron
         assert client.ask("GET", path, headers={"If-None-Match": etag}).status == 304
         missing = client.head(f"/store/{'cd' * 32}/big.bin")
         assert (missing.status, missing.headers["content-type"]) == (404, "application/json")
+
+
+def test_an_image_is_sent_by_the_proxy_where_that_is_set(make_local: Make, front: Front) -> None:
+    service = serve(make_local, store_accel_redirect="/asu-store/")
+    path, expected = put_big_file(service)
+    (service.store / path.split("/")[2] / "a+b.bin").write_bytes(b"plus")
+    with service.client() as client:
+        ours = client.get(path)
+        assert (ours.status, ours.body, ours.headers["content-length"]) == (200, b"", "0")
+        assert ours.headers["x-accel-redirect"] == path.replace("/store/", "/asu-store/")
+        assert client.get(path.replace("big", "no")).status == 404
+    whole = ask_from("127.0.0.12", service.port, "GET", path)
+    assert hashlib.sha256(whole.body).digest() == expected, "who is no proxy gets the image"
+    with Client(front(service).port) as client:
+        whole = client.get(path)
+        assert (whole.status, hashlib.sha256(whole.body).digest()) == (200, expected)
+        assert whole.headers["content-type"] == "application/octet-stream"
+        assert whole.headers["content-disposition"] == 'attachment; filename="big.bin"'
+        assert whole.headers["cache-control"] == "no-cache"
+        assert whole.headers["x-content-type-options"] == "nosniff"
+        assert whole.headers["access-control-allow-origin"] == "*"
+        assert whole.headers["accept-ranges"] == "bytes"
+        assert whole.headers["x-request-id"]
+        assert "x-accel-redirect" not in whole.headers
+        etag = whole.headers["etag"]
+        start = (BIG - 1) * MIB - 3
+        part = client.ask("GET", path, headers={"Range": f"bytes={start}-", "If-Range": etag})
+        assert (part.status, part.body) == (
+            206,
+            (service.directory / "public" / path[1:]).read_bytes()[start:],
+        )
+        other = client.ask("GET", path, headers={"Range": "bytes=0-9", "If-Range": '"another"'})
+        assert (other.status, len(other.body)) == (200, BIG * MIB)
+        assert client.ask("GET", path, headers={"If-None-Match": etag}).status == 304
+        head = client.head(path)
+        assert (head.status, head.headers["content-length"], head.body) == (200, str(BIG * MIB), b"")
+        assert client.get(path.replace("big.bin", "a+b.bin")).body == b"plus"
+        assert client.get(path.replace("big.bin", "a%2bb.bin")).body == b"plus"
+        missing = client.get(path.replace("big", "no"))
+        assert (missing.status, missing.json["status"]) == (404, 404)
+        hidden = client.get(path.replace("/store/", "/asu-store/"))
+        assert (hidden.status, hidden.json["status"]) == (404, 404)
+
+
+def test_an_image_that_is_gone_when_the_proxy_comes_for_it_is_404_in_json(
+    make_local: Make, front: Front, tmp_path: Path
+) -> None:
+    service = serve(make_local, store_accel_redirect="/asu-store/")
+    path, _ = put_big_file(service)
+    (tmp_path / "empty").mkdir()
+    with Client(front(service, tmp_path / "empty").port) as client:
+        answer = client.get(path)
+    assert (answer.status, answer.json["title"]) == (404, "Not Found")
+    assert answer.headers["access-control-allow-origin"] == "*"
 
 
 def test_old_clients_paths_reach_the_service_as_they_were_written(make_local: Make, front: Front) -> None:

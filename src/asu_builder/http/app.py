@@ -134,7 +134,7 @@ def create_app(parts: Parts) -> FastPath:
         MonitoringEndpoints(
             parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
         ),
-        Downloads(parts.store, reading, on_use=parts.builds.touch),
+        Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
         Metadata(
             parts.catalog,
             search,

@@ -91,6 +91,11 @@ class Callers:
             return host[:_LONGEST]
         return None if hop.trusted else hop.caller.name
 
+    def trusts(self, host: str) -> bool:
+        """Whether this peer is a trusted proxy."""
+        hop = self._hop(host)
+        return hop is not None and hop.trusted
+
     def _read(self, text: str) -> _Hop | None:
         """None for what is no address."""
         address = _address(text)

@@ -5,12 +5,15 @@ import logging
 import resource
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import Send
 
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +127,8 @@ class Client:
 
     def __init__(self) -> None:
         self.gone = False
+        self.cycle: RequestResponseCycle | None = None
+        """The request that is being answered, as the server keeps it."""
         self.on_gone: set[Callable[[], object]] = set()
         """Called once, when it goes."""
 

@@ -5,7 +5,8 @@ import logging
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from asu_builder.http import door
 from asu_builder.http.api.wire import RenderedResponse
@@ -76,6 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The connection is gone."""
         self._door.leave(self)
         self._client.leave()
+        self._client.cycle = None
         self._release()
         super().connection_lost(exc)
 
@@ -87,6 +89,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._feed_in_slices(data)
         if self._since is None and self._phase != _IDLE:
             self._since = self.loop.time()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._client.cycle = cycle  # not `self.cycle`, which may be a later request's
+        super()._start_asgi_task(cycle, app)
 
     def resume_writing(self) -> None:
         """Most of what was to be sent has left."""
@@ -212,6 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Our answer is given."""
         if self._held:
             self._release()
+        self._client.cycle = None
         super().on_response_complete()
 
     # Called by the application.

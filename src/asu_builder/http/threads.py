@@ -198,9 +198,9 @@ WAITS_FOR: ContextVar[Client | None] = ContextVar("waits_for", default=None)
 
 
 @contextlib.contextmanager
-def while_client_stays() -> Iterator[None]:
-    """Raises `ClientDisconnect` when the client of this request goes away meanwhile."""
-    client, task = WAITS_FOR.get(), asyncio.current_task()
+def while_client_stays(client: Client | None = None) -> Iterator[None]:
+    """Raises `ClientDisconnect` when this client, or that of this request, goes away meanwhile."""
+    client, task = client or WAITS_FOR.get(), asyncio.current_task()
     if client is None or task is None:
         yield
         return

@@ -79,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     audit_max_size: Size = Size(64 << 20)
     store_max_size: Size = UNLIMITED
     disk_floor: Size = _DEFAULT_FLOOR
+    store_accel_redirect: str = ""
     package_changes_path: str = ""
     package_changes_url: str = ""
     allow_defaults: bool = False

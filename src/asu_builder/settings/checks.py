@@ -149,6 +149,7 @@ _ABOVE_ZERO = (
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Of a worker, a network, or the holder of a token."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_INTERNAL_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+/")
 _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 _AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
@@ -181,6 +182,11 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
         # A user in it would be announced to everybody, and never sent.
         holds = (address is not None and not address.user) or (not url and name != "upstream_url")
         yield from _unless(holds, name, _AN_ADDRESS, url)
+    redirect = settings.store_accel_redirect
+    plain = not redirect or _INTERNAL_PATH.fullmatch(redirect)
+    yield from _unless(plain, "store_accel_redirect", "a path like /asu-store/, or nothing", redirect)
+    expected = "nothing without trusted_proxies: only these are told to send files"
+    yield from _unless(not redirect or settings.trusted_proxies, "store_accel_redirect", expected, redirect)
     both = settings.package_changes_path and settings.package_changes_url
     expected = "nothing beside package_changes_url: rules come from one place"
     yield from _unless(not both, "package_changes_path", expected, settings.package_changes_path)

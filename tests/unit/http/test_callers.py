@@ -249,3 +249,9 @@ def test_a_household_cannot_be_more_than_one_caller(address: ipaddress.IPv6Addre
 def test_every_form_of_an_address_has_the_same_name(address: ipaddress.IPv4Address, port: int) -> None:
     forms = [f"{address}", f"{address}:{port}", f"::ffff:{address}", f"[::ffff:{address}]:{port}"]
     assert {name_of("10.0.0.1", form) for form in forms} == {str(address)}
+
+
+def test_only_a_proxy_is_trusted() -> None:
+    callers = Callers((), ("10.0.0.0/8", "::1"))
+    assert all(map(callers.trusts, ("10.1.2.3", "::ffff:10.1.2.3", "::1")))
+    assert not any(map(callers.trusts, ("192.0.2.1", "::2", "", "x", "10.1.2.3.4")))

@@ -181,6 +181,19 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             )
             for entry in ("*", "https://*.example.org", "https://a.example;b", "https://a.example/%2e")
         ],
+        *[
+            (
+                f"trusted_proxies: [127.0.0.1]\nstore_accel_redirect: '{path}'",
+                "store_accel_redirect (FILE, line 2): expected a path like /asu-store/, or nothing, "
+                f"got '{path}'",
+            )
+            for path in ("asu-store/", "/asu-store", "/", "//", "/a/../", "/a b/", "/a%2f/", "http://a/b/")
+        ],
+        (
+            "store_accel_redirect: /asu-store/",
+            "store_accel_redirect (FILE, line 1): expected nothing without trusted_proxies: only these are "
+            "told to send files, got '/asu-store/'",
+        ),
         ("worker_id: a b", "worker_id (FILE, line 1): expected letters, digits and . _ -, got 'a b'"),
         *[
             (

@@ -116,6 +116,11 @@ MEANINGS: Mapping[str, str] = {
         "Free disk space that the store keeps. Below it new builds are refused and the least recently "
         "used results are deleted."
     ),
+    "store_accel_redirect": (
+        "If a reverse proxy sends the images itself: the internal path under which it finds the store, like "
+        "`/asu-store/`. Downloads through a proxy in `trusted_proxies` are then answered with "
+        "`X-Accel-Redirect` and without the image. Empty: the service sends them. See reverse proxy."
+    ),
     "package_changes_path": (
         "Your own file of package rules, watched while the service runs; empty: the built-in rules. See "
         "package changes."

@@ -1,8 +1,7 @@
 """Images for download: plain files below `/store`, byte for byte, resumable, never compressed.
 
-Starlette's `FileResponse` sends them; what it takes too lightly is decided here: which ranges are
-meant, a strong validator, and answers in JSON when there is nothing to send. LuCI does not look at
-the status of a download, so a missing file must at least not look like an image.
+LuCI does not look at the status of a download, so a missing file must at least not look like an image:
+what is not a file is answered in JSON.
 """
 
 import asyncio
@@ -11,35 +10,42 @@ import re
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from email.utils import formatdate
+from http import HTTPStatus
+from urllib.parse import quote
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asu_builder.domain.errors import BuildNotFound, StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.http.api.wire import Problem, render_problem
+from asu_builder.http.callers import Callers
+from asu_builder.http.door import CLIENT
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation
+from asu_builder.http.sendfile import FileSender
 from asu_builder.http.threads import Threads
 from asu_builder.ports import Store
+from asu_builder.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}", re.ASCII)
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
-
-
-class ImageResponse(FileResponse):
-    """A file in pieces large enough that the way to the reading thread costs little."""
-
-    chunk_size = 256 * 1024
 
 
 class Downloads:
     """Serves what the store holds, and holds what it serves."""
 
     def __init__(
-        self, store: Store, threads: Threads, *, on_use: Callable[[str], None] = lambda _: None
+        self,
+        store: Store,
+        threads: Threads,
+        *,
+        callers: Callers,
+        settings: Settings,
+        on_use: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_use` is told the hash of each download that begins, on the event loop: it may not wait.
 
@@ -48,6 +54,9 @@ class Downloads:
         self._store = store
         self._threads = threads
         self._on_use = on_use
+        self._callers = callers
+        self._redirect = settings.store_accel_redirect
+        self._sender = FileSender()
 
     @operation(
         "/store/{request_hash}/{name}",
@@ -73,62 +82,108 @@ class Downloads:
             held = ExitStack()
             taking = self._threads.run(self._take, held, request_hash, name)
             try:
-                response = _response(request, *await asyncio.shield(taking))
-                if isinstance(response, ImageResponse) and request.method == "GET":
+                file, facts = await asyncio.shield(taking)
+                if self._redirect and request.client and self._callers.trusts(request.client.host):
+                    part = range(0)
+                    response = _delegate(f"{self._redirect}{request_hash}/{name}", name)
+                else:
+                    response, part = _response(request.headers, name, facts)
+                gets = request.method == "GET"
+                if gets and response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
                     self._on_use(request_hash)
-                await response(scope, receive, send)
+                if gets and part:
+                    head = {
+                        "type": "http.response.start",
+                        "status": response.status_code,
+                        "headers": response.raw_headers,
+                    }
+                    client = scope.get(CLIENT)
+                    await self._sender.send(head, file, part.start, part.stop, client=client, send=send)
+                else:
+                    await response(scope, receive, send)
             finally:
                 # A thread that is still at it, for a client who has gone, lets go when it has taken.
                 taking.add_done_callback(lambda _: held.close())
 
         return answer
 
-    def _take(self, held: ExitStack, request_hash: str, name: str) -> tuple[Path, os.stat_result]:
+    def _take(self, held: ExitStack, request_hash: str, name: str) -> tuple[int, os.stat_result]:
+        """The open file. What is read and what is announced are one and the same, replaced or not."""
         if REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
             held.enter_context(self._store.hold(request_hash))
-            path = self._store.locate(request_hash, name)
-            try:
-                facts = path.stat(follow_symlinks=False) if path else None
-            except OSError:
-                facts = None
-            if path and facts and stat.S_ISREG(facts.st_mode):
-                return path, facts
+            if path := self._store.locate(request_hash, name):
+                try:
+                    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                except (FileNotFoundError, NotADirectoryError):
+                    pass  # replaced at this moment
+                except OSError as error:
+                    raise StoreUnavailable(f"The store cannot be read: {error.strerror}.") from error
+                else:
+                    held.callback(os.close, file)
+                    facts = os.fstat(file)
+                    if stat.S_ISREG(facts.st_mode):
+                        return file, facts
         if missing := self._store.missing():
             raise StoreUnavailable(missing)
         raise BuildNotFound("There is no such file; its build may have expired. Please request it again.")
 
 
-def _response(request: Request, path: Path, facts: os.stat_result) -> Response:
-    headers = {
-        "etag": f'"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"',
-        # The validator is cheap, and a forgotten build must not live on in caches.
-        "cache-control": "no-cache",
-        "x-content-type-options": "nosniff",
-    }
-    known = request.headers.get("if-none-match", "")
-    if known.strip() == "*" or headers["etag"] in (
+_ALWAYS = {
+    # The validator is cheap, and a forgotten build must not live on in caches.
+    "cache-control": "no-cache",
+    "x-content-type-options": "nosniff",
+}
+
+
+def _delegate(path: str, name: str) -> Response:
+    """For a proxy that sends the file itself, with validators of its own, and reads the ranges."""
+    # No character of a name means anything in a path, and Caddy would not decode what is encoded.
+    return Response(headers=_ALWAYS | _describe(name) | {"x-accel-redirect": path})
+
+
+def _describe(name: str) -> dict[str, str]:
+    quoted = quote(name)
+    plain = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
+    return {"content-type": "application/octet-stream", "content-disposition": f"attachment; {plain}"}
+
+
+def _response(asked: Headers, name: str, facts: os.stat_result) -> tuple[Response, range]:
+    """The head of an answer, or an answer that is whole, and the bytes of the file that belong to it."""
+    size = facts.st_size
+    validator = {"etag": f'"{facts.st_mtime_ns:x}-{size:x}-{facts.st_ino:x}"'}
+    known = asked.get("if-none-match", "")
+    if known.strip() == "*" or validator["etag"] in (
         tag.strip().removeprefix("W/") for tag in known.split(",")
     ):
-        return Response(status_code=304, headers=headers)
-    file = ImageResponse(
-        path, headers=headers, media_type="application/octet-stream", filename=path.name, stat_result=facts
-    )
-    # One well-formed range is meant, of the file as it is now. Anything else is answered with the whole file,
-    # as RFC 9110 allows (§14.2).
-    match = _RANGE.fullmatch(request.headers.get("range", ""))
+        return Response(status_code=304, headers=_ALWAYS | validator), range(0)
+    validator["last-modified"] = formatdate(facts.st_mtime, usegmt=True)
+    headers = _ALWAYS | validator | _describe(name) | {"accept-ranges": "bytes"}
+    part = None
+    if asked.get("if-range") in (None, *validator.values()):
+        part = _meant_range(asked.get("range", ""), size)
+    if part is None:
+        return Response(headers=headers | {"content-length": str(size)}), range(size)
+    if not part:
+        refusal = respond(render_problem(416, "Range not satisfiable", f"The file has {size} bytes."))
+        refusal.headers["content-range"] = f"bytes */{size}"
+        return refusal, part
+    headers |= {
+        "content-range": f"bytes {part.start}-{part.stop - 1}/{size}",
+        "content-length": str(len(part)),
+    }
+    return Response(status_code=206, headers=headers), part
+
+
+def _meant_range(text: str, size: int) -> range | None:
+    """The bytes that a header asks for, none when all lie behind the end; None for the whole file.
+
+    One well-formed range is meant, of the file as it is now. Anything else is answered with the whole
+    file, as RFC 9110 allows (§14.2).
+    """
+    match = _RANGE.fullmatch(text)
     first, last = match.groups() if match else ("", "")
-    condition = request.headers.get("if-range")
-    if (
-        not (first or last)
-        or (first and last and int(last) < int(first))
-        or condition not in (None, file.headers["etag"], file.headers["last-modified"])
-    ):
-        # FileResponse reads the header itself and would call a strange one an error.
-        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    elif int(first) >= facts.st_size if first else int(last) == 0 or facts.st_size == 0:
-        refusal = respond(
-            render_problem(416, "Range not satisfiable", f"The file has {facts.st_size} bytes.")
-        )
-        refusal.headers["content-range"] = f"bytes */{facts.st_size}"
-        return refusal
-    return file
+    if not (first or last) or (first and last and int(last) < int(first)):
+        return None
+    if not first:
+        return range(max(0, size - int(last)), size)
+    return range(int(first), min(int(last) + 1, size) if last else size)

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import http.client
+import os
 import random
 import threading
 import time
@@ -21,9 +23,11 @@ from starlette.types import Message
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import BuildNotFound, StillRead, Unavailable
 from asu_builder.http.api.store import Downloads
+from asu_builder.http.callers import Callers
 from asu_builder.http.errors import make_error_hook
 from asu_builder.http.server import server_config
 from asu_builder.http.threads import Threads
+from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from factories import eventually
 from ports import free_port
@@ -32,6 +36,7 @@ from web_scene import Scene
 HASH = "ab" * 32
 NAME = "openwrt-24.10.5-acme_widget-5-squashfs-sysupgrade.bin"
 CONTENT = bytes(range(256)) * 3000
+PROXIES = ("10.0.0.0/8",)
 BIG = random.Random(1).randbytes(32 << 20)
 
 
@@ -242,7 +247,9 @@ def test_a_name_that_is_none_never_reaches_the_store(tmp_path: Path, name: str) 
 
     async def ask() -> None:
         request = a_request(name)
-        answer = await Downloads(Careless(tmp_path, installation="ours"), threads).download(request)
+        store = Careless(tmp_path, installation="ours")
+        downloads = Downloads(store, threads, callers=Callers((), ()), settings=Settings())
+        answer = await downloads.download(request)
         await answer(request.scope, request.receive, ignore)
 
     threads = Threads(1, name="test")
@@ -272,12 +279,19 @@ def test_a_file_in_a_directory_that_vanishes_is_404(client: AsgiClient, scene: S
 class Shelf:
     """Downloads alone, of one result, with a note of each use."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, accel_redirect: str = "") -> None:
         self.results = 0
+        self.root = root
         self.store = LocalStore(root, installation="ours", floor=0, expects_results=lambda: self.results > 0)
         self.used: list[str] = []
         self.threads = Threads(1, name="test")
-        downloads = Downloads(self.store, self.threads, on_use=self.used.append)
+        downloads = Downloads(
+            self.store,
+            self.threads,
+            callers=Callers((), PROXIES),
+            settings=Settings(store_accel_redirect=accel_redirect, trusted_proxies=PROXIES),
+            on_use=self.used.append,
+        )
         address = "/store/{request_hash}/{name}"
         hook = make_error_hook(lambda _: False)
         self.app = Starlette(
@@ -414,6 +428,81 @@ def test_a_missing_file_is_no_use_and_lets_go(shelf: Shelf) -> None:
     assert shelf.is_free()
 
 
+@pytest.fixture
+def delegating(tmp_path: Path) -> Iterator[Shelf]:
+    """Lets a trusted proxy send its images."""
+    shelf = Shelf(tmp_path / "delegating", accel_redirect="/asu-store/")
+    shelf.publish(CONTENT)
+    yield shelf
+    shelf.threads.close()
+
+
+def _ask(shelf: Shelf, peer: str, name: str = NAME, *, method: str = "GET", **headers: str) -> Answer:
+    async def ask() -> Answer:
+        return await client.ask(method, f"/store/{HASH}/{name}", headers=headers, peer=peer)
+
+    client = AsgiClient(shelf.app)
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Range": "bytes=5-9"}, {"Range": "bytes=99999999-"}, {"If-None-Match": "*"}]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_trusted_proxy_is_told_where_the_image_is(
+    delegating: Shelf, method: str, headers: dict[str, str]
+) -> None:
+    answer = _ask(delegating, "10.1.2.3", method=method, **headers)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.header("x-accel-redirect") == f"/asu-store/{HASH}/{NAME}"
+    assert answer.header("content-length") == "0"
+    assert answer.header("content-type") == "application/octet-stream"
+    assert answer.header("content-disposition") == f'attachment; filename="{NAME}"'
+    for name in ("etag", "last-modified", "accept-ranges", "content-range"):
+        assert answer.header(name) is None, "the proxy's own is right"
+    assert delegating.used == ([HASH] if method == "GET" else [])
+    assert delegating.is_free()
+
+
+def test_who_is_no_trusted_proxy_gets_the_image_itself(delegating: Shelf) -> None:
+    answer = _ask(delegating, "192.0.2.1", **{"X-Forwarded-For": "10.1.2.3"})
+    assert answer.body == CONTENT
+    assert answer.header("x-accel-redirect") is None
+
+
+def test_without_the_setting_a_trusted_proxy_gets_the_image_itself(shelf: Shelf) -> None:
+    assert _ask(shelf, "10.1.2.3").body == CONTENT
+
+
+@pytest.mark.parametrize("asked", ["a+b.bin", "a%2bb.bin", "a%2Bb%2ebin"])
+def test_a_proxy_is_told_a_name_as_the_file_has_it(delegating: Shelf, asked: str) -> None:
+    (delegating.root / HASH / "a+b.bin").write_bytes(b"x")
+    answer = _ask(delegating, "10.1.2.3", asked)
+    assert answer.header("x-accel-redirect") == f"/asu-store/{HASH}/a+b.bin"
+
+
+@pytest.mark.parametrize("name", ["missing.bin", ".installation", "..", "a%0d%0ab", "%2e%2e%2fx"])
+def test_a_proxy_is_told_of_no_file_that_is_not_served(delegating: Shelf, name: str) -> None:
+    answer = _ask(delegating, "10.1.2.3", name)
+    assert answer.status == 404
+    assert answer.header("x-accel-redirect") is None
+
+
+def test_a_store_that_cannot_be_read_is_503(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        if Path(path).name == NAME:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, flags)
+
+    opened = os.open
+    with AsgiClient(shelf.app) as client:
+        monkeypatch.setattr(os, "open", refuse)
+        answer = _get(client)
+    assert (answer.status, answer.header("retry-after")) == (503, "10")
+    monkeypatch.undo()
+    assert shelf.is_free()
+
+
 class SlowHold:
     """Is entered when it may, and notes its end; garbage collection ends nothing."""
 
@@ -439,7 +528,8 @@ def test_a_client_who_goes_away_before_the_result_is_held_lets_it_go(shelf: Shel
     async def go_away() -> None:
         request = a_request()
         slow = Slow(tmp_path / "shelf", installation="ours")
-        answer = await Downloads(slow, shelf.threads).download(request)
+        downloads = Downloads(slow, shelf.threads, callers=Callers((), ()), settings=Settings())
+        answer = await downloads.download(request)
         asking = asyncio.ensure_future(answer(request.scope, request.receive, ignore))
         await asyncio.to_thread(hold.asked.wait, 10)
         asking.cancel()
