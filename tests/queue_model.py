@@ -155,11 +155,12 @@ class QueueModel:
             if job.live:
                 job.last_accessed_at, job.deprioritized = now, False
             elif job.state is JobState.COMPLETED and job.expires_at > now:
-                job.last_accessed_at = now
                 until = now + job.ttl
                 if job.max_expires_at is not None:
                     until = min(until, job.max_expires_at)
-                job.expires_at = max(job.expires_at, until)
+                if max(abs(now - job.last_accessed_at), until - job.expires_at) >= min(job.ttl / 60, 60):
+                    job.last_accessed_at = now
+                    job.expires_at = max(job.expires_at, until)
 
     def expire_abandoned(self, sinks: int, expires: int, *, ttl: int, now: int) -> list[int]:
         """Sinks and expires those that wait and nobody polls."""

@@ -92,7 +92,7 @@ class JobQueue(Protocol):
     def touch(self, request_hashes: Collection[str]) -> None:
         """Notes that clients have polled these jobs or used their results.
 
-        A waiting job keeps or takes back its place; a result is kept from now on, up to `Retention.max_age`.
+        A waiting job keeps or takes back its place; a result is kept for its time from now on (`Retention`).
         """
 
     def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:

@@ -141,7 +141,7 @@ def test_each_commit_changes_the_number_of_changes_in_every_process(
         lambda: submit(queue, "a"),
         lambda: submit(elsewhere, "b"),
         lambda: elsewhere.cancel(1, failure_ttl=DAY),
-        lambda: queue.touch([UNKNOWN, submit(elsewhere, "b").request_hash]),
+        lambda: at_time(queue, NOON + MINUTE).touch([a_submission(packages=("b",)).request_hash]),
     ):
         act()
         now = [queue.changes(), elsewhere.changes()]
@@ -164,3 +164,35 @@ def test_what_another_process_has_committed_exists_at_once(queue: JobQueue, else
     assert not queue.exists(name)
     submit(elsewhere)
     assert queue.exists(name)
+
+
+def test_of_uses_of_a_result_within_a_minute_the_first_is_written(queue: JobQueue) -> None:
+    name = in_state(queue, JobState.COMPLETED).request_hash
+    kept_until = {
+        30: NOON + DAY,
+        60: NOON + MINUTE + DAY,
+        90: NOON + MINUTE + DAY,
+        120: NOON + 2 * MINUTE + DAY,
+    }
+    for seconds, expected in kept_until.items():
+        before = queue.changes()
+        at_time(queue, NOON + timedelta(seconds=seconds)).touch([name])
+        assert queue.standings([name])[name].expires_at == expected
+        assert (queue.changes() != before) == (seconds in (60, 120)), seconds
+
+
+def test_each_poll_of_a_job_that_waits_is_written(queue: JobQueue) -> None:
+    name = submit(queue).request_hash
+    for seconds in (1, 2, 3):
+        before = queue.changes()
+        at_time(queue, NOON + timedelta(seconds=seconds)).touch([name])
+        assert queue.changes() != before
+
+
+def test_a_use_after_time_that_nobody_saw_prolongs_a_result(queue: JobQueue) -> None:
+    name = in_state(queue, JobState.COMPLETED).request_hash
+    queue.recover(failure_ttl=DAY)
+    later = at_time(queue, NOON + DAY - MINUTE)
+    later.recover(failure_ttl=DAY)
+    later.touch([name])
+    assert later.standings([name])[name].expires_at == NOON + 2 * DAY - MINUTE

@@ -102,6 +102,27 @@ _FIND_ALL = f"""
      ORDER BY job.id
 """
 
+# A result's use within a minute of the last that was written, or a sixtieth of its retention, is not written
+# unless it would prolong it by more. Thousands may be polled every few seconds, and each write is a page.
+_TOUCHED = f"""
+    SELECT job.id, job.state = 'completed', job.deprioritized
+      FROM json_each(:hashes) AS used CROSS JOIN build_jobs AS job
+     WHERE job.request_hash = used.value
+       AND (job.state IN ('pending', 'building') OR job.state = 'completed' AND job.expires_at > :at
+            AND max(abs(:at - {UNSEEN} - job.last_accessed_at),
+                    min(:at + job.ttl, coalesce(job.max_expires_at, :at + job.ttl)) - job.expires_at)
+             >= min(job.ttl / 60, {span_micros(timedelta(minutes=1))}))
+"""
+_TOUCH_LIVE = "UPDATE build_jobs SET last_accessed_at = ? WHERE id = ?"
+# Apart from it: to set the column would write the job's place into its index again.
+_RESTORE_PLACE = "UPDATE build_jobs SET deprioritized = 0 WHERE id = ?"
+# Each use starts a result's retention again, but never past its last day.
+_TOUCH_RESULT = f"""
+    UPDATE build_jobs SET last_accessed_at = ?1 - {UNSEEN},
+           expires_at = max(expires_at, min(?1 + ttl, coalesce(max_expires_at, ?1 + ttl)))
+     WHERE id = ?2
+"""
+
 
 class SqlJobQueue:
     """The job queue of `ports.JobQueue` on the embedded database."""
@@ -204,20 +225,13 @@ class SqlJobQueue:
         return None if mean is None else timedelta(microseconds=mean)
 
     def touch(self, request_hashes: Collection[str]) -> None:
+        hashes = json.encode([*request_hashes]).decode()
         with self._database.timed() as (connection, at):
-            rows = [{"hash": request_hash, "at": at} for request_hash in request_hashes]
-            connection.executemany(
-                "UPDATE build_jobs SET last_accessed_at = :at, deprioritized = 0"
-                " WHERE request_hash = :hash AND state IN ('pending', 'building')",
-                rows,
-            )
-            # Each use starts a result's retention again, but never past its last day.
-            connection.executemany(
-                f"UPDATE build_jobs SET last_accessed_at = :at - {UNSEEN}, expires_at = max(expires_at,"
-                " min(:at + ttl, coalesce(max_expires_at, :at + ttl)))"
-                " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
-                rows,
-            )
+            values = {"hashes": hashes, "at": at}
+            for job_id, ended, deprioritized in connection.execute(_TOUCHED, values).fetchall():
+                connection.execute(_TOUCH_RESULT if ended else _TOUCH_LIVE, (at, job_id))
+                if deprioritized and not ended:
+                    connection.execute(_RESTORE_PLACE, (job_id,))
 
     def expire_abandoned(self, policy: IdlePolicy, *, failure_ttl: timedelta) -> Sequence[Job]:
         minutes = policy.expires_after.total_seconds() / 60

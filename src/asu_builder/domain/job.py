@@ -190,7 +190,10 @@ class Lease(Struct, frozen=True):
 
 
 class Retention(Struct, frozen=True):
-    """How long an outcome answers: `ttl` from its end and from each use, `max_age` from its end."""
+    """How long an outcome answers: `ttl` from its end and from each use, `max_age` from its end.
+
+    Of uses within a minute, or a sixtieth of `ttl`, only the first need be written.
+    """
 
     ttl: timedelta
     max_age: timedelta | None = None

@@ -92,7 +92,9 @@ MEANINGS: Mapping[str, str] = {
         "How long running builds may continue after SIGTERM before they return to the queue. Polls are "
         "answered meanwhile; a second signal stops at once."
     ),
-    "build_ttl": "How long a result whose request named package versions is kept after its last use.",
+    "build_ttl": (
+        "How long a result whose request named package versions is kept after its last use, to the minute."
+    ),
     "build_ttl_unversioned": (
         "How long other results are kept after their completion, however often they are used: the same "
         "request would give newer packages."
