@@ -164,6 +164,14 @@ def test_when_upstream_fails_stale_documents_are_served_and_say_so_until_they_ar
         assert after.header("cache-control") == "no-store", "here it is made again in two seconds"
         assert 9 * 3600 <= int(after.header("age") or 0) < 9 * 3600 + 600
         assert int(after.header("x-stale-seconds") or 0) == pytest.approx(9 * 3600 - 300, abs=60)
+        etag = after.header("etag") or ""
+        assert etag == before.header("etag"), "after a restart, and however old"
+        unchanged = client.get(INDEX, {"If-None-Match": etag})
+        assert (unchanged.status, unchanged.body, unchanged.header("etag")) == (304, b"", etag)
+        for name in ("cache-control", "vary", "access-control-allow-origin"):
+            assert unchanged.header(name) == after.header(name)
+        for name in ("age", "x-stale-seconds"):
+            assert 0 <= int(unchanged.header(name) or 0) - int(after.header(name) or 0) < 60
         assert client.post("/api/v1/build", a_body()).status == 202
     house.clock.forward(timedelta(days=31))
     with house.opened() as client:

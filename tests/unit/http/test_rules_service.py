@@ -1,6 +1,7 @@
 """The rules service: what it answers, and the builder's limits at its door."""
 
 import contextlib
+import gzip
 import http.client
 import json
 import socket
@@ -307,3 +308,32 @@ def test_a_websocket_is_not_opened(port: int) -> None:
     upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
     sent = head("/health", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
     assert asked(port, sent)[0] == 403
+
+
+def test_the_rules_are_sent_as_gzip_and_not_again_until_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(HEAD + "".join(a_rule(f"rule-{number}", "add: [x]") for number in range(30)))
+    file = RulesFile(path)
+    with AsgiClient(create_service(file)) as service:
+        before = {}
+        for address in ("/rules", "/rules.yaml", "/openapi.json"):
+            plain = service.get(address)
+            gzipped = service.get(address, {"Accept-Encoding": "gzip"})
+            assert plain.header("content-encoding") is None
+            assert gzipped.header("content-encoding") == "gzip"
+            assert gzip.decompress(gzipped.body) == plain.body
+            etag = gzipped.header("etag") or ""
+            assert etag != plain.header("etag")
+            known = {"Accept-Encoding": "gzip", "If-None-Match": etag}
+            assert (service.get(address, known).status, service.get(address, known).body) == (304, b"")
+            before[address] = plain
+        # A comment alone: the same rules in other words.
+        path.write_text(f"{path.read_text()}# the end\n")
+        file.look()
+        file.look()
+        after = {address: service.get(address) for address in before}
+    assert after["/rules.yaml"].body.endswith(b"# the end\n")
+    changed = [
+        address for address in before if after[address].header("etag") != before[address].header("etag")
+    ]
+    assert changed == ["/rules.yaml"]
