@@ -59,6 +59,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--builds", type=int, help="builds of a soak (10000, in Podman 200)")
     parser.add_argument("--seconds", type=float, default=mixed.SECONDS, help="length of a mixed load (60)")
     parser.add_argument("--paced-seconds", type=float, default=8.0, help="length of a paced load (8)")
+    parser.add_argument(
+        "--watched-seconds",
+        type=float,
+        default=kept.WATCHED_SECONDS,
+        help=f"how long a service that keeps results is watched after its start ({kept.WATCHED_SECONDS})",
+    )
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all of it works")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a budget is missed")
     parser.add_argument("--url", help="a running service on this host, instead of one of our own")
@@ -68,7 +74,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pid", type=int, help="its process, to know what it spends")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.requests, options.finished_jobs, options.paced_seconds = 1, 500, 500, 2.0
+        options.rounds, options.requests, options.finished_jobs = 1, 500, 500
+        options.paced_seconds, options.watched_seconds = 2.0, 5.0
     return options
 
 
@@ -110,6 +117,10 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "start": lambda options: scenarios.starting(rounds=options.rounds),
     "storm": lambda options: scenarios.storm(),
     "downloads": lambda options: downloads.downloading(rounds=options.rounds),
+    "memory-of-watchers": lambda options: idle_watchers.idling(rounds=options.rounds, cpu=False),
+    "kept": lambda options: kept.keeping(
+        rounds=options.rounds, results=options.finished_jobs, seconds=options.watched_seconds
+    ),
     "first-container": lambda options: builds.building(rounds=options.rounds),
 }
 """What runs unless something else is asked for; each may be asked for alone."""
@@ -120,7 +131,6 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
         builds.building(rounds=options.rounds), builds.building_in_podman(rounds=options.rounds)
     ),
     "hostile": lambda options: chain(hanging.asking_upstream(), hostile.attacking()),
-    "kept": lambda options: kept.keeping(rounds=options.rounds, results=options.finished_jobs),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),
     "mixed": lambda options: mixed.mixing(seconds=options.seconds),
     "statistics": lambda options: statistics.counting(

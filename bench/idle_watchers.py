@@ -41,8 +41,11 @@ _PING, _PONG = b"\x89\x04", b"\x8a\x84\0\0\0\0"
 """Of four bytes, which a mask of zeros leaves as they are."""
 
 
-def idling(*, rounds: int) -> Iterator[Figure]:
-    """Each measurement in a fresh process, because memory that was used once is not given back."""
+def idling(*, rounds: int, cpu: bool = True) -> Iterator[Figure]:
+    """Each measurement in a fresh process, because memory that was used once is not given back.
+
+    That of `cpu` takes five minutes a round.
+    """
     with seeded() as folder, download_server() as upstream:
         with service(folder, workers=0, upstream=upstream) as server:
             hashes = _waiting_builds(server)
@@ -67,7 +70,7 @@ def idling(*, rounds: int) -> Iterator[Figure]:
             for what, values in memory.items():
                 budget = None if what == "bare uvicorn" else _KB_EACH
                 yield Figure(f"memory of an idle {form}, {what}", "KB", values, budget)
-        for form in _FORMS:
+        for form in _FORMS if cpu else ():
             spent = alternate(
                 rounds,
                 {

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from bench.sample import PROFILE, TARGET, VERSION, seed
 from bench.scenarios import service
 from bench.yardsticks import hello
 
-_WATCHED_SECONDS = 65
+WATCHED_SECONDS = 65
 """The start, and two rounds of everything that comes twice a minute."""
 _LINKS = 50_000
 """So many names one file may have; ext4 allows 65,000."""
@@ -30,20 +30,19 @@ _WEEK = timedelta(days=7)
 _DOWNTIME = timedelta(hours=1)
 
 
-def keeping(*, rounds: int, results: int) -> Iterator[Figure]:
-    """Starts the service over and over, beside one that keeps nothing."""
+def keeping(*, rounds: int, results: int, seconds: float = WATCHED_SECONDS) -> Iterator[Figure]:
+    """Starts the service over and over, beside one that keeps nothing; watches both for so many seconds."""
     spent: dict[int, list[float]] = {0: [], results: []}
     memory: dict[int, list[float]] = {0: [], results: []}
-    for kept in spent:
-        with _seeded(kept) as folder:
-            for _ in range(rounds):
-                with service(folder) as server:
-                    most = max(_watch(server))
-                    spent[kept].append(cpu_seconds(server.pid))
+    with _seeded(0) as empty, _seeded(results) as full:
+        for _ in range(rounds):
+            with service(empty) as idle, service(full) as keeper:
+                servers = {0: idle, results: keeper}
+                for kept, most in _watch(servers, seconds).items():
+                    spent[kept].append(cpu_seconds(servers[kept].pid))
                     memory[kept].append(most / 1e6)
-            if kept:
-                starts = _starting(folder, rounds=rounds)
-    after = f"{_WATCHED_SECONDS} s after a start"
+        starts = _starting(full, rounds=rounds)
+    after = f"{seconds:g} s after a start"
     yield Figure(f"{after}, nothing kept, CPU", "s", spent[0])
     yield Figure(f"{after}, {results} results kept, CPU", "s", spent[results], 2)
     yield Figure(f"{after}, nothing kept, memory at most", "MB", memory[0])
@@ -51,12 +50,15 @@ def keeping(*, rounds: int, results: int) -> Iterator[Figure]:
     yield from starts
 
 
-def _watch(server: Server) -> Iterator[int]:
-    """Resident memory, second by second from the first answer on."""
-    until = time.monotonic() + _WATCHED_SECONDS
+def _watch(servers: Mapping[int, Server], seconds: float) -> dict[int, int]:
+    """The most resident memory of each, looked at second by second from the first answer on."""
+    most = dict.fromkeys(servers, 0)
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
-        yield resident_bytes(server.pid)
+        for kept, server in servers.items():
+            most[kept] = max(most[kept], resident_bytes(server.pid))
         time.sleep(1.0)
+    return most
 
 
 def _starting(folder: Path, *, rounds: int) -> list[Figure]:

@@ -95,6 +95,7 @@ def run_paced(
     *,
     clients: int,
     seconds: float,
+    lead: float = 0.0,
     pauses: tuple[float, float] = _POLL_SECONDS,
     seed: int = 0,
 ) -> tuple[float, Report]:
@@ -102,8 +103,9 @@ def run_paced(
 
     The requests are sent in turn, whichever client sends the next one. Each client has its own connection,
     opened before time and CPU are taken, and waits between the shortest and the longest of the `pauses`
-    (seconds) after each answer; the same seed gives the same pauses. Nothing is sent after so many `seconds`;
-    a client that has no answer ten seconds later counts as broken.
+    (seconds) after each answer; the same seed gives the same pauses. The first `lead` seconds do not count:
+    the server gets to know what is polled. Nothing is sent `seconds` later; a client that has no answer after
+    ten more counts as broken.
     """
     report = Report()
     in_turn = itertools.cycle(requests)
@@ -118,10 +120,13 @@ def run_paced(
             made = functools.partial(_itself, client)
             await loop.create_connection(made, "127.0.0.1", server.port, local_addr=(address, 0))
             opened.append(client)
-        spent = cpu_seconds(server.pid)
-        began = loop.time()
+        began = loop.time() + lead
         for client in opened:
             client.start(until=began + seconds)
+        await asyncio.sleep(lead)
+        report.latencies.clear()
+        report.statuses.clear()
+        spent = cpu_seconds(server.pid)
         await asyncio.wait([client.end for client in opened], timeout=seconds + _LAST_ANSWERS_SECONDS)
         report.seconds = loop.time() - began
         spent = cpu_seconds(server.pid) - spent

@@ -75,11 +75,12 @@ def paced_cost(
     *,
     clients: int,
     seconds: float,
+    lead: float = 0.0,
     seed: int = 0,
     status: int = 200,
 ) -> tuple[float, load.Report]:
     """The same for clients that poll these in turn, each every two to five seconds, as real ones do."""
-    spent, report = load.run_paced(server, requests, clients=clients, seconds=seconds, seed=seed)
+    spent, report = load.run_paced(server, requests, clients=clients, seconds=seconds, lead=lead, seed=seed)
     _check(report, {status: len(report.latencies)})
     return spent / len(report.latencies) * 1e6, report
 

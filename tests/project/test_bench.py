@@ -212,6 +212,12 @@ def test_paced_clients_send_the_requests_in_turn(counting: CountingServer) -> No
     assert spent > 0
 
 
+def test_the_lead_of_a_paced_load_is_not_counted(counting: CountingServer) -> None:
+    server = Server(os.getpid(), counting.server_port)
+    _, report = load.run_paced(server, [load.get("/")], clients=20, seconds=0.5, lead=1.5, pauses=(0.1, 0.2))
+    assert 0 < report.statuses[200] == len(report.latencies) < counting.requests["/"]
+
+
 def test_a_paced_client_without_an_answer_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "_LAST_ANSWERS_SECONDS", 0.5)
     for closes in (False, True):
