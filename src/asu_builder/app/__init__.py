@@ -180,7 +180,7 @@ def _builds(
         settings=settings,
         limit=adapters.limit.admit,
         take_back=adapters.limit.take_back,
-        waiting_for=lambda: "paused" if adapters.operations.paused() else health.hindrance(),
+        waiting_for=lambda: "paused" if adapters.operations.were_paused() else health.hindrance(),
     )
 
 

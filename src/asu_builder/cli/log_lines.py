@@ -97,6 +97,8 @@ class JsonLines(_Lines):
 def configure_logging(settings: Settings) -> None:
     """Sends everything from the chosen level on to standard error, in the chosen form."""
     lines = JsonLines() if settings.log_format == "json" else ConsoleLines()
+    # No line shows where in the code it was written, or by which thread: that need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     sink = logging.StreamHandler()
     sink.setFormatter(lines)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[sink])

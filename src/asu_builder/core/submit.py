@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
-from functools import cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -275,7 +274,7 @@ class Builds:
                 return [bug]
             return [answer for ask in asked for answer in self.submit_all([ask])]
         answers: list[BuildView | Exception] = []
-        outlook = cache(self._outlook)  # asks the database, and is the same for all of them
+        outlook: _Outlook | None = None  # the same for all of them
         for found in prepared:
             if isinstance(found, Exception):
                 answers.append(found)
@@ -295,6 +294,8 @@ class Builds:
                     if entry.job.state is JobState.COMPLETED:
                         self._statistics.record("cache_hit", submission.request, client=submission.client)
                 token = found.cancel_token if entry.created else ""
+                if outlook is None and entry.job.state not in FINAL_STATES:
+                    outlook = self._outlook()
                 answers.append(self._seen(entry.job, entry.ahead, outlook, token))
             except Exception as error:  # noqa: BLE001 - the others are entered, and must be told so
                 answers.append(error)
@@ -385,7 +386,7 @@ class Builds:
             raise BuildNotFound("could not find provided request hash")
         self.touch(name)
         ahead = self._queue.position(job.id) if job.state is JobState.PENDING else None
-        return self._seen(job, ahead, self._outlook)
+        return self._seen(job, ahead, None if job.state in FINAL_STATES else self._outlook())
 
     def progress(self, names: Collection[str]) -> Mapping[str, Progress]:
         """How far the newest job of each hash is, all read at one moment; nobody's interest is noted.
@@ -437,9 +438,9 @@ class Builds:
         return None if hindrance else self._forecast.typical(), hindrance
 
     def _seen(
-        self, job: Job, ahead: int | None, outlook: Callable[[], "_Outlook"], cancel_token: str = ""
+        self, job: Job, ahead: int | None, outlook: "_Outlook | None", cancel_token: str = ""
     ) -> BuildView:
-        typical, hindrance = (None, "") if job.state in FINAL_STATES else outlook()
+        typical, hindrance = outlook or (None, "")
         remaining = self._forecast.remaining(job, ahead, typical)
         waits = job.state is JobState.PENDING
         return BuildView(job, ahead, remaining, hindrance if waits else "", cancel_token)

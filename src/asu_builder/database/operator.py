@@ -1,6 +1,8 @@
 """What operators see and do, in SQL, and the record of it."""
 
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -22,6 +24,7 @@ from asu_builder.domain.job import (
 )
 
 _LARGEST_LIST = 1000
+_PAUSE_SECONDS = 1.0
 _LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
 
 LIVE = """
@@ -81,10 +84,19 @@ BUILDING = "SELECT count(*) FROM build_jobs WHERE state = 'building'"
 class SqlOperations:
     """Fulfils `ports.Operations` on the embedded database."""
 
-    def __init__(self, database: Database, *, on_revoked: Callable[[], None] = lambda: None) -> None:
-        """`on_revoked` is called whenever answers may have been taken back."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        on_revoked: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_revoked` is called whenever answers may have been taken back; `clock` counts seconds."""
         self._database = database
         self._note_revocation = on_revoked
+        self._clock = clock
+        self._were_paused = False
+        self._asked_again_at = -math.inf
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         statement, values = list_statement(wanted)
@@ -150,16 +162,25 @@ class SqlOperations:
                 " WHERE NOT EXISTS (SELECT 1 FROM worker_pause)",
                 (self._database.now(), operator),
             )
+        self._asked_again_at = -math.inf
 
     def resume(self) -> None:
         with self._database.writing(durable=True) as connection:
             connection.execute("DELETE FROM worker_pause")
+        self._asked_again_at = -math.inf
         self._database.wakeups.notify_all()
 
     def paused(self) -> Pause | None:
         with self._database.reading() as connection:
             row = connection.execute("SELECT since, operator FROM worker_pause").fetchone()
         return Pause(moment(row[0]), row[1]) if row else None
+
+    def were_paused(self) -> bool:
+        """Whether they were paused a second ago at most; what this process does shows at once."""
+        if self._clock() >= self._asked_again_at:
+            self._asked_again_at = self._clock() + _PAUSE_SECONDS
+            self._were_paused = self.paused() is not None
+        return self._were_paused
 
     def load(self) -> QueueLoad:
         with self._database.reading() as connection:

@@ -96,11 +96,6 @@ TAKE_EARLIER_START = f"""
 """
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
 _JOB = f"{SELECT_JOB} WHERE job.id = ?"
-_FIND = f"{SELECT_JOB} WHERE job.request_hash = :hash AND {ANSWERS} ORDER BY job.id DESC LIMIT 1"
-_FIND_ALL = f"""
-    {SELECT_JOB} WHERE job.request_hash IN (SELECT value FROM json_each(:hashes)) AND {ANSWERS}
-     ORDER BY job.id
-"""
 
 # A result's use within a minute of the last that was written, or a sixtieth of its retention, is not written
 # unless it would prolong it by more. Thousands may be polled every few seconds, and each write is a page.
@@ -144,9 +139,7 @@ class SqlJobQueue:
         pending: int | None = None
         last: tuple[int, ...] = ()
         with self._database.timed(durable=True) as (connection, at):
-            hashes = json.encode([submission.request_hash for submission in submissions]).decode()
-            rows = connection.execute(_FIND_ALL, {"hashes": hashes, "now": at}).fetchall()
-            known = {job.request_hash: job for job in map(to_job, rows)}
+            known = _find_all(connection, {submission.request_hash for submission in submissions}, at)
             for submission in submissions:
                 name = submission.request_hash
                 job = known.get(name)
@@ -186,7 +179,7 @@ class SqlJobQueue:
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
-            return _find(connection, request_hash, self._database.now())
+            return _find_all(connection, [request_hash], self._database.now()).get(request_hash)
 
     def exists(self, request_hash: str) -> bool:
         with self._database.peeking() as connection:
@@ -380,9 +373,15 @@ class SqlJobQueue:
         return Recovery(returned, gave_up)
 
 
-def _find(connection: sqlite3.Connection, request_hash: str, at: int) -> Job | None:
-    row = connection.execute(_FIND, {"hash": request_hash, "now": at}).fetchone()
-    return None if row is None else to_job(row)
+def _find_all(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> dict[str, Job]:
+    """Of each hash the newest job that answers."""
+    values = {f"hash{number}": name for number, name in enumerate(request_hashes)}
+    marks = ", ".join(f":{name}" for name in values)
+    rows = connection.execute(
+        f"{SELECT_JOB} WHERE job.request_hash IN ({marks}) AND {ANSWERS} ORDER BY job.id",
+        {**values, "now": at},
+    )
+    return {job.request_hash: job for job in map(to_job, rows)}
 
 
 def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> tuple[Job, int]:

@@ -83,7 +83,7 @@ class BuildRequest(Struct, frozen=True):
         ):
             # One match over all joined: six times faster for a hundred names than one by one. A name with
             # a line break in it would pass as two: then there are more lines than names.
-            joined = "".join(f"{package}\n" for package in packages)
+            joined = "\n".join((*packages, ""))
             if not _PACKAGES.fullmatch(joined) or joined.count("\n") != len(packages):
                 require_package_names(name, entries)
             _require(
@@ -91,7 +91,7 @@ class BuildRequest(Struct, frozen=True):
                 name,
                 f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together",
             )
-        joined = "".join(f"{version}\n" for version in self.packages_versions.values())
+        joined = "\n".join((*self.packages_versions.values(), ""))
         if not _PACKAGE_VERSIONS.fullmatch(joined) or joined.count("\n") != len(self.packages_versions):
             _require_each(
                 "packages_versions",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asu_builder.database.connection import Database
-from asu_builder.database.operator import LIVE, WAITS, list_statement
+from asu_builder.database.operator import LIVE, WAITS, SqlOperations, list_statement
 from asu_builder.domain.job import JobFilter, JobState
 
 
@@ -55,3 +55,17 @@ def test_a_list_of_jobs_looks_no_further_back_than_it_says(database: Database, w
     found = plan(database, *list_statement(wanted))
     assert found[0].startswith("SEARCH job USING INTEGER PRIMARY KEY (rowid>?")
     assert not any("TEMP B-TREE" in step for step in found)
+
+
+def test_a_pause_shows_at_once_in_its_process_and_within_a_second_in_others(database: Database) -> None:
+    seconds = 0.0
+    here, elsewhere = (SqlOperations(database, clock=lambda: seconds) for _ in range(2))
+    assert not here.were_paused() and not elsewhere.were_paused()
+    here.pause("alice")
+    assert here.were_paused() and not elsewhere.were_paused()
+    seconds += 1
+    assert elsewhere.were_paused()
+    here.resume()
+    assert not here.were_paused() and elsewhere.were_paused()
+    seconds += 1
+    assert not elsewhere.were_paused()
