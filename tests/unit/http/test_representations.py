@@ -5,7 +5,6 @@ import gzip
 import random
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -160,14 +159,15 @@ class _Compressions:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = self.on_the_loop = 0
-        real = gzip.compress
+        real = Document.compress
 
-        def compress(body: bytes, *arguments: Any, **named: Any) -> bytes:
-            self.count += 1
-            self.on_the_loop += asyncio._get_running_loop() is not None
-            return real(body, *arguments, **named)
+        def compress(document: Document) -> None:
+            if document.gzipped is None:
+                self.count += 1
+                self.on_the_loop += asyncio._get_running_loop() is not None
+            real(document)
 
-        monkeypatch.setattr(gzip, "compress", compress)
+        monkeypatch.setattr(Document, "compress", compress)
 
 
 @pytest.fixture
