@@ -62,7 +62,7 @@ class FakeBuilds(Builds):
         self.noted: list[str] = []
         self.touch = self.noted.append
         self.asked: list[str] = []
-        """Which hashes were asked for whether they exist."""
+        """Of which hashes the job was asked for."""
         self.compared: list[frozenset[str]] = []
         """Which hashes were looked at together."""
         self.counted = 0
@@ -122,12 +122,12 @@ class FakeBuilds(Builds):
             raise BuildNotFound("could not find provided request hash")
         return self.jobs[name]
 
-    def exists(self, name: str) -> bool:
-        """Whether there is a job."""
+    def find_id(self, name: str) -> int | None:
+        """The number of the job."""
         self.asked.append(name)
         if self.error:
             raise self.error
-        return name in self.jobs
+        return self._id_of(name)
 
     def changes(self) -> int:
         """Another number when another job, or the same in another state, is behind a hash."""
@@ -141,10 +141,17 @@ class FakeBuilds(Builds):
         if self.error:
             raise self.error
         known = {name: self.jobs[name] for name in names if name in self.jobs}
-        return {
-            name: replace(view.progress, lasts=self.lasts if view.job.state in FINAL_STATES else None)
-            for name, view in known.items()
-        }
+        return {name: view.progress for name, view in known.items()}
+
+    def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], timedelta | None]:
+        """Those that are not there, or another."""
+        self.compared.append(frozenset(job_ids))
+        if self.error:
+            raise self.error
+        return [name for name, job_id in job_ids.items() if self._id_of(name) != job_id], self.lasts
+
+    def _id_of(self, name: str) -> int | None:
+        return self.jobs[name].job.id if name in self.jobs else None
 
     def lost(self, names: Sequence[str], *, checked: Sequence[str]) -> Sequence[str]:
         """As the test says."""

@@ -49,18 +49,16 @@ from asu_builder.domain.search import Device
 class JobQueue(Protocol):
     """Jobs on their way from pending to their end. Each method is one transaction.
 
-    The order: jobs that no client polls come last; a higher priority goes first; within one priority
-    callers take turns, by a key that each job gets when it is inserted, or when another caller joins it whose
-    own job would have come earlier.
+    The order: jobs that no client polls come last; a higher priority goes first; then callers take turns, by
+    a key that a job gets when it is inserted, or when a caller joins it whose own would have come earlier.
     """
 
     def submit(self, submission: Submission, *, max_pending: int | None = None) -> Entry:
         """The job for this hash; durable when this returns.
 
         A live job is the answer, and an unexpired final one unless `allows_resubmit`. Only where a new job
-        would be made, the submission's refusal is raised. A job that waits and is joined by another caller
-        takes the class and the place that a new job of the joiner would get, if it comes earlier by them;
-        it is the joiner's then (`Job.caller`), so that the joiner's next job comes after it.
+        would be made, the submission's refusal is raised. A job that waits takes class and place of a new
+        job of a caller who joins it, if they are earlier; it is the joiner's then (`Job.caller`).
         """
 
     def submit_all(
@@ -71,14 +69,17 @@ class JobQueue(Protocol):
     def find(self, request_hash: str) -> Job | None:
         """The newest unexpired job for this hash."""
 
-    def exists(self, request_hash: str) -> bool:
-        """Whether `find` has a job; never waits, but raises `Unavailable` where it cannot be told at once."""
+    def find_id(self, request_hash: str) -> int | None:
+        """The id of the job of `find`; never waits: raises `Unavailable` where it cannot be told at once."""
 
     def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
         """Of each hash how far the job of `find` is, all of one moment; hashes without one are left out."""
 
+    def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], datetime | None]:
+        """Those whose `find` is another job by now, or none; and when the first of the others expires."""
+
     def changes(self) -> int:
-        """Another number than before once any process has committed anything; never waits, as `exists`."""
+        """Another number than before once any process has committed anything; never waits, as `find_id`."""
 
     def position(self, job_id: int) -> int:
         """How many pending jobs are ahead of this one; counted, never stored."""
@@ -135,10 +136,9 @@ class JobQueue(Protocol):
         """
 
     def wait(self, timeout: timedelta) -> None:
-        """Sleeps until a job may be claimed that was not there at this thread's last claim.
+        """Sleeps until a job may be claimed that was not there at this thread's last claim, or so long.
 
-        A job that is submitted or returned ends the wait of one thread, `Operations.resume` and `wake_all`
-        that of all. It ends after `timeout` too: a job whose delay is over wakes no thread.
+        A job that is submitted or returned ends it in one thread, `Operations.resume` and `wake_all` in all.
         """
 
     def wake_all(self) -> None:

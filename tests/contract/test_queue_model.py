@@ -525,7 +525,7 @@ class QueueMachine(RuleBasedStateMachine):
             found = at_time(queue, at(self.now)).find(request.request_hash)
             wanted = self.model.find(request.request_hash, now=self.now)
             assert (found and said(found)) == (wanted and expected(wanted))
-            assert queue.exists(request.request_hash) == (wanted is not None)
+            assert queue.find_id(request.request_hash) == (None if wanted is None else wanted.id)
             standing = standings.get(request.request_hash)
             assert (standing and told(standing)) == (wanted and stands(wanted, order))
             if found is not None:

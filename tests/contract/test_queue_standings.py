@@ -52,10 +52,10 @@ def in_state(queue: JobQueue, state: JobState, name: str = "vim") -> Job:
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_a_job_of_each_state_has_a_standing_and_exists(queue: JobQueue, state: JobState) -> None:
+def test_a_job_of_each_state_has_a_standing_and_an_id(queue: JobQueue, state: JobState) -> None:
     job = in_state(queue, state)
     claimed = state not in (JobState.PENDING, JobState.CANCELLED)
-    assert queue.exists(job.request_hash)
+    assert queue.find_id(job.request_hash) == job.id
     assert queue.standings([job.request_hash]) == {
         job.request_hash: Standing(
             job_id=job.id,
@@ -73,15 +73,29 @@ def test_what_is_unknown_or_has_expired_has_no_standing_and_does_not_exist(queue
     waits = submit(queue, "waits").request_hash
     late = at_time(queue, NOON + DAY)
     assert list(late.standings([UNKNOWN, *ended, waits])) == [waits]
-    assert [late.exists(name) for name in (UNKNOWN, *ended, waits)] == [False, False, False, False, True]
+    assert [late.find_id(name) is not None for name in (UNKNOWN, *ended, waits)] == [False] * 4 + [True]
     just_before = at_time(queue, NOON + DAY - timedelta(microseconds=1))
     assert sorted(just_before.standings(ended)) == sorted(ended)
-    assert all(just_before.exists(name) for name in ended)
+    assert all(just_before.find_id(name) for name in ended)
 
 
 def test_nobody_asked_for_is_nobody_found(queue: JobQueue) -> None:
     submit(queue)
     assert queue.standings([]) == {}
+    assert queue.outdated({}) == ((), None)
+
+
+def test_those_are_outdated_whose_hash_another_job_answers_or_none(queue: JobQueue) -> None:
+    jobs = [in_state(queue, state, f"of-{state}") for state in FINAL]
+    again = in_state(queue, JobState.CANCELLED, "again")
+    ids = {job.request_hash: job.id for job in (*jobs, again)}
+    assert queue.outdated(ids) == ((), NOON + DAY)
+    assert submit(queue, "again").request_hash == again.request_hash
+    names, _ = queue.outdated(ids | {UNKNOWN: 1})
+    assert {*names} == {again.request_hash, UNKNOWN}
+    names, first = at_time(queue, NOON + DAY).outdated(ids)
+    assert {*names} == {*ids}
+    assert first is None, "what waits does not expire"
 
 
 def test_a_hash_that_is_asked_for_twice_is_told_once(queue: JobQueue) -> None:
@@ -153,17 +167,17 @@ def test_looking_changes_nothing(queue: JobQueue, elsewhere: JobQueue) -> None:
     job = submit(queue)
     seen = elsewhere.changes()
     queue.find(job.request_hash)
-    queue.exists(job.request_hash)
+    queue.find_id(job.request_hash)
     queue.standings([job.request_hash])
-    elsewhere.exists(job.request_hash)
+    elsewhere.find_id(job.request_hash)
     assert elsewhere.changes() == seen
 
 
 def test_what_another_process_has_committed_exists_at_once(queue: JobQueue, elsewhere: JobQueue) -> None:
     name = a_submission(packages=("vim",)).request_hash
-    assert not queue.exists(name)
+    assert not queue.find_id(name)
     submit(elsewhere)
-    assert queue.exists(name)
+    assert queue.find_id(name)
 
 
 def test_of_uses_of_a_result_within_a_minute_the_first_is_written(queue: JobQueue) -> None:

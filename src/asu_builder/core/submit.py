@@ -168,8 +168,6 @@ class Progress(Struct, frozen=True):
     """How long until its end, as far as can be told."""
     waiting_for: str = ""
     """As in `BuildView`."""
-    lasts: timedelta | None = None
-    """How long a final one answers, unless it is used."""
 
     @property
     def eta_seconds(self) -> int | None:
@@ -232,7 +230,7 @@ class Builds:
         self._store = store
         self._statistics = statistics
         self.touch = interest.note
-        self.exists = queue.exists
+        self.find_id = queue.find_id
         self.changes = queue.changes
         self._forecast = forecast
         self._cancellation = cancellation
@@ -396,16 +394,22 @@ class Builds:
         standings = self._queue.standings(names)
         ended = all(standing.state in FINAL_STATES for standing in standings.values())
         typical, hindrance = (None, "") if ended else self._outlook()
-        now = self._forecast.now()
         return {
             name: Progress(
                 standing,
                 self._forecast.remaining(standing, standing.ahead, typical),
                 hindrance if standing.state is JobState.PENDING else "",
-                None if standing.expires_at is None else standing.expires_at - now,
             )
             for name, standing in standings.items()
         }
+
+    def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], timedelta | None]:
+        """Of hashes with the ids of their final jobs those that another job answers by now, or none.
+
+        Also how long the others answer unless they are used, or something is changed; None for any time.
+        """
+        names, expires_at = self._queue.outdated(job_ids)
+        return names, None if expires_at is None else expires_at - self._forecast.now()
 
     def lost(self, names: Sequence[str], *, checked: Sequence[str]) -> Sequence[str]:
         """Those of these completed builds that cannot be downloaded now.

@@ -8,7 +8,7 @@ docs/decisions/callers-take-turns.md.
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import json
 from msgspec.structs import asdict, replace
@@ -23,7 +23,7 @@ from asu_builder.database.rows import (
     span_micros,
     to_job,
 )
-from asu_builder.database.standings import ANSWERS, EXISTS, count_ahead, find_standings
+from asu_builder.database.standings import ANSWERS, NEWEST_ID, OUTDATED, count_ahead, find_standings
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
@@ -181,10 +181,17 @@ class SqlJobQueue:
         with self._database.reading() as connection:
             return _find_all(connection, [request_hash], self._database.now()).get(request_hash)
 
-    def exists(self, request_hash: str) -> bool:
+    def find_id(self, request_hash: str) -> int | None:
         with self._database.peeking() as connection:
             values = {"hash": request_hash, "now": self._database.now()}
-            return connection.execute(EXISTS, values).fetchone() is not None
+            row = connection.execute(NEWEST_ID, values).fetchone()
+        return None if row is None else int(row[0])
+
+    def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], datetime | None]:
+        with self._database.reading() as connection:
+            values = {"ids": json.encode(job_ids).decode(), "now": self._database.now()}
+            expires_at, names = connection.execute(OUTDATED, values).fetchone()
+        return names.split(",") if names else (), None if expires_at is None else moment(expires_at)
 
     def changes(self) -> int:
         with self._database.peeking() as connection:

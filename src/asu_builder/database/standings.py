@@ -16,7 +16,19 @@ from asu_builder.domain.job import JobState, Stage, Standing
 ANSWERS = "(job.state IN ('pending', 'building') OR job.expires_at > :now)"
 """What answers for its hash: anything live, and what is final and not past its time."""
 
-EXISTS = f"SELECT 1 FROM build_jobs AS job WHERE job.request_hash = :hash AND {ANSWERS} LIMIT 1"
+NEWEST_ID = (
+    f"SELECT job.id FROM build_jobs AS job WHERE job.request_hash = :hash AND {ANSWERS}"
+    " ORDER BY job.id DESC LIMIT 1"
+)
+"""Of one hash the newest job that answers; read in its index alone."""
+
+OUTDATED = f"""
+    SELECT min(job.expires_at), group_concat(CASE WHEN job.id IS NOT wanted.value THEN wanted.key END)
+      FROM json_each(:ids) AS wanted LEFT JOIN build_jobs AS job
+        ON job.id = (SELECT job.id FROM build_jobs AS job
+                      WHERE job.request_hash = wanted.key AND {ANSWERS} ORDER BY job.id DESC LIMIT 1)
+"""
+"""Of hashes with ids of jobs those that another job answers, or none; and when the first one expires."""
 
 NEWEST = f"""
     SELECT job.request_hash, job.id, job.state, job.stage, job.expires_at, job.started_at,

@@ -12,10 +12,9 @@ import logging
 import math
 import time
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from datetime import timedelta
 from functools import partial
-from http import HTTPStatus
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,6 +22,7 @@ from msgspec.structs import replace
 from asu_builder.core.submit import Builds, BuildView, Progress
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import FINAL_STATES, JobState
+from asu_builder.http.answer_cache import AnswerCache, CachedResponse, prepare
 from asu_builder.http.api.wire import (
     BuildFrame,
     QueueLength,
@@ -42,129 +42,6 @@ POLLED_ROUNDS = 10
 """So many rounds long something counts as polled lately."""
 _LONGEST_ROUND = 5.0
 """Seconds; then nothing that is kept counts as true any more."""
-_BUDGET = 16 << 20
-_PLAIN = 4 << 20
-"""Of these bytes, as many as are kept as they are sent once all are in use; the rest is compressed."""
-_LARGEST = 1 << 20
-_LARGEST_PACKED = 128 << 10
-"""Compressing so much takes the event loop a millisecond."""
-_OVERHEAD = 1500
-"""About what an answer takes beside its body, with the head."""
-_FASTEST = 1
-"""Of zlib's levels."""
-
-
-class CachedResponse(Struct):
-    """An answer that is true, and what tells whether it still is."""
-
-    status: int
-    head: bytes = b""
-    """Status line and headers, each with its line break, apart from the id of the request."""
-    body: bytes = b""
-    """Empty where it is compressed, or has to be rendered again."""
-    packed: bytes = b""
-    job_id: int = 0
-    state: JobState = JobState.PENDING
-    frame: BuildFrame | None = None
-    """Of a live build, with its latest `progress`."""
-    progress: Progress | None = None
-    expires_at: float = -math.inf
-    """By the clock of the cache, of what is final. Unknown at first, so that the next round asks."""
-    polled: int = 0
-    """The last round in which somebody polled it."""
-    spared: int = 0
-    """The round up to which that has kept it from being pushed out."""
-    size: int = 0
-
-
-def prepare(answer: RenderedResponse, standing_headers: Headers) -> CachedResponse:
-    """An answer as it is sent, with everything but the id of the request."""
-    status = HTTPStatus(answer.status)
-    lines = [
-        b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()),
-        b"content-type: application/json\r\n",
-        b"content-length: %d\r\n" % len(answer.body),
-        *(b"%s: %s\r\n" % header for header in (*answer.headers, *standing_headers)),
-    ]
-    return CachedResponse(answer.status, b"".join(lines), answer.body)
-
-
-class AnswerCache:
-    """Answers by request hash, within a number of bytes.
-
-    When they are full, what was not polled for longest is compressed, and then forgotten. For one thread.
-    """
-
-    def __init__(self, *, budget: int = _BUDGET, plain: int = _PLAIN, largest: int = _LARGEST) -> None:
-        """`plain` is the part of `budget` for what is not compressed; no body above `largest` is kept."""
-        self._budget = budget
-        self._plain_budget = plain
-        self._largest = largest
-        self._plain: OrderedDict[str, CachedResponse] = OrderedDict()
-        self._packed: OrderedDict[str, CachedResponse] = OrderedDict()
-        self._plain_size = 0
-        self.size = 0
-
-    def get(self, name: str) -> CachedResponse | None:
-        """What is kept for this hash."""
-        return self._plain.get(name) or self._packed.get(name)
-
-    def put(self, name: str, cached: CachedResponse) -> None:
-        """Keeps it in place of any former one."""
-        self.drop(name)
-        if len(cached.body) > self._largest:
-            return
-        # The frame of a live build holds nearly all of its document once more.
-        cached.size = _OVERHEAD + len(cached.packed) + len(cached.body) * (1 if cached.frame is None else 2)
-        cached.spared = cached.polled
-        self._plain[name] = cached
-        self._plain_size += cached.size
-        self.size += cached.size
-        while self.size > self._budget:
-            if self._plain_size <= self._plain_budget and self._packed:
-                self._drop_from(self._packed, _first_out(self._packed))
-                continue
-            out = _first_out(self._plain)
-            pushed = self._drop_from(self._plain, out)
-            if pushed.frame is None and len(pushed.body) <= _LARGEST_PACKED:
-                pushed.packed = pushed.packed or zlib.compress(pushed.body, _FASTEST)
-                pushed.body = b""
-                pushed.size = _OVERHEAD + len(pushed.packed)
-                self._packed[out] = pushed
-                self.size += pushed.size
-
-    def drop(self, name: str) -> None:
-        """Forgets it, if it is there."""
-        for entries in (self._plain, self._packed):
-            if name in entries:
-                self._drop_from(entries, name)
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self._plain.clear()
-        self._packed.clear()
-        self.size = self._plain_size = 0
-
-    def items(self) -> Collection[tuple[str, CachedResponse]]:
-        """Everything that is kept now."""
-        return [*self._plain.items(), *self._packed.items()]
-
-    def _drop_from(self, entries: OrderedDict[str, CachedResponse], name: str) -> CachedResponse:
-        cached = entries.pop(name)
-        self.size -= cached.size
-        if entries is self._plain:
-            self._plain_size -= cached.size
-        return cached
-
-
-def _first_out(entries: OrderedDict[str, CachedResponse]) -> str:
-    """The oldest that was not polled since it was last spared."""
-    while True:
-        name, cached = next(iter(entries.items()))
-        if cached.polled <= cached.spared:
-            return name
-        cached.spared = cached.polled
-        entries.move_to_end(name)
 
 
 class Looked(Struct, frozen=True):
@@ -175,17 +52,22 @@ class Looked(Struct, frozen=True):
     frame: BuildFrame
 
 
-class _Round(Struct, frozen=True):
-    """What a look in a thread has found."""
+class _Found(Struct, frozen=True):
+    """What a look in the thread has found."""
 
-    asked: Collection[str]
     progress: Mapping[str, Progress]
-    """Of those that were asked about and whose job has not come to its end or been replaced."""
+    """Of those whose job goes on."""
     replaced: Mapping[str, Looked]
-    lost: Sequence[str]
-    changed: bool
+    """Those whose job has ended, or is another one."""
+    outdated: Collection[str] = ()
+    """Those that are not true any more."""
+    compared: Collection[str] = ()
+    """Of what is final, all that was compared with the database."""
+    lasts: timedelta | None = None
+    """How long all of these are true unless something changes."""
+    changed: bool = True
     """Whether anything was written to the database since the round before."""
-    pending: int | None
+    pending: int | None = None
 
 
 class PolledBuilds:
@@ -207,11 +89,15 @@ class PolledBuilds:
         self._thread = Threads(1, name="web-round")
         self._cache = AnswerCache()
         self._round = 0
+        self._changed = 0
+        """The last round before which anything may have changed."""
         self._changes = 0
         self._news = 0
         self._moved: set[str] = set()
         self._seen: int | None = None
         """The state of the database at the last round; the thread's."""
+        self._expires_at = math.inf
+        """By the clock, when the first of the final answers may expire; in the past if that is not known."""
         self._queue: tuple[int, CachedResponse] | None = None
         self._queue_asked = -POLLED_ROUNDS - 1
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -222,7 +108,7 @@ class PolledBuilds:
     def get(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if it is known."""
         cached = self._cache.get(request_hash)
-        if cached is None:
+        if cached is None or (cached.compared < self._changed and not self._is_true(request_hash, cached)):
             return None
         given = cached if cached.body else self._restore(request_hash, cached)
         cached.polled = self._round
@@ -249,8 +135,9 @@ class PolledBuilds:
         return True
 
     def holds(self, request_hash: str) -> bool:
-        """Whether an answer is known."""
-        return self._cache.get(request_hash) is not None
+        """Whether an answer is known to be true."""
+        cached = self._cache.get(request_hash)
+        return cached is not None and cached.compared >= self._changed
 
     def lives(self, request_hash: str) -> bool:
         """Whether the answer is not known to be final, because it is of a live build or not known at all."""
@@ -300,27 +187,58 @@ class PolledBuilds:
     async def look_again(self) -> None:
         """One round. Polls meanwhile are answered as before it."""
         self._round += 1
-        lately = self._round - POLLED_ROUNDS
-        kept = self._cache.items()
-        entries = {name: cached for name, cached in kept if cached.polled >= lately}
-        turn = self._round % POLLED_ROUNDS
-        completed = [name for name, cached in entries.items() if cached.state is JobState.COMPLETED]
-        checked = [name for name in completed if hash(name) % POLLED_ROUNDS == turn]
-        found = await self._compare(entries, completed, checked)
-        if found is None or found.changed:
-            # Nobody has compared these, so nobody knows whether they are true.
-            for name, cached in kept:
-                if cached.polled < lately:
-                    self._cache.drop(name)
+        lately, turn = self._round - POLLED_ROUNDS, self._round % POLLED_ROUNDS
+        entries = {name: cached for name, cached in self._cache.items() if cached.compared >= self._changed}
+        lives = {name: cached for name, cached in entries.items() if cached.frame and cached.polled >= lately}
+        finals = {name: cached for name, cached in entries.items() if cached.frame is None}
+        for name in entries.keys() - lives.keys() - finals.keys():
+            self._cache.drop(name)  # its estimate grows old
+        due, self._expires_at = self._expires_at, math.inf
+        now = self._clock()
+        read = partial(
+            self._read_round, lives, finals, lately, turn, due=due <= now + ROUND_SECONDS, counts=self._counts
+        )
+        found = await self._ask(read, entries)
+        if found is None:
+            # Whatever has changed, the next round looks for it again.
+            self._seen, self._changed, self._expires_at = None, self._round, -math.inf
+            return
+        if found.changed:
+            self._changed = self._round
+        if found.compared:
+            due = math.inf if found.lasts is None else now + found.lasts.total_seconds()
+        self._expires_at = min(self._expires_at, due)  # something may have come meanwhile
+        if not self._counts:
+            self._queue = None
 
     # How answers are kept.
+
+    def _is_true(self, request_hash: str, cached: CachedResponse) -> bool:
+        """Whether an answer that nobody has compared since something changed is still true; never waits.
+
+        A final one is if its job is still the one that answers. For its files the next round looks.
+        """
+        same = False
+        if cached.frame is None:
+            with contextlib.suppress(Exception):  # a thread can wait for it, or tells what is wrong
+                same = self._builds.find_id(request_hash) == cached.job_id
+        if not same or (cached.state is JobState.COMPLETED and self._builds.lost([request_hash], checked=())):
+            self._cache.drop(request_hash)
+            return False
+        cached.compared, cached.files_due = self._round, True
+        self._expires_at = -math.inf
+        self._start_rounds()
+        return True
 
     def _keep(self, looked: Looked, polled: int) -> None:
         job = looked.view.job
         cached = prepare(looked.answer, self._standing_headers)
         cached.job_id, cached.state, cached.polled = job.id, job.state, polled
+        cached.compared = self._round
         if job.state not in FINAL_STATES:
             cached.frame, cached.progress = looked.frame, looked.view.progress
+        else:
+            self._expires_at = -math.inf
         self._cache.put(job.request_hash, cached)
         self._start_rounds()
 
@@ -357,8 +275,8 @@ class PolledBuilds:
     async def _look_at_moved(self) -> None:
         while self._moved:
             moved, self._moved = self._moved, set()
-            known = {name: self._cache.get(name) for name in moved}
-            await self._compare({name: cached for name, cached in known.items() if cached is not None})
+            entries = {name: cached for name in moved if (cached := self._cache.get(name)) is not None}
+            await self._ask(partial(self._read_moved, entries, counts=self._counts), entries)
 
     def _start_rounds(self) -> None:
         if self._rounds is None or self._rounds.done():
@@ -373,29 +291,23 @@ class PolledBuilds:
             await self.look_again()
             lately = max((cached.polled for _, cached in self._cache.items()), default=self._queue_asked)
             lately = max(lately, self._queue_asked)
-        self.clear()
+        self._round += 1
+        self._changed = self._round  # from now on nobody knows
+        self._queue = None
 
-    async def _compare(
-        self,
-        entries: Mapping[str, CachedResponse],
-        completed: Sequence[str] | None = None,
-        checked: Sequence[str] = (),
-    ) -> _Round | None:
-        """Looks at these, and lets go of what is not true any more; everything, where that cannot be told.
+    @property
+    def _counts(self) -> bool:
+        """Whether somebody wants to know lately how many wait."""
+        return self._queue is not None and self._queue_asked >= self._round - POLLED_ROUNDS
 
-        In a round `completed` are those with files, of which `checked` are looked for. None where nothing
-        was found out.
+    async def _ask(self, read: Callable[[], _Found], entries: Mapping[str, CachedResponse]) -> _Found | None:
+        """Looks at these in the thread, and brings them up to date; None where nothing was found out.
+
+        Where that is because the database does not answer, nothing is kept.
         """
-        changes, now = self._changes, self._clock()
-        due = {
-            name
-            for name, cached in entries.items()
-            if completed is None or cached.frame is not None or cached.expires_at - ROUND_SECONDS <= now
-        }
-        counts = self._queue is not None and self._queue_asked >= self._round - POLLED_ROUNDS
+        changes = self._changes
         try:
             async with asyncio.timeout(_LONGEST_ROUND):
-                read = partial(self._read, entries, due, completed, checked, counts=counts)
                 found = await self._thread.run(read)
         except Exception as error:  # noqa: BLE001 - polls then ask by themselves, and are told why
             if not isinstance(error, AsuError | TimeoutError):
@@ -404,66 +316,80 @@ class PolledBuilds:
             return None
         if self._changes != changes:
             return None  # an operator has acted meanwhile, and this may have been read before
-        for name in found.asked:
-            cached = entries[name]
-            if self._cache.get(name) is not cached:
-                continue
-            progress = found.progress.get(name)
-            if name in found.replaced:
-                self._keep(found.replaced[name], cached.polled)
-            elif progress is None:
+        still = {name: cached for name, cached in entries.items() if self._cache.get(name) is cached}
+        for name in found.outdated:
+            if name in still:
                 self._cache.drop(name)
-            elif cached.frame is None:
-                cached.expires_at = now + progress.lasts.total_seconds() if progress.lasts else math.inf
-            elif cached.progress != progress:
-                cached.progress, cached.state, cached.body = progress, progress.standing.state, b""
-        for name in found.lost:
-            if self._cache.get(name) is entries[name]:
-                self._cache.drop(name)
-        if counts and found.pending is not None:
+        for name in found.compared:
+            if name in still:
+                still[name].compared = self._round
+        for name, looked in found.replaced.items():
+            if name in still:
+                self._keep(looked, still[name].polled)
+        for name, progress in found.progress.items():
+            if name in still:
+                cached = still[name]
+                cached.compared = self._round
+                if cached.progress != progress:
+                    cached.progress, cached.state, cached.body = progress, progress.standing.state, b""
+        if found.pending is not None:
             self.note_queue_length(found.pending)
-        elif not counts:
-            self._queue = None
         return found
 
-    def _read(
+    # In the thread.
+
+    def _read_round(
         self,
-        entries: Mapping[str, CachedResponse],
-        due: Collection[str],
-        completed: Sequence[str] | None,
-        checked: Sequence[str],
+        lives: Mapping[str, CachedResponse],
+        finals: Mapping[str, CachedResponse],
+        lately: int,
+        turn: int,
         *,
+        due: bool,
         counts: bool,
-    ) -> _Round:
-        """In the thread: what has become of these, without a change of the database only of those due."""
-        changed = True
-        if completed is not None:
-            try:
-                seen: int | None = self._builds.changes()
-            except AsuError:
-                seen = None  # it cannot be told at this moment
-            changed = seen is None or seen != self._seen
-            self._seen = seen
-        asked = entries.keys() if changed else due
-        progress = dict(self._builds.progress(asked)) if asked else {}
+    ) -> _Found:
+        """What has become of everything: of what is final only if anything has changed, or it is `due`."""
+        try:
+            seen: int | None = self._builds.changes()
+        except AsuError:
+            seen = None  # it cannot be told at this moment
+        changed = seen is None or seen != self._seen
+        self._seen = seen
+        found = self._read_moved(lives, counts=counts and changed)
+        polled = {name: cached for name, cached in finals.items() if cached.polled >= lately}
+        job_ids = {name: cached.job_id for name, cached in (polled if changed else finals).items()}
+        outdated: list[str] = [*found.outdated]
+        lasts = None
+        if job_ids and (changed or due):
+            names, lasts = self._builds.outdated(job_ids)
+            outdated += names
+        else:
+            job_ids = {}
+        completed = [name for name, cached in polled.items() if cached.state is JobState.COMPLETED]
+        checked = [name for name in completed if hash(name) % POLLED_ROUNDS == turn or polled[name].files_due]
+        outdated += self._builds.lost(completed, checked=checked)
+        for name in checked:
+            polled[name].files_due = False
+        return replace(found, outdated=outdated, compared=job_ids, lasts=lasts, changed=changed)
+
+    def _read_moved(self, entries: Mapping[str, CachedResponse], *, counts: bool) -> _Found:
+        """What has become of these; they are read again where their job is not the one that lived."""
+        known = self._builds.progress(entries) if entries else {}
+        progress: dict[str, Progress] = {}
         replaced: dict[str, Looked] = {}
-        for name, found in list(progress.items()):
-            cached, standing = entries[name], found.standing
-            lives = standing.state not in FINAL_STATES
-            same = standing.job_id == cached.job_id
-            if same and (standing.state is cached.state or (lives and cached.frame is not None)):
-                continue
-            del progress[name]
-            with contextlib.suppress(AsuError):  # then it is asked for when it is polled
-                replaced[name] = self.look(name)
-        return _Round(
-            asked,
-            progress,
-            replaced,
-            self._builds.lost(completed, checked=checked) if completed else (),
-            changed,
-            self._builds.pending() if counts and changed else None,
-        )
+        outdated: list[str] = []
+        for name, cached in entries.items():
+            found = known.get(name)
+            if found is None:
+                outdated.append(name)
+            elif found.standing.job_id == cached.job_id and found.standing.state not in FINAL_STATES:
+                progress[name] = found
+            elif found.standing.job_id != cached.job_id or cached.frame is not None:
+                try:
+                    replaced[name] = self.look(name)
+                except AsuError:
+                    outdated.append(name)  # who polls it is told
+        return _Found(progress, replaced, outdated, pending=self._builds.pending() if counts else None)
 
 
 def _start(work: Coroutine[object, None, None]) -> asyncio.Task[None]:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
-from asu_builder.http.answers import CachedResponse
+from asu_builder.http.answer_cache import CachedResponse
 from asu_builder.http.api.builds import BODY, BuildAnswers
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests

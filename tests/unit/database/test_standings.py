@@ -12,8 +12,9 @@ from asu_builder.database.queue import COUNT_PENDING
 from asu_builder.database.standings import (
     AHEAD,
     BETWEEN,
-    EXISTS,
     NEWEST,
+    NEWEST_ID,
+    OUTDATED,
     count_ahead,
     find_standings,
 )
@@ -39,7 +40,7 @@ def explain(database: Database, statement: str) -> list[tuple[object, ...]]:
     values: Sequence[object] | dict[str, object] = [1] * (8 if "?8" in statement else statement.count("?"))
     with database.reading() as connection:
         return connection.execute(
-            f"EXPLAIN {statement}", values or {"hash": "", "hashes": "[]", "now": 1}
+            f"EXPLAIN {statement}", values or {"hash": "", "hashes": "[]", "ids": "{}", "now": 1}
         ).fetchall()
 
 
@@ -81,7 +82,12 @@ def test_what_lies_between_two_places_is_counted_in_ranges_of_the_index_alone(
 
 def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
     by_hash = "SEARCH job USING INDEX build_jobs_hash (request_hash=?)"
-    assert plan(database, EXISTS) == [by_hash]
+    assert plan(database, NEWEST_ID) == [by_hash]
+    assert plan(database, OUTDATED) == [
+        "SCAN wanted VIRTUAL TABLE INDEX 1:",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+        by_hash,
+    ]
     assert plan(database, NEWEST)[:3] == [
         "SCAN wanted VIRTUAL TABLE INDEX 1:",
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",

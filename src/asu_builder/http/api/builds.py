@@ -22,7 +22,8 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import JobState
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
-from asu_builder.http.answers import CachedResponse, Looked, PolledBuilds, prepare
+from asu_builder.http.answer_cache import CachedResponse, prepare
+from asu_builder.http.answers import Looked, PolledBuilds
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
 from asu_builder.http.api.wire import (
     Accepted,
@@ -197,7 +198,7 @@ class BuildAnswers:
             return cached
         try:
             # One look into one index: docs/decisions/one-look-on-the-event-loop.md.
-            return None if self._builds.exists(request_hash) else self._unknown
+            return self._unknown if self._builds.find_id(request_hash) is None else None
         except Exception:  # noqa: BLE001 - a thread can wait for it, or tells what is wrong
             return None
 

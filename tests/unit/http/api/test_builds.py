@@ -3,15 +3,17 @@
 import asyncio
 import random
 import threading
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import pytest
 
 from asgi_client import AsgiClient
-from asu_builder.core.submit import BuildView
+from asu_builder.core.submit import BuildView, Progress
 from asu_builder.domain.errors import FailureReason, Unavailable
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.http import answers
+from asu_builder.http.answer_cache import AnswerCache, CachedResponse
 from asu_builder.http.answers import POLLED_ROUNDS
 from asu_builder.http.api.builds import FINAL_SECONDS, LIVE_SECONDS
 from asu_builder.http.fast_path import FastPath
@@ -143,19 +145,75 @@ def test_no_result_is_told_from_memory_while_the_store_is_missing(
     assert app._answers.polled.holds(failed)
 
 
-def test_what_nobody_polls_is_not_looked_at_and_goes_with_the_next_change(
+def test_what_nobody_polls_is_not_looked_at_until_it_is_polled_after_a_change(
     client: AsgiClient, app: FastPath, builds: FakeBuilds
 ) -> None:
-    polled, left = builds.complete(), builds.build(a_request(profile="other"))
-    client.get(f"{BUILD}/{left}")
+    polled, left, lives = (
+        builds.complete(),
+        builds.complete(a_request(profile="other")),
+        builds.build(a_request(profile="another")),
+    )
+    for name in (left, lives):
+        client.get(f"{BUILD}/{name}")
     for _ in range(POLLED_ROUNDS + 2):
         client.get(f"{BUILD}/{polled}")
         look_again(client, app)
     assert app._answers.polled.holds(left)
+    builds.asked.clear()
     builds.hold(a_request(profile="third"))
     look_again(client, app)
     assert builds.compared[-1] == {polled}
     assert not app._answers.polled.holds(left)
+    assert not app._answers.polled.holds(lives)
+    looks = builds.looks
+    assert [client.get(f"{BUILD}/{name}").status for name in (left, lives)] == [200, 202]
+    assert builds.looks == looks + 1, "a final job that is still the same is not read again"
+    look_again(client, app)
+    assert left in builds.stat[-2:], "its files are looked for soon"
+    assert builds.compared[-2:] == [{lives}, {polled, left}]
+
+
+@pytest.mark.parametrize("change", ["purged", "again", "store", "database"])
+def test_what_was_left_alone_is_not_told_after_it_has_changed(
+    client: AsgiClient, app: FastPath, builds: FakeBuilds, change: str
+) -> None:
+    polled = app._answers.polled
+    name = builds.complete()
+    client.get(f"{BUILD}/{name}")
+    polled._changed = polled._round + 1
+    match change:
+        case "purged":
+            del builds.jobs[name]
+        case "again":
+            builds.hold(a_request(), id=7)
+        case "store":
+            builds.store_missing = True
+        case "database":
+            builds.error = Unavailable("It is gone.")
+    builds.looks = 0
+    expected = {"purged": 404, "again": 202, "store": 200, "database": 503}
+    assert client.get(f"{BUILD}/{name}").status == expected[change]
+    assert builds.looks == (0 if change == "purged" else 1)
+
+
+def test_what_a_round_has_seen_in_vain_is_looked_for_by_the_next(
+    client: AsgiClient, app: FastPath, builds: FakeBuilds
+) -> None:
+    name = builds.complete()
+    client.get(f"{BUILD}/{name}")
+    look_again(client, app)
+    del builds.jobs[name]
+    real = builds.progress
+
+    def progress(names: Collection[str]) -> Mapping[str, Progress]:
+        app._answers.forget("0" * 64)  # an operator acts on another build
+        return real(names)
+
+    builds.progress = progress  # type: ignore[method-assign]
+    look_again(client, app)
+    builds.progress = real  # type: ignore[method-assign]
+    look_again(client, app)
+    assert client.get(f"{BUILD}/{name}").status == 404
 
 
 def test_nothing_is_told_from_memory_when_the_database_does_not_answer(
@@ -252,10 +310,9 @@ def test_rounds_come_only_while_somebody_polls(
         polled = app._answers.polled
         for _ in range(2):
             await asked.ask("GET", f"{BUILD}/{name}")
-            while polled.holds(name):
-                await asyncio.sleep(0.001)
             assert polled._rounds is not None
             await polled._rounds
+            assert not polled.holds(name)
 
     asyncio.run(play())
     assert builds.looks == 2
@@ -263,10 +320,10 @@ def test_rounds_come_only_while_somebody_polls(
 
 
 def test_a_hundred_thousand_finished_builds_stay_within_the_budget() -> None:
-    cache = answers.AnswerCache()
+    cache = AnswerCache()
     text = b"".join(b"Installing package-%d\n" % number for number in range(100))
     for number in range(100_000):
-        cache.put(f"{number:064x}", answers.CachedResponse(200, b"head", b"%d" % number + text))
+        cache.put(f"{number:064x}", CachedResponse(200, b"head", b"%d" % number + text))
         assert cache.size <= 16 << 20
     kept = cache.items()
     assert sum(cached.size for _, cached in kept) == cache.size
@@ -279,9 +336,9 @@ def test_two_thousand_results_of_usual_size_are_kept_at_once() -> None:
     names = [f"package-{number}-{numbers.randbytes(4).hex()}" for number in range(150)]
     text = "".join(f'"{name}":"1.{numbers.randint(1, 1000)}-r1",' for name in names * 5).encode()
     assert len(text) > 20_000
-    cache = answers.AnswerCache()
+    cache = AnswerCache()
     for number in range(2000):
-        cache.put(f"{number:064x}", answers.CachedResponse(200, b"head" * 100, b"%d" % number + text))
+        cache.put(f"{number:064x}", CachedResponse(200, b"head" * 100, b"%d" % number + text))
     assert len(cache.items()) == 2000
 
 
@@ -289,7 +346,7 @@ def test_what_is_compressed_is_told_as_it_was_and_what_is_polled_goes_last(
     app: FastPath, builds: FakeBuilds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polled = app._answers.polled
-    polled._cache = answers.AnswerCache(budget=60_000, plain=20_000)
+    polled._cache = AnswerCache(budget=60_000, plain=20_000)
     names = [
         builds.complete(a_request(packages=(f"p{number}",)), stdout="Installing\n" * 900)
         for number in range(20)
@@ -329,7 +386,7 @@ def test_unknown_hashes_leave_nothing_in_memory(
 
 def test_an_unknown_hash_is_told_as_the_router_would(client: AsgiClient, builds: FakeBuilds) -> None:
     at_once = client.get(f"{BUILD}/{'0' * 64}")
-    builds.exists = lambda name: True  # type: ignore[method-assign]
+    builds.find_id = lambda name: 1  # type: ignore[method-assign]
     looked_up = client.get(f"{BUILD}/{'0' * 64}")
     assert builds.looks == 1
     assert at_once.body == looked_up.body
@@ -341,10 +398,10 @@ def test_an_unknown_hash_is_told_as_the_router_would(client: AsgiClient, builds:
 
 
 def test_a_look_that_would_have_to_wait_is_done_in_a_thread(client: AsgiClient, builds: FakeBuilds) -> None:
-    def busy(name: str) -> bool:
+    def busy(name: str) -> int:
         raise Unavailable("Another thread looks.")
 
-    builds.exists = busy  # type: ignore[method-assign]
+    builds.find_id = busy  # type: ignore[method-assign]
     assert client.get(f"{BUILD}/{'0' * 64}").status == 404
     assert builds.looks == 1
 
