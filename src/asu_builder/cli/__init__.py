@@ -1,5 +1,6 @@
 """The command line: `asu-builder` serves; `asu-builder demo` shows a whole build."""
 
+import gc
 import importlib
 import os
 import sys
@@ -51,6 +52,7 @@ class _LateGroup(click.Group):
 @click.pass_context
 def main(context: click.Context) -> None:
     """Builds OpenWrt images with exactly the packages a router needs. Without a command: serve."""
+    gc.enable()
     if context.invoked_subcommand is None:
         from asu_builder.cli.serving import serve
 

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import getpass
 import logging
 import socket
 import threading
@@ -111,6 +110,8 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
             stop = f"Stop it (kill {holder})" if holder else "Stop it"
             raise Unavailable(f"Port {port} is taken by {described(holder)}. {stop}{other}") from error
         if error.errno in (errno.EACCES, errno.EPERM):
+            import getpass
+
             raise SettingsProblem(
                 f"server_port: user {getpass.getuser()} may not open port {port}. Choose one of at least "
                 f"{_LOWEST_OF_EVERYBODY}, as with: asu-builder serve --port 8080"
