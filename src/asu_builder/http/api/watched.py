@@ -123,7 +123,8 @@ class Feed:
         self._lives = 0
         self._state: Message | None = None
         self._states = 0
-        self._seen: Progress | None = None
+        self.seen: Progress | None = None
+        """As it was at the last look."""
         self._ends_at: float | None = None
         self._end: Message | None = None
         self._end_for_operators: Message | None = None
@@ -148,7 +149,7 @@ class Feed:
     @property
     def waits(self) -> bool:
         """Whether only its place in the queue can change, or what it waits for."""
-        return self._seen is not None and _waits(self._seen) and self._end is None
+        return self.seen is not None and _waits(self.seen) and self._end is None
 
     def is_due(self, now: float) -> bool:
         """Whether the last look is long enough ago, and none is on its way."""
@@ -170,10 +171,6 @@ class Feed:
         # In no request's context: it is made for all who watch.
         self._looks = self._loop.create_task(self._look_on(), context=Context())
 
-    def agrees(self, progress: Progress | None) -> bool:
-        """Whether this is what was seen last."""
-        return progress == self._seen
-
     def take(self, progress: Progress | None, *, stamp: int | None, since: float) -> None:
         """What a look at many that began at `since` has found of this one."""
         if self._looks is not None or self._looked_at > since or self._end or not self.watchers:
@@ -183,16 +180,14 @@ class Feed:
             return
         self._failures = 0
         self._stamp = stamp
+        self._due_at = self._loop.time() + WAITING_SECONDS
         if self._note(progress):
             for watcher in self.watchers:
                 watcher.wake()
 
-    def rest(self, now: float) -> None:
-        """It waits, and was looked at with others."""
-        self._due_at = now + WAITING_SECONDS
-
     def fail(self, error: AsuError) -> None:
         """A look has failed; the next one may not."""
+        self._due_at = self._loop.time() + WAITING_SECONDS
         self._failures += 1
         if self._job_id is None or self._failures >= _TRIES:
             self.end(error)
@@ -319,7 +314,7 @@ class Feed:
 
     def _note(self, progress: Progress) -> bool:
         """Whether there is more to tell than that time has passed; then it is told."""
-        before, self._seen = self._seen, progress
+        before, self.seen = self.seen, progress
         left = None if progress.remaining is None else progress.remaining.total_seconds()
         ends_at = None if left is None else time.monotonic() + left
         is_same = before is not None and (before.standing, before.waiting_for) == (

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 
 from asu_builder.core.live import LiveBuilds
@@ -135,13 +135,14 @@ class Watching:
         """
         since = self._loop.time()
         current = [feed for feed in waiting if feed.is_current(stamp)]
-        asked = [feed for feed in waiting if not feed.is_current(stamp)] + current[:1]
+        behind = [feed for feed in waiting if not feed.is_current(stamp)]
         try:
-            found = await self._progress(asked)
-            if current and not current[0].agrees(found.get(current[0].request_hash)):
-                asked = list(waiting)
-                found = await self._progress(asked)
-            for feed in asked:
+            found = await self._progress(behind + current[:1])
+            if current and found.get(current[0].request_hash) != current[0].seen:
+                found = await self._progress(waiting)
+            elif current:
+                found = {feed.request_hash: feed.seen for feed in current} | found
+            for feed in waiting:
                 feed.take(found.get(feed.request_hash), stamp=stamp, since=since)
         except AsuError as error:
             for feed in waiting:
@@ -152,11 +153,11 @@ class Watching:
                 feed.end(BUG)
         for feed in waiting:
             self._source.note_watched(feed.request_hash)
-            feed.rest(since)
         self._compares = None
 
-    def _progress(self, feeds: Sequence[Feed]) -> Awaitable[Mapping[str, Progress]]:
-        return self._threads.run(self._source.progress, [feed.request_hash for feed in feeds])
+    async def _progress(self, feeds: Sequence[Feed]) -> dict[str, Progress | None]:
+        names = [feed.request_hash for feed in feeds]
+        return dict(await self._threads.run(self._source.progress, names))
 
     def _forget(self, feed: Feed) -> None:
         """Later watchers get a new feed; those of this one keep it."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,24 @@ def test_what_all_wait_for_is_told_though_nothing_was_written(
             },
         )
         assert [receive(each)["waiting_for"] for each in opened] == ["engine"] * 3
+
+
+def test_an_end_that_moves_away_with_time_is_told_though_nothing_was_written(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "_ETA_SLACK", 0.1)
+    names = wait_for_turn(served, "vim", "tmux")
+    for name in names:
+        served.builds.jobs[name] = BuildView(
+            served.builds.jobs[name].job, 0, remaining=timedelta(seconds=0.5)
+        )
+    with contextlib.ExitStack() as stack:
+        opened = watch_each(served, stack, names)
+        assert eventually(lambda: len(served.builds.compared) > 2 and len(served.builds.compared[-1]) == 1)
+        together = served.builds.compared.count(frozenset(names))
+        for _ in range(3):
+            assert [receive(each)["eta_seconds"] for each in opened] == [1, 1]
+        assert served.builds.compared.count(frozenset(names)) == together
 
 
 def test_a_waiting_build_that_moves_or_goes_away_elsewhere_is_looked_at_alone(served: Served) -> None:
