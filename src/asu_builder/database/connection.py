@@ -160,16 +160,20 @@ class Database:
         return connection
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that refuses to write; one statement sees one state."""
+    def reading(self, *, snapshot: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection that refuses to write; one statement sees one state, with `snapshot` all see one."""
         with self._translated():
             try:
                 connection = self._idle_readers.pop()
             except IndexError:
                 connection = self._connect("NORMAL", read_only=True)
             try:
+                if snapshot:
+                    connection.execute("BEGIN")
                 yield connection
             finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 self._idle_readers.append(connection)
 
     @contextlib.contextmanager

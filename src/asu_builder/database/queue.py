@@ -23,7 +23,14 @@ from asu_builder.database.rows import (
     span_micros,
     to_job,
 )
-from asu_builder.database.standings import ANSWERS, NEWEST_ID, OUTDATED, count_ahead, find_standings
+from asu_builder.database.standings import (
+    ANSWERS,
+    FORGET_MOVES,
+    NEWEST_ID,
+    OUTDATED,
+    WaitingJobs,
+    count_ahead,
+)
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
@@ -124,6 +131,7 @@ class SqlJobQueue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._waiting = WaitingJobs()
 
     def submit(self, submission: Submission, *, max_pending: int | None = None) -> Entry:
         (entry,) = self.submit_all([submission], max_pending=max_pending)
@@ -198,21 +206,16 @@ class SqlJobQueue:
             return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
     def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
-        with self._database.reading() as connection:
-            connection.execute("BEGIN")
-            try:
-                return find_standings(connection, request_hashes, self._database.now())
-            finally:
-                connection.execute("ROLLBACK")
+        with self._database.reading(snapshot=True) as connection:
+            return self._waiting.standings(connection, request_hashes, self._database.now())
 
     def position(self, job_id: int) -> int:
-        with self._database.reading() as connection:
-            return count_ahead(connection, job_id)
+        with self._database.reading(snapshot=True) as connection:
+            return self._waiting.ahead(connection, job_id)
 
     def pending(self) -> int:
-        with self._database.reading() as connection:
-            (pending,) = connection.execute(COUNT_PENDING).fetchone()
-        return int(pending)
+        with self._database.reading(snapshot=True) as connection:
+            return self._waiting.count(connection)
 
     def typical_duration(self) -> timedelta | None:
         with self._database.reading() as connection:
@@ -254,6 +257,7 @@ class SqlJobQueue:
             ).fetchall()
             document = json.encode(failure).decode()
             connection.executemany(_WRITE_OUTCOME, [(job_id, False, document) for (job_id,) in rows])
+            connection.execute(FORGET_MOVES)
             return [to_job(connection.execute(_JOB, row).fetchone()) for row in rows]
 
     def cancel(self, job_id: int, *, failure_ttl: timedelta, cancel_digest: str | None = None) -> bool:

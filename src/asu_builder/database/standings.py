@@ -1,14 +1,15 @@
-"""Where jobs stand: their states, and how many wait ahead of each, counted in ranges of one index.
+"""Where jobs stand: their states, and how many wait ahead of each.
 
-The index build_jobs_order holds what waits in the order of claims, by four columns. One of them descends,
-so no comparison of whole rows is a range of it. What lies between two places is counted column by
-column: each range fixes the columns before one and has its ends in that one.
+To count what is ahead costs as much as there is. So the queue is also held in memory, in its order, and
+before each look takes in the moves that the database has noted since: docs/decisions/the-queue-in-memory.md.
 """
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Mapping
 
-from msgspec import json
+from msgspec import Struct, json
 
 from asu_builder.database.rows import moment
 from asu_builder.domain.job import JobState, Stage, Standing
@@ -31,100 +32,159 @@ OUTDATED = f"""
 """Of hashes with ids of jobs those that another job answers, or none; and when the first one expires."""
 
 NEWEST = f"""
-    SELECT job.request_hash, job.id, job.state, job.stage, job.expires_at, job.started_at,
-           job.deprioritized, job.priority, job.fair_start
+    SELECT job.request_hash, job.id, job.state, job.stage, job.expires_at, job.started_at
       FROM json_each(:hashes) AS wanted CROSS JOIN build_jobs AS job
      WHERE job.id = (SELECT job.id FROM build_jobs AS job
                       WHERE job.request_hash = wanted.value AND {ANSWERS} ORDER BY job.id DESC LIMIT 1)
-     ORDER BY job.deprioritized, job.priority DESC, job.fair_start, job.id
 """
-"""Of each hash the newest job that answers, in the order of claims."""
+"""Of each hash the newest job that answers."""
 
-_COLUMNS = ("deprioritized", "priority", "fair_start", "id")
-_EARLIER = ("<", ">", "<", "<")
-_LATER = (">", "<", ">", ">=")
-"""How what is before and after a place compares with it in each column of the index.
-
-A place itself is among what is after it, so that the next one counts it.
+# A descending column among ascending ones makes a comparison of rows no range of an index. So what is ahead
+# is counted column by column, equal in those before, earlier in this one: four ranges of build_jobs_order.
+AHEAD = """
+    SELECT (SELECT count(*) FROM build_jobs WHERE state = 'pending' AND deprioritized < mine.deprioritized)
+         + (SELECT count(*) FROM build_jobs WHERE state = 'pending' AND deprioritized = mine.deprioritized
+               AND priority > mine.priority)
+         + (SELECT count(*) FROM build_jobs WHERE state = 'pending' AND deprioritized = mine.deprioritized
+               AND priority = mine.priority AND fair_start < mine.fair_start)
+         + (SELECT count(*) FROM build_jobs WHERE state = 'pending' AND deprioritized = mine.deprioritized
+               AND priority = mine.priority AND fair_start = mine.fair_start AND id < mine.id)
+      FROM build_jobs AS mine WHERE mine.id = ?
 """
-_Place = tuple[int, int, int, int]
-"""The values of these columns."""
-_MINE = [f"mine.{name}" for name in _COLUMNS]
-_FIRST, _THEN = ("?1", "?2", "?3", "?4"), ("?5", "?6", "?7", "?8")
 
-
-def _count(fixed: Sequence[str], *ends: str) -> str:
-    """Counts the range with these values in the first columns, and with these ends in the one after them."""
-    equal = [f"{name} = {value}" for name, value in zip(_COLUMNS, fixed, strict=False)]
-    conditions = " AND ".join(["state = 'pending'", *equal, *ends])
-    return f"(SELECT count(*) FROM build_jobs WHERE {conditions})"
-
-
-def _end(column: int, comparisons: Sequence[str], place: Sequence[str]) -> str:
-    return f"{_COLUMNS[column]} {comparisons[column]} {place[column]}"
-
-
-def _ranges(place: Sequence[str], comparisons: Sequence[str], *, since: int = 0) -> list[str]:
-    """The ranges of what compares so with a place, and equals it in the columns before `since`."""
-    return [_count(place[:column], _end(column, comparisons, place)) for column in range(since, len(place))]
-
-
-AHEAD = f"SELECT {' + '.join(_ranges(_MINE, _EARLIER))} FROM build_jobs AS mine WHERE mine.id = ?"
-"""How many wait before a job."""
-BETWEEN = [
-    "SELECT "
-    + " + ".join(
-        [
-            *_ranges(_FIRST, _LATER, since=column + 1),
-            _count(_FIRST[:column], _end(column, _LATER, _FIRST), _end(column, _EARLIER, _THEN)),
-            *_ranges(_THEN, _EARLIER, since=column + 1),
-        ]
-    )
-    for column in range(len(_COLUMNS))
-]
-"""How many wait from a place on and before another, by the first column in which the two differ."""
+_MOST_MOVES = 500
+"""More are caught up with by reading the queue anew."""
+KEPT_MOVES = 5000
+FORGET_MOVES = f"DELETE FROM queue_moves WHERE seq <= (SELECT max(seq) FROM queue_moves) - {KEPT_MOVES}"
+MOVES = "SELECT seq, job_id FROM queue_moves WHERE seq >= ? ORDER BY seq LIMIT ?"
+_WAITING = """
+    SELECT job.id, job.request_hash, job.deprioritized, job.priority, job.fair_start, job.started_at
+      FROM build_jobs AS job
+"""
+_ALL_WAITING = f"{_WAITING} WHERE job.state = 'pending'"
+MOVED = f"{_WAITING} WHERE job.id IN (SELECT value FROM json_each(?)) AND job.state = 'pending'"
 
 
 def count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
-    """How many waiting jobs are before this one; 0 for one that is not there."""
+    """How many waiting jobs are before this one, as this connection sees it; 0 for one that is not there."""
     row = connection.execute(AHEAD, (job_id,)).fetchone()
     return int(row[0]) if row else 0
 
 
-def find_standings(
+class _Waiting(Struct, frozen=True, gc=False):
+    request_hash: str
+    place: int
+    """Orders those that wait: deprioritized, priority, fair-queue start and id in one number."""
+    started_at: int | None
+
+
+class WaitingJobs:
+    """Those that wait, in order, in memory. For any thread, with a connection that begins a snapshot.
+
+    A transaction that writes must not use it: what is rolled back would stay.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[int, _Waiting] = {}
+        self._ids: dict[str, int] = {}
+        self._places: list[int] = []
+        self._seen: int | None = None
+        """The last move that is in here; None when it has to be read anew."""
+
+    def count(self, connection: sqlite3.Connection) -> int:
+        """How many wait."""
+        with self._lock:
+            self._catch_up(connection)
+            return len(self._places)
+
+    def ahead(self, connection: sqlite3.Connection, job_id: int) -> int:
+        """How many wait before this job; for one that does not wait, before its place."""
+        with self._lock:
+            self._catch_up(connection)
+            job = self._jobs.get(job_id)
+            if job is not None:
+                return bisect_left(self._places, job.place)
+        return count_ahead(connection, job_id)
+
+    def standings(
+        self, connection: sqlite3.Connection, request_hashes: Collection[str], at: int
+    ) -> Mapping[str, Standing]:
+        """Of each hash the newest job that answers at that time."""
+        standings: dict[str, Standing] = {}
+        others = []
+        with self._lock:
+            self._catch_up(connection)
+            for request_hash in request_hashes:
+                job_id = self._ids.get(request_hash)
+                if job_id is None:
+                    others.append(request_hash)
+                    continue
+                job = self._jobs[job_id]
+                ahead = bisect_left(self._places, job.place)
+                started_at = None if job.started_at is None else moment(job.started_at)
+                standings[request_hash] = Standing(job_id, JobState.PENDING, None, ahead, None, started_at)
+        if others:
+            standings.update(_find_others(connection, others, at))
+        return standings
+
+    def _catch_up(self, connection: sqlite3.Connection) -> None:
+        """Takes in what has moved. Where that fails, the next look reads everything anew."""
+        seen, self._seen = self._seen, None
+        first = 0 if seen is None else seen
+        moves = connection.execute(MOVES, (first, _MOST_MOVES)).fetchall()
+        if seen is None or len(moves) == _MOST_MOVES or (seen and (not moves or moves[0][0] != seen)):
+            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM queue_moves").fetchone()
+            self._read_anew(connection.execute(_ALL_WAITING))
+            self._seen = last
+            return
+        moved = {job_id for seq, job_id in moves if seq != seen}
+        if moved:
+            for job_id in moved:
+                self._remove(job_id)
+            for row in connection.execute(MOVED, (json.encode(moved).decode(),)):
+                insort(self._places, self._add(*row))
+        self._seen = moves[-1][0] if moves else 0
+
+    def _read_anew(self, rows: Iterable[tuple[int, str, int, int, int, int | None]]) -> None:
+        self._jobs.clear()
+        self._ids.clear()
+        self._places = sorted([self._add(*row) for row in rows])
+
+    def _add(
+        self,
+        job_id: int,
+        request_hash: str,
+        deprioritized: int,
+        priority: int,
+        fair_start: int,
+        started_at: int | None,
+    ) -> int:
+        place = ((((deprioritized << 8) - priority) << 64) + fair_start << 64) + job_id
+        self._jobs[job_id] = _Waiting(request_hash, place, started_at)
+        self._ids[request_hash] = job_id
+        return place
+
+    def _remove(self, job_id: int) -> None:
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            del self._ids[job.request_hash]
+            del self._places[bisect_left(self._places, job.place)]
+
+
+def _find_others(
     connection: sqlite3.Connection, request_hashes: Collection[str], at: int
 ) -> Mapping[str, Standing]:
-    """Of each hash the newest job that answers; `connection` is in a transaction.
-
-    All positions together cost one pass over the index at most, up to the last of them.
-    """
     # Sorted, so that neighbours in the index of hashes are read from one page.
-    values = {"hashes": json.encode(sorted({*request_hashes})).decode(), "now": at}
-    standings: dict[str, Standing] = {}
-    ahead = 0
-    last: _Place | None = None
-    rows = connection.execute(NEWEST, values)
-    for request_hash, job_id, state, stage, expires_at, started_at, deprioritized, priority, start in rows:
-        waits = state == "pending"
-        if waits:
-            place = (deprioritized, priority, start, job_id)
-            ahead += _count_between(connection, last, place) if last else count_ahead(connection, job_id)
-            last = place
-        standings[request_hash] = Standing(
+    values = {"hashes": json.encode(sorted(request_hashes)).decode(), "now": at}
+    return {
+        request_hash: Standing(
             job_id,
             JobState(state),
             None if stage is None else Stage(stage),
-            ahead if waits else None,
+            None,
             None if expires_at is None else moment(expires_at),
             None if started_at is None else moment(started_at),
         )
-    return standings
-
-
-def _count_between(connection: sqlite3.Connection, first: _Place, then: _Place) -> int:
-    """How many wait from the first place on and before the other one, which comes later."""
-    differs = 3
-    while first[:differs] != then[:differs]:
-        differs -= 1
-    (between,) = connection.execute(BETWEEN[differs], first + then).fetchone()
-    return int(between)
+        for request_hash, job_id, state, stage, expires_at, started_at in connection.execute(NEWEST, values)
+    }

@@ -1,47 +1,59 @@
-"""Positions are exact, and counted in ranges of one index."""
+"""Positions are exact, whoever has moved what, and none costs more in a longer queue."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from asu_builder.database import standings
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import BUILDING, WAITING
-from asu_builder.database.queue import COUNT_PENDING
+from asu_builder.database.queue import COUNT_PENDING, SqlJobQueue
 from asu_builder.database.standings import (
     AHEAD,
-    BETWEEN,
+    KEPT_MOVES,
+    MOVED,
+    MOVES,
     NEWEST,
     NEWEST_ID,
     OUTDATED,
     count_ahead,
-    find_standings,
 )
+from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.job import IdlePolicy
+from factories import a_submission
+from schemas import ask
 
+DAY = timedelta(days=1)
 _Job = tuple[bool, int, int, bool]
 """Deprioritized, priority, fair start, and whether it waits."""
 _ORDER = "build_jobs USING COVERING INDEX build_jobs_order"
-_EQUAL = ("deprioritized=?", "priority=?", "fair_start=?")
 _COLUMNS = ("deprioritized", "priority", "fair_start", "id")
-_BEFORE, _AFTER = "<><<", "><>>"
-"""How what is before and after a place compares with it in each column."""
+_BEFORE = "<><<"
+"""How what is ahead compares in each of them."""
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    opened = Database(tmp_path_factory.mktemp("standings") / "a.db")
-    yield opened
-    opened.close()
+    with closing(Database(tmp_path_factory.mktemp("standings") / "a.db")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def queue(database: Database) -> SqlJobQueue:
+    return SqlJobQueue(database)
 
 
 def explain(database: Database, statement: str) -> list[tuple[object, ...]]:
     """What SQLite answers about it, with any values."""
-    values: Sequence[object] | dict[str, object] = [1] * (8 if "?8" in statement else statement.count("?"))
+    values: Sequence[object] | dict[str, object] = ["[]"] * statement.count("?")
+    named = {"hash": "", "hashes": "[]", "ids": "{}", "now": 1}
     with database.reading() as connection:
-        return connection.execute(
-            f"EXPLAIN {statement}", values or {"hash": "", "hashes": "[]", "ids": "{}", "now": 1}
-        ).fetchall()
+        return connection.execute(f"EXPLAIN {statement}", values or named).fetchall()
 
 
 def plan(database: Database, statement: str) -> list[str]:
@@ -55,29 +67,14 @@ def reads_columns(database: Database, statement: str) -> bool:
     return any(step[1] in ("Column", "Rowid", "FinishSeek") for step in explain(database, statement))
 
 
-def searched(column: int, *signs: str) -> str:
-    """How a plan names the range that fixes the columns before this one and has such ends in it."""
-    bounds = [f"{_COLUMNS[column]}{sign}?" for sign in signs]
-    return f"SEARCH {_ORDER} ({' AND '.join([*_EQUAL[:column], *bounds])})"
-
-
-def test_the_position_of_one_job_is_four_ranges_of_the_index_alone(database: Database) -> None:
+def test_what_is_ahead_of_one_job_is_counted_in_four_ranges_of_the_index_alone(database: Database) -> None:
     mine, *ranges = plan(database, AHEAD)
     assert mine == "SEARCH mine USING INTEGER PRIMARY KEY (rowid=?)"
-    assert ranges == [searched(column, sign) for column, sign in enumerate(_BEFORE)]
-
-
-@pytest.mark.parametrize("column", range(4))
-def test_what_lies_between_two_places_is_counted_in_ranges_of_the_index_alone(
-    database: Database, column: int
-) -> None:
-    assert plan(database, BETWEEN[column]) == [
-        "SCAN CONSTANT ROW",
-        *(searched(behind, _AFTER[behind]) for behind in range(column + 1, 4)),
-        searched(column, ">", "<"),
-        *(searched(behind, _BEFORE[behind]) for behind in range(column + 1, 4)),
+    equal = [f"{name}=?" for name in _COLUMNS]
+    ends = [f"{name}{sign}?" for name, sign in zip(_COLUMNS, _BEFORE, strict=True)]
+    assert ranges == [
+        f"SEARCH {_ORDER} ({' AND '.join([*equal[:column], ends[column]])})" for column in range(4)
     ]
-    assert not reads_columns(database, BETWEEN[column])
 
 
 def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
@@ -88,11 +85,16 @@ def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
         by_hash,
     ]
-    assert plan(database, NEWEST)[:3] == [
+    assert plan(database, NEWEST) == [
         "SCAN wanted VIRTUAL TABLE INDEX 1:",
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
         by_hash,
     ]
+
+
+def test_what_has_moved_is_searched_by_its_number(database: Database) -> None:
+    assert plan(database, MOVES) == ["SEARCH queue_moves USING INTEGER PRIMARY KEY (rowid>?)"]
+    assert plan(database, MOVED)[0] == "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"
 
 
 def test_counting_what_waits_and_what_is_built_reads_an_index_alone(database: Database) -> None:
@@ -123,7 +125,7 @@ def write(database: Database, jobs: Sequence[_Job]) -> dict[str, tuple[int, _Job
                 " finished_at, expires_at, enqueued_at, last_accessed_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0) RETURNING id",
                 (name, deprioritized, priority, fair_start)
-                + (("pending", None, None) if waits else ("cancelled", 1, 10)),
+                + (("pending", None, None) if waits else ("cancelled", 1, 7_000_000_000_000_000)),
             ).fetchone()
             written[name] = (job_id, job)
     return written
@@ -138,7 +140,9 @@ _JOBS = st.lists(
 @given(_JOBS, st.sets(st.integers(0, 59)))
 @example([(False, 0, 0, True)] * 3, {0, 1, 2})
 @example([(True, -1, 3, True), (False, 1, 0, True), (True, 1, 0, True), (False, -1, 2, True)], {0, 1, 2, 3})
-def test_positions_are_those_of_a_sorted_list(database: Database, jobs: list[_Job], chosen: set[int]) -> None:
+def test_positions_are_those_of_a_sorted_list(
+    database: Database, queue: SqlJobQueue, jobs: list[_Job], chosen: set[int]
+) -> None:
     written = write(database, jobs)
     order = sorted(
         (deprioritized, -priority, fair_start, job_id)
@@ -147,9 +151,104 @@ def test_positions_are_those_of_a_sorted_list(database: Database, jobs: list[_Jo
     )
     place = {job_id: number for number, (*_, job_id) in enumerate(order)}
     asked = [name for number, name in enumerate(written) if number in chosen]
-    with database.reading() as connection:
-        assert {job_id: count_ahead(connection, job_id) for job_id in place} == place
-        found = find_standings(connection, asked, 5)
+    found = queue.standings(asked)
     assert {name: standing.ahead for name, standing in found.items()} == {
         name: place.get(written[name][0]) for name in asked
     }
+    assert queue.pending() == len(place)
+    assert {job_id: queue.position(job_id) for job_id in place} == place
+    with database.reading() as connection:
+        assert {job_id: count_ahead(connection, job_id) for job_id in place} == place
+
+
+def submit(queue: SqlJobQueue, numbers: range) -> list[str]:
+    """Jobs that wait in this order; their hashes."""
+    submissions = [a_submission(packages=(f"p{number}",)) for number in numbers]
+    queue.submit_all(submissions)
+    return [submission.request_hash for submission in submissions]
+
+
+def ahead(queue: SqlJobQueue, names: Sequence[str]) -> list[int | None]:
+    found = queue.standings(names)
+    return [found[name].ahead for name in names]
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Iterator[tuple[SqlJobQueue, SqlJobQueue]]:
+    """A fresh queue as two processes have it."""
+    with closing(Database(tmp_path / "a.db")) as one, closing(Database(tmp_path / "a.db")) as other:
+        yield SqlJobQueue(one), SqlJobQueue(other)
+
+
+@pytest.mark.parametrize("moves", [1, 499, 500, 501, KEPT_MOVES + 10])
+def test_a_process_that_has_not_looked_for_any_number_of_moves_is_exact(
+    sides: tuple[SqlJobQueue, SqlJobQueue], moves: int
+) -> None:
+    queue, other = sides
+    before = submit(queue, range(3))
+    assert ahead(other, before) == [0, 1, 2]
+    assert queue.cancel(other.standings(before)[before[0]].job_id, failure_ttl=DAY)
+    names = before[1:] + submit(queue, range(3, 2 + moves))
+    queue.expire_abandoned(IdlePolicy(DAY, DAY), failure_ttl=DAY)  # forgets old moves
+    assert ahead(other, names) == list(range(len(names)))
+    assert other.pending() == len(names)
+
+
+def test_only_so_many_moves_are_kept(sides: tuple[SqlJobQueue, SqlJobQueue], tmp_path: Path) -> None:
+    queue, _ = sides
+    submit(queue, range(KEPT_MOVES + 10))
+    queue.expire_abandoned(IdlePolicy(DAY, DAY), failure_ttl=DAY)
+    assert ask(tmp_path / "a.db", "SELECT count(*), max(seq) FROM queue_moves") == [
+        (KEPT_MOVES, KEPT_MOVES + 10)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "broken"), [("MOVES", "SELECT ? FROM nowhere LIMIT ?"), ("MOVED", "SELECT ? FROM nowhere")]
+)
+def test_after_a_look_that_fails_the_next_one_is_exact(
+    sides: tuple[SqlJobQueue, SqlJobQueue], monkeypatch: pytest.MonkeyPatch, statement: str, broken: str
+) -> None:
+    queue, other = sides
+    names = submit(queue, range(3))
+    assert ahead(queue, names) == [0, 1, 2]
+    assert other.cancel(queue.standings(names)[names[1]].job_id, failure_ttl=DAY)
+    with monkeypatch.context() as patched:
+        patched.setattr(standings, statement, broken)
+        with pytest.raises(Unavailable, match="no such table"):
+            queue.pending()
+    names += submit(other, range(3, 5))
+    del names[1]
+    assert ahead(queue, names) == [0, 1, 2, 3]
+
+
+def test_what_was_rolled_back_is_not_counted(sides: tuple[SqlJobQueue, SqlJobQueue]) -> None:
+    queue, _ = sides
+    names = submit(queue, range(2))
+    with pytest.raises(ZeroDivisionError), queue._database.writing() as connection:
+        connection.execute("UPDATE build_jobs SET deprioritized = 1 WHERE request_hash = ?", names[:1])
+        assert ahead(queue, names) == [0, 1]
+        raise ZeroDivisionError
+    submit(queue, range(2, 3))
+    assert ahead(queue, names) == [0, 1]
+
+
+def test_a_position_costs_the_same_in_a_longer_queue(sides: tuple[SqlJobQueue, SqlJobQueue]) -> None:
+    queue, _ = sides
+    taken = []
+    for numbers in (range(10), range(10, 1000)):
+        names = submit(queue, numbers)
+        assert ahead(queue, names[-1:]) == [numbers[-1]]
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        with queue._database.reading() as connection:
+            connection.set_progress_handler(count, 1)
+        assert ahead(queue, names) == list(numbers)
+        with queue._database.reading() as connection:
+            connection.set_progress_handler(None, 1)
+        taken.append(steps)
+    assert taken[0] == taken[1] > 0
