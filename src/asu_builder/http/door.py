@@ -21,6 +21,8 @@ CLIENT = "asu_builder.client"
 """Where in a scope the `Client` is."""
 NO_STORE = (b"cache-control", b"no-store")
 """What every answer says that does not say how long it may be kept."""
+TAKE = "asu_builder.take"
+"""Where in a scope is what gives the whole body at once, or None where it is not here yet."""
 WRITE = "asu_builder.write"
 """Where in a scope is what sends a whole answer at once."""
 ABORT = "asu_builder.abort"

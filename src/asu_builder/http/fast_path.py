@@ -1,7 +1,6 @@
 """The middleware that every request passes: it answers from memory what it can, and counts and logs."""
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import os
@@ -16,24 +15,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.answer_cache import CachedResponse
-from asu_builder.http.api.builds import BODY, BuildAnswers
+from asu_builder.http.api.builds import BODY, BuildAnswers, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, NO_STORE, WRITE, Headers, refuse_socket
+from asu_builder.http.door import CLIENT, NO_STORE, TAKE, WRITE, Headers, refuse_socket
 from asu_builder.http.errors import INTERNAL, answer_error, respond
 from asu_builder.http.threads import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 
 BUILD = "/api/v1/build"
 BUILD_PREFIX = f"{BUILD}/"
-_SUBMISSIONS = Route(BUILD, BuildAnswers.on_post, methods=["POST"])
 _ORIGIN = (b"access-control-allow-origin", b"*")
 _LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
 """Where whole build requests are sent; the others take small forms, or no body at all."""
 _HASH_AT = len(BUILD_PREFIX)
 _POLL_LABEL = BUILD_PREFIX + "{request_hash}"
+_SUBMISSIONS = Route(BUILD, BuildAnswers.on_post, methods=["POST"])
+_POLLS = Route(_POLL_LABEL, BuildAnswers.on_get, methods=["GET"])
 _STATS = "/api/v1/stats"
 _READS = ("GET", "HEAD")
 
@@ -158,12 +158,12 @@ class FastPath:
         if path.startswith(BUILD_PREFIX) and method in _READS:
             cached, route = self._answers.get_cached(path[_HASH_AT:]), _POLL_LABEL
         elif path == BUILD and method == "POST":
-            body = await _read_body(receive)
+            take = scope.get(TAKE)
+            body = (take and take(scope)) or await _read_body(receive)
             if body is None:
                 return
-            digest = hashlib.sha256(body).digest()
-            scope[BODY] = body, digest
-            cached, route = self._answers.get_cached_by_body(digest, scope), BUILD
+            scope[BODY] = body
+            cached, route = self._answers.get_cached_by_body(body, scope), BUILD
         elif path == _STATS and method in _READS:
             cached, route = self._answers.polled.queue_length(), _STATS
         else:
@@ -248,8 +248,7 @@ class FastPath:
         recorder = ResponseRecorder(scope, send, request_id, self._cors)
         bind_log_context(request_id, scope["path"])
         try:
-            submits = scope["path"] == BUILD and scope["method"] == "POST"
-            await (self._submit if submits else self._app)(scope, receive, recorder.send)
+            await (self._answer_build if self._is_build(scope) else self._app)(scope, receive, recorder.send)
             if STREAM in scope:
                 await scope[STREAM](scope, recorder.send)
         except ClientDisconnect:
@@ -271,12 +270,24 @@ class FastPath:
                     recorder.seconds,
                 )
 
-    async def _submit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a build request without the router: it and its wrappers cost as much as the answer."""
-        scope["route"] = _SUBMISSIONS
+    @staticmethod
+    def _is_build(scope: Scope) -> bool:
+        """Whether it submits or polls; says so in the scope, as the router would."""
+        path, method = scope["path"], scope["method"]
+        if path == BUILD and method == "POST":
+            scope["route"] = _SUBMISSIONS
+        elif path.startswith(BUILD_PREFIX) and method in _READS and is_request_hash(path[_HASH_AT:]):
+            scope["route"], scope["path_params"] = _POLLS, {"request_hash": path[_HASH_AT:]}
+        else:
+            return False
+        return True
+
+    async def _answer_build(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers without the router: it and its wrappers cost as much as the answer."""
         request = Request(scope, receive)
+        on_build = self._answers.on_post if scope["route"] is _SUBMISSIONS else self._answers.on_get
         try:
-            response = await self._answers.on_post(request)
+            response = await on_build(request)
         except ClientDisconnect:
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asu_builder.http import door
 from asu_builder.http.api.wire import RenderedResponse
-from asu_builder.http.door import ABORT, CLIENT, LINGER_SECONDS, LOWEST_BODY, WRITE, Client, Door
+from asu_builder.http.door import ABORT, CLIENT, LINGER_SECONDS, LOWEST_BODY, TAKE, WRITE, Client, Door
 
 _SLICE = 16 << 10
 """Bytes that the parser gets at once: it adds up a header's pieces at a cost that grows with the square."""
@@ -148,7 +148,8 @@ class HttpProtocol(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         scope: Any = self.scope
-        scope[ABORT], scope[CLIENT], scope[WRITE] = self.transport.abort, self._client, self.write_answer
+        scope[ABORT], scope[CLIENT] = self.transport.abort, self._client
+        scope[TAKE], scope[WRITE] = self.take_body, self.write_answer
         self._phase = _HEAD
         self._unread = 0
         if self.cycle is not None:
@@ -222,6 +223,18 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     # Called by the application.
+
+    def take_body(self, scope: object) -> bytes | None:
+        """The whole body of the request of this scope, if it is here and nobody has received any of it."""
+        cycle: Any = self.cycle
+        if (
+            cycle.scope is not scope
+            or cycle.more_body
+            or cycle.waiting_for_100_continue
+            or cycle.disconnected
+        ):
+            return None
+        return bytes(cycle.body)
 
     def write_answer(self, scope: object, answer: bytes) -> bool:
         """Sends the whole answer to the request of this scope, with its head, in one piece.

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
@@ -68,6 +69,7 @@ _BUILD_ANSWERS = {
 class SubmittedBody(msgspec.Struct, frozen=True):
     """What the bytes of a POST body meant when they were last submitted."""
 
+    body: bytes
     request: BuildRequest
     request_hash: str
     client: str
@@ -85,7 +87,7 @@ _Submitted = tuple[Looked, str]
 """A job, the answer without its secret, and the client that the body names."""
 
 BODY = "asu_builder.body"
-"""Where in a scope the body of a POST and its digest are."""
+"""Where in a scope the body of a POST is."""
 
 
 class BuildAnswers:
@@ -118,7 +120,8 @@ class BuildAnswers:
         self._clock = clock
         self.polled = PolledBuilds(builds, standing_headers=standing_headers, listen=listen, clock=clock)
         self._unknown = prepare(answer_error(BuildNotFound(_UNKNOWN)), standing_headers)
-        self._bodies: LruByteCache[bytes, SubmittedBody] = LruByteCache(
+        # By a number that is quickly made; the body itself is compared.
+        self._bodies: LruByteCache[int, SubmittedBody] = LruByteCache(
             budget=_BODIES_BYTES, largest=_LARGEST, seconds=FINAL_SECONDS, clock=clock
         )
         self._revoked = revoked
@@ -142,9 +145,9 @@ class BuildAnswers:
     )
     async def on_post(self, request: Request) -> Response:
         """Ask for images. The same request has the same answer, and is built once for all who ask."""
-        body, digest = request.scope[BODY]
+        body = request.scope[BODY]
         agent = request.headers.get("user-agent", "")
-        return respond(await self.submit(body, agent, self._callers.of(request.scope), digest=digest))
+        return respond(await self.submit(body, agent, self._callers.of(request.scope)))
 
     @operation(
         "/api/v1/build/{request_hash}",
@@ -202,10 +205,10 @@ class BuildAnswers:
         except Exception:  # noqa: BLE001 - a thread can wait for it, or tells what is wrong
             return None
 
-    def get_cached_by_body(self, digest: bytes, scope: Scope) -> CachedResponse | None:
-        """The answer to a POST whose body has this SHA-256, if it is still fresh; never waits."""
-        sent = self._bodies.get(digest)
-        if sent is None or self._clock() >= sent.fresh_until:
+    def get_cached_by_body(self, body: bytes, scope: Scope) -> CachedResponse | None:
+        """The answer to a POST of this body, if it is still fresh; never waits."""
+        sent = self._bodies.get(crc32(body))
+        if sent is None or sent.body != body or self._clock() >= sent.fresh_until:
             return None
         # The queue notes who joins a live build, so that it is not cancelled under them.
         if sent.status != 200 and self._callers.of(scope).name != sent.caller:
@@ -221,21 +224,16 @@ class BuildAnswers:
             self._statistics.record("cache_hit", sent.request, client=client)
         return cached
 
-    async def submit(
-        self, body: bytes, user_agent: str, caller: Caller, *, digest: bytes | None = None
-    ) -> RenderedResponse:
-        """The answer to a POST, whose body has the SHA-256 `digest`. Raises what `parse_request` and
-        `Builds.submit` raise, and `ClientDisconnect` when the client goes away.
+    async def submit(self, body: bytes, user_agent: str, caller: Caller) -> RenderedResponse:
+        """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
+        `ClientDisconnect` when the client goes away.
 
         The secret to cancel by goes to the first caller and is never cached.
         """
         self._drop_revoked()
-        digest = digest or hashlib.sha256(body).digest()
-        post = body, user_agent, caller, self._waiting.reading(caller, digest.hex())
+        post = body, user_agent, caller, self._waiting.reading(caller, hashlib.sha256(body).hexdigest())
         with while_client_stays():
-            (looked, client), first = await self._submits.ask(
-                (digest, caller.name), lambda: self._submit(digest, post)
-            )
+            (looked, client), first = await self._submits.ask((body, caller.name), lambda: self._submit(post))
         view, answer = looked.view, looked.answer
         CURRENT_HASH.set(view.job.request_hash)
         if first and view.cancel_token:
@@ -247,7 +245,7 @@ class BuildAnswers:
             self._statistics.record("cache_hit", view.job.request, client=client)
         return answer
 
-    async def _submit(self, digest: bytes, post: _Post) -> _Submitted:
+    async def _submit(self, post: _Post) -> _Submitted:
         """The one call for equal requests; its answer is cached even if the first caller leaves."""
         self._drop_revoked()
         since = self.polled.mark()
@@ -262,9 +260,9 @@ class BuildAnswers:
             seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
             fresh_until = self._clock() + seconds
             sent = SubmittedBody(
-                job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
+                body, job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
             )
-            self._bodies.put(digest, sent, _OVERHEAD + 4 * len(body))
+            self._bodies.put(crc32(body), sent, _OVERHEAD + 5 * len(body))
         return looked, client
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
