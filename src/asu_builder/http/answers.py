@@ -248,11 +248,11 @@ class PolledBuilds:
             rendered = prepare(render_live(cached.frame, cached.progress), self._standing_headers)
             cached.head, cached.body = rendered.head, rendered.body
             return cached
-        restored = replace(cached, body=zlib.decompress(cached.packed))
+        body = zlib.decompress(cached.packed)
         if cached.polled == self._round:
-            # Polled again within a second: that is worth its memory.
-            self._cache.put(request_hash, restored)
-        return restored
+            # Polled again within a second: that is worth its memory. To make room it may be emptied at once.
+            self._cache.put(request_hash, replace(cached, body=body))
+        return replace(cached, body=body)
 
     # How they are compared with what is true.
 

@@ -372,6 +372,29 @@ def test_what_is_compressed_is_told_as_it_was_and_what_is_polled_goes_last(
     asyncio.run(play())
 
 
+def test_an_answer_that_is_compressed_again_at_once_is_told_whole(app: FastPath, builds: FakeBuilds) -> None:
+    # Everything beside it was polled in this round too, so it is itself the first to make room.
+    polled = app._answers.polled
+    polled._cache = AnswerCache(budget=60_000, plain=20_000)
+    names = [
+        builds.complete(a_request(packages=(f"p{number}",)), stdout="Installing\n" * 900)
+        for number in range(20)
+    ]
+
+    async def play() -> None:
+        asked = AsgiClient(app)
+        first = {name: (await asked.ask("GET", f"{BUILD}/{name}")).body for name in names}
+        polled._round += 1
+        plain = [name for name in names if polled._cache.get(name).body]  # type: ignore[union-attr]
+        packed = next(name for name in names if name not in plain)
+        for name in (*plain, packed, packed, packed):
+            assert (await asked.ask("GET", f"{BUILD}/{name}")).body == first[name]
+        assert plain
+
+    asyncio.run(play())
+    assert builds.looks == len(names)
+
+
 def test_unknown_hashes_leave_nothing_in_memory(
     client: AsgiClient, app: FastPath, builds: FakeBuilds
 ) -> None:
