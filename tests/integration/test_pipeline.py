@@ -103,8 +103,9 @@ class Bench:
         """Whether nothing but published builds is left on the disk."""
         assert eventually(self.runtime.close)
         left = [path.name for path in self.store_path.iterdir() if len(path.name) != 64]
-        ours = all(name == ".lock" or name.startswith(".store-of-") for name in left)
-        return ours and not list((self.root / "builds").glob("asu-*"))
+        ours = all(name in (".lock", ".staging") or name.startswith(".store-of-") for name in left)
+        scratch = [*self.store_path.glob(".staging/*"), *(self.root / "builds").glob("asu-*")]
+        return ours and not scratch
 
     @property
     def store_path(self) -> Path:
@@ -266,7 +267,7 @@ def test_each_way_to_fail_has_its_reason_and_says_what_to_do(
     assert failure.detail.startswith("Error: ")
     assert words in failure.detail
     assert bench.is_clean()
-    assert [path.name for path in bench.store_path.iterdir()] == [".lock"]
+    assert sorted(path.name for path in bench.store_path.iterdir()) == [".lock", ".staging"]
 
 
 @pytest.mark.parametrize("version", FLAVOURS)
