@@ -210,11 +210,11 @@ class SqlJobQueue:
             return self._waiting.standings(connection, request_hashes, self._database.now())
 
     def position(self, job_id: int) -> int:
-        with self._database.reading(snapshot=True) as connection:
+        with self._database.reading() as connection:
             return self._waiting.ahead(connection, job_id)
 
     def pending(self) -> int:
-        with self._database.reading(snapshot=True) as connection:
+        with self._database.reading() as connection:
             return self._waiting.count(connection)
 
     def typical_duration(self) -> timedelta | None:

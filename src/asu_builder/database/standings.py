@@ -56,13 +56,14 @@ _MOST_MOVES = 500
 """More are caught up with by reading the queue anew."""
 KEPT_MOVES = 5000
 FORGET_MOVES = f"DELETE FROM queue_moves WHERE seq <= (SELECT max(seq) FROM queue_moves) - {KEPT_MOVES}"
-MOVES = "SELECT seq, job_id FROM queue_moves WHERE seq >= ? ORDER BY seq LIMIT ?"
-_WAITING = """
-    SELECT job.id, job.request_hash, job.deprioritized, job.priority, job.fair_start, job.started_at
-      FROM build_jobs AS job
+_WAITING = "job.id, job.request_hash, job.deprioritized, job.priority, job.fair_start, job.started_at"
+ALL_WAITING = f"SELECT {_WAITING} FROM build_jobs AS job WHERE job.state = 'pending'"
+MOVES = f"""
+    SELECT move.seq, move.job_id, {_WAITING} FROM queue_moves AS move
+      LEFT JOIN build_jobs AS job ON job.id = move.job_id AND job.state = 'pending'
+     WHERE move.seq >= ? ORDER BY move.seq LIMIT ?
 """
-_ALL_WAITING = f"{_WAITING} WHERE job.state = 'pending'"
-MOVED = f"{_WAITING} WHERE job.id IN (SELECT value FROM json_each(?)) AND job.state = 'pending'"
+"""From a move on, each with its job as it waits now, whatever moved it since."""
 
 
 def count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
@@ -79,9 +80,10 @@ class _Waiting(Struct, frozen=True, gc=False):
 
 
 class WaitingJobs:
-    """Those that wait, in order, in memory. For any thread, with a connection that begins a snapshot.
+    """Those that wait, in order, in memory. For any thread, with a connection of its own.
 
-    A transaction that writes must not use it: what is rolled back would stay.
+    No transaction that has read before may use it, because it may be older than what is here, and none
+    that writes, because what is rolled back would stay.
     """
 
     def __init__(self) -> None:
@@ -110,7 +112,7 @@ class WaitingJobs:
     def standings(
         self, connection: sqlite3.Connection, request_hashes: Collection[str], at: int
     ) -> Mapping[str, Standing]:
-        """Of each hash the newest job that answers at that time."""
+        """Of each hash the newest job that answers at that time; `connection` is in a transaction."""
         standings: dict[str, Standing] = {}
         others = []
         with self._lock:
@@ -131,20 +133,20 @@ class WaitingJobs:
     def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Takes in what has moved. Where that fails, the next look reads everything anew."""
         seen, self._seen = self._seen, None
-        first = 0 if seen is None else seen
-        moves = connection.execute(MOVES, (first, _MOST_MOVES)).fetchall()
-        if seen is None or len(moves) == _MOST_MOVES or (seen and (not moves or moves[0][0] != seen)):
-            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM queue_moves").fetchone()
-            self._read_anew(connection.execute(_ALL_WAITING))
-            self._seen = last
-            return
-        moved = {job_id for seq, job_id in moves if seq != seen}
-        if moved:
-            for job_id in moved:
-                self._remove(job_id)
-            for row in connection.execute(MOVED, (json.encode(moved).decode(),)):
-                insort(self._places, self._add(*row))
-        self._seen = moves[-1][0] if moves else 0
+        if seen is not None:
+            moves = connection.execute(MOVES, (seen, _MOST_MOVES)).fetchall()
+            if len(moves) < _MOST_MOVES and (not seen or (moves and moves[0][0] == seen)):
+                for seq, job_id, *row in moves:
+                    if seq != seen:
+                        self._remove(job_id)
+                        if row[0] is not None:
+                            insort(self._places, self._add(*row))
+                self._seen = moves[-1][0] if moves else seen
+                return
+        # In this order: what moves in between is taken in twice.
+        (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM queue_moves").fetchone()
+        self._read_anew(connection.execute(ALL_WAITING))
+        self._seen = last
 
     def _read_anew(self, rows: Iterable[tuple[int, str, int, int, int, int | None]]) -> None:
         self._jobs.clear()

@@ -16,7 +16,6 @@ from asu_builder.database.queue import COUNT_PENDING, SqlJobQueue
 from asu_builder.database.standings import (
     AHEAD,
     KEPT_MOVES,
-    MOVED,
     MOVES,
     NEWEST,
     NEWEST_ID,
@@ -93,8 +92,10 @@ def test_what_answers_for_a_hash_is_searched_by_it(database: Database) -> None:
 
 
 def test_what_has_moved_is_searched_by_its_number(database: Database) -> None:
-    assert plan(database, MOVES) == ["SEARCH queue_moves USING INTEGER PRIMARY KEY (rowid>?)"]
-    assert plan(database, MOVED)[0] == "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"
+    assert plan(database, MOVES) == [
+        "SEARCH move USING INTEGER PRIMARY KEY (rowid>?)",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+    ]
 
 
 def test_counting_what_waits_and_what_is_built_reads_an_index_alone(database: Database) -> None:
@@ -203,20 +204,21 @@ def test_only_so_many_moves_are_kept(sides: tuple[SqlJobQueue, SqlJobQueue], tmp
     ]
 
 
-@pytest.mark.parametrize(
-    ("statement", "broken"), [("MOVES", "SELECT ? FROM nowhere LIMIT ?"), ("MOVED", "SELECT ? FROM nowhere")]
-)
 def test_after_a_look_that_fails_the_next_one_is_exact(
-    sides: tuple[SqlJobQueue, SqlJobQueue], monkeypatch: pytest.MonkeyPatch, statement: str, broken: str
+    sides: tuple[SqlJobQueue, SqlJobQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, other = sides
     names = submit(queue, range(3))
     assert ahead(queue, names) == [0, 1, 2]
     assert other.cancel(queue.standings(names)[names[1]].job_id, failure_ttl=DAY)
-    with monkeypatch.context() as patched:
-        patched.setattr(standings, statement, broken)
-        with pytest.raises(Unavailable, match="no such table"):
-            queue.pending()
+    for statement, broken in (
+        ("MOVES", "SELECT ? FROM nowhere LIMIT ?"),
+        ("ALL_WAITING", "SELECT 1 FROM nowhere"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(standings, statement, broken)
+            with pytest.raises(Unavailable, match="no such table"):
+                queue.pending()
     names += submit(other, range(3, 5))
     del names[1]
     assert ahead(queue, names) == [0, 1, 2, 3]
