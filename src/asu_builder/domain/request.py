@@ -1,10 +1,12 @@
 """A build request in canonical form, the hash that names it, and its first digits, for people."""
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
 from msgspec import Struct, field
 
 from asu_builder.domain.addresses import MAX_LENGTH, parse_address
@@ -254,8 +256,19 @@ def request_hash(
         "repositories_mode": request.repositories_mode if request.repositories else "",
         "repository_keys": sorted(set(request.repository_keys)),
     }
-    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical_json(canonical)).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON in ASCII with sorted keys and without spaces, as the standard library writes it.
+
+    msgspec writes the same five times as fast, except for what has to be escaped only in ASCII.
+    """
+    with contextlib.suppress(UnicodeEncodeError):  # half of a surrogate pair
+        text = msgspec.json.encode(value, order="sorted")
+        if text.isascii() and b"\x7f" not in text:
+            return text
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 FOUND_AT_MOST = 1000

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asu_builder.domain.errors import RequestMalformed
-from asu_builder.domain.request import FILESYSTEMS, BuildRequest, Erratum, request_hash
+from asu_builder.domain.request import FILESYSTEMS, BuildRequest, Erratum, canonical_json, request_hash
 from factories import a_request
 
 names = st.from_regex(r"-?[a-z][a-z0-9+.-]{0,6}", fullmatch=True)
@@ -172,3 +173,29 @@ def test_values_out_of_bounds_are_refused_with_the_name_of_the_field(field: str,
 def test_wanted_packages_keep_the_askers_order_and_come_once(request: BuildRequest) -> None:
     source = list(request.packages_versions) or list(request.packages)
     assert list(request.wanted) == [name for index, name in enumerate(source) if name not in source[:index]]
+
+
+texts = st.text(st.characters(), max_size=8) | st.text(st.sampled_from([*map(chr, range(128)), "\ud800"]))
+
+
+@given(
+    st.dictionaries(
+        texts, texts | st.lists(texts) | st.dictionaries(texts, texts) | st.integers() | st.none()
+    )
+)
+def test_what_is_hashed_is_what_the_standard_library_writes(value: object) -> None:
+    assert canonical_json(value) == json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def test_each_ascii_sign_is_written_as_the_standard_library_writes_it() -> None:
+    for sign in map(chr, range(128)):
+        assert canonical_json([sign]) == json.dumps([sign]).encode("ascii"), repr(sign)
+
+
+def test_the_hash_of_a_request_stays_what_it_was() -> None:
+    request = a_request(
+        packages_versions={"vim": "9.1-r1", "luci": "2"}, defaults="echo 'Grüße \x7f'", rootfs_size_mb=104
+    )
+    assert request_hash(request, rules="r" * 64) == (
+        "99a657462c7700fde150c0d9ae5fb2ae30f5e1eade9a3909ae746f6d37c5cb0b"
+    )
