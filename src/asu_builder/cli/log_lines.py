@@ -99,6 +99,7 @@ def configure_logging(settings: Settings) -> None:
     lines = JsonLines() if settings.log_format == "json" else ConsoleLines()
     # No line shows where in the code it was written, or by which thread: that need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as the HOWTO of the standard library says
     sink = logging.StreamHandler()
     sink.setFormatter(lines)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[sink])

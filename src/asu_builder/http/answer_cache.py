@@ -20,6 +20,9 @@ _LARGEST_PACKED = 128 << 10
 """Compressing so much takes the event loop a millisecond."""
 _OVERHEAD = 1500
 """About what an answer takes beside its body, with the head."""
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
 _FASTEST = 1
 """Of zlib's levels."""
 
@@ -51,14 +54,13 @@ class CachedResponse(Struct):
 
 def prepare(answer: RenderedResponse, standing_headers: Headers) -> CachedResponse:
     """An answer as it is sent, with everything but the id of the request."""
-    status = HTTPStatus(answer.status)
-    lines = [
-        b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()),
-        b"content-type: application/json\r\n",
-        b"content-length: %d\r\n" % len(answer.body),
-        *(b"%s: %s\r\n" % header for header in (*answer.headers, *standing_headers)),
-    ]
-    return CachedResponse(answer.status, b"".join(lines), answer.body)
+    head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n" % (
+        _STATUS_LINES[answer.status],
+        len(answer.body),
+    )
+    for header in (*answer.headers, *standing_headers):
+        head += b"%b: %b\r\n" % header
+    return CachedResponse(answer.status, head, answer.body)
 
 
 class AnswerCache:
