@@ -56,12 +56,13 @@ def opened(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def locked_with_others(directory: Path) -> Iterator[bool]:
+def locked_with_others(directory: Path, *, wait: bool = True) -> Iterator[bool]:
     """Keeps others from locking the directory exclusively; False, and no lock, where there is none.
 
-    It is the directory that still had the name when the lock was there.
+    It is the directory that still had the name when the lock was there. Raises `BlockingIOError` where it
+    would have to wait and may not.
     """
-    descriptor = _open_with_others(directory)
+    descriptor = _open_with_others(directory, wait=wait)
     try:
         yield descriptor is not None
     finally:
@@ -87,7 +88,7 @@ def is_abandoned(directory: Path) -> bool:
         return False
 
 
-def _open_with_others(directory: Path) -> int | None:
+def _open_with_others(directory: Path, *, wait: bool) -> int | None:
     for _ in range(_REPLACEMENTS):
         try:
             descriptor = os.open(directory, _DIRECTORY)
@@ -95,7 +96,7 @@ def _open_with_others(directory: Path) -> int | None:
             return None
         try:
             # Waits for moments at most: an exclusive lock is held for one rename.
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), directory.lstat()):
                     return descriptor

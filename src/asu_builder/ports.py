@@ -392,8 +392,8 @@ class Store(Protocol):
     def owns(self, request_hash: str) -> bool:
         """Whether this installation has published it; what another has put there is not ours to touch."""
 
-    def hold(self, request_hash: str) -> AbstractContextManager[None]:
-        """Keeps every process from removing the directory, for the time of a download."""
+    def hold(self, request_hash: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Lets no process remove the directory; without `wait`, `BlockingIOError` while one removes it."""
 
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
         """Takes a published directory away, and is done too if there is none.

@@ -149,6 +149,21 @@ def test_holding_what_is_not_there_holds_nothing_and_hinders_nobody(store: Store
         assert not store.holds(HASH)
 
 
+def test_who_may_not_wait_is_told_while_a_result_is_being_removed(store: Store, open_store: Open) -> None:
+    publish(store)
+
+    def confirm() -> bool:
+        with pytest.raises(BlockingIOError), open_store().hold(HASH, wait=False):
+            pytest.fail("it is held")
+        return False
+
+    assert not store.remove(HASH, confirm=confirm)
+    with store.hold(HASH, wait=False), pytest.raises(StillRead):
+        open_store().remove(HASH)
+    with store.hold(OTHER, wait=False):
+        store.remove(HASH)
+
+
 def test_publishing_replaces_even_what_is_held_and_an_open_file_stays_readable(store: Store) -> None:
     publish(store, text="old")
     path = store.locate(HASH, "x.bin")

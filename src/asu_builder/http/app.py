@@ -125,6 +125,7 @@ def create_app(parts: Parts) -> FastPath:
     acts = OperatorActs(parts.operator, threads=reading, forget=answers.forget)
     live = LiveEndpoints(partial(_load_streams, parts, reading, answers))
     subjects = (
+        Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
         answers,
         live,
         OperatorEndpoints(
@@ -134,7 +135,6 @@ def create_app(parts: Parts) -> FastPath:
         MonitoringEndpoints(
             parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
         ),
-        Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
         Metadata(
             parts.catalog,
             search,

@@ -209,11 +209,11 @@ class LocalStore:
             return self._marks.is_on(self._root / request_hash)
 
     @contextlib.contextmanager
-    def hold(self, request_hash: str) -> Iterator[None]:
+    def hold(self, request_hash: str, *, wait: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as held:
             if REQUEST_HASH.fullmatch(request_hash):
                 with _disk_errors("The store cannot be read"):
-                    held.enter_context(locked_with_others(self._root / request_hash))
+                    held.enter_context(locked_with_others(self._root / request_hash, wait=wait))
             yield
 
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = lambda: True) -> bool:
@@ -328,6 +328,8 @@ def _disk_errors(failed: str, *, only: tuple[int, ...] = ()) -> Iterator[None]:
     """What the disk refuses is `StoreUnavailable` or `StoreFull`; if wished, other numbers pass."""
     try:
         yield
+    except BlockingIOError:
+        raise  # of who may not wait
     except OSError as error:
         if only and error.errno not in only:
             raise

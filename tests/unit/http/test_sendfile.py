@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asgi_client import AsgiClient
 from asu_builder.http.door import CLIENT, Client, Door
-from asu_builder.http.sendfile import DISK_PIECE, DISK_THREADS, PIECE, REST, FileSender
+from asu_builder.http.sendfile import DISK_THREADS, PIECE, REST, FileSender
 from door_rig import Served, door_settings, head_of, is_closed, serve_app
 from factories import eventually
 
@@ -26,7 +26,7 @@ BIG = random.Random(1).randbytes(10 << 20)
 ENORMOUS = 64 << 20
 """More than the buffers of a socket hold."""
 SIZES = (
-    *(0, 1, REST - 1, REST, REST + 1, PIECE - 1, PIECE, PIECE + 1, DISK_PIECE, DISK_PIECE + 1),
+    *(0, 1, REST - 1, REST, REST + 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE),
     *(3 * PIECE + 5, len(BIG)),
 )
 

@@ -5,6 +5,7 @@ what is not a file is answered in JSON.
 """
 
 import asyncio
+import math
 import os
 import re
 import stat
@@ -26,13 +27,15 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT
 from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation
-from asu_builder.http.sendfile import FileSender
+from asu_builder.http.sendfile import FileSender, read_cached
 from asu_builder.http.threads import Threads
 from asu_builder.ports import Store
 from asu_builder.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}", re.ASCII)
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
+
+_LATELY_SECONDS, _MOST_LATELY = 5.0, 256
 
 
 class Downloads:
@@ -57,6 +60,8 @@ class Downloads:
         self._callers = callers
         self._redirect = settings.store_accel_redirect
         self._sender = FileSender()
+        self._lately: dict[tuple[str, str], float] = {}
+        """When threads opened files of which the system keeps in memory what is read; the oldest first."""
 
     @operation(
         "/store/{request_hash}/{name}",
@@ -80,9 +85,14 @@ class Downloads:
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             held = ExitStack()
-            taking = self._threads.run(self._take, held, request_hash, name)
+            taking: asyncio.Future[tuple[int, os.stat_result]] | None = None
             try:
-                file, facts = await asyncio.shield(taking)
+                taken = self._take_again(held, request_hash, name)
+                if taken is None:
+                    taking = self._threads.run(self._take, held, request_hash, name)
+                    taken = await asyncio.shield(taking)
+                    self._note(request_hash, name, taken[0])
+                file, facts = taken
                 if self._redirect and request.client and self._callers.trusts(request.client.host):
                     part = range(0)
                     response = _delegate(f"{self._redirect}{request_hash}/{name}", name)
@@ -102,15 +112,43 @@ class Downloads:
                 else:
                     await response(scope, receive, send)
             finally:
-                # A thread that is still at it, for a client who has gone, lets go when it has taken.
-                taking.add_done_callback(lambda _: held.close())
+                if taking is None:
+                    held.close()
+                else:
+                    # A thread that is still at it, for a client who has gone, lets go when it has taken.
+                    taking.add_done_callback(lambda _: held.close())
 
         return answer
 
-    def _take(self, held: ExitStack, request_hash: str, name: str) -> tuple[int, os.stat_result]:
+    def _take_again(self, held: ExitStack, request_hash: str, name: str) -> tuple[int, os.stat_result] | None:
+        """Without a thread, if one has opened the same file a moment ago: who asks for parts asks often.
+
+        The disk is not asked then for what the thread has read. While the result is being removed, it is
+        left to a thread to wait.
+        """
+        at = self._lately.get((request_hash, name), -math.inf)
+        if asyncio.get_running_loop().time() - at > _LATELY_SECONDS:
+            return None
+        try:
+            return self._take(held, request_hash, name, wait=False)
+        except BlockingIOError:
+            return None
+
+    def _note(self, request_hash: str, name: str, file: int) -> None:
+        # Only where the system tells that it has it in memory: not on a disk of the network, for example.
+        if read_cached(file, 0, 1):
+            key = request_hash, name
+            self._lately.pop(key, None)
+            self._lately[key] = asyncio.get_running_loop().time()
+            if len(self._lately) > _MOST_LATELY:
+                del self._lately[next(iter(self._lately))]
+
+    def _take(
+        self, held: ExitStack, request_hash: str, name: str, *, wait: bool = True
+    ) -> tuple[int, os.stat_result]:
         """The open file. What is read and what is announced are one and the same, replaced or not."""
         if REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
-            held.enter_context(self._store.hold(request_hash))
+            held.enter_context(self._store.hold(request_hash, wait=wait))
             if path := self._store.locate(request_hash, name):
                 try:
                     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import http.client
 import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from starlette.types import Message
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import BuildNotFound, StillRead, Unavailable
+from asu_builder.files import lock_alone, opened
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import make_error_hook
@@ -492,15 +494,89 @@ def test_a_store_that_cannot_be_read_is_503(shelf: Shelf, monkeypatch: pytest.Mo
     def refuse(path: Path, flags: int) -> int:
         if Path(path).name == NAME:
             raise OSError(errno.EMFILE, "Too many open files")
-        return opened(path, flags)
+        return open_file(path, flags)
 
-    opened = os.open
+    open_file = os.open
     with AsgiClient(shelf.app) as client:
         monkeypatch.setattr(os, "open", refuse)
         answer = _get(client)
     assert (answer.status, answer.header("retry-after")) == (503, "10")
     monkeypatch.undo()
     assert shelf.is_free()
+
+
+@pytest.fixture
+def opened_in_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The thread in which each download has opened its file, on a disk that tells what is in memory."""
+    opened: list[str] = []
+
+    def note(request_hash: str, name: str) -> Path | None:
+        opened.append(threading.current_thread().name)
+        return locate(request_hash, name)
+
+    def find(file: int, buffers: Sequence[bytearray], start: int, flags: int) -> int:
+        return preadv(file, buffers, start)
+
+    locate, preadv = shelf.store.locate, os.preadv
+    monkeypatch.setattr(shelf.store, "locate", note)
+    monkeypatch.setattr(os, "preadv", find)
+    return opened
+
+
+def test_parts_that_are_asked_for_one_after_another_need_one_thread(
+    shelf: Shelf, opened_in_threads: list[str]
+) -> None:
+    with AsgiClient(shelf.app) as client:
+        for first in range(4):
+            assert _get(client, Range=f"bytes={first}-{first}").body == CONTENT[first : first + 1]
+            assert shelf.used == [HASH] * (first + 1)
+    assert [name.startswith("test") for name in opened_in_threads] == [True, False, False, False]
+    assert shelf.is_free()
+
+
+def test_a_thread_opens_a_file_again_after_some_seconds_and_where_nothing_tells_what_is_in_memory(
+    shelf: Shelf, opened_in_threads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AsgiClient(shelf.app) as client:
+        monkeypatch.setattr("asu_builder.http.api.store._LATELY_SECONDS", -1.0)
+        assert _get(client).body == _get(client).body == CONTENT
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "preadv", refuse)
+        shelf.publish(CONTENT)
+        assert _get(client).body == _get(client).body == CONTENT
+    assert all(name.startswith("test") for name in opened_in_threads)
+
+
+def refuse(*_: object) -> int:
+    """As a file system that does not tell what is in memory."""
+    raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+def test_what_is_gone_or_new_is_seen_at_once_without_a_thread(
+    shelf: Shelf, opened_in_threads: list[str]
+) -> None:
+    with AsgiClient(shelf.app) as client:
+        etag = _get(client).header("etag")
+        shelf.publish(CONTENT[::-1])
+        answer = _get(client)
+        assert (answer.body, answer.header("etag") == etag) == (CONTENT[::-1], False)
+        assert shelf.is_free()
+        assert _get(client).status == 404
+    assert [name.startswith("test") for name in opened_in_threads] == [True, False, False]
+
+
+def test_a_thread_waits_where_the_result_is_just_being_removed(
+    shelf: Shelf, opened_in_threads: list[str]
+) -> None:
+    with AsgiClient(shelf.app) as client:
+        assert _get(client).body == CONTENT
+        with opened(shelf.root / HASH) as directory:
+            assert lock_alone(directory)
+            timer = threading.Timer(0.05, fcntl.flock, (directory, fcntl.LOCK_UN))
+            timer.start()
+            assert _get(client).body == CONTENT
+            timer.join()
+    assert [name.startswith("test") for name in opened_in_threads] == [True, True]
 
 
 class SlowHold:
@@ -522,7 +598,7 @@ def test_a_client_who_goes_away_before_the_result_is_held_lets_it_go(shelf: Shel
     hold = SlowHold()
 
     class Slow(LocalStore):
-        def hold(self, request_hash: str) -> Any:
+        def hold(self, request_hash: str, *, wait: bool = True) -> Any:
             return hold
 
     async def go_away() -> None:
