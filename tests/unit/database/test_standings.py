@@ -1,6 +1,8 @@
 """Positions are exact, whoever has moved what, and none costs more in a longer queue."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -183,7 +185,7 @@ def sides(tmp_path: Path) -> Iterator[tuple[SqlJobQueue, SqlJobQueue]]:
 
 @pytest.mark.parametrize("moves", [1, 499, 500, 501, KEPT_MOVES + 10])
 def test_a_process_that_has_not_looked_for_any_number_of_moves_is_exact(
-    sides: tuple[SqlJobQueue, SqlJobQueue], moves: int
+    sides: tuple[SqlJobQueue, SqlJobQueue], tmp_path: Path, moves: int
 ) -> None:
     queue, other = sides
     before = submit(queue, range(3))
@@ -191,17 +193,10 @@ def test_a_process_that_has_not_looked_for_any_number_of_moves_is_exact(
     assert queue.cancel(other.standings(before)[before[0]].job_id, failure_ttl=DAY)
     names = before[1:] + submit(queue, range(3, 2 + moves))
     queue.expire_abandoned(IdlePolicy(DAY, DAY), failure_ttl=DAY)  # forgets old moves
+    kept = (min(3 + moves, KEPT_MOVES), 3 + moves)
+    assert ask(tmp_path / "a.db", "SELECT count(*), max(seq) FROM queue_moves") == [kept]
     assert ahead(other, names) == list(range(len(names)))
     assert other.pending() == len(names)
-
-
-def test_only_so_many_moves_are_kept(sides: tuple[SqlJobQueue, SqlJobQueue], tmp_path: Path) -> None:
-    queue, _ = sides
-    submit(queue, range(KEPT_MOVES + 10))
-    queue.expire_abandoned(IdlePolicy(DAY, DAY), failure_ttl=DAY)
-    assert ask(tmp_path / "a.db", "SELECT count(*), max(seq) FROM queue_moves") == [
-        (KEPT_MOVES, KEPT_MOVES + 10)
-    ]
 
 
 def test_after_a_look_that_fails_the_next_one_is_exact(
@@ -254,3 +249,38 @@ def test_a_position_costs_the_same_in_a_longer_queue(sides: tuple[SqlJobQueue, S
             connection.set_progress_handler(None, 1)
         taken.append(steps)
     assert taken[0] == taken[1] > 0
+
+
+def test_looks_of_many_threads_are_each_of_one_moment(sides: tuple[SqlJobQueue, SqlJobQueue]) -> None:
+    names = [a_submission(packages=(f"p{number}",)).request_hash for number in range(200)]
+    done = threading.Event()
+
+    def move(queue: SqlJobQueue, numbers: range) -> None:
+        for number in numbers:
+            submit(queue, range(number, number + 1))
+            if number % 3 == 0:
+                queue.claim("w/1", lease_for=DAY)
+            elif number % 7 == 0:
+                queue.cancel(queue.standings([names[number]])[names[number]].job_id, failure_ttl=DAY)
+
+    def look(queue: SqlJobQueue) -> int:
+        looks = 0
+        while not done.is_set() or not looks:
+            found = queue.standings(names)
+            places = sorted(standing.ahead for standing in found.values() if standing.ahead is not None)
+            assert places == list(range(len(places))), "somebody is missing, or told at two moments"
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(6) as threads:
+        looking = [threads.submit(look, side) for side in (*sides, *sides)]
+        moving = [threads.submit(move, side, range(part, 200, 2)) for part, side in enumerate(sides)]
+        try:
+            for mover in moving:
+                mover.result()
+        finally:
+            done.set()
+        assert all(looker.result() for looker in looking)
+    waiting = sides[0].pending()
+    assert waiting == sides[1].pending() > 0
+    assert sides[0].standings(names) == sides[1].standings(names)
