@@ -164,9 +164,10 @@ def _measured(
     to_container, share, told = [], [], []
     with (
         DownloadServer(world.downloads) as upstream,
-        _serving(root, upstream.url, chosen) as (port, watch),
+        _serving(root, upstream.url, chosen) as (port, watches),
     ):
         _build(port, "warming-up")
+        (watch,) = watches
         for number in range(rounds):
             watch.making = 0.0
             posted = time.time()
@@ -189,7 +190,10 @@ def _database(root: Path) -> Path:
 
 
 @contextmanager
-def _serving(root: Path, upstream: str, chosen: Mapping[str, object]) -> Iterator[tuple[int, Stopwatch]]:
+def _serving(
+    root: Path, upstream: str, chosen: Mapping[str, object]
+) -> Iterator[tuple[int, list[Stopwatch]]]:
+    """The port of a service, and the runtime that it makes for its first build."""
     watches: list[Stopwatch] = []
 
     def watch(runtime: Runtime) -> Runtime:
@@ -212,7 +216,7 @@ def _serving(root: Path, upstream: str, chosen: Mapping[str, object]) -> Iterato
     try:
         while not server.started:
             time.sleep(_SOON)
-        yield port, watches[0]
+        yield port, watches
     finally:
         server.should_exit = True
         thread.join()
