@@ -20,7 +20,7 @@ _LARGEST_PACKED = 128 << 10
 """Compressing so much takes the event loop a millisecond."""
 _OVERHEAD = 1500
 """About what an answer takes beside its body, with the head."""
-_STATUS_LINES = {
+STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
 _FASTEST = 1
@@ -55,7 +55,7 @@ class CachedResponse(Struct):
 def prepare(answer: RenderedResponse, standing_headers: Headers) -> CachedResponse:
     """An answer as it is sent, with everything but the id of the request."""
     head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n" % (
-        _STATUS_LINES[answer.status],
+        STATUS_LINES[answer.status],
         len(answer.body),
     )
     for header in (*answer.headers, *standing_headers):

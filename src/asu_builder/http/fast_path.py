@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
-from asu_builder.http.answer_cache import CachedResponse
+from asu_builder.http.answer_cache import STATUS_LINES, CachedResponse
 from asu_builder.http.api.builds import BODY, BuildAnswers, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests
@@ -77,26 +78,49 @@ class ResponseRecorder(Struct):
     seconds: float = 0.0
     """From the request to the beginning of its answer."""
 
+    def add_headers(self, message: Message) -> None:
+        """To the start of the answer, whose status and time are noted."""
+        self.status = message["status"]
+        self.seconds = time.perf_counter() - self.began
+        path = self.scope["path"]
+        headers = list(message.get("headers", ()))
+        keeps = not path.startswith("/api/") and any(name == b"cache-control" for name, _ in headers)
+        headers.append((b"x-request-id", self.request_id))
+        if path == BUILD or path.startswith(BUILD_PREFIX):
+            headers.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
+        if not keeps:
+            headers.append(NO_STORE)
+        if self.cors:
+            headers.append(_ORIGIN)
+        message["headers"] = headers
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.seconds = time.perf_counter() - self.began
-            path = self.scope["path"]
-            headers = list(message.get("headers", ()))
-            keeps = not path.startswith("/api/") and any(name == b"cache-control" for name, _ in headers)
-            headers.append((b"x-request-id", self.request_id))
-            if path == BUILD or path.startswith(BUILD_PREFIX):
-                headers.append((b"server-timing", b"app;dur=%.1f" % (self.seconds * 1e3)))
-            if not keeps:
-                headers.append(NO_STORE)
-            if self.cors:
-                headers.append(_ORIGIN)
-            message["headers"] = headers
+            self.add_headers(message)
         elif message["type"] == "http.response.body":
             if self.scope["method"] == "HEAD":
                 message["body"] = b""
             self.complete = not message.get("more_body", False)
         await self.pass_on(message)
+
+    async def send_whole(self, response: Response) -> None:
+        """The same for an answer of ours that is whole; in one piece where the server can."""
+        start: Message = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
+        body = b"" if self.scope["method"] == "HEAD" else bytes(response.body)
+        write = self.scope.get(WRITE)
+        self.add_headers(start)
+        if write is not None:
+            head = b"".join(b"%b: %b\r\n" % header for header in start["headers"])
+            if write(self.scope, b"%b%b\r\n%b" % (STATUS_LINES[self.status], head, body)):
+                self.complete = True
+                return
+        await self.pass_on(start)
+        self.complete = True
+        await self.pass_on({"type": "http.response.body", "body": body})
 
 
 class FastPath:
@@ -248,7 +272,10 @@ class FastPath:
         recorder = ResponseRecorder(scope, send, request_id, self._cors)
         bind_log_context(request_id, scope["path"])
         try:
-            await (self._answer_build if self._is_build(scope) else self._app)(scope, receive, recorder.send)
+            if self._is_build(scope):
+                await self._answer_build(scope, receive, recorder)
+            else:
+                await self._app(scope, receive, recorder.send)
             if STREAM in scope:
                 await scope[STREAM](scope, recorder.send)
         except ClientDisconnect:
@@ -282,7 +309,7 @@ class FastPath:
             return False
         return True
 
-    async def _answer_build(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_build(self, scope: Scope, receive: Receive, recorder: ResponseRecorder) -> None:
         """Answers without the router: it and its wrappers cost as much as the answer."""
         request = Request(scope, receive)
         on_build = self._answers.on_post if scope["route"] is _SUBMISSIONS else self._answers.on_get
@@ -294,11 +321,11 @@ class FastPath:
             answer = INTERNAL
             if isinstance(error, AsuError):
                 answer = answer_error(error, details=self._callers.may_read(request))
-            await respond(answer)(scope, receive, send)
+            await recorder.send_whole(respond(answer))
             if answer is INTERNAL:
                 raise
         else:
-            await response(scope, receive, send)
+            await recorder.send_whole(response)
 
     async def _open(
         self,

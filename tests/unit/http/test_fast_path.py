@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Message, Scope
 
+from asu_builder.http.door import WRITE
 from asu_builder.http.fast_path import FastPath
+from factories import a_request
 from fake_builds import FakeBuilds
 
 
@@ -55,3 +57,40 @@ def test_a_bug_in_the_middle_of_an_answer_breaks_the_connection(app: FastPath) -
     app._app = half
     with pytest.raises(RuntimeError, match="half way"):
         asyncio.run(app(_scope("GET", "/"), receive, send))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("known", [True, False])
+def test_an_answer_in_one_piece_says_what_it_says_in_two(
+    app: FastPath, builds: FakeBuilds, method: str, known: bool
+) -> None:
+    name = builds.hold(a_request()) if known else "f" * 64
+    written: list[bytes] = []
+    messages: list[Message] = []
+
+    def write(scope: Scope, answer: bytes) -> bool:
+        written.append(answer)
+        return True
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    asyncio.run(app({**_scope(method, f"/api/v1/build/{name}"), WRITE: write}, receive, send))
+    assert not messages
+    app._answers.forget(name)
+    asyncio.run(app(_scope(method, f"/api/v1/build/{name}"), receive, send))
+    start, body = messages
+    (whole,) = written
+    head, _, rest = whole.partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    assert status.startswith(b"HTTP/1.1 %d " % start["status"])
+    assert rest == body["body"]
+    assert bool(rest) == (method == "GET")
+    changing = (b"x-request-id", b"server-timing")
+    headers = [(header, value) for header, value in start["headers"] if header not in changing]
+    said = [tuple(line.split(b": ", 1)) for line in lines]
+    assert [header for header in said if header[0] not in changing] == headers
+    assert {header for header, _ in said} == {header for header, _ in start["headers"]}
