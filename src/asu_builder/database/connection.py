@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from asu_builder.database.clock import move_times
 from asu_builder.database.rows import to_micros
@@ -176,9 +177,8 @@ class Database:
                     connection.execute("ROLLBACK")
                 self._idle_readers.append(connection)
 
-    @contextlib.contextmanager
-    def peeking(self) -> Iterator[sqlite3.Connection]:
-        """A connection that refuses to write, for one short look on the event loop.
+    def peek(self, statement: str, values: Mapping[str, object] | None = None) -> Any:
+        """The first row, or None, of one short look on the event loop, by a connection that refuses to write.
 
         Raises `Unavailable` instead of waiting for a lock of the file, or for a thread that peeks. Nothing is
         committed on it, so every commit changes its `data_version`.
@@ -186,10 +186,12 @@ class Database:
         if not self._peeking.acquire(blocking=False):
             raise Unavailable("Another thread peeks into the database at this moment.")
         try:
-            with self._translated():
-                if self._peeker is None:
-                    self._peeker = self._connect("NORMAL", read_only=True, patience=0)
-                yield self._peeker
+            if self._peeker is None:
+                self._peeker = self._connect("NORMAL", read_only=True, patience=0)
+            return self._peeker.execute(statement, values or {}).fetchone()
+        except (sqlite3.DatabaseError, OSError):
+            with self._translated():  # here only: entering it costs as much as the look
+                raise
         finally:
             self._peeking.release()
 

@@ -190,9 +190,7 @@ class SqlJobQueue:
             return _find_all(connection, [request_hash], self._database.now()).get(request_hash)
 
     def find_id(self, request_hash: str) -> int | None:
-        with self._database.peeking() as connection:
-            values = {"hash": request_hash, "now": self._database.now()}
-            row = connection.execute(NEWEST_ID, values).fetchone()
+        row = self._database.peek(NEWEST_ID, {"hash": request_hash, "now": self._database.now()})
         return None if row is None else int(row[0])
 
     def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], datetime | None]:
@@ -202,8 +200,7 @@ class SqlJobQueue:
         return names.split(",") if names else (), None if expires_at is None else moment(expires_at)
 
     def changes(self) -> int:
-        with self._database.peeking() as connection:
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+        return int(self._database.peek("PRAGMA data_version")[0])
 
     def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
         with self._database.reading(snapshot=True) as connection:

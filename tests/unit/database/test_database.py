@@ -91,16 +91,15 @@ def test_there_are_as_many_connections_for_reading_as_read_at_once(tmp_path: Pat
 
 def test_a_peek_waits_neither_for_a_writer_nor_for_another_thread(tmp_path: Path) -> None:
     with contextlib.closing(Database(tmp_path / "a.db")) as database:
-        with database.writing() as writer, database.peeking() as connection:
+        with database.writing() as writer:
             writer.execute("INSERT INTO installation (id) VALUES ('x')")
-            assert connection.execute("SELECT count(*) FROM installation").fetchone() == (0,)
-            assert connection.execute("PRAGMA busy_timeout").fetchone() == (0,)
-            with pytest.raises(Unavailable, match="Another thread"), database.peeking():
-                pytest.fail("two peeked at once")
-        with database.peeking() as connection:
-            assert connection.execute("SELECT count(*) FROM installation").fetchone() == (1,)
-        with pytest.raises(Unavailable, match="readonly"), database.peeking() as connection:
-            connection.execute("DELETE FROM installation")
+            assert database.peek("SELECT count(*) FROM installation") == (0,)
+            assert database.peek("PRAGMA busy_timeout") == (0,)
+        with database._peeking, pytest.raises(Unavailable, match="Another thread"):
+            database.peek("SELECT 1")
+        assert database.peek("SELECT count(*) FROM installation") == (1,)
+        with pytest.raises(Unavailable, match="readonly"):
+            database.peek("DELETE FROM installation")
 
 
 def test_peeks_share_one_connection_and_one_that_fails_leaves_none(tmp_path: Path) -> None:
@@ -109,13 +108,12 @@ def test_peeks_share_one_connection_and_one_that_fails_leaves_none(tmp_path: Pat
         before = open_files(path)
         path.rename(away)
         for _ in range(3):
-            with pytest.raises(Unavailable), database.peeking():
-                pytest.fail("there is no file")
+            with pytest.raises(Unavailable):
+                database.peek("SELECT 1")
         away.rename(path)
         assert open_files(path) == before
         for _ in range(3):
-            with database.peeking() as connection:
-                connection.execute("SELECT 1 FROM installation").fetchall()
+            database.peek("SELECT 1 FROM installation")
         assert open_files(path) == before + 1
 
 
