@@ -36,6 +36,8 @@ class FileSender:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
+        self._had_turn = False
+        """Whether a piece was sent since the event loop last looked at its sockets."""
         self._probe: list[memoryview] = []
         self._threads: ThreadPoolExecutor | None = None
         self._users = 0
@@ -96,16 +98,21 @@ class FileSender:
         """Into the socket, past the server's transport, whenever that holds nothing."""
         transport, flow = cycle.transport, cycle.flow
         connection = transport.get_extra_info("socket").fileno()
-        threads = None
+        loop, threads = asyncio.get_running_loop(), None
         while True:
             await flow.drain()
             async with self._turn:
+                while self._had_turn:
+                    await asyncio.sleep(0)  # polls that have arrived are answered first
                 # The number of a closed socket may be another connection's by now.
                 closing = transport.is_closing()
                 cached = 0 if closing else self._cached(file, start, min(end - start, PIECE))
-                sent, rest = _send_some(connection, file, start, cached) if cached else (0, b"")
+                if cached:
+                    sent, rest = _send_some(connection, file, start, cached)
+                    self._had_turn = True
+                    loop.call_soon(self._end_turn)
             if closing:
-                await asyncio.get_running_loop().create_future()  # ends here when the client is gone
+                await loop.create_future()  # ends here when the client is gone
             if not cached:
                 threads = threads or life.enter_context(self._disk_threads())
                 count = min(end - start, PIECE)
@@ -119,7 +126,9 @@ class FileSender:
                 await send({"type": "http.response.body", "body": rest, "more_body": True})
             if start == end:
                 return
-            await asyncio.sleep(0)
+
+    def _end_turn(self) -> None:
+        self._had_turn = False
 
     def _cached(self, file: int, start: int, count: int) -> int:
         """How many bytes from `start` on are in memory; 0 also where the file system does not tell."""

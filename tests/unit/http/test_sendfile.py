@@ -294,30 +294,37 @@ def test_a_file_that_was_dropped_from_memory_comes_whole(files: FileServer, serv
 def test_downloads_take_turns_on_the_event_loop(
     files: FileServer, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A poll waits for one piece of one of them."""
-    pieces: list[tuple[int, int]] = []
-    both = threading.Event()
+    """A poll waits for one piece of one of them: the loop turns between any two pieces."""
+    sizes: list[int] = []
+    """Of pieces, and 0 where the loop has turned."""
+    all_here = threading.Event()
 
     def note(connection: int, file: int, start: int, size: int) -> int:
-        assert both.wait(60)
-        pieces.append((connection, size))
+        assert all_here.wait(60)
+        sizes.append(size)
         return sendfile(connection, file, start, size)
 
     def find(file: int, buffers: Sequence[memoryview], start: int, flags: int) -> int:
         return preadv(file, buffers, start)
 
-    sendfile, preadv = os.sendfile, os.preadv
+    def end_turn() -> None:
+        sizes.append(0)
+        ended()
+
+    sendfile, preadv, ended = os.sendfile, os.preadv, files.sender._end_turn
     monkeypatch.setattr(os, "sendfile", note)
     monkeypatch.setattr(os, "preadv", find)
-    with served.connect() as first, served.connect() as second:
-        for connection in (first, second):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+    monkeypatch.setattr(files.sender, "_end_turn", end_turn)
+    with contextlib.ExitStack() as opened:
+        connections = [opened.enter_context(served.connect()) for _ in range(5)]
+        for connection in connections:
             connection.sendall(head_of(f"/?end={3 * PIECE}"))
-        both.set()
-        for connection in (first, second):
+        all_here.set()
+        for connection in connections:
             assert read_answer(connection) == BIG[: 3 * PIECE]
-    assert max(size for _, size in pieces) <= PIECE
-    assert len({connection for connection, _ in pieces}) == 2
+    assert len(sizes) >= 2 * 5 * 3
+    assert max(sizes[::2]) <= PIECE and min(sizes[::2]) > 0, sizes
+    assert set(sizes[1::2]) == {0}, sizes
 
 
 @pytest.mark.parametrize("left", [0, 5 << 20])
