@@ -92,6 +92,8 @@ def house(tmp_path: Path, sample_world: Distribution) -> Iterator[House]:
             assert taken.status == 202
             house = House(client, tmp_path / "public", engines, taken.json["request_hash"])
             house.wait_until(None)
+            # The runtime is made when health is looked at for the first time.
+            assert eventually(lambda: bool(engines))
             yield house
 
 
