@@ -313,6 +313,7 @@ def measure_hops(modules: dict[str, Module]) -> dict[str, set[str]]:
     from asu_builder.settings import Settings
     from asu_sample.distribution import write_distribution
     from asu_sample.server import DownloadServer
+    from factories import eventually
 
     with tempfile.TemporaryDirectory() as folder, Profiler(modules.values()) as profiler:
         root = Path(folder)
@@ -336,7 +337,7 @@ def measure_hops(modules: dict[str, Module]) -> dict[str, set[str]]:
                 )
                 target = f"/api/v1/build/{done[0]}"
                 for _ in range(2):
-                    assert client.get(target).status == 200
+                    assert eventually(lambda: bool(client.get(target).status == 200))
                 poll = profiler.entered_during(lambda: client.get(target))
                 idle |= profiler.entered_during(lambda: time.sleep(LONGEST_ROUND_SECONDS))
     return {"hops from POST to done": post - idle, "hops of a poll from memory": poll - idle}

@@ -387,7 +387,7 @@ class Builds:
         return self._seen(job, ahead, None if job.state in FINAL_STATES else self._outlook())
 
     def progress(self, names: Collection[str]) -> Mapping[str, Progress]:
-        """How far the newest job of each hash is, all read at one moment; nobody's interest is noted.
+        """How far the newest job of each hash is, all read at one moment; that is noted as no access.
 
         Hashes that no job answers are missing.
         """

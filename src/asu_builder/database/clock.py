@@ -22,7 +22,7 @@ _JITTER = timedelta(seconds=1)
 """How far a poll may be behind the last one: it may have waited for the lock."""
 MAX_LEAD = timedelta(minutes=2)
 """No lease and no pause reaches further into the future; one that does was written by a wrong clock."""
-UNSEEN = "coalesce((SELECT unseen FROM queue_clock), 0)"
+DOWNTIME = "coalesce((SELECT unseen FROM queue_clock), 0)"
 """SQL: the microseconds that passed unseen so far. Of a completed job `last_accessed_at` does not contain
 them, so that a gap moves this one number and not each result that is kept."""
 

@@ -113,7 +113,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._header = open_header(path)
             self.was_cut_off = self._header is not None
-            """Whether whoever had it last did not close it, or has it still: its log lies there."""
+            """Whether the last process did not close it, or has it open still: its log lies there."""
             self._relaxed = self._connect("NORMAL")
             # Submit and finish must survive a power cut; FULL makes their commit sync the log.
             self._durable = self._connect("FULL")

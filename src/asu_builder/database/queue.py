@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from msgspec import json
 from msgspec.structs import asdict, replace
 
-from asu_builder.database.clock import UNSEEN, move_times
+from asu_builder.database.clock import DOWNTIME, move_times
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import (
     FINAL,
@@ -59,6 +59,7 @@ _LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_to
 _MEASURED = 50
 """How many of the latest builds say how long one takes."""
 _IMPLAUSIBLE = timedelta(hours=6)
+"""A clock that leapt in mid-build measures nothing."""
 
 
 COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
@@ -111,7 +112,7 @@ _TOUCHED = f"""
       FROM json_each(:hashes) AS used CROSS JOIN build_jobs AS job
      WHERE job.request_hash = used.value
        AND (job.state IN ('pending', 'building') OR job.state = 'completed' AND job.expires_at > :at
-            AND max(abs(:at - {UNSEEN} - job.last_accessed_at),
+            AND max(abs(:at - {DOWNTIME} - job.last_accessed_at),
                     min(:at + job.ttl, coalesce(job.max_expires_at, :at + job.ttl)) - job.expires_at)
              >= min(job.ttl / 60, {span_micros(timedelta(minutes=1))}))
 """
@@ -120,7 +121,7 @@ _TOUCH_LIVE = "UPDATE build_jobs SET last_accessed_at = ? WHERE id = ?"
 _RESTORE_PLACE = "UPDATE build_jobs SET deprioritized = 0 WHERE id = ?"
 # Each use starts a result's retention again, but never past its last day.
 _TOUCH_RESULT = f"""
-    UPDATE build_jobs SET last_accessed_at = ?1 - {UNSEEN},
+    UPDATE build_jobs SET last_accessed_at = ?1 - {DOWNTIME},
            expires_at = max(expires_at, min(?1 + ttl, coalesce(max_expires_at, ?1 + ttl)))
      WHERE id = ?2
 """
@@ -457,7 +458,7 @@ def _finish(
     _update_under_lease(
         connection,
         "UPDATE build_jobs SET state = :state, reason = :reason, stage = NULL, worker = NULL,"
-        f" lease_until = NULL, finished_at = :now, last_accessed_at = :now - {UNSEEN},"
+        f" lease_until = NULL, finished_at = :now, last_accessed_at = :now - {DOWNTIME},"
         " expires_at = :now + min(:ttl, coalesce(:max_age, :ttl)),"
         " ttl = :ttl, max_expires_at = :now + :max_age, stored_bytes = :stored_bytes",
         lease,

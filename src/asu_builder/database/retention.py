@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from asu_builder.database import statistics
-from asu_builder.database.clock import UNSEEN
+from asu_builder.database.clock import DOWNTIME
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import FINAL, span_micros
 from asu_builder.database.statistics import DAY
@@ -180,7 +180,7 @@ class SqlRetention:
         with self._database.reading() as connection:
             rows = connection.execute(
                 f"SELECT request_hash, stored_bytes FROM build_jobs AS job WHERE {_PUBLISHED}"
-                f" AND last_accessed_at < ? - {UNSEEN} ORDER BY last_accessed_at LIMIT ?",
+                f" AND last_accessed_at < ? - {DOWNTIME} ORDER BY last_accessed_at LIMIT ?",
                 (self._database.now() - span_micros(unused_for), _AT_ONCE),
             ).fetchall()
         return [(str(name), int(size)) for name, size in rows]

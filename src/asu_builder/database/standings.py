@@ -53,7 +53,7 @@ AHEAD = """
 """
 
 _MOST_MOVES = 500
-"""More are caught up with by reading the queue anew."""
+"""More are caught up with by reading the whole queue."""
 KEPT_MOVES = 5000
 FORGET_MOVES = f"DELETE FROM queue_moves WHERE seq <= (SELECT max(seq) FROM queue_moves) - {KEPT_MOVES}"
 _WAITING = "job.id, job.request_hash, job.deprioritized, job.priority, job.fair_start, job.started_at"
@@ -80,7 +80,7 @@ class _Waiting(Struct, frozen=True, gc=False):
 
 
 class WaitingJobs:
-    """Those that wait, in order, in memory. For any thread, with a connection of its own.
+    """Those that wait, in order, in memory. For any thread, with a separate connection.
 
     No transaction that has read before may use it, because it may be older than what is here, and none
     that writes, because what is rolled back would stay.
@@ -92,7 +92,7 @@ class WaitingJobs:
         self._ids: dict[str, int] = {}
         self._places: list[int] = []
         self._seen: int | None = None
-        """The last move that is in here; None when it has to be read anew."""
+        """The last move that is in here; None when all has to be read."""
 
     def count(self, connection: sqlite3.Connection) -> int:
         """How many wait."""
@@ -131,7 +131,7 @@ class WaitingJobs:
         return standings
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
-        """Takes in what has moved. Where that fails, the next look reads everything anew."""
+        """Takes in what has moved. Where that fails, the next look reads everything."""
         seen, self._seen = self._seen, None
         if seen is not None:
             moves = connection.execute(MOVES, (seen, _MOST_MOVES)).fetchall()
@@ -145,10 +145,10 @@ class WaitingJobs:
                 return
         # In this order: what moves in between is taken in twice.
         (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM queue_moves").fetchone()
-        self._read_anew(connection.execute(ALL_WAITING))
+        self._read_all(connection.execute(ALL_WAITING))
         self._seen = last
 
-    def _read_anew(self, rows: Iterable[tuple[int, str, int, int, int, int | None]]) -> None:
+    def _read_all(self, rows: Iterable[tuple[int, str, int, int, int, int | None]]) -> None:
         self._jobs.clear()
         self._ids.clear()
         self._places = sorted([self._add(*row) for row in rows])

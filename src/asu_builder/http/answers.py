@@ -187,7 +187,7 @@ class PolledBuilds:
     async def look_again(self) -> None:
         """One round. Polls meanwhile are answered as before it."""
         self._round += 1
-        lately, turn = self._round - POLLED_ROUNDS, self._round % POLLED_ROUNDS
+        lately, slot = self._round - POLLED_ROUNDS, self._round % POLLED_ROUNDS
         entries = {name: cached for name, cached in self._cache.items() if cached.compared >= self._changed}
         lives = {name: cached for name, cached in entries.items() if cached.frame and cached.polled >= lately}
         finals = {name: cached for name, cached in entries.items() if cached.frame is None}
@@ -196,7 +196,7 @@ class PolledBuilds:
         due, self._expires_at = self._expires_at, math.inf
         now = self._clock()
         read = partial(
-            self._read_round, lives, finals, lately, turn, due=due <= now + ROUND_SECONDS, counts=self._counts
+            self._read_round, lives, finals, lately, slot, due=due <= now + ROUND_SECONDS, counts=self._counts
         )
         found = await self._ask(read, entries)
         if found is None:
@@ -214,7 +214,7 @@ class PolledBuilds:
     # How answers are kept.
 
     def _is_true(self, request_hash: str, cached: CachedResponse) -> bool:
-        """Whether an answer that nobody has compared since something changed is still true; never waits.
+        """Whether an answer that was not compared since something changed is still true; never waits.
 
         A final one is if its job is still the one that answers. For its files the next round looks.
         """
@@ -292,7 +292,7 @@ class PolledBuilds:
             lately = max((cached.polled for _, cached in self._cache.items()), default=self._queue_asked)
             lately = max(lately, self._queue_asked)
         self._round += 1
-        self._changed = self._round  # from now on nobody knows
+        self._changed = self._round  # from now on that is not known
         self._queue = None
 
     @property
@@ -343,7 +343,7 @@ class PolledBuilds:
         lives: Mapping[str, CachedResponse],
         finals: Mapping[str, CachedResponse],
         lately: int,
-        turn: int,
+        slot: int,
         *,
         due: bool,
         counts: bool,
@@ -366,7 +366,7 @@ class PolledBuilds:
         else:
             job_ids = {}
         completed = [name for name, cached in polled.items() if cached.state is JobState.COMPLETED]
-        checked = [name for name in completed if hash(name) % POLLED_ROUNDS == turn or polled[name].files_due]
+        checked = [name for name in completed if hash(name) % POLLED_ROUNDS == slot or polled[name].files_due]
         outdated += self._builds.lost(completed, checked=checked)
         for name in checked:
             polled[name].files_due = False
@@ -393,5 +393,5 @@ class PolledBuilds:
 
 
 def _start(work: Coroutine[object, None, None]) -> asyncio.Task[None]:
-    """A task of its own, not one of the request in which it begins."""
+    """A separate task, not one of the request in which it begins."""
     return asyncio.get_running_loop().create_task(work, context=contextvars.Context())

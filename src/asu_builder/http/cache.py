@@ -91,26 +91,26 @@ class Rendered(Struct, frozen=True):
     content_type: bytes = JSON
 
 
-class Kept(Struct, frozen=True):
+class CachedDocument(Struct, frozen=True):
     """A document in memory, and until when it is right at least."""
 
     document: Document
     until: float
 
 
-AnyKept = TypeVar("AnyKept", bound=Kept)
+AnyCached = TypeVar("AnyCached", bound=CachedDocument)
 _OVERHEAD = 1000
 """Of one document, about, with its key and its sources."""
 
 
-class DocumentCache(Generic[AnyKept]):
+class DocumentCache(Generic[AnyCached]):
     """Documents by key, within `budget` bytes with their gzip forms. `clock` counts seconds."""
 
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         self._threads = threads
         self._clock = clock
         self._largest = largest
-        self._kept: LruByteCache[str, AnyKept] = LruByteCache(budget=budget, largest=largest)
+        self._kept: LruByteCache[str, AnyCached] = LruByteCache(budget=budget, largest=largest)
         self._compressions: SingleFlight[None] = SingleFlight()
 
     @property
@@ -118,7 +118,7 @@ class DocumentCache(Generic[AnyKept]):
         """Bytes of all that is kept."""
         return self._kept.size
 
-    def _keep(self, key: str, kept: AnyKept) -> None:
+    def _keep(self, key: str, kept: AnyCached) -> None:
         self._kept.put(key, kept, _cost(key, kept.document))
 
     def _former(self, key: str, document: Document) -> Document:
@@ -138,7 +138,7 @@ class DocumentCache(Generic[AnyKept]):
                 document.gzipped = b""  # better than to keep neither
             self._keep(key, kept)
 
-    def _keeper(self, key: str, document: Document) -> AnyKept | None:
+    def _keeper(self, key: str, document: Document) -> AnyCached | None:
         kept = self._kept.get(key)
         return kept if kept and kept.document is document else None
 
@@ -152,12 +152,12 @@ def _make_document(render: Callable[[], Rendered]) -> tuple[Document, Rendered]:
     return Document(rendered.body, rendered.content_type), rendered
 
 
-class TtlCache(DocumentCache[Kept]):
+class TtlCache(DocumentCache[CachedDocument]):
     """Documents that are made again when their time is over."""
 
     def __init__(self, threads: Threads, *, budget: int, largest: int, clock: Callable[[], float]) -> None:
         super().__init__(threads, budget=budget, largest=largest, clock=clock)
-        self._flights: SingleFlight[Kept] = SingleFlight()
+        self._flights: SingleFlight[CachedDocument] = SingleFlight()
 
     async def answer(
         self, request: Request, key: str, render: Callable[[], Rendered], headers: Headers = ()
@@ -174,9 +174,9 @@ class TtlCache(DocumentCache[Kept]):
             await self._compress(key, kept.document)
         return kept.document.answer(asked, headers)
 
-    async def _make(self, key: str, render: Callable[[], Rendered]) -> Kept:
+    async def _make(self, key: str, render: Callable[[], Rendered]) -> CachedDocument:
         document, rendered = await self._threads.run(_make_document, render)
-        kept = Kept(self._former(key, document), self._clock() + rendered.seconds)
+        kept = CachedDocument(self._former(key, document), self._clock() + rendered.seconds)
         self._keep(key, kept)
         return kept
 
@@ -188,7 +188,7 @@ _INCOMPLETE_SECONDS = 10.0
 _LONGEST_AGE = 10**9
 
 
-class Made(Kept, frozen=True):
+class Made(CachedDocument, frozen=True):
     """An answer with what it was made of."""
 
     sources: Sources

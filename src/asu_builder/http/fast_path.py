@@ -354,7 +354,7 @@ class FastPath:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, whose size the server limits; None where nobody waits for an answer any more."""
+    """The whole body, whose size the server limits; None where no one waits for an answer any more."""
     parts: list[bytes] = []
     more = True
     while more:

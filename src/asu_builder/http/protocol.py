@@ -33,7 +33,7 @@ class _Refused(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """One connection. Says in each scope how it is broken off, and whether its client is still there."""
 
-    # With more than thirty names beside uvicorn's, each connection would have a dict with keys of its own.
+    # With more than thirty names beside uvicorn's, each connection would have a dict that shares no keys.
     __slots__ = (
         "_body",
         "_client",
@@ -225,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Called by the application.
 
     def take_body(self, scope: object) -> bytes | None:
-        """The whole body of the request of this scope, if it is here and nobody has received any of it."""
+        """The whole body of the request of this scope, if it is here and none of it was received yet."""
         cycle: Any = self.cycle
         if (
             cycle.scope is not scope

@@ -35,8 +35,8 @@ class FileSender:
     """One for all downloads of a server; lives on the event loop."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._had_turn = False
+        self._sending = asyncio.Lock()
+        self._has_sent = False
         """Whether a piece was sent since the event loop last looked at its sockets."""
         self._probe: list[memoryview] = []
         self._threads: ThreadPoolExecutor | None = None
@@ -101,16 +101,16 @@ class FileSender:
         loop, threads = asyncio.get_running_loop(), None
         while True:
             await flow.drain()
-            async with self._turn:
-                while self._had_turn:
+            async with self._sending:
+                while self._has_sent:
                     await asyncio.sleep(0)  # polls that have arrived are answered first
                 # The number of a closed socket may be another connection's by now.
                 closing = transport.is_closing()
                 cached = 0 if closing else self._cached(file, start, min(end - start, PIECE))
                 if cached:
                     sent, rest = _send_some(connection, file, start, cached)
-                    self._had_turn = True
-                    loop.call_soon(self._end_turn)
+                    self._has_sent = True
+                    loop.call_soon(self._let_send)
             if closing:
                 await loop.create_future()  # ends here when the client is gone
             if not cached:
@@ -127,8 +127,8 @@ class FileSender:
             if start == end:
                 return
 
-    def _end_turn(self) -> None:
-        self._had_turn = False
+    def _let_send(self) -> None:
+        self._has_sent = False
 
     def _cached(self, file: int, start: int, count: int) -> int:
         """How many bytes from `start` on are in memory; 0 also where the file system does not tell."""
@@ -187,7 +187,7 @@ def read_cached(file: int, start: int, count: int) -> bytes:
 def _submit(
     threads: ThreadPoolExecutor, function: Callable[..., T], files: Sequence[int], *arguments: int
 ) -> Future[T]:
-    """Calls the function in a thread with descriptors of its own: a client may leave meanwhile."""
+    """Calls the function in a thread with separate descriptors: a client may leave meanwhile."""
     with contextlib.ExitStack() as opened:
         copies = []
         for file in files:

@@ -78,7 +78,7 @@ class Threads:
             elif not future.cancelled():
                 try:
                     result = context.run(function, *arguments)
-                except BaseException as raised:  # noqa: BLE001 - whoever awaits it is told
+                except BaseException as raised:  # noqa: BLE001 - its caller is told
                     error = raised
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 future.get_loop().call_soon_threadsafe(self._end, future, result, error)

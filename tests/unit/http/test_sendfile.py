@@ -311,10 +311,10 @@ def test_downloads_take_turns_on_the_event_loop(
         sizes.append(0)
         ended()
 
-    sendfile, preadv, ended = os.sendfile, os.preadv, files.sender._end_turn
+    sendfile, preadv, ended = os.sendfile, os.preadv, files.sender._let_send
     monkeypatch.setattr(os, "sendfile", note)
     monkeypatch.setattr(os, "preadv", find)
-    monkeypatch.setattr(files.sender, "_end_turn", end_turn)
+    monkeypatch.setattr(files.sender, "_let_send", end_turn)
     with contextlib.ExitStack() as opened:
         connections = [opened.enter_context(served.connect()) for _ in range(5)]
         for connection in connections:

@@ -174,7 +174,7 @@ _ALWAYS = {
 
 
 def _delegate(path: str, name: str) -> Response:
-    """For a proxy that sends the file itself, with validators of its own, and reads the ranges."""
+    """For a proxy that sends the file itself, with its validators, and reads the ranges."""
     # No character of a name means anything in a path, and Caddy would not decode what is encoded.
     return Response(headers=_ALWAYS | _describe(name) | {"x-accel-redirect": path})
 

@@ -193,7 +193,7 @@ class Feed:
             self.end(error)
 
     def stop(self) -> None:
-        """Nobody watches any more."""
+        """It is not watched any more."""
         for look in (self._looks, self._looks_soon):
             if look is not None:
                 look.cancel()

@@ -75,7 +75,7 @@ SHARED_HEADERS = tuple(
 """Kept by browsers and asked about each time: the answer to a signed-in operator is another one."""
 _HTML = b"text/html; charset=utf-8"
 ANYBODY = Caller("")
-"""Whoever has no token: no page shows them their address."""
+"""Callers without a token: no page shows them their address."""
 
 
 class Rendering:
