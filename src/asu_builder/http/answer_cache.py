@@ -3,9 +3,9 @@
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection
-from http import HTTPStatus
 
 from msgspec import Struct
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from asu_builder.core.submit import Progress
 from asu_builder.domain.job import JobState
@@ -20,9 +20,6 @@ _LARGEST_PACKED = 128 << 10
 """Compressing so much takes the event loop a millisecond."""
 _OVERHEAD = 1500
 """About what an answer takes beside its body, with the head."""
-STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
-}
 _FASTEST = 1
 """Of zlib's levels."""
 
@@ -55,7 +52,7 @@ class CachedResponse(Struct):
 def prepare(answer: RenderedResponse, standing_headers: Headers) -> CachedResponse:
     """An answer as it is sent, with everything but the id of the request."""
     head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n" % (
-        STATUS_LINES[answer.status],
+        STATUS_LINE[answer.status],
         len(answer.body),
     )
     for header in (*answer.headers, *standing_headers):

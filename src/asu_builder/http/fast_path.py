@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
-from asu_builder.http.answer_cache import STATUS_LINES, CachedResponse
+from asu_builder.http.answer_cache import CachedResponse
 from asu_builder.http.api.builds import BODY, BuildAnswers, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.monitoring import Requests
@@ -115,7 +116,7 @@ class ResponseRecorder(Struct):
         self.add_headers(start)
         if write is not None:
             head = b"".join(b"%b: %b\r\n" % header for header in start["headers"])
-            if write(self.scope, b"%b%b\r\n%b" % (STATUS_LINES[self.status], head, body)):
+            if write(self.scope, b"%b%b\r\n%b" % (STATUS_LINE[self.status], head, body)):
                 self.complete = True
                 return
         await self.pass_on(start)

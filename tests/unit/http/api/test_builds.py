@@ -14,7 +14,7 @@ from asu_builder.domain.errors import FailureReason, Unavailable
 from asu_builder.domain.job import JobState, Stage
 from asu_builder.http import answers
 from asu_builder.http.answer_cache import AnswerCache, CachedResponse
-from asu_builder.http.answers import POLLED_ROUNDS
+from asu_builder.http.answers import POLLED_ROUNDS, PolledBuilds
 from asu_builder.http.api.builds import FINAL_SECONDS, LIVE_SECONDS
 from asu_builder.http.fast_path import FastPath
 from factories import a_request
@@ -342,15 +342,20 @@ def test_two_thousand_results_of_usual_size_are_kept_at_once() -> None:
     assert len(cache.items()) == 2000
 
 
-def test_what_is_compressed_is_told_as_it_was_and_what_is_polled_goes_last(
-    app: FastPath, builds: FakeBuilds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _more_than_is_kept_plain(app: FastPath, builds: FakeBuilds) -> tuple[PolledBuilds, list[str]]:
+    """Twenty completed builds, and a cache that has room for few of them as they are sent."""
     polled = app._answers.polled
     polled._cache = AnswerCache(budget=60_000, plain=20_000)
-    names = [
+    return polled, [
         builds.complete(a_request(packages=(f"p{number}",)), stdout="Installing\n" * 900)
         for number in range(20)
     ]
+
+
+def test_what_is_compressed_is_told_as_it_was_and_what_is_polled_goes_last(
+    app: FastPath, builds: FakeBuilds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polled, names = _more_than_is_kept_plain(app, builds)
 
     async def play() -> None:
         asked = AsgiClient(app)
@@ -374,12 +379,7 @@ def test_what_is_compressed_is_told_as_it_was_and_what_is_polled_goes_last(
 
 def test_an_answer_that_is_compressed_again_at_once_is_told_whole(app: FastPath, builds: FakeBuilds) -> None:
     # Everything beside it was polled in this round too, so it is itself the first to make room.
-    polled = app._answers.polled
-    polled._cache = AnswerCache(budget=60_000, plain=20_000)
-    names = [
-        builds.complete(a_request(packages=(f"p{number}",)), stdout="Installing\n" * 900)
-        for number in range(20)
-    ]
+    polled, names = _more_than_is_kept_plain(app, builds)
 
     async def play() -> None:
         asked = AsgiClient(app)
