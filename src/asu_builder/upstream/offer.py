@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.health import CheckResult
+from asu_builder.domain.package_index import PackageIndex, PackageManager
+from asu_builder.domain.preflight import PackageIndexes
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, name_devices
@@ -203,6 +205,14 @@ class HttpUpstream:
         self._want(f"{base}/profiles.json", parse_profiles_json)
         self._want(f"{base}/packages/index.json", parse_index)
         return self._merged(base, self._of_target(release, target))[0] or None
+
+    def package_indexes(self, release: Release, target: str, architecture: str) -> PackageIndexes:
+        """As the port says."""
+        return PackageIndexes(PackageManager.APK, (), "The package indexes are not read yet.")
+
+    def repository_index(self, name: str, url: str, manager: PackageManager) -> PackageIndex | None:
+        """As the port says."""
+        return None
 
     def _of_target(self, release: Release, target: str) -> dict[str, str]:
         """The directories of a target's own packages."""

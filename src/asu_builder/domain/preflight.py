@@ -1,0 +1,80 @@
+"""What can be said about a package selection before it is built. Rules: facts on the preflight."""
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+from asu_builder.domain.errors import BuildProblem
+from asu_builder.domain.package_index import PackageIndex, PackageManager
+
+
+class Verdict(StrEnum):
+    """Three answers, never two."""
+
+    FINE = "fine"
+    """Everything can be installed together; the exact packages are told."""
+    IMPOSSIBLE = "impossible"
+    """The package manager would surely refuse."""
+    UNKNOWN = "unknown"
+    """It cannot be said; the build decides."""
+
+
+class PackageIndexes(Struct, frozen=True):
+    """Everything that a request's packages may come from, as it is known at one moment."""
+
+    manager: PackageManager
+    indexes: tuple[PackageIndex, ...]
+    """Those of the request's own repositories and of the ImageBuilder itself among them."""
+    lacking: str = ""
+    """Why nothing certain can be said from them, as a sentence: an index is not readable, or past its
+    time, or the ImageBuilder is not known. "" where all are here."""
+
+    @property
+    def digest(self) -> str:
+        """Names the contents: equal means equal answers. 64 hexadecimal digits."""
+        parts = "\n".join(sorted(f"{index.is_foreign:d} {index.digest}" for index in self.indexes))
+        return hashlib.sha256(f"{self.manager}\n{parts}".encode()).hexdigest()
+
+
+class Foretold(Struct, frozen=True):
+    """What the package manager would do with a selection. What does not apply to the verdict is empty."""
+
+    verdict: Verdict
+    reason: str = ""
+    """Of *unknown*: why, as a sentence."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Of *fine*: name and version of everything that would be installed, dependencies included."""
+    problem: BuildProblem = BuildProblem()
+    """Of *impossible*: missing names, who needs them, conflicts, providers to choose from."""
+    nearest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For a missing name those that exist and are closest to it, best first."""
+    brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of *fine*: for each name asked for, what is installed because of it and would not be without it."""
+    kept: tuple[str, ...] = ()
+    """Names taken away with `-name` that are installed all the same, because others need them."""
+    download_size: int = 0
+    """Bytes of the package files."""
+    installed_size: int = 0
+    """Bytes they take once unpacked, before the image compresses them."""
+    indexes: str = ""
+    """`PackageIndexes.digest` of what it was judged by; "" where nothing was read."""
+
+
+UNTOLD = Foretold(Verdict.UNKNOWN)
+"""Where nothing was asked."""
+
+
+class CarriedPackages(Struct, frozen=True):
+    """What an ImageBuilder brings along, learnt once from the ImageBuilder itself."""
+
+    identity: str
+    """Of its content, as of a `Container`; for one that `setup.sh` has downloaded its revision."""
+    revision: str
+    """As `make info` says it, for example r28959-29397011cc."""
+    manager: PackageManager
+    index: bytes
+    """The index of its own `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
+    repositories: tuple[str, ...]
+    """Addresses of the repositories that it is configured with, as its own file names them."""

@@ -1,0 +1,38 @@
+"""The interfaces between `core` and its adapters.
+
+Every adapter of a port runs its contract suite in `tests/contract/`. Only errors of `domain/errors.py` pass.
+"""
+
+from asu_builder.ports.state import (
+    BuildLog,
+    JobQueue,
+    Operations,
+    RetentionRepository,
+    Statistics,
+)
+from asu_builder.ports.world import (
+    Container,
+    PackageChanges,
+    PackageIndexSource,
+    PackageResolver,
+    RateWindows,
+    Runtime,
+    Store,
+    Upstream,
+)
+
+__all__ = [
+    "BuildLog",
+    "Container",
+    "JobQueue",
+    "Operations",
+    "PackageChanges",
+    "PackageIndexSource",
+    "PackageResolver",
+    "RateWindows",
+    "RetentionRepository",
+    "Runtime",
+    "Statistics",
+    "Store",
+    "Upstream",
+]

@@ -1,0 +1,250 @@
+"""What is outside: containers, the store, the download server, rules, and what packages need."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from asu_builder.domain.access import Rate
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
+from asu_builder.domain.package_index import PackageIndex, PackageManager
+from asu_builder.domain.packages import Baseline, PackageSelection
+from asu_builder.domain.preflight import Foretold, PackageIndexes
+from asu_builder.domain.release import ClientChange, Release, TargetProfiles, VersionList
+from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.search import Device
+
+
+class Container(Protocol):
+    """One ImageBuilder, ours alone; none of its processes outlives the context that opened it."""
+
+    identity: str
+    """Names the ImageBuilder's content (image digest or directory): equal means equal answers."""
+    workdir: str
+    """Absolute path of the ImageBuilder inside the container, without a trailing slash."""
+    warnings: Sequence[str]
+    """What the operator or caller should know, for example an image that could not be refreshed."""
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        on_output: OutputCallback | None = None,
+    ) -> CommandResult:
+        """Runs one command in `workdir` with a clean environment (plus `environment`).
+
+        `output` is a directory on this host; stdout and stderr are streamed into files there. `on_output` is
+        told both as they come, also what the files have no room for. Raises `BuildFailed` for deadline,
+        memory and disk limits, `BuildInterrupted` when the stop event was set, or `EngineUnavailable`.
+        """
+
+    def exists(self, path: str) -> bool:
+        """Whether a plain file of this name (relative to `workdir`) exists."""
+
+    def read_text(self, path: str) -> str:
+        """The text of a small file relative to `workdir`, at most 1 MiB."""
+
+    def write_files(self, files: Mapping[str, str]) -> None:
+        """Puts texts at paths relative to `workdir`, making directories, owned by its user."""
+
+    def collect(self, directory: str, into: Path) -> Sequence[str]:
+        """Streams the plain files of an absolute inner directory into `into`; returns their names.
+
+        Nothing that leaves a container is trusted: anything but plain files with plain names
+        under the count and size caps is `BuildFailed(UNTRUSTED_OUTPUT)`. No directory: no names.
+        """
+
+
+class Runtime(Protocol):
+    """Where ImageBuilders run."""
+
+    def open(self, spec: ContainerSpec, *, stop: Event) -> AbstractContextManager[Container]:
+        """A fresh container, started. Setting `stop` ends it early.
+
+        When the context is left, whatever happens, no process of it lives any more, as far as the
+        engine answers. It is removed in the background; where many wait for that, this waits first.
+        Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `RegistryUnavailable` or `EngineUnavailable`.
+        """
+
+    def close(self) -> bool:
+        """Waits a moment for what is still being removed; whether nothing is left for the next sweep."""
+
+    def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
+        """Removes this installation's containers whose labels `keep` does not want; how many."""
+
+    def check(self) -> CheckResult:
+        """Whether a build could start now, within a few seconds."""
+
+    def check_registry(self) -> CheckResult:
+        """Whether the container images of ImageBuilders can be had, as far as the last tries tell."""
+
+
+class Store(Protocol):
+    """Published images: one directory per request hash, never rewritten."""
+
+    def publish(self, request_hash: str, scratch: Path) -> int:
+        """Makes a scratch directory the published one: synced, in one step; its size in bytes.
+
+        Only the holder of the job's lease may call this: then a directory of that name belongs
+        to no completed job (expired, or left by a crash before *completed*) and is taken away.
+        """
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A fresh directory on the store's disk, gone later unless published; raises as `require_root`."""
+
+    def locate(self, request_hash: str, name: str) -> Path | None:
+        """The published plain file, or None; never anything outside the store."""
+
+    def holds(self, request_hash: str) -> bool:
+        """Whether this hash is published."""
+
+    def absent(self, request_hashes: Sequence[str]) -> Sequence[str]:
+        """Those of these hashes that are not published, in the same order."""
+
+    def owns(self, request_hash: str) -> bool:
+        """Whether this installation has published it; what another has put there is not ours to touch."""
+
+    def hold(self, request_hash: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Lets no process remove the directory; without `wait`, `BlockingIOError` while one removes it."""
+
+    def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
+        """Takes a published directory away, and is done too if there is none.
+
+        `confirm` is asked last, while nothing can be published, and must not wait; without its yes nothing is
+        taken and False is the answer. Raises `StillRead` while it is held, and as `require_root` does.
+        """
+
+    def published(self) -> Iterable[str]:
+        """The names in the store that are hashes, in no order, of any installation."""
+
+    def require_root(self) -> None:
+        """Passes where this is the store that results were put into; else raises `StoreUnavailable`.
+
+        To be asked before anything is called lost: a disk that is not mounted leaves an empty directory.
+        """
+
+    def missing(self) -> str:
+        """Why this is not the store that results were put into, as last seen; reads no disk. "" if it is."""
+
+    def adopt(self) -> None:
+        """Takes this for the store from now on, whatever lies in it; the operator has decided so."""
+
+    def room(self) -> int:
+        """Bytes of free disk above the floor. Raises `StoreUnavailable`, which does not mean a full disk."""
+
+    def sweep(self) -> int:
+        """Removes scratch directories that no living process holds; how many."""
+
+    def check(self) -> CheckResult:
+        """Whether images can be written now."""
+
+
+class Upstream(Protocol):
+    """The download server's metadata: cached, revalidated, stale rather than none.
+
+    `Unavailable` means that a document is not here. Within a `Reading` everything answers at once,
+    and what is lacking is noted there; without one the call waits for it, up to ten seconds.
+    """
+
+    def check(self) -> CheckResult:
+        """Degraded when the download server does not answer."""
+
+    def versions(self) -> VersionList:
+        """Every released version that upstream lists, and which are the latest."""
+
+    def targets(self, release: Release, *, wait: bool = True) -> Mapping[str, str] | None:
+        """Target → package architecture; None when upstream has no such version.
+
+        Without `wait` the answer can be made without it: five seconds at most, and none after a failure.
+        """
+
+    def devices(self, release: Release) -> Sequence[Device] | None:
+        """Every device of a version, the very same value until upstream's list changes.
+
+        None for an unknown version. Where upstream lists no devices, those of the targets asked for before.
+        """
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        """The profiles of one target; None when upstream does not have it."""
+
+    def described_profile(self, release: Release, target: str, profile: str) -> bytes | None:
+        """`profiles.json` as JSON with one profile's keys lifted to the top; None when unknown."""
+
+    def architecture_packages(self, release: Release, architecture: str) -> Mapping[str, str] | None:
+        """Names without ABI suffix and versions, merged over the feeds of an architecture."""
+
+    def target_packages(self, release: Release, target: str) -> Mapping[str, str] | None:
+        """Names and versions of a target's own packages, its kernel modules among them."""
+
+
+class PackageChanges(Protocol):
+    """Rules that are always there: the last good ones where new ones cannot be had."""
+
+    def apply(
+        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+    ) -> PackageSelection:
+        """What make is told instead of the request's packages.
+
+        `default_packages` are the default and device packages of the version asked for; without a
+        `baseline` nothing is guessed about what the device had.
+        """
+
+    def digest(self, request: BuildRequest) -> str:
+        """Names what the rules may do to this request; "" when none of them is about it."""
+
+    def client_changes(self) -> Sequence[ClientChange]:
+        """Every change that clients are told."""
+
+    def check(self) -> CheckResult:
+        """Whether the rules are those that the operator wants."""
+
+
+class RateWindows(Protocol):
+    """Moving windows: what a caller had is counted until it is as old as the window is long."""
+
+    def admit(self, key: str, rates: Sequence[Rate]) -> tuple[Rate, float] | None:
+        """None when one more fits into the windows of all rates: it is counted in each of them.
+
+        Otherwise it is counted in none: the full rate that has room last, and the seconds until then.
+        """
+
+    def take_back(self, key: str, amount: int) -> None:
+        """Counts the latest so many no more, as if they had not been admitted."""
+
+
+class PackageIndexSource(Protocol):
+    """The package indexes of the download server and of repositories that requests name."""
+
+    def package_indexes(self, release: Release, target: str, architecture: str) -> PackageIndexes:
+        """The indexes that the package manager of this release reads for a target: feeds, target, kmods.
+
+        `PackageIndexes.lacking` says which are not readable or past their time. Within a `Reading` they are
+        asked for beside: the answer waits five seconds for them at most, and only where they are not known.
+        """
+
+    def repository_index(self, name: str, url: str, manager: PackageManager) -> PackageIndex | None:
+        """The index of a repository that a request names, kept like every document; None if not readable.
+
+        To be called only for addresses that `require_allowed` has let pass.
+        """
+
+
+class PackageResolver(Protocol):
+    """Says what apk or opkg would do with a selection, without either; safe to use from any thread."""
+
+    def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
+        """What is installed for these names, or why nothing can be.
+
+        `names` are as make is told them: `-name` takes one away that another entry or a default would
+        bring, and is no conflict; `!name` is apk's conflict. Defaults must be among them. Where `known`
+        lacks something the verdict is never *impossible*. Never raises: a resolver that is killed, hangs or
+        is not installed says *unknown* and why. Blocks for some milliseconds, for some hundred when it
+        meets these indexes for the first time.
+        """
+
+    def close(self) -> None:
+        """Ends what runs for it."""
