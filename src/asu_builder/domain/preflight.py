@@ -78,3 +78,8 @@ class CarriedPackages(Struct, frozen=True):
     """The index of its own `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
     repositories: tuple[str, ...]
     """Addresses of the repositories that it is configured with, as its own file names them."""
+
+    @property
+    def index_digest(self) -> str:
+        """SHA-256 of the index, hexadecimal."""
+        return hashlib.sha256(self.index).hexdigest()
