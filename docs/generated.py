@@ -56,8 +56,8 @@ def _command(path: str, command: click.Command, context: click.Context) -> Itera
 def interface(_: str) -> str:
     """Each address with its parameters and answers, and each document with its fields."""
     from asu_builder import __version__
-    from asu_builder.http.app import OPERATIONS
     from asu_builder.http.openapi import describe
+    from asu_builder.http.routes import OPERATIONS
 
     description = describe(OPERATIONS, version=__version__)
     addresses = [_address(path, entry) for path, entry in description["paths"].items()]

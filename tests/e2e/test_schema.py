@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from asu_builder.http.app import OPERATIONS
+from asu_builder.http.routes import OPERATIONS
 from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from e2e.clients.scene import a_body

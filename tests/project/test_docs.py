@@ -15,7 +15,7 @@ from asu_builder.domain.job import Stage
 from asu_builder.http.api.configuration import MEANINGS
 from asu_builder.http.api.monitoring import HealthDocument
 from asu_builder.http.api.wire import ImageDocument, Problem
-from asu_builder.http.app import OPERATIONS
+from asu_builder.http.routes import OPERATIONS
 from asu_builder.settings import SETTING_NAMES, Settings, Size, load_settings, parse_duration, parse_size
 from asu_builder.upstream import documents, memory
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from asu_builder.cli import main
-from asu_builder.http.app import OPERATIONS
+from asu_builder.http.routes import OPERATIONS
 from documents import DOCS, ROOT, pages
 
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}

@@ -22,12 +22,18 @@ _SHARED = [
     *(_SOURCE / name for name in ("outgoing.py", "package_rules.py")),
     *(
         _SOURCE / name
-        for name in ("http/app.py", "http/server.py", "http/api/monitoring.py", "http/api/live.py")
+        for name in (
+            "http/app.py",
+            "http/routes.py",
+            "http/server.py",
+            "http/api/monitoring.py",
+            "http/api/live.py",
+        )
     ),
 ]
 _LATE = (
     *("podman", "urllib3", "package_changes", "prometheus_client"),
-    *("asu_builder.http.pages", "asu_builder.http.socket_protocol"),
+    *("asu_builder.http.pages", "asu_builder.http.socket_protocol", "asu_builder.http.routes"),
 )
 _LOADS = re.compile(r"Late\((?:partial\()?(\w+)|@Late\n\s*def (\w+)")
 

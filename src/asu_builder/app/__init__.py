@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
-from starlette.types import ASGIApp
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
@@ -31,7 +30,6 @@ from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Branches
 from asu_builder.http.api.monitoring import MetricsCollector
-from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
@@ -44,7 +42,10 @@ from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.upstream.server import RepositoryStatus
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from asu_builder.core.pipeline import Pipeline
+    from asu_builder.http.api.operator import ConfigurationDocument
 
 _POLL = timedelta(seconds=1)
 """How soon a job is taken up that a lost worker of another process has left."""
@@ -61,7 +62,7 @@ _REST = timedelta(seconds=0.1)
 class Application(Struct, frozen=True):
     """The assembled service; `app` starts and stops it by its lifespan. `warnings` are the operator's."""
 
-    app: ASGIApp
+    app: "ASGIApp"
     warnings: tuple[str, ...]
     drain: Callable[[], None]
     """Takes no more jobs; returns when none is being built or the grace is over."""
@@ -206,7 +207,7 @@ def _metrics(
     )
 
 
-def _describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
+def _describe_settings(loaded: LoadedSettings) -> "ConfigurationDocument":
     from asu_builder.http.api.configuration import describe_settings  # words that a start does not need
 
     return describe_settings(loaded)

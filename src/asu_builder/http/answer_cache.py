@@ -1,8 +1,11 @@
-"""Answers about builds, ready to be sent, within a number of bytes."""
+"""What is kept within a number of bytes: anything, and answers about builds, ready to be sent."""
 
+import math
+import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -11,6 +14,9 @@ from asu_builder.core.submit import Progress
 from asu_builder.domain.job import JobState
 from asu_builder.http.api.wire import BuildFrame, RenderedResponse
 from asu_builder.http.door import Headers
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 _BUDGET = 16 << 20
 _PLAIN = 4 << 20
@@ -22,6 +28,62 @@ _OVERHEAD = 1500
 """About what an answer takes beside its body, with the head."""
 _FASTEST = 1
 """Of zlib's levels."""
+
+
+class LruByteCache(Generic[K, V]):
+    """The most recently used values; the longest unused go first when `budget` bytes are full.
+
+    A value that would take more than `largest` bytes is not kept, and none much longer than
+    `seconds`: what is too old to be used is forgotten when others come. For one thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: int,
+        largest: int,
+        seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` counts seconds."""
+        self._budget = budget
+        self._largest = largest
+        self._seconds = seconds
+        self._clock = clock
+        self._entries: OrderedDict[K, tuple[V, int, float]] = OrderedDict()
+        self.size = 0
+
+    def get(self, key: K) -> V | None:
+        """The value, if it is still kept; counts as a use."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: K, value: V, cost: int) -> None:
+        """Keeps a value that takes about `cost` bytes, in place of any former one."""
+        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
+        if cost > self._largest:
+            return
+        now = self._clock()
+        self._entries[key] = (value, cost, now)
+        self.size += cost
+        while True:
+            longest_unused, (_, freed, since) = next(iter(self._entries.items()))
+            if self.size <= self._budget and now - since <= self._seconds:
+                break
+            del self._entries[longest_unused]
+            self.size -= freed
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+        self.size = 0
+
+    def drop(self, key: K) -> None:
+        """Forgets the value, if there is one."""
+        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
 
 
 class CachedResponse(Struct):

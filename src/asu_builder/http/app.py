@@ -1,112 +1,37 @@
-"""The web application: which address leads where."""
+"""The web application: the fast path, what it needs at once, and the router, which is loaded late."""
 
+import asyncio
 import contextlib
-import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from asu_builder.core.search import Search
-from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.metadata import MAX_AGE, Metadata
-from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
-from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
-from asu_builder.http.api.preview import PreviewEndpoint
-from asu_builder.http.api.statistics import StatisticsEndpoints
-from asu_builder.http.api.store import Downloads
-from asu_builder.http.api.wire import render_json
-from asu_builder.http.cache import Rendered, TtlCache
-from asu_builder.http.errors import make_error_hook, on_bug, on_http_error
 from asu_builder.http.fast_path import FastPath, standing_headers
-from asu_builder.http.openapi import conditional_operation, declared, describe
-from asu_builder.http.parts import PageParts, Parts
 from asu_builder.http.threads import Threads, Waiting
 from asu_builder.loading import Late
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from asu_builder.http.api.monitoring import Requests
     from asu_builder.http.api.streams import LiveStreams
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-_DESCRIPTION_BYTES = 1 << 20
-
-
-class Description:
-    """What the interface says about itself."""
-
-    def __init__(self, version: str, threads: Threads) -> None:
-        self._version = version
-        self._cache = TtlCache(
-            threads, budget=_DESCRIPTION_BYTES, largest=_DESCRIPTION_BYTES, clock=lambda: 0.0
-        )
-
-    @conditional_operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
-    async def openapi(self, request: Request) -> Response:
-        """This description."""
-        return await self._cache.answer(request, "openapi", self._render, (MAX_AGE,))
-
-    def document(self) -> dict[str, Any]:
-        """The OpenAPI document."""
-        return describe(OPERATIONS, version=self._version)
-
-    def _render(self) -> Rendered:
-        return Rendered(render_json(self.document()).body, math.inf)
-
-
-HANDLERS: tuple[type, ...] = (
-    BuildAnswers,
-    LiveEndpoints,
-    OperatorEndpoints,
-    PreviewEndpoint,
-    MonitoringEndpoints,
-    Downloads,
-    Metadata,
-    StatisticsEndpoints,
-    Description,
-)
-"""Whose methods answer below `/api`, `/json` and `/store`, in the order of the description."""
-
-OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
-
-PAGES = (
-    "GET /",
-    "GET /queue",
-    "POST /queue/acts",
-    "GET /statistics",
-    "GET /stats",
-    "GET /configuration",
-    "GET /docs",
-    "GET /static/{digest}/{name}",
-    "GET /build",
-    "POST /build",
-    "GET /build/{request_hash}",
-    "POST /build/{request_hash}/again",
-    "POST /build/{request_hash}/cancel",
-    "POST /session",
-    "POST /session/end",
-)
-"""Each address of a page with its method; GET answers HEAD too. Their code is loaded with the first."""
-
+    from asu_builder.http.parts import Parts
 
 _READING_THREADS = 4
 """Apart from the one that submits. None of them ever waits for upstream."""
+_ROUTER_AFTER_SECONDS = 0.25
+"""When the router is loaded if nobody needs it before: after the first answers, before background work."""
 
 
-def create_app(parts: Parts) -> FastPath:
+def create_app(parts: "Parts") -> FastPath:
     """The application for an ASGI server."""
     reading = Threads(_READING_THREADS, name="web-read")
     submitting = Threads(1, name="web-submit")
     waiting = Waiting(reading, admit=parts.limit_fetches)
-    callers, clock = parts.callers, parts.clock
+    callers = parts.callers
     answers = BuildAnswers(
         parts.builds,
         callers=callers,
@@ -115,47 +40,15 @@ def create_app(parts: Parts) -> FastPath:
         waiting=waiting,
         statistics=parts.statistics,
         standing_headers=standing_headers(cors=parts.settings.cors),
-        clock=clock,
+        clock=parts.clock,
         revoked=parts.revoked,
         listen=parts.live.listen,
     )
     requests: Requests = Counter()
-    search = Search(parts.catalog)
-    description = Description(parts.version, reading)
-    acts = OperatorActs(parts.operator, threads=reading, forget=answers.forget)
     live = LiveEndpoints(partial(_load_streams, parts, reading, answers))
-    subjects = (
-        Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
-        answers,
-        live,
-        OperatorEndpoints(
-            parts.operator, acts, callers=callers, threads=reading, configuration=parts.configuration
-        ),
-        PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
-        MonitoringEndpoints(
-            parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
-        ),
-        Metadata(
-            parts.catalog,
-            search,
-            waiting,
-            callers=callers,
-            settings=parts.settings,
-            version=parts.version,
-            clock=clock,
-        ),
-        StatisticsEndpoints(parts.charts, parts.builds, reading, clock=clock),
-        description,
-    )
-    handlers = [found for subject in subjects for found in declared(subject)]
-    routes = [Route(found.path, handler, methods=list(found.methods)) for found, handler in handlers]
-    pages = Late(partial(_load_pages, parts, reading, waiting, answers, search, description))
-    for address in PAGES:
-        method, _, path = address.partition(" ")
-        routes.append(Route(path, _page(address, pages, reading), methods=[method]))
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def life() -> AsyncIterator[None]:
         parts.start()
         try:
             yield
@@ -166,55 +59,75 @@ def create_app(parts: Parts) -> FastPath:
             reading.close()
             submitting.close()
 
-    app = Starlette(
-        routes=routes,
-        exception_handlers={
-            AsuError: make_error_hook(callers.may_read),
-            HTTPException: on_http_error,
-            Exception: on_bug,
-        },
-        lifespan=lifespan,
-    )
-    app.state.most_fields = parts.settings.max_fields
+    router = Late(partial(_load_router, parts, answers, live=live, waiting=waiting, requests=requests))
     return FastPath(
-        app, answers, callers=callers, cors=parts.settings.cors, live=live, waiting=waiting, requests=requests
+        LateRouter(router, reading, life),
+        answers,
+        callers=callers,
+        cors=parts.settings.cors,
+        live=live,
+        waiting=waiting,
+        requests=requests,
     )
 
 
-def _load_streams(parts: Parts, reading: Threads, answers: BuildAnswers) -> "LiveStreams":
+class LateRouter:
+    """Starts and ends the application, and passes requests to the router; the first waits until it is loaded.
+
+    A start does without it: that takes a quarter of what the service itself loads.
+    """
+
+    def __init__(
+        self,
+        router: "Late[ASGIApp]",
+        threads: Threads,
+        life: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+    ) -> None:
+        """`life` is entered before the port answers and left when the last answer has left."""
+        self._router = router
+        self._threads = threads
+        self._life = life
+        self._loading: asyncio.Future[ASGIApp] | None = None
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """One request, or the start and the end."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        router = self._router.value
+        if router is None:
+            router = await asyncio.shield(self._load())
+        await router(scope, receive, send)
+
+    def _load(self) -> "asyncio.Future[ASGIApp]":
+        """One call, in one thread, for all who wait for it."""
+        if self._loading is None or self._loading.done():
+            self._loading = self._threads.run(self._router)
+        return self._loading
+
+    async def _live(self, receive: "Receive", send: "Send") -> None:
+        """What fails here is logged by the server, which then ends."""
+        await receive()
+        async with self._life():
+            later = asyncio.get_running_loop().call_later(_ROUTER_AFTER_SECONDS, self._load)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            later.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _load_router(
+    parts: "Parts", answers: BuildAnswers, *, live: LiveEndpoints, waiting: Waiting, requests: "Requests"
+) -> "ASGIApp":
+    from asu_builder.http.routes import create_router  # with Starlette, and all handlers
+
+    return create_router(parts, answers, live=live, waiting=waiting, requests=requests)
+
+
+def _load_streams(parts: "Parts", reading: Threads, answers: BuildAnswers) -> "LiveStreams":
     from asu_builder.http.api.streams import LiveStreams  # most starts need none of it
 
     # A watcher that has seen the end of a build polls it next, and must not be told what was true before.
     return LiveStreams(
         parts.live, reading, callers=parts.callers, limits=parts.watch_limits, on_end=answers.note_end
-    )
-
-
-def _page(address: str, pages: Late[Mapping[str, Endpoint]], threads: Threads) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        loaded = await threads.run(pages) if pages.value is None else pages.value
-        return await loaded[address](request)
-
-    return endpoint
-
-
-def _load_pages(
-    parts: Parts,
-    reading: Threads,
-    waiting: Waiting,
-    answers: BuildAnswers,
-    search: Search,
-    description: Description,
-) -> Mapping[str, Endpoint]:
-    from asu_builder.http.pages import make_pages  # with templates and all
-
-    return make_pages(
-        PageParts(
-            **asdict(parts),
-            search=search,
-            answers=answers,
-            threads=reading,
-            waiting=waiting,
-            description=description.document,
-        )
     )

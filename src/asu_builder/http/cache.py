@@ -3,10 +3,7 @@
 Documents are compressed when the first client asks for it, in a thread, and kept so too.
 """
 
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -17,68 +14,10 @@ from starlette.responses import Response
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import TooManyRequests
 from asu_builder.domain.reading import Sources
+from asu_builder.http.answer_cache import LruByteCache
 from asu_builder.http.door import Headers
 from asu_builder.http.representations import JSON, Document, wanted
 from asu_builder.http.threads import SingleFlight, Threads, Waiting, while_client_stays
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class LruByteCache(Generic[K, V]):
-    """The most recently used values; the longest unused go first when `budget` bytes are full.
-
-    A value that would take more than `largest` bytes is not kept, and none much longer than
-    `seconds`: what is too old to be used is forgotten when others come. For one thread.
-    """
-
-    def __init__(
-        self,
-        *,
-        budget: int,
-        largest: int,
-        seconds: float = math.inf,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`clock` counts seconds."""
-        self._budget = budget
-        self._largest = largest
-        self._seconds = seconds
-        self._clock = clock
-        self._entries: OrderedDict[K, tuple[V, int, float]] = OrderedDict()
-        self.size = 0
-
-    def get(self, key: K) -> V | None:
-        """The value, if it is still kept; counts as a use."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry[0]
-
-    def put(self, key: K, value: V, cost: int) -> None:
-        """Keeps a value that takes about `cost` bytes, in place of any former one."""
-        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
-        if cost > self._largest:
-            return
-        now = self._clock()
-        self._entries[key] = (value, cost, now)
-        self.size += cost
-        while True:
-            longest_unused, (_, freed, since) = next(iter(self._entries.items()))
-            if self.size <= self._budget and now - since <= self._seconds:
-                break
-            del self._entries[longest_unused]
-            self.size -= freed
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self._entries.clear()
-        self.size = 0
-
-    def drop(self, key: K) -> None:
-        """Forgets the value, if there is one."""
-        self.size -= self._entries.pop(key, (None, 0, 0.0))[1]
 
 
 class Rendered(Struct, frozen=True):
@@ -243,7 +182,7 @@ class MadeAnswers(DocumentCache[Made]):
         self, key: str, caller: Caller, render: Callable[[], Rendered], *, gzip: bool = False
     ) -> Made:
         """The answer, made in a thread if it is not right any more. Raises what `render`
-        raises, and `ClientDisconnect` when the client goes away.
+        raises, and `ClientGone` when the client goes away.
 
         With `gzip` its document is compressed too, if that saves anything.
         """

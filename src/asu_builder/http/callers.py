@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
-
-from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from typing import TYPE_CHECKING, NamedTuple
 
 from asu_builder.domain.access import Caller, Right, Token, digest_of
 from asu_builder.domain.errors import NotAuthenticated, TooManyRequests
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 Admit = Callable[[str], TooManyRequests | None]
 """Counts one more for the caller of this name, or says why not."""
@@ -45,7 +45,7 @@ class Callers:
         self._trusted = tuple(_network(text) for text in trusted_proxies)
         self._hop = lru_cache(_REMEMBERED)(self._read)
 
-    def of(self, scope: Scope) -> Caller:
+    def of(self, scope: "Scope") -> Caller:
         """Who sent a request. Raises `NotAuthenticated` for an unknown token."""
         holder = None
         forwarded: list[bytes] = []
@@ -77,10 +77,10 @@ class Callers:
             hop = before
         return hop.caller
 
-    def may_read(self, request: HTTPConnection) -> bool:
+    def may_read(self, scope: "Scope") -> bool:
         """Whether a request comes from the holder of a token that may read what operators read."""
         try:
-            return self.of(request.scope).may(Right.READ)
+            return self.of(scope).may(Right.READ)
         except NotAuthenticated:
             return False
 

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from starlette.types import Send
-
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.types import Send
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def too_many_connections(limits: Settings) -> RenderedResponse:
     return render_problem(429, "Too many connections", text)
 
 
-async def refuse_socket(answer: RenderedResponse, send: Send, request_id: bytes) -> None:
+async def refuse_socket(answer: RenderedResponse, send: "Send", request_id: bytes) -> None:
     """Answers the wish to open a WebSocket as plain HTTP: there is none yet that could be closed."""
     headers = [
         (b"content-type", b"application/json"),
@@ -139,6 +138,10 @@ class Client:
         self.gone = True
         for call in tuple(self.on_gone):
             call()
+
+
+class ClientGone(Exception):
+    """The client has gone away before it was answered."""
 
 
 class Door:

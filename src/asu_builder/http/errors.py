@@ -1,11 +1,6 @@
 """The one table from errors to responses."""
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from asu_builder.domain.errors import (
     AsuError,
@@ -83,40 +78,3 @@ def answer_error(error: AsuError, *, details: bool = False) -> RenderedResponse:
         side = None  # in the very words of the contract
     problem = render_problem(status, title, sentence, code=code, side=side, field=field)
     return RenderedResponse(status, problem.body, tuple(headers))
-
-
-def respond(answer: RenderedResponse) -> Response:
-    """An answer as Starlette sends it."""
-    response = Response(answer.body, answer.status, media_type="application/json")
-    response.raw_headers.extend(answer.headers)
-    return response
-
-
-def make_error_hook(
-    may_read: Callable[[Request], bool],
-) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Starlette's hook for everything that is raised deliberately; operators read the details."""
-
-    async def on_asu_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, AsuError)
-        answer = answer_error(error, details=may_read(request))
-        if answer is INTERNAL:
-            raise error
-        return respond(answer)
-
-    return on_asu_error
-
-
-async def on_http_error(_: Request, error: Exception) -> Response:
-    """Starlette's hook for what its router refuses: unknown paths and methods."""
-    assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    details = {404: "Nothing lives at this address.", 405: "This address does not know this method."}
-    response = respond(render_problem(status.value, status.phrase, details.get(status, status.phrase)))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def on_bug(_: Request, __: Exception) -> Response:
-    """Starlette's hook for everything else; the fast path logs the traceback."""
-    return respond(INTERNAL)

@@ -7,25 +7,26 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.answer_cache import CachedResponse
-from asu_builder.http.api.builds import BODY, BuildAnswers, is_request_hash
+from asu_builder.http.api.builds import BODY, Asked, BuildAnswers, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
-from asu_builder.http.api.monitoring import Requests
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, NO_STORE, TAKE, WRITE, Headers, refuse_socket
-from asu_builder.http.errors import INTERNAL, answer_error, respond
+from asu_builder.http.door import CLIENT, NO_STORE, TAKE, WRITE, ClientGone, Headers, refuse_socket
+from asu_builder.http.errors import INTERNAL, answer_error
 from asu_builder.http.threads import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from asu_builder.http.api.monitoring import Requests
 
 BUILD = "/api/v1/build"
 BUILD_PREFIX = f"{BUILD}/"
@@ -34,8 +35,6 @@ _LARGE_BODIES = (BUILD, "/api/v1/packages/preview", "/build")
 """Where whole build requests are sent; the others take small forms, or no body at all."""
 _HASH_AT = len(BUILD_PREFIX)
 _POLL_LABEL = BUILD_PREFIX + "{request_hash}"
-_SUBMISSIONS = Route(BUILD, BuildAnswers.on_post, methods=["POST"])
-_POLLS = Route(_POLL_LABEL, BuildAnswers.on_get, methods=["GET"])
 _STATS = "/api/v1/stats"
 _READS = ("GET", "HEAD")
 
@@ -69,8 +68,8 @@ def standing_headers(*, cors: bool) -> Headers:
 class ResponseRecorder(Struct):
     """Adds to one answer what every answer carries, and notes its status and how long it took."""
 
-    scope: Scope
-    pass_on: Send
+    scope: "Scope"
+    pass_on: "Send"
     request_id: bytes
     cors: bool
     began: float = field(default_factory=time.perf_counter)
@@ -79,7 +78,7 @@ class ResponseRecorder(Struct):
     seconds: float = 0.0
     """From the request to the beginning of its answer."""
 
-    def add_headers(self, message: Message) -> None:
+    def add_headers(self, message: "Message") -> None:
         """To the start of the answer, whose status and time are noted."""
         self.status = message["status"]
         self.seconds = time.perf_counter() - self.began
@@ -95,7 +94,7 @@ class ResponseRecorder(Struct):
             headers.append(_ORIGIN)
         message["headers"] = headers
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: "Message") -> None:
         if message["type"] == "http.response.start":
             self.add_headers(message)
         elif message["type"] == "http.response.body":
@@ -104,14 +103,14 @@ class ResponseRecorder(Struct):
             self.complete = not message.get("more_body", False)
         await self.pass_on(message)
 
-    async def send_whole(self, response: Response) -> None:
+    async def send_whole(self, answer: RenderedResponse) -> None:
         """The same for an answer of ours that is whole; in one piece where the server can."""
         start: Message = {
             "type": "http.response.start",
-            "status": response.status_code,
-            "headers": response.raw_headers,
+            "status": answer.status,
+            "headers": answer.all_headers(),
         }
-        body = b"" if self.scope["method"] == "HEAD" else bytes(response.body)
+        body = b"" if self.scope["method"] == "HEAD" else answer.body
         write = self.scope.get(WRITE)
         self.add_headers(start)
         if write is not None:
@@ -129,14 +128,14 @@ class FastPath:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: "ASGIApp",
         answers: BuildAnswers,
         *,
         callers: Callers,
         cors: bool,
         live: LiveEndpoints,
         waiting: Waiting,
-        requests: Requests,
+        requests: "Requests",
     ) -> None:
         """`requests` is counted up with each answer, by method, route and status."""
         self._app = app
@@ -154,7 +153,7 @@ class FastPath:
         self._live.stop()
         self._waiting.stop()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """One request, or the server's start and end."""
         if "path" not in scope:
             await self._app(scope, receive, send)
@@ -209,7 +208,7 @@ class FastPath:
         return (*standing_headers(cors=self._cors), (b"x-request-id", self._id % next(self._numbers)))
 
     async def _answer_cached(
-        self, cached: CachedResponse, scope: Scope, send: Send, *, request_id: bytes, route: str
+        self, cached: CachedResponse, scope: "Scope", send: "Send", *, request_id: bytes, route: str
     ) -> None:
         """Sends what is known; at once and in one piece where the server can."""
         method = scope["method"]
@@ -228,8 +227,8 @@ class FastPath:
         self,
         answer: RenderedResponse,
         headers: Iterable[tuple[bytes, bytes]],
-        scope: Scope,
-        send: Send,
+        scope: "Scope",
+        send: "Send",
         *,
         request_id: bytes,
         route: str,
@@ -241,24 +240,24 @@ class FastPath:
         self._count(method, route, answer.status, scope, request_id)
 
     def _count(
-        self, method: str, route: str, status: int, scope: Scope, request_id: bytes, source: str = ""
+        self, method: str, route: str, status: int, scope: "Scope", request_id: bytes, source: str = ""
     ) -> None:
         self.requests[method, route, status] += 1
         if _log.isEnabledFor(logging.DEBUG):
             bind_log_context(request_id, scope["path"])
             _log.debug("%s %s %d%s", method, route, status, source)
 
-    async def _refuse(self, answer: RenderedResponse, scope: Scope, send: Send, request_id: bytes) -> None:
+    async def _refuse(
+        self, answer: RenderedResponse, scope: "Scope", send: "Send", request_id: bytes
+    ) -> None:
         headers = (
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(answer.body)),
-            *answer.headers,
+            *answer.all_headers(),
             *standing_headers(cors=self._cors),
             (b"x-request-id", request_id),
         )
         await self._answer(answer, headers, scope, send, request_id=request_id, route="unknown")
 
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+    async def _dispatch(self, scope: "Scope", receive: "Receive", send: "Send", request_id: bytes) -> None:
         """Through the router; every answer gets our headers."""
         if scope["method"] == "OPTIONS":
             cors = (_ORIGIN, *_PREFLIGHT) if self._cors else ()
@@ -272,21 +271,22 @@ class FastPath:
         WAITS_FOR.set(scope.get(CLIENT))
         recorder = ResponseRecorder(scope, send, request_id, self._cors)
         bind_log_context(request_id, scope["path"])
+        route = self._build_route(scope)
         try:
-            if self._is_build(scope):
-                await self._answer_build(scope, receive, recorder)
+            if route:
+                await self._answer_build(scope, recorder)
             else:
                 await self._app(scope, receive, recorder.send)
             if STREAM in scope:
                 await scope[STREAM](scope, recorder.send)
-        except ClientDisconnect:
+        except ClientGone:
             recorder.status = _CLIENT_GONE
         except Exception:
             _log.exception("request %s failed: a bug", request_id.decode())
             if not recorder.complete:
                 raise
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = route or getattr(scope.get("route"), "path", "unknown")
             self.requests[scope["method"], route, recorder.status] += 1
             _log.debug("%s %s %d", scope["method"], route, recorder.status)
             if recorder.seconds > _SLOW_SECONDS and recorder.status != _CLIENT_GONE:
@@ -299,40 +299,38 @@ class FastPath:
                 )
 
     @staticmethod
-    def _is_build(scope: Scope) -> bool:
-        """Whether it submits or polls; says so in the scope, as the router would."""
+    def _build_route(scope: "Scope") -> str:
+        """The route of what submits or polls, whose placeholder is put into the scope as by the router."""
         path, method = scope["path"], scope["method"]
         if path == BUILD and method == "POST":
-            scope["route"] = _SUBMISSIONS
-        elif path.startswith(BUILD_PREFIX) and method in _READS and is_request_hash(path[_HASH_AT:]):
-            scope["route"], scope["path_params"] = _POLLS, {"request_hash": path[_HASH_AT:]}
-        else:
-            return False
-        return True
+            return BUILD
+        if path.startswith(BUILD_PREFIX) and method in _READS and is_request_hash(path[_HASH_AT:]):
+            scope["path_params"] = {"request_hash": path[_HASH_AT:]}
+            return _POLL_LABEL
+        return ""
 
-    async def _answer_build(self, scope: Scope, receive: Receive, recorder: ResponseRecorder) -> None:
+    async def _answer_build(self, scope: "Scope", recorder: ResponseRecorder) -> None:
         """Answers without the router: it and its wrappers cost as much as the answer."""
-        request = Request(scope, receive)
-        on_build = self._answers.on_post if scope["route"] is _SUBMISSIONS else self._answers.on_get
+        on_build = self._answers.on_post if scope["method"] == "POST" else self._answers.on_get
         try:
-            response = await on_build(request)
-        except ClientDisconnect:
+            answer = await on_build(Asked(scope))
+        except ClientGone:
             raise
         except Exception as error:
             answer = INTERNAL
             if isinstance(error, AsuError):
-                answer = answer_error(error, details=self._callers.may_read(request))
-            await recorder.send_whole(respond(answer))
+                answer = answer_error(error, details=self._callers.may_read(scope))
+            await recorder.send_whole(answer)
             if answer is INTERNAL:
                 raise
         else:
-            await recorder.send_whole(response)
+            await recorder.send_whole(answer)
 
     async def _open(
         self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        scope: "Scope",
+        receive: "Receive",
+        send: "Send",
         request_id: bytes,
         refusal: RenderedResponse | None,
     ) -> None:
@@ -354,7 +352,7 @@ class FastPath:
         _log.debug("WebSocket %s %d", route, status)
 
 
-async def _read_body(receive: Receive) -> bytes | None:
+async def _read_body(receive: "Receive") -> bytes | None:
     """The whole body, whose size the server limits; None where no one waits for an answer any more."""
     parts: list[bytes] = []
     more = True

@@ -3,13 +3,15 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
 
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.request import VERSION
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 HASH_PATTERN = "^[0-9a-f]{64}$"
 A_HASH = "4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c4be1a1f3c0d24f0e8d7c5b9a6f3e2d1c"
@@ -212,7 +214,7 @@ def conditional_operation(
     return operation(*paths, answers={**answers, 304: ("The client has it already", None)}, **more)
 
 
-def declared(subject: object) -> Iterator[tuple[Operation, Callable[[Request], Any]]]:
+def declared(subject: object) -> Iterator[tuple[Operation, Callable[["Request"], Any]]]:
     """The operations of a class or of its instance, with their handlers, in the order of the source."""
     kind = subject if isinstance(subject, type) else type(subject)
     for name, member in vars(kind).items():
@@ -302,7 +304,7 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
     return described
 
 
-def number(request: Request, name: str, *, otherwise: int, highest: int, lowest: int = 1) -> int:
+def number(request: "Request", name: str, *, otherwise: int, highest: int, lowest: int = 1) -> int:
     """A number between `lowest` and `highest`, whichever is nearer when it is outside.
 
     Raises `RequestRejected` for what is no number.
@@ -315,7 +317,7 @@ def number(request: Request, name: str, *, otherwise: int, highest: int, lowest:
     return max(lowest, min(int(text[:20]), highest))
 
 
-def one_of(request: Request, name: str, choices: Sequence[int], *, otherwise: int) -> int:
+def one_of(request: "Request", name: str, choices: Sequence[int], *, otherwise: int) -> int:
     """One of some numbers. Raises `RequestRejected` for any other."""
     text = request.query_params.get(name, "") or str(otherwise)
     if text not in map(str, choices):

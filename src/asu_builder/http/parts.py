@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -16,11 +16,13 @@ from asu_builder.core.submit import Builds
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.api.monitoring import MetricsCollector
-from asu_builder.http.api.operator import ConfigurationDocument
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.threads import AdmitFetch, Threads, Waiting
 from asu_builder.ports import Statistics, Store
 from asu_builder.settings import Settings
+
+if TYPE_CHECKING:
+    from asu_builder.http.api.operator import ConfigurationDocument
 
 
 class Parts(Struct, frozen=True):
@@ -42,7 +44,7 @@ class Parts(Struct, frozen=True):
     preview: Preview
     operator: Operator
     queue_overview: QueueOverview
-    configuration: Callable[[], ConfigurationDocument]
+    configuration: Callable[[], "ConfigurationDocument"]
     metrics: MetricsCollector
     callers: Callers
     limit_previews: Admit

@@ -1,17 +1,25 @@
-"""The representations of a document (RFC 9110): its bytes, and their gzip form for those who ask for it.
+"""Answers as Starlette sends them: errors, and documents in their representations (RFC 9110).
 
-Each has a strong validator. A client that names the one it would be sent gets 304.
+A document is its bytes, and their gzip form for those who ask for it. Each has a strong validator. A client
+that names the one it would be sent gets 304.
 """
 
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
+from http import HTTPStatus
 
 from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
+
+from asu_builder.domain.errors import AsuError
+from asu_builder.http.api.wire import RenderedResponse, render_problem
+from asu_builder.http.errors import INTERNAL, answer_error
 
 JSON = b"application/json"
 LEAST_COMPRESSED = 1024
@@ -120,3 +128,40 @@ def _names(known: bytes, etag: bytes) -> bool:
     In a list it can stand nowhere but in its place: between two tags are only commas, spaces and `W/`.
     """
     return etag in known or known.strip() == b"*"
+
+
+def respond(answer: RenderedResponse) -> Response:
+    """An answer as Starlette sends it."""
+    response = Response(answer.body, answer.status, media_type="application/json")
+    response.raw_headers.extend(answer.headers)
+    return response
+
+
+def make_error_hook(
+    may_read: Callable[[Scope], bool],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Starlette's hook for everything that is raised deliberately; operators read the details."""
+
+    async def on_asu_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, AsuError)
+        answer = answer_error(error, details=may_read(request.scope))
+        if answer is INTERNAL:
+            raise error
+        return respond(answer)
+
+    return on_asu_error
+
+
+async def on_http_error(_: Request, error: Exception) -> Response:
+    """Starlette's hook for what its router refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    details = {404: "Nothing lives at this address.", 405: "This address does not know this method."}
+    response = respond(render_problem(status.value, status.phrase, details.get(status, status.phrase)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_bug(_: Request, __: Exception) -> Response:
+    """Starlette's hook for everything else; the fast path logs the traceback."""
+    return respond(INTERNAL)

@@ -25,9 +25,9 @@ from asu_builder.http.api.body import explain
 from asu_builder.http.api.wire import Problem, render_json, render_problem
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.door import Door
-from asu_builder.http.errors import on_bug, on_http_error, respond, status_of
+from asu_builder.http.errors import status_of
 from asu_builder.http.openapi import conditional_operation, declared, describe, operation, says
-from asu_builder.http.representations import JSON
+from asu_builder.http.representations import JSON, on_bug, on_http_error, respond
 from asu_builder.http.server import server_config
 from asu_builder.http.threads import Threads
 from asu_builder.settings import Settings, SettingsProblem

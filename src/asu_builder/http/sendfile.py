@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Send
 
-from asu_builder.http.door import Client
+from asu_builder.http.door import Client, ClientGone
 from asu_builder.http.threads import while_client_stays
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class FileSender:
         """
         cycle = client.cycle if client else None
         with (
-            contextlib.suppress(ClientDisconnect),
+            contextlib.suppress(ClientGone),
             while_client_stays(client),
             contextlib.ExitStack() as life,
         ):

@@ -10,14 +10,16 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from types import FrameType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from asu_builder.http.door import Door
 from asu_builder.http.protocol import HttpProtocol
 from asu_builder.loading import Late
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _FIRST_DESCRIPTOR = 3
 _log = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ _LAST_REQUESTS_SECONDS = 0.2
 
 
 def server_config(
-    app: ASGIApp,
+    app: "ASGIApp",
     host: str,
     port: int,
     *,

@@ -16,12 +16,10 @@ from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from starlette.requests import ClientDisconnect
-
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
 from asu_builder.domain.reading import FIRST_SECONDS, Reading
-from asu_builder.http.door import Client
+from asu_builder.http.door import Client, ClientGone
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -199,13 +197,13 @@ WAITS_FOR: ContextVar[Client | None] = ContextVar("waits_for", default=None)
 
 @contextlib.contextmanager
 def while_client_stays(client: Client | None = None) -> Iterator[None]:
-    """Raises `ClientDisconnect` when this client, or that of this request, goes away meanwhile."""
+    """Raises `ClientGone` when this client, or that of this request, goes away meanwhile."""
     client, task = client or WAITS_FOR.get(), asyncio.current_task()
     if client is None or task is None:
         yield
         return
     if client.gone:
-        raise ClientDisconnect
+        raise ClientGone
     before, left = task.cancelling(), False
 
     def leave() -> None:
@@ -218,7 +216,7 @@ def while_client_stays(client: Client | None = None) -> Iterator[None]:
         yield
     except asyncio.CancelledError:
         if left and task.uncancel() <= before:
-            raise ClientDisconnect from None
+            raise ClientGone from None
         raise
     finally:
         client.on_gone.discard(leave)
@@ -261,7 +259,7 @@ class Waiting:
         *arguments: object,
         patience: float | None = None,
     ) -> T:
-        """The same with a new reading. Raises `ClientDisconnect` when the client goes away."""
+        """The same with a new reading. Raises `ClientGone` when the client goes away."""
         with while_client_stays():
             return await self.run(self.reading(caller, what, patience=patience), call, *arguments)
 

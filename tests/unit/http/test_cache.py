@@ -1,6 +1,6 @@
 """LruByteCache keeps to its bytes."""
 
-from asu_builder.http.cache import LruByteCache
+from asu_builder.http.answer_cache import LruByteCache
 
 
 def test_the_longest_unused_goes_first_when_the_bytes_are_full() -> None:

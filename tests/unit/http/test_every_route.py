@@ -21,8 +21,8 @@ from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device, Title
-from asu_builder.http.app import OPERATIONS, PAGES
 from asu_builder.http.representations import Document
+from asu_builder.http.routes import OPERATIONS, PAGES
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
 from web_scene import DescribingUpstream, EmptyUpstream, Scene

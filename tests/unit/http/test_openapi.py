@@ -12,8 +12,8 @@ from asgi_client import AsgiClient
 from asu_builder.domain.errors import RequestMalformed
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.api.body import BuildRequestBody, parse_request
-from asu_builder.http.app import OPERATIONS
 from asu_builder.http.fast_path import FastPath
+from asu_builder.http.routes import OPERATIONS
 from factories import a_request
 from fake_builds import FakeBuilds, a_body
 

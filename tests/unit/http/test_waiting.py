@@ -7,13 +7,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from starlette.requests import ClientDisconnect
 
 from asu_builder.domain.access import Caller, Token
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.reading import DocumentState, Reading, current_reading
 from asu_builder.http.cache import MadeAnswers, Rendered
-from asu_builder.http.door import Client
+from asu_builder.http.door import Client, ClientGone
 from asu_builder.http.threads import WAITS_FOR, AdmitFetch, Threads, Waiting
 
 ASKER = Caller("192.0.2.1")
@@ -344,10 +343,10 @@ def test_who_leaves_leaves_nothing_at_a_fetch_that_goes_on(threads: Threads) -> 
         await asyncio.sleep(0.01)
         client.leave()
         for each in await asyncio.gather(*leaving, return_exceptions=True):
-            assert isinstance(each, ClientDisconnect)
+            assert isinstance(each, ClientGone)
         assert client.on_gone == set()
         assert [set() for _ in documents.fetches] == list(waiting._fetches.values())
-        with pytest.raises(ClientDisconnect):
+        with pytest.raises(ClientGone):
             await waiting.ask(ASKER, "", documents.read, "a")
         for name in ("a", "b"):
             documents.come(name)

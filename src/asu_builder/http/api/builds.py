@@ -8,14 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Scope
 
 from asu_builder.core.submit import Ask, Builds
 from asu_builder.domain.access import Caller
@@ -23,7 +20,7 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.job import JobState
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
-from asu_builder.http.answer_cache import CachedResponse, prepare
+from asu_builder.http.answer_cache import CachedResponse, LruByteCache, prepare
 from asu_builder.http.answers import Looked, PolledBuilds
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
 from asu_builder.http.api.wire import (
@@ -37,13 +34,16 @@ from asu_builder.http.api.wire import (
     render_build,
     render_json,
 )
-from asu_builder.http.cache import LruByteCache
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import answer_error, respond
+from asu_builder.http.errors import answer_error
 from asu_builder.http.openapi import operation
 from asu_builder.http.threads import Batcher, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Statistics
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Scope
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +88,12 @@ _Submitted = tuple[Looked, str]
 
 BODY = "asu_builder.body"
 """Where in a scope the body of a POST is."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """As much of a request as is looked at here; Starlette's has it too, but is not loaded at a start."""
+
+    scope: "Scope"
 
 
 class BuildAnswers:
@@ -143,21 +149,20 @@ class BuildAnswers:
         },
         body=BuildRequestBody,
     )
-    async def on_post(self, request: Request) -> Response:
+    async def on_post(self, request: "Asked | Request") -> RenderedResponse:
         """Ask for images. The same request has the same answer, and is built once for all who ask."""
-        body = request.scope[BODY]
-        agent = request.headers.get("user-agent", "")
-        return respond(await self.submit(body, agent, self._callers.of(request.scope)))
+        scope = request.scope
+        return await self.submit(scope[BODY], _header(scope, b"user-agent"), self._callers.of(scope))
 
     @operation(
         "/api/v1/build/{request_hash}",
         answers={**_BUILD_ANSWERS, 404: ("The request is unknown or has expired", Problem)},
     )
-    async def on_get(self, request: Request) -> Response:
+    async def on_get(self, request: "Asked | Request") -> RenderedResponse:
         """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
-        request_hash = require_hash(request.path_params["request_hash"])
+        request_hash = require_hash(request.scope["path_params"]["request_hash"])
         answer, _ = await self._polls.ask(request_hash, lambda: self._poll(request_hash))
-        return respond(answer)
+        return answer
 
     @operation(
         "/api/v1/build/{request_hash}",
@@ -170,14 +175,14 @@ class BuildAnswers:
             409: ("It has ended before, or others wait for it too", Problem),
         },
     )
-    async def on_delete(self, request: Request) -> Response:
+    async def on_delete(self, request: "Request") -> RenderedResponse:
         """Cancel a build that waits or runs. Needs an operator's token, or in the header X-Cancel-Token the
         secret that the request which started it was answered with.
         """
         caller = self._callers.of(request.scope)
-        cancel_token = request.headers.get("x-cancel-token", "")[:256]
+        cancel_token = _header(request.scope, b"x-cancel-token")[:256]
         answer = await self.cancel(request.path_params["request_hash"], caller, cancel_token)
-        return respond(RenderedResponse(200, answer.body, answer.headers))
+        return RenderedResponse(200, answer.body, answer.headers)
 
     @operation(
         "/api/v1/stats",
@@ -186,11 +191,11 @@ class BuildAnswers:
             503: ("The database does not answer", Problem),
         },
     )
-    async def on_stats(self, _: Request) -> Response:
+    async def on_stats(self, _: "Request") -> RenderedResponse:
         """How many jobs wait."""
         pending = await self._reading.run(self._builds.pending)
         self.polled.note_queue_length(pending)
-        return respond(render_json(QueueLength(pending)))
+        return render_json(QueueLength(pending))
 
     def get_cached(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if it is known; never waits."""
@@ -205,7 +210,7 @@ class BuildAnswers:
         except Exception:  # noqa: BLE001 - a thread can wait for it, or tells what is wrong
             return None
 
-    def get_cached_by_body(self, body: bytes, scope: Scope) -> CachedResponse | None:
+    def get_cached_by_body(self, body: bytes, scope: "Scope") -> CachedResponse | None:
         """The answer to a POST of this body, if it is still fresh; never waits."""
         sent = self._bodies.get(crc32(body))
         if sent is None or sent.body != body or self._clock() >= sent.fresh_until:
@@ -220,13 +225,13 @@ class BuildAnswers:
         if cached is None or cached.status != sent.status or cached.job_id != sent.job_id:
             return None
         if sent.status == 200:
-            client = sent.client or client_from_user_agent(Headers(scope=scope).get("user-agent", ""))
+            client = sent.client or client_from_user_agent(_header(scope, b"user-agent"))
             self._statistics.record("cache_hit", sent.request, client=client)
         return cached
 
     async def submit(self, body: bytes, user_agent: str, caller: Caller) -> RenderedResponse:
         """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
-        `ClientDisconnect` when the client goes away.
+        `ClientGone` when the client goes away.
 
         The secret to cancel by goes to the first caller and is never cached.
         """
@@ -345,3 +350,8 @@ def require_hash(text: str) -> str:
     if not is_request_hash(text):
         raise BuildNotFound(_UNKNOWN)
     return text
+
+
+def _header(scope: "Scope", name: bytes) -> str:
+    """The first header of this name, which is in small letters; "" without one."""
+    return next((value for sent, value in scope["headers"] if sent == name), b"").decode("latin-1")

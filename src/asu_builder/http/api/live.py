@@ -6,8 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
 from asu_builder.core.submit import BuildView, Progress
 from asu_builder.domain.job import BuildFailure, JobState, LogLine, Stage
@@ -16,6 +14,9 @@ from asu_builder.http.openapi import A_SENTENCE, A_TIME, operation, says
 from asu_builder.loading import Late
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
     from asu_builder.http.api.streams import LiveStreams
 
 _Stage = Annotated[Stage, says("The stage that printed it", "building_image")]
@@ -177,7 +178,7 @@ class LiveEndpoints:
         content_type="text/event-stream",
         events=Event,
     )
-    async def events(self, request: Request) -> Any:
+    async def events(self, request: "Request") -> Any:
         """Follow a build: by WebSocket, where each message is one of the documents below with its name as
         `type`, else as server-sent events with the same documents, where a client that comes back sends
         Last-Event-ID.
@@ -190,14 +191,14 @@ class LiveEndpoints:
         query=("after", "follow"),
         content_type="text/plain",
     )
-    async def log(self, request: Request) -> Any:
+    async def log(self, request: "Request") -> Any:
         """What a build has printed, one line each: time, stage, text. With follow=1 also what it will print,
         to its end.
         """
         return await self._streams().log(request)
 
     def socket(
-        self, scope: Scope, receive: Receive, send: Send, request_id: bytes
+        self, scope: "Scope", receive: "Receive", send: "Send", request_id: bytes
     ) -> Awaitable[tuple[str, int]]:
         """Answers a WebSocket; the route and the HTTP status, for the counters."""
         return self._streams().answer_socket(scope, receive, send, request_id)

@@ -11,8 +11,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
 from asu_builder.core.health import STATES, Health
 from asu_builder.core.housekeeping import Housekeeping
@@ -21,9 +19,8 @@ from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import EventKind, Priority
 from asu_builder.http.api.live import LiveEndpoints
-from asu_builder.http.api.wire import render_json
+from asu_builder.http.api.wire import RenderedResponse, render_json
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
@@ -32,6 +29,8 @@ from asu_builder.ports import Operations, Statistics, Store
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector
     from prometheus_client.registry import Collector
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 
 class Part(msgspec.Struct):
@@ -227,10 +226,10 @@ class MonitoringEndpoints:
         },
         query=("for",),
     )
-    async def health(self, request: Request) -> Response:
+    async def health(self, request: "Request") -> RenderedResponse:
         """How the service is, part by part."""
         report = self._health.report()
-        if not self._callers.may_read(request):
+        if not self._callers.may_read(request.scope):
             report = report.for_everybody()
         building = request.query_params.get("for") == "build"
         serving = report.can_build if building else report.polls_answered
@@ -243,14 +242,14 @@ class MonitoringEndpoints:
             },
             caller=self._callers.of(request.scope).name,
         )
-        response = respond(render_json(document))
-        response.status_code = 200 if serving else 503
-        return response
+        return RenderedResponse(200 if serving else 503, render_json(document).body)
 
     @operation("/metrics", answers={200: ("Prometheus' text format", None)}, content_type="text/plain")
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, _: "Request") -> "Response":
         """The service in numbers, for Prometheus."""
         # Copied here, because the event loop counts on.
         requests, watchers = dict(self._requests), self._live.watchers
         body, content_type = await self._threads.run(self._collector.render, requests, watchers)
+        from starlette.responses import Response
+
         return Response(body, media_type=content_type)

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from asu_builder.core.operator import Operator
 from asu_builder.domain.access import Caller, Right
@@ -14,9 +13,8 @@ from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.job import Job, JobFilter, JobState, Stage
 from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.http.api.builds import is_request_hash
-from asu_builder.http.api.wire import Problem, render_json
+from asu_builder.http.api.wire import Problem, RenderedResponse, render_json
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import respond
 from asu_builder.http.openapi import A_HASH, A_TIME, HASH_PATTERN, number, operation, says
 from asu_builder.http.threads import Threads
 
@@ -161,12 +159,12 @@ class OperatorEndpoints:
         answers={200: ("The jobs", JobList), 400: ("A filter makes no sense", Problem), **_REFUSED},
         query=("state", "version", "target", "profile", "caller", "request_hash", "before", "limit"),
     )
-    async def jobs(self, request: Request) -> Response:
+    async def jobs(self, request: Request) -> RenderedResponse:
         """Every job, newest first. Needs a token with the right read."""
         self._require_to_read(request)
         wanted = job_filter(request)
         found = await self._threads.run(self._operator.jobs, wanted)
-        return respond(render_json(JobList([describe_job(job) for job in found])))
+        return render_json(JobList([describe_job(job) for job in found]))
 
     @operation(
         "/api/v1/jobs/{request_hash}/requeue",
@@ -178,7 +176,7 @@ class OperatorEndpoints:
             409: ("It waits already", Problem),
         },
     )
-    async def requeue(self, request: Request) -> Response:
+    async def requeue(self, request: Request) -> RenderedResponse:
         """Build once more what has ended, or give a running build back to the queue. Needs operate."""
         return await self._act(request, "requeue", "requeued")
 
@@ -192,24 +190,24 @@ class OperatorEndpoints:
             409: ("Somebody downloads from it: it answers no more, its images go later", Problem),
         },
     )
-    async def purge(self, request: Request) -> Response:
+    async def purge(self, request: Request) -> RenderedResponse:
         """Forget a result or a failure now, with its images. Needs operate."""
         return await self._act(request, "purge", "purged")
 
     @operation("/api/v1/workers", answers=_PAUSE)
-    async def workers(self, request: Request) -> Response:
+    async def workers(self, request: Request) -> RenderedResponse:
         """Whether the workers are paused. Needs read."""
         self._require_to_read(request)
         return await self._workers()
 
     @operation("/api/v1/workers/pause", method="POST", answers=_PAUSE)
-    async def pause(self, request: Request) -> Response:
+    async def pause(self, request: Request) -> RenderedResponse:
         """Let no worker of any process claim a job; what is built goes on. Needs operate."""
         await self._acts.on_workers(self._callers.of(request.scope), "pause")
         return await self._workers()
 
     @operation("/api/v1/workers/resume", method="POST", answers=_PAUSE)
-    async def resume(self, request: Request) -> Response:
+    async def resume(self, request: Request) -> RenderedResponse:
         """Let workers claim jobs again. Needs operate."""
         await self._acts.on_workers(self._callers.of(request.scope), "resume")
         return await self._workers()
@@ -219,31 +217,31 @@ class OperatorEndpoints:
         answers={200: ("The actions", ActList), 400: ("limit is no number", Problem), **_REFUSED},
         query=("limit",),
     )
-    async def acts(self, request: Request) -> Response:
+    async def acts(self, request: Request) -> RenderedResponse:
         """What operators did, newest first. Needs read."""
         self._require_to_read(request)
         found = await self._threads.run(
             self._operator.acts, number(request, "limit", otherwise=_JOBS[0], highest=_JOBS[1])
         )
-        return respond(
-            render_json(ActList([ActDocument(act.at, act.operator, act.act, act.subject) for act in found]))
+        return render_json(
+            ActList([ActDocument(act.at, act.operator, act.act, act.subject) for act in found])
         )
 
     @operation("/api/v1/configuration", answers={200: ("The settings", ConfigurationDocument), **_REFUSED})
-    async def configuration(self, request: Request) -> Response:
+    async def configuration(self, request: Request) -> RenderedResponse:
         """The settings in effect and where each was chosen, without secrets. Needs read."""
         self._require_to_read(request)
-        return respond(render_json(await self._threads.run(self._configuration)))
+        return render_json(await self._threads.run(self._configuration))
 
-    async def _workers(self) -> Response:
+    async def _workers(self) -> RenderedResponse:
         pause = await self._threads.run(self._operator.paused)
         if pause is None:
-            return respond(render_json(WorkersDocument(paused=False)))
-        return respond(render_json(WorkersDocument(True, pause.since, pause.operator)))
+            return render_json(WorkersDocument(paused=False))
+        return render_json(WorkersDocument(True, pause.since, pause.operator))
 
-    async def _act(self, request: Request, act: str, done: str) -> Response:
+    async def _act(self, request: Request, act: str, done: str) -> RenderedResponse:
         await self._acts.on_job(self._callers.of(request.scope), act, request.path_params["request_hash"])
-        return respond(render_json(DoneDocument(200, done)))
+        return render_json(DoneDocument(200, done))
 
     def _require_to_read(self, request: Request) -> None:
         """Raises `NotAuthenticated` or `NotAllowed`."""

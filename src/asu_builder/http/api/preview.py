@@ -5,7 +5,6 @@ from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from asu_builder.core.search import Preview
 from asu_builder.http.api.body import BuildRequestBody, parse_request
@@ -17,7 +16,6 @@ from asu_builder.http.api.wire import (
     render_changes,
 )
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads, Waiting
 
@@ -69,7 +67,7 @@ class PreviewEndpoint:
         },
         body=BuildRequestBody,
     )
-    async def preview(self, request: Request) -> Response:
+    async def preview(self, request: Request) -> RenderedResponse:
         """What the package rules would do to a build request, and which names are unknown. Queues nothing.
 
         Raises `NotAuthenticated`, and `TooManyRequests` when a caller without a token asks too often.
@@ -97,4 +95,4 @@ class PreviewEndpoint:
             )
             return msgspec.json.encode(document)
 
-        return respond(RenderedResponse(200, await self._waiting.ask(caller, what, render)))
+        return RenderedResponse(200, await self._waiting.ask(caller, what, render))

@@ -25,8 +25,8 @@ from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.http.api.wire import Problem, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import CLIENT
-from asu_builder.http.errors import respond
 from asu_builder.http.openapi import operation
+from asu_builder.http.representations import respond
 from asu_builder.http.sendfile import FileSender, read_cached
 from asu_builder.http.threads import Threads
 from asu_builder.ports import Store

@@ -296,6 +296,12 @@ class RenderedResponse(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Beside those of its body, which is JSON."""
+
+    def all_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Those of its body too."""
+        length = b"%d" % len(self.body)
+        return ((b"content-type", b"application/json"), (b"content-length", length), *self.headers)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -33,7 +33,7 @@ _Page = Callable[[Request, Caller], Awaitable[Response]]
 
 
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
-    """Endpoints by method and address, those of `http.app.PAGES`."""
+    """Endpoints by method and address, those of `http.routes.PAGES`."""
     static_files = StaticFiles()
     shared = TtlCache(parts.threads, budget=_SHARED_BYTES, largest=_SHARED_BYTES, clock=parts.clock)
     rendering = Rendering(static_files, shared, version=parts.version, contact=parts.settings.contact)

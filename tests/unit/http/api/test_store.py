@@ -26,7 +26,7 @@ from asu_builder.domain.errors import BuildNotFound, StillRead, Unavailable
 from asu_builder.files import lock_alone, opened
 from asu_builder.http.api.store import Downloads
 from asu_builder.http.callers import Callers
-from asu_builder.http.errors import make_error_hook
+from asu_builder.http.representations import make_error_hook
 from asu_builder.http.server import server_config
 from asu_builder.http.threads import Threads
 from asu_builder.settings import Settings

@@ -1,0 +1,196 @@
+"""Which address leads where. Loaded after the port has opened: docs/architecture.md, *The start*."""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from msgspec.structs import asdict
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from asu_builder.core.search import Search
+from asu_builder.domain.errors import AsuError
+from asu_builder.http.api.builds import BuildAnswers
+from asu_builder.http.api.live import LiveEndpoints
+from asu_builder.http.api.metadata import MAX_AGE, Metadata
+from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
+from asu_builder.http.api.operator import OperatorActs, OperatorEndpoints
+from asu_builder.http.api.preview import PreviewEndpoint
+from asu_builder.http.api.statistics import StatisticsEndpoints
+from asu_builder.http.api.store import Downloads
+from asu_builder.http.api.wire import RenderedResponse, render_json
+from asu_builder.http.cache import Rendered, TtlCache
+from asu_builder.http.door import ClientGone
+from asu_builder.http.openapi import conditional_operation, declared, describe
+from asu_builder.http.parts import PageParts, Parts
+from asu_builder.http.representations import make_error_hook, on_bug, on_http_error, respond
+from asu_builder.http.threads import Threads, Waiting
+from asu_builder.loading import Late
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_DESCRIPTION_BYTES = 1 << 20
+
+
+class Description:
+    """What the interface says about itself."""
+
+    def __init__(self, version: str, threads: Threads) -> None:
+        self._version = version
+        self._cache = TtlCache(
+            threads, budget=_DESCRIPTION_BYTES, largest=_DESCRIPTION_BYTES, clock=lambda: 0.0
+        )
+
+    @conditional_operation("/openapi.json", answers={200: ("OpenAPI 3.1", None)})
+    async def openapi(self, request: Request) -> Response:
+        """This description."""
+        return await self._cache.answer(request, "openapi", self._render, (MAX_AGE,))
+
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return describe(OPERATIONS, version=self._version)
+
+    def _render(self) -> Rendered:
+        return Rendered(render_json(self.document()).body, math.inf)
+
+
+HANDLERS: tuple[type, ...] = (
+    BuildAnswers,
+    LiveEndpoints,
+    OperatorEndpoints,
+    PreviewEndpoint,
+    MonitoringEndpoints,
+    Downloads,
+    Metadata,
+    StatisticsEndpoints,
+    Description,
+)
+"""Whose methods answer below `/api`, `/json` and `/store`, in the order of the description."""
+
+OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
+
+PAGES = (
+    "GET /",
+    "GET /queue",
+    "POST /queue/acts",
+    "GET /statistics",
+    "GET /stats",
+    "GET /configuration",
+    "GET /docs",
+    "GET /static/{digest}/{name}",
+    "GET /build",
+    "POST /build",
+    "GET /build/{request_hash}",
+    "POST /build/{request_hash}/again",
+    "POST /build/{request_hash}/cancel",
+    "POST /session",
+    "POST /session/end",
+)
+"""Each address of a page with its method; GET answers HEAD too. Their code is loaded with the first."""
+
+
+def create_router(
+    parts: Parts,
+    answers: BuildAnswers,
+    *,
+    live: LiveEndpoints,
+    waiting: Waiting,
+    requests: Requests,
+) -> ASGIApp:
+    """What answers all that the fast path does not; raises `ClientGone` where the client has left.
+
+    `requests` counts answers by method, route and status.
+    """
+    callers, clock, reading = parts.callers, parts.clock, waiting.threads
+    search = Search(parts.catalog)
+    description = Description(parts.version, reading)
+    acts = OperatorActs(parts.operator, threads=reading, forget=answers.forget)
+    subjects = (
+        Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
+        answers,
+        live,
+        OperatorEndpoints(
+            parts.operator, acts, callers=callers, threads=reading, configuration=parts.configuration
+        ),
+        PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
+        MonitoringEndpoints(
+            parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
+        ),
+        Metadata(
+            parts.catalog,
+            search,
+            waiting,
+            callers=callers,
+            settings=parts.settings,
+            version=parts.version,
+            clock=clock,
+        ),
+        StatisticsEndpoints(parts.charts, parts.builds, reading, clock=clock),
+        description,
+    )
+    handlers = [found for subject in subjects for found in declared(subject)]
+    routes = [
+        Route(found.path, _endpoint(handler), methods=list(found.methods)) for found, handler in handlers
+    ]
+    pages = Late(partial(_load_pages, parts, waiting, answers, search, description))
+    for address in PAGES:
+        method, _, path = address.partition(" ")
+        routes.append(Route(path, _page(address, pages, reading), methods=[method]))
+    starlette = Starlette(
+        routes=routes,
+        exception_handlers={
+            AsuError: make_error_hook(callers.may_read),
+            HTTPException: on_http_error,
+            Exception: on_bug,
+        },
+    )
+    starlette.state.most_fields = parts.settings.max_fields
+
+    async def router(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await starlette(scope, receive, send)
+        except ClientDisconnect:
+            raise ClientGone from None
+
+    return router
+
+
+def _endpoint(handler: Callable[[Request], Awaitable[Response | RenderedResponse]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        answer = await handler(request)
+        return respond(answer) if isinstance(answer, RenderedResponse) else answer
+
+    return endpoint
+
+
+def _page(address: str, pages: Late[Mapping[str, Endpoint]], threads: Threads) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        loaded = await threads.run(pages) if pages.value is None else pages.value
+        return await loaded[address](request)
+
+    return endpoint
+
+
+def _load_pages(
+    parts: Parts,
+    waiting: Waiting,
+    answers: BuildAnswers,
+    search: Search,
+    description: Description,
+) -> Mapping[str, Endpoint]:
+    from asu_builder.http.pages import make_pages  # with templates and all
+
+    return make_pages(
+        PageParts(
+            **asdict(parts),
+            search=search,
+            answers=answers,
+            threads=waiting.threads,
+            waiting=waiting,
+            description=description.document,
+        )
+    )
