@@ -24,12 +24,13 @@ from asu_builder.domain import (
 )
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.make import Circumstances
+from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.request import BuildRequest
 from asu_builder.engines.podman import runtime
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
-from asu_builder.upstream import formats, lenient
+from asu_builder.upstream import formats, lenient, package_index
 from asu_builder.upstream.lenient import Notes
 from factories import a_request
 from package_changes import versions
@@ -53,6 +54,17 @@ def _built(text: str) -> None:
 
 def _mirror(parse: Callable[[bytes, Notes], Any]) -> Callable[[str], Any]:
     return lambda text: parse(text.encode(), Notes())
+
+
+def _packages(text: str) -> None:
+    package_index.read_index(PackageManager.OPKG, text.encode(), Notes())
+
+
+def _adb(text: str) -> None:
+    """Any bytes for a block of values, as `tests/unit/upstream/test_package_index.py` has more of."""
+    payload = bytes(4) + (0xE0000008).to_bytes(4, "little") + text.encode()
+    head = (len(payload) + 4).to_bytes(4, "little")
+    package_index.read_index(PackageManager.APK, b"ADB.indx" + head + payload, Notes())
 
 
 def _allow(text: str) -> None:
@@ -116,6 +128,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "upstream.formats.lift_profile": lambda text: formats.lift_profile(
         text.encode(), "acme_widget-5", {"target": "pico/nine"}
     ),
+    "upstream.package_index.read_index": _packages,
+    "upstream.package_index._AdbReader": _adb,
     # text of a client
     "domain.request.BuildRequest": lambda text: BuildRequest(text, text, text, packages=(text,)),
     "domain.request.whole_hash": lambda text: request.whole_hash(text, lambda _: ()),
@@ -175,6 +189,25 @@ COVERED: Mapping[str, str] = {
     "upstream.lenient.is_text": "upstream.formats.parse_profiles_json",
     "upstream.formats._take_profile": "upstream.formats.parse_profiles_json",
     "core.pipeline.describe_images": "domain.profiles_json.signature_length",
+    **dict.fromkeys(
+        (
+            "upstream.package_index._AdbReader._package",
+            "upstream.package_index._AdbReader._relation",
+            "upstream.package_index._AdbReader._word",
+            "upstream.package_index._AdbReader._text",
+        ),
+        "upstream.package_index._AdbReader",
+    ),
+    **dict.fromkeys(
+        (
+            "upstream.package_index._read_packages",
+            "upstream.package_index._PackagesReader.package",
+            "upstream.package_index._PackagesReader._one",
+            "upstream.package_index._PackagesReader._text",
+            "upstream.package_index._PackagesReader._number",
+        ),
+        "upstream.package_index.read_index",
+    ),
     # tests/unit/upstream/test_lenient.py feeds it packed text
     "upstream.formats.parse_packed_packages": "upstream.formats.parse_packages",
 }

@@ -7,7 +7,6 @@ nothing of what it should: then the last good one serves.
 import json
 import re
 import sys
-import zlib
 from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +18,7 @@ from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import TargetProfiles, VersionList, parse_release
 from asu_builder.domain.request import TARGET, UPSTREAM_PACKAGE, VERSION_CODE
 from asu_builder.domain.search import Device, Title, name_devices, without_abi
-from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object, is_text
+from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object, is_text, unpack
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _KERNEL_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_~+-]*(?:\.[A-Za-z0-9_~+-]+)*")
@@ -271,11 +270,4 @@ def _add_package(fields: dict[str, str], packages: dict[str, str], others: set[s
 
 def parse_packed_packages(body: bytes, notes: Notes) -> PackageIndex:
     """`Packages.gz`: the same, packed."""
-    unpacking = zlib.decompressobj(wbits=31)
-    try:
-        text = unpacking.decompress(body, _MOST_BYTES)
-    except zlib.error as error:
-        raise Unreadable(f"it is no gzip file ({error})") from None
-    if not unpacking.eof:
-        raise Unreadable("it is cut off, or much too large")
-    return parse_packages(text, notes)
+    return parse_packages(unpack(body, wbits=31, most=_MOST_BYTES), notes)

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -66,6 +67,24 @@ def _describe(value: object) -> str:
 
 
 _MISSING: Any = object()
+_MOST_RATIO = 200
+_SMALL = 1 << 20
+"""Bytes that any packed document may have."""
+
+
+def unpack(body: bytes, *, wbits: int, most: int) -> bytes:
+    """The bytes of a document packed by deflate, `most` of them and no more than 200 times as many.
+
+    `wbits` is zlib's. Raises `Unreadable`.
+    """
+    unpacking = zlib.decompressobj(wbits=wbits)
+    try:
+        data = unpacking.decompress(body, min(most, max(_SMALL, len(body) * _MOST_RATIO)))
+    except zlib.error as error:
+        raise Unreadable(f"it cannot be unpacked ({error})") from None
+    if not unpacking.eof:
+        raise Unreadable("it is cut off, or much too large")
+    return data
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
