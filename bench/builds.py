@@ -78,7 +78,7 @@ class _Timed:
         self._note = note
         self.identity, self.workdir, self.warnings = container.identity, container.workdir, container.warnings
         self.exists = container.exists
-        self.read_text = container.read_text
+        self.read_bytes = container.read_bytes
         self.write_files = container.write_files
         self.collect = container.collect
 

@@ -141,10 +141,10 @@ class _FakeContainer:
             not self._unpacked and original.is_file() and not original.is_symlink()
         )
 
-    def read_text(self, path: str) -> str:
+    def read_bytes(self, path: str) -> bytes:
         """Of the real copy."""
         self._unpack()
-        return self._container.read_text(path)
+        return self._container.read_bytes(path)
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Needs no copy: what is written lies over it when it comes."""

@@ -112,6 +112,9 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.repositories.render_repositories": lambda text: repositories.render_repositories(
         text, REQUEST.repositories, mode="append", file=repositories.OPKG
     ),
+    "domain.repositories.listed_repositories": lambda text: [
+        repositories.listed_repositories(text[:1000], file) for file in (repositories.APK, repositories.OPKG)
+    ],
     "engines.podman.runtime._numbers": lambda text: runtime._numbers(text, "buildbot"),
     "domain.profiles_json.signature_length": lambda text: profiles_json.signature_length(
         text.encode()[-16:], len(text)
@@ -242,6 +245,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.api.store.Downloads._take": "a name in an address; the pattern is anchored and bounded",
     "http.representations.prefers_gzip": "a header of at most 256 bytes; the pattern is anchored",
     "http.api.store._meant_range": "a header; the pattern is anchored and bounded",
+    "database.preflight.SqlPreflightRecords.carried": "what this program has written itself",
     "database.rows.to_job": "what this program has written itself",
     "database.retention._scrub": "what this program has written itself",
     "upstream.documents.UpstreamDocuments._restore": "what this program has written itself",

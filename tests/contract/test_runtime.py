@@ -181,7 +181,7 @@ def test_written_files_can_be_read_and_belong_to_the_container_s_user(
     container: Container, tmp_path: Path
 ) -> None:
     container.write_files({"asu-files/etc/uci-defaults/99": "échо hi\n", "top": "1"})
-    assert container.read_text("asu-files/etc/uci-defaults/99") == "échо hi\n"
+    assert container.read_bytes("asu-files/etc/uci-defaults/99") == "échо hi\n".encode()
     assert container.exists("top")
     extended = shell(container, "echo more >> top && touch asu-files/etc/other && cat top", tmp_path)
     assert extended.stdout.read_text() == "1more\n"
@@ -199,7 +199,7 @@ def test_an_old_directory_stays_writable_when_a_file_is_put_into_it(
 def test_a_written_file_replaces_the_old_one(container: Container) -> None:
     container.write_files({"note": "a longer text"})
     container.write_files({"note": "short"})
-    assert container.read_text("note") == "short"
+    assert container.read_bytes("note") == b"short"
 
 
 def test_only_plain_files_exist(container: Container, tmp_path: Path) -> None:
@@ -209,16 +209,17 @@ def test_only_plain_files_exist(container: Container, tmp_path: Path) -> None:
     assert not container.exists("no-such-directory/file")
 
 
-def test_a_text_has_at_most_a_mebibyte(container: Container, tmp_path: Path) -> None:
-    shell(container, "head -c 1048577 /dev/zero > big", tmp_path)
+def test_at_most_four_mebibytes_are_read_of_a_file(container: Container, tmp_path: Path) -> None:
+    shell(container, "head -c 4194304 /dev/zero > most && head -c 4194305 /dev/zero > big", tmp_path)
+    assert container.read_bytes("most") == bytes(4 << 20)
     with pytest.raises(BuildFailed) as failure:
-        container.read_text("big")
+        container.read_bytes("big")
     assert reason_of(failure) == FailureReason.UNTRUSTED_OUTPUT
 
 
 def test_reading_a_file_that_is_not_there_is_an_error_of_ours(container: Container) -> None:
     with pytest.raises(Unavailable):
-        container.read_text("no-such-file")
+        container.read_bytes("no-such-file")
 
 
 def test_two_containers_share_no_file(runtime: Runtime, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_two_containers_share_no_file(runtime: Runtime, tmp_path: Path) -> None:
         one.write_files({"mine": "1"})
         shell(one, "echo changed >> Makefile", tmp_path)
         assert not other.exists("mine")
-        assert "changed" not in other.read_text("Makefile")
+        assert b"changed" not in other.read_bytes("Makefile")
         assert one.identity == other.identity
 
 

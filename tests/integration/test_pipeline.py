@@ -13,15 +13,18 @@ import pytest
 
 from asu_builder.core import pipeline
 from asu_builder.core.pipeline import Pipeline, describe_images
+from asu_builder.database.connection import Database
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
+from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.release import Branches
 from asu_builder.domain.request import request_hash
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Container
+from asu_builder.ports import Container, PreflightRecords
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.server import RepositoryStatus
@@ -67,7 +70,12 @@ class Bench:
     """A pipeline, its store, and what it said on the way."""
 
     def __init__(
-        self, root: Path, imagebuilder_path: str, *, upstream_url: str = "http://127.0.0.1:9"
+        self,
+        root: Path,
+        imagebuilder_path: str,
+        *,
+        upstream_url: str = "http://127.0.0.1:9",
+        records: PreflightRecords | None = None,
     ) -> None:
         self.runtime = LocalRuntime(
             Settings(imagebuilder_path=imagebuilder_path), root / "builds", sandboxed=False
@@ -85,6 +93,7 @@ class Bench:
             package_changes=LocalPackageChanges(),
             baseline=lambda request: self.baseline,
             repository_status=RepositoryStatus("http://127.0.0.1:9").ask,
+            records=records,
             upstream_url=upstream_url,
             job_timeout=timedelta(minutes=2),
         )
@@ -389,6 +398,67 @@ def test_a_container_that_holds_no_imagebuilder_sets_itself_up(
         failure = bench.failure(version)
     assert failure.reason is FailureReason.SETUP_FAILED
     assert failure.detail.startswith("Error: Could not set up ImageBuilder (returncode=")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[PreflightRecords]:
+    """What builds teach, in a database of its own."""
+    database = Database(tmp_path / "asu.db")
+    yield SqlPreflightRecords(database)
+    database.close()
+
+
+@pytest.mark.parametrize("version", FLAVOURS)
+def test_a_build_teaches_once_what_its_imagebuilder_brings_along(
+    tmp_path: Path, sample_world: Distribution, records: PreflightRecords, version: str
+) -> None:
+    bench = Bench(tmp_path, sample_world.template, records=records)
+    place = f"releases/{version}", "pico/nine"
+    bench.failure(version, repositories={"mine": "http://127.0.0.1:9/x"})
+    assert records.carried(*place) is None, "learnt from a container with packages of others"
+    assert bench.failure(version, packages=("no-such",)).reason is FailureReason.IMPOSSIBLE_SELECTION
+    learnt = records.carried(*place)
+    assert learnt is not None
+    is_apk = version == APK_VERSION
+    source = Path(sample_world.template.format(version=version, target="pico", subtarget="nine"))
+    assert learnt.manager == (PackageManager.APK if is_apk else PackageManager.OPKG)
+    assert learnt.index.count(b"libc") and b"tmux" not in learnt.index
+    listed = (source / ("repositories" if is_apk else "repositories.conf")).read_text()
+    assert learnt.repositories and all(url in listed for url in learnt.repositories)
+    assert learnt.identity and learnt.pins == {}
+    manifest = bench.build(version).manifest
+    pinned = records.carried(*place)
+    assert pinned is not None
+    assert pinned.pins == {name: manifest[name] for name in ("base-files", "kernel", "libc")}
+    bench.build(version, packages=("tmux",))
+    assert records.carried(*place) is pinned
+
+
+def test_an_imagebuilder_with_odd_files_teaches_nothing_and_builds(
+    tmp_path: Path, sample_world: Distribution, records: PreflightRecords
+) -> None:
+    builder = tmp_path / "ib"
+    shutil.copytree(
+        sample_world.template.format(version=APK_VERSION, target="pico", subtarget="nine"), builder
+    )
+    bench = Bench(tmp_path, str(builder), records=records)
+    listed = (builder / "repositories").read_text()
+    for odd in (listed + "#" * (5 << 20), listed + "#" * (257 << 10)):
+        (builder / "repositories").write_text(odd)
+        assert bench.build().images
+        assert records.carried(f"releases/{APK_VERSION}", "pico/nine") is None
+
+
+def test_what_sets_itself_up_teaches_by_its_revision(
+    tmp_path: Path, sample_world: Distribution, records: PreflightRecords
+) -> None:
+    with DownloadServer(sample_world.downloads) as server:
+        snapshot_builder(tmp_path / "ib", version=APK_VERSION)
+        bench = Bench(tmp_path, str(tmp_path / "ib"), upstream_url=server.url, records=records)
+        bench.build(APK_VERSION)
+    learnt = records.carried(f"releases/{APK_VERSION}", "pico/nine")
+    assert learnt is not None
+    assert learnt.identity == learnt.revision and learnt.revision.startswith("r")
 
 
 def test_defaults_that_are_new_with_this_version_are_told_when_the_list_lacks_them(bench: Bench) -> None:

@@ -134,7 +134,7 @@ def test_a_missing_image_is_pulled_once(pulling: PodmanOptions, registry: Regist
     runtime = PodmanRuntime(options)
     with runtime.open(RELEASED, stop=Event()) as container:
         assert container.identity == pushed
-        assert container.read_text("marker") == "release"
+        assert container.read_bytes("marker") == b"release"
         assert list(container.warnings) == []
     assert identity_of(runtime, RELEASED) == pushed
     assert registry.pulls("pico-nine-v25.12.0") == asked + 1

@@ -250,6 +250,7 @@ def _workers(
             announced=catalog.announced,
             released_revision=catalog.released_revision,
             repository_status=RepositoryStatus(settings.upstream_url).ask,
+            records=adapters.preflight_records,
             upstream_url=settings.upstream_url,
             job_timeout=settings.job_timeout,
         )

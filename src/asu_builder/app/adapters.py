@@ -11,6 +11,7 @@ from msgspec import Struct
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.operator import SqlOperations
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
@@ -98,6 +99,7 @@ class Adapters(Struct, frozen=True):
     log: SqlBuildLog
     retention: SqlRetention
     operations: SqlOperations
+    preflight_records: SqlPreflightRecords
     revocations: Revocations
     store: LocalStore
     statistics: SqlStatistics
@@ -168,6 +170,7 @@ def open_adapters(
         log=SqlBuildLog(database),
         retention=retention,
         operations=SqlOperations(database, on_revoked=revocations.note),
+        preflight_records=SqlPreflightRecords(database),
         revocations=revocations,
         store=LocalStore(
             settings.public_path / "store",

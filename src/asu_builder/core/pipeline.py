@@ -12,6 +12,7 @@ from threading import Event
 
 from msgspec.structs import replace
 
+from asu_builder.core.preflight import learn_carried
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
     ALWAYS_THERE,
@@ -52,7 +53,7 @@ from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_bui
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import Container, PackageChanges, Runtime, Store
+from asu_builder.ports import Container, PackageChanges, PreflightRecords, Runtime, Store
 
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
@@ -82,15 +83,18 @@ class Pipeline:
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         released_revision: Callable[[BuildRequest], str] = lambda _: "",
         repository_status: Callable[[str], int] = lambda _: 0,
+        records: PreflightRecords | None = None,
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
+        """`records` keeps what ImageBuilders bring along."""
         self._release = release
         self._package_changes = package_changes
         self._baseline = baseline
         self._announced = announced
         self._released_revision = released_revision
         self._repository_status = repository_status
+        self._records = records
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -144,7 +148,7 @@ class Pipeline:
                     if request.diff_packages and odd:
                         selection = warn_of_odd_packages(selection, odd)
                     advance(Stage.VALIDATE_MANIFEST)
-                    manifest = imagebuilder.resolve(selection)
+                    manifest = self._resolve(imagebuilder, selection, release=release, revision=info.revision)
                     advance(Stage.BUILDING_IMAGE)
                     extra_name = job.request_hash[:12]
                     imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
@@ -169,6 +173,31 @@ class Pipeline:
             package_changes=selection.record,
             stored_bytes=stored_bytes,
         )
+
+    def _resolve(
+        self, imagebuilder: "ImageBuilder", selection: PackageSelection, *, release: Release, revision: str
+    ) -> dict[str, str]:
+        """Has the packages resolved, and learns of the ImageBuilder what it has shown by then."""
+
+        def learn(manifest: Mapping[str, str]) -> None:
+            if self._records is not None:
+                learn_carried(
+                    self._records,
+                    imagebuilder.container,
+                    imagebuilder.request,
+                    release,
+                    identity=imagebuilder.identity or revision,
+                    revision=revision,
+                    manifest=manifest,
+                )
+
+        try:
+            manifest = imagebuilder.resolve(selection)
+        except BuildFailed:
+            learn({})  # the index of its own packages is made before any is selected
+            raise
+        learn(manifest)
+        return manifest
 
 
 def _require_time(stop: Event, since: float, most: timedelta) -> None:
@@ -199,14 +228,15 @@ class ImageBuilder:
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         status: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        self._container = container
-        self._request = request
+        self.container = container
+        self.request = request
         self._found = Circumstances(request, announced=lambda: announced(request))
         self._output = output
         self._known_info = known_info
         self._on_output = on_output
         self._status = status
-        self._identity: str | None = container.identity
+        self.identity: str | None = container.identity
+        """Of the content; None where it was downloaded into the container."""
         self.defaults: tuple[str, ...] = ()
         """The packages that it installs by itself, known once it was inspected."""
         self.build_cmd: tuple[str, ...] = ()
@@ -217,9 +247,9 @@ class ImageBuilder:
 
     def set_up(self, release: Release, *, upstream_url: str) -> None:
         """Puts the ImageBuilder, keys, repositories and the first-boot script in place."""
-        container, request = self._container, self._request
+        container, request = self.container, self.request
         if not container.exists("Makefile"):
-            self._identity = None  # the image's digest says nothing about what was downloaded
+            self.identity = None  # the image's digest says nothing about what was downloaded
             environment = {
                 "UPSTREAM_URL": upstream_url,
                 "TARGET": request.target,
@@ -239,8 +269,8 @@ class ImageBuilder:
                 not container.exists(OPKG.name) and container.exists(_APK_PROGRAM)
             )
             file = APK if apk else OPKG
-            present = container.read_text(file.name) if container.exists(file.name) else ""
-            mode = request.repositories_mode
+            content = container.read_bytes(file.name) if container.exists(file.name) else b""
+            present, mode = content.decode(errors="replace"), request.repositories_mode
             files[file.name] = render_repositories(present, request.repositories, mode=mode, file=file)
         if request.defaults:
             files[_DEFAULTS_SCRIPT] = request.defaults
@@ -252,20 +282,20 @@ class ImageBuilder:
 
         Refuses one of other sources than the caller saw or upstream has `released`, or without the profile.
         """
-        known = self._known_info.get(self._identity or "")
+        known = self._known_info.get(self.identity or "")
         if known is None:
             self._run(make.INFO_ARGUMENTS, "info")
             text = self._read("info", "stdout", _READ_OUTPUT_BYTES)
         else:
             text = zlib.decompress(known).decode()
         info = make.parse_info(text)
-        if known is None and self._identity:
+        if known is None and self.identity:
             # Other threads may do the same to the mapping; each step of it is one of the interpreter's.
             if len(self._known_info) >= _KNOWN:
                 self._known_info.pop(next(iter(list(self._known_info))), None)
-            self._known_info[self._identity] = zlib.compress(text.encode())
+            self._known_info[self.identity] = zlib.compress(text.encode())
         require_revision(self._found, info.revision, released=released)
-        request = self._request
+        request = self.request
         if request.profile not in info.profiles:
             raise BuildFailed(
                 FailureReason.UNKNOWN_PROFILE,
@@ -277,7 +307,7 @@ class ImageBuilder:
 
     def resolve(self, selection: PackageSelection) -> dict[str, str]:
         """Package names and versions that the image will contain, as asked for."""
-        self.build_cmd = make.make_arguments("manifest", self._request.profile, selection.packages)
+        self.build_cmd = make.make_arguments("manifest", self.request.profile, selection.packages)
         self._run(self.build_cmd, "manifest", otherwise="Error: Impossible package selection")
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         require_versions(self._found, manifest, released=selection.released)
@@ -290,7 +320,7 @@ class ImageBuilder:
 
     def build(self, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
         """Builds the images and brings them to `into`; make's exit status alone proves nothing."""
-        request, workdir = self._request, self._container.workdir
+        request, workdir = self.request, self.container.workdir
         self.build_cmd = make.make_arguments(
             "image",
             request.profile,
@@ -307,11 +337,11 @@ class ImageBuilder:
             otherwise="Error: Error while building firmware. See stdout/stderr",
             reason=FailureReason.MAKE_FAILED,
         )
-        self._container.collect(f"{workdir}/{_BIN_DIR}", into)
+        self.container.collect(f"{workdir}/{_BIN_DIR}", into)
 
     def require_filesystem(self, images: Sequence[Image]) -> None:
         """Refuses a build without an image of the file system asked for; others are named in a warning."""
-        asked = self._request.filesystem
+        asked = self.request.filesystem
         built = {image.filesystem for image in images if image.filesystem}
         if not asked:
             return
@@ -339,7 +369,7 @@ class ImageBuilder:
         output = self._output / name
         output.mkdir()
         try:
-            result = self._container.run(
+            result = self.container.run(
                 arguments, output=output, environment=environment, on_output=self._on_output
             )
         finally:
@@ -347,7 +377,7 @@ class ImageBuilder:
             self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)
         if not otherwise:
             return result
-        request, stderr = self._request, self._read(name, "stderr", _READ_OUTPUT_BYTES)
+        request, stderr = self.request, self._read(name, "stderr", _READ_OUTPUT_BYTES)
         if name == "image" and (problem := find_too_big(stderr)) is not None:
             sentence = too_big_sentence(problem)
             raise BuildFailed(FailureReason.TOO_BIG, sentence, field="packages", problem=problem)

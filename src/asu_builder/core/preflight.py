@@ -1,18 +1,28 @@
-"""What a build would say about a package selection, told before it is built."""
+"""What a build would say about a package selection, told before it is built; and what is learnt for that."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, Resolved
-from asu_builder.domain.package_index import PackageIndex
+from asu_builder.domain.errors import AsuError
+from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import PackageSelection
-from asu_builder.domain.preflight import CarriedPackages, Foretold, PackageIndexes
-from asu_builder.ports import PackageChanges, PackageIndexSource, PackageResolver
+from asu_builder.domain.preflight import ALWAYS_INSTALLED, CarriedPackages, Foretold, PackageIndexes
+from asu_builder.domain.release import Release
+from asu_builder.domain.repositories import APK, OPKG, listed_repositories
+from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import (
+    Container,
+    PackageChanges,
+    PackageIndexSource,
+    PackageResolver,
+    PreflightRecords,
+)
 
-_ALWAYS_INSTALLED = ("base-files", "kernel", "libc")
-"""The makefile asks for these beside the default packages (facts on the ImageBuilder, §2.2)."""
+_log = logging.getLogger(__name__)
 
 CarriedBy = Callable[[str, str], CarriedPackages | None]
 """What the ImageBuilder of a release (its path) and target carries; None where it never ran here."""
@@ -53,7 +63,10 @@ class Preflight:
         baseline = self._catalog.baseline(request) if request.diff_packages else None
         selection = self._package_changes.apply(request, default_packages=defaults, baseline=baseline)
         known = known or self.indexes(found)
-        names = dict.fromkeys((*selection.packages, *defaults, *_ALWAYS_INSTALLED))
+        carried = self._carried_by(found.release.path, request.target)
+        pins = carried.pins if carried and known.manager is PackageManager.APK else {}
+        always = [f"{name}={pins[name]}" if name in pins else name for name in ALWAYS_INSTALLED]
+        names = dict.fromkeys((*selection.packages, *defaults, *always))
         return Foresight(selection, self._resolver.resolve(known, tuple(names)))
 
     def indexes(self, found: Resolved) -> PackageIndexes:
@@ -103,3 +116,45 @@ def _place(url: str, release_path: str) -> str:
         directory = directory.rpartition("/")[0]
     _, found, place = directory.partition(f"/{release_path}/")
     return place if found else directory
+
+
+_OWN_INDEXES = (
+    (PackageManager.APK, "packages/packages.adb", APK),
+    (PackageManager.OPKG, "packages/Packages", OPKG),
+)
+
+
+def learn_carried(
+    records: PreflightRecords,
+    container: Container,
+    request: BuildRequest,
+    release: Release,
+    *,
+    identity: str,
+    revision: str,
+    manifest: Mapping[str, str],
+) -> None:
+    """Keeps what an ImageBuilder brings along, once for each; to be called after `make manifest`.
+
+    `manifest` is what the goal has told, if anything. An index that cannot be read, or is too large, is not
+    kept, and never fails the build.
+    """
+    # With repositories of the caller's own neither the list nor what lies in there is the ImageBuilder's.
+    if request.repositories:
+        return
+    try:
+        known = records.carried(release.path, request.target)
+        if known is not None and known.identity == identity and (known.pins or not manifest):
+            return
+        for manager, index, file in _OWN_INDEXES:
+            if container.exists(index):
+                listed = container.read_bytes(file.name) if container.exists(file.name) else b""
+                repositories = listed_repositories(listed.decode(), file)
+                pins = {name: manifest[name] for name in ALWAYS_INSTALLED if name in manifest}
+                carried = CarriedPackages(
+                    identity, revision, manager, container.read_bytes(index), repositories, pins
+                )
+                records.learn(release.path, request.target, carried)
+                return
+    except (AsuError, ValueError) as error:
+        _log.info("What the ImageBuilder brings along was not learnt: %s", error)

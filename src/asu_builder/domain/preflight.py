@@ -66,6 +66,10 @@ UNTOLD = Foretold(Verdict.UNKNOWN)
 """Where nothing was asked."""
 
 
+ALWAYS_INSTALLED = ("base-files", "kernel", "libc")
+"""The makefile asks for these beside the default packages (facts on the ImageBuilder, §2.3)."""
+
+
 class CarriedPackages(Struct, frozen=True):
     """What an ImageBuilder brings along, learnt once from the ImageBuilder itself."""
 
@@ -78,6 +82,11 @@ class CarriedPackages(Struct, frozen=True):
     """The index of its own `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
     repositories: tuple[str, ...]
     """Addresses of the repositories that it is configured with, as its own file names them."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """Names that its makefile asks for in one version only, and that version, as a build of it has shown.
+
+    Empty until one has. Without them more seems possible than is, never less.
+    """
 
     @property
     def index_digest(self) -> str:

@@ -98,6 +98,21 @@ def render_repositories(
     return "\n".join(lines) + "\n"
 
 
+def listed_repositories(text: str, file: RepositoryFile) -> tuple[str, ...]:
+    """Addresses of the repositories that a repositories file of at most 256 KiB names, in its order.
+
+    A folder of the ImageBuilder itself is among them as it is written. Raises `ValueError` for a longer one.
+    """
+    if len(text) > _LARGEST:
+        raise ValueError("The repositories file is too long.")
+    lines = [line.split() for line in text.split("\n")]
+    if file.opkg:
+        return tuple(words[2] for words in lines if len(words) == 3 and words[0] in ("src", "src/gz"))
+    # `@tag url` and `v3 url component` name one, too; `set key=value` does not.
+    named = [words[1:] if words and (words[0] == "v3" or words[0][0] == "@") else words for words in lines]
+    return tuple(words[0] for words in named if words and words[0] != "set" and words[0][0] != "#")
+
+
 def key_files(keys: Iterable[str]) -> dict[str, str]:
     """File names below `keys/` and their text, decided by each key's content.
 

@@ -42,8 +42,8 @@ class Limits(Struct, frozen=True):
     collected_files: int = 128
     collected_size: int = 2 * _GIB
     """Of everything that is taken out of one container."""
-    text: int = _MIB
-    """Of a file that is read as text."""
+    read_size: int = 4 * _MIB
+    """Of a file that is read as a whole."""
 
 
 log = logging.getLogger(__name__)

@@ -212,7 +212,7 @@ def read_one(stream: IO[bytes], *, limit: int) -> bytes:
         member = archive.next()
         content = archive.extractfile(member) if member is not None and member.isreg() else None
         if member is None or content is None or member.size > limit:
-            raise _untrusted(f"a text was expected, a plain file of at most {limit} bytes")
+            raise _untrusted(f"a plain file of at most {limit} bytes was expected")
         return content.read()
 
 
@@ -221,7 +221,7 @@ def read_plain(path: Path, *, limit: int) -> bytes:
     with disk_errors(), os.fdopen(os.open(path, _OPEN_PLAIN), "rb") as content:
         text = content.read(limit + 1)
     if len(text) > limit:
-        raise _untrusted(f"a text was expected, a plain file of at most {limit} bytes")
+        raise _untrusted(f"a plain file of at most {limit} bytes was expected")
     return text
 
 

@@ -7,6 +7,7 @@ from asu_builder.ports.state import (
     BuildLog,
     JobQueue,
     Operations,
+    PreflightRecords,
     RetentionRepository,
     Statistics,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "PackageChanges",
     "PackageIndexSource",
     "PackageResolver",
+    "PreflightRecords",
     "RateWindows",
     "RetentionRepository",
     "Runtime",

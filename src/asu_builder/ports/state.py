@@ -31,6 +31,7 @@ from asu_builder.domain.job import (
     Tally,
     TallyBy,
 )
+from asu_builder.domain.preflight import CarriedPackages
 from asu_builder.domain.request import BuildRequest
 
 
@@ -287,3 +288,17 @@ class BuildLog(Protocol):
 
     def last(self, job_id: int) -> int:
         """The highest `seq`; 0 when nothing was printed."""
+
+
+class PreflightRecords(Protocol):
+    """What builds have taught about foretelling: what ImageBuilders bring along, and where it was wrong."""
+
+    def carried(self, release_path: str, target: str) -> CarriedPackages | None:
+        """What the ImageBuilder brings along that was used last for a release and target.
+
+        Answers from memory; what another process has learnt is known some seconds later. None where none
+        was used, or not for long.
+        """
+
+    def learn(self, release_path: str, target: str, carried: CarriedPackages) -> None:
+        """Keeps it in place of what was known. Of all that is kept the oldest goes when it is too much."""

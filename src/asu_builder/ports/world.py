@@ -45,8 +45,12 @@ class Container(Protocol):
     def exists(self, path: str) -> bool:
         """Whether a plain file of this name (relative to `workdir`) exists."""
 
-    def read_text(self, path: str) -> str:
-        """The text of a small file relative to `workdir`, at most 1 MiB."""
+    def read_bytes(self, path: str) -> bytes:
+        """The content of a plain file relative to `workdir`, at most 4 MiB.
+
+        Raises `BuildFailed(UNTRUSTED_OUTPUT)` for a larger one or anything else of that name, `Unavailable`
+        where there is none.
+        """
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Puts texts at paths relative to `workdir`, making directories, owned by its user."""

@@ -51,8 +51,8 @@ class Told:
     def exists(self, path: str) -> bool:
         return True
 
-    def read_text(self, path: str) -> str:
-        return ""
+    def read_bytes(self, path: str) -> bytes:
+        return b""
 
     def write_files(self, files: Mapping[str, str]) -> None:
         pass

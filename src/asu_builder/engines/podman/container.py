@@ -88,14 +88,13 @@ class PodmanContainer:
         with self._guard.step():
             return self._calls.is_plain_file(f"{self.workdir}/{path}")
 
-    def read_text(self, path: str) -> str:
-        """Undecodable bytes become replacement characters."""
+    def read_bytes(self, path: str) -> bytes:
+        """By Podman's archive call."""
         with self._guard.step(), self._calls.archive(f"{self.workdir}/{path}") as stream:
             if not self._begin_reading(stream, path):
                 # Not the engine's doing, so it counts as a failure of this build.
                 raise Unavailable(f"There is no file {path} in the container; trying again.")
-            content = transfer.read_one(cast(IO[bytes], stream), limit=self._limits.text)
-        return content.decode(errors="replace")
+            return transfer.read_one(cast(IO[bytes], stream), limit=self._limits.read_size)
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Podman gives new files and directories to the container's user, old ones stay as they are."""

@@ -39,7 +39,7 @@ def runtime(settings: Settings, scratch: Path) -> LocalRuntime:
 
 def test_the_template_names_version_target_and_subtarget(runtime: LocalRuntime) -> None:
     with runtime.open(a_spec("25.12.0"), stop=Event()) as container:
-        assert container.read_text("Makefile") == "all:\n"
+        assert container.read_bytes("Makefile") == b"all:\n"
     for missing in (a_spec("25.12.1"), a_spec("25.12.0", target="pico/ten")):
         with pytest.raises(BuildFailed) as failure, runtime.open(missing, stop=Event()):
             pass
@@ -210,8 +210,8 @@ def test_a_link_left_by_a_build_leads_nowhere(runtime: LocalRuntime, tmp_path: P
         assert container.run(["sh", "-c", script], output=tmp_path).exit_code == 0
         for attempt in (
             lambda: container.collect(f"{container.workdir}/out", tmp_path),
-            lambda: container.read_text("key"),
-            lambda: container.read_text("files/key"),
+            lambda: container.read_bytes("key"),
+            lambda: container.read_bytes("files/key"),
             lambda: container.write_files({"files/new": "x"}),
             lambda: container.write_files({"key": "x"}),
         ):

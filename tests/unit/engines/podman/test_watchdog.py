@@ -142,7 +142,7 @@ def test_each_step_of_a_build_ends_when_the_engine_hangs(
         "run": lambda container: container.run(["true"], output=tmp_path),
         "exists": lambda container: container.exists("Makefile"),
         "write": lambda container: container.write_files({"big": "x" * (8 << 20)}),
-        "read": lambda container: container.read_text("Makefile"),
+        "read": lambda container: container.read_bytes("Makefile"),
         "collect": lambda container: container.collect("/builder/out", tmp_path),
     }
 
@@ -476,7 +476,7 @@ def test_a_file_that_is_not_there_is_no_sign_of_an_ill_engine(
     engine.faults["GET /containers/.*/archive"] = refusing("no such file", 404)
     with pytest.raises(Unavailable) as caught:
         with runtime.open(a_spec(), stop=Event()) as container:
-            container.read_text("repositories")
+            container.read_bytes("repositories")
     assert not isinstance(caught.value, EngineUnavailable)
     assert runtime.check().status == "ok"
 

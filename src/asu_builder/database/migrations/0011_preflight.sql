@@ -1,0 +1,27 @@
+-- What the preflight knows: packages that an ImageBuilder brings along, and where a verdict was wrong.
+
+-- One row for a release (its path upstream) and target: the ImageBuilder that was used last.
+CREATE TABLE imagebuilders (
+    release_path TEXT NOT NULL,
+    target TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    manager TEXT NOT NULL,
+    package_index BLOB NOT NULL,  -- zlib
+    repositories TEXT NOT NULL,   -- JSON, a list of addresses
+    pins TEXT NOT NULL,           -- JSON, name to version
+    learnt_at BIGINT NOT NULL,
+    PRIMARY KEY (release_path, target)
+);
+
+-- One row for each version and target of which a build has shown whether a verdict was right.
+CREATE TABLE preflight_targets (
+    version TEXT NOT NULL,
+    target TEXT NOT NULL,
+    mode TEXT NOT NULL CHECK (mode IN ('enforce', 'advise')),
+    since BIGINT NOT NULL,
+    sampled BIGINT NOT NULL DEFAULT 0,
+    disagreements BIGINT NOT NULL DEFAULT 0,
+    last_text TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (version, target)
+);

@@ -1,0 +1,135 @@
+"""What builds have taught about foretelling, in SQL, with a small memory before it."""
+
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from asu_builder.database.connection import Database
+from asu_builder.domain.package_index import PackageManager
+from asu_builder.domain.preflight import CarriedPackages
+
+_LOOK_AGAIN_SECONDS = 5.0
+"""How soon it is known here what another process has written."""
+_MEMORY_BYTES = 8 << 20
+_MEMORY_ENTRIES = 2000
+_STORED_BYTES = 32 << 20
+_STORED_ROWS = 4000
+_REPOSITORIES = msgspec.json.Decoder(tuple[str, ...])
+_PINS = msgspec.json.Decoder(dict[str, str])
+
+_LEARN = """
+    INSERT INTO imagebuilders (release_path, target, identity, revision, manager, package_index,
+                               repositories, pins, learnt_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (release_path, target) DO UPDATE
+       SET identity = excluded.identity, revision = excluded.revision, manager = excluded.manager,
+           package_index = excluded.package_index, repositories = excluded.repositories,
+           pins = excluded.pins, learnt_at = excluded.learnt_at
+"""
+_FORGET = """
+    DELETE FROM imagebuilders WHERE (release_path, target) IN (
+        SELECT release_path, target FROM (
+            SELECT release_path, target,
+                   row_number() OVER newest AS place,
+                   sum(length(package_index) + length(repositories)) OVER newest AS total
+              FROM imagebuilders WINDOW newest AS (ORDER BY learnt_at DESC, release_path, target)
+        ) WHERE place > ? OR total > ?)
+"""
+
+
+class _Known(Struct):
+    """What was read of one row, and when; `learnt_at` is 0 where there was none."""
+
+    carried: CarriedPackages | None
+    learnt_at: int
+    looked_at: float
+
+    @property
+    def size(self) -> int:
+        return len(self.carried.index) if self.carried else 0
+
+
+class SqlPreflightRecords:
+    """Fulfils `ports.PreflightRecords` on the embedded database; safe to use from any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        most_rows: int = _STORED_ROWS,
+        most_bytes: int = _STORED_BYTES,
+    ) -> None:
+        """`clock` counts seconds; `most_rows` and `most_bytes` (packed) are kept of ImageBuilders."""
+        self._database = database
+        self._clock = clock
+        self._bounds = most_rows, most_bytes
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._size = 0
+
+    def carried(self, release_path: str, target: str) -> CarriedPackages | None:
+        key, now = (release_path, target), self._clock()
+        known = self._known.get(key)
+        if known is not None and now - known.looked_at < _LOOK_AGAIN_SECONDS:
+            return known.carried
+        with self._database.reading(snapshot=True) as connection:
+            where = "FROM imagebuilders WHERE release_path = ? AND target = ?"
+            row = connection.execute(f"SELECT learnt_at {where}", key).fetchone()
+            learnt_at = row[0] if row else 0
+            if known is not None and known.learnt_at == learnt_at:
+                known.looked_at = now
+                return known.carried
+            row = connection.execute(
+                f"SELECT identity, revision, manager, package_index, repositories, pins {where}", key
+            ).fetchone()
+        carried = None
+        if row is not None:
+            identity, revision, manager, index, repositories, pins = row
+            carried = CarriedPackages(
+                identity,
+                revision,
+                PackageManager(manager),
+                zlib.decompress(index),
+                _REPOSITORIES.decode(repositories),
+                _PINS.decode(pins),
+            )
+        self._remember(key, _Known(carried, learnt_at, now))
+        return carried
+
+    def learn(self, release_path: str, target: str, carried: CarriedPackages) -> None:
+        key = (release_path, target)
+        packed = zlib.compress(carried.index)
+        with self._database.writing() as connection:
+            (last,) = connection.execute("SELECT coalesce(max(learnt_at), 0) FROM imagebuilders").fetchone()
+            # Never the same as before: it is how other processes see that there is something new.
+            learnt_at = max(self._database.now(), last + 1)
+            connection.execute(
+                _LEARN,
+                (
+                    *key,
+                    carried.identity,
+                    carried.revision,
+                    carried.manager,
+                    packed,
+                    msgspec.json.encode(carried.repositories).decode(),
+                    msgspec.json.encode(carried.pins).decode(),
+                    learnt_at,
+                ),
+            )
+            connection.execute(_FORGET, self._bounds)
+        self._remember(key, _Known(carried, learnt_at, self._clock()))
+
+    def _remember(self, key: tuple[str, str], known: _Known) -> None:
+        with self._lock:
+            former = self._known.pop(key, None)
+            self._known[key] = known
+            self._size += known.size - (former.size if former else 0)
+            while len(self._known) > 1 and (self._size > _MEMORY_BYTES or len(self._known) > _MEMORY_ENTRIES):
+                _, dropped = self._known.popitem(last=False)
+                self._size -= dropped.size

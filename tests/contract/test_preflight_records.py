@@ -1,0 +1,115 @@
+"""What every adapter of `ports.PreflightRecords` must do."""
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from asu_builder.database.connection import Database
+from asu_builder.database.preflight import SqlPreflightRecords
+from asu_builder.domain.package_index import PackageManager
+from asu_builder.domain.preflight import CarriedPackages
+from asu_builder.ports import PreflightRecords
+from database_clock import CLOCK, at_time
+from factories import NOON, Clock
+
+RELEASE, TARGET = "releases/25.12.0", "pico/nine"
+SECOND = timedelta(seconds=1)
+
+
+def a_carried(identity: str = "sha256:1", **changes: object) -> CarriedPackages:
+    values: dict[str, object] = {
+        "identity": identity,
+        "revision": "r1-a",
+        "manager": PackageManager.APK,
+        "index": b"ADBd\x00\xff of " + identity.encode(),
+        "repositories": ("https://downloads.example.org/releases/25.12.0/packages.adb",),
+        "pins": {"libc": "1.2.5-r5"},
+    }
+    return CarriedPackages(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Seconds pass when a test says so."""
+    return Clock()
+
+
+@pytest.fixture
+def records(database: Database, clock: Clock) -> PreflightRecords:
+    """The one adapter of the port, as one process has it."""
+    return SqlPreflightRecords(database, clock=lambda: clock().timestamp())
+
+
+@pytest.fixture
+def others(tmp_path: Path, database: Database, clock: Clock) -> Iterator[PreflightRecords]:
+    """The same as another process has it."""
+    opened = Database(tmp_path / "queue.db", clock=CLOCK)
+    yield SqlPreflightRecords(opened, clock=lambda: clock().timestamp())
+    opened.close()
+
+
+def test_what_was_learnt_is_known_and_survives_the_process(
+    records: PreflightRecords, others: PreflightRecords
+) -> None:
+    assert records.carried(RELEASE, TARGET) is None
+    opkg = a_carried("directory", manager=PackageManager.OPKG, repositories=(), pins={})
+    records.learn(RELEASE, TARGET, a_carried())
+    records.learn("snapshots", TARGET, opkg)
+    for either in (records, others):
+        assert either.carried(RELEASE, TARGET) == a_carried()
+        assert either.carried("snapshots", TARGET) == opkg
+        assert either.carried(RELEASE, "x86/64") is None
+
+
+def test_what_is_learnt_anew_takes_the_place_of_the_old_at_once(records: PreflightRecords) -> None:
+    for identity in ("sha256:1", "sha256:2", "sha256:1"):
+        records.learn(RELEASE, TARGET, a_carried(identity))
+        assert records.carried(RELEASE, TARGET) == a_carried(identity)
+
+
+def test_another_process_knows_it_some_seconds_later(
+    records: PreflightRecords, others: PreflightRecords, clock: Clock
+) -> None:
+    assert others.carried(RELEASE, TARGET) is None
+    # The clock of the database stands still: the two are told apart all the same.
+    for identity in ("sha256:1", "sha256:2"):
+        records.learn(RELEASE, TARGET, a_carried(identity))
+        clock.forward(6 * SECOND)
+        assert others.carried(RELEASE, TARGET) == a_carried(identity)
+
+
+def test_memory_answers_without_the_database(
+    database: Database, records: PreflightRecords, clock: Clock
+) -> None:
+    records.learn(RELEASE, TARGET, a_carried())
+    assert records.carried(RELEASE, "x86/64") is None
+    statements: list[str] = []
+    with database.reading() as connection:  # the one that the next reader gets, too
+        connection.set_trace_callback(statements.append)
+    assert records.carried(RELEASE, TARGET) == a_carried()
+    assert records.carried(RELEASE, "x86/64") is None
+    assert statements == []
+    clock.forward(6 * SECOND)
+    assert records.carried(RELEASE, TARGET) == a_carried()
+    assert not any("package_index" in statement for statement in statements)
+    assert any("learnt_at" in statement for statement in statements)
+
+
+def test_the_oldest_goes_when_it_is_too_much(database: Database) -> None:
+    few = SqlPreflightRecords(database, most_rows=3)
+    for number in range(5):
+        at_time(few, NOON + number * SECOND).learn(f"releases/{number}", TARGET, a_carried())
+    fresh = SqlPreflightRecords(database)
+    known = [number for number in range(5) if fresh.carried(f"releases/{number}", TARGET)]
+    assert known == [2, 3, 4]
+    # Random bytes do not shrink.
+    large = a_carried(index=random.Random(1).randbytes(40_000))
+    small = SqlPreflightRecords(database, most_bytes=100_000)
+    for number in range(5, 8):
+        at_time(small, NOON + number * SECOND).learn(f"releases/{number}", TARGET, large)
+    fresh = SqlPreflightRecords(database)
+    known = [number for number in range(8) if fresh.carried(f"releases/{number}", TARGET)]
+    assert known == [6, 7]
