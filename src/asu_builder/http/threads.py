@@ -23,6 +23,8 @@ from asu_builder.http.door import Client, ClientGone
 
 A = TypeVar("A")
 T = TypeVar("T")
+_QUIET_TURNS = 8
+"""Turns of the event loop, a few microseconds each while it has nothing else to do."""
 _Call = tuple[asyncio.Future[Any], contextvars.Context, Callable[..., Any], tuple[object, ...]]
 
 
@@ -95,10 +97,12 @@ class Threads:
 
 
 class Batcher(Generic[A, T]):
-    """Calls that arrive while one is running are made together by the next, in one thread.
+    """Calls that arrive together, or while one is running, are made together by the next, in one thread.
 
     Many who submit at once so share a transaction, its sync to the disk, and the way to a thread
-    and back; a single one does not wait.
+    and back; a single one does not wait. After a call for several the next begins when they have their
+    answers and the event loop rests: those who ask again at once take part, and the thread does not
+    compete with the event loop for the interpreter.
     """
 
     def __init__(
@@ -110,37 +114,47 @@ class Batcher(Generic[A, T]):
         self._largest = largest
         self._waiting: list[tuple[A, asyncio.Future[T]]] = []
         self._runs = False
+        """Whether a call is running, or about to begin."""
 
-    async def ask(self, argument: A) -> T:
-        """The result for this argument."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    def ask(self, argument: A) -> asyncio.Future[T]:
+        """What becomes the result for this argument, or its exception."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         self._waiting.append((argument, future))
         if not self._runs:
-            self._proceed()
-        return await future
+            self._runs = True
+            loop.call_soon(self._begin, 1, 0)  # with all whose requests came at the same moment
+        return future
 
-    def _proceed(
-        self,
-        ended: Sequence[tuple[A, asyncio.Future[T]]] = (),
-        call: asyncio.Future[list[T | Exception]] | None = None,
-    ) -> None:
-        """Begins the next call, if anybody waits for one, and then answers those whose call has ended."""
-        self._runs = bool(self._waiting)
+    def _begin(self, before: int, turns: int) -> None:
+        """Begins a call when the event loop has turned so often with nobody new; `before` had come then."""
+        count = len(self._waiting)
+        if turns and count > before:
+            turns = _QUIET_TURNS
+        if turns and count < self._largest:
+            asyncio.get_running_loop().call_soon(self._begin, count, turns - 1)
+            return
+        self._runs = bool(count)
         if self._runs:
             batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
             running = self._threads.run(self._call, [argument for argument, _ in batch])
-            running.add_done_callback(functools.partial(self._proceed, batch))
-        if call is None:
-            return
+            running.add_done_callback(functools.partial(self._end, batch))
+
+    def _end(
+        self, batch: Sequence[tuple[A, asyncio.Future[T]]], call: asyncio.Future[list[T | Exception]]
+    ) -> None:
+        """Answers those whose call has ended; then the next may begin."""
         error = asyncio.CancelledError() if call.cancelled() else call.exception()
-        results: list[Any] = [error] * len(ended) if error else call.result()
-        for (_, future), result in zip(ended, results, strict=True):
+        results: list[Any] = [error] * len(batch) if error else call.result()
+        for (_, future), result in zip(batch, results, strict=True):
             if future.done():  # the caller has gone
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+        turns = _QUIET_TURNS if len(batch) + len(self._waiting) > 1 else 0
+        asyncio.get_running_loop().call_soon(self._begin, len(self._waiting), turns)
 
 
 class SingleFlight(Generic[T]):

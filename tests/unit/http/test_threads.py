@@ -141,13 +141,43 @@ def test_what_arrives_while_a_call_runs_is_called_together_by_the_next(threads: 
     async def ask_all() -> list[int]:
         together = Batcher(threads, calls, largest=3)
         calls.gate.clear()
-        asking = [asyncio.ensure_future(together.ask(number)) for number in range(6)]
-        await asyncio.sleep(0)
+        first = together.ask(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asking = [together.ask(number) for number in range(1, 6)]
         calls.gate.set()
-        return list(await asyncio.gather(*asking))
+        return list(await asyncio.gather(first, *asking))
 
     assert asyncio.run(ask_all()) == [0, 2, 4, 6, 8, 10]
     assert calls.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+def test_what_arrives_at_the_same_moment_is_called_together(threads: Threads) -> None:
+    calls = Calls()
+
+    async def ask_all() -> list[int]:
+        together = Batcher(threads, calls, largest=9)
+        return list(await asyncio.gather(*map(together.ask, range(4))))
+
+    assert asyncio.run(ask_all()) == [0, 2, 4, 6]
+    assert calls.batches == [[0, 1, 2, 3]]
+
+
+def test_those_who_ask_again_as_soon_as_they_are_answered_share_the_next_call(threads: Threads) -> None:
+    calls = Calls()
+
+    async def ask_thrice(together: Batcher[int, int], turns: int) -> None:
+        for number in range(3):
+            await together.ask(number)
+            for _ in range(turns):  # as long as an answer is on its way to its client and back
+                await asyncio.sleep(0)
+
+    async def ask_all() -> None:
+        together = Batcher(threads, calls, largest=9)
+        await asyncio.gather(*(ask_thrice(together, turns) for turns in range(4)))
+
+    asyncio.run(ask_all())
+    assert calls.batches == [[number] * 4 for number in range(3)]
 
 
 def test_one_that_is_refused_takes_nothing_from_the_others(threads: Threads) -> None:
