@@ -104,13 +104,16 @@ class Operator:
         store: Store,
         statistics: Statistics,
         cancellation: Cancellation,
+        forget_refusal: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`forget_refusal` drops what was refused before a build under a hash; whether there was anything."""
         self._operations = operations
         self._queue = queue
         self._retention = retention
         self._store = store
         self._statistics = statistics
         self._cancellation = cancellation
+        self._forget_refusal = forget_refusal
 
     def jobs(self, wanted: JobFilter) -> Sequence[Job]:
         """Jobs, newest first."""
@@ -161,7 +164,9 @@ class Operator:
         Raises `BuildNotFound`, `Conflict` while somebody downloads from it, or `Unavailable` where the
         store is not there; then its images go when they can.
         """
-        if not self._operations.purge(request_hash) and not self._store.holds(request_hash):
+        purged = self._forget_refusal(request_hash)
+        purged = bool(self._operations.purge(request_hash)) or purged
+        if not purged and not self._store.holds(request_hash):
             raise BuildNotFound("There is no result and no failure under this hash.")
         try:
             delete_with_files(

@@ -5,13 +5,14 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.refusals import Refusals
 from asu_builder.domain.access import Caller, Right, digest_of
 from asu_builder.domain.errors import (
     AsuError,
@@ -218,10 +219,11 @@ class Builds:
         limit: Callable[[str], TooManyRequests | None],
         take_back: Callable[[str, int], None],
         waiting_for: Callable[[], str] = lambda: "",
+        refusals: Refusals | None = None,
     ) -> None:
         """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
 
-        `waiting_for` tells why no build can run, "" where one can.
+        `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built.
         """
         self._waiting_for = waiting_for
         self._queue = queue
@@ -230,8 +232,9 @@ class Builds:
         self._store = store
         self._statistics = statistics
         self.touch = interest.note
-        self.find_id = queue.find_id
         self.changes = queue.changes
+        self._refusals = refusals
+        self._refused = refusals.find if refusals else lambda _: None
         self._forecast = forecast
         self._cancellation = cancellation
         self._settings = settings
@@ -255,11 +258,12 @@ class Builds:
         One whose `reading` lacks documents is not entered: it is asked again when they are here.
         One that is no `AsuError` is a bug, met by that request alone.
         """
-        prepared: list[_Prepared | Exception] = []
+        prepared: list[_Prepared | BuildView | Exception] = []
+        built: set[str] = set()
         for ask in asked:
             try:
                 with ask.reading.active() if ask.reading else nullcontext():
-                    prepared.append(self._prepare(ask))
+                    prepared.append(self._prepare(ask, built))
             except Exception as refusal:  # noqa: BLE001 - a bug too is the answer to this request alone
                 prepared.append(refusal)
         ready = [found for found in prepared if isinstance(found, _Prepared)]
@@ -274,7 +278,7 @@ class Builds:
         answers: list[BuildView | Exception] = []
         outlook: _Outlook | None = None  # the same for all of them
         for found in prepared:
-            if isinstance(found, Exception):
+            if not isinstance(found, _Prepared):
                 answers.append(found)
                 continue
             entry, submission = next(entries), found.submission
@@ -299,8 +303,11 @@ class Builds:
                 answers.append(error)
         return answers
 
-    def _prepare(self, ask: Ask) -> "_Prepared":
-        """What the queue is told of a request that policy and catalog let pass."""
+    def _prepare(self, ask: Ask, built: set[str]) -> "_Prepared | BuildView":
+        """What the queue is told of a request that policy and catalog let pass, or how it is refused.
+
+        `built` gets its hash where it goes to the queue; whoever asks for the same then joins.
+        """
         request, settings = ask.request, self._settings
         if request.defaults and not settings.allow_defaults:
             raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
@@ -324,9 +331,15 @@ class Builds:
         require_allowed(request.repositories, settings.repository_allow_list, places=places)
         rules = self._package_changes.digest(request)
         name = request_hash(request, revision=found.revision, rules=rules)
-        if ask.reading and ask.reading.lacks:
+        caller, reading, refused = ask.caller, ask.reading, None
+        if reading and self._refusals and not reading.lacks and name not in built and self._is_new(name):
+            refused = self._refusals.judge(found, name, reading=reading, caller=caller, client=ask.client)
+        if reading and reading.lacks:
             raise Unavailable("Documents of the download server are on their way.", retry_after=1)
-        caller, cancel_token = ask.caller, secrets.token_urlsafe(18)
+        if refused:
+            return BuildView(refused)
+        built.add(name)
+        cancel_token = secrets.token_urlsafe(18)
         submission = Submission(
             request, name, ask.client, caller.name, caller.priority, digest_of(cancel_token)
         )
@@ -373,13 +386,19 @@ class Builds:
                 self._take_back(caller, unused)
         return entries
 
+    def find_id(self, name: str) -> int | None:
+        """The id of the job of `look`; never waits: raises `Unavailable` where it cannot be told at once."""
+        job_id = self._queue.find_id(name)
+        refused = self._refused(name) if job_id is None else None
+        return refused.id if refused else job_id
+
     def look(self, name: str) -> BuildView:
-        """The newest job for this hash.
+        """The newest job for this hash, or the refusal of such a request.
 
         Raises `BuildNotFound`, or `Unavailable` for a result whose files are not there now, with the
         whole store.
         """
-        job = self._queue.find(name)
+        job = self._queue.find(name) or self._refused(name)
         if job is None or self._is_gone(job):
             raise BuildNotFound("could not find provided request hash")
         self.touch(name)
@@ -408,7 +427,13 @@ class Builds:
 
         Also how long the others answer unless they are used, or something is changed; None for any time.
         """
-        names, expires_at = self._queue.outdated(job_ids)
+        refused = {name: job_id for name, job_id in job_ids.items() if job_id < 0}
+        stored = {name: job_ids[name] for name in job_ids.keys() - refused.keys()}
+        names, expires_at = self._queue.outdated(stored) if stored else ((), None)
+        if refused:
+            unanswered = refused.keys() - self._queue.standings(refused).keys()
+            true = {job.id for job in map(self._refused, unanswered) if job}
+            names = [*names, *(name for name, job_id in refused.items() if job_id not in true)]
         return names, None if expires_at is None else expires_at - self._forecast.now()
 
     def lost(self, names: Sequence[str], *, checked: Sequence[str]) -> Sequence[str]:
@@ -426,7 +451,7 @@ class Builds:
         Raises `BuildNotFound`, `NotAllowed`, or `Conflict` when the build has ended, or when others
         have asked for it since.
         """
-        job = self._queue.find(name)
+        job = self._queue.find(name) or self._refused(name)
         if job is None:
             raise BuildNotFound("could not find provided request hash")
         digest = None if caller.may(Right.OPERATE) else digest_of(cancel_token)
@@ -448,6 +473,11 @@ class Builds:
         remaining = self._forecast.remaining(job, ahead, typical)
         waits = job.state is JobState.PENDING
         return BuildView(job, ahead, remaining, hindrance if waits else "", cancel_token)
+
+    def _is_new(self, name: str) -> bool:
+        with suppress(Unavailable):
+            return self._queue.find_id(name) is None
+        return self._queue.find(name) is None
 
     def _is_gone(self, job: Job) -> bool:
         # Clients do not check the status of a download: never say done about files that are gone.

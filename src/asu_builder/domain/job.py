@@ -142,6 +142,7 @@ class Job(Struct, frozen=True):
     """One job as the queue knows it. Times are aware and in UTC."""
 
     id: int
+    """Negative for a request that was refused before a build; the queue has no such job."""
     request_hash: str
     request: BuildRequest
     state: JobState
@@ -335,7 +336,8 @@ class DoomedJobs(Struct, frozen=True):
     """Whether no other job carries the hash, so that its images go with them."""
 
 
-EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled"]
+EventKind = Literal["request", "cache_hit", "completed", "failed", "cancelled", "refused"]
+"""`refused` is a new request that was answered as a failed build without one."""
 
 
 TallyBy = Literal[

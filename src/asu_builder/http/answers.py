@@ -358,12 +358,15 @@ class PolledBuilds:
         found = self._read_moved(lives, counts=counts and changed)
         polled = {name: cached for name, cached in finals.items() if cached.polled >= lately}
         job_ids = {name: cached.job_id for name, cached in (polled if changed else finals).items()}
-        outdated: list[str] = [*found.outdated]
         lasts = None
+        outdated: list[str] = [*found.outdated]
         if job_ids and (changed or due):
             names, lasts = self._builds.outdated(job_ids)
             outdated += names
         else:
+            # Refusals end with the documents they were judged by, and nothing is written then.
+            refused = {name: job_id for name, job_id in job_ids.items() if job_id < 0}
+            outdated += self._builds.outdated(refused)[0] if refused else ()
             job_ids = {}
         completed = [name for name, cached in polled.items() if cached.state is JobState.COMPLETED]
         checked = [name for name in completed if hash(name) % POLLED_ROUNDS == slot or polled[name].files_due]

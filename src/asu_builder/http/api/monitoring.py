@@ -186,6 +186,8 @@ class MetricsCollector:
         failed = counts.failures()
         meaning = "Builds that failed, by why and whose side it is on."
         yield _family("builds_failed", meaning, failed, "reason", "side")
+        meaning = "New requests that were answered as a failed build without one, by the package indexes."
+        yield _family("builds_refused", meaning, counts.of("refused"))
         answers = Counter[tuple[str, str, str]]()
         for (method, route, status), count in sorted(requests.items()):
             answers[method if method in _METHODS else "other", route, str(status)] += count

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from asgi_client import AsgiClient
 from asu_builder.core.submit import BuildView, Progress
@@ -102,6 +103,25 @@ def test_a_failed_build_that_was_submitted_again_elsewhere_waits_within_a_round(
     builds.hold(a_request(), id=2)
     look_again(client, app)
     assert client.get(f"{BUILD}/{name}").status == 202
+
+
+def test_a_refusal_is_told_from_memory_and_not_longer_though_nothing_is_written_when_it_ends(
+    client: AsgiClient, app: FastPath, builds: FakeBuilds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "changes", lambda: 7)
+    results = [builds.complete(a_request(packages=(f"p{number}",))) for number in range(3)]
+    refused = builds.fail()
+    builds.jobs[refused] = BuildView(replace(builds.jobs[refused].job, id=-1))
+    for _ in range(3):
+        assert [client.get(f"{BUILD}/{name}").status for name in (*results, refused)] == [200, 200, 200, 500]
+        look_again(client, app)
+    assert builds.looks == 4
+    assert builds.compared[1:] == [{refused}] * 2, "the others say when they expire"
+    del builds.jobs[refused]
+    look_again(client, app)
+    assert client.get(f"{BUILD}/{refused}").status == 404
+    assert client.get(f"{BUILD}/{results[0]}").status == 200
+    assert builds.looks == 4
 
 
 def test_what_expires_is_asked_for_though_nothing_changes(
