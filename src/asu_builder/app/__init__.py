@@ -144,14 +144,12 @@ def assemble(
         version=__version__,
     )
     app = create_app(parts)
-    counted_as, large_bodies = parts.callers.counted_as, app.takes_large_bodies
-    door = Door(settings, counted_as=counted_as, large_bodies=large_bodies, refuse=app.turn_away)
     return Application(
         app,
         adapters.warnings,
         partial(workers.drain, settings.shutdown_grace),
         app.end_streams,
-        door,
+        app.door(settings),
         begin=lifecycle.start,
         workers=workers,
         health=health,

@@ -24,6 +24,8 @@ TAKE = "asu_builder.take"
 """Where in a scope is what gives the whole body at once, or None where it is not here yet."""
 WRITE = "asu_builder.write"
 """Where in a scope is what sends a whole answer at once."""
+RAW_HEAD = "asu_builder.head"
+"""Where in a scope the bytes of the head are, if the request came in one piece with all of its body."""
 ABORT = "asu_builder.abort"
 """Where in a scope the server's protocol says how a connection is broken off, sent or not."""
 
@@ -154,13 +156,16 @@ class Door:
         counted_as: Callable[[str], str | None] = lambda host: host,
         large_bodies: Callable[[str], bool] = lambda path: True,
         refuse: Callable[[int], Headers] = lambda status: (),
+        recall: Callable[[bytes, bytes], bytes | None] = lambda head, body: None,
     ) -> None:
         """`counted_as` gives the name under which a host's connections are counted, None for a host
         that may have any number. `large_bodies` says whether a path takes bodies up to the limit
         rather than `LOWEST_BODY`. `refuse` is told each refusal and gives the headers of its answer.
+        `recall` gives the whole answer to a POST of these bytes, if it is known; it is counted as given.
         """
         self.limits = limits or Settings()
         self.refuse = refuse
+        self.recall = recall
         self._counted_as = counted_as
         self._large_bodies = large_bodies
         self._open: dict[Connection, str | None] = {}

@@ -7,21 +7,34 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from contextvars import copy_context
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from msgspec import Struct, field
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
-from asu_builder.http.answer_cache import CachedResponse
+from asu_builder.http.answer_cache import CachedResponse, LruByteCache
 from asu_builder.http.api.builds import BODY, Asked, BuildAnswers, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT, NO_STORE, TAKE, WRITE, ClientGone, Headers, refuse_socket
+from asu_builder.http.door import (
+    CLIENT,
+    NO_STORE,
+    RAW_HEAD,
+    TAKE,
+    WRITE,
+    ClientGone,
+    Door,
+    Headers,
+    refuse_socket,
+)
 from asu_builder.http.errors import INTERNAL, answer_error
 from asu_builder.http.threads import WAITS_FOR, Waiting
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
+from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +50,11 @@ _HASH_AT = len(BUILD_PREFIX)
 _POLL_LABEL = BUILD_PREFIX + "{request_hash}"
 _STATS = "/api/v1/stats"
 _READS = ("GET", "HEAD")
+
+_HEADS_BYTES = 1 << 20
+_LARGEST_HEAD = 8 << 10
+_OVERHEAD = 500
+"""About what a head takes beside its bytes."""
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 _PREFLIGHT = (
@@ -123,6 +141,16 @@ class ResponseRecorder(Struct):
         await self.pass_on({"type": "http.response.body", "body": body})
 
 
+class _KnownHead(Struct, frozen=True):
+    """What the head of a POST said that was answered with a result."""
+
+    request_id: bytes
+    """The one that the client gave, or b""."""
+    user_agent: str
+    body_key: int
+    """The CRC of the body that came last with it."""
+
+
 class FastPath:
     """Answers polls and repeated requests from memory, and dispatches everything else."""
 
@@ -147,6 +175,9 @@ class FastPath:
         self._id = os.urandom(4).hex().encode() + b"-%x"
         self._numbers = itertools.count()
         self.requests = requests
+        self._heads: LruByteCache[bytes, _KnownHead] = LruByteCache(
+            budget=_HEADS_BYTES, largest=_LARGEST_HEAD
+        )
 
     def end_streams(self) -> None:
         """For the server when it stops: what would last, and what waits for upstream."""
@@ -194,8 +225,44 @@ class FastPath:
             cached, route = None, ""
         if cached is None:
             await self._dispatch(scope, receive, send, request_id)
-        else:
-            await self._answer_cached(cached, scope, send, request_id=request_id, route=route)
+            return
+        in_one_piece = await self._answer_cached(cached, scope, send, request_id=request_id, route=route)
+        if in_one_piece and route == BUILD and cached.status == 200 and RAW_HEAD in scope:
+            self._note_head(scope, request_id if request_id is given else b"")
+
+    def recall(self, head: bytes, body: bytes) -> bytes | None:
+        """The whole answer to a POST of these bytes, if its head came before and its body has a result.
+
+        It is counted as given. What else the server does with a request depends on these bytes alone: the
+        token in the head was good, and a result is told to everybody.
+        """
+        known = self._heads.get(head)
+        if known is None:
+            return None
+        cached = self._answers.get_cached_again(known.body_key, body, known.user_agent)
+        if cached is None:
+            return None
+        request_id = known.request_id or self._id % next(self._numbers)
+        # There is no task yet whose log lines would be about this request alone.
+        copy_context().run(self._count, "POST", BUILD, cached.status, BUILD, request_id, " from memory")
+        return b"%sx-request-id: %b\r\n\r\n%b" % (cached.head, request_id, cached.body)
+
+    def _note_head(self, scope: "Scope", given: bytes) -> None:
+        """Remembers what `recall` needs of a request that was answered with a result."""
+        agents = (value for name, value in scope["headers"] if name == b"user-agent")
+        agent = next(agents, b"").decode("latin-1")
+        head = scope[RAW_HEAD]
+        self._heads.put(head, _KnownHead(given, agent, crc32(scope[BODY])), len(head) + _OVERHEAD)
+
+    def door(self, limits: Settings) -> Door:
+        """What the server asks about connections and requests to this application."""
+        return Door(
+            limits,
+            counted_as=self._callers.counted_as,
+            large_bodies=self.takes_large_bodies,
+            refuse=self.turn_away,
+            recall=self.recall,
+        )
 
     @staticmethod
     def takes_large_bodies(path: str) -> bool:
@@ -209,19 +276,21 @@ class FastPath:
 
     async def _answer_cached(
         self, cached: CachedResponse, scope: "Scope", send: "Send", *, request_id: bytes, route: str
-    ) -> None:
-        """Sends what is known; at once and in one piece where the server can."""
+    ) -> bool:
+        """Sends what is known; at once and in one piece where the server can. Whether it could."""
         method = scope["method"]
         body = b"" if method == "HEAD" else cached.body
         write = scope.get(WRITE)
-        if write is None or not write(
+        in_one_piece = write is not None and write(
             scope, b"%sx-request-id: %b\r\n\r\n%b" % (cached.head, request_id, body)
-        ):
+        )
+        if not in_one_piece:
             lines = (line.partition(b": ") for line in cached.head.splitlines()[1:])
             headers = [*((name, value) for name, _, value in lines), (b"x-request-id", request_id)]
             await send({"type": "http.response.start", "status": cached.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-        self._count(method, route, cached.status, scope, request_id, " from memory")
+        self._count(method, route, cached.status, scope["path"], request_id, " from memory")
+        return in_one_piece
 
     async def _answer(
         self,
@@ -237,14 +306,14 @@ class FastPath:
         method = scope["method"]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
-        self._count(method, route, answer.status, scope, request_id)
+        self._count(method, route, answer.status, scope["path"], request_id)
 
     def _count(
-        self, method: str, route: str, status: int, scope: "Scope", request_id: bytes, source: str = ""
+        self, method: str, route: str, status: int, path: str, request_id: bytes, source: str = ""
     ) -> None:
         self.requests[method, route, status] += 1
         if _log.isEnabledFor(logging.DEBUG):
-            bind_log_context(request_id, scope["path"])
+            bind_log_context(request_id, path)
             _log.debug("%s %s %d%s", method, route, status, source)
 
     async def _refuse(

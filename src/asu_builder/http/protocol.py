@@ -10,10 +10,21 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from asu_builder.http import door
 from asu_builder.http.api.wire import RenderedResponse
-from asu_builder.http.door import ABORT, CLIENT, LINGER_SECONDS, LOWEST_BODY, TAKE, WRITE, Client, Door
+from asu_builder.http.door import (
+    ABORT,
+    CLIENT,
+    LINGER_SECONDS,
+    LOWEST_BODY,
+    RAW_HEAD,
+    TAKE,
+    WRITE,
+    Client,
+    Door,
+)
 
 _SLICE = 16 << 10
 """Bytes that the parser gets at once: it adds up a header's pieces at a cost that grows with the square."""
+_END_OF_HEAD = b"\r\n\r\n"
 _REST_OF_LINE = len(b"GET  HTTP/1.1")
 
 _IDLE, _HEAD, _BODY, _REFUSED, _UPGRADED = range(5)
@@ -85,8 +96,17 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes have come."""
         if self._phase == _REFUSED:
             return
+        head = body = b""
+        if self._phase == _IDLE and data.startswith(b"POST "):
+            ends = data.find(_END_OF_HEAD, 0, self._door.limits.max_head_size) + len(_END_OF_HEAD)
+            if ends > len(_END_OF_HEAD):
+                head, body = data[:ends], data[ends:]
+                if self._answer_again(head, body):
+                    return
         self._unset_keepalive_if_required()
         self._feed_in_slices(data)
+        if head and self._phase == _IDLE:
+            self._note_head(head, body)
         if self._since is None and self._phase != _IDLE:
             self._since = self.loop.time()
 
@@ -138,9 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
         """While it is our turn; between two requests uvicorn's own timer runs."""
         if self._phase == _BODY:
             return self.flow.read_paused
-        if self._phase != _IDLE or self.cycle is None:
-            return False
-        return self.timeout_keep_alive_task is not None or not self.cycle.response_complete
+        return self._phase == _IDLE and (self.timeout_keep_alive_task is not None or self._must_answer())
 
     # Called by the parser.
 
@@ -257,6 +275,37 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         self.on_response_complete()
         return True
+
+    # How a request that came before is answered.
+
+    def _answer_again(self, head: bytes, body: bytes) -> bool:
+        """Answers a POST whose bytes are known, past the parser and the application; False where it is not.
+
+        The parser is between two requests and stays there.
+        """
+        cycle: Any = self.cycle
+        if self.flow.write_paused or (
+            cycle is not None and not (cycle.response_complete and cycle.keep_alive)
+        ):
+            return False
+        answer = self._door.recall(head, body)
+        if answer is None:
+            return False
+        if cycle is None:
+            self._door.has_spoken(self)
+        self._since = None
+        self.transport.write(answer)
+        super().on_response_complete()
+        return True
+
+    def _note_head(self, head: bytes, rest: bytes) -> None:
+        """Tells the application the bytes of the head, if the rest is the body of the request and no more.
+
+        A body in chunks is shorter than its bytes, as is one with another request behind it.
+        """
+        cycle: Any = self.cycle
+        if cycle.body == rest and not cycle.waiting_for_100_continue:
+            cycle.scope[RAW_HEAD] = head
 
     # How it is refused.
 

@@ -213,10 +213,26 @@ class BuildAnswers:
     def get_cached_by_body(self, body: bytes, scope: "Scope") -> CachedResponse | None:
         """The answer to a POST of this body, if it is still fresh; never waits."""
         sent = self._bodies.get(crc32(body))
-        if sent is None or sent.body != body or self._clock() >= sent.fresh_until:
-            return None
         # The queue notes who joins a live build, so that it is not cancelled under them.
-        if sent.status != 200 and self._callers.of(scope).name != sent.caller:
+        if sent is None or (sent.status != 200 and self._callers.of(scope).name != sent.caller):
+            return None
+        cached = self._get_submitted(sent, body)
+        if cached is not None and sent.status == 200:
+            self._count_hit(sent, _header(scope, b"user-agent"))
+        return cached
+
+    def get_cached_again(self, key: int, body: bytes, user_agent: str) -> CachedResponse | None:
+        """The same for a body of this CRC if it is answered with a result, whoever sends it."""
+        sent = self._bodies.get(key)
+        if sent is None or sent.status != 200:
+            return None
+        cached = self._get_submitted(sent, body)
+        if cached is not None:
+            self._count_hit(sent, user_agent)
+        return cached
+
+    def _get_submitted(self, sent: SubmittedBody, body: bytes) -> CachedResponse | None:
+        if sent.body != body or self._clock() >= sent.fresh_until:
             return None
         if self._revoked() != self._seen:
             self._drop_revoked()
@@ -224,10 +240,11 @@ class BuildAnswers:
         # Ended, or another job by now, which no caller of this name has joined: let the queue decide.
         if cached is None or cached.status != sent.status or cached.job_id != sent.job_id:
             return None
-        if sent.status == 200:
-            client = sent.client or client_from_user_agent(_header(scope, b"user-agent"))
-            self._statistics.record("cache_hit", sent.request, client=client)
         return cached
+
+    def _count_hit(self, sent: SubmittedBody, user_agent: str) -> None:
+        client = sent.client or client_from_user_agent(user_agent)
+        self._statistics.record("cache_hit", sent.request, client=client)
 
     async def submit(self, body: bytes, user_agent: str, caller: Caller) -> RenderedResponse:
         """The answer to a POST. Raises what `parse_request` and `Builds.submit` raise, and
