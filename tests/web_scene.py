@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
@@ -40,6 +41,7 @@ from database_clock import CLOCK
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
 from fake_log import FakeBuildLog
+from still_preflight import Told, still_preflight
 
 _OK = CheckResult("ok", "Fine.")
 _SETTINGS = Settings(upstream_url="https://downloads.example.org", contact="asu@example.org")
@@ -135,6 +137,7 @@ class Scene:
     notifier: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
+    resolver: Told = field(default_factory=Told)
     health: Health = field(init=False)
     counts: EventCounts = field(default_factory=EventCounts)
     durations: Durations = field(default_factory=Durations)
@@ -149,6 +152,7 @@ class Scene:
         operator = self.operator()
         changes = LocalPackageChanges()
         catalog = Catalog(self.upstream, Branches(), changes)
+        preview = Preview(catalog, still_preflight(catalog, changes, self.resolver))
         return create_app(
             Parts(
                 builds=self.builds,
@@ -157,7 +161,8 @@ class Scene:
                 store=self.store(),
                 statistics=self.statistics,
                 catalog=catalog,
-                preview=Preview(catalog, changes),
+                preview=preview,
+                comparisons=Comparisons(self.builds, preview),
                 operator=operator,
                 queue_overview=QueueOverview(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),

@@ -17,11 +17,13 @@ from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
+from asu_builder.core.preflight import Preflight
 from asu_builder.core.search import Preview
 from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
@@ -96,6 +98,13 @@ def assemble(
     counts = EventCounts()
     adapters = open_adapters(settings, now, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
+    preflight = Preflight(
+        catalog,
+        adapters.package_changes,
+        adapters.upstream,
+        adapters.resolver,
+        carried_by=adapters.preflight_records.carried,
+    )
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
@@ -112,6 +121,7 @@ def assemble(
     builds = _builds(
         settings, adapters, catalog, health=health, cancellation=cancellation, interest=interest, now=now
     )
+    preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
     background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
     parts = Parts(
@@ -122,7 +132,8 @@ def assemble(
         statistics=adapters.statistics,
         catalog=catalog,
         charts=Charts(adapters.statistics, now=now),
-        preview=Preview(catalog, adapters.package_changes, other_names=adapters.upstream.other_names),
+        preview=preview,
+        comparisons=Comparisons(builds, preview),
         operator=Operator(
             adapters.operations,
             adapters.queue,

@@ -1,7 +1,7 @@
 """The adapters and the runtime, opened by the settings."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
+from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import Runtime
+from asu_builder.ports import PackageResolver, Runtime
 from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.store.local import LocalStore
@@ -88,6 +89,14 @@ def _proxies(*, shares_network: bool) -> Mapping[str, str]:
     return proxies.environment(shares_network=shares_network)
 
 
+class _NoResolver:
+    def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
+        return Foretold(Verdict.UNKNOWN, "Nothing is foretold here.")
+
+    def close(self) -> None:
+        pass
+
+
 class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
@@ -105,6 +114,7 @@ class Adapters(Struct, frozen=True):
     statistics: SqlStatistics
     upstream: HttpUpstream
     package_changes: LocalPackageChanges | RemotePackageChanges
+    resolver: PackageResolver
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -139,6 +149,7 @@ class Adapters(Struct, frozen=True):
         if self.runtime.value is not None:
             self.runtime.value.close()
         self.upstream.close()
+        self.resolver.close()
         self.package_changes.close()
         self.database.close()
         self.name.release()
@@ -183,6 +194,7 @@ def open_adapters(
             settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
         ),
         package_changes=open_package_changes(settings),
+        resolver=_NoResolver(),
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )

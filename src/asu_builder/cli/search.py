@@ -1,4 +1,4 @@
-"""`asu-builder versions`, `devices` and `packages`: what can be built, here or on a server."""
+"""`asu-builder versions`, `devices` and `packages`: what can be built or installed, here or on a server."""
 
 import sys
 import time
@@ -7,15 +7,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from asu_builder.cli.backend import open_backend, server_options
 from asu_builder.cli.exit_codes import DEFAULT_SECONDS, ExitCode
-from asu_builder.cli.views import print_json, print_table
+from asu_builder.cli.views import print_json, print_table, printable
 from asu_builder.client.server import ServerOffers, retry
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import MAIN
 
 _SECONDS_FOR_TARGETS = 10.0
+_MOST_DEVICES = 100
 _NOT_YET = f"The download server has not told all targets yet. Trying for {DEFAULT_SECONDS:.0f} s."
 _Found = TypeVar("_Found")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole response as JSON.")
@@ -69,7 +71,24 @@ def devices_command(
     _print_found(found, "devices", ("target", "profile", "title"), as_json=as_json)
 
 
-@click.command("packages")
+class _SearchUnlessNamed(click.Group):
+    """A group whose `search` need not be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["search", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("packages", cls=_SearchUnlessNamed)
+def packages_group() -> None:
+    """Finds packages, and checks whether a selection can be installed.
+
+    `packages WORDS` is short for `packages search WORDS`.
+    """
+
+
+@packages_group.command("search")
 @click.argument("words", nargs=-1)
 @_version_option
 @click.option("--target", required=True, metavar="TARGET", help="For this target, like ath79/generic.")
@@ -90,6 +109,63 @@ def packages_command(
         release = version or _newest(backend.offers)
         found = _ask(lambda: backend.offers.packages(release, target, " ".join(words), limit))
     _print_found(found, "packages", ("name", "version"), as_json=as_json)
+
+
+@packages_group.command("check")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_version_option
+@click.option("--target", required=True, metavar="TARGET", help="For this target, like ath79/generic.")
+@click.option("--profile", metavar="PROFILE", help="For this device; default: the target's first one.")
+@_json_option
+@server_options
+def check_command(
+    names: Sequence[str],
+    version: str | None,
+    target: str,
+    profile: str | None,
+    as_json: bool,
+    server: str,
+    token: str,
+) -> None:
+    """Tells whether packages can be installed beside a device's default ones, without building anything.
+
+    `-NAME` (after `--`) leaves out a default package. Exits with 1 where they cannot be installed, with 4
+    where it cannot be told.
+    """
+    with open_backend(server, token) as backend:
+        offers = backend.offers
+        release = version or _newest(offers)
+        if not profile:
+            profile = _first_profile(offers, release, target)
+            click.echo(f"Checked with the default packages of {profile}; --profile names another.", err=True)
+        body = {"version": release, "target": target, "profile": profile, "packages": names}
+        found = _ask(lambda: offers.preview(msgspec.json.encode(body)))
+    if as_json:
+        print_json(found)
+    elif found["verdict"] == "fine":
+        print_table(
+            [{"name": name, "version": held} for name, held in sorted(found["packages"].items())],
+            ("name", "version"),
+        )
+    if found["verdict"] == "fine":
+        for name in found.get("kept", ()):
+            click.echo(f"{printable(name)} stays: other packages need it.", err=True)
+        sizes = [f"{found[which] / 1e6:.1f} MB" for which in ("download_size", "installed_size")]
+        click.echo(f"{len(found['packages'])} packages, {sizes[0]}, unpacked {sizes[1]}.", err=True)
+        return
+    for entry in found["unknown"]:
+        meant = f" Did you mean {' or '.join(entry['suggestions'])}?" if entry["suggestions"] else ""
+        click.echo(printable(f"{entry['name']} does not exist.{meant}"), err=True)
+    click.echo(printable(found.get("detail") or found.get("reason", "")), err=True)
+    sys.exit(ExitCode.BUILD_FAILED if found["verdict"] == "impossible" else ExitCode.UNAVAILABLE)
+
+
+def _first_profile(offers: ServerOffers, version: str, target: str) -> str:
+    devices = _ask(lambda: offers.devices(version, target, _MOST_DEVICES))["devices"]
+    profiles = sorted(device["profile"] for device in devices if device["target"] == target)
+    if not profiles:
+        raise RequestRejected(f"{version} has no devices of {target}.", field="target")
+    return str(profiles[0])
 
 
 def _ask(question: Callable[[], _Found]) -> _Found:

@@ -274,10 +274,14 @@ class ServerOffers:
 
     def unknown_packages(self, body: bytes) -> dict[str, list[str]]:
         """Names in a request that no index has, each with those it may mean."""
-        found = self._server.fetch("POST", "/api/v1/packages/preview", body=body).document
+        found = self.preview(body)
         if not found["indexes_known"]:
             raise Unavailable("The server does not know the package indexes yet.", retry_after=1)
         return {entry["name"]: entry["suggestions"] for entry in found["unknown"]}
+
+    def preview(self, body: bytes) -> dict[str, Any]:
+        """What would come of a request."""
+        return self._server.fetch("POST", "/api/v1/packages/preview", body=body).document
 
     def _search(self, what: str, **asked: str | int) -> dict[str, Any]:
         return self._server.fetch("GET", f"/api/v1/{what}?{urlencode(asked)}").document

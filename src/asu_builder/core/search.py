@@ -7,14 +7,15 @@ from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
-from asu_builder.core.catalog import Catalog, resolve_profile
+from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
+from asu_builder.core.preflight import Preflight
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.packages import PackageSelection
+from asu_builder.domain.preflight import Foretold, Verdict
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import Device, DeviceIndex, Found, Title, closest, without_abi
-from asu_builder.ports import PackageChanges
 
 _VERSIONS = 4
 """Versions whose devices are kept prepared; each takes about a megabyte for 2,500 devices."""
@@ -22,6 +23,8 @@ _ALIKE = 0.9
 """From 0 to 1: profiles of one vendor are rather alike without meaning each other."""
 MAX_SUGGESTED = 10
 """Unknown names that get suggestions; each costs about a millisecond."""
+_MEANT = 4
+"""Names that are proposed in place of one."""
 _NEVER_LISTED = frozenset({"kernel", "libc"})
 """Every ImageBuilder carries them; no index lists them (facts on the ImageBuilder, §5)."""
 
@@ -117,47 +120,60 @@ class UnknownPackage(Struct, frozen=True):
 
 
 class PreviewedSelection(Struct, frozen=True):
-    """What make would be told. `unknown` is None when the indexes are not known here."""
+    """What make would be told, and what would come of it.
+
+    `unknown` is None when it is not known here which packages there are.
+    """
 
     selection: PackageSelection
     unknown: tuple[UnknownPackage, ...] | None
+    foretold: Foretold
 
 
 class Preview:
-    """What the package rules would do to a request, and which names are unknown; nothing is queued.
+    """What the package rules and the package manager would make of a request; nothing is queued.
 
-    Answers in milliseconds, from cached metadata alone.
+    Answers from cached metadata alone. Waits for another process, some milliseconds as a rule.
     """
 
     def __init__(
-        self,
-        catalog: Catalog,
-        package_changes: PackageChanges,
-        *,
-        other_names: OtherNames = lambda *_: (),
+        self, catalog: Catalog, preflight: Preflight, *, other_names: OtherNames = lambda *_: ()
     ) -> None:
         self._other_names = other_names
         self._catalog = catalog
-        self._package_changes = package_changes
+        self._preflight = preflight
 
     def look(self, request: BuildRequest) -> PreviewedSelection:
         """Raises what `Catalog.resolve` raises."""
         found = self._catalog.resolve(request)
+        selection, foretold = self._preflight.foretell(found)
+        if foretold.verdict is Verdict.FINE:
+            return PreviewedSelection(selection, (), foretold)
+        if foretold.verdict is Verdict.IMPOSSIBLE:
+            problem = foretold.problem
+            # A name that several packages provide must be replaced by one of these.
+            unknown = tuple(
+                UnknownPackage(name, (problem.providers.get(name) or foretold.nearest.get(name, ()))[:_MEANT])
+                for name in problem.missing
+                if name in selection.packages or not problem.needed_by.get(name)
+            )
+            return PreviewedSelection(selection, unknown, foretold)
+        return PreviewedSelection(selection, self._unlisted(found, selection), foretold)
+
+    def _unlisted(self, found: Resolved, selection: PackageSelection) -> tuple[UnknownPackage, ...] | None:
+        """The names that no list of names has, where nothing more can be said; None without the lists."""
         release, target, architecture = found.release, found.request.target, found.architecture
-        defaults = self._catalog.default_packages(found)
-        baseline = self._catalog.baseline(found.request) if request.diff_packages else None
-        selection = self._package_changes.apply(found.request, default_packages=defaults, baseline=baseline)
         try:
             _, own = self._catalog.target_packages(release, target)
             shared = self._catalog.architecture_packages(release, architecture)
         except (BuildNotFound, Unavailable):
-            return PreviewedSelection(selection, None)
+            return None
         reading = current_reading()
         if not (shared and own) or (reading is not None and reading.left_out):
             # A package that is not found may be in what is lacking.
-            return PreviewedSelection(selection, None)
+            return None
         known = {**shared, **own}
-        expected = _NEVER_LISTED.union(defaults)
+        expected = _NEVER_LISTED.union(self._catalog.default_packages(found))
         asked = [name for name in selection.packages if not name.startswith("-")]
         missing = [name for name in asked if name not in known and name not in expected]
         if missing:
@@ -168,8 +184,7 @@ class Preview:
                 name for name in missing if name not in others and known.keys().isdisjoint(without_abi(name))
             ]
         names = list(known)
-        unknown = tuple(
+        return tuple(
             UnknownPackage(name, closest(name, names) if number < MAX_SUGGESTED else ())
             for number, name in enumerate(missing)
         )
-        return PreviewedSelection(selection, unknown)

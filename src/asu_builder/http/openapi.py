@@ -45,6 +45,7 @@ PATH = {
     entry["name"]: entry
     for entry in (
         _parameter("request_hash", "The hash that names a request", A_HASH, pattern=HASH_PATTERN),
+        _parameter("other", "The hash of the build to compare it with", A_HASH, pattern=HASH_PATTERN),
         _parameter(
             "name",
             "The file's name as in `images` of a finished build",

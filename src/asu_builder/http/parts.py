@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
 from asu_builder.core.operator import Operator, QueueOverview
@@ -42,6 +43,7 @@ class Parts(Struct, frozen=True):
     catalog: Catalog
     charts: Charts
     preview: Preview
+    comparisons: Comparisons
     operator: Operator
     queue_overview: QueueOverview
     configuration: Callable[[], "ConfigurationDocument"]

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from asu_builder.core.search import Search
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
+from asu_builder.http.api.comparison import ComparisonEndpoints
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metadata import MAX_AGE, Metadata
 from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
@@ -63,6 +64,7 @@ HANDLERS: tuple[type, ...] = (
     LiveEndpoints,
     OperatorEndpoints,
     PreviewEndpoint,
+    ComparisonEndpoints,
     MonitoringEndpoints,
     Downloads,
     Metadata,
@@ -84,6 +86,7 @@ PAGES = (
     "GET /static/{digest}/{name}",
     "GET /build",
     "POST /build",
+    "GET /compare",
     "GET /build/{request_hash}",
     "POST /build/{request_hash}/again",
     "POST /build/{request_hash}/cancel",
@@ -117,6 +120,7 @@ def create_router(
             parts.operator, acts, callers=callers, threads=reading, configuration=parts.configuration
         ),
         PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
+        ComparisonEndpoints(parts.comparisons, reading, waiting, callers=callers, admit=parts.limit_previews),
         MonitoringEndpoints(
             parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
         ),

@@ -29,6 +29,7 @@ from web_scene import DescribingUpstream, EmptyUpstream, Scene
 
 _VALUES = {
     "request_hash": request_hash(a_request()),
+    "other": request_hash(a_request()),
     "path:path": "releases/24.10.5",
     "version": "24.10.5",
     "target": "pico",
@@ -47,6 +48,7 @@ _QUERIES = {
 _BODIES = {
     "POST /api/v1/build": json.dumps(a_body()).encode(),
     "POST /api/v1/packages/preview": json.dumps(a_body()).encode(),
+    "POST /api/v1/packages/compare": json.dumps(a_body() | {"from_version": "24.10.4"}).encode(),
     "POST /build": b"do=check&version=24.10.5&target=pico/nine&profile=acme_widget-5",
 }
 _ROUTES = tuple(
@@ -54,6 +56,7 @@ _ROUTES = tuple(
 )
 _REFUSED = {
     *("POST /api/v1/build", "POST /api/v1/packages/preview", "GET /build", "POST /build"),
+    *("POST /api/v1/packages/compare", "GET /compare"),
     *(f"GET {path}" for path in ("/json/v1/overview.json", "/api/v1/overview", "/api/overview", "/overview")),
     *(f"GET {path}" for path in ("/json/v1/latest.json", "/api/v1/latest", "/json/v1/branches.json")),
     "GET /json/v1/{path:path}/packages/{architecture}-index.json",

@@ -33,6 +33,7 @@ def _references(document: object) -> set[str]:
 
 _PLACES = {
     "request_hash": "0" * 64,
+    "other": "1" * 64,
     "name": "x.bin",
     "path": "releases/24.10.4",
     "architecture": "mips_24kc",

@@ -1,22 +1,25 @@
-"""What package rules would do to a request, for people who choose packages."""
+"""What would come of a request, for people who choose packages."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
 
 from asu_builder.core.search import Preview
+from asu_builder.domain.preflight import Verdict
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.wire import (
     UPSTREAM_IS_SLOW,
     AppliedRuleDocument,
+    BuildProblemDocument,
     Problem,
     RenderedResponse,
     render_changes,
 )
 from asu_builder.http.callers import Admit, Callers
-from asu_builder.http.openapi import operation, says
+from asu_builder.http.openapi import A_SENTENCE, operation, says
 from asu_builder.http.threads import Threads, Waiting
 
 
@@ -27,10 +30,18 @@ class UnknownPackageDocument(msgspec.Struct):
     suggestions: Annotated[tuple[str, ...], says("The closest existing names, best first", ["luci"])]
 
 
-class PreviewDocument(msgspec.Struct):
-    """What make would be told, why, and which names are unknown."""
+class PreviewDocument(msgspec.Struct, omit_defaults=True):
+    """What make would be told and why, what would be installed, and which names are unknown."""
 
-    packages: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
+    verdict: Annotated[
+        Verdict,
+        says(
+            "`fine`: everything can be installed together. `impossible`: the package manager would refuse. "
+            "`unknown`: it cannot be told beforehand, and `reason` says why",
+            "fine",
+        ),
+    ]
+    selection: Annotated[tuple[str, ...], says("The package selection", ["luci", "owut"])]
     applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
     warnings: Annotated[tuple[str, ...], says("Warnings for the caller, as sentences", [])]
     missing_defaults: Annotated[
@@ -39,6 +50,39 @@ class PreviewDocument(msgspec.Struct):
     ]
     indexes_known: Annotated[bool, says("Whether the names could be checked", True)]
     unknown: Annotated[list[UnknownPackageDocument], says("Names that are in no index", [])]
+    packages: Annotated[
+        Mapping[str, str],
+        says("`fine`: name and version of all that would be installed", {"luci": "25.300.40000-r1"}),
+    ]
+    reason: Annotated[str, says("`unknown`: why, as a sentence", A_SENTENCE)] = ""
+    problem: Annotated[
+        BuildProblemDocument | msgspec.UnsetType,
+        says("`impossible`: the names it fails at; fields that do not apply are absent", {"missing": ["x"]}),
+    ] = msgspec.UNSET
+    detail: Annotated[
+        str, says("`impossible`: the same as a sentence, as a failed build would say it", A_SENTENCE)
+    ] = ""
+    download_size: Annotated[int | msgspec.UnsetType, says("`fine`: bytes of all package files", 7340032)] = (
+        msgspec.UNSET
+    )
+    installed_size: Annotated[
+        int | msgspec.UnsetType,
+        says("`fine`: bytes that they take once unpacked, before the image compresses them", 18874368),
+    ] = msgspec.UNSET
+    brings: Annotated[
+        Mapping[str, tuple[str, ...]] | msgspec.UnsetType,
+        says(
+            "`fine`: for each name of the request, what is installed because of it alone",
+            {"luci-ssl": ["luci-ssl", "libustream-mbedtls20201210"]},
+        ),
+    ] = msgspec.UNSET
+    kept: Annotated[
+        tuple[str, ...] | msgspec.UnsetType,
+        says("`fine`: names taken away that are installed all the same, because others need them", ["ppp"]),
+    ] = msgspec.UNSET
+    indexes: Annotated[
+        str, says("Digest of the package indexes that this was judged by; empty where none was read", "4be1…")
+    ] = ""
 
 
 class PreviewEndpoint:
@@ -68,7 +112,9 @@ class PreviewEndpoint:
         body=BuildRequestBody,
     )
     async def preview(self, request: Request) -> RenderedResponse:
-        """What the package rules would do to a build request, and which names are unknown. Queues nothing.
+        """What a build request would install, what package rules change in it, and what is wrong with it.
+
+        Queues nothing. The verdict is that of the package manager, foretold from the package indexes.
 
         Raises `NotAuthenticated`, and `TooManyRequests` when a caller without a token asks too often.
         """
@@ -84,15 +130,27 @@ class PreviewEndpoint:
             request, _ = parse_request(body)
             found = self._preview.look(request)
             changes = render_changes(found.selection.record)
-            unknown = found.unknown
+            foretold, unknown = found.foretold, found.unknown
             document = PreviewDocument(
-                packages=found.selection.packages,
+                verdict=foretold.verdict,
+                reason=foretold.reason,
+                selection=found.selection.packages,
                 applied=changes.applied,
                 warnings=changes.warnings,
                 missing_defaults=changes.missing_defaults,
                 indexes_known=unknown is not None,
                 unknown=[UnknownPackageDocument(entry.name, entry.suggestions) for entry in unknown or ()],
+                packages=foretold.packages,
+                indexes=foretold.indexes,
             )
+            if foretold.verdict is Verdict.IMPOSSIBLE:
+                document.problem = BuildProblemDocument(**msgspec.structs.asdict(foretold.problem))
+                document.detail = foretold.problem.sentence()
+            elif foretold.verdict is Verdict.FINE:
+                document.download_size = foretold.download_size
+                document.installed_size = foretold.installed_size
+                document.brings = foretold.brings
+                document.kept = foretold.kept
             return msgspec.json.encode(document)
 
         return RenderedResponse(200, await self._waiting.ask(caller, what, render))

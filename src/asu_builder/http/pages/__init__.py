@@ -16,6 +16,7 @@ from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.errors import answer_error, sentence_of, status_of
 from asu_builder.http.pages.build_form import BuildForm
 from asu_builder.http.pages.build_page import BuildPage
+from asu_builder.http.pages.comparison import ComparisonPage
 from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
@@ -71,6 +72,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /docs": page(interface),
         "GET /build": page(build_form.show),
         "POST /build": page(build_form.send),
+        "GET /compare": page(ComparisonPage(parts, rendering).show),
         "GET /build/{request_hash}": page(build_page.show),
         "POST /build/{request_hash}/again": page(build_page.again),
         "POST /build/{request_hash}/cancel": page(build_page.cancel),

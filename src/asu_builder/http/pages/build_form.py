@@ -104,8 +104,8 @@ def request_body(request: BuildRequest, client: str) -> bytes:
     return msgspec.json.encode({**msgspec.structs.asdict(request), "client": client})
 
 
-def link_to(request: BuildRequest) -> str:
-    """The address of the form, filled with a request.
+def link_to(request: BuildRequest, page: str = "/build", **more: str) -> str:
+    """The address of the form, or of another page with its fields, filled with a request.
 
     Browsers remember addresses, so it holds no script, no repositories and no keys.
     """
@@ -120,7 +120,7 @@ def link_to(request: BuildRequest) -> str:
         values["rootfs_size_mb"] = request.rootfs_size_mb
     if request.filesystem:
         values["filesystem"] = request.filesystem
-    return f"/build?{urlencode(values)}"
+    return f"{page}?{urlencode({**values, **more})}"
 
 
 def not_linked(request: BuildRequest) -> Sequence[str]:
@@ -149,10 +149,21 @@ _LONGEST = 64
 class _Previewed(Struct, frozen=True):
     """A preview: what changes from the default packages, or the error."""
 
+    names: tuple[str, ...] = ()
+    """The packages in the form."""
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     found: PreviewedSelection | None = None
     refusal: AsuError | None = None
+
+    @property
+    def needing(self) -> dict[str, tuple[str, ...]]:
+        """What other packages need and is not there, and who needs it; without names asked for."""
+        if self.found is None:
+            return {}
+        unknown = {entry.name for entry in self.found.unknown or ()}
+        needed = self.found.foretold.problem.needed_by
+        return {name: by for name, by in needed.items() if by and name not in unknown}
 
 
 class _Refusal(Struct, frozen=True):
@@ -198,8 +209,9 @@ class BuildForm:
         fields = read_fields(given)
         if old_and_new := given.get("replace"):
             old, _, new = old_and_new.partition("=")
-            names = (new if name == old else name for name in fields.names)
-            fields = replace(fields, packages=" ".join(filter(None, names)))
+            # What takes the place of a name may be several.
+            names = dict.fromkeys(" ".join(new if name == old else name for name in fields.names).split())
+            fields = replace(fields, packages=" ".join(names))
         does = given.get("do", "check" if old_and_new else "build")
         if does == "build":
             agent = request.headers.get("user-agent", "")
@@ -208,6 +220,10 @@ class BuildForm:
             except AsuError as error:
                 return await self._again(request, caller, fields, refusal=_refusal(error))
             return see_build(request, answer.body)
+        if does == "compare":
+            wanted, _ = parse_request(fields.body(self._parts.client))
+            from_version = given.get("from_version", "")[:_LONGEST]
+            return RedirectResponse(link_to(wanted, "/compare", from_version=from_version), 303)
         parts = self._parts
         refused = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
         try:
@@ -247,7 +263,9 @@ class BuildForm:
         usual = {*default_packages(device), *device.device_packages}
         changed = [name for name in found.selection.packages if name not in usual]
         added = tuple(name for name in changed if not name.startswith("-"))
-        return _Previewed(added, tuple(name[1:] for name in changed if name.startswith("-")), found)
+        return _Previewed(
+            fields.names, added, tuple(name[1:] for name in changed if name.startswith("-")), found
+        )
 
     def _device(self, fields: Fields) -> DescribedDevice:
         version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))

@@ -223,6 +223,7 @@ class BuildPage:
             "retry_at": retry_at,
             "repositories": {name: plain_address(url) for name, url in request.repositories.items()},
             "form_link": link_to(request),
+            "update_link": link_to(request, "/compare", from_version=request.version),
             "not_linked": not_linked(request),
         }
 

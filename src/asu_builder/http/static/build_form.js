@@ -50,13 +50,13 @@ const hint = document.getElementById("packages-hint");
 hint.hidden = true;
 document.querySelector("#packages-title label").htmlFor = adder.id;
 
-let unknown = new Set();
+let wrong = new Set(); // names that the preview has found fault with
 
 function chip(name) {
   const item = document.createElement("li");
   const label = document.createElement("span");
   const remove = document.createElement("button");
-  item.className = `chip${present.has(name) ? "" : " added"}${unknown.has(name) ? " unknown" : ""}`;
+  item.className = `chip${present.has(name) ? "" : " added"}${wrong.has(name) ? " wrong" : ""}`;
   item.dataset.package = name;
   label.textContent = name;
   remove.type = "button";
@@ -132,8 +132,7 @@ async function loadPreview() {
     if (!response.ok) throw new Error(`${response.status}`);
     const found = new DOMParser().parseFromString(await response.text(), "text/html");
     preview.replaceChildren(...found.body.childNodes);
-    const buttons = preview.querySelectorAll('[data-preview="unknown"] li > code');
-    unknown = new Set([...buttons].map((code) => code.textContent));
+    wrong = new Set([...preview.querySelectorAll("[data-wrong]")].map((place) => place.dataset.wrong));
     draw();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -150,8 +149,9 @@ preview.addEventListener("click", (event) => {
   event.preventDefault();
   const at = button.value.indexOf("=");
   const [old, other] = [button.value.slice(0, at), button.value.slice(at + 1)];
-  const list = names().map((name) => (name === old ? other : name)).filter(Boolean);
-  write([...new Set(list)], other ? `${other} instead of ${old}` : `${old} removed`);
+  const list = names().flatMap((name) => (name === old ? other.split(" ") : name)).filter(Boolean);
+  const more = other.split(" ").filter((name) => name !== old).join(" ");
+  write([...new Set(list)], !other ? `${old} removed` : list.includes(old) ? `${more} added` : `${more} instead of ${old}`);
   adder.focus();
 });
 

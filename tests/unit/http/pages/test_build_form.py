@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import (
     AsuError,
+    BuildProblem,
     QueueFull,
     RequestMalformed,
     RequestRejected,
     TooManyRequests,
     Unavailable,
 )
+from asu_builder.domain.preflight import Foretold, Verdict
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
@@ -287,6 +289,58 @@ def test_a_suggestion_is_taken_without_script(client: AsgiClient) -> None:
     page = text_of(send(client, packages="tmux lucy", replace="lucy=luci"))
     assert ">tmux luci</textarea>" in page and "All packages exist" in page
     assert ">tmux</textarea>" in text_of(send(client, packages="tmux lucy", replace="lucy="))
+
+
+def test_a_selection_that_can_be_installed_tells_everything_in_the_image(scene: Scene) -> None:
+    scene.resolver.answer = Foretold(
+        Verdict.FINE,
+        packages={"base-files": "1637~d9c5716d1d", "libc": "1.2.5-r4", "tmux": "3.5-r1"},
+        kept=("libc",),
+        download_size=2_000_000,
+        installed_size=5_000_000,
+    )
+    with AsgiClient(scene.app()) as client:
+        page = text_of(send(client, packages="tmux", do="check"))
+    assert "3 with their dependencies" in page and "<code>tmux</code> 3.5-r1" in page
+    assert 'data-preview="kept"' in page and "data-wrong" not in page
+    (names,) = scene.resolver.asked
+    assert {"tmux", "dnsmasq", "kmod-usb2", "libc"} <= set(names)
+
+
+def test_what_cannot_be_installed_is_shown_at_the_name_that_causes_it(scene: Scene) -> None:
+    scene.resolver.answer = Foretold(
+        Verdict.IMPOSSIBLE,
+        problem=BuildProblem(
+            missing=("lucy", "libgone", "crypto-any"),
+            conflicts=("vim", "base-files"),
+            needed_by={"libgone": ("tmux", "some-library")},
+            providers={"crypto-any": ("crypto-a", "crypto-b")},
+        ),
+        nearest={"lucy": ("luci",), "libgone": ("libgo",)},
+    )
+    with AsgiClient(scene.app()) as client:
+        page = text_of(send(client, packages="tmux lucy vim crypto-any", do="check"))
+    wrong = set(re.findall(r'data-wrong="([^"]+)"', page))
+    assert wrong == {"tmux", "lucy", "vim", "crypto-any"}
+    taken = set(re.findall(r'name="replace" value="([^"]+)"', page))
+    assert {"lucy=luci", "crypto-any=crypto-a", "crypto-any=crypto-b", "tmux=", "vim="} <= taken
+    assert not {"libgone=libgo", "base-files=", "some-library="} & taken
+    assert "<code>tmux</code> needs <code>libgone</code>" in page
+
+
+def test_a_provider_is_added_beside_the_package_that_needs_it(scene: Scene) -> None:
+    scene.resolver.answer = Foretold(
+        Verdict.IMPOSSIBLE,
+        problem=BuildProblem(
+            missing=("crypto",), needed_by={"crypto": ("tmux",)}, providers={"crypto": ("crypto-a",)}
+        ),
+    )
+    with AsgiClient(scene.app()) as client:
+        page = text_of(send(client, packages="tmux", do="check"))
+        assert 'name="replace" value="tmux=tmux crypto-a"' in page
+        assert ">vim tmux crypto-a</textarea>" in text_of(
+            send(client, packages="vim tmux", replace="tmux=tmux crypto-a")
+        )
 
 
 def test_the_preview_for_a_script_is_a_piece_of_a_page(client: AsgiClient) -> None:
