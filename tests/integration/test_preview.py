@@ -84,7 +84,7 @@ def known(client: AsgiClient, *packages: str, **changes: Any) -> Any:
 
 def test_it_says_what_would_be_built_and_why_and_queues_nothing(client: AsgiClient) -> None:
     preview = known(client, "vim")
-    assert preview["packages"] == ["vim", "sample-service"]
+    assert preview["selection"] == ["vim", "sample-service"]
     (applied,) = preview["applied"]
     assert (applied["rule"], applied["added"], applied["why"]) == (
         "switch-driver",
@@ -155,7 +155,7 @@ def test_only_ten_names_get_suggestions(client: AsgiClient) -> None:
 
 
 def test_a_device_alias_is_the_device(client: AsgiClient) -> None:
-    assert known(client, "vim", profile="acme,widget-5")["packages"] == ["vim", "sample-service"]
+    assert known(client, "vim", profile="acme,widget-5")["selection"] == ["vim", "sample-service"]
     assert known(client, "vim", version="24.10.5")["applied"] == []
 
 

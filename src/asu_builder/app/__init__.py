@@ -98,13 +98,6 @@ def assemble(
     counts = EventCounts()
     adapters = open_adapters(settings, now, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
-    preflight = Preflight(
-        catalog,
-        adapters.package_changes,
-        adapters.upstream,
-        adapters.resolver,
-        carried_by=adapters.preflight_records.carried,
-    )
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
@@ -121,7 +114,7 @@ def assemble(
     builds = _builds(
         settings, adapters, catalog, health=health, cancellation=cancellation, interest=interest, now=now
     )
-    preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
+    preview = Preview(catalog, _preflight(adapters, catalog), other_names=adapters.upstream.other_names)
     background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
     lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
     parts = Parts(
@@ -134,14 +127,7 @@ def assemble(
         charts=Charts(adapters.statistics, now=now),
         preview=preview,
         comparisons=Comparisons(builds, preview),
-        operator=Operator(
-            adapters.operations,
-            adapters.queue,
-            retention=adapters.retention,
-            store=adapters.store,
-            statistics=adapters.statistics,
-            cancellation=cancellation,
-        ),
+        operator=_operator(adapters, cancellation),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=_metrics(adapters, workers, housekeeping, health=health, counts=counts, now=now),
@@ -165,6 +151,27 @@ def assemble(
         workers=workers,
         health=health,
         catalog=catalog,
+    )
+
+
+def _preflight(adapters: Adapters, catalog: Catalog) -> Preflight:
+    return Preflight(
+        catalog,
+        adapters.package_changes,
+        adapters.upstream,
+        adapters.resolver,
+        carried_by=adapters.preflight_records.carried,
+    )
+
+
+def _operator(adapters: Adapters, cancellation: Cancellation) -> Operator:
+    return Operator(
+        adapters.operations,
+        adapters.queue,
+        retention=adapters.retention,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        cancellation=cancellation,
     )
 
 
