@@ -107,13 +107,13 @@ class Preflight:
 def _place(url: str, release_path: str) -> str:
     """Where an index or its directory lies below a release, the same on every mirror; the address elsewhere.
 
-    "" for a folder of the ImageBuilder itself.
+    "" for the folder `packages` of the ImageBuilder, whose index is learnt. No index of another one is known.
     """
-    if not url.startswith(("http://", "https://")):
-        return ""
     directory = url.rstrip("/")
     if directory.endswith((".adb", "/Packages", "/Packages.gz")):
         directory = directory.rpartition("/")[0]
+    if not url.startswith(("http://", "https://")):
+        return "" if directory.removeprefix("file:").removeprefix("./") == "packages" else directory
     _, found, place = directory.partition(f"/{release_path}/")
     return place if found else directory
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.operator import Operator
@@ -107,8 +108,9 @@ class House:
         self.most_looks = 99
         rules = LocalPackageChanges()
         catalog = Catalog(DescribingUpstream(), Branches(), rules)
+        self.carried = _CARRIED
         preflight = Preflight(
-            catalog, rules, self.index, self.resolver, carried_by=lambda path, target: _CARRIED
+            catalog, rules, self.index, self.resolver, carried_by=lambda path, target: self.carried
         )
         self.refusals = Refusals(
             preflight,
@@ -269,6 +271,23 @@ def test_what_lacks_an_index_is_built_though_it_was_refused_before(house: House,
     with pytest.raises(QueueFull):
         house.submit("nosuch", "htop")
     assert house.resolver.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "state"),
+    [
+        ("file:packages", JobState.FAILED),
+        ("packages/packages.adb", JobState.FAILED),
+        ("feeds/packages/packages.adb", JobState.PENDING),
+        ("file:feeds/base", JobState.PENDING),
+        ("https://other.example.org/packages.adb", JobState.PENDING),
+    ],
+)
+def test_an_imagebuilder_that_reads_what_is_not_known_here_is_asked(
+    house: House, own: str, state: JobState
+) -> None:
+    house.carried = replace(_CARRIED, repositories=(_FEED, own))
+    assert house.submit("nosuch").job.state is state
 
 
 def test_nothing_is_entered_while_an_index_is_on_its_way(house: House) -> None:
