@@ -79,7 +79,7 @@ screenshots: $(VENV)/dev
 lock: $(VENV)/dev
 	@$(BIN)/pip install --quiet uv
 	@for extra in "" dev; do \
-	  $(BIN)/uv pip compile pyproject.toml locks/build.in $${extra:+--extra $$extra} --universal \
+	  $(BIN)/uv pip compile pyproject.toml locks/build.in --extra preflight $${extra:+--extra $$extra} --universal \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done
 

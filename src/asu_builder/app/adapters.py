@@ -18,7 +18,7 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
-from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
+from asu_builder.domain.preflight import Foretold, PackageIndexes
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import PackageResolver, Runtime
@@ -89,12 +89,26 @@ def _proxies(*, shares_network: bool) -> Mapping[str, str]:
     return proxies.environment(shares_network=shares_network)
 
 
-class _NoResolver:
+def _make_resolver() -> PackageResolver:
+    from asu_builder.resolver.child import ChildResolver  # a start needs none of it
+
+    return ChildResolver()
+
+
+class LateResolver:
+    """The resolver, loaded by the first question."""
+
+    def __init__(self) -> None:
+        self._resolver = Late(_make_resolver)
+
     def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
-        return Foretold(Verdict.UNKNOWN, "Nothing is foretold here.")
+        """What is installed for these names, or why nothing can be."""
+        return self._resolver().resolve(known, names)
 
     def close(self) -> None:
-        pass
+        """Ends what runs for it."""
+        if self._resolver.value is not None:
+            self._resolver.value.close()
 
 
 class Adapters(Struct, frozen=True):
@@ -114,7 +128,7 @@ class Adapters(Struct, frozen=True):
     statistics: SqlStatistics
     upstream: HttpUpstream
     package_changes: LocalPackageChanges | RemotePackageChanges
-    resolver: PackageResolver
+    resolver: LateResolver
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -194,7 +208,7 @@ def open_adapters(
             settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
         ),
         package_changes=open_package_changes(settings),
-        resolver=_NoResolver(),
+        resolver=LateResolver(),
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
