@@ -161,7 +161,8 @@ class Door:
         """`counted_as` gives the name under which a host's connections are counted, None for a host
         that may have any number. `large_bodies` says whether a path takes bodies up to the limit
         rather than `LOWEST_BODY`. `refuse` is told each refusal and gives the headers of its answer.
-        `recall` gives the whole answer to a POST of these bytes, if it is known; it is counted as given.
+        `recall` gives the whole answer to a POST of these bytes, if it is known, and counts it as given; b""
+        where the rest of the body is to come.
         """
         self.limits = limits or Settings()
         self.refuse = refuse

@@ -22,6 +22,7 @@ from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import (
     CLIENT,
+    LOWEST_BODY,
     NO_STORE,
     RAW_HEAD,
     TAKE,
@@ -55,6 +56,11 @@ _HEADS_BYTES = 1 << 20
 _LARGEST_HEAD = 8 << 10
 _OVERHEAD = 500
 """About what a head takes beside its bytes."""
+_OF_ONE_REQUEST = re.compile(
+    rb"\r\n[Xx]-(?:[Rr]equest-[Ii][Dd]: ?([A-Za-z0-9._-]{1,64})|[Ff]orwarded-[Ff]or:[0-9A-Fa-f.:, ]*)"
+    rb"(?=\r\n[^ \t])"
+)
+"""Lines of a head that proxies write anew for each request. A result is the same whoever asks for it."""
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 _PREFLIGHT = (
@@ -144,11 +150,11 @@ class ResponseRecorder(Struct):
 class _KnownHead(Struct, frozen=True):
     """What the head of a POST said that was answered with a result."""
 
-    request_id: bytes
-    """The one that the client gave, or b""."""
     user_agent: str
     body_key: int
     """The CRC of the body that came last with it."""
+    length: int
+    """Bytes of the body, as the head says."""
 
 
 class FastPath:
@@ -228,31 +234,37 @@ class FastPath:
             return
         in_one_piece = await self._answer_cached(cached, scope, send, request_id=request_id, route=route)
         if in_one_piece and route == BUILD and cached.status == 200 and RAW_HEAD in scope:
-            self._note_head(scope, request_id if request_id is given else b"")
+            self._note_head(scope)
 
     def recall(self, head: bytes, body: bytes) -> bytes | None:
         """The whole answer to a POST of these bytes, if its head came before and its body has a result.
 
-        It is counted as given. What else the server does with a request depends on these bytes alone: the
-        token in the head was good, and a result is told to everybody.
+        b"" where the rest of the body is to come. The answer is counted as given. It depends on these bytes
+        alone: the token in the head was good, and a result is told to everybody.
         """
-        known = self._heads.get(head)
-        if known is None:
+        lasting, *ids = _head_and_ids(head)
+        known = self._heads.get(lasting)
+        if known is None or len(ids) > 1:
             return None
+        if len(body) < known.length <= LOWEST_BODY:
+            return b""
         cached = self._answers.get_cached_again(known.body_key, body, known.user_agent)
         if cached is None:
             return None
-        request_id = known.request_id or self._id % next(self._numbers)
+        request_id = ids[0] if ids else self._id % next(self._numbers)
         # There is no task yet whose log lines would be about this request alone.
         copy_context().run(self._count, "POST", BUILD, cached.status, BUILD, request_id, " from memory")
         return b"%sx-request-id: %b\r\n\r\n%b" % (cached.head, request_id, cached.body)
 
-    def _note_head(self, scope: "Scope", given: bytes) -> None:
+    def _note_head(self, scope: "Scope") -> None:
         """Remembers what `recall` needs of a request that was answered with a result."""
+        lasting, *ids = _head_and_ids(scope[RAW_HEAD])
+        if len(ids) > 1 or b"\r\nx-request-id:" in lasting.lower():
+            return  # which one counts is the ordinary way's business
         agents = (value for name, value in scope["headers"] if name == b"user-agent")
         agent = next(agents, b"").decode("latin-1")
-        head = scope[RAW_HEAD]
-        self._heads.put(head, _KnownHead(given, agent, crc32(scope[BODY])), len(head) + _OVERHEAD)
+        body = scope[BODY]
+        self._heads.put(lasting, _KnownHead(agent, crc32(body), len(body)), len(lasting) + _OVERHEAD)
 
     def door(self, limits: Settings) -> Door:
         """What the server asks about connections and requests to this application."""
@@ -435,6 +447,12 @@ async def _read_body(receive: "Receive") -> bytes | None:
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+def _head_and_ids(head: bytes) -> list[bytes]:
+    """A head without what is of one request alone, and each id that it gives."""
+    parts = _OF_ONE_REQUEST.split(head)
+    return [b"".join(parts[::2]), *filter(None, parts[1::2])]
 
 
 def _plain_path(path: str) -> str:

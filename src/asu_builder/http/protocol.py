@@ -50,6 +50,7 @@ class HttpProtocol(HttpToolsProtocol):
         "_client",
         "_door",
         "_held",
+        "_held_back",
         "_phase",
         "_since",
         "_slice",
@@ -70,6 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._slice = 0
         self._body = 0
         self._held = 0
+        self._held_back = b""
         self._unsent = 0
         self._unsent_since = 0.0
 
@@ -96,6 +98,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes have come."""
         if self._phase == _REFUSED:
             return
+        if self._held_back:
+            data, self._held_back = self._held_back + data, b""
         head = body = b""
         if self._phase == _IDLE and data.startswith(b"POST "):
             ends = data.find(_END_OF_HEAD, 0, self._door.limits.max_head_size) + len(_END_OF_HEAD)
@@ -103,12 +107,20 @@ class HttpProtocol(HttpToolsProtocol):
                 head, body = data[:ends], data[ends:]
                 if self._answer_again(head, body):
                     return
-        self._unset_keepalive_if_required()
-        self._feed_in_slices(data)
+        self._read(data)
         if head and self._phase == _IDLE:
             self._note_head(head, body)
+
+    def _read(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._feed_in_slices(data)
         if self._since is None and self._phase != _IDLE:
             self._since = self.loop.time()
+
+    def _read_held_back(self) -> None:
+        if self._held_back:
+            data, self._held_back = self._held_back, b""
+            self._read(data)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._client.cycle = cycle  # not `self.cycle`, which may be a later request's
@@ -121,6 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """uvicorn's word that the server ends."""
+        self._read_held_back()
         if self._phase == _REFUSED:
             self.transport.close()
         else:
@@ -134,6 +147,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def check_deadlines(self, now: float) -> None:
         """Ends the connection when the client has been too slow."""
+        self._read_held_back()
         limits = self._door.limits
         unsent = self.transport.get_write_buffer_size()
         if not (unsent and self._unsent and unsent >= self._unsent):
@@ -281,7 +295,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _answer_again(self, head: bytes, body: bytes) -> bool:
         """Answers a POST whose bytes are known, past the parser and the application; False where it is not.
 
-        The parser is between two requests and stays there.
+        The parser is between two requests and stays there. What is known and not whole yet is held back from
+        it; the door's next look gives it to the parser, and then the time for a body runs.
         """
         cycle: Any = self.cycle
         if self.flow.write_paused or (
@@ -291,6 +306,10 @@ class HttpProtocol(HttpToolsProtocol):
         answer = self._door.recall(head, body)
         if answer is None:
             return False
+        if not answer:
+            self._unset_keepalive_if_required()
+            self._held_back = head + body
+            return True
         if cycle is None:
             self._door.has_spoken(self)
         self._since = None
