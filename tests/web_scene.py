@@ -19,6 +19,7 @@ from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import Workers
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Token
@@ -229,6 +230,7 @@ class Scene:
             store=self.store(),
             statistics=self.statistics,
             counts=self.counts,
+            preflight_records=SqlPreflightRecords(self.database),
             version="1.2.3",
             now=lambda: NOON,
         )

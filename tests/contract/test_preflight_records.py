@@ -10,7 +10,7 @@ import pytest
 from asu_builder.database.connection import Database
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.package_index import PackageManager
-from asu_builder.domain.preflight import CarriedPackages
+from asu_builder.domain.preflight import CarriedPackages, PreflightMode, TargetRecord
 from asu_builder.ports import PreflightRecords
 from database_clock import CLOCK, at_time
 from factories import NOON, Clock
@@ -113,3 +113,58 @@ def test_the_oldest_goes_when_it_is_too_much(database: Database) -> None:
     fresh = SqlPreflightRecords(database)
     known = [number for number in range(8) if fresh.carried(f"releases/{number}", TARGET)]
     assert known == [6, 7]
+
+
+PLACE = RELEASE, TARGET
+
+
+def a_record(**changes: object) -> TargetRecord:
+    values: dict[str, object] = {
+        "release_path": RELEASE,
+        "target": TARGET,
+        "mode": PreflightMode.ENFORCE,
+        "since": NOON,
+    }
+    return TargetRecord(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_disagreement_puts_its_target_alone_on_advise(records: PreflightRecords) -> None:
+    assert records.targets() == {}
+    at_time(records, NOON).note_sample(*PLACE)
+    assert records.targets() == {PLACE: a_record(sampled=1)}
+    hour = timedelta(hours=1)
+    at_time(records, NOON + hour).note_sample(RELEASE, "x86/64")
+    at_time(records, NOON + hour).note_sample(*PLACE, disagreement="the first")
+    at_time(records, NOON + 2 * hour).note_sample(*PLACE, disagreement="the second")
+    at_time(records, NOON + 3 * hour).note_sample(*PLACE)
+    assert records.targets()[PLACE] == a_record(
+        mode=PreflightMode.ADVISE,
+        since=NOON + hour,
+        sampled=4,
+        disagreements=2,
+        last_disagreement="the second",
+    )
+    assert records.targets()[RELEASE, "x86/64"].mode is PreflightMode.ENFORCE
+
+
+def test_an_operator_takes_it_back_and_what_was_counted_stays(records: PreflightRecords) -> None:
+    assert not records.enforce(*PLACE)
+    at_time(records, NOON).note_sample(*PLACE, disagreement="wrong")
+    later = NOON + timedelta(days=1)
+    assert at_time(records, later).enforce(*PLACE)
+    assert not records.enforce(*PLACE), "it was on enforce already"
+    expected = a_record(since=later, sampled=1, disagreements=1, last_disagreement="wrong")
+    assert records.targets() == {PLACE: expected}
+
+
+def test_another_process_knows_the_modes_some_seconds_later(
+    records: PreflightRecords, others: PreflightRecords, clock: Clock
+) -> None:
+    assert others.targets() == {}
+    records.note_sample(*PLACE, disagreement="wrong")
+    assert others.targets() == {}, "not each request reads the database"
+    clock.forward(6 * SECOND)
+    assert others.targets() == records.targets() != {}
+    assert others.enforce(*PLACE)
+    clock.forward(6 * SECOND)
+    assert records.targets()[PLACE].mode is PreflightMode.ENFORCE

@@ -218,6 +218,7 @@ def _metrics(
         store=adapters.store,
         statistics=adapters.statistics,
         counts=counts,
+        preflight_records=adapters.preflight_records,
         version=__version__,
         now=now,
     )

@@ -1,4 +1,4 @@
-"""What this process counts and times: events, and how long builds and their stages take."""
+"""What this process counts and times: events, how long builds and their stages take, and wrong forecasts."""
 
 import threading
 from bisect import bisect_left
@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import EventKind, Job, JobState, Stage
+from asu_builder.domain.preflight import Verdict
 from asu_builder.ports import Statistics
 
 
@@ -18,6 +19,7 @@ class EventCounts:
     """How often each kind of event happened, failures by their reason and side. For any thread."""
 
     def __init__(self) -> None:
+        self.preflight = PreflightCounts()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._failures: Counter[tuple[FailureReason, Side]] = Counter(
@@ -150,3 +152,37 @@ class StageTimer(Struct):
         self.statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
         self.durations.builds[completed].observe(whole)
         return whole
+
+
+FALSE_REFUSAL = "false_refusal"
+OTHER_PACKAGES = "other_packages"
+OUTDATED_INDEXES = "outdated_indexes"
+
+
+class PreflightCounts:
+    """How often builds were compared with what was foretold, and how they differed. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._compared = Counter(dict.fromkeys(Verdict, 0))
+        self._disagreed = Counter(dict.fromkeys((FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES), 0))
+
+    def note_compared(self, verdict: Verdict) -> None:
+        """Counts a build that was compared, by what was foretold."""
+        with self._lock:
+            self._compared[verdict] += 1
+
+    def note_disagreed(self, cause: str) -> None:
+        """Counts one that ended otherwise; `cause` is one of the three above, or a failure's reason."""
+        with self._lock:
+            self._disagreed[cause] += 1
+
+    def compared(self) -> dict[Verdict, int]:
+        """Builds by what was foretold."""
+        with self._lock:
+            return dict(self._compared)
+
+    def disagreed(self) -> dict[str, int]:
+        """Those that ended otherwise, by cause."""
+        with self._lock:
+            return dict(self._disagreed)

@@ -1,16 +1,29 @@
 """What a build would say about a package selection, told before it is built; and what is learnt for that."""
 
 import logging
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, Resolved
-from asu_builder.domain.errors import AsuError
+from asu_builder.core.metrics import FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES, PreflightCounts
+from asu_builder.domain.errors import AsuError, FailureReason, some
+from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import BuildFailure, BuildResult, Job, Outcome
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import PackageSelection
-from asu_builder.domain.preflight import ALWAYS_INSTALLED, CarriedPackages, Foretold, PackageIndexes
+from asu_builder.domain.preflight import (
+    ALWAYS_INSTALLED,
+    CarriedPackages,
+    Foretold,
+    PackageIndexes,
+    PreflightMode,
+    Verdict,
+    differing_packages,
+)
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, listed_repositories
 from asu_builder.domain.request import BuildRequest
@@ -158,3 +171,178 @@ def learn_carried(
                 return
     except (AsuError, ValueError) as error:
         _log.info("What the ImageBuilder brings along was not learnt: %s", error)
+
+
+_MOST_WAITING = 200
+"""Builds that wait to be compared; more are left out."""
+_SAMPLED_AT_FIRST = 5
+_SAMPLED_LATER = 50
+_SECOND_LOOK_SECONDS = 360.0
+"""Longer than a document of upstream is used without asking whether it has changed."""
+_LONGEST_TEXT = 1000
+
+
+class _Ended(NamedTuple):
+    """A build to be compared, and what its first comparison has found, if it is the second."""
+
+    job: Job
+    outcome: Outcome
+    due: float = 0.0
+    indexes: str = ""
+    disagreements: int = 0
+
+
+class PreflightProof:
+    """Compares builds with what is foretold for them, and so knows where *impossible* may refuse.
+
+    Methods but `compare_waiting` answer at once; safe to use from any thread.
+    """
+
+    def __init__(
+        self,
+        preflight: Callable[[], Preflight],
+        resolve: Callable[[BuildRequest], Resolved],
+        records: PreflightRecords,
+        *,
+        mode: PreflightMode,
+        counts: PreflightCounts,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`preflight` is asked for with the first build; `mode` is the operator's; `clock` counts seconds."""
+        self._preflight = preflight
+        self._resolve = resolve
+        self._records = records
+        self._mode = mode
+        self._counts = counts
+        self._clock = clock
+        self._ended: deque[_Ended] = deque()
+        self._asked: Counter[tuple[str, str]] = Counter()
+        self._unexplained: set[tuple[str, str]] = set()
+        """Releases and targets with a contradiction that newer indexes do not explain."""
+
+    def is_enforced(self, release_path: str, target: str) -> bool:
+        """Whether a request for this release and target may be refused. Raises `Unavailable`."""
+        if self._mode is not PreflightMode.ENFORCE:
+            return False
+        record = self._records.targets().get((release_path, target))
+        return record is None or record.mode is PreflightMode.ENFORCE
+
+    def sample(self, release_path: str, target: str) -> bool:
+        """Whether the next impossible request is built all the same, to prove the verdict right or wrong.
+
+        The first few of a release and target are, later one in fifty. Raises `Unavailable`.
+        """
+        place = release_path, target
+        record = self._records.targets().get(place)
+        if record is None or record.sampled < _SAMPLED_AT_FIRST:
+            return True
+        self._asked[place] += 1
+        return self._asked[place] % _SAMPLED_LATER == 0
+
+    def note(self, job: Job, outcome: Outcome) -> None:
+        """Takes down how a build ended; it is compared a moment later."""
+        if self._mode is not PreflightMode.OFF and len(self._ended) < _MOST_WAITING:
+            self._ended.append(_Ended(job, outcome))
+
+    def compare_waiting(self) -> None:
+        """Compares the builds that have ended since; may wait for the download server, so has its thread."""
+        for _ in range(len(self._ended)):
+            ended = self._ended.popleft()
+            if ended.due > self._clock():
+                self._ended.append(ended)
+                continue
+            try:
+                again = self._compare(ended)
+            except AsuError as error:
+                _log.info("A build was not compared with what was foretold: %s", error)
+            else:
+                if again is not None:
+                    self._ended.append(again)
+
+    def check(self) -> CheckResult:
+        """Whether verdicts hold everywhere, for `/health`."""
+        if self._mode is not PreflightMode.ENFORCE:
+            return CheckResult("ok", f"Nothing is refused before a build (preflight: {self._mode}).")
+        advising = [
+            f"{release_path} {target}"
+            for (release_path, target), record in self._records.targets().items()
+            if record.mode is PreflightMode.ADVISE
+        ]
+        if not advising:
+            return CheckResult("ok", "Impossible selections are refused before a build.")
+        return CheckResult(
+            "warning",
+            f"A build has contradicted what was foretold, so nothing is refused before a build for "
+            f"{some(advising)}. `asu-builder preflight` shows why.",
+        )
+
+    def _compare(self, ended: _Ended) -> _Ended | None:
+        """Counts how the two agree. Returns what is to be compared again, when the indexes are newer."""
+        job, outcome = ended.job, ended.outcome
+        found = self._resolve(job.request)
+        place = found.release.path, found.request.target
+        known = self._preflight().indexes(found)
+        foretold = (
+            Foretold(Verdict.UNKNOWN, known.lacking)
+            if known.lacking
+            else self._preflight().foretell(found, known=known).foretold
+        )
+        if ended.indexes:
+            self._look_again(ended, place, foretold, known.digest)
+            return None
+        self._counts.note_compared(foretold.verdict)
+        accepted = _was_accepted(outcome)
+        if foretold.verdict is Verdict.IMPOSSIBLE:
+            if accepted is None:
+                return None
+            was_enforced = self.is_enforced(*place)
+            text = _contradiction(job, outcome, foretold)[:_LONGEST_TEXT] if accepted else ""
+            self._records.note_sample(*place, disagreement=text)
+            if accepted:
+                self._counts.note_disagreed(FALSE_REFUSAL)
+                if was_enforced:
+                    self._unexplained.discard(place)
+                _log.warning("%s %s is on advise from now on: %s", *place, text)
+                disagreements = self._records.targets()[place].disagreements
+                due = self._clock() + _SECOND_LOOK_SECONDS
+                return _Ended(job, outcome, due, known.digest, disagreements)
+        elif foretold.verdict is Verdict.FINE and isinstance(outcome, BuildFailure):
+            self._counts.note_disagreed(outcome.reason)
+            _log.info("%s was foretold as fine, and failed: %s", job.request_hash, outcome.detail[:200])
+        elif (
+            foretold.verdict is Verdict.FINE
+            and isinstance(outcome, BuildResult)
+            and (differing := differing_packages(foretold.packages, outcome.manifest))
+        ):
+            self._counts.note_disagreed(OTHER_PACKAGES)
+            _log.info("%s has other packages than foretold: %s", job.request_hash, some(differing))
+        return None
+
+    def _look_again(self, ended: _Ended, place: tuple[str, str], foretold: Foretold, indexes: str) -> None:
+        """Takes back what only an index has caused that was older than the build's."""
+        if foretold.verdict is not Verdict.FINE or indexes == ended.indexes:
+            self._unexplained.add(place)
+            return
+        self._counts.note_disagreed(OUTDATED_INDEXES)
+        record = self._records.targets().get(place)
+        is_latest = record is not None and record.disagreements == ended.disagreements
+        if is_latest and place not in self._unexplained and self._records.enforce(*place):
+            _log.info("%s %s is on enforce again: by newer indexes the builds were possible", *place)
+
+
+def _was_accepted(outcome: Outcome) -> bool | None:
+    """Whether the package manager has accepted the selection; None where it was not asked, or not heard."""
+    if isinstance(outcome, BuildResult):
+        return True
+    if outcome.reason is FailureReason.VERSION_MISMATCH or outcome.build_cmd[1:2] == ("image",):
+        return True
+    return False if outcome.reason is FailureReason.IMPOSSIBLE_SELECTION else None
+
+
+def _contradiction(job: Job, outcome: Outcome, foretold: Foretold) -> str:
+    did = (
+        f"installed {len(outcome.manifest)} packages"
+        if isinstance(outcome, BuildResult)
+        else f"accepted the packages, then failed as {outcome.reason}"
+    )
+    return f"{job.request_hash}: foretold was {foretold.problem.sentence()!r}; the build {did}."

@@ -209,10 +209,15 @@ class Workers:
         name: str,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        on_outcome: Callable[[Job, Outcome], None] = lambda job, outcome: None,
     ) -> None:
-        """`pipeline` is asked for with each build; `name` is that of this process; `clock` counts seconds."""
+        """`pipeline` is asked for with each build; `name` is that of this process; `clock` counts seconds.
+
+        `on_outcome` is told how a build ended, when that is written down; it answers at once.
+        """
         self._queue = queue
         self._pipeline = pipeline
+        self._on_outcome = on_outcome
         self._health = health
         self._recorder = recorder
         self.durations = durations
@@ -414,3 +419,4 @@ class Workers:
             _log.exception("building failed: a bug")
             outcome = BUG
         self._outcomes.record(job, lease, outcome, timer)
+        self._on_outcome(job, outcome)

@@ -1,17 +1,19 @@
 """What builds have taught about foretelling, in SQL, with a small memory before it."""
 
+import math
 import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec import Struct
 
 from asu_builder.database.connection import Database
+from asu_builder.database.rows import moment
 from asu_builder.domain.package_index import PackageManager
-from asu_builder.domain.preflight import CarriedPackages
+from asu_builder.domain.preflight import CarriedPackages, PreflightMode, TargetRecord
 
 _LOOK_AGAIN_SECONDS = 5.0
 """How soon it is known here what another process has written."""
@@ -39,6 +41,22 @@ _FORGET = """
                    sum(length(package_index) + length(repositories)) OVER newest AS total
               FROM imagebuilders WINDOW newest AS (ORDER BY learnt_at DESC, release_path, target)
         ) WHERE place > ? OR total > ?)
+"""
+
+
+_AGREED = """
+    INSERT INTO preflight_targets (release_path, target, mode, since, sampled)
+    VALUES (:release_path, :target, 'enforce', :now, 1)
+    ON CONFLICT (release_path, target) DO UPDATE SET sampled = sampled + 1
+"""
+_DISAGREED = """
+    INSERT INTO preflight_targets (release_path, target, mode, since, sampled, disagreements,
+                                   last_disagreement)
+    VALUES (:release_path, :target, 'advise', :now, 1, 1, :text)
+    ON CONFLICT (release_path, target) DO UPDATE
+       SET sampled = sampled + 1, disagreements = disagreements + 1,
+           last_disagreement = excluded.last_disagreement,
+           since = CASE mode WHEN 'advise' THEN since ELSE excluded.since END, mode = 'advise'
 """
 
 
@@ -72,6 +90,8 @@ class SqlPreflightRecords:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         self._size = 0
+        self._targets: Mapping[tuple[str, str], TargetRecord] = {}
+        self._targets_read_at = -math.inf
 
     def carried(self, release_path: str, target: str) -> CarriedPackages | None:
         key, now = (release_path, target), self._clock()
@@ -124,6 +144,44 @@ class SqlPreflightRecords:
             )
             connection.execute(_FORGET, self._bounds)
         self._remember(key, _Known(carried, learnt_at, self._clock()))
+
+    def targets(self) -> Mapping[tuple[str, str], TargetRecord]:
+        now = self._clock()
+        if now - self._targets_read_at >= _LOOK_AGAIN_SECONDS:
+            with self._database.reading() as connection:
+                rows = connection.execute(
+                    "SELECT release_path, target, mode, since, sampled, disagreements, last_disagreement"
+                    " FROM preflight_targets ORDER BY release_path, target"
+                ).fetchall()
+            self._targets = {
+                (release_path, target): TargetRecord(
+                    release_path, target, PreflightMode(mode), moment(since), *rest
+                )
+                for release_path, target, mode, since, *rest in rows
+            }
+            self._targets_read_at = now
+        return self._targets
+
+    def note_sample(self, release_path: str, target: str, *, disagreement: str = "") -> None:
+        values = {
+            "release_path": release_path,
+            "target": target,
+            "now": self._database.now(),
+            "text": disagreement,
+        }
+        with self._database.writing(durable=True) as connection:
+            connection.execute(_DISAGREED if disagreement else _AGREED, values)
+        self._targets_read_at = -math.inf
+
+    def enforce(self, release_path: str, target: str) -> bool:
+        with self._database.writing(durable=True) as connection:
+            cursor = connection.execute(
+                "UPDATE preflight_targets SET mode = 'enforce', since = ?"
+                " WHERE release_path = ? AND target = ? AND mode = 'advise'",
+                (self._database.now(), release_path, target),
+            )
+        self._targets_read_at = -math.inf
+        return cursor.rowcount == 1
 
     def _remember(self, key: tuple[str, str], known: _Known) -> None:
         with self._lock:

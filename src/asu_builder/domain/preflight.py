@@ -1,7 +1,9 @@
 """What can be said about a package selection before it is built. Rules: facts on the preflight."""
 
 import hashlib
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 
 from msgspec import Struct, field
@@ -92,3 +94,51 @@ class CarriedPackages(Struct, frozen=True):
     def index_digest(self) -> str:
         """SHA-256 of the index, hexadecimal."""
         return hashlib.sha256(self.index).hexdigest()
+
+
+class PreflightMode(StrEnum):
+    """What a verdict is good for."""
+
+    ENFORCE = "enforce"
+    """A request that is surely impossible is refused."""
+    ADVISE = "advise"
+    """It is told, and built all the same."""
+    OFF = "off"
+    """Nothing is foretold."""
+
+
+class TargetRecord(Struct, frozen=True):
+    """How right *impossible* was for one release and target, as far as builds were compared with it."""
+
+    release_path: str
+    target: str
+    mode: PreflightMode
+    since: datetime
+    """When it came into this mode."""
+    sampled: int = 0
+    """How many builds were compared that were foretold as impossible."""
+    disagreements: int = 0
+    """How many of these the package manager accepted."""
+    last_disagreement: str = ""
+    """What was foretold of the latest of them, and what the build did."""
+
+
+_ABI_SUFFIX = re.compile(r"-?[0-9][A-Za-z0-9._-]{0,63}")
+
+
+def differing_packages(foretold: Mapping[str, str], manifest: Mapping[str, str]) -> tuple[str, ...]:
+    """Names that only one of the two has, or has in another version.
+
+    A manifest may leave the ABI suffix of a name out: `libubus` for `libubus20241020` of the same version.
+    """
+    left = {name: version for name, version in manifest.items() if foretold.get(name) != version}
+    differing = []
+    for name, version in sorted(foretold.items()):
+        if manifest.get(name) != version:
+            for place in range(len(name) - 1, 0, -1):
+                if left.get(name[:place]) == version and _ABI_SUFFIX.fullmatch(name, place):
+                    del left[name[:place]]
+                    break
+            else:
+                differing.append(name)
+    return tuple(sorted({*differing, *left}))

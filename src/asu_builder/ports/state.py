@@ -31,7 +31,7 @@ from asu_builder.domain.job import (
     Tally,
     TallyBy,
 )
-from asu_builder.domain.preflight import CarriedPackages
+from asu_builder.domain.preflight import CarriedPackages, TargetRecord
 from asu_builder.domain.request import BuildRequest
 
 
@@ -302,3 +302,18 @@ class PreflightRecords(Protocol):
 
     def learn(self, release_path: str, target: str, carried: CarriedPackages) -> None:
         """Keeps it in place of what was known. Of all that is kept the oldest goes when it is too much."""
+
+    def targets(self) -> Mapping[tuple[str, str], TargetRecord]:
+        """What is known of each release (its path) and target of which an *impossible* was compared.
+
+        Answers from memory, as `carried`.
+        """
+
+    def note_sample(self, release_path: str, target: str, *, disagreement: str = "") -> None:
+        """Counts a build that was foretold as impossible, durably.
+
+        `disagreement` says how it was accepted: from then on the target is on *advise*, in every process.
+        """
+
+    def enforce(self, release_path: str, target: str) -> bool:
+        """Takes the target from *advise* back to *enforce*; False where it was not on it."""

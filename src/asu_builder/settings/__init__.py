@@ -80,6 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_max_size: Size = UNLIMITED
     disk_floor: Size = _DEFAULT_FLOOR
     store_accel_redirect: str = ""
+    preflight: Literal["enforce", "advise", "off"] = "enforce"
     package_changes_path: str = ""
     package_changes_url: str = ""
     allow_defaults: bool = False

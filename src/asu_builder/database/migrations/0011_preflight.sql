@@ -14,14 +14,14 @@ CREATE TABLE imagebuilders (
     PRIMARY KEY (release_path, target)
 );
 
--- One row for each version and target of which a build has shown whether a verdict was right.
+-- One row for each release and target of which a build has shown whether "impossible" was right.
 CREATE TABLE preflight_targets (
-    version TEXT NOT NULL,
+    release_path TEXT NOT NULL,
     target TEXT NOT NULL,
     mode TEXT NOT NULL CHECK (mode IN ('enforce', 'advise')),
     since BIGINT NOT NULL,
     sampled BIGINT NOT NULL DEFAULT 0,
     disagreements BIGINT NOT NULL DEFAULT 0,
-    last_text TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (version, target)
+    last_disagreement TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (release_path, target)
 );

@@ -123,6 +123,11 @@ MEANINGS: Mapping[str, str] = {
         "`/asu-store/`. Downloads through a proxy in `trusted_proxies` are then answered with "
         "`X-Accel-Redirect` and without the image. Empty: the service sends them. See reverse proxy."
     ),
+    "preflight": (
+        "`enforce`: a package selection that is surely impossible by the package indexes is refused before a "
+        "build; `advise`: it is only told, and built all the same; `off`: nothing is foretold. See "
+        "preflight."
+    ),
     "package_changes_path": (
         "Your own file of package rules, watched while the service runs; empty: the built-in rules. See "
         "package changes."

@@ -18,13 +18,14 @@ from asu_builder.core.metrics import EventCounts
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import EventKind, Priority
+from asu_builder.domain.preflight import PreflightMode
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.wire import RenderedResponse, render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
-from asu_builder.ports import Operations, Statistics, Store
+from asu_builder.ports import Operations, PreflightRecords, Statistics, Store
 
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector
@@ -82,6 +83,7 @@ class MetricsCollector:
         store: Store,
         statistics: Statistics,
         counts: EventCounts,
+        preflight_records: PreflightRecords,
         version: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -92,6 +94,7 @@ class MetricsCollector:
         self._store = store
         self._statistics = statistics
         self._counts = counts
+        self._preflight_records = preflight_records
         self._version = version
         self._now = now
         self._process: ProcessCollector | None = None
@@ -159,12 +162,16 @@ class MetricsCollector:
         read = ("database_read", "Whether this scrape could read the queue's numbers.")
         try:
             queue, paused = self._operations.load(), self._operations.paused() is not None
+            targets = self._preflight_records.targets().values()
         except AsuError:
             yield _family(*read, 0)
             return
         yield _family(*read, 1)
         yield _family("building_jobs", "Jobs that are being built, in all processes.", queue.building)
         yield _family("workers_paused", "Whether an operator has paused the workers.", paused)
+        advising = sum(target.mode is PreflightMode.ADVISE for target in targets)
+        meaning = "Releases and targets where builds have contradicted what was foretold."
+        yield _family("preflight_advising", meaning, advising)
         jobs = {(priority.name.lower(), word): 0 for word in ("false", "true") for priority in Priority}
         # No job is younger than 0, even when the clock was set back.
         ages = {("false",): 0.0, ("true",): 0.0}
@@ -188,6 +195,13 @@ class MetricsCollector:
         yield _family("builds_failed", meaning, failed, "reason", "side")
         meaning = "New requests that were answered as a failed build without one, by the package indexes."
         yield _family("builds_refused", meaning, counts.of("refused"))
+        preflight = counts.preflight
+        compared = {(verdict,): count for verdict, count in preflight.compared().items()}
+        meaning = "Builds that were compared with what was foretold, by the verdict."
+        yield _family("preflight_compared", meaning, compared, "verdict")
+        disagreed = {(cause,): count for cause, count in preflight.disagreed().items()}
+        meaning = "Those that ended otherwise, by how."
+        yield _family("preflight_disagreed", meaning, disagreed, "cause")
         answers = Counter[tuple[str, str, str]]()
         for (method, route, status), count in sorted(requests.items()):
             answers[method if method in _METHODS else "other", route, str(status)] += count

@@ -11,9 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from asgi_client import AsgiClient
 from asu_builder.database import operator
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import IdlePolicy, Priority, Retention, Stage
+from asu_builder.domain.preflight import Verdict
 from database_clock import at_time
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
@@ -144,6 +146,22 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
     assert samples[key("builds_requested_total")] == samples[key("cache_hits_total")] == 1
 
 
+def test_builds_that_contradict_what_was_foretold_are_counted_by_how(
+    client: AsgiClient, scene: Scene
+) -> None:
+    scene.counts.preflight.note_compared(Verdict.FINE)
+    scene.counts.preflight.note_disagreed(FailureReason.TOO_BIG)
+    records = SqlPreflightRecords(scene.database)
+    records.note_sample("snapshots", "pico/nine", disagreement="wrong")
+    records.note_sample("snapshots", "x86/64")
+    samples = scraped(client)
+    compared = {verdict: samples[key("preflight_compared_total", verdict=verdict)] for verdict in Verdict}
+    assert compared == {Verdict.FINE: 1, Verdict.IMPOSSIBLE: 0, Verdict.UNKNOWN: 0}
+    assert samples[key("preflight_disagreed_total", cause="too_big")] == 1
+    assert samples[key("preflight_disagreed_total", cause="false_refusal")] == 0
+    assert samples[key("preflight_advising")] == 1
+
+
 def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
     scene.durations.stages[Stage.BUILDING_IMAGE].observe(7.0)
     scene.durations.builds[True].observe(9.0)
@@ -203,7 +221,7 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
     labels = {name for found in re.findall(r"{(.*?)}", text) for name in re.findall(r'(\w+)="', found)}
     assert labels == {
         *("version", "part", "state", "class", "deprioritized", "outcome", "reason", "side", "stage", "le"),
-        *("method", "route", "status"),
+        *("method", "route", "status", "verdict", "cause"),
     }
 
 
