@@ -173,6 +173,9 @@ class ApkWorld(World):
         return versions - {""}
 
     def _judge(self, asked: Asked) -> Foretold:
+        for name, version in asked.pinned.items():
+            if self.is_known(name) and version not in self._versions(name):
+                return unknown(f"{name} is not there in the version {version}.")
         missing = {name: () for name in asked.wanted if not self.is_known(name)}
         if hopeless := missing | self._unchosen(asked):
             asked = replace(asked, wanted=tuple(name for name in asked.wanted if name not in hopeless))
@@ -237,7 +240,11 @@ class ApkWorld(World):
         pool, solv = self._pool, self._solv
         job = solv.Job
         every = job.SOLVER_SOLVABLE_PROVIDES
-        jobs = [pool.Job(job.SOLVER_INSTALL | every, self._id(name)) for name in asked.wanted]
+        wanted = (
+            Relation(name, "=" if name in asked.pinned else "", asked.pinned.get(name, ""))
+            for name in asked.wanted
+        )
+        jobs = [pool.Job(job.SOLVER_INSTALL | every, self._relation(relation)) for relation in wanted]
         jobs += [pool.Job(job.SOLVER_ERASE | every, self._id(name)) for name in asked.excluded]
         one = job.SOLVER_ERASE | job.SOLVER_SOLVABLE
         jobs += [pool.Job(one, self._solvables[number]) for number in forbidden if self._solvables[number]]

@@ -28,6 +28,8 @@ class OpkgWorld(World):
       one is installed, or about to be, when it comes itself. So the order of the request matters.
     """
 
+    takes_versions = False
+
     def __init__(self, packages: Iterable[IndexedPackage], left_out: int = 0) -> None:
         latest: dict[tuple[str, str, str], IndexedPackage] = {}
         for package in packages:

@@ -33,7 +33,9 @@ class Asked(Struct, frozen=True):
     taken_away: tuple[str, ...]
     """`-name`: neither a wish nor a conflict any more."""
     odd: tuple[str, ...]
-    """What is no plain name: a version may stand behind it."""
+    """What is no plain name, nor one with a version."""
+    pinned: Mapping[str, str] = {}
+    """The only version that will do (`name=version`) of names that are wanted."""
 
 
 def read_names(names: Iterable[str]) -> Asked:
@@ -41,20 +43,25 @@ def read_names(names: Iterable[str]) -> Asked:
     names = list(names)
     taken_away = dict.fromkeys(name[1:] for name in names if name.startswith("-"))
     asked: dict[str, bool] = {}
+    pinned: dict[str, str] = {}
     odd = []
     for name in names:
-        plain = name.removeprefix("!")
+        plain, _, version = name.removeprefix("!").partition("=")
         if name.startswith("-") or plain in taken_away:
             continue
-        if not _NAME.fullmatch(plain):
+        if not _NAME.fullmatch(plain) or (version and name.startswith("!")):
             odd.append(name)
             continue
-        asked[plain] = plain == name
+        asked[plain] = not name.startswith("!")
+        pinned.pop(plain, None)
+        if version:
+            pinned[plain] = version
     return Asked(
         tuple(name for name, wanted in asked.items() if wanted),
         tuple(name for name, wanted in asked.items() if not wanted),
         tuple(taken_away),
         tuple(odd),
+        pinned,
     )
 
 
@@ -70,6 +77,8 @@ class Chosen(NamedTuple):
 class World:
     """All packages of one set of indexes. An answer changes nothing in it."""
 
+    takes_versions = True
+    """Whether the package manager takes `name=version` for a wish."""
     packages: list[IndexedPackage]
     named: dict[str, list[int]]
     """Packages of a name."""
@@ -93,8 +102,8 @@ class World:
     def resolve(self, names: Sequence[str]) -> Foretold:
         """The verdict on names as make is told them."""
         asked = read_names(names)
-        if asked.odd:
-            return unknown(f"{some(asked.odd)}: no plain name of a package.")
+        if odd := asked.odd or (() if self.takes_versions else tuple(asked.pinned)):
+            return unknown(f"{some(odd)}: no plain name of a package.")
         told = self._judge(asked)
         if told.verdict is Verdict.IMPOSSIBLE and self.left_out:
             reason = f"{self.left_out} entries of the indexes could not be read."
