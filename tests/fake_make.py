@@ -2,7 +2,7 @@
 
 A few milliseconds each, no process. Text and files are those of the real goals, and so is the choice of
 packages. The images are a list of what they would hold, without a file system, signature or metadata.
-Sizes, file clashes and conflicts are not looked at.
+Sizes and file clashes are not looked at.
 """
 
 import gzip
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_sample.miniature import MARKER, goals
+from asu_sample.miniature import MARKER, goals, opkg, solver
 from asu_sample.miniature import images as image_files
 from asu_sample.miniature import packages as package_files
 from asu_sample.miniature.configuration import Arguments, Profile, load, read_arguments
@@ -39,7 +39,10 @@ class FakeMake:
 
     def __init__(self, tree: Path) -> None:
         self._configuration = load(tree)
-        self._catalog = Catalog(_offers(tree))
+        self._is_apk = self._configuration.package_manager == "apk"
+        order = solver.version_key if self._is_apk else opkg.version_key
+        self._catalog = Catalog(_offers(tree), order)
+        self._universe = solver.Universe([offer.package for offer in self._catalog.offers])
         self._info = "".join(f"{line}\n" for line in goals.describe(self._configuration))
 
     def understands(self, command: Sequence[str]) -> bool:
@@ -61,14 +64,26 @@ class FakeMake:
         profile = self._configuration.profile(asked.profile)
         if profile is None:
             return Made(2, f'Profile "{asked.profile}" does not exist!\n')
-        chosen = _Choice(self._catalog, goals.wanted(self._configuration, profile, asked.packages))
-        if chosen.missing:
-            return Made(2, "", _complaint(chosen.missing, apk=self._configuration.package_manager == "apk"))
+        chosen, complaint = self._choose(goals.wanted(self._configuration, profile, asked.packages))
+        if complaint:
+            return Made(2, "", _lines(complaint))
         if command[1] == "manifest":
-            return Made(0, _lines(self._manifest(chosen.packages, strip_abi=asked.strip_abi)))
-        self._write(asked, profile, chosen.packages)
-        installed = (f"Installing {package.name} ({package.version})" for package in chosen.packages)
+            return Made(0, _lines(self._manifest(chosen, strip_abi=asked.strip_abi)))
+        self._write(asked, profile, chosen)
+        installed = (f"Installing {package.name} ({package.version})" for package in chosen)
         return Made(0, _lines(["Installing packages...", *installed, "Building images..."]))
+
+    def _choose(self, names: Sequence[str]) -> tuple[list[Package], list[str]]:
+        """The packages of a request, or none and what the manager prints about it."""
+        complaint: list[str] = []
+        if self._is_apk:
+            numbers, problems = solver.select(self._universe, names)
+            complaint = [solver.HEADING, *problems] if problems else []
+            return [self._universe.packages[number] for number in numbers], complaint
+        run = opkg.Installation(self._catalog, lambda _: None)
+        run.install(("libc", "kernel", *names))
+        opkg.print_errors(run.errors, complaint.append)
+        return run.installed, complaint
 
     def _manifest(self, packages: Sequence[Package], *, strip_abi: bool) -> list[str]:
         separator = self._configuration.manifest_separator
@@ -115,29 +130,6 @@ class FakeMake:
             yield _described(f"{prefix.name}-{artifact}", artifact, "", image)
 
 
-class _Choice:
-    """Everything that a list of names needs, dependencies first, and what no package has."""
-
-    def __init__(self, catalog: Catalog, world: Sequence[str]) -> None:
-        self._catalog = catalog
-        self._world = frozenset(world)
-        self._seen: set[str] = set()
-        self.packages: list[Package] = []
-        self.missing: list[str] = []
-        for name in sorted(self._world):
-            self._choose(name)
-
-    def _choose(self, name: str) -> None:
-        offer = self._catalog.find(name, preferred=self._world)
-        if offer is None:
-            self.missing.append(name)
-        elif offer.package.name not in self._seen:
-            self._seen.add(offer.package.name)
-            for dependency in offer.package.depends:
-                self._choose(dependency)
-            self.packages.append(offer.package)
-
-
 def _offers(tree: Path) -> Iterator[Offer]:
     """Every package of the tree, from the files themselves: its indexes are made by the real make only."""
     for folder in (tree / "packages", *sorted((tree / "feeds").iterdir())):
@@ -152,14 +144,6 @@ def _offers(tree: Path) -> Iterator[Offer]:
 def _read(command: Sequence[str]) -> Arguments:
     variables = (word.partition("=") for word in command[2:])
     return read_arguments({f"MINIATURE_{name}": value for name, _, value in variables})
-
-
-def _complaint(missing: Sequence[str], *, apk: bool) -> str:
-    if apk:
-        blocks = (f"  {name} (no such package):\n    required by: world[{name}]\n" for name in missing)
-        return "".join(("ERROR: unable to select packages:\n", *blocks))
-    reasons = (f" * opkg_install_cmd: Cannot install package {name}.\n" for name in missing)
-    return "".join(("Collected errors:\n", *reasons))
 
 
 def _overlay(files: str) -> Iterator[str]:

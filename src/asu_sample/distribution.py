@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .miniature import apk
+from .miniature import adb
 from .miniature import configuration as configuration_file
 from .miniature import packages as index
 from .miniature.configuration import Configuration
@@ -194,8 +194,7 @@ def write_index(folder: Path, packages: list[Package], release: Release, archite
     for apk."""
     key = release.signing_key()
     if release.package_manager == "apk":
-        data = apk.render_index(index.render_json(packages), key)
-        (folder / apk.INDEX).write_bytes(data)
+        (folder / adb.FILE_NAME).write_bytes(adb.write_index(packages, key))
         names = {package.base_name: package.version for package in packages}
         document = {"version": 2, "architecture": architecture, "packages": names}
         (folder / "index.json").write_text(json.dumps(document, indent=2) + "\n")
@@ -237,7 +236,7 @@ def _write_imagebuilder(
                 put = _link if path.suffix in (".ipk", ".apk") else shutil.copyfile
                 put(path, tree / repository.folder / path.name)
         if release.package_manager == "apk":
-            lines.append(f"{place}/{apk.INDEX}\n")
+            lines.append(f"{place}/{adb.FILE_NAME}\n")
         else:
             lines.append(f"src/gz {repository.name} {place}\n")
     if release.package_manager == "apk":

@@ -136,13 +136,28 @@ _SERVICES = {
 
 def feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]:
     """The packages of one feed, or of `target` and `kmods`, for the architecture of `target`."""
+    for content in _feed_contents(release, target, feed):
+        yield _as_released(content, release)
+
+
+def _as_released(content: Content, release: Release) -> Content:
+    """With the bare virtual `name-any` that OpenWrt gives every apk package."""
+    package = content.package
+    if release.package_manager == "opkg":
+        return content
+    provides = (*package.provides, f"{package.base_name}-any")
+    return replace(content, package=replace(package, provides=provides))
+
+
+def _feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]:
     for line in filter(str.strip, _TABLE[feed].split("\n")):
         name, version, *depends = line.split()
         if name in ("opkg", "apk-mbedtls") and name.split("-")[0] != release.package_manager:
             continue
         needed = ("libc", *depends)
         if feed == "kmods":
-            version, needed = f"{release.kernel_version}-r1", ("kernel", *depends)
+            version = f"{release.kernel_version}-r1"
+            needed = (f"kernel={_kernel_package_version(release, target)}", *depends)
         if name == "libgcc1":
             needed = ()
         package = _package(name, _of_release(version, release, name), target, depends=needed)
@@ -157,18 +172,25 @@ def feed_contents(release: Release, target: str, feed: str) -> Iterator[Content]
             yield _with(content, {"usr/sbin/nft": PackageFile(f"{name}\n".encode(), 0o755)})
         version = _of_release("2.91-r2", release, "dnsmasq")
         package = _package("dnsmasq-full", version, target, depends=("libc", "libubus20250102"))
-        yield _note(replace(package, provides=(f"dnsmasq={version}",), conflicts=("dnsmasq",)))
+        if release.package_manager == "apk":
+            yield _note(replace(package, depends=("!dnsmasq", *package.depends)))
+        else:
+            yield _note(replace(package, provides=(f"dnsmasq={version}",), conflicts=("dnsmasq",)))
     if feed == "packages":
         yield from knob_contents()
 
 
 def local_contents(release: Release, target: str) -> Iterator[Content]:
     """What lies in `packages/` of an ImageBuilder: libc and kernel, which no repository has, base-files."""
+    version = _kernel_package_version(release, target)
+    libc = _note(_package("libc", "1.2.5-r5", target, depends=("libgcc1",)))
+    for content in (libc, _note(_package("kernel", version, target)), _base_files(release, target)):
+        yield _as_released(content, release)
+
+
+def _kernel_package_version(release: Release, target: str) -> str:
     kernel = release.kernel(target)
-    version = f"{kernel['version']}~{kernel['vermagic']}-r1"
-    yield _note(_package("libc", "1.2.5-r5", target, depends=("libgcc1",)))
-    yield _note(_package("kernel", version, target))
-    yield _base_files(release, target)
+    return f"{kernel['version']}~{kernel['vermagic']}-r1"
 
 
 def _base_files(release: Release, target: str) -> Content:
@@ -273,7 +295,33 @@ def knob_contents() -> tuple[Content, ...]:
         abi_version="20240101",
     )
     uses_library = _knob("sample-uses-lib", "needs libsample", depends=("libc", "libsample20240101"))
-    return (*contents, library, uses_library)
+    return (*contents, library, uses_library, *_choices())
+
+
+def _choices() -> Iterator[Content]:
+    """Packages that differ in versions and priority only, so that a choice between them shows the rules."""
+    for name, other, version in (("one", "two", "1.0-r1"), ("two", "one", "2.0-r1")):
+        yield _knob(
+            f"sample-engine-{name}",
+            f"provides sample-engine as sample-engine-{other} does",
+            version=version,
+            provides=(f"sample-engine={version}",),
+            conflicts=(f"sample-engine-{other}",),
+        )
+    for name, engine in (
+        ("sample-uses-engine", "sample-engine"),
+        ("sample-uses-old-engine", "sample-engine<2"),
+    ):
+        yield _knob(name, f"needs {engine}", depends=("libc", engine))
+    for name, priority in (("high", 20), ("low", 10)):
+        yield _knob(
+            f"sample-ranked-{name}",
+            f"provides sample-ranked with priority {priority}",
+            provides=("sample-ranked",),
+            provider_priority=priority,
+        )
+    newer = ("libc", "sample-note>=2")
+    yield _knob("sample-needs-newer", "needs a later sample-note than there is", depends=newer)
 
 
 def _knob(name: str, description: str, **fields: Any) -> Content:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from asu_sample.distribution import Distribution, write_distribution, write_index
+from asu_sample.miniature import adb
 from asu_sample.miniature import packages as index
-from asu_sample.miniature.apk import parse_index
 from asu_sample.releases import RELEASES
 from e2e.conftest import local_settings
 from e2e.service import Client, Service
@@ -101,11 +101,10 @@ def test_a_package_that_the_imagebuilder_does_not_have_yet(
     folder = f"/{release.version_path}/packages/pico_9kc/packages"
     there = mirror.world.downloads / folder.lstrip("/")
     if version == APK_VERSION:
-        text = parse_index((there / "packages.adb").read_bytes(), [release.signing_key().public])
-        assert text
-        packages = list(index.parse_json(text))
+        packages = adb.read_index((there / "packages.adb").read_bytes(), [release.signing_key().public])
+        assert packages
     else:
-        packages = list(index.parse_paragraphs((there / "Packages").read_text()))
+        packages = index.parse_paragraphs((there / "Packages").read_text())
     write_index(tmp_path, [each for each in packages if each.name != "htop"], release, "pico_9kc")
     with mirror.service.client() as client:
         told = client.get(f"/json/v1/{release.version_path}/packages/pico_9kc-index.json").json

@@ -2,51 +2,20 @@
 
 The texts and rules are apk's: one index URL per line, keys tried by content, untrusted or unreachable
 repositories ignored with a warning; the whole world is solved first and then installed in one go, errors are
-named with versions. The inner format of our `packages.adb` is made up: one marker line, a two-line usign
-signature, then JSON. Real ones are ADB files signed with ECDSA P-256.
+named with versions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from . import usign
+from . import adb, solver, usign
 from .configuration import load
 from .console import RECIPE_LINES, GoalFailed, err, out
-from .packages import (
-    Catalog,
-    Corrupt,
-    Location,
-    Offer,
-    Package,
-    Unreachable,
-    parse_json,
-    read_folder,
-    render_json,
-    unpack,
-)
+from .packages import Catalog, Corrupt, Location, Offer, Package, Unreachable, read_folder, unpack
 from .rootfs import FileClash, Rootfs
-
-_MARKER = "asu-builder sample index, not an ADB file"
-INDEX = "packages.adb"
-
-
-def render_index(text: str, key: usign.SigningKey) -> bytes:
-    """A `packages.adb` of ours: `text` from `packages.render_json`, signed."""
-    return f"{_MARKER}\n{key.sign(text.encode())}{text}".encode()
-
-
-def parse_index(data: bytes, trusted: list[bytes]) -> str | None:
-    """The JSON of a `packages.adb`, or None when it is broken or no trusted raw key signed it."""
-    lines = data.decode(errors="replace").split("\n", 3)
-    if len(lines) != 4 or lines[0] != _MARKER:
-        return None
-    signature = f"{lines[1]}\n{lines[2]}\n"
-    text = lines[3]
-    return text if any(usign.verify(key, text.encode(), signature) for key in trusted) else None
 
 
 class ApkRepositories:
@@ -62,11 +31,11 @@ class ApkRepositories:
         file."""
         key = self.local_key()
         folder = self._tree / "packages"
-        if not (folder / INDEX).exists():
-            err(f"WARNING: opening {folder / INDEX}: No such file or directory")
+        if not (folder / adb.FILE_NAME).exists():
+            err(f"WARNING: opening {folder / adb.FILE_NAME}: No such file or directory")
             err("Package list missing or not up-to-date, generating it.\n")
             err("Building package index...")
-            (folder / INDEX).write_bytes(render_index(render_json(read_folder(folder, suffix=".apk")), key))
+            (folder / adb.FILE_NAME).write_bytes(adb.write_index(read_folder(folder, suffix=".apk"), key))
         trusted = []
         for path in sorted((self._tree / "keys").iterdir()):
             try:
@@ -74,7 +43,7 @@ class ApkRepositories:
             except (ValueError, OSError):
                 continue
         offers: list[Offer] = []
-        for line in ("packages/" + INDEX, *self._lines()):
+        for line in ("packages/" + adb.FILE_NAME, *self._lines()):
             if not line.endswith(".adb"):
                 # A directory, in which apk looks for an index of the second format.
                 index_v2 = f"{line.rstrip('/')}/{load(self._tree).architecture}/APKINDEX.tar.gz"
@@ -85,17 +54,19 @@ class ApkRepositories:
             url, _, name = line.rpartition("/")
             location = Location(url, self._tree)
             try:
-                text = parse_index(location.fetch(name), trusted)
+                packages = adb.read_index(location.fetch(name), trusted)
+            except ValueError:
+                packages = None
             except Unreachable as error:
                 warning = f"{location.url}/{name}: {error}"
                 err(f"WARNING: updating and opening {warning}")
                 self.unreachable.append(f"WARNING: opening {warning}")
                 continue
-            if text is None:
+            if packages is None:
                 err(f"WARNING: opening {location.url}/{name}: UNTRUSTED signature")
                 continue
-            offers.extend(Offer(package, location) for package in parse_json(text))
-        return Catalog(offers)
+            offers.extend(Offer(package, location) for package in packages)
+        return Catalog(offers, solver.version_key)
 
     def _lines(self) -> list[str]:
         path = self._tree / "repositories"
@@ -152,76 +123,24 @@ class Apk:
             # Each name is looked up for its ABI suffix, and each lookup opens everything again.
             for _ in wanted:
                 err(warning)
-        world = sorted(set(wanted))
         if not quiet:
             out("\nOK: 0 B in 0 packages\n\nInstalling packages...")
-        selection = _Selection(catalog, world)
-        problems = [*selection.missing(), *selection.conflicts()]
+        packages = [offer.package for offer in catalog.offers]
+        try:
+            numbers, problems = solver.select(solver.Universe(packages), wanted)
+        except ValueError as error:
+            err(f"ERROR: {error}")
+            raise _failure(1) from error
         if problems:
-            err("ERROR: unable to select packages:")
+            err(solver.HEADING)
             for line in problems:
                 err(line)
             raise _failure(sum(1 for line in problems if not line.startswith("   ")))
-        return _install(selection.offers, rootfs, quiet=quiet)
+        return _install([catalog.offers[number] for number in numbers], rootfs, quiet=quiet)
 
 
 def _failure(errors: int) -> GoalFailed:
     return GoalFailed((RECIPE_LINES["apk"].package_install, "package_install", errors))
-
-
-class _Selection:
-    """What apk would install for a world: `offers` in order of installation, dependencies first."""
-
-    def __init__(self, catalog: Catalog, world: list[str]) -> None:
-        self._catalog = catalog
-        self._world = world
-        self._missing: dict[str, list[str]] = {}
-        self._seen: set[str] = set()
-        self.offers: list[Offer] = []
-        for name in world:
-            self._select(name, f"world[{name}]")
-
-    def _select(self, name: str, required_by: str) -> None:
-        offer = self._catalog.find(name, preferred=self._world)
-        if offer is None:
-            self._missing.setdefault(name, []).append(required_by)
-            return
-        if offer.package.name in self._seen:
-            return
-        self._seen.add(offer.package.name)
-        for dependency in offer.package.depends:
-            self._select(dependency, f"{offer.package.identity}[{dependency}]")
-        self.offers.append(offer)
-
-    def missing(self) -> Iterator[str]:
-        """The block of each name that no package has."""
-        for name in sorted(self._missing):
-            yield f"  {name} (no such package):"
-            yield from _continued("    required by: ", self._missing[name])
-
-    def conflicts(self) -> Iterator[str]:
-        """The mirrored blocks of packages that provide the same name in a version: apk allows only one of
-        them."""
-        chosen = sorted((offer.package for offer in self.offers), key=lambda package: package.name)
-        for package in chosen:
-            own = {package.name, *(name.split("=")[0] for name in package.provides if "=" in name)}
-            names = set(package.names())
-            against, satisfies = [], [f"world[{name}]" for name in self._world if name in names]
-            for other in chosen:
-                theirs = [f"{other.name}={other.version}", *(name for name in other.provides if "=" in name)]
-                shared = [name for name in theirs if name.split("=")[0] in own]
-                if shared and other is not package:
-                    against.append(f"{other.identity}[{shared[0]}]")
-                satisfies += [f"{other.identity}[{name}]" for name in other.depends if name in names]
-            if against:
-                yield f"  {package.identity}:"
-                yield from _continued("    conflicts: ", against)
-                yield from _continued("    satisfies: ", satisfies)
-
-
-def _continued(label: str, entries: list[str]) -> Iterator[str]:
-    for number, entry in enumerate(entries):
-        yield (label if number == 0 else " " * len(label)) + entry
 
 
 def _install(offers: list[Offer], rootfs: Rootfs, *, quiet: bool) -> list[Package]:

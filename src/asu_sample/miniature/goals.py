@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import images, rootfs, usign
-from .apk import Apk
 from .configuration import Arguments, Configuration, Profile, sanitise
 from .console import RECIPE_LINES, GoalFailed, err, out
 from .faults import Stopped, suffer
 from .images import Assembly, Image
-from .opkg import Opkg
 from .packages import Catalog, Offer, Package
 from .rootfs import PostinstFailed, Rootfs
+
+if TYPE_CHECKING:
+    from .apk import Apk
+    from .opkg import Opkg
 
 
 class Goals:
@@ -71,10 +74,13 @@ class Goals:
             return
         package = offer.package
         out(f"{package.identity if self._is_apk else package.name} depends on:")
-        for dependency in package.depends:
-            out(dependency if self._is_apk else f"\t{dependency}")
         if self._is_apk:
-            out()
+            out("".join(f"{dependency}\n" for dependency in package.depends))
+            return
+        from .opkg import shown
+
+        for dependency in package.depends:
+            out(f"\t{shown(dependency)}")
 
     def package_whatdepends(self) -> None:
         """What needs one package. An unknown name fails with apk and prints nothing with opkg."""
@@ -114,7 +120,14 @@ class Goals:
         return self._configuration.package_manager == "apk"
 
     def _manager(self) -> Apk | Opkg:
-        return Apk(self._tree) if self._is_apk else Opkg(self._tree)
+        # Late: each make compiles what it loads, and no goal needs both.
+        if self._is_apk:
+            from .apk import Apk
+
+            return Apk(self._tree)
+        from .opkg import Opkg
+
+        return Opkg(self._tree)
 
     def _find_required(self, goal: str) -> tuple[Catalog, Offer | None]:
         if not self._arguments.package:

@@ -1,14 +1,18 @@
 """The opkg flavour: `repositories.conf`, signed indexes, the local index, and opkg's way of installing.
 
-opkg installs one requested name after the other, collects errors and prints them at its end.
+opkg installs one requested name after the other, collects errors and prints them at its end. It never goes
+back on a choice.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from . import usign
@@ -23,6 +27,7 @@ from .packages import (
     parse_paragraphs,
     read_folder,
     render_paragraph,
+    split_constraint,
     unpack,
     write_opkg_index,
 )
@@ -65,7 +70,7 @@ class OpkgRepositories:
             text = self._fetch_index(source, check=check)
             if text is not None:
                 offers.extend(Offer(package, source.location) for package in parse_paragraphs(text))
-        return Catalog(offers)
+        return Catalog(offers, version_key)
 
     def _read_configuration(self) -> tuple[list[Source], bool]:
         sources: dict[str, Source] = {}
@@ -144,15 +149,192 @@ def wget_code(error: Exception) -> int:
     return 8 if getattr(error, "answered", False) else 4
 
 
-_INFO = "usr/lib/opkg/info"
+@lru_cache(maxsize=1 << 14)
+def version_key(version: str) -> tuple[object, ...]:
+    """A sort key in Debian's order of versions: epoch, upstream's part, revision.
+
+    `~` comes before the end of a part.
+    """
+    epoch, colon, rest = version.rpartition(":")
+    upstream, dash, revision = rest.rpartition("-")
+    parts = (upstream, revision) if dash else (rest, "")
+    return (int(epoch) if colon and epoch.isdigit() else 0, *(_part_key(part) for part in parts))
 
 
-class _CannotInstall(Exception):
+def _part_key(part: str) -> tuple[object, ...]:
+    key: list[object] = []
+    for text, digits in re.findall(r"([^0-9]*)([0-9]*)", part):
+        weights = (-1 if sign == "~" else ord(sign) + 256 * (not sign.isalpha()) for sign in text)
+        key += [(*weights, 0), int(digits or 0)]
+    return tuple(key)
+
+
+def _fits(version: str, sign: str, wanted: str) -> bool:
+    """Whether a version has a relation to another one. opkg lets equality through with every sign."""
+    ours, theirs = version_key(version), version_key(wanted)
+    return not sign or ours == theirs or ("<" in sign if ours < theirs else ">" in sign)
+
+
+class CannotInstall(Exception):
     """A requested package failed; `lines` say why, in opkg's words without the leading ` * `."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("cannot install")
         self.lines = lines
+
+
+class Installation:
+    """One call of `opkg install`: what it takes, in which order, and what it complains about.
+
+    `unpack` installs the files of a package and may raise CannotInstall, `say` gets the lines for stdout.
+    """
+
+    def __init__(
+        self, catalog: Catalog, unpack: Callable[[Offer], None], say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._catalog = catalog
+        self._unpack = unpack
+        self._say = say
+        self._provided: dict[str, list[Package]] = {}
+        self._present: dict[str, Package] = {}
+        self._marked: dict[str, Package] = {}
+        self.installed: list[Package] = []
+        self.errors: list[str] = []
+
+    def install(self, names: Iterable[str]) -> None:
+        """Installs one name after the other; those that fail are in `errors`."""
+        for name in names:
+            try:
+                self._install_name(name)
+            except CannotInstall as failure:
+                self.errors += [*failure.lines, f"opkg_install_cmd: Cannot install package {name}."]
+
+    def _install_name(self, name: str) -> None:
+        for present in self._provided.get(name, ()):
+            self._say(f"Package {present.name} ({present.version}) installed in root is up to date.")
+            return
+        offers = self._catalog.providers(name)
+        if not offers:
+            self._say(f"Unknown package '{name}'.")
+            raise CannotInstall
+        lines: list[str] = []
+        usable = [offer for offer in offers if not self._complains(offer, lines)]
+        if not usable:
+            found = f"Packages for {name} found, but incompatible with the architectures configured"
+            raise CannotInstall(*lines, f"pkg_hash_fetch_best_installation_candidate: {found}")
+        called = [offer for offer in usable if offer.package.name == name]
+        self._install(max(called, key=_order) if called else min(usable, key=_order))
+
+    def _complains(self, offer: Offer, lines: list[str]) -> bool:
+        """Whether something that the package needs is nowhere; `lines` get the complaints."""
+        complaints = self._gather(offer, [], {offer.package.name})
+        lines += complaints
+        return bool(complaints)
+
+    def _gather(self, offer: Offer, gathered: list[Offer], seen: set[str]) -> list[str]:
+        """Adds what must be installed before a package; complaints about what no package provides."""
+        lines = []
+        for text in offer.package.depends:
+            if self._is_present(text):
+                continue
+            needed = self._satisfier(text, seen)
+            if needed is None:
+                missing = f"cannot find dependency {shown(text)} for {offer.package.name}"
+                lines.append(f"pkg_hash_check_unresolved: {missing}")
+            elif needed.package.name not in seen:
+                seen.add(needed.package.name)
+                lines += self._gather(needed, gathered, seen)
+                gathered.append(needed)
+        return lines
+
+    def _is_present(self, text: str) -> bool:
+        needs = (split_constraint(part) for part in text.split("|"))
+        return any(
+            _fits(present.version, sign, version)
+            for name, sign, version in needs
+            for present in self._provided.get(name, ())
+        )
+
+    def _satisfier(self, text: str, seen: set[str]) -> Offer | None:
+        """Who is installed for a dependency: the newest of that name, else the last provider by name.
+
+        One that needs something that is nowhere comes in only when all do.
+        """
+        for part in text.split("|"):
+            name, sign, version = split_constraint(part)
+            offers = self._catalog.providers(name)
+            fitting = [offer for offer in offers if _fits(offer.package.version, sign, version)]
+            if len(fitting) > 1:
+                whole = [
+                    offer
+                    for offer in fitting
+                    if offer.package.name in seen or not self._gather(offer, [], {*seen, offer.package.name})
+                ]
+                fitting = whole or fitting
+            if fitting:
+                return max(fitting, key=lambda offer: (offer.package.name == name, _order(offer)))
+        return None
+
+    def _install(self, offer: Offer) -> None:
+        package = offer.package
+        self._marked[package.name] = package
+        against = [name for text in package.conflicts if (name := self._conflicting(text, package))]
+        if against:
+            head = "check_conflicts_for:"
+            listed = [f"{head} \t{name} * " for name in dict.fromkeys(against)]
+            raise CannotInstall(f"{head} The following packages conflict with {package.name}:", *listed)
+        self._say(f"Installing {package.name} ({package.version}) to root...")
+        if not offer.location.text.startswith("file:packages"):
+            self._say(f"Downloading {offer.location.url}/{package.filename}")
+        for name in dict.fromkeys(package.names()):
+            self._provided.setdefault(name, []).append(package)
+        self._present[package.name] = package
+        try:
+            needed: list[Offer] = []
+            self._gather(offer, needed, {package.name})
+            self._marked.update({other.package.name: other.package for other in needed})
+            for other in needed:
+                self._bring(other)
+            self._unpack(offer)
+        except CannotInstall:
+            for name in dict.fromkeys(package.names()):
+                self._provided[name].remove(package)
+            del self._present[package.name]
+            raise
+        self.installed.append(package)
+
+    def _bring(self, offer: Offer) -> None:
+        """Installs what another package needs, unless it has come meanwhile; another version stays."""
+        present, package = self._present.get(offer.package.name), offer.package
+        if present is None:
+            self._install(offer)
+        elif present.version != package.version:
+            versions = f"from {present.version} to {package.version}"
+            self._say(f"Not downgrading package {package.name} on root {versions}.")
+            raise CannotInstall
+
+    def _conflicting(self, text: str, package: Package) -> str | None:
+        """The name of a package that is there or on its way and that `package` cannot stand.
+
+        Only the name of a package counts, not what it provides, and nothing looks the other way round.
+        """
+        name, sign, version = split_constraint(text)
+        other = self._marked.get(name)
+        there = other is not None and other is not package and _fits(other.version, sign, version)
+        return name if there else None
+
+
+def _order(offer: Offer) -> tuple[object, ...]:
+    return offer.package.name, version_key(offer.package.version)
+
+
+def shown(text: str) -> str:
+    """A dependency as opkg prints it: `name`, `name (>= 1)`, `one | other`."""
+    parts = (split_constraint(part) for part in text.split("|"))
+    return " | ".join(f"{name} ({sign} {version})" if sign else name for name, sign, version in parts)
+
+
+_INFO = "usr/lib/opkg/info"
 
 
 class Opkg:
@@ -171,130 +353,63 @@ class Opkg:
 
     def install(self, wanted: list[str], rootfs: Rootfs, *, quiet: bool) -> list[Package]:
         """Install every name it can; raise GoalFailed at the end when one could not be installed."""
-        run = _Run(self.load(), rootfs, quiet=quiet)
-        errors: list[str] = []
+
+        def say(line: str) -> None:
+            if not quiet:
+                out(line)
+
+        run = Installation(self.load(), lambda offer: _unpack(offer, rootfs), say)
+        configured = 0
         # The Makefile calls opkg three times: for libc, for kernel, and for all the rest.
         for names in (["libc"], ["kernel"], wanted):
-            for name in names:
-                try:
-                    run.install(name)
-                except _CannotInstall as failure:
-                    errors += [*failure.lines, f"opkg_install_cmd: Cannot install package {name}."]
-            run.configure()
-        printed = self._repositories.errors + errors
-        if printed:
-            err("Collected errors:")
-        for line in printed:
-            err(line if line.startswith("\t") else f" * {line}")
-        if errors:
+            run.install(names)
+            for package in run.installed[configured:]:
+                say(f"Configuring {package.name}.")
+            configured = len(run.installed)
+            _write_status(run.installed, rootfs)
+        print_errors(self._repositories.errors + run.errors, err)
+        if run.errors:
             raise GoalFailed((RECIPE_LINES["opkg"].package_install, "package_install", 255))
         return run.installed
 
 
-class _Run:
-    """One call of `opkg install`."""
+def print_errors(errors: Sequence[str], write: Callable[[str], None]) -> None:
+    """What opkg prints at its end: nothing when nothing failed."""
+    if errors:
+        write("Collected errors:")
+    for line in errors:
+        write(line if line.startswith("\t") else f" * {line}")
 
-    def __init__(self, catalog: Catalog, rootfs: Rootfs, *, quiet: bool) -> None:
-        self._catalog = catalog
-        self._rootfs = rootfs
-        self._quiet = quiet
-        self._provided: dict[str, Package] = {}
-        self._configured = 0
-        self.installed: list[Package] = []
 
-    def install(self, name: str) -> None:
-        """Install `name` with all it depends on. Raises _CannotInstall."""
-        if name in self._provided:
-            present = self._provided[name]
-            self._say(f"Package {present.name} ({present.version}) installed in root is up to date.")
-            return
-        offer = self._catalog.find(name)
-        if offer is None:
-            self._say(f"Unknown package '{name}'.")
-            raise _CannotInstall
-        unresolved = self._unresolved(offer, set())
-        if unresolved:
-            found = (
-                f"Packages for {offer.package.name} found, but incompatible with the architectures configured"
-            )
-            raise _CannotInstall(*unresolved, f"pkg_hash_fetch_best_installation_candidate: {found}")
-        self._install(offer)
+def _write_status(installed: Iterable[Package], rootfs: Rootfs) -> None:
+    stanza = "Status: install user installed\n\n"
+    status = "".join(render_paragraph(package) + stanza for package in installed)
+    rootfs.write("usr/lib/opkg/status", status.encode())
 
-    def _unresolved(self, offer: Offer, seen: set[str]) -> list[str]:
-        seen.add(offer.package.name)
-        lines = []
-        for name in offer.package.depends:
-            dependency = self._catalog.find(name)
-            if dependency is None and name not in self._provided:
-                lines.append(
-                    f"pkg_hash_check_unresolved: cannot find dependency {name} for {offer.package.name}"
-                )
-            elif dependency and dependency.package.name not in seen:
-                lines += self._unresolved(dependency, seen)
-        return lines
 
-    def _install(self, offer: Offer) -> None:
-        package = offer.package
-        present = {other.name: other for other in self._provided.values()}
-        against = [name for name in present if name in package.conflicts]
-        against += [name for name, other in present.items() if package.name in other.conflicts]
-        if against:
-            head = "check_conflicts_for:"
-            names = [f"{head} \t{name} * " for name in dict.fromkeys(against)]
-            raise _CannotInstall(f"{head} The following packages conflict with {package.name}:", *names)
-        self._say(f"Installing {package.name} ({package.version}) to root...")
-        if not offer.location.text.startswith("file:packages"):
-            self._say(f"Downloading {offer.location.url}/{package.filename}")
-        for name in package.names():
-            self._provided[name] = package
-        try:
-            for name in package.depends:
-                dependency = None if name in self._provided else self._catalog.find(name)
-                if dependency:
-                    self._install(dependency)
-            self._unpack(offer)
-        except _CannotInstall:
-            self._provided = {name: owner for name, owner in self._provided.items() if owner is not package}
-            raise
-        self.installed.append(package)
-
-    def _unpack(self, offer: Offer) -> None:
-        package = offer.package
-        try:
-            content = unpack(offer, ".ipk")
-            self._rootfs.install(content)
-        except Unreachable as error:
-            url = f"{offer.location.url}/{package.filename}"
-            raise _CannotInstall(
-                f"opkg_download: Failed to download {url}, wget returned {wget_code(error)}.",
-                f"opkg_install_pkg: Failed to download {package.name}. "
-                "Perhaps you need to run 'opkg update'?",
-            ) from None
-        except Corrupt:
-            hint = "Either the opkg or the package index are corrupt. Try 'opkg update'."
-            text = f"opkg_install_pkg: Package {package.name} sha256sum mismatch. {hint}"
-            raise _CannotInstall(text) from None
-        except FileClash as clash:
-            wants = f"Package {package.name} wants to install file {self._rootfs.path / clash.path}"
-            raise _CannotInstall(
-                f"check_data_file_clashes: {wants}",
-                f"\tBut that file is already provided by package  * {clash.owner}",
-            ) from None
-        self._rootfs.write(f"{_INFO}/{package.name}.control", render_paragraph(package).encode())
-        files = "".join(f"/{name}\n" for name in content.files)
-        self._rootfs.write(f"{_INFO}/{package.name}.list", files.encode())
-        if content.postinst is not None:
-            self._rootfs.add_script(f"{_INFO}/{package.name}.postinst", content.postinst)
-
-    def configure(self) -> None:
-        """Print the second half of opkg's progress and write its status file."""
-        for package in self.installed[self._configured :]:
-            self._say(f"Configuring {package.name}.")
-        self._configured = len(self.installed)
-        stanza = "Status: install user installed\n\n"
-        status = "".join(render_paragraph(package) + stanza for package in self.installed)
-        self._rootfs.write("usr/lib/opkg/status", status.encode())
-
-    def _say(self, line: str) -> None:
-        if not self._quiet:
-            out(line)
+def _unpack(offer: Offer, rootfs: Rootfs) -> None:
+    package = offer.package
+    try:
+        content = unpack(offer, ".ipk")
+        rootfs.install(content)
+    except Unreachable as error:
+        url = f"{offer.location.url}/{package.filename}"
+        raise CannotInstall(
+            f"opkg_download: Failed to download {url}, wget returned {wget_code(error)}.",
+            f"opkg_install_pkg: Failed to download {package.name}. Perhaps you need to run 'opkg update'?",
+        ) from None
+    except Corrupt:
+        hint = "Either the opkg or the package index are corrupt. Try 'opkg update'."
+        text = f"opkg_install_pkg: Package {package.name} sha256sum mismatch. {hint}"
+        raise CannotInstall(text) from None
+    except FileClash as clash:
+        wants = f"Package {package.name} wants to install file {rootfs.path / clash.path}"
+        raise CannotInstall(
+            f"check_data_file_clashes: {wants}",
+            f"\tBut that file is already provided by package  * {clash.owner}",
+        ) from None
+    rootfs.write(f"{_INFO}/{package.name}.control", render_paragraph(package).encode())
+    files = "".join(f"/{name}\n" for name in content.files)
+    rootfs.write(f"{_INFO}/{package.name}.list", files.encode())
+    if content.postinst is not None:
+        rootfs.add_script(f"{_INFO}/{package.name}.postinst", content.postinst)

@@ -1,8 +1,8 @@
-"""Packages: how indexes describe them, package files, and the repositories they come from.
+"""Packages: opkg's paragraphs about them, package files, and the repositories they come from.
 
-Indexes are opkg's `Packages` paragraphs and our own JSON for the apk flavour. An .ipk is a gzipped tar of
-`debian-binary`, `control.tar.gz` and `data.tar.gz`. Real apk v3 packages are ADB files; ours are a gzipped
-tar that starts with `.SAMPLE.json`. Nothing outside this package reads them.
+An .ipk is a gzipped tar of `debian-binary`, `control.tar.gz` and `data.tar.gz`. Real apk v3 packages are ADB
+files as their index is (`adb`); ours are a gzipped tar that starts with `.SAMPLE.json`. Nothing outside this
+package reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from .usign import SigningKey
 class Package:
     """One binary package. `size` is that of its file, `installed_size` that of its content, both in bytes.
 
-    `name` carries the ABI suffix, `provides` may hold `name=version`. `fault` is ours: what `make image`
-    shall suffer when the package is installed, see `faults`.
+    `name` carries the ABI suffix, `provides` may hold `name=version`. `depends` is written as apk writes it:
+    `name`, `name>=1.2`, `!name` (apk's only), `one|other` (opkg's only). Only opkg reads `conflicts`, only
+    apk the priority. `fault` is ours: what `make image` shall suffer when the package is installed, see
+    `faults`.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Package:
     depends: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    provider_priority: int = 0
     abi_version: str = ""
     fault: str = ""
     filename: str = ""
@@ -60,11 +64,23 @@ class Package:
         for provided in self.provides:
             yield provided.split("=")[0]
 
+    def needs(self) -> Iterator[str]:
+        """The names this package depends on, without versions."""
+        for text in self.depends:
+            for need in text.split("|"):
+                if not need.startswith("!"):
+                    yield split_constraint(need)[0]
 
-def version_key(version: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 1.10 after 1.9; enough for sample versions, not for apk's full rules."""
-    parts = re.findall(r"\d+|[A-Za-z]+", version)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+_CONSTRAINT = re.compile(r"([^=<>~ (]+) *\(?([=<>~]*) *([^)]*)\)?")
+_SIGNS = {"=": "=", "<": "<<", ">": ">>", "<=": "<=", ">=": ">="}
+"""Relations as we and apk write them, and as opkg does."""
+
+
+def split_constraint(text: str) -> tuple[str, str, str]:
+    """Name, relation and version of `name`, `name>=1` or `name (>= 1)`; the last two are empty for any."""
+    found = _CONSTRAINT.fullmatch(text.strip())
+    return (found[1], found[2], found[3].strip()) if found else (text.strip(), "", "")
 
 
 _FIELDS = (
@@ -97,6 +113,8 @@ def render_paragraph(package: Package) -> str:
         if key == "provides":
             # opkg of these releases knows provided names only, no versions.
             value = [provided.split("=")[0] for provided in value]
+        if key == "depends":
+            value = [" | ".join(map(_as_opkg, text.split("|"))) for text in value]
         if key in _LISTS:
             value = ", ".join(value)
         if value:
@@ -121,13 +139,23 @@ def parse_paragraphs(text: str) -> list[Package]:
                 fields[keys[label]] = value.strip()
         if "name" in fields:
             values: dict[str, Any] = {"version": "", "architecture": "all", **fields}
-            # `libc, kernel (= 6.6.66)`: sample packages have no constraints that could fail.
             for key in _LISTS.intersection(fields):
-                values[key] = tuple(word.split()[0] for word in fields[key].split(",") if word.strip())
+                values[key] = tuple(_from_opkg(text) for text in fields[key].split(",") if text.strip())
             for key in _NUMBERS.intersection(fields):
                 values[key] = int(fields[key])
             packages.append(Package(**values))
     return packages
+
+
+def _as_opkg(text: str) -> str:
+    name, sign, version = split_constraint(text)
+    return f"{name} ({_SIGNS[sign]}{version})" if sign else name
+
+
+def _from_opkg(text: str) -> str:
+    signs = {theirs: ours for ours, theirs in _SIGNS.items()}
+    parts = (split_constraint(part) for part in text.split("|"))
+    return "|".join(f"{name}{signs.get(sign, sign)}{version}" for name, sign, version in parts)
 
 
 def write_opkg_index(folder: Path, packages: Iterable[Package], key: SigningKey) -> bytes:
@@ -137,22 +165,6 @@ def write_opkg_index(folder: Path, packages: Iterable[Package], key: SigningKey)
     (folder / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
     (folder / "Packages.sig").write_text(key.sign(text))
     return text
-
-
-def render_json(packages: Iterable[Package]) -> str:
-    """Our stand-in for the database block of apk's index."""
-    return json.dumps([asdict(package) for package in packages], sort_keys=True, separators=(",", ":"))
-
-
-def parse_json(text: str) -> list[Package]:
-    """The packages of `render_json`. Raises ValueError or TypeError for anything else."""
-    packages = []
-    for fields in json.loads(text):
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        packages.append(Package(**values))
-    return packages
 
 
 _APK_CONTROL, _APK_SCRIPT = ".SAMPLE.json", ".post-install"
@@ -207,7 +219,8 @@ def write_package(content: Content, *, suffix: str, epoch: int) -> bytes:
     """The bytes of a package file; `suffix` is `.ipk` or `.apk`."""
     script = None if content.postinst is None else PackageFile(content.postinst.encode(), 0o755)
     if suffix == ".apk":
-        members = {_APK_CONTROL: PackageFile(render_json([content.package]).encode())}
+        text = json.dumps(asdict(content.package), sort_keys=True, separators=(",", ":"))
+        members = {_APK_CONTROL: PackageFile(text.encode())}
         members.update({} if script is None else {_APK_SCRIPT: script})
         return _compress(tar({**members, **content.files}, epoch=epoch))
     control = {"./control": PackageFile(render_paragraph(content.package).encode())}
@@ -225,7 +238,9 @@ def read_package(data: bytes, *, suffix: str) -> Content:
     """Parse a package file. Raises tarfile.TarError, OSError, KeyError or ValueError when it is broken."""
     members = _untar(data)
     if suffix == ".apk":
-        package = parse_json(members.pop(_APK_CONTROL).content.decode())[0]
+        fields: dict[str, Any] = json.loads(members.pop(_APK_CONTROL).content)
+        fields.update({key: tuple(value) for key, value in fields.items() if isinstance(value, list)})
+        package = Package(**fields)
         files, script = members, members.pop(_APK_SCRIPT, None)
     else:
         control = _untar(members["control.tar.gz"].content)
@@ -327,33 +342,34 @@ class Offer:
 
 
 class Catalog:
-    """All offers of all accepted repositories, by name and by provided name."""
+    """All offers of all accepted repositories, in their order. `order` is the manager's order of versions."""
 
-    def __init__(self, offers: Iterable[Offer]) -> None:
+    def __init__(self, offers: Iterable[Offer], order: Callable[[str], Any]) -> None:
+        self.offers = list(offers)
         self._by_name: dict[str, Offer] = {}
         self._providers: dict[str, list[Offer]] = {}
-        for offer in offers:
-            name = offer.package.name
+        for offer in self.offers:
+            name, version = offer.package.name, offer.package.version
             known = self._by_name.get(name)
-            if known and version_key(known.package.version) >= version_key(offer.package.version):
-                continue
-            self._by_name[name] = offer
-            for provided in offer.package.names():
-                others = [other for other in self._providers.get(provided, []) if other.package.name != name]
-                self._providers[provided] = [*others, offer]
+            if known is None or order(known.package.version) < order(version):
+                self._by_name[name] = offer
+            for provided in dict.fromkeys(offer.package.names()):
+                self._providers.setdefault(provided, []).append(offer)
 
-    def find(self, name: str, *, preferred: Container[str] = ()) -> Offer | None:
-        """The offer called `name`, else a provider of it: a preferred one first, else the first by name."""
+    def find(self, name: str) -> Offer | None:
+        """The newest offer called `name`, else the first provider by name."""
         if name in self._by_name:
             return self._by_name[name]
-        providers = sorted(self._providers.get(name, []), key=lambda offer: offer.package.name)
-        chosen = [offer for offer in providers if offer.package.name in preferred] or providers
-        return chosen[0] if chosen else None
+        return min(self._providers.get(name, ()), key=lambda offer: offer.package.name, default=None)
+
+    def providers(self, name: str) -> Sequence[Offer]:
+        """Everything that is called `name` or provides it."""
+        return self._providers.get(name, ())
 
     def dependents(self, name: str) -> list[Package]:
         """Packages that depend on `name` directly, sorted by name."""
         offers = (self._by_name[key] for key in sorted(self._by_name))
-        return [offer.package for offer in offers if name in offer.package.depends]
+        return [offer.package for offer in offers if name in offer.package.needs()]
 
     def packages(self) -> list[Package]:
         """Every package on offer, sorted by name."""

@@ -1,8 +1,10 @@
 """How a sample ImageBuilder is driven: goals, variables, exit codes."""
 
+import ast
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +176,15 @@ def test_clean_spares_folders_outside_of_its_directory(tree: Trees, tmp_path: Pa
     outside.mkdir()
     assert make(tree("25.12.0"), "clean", {"BIN_DIR": str(outside)}).status == 0
     assert outside.is_dir()
+
+
+def test_it_needs_nothing_but_the_standard_library(world: Distribution) -> None:
+    """Containers have nothing else, and what it answers must be its own."""
+    scripts = sorted((world.imagebuilder("25.12.0", "x86/64") / "scripts/miniature").glob("*.py"))
+    assert len(scripts) > 10
+    for path in scripts:
+        for node in ast.walk(ast.parse(path.read_text(), feature_version=(3, 9))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names, path.name

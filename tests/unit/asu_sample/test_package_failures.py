@@ -131,6 +131,8 @@ def test_package_depends_and_whatdepends_speak_each_manager_s_way(tree: Trees) -
     assert make(opkg, "package_depends", asked).stdout == "ppp depends on:\n\tlibc\n\tkmod-ppp\n"
     lines = make(apk, "package_depends", asked).stdout.splitlines()
     assert lines[0].startswith("OK: ") and lines[1:] == ["ppp-2.5.2-r3 depends on:", "libc", "kmod-ppp", ""]
+    text = make(opkg, "package_depends", {"PACKAGE": "sample-needs-newer"}).stdout
+    assert text == "sample-needs-newer depends on:\n\tlibc\n\tsample-note (>= 2)\n"
     text = make(opkg, "package_whatdepends", asked).stdout
     assert text == "Root set:\n  ppp\nWhat depends on root set\n\tppp-mod-pppoe 2.5.2-r2\tdepends on ppp\n"
     assert "ppp-mod-pppoe-2.5.2-r3 pico_9kc {" in make(apk, "package_whatdepends", asked).stdout

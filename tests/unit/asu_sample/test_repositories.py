@@ -3,6 +3,7 @@
 import base64
 import gzip
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,7 +106,11 @@ def test_apk_trusts_keys_by_content_whatever_their_name(tree: Trees) -> None:
 def test_apk_distrusts_a_changed_index(tree: Trees) -> None:
     folder = tree(APK)
     index = folder / "feeds/packages/packages.adb"
-    index.write_bytes(index.read_bytes().replace(b'"name":"vim"', b'"name":"vin"'))
+    unpacked = zlib.decompress(index.read_bytes()[4:], -15)
+    assert unpacked.count(b"\x03vim") == 1
+    packer = zlib.compressobj(wbits=-15)
+    changed = packer.compress(unpacked.replace(b"\x03vim", b"\x03vin")) + packer.flush()
+    index.write_bytes(b"ADBd" + changed)
     assert "UNTRUSTED signature" in manifest(folder, "").stderr
 
 
