@@ -128,6 +128,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "upstream.formats.parse_profiles_json": _mirror(formats.parse_profiles_json),
     "upstream.formats.parse_index": _mirror(formats.parse_index),
     "upstream.formats.parse_packages": _mirror(formats.parse_packages),
+    "upstream.formats.check_packages": _mirror(formats.check_packages),
+    "upstream.formats.check_foreign_packages": _mirror(formats.check_foreign_packages),
     "upstream.formats.lift_profile": lambda text: formats.lift_profile(
         text.encode(), "acme_widget-5", {"target": "pico/nine"}
     ),
@@ -219,7 +221,8 @@ COVERED: Mapping[str, str] = {
 NOT_FOREIGN: Mapping[str, str] = {
     "domain.access.parse_rates": "a setting of the operator",
     "engines.local.sandbox.confined": "what this machine's own bubblewrap says",
-    "upstream.documents.UpstreamDocuments.get": "a path that this program makes",
+    "upstream.documents.UpstreamDocuments.look": "a path that this program makes, or an allowed address",
+    "upstream.documents.UpstreamDocuments.start": "a path that this program makes",
     "upstream.documents.UpstreamDocuments.want": "a path that this program makes",
     "upstream.server.UpstreamServer._request": "a path that this program makes",
     "http.fast_path._plain_path": "an address; cut by the server",

@@ -9,6 +9,7 @@ from typing import Any
 
 from asu_builder.upstream.lenient import MOST_TEXT, Unreadable, unpack
 
+INDEX_SCHEMA = b"indx"
 _OFFSET = 0x0FFFFFFF
 """The part of a value that says where its content lies; the four bits above say what it is."""
 SMALL, INTEGER_32, INTEGER_64 = 1, 2, 3

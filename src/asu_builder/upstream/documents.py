@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,7 +14,8 @@ import msgspec
 from asu_builder.database.connection import Database
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS, current_reading
-from asu_builder.upstream.fetches import Asking, on_its_way
+from asu_builder.upstream.fetches import Asking, Fetches, on_its_way
+from asu_builder.upstream.formats import IndexFile
 from asu_builder.upstream.memory import FRESH_FOR, OWN, Document, DocumentMemory
 from asu_builder.upstream.server import UpstreamServer
 
@@ -119,20 +120,24 @@ class UpstreamDocuments:
 
     def __init__(
         self,
-        url: str,
-        database: Database,
+        server: UpstreamServer,
+        memory: DocumentMemory,
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
-        redirect_hosts: Sequence[str] = (),
+        fetches: Fetches | None = None,
     ) -> None:
-        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
-        self._memory = DocumentMemory(database, now=now, clock=clock)
+        """`now` is the time on the wall, `clock` counts seconds and never leaps.
+
+        `memory` and `fetches` may be shared with others.
+        """
+        self._memory = memory
         self._clock = clock
         self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
         self._restored = False
-        self._server = UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock)
-        self.asking = Asking(self._server, self._memory, on_missing=self._warm.forget, clock=clock)
+        self._server = server
+        self.asking = Asking(server, memory, on_missing=self._warm.forget, clock=clock, fetches=fetches)
+        self.address = server.address
 
     def get(self, path: str, parse: Parse[Parsed], *, wait: bool = True) -> Parsed | None:
         """The parsed document, or None when upstream has none.
@@ -141,8 +146,12 @@ class UpstreamDocuments:
         come within ten seconds. It is `UpstreamUnavailable` when asking for it has failed. Without
         `wait` the answer can be made without it: five seconds at most, and none after a failure.
         """
+        return self.look(path, parse, wait=wait)[0]
+
+    def look(self, path: str, parse: Parse[Parsed], *, wait: bool = False) -> tuple[Parsed | None, bool]:
+        """The same, and whether it is as upstream has it, as far as the fresh time of a document goes."""
         if not _PLAIN_PATH.fullmatch(path):
-            return None
+            return None, True
         document = self._find(path, parse)
         age = 0.0 if document is None else self._clock() - document.checked
         if document is None or age > _longest_stale(path, document).total_seconds():
@@ -150,8 +159,7 @@ class UpstreamDocuments:
         elif age > document.fresh_for:
             document = self._again(path, parse, document)
         self._note(path, document)
-        parsed: Parsed | None = document.parsed
-        return parsed
+        return document.parsed, self._clock() - document.checked <= document.fresh_for
 
     def want(self, path: str, parse: Parse[Any]) -> None:
         """Has a document fetched that will be asked for in a moment, beside others; never waits."""
@@ -161,6 +169,18 @@ class UpstreamDocuments:
         document = self._find(path, parse)
         if document is None and not reading.over and not reading.refusal() and self.asking.may_ask(path):
             reading.await_first(self.asking.ask(path, parse, instead_of=None).future)
+
+    def start(self, path: str, parse: Parse[Any]) -> None:
+        """Has a document fetched, unless it is here and fresh, before it is waited for in this thread.
+
+        Within a `Reading` there is nothing to do: it waits for all that it lacks at once.
+        """
+        if current_reading() is not None or not _PLAIN_PATH.fullmatch(path):
+            return
+        document = self._find(path, parse)
+        is_fresh = document is not None and self._clock() - document.checked <= document.fresh_for
+        if not is_fresh and self.asking.may_ask(path):
+            self.asking.ask(path, parse, instead_of=document)
 
     def known(self, path: str, parse: Parse[Parsed]) -> Parsed | None:
         """The document as last seen, however old; None when it was never, or upstream has none."""
@@ -173,6 +193,11 @@ class UpstreamDocuments:
     def stored(self, path: str) -> bytes | None:
         """The bytes of a document as last seen; None when it was never, or upstream has none."""
         return self._memory.stored(self._server.address(path))
+
+    def read_index(self, path: str, digest: str) -> bytes | None:
+        """The bytes of an index, as long as those with this SHA-256 are stored."""
+        body = self.stored(path)
+        return body if body is not None and IndexFile.of(body).digest == digest else None
 
     def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
         """Asks for one document again that was asked for of late; to be called once a second."""
@@ -231,7 +256,7 @@ class UpstreamDocuments:
         if reading is not None:
             address = self._server.address(path)
             reading.note(address, self._memory.state(address, document))
-            if document.parsed is not None and not _is_list(path):
+            if document.parsed is not None and not _is_list(path) and not self._server.is_foreign:
                 self._warm.note(path)
 
     def _again(self, path: str, parse: Parse[Any], old: Document) -> Document:
@@ -261,8 +286,10 @@ class UpstreamDocuments:
             raise self.asking.refusal(path)
         fetch = self.asking.ask(path, parse, instead_of=old)
         if reading is None:
+            # What is beside the point is waited for once, together with all else that was started.
+            beside = max(0.0, fetch.since + BESIDE_SECONDS - time.monotonic())
             with contextlib.suppress(TimeoutError):
-                fetch.future.result(timeout=FIRST_SECONDS if wait else BESIDE_SECONDS)
+                fetch.future.result(timeout=FIRST_SECONDS if wait else beside)
                 if (document := self._find(path, parse)) is not None:
                     return document
         elif wait:
@@ -270,6 +297,57 @@ class UpstreamDocuments:
         elif not (failed_before or reading.beside_over or time.monotonic() > fetch.since + BESIDE_SECONDS):
             reading.await_beside(fetch.future)
         raise on_its_way(path)
+
+
+_MOST_SERVERS = 64
+_FOREIGN_FETCHES = 16
+
+
+class RepositoryDocuments:
+    """Documents of servers that requests name; safe to use from any thread. None is kept warm.
+
+    Only for addresses that `require_allowed` has let pass.
+    """
+
+    def __init__(
+        self,
+        upstream_url: str,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float],
+    ) -> None:
+        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        self._upstream_url = upstream_url
+        self._now = now
+        self._clock = clock
+        self._memory = DocumentMemory(database, now=now, clock=clock, is_foreign=True)
+        self._fetches = Fetches(most=_FOREIGN_FETCHES)
+        self._lock = threading.Lock()
+        self._servers: OrderedDict[str, UpstreamDocuments] = OrderedDict()
+
+    def at(self, url: str) -> UpstreamDocuments:
+        """What one server has; `url` is its address without a path."""
+        with self._lock:
+            documents = self._servers.get(url)
+            if documents is None:
+                server = UpstreamServer(url, clock=self._clock, around=self._upstream_url)
+                documents = self._servers[url] = UpstreamDocuments(
+                    server, self._memory, now=self._now, clock=self._clock, fetches=self._fetches
+                )
+            self._servers.move_to_end(url)
+            while len(self._servers) > _MOST_SERVERS:
+                self._servers.popitem(last=False)
+        return documents
+
+    def tidy(self) -> None:
+        """Keeps what is stored within its bounds."""
+        self._memory.prune()
+
+    def close(self) -> None:
+        """Ends background work; what is still on its way is dropped."""
+        self._memory.close()
+        self._fetches.close()
 
 
 def _longest_stale(path: str, document: Document) -> timedelta:

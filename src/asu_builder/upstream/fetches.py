@@ -135,14 +135,18 @@ class Asking:
         *,
         on_missing: Callable[[str], None],
         clock: Callable[[], float],
+        fetches: Fetches | None = None,
     ) -> None:
-        """`on_missing` is called with the path of each absent document. `clock` counts seconds."""
+        """`on_missing` is called with the path of each absent document. `clock` counts seconds.
+
+        `fetches` may be shared with others.
+        """
         self._server = server
         self._memory = memory
         self._on_missing = on_missing
         self._clock = clock
         self._lock = threading.Lock()
-        self._fetches = Fetches()
+        self._fetches = fetches or Fetches()
         self._fetching: dict[str, Fetch] = {}
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
         """Of the paths that failed last time."""
@@ -240,7 +244,7 @@ class Asking:
             breaker = self._breakers.pop(path, None)
             if breaker is None:
                 breaker = Breaker(clock=self._clock, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
-                if not self._server.problem:
+                if not (self._server.problem or self._server.is_foreign):
                     _log.warning("%s", error)
             self._breakers[path] = breaker
             while len(self._breakers) > _BREAKERS:

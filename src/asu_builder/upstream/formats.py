@@ -4,6 +4,7 @@ Every reader takes the bytes and a place for notes, and raises `ValueError` for 
 nothing of what it should: then the last good one serves.
 """
 
+import hashlib
 import json
 import re
 import sys
@@ -18,7 +19,8 @@ from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.release import TargetProfiles, VersionList, parse_release
 from asu_builder.domain.request import TARGET, UPSTREAM_PACKAGE, VERSION_CODE
 from asu_builder.domain.search import Device, Title, name_devices, without_abi
-from asu_builder.upstream.lenient import Notes, Reader, Unreadable, decode_object, is_text, unpack
+from asu_builder.upstream.adb import INDEX_SCHEMA, open_adb
+from asu_builder.upstream.lenient import GZIP, Notes, Reader, Unreadable, decode_object, is_text, unpack
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _KERNEL_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_~+-]*(?:\.[A-Za-z0-9_~+-]+)*")
@@ -271,3 +273,42 @@ def _add_package(fields: dict[str, str], packages: dict[str, str], others: set[s
 def parse_packed_packages(body: bytes, notes: Notes) -> PackageIndex:
     """`Packages.gz`: the same, packed."""
     return parse_packages(unpack(body, wbits=31, most=_MOST_BYTES), notes)
+
+
+class IndexFile(Struct, frozen=True):
+    """What is kept of an index in memory: its packages are read from the stored bytes when need be."""
+
+    digest: str
+    """SHA-256 of the bytes, hexadecimal."""
+
+    @classmethod
+    def of(cls, body: bytes) -> "IndexFile":
+        """The file with these bytes."""
+        return cls(hashlib.sha256(body).hexdigest())
+
+
+def check_adb(body: bytes, notes: Notes) -> IndexFile:
+    """`packages.adb`, whose packages another process reads: whether it is an index at all."""
+    del notes
+    open_adb(body, INDEX_SCHEMA)
+    return IndexFile.of(body)
+
+
+def check_packages(body: bytes, notes: Notes) -> IndexFile:
+    """`Packages`, packed or not, whose packages are forgotten again."""
+    read_packages(body, notes)
+    return IndexFile.of(body)
+
+
+def check_foreign_packages(body: bytes, notes: Notes) -> IndexFile:
+    """The same, whose packages another process reads: whether it is an index at all."""
+    del notes
+    text = unpack(body, wbits=31, most=_MOST_BYTES) if body.startswith(GZIP) else body
+    if not text.isspace() and text and not re.search(rb"^Package:", text, re.MULTILINE):
+        raise Unreadable("it names no package")
+    return IndexFile.of(body)
+
+
+def read_packages(body: bytes, notes: Notes) -> PackageIndex:
+    """`Packages`, packed or not."""
+    return (parse_packed_packages if body.startswith(GZIP) else parse_packages)(body, notes)

@@ -18,6 +18,8 @@ import msgspec
 
 _log = logging.getLogger(__name__)
 
+GZIP = b"\x1f\x8b"
+"""Begins what gzip has packed."""
 MOST_TEXT = 256
 """Characters."""
 _SHOWN = 3

@@ -20,15 +20,17 @@ from asu_builder.database.connection import Database
 from asu_builder.database.rows import to_micros
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import DocumentState
+from asu_builder.upstream.formats import IndexFile
 
 _log = logging.getLogger(__name__)
 
-_MEMORY_BYTES = 12 << 20
+_MEMORY_BYTES, _FOREIGN_MEMORY_BYTES = 12 << 20, 1 << 20
+"""Of the download server's documents, and of those of repositories that requests name."""
 _STATES = 20_000
 """Documents of which it is known that they have not changed, about 300 bytes each."""
 _OVERHEAD = 500
-_STORED_BYTES = 64 << 20
-"""Of all documents in the database; those that upstream has confirmed longest ago go first."""
+_STORED_BYTES, _FOREIGN_BYTES = 160 << 20, 32 << 20
+"""Of all documents in the database, likewise; those that were confirmed longest ago go first."""
 _PRUNE_EVERY = 4 << 20
 """After so many stored bytes the database is looked at, beside the regular looks."""
 _OF_NO_USE = timedelta(days=31), timedelta(days=1)
@@ -44,6 +46,8 @@ MISSING_FOR = timedelta(minutes=1)
 """How long "upstream has no such document" is believed: a release appears without a restart."""
 OWN = "own:"
 """Begins the names of rows that are notes of ours and no documents of upstream."""
+_FOREIGN = "foreign:"
+"""Begins those of documents of repositories that requests name."""
 _STORE = (
     "INSERT INTO upstream_documents (path, etag, fetched_at, body) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (path) DO UPDATE"
@@ -53,7 +57,8 @@ _TOO_MUCH = f"""
     SELECT path FROM (
         SELECT path, fetched_at, body IS NULL AS missing,
             sum(coalesce(length(body), 0) + {_OVERHEAD}) OVER (ORDER BY fetched_at DESC, path) AS total
-        FROM upstream_documents WHERE path NOT LIKE :own || '%'
+        FROM upstream_documents
+        WHERE path NOT LIKE :own || '%' AND path LIKE :foreign || '%' = :is_foreign
     ) WHERE total > :most OR fetched_at < :old OR (missing AND fetched_at < :missing)
     ORDER BY total DESC LIMIT {_AT_ONCE}
 """
@@ -86,6 +91,8 @@ class Document(Struct, frozen=True):
 
 def size_of(body: bytes | None, parsed: Any) -> int:
     """About how many bytes a parsed document takes."""
+    if isinstance(parsed, IndexFile):
+        return _OVERHEAD
     entries = len(parsed) if isinstance(parsed, tuple) else 0
     return _OVERHEAD + max(len(body or b""), entries * _BYTES_EACH)
 
@@ -94,10 +101,20 @@ class DocumentMemory:
     """Documents by their address; safe to use from any thread."""
 
     def __init__(
-        self, database: Database, *, now: Callable[[], datetime], clock: Callable[[], float]
+        self,
+        database: Database,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float],
+        is_foreign: bool = False,
     ) -> None:
-        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        """`now` is the time on the wall, `clock` counts seconds and never leaps.
+
+        Foreign documents have bounds of their own.
+        """
         self._database = database
+        self._prefix = _FOREIGN if is_foreign else ""
+        self._most_bytes = _FOREIGN_MEMORY_BYTES if is_foreign else _MEMORY_BYTES
         self._now = now
         self._clock = clock
         self._lock = threading.Lock()
@@ -169,7 +186,8 @@ class DocumentMemory:
             if (state := self._states.get(address)) is not None:
                 state.checked = checked
         self._write(
-            "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?", (to_micros(self._now()), address)
+            "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?",
+            (to_micros(self._now()), self._prefix + address),
         )
 
     def prune(self) -> int:
@@ -180,11 +198,20 @@ class DocumentMemory:
         while True:
             with self._database.writing() as connection:
                 rows = connection.execute(
-                    _TOO_MUCH, {"own": OWN, "old": old, "missing": missing, "most": _STORED_BYTES}
+                    _TOO_MUCH,
+                    {
+                        "own": OWN,
+                        "foreign": _FOREIGN,
+                        "is_foreign": bool(self._prefix),
+                        "old": old,
+                        "missing": missing,
+                        "most": _FOREIGN_BYTES if self._prefix else _STORED_BYTES,
+                    },
                 ).fetchall()
                 connection.executemany("DELETE FROM upstream_documents WHERE path = ?", rows)
             with self._lock:
-                for (name,) in rows:
+                for (row,) in rows:
+                    name = row.removeprefix(self._prefix)
                     if (document := self._documents.pop(name, None)) is not None:
                         self._size -= document.size
                     if (state := self._states.pop(name, None)) is not None:
@@ -200,7 +227,7 @@ class DocumentMemory:
 
     def store(self, address: str, etag: str, body: bytes | None) -> None:
         """Puts it where the next start finds it."""
-        self._write(_STORE, (address, etag, to_micros(self._now()), body))
+        self._write(_STORE, (self._prefix + address, etag, to_micros(self._now()), body))
         self._stored_since += len(body or b"") + _OVERHEAD
         if self._stored_since > _PRUNE_EVERY:
             self._stored_since = 0
@@ -215,7 +242,7 @@ class DocumentMemory:
     def _stored(self, columns: str, address: str) -> tuple[Any, ...] | None:
         with self._database.reading() as connection:
             row: tuple[Any, ...] | None = connection.execute(
-                f"SELECT {columns} FROM upstream_documents WHERE path = ?", (address,)
+                f"SELECT {columns} FROM upstream_documents WHERE path = ?", (self._prefix + address,)
             ).fetchone()
         return row
 
@@ -225,7 +252,7 @@ class DocumentMemory:
             self._size += document.size - (former.size if former else 0)
             self._documents[address] = document
             self._follow(address, document)
-            while self._size > _MEMORY_BYTES and len(self._documents) > 1:
+            while self._size > self._most_bytes and len(self._documents) > 1:
                 _, dropped = self._documents.popitem(last=False)
                 self._size -= dropped.size
 

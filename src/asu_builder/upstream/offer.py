@@ -7,29 +7,36 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from asu_builder.database.connection import Database
-from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.addresses import parse_address
+from asu_builder.domain.errors import AsuError, Unavailable
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.preflight import PackageIndexes
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, name_devices
-from asu_builder.upstream.documents import UpstreamDocuments
+from asu_builder.upstream import formats
+from asu_builder.upstream.documents import RepositoryDocuments, UpstreamDocuments
 from asu_builder.upstream.formats import (
+    check_adb,
+    check_foreign_packages,
+    check_packages,
     lift_profile,
     parse_feeds,
     parse_index,
     parse_overview,
-    parse_packages,
-    parse_packed_packages,
     parse_profiles_json,
     parse_targets,
     parse_versions,
 )
+from asu_builder.upstream.index_files import FILES, IndexFiles, PackageLists, as_index
 from asu_builder.upstream.lenient import LeftOut, Notes
+from asu_builder.upstream.memory import DocumentMemory
+from asu_builder.upstream.server import UpstreamServer
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +133,9 @@ class UnlistedDevices:
 Parsed = TypeVar("Parsed")
 
 
+_FIRST_WITH_APK = (25, 12)
+
+
 _USUAL_FEEDS = ("base", "luci", "packages", "routing", "telephony")
 """Of an architecture whose mirror has no `feeds.conf`."""
 
@@ -147,8 +157,13 @@ class HttpUpstream:
         The server may send us to `redirect_hosts` beside itself.
         """
         self._documents = UpstreamDocuments(
-            url, database, now=now, clock=clock, redirect_hosts=redirect_hosts
+            UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock),
+            DocumentMemory(database, now=now, clock=clock),
+            now=now,
+            clock=clock,
         )
+        self._repositories = RepositoryDocuments(url, database, now=now, clock=clock)
+        self._lists = PackageLists(self._documents)
         self._left_out = LeftOut()
         self._incomplete = Incomplete(clock)
         self._unlisted = UnlistedDevices(self._documents, self._left_out)
@@ -207,18 +222,63 @@ class HttpUpstream:
         return self._merged(base, self._of_target(release, target))[0] or None
 
     def package_indexes(self, release: Release, target: str, architecture: str) -> PackageIndexes:
-        """As the port says."""
-        return PackageIndexes(PackageManager.APK, (), "The package indexes are not read yet.")
+        manager = self._manager(release, target)
+        files = IndexFiles(self._documents, manager, self._left_out)
+        directories = [("target", f"{release.path}/targets/{target}/packages")]
+        base = f"{release.path}/packages/{architecture}"
+        # Where they are absent they are not lacking: what an ImageBuilder reads is for others to compare.
+        optional: list[tuple[str, str]] = []
+        try:
+            own = self._of_target(release, target, wait=False)
+            optional += [(name, place) for name, place in own.items() if name == "kmods"]
+            feeds = self._read(f"{base}/feeds.conf", parse_feeds, wait=False)
+            named = optional if feeds is None else directories
+            named += [(feed, f"{base}/{feed}") for feed in feeds or _USUAL_FEEDS]
+        except AsuError:
+            files.lack("the feeds", "did not arrive yet")
+        files.start(directory for _, directory in (*directories, *optional))
+        for name, directory in directories:
+            files.read(name, directory)
+        for name, directory in optional:
+            files.read(name, directory, is_optional=True)
+        return PackageIndexes(manager, tuple(files.found), files.sentence())
+
+    def _manager(self, release: Release, target: str) -> PackageManager:
+        """The package manager whose index lies in the target's directory; the usual one where none does."""
+        usual, other = PackageManager.APK, PackageManager.OPKG
+        if release.order < _FIRST_WITH_APK:
+            usual, other = other, usual
+        directory = f"{release.path}/targets/{target}/packages"
+        files = {manager: IndexFiles(self._documents, manager, self._left_out) for manager in (usual, other)}
+        # A mirror that is known to have the other is not asked for this one each time.
+        for manager in (usual, other) if not files[other].knows(directory) else (other, usual):
+            if files[manager].may_have(directory):
+                return manager
+        return usual
 
     def repository_index(self, name: str, url: str, manager: PackageManager) -> PackageIndex | None:
-        """As the port says."""
+        address = parse_address(url)
+        is_apk = manager is PackageManager.APK
+        if address is None or address.user or (is_apk and not address.path.endswith(".adb")):
+            return None  # apk takes any other address for an index of its former edition
+        path = address.path.strip("/")
+        documents = self._repositories.at(url[: len(url) - len(address.path)].lower())
+        for file in [path] if is_apk else [f"{path}/{file}".lstrip("/") for file in FILES[manager]]:
+            try:
+                check = check_adb if is_apk else check_foreign_packages
+                found, is_fresh = documents.look(file, partial(check, notes=Notes()))
+            except AsuError:
+                return None
+            if found is not None:
+                return as_index(name, documents, file, found, manager) if is_fresh else None
         return None
 
-    def _of_target(self, release: Release, target: str) -> dict[str, str]:
+    def _of_target(self, release: Release, target: str, *, wait: bool = True) -> dict[str, str]:
         """The directories of a target's own packages."""
         base = f"{release.path}/targets/{target}"
         directories = {"packages": f"{base}/packages"}
-        described = self.target_profiles(release, target)
+        path = f"{release.path}/targets/{target}/profiles.json"
+        described = self._read(path, parse_profiles_json, wait=wait)
         if described is not None and described.kernel_modules:
             # Kernel modules moved to a directory of their own (since 24.10, 23.05.6 and snapshots).
             directories["kmods"] = f"{base}/kmods/{described.kernel_modules}"
@@ -236,11 +296,11 @@ class HttpUpstream:
         own = {f"{name} of the target": place for name, place in self._of_target(release, target).items()}
         _, others = self._merged(base, directories | own, noted=False)
         for directory in (directories | own).values():
-            self._want(f"{directory}/Packages", parse_packages)
+            self._want(f"{directory}/Packages", check_packages)
         for directory in (directories | own).values():
             # Later 24.10 releases have the second edition of `index.json`, which lacks them, beside it.
             with contextlib.suppress(Unavailable):
-                listed = self._read(f"{directory}/Packages", parse_packages)
+                listed = self._listed(f"{directory}/Packages")
                 others |= listed.others if listed else set()
         return others
 
@@ -267,11 +327,11 @@ class HttpUpstream:
                 index = self._read(f"{directory}/index.json", parse_index)
                 if index is None:
                     # Older releases and many mirrors have nothing but what opkg reads.
-                    index = self._read(f"{directory}/Packages.gz", parse_packed_packages)
-                    index = index or self._read(f"{directory}/Packages", parse_packages)
+                    index = self._listed(f"{directory}/Packages.gz")
+                    index = index or self._listed(f"{directory}/Packages")
                 elif not index.is_stripped:
                     # The first edition has names with their ABI suffix; `Packages` says what to take off.
-                    index = self._read(f"{directory}/Packages", parse_packages) or index
+                    index = self._listed(f"{directory}/Packages") or index
             except Unavailable as error:
                 lacking[name] = error
                 continue
@@ -291,6 +351,10 @@ class HttpUpstream:
             if reading is None or not reading.lacks:  # else they may be on their way
                 self._incomplete.note(base, missing)
         return merged, others
+
+    def _listed(self, path: str) -> formats.PackageIndex | None:
+        file = self._read(path, check_packages)
+        return None if file is None else self._lists.read(path, file)
 
     def _read(
         self, path: str, parse: Callable[[bytes, Notes], Parsed], *, wait: bool = True
@@ -314,17 +378,20 @@ class HttpUpstream:
     def tidy(self) -> None:
         """Keeps what is stored of upstream within its bounds; to be called now and then."""
         self._documents.tidy()
+        self._repositories.tidy()
 
     def close(self) -> None:
         """Ends background work."""
         self._documents.close()
+        self._repositories.close()
 
 
 _PARSERS: Mapping[str, Callable[[bytes, Notes], Any]] = {
     "profiles.json": parse_profiles_json,
     "feeds.conf": parse_feeds,
     "index.json": parse_index,
-    "Packages": parse_packages,
-    "Packages.gz": parse_packed_packages,
+    "packages.adb": check_adb,
+    "Packages": check_packages,
+    "Packages.gz": check_packages,
 }
 """Of the documents that are kept warm, by name."""

@@ -1,6 +1,6 @@
 """What the indexes that apk and opkg read say of each package. Layout: facts on the preflight, §4.
 
-Runs in processes of its own as well, so it imports little.
+Other processes run it as well, so it imports little.
 """
 
 import re
@@ -10,8 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.domain.package_index import IndexedPackage, PackageManager, Relation
-from asu_builder.upstream.adb import AdbBlock, OddValue, open_adb
-from asu_builder.upstream.lenient import Notes, Unreadable, is_text, unpack
+from asu_builder.upstream.adb import INDEX_SCHEMA, AdbBlock, OddValue, open_adb
+from asu_builder.upstream.lenient import GZIP, Notes, Unreadable, is_text, unpack
 
 _MOST_PACKAGES = 50_000
 _MOST_OF_A_PACKAGE = 1_000
@@ -190,10 +190,9 @@ class _AdbReader:
 
 
 def _read_adb(data: bytes, notes: Notes) -> Iterator[IndexedPackage | None]:
-    return _AdbReader(open_adb(data, b"indx"), notes).packages()
+    return _AdbReader(open_adb(data, INDEX_SCHEMA), notes).packages()
 
 
-_GZIP = b"\x1f\x8b"
 _BLANKS = re.compile(r"\n[ \t]+(?=\n)")
 """A line of nothing but blanks ends a paragraph like an empty one."""
 _IN_LINE = re.compile(r"[^\n]")
@@ -209,7 +208,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def _read_packages(data: bytes, notes: Notes) -> Iterator[IndexedPackage | None]:
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         data = unpack(data, wbits=31, most=_MOST_BYTES)
     text = _BLANKS.sub("\n", data.decode("utf-8", "replace").rstrip().replace("\r\n", "\n"))
     reader = _PackagesReader(notes)

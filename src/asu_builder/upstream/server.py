@@ -177,9 +177,10 @@ _WHOLE_SECONDS = 60.0
 _DOWN_FIRST, _DOWN_LONGEST = timedelta(seconds=2), timedelta(seconds=10)
 """How long nothing is asked for when no connection was made, at first and at most."""
 _CONNECTIONS = 160
-_MAX_DOCUMENT_BYTES = 32 << 20
+_MAX_DOCUMENT_BYTES, _MAX_FOREIGN_BYTES = 32 << 20, 8 << 20
+"""Of one document of the download server, and of one of a repository that a request names."""
 _MOST_FORBIDDEN = 2000
-_OPTIONAL = re.compile(r"(?:^|/)(?:\.overview\.json|index\.json|Packages(?:\.gz)?)$")
+_OPTIONAL = re.compile(r"(?:^|/)(?:\.overview\.json|index\.json|Packages(?:\.gz)?|[^/]+\.adb)$")
 """Documents that a sound server may lack: lists of devices, and indexes of packages."""
 
 
@@ -197,16 +198,31 @@ class UpstreamServer:
     """Documents below one address; safe to use from any thread."""
 
     def __init__(
-        self, url: str, *, redirect_hosts: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        *,
+        redirect_hosts: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        around: str = "",
     ) -> None:
-        """`redirect_hosts` may follow it. `clock` counts seconds and never leaps."""
+        """`redirect_hosts` may follow it. `clock` counts seconds and never leaps.
+
+        With `around`, the download server's address, this is a server that a request names: only what
+        `RepositoryStatus` may ask is asked, less is taken from it, and its failures are no news.
+        """
         self.url = url.rstrip("/")
+        self.is_foreign = bool(around)
+        self._called = f"The {'repository' if around else 'download'} server {self.url}"
         self.down = Breaker(clock=clock, first=_DOWN_FIRST, longest=_DOWN_LONGEST)
         """Open while no connection can be made: whatever is asked for, there is no answer."""
         self.forbidden: set[str] = set()
         """Optional documents that were answered 403 the last time."""
         self._lock = threading.Lock()
         self._redirects = Redirects(self.url, redirect_hosts, clock=clock)
+        self._watched: Redirects | None = None
+        """What looks at the peers of this server itself; the operator has named the download server."""
+        if around and not _is_literal(urlsplit(self.url).hostname or ""):
+            self._watched = Redirects(around, (), clock=clock)
         self._pools: dict[tuple[bool, str], urllib3.PoolManager] = {}
         """For the server itself, and for where it sends us; each by the proxy in between, if any."""
         self.problem = ""
@@ -224,13 +240,14 @@ class UpstreamServer:
         try:
             response = self._request(path, etag)
         except UpstreamUnavailable as error:
-            if not self.problem:
+            if not self.problem and not self.is_foreign:
                 _log.warning("%s Answering from what was seen before", error)
             self.problem = str(error)
             raise
         if self.problem:
             self.problem = ""
-            _log.warning("The download server %s answers again", self.url)
+            if not self.is_foreign:
+                _log.warning("The download server %s answers again", self.url)
         return response
 
     def _request(self, path: str, etag: str) -> Response:
@@ -243,12 +260,12 @@ class UpstreamServer:
             answer, body = self._ask(self.address(path), headers)
         except RedirectRefused as error:
             self.down.worked()
-            _log.warning("Not followed: %s", error)
+            _log.log(logging.INFO if self.is_foreign else logging.WARNING, "Not followed: %s", error)
             raise UpstreamUnavailable(
-                f"The download server {self.url} sends us elsewhere for {path}, which is not followed."
+                f"{self._called} sends us elsewhere for {path}, which is not followed."
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            sentence = f"The download server {self.url} does not answer: {error}."
+            sentence = f"{self._called} does not answer: {error}."
             # Not even a connection was made. One that says nothing may only lack this document.
             if isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError):
                 self.down.failed(sentence)
@@ -263,7 +280,7 @@ class UpstreamServer:
             return Response(404, "", b"", forbidden=True)
         self.forbidden.discard(path)
         if answer.status not in (200, 304, 404):
-            raise UpstreamUnavailable(f"The download server {self.url} answered {answer.status} for {path}.")
+            raise UpstreamUnavailable(f"{self._called} answered {answer.status} for {path}.")
         return Response(answer.status, answer.headers.get("ETag", ""), body)
 
     def _ask(self, address: str, headers: dict[str, str]) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
@@ -274,10 +291,10 @@ class UpstreamServer:
         for hop in range(MOST_HOPS + 1):
             pool = self._connected(address, own=not hop)
             try:
-                answer, body = _get(address, headers, pool)
+                answer, body = self._get(address, headers, pool)
             except ProtocolError:
                 # A connection that was kept may have been closed at this very moment.
-                answer, body = _get(address, headers, pool)
+                answer, body = self._get(address, headers, pool)
             location = answer.headers.get("Location")
             if answer.status not in STATUSES or not location:
                 return answer, body
@@ -292,34 +309,37 @@ class UpstreamServer:
         with self._lock:
             pool = self._pools.get((own, proxy))
             if pool is None:
-                timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+                read = _REPOSITORY_SECONDS if self.is_foreign else _READ_SECONDS
+                timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=read)
                 pool = open_pool(address, maxsize=_CONNECTIONS, timeout=timeout, retries=False)
                 # Behind a proxy the peer is the proxy.
-                if not own and not pool.proxy:
-                    watch_peers(pool, self._redirects.require_public)
+                watching = self._watched or (None if own else self._redirects)
+                if watching and not pool.proxy:
+                    watch_peers(pool, watching.require_public)
                 self._pools[own, proxy] = pool
         if not own and pool.proxy:
             self._redirects.require_public_name(address)
         return pool
 
-
-def _get(
-    address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
-) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
-    """The answer and its whole body; a server that trickles for ever is one that does not answer."""
-    until = time.monotonic() + _WHOLE_SECONDS
-    chunks: list[bytes] = []
-    answer = pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
-    try:
-        while chunk := answer.read(1 << 16):
-            chunks.append(chunk)
-            if time.monotonic() > until:
-                raise TimeoutError(f"still sending after {_WHOLE_SECONDS:.0f} seconds")
-            if len(chunks) << 16 > _MAX_DOCUMENT_BYTES:
-                raise OSError(f"the document is larger than {_MAX_DOCUMENT_BYTES >> 20} MiB")
-    finally:
-        answer.release_conn()
-    return answer, b"".join(chunks)
+    def _get(
+        self, address: str, headers: dict[str, str], pool: "urllib3.PoolManager"
+    ) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
+        """The answer and its whole body; a server that trickles for ever is one that does not answer."""
+        seconds = _REPOSITORY_WHOLE_SECONDS if self.is_foreign else _WHOLE_SECONDS
+        most = _MAX_FOREIGN_BYTES if self.is_foreign else _MAX_DOCUMENT_BYTES
+        until = time.monotonic() + seconds
+        chunks: list[bytes] = []
+        answer = pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
+        try:
+            while chunk := answer.read(1 << 16):
+                chunks.append(chunk)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"still sending after {seconds:.0f} seconds")
+                if len(chunks) << 16 > most:
+                    raise OSError(f"the document is larger than {most >> 20} MiB")
+        finally:
+            answer.release_conn()
+        return answer, b"".join(chunks)
 
 
 _REPOSITORY_SECONDS = 5.0
