@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from asu_builder.database.arrivals import insert_jobs
 from asu_builder.database.connection import Database
-from asu_builder.database.queue import RESET_TO_PENDING, insert_job
+from asu_builder.database.queue import RESET_TO_PENDING
 from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, to_job
 from asu_builder.domain.job import (
     AuditEntry,
@@ -141,7 +142,7 @@ class SqlOperations:
                     request = REQUEST.decode(text)
                     _end_answers(connection, request_hash, at)
                     submission = Submission(request, request_hash, client, caller, Priority(priority))
-                    job, _ = insert_job(connection, submission, at)
+                    ((job, _),) = insert_jobs(connection, [submission], at)
         finally:
             self._note_revocation()
         self._database.wakeups.notify(job is not None)

@@ -1,18 +1,18 @@
 """The queue in SQL: what is submitted, claimed and ended, and in which order jobs wait.
 
 Every step names the state it leaves in its WHERE clause, so an illegal one matches no row. This module,
-`retention.py` and `operator.py` are the only ones that write `build_jobs`. Why the queue is fair:
-docs/decisions/callers-take-turns.md.
+`arrivals.py`, `retention.py` and `operator.py` are the only ones that write `build_jobs`. Why the queue is
+fair: docs/decisions/callers-take-turns.md.
 """
 
 import sqlite3
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import json
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
+from asu_builder.database.arrivals import Arrivals, find_all
 from asu_builder.database.clock import DOWNTIME, move_times
 from asu_builder.database.connection import Database
 from asu_builder.database.rows import (
@@ -24,24 +24,20 @@ from asu_builder.database.rows import (
     to_job,
 )
 from asu_builder.database.standings import (
-    ANSWERS,
     FORGET_MOVES,
     NEWEST_ID,
     OUTDATED,
     WaitingJobs,
-    count_ahead,
 )
-from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
-    FINAL_STATES,
     Attempt,
     BuildFailure,
     BuildResult,
     Entry,
     IdlePolicy,
     Job,
-    JobState,
     Lease,
     Outcome,
     Recovery,
@@ -49,11 +45,9 @@ from asu_builder.domain.job import (
     Stage,
     Standing,
     Submission,
-    allows_resubmit,
 )
 
 MAX_ATTEMPTS = 3
-_RETRY_AFTER_FULL = 30
 RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
 _LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 _MEASURED = 50
@@ -62,7 +56,6 @@ _IMPLAUSIBLE = timedelta(hours=6)
 """A clock that leapt in mid-build measures nothing."""
 
 
-COUNT_PENDING = "SELECT count(*) FROM build_jobs WHERE state = 'pending'"
 _CLAIM = """
     UPDATE build_jobs
        SET state = 'building', stage = 'init', worker = :worker, lease_token = lease_token + 1,
@@ -76,32 +69,6 @@ _CLAIM = """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
 
-_LAST = f"""
-    SELECT ({COUNT_PENDING}), deprioritized, -priority, fair_start, id
-      FROM build_jobs WHERE state = 'pending'
-     ORDER BY deprioritized DESC, priority, fair_start DESC, id DESC LIMIT 1
-"""
-# A caller's next job starts one after its last one that is not done, and no job before the start
-# that is reached.
-_NEXT_START = """
-    max(coalesce((SELECT reached FROM fair_queue WHERE priority = :priority), 0),
-        coalesce((SELECT max(fair_start) + 1 FROM build_jobs
-                   WHERE state IN ('pending', 'building')
-                     AND caller = :caller AND priority = :priority), 0))
-"""
-_INSERT = f"""
-    INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at,
-                            last_accessed_at, fair_start)
-    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_START})
-    RETURNING id, fair_start
-"""
-# Of two with the same start the older is first, so an equal start is not an earlier one.
-TAKE_EARLIER_START = f"""
-    UPDATE build_jobs SET priority = :priority, fair_start = own.fair_start, caller = :caller
-      FROM (SELECT {_NEXT_START} AS fair_start) AS own
-     WHERE id = :id AND state = 'pending'
-       AND (-:priority, own.fair_start) < (-build_jobs.priority, build_jobs.fair_start)
-"""
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
 _JOB = f"{SELECT_JOB} WHERE job.id = ?"
 
@@ -143,52 +110,18 @@ class SqlJobQueue:
     def submit_all(
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
-        entries: list[Entry | AsuError] = []
-        created: Counter[str] = Counter()
-        pending: int | None = None
-        last: tuple[int, ...] = ()
         with self._database.timed(durable=True) as (connection, at):
-            known = _find_all(connection, {submission.request_hash for submission in submissions}, at)
+            known = find_all(connection, {submission.request_hash for submission in submissions}, at)
+            arrivals = Arrivals(connection, at, known, max_pending)
             for submission in submissions:
-                name = submission.request_hash
-                job = known.get(name)
-                if job is not None and not allows_resubmit(job, now=moment(at)):
-                    job = known[name] = _join(connection, job, submission)
-                    ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
-                    entries.append(Entry(job, created=False, ahead=ahead))
-                    continue
-                if pending is None:  # from here on only this transaction adds to them
-                    pending, *last_place = connection.execute(_LAST).fetchone() or (0,)
-                    last = tuple(last_place)
-                if max_pending is not None and pending >= max_pending:
-                    entries.append(QueueFull(pending, _RETRY_AFTER_FULL))
-                    continue
-                if submission.refusal is not None and created[submission.caller] >= submission.refused_after:
-                    entries.append(submission.refusal)
-                    continue
-                if job is not None:
-                    connection.execute("UPDATE build_jobs SET expires_at = ? WHERE id = ?", (at, job.id))
-                connection.execute(
-                    "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)"
-                    " ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0",
-                    (name, json.encode(submission.request).decode(), at),
-                )
-                job, start = insert_job(connection, submission, at)
-                known[name] = job
-                # A new job is mostly the last one; then the others need not be counted again. Where the one
-                # that was last has been moved forward since, they are counted for nothing.
-                place = (0, -job.priority, start, job.id)
-                ahead = pending if place > last else count_ahead(connection, job.id)
-                last = max(last, place)
-                entries.append(Entry(job, created=True, ahead=ahead))
-                created[submission.caller] += 1
-                pending += 1
-        self._database.wakeups.notify(created.total())
-        return entries
+                arrivals.take(submission)
+            arrivals.write()
+        self._database.wakeups.notify(arrivals.created.total())
+        return arrivals.entries
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
-            return _find_all(connection, [request_hash], self._database.now()).get(request_hash)
+            return find_all(connection, [request_hash], self._database.now()).get(request_hash)
 
     def find_id(self, request_hash: str) -> int | None:
         row = self._database.peek(NEWEST_ID, {"hash": request_hash, "now": self._database.now()})
@@ -380,61 +313,6 @@ class SqlJobQueue:
         returned = len(lapsed) - len(gave_up)
         self._database.wakeups.notify(returned)
         return Recovery(returned, gave_up)
-
-
-def _find_all(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> dict[str, Job]:
-    """Of each hash the newest job that answers."""
-    values = {f"hash{number}": name for number, name in enumerate(request_hashes)}
-    marks = ", ".join(f":{name}" for name in values)
-    rows = connection.execute(
-        f"{SELECT_JOB} WHERE job.request_hash IN ({marks}) AND {ANSWERS} ORDER BY job.id",
-        {**values, "now": at},
-    )
-    return {job.request_hash: job for job in map(to_job, rows)}
-
-
-def insert_job(connection: sqlite3.Connection, submission: Submission, at: int) -> tuple[Job, int]:
-    """A new pending job, after those of its caller, and its start in the fair queue."""
-    job_id, start = connection.execute(
-        _INSERT,
-        {
-            "hash": submission.request_hash,
-            "client": submission.client,
-            "caller": submission.caller,
-            "cancel_digest": submission.cancel_digest,
-            "priority": submission.priority,
-            "at": at,
-        },
-    ).fetchone()
-    job = Job(
-        id=job_id,
-        request_hash=submission.request_hash,
-        request=submission.request,
-        state=JobState.PENDING,
-        enqueued_at=moment(at),
-        client=submission.client,
-        caller=submission.caller,
-        priority=submission.priority,
-    )
-    return job, start
-
-
-def _join(connection: sqlite3.Connection, job: Job, submission: Submission) -> Job:
-    """The live or final job as it is once this submission has joined it.
-
-    One that waits takes the place that a job of the joiner's own would get, if that is a better one.
-    """
-    if job.state in FINAL_STATES or submission.caller == job.caller:
-        return job
-    if not job.joined:
-        connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
-        job = replace(job, joined=True)
-    if job.state is not JobState.PENDING:
-        return job
-    own = {"id": job.id, "caller": submission.caller, "priority": submission.priority}
-    if connection.execute(TAKE_EARLIER_START, own).rowcount:
-        job = replace(job, caller=submission.caller, priority=submission.priority)
-    return job
 
 
 def _update_under_lease(

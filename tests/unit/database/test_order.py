@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from asu_builder.database.arrivals import TAKE_EARLIER_START
 from asu_builder.database.connection import Database
-from asu_builder.database.queue import TAKE_EARLIER_START
 
 
 def test_the_start_of_a_caller_who_joins_is_looked_up_in_indexes(tmp_path: Path) -> None:

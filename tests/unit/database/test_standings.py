@@ -12,9 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asu_builder.database import standings
+from asu_builder.database.arrivals import COUNT_PENDING
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import BUILDING, WAITING
-from asu_builder.database.queue import COUNT_PENDING, SqlJobQueue
+from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.standings import (
     AHEAD,
     KEPT_MOVES,
