@@ -4,6 +4,7 @@ Whatever is logged, no line shows a whole request hash, because that is the key 
 (docs/decisions/logs-show-short-hashes.md).
 """
 
+import functools
 import logging
 import re
 import time
@@ -65,7 +66,7 @@ class ConsoleLines(_Lines):
 
     def moment(self, seconds: float) -> str:
         """UTC, as on the pages and in every other output."""
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+        return f"{_second(int(seconds))}Z"
 
     def render(self, line: Line) -> str:
         """Time, level, request id and short hash (or `-`), logger and message."""
@@ -81,8 +82,7 @@ class JsonLines(_Lines):
 
     def moment(self, seconds: float) -> str:
         """UTC, to the millisecond."""
-        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        return f"{whole}.{int(seconds % 1 * 1000):03}Z"
+        return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03}Z"
 
     def render(self, line: Line) -> str:
         """The object on one line."""
@@ -92,6 +92,12 @@ class JsonLines(_Lines):
             texts = (getattr(line, name) for name in Line.__struct_fields__)
             clean = Line(*(text.encode(errors="replace").decode() for text in texts))
             return msgspec.json.encode(clean).decode()
+
+
+@functools.lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """That of most lines is the one of the line before."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def configure_logging(settings: Settings) -> None:

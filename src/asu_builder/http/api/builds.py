@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
-from msgspec.structs import replace
 
 from asu_builder.core.submit import Ask, Builds
 from asu_builder.domain.access import Caller
@@ -33,6 +32,7 @@ from asu_builder.http.api.wire import (
     frame_of,
     render_build,
     render_json,
+    with_cancel_token,
 )
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import answer_error
@@ -260,7 +260,7 @@ class BuildAnswers:
         CURRENT_HASH.set(view.job.request_hash)
         if first and view.cancel_token:
             _log.info("build submitted")
-            return render_build(view, looked.frame)
+            return with_cancel_token(answer, view.cancel_token)
         if not first and answer.status == 200:
             # The service has counted one of those who asked at the same time.
             client = client or client_from_user_agent(user_agent)
@@ -350,7 +350,7 @@ class BuildAnswers:
                     results[number] = view
                     continue
                 frame = frame_of(view.job)
-                answer = render_build(replace(view, cancel_token=""), frame)
+                answer = render_build(view, frame)
                 results[number] = Looked(view, answer, frame), named[number]
             except Exception as bug:  # noqa: BLE001
                 results[number] = bug

@@ -345,7 +345,7 @@ def render_build(view: BuildView, frame: BuildFrame | None = None) -> RenderedRe
     job = view.job
     frame = frame or frame_of(job)
     if job.state not in FINAL_STATES:
-        return render_live(frame, view.progress, cancel_token=view.cancel_token)
+        return render_live(frame, view.progress)
     shared = {"state": job.state, **asdict(frame)}
     document: object
     if isinstance(job.outcome, BuildResult):
@@ -355,7 +355,7 @@ def render_build(view: BuildView, frame: BuildFrame | None = None) -> RenderedRe
     return RenderedResponse(status, _encode(document), _headers(job.enqueued_at, step, 0, job))
 
 
-def render_live(frame: BuildFrame, progress: Progress, *, cancel_token: str = "") -> RenderedResponse:
+def render_live(frame: BuildFrame, progress: Progress) -> RenderedResponse:
     """A job that waits or is being built, as its clients see it."""
     standing = progress.standing
     waits = standing.state is JobState.PENDING
@@ -373,10 +373,15 @@ def render_live(frame: BuildFrame, progress: Progress, *, cancel_token: str = ""
         imagebuilder_status=msgspec.UNSET if waits else stage,
         eta_seconds=msgspec.UNSET if eta_seconds is None else eta_seconds,
         waiting_for=progress.waiting_for or msgspec.UNSET,
-        cancel_token=cancel_token or msgspec.UNSET,
     )
     step = b"queued" if waits else stage.encode()
     return RenderedResponse(202, _encode(document), _headers(frame.enqueued_at, step, position, standing))
+
+
+def with_cancel_token(answer: RenderedResponse, cancel_token: str) -> RenderedResponse:
+    """An answer about a live job for the caller who may cancel it with this secret of URL-safe characters."""
+    body = b'%b,"cancel_token":"%b"}' % (answer.body[:-1], cancel_token.encode())
+    return RenderedResponse(answer.status, body, answer.headers)
 
 
 def _headers(
