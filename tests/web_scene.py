@@ -151,7 +151,7 @@ class Scene:
         health.check_all()
         self.health = health
         operator = self.operator()
-        changes = LocalPackageChanges()
+        metrics, changes = self.metrics(), LocalPackageChanges()
         catalog = Catalog(self.upstream, Branches(), changes)
         preview = Preview(catalog, still_preflight(catalog, changes, self.resolver))
         return create_app(
@@ -167,11 +167,11 @@ class Scene:
                 operator=operator,
                 queue_overview=QueueOverview(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),
-                metrics=self.metrics(),
+                metrics=lambda: metrics,
                 callers=Callers(self.tokens, ()),
                 limit_previews=self.limit_previews,
                 limit_fetches=self.limit_fetches,
-                charts=Charts(self.counted or self.statistics, now=lambda: NOON),
+                charts=lambda: Charts(self.counted or self.statistics, now=lambda: NOON),
                 settings=self.settings if cors else replace(self.settings, cors=False),
                 start=lambda: self.life.append("start"),
                 stop=lambda: self.life.append("stop"),

@@ -1,7 +1,6 @@
 """assemble(settings) → Application: the only module that knows every adapter."""
 
 import contextlib
-import getpass
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,13 +24,11 @@ from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight
 from asu_builder.core.search import Preview
-from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.release import Branches
-from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
@@ -47,6 +44,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from asu_builder.core.pipeline import Pipeline
+    from asu_builder.core.statistics import Charts
+    from asu_builder.http.api.monitoring import MetricsCollector
     from asu_builder.http.api.operator import ConfigurationDocument
 
 _POLL = timedelta(seconds=1)
@@ -124,13 +123,15 @@ def assemble(
         store=adapters.store,
         statistics=adapters.statistics,
         catalog=catalog,
-        charts=Charts(adapters.statistics, now=now),
+        charts=Late(partial(_charts, adapters, now)),
         preview=preview,
         comparisons=Comparisons(builds, preview),
         operator=_operator(adapters, cancellation),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        metrics=_metrics(adapters, workers, housekeeping, health=health, counts=counts, now=now),
+        metrics=Late(
+            partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
+        ),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=adapters.fetch_limit.admit,
@@ -201,6 +202,12 @@ def _builds(
     )
 
 
+def _charts(adapters: Adapters, now: Callable[[], datetime]) -> "Charts":
+    from asu_builder.core.statistics import Charts
+
+    return Charts(adapters.statistics, now=now)
+
+
 def _metrics(
     adapters: Adapters,
     workers: Workers,
@@ -209,7 +216,9 @@ def _metrics(
     health: Health,
     counts: EventCounts,
     now: Callable[[], datetime],
-) -> MetricsCollector:
+) -> "MetricsCollector":
+    from asu_builder.http.api.monitoring import MetricsCollector
+
     return MetricsCollector(
         adapters.operations,
         workers,
@@ -296,6 +305,8 @@ def private_service(settings: Settings) -> Iterator[tuple[Application, Path, str
     the worker takes no job until `application.workers.only` names one. Rate limits do not hold for the
     user. Raises `SettingsProblem` or `Unavailable`.
     """
+    import getpass  # loads terminals
+
     secret, digest = new_token()
     settings = replace(
         settings,

@@ -1,7 +1,6 @@
 """Submit a build, look at one, cancel one, and tell how long it will take: what the HTTP layer asks for."""
 
 import math
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -339,6 +338,8 @@ class Builds:
         if refused:
             return BuildView(refused)
         built.add(name)
+        import secrets  # with OpenSSL, which a start does without
+
         cancel_token = secrets.token_urlsafe(18)
         submission = Submission(
             request, name, ask.client, caller.name, caller.priority, digest_of(cancel_token)

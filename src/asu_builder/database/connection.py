@@ -9,7 +9,6 @@ schema. A lock on a file beside the database gives each process another worker's
 import contextlib
 import logging
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -245,7 +244,7 @@ class Database:
         with self.writing() as connection:
             row = connection.execute("SELECT id FROM installation").fetchone()
             if row is None:
-                row = (secrets.token_hex(16),)
+                row = (os.urandom(16).hex(),)
                 connection.execute("INSERT INTO installation (id) VALUES (?)", row)
         return str(row[0])
 

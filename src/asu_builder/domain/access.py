@@ -1,6 +1,5 @@
 """Callers, what a token lets its holder do, and the rates that limit the others."""
 
-import hashlib
 import re
 from enum import StrEnum
 
@@ -30,6 +29,8 @@ class Token(Struct, frozen=True):
 
 def digest_of(secret: str) -> str:
     """What is kept of a secret: its SHA-256, in hexadecimal."""
+    import hashlib  # with OpenSSL, which a start does without
+
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

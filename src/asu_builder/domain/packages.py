@@ -10,15 +10,16 @@ from msgspec.structs import replace
 from asu_builder.domain.errors import BuildProblem
 from asu_builder.domain.make import NAME, lines_of
 
+# Patterns are texts here, which `re` compiles with the first build that fails: a start needs none of them.
 _MOST_NAMED = 200
 """Names of one kind that are kept; a person reads the first."""
 # apk writes "name-1.2.3-r4"; the version starts at the last "-<digit>" that an "-r<n>" follows.
-_APK_VERSION = re.compile(r"-[0-9][^-]*+(?:-r[0-9]++)?$")
+_APK_VERSION = r"-[0-9][^-]*+(?:-r[0-9]++)?$"
 
 
 def without_version(name: str) -> str:
     """A name as apk prints it, without its version."""
-    return _APK_VERSION.sub("", name)
+    return re.sub(_APK_VERSION, "", name)
 
 
 def explain_selection(stderr: str) -> BuildProblem:
@@ -37,7 +38,7 @@ class _Block(Struct):
 
     def read(self, line: str) -> None:
         """A line with a label, or one that goes on."""
-        if label := _APK_LABEL.match(line):
+        if label := re.match(_APK_LABEL, line):
             self.label = label[1]
             line = line[label.end() :]
         words = self.said.setdefault(self.label, [])
@@ -57,9 +58,9 @@ class _Block(Struct):
         )
 
 
-_APK_HEADER = re.compile(rf"  ({NAME})(?: \(([a-z ]{{1,40}}+)\))?:$")
-_APK_LABEL = re.compile(r"    ([a-z][a-z ]{0,20}+):")
-_APK_CLASH = re.compile(rf"ERROR: ({NAME}): trying to overwrite ")
+_APK_HEADER = rf"  ({NAME})(?: \(([a-z ]{{1,40}}+)\))?:$"
+_APK_LABEL = r"    ([a-z][a-z ]{0,20}+):"
+_APK_CLASH = rf"ERROR: ({NAME}): trying to overwrite "
 
 
 def _explain_apk(lines: Sequence[str]) -> BuildProblem:
@@ -70,7 +71,7 @@ def _explain_apk(lines: Sequence[str]) -> BuildProblem:
         if line.startswith("ERROR: unable to select packages"):
             inside = True
         elif inside and line.startswith("  "):
-            if header := _APK_HEADER.match(line):
+            if header := re.match(_APK_HEADER, line):
                 blocks.append(_Block(header[1], header[2] or "", {}))
             elif blocks:
                 blocks[-1].read(line)
@@ -90,29 +91,24 @@ def _explain_apk(lines: Sequence[str]) -> BuildProblem:
             needed_by[name] = block.packages("required by", "satisfies")
             providers[name] = unique(block.said.get("provided by", ()))
     for line in lines:
-        if clash := _APK_CLASH.match(line):
+        if clash := re.match(_APK_CLASH, line):
             owner = line.rpartition(" owned by ")[2].rstrip(".")
             conflicts += [without_version(clash[1]), without_version(owner)]
     return BuildProblem(unique(missing), unique(conflicts), _first(needed_by), _first(providers))
 
 
-def _opkg(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf" \* {pattern}")
-
-
-_OPKG_MISSING = _opkg(rf"opkg_install_cmd: Cannot install package ({NAME})")
-_OPKG_FOUND = _opkg(rf"pkg_hash_fetch_best_installation_candidate: Packages for ({NAME}) found, but incompat")
-_OPKG_DEPENDENCY = _opkg(
-    rf"pkg_hash_check_unresolved: cannot find dependency ({NAME})(?: \([^()]{{0,99}}+\))? for ({NAME})"
+_OPKG_MISSING = rf" \* opkg_install_cmd: Cannot install package ({NAME})"
+_OPKG_FOUND = rf" \* pkg_hash_fetch_best_installation_candidate: Packages for ({NAME}) found, but incompat"
+_OPKG_DEPENDENCY = (
+    rf" \* pkg_hash_check_unresolved: cannot find dependency ({NAME})"
+    rf"(?: \([^()]{{0,99}}+\))? for ({NAME})"
 )
-_OPKG_UNSATISFIED = _opkg(
-    rf"satisfy_dependencies_for: Cannot satisfy the following dependencies for ({NAME}):"
-)
-_OPKG_LISTED = re.compile(rf" \*\s++({NAME})(?: \([^()]{{0,99}}+\))?\s++\*")
-_OPKG_CONFLICT = _opkg(rf"check_conflicts_for: The following packages conflict with ({NAME}):")
-_OPKG_CONFLICTING = _opkg(rf"check_conflicts_for: \t({NAME}) \*")
-_OPKG_CLASH = _opkg(rf"check_data_file_clashes: Package ({NAME}) wants to install file ")
-_OPKG_CLASHING = re.compile(rf"\s++But that file is already provided by package\s++\* ({NAME})")
+_OPKG_UNSATISFIED = rf" \* satisfy_dependencies_for: Cannot satisfy the following dependencies for ({NAME}):"
+_OPKG_LISTED = rf" \*\s++({NAME})(?: \([^()]{{0,99}}+\))?\s++\*"
+_OPKG_CONFLICT = rf" \* check_conflicts_for: The following packages conflict with ({NAME}):"
+_OPKG_CONFLICTING = rf" \* check_conflicts_for: \t({NAME}) \*"
+_OPKG_CLASH = rf" \* check_data_file_clashes: Package ({NAME}) wants to install file "
+_OPKG_CLASHING = rf"\s++But that file is already provided by package\s++\* ({NAME})"
 
 
 def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
@@ -124,23 +120,23 @@ def _explain_opkg(lines: Iterable[str]) -> BuildProblem:
     for line in lines:
         if not line.startswith((" * ", "\t", " \t")):
             continue
-        if listed := unsatisfied and _OPKG_LISTED.match(line):
+        if listed := unsatisfied and re.match(_OPKG_LISTED, line):
             needed_by.setdefault(listed[1], {})[unsatisfied] = None
             continue
         unsatisfied = ""
-        if found := _OPKG_MISSING.match(line):
+        if found := re.match(_OPKG_MISSING, line):
             blamed.append(found[1].rstrip("."))
-        elif found := _OPKG_DEPENDENCY.match(line):
+        elif found := re.match(_OPKG_DEPENDENCY, line):
             needed_by.setdefault(found[1], {})[found[2]] = None
-        elif found := _OPKG_FOUND.match(line):
+        elif found := re.match(_OPKG_FOUND, line):
             exist.add(found[1])
-        elif found := _OPKG_UNSATISFIED.match(line):
+        elif found := re.match(_OPKG_UNSATISFIED, line):
             unsatisfied = found[1]
         elif found := (
-            _OPKG_CONFLICT.match(line)
-            or _OPKG_CONFLICTING.match(line)
-            or _OPKG_CLASH.match(line)
-            or _OPKG_CLASHING.match(line)
+            re.match(_OPKG_CONFLICT, line)
+            or re.match(_OPKG_CONFLICTING, line)
+            or re.match(_OPKG_CLASH, line)
+            or re.match(_OPKG_CLASHING, line)
         ):
             conflicts.append(found[1])
     if needed_by:
@@ -166,7 +162,7 @@ def _first(named: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 
 _TOO_BIG = ("is too big", "are too big", "partition too big", "out of space?")
-_TOO_BIG_NUMBERS = re.compile(r"is too big: (\d{1,18}+) > (\d{1,18}+)")
+_TOO_BIG_NUMBERS = r"is too big: (\d{1,18}+) > (\d{1,18}+)"
 
 
 def find_too_big(stderr: str) -> BuildProblem | None:
@@ -175,7 +171,7 @@ def find_too_big(stderr: str) -> BuildProblem | None:
     for line in lines_of(stderr):
         if not any(words in line for words in _TOO_BIG):
             continue
-        if numbers := _TOO_BIG_NUMBERS.search(line):
+        if numbers := re.search(_TOO_BIG_NUMBERS, line):
             return BuildProblem(size=int(numbers[1]), limit=int(numbers[2]))
         if found is None:
             found = BuildProblem(full="out of space?" in line)
@@ -193,14 +189,14 @@ def too_big_sentence(problem: BuildProblem) -> str:
     return f"{sentence}. Remove packages and try again"
 
 
-_FAILED_SCRIPT = re.compile(r"postinst script (\S{1,400}+) has failed with exit code (\d{1,9}+)")
+_FAILED_SCRIPT = r"postinst script (\S{1,400}+) has failed with exit code (\d{1,9}+)"
 
 
 def explain_script(stderr: str) -> tuple[str, str] | None:
     """The package whose post-install script failed, and a sentence about it; None when none did."""
     for line in lines_of(stderr):
         at = line.find("postinst script ")
-        found = _FAILED_SCRIPT.match(line, at) if at >= 0 else None
+        found = re.match(_FAILED_SCRIPT, line[at:]) if at >= 0 else None
         if found:
             # opkg: name.postinst; apk: name-1.0-r1.X<digest>.post-install
             script = found[1].rpartition("/")[2]

@@ -1,6 +1,5 @@
 """What can be said about a package selection before it is built. Rules: facts on the preflight."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -36,6 +35,8 @@ class PackageIndexes(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """Names the contents: equal means equal answers. 64 hexadecimal digits."""
+        import hashlib  # with OpenSSL, which a start does without
+
         parts = "\n".join(sorted(f"{index.is_foreign:d} {index.digest}" for index in self.indexes))
         return hashlib.sha256(f"{self.manager}\n{parts}".encode()).hexdigest()
 
@@ -93,6 +94,8 @@ class CarriedPackages(Struct, frozen=True):
     @property
     def index_digest(self) -> str:
         """SHA-256 of the index, hexadecimal."""
+        import hashlib
+
         return hashlib.sha256(self.index).hexdigest()
 
 

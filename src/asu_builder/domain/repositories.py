@@ -13,7 +13,7 @@ from asu_builder.domain.addresses import Address, parse_address
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.request import quoted
 
-_OPKG_SOURCE = re.compile(r"^[ \t]*+src(?:/gz)?[ \t]++(\S{1,256}+)", re.MULTILINE)
+_OPKG_SOURCE = r"(?m)^[ \t]*+src(?:/gz)?[ \t]++(\S{1,256}+)"
 """A line that names a repository, up to its name."""
 _LARGEST = 256 << 10
 """Characters of a repositories file that are looked through for names; a real one has some thousand."""
@@ -86,7 +86,7 @@ def render_repositories(
         return present
     lines = present.rstrip("\n").split("\n") if mode == "append" and present.strip() else []
     if file.opkg:
-        taken = set(_OPKG_SOURCE.findall(present, 0, _LARGEST)) if lines else set()
+        taken = set(re.findall(_OPKG_SOURCE, present[:_LARGEST])) if lines else set()
         for name, url in sorted(repositories.items()):
             names = chain([name], (f"{name}_{number}" for number in count(2)))
             free = next(free for free in names if free not in taken)

@@ -1,7 +1,6 @@
 """A build request in canonical form, the hash that names it, and its first digits, for people."""
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -256,6 +255,8 @@ def request_hash(
         "repositories_mode": request.repositories_mode if request.repositories else "",
         "repository_keys": sorted(set(request.repository_keys)),
     }
+    import hashlib  # with OpenSSL, which a start does without
+
     return hashlib.sha256(canonical_json(canonical)).hexdigest()
 
 

@@ -155,9 +155,9 @@ def headers_of(operation: "Operation", status: int) -> dict[str, Any]:
     return {}
 
 
-_CONVERTER = re.compile(r":\w+}")
-_PLACEHOLDER = re.compile(r"{(\w+)}")
-_SOURCE = re.compile(r"\s*\(facts on [^)]*\)")
+_CONVERTER = r":\w+}"
+_PLACEHOLDER = r"{(\w+)}"
+_SOURCE = r"\s*\(facts on [^)]*\)"
 _PREFLIGHT = {
     "summary": "What a browser asks before it asks from another origin.",
     "responses": {"204": {"description": "The methods and headers that are allowed"}},
@@ -183,7 +183,7 @@ class Operation(msgspec.Struct, frozen=True):
     @property
     def address(self) -> str:
         """The path as OpenAPI writes it: a placeholder's name alone."""
-        return _CONVERTER.sub("}", self.path)
+        return re.sub(_CONVERTER, "}", self.path)
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -242,7 +242,7 @@ def describe(
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         entry = paths.setdefault(each.address, {})
-        if parameters := [PATH[name] for name in _PLACEHOLDER.findall(each.address)]:
+        if parameters := [PATH[name] for name in re.findall(_PLACEHOLDER, each.address)]:
             entry["parameters"] = parameters
         for method in each.methods:
             entry[method.lower()] = _described(each, method, schema_of)
@@ -268,7 +268,7 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
             "examples": fields["type"]["enum"],
         }
     described = {"properties": fields} if fields else {}
-    return {**schema, **described, "description": _SOURCE.sub("", text)}
+    return {**schema, **described, "description": re.sub(_SOURCE, "", text)}
 
 
 def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.search import Preview, Search
-from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Builds
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import WatchLimits
-from asu_builder.http.api.monitoring import MetricsCollector
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.threads import AdmitFetch, Threads, Waiting
 from asu_builder.ports import Statistics, Store
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
+    from asu_builder.core.statistics import Charts
+    from asu_builder.http.api.monitoring import MetricsCollector
     from asu_builder.http.api.operator import ConfigurationDocument
 
 
@@ -32,7 +32,8 @@ class Parts(Struct, frozen=True):
     `start` runs before the port answers and must return at once; `stop` runs when the last answer
     has left, in a thread, and may wait.
     `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
-    whenever an operator has taken an answer back, in any process.
+    whenever an operator has taken an answer back, in any process. `charts`, `configuration` and `metrics` are
+    made by the first who calls, because a start needs none of them.
     """
 
     builds: Builds
@@ -41,13 +42,13 @@ class Parts(Struct, frozen=True):
     store: Store
     statistics: Statistics
     catalog: Catalog
-    charts: Charts
+    charts: Callable[[], "Charts"]
     preview: Preview
     comparisons: Comparisons
     operator: Operator
     queue_overview: QueueOverview
     configuration: Callable[[], "ConfigurationDocument"]
-    metrics: MetricsCollector
+    metrics: Callable[[], "MetricsCollector"]
     callers: Callers
     limit_previews: Admit
     limit_fetches: AdmitFetch

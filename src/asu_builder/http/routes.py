@@ -122,7 +122,7 @@ def create_router(
         PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
         ComparisonEndpoints(parts.comparisons, reading, waiting, callers=callers, admit=parts.limit_previews),
         MonitoringEndpoints(
-            parts.health, parts.metrics, reading, callers=callers, requests=requests, live=live
+            parts.health, parts.metrics(), reading, callers=callers, requests=requests, live=live
         ),
         Metadata(
             parts.catalog,
@@ -133,7 +133,7 @@ def create_router(
             version=parts.version,
             clock=clock,
         ),
-        StatisticsEndpoints(parts.charts, parts.builds, reading, clock=clock),
+        StatisticsEndpoints(parts.charts(), parts.builds, reading, clock=clock),
         description,
     )
     handlers = [found for subject in subjects for found in declared(subject)]

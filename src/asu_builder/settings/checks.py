@@ -64,7 +64,7 @@ def write_size(size: Size) -> str:
 
 _LONGEST_GIVEN = 80
 # Greedy on purpose: a password may hold a slash, and too much hidden does no harm.
-_USER = re.compile(r"((?:^|[\s\[])['\"]?(?:[a-z+.-]+://)?)\S*@", re.IGNORECASE)
+_USER = r"(?i)((?:^|[\s\[])['\"]?(?:[a-z+.-]+://)?)\S*@"
 SECRET = "api_tokens"
 """Its values are never repeated: by mistake one may hold a token itself."""
 
@@ -123,7 +123,7 @@ def written(given: object) -> str:
             text = f"[{', '.join(map(written, given))}]"
         case _:
             text = str(given)
-    text = _USER.sub(r"\1…@", text)
+    text = re.sub(_USER, r"\1…@", text)
     return text if len(text) <= _LONGEST_GIVEN else text[: _LONGEST_GIVEN - 1] + "…"
 
 

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -300,7 +299,7 @@ class LocalStore:
 
     def _new_scratch(self) -> Path:
         place = self._staging if self._staging.is_dir() else self._root
-        return place / f"{_SCRATCH_PREFIX}{secrets.token_hex(8)}"
+        return place / f"{_SCRATCH_PREFIX}{os.urandom(8).hex()}"
 
     def _free(self) -> int:
         facts = os.statvfs(self._root)

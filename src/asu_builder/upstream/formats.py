@@ -4,7 +4,6 @@ Every reader takes the bytes and a place for notes, and raises `ValueError` for 
 nothing of what it should: then the last good one serves.
 """
 
-import hashlib
 import json
 import re
 import sys
@@ -284,6 +283,8 @@ class IndexFile(Struct, frozen=True):
     @classmethod
     def of(cls, body: bytes) -> "IndexFile":
         """The file with these bytes."""
+        import hashlib  # with OpenSSL, which a start does without
+
         return cls(hashlib.sha256(body).hexdigest())
 
 

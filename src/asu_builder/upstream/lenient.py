@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from asu_builder.domain.profiles_json import unprintable
+
 _log = logging.getLogger(__name__)
 
 GZIP = b"\x1f\x8b"
@@ -26,8 +28,6 @@ _SHOWN = 3
 _SHOWN_CHARACTERS = 40
 _MOST_DOCUMENTS = 512
 _MOST_DIGITS = 18
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Parsed = TypeVar("Parsed")
 Sized = TypeVar("Sized", list[Any], dict[str, Any])
@@ -56,7 +56,7 @@ class Notes:
 
 
 def _brief(text: str) -> str:
-    shown = _UNPRINTABLE.sub("?", text[: _SHOWN_CHARACTERS + 1])
+    shown = unprintable().sub("?", text[: _SHOWN_CHARACTERS + 1])
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
 
 
@@ -216,7 +216,7 @@ class Reader:
 
 def is_text(value: object) -> bool:
     """Whether a value is a printable text that is neither empty nor long."""
-    return type(value) is str and 0 < len(value) <= MOST_TEXT and not _UNPRINTABLE.search(value)
+    return type(value) is str and 0 < len(value) <= MOST_TEXT and not unprintable().search(value)
 
 
 class LeftOut:

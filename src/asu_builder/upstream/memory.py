@@ -4,7 +4,6 @@ Both are bounded: in memory by bytes, in the database by bytes and by age.
 """
 
 import contextlib
-import hashlib
 import logging
 import threading
 from collections import OrderedDict
@@ -80,6 +79,8 @@ class Document(Struct, frozen=True):
     @classmethod
     def of(cls, body: bytes | None, parsed: Any, *, etag: str, checked: float) -> "Document":
         """The document with these bytes; None for "there is no such document"."""
+        import hashlib  # with OpenSSL, which a start does without
+
         digest = b"none" if body is None else hashlib.blake2b(body, digest_size=12).digest()
         return cls(checked, etag, size_of(body, parsed), parsed, digest)
 

@@ -65,6 +65,10 @@ def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(tmp_p
     late = {"starlette", "anyio", "html", "podman", "urllib3", "yaml", "package_changes"}
     assert {name.partition(".")[0] for name in loaded} & late == set()
     assert {"asu_builder.http.routes", "asu_builder.http.representations", "http.client"} & {*loaded} == set()
+    # OpenSSL's hashes, the terminal, and what only the router shows.
+    assert {"_hashlib", "getpass", "asu_builder.http.api.monitoring", "asu_builder.core.statistics"} & {
+        *loaded
+    } == set()
 
 
 class Router:

@@ -190,9 +190,9 @@ def client_from_user_agent(user_agent: str) -> str:
     return f"auc/{match[1]}"[:_MAX_CLIENT] if match else UNKNOWN_CLIENT
 
 
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
-_EXPECTED = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `(?:key in )?\$\.?([^`]*)`)?")
-_PLACE = re.compile(r".* - at `\$\.?([^`]*)`")
+_MISSING = r"Object missing required field `(\w+)`"
+_EXPECTED = r"Expected `([^`]+)`, got `([^`]+)`(?: - at `(?:key in )?\$\.?([^`]*)`)?"
+_PLACE = r".* - at `\$\.?([^`]*)`"
 _PLAIN = {
     "str": "text",
     "int": "a number",
@@ -206,21 +206,21 @@ _PLAIN = {
 
 def explain(message: str) -> str:
     """One of msgspec's messages as a sentence that starts with the field's name."""
-    if match := _MISSING.match(message):
+    if match := re.match(_MISSING, message):
         return f"{match[1]}: expected a value, but the field is missing"
-    if match := _EXPECTED.match(message):
+    if match := re.match(_EXPECTED, message):
         expected = dict.fromkeys(_plain(word) for word in match[1].split(" | "))
         return f"{match[3] or 'body'}: expected {' or '.join(expected)}, got {_plain(match[2])}"
-    place = _PLACE.match(message)
+    place = re.match(_PLACE, message)
     return f"{place[1] if place else 'body'}: expected a smaller value"
 
 
-_FIELD = re.compile(r"[a-z_]{1,64}")
+_FIELD = r"[a-z_]{1,64}"
 
 
 def _explained(message: str, body: bytes) -> RequestMalformed:
     sentence = explain(message)
-    named = _FIELD.match(sentence)
+    named = re.match(_FIELD, sentence)
     field = named[0] if named and named[0] in BuildRequestBody.__struct_fields__ else ""
     if sentence.startswith(f"{field}[...]"):
         # msgspec does not say which value of a map it was: here, the first that is no text. That cannot be

@@ -3,7 +3,6 @@
 What a body means is known for a few seconds only: policy, catalog and package rules may change.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -252,6 +251,8 @@ class BuildAnswers:
 
         The secret to cancel by goes to the first caller and is never cached.
         """
+        import hashlib  # with OpenSSL, which a start does without
+
         self._drop_revoked()
         post = body, user_agent, caller, self._waiting.reading(caller, hashlib.sha256(body).hexdigest())
         with while_client_stays():

@@ -41,7 +41,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     sessions = Sessions(parts.callers)
     overview = Overview(parts, rendering)
     queue = QueuePage(parts, rendering)
-    statistics = StatisticsPage(parts.charts, threads=parts.threads, rendering=rendering)
+    statistics = StatisticsPage(parts.charts(), threads=parts.threads, rendering=rendering)
     configuration = ConfigurationPage(parts, rendering)
     build_form = BuildForm(parts, rendering)
     build_page = BuildPage(parts, rendering)

@@ -59,7 +59,7 @@ class Overview:
         report = self._parts.health.report()
         if not caller.may(Right.READ):
             report = report.for_everybody()
-        days = self._parts.charts.days(DAYS)[-_DAYS:]
+        days = self._parts.charts().days(DAYS)[-_DAYS:]
         chart = ""
         if any(day.requests for day in days):
             new = Series("New builds", "built", [day.requests - day.cache_hits for day in days])
@@ -77,7 +77,7 @@ class Overview:
             "days": days,
             "chart": chart,
             "offers": offers,
-            "failures": list(self._parts.charts.failures(_ERRORS)),
+            "failures": list(self._parts.charts().failures(_ERRORS)),
         }
 
 
