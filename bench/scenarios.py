@@ -94,15 +94,20 @@ def _check(report: load.Report, expected: dict[int, int]) -> None:
 
 def finished_answers(*, rounds: int, count: int) -> list[Figure]:
     """Polls and repeated POSTs of a finished build beside the yardsticks, round by round."""
+    post = load.post("/api/v1/build", request_body())
     requests = {
-        "GET": load.get(POLL),
-        "HEAD": load.get(POLL, method="HEAD"),
-        "POST": load.post("/api/v1/build", request_body()),
+        "GET": [load.get(POLL)],
+        "HEAD": [load.get(POLL, method="HEAD")],
+        "POST": [post],
+        # As a proxy sends them.
+        "POST with ids": [
+            post.replace(b"\r\n", b"\r\nX-Request-ID: %d\r\n" % number, 1) for number in range(count)
+        ],
     }
     slowest: dict[str, list[float]] = {name: [] for name in requests}
 
-    def measure(server: Server, request: bytes, name: str = "") -> float:
-        cpu, report = cost(server, [request], count=count)
+    def measure(server: Server, requests: Sequence[bytes], name: str = "") -> float:
+        cpu, report = cost(server, requests, count=count)
         if name:
             slowest[name].append(report.p99 * 1e3)
         return cpu
@@ -116,13 +121,13 @@ def finished_answers(*, rounds: int, count: int) -> list[Figure]:
         server = opened.enter_context(service(folder, upstream=upstream))
         at_start = resident_bytes(server.pid) / 1e6
         settle(server)
-        same = opened.enter_context(same_bytes(server, requests["GET"]))
+        same = opened.enter_context(same_bytes(server, requests["GET"][0]))
         measures = {
-            "raw": partial(measure, raw, load.get("/")),
-            "starlette": partial(measure, starlette, load.get("/")),
+            "raw": partial(measure, raw, [load.get("/")]),
+            "starlette": partial(measure, starlette, [load.get("/")]),
             "same GET": partial(measure, same, requests["GET"]),
             "same HEAD": partial(measure, same, requests["HEAD"]),
-            **{name: partial(measure, server, request, name) for name, request in requests.items()},
+            **{name: partial(measure, server, each, name) for name, each in requests.items()},
             "memory": partial(look_around, server),
         }
         spent = alternate(rounds, measures)
@@ -147,9 +152,10 @@ def finished_answers(*, rounds: int, count: int) -> list[Figure]:
         Figure(f"finished status, GET, p99 at {CONNECTIONS} connections", "ms", slowest["GET"], 10),
         Figure(f"finished status, HEAD, p99 at {CONNECTIONS} connections", "ms", slowest["HEAD"], 10),
         Figure("repeated POST, finished result, CPU", "µs", spent["POST"], 1.7, known),
+        Figure("repeated POST, each with its own id, CPU", "µs", spent["POST with ids"], 1.7, known),
         Figure(f"repeated POST, p99 at {CONNECTIONS} connections", "ms", slowest["POST"]),
         Figure("memory, API and 4 idle workers, at start", "MB", [at_start], 60),
-        Figure(f"memory after {3 * count} requests, pages and a scrape", "MB", spent["memory"], 80),
+        Figure(f"memory after {4 * count} requests, pages and a scrape", "MB", spent["memory"], 80),
     ]
 
 
