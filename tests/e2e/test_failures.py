@@ -34,6 +34,7 @@ _SELECTIONS: list[tuple[str, list[str], str]] = [
     (APK, ["sample-needs-broken"], _BROKEN),
     (OPKG, ["sample-needs-broken"], _BROKEN),
     (APK, ["dnsmasq-full"], f"{_SELECTION}conflicts (dnsmasq, dnsmasq-full)"),
+    (OPKG, ["dnsmasq-full"], f"{_SELECTION}conflicts (dnsmasq, dnsmasq-full)"),
     (APK, ["nftables-nojson"], f"{_SELECTION}conflicts (nftables-json, nftables-nojson)"),
     (OPKG, ["nftables-nojson"], f"{_SELECTION}conflicts (nftables-json, nftables-nojson)"),
 ]

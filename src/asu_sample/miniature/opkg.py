@@ -210,10 +210,13 @@ class Installation:
                 self.errors += [*failure.lines, f"opkg_install_cmd: Cannot install package {name}."]
 
     def _install_name(self, name: str) -> None:
-        for present in self._provided.get(name, ()):
-            self._say(f"Package {present.name} ({present.version}) installed in root is up to date.")
-            return
         offers = self._catalog.providers(name)
+        called = any(offer.package.name == name for offer in offers)
+        # A package of that name is installed even where another one provides it already.
+        for present in self._provided.get(name, ()):
+            if present.name == name or not called:
+                self._say(f"Package {present.name} ({present.version}) installed in root is up to date.")
+                return
         if not offers:
             self._say(f"Unknown package '{name}'.")
             raise CannotInstall
@@ -222,8 +225,8 @@ class Installation:
         if not usable:
             found = f"Packages for {name} found, but incompatible with the architectures configured"
             raise CannotInstall(*lines, f"pkg_hash_fetch_best_installation_candidate: {found}")
-        called = [offer for offer in usable if offer.package.name == name]
-        self._install(max(called, key=_order) if called else min(usable, key=_order))
+        named = [offer for offer in usable if offer.package.name == name]
+        self._install(max(named, key=_order) if named else min(usable, key=_order))
 
     def _complains(self, offer: Offer, lines: list[str]) -> bool:
         """Whether something that the package needs is nowhere; `lines` get the complaints."""

@@ -190,6 +190,10 @@ class TestOpkg:
         packages = [a_package("a"), a_package("z", provides=("a",)), a_package("b", "1", "a")]
         assert opkg_(packages, "b") == ["a", "b"]
 
+    def test_a_requested_package_is_installed_beside_one_that_provides_its_name(self) -> None:
+        packages = [a_package("a"), a_package("z", provides=("a", "v"))]
+        assert opkg_(packages, "z", "a", "v") == ["z", "a"]
+
     def test_only_the_conflicts_of_the_later_package_count(self) -> None:
         packages = [a_package("a", conflicts=("b",)), a_package("b")]
         assert opkg_(packages, "a", "b") == ["a", "b"]
