@@ -163,7 +163,7 @@ class Scene:
                 statistics=self.statistics,
                 catalog=catalog,
                 preview=preview,
-                comparisons=Comparisons(self.builds, preview),
+                comparisons=lambda: Comparisons(self.builds, preview),
                 operator=operator,
                 queue_overview=QueueOverview(SqlOperations(self.database), self.queue, now=lambda: NOON),
                 configuration=lambda: describe_settings(self.loaded),

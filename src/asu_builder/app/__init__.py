@@ -16,7 +16,6 @@ from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.catalog import Catalog
-from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
@@ -43,6 +42,7 @@ from asu_builder.upstream.server import RepositoryStatus
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from asu_builder.core.comparison import Comparisons
     from asu_builder.core.pipeline import Pipeline
     from asu_builder.core.statistics import Charts
     from asu_builder.http.api.monitoring import MetricsCollector
@@ -125,7 +125,7 @@ def assemble(
         catalog=catalog,
         charts=Late(partial(_charts, adapters, now)),
         preview=preview,
-        comparisons=Comparisons(builds, preview),
+        comparisons=Late(partial(_comparisons, builds, preview)),
         operator=_operator(adapters, cancellation),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
@@ -200,6 +200,12 @@ def _builds(
         take_back=adapters.limit.take_back,
         waiting_for=lambda: "paused" if adapters.operations.were_paused() else health.hindrance(),
     )
+
+
+def _comparisons(builds: Builds, preview: Preview) -> "Comparisons":
+    from asu_builder.core.comparison import Comparisons
+
+    return Comparisons(builds, preview)
 
 
 def _charts(adapters: Adapters, now: Callable[[], datetime]) -> "Charts":

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from asu_builder.core.catalog import Catalog
-from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.live import LiveBuilds
 from asu_builder.core.operator import Operator, QueueOverview
@@ -21,6 +20,7 @@ from asu_builder.ports import Statistics, Store
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
+    from asu_builder.core.comparison import Comparisons
     from asu_builder.core.statistics import Charts
     from asu_builder.http.api.monitoring import MetricsCollector
     from asu_builder.http.api.operator import ConfigurationDocument
@@ -32,8 +32,8 @@ class Parts(Struct, frozen=True):
     `start` runs before the port answers and must return at once; `stop` runs when the last answer
     has left, in a thread, and may wait.
     `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
-    whenever an operator has taken an answer back, in any process. `charts`, `configuration` and `metrics` are
-    made by the first who calls, because a start needs none of them.
+    whenever an operator has taken an answer back, in any process. `charts`, `comparisons`, `configuration`
+    and `metrics` are made by the first who calls, because a start needs none of them.
     """
 
     builds: Builds
@@ -44,7 +44,7 @@ class Parts(Struct, frozen=True):
     catalog: Catalog
     charts: Callable[[], "Charts"]
     preview: Preview
-    comparisons: Comparisons
+    comparisons: Callable[[], "Comparisons"]
     operator: Operator
     queue_overview: QueueOverview
     configuration: Callable[[], "ConfigurationDocument"]

@@ -120,7 +120,9 @@ def create_router(
             parts.operator, acts, callers=callers, threads=reading, configuration=parts.configuration
         ),
         PreviewEndpoint(parts.preview, reading, waiting, callers=callers, admit=parts.limit_previews),
-        ComparisonEndpoints(parts.comparisons, reading, waiting, callers=callers, admit=parts.limit_previews),
+        ComparisonEndpoints(
+            parts.comparisons(), reading, waiting, callers=callers, admit=parts.limit_previews
+        ),
         MonitoringEndpoints(
             parts.health, parts.metrics(), reading, callers=callers, requests=requests, live=live
         ),

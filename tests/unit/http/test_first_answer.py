@@ -66,9 +66,8 @@ def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(tmp_p
     assert {name.partition(".")[0] for name in loaded} & late == set()
     assert {"asu_builder.http.routes", "asu_builder.http.representations", "http.client"} & {*loaded} == set()
     # OpenSSL's hashes, the terminal, and what only the router shows.
-    assert {"_hashlib", "getpass", "asu_builder.http.api.monitoring", "asu_builder.core.statistics"} & {
-        *loaded
-    } == set()
+    assert {"_hashlib", "getpass", "asu_builder.http.api.monitoring"} & {*loaded} == set()
+    assert {"asu_builder.core.statistics", "asu_builder.core.comparison"} & {*loaded} == set()
 
 
 class Router:

@@ -29,7 +29,7 @@ class ComparisonPage:
 
     def __init__(self, parts: PageParts, rendering: Rendering) -> None:
         self._parts = parts
-        self._comparisons: Comparisons = parts.comparisons
+        self._comparisons: Comparisons = parts.comparisons()
         self._rendering = rendering
 
     async def show(self, request: Request, caller: Caller) -> Response:
