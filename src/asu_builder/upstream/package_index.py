@@ -19,8 +19,8 @@ _MOST_OF_A_PACKAGE = 1_000
 _MOST_RELATIONS = 500_000
 """Of all packages, counted wherever they stand."""
 _MOST_BYTES = 32 << 20
-_MOST_LIST = 64 << 10
-"""Characters of a list of names."""
+_MOST_LIST, _MOST_PARAGRAPH = 64 << 10, 256 << 10
+"""Characters of a list of names, and of all that `Packages` says of one package."""
 _NAME = r"[^\x00-\x20\x7f-\U0010ffff()*,<=>|~]{1,256}"
 """Without what stands between names."""
 _VERSION = r"[^\x00-\x20\x7f-\U0010ffff()*,<=>|]{1,256}"
@@ -234,6 +234,9 @@ class _PackagesReader:
 
     def package(self, text: str, start: int, end: int) -> IndexedPackage | None:
         """The package of a paragraph; None for one that is left out."""
+        if end - start > _MOST_PARAGRAPH:
+            self._notes.add("a package", f"a text of {end - start} characters")
+            return None
         fields: dict[str, str] = dict(_FIELD.findall(text, start, end))
         name, version = fields.get("Package", "").rstrip(), fields.get("Version", "").rstrip()
         try:

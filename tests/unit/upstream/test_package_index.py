@@ -352,6 +352,7 @@ def test_a_list_may_go_on_in_further_lines() -> None:
         f"Package: a\nVersion: 1\nDepends: {'b,' * 1001}",
         f"Package: a\nVersion: 1\nDepends: {'b ' * 40_000}",
         "neither",
+        "Package: a\nVersion: 1\n" + "Size: 1\n" * 40_000,
     ],
 )
 def test_an_odd_paragraph_is_left_out_and_told(broken: str) -> None:
