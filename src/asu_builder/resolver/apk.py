@@ -82,11 +82,12 @@ class ApkWorld(World):
                 if number not in self._bare.get(name, ()) and self._solvables[number]
             }
             if len({self._priority(number) for number in versions}) > 1:
-                rank = self._rank(yardstick, set(versions.values()))
+                # Of a name without a version apk cannot say that it is lower.
+                rank = self._rank(yardstick, set(versions.values())) if all(versions.values()) else {}
                 # Of equal ones `max` takes the first.
                 first = sorted(versions, key=lambda number: (self.packages[number].name, number))
-                best = max(first, key=lambda number: (rank[versions[number]], self._priority(number)))
-                if best != max(first, key=lambda number: rank[versions[number]]):
+                best = max(first, key=lambda n: (rank.get(versions[n], 0), self._priority(n)))
+                if not rank or best != max(first, key=lambda n: rank[versions[n]]):
                     favours[best] = None
         yardstick.free()
         how = job.SOLVER_FAVOR | job.SOLVER_SOLVABLE
@@ -103,14 +104,14 @@ class ApkWorld(World):
         return next(relation.version for relation in package.provides if relation.name == name)
 
     def _rank(self, repository: "solv.Repo", versions: set[str]) -> dict[str, int]:
-        """For each version its place in apk's order; none is below all."""
+        """For each version its place in apk's order."""
         solvables: list[Any] = []
-        for version in versions - {""}:
+        for version in versions:
             solvable = repository.add_solvable()
             solvable.name, solvable.evr = _YARDSTICK, version
             solvables.append(solvable)
         solvables.sort(key=cmp_to_key(_compare_versions))
-        return {"": 0} | {solvable.evr: place for place, solvable in enumerate(solvables, start=1)}
+        return {solvable.evr: place for place, solvable in enumerate(solvables)}
 
     def _add(self, number: int, package: IndexedPackage, solvable: "solv.XSolvable") -> None:
         pool, solv = self._pool, self._solv
@@ -157,12 +158,12 @@ class ApkWorld(World):
             for letter, flag in (("<", solv.REL_LT), ("=", solv.REL_EQ), (">", solv.REL_GT)):
                 flags |= flag if letter in relation.operator else 0
             return int(pool.rel2id(name, self._id(relation.version), flags))
-        either = 0
+        either = pool.rel2id(name, self._id(relation.version), solv.REL_EQ)
         for version in sorted(self._versions(relation.name)):
             if begins_with(version, relation.version):
                 one = pool.rel2id(name, self._id(version), solv.REL_EQ)
-                either = pool.rel2id(either, one, solv.REL_OR) if either else one
-        return int(either) or int(pool.rel2id(name, self._id(relation.version), solv.REL_EQ))
+                either = pool.rel2id(either, one, solv.REL_OR)
+        return int(either)
 
     def _versions(self, name: str) -> set[str]:
         """In which versions a name is to be had."""
@@ -341,6 +342,8 @@ class ApkWorld(World):
             doubtful := sorted(self._doubtful & self._near(asked, self._reachable(asked)))
         ):
             return unknown(f"The version of {some(doubtful)} is none that apk knows.")
+        if self._triggered and any(self.is_known(name) for name in hopeless):
+            return unknown("A package that installs itself may bring in what was not chosen.")
         missing = set(hopeless)
         needed_by = {name: set(needing) for name, needing in hopeless.items()}
         conflicts = dict.fromkeys(clashes)

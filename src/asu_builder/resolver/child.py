@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("<I")
 _LONGEST_MESSAGE = 256 << 20
-_BYTES_A_PACKAGE = 9_000
-"""Memory of a package with its part of the pool, measured."""
+_BYTES_A_PACKAGE = 2_500
+"""Memory of a package with its part of the pool; 1,900 were measured."""
 _SHOWN_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _OUT_OF_MEMORY = 70
@@ -47,10 +47,10 @@ _ENDING_SECONDS = 2.0
 class Limits(Struct, frozen=True):
     """What the process may take. Seconds, and bytes."""
 
-    memory: int = 1 << 30
+    memory: int = 512 << 20
     """Address space of the process."""
-    worlds: int = 300 << 20
-    """Memory of the sets of indexes that are kept, the last used ones."""
+    worlds: int = 100 << 20
+    """Memory of the sets of indexes that are kept, the last used ones: about twenty."""
     answering: float = 0.1
     """Computing for one answer."""
     building: float = 2.0

@@ -169,7 +169,7 @@ def test_indexes_that_take_too_long_are_not_tried_again_at_once(make: Make) -> N
 
 
 def test_one_that_needs_too_much_memory_is_ended(make: Make) -> None:
-    resolver = make(memory=56 << 20)
+    resolver = make(memory=80 << 20)
     told = resolver.resolve(chain(50_000), ["link-0"])
     assert told.reason == "It could not be worked out: it needed too much memory."
     assert is_right(resolver.resolve(SMALL, ["vim"]))
