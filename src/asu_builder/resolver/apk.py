@@ -246,7 +246,9 @@ class ApkWorld(World):
             for name in asked.wanted
         )
         jobs = [pool.Job(job.SOLVER_INSTALL | every, self._relation(relation)) for relation in wanted]
-        jobs += [pool.Job(job.SOLVER_ERASE | every, self._id(name)) for name in asked.excluded]
+        # A name that the pool does not know would stay in it.
+        excluded = filter(self.is_known, asked.excluded)
+        jobs += [pool.Job(job.SOLVER_ERASE | every, self._id(name)) for name in excluded]
         one = job.SOLVER_ERASE | job.SOLVER_SOLVABLE
         jobs += [pool.Job(one, self._solvables[number]) for number in forbidden if self._solvables[number]]
         solver = pool.Solver()

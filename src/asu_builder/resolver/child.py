@@ -118,7 +118,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         _Worlds(limits, questions, answers).serve()
-    except MemoryError:
+    except (MemoryError, SystemError):  # CPython at times has no memory for the error itself
         os._exit(_OUT_OF_MEMORY)
 
 

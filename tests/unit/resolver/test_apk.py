@@ -172,7 +172,7 @@ def test_what_is_not_modelled_makes_a_verdict_unknown() -> None:
     assert resolve("a b", package("a"), package("b"), triggered).verdict is Verdict.UNKNOWN
     assert installed(resolve("a", package("a"), package("b"), triggered)) == "a-1"
     assert resolve("a", package("a", recommends="b"), package("b")).verdict is Verdict.UNKNOWN
-    assert resolve("a=1", package("a")).verdict is Verdict.UNKNOWN
+    assert resolve("a>1", package("a")).verdict is Verdict.UNKNOWN
     brings = package("t", "c", install_if="a")
     bare = [package("a"), package("c", "", "v")]
     assert resolve("a v", *bare, brings).verdict is Verdict.UNKNOWN
