@@ -258,8 +258,8 @@ class FastPath:
 
     def _note_head(self, scope: "Scope") -> None:
         """Remembers what `recall` needs of a request that was answered with a result."""
-        lasting, *ids = _head_and_ids(scope[RAW_HEAD])
-        if len(ids) > 1 or b"\r\nx-request-id:" in lasting.lower():
+        lasting = _head_and_ids(scope[RAW_HEAD])[0]
+        if b"\r\nx-request-id:" in lasting.lower():
             return  # which one counts is the ordinary way's business
         agents = (value for name, value in scope["headers"] if name == b"user-agent")
         agent = next(agents, b"").decode("latin-1")

@@ -1,7 +1,9 @@
 """POSTs whose bytes came before: answered past the parser, as the ordinary way would answer them."""
 
+import contextlib
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +11,7 @@ import pytest
 
 from asu_builder.domain.access import Token, digest_of
 from asu_builder.http.api.builds import FINAL_SECONDS
+from asu_builder.log_context import REQUEST_ID
 from door_rig import Served, door_settings, is_closed, serve
 from factories import eventually
 from fake_builds import FakeBuilds
@@ -192,7 +195,9 @@ def test_what_comes_while_another_answer_is_due_waits_for_it(served: Served, bui
         connection.sendall(_post(body=SPACED))
         assert eventually(lambda: bool(served.running))
         connection.sendall(_post("X-Request-Id: mine-2"))
+        time.sleep(0.05)  # so that each is read by itself
         connection.sendall(_post())
+        time.sleep(0.05)
         builds.gate.set()
         answers = [_read_answer(connection)[0] for _ in range(3)]
     assert [b"x-request-id: mine-2\r\n" in lines for lines in answers] == [False, True, False]
@@ -229,15 +234,18 @@ def test_what_ends_the_connection_or_is_refused_is_never_answered_by_its_bytes(
 
 
 def test_only_results_are_answered_by_their_bytes(served: Served, builds: FakeBuilds, scene: Scene) -> None:
+    builds.complete()
     recalls = Recalls(served)
     with served.connect() as connection:
+        for _ in range(2):
+            _ask(connection, _post())
         for state in ("building", "failed"):
             builds.build() if state == "building" else builds.fail()
             scene.seconds += FINAL_SECONDS
             statuses = {_ask(connection, _post())[0][0].split()[1] for _ in range(3)}
             assert statuses == {b"202" if state == "building" else b"500"}
     assert recalls.count == 0
-    assert scene.statistics.events == []
+    assert len(scene.statistics.events) == 1
 
 
 @pytest.mark.parametrize("change", ["forgotten", "taken back elsewhere", "too long ago"])
@@ -292,7 +300,32 @@ def test_another_connection_is_answered_by_the_same_bytes_and_may_then_be_silent
     assert recalls.count == 2
 
 
-def test_each_has_its_line_in_the_log_and_the_next_request_its_own(
+def test_chunks_that_are_none_are_refused_though_their_head_is_known(
+    served: Served, builds: FakeBuilds
+) -> None:
+    builds.complete()
+    chunked = _post("Transfer-Encoding: chunked", length=False, body=_chunked(BODY))
+    with served.connect() as connection:
+        for _ in range(3):
+            _ask(connection, chunked)
+        assert _ask(connection, chunked.replace(_chunked(BODY), BODY))[0][0].split()[1] == b"400"
+
+
+def test_a_body_that_is_arriving_when_the_server_ends_is_answered(scene: Scene, builds: FakeBuilds) -> None:
+    builds.complete()
+    with contextlib.ExitStack() as opened:
+        with serve(scene, door_settings()) as served:
+            connection = opened.enter_context(served.connect())
+            for _ in range(2):
+                _ask(connection, _post())
+            connection.sendall(_post()[:-10])
+            rest = threading.Timer(0.4, connection.sendall, (_post()[-10:],))
+            rest.start()
+        assert _read_answer(connection)[0][0] == b"HTTP/1.1 200 OK\r\n"
+        rest.join()
+
+
+def test_each_has_its_line_in_the_log(
     served: Served, builds: FakeBuilds, caplog: pytest.LogCaptureFixture
 ) -> None:
     builds.complete()
@@ -302,5 +335,8 @@ def test_each_has_its_line_in_the_log_and_the_next_request_its_own(
         for _ in range(3):
             _ask(connection, _post("X-Request-Id: mine-1"))
     assert recalls.count == 1
+    before = REQUEST_ID.get()
+    assert served.app.recall(_post()[: -len(BODY)], BODY)
+    assert REQUEST_ID.get() == before, "what is logged next is not about this request"
     lines = [record.getMessage() for record in caplog.records if "POST" in record.getMessage()]
-    assert lines == ["POST /api/v1/build 200", *["POST /api/v1/build 200 from memory"] * 2]
+    assert lines == ["POST /api/v1/build 200", *["POST /api/v1/build 200 from memory"] * 3]
