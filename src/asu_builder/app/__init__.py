@@ -21,12 +21,15 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
-from asu_builder.core.preflight import Preflight
+from asu_builder.core.preflight import Preflight, PreflightProof
+from asu_builder.core.refusals import Refusals
 from asu_builder.core.search import Preview
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.job import Job, Outcome
+from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.release import Branches
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
@@ -100,7 +103,17 @@ def assemble(
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
-    workers = _workers(settings, adapters, catalog, health=health, recorder=recorder, now=now)
+    preflight = _preflight(adapters, catalog)
+    proof = PreflightProof(
+        lambda: preflight,
+        catalog.resolve,
+        adapters.preflight_records,
+        mode=PreflightMode(settings.preflight),
+        counts=counts.preflight,
+    )
+    workers = _workers(
+        settings, adapters, catalog, health=health, recorder=recorder, now=now, on_outcome=proof.note
+    )
     housekeeping = make_housekeeping(settings, adapters, rest=_REST)
     interest = AccessTracker(adapters.queue)
     cancellation = Cancellation(
@@ -110,11 +123,25 @@ def assemble(
         settings=settings,
         stop_lost_builds=workers.stop_lost_builds,
     )
-    builds = _builds(
-        settings, adapters, catalog, health=health, cancellation=cancellation, interest=interest, now=now
+    hindrance = _hindrance(adapters, health)
+    refusals = _refusals(settings, adapters, preflight, proof, workers, hindrance=hindrance, now=now)
+    builds = Builds(
+        adapters.queue,
+        catalog,
+        package_changes=adapters.package_changes,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        interest=interest,
+        forecast=Forecast(adapters.queue, workers=settings.worker_concurrent, now=now),
+        cancellation=cancellation,
+        settings=settings,
+        limit=adapters.limit.admit,
+        take_back=adapters.limit.take_back,
+        waiting_for=hindrance,
+        refusals=refusals,
     )
-    preview = Preview(catalog, _preflight(adapters, catalog), other_names=adapters.upstream.other_names)
-    background = background_work(adapters, health, housekeeping, catalog, interest, rounds or Rounds())
+    preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
+    background = background_work(adapters, health, housekeeping, catalog, interest, proof, rounds or Rounds())
     lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
     parts = Parts(
         builds=builds,
@@ -126,7 +153,7 @@ def assemble(
         charts=Late(partial(_charts, adapters, now)),
         preview=preview,
         comparisons=Late(partial(_comparisons, builds, preview)),
-        operator=_operator(adapters, cancellation),
+        operator=_operator(adapters, cancellation, refusals),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=Late(
@@ -165,7 +192,42 @@ def _preflight(adapters: Adapters, catalog: Catalog) -> Preflight:
     )
 
 
-def _operator(adapters: Adapters, cancellation: Cancellation) -> Operator:
+def _hindrance(adapters: Adapters, health: Health) -> Callable[[], str]:
+    """What tells why no build can run; "" where one can."""
+    return lambda: "paused" if adapters.operations.were_paused() else health.hindrance()
+
+
+def _refusals(
+    settings: Settings,
+    adapters: Adapters,
+    preflight: Preflight,
+    proof: PreflightProof,
+    workers: Workers,
+    *,
+    hindrance: Callable[[], str],
+    now: Callable[[], datetime],
+) -> Refusals | None:
+    if settings.preflight != "enforce":
+        return None
+
+    def is_idle() -> bool:
+        # Without workers of its own, a process knows only that no job waits for those of others.
+        is_free = not workers.concurrent or workers.running < workers.concurrent
+        return is_free and not hindrance() and not adapters.queue.pending()
+
+    return Refusals(
+        preflight,
+        is_enforced=proof.is_enforced,
+        sample=proof.sample,
+        is_idle=is_idle,
+        limit=PreviewsLimit().admit,
+        statistics=adapters.statistics,
+        ttl=settings.failure_ttl,
+        now=now,
+    )
+
+
+def _operator(adapters: Adapters, cancellation: Cancellation, refusals: Refusals | None) -> Operator:
     return Operator(
         adapters.operations,
         adapters.queue,
@@ -173,32 +235,7 @@ def _operator(adapters: Adapters, cancellation: Cancellation) -> Operator:
         store=adapters.store,
         statistics=adapters.statistics,
         cancellation=cancellation,
-    )
-
-
-def _builds(
-    settings: Settings,
-    adapters: Adapters,
-    catalog: Catalog,
-    health: Health,
-    *,
-    cancellation: Cancellation,
-    interest: AccessTracker,
-    now: Callable[[], datetime],
-) -> Builds:
-    return Builds(
-        adapters.queue,
-        catalog,
-        package_changes=adapters.package_changes,
-        store=adapters.store,
-        statistics=adapters.statistics,
-        interest=interest,
-        forecast=Forecast(adapters.queue, workers=settings.worker_concurrent, now=now),
-        cancellation=cancellation,
-        settings=settings,
-        limit=adapters.limit.admit,
-        take_back=adapters.limit.take_back,
-        waiting_for=lambda: "paused" if adapters.operations.were_paused() else health.hindrance(),
+        forget_refusal=refusals.forget if refusals else lambda _: False,
     )
 
 
@@ -268,6 +305,7 @@ def _workers(
     health: Health,
     recorder: Recorder,
     now: Callable[[], datetime],
+    on_outcome: Callable[[Job, Outcome], None],
 ) -> Workers:
     @Late
     def pipeline() -> "Pipeline":
@@ -297,6 +335,7 @@ def _workers(
         settings=settings,
         name=adapters.name.name,
         now=now,
+        on_outcome=on_outcome,
     )
 
 

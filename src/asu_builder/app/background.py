@@ -13,6 +13,7 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import Recorder
+from asu_builder.core.preflight import PreflightProof
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
@@ -62,6 +63,7 @@ class Rounds(Struct, frozen=True):
     memory: float = 30.0
     integrity: float = 86400.0
     rules: float = 10.0
+    preflight: float = 1.0
 
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:
@@ -77,6 +79,7 @@ def background_work(
     housekeeping: Housekeeping,
     catalog: Catalog,
     interest: AccessTracker,
+    proof: PreflightProof,
     rounds: Rounds,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers."""
@@ -91,6 +94,7 @@ def background_work(
         ("documents", adapters.upstream.tidy, rounds.tidy),
         ("statistics", adapters.statistics.flush_often, rounds.statistics),
         ("interest", interest.flush, rounds.interest),
+        ("preflight", proof.compare_waiting, rounds.preflight),
         ("memory", give_back_memory, rounds.memory),
     ]
     if adapters.refresh_rules is not None:

@@ -9,7 +9,7 @@ from asu_builder.core.health import Periodic
 
 def seconds_of(rounds: Rounds) -> dict[str, float]:
     work: tuple[Periodic, ...] = background_work(
-        MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), rounds
+        MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), rounds
     )
     return {each._thread.name: each._seconds for each in work}
 
@@ -26,7 +26,7 @@ def test_the_database_is_verified_at_once_only_after_a_crash(cut_off: bool, afte
     adapters = MagicMock()
     adapters.database.was_cut_off = cut_off
     other = MagicMock()
-    work = background_work(adapters, other, other, other, other, Rounds())
+    work = background_work(adapters, other, other, other, other, other, Rounds())
     delays = {each._thread.name: each._delay for each in work}
     assert delays.pop("integrity") == after
     assert set(delays.values()) == {0}
