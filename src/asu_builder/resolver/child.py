@@ -5,6 +5,7 @@ or crash, and then only one verdict is lost (docs/decisions/libsolv-beside-the-s
 """
 
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -141,7 +142,7 @@ class _Worlds:
     def __init__(self, limits: Limits, questions: BinaryIO, answers: BinaryIO) -> None:
         # What is loaded now counts for no question.
         make_world(PackageManager.APK, (), 0)
-        make_world(PackageManager.OPKG, (), 0)
+        make_world(PackageManager.OPKG, (), 0).nearest(["", ""])
         from asu_builder.upstream.package_index import read_index
 
         self._read_packages = read_index
@@ -200,6 +201,7 @@ class _Worlds:
                 return reason
         for digests in missing:
             self._keep((question.manager, digests))
+        gc.freeze()  # a question shall not pay for a look at all packages
         self._send(Built())
         return ""
 
