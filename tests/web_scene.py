@@ -193,6 +193,7 @@ class Scene:
             retention=SqlRetention(self.database),
             store=self.store(),
             statistics=self.statistics,
+            preflight_records=SqlPreflightRecords(self.database),
             cancellation=Cancellation(
                 self.queue,
                 operations,

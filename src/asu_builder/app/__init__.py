@@ -234,6 +234,7 @@ def _operator(adapters: Adapters, cancellation: Cancellation, refusals: Refusals
         retention=adapters.retention,
         store=adapters.store,
         statistics=adapters.statistics,
+        preflight_records=adapters.preflight_records,
         cancellation=cancellation,
         forget_refusal=refusals.forget if refusals else lambda _: False,
     )

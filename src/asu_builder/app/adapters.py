@@ -16,9 +16,10 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
+from asu_builder.domain.errors import some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
-from asu_builder.domain.preflight import Foretold, PackageIndexes
+from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import PackageResolver, Runtime
@@ -148,6 +149,7 @@ class Adapters(Struct, frozen=True):
             "upstream": self.upstream.check,
             "rules": self.package_changes.check,
             "workers": self.check_workers,
+            "preflight": self.check_preflight,
         }
 
     def check_workers(self) -> CheckResult:
@@ -157,6 +159,18 @@ class Adapters(Struct, frozen=True):
             return CheckResult("ok", "Workers take jobs.")
         since = pause.since.isoformat(timespec="seconds")
         return CheckResult("warning", f"The workers are paused since {since} by {pause.operator}; jobs wait.")
+
+    def check_preflight(self) -> CheckResult:
+        """Whether no build has contradicted what was foretold for it."""
+        targets = self.preflight_records.targets().values()
+        advising = [f"{it.version} {it.target}" for it in targets if it.mode is PreflightMode.ADVISE]
+        if not advising:
+            return CheckResult("ok", "No build has contradicted what was foretold for it.")
+        return CheckResult(
+            "warning",
+            "A build has contradicted what was foretold for it, so nothing is refused before a build for "
+            f"{some(advising)}. `asu-builder preflight` shows why.",
+        )
 
     def close(self) -> None:
         """Lets go of everything."""

@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "log": ("asu_builder.cli.builds", "log_command"),
     "man": ("asu_builder.cli.manual", "man_command"),
     "packages": ("asu_builder.cli.search", "packages_group"),
+    "preflight": ("asu_builder.cli.builds", "preflight_group"),
     "status": ("asu_builder.cli.builds", "status_command"),
     "token": ("asu_builder.cli.admin", "token_command"),
     "versions": ("asu_builder.cli.search", "versions_command"),

@@ -1,4 +1,4 @@
-"""`asu-builder status`, `log`, `cancel` and `jobs`: builds by their hash, and every job for operators.
+"""`asu-builder status`, `log`, `cancel`, `jobs` and `preflight`: builds by their hash, and what operators do.
 
 Beside a running service, on this installation, or on a server.
 """
@@ -230,6 +230,39 @@ def acts_command(limit: int, server: str, token: str) -> None:
         for act in admin.acts(limit):
             line = f"{_to_the_second(act['at'])}  {act['operator']}  {act['act']}  {act['subject']}"
             click.echo(printable(line.rstrip()))
+
+
+@click.group("preflight", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@server_options
+@click.pass_context
+def preflight_group(context: click.Context, as_json: bool, server: str, token: str) -> None:
+    """Shows where builds were compared with an impossible verdict; `enforce` lets it refuse again."""
+    context.obj = (server, token)
+    if context.invoked_subcommand is not None:
+        return
+    with _admin(server, token) as admin:
+        for found in admin.preflight():
+            if as_json:
+                click.echo(json.dumps(found))
+                continue
+            line = (
+                f"{found['mode']:<7}  {_to_the_second(found['since'])}  {found['version']}  "
+                f"{found['target']}  {found['disagreements']} of {found['sampled']} wrong  "
+                f"{found['last_disagreement']}"
+            )
+            click.echo(printable(line.rstrip()))
+
+
+@preflight_group.command("enforce")
+@click.argument("version")
+@click.argument("target")
+@server_options
+def enforce_command(version: str, target: str, server: str, token: str) -> None:
+    """Refuses impossible selections of VERSION and TARGET again, after a look at what went wrong."""
+    with _admin(server, token) as admin:
+        admin.enforce(version, target)
+    click.echo("enforced")
 
 
 def _to_the_second(moment: str) -> str:

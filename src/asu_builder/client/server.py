@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
@@ -341,6 +341,15 @@ class ServerOperator:
     def resume(self) -> None:
         """Lets workers claim jobs again."""
         self._server.fetch("POST", "/api/v1/workers/resume")
+
+    def preflight(self) -> Sequence[dict[str, Any]]:
+        """Where builds were compared with an impossible verdict."""
+        return list(self._server.fetch("GET", "/api/v1/preflight").document["targets"])
+
+    def enforce(self, version: str, target: str) -> None:
+        """Lets it refuse again. Raises `BuildNotFound` or `Conflict`."""
+        place = f"{quote(version, safe='')}/{quote(target)}"
+        self._server.fetch("POST", f"/api/v1/preflight/{place}/enforce")
 
     def acts(self, limit: int) -> Sequence[dict[str, Any]]:
         """What operators did, newest first."""

@@ -11,7 +11,16 @@ from asu_builder.domain.make import Announced
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.profiles_json import filesystems_of
 from asu_builder.domain.reading import Reading, read_whole
-from asu_builder.domain.release import MAIN, Branch, Branches, ClientChange, Release, TargetProfiles, told_by
+from asu_builder.domain.release import (
+    MAIN,
+    Branch,
+    Branches,
+    ClientChange,
+    Release,
+    TargetProfiles,
+    told_by,
+    version_at,
+)
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import Device
 from asu_builder.ports import PackageChanges, Upstream
@@ -138,9 +147,8 @@ class Catalog:
 
         Paths come from clients; nothing but a known one is ever passed on.
         """
-        version = MAIN if path == "snapshots" else path.rpartition("/")[2]
         try:
-            release = self.release(version)
+            release = self.release(version_at(path))
         except RequestRejected:
             release = None
         if release is None or release.path != path:

@@ -66,6 +66,7 @@ _NAMES = {
     "upstream": "The download server of OpenWrt",
     "rules": "The service of package rules",
     "workers": "The queue",
+    "preflight": "The look at package selections before a build",
 }
 _ENDINGS: Mapping[Status, str] = {
     "ok": "works.",
@@ -81,6 +82,7 @@ _PUBLIC: Mapping[tuple[str, Status], str] = {
     ("upstream", "warning"): "The download server of OpenWrt does not answer now; what is known is told.",
     ("registry", "warning"): "The registry of ImageBuilders does not answer now; what is here can be built.",
     ("workers", "ok"): "Workers take jobs.",
+    ("preflight", "warning"): "Some impossible package selections are built, and not refused before.",
     ("workers", "warning"): "The workers are paused by the operator; jobs wait.",
 }
 

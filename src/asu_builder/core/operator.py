@@ -1,4 +1,4 @@
-"""The operator's view of the queue, and acts on it: cancel, requeue, purge, pause. Acts are written down."""
+"""The operator's view, and acts: cancel, requeue, purge, pause, enforce. Acts are written down."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +19,15 @@ from asu_builder.domain.job import (
     Pause,
     Priority,
 )
-from asu_builder.ports import JobQueue, Operations, RetentionRepository, Statistics, Store
+from asu_builder.domain.preflight import PreflightMode, TargetRecord
+from asu_builder.ports import (
+    JobQueue,
+    Operations,
+    PreflightRecords,
+    RetentionRepository,
+    Statistics,
+    Store,
+)
 
 _MEASURED = 50
 """So many of the latest builds say what is typical."""
@@ -103,6 +111,7 @@ class Operator:
         retention: RetentionRepository,
         store: Store,
         statistics: Statistics,
+        preflight_records: PreflightRecords,
         cancellation: Cancellation,
         forget_refusal: Callable[[str], bool] = lambda _: False,
     ) -> None:
@@ -112,6 +121,7 @@ class Operator:
         self._retention = retention
         self._store = store
         self._statistics = statistics
+        self._preflight_records = preflight_records
         self._cancellation = cancellation
         self._forget_refusal = forget_refusal
 
@@ -195,6 +205,22 @@ class Operator:
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""
         return self._operations.paused()
+
+    def preflight_targets(self) -> Sequence[TargetRecord]:
+        """Where *impossible* was compared with builds; targets on *advise* first, then the latest change."""
+        records = self._preflight_records.targets().values()
+        by_age = sorted(records, key=lambda record: record.since, reverse=True)
+        return sorted(by_age, key=lambda record: record.mode is not PreflightMode.ADVISE)
+
+    def enforce(self, version: str, target: str, *, operator: str) -> None:
+        """Lets *impossible* refuse again. Raises `BuildNotFound`, or `Conflict` where it does already."""
+        records = self._preflight_records.targets().values()
+        found = next((it for it in records if (it.version, it.target) == (version, target)), None)
+        if found is None:
+            raise BuildNotFound(f"No build of {version} {target} was compared with an impossible selection.")
+        if not self._preflight_records.enforce(found.release_path, target):
+            raise Conflict(f"{version} {target} is on enforce already.")
+        self._note(operator, "enforce", f"{version} {target}")
 
     def _note(self, operator: str, act: str, subject: str = "") -> None:
         self._operations.record(operator, act, subject)

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.metrics import FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES, PreflightCounts
 from asu_builder.domain.errors import AsuError, FailureReason, some
-from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Outcome
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import PackageSelection
@@ -258,23 +257,6 @@ class PreflightProof:
             else:
                 if again is not None:
                     self._ended.append(again)
-
-    def check(self) -> CheckResult:
-        """Whether verdicts hold everywhere, for `/health`."""
-        if self._mode is not PreflightMode.ENFORCE:
-            return CheckResult("ok", f"Nothing is refused before a build (preflight: {self._mode}).")
-        advising = [
-            f"{release_path} {target}"
-            for (release_path, target), record in self._records.targets().items()
-            if record.mode is PreflightMode.ADVISE
-        ]
-        if not advising:
-            return CheckResult("ok", "Impossible selections are refused before a build.")
-        return CheckResult(
-            "warning",
-            f"A build has contradicted what was foretold, so nothing is refused before a build for "
-            f"{some(advising)}. `asu-builder preflight` shows why.",
-        )
 
     def _compare(self, ended: _Ended) -> _Ended | None:
         """Counts how the two agree. Returns what is to be compared again, when the indexes are newer."""

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from asu_builder.domain.errors import BuildProblem
 from asu_builder.domain.package_index import PackageIndex, PackageManager
+from asu_builder.domain.release import version_at
 
 
 class Verdict(StrEnum):
@@ -124,6 +125,11 @@ class TargetRecord(Struct, frozen=True):
     """How many of these the package manager accepted."""
     last_disagreement: str = ""
     """What was foretold of the latest of them, and what the build did."""
+
+    @property
+    def version(self) -> str:
+        """The version that lies at this path."""
+        return version_at(self.release_path)
 
 
 _ABI_SUFFIX = re.compile(r"-?[0-9][A-Za-z0-9._-]{0,63}")

@@ -14,6 +14,7 @@ from asu_builder.domain.search import Title
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-rc(\d{1,4}))?", re.ASCII)
 _BRANCH_SNAPSHOT = re.compile(r"(\d{1,4}\.\d{1,4})-SNAPSHOT", re.ASCII)
 MAIN = "SNAPSHOT"
+_MAIN_PATH = "snapshots"
 
 
 class Release(Struct, frozen=True):
@@ -47,13 +48,18 @@ class Release(Struct, frozen=True):
 def parse_release(version: str) -> Release:
     """The release a version name means; `RequestRejected` for a name of no known form."""
     if version == MAIN:
-        return Release(version, MAIN, "snapshots", "master", moving=True)
+        return Release(version, MAIN, _MAIN_PATH, "master", moving=True)
     if match := _RELEASE.fullmatch(version):
         branch = f"{match[1]}.{match[2]}"
         return Release(version, branch, f"releases/{version}", f"v{version}", moving=False)
     if match := _BRANCH_SNAPSHOT.fullmatch(version):
         return Release(version, match[1], f"releases/{version}", f"openwrt-{match[1]}", moving=True)
     raise RequestRejected(f"Unsupported branch: {version}", field="version")
+
+
+def version_at(path: str) -> str:
+    """The name of the version that the download server keeps at this path."""
+    return MAIN if path == _MAIN_PATH else path.rpartition("/")[2]
 
 
 class Branch(Struct, frozen=True):
@@ -75,7 +81,7 @@ class Branch(Struct, frozen=True):
 BUILT_IN: Mapping[str, Branch] = {
     branch.name: branch
     for branch in (
-        Branch(MAIN, "snapshots", snapshot=True),
+        Branch(MAIN, _MAIN_PATH, snapshot=True),
         Branch("25.12", branch_off_rev=32295),
         Branch("24.10", branch_off_rev=27990),
         Branch("23.05", branch_off_rev=23069),

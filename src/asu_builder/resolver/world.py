@@ -39,7 +39,10 @@ class Asked(Struct, frozen=True):
 
 
 def read_names(names: Iterable[str]) -> Asked:
-    """The last mention of a name counts, as both tools have it; `-name` takes it away wherever it stands."""
+    """The last mention of a name counts, as both tools have it; `-name` takes it away wherever it stands.
+
+    It does not take `name=version` away, which the makefile adds beside its list of packages.
+    """
     names = list(names)
     taken_away = dict.fromkeys(name[1:] for name in names if name.startswith("-"))
     asked: dict[str, bool] = {}
@@ -47,7 +50,7 @@ def read_names(names: Iterable[str]) -> Asked:
     odd = []
     for name in names:
         plain, _, version = name.removeprefix("!").partition("=")
-        if name.startswith("-") or plain in taken_away:
+        if name.startswith("-") or (plain in taken_away and not version):
             continue
         if not _NAME.fullmatch(plain) or (version and name.startswith("!")):
             odd.append(name)

@@ -10,6 +10,7 @@ from asu_builder.core.operator import Operator
 from asu_builder.core.submit import Cancellation
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.errors import Unavailable
@@ -42,6 +43,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
         retention=retention,
         store=store,
         statistics=statistics,
+        preflight_records=SqlPreflightRecords(database),
         cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     submission = a_submission()
@@ -76,6 +78,7 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         retention=retention,
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
+        preflight_records=SqlPreflightRecords(database),
         cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     database.wakeups.notify = lambda jobs: woken.append("one")  # type: ignore[method-assign]

@@ -136,7 +136,6 @@ def test_a_false_refusal_takes_the_target_off_enforce_and_is_told(
 ) -> None:
     bench.world.foretold = MISSING
     assert bench.proof.is_enforced(*PLACE)
-    assert bench.proof.check().status == "ok"
     with caplog.at_level(logging.WARNING):
         bench.ends(outcome)
     assert not bench.proof.is_enforced(*PLACE)
@@ -146,9 +145,6 @@ def test_a_false_refusal_takes_the_target_off_enforce_and_is_told(
     assert "missing (no-such)" in record.last_disagreement
     assert record.last_disagreement in caplog.text
     assert bench.disagreed == {"false_refusal": 1}
-    checked = bench.proof.check()
-    assert checked.status == "warning"
-    assert "releases/24.10.5 pico/nine" in checked.sentence
 
 
 def test_a_build_that_fails_as_foretold_is_a_sample_that_agrees(bench: Bench) -> None:
@@ -264,7 +260,6 @@ def test_the_operator_s_setting_holds_for_every_target(bench: Bench, mode: Prefl
     bench.ends(BUILT)
     compared = mode is PreflightMode.ADVISE
     assert sum(bench.counts.compared().values()) == compared
-    assert bench.proof.check().status == "ok"
 
 
 def test_the_first_few_impossible_ones_are_built_and_later_some(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from asu_builder.core.refusals import Refusals
 from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.access import Caller, Right, Token
@@ -152,6 +153,7 @@ class House:
             retention=retention,
             store=store,
             statistics=self.statistics,
+            preflight_records=SqlPreflightRecords(self.database),
             cancellation=cancellation,
             forget_refusal=self.refusals.forget,
         )

@@ -49,3 +49,9 @@ def test_a_missing_name_is_told_beside_it() -> None:
 )
 def test_what_is_not_modelled_is_not_known(manager: PackageManager, name: str) -> None:
     assert make_world(manager, _PACKAGES, left_out=0).resolve([name, "nosuch"]).verdict is Verdict.UNKNOWN
+
+
+def test_it_is_not_taken_away_because_the_makefile_adds_it_beside_the_list() -> None:
+    world = make_world(PackageManager.APK, _PACKAGES, left_out=0)
+    assert world.resolve(["-libc", "libc=1.2.5-r4"]).packages == {"libc": "1.2.5-r4"}
+    assert world.resolve(["libc", "old", "-libc", "-old"]).packages == {}

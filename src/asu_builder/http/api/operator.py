@@ -11,6 +11,7 @@ from asu_builder.core.operator import Operator
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.job import Job, JobFilter, JobState, Stage
+from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.api.wire import Problem, RenderedResponse, render_json
@@ -68,13 +69,37 @@ class ActDocument(msgspec.Struct):
     at: Annotated[datetime, says("When, UTC", A_TIME, format="date-time")]
     operator: Annotated[str, says("The token's name, or cli and the user's", "alice")]
     act: Annotated[str, says("The action", "cancel")]
-    subject: Annotated[str, says("The request hash that it concerns, or empty", A_HASH)]
+    subject: Annotated[str, says("What it concerns: a request hash, a version and target, or empty", A_HASH)]
 
 
 class ActList(msgspec.Struct):
     """Acts, newest first."""
 
     acts: Annotated[list[ActDocument], says("The actions", [])]
+
+
+class PreflightTargetDocument(msgspec.Struct):
+    """How right *impossible* was for one version and target."""
+
+    version: Annotated[str, says("The version", "24.10.4")]
+    target: Annotated[str, says("Target and subtarget", "ath79/generic")]
+    mode: Annotated[
+        PreflightMode,
+        says(
+            "`enforce`: impossible selections are refused; `advise`: a build has proved one possible",
+            "advise",
+        ),
+    ]
+    since: Annotated[datetime, says("Since when, UTC", A_TIME, format="date-time")]
+    sampled: Annotated[int, says("Builds that were foretold as impossible and compared", 7, minimum=0)]
+    disagreements: Annotated[int, says("Of these, those that the package manager accepted", 1, minimum=0)]
+    last_disagreement: Annotated[str, says("The latest of them: what was foretold, and what it did", "")]
+
+
+class PreflightDocument(msgspec.Struct):
+    """The targets of which builds were compared, those on advise first."""
+
+    targets: Annotated[list[PreflightTargetDocument], says("The targets", [])]
 
 
 class DoneDocument(msgspec.Struct):
@@ -116,6 +141,7 @@ class OperatorActs:
         self._forget = forget
         self._on_jobs = {"cancel": operator.cancel, "requeue": operator.requeue, "purge": operator.purge}
         self._on_workers = {"pause": operator.pause, "resume": operator.resume}
+        self._enforce = operator.enforce
 
     async def on_job(self, caller: Caller, act: str, request_hash: str) -> None:
         """`cancel`, `requeue` or `purge` the newest job of a hash. Raises `BuildNotFound` or `Conflict`."""
@@ -131,6 +157,11 @@ class OperatorActs:
         """`pause` or `resume` the workers of every process."""
         caller.require(Right.OPERATE)
         await self._threads.run(lambda: self._on_workers[act](operator=caller.name))
+
+    async def enforce(self, caller: Caller, version: str, target: str) -> None:
+        """Lets *impossible* refuse again for a version and target. Raises `BuildNotFound` or `Conflict`."""
+        caller.require(Right.OPERATE)
+        await self._threads.run(lambda: self._enforce(version, target, operator=caller.name))
 
 
 _JOBS = (100, 1000)
@@ -226,6 +257,42 @@ class OperatorEndpoints:
         return render_json(
             ActList([ActDocument(act.at, act.operator, act.act, act.subject) for act in found])
         )
+
+    @operation("/api/v1/preflight", answers={200: ("The targets", PreflightDocument), **_REFUSED})
+    async def preflight(self, request: Request) -> RenderedResponse:
+        """Where builds were compared with an impossible verdict, and whether it holds. Needs read."""
+        self._require_to_read(request)
+        found = await self._threads.run(self._operator.preflight_targets)
+        documents = [
+            PreflightTargetDocument(
+                it.version,
+                it.target,
+                it.mode,
+                it.since,
+                it.sampled,
+                it.disagreements,
+                it.last_disagreement,
+            )
+            for it in found
+        ]
+        return render_json(PreflightDocument(documents))
+
+    @operation(
+        "/api/v1/preflight/{version}/{target}/{subtarget}/enforce",
+        method="POST",
+        answers={
+            200: ("It holds again", DoneDocument),
+            **_REFUSED,
+            404: ("No build of it was compared", Problem),
+            409: ("It holds already", Problem),
+        },
+    )
+    async def enforce(self, request: Request) -> RenderedResponse:
+        """Refuse impossible selections of a version and target again. Needs operate."""
+        given = request.path_params
+        target = f"{given['target']}/{given['subtarget']}"
+        await self._acts.enforce(self._callers.of(request.scope), given["version"], target)
+        return render_json(DoneDocument(200, "enforced"))
 
     @operation("/api/v1/configuration", answers={200: ("The settings", ConfigurationDocument), **_REFUSED})
     async def configuration(self, request: Request) -> RenderedResponse:

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.access import Right, Token
 from asu_builder.domain.job import Retention
 from database_clock import at_time
@@ -57,6 +58,8 @@ NEEDED = [
     ("DELETE", f"/api/v1/results/{'a' * 64}", Right.OPERATE),
     ("POST", "/api/v1/workers/pause", Right.OPERATE),
     ("POST", "/api/v1/workers/resume", Right.OPERATE),
+    ("GET", "/api/v1/preflight", Right.READ),
+    ("POST", "/api/v1/preflight/24.10.5/pico/nine/enforce", Right.OPERATE),
 ]
 
 
@@ -133,3 +136,29 @@ def test_workers_are_paused_and_resumed_and_every_act_is_written_down(
     assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is not None
     acts = ask(client, "GET", "/api/v1/acts").json["acts"]
     assert [(act["operator"], act["act"]) for act in acts] == [("alice", "resume"), ("alice", "pause")]
+
+
+def test_where_a_verdict_was_wrong_is_listed_first_and_can_be_enforced_again(
+    client: AsgiClient, scene: Scene
+) -> None:
+    records = SqlPreflightRecords(scene.database)
+    at_time(records, NOON).note_sample("releases/24.10.5", "pico/nine", disagreement="foretold; built")
+    at_time(records, NOON + timedelta(hours=1)).note_sample("snapshots", "x86/64")
+    first, second = ask(client, "GET", "/api/v1/preflight").json["targets"]
+    assert first == {
+        "version": "24.10.5",
+        "target": "pico/nine",
+        "mode": "advise",
+        "since": "2026-03-01T12:00:00Z",
+        "sampled": 1,
+        "disagreements": 1,
+        "last_disagreement": "foretold; built",
+    }
+    assert (second["version"], second["mode"], second["sampled"]) == ("SNAPSHOT", "enforce", 1)
+    path = "/api/v1/preflight/24.10.5/pico/nine/enforce"
+    assert ask(client, "POST", path).status == 200
+    targets = ask(client, "GET", "/api/v1/preflight").json["targets"]
+    assert {target["mode"] for target in targets} == {"enforce"}
+    assert ask(client, "POST", path).status == 409
+    (act,) = ask(client, "GET", "/api/v1/acts").json["acts"]
+    assert (act["operator"], act["act"], act["subject"]) == ("alice", "enforce", "24.10.5 pico/nine")
