@@ -81,6 +81,10 @@ class Preflight:
         names = dict.fromkeys((*selection.packages, *defaults, *always))
         return Foresight(selection, self._resolver.resolve(known, tuple(names)))
 
+    def knows(self, found: Resolved) -> bool:
+        """Whether anything certain can be told for this release and target; answers from memory."""
+        return self._carried_by(found.release.path, found.request.target) is not None
+
     def indexes(self, found: Resolved) -> PackageIndexes:
         """All that the packages of a resolved request may come from, as it is known now."""
         request, release = found.request, found.release

@@ -88,10 +88,19 @@ class Refusals:
         self._sampled: OrderedDict[tuple[str, str], float] = OrderedDict()
         """When one of a release and target was built all the same; the oldest first."""
 
+    def may_judge(self, found: Resolved) -> bool:
+        """Whether a request may be refused at all; costs next to nothing."""
+        try:
+            return self._is_enforced(found.release.path, found.request.target) and self._preflight.knows(
+                found
+            )
+        except AsuError:
+            return False
+
     def judge(
         self, found: Resolved, name: str, *, reading: Reading, caller: Caller, client: str
     ) -> Job | None:
-        """The refusal of a request that no job answers; None where it is to be built.
+        """The refusal of a request that no job answers and that `may_judge`; None where it is to be built.
 
         To be called within the reading. Where that `lacks` documents afterwards nothing was decided yet.
         Whatever goes wrong, the request is built.
@@ -116,8 +125,6 @@ class Refusals:
 
     def _judge(self, found: Resolved, name: str, reading: Reading, caller: Caller, client: str) -> Job | None:
         place = found.release.path, found.request.target
-        if not self._is_enforced(*place):
-            return None
         known = self._preflight.indexes(found)
         if reading.lacks:
             return None

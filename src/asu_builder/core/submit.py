@@ -258,7 +258,7 @@ class Builds:
         One that is no `AsuError` is a bug, met by that request alone.
         """
         prepared: list[_Prepared | BuildView | Exception] = []
-        built: set[str] = set()
+        built: set[str] = set()  # hashes that go to the queue, where others beside them join
         for ask in asked:
             try:
                 with ask.reading.active() if ask.reading else nullcontext():
@@ -303,10 +303,7 @@ class Builds:
         return answers
 
     def _prepare(self, ask: Ask, built: set[str]) -> "_Prepared | BuildView":
-        """What the queue is told of a request that policy and catalog let pass, or how it is refused.
-
-        `built` gets its hash where it goes to the queue; whoever asks for the same then joins.
-        """
+        """What the queue is told of a request that policy and catalog let pass, or how it is refused."""
         request, settings = ask.request, self._settings
         if request.defaults and not settings.allow_defaults:
             raise RequestRejected("Handling `defaults` not enabled on server", field="defaults")
@@ -331,8 +328,9 @@ class Builds:
         rules = self._package_changes.digest(request)
         name = request_hash(request, revision=found.revision, rules=rules)
         caller, reading, refused = ask.caller, ask.reading, None
-        if reading and self._refusals and not reading.lacks and name not in built and self._is_new(name):
-            refused = self._refusals.judge(found, name, reading=reading, caller=caller, client=ask.client)
+        refusals = None if name in built else self._refusals
+        if reading and not reading.lacks and refusals and refusals.may_judge(found) and self._is_new(name):
+            refused = refusals.judge(found, name, reading=reading, caller=caller, client=ask.client)
         if reading and reading.lacks:
             raise Unavailable("Documents of the download server are on their way.", retry_after=1)
         if refused:

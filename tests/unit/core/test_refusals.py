@@ -55,6 +55,7 @@ class KnownIndex:
         self.state = DocumentState(lambda: 0.0)
         self.lacking = ""
         self.is_on_its_way = False
+        self.asked = 0
         self.publish(b"the first")
 
     def publish(self, content: bytes) -> None:
@@ -63,6 +64,7 @@ class KnownIndex:
         self.state.digest = hashlib.sha256(content).digest()
 
     def package_indexes(self, release: Release, target: str, architecture: str) -> PackageIndexes:
+        self.asked += 1
         if self.is_on_its_way and (reading := current_reading()) is not None:
             reading.await_beside(None)  # type: ignore[arg-type] # nothing waits for it here
         if (reading := current_reading()) is not None:
@@ -109,7 +111,7 @@ class House:
         self.most_looks = 99
         rules = LocalPackageChanges()
         catalog = Catalog(DescribingUpstream(), Branches(), rules)
-        self.carried = _CARRIED
+        self.carried: CarriedPackages | None = _CARRIED
         preflight = Preflight(
             catalog, rules, self.index, self.resolver, carried_by=lambda path, target: self.carried
         )
@@ -290,6 +292,15 @@ def test_an_imagebuilder_that_reads_what_is_not_known_here_is_asked(
 ) -> None:
     house.carried = replace(_CARRIED, repositories=(_FEED, own))
     assert house.submit("nosuch").job.state is state
+
+
+def test_nothing_is_read_where_nothing_can_be_told(house: House) -> None:
+    house.enforced = False
+    house.submit("nosuch")
+    house.enforced, house.carried = True, None
+    with pytest.raises(QueueFull):
+        house.submit("nosuch", "vim")
+    assert (house.index.asked, house.resolver.asked) == (0, 0)
 
 
 def test_nothing_is_entered_while_an_index_is_on_its_way(house: House) -> None:
