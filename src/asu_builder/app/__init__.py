@@ -16,6 +16,8 @@ from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, open_adapters
 from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.current_packages import CurrentPackages
+from asu_builder.core.forecast import Forecast
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Notifier, Recorder
@@ -24,7 +26,7 @@ from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight, PreflightProof
 from asu_builder.core.refusals import Refusals
 from asu_builder.core.search import Preview
-from asu_builder.core.submit import AccessTracker, Builds, Cancellation, Forecast
+from asu_builder.core.submit import AccessTracker, Builds, Cancellation
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
@@ -104,44 +106,21 @@ def assemble(
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     preflight = _preflight(adapters, catalog)
-    proof = PreflightProof(
-        lambda: preflight,
-        catalog.resolve,
-        adapters.preflight_records,
-        mode=PreflightMode(settings.preflight),
-        counts=counts.preflight,
-    )
+    current = CurrentPackages(catalog, preflight)
+    proof = _proof(settings, adapters, catalog, preflight, counts)
     workers = _workers(
-        settings, adapters, catalog, health=health, recorder=recorder, now=now, on_outcome=proof.note
+        settings, adapters, catalog, current, health=health, recorder=recorder, now=now, on_outcome=proof.note
     )
     housekeeping = make_housekeeping(settings, adapters, rest=_REST)
     interest = AccessTracker(adapters.queue)
-    cancellation = Cancellation(
-        adapters.queue,
-        adapters.operations,
-        statistics=adapters.statistics,
-        settings=settings,
-        stop_lost_builds=workers.stop_lost_builds,
-    )
+    cancellation = _cancellation(settings, adapters, workers)
     hindrance = _hindrance(adapters, health)
     refusals = _refusals(settings, adapters, preflight, proof, workers, hindrance=hindrance, now=now)
-    builds = Builds(
-        adapters.queue,
-        catalog,
-        package_changes=adapters.package_changes,
-        store=adapters.store,
-        statistics=adapters.statistics,
-        interest=interest,
-        forecast=Forecast(adapters.queue, workers=settings.worker_concurrent, now=now),
-        cancellation=cancellation,
-        settings=settings,
-        limit=adapters.limit.admit,
-        take_back=adapters.limit.take_back,
-        waiting_for=hindrance,
-        refusals=refusals,
-    )
+    builds = _builds(settings, adapters, catalog, current, refusals, cancellation, interest, hindrance, now)
     preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
-    background = background_work(adapters, health, housekeeping, catalog, interest, proof, rounds or Rounds())
+    background = background_work(
+        adapters, health, housekeeping, catalog, current, interest, proof, rounds or Rounds()
+    )
     lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
     parts = Parts(
         builds=builds,
@@ -189,6 +168,57 @@ def _preflight(adapters: Adapters, catalog: Catalog) -> Preflight:
         adapters.upstream,
         adapters.resolver,
         carried_by=adapters.preflight_records.carried,
+    )
+
+
+def _proof(
+    settings: Settings, adapters: Adapters, catalog: Catalog, preflight: Preflight, counts: EventCounts
+) -> PreflightProof:
+    return PreflightProof(
+        lambda: preflight,
+        catalog.resolve,
+        adapters.preflight_records,
+        mode=PreflightMode(settings.preflight),
+        counts=counts.preflight,
+    )
+
+
+def _builds(
+    settings: Settings,
+    adapters: Adapters,
+    catalog: Catalog,
+    current: CurrentPackages,
+    refusals: Refusals | None,
+    cancellation: Cancellation,
+    interest: AccessTracker,
+    hindrance: Callable[[], str],
+    now: Callable[[], datetime],
+) -> Builds:
+    return Builds(
+        adapters.queue,
+        catalog,
+        package_changes=adapters.package_changes,
+        store=adapters.store,
+        statistics=adapters.statistics,
+        interest=interest,
+        forecast=Forecast(adapters.queue, workers=settings.worker_concurrent, now=now),
+        cancellation=cancellation,
+        settings=settings,
+        limit=adapters.limit.admit,
+        take_back=adapters.limit.take_back,
+        waiting_for=hindrance,
+        refusals=refusals,
+        current=current,
+    )
+
+
+def _cancellation(settings: Settings, adapters: Adapters, workers: Workers) -> Cancellation:
+    return Cancellation(
+        adapters.queue,
+        adapters.operations,
+        statistics=adapters.statistics,
+        settings=settings,
+        stop_lost_builds=workers.stop_lost_builds,
     )
 
 
@@ -302,6 +332,7 @@ def _workers(
     settings: Settings,
     adapters: Adapters,
     catalog: Catalog,
+    current: CurrentPackages,
     *,
     health: Health,
     recorder: Recorder,
@@ -322,6 +353,7 @@ def _workers(
             released_revision=catalog.released_revision,
             repository_status=RepositoryStatus(settings.upstream_url).ask,
             records=adapters.preflight_records,
+            indexes=current.digest_of,
             upstream_url=settings.upstream_url,
             job_timeout=settings.job_timeout,
         )

@@ -5,11 +5,13 @@ import ctypes
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
 from asu_builder.app.adapters import Adapters
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.current_packages import CurrentPackages
 from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import Recorder
@@ -78,11 +80,13 @@ def background_work(
     health: Health,
     housekeeping: Housekeeping,
     catalog: Catalog,
+    current: CurrentPackages,
     interest: AccessTracker,
     proof: PreflightProof,
     rounds: Rounds,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers."""
+    retention, operations = adapters.retention, adapters.operations
     work: list[tuple[str, Callable[[], object], float]] = [
         ("health", health.check_all, rounds.health),
         ("disks", lambda: _look_at_disks(adapters, health), rounds.disks),
@@ -91,6 +95,7 @@ def background_work(
         ("reconciling", housekeeping.reconcile_when_due, rounds.tidy),
         ("catalog", catalog.refresh, rounds.catalog),
         ("warmth", adapters.upstream.keep_warm, rounds.warmth),
+        ("changed indexes", partial(current.end_outdated, retention, operations), rounds.tidy),
         ("documents", adapters.upstream.tidy, rounds.tidy),
         ("statistics", adapters.statistics.flush_often, rounds.statistics),
         ("interest", interest.flush, rounds.interest),

@@ -84,10 +84,11 @@ class Pipeline:
         released_revision: Callable[[BuildRequest], str] = lambda _: "",
         repository_status: Callable[[str], int] = lambda _: 0,
         records: PreflightRecords | None = None,
+        indexes: Callable[[BuildRequest], str] = lambda _: "",
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
-        """`records` keeps what ImageBuilders bring along."""
+        """`records` keeps what ImageBuilders bring along; `indexes` names a request's package indexes."""
         self._release = release
         self._package_changes = package_changes
         self._baseline = baseline
@@ -95,6 +96,7 @@ class Pipeline:
         self._released_revision = released_revision
         self._repository_status = repository_status
         self._records = records
+        self._indexes = indexes
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -149,6 +151,7 @@ class Pipeline:
                         selection = warn_of_odd_packages(selection, odd)
                     advance(Stage.VALIDATE_MANIFEST)
                     manifest = self._resolve(imagebuilder, selection, release=release, revision=info.revision)
+                    indexes = self._indexes(request)
                     advance(Stage.BUILDING_IMAGE)
                     extra_name = job.request_hash[:12]
                     imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
@@ -172,6 +175,7 @@ class Pipeline:
             warnings=tuple(imagebuilder.warnings),
             package_changes=selection.record,
             stored_bytes=stored_bytes,
+            indexes=indexes,
         )
 
     def _resolve(

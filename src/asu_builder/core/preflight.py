@@ -3,19 +3,20 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.metrics import FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES, PreflightCounts
-from asu_builder.domain.errors import AsuError, FailureReason, some
+from asu_builder.domain.errors import AsuError, FailureReason, Unavailable, some
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Outcome
-from asu_builder.domain.package_index import PackageIndex, PackageManager
+from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.preflight import (
     ALWAYS_INSTALLED,
+    OWN_INDEX,
     CarriedPackages,
     Foretold,
     PackageIndexes,
@@ -95,22 +96,20 @@ class Preflight:
         if carried is None:
             lacking.append("The ImageBuilder of this version and target has not been used here yet.")
         else:
-            own = PackageIndex(
-                "imagebuilder", "", carried.index_digest, carried.manager, lambda: carried.index
-            )
             read = {place for url in carried.repositories if (place := _place(url, release.path))}
             indexes = [index for index in indexes if _place(index.address, release.path) in read]
-            if unread := read - {_place(index.address, release.path) for index in indexes}:
+            there = {_place(index.address, release.path) for index in indexes}
+            if unread := read - there - carried.folders.keys():
                 lacking.append(
                     f"The ImageBuilder reads {', '.join(sorted(unread)[:3])}, which is not known here."
                 )
             revision = self._catalog.released_revision(request) or found.revision
             if revision and carried.revision and revision != carried.revision:
                 lacking.append("There is another ImageBuilder by now, which has not been used here yet.")
-            indexes.append(own)
+            indexes += carried.indexes()
         if request.repositories:
             if request.repositories_mode == "replace":
-                indexes = [index for index in indexes if not index.address]
+                indexes = [index for index in indexes if index.name == OWN_INDEX and not index.address]
             for name, url in sorted(request.repositories.items()):
                 index = self._source.repository_index(name, url, known.manager)
                 if index is None:
@@ -118,6 +117,28 @@ class Preflight:
                 else:
                     indexes.append(replace(index, is_foreign=True))
         return PackageIndexes(known.manager, tuple(indexes), " ".join(lacking))
+
+    def today(self, found: Resolved) -> str:
+        """Digest of the indexes on the servers that a resolved request's packages come from, as they are now.
+
+        Raises `Unavailable` where one of them cannot be read or is past its time.
+        """
+        request = found.request
+        known = self._source.package_indexes(found.release, request.target, found.architecture)
+        indexes, lacking = known.indexes, known.lacking
+        if request.repositories:
+            if request.repositories_mode == "replace":
+                indexes, lacking = (), ""
+            for name, url in sorted(request.repositories.items()):
+                index = self._source.repository_index(name, url, known.manager)
+                if index is None:
+                    lacking = f"The repository {name} cannot be read."
+                else:
+                    indexes = (*indexes, replace(index, is_foreign=True))
+        if lacking or not indexes:
+            sentence = f"It is not known which packages there are now. {lacking}".rstrip()
+            raise Unavailable(sentence, plain=True)
+        return PackageIndexes(known.manager, indexes).digest
 
 
 def _place(url: str, release_path: str) -> str:
@@ -134,10 +155,13 @@ def _place(url: str, release_path: str) -> str:
     return place if found else directory
 
 
-_OWN_INDEXES = (
-    (PackageManager.APK, "packages/packages.adb", APK),
-    (PackageManager.OPKG, "packages/Packages", OPKG),
+_INDEXES = (
+    (PackageManager.APK, ("packages.adb",), APK),
+    (PackageManager.OPKG, ("Packages.gz", "Packages"), OPKG),
 )
+"""What the index of a folder is called, and the file that lists the repositories."""
+_MOST_FOLDERS = 16
+_MOST_FOLDERS_BYTES = 8 << 20
 
 
 def learn_carried(
@@ -161,19 +185,43 @@ def learn_carried(
     try:
         known = records.carried(release.path, request.target)
         if known is not None and known.identity == identity and (known.pins or not manifest):
-            return
-        for manager, index, file in _OWN_INDEXES:
+            # What lies in further folders may change while the ImageBuilder is the same.
+            now = known.folders and _read_folders(container, known.manager, known.repositories)
+            if now == known.folders:
+                return
+        for manager, names, file in _INDEXES:
+            index = f"packages/{names[-1]}"
             if container.exists(index):
                 listed = container.read_bytes(file.name) if container.exists(file.name) else b""
                 repositories = listed_repositories(listed.decode(), file)
+                folders = _read_folders(container, manager, repositories)
                 pins = {name: manifest[name] for name in ALWAYS_INSTALLED if name in manifest}
                 carried = CarriedPackages(
-                    identity, revision, manager, container.read_bytes(index), repositories, pins
+                    identity, revision, manager, container.read_bytes(index), repositories, folders, pins
                 )
                 records.learn(release.path, request.target, carried)
                 return
     except (AsuError, ValueError) as error:
         _log.info("What the ImageBuilder brings along was not learnt: %s", error)
+
+
+def _read_folders(
+    container: Container, manager: PackageManager, repositories: Sequence[str]
+) -> dict[str, bytes]:
+    """The indexes of the folders that an ImageBuilder installs from; none where they are too large."""
+    names = next(names for kind, names, _ in _INDEXES if kind is manager)
+    places = [_place(url, "") for url in repositories if not url.startswith(("http://", "https://"))]
+    folders: dict[str, bytes] = {}
+    for place in filter(None, places[:_MOST_FOLDERS]):
+        folder = place.removeprefix("file:").removeprefix("./")
+        # Nothing outside of the ImageBuilder is read.
+        if folder.startswith("/") or ".." in folder.split("/"):
+            continue
+        for name in names:
+            if container.exists(f"{folder}/{name}"):
+                folders[place] = container.read_bytes(f"{folder}/{name}")
+                break
+    return folders if sum(map(len, folders.values())) <= _MOST_FOLDERS_BYTES else {}
 
 
 _MOST_WAITING = 200

@@ -1,16 +1,17 @@
 """Submit a build, look at one, cancel one, and tell how long it will take: what the HTTP layer asks for."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.current_packages import CurrentPackages, Settled
+from asu_builder.core.forecast import Forecast
 from asu_builder.core.refusals import Refusals
 from asu_builder.domain.access import Caller, Right, digest_of
 from asu_builder.domain.errors import (
@@ -23,7 +24,7 @@ from asu_builder.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.job import FINAL_STATES, Entry, Job, JobState, Standing, Submission
+from asu_builder.domain.job import FINAL_STATES, BuildResult, Entry, Job, JobState, Standing, Submission
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
 from asu_builder.domain.request import BuildRequest, request_hash
@@ -51,56 +52,6 @@ class AccessTracker:
         except BaseException:
             self._asked |= asked
             raise
-
-
-_MEASURED_EVERY = 10.0
-_LEAST = timedelta(seconds=1)
-
-
-class Forecast:
-    """Honest or silent: nothing is foretold while no build can run or none was measured.
-
-    `workers` is how many builds run at once; `clock` counts seconds.
-    """
-
-    def __init__(
-        self,
-        queue: JobQueue,
-        *,
-        workers: int,
-        now: Callable[[], datetime],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._queue = queue
-        self._workers = workers
-        self.now = now
-        self._clock = clock
-        self._typical: timedelta | None = None
-        self._measured_at = -_MEASURED_EVERY
-
-    def typical(self) -> timedelta | None:
-        """How long a build takes; None where nothing can be said."""
-        if not self._workers:
-            return None
-        if self._clock() - self._measured_at >= _MEASURED_EVERY:
-            self._measured_at = self._clock()
-            self._typical = self._queue.typical_duration()
-        return self._typical
-
-    def remaining(
-        self, job: Job | Standing, ahead: int | None, typical: timedelta | None
-    ) -> timedelta | None:
-        """The time until a live job's end, where builds take so long; None where nothing can be said.
-
-        A waiting job starts when as many slots have become free as there are jobs ahead, and each
-        worker frees one per build; then it takes as long as builds do.
-        """
-        if job.state in FINAL_STATES or typical is None:
-            return None
-        if job.state is JobState.PENDING:
-            return typical * (((ahead or 0) + 1) / self._workers + 1)
-        elapsed = self.now() - (job.started_at or self.now())
-        return max(_LEAST, typical - max(elapsed, timedelta(0)))
 
 
 class Cancellation:
@@ -186,6 +137,8 @@ class BuildView(Struct, frozen=True):
     """Why nothing is built, while it waits: `paused`, `engine`, `store`, `disk_full`; "" for its turn."""
     cancel_token: str = ""
     """The secret by which this very caller may cancel the job; never part of a shared answer."""
+    unchanged: bool = False
+    """Whether a request for today's packages is answered with a result that has them already."""
 
     @property
     def eta_seconds(self) -> int | None:
@@ -219,11 +172,14 @@ class Builds:
         take_back: Callable[[str, int], None],
         waiting_for: Callable[[], str] = lambda: "",
         refusals: Refusals | None = None,
+        current: CurrentPackages | None = None,
     ) -> None:
         """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
 
-        `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built.
+        `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built;
+        without `current` none is about today's packages.
         """
+        self._current = current
         self._waiting_for = waiting_for
         self._queue = queue
         self._catalog = catalog
@@ -297,7 +253,10 @@ class Builds:
                 token = found.cancel_token if entry.created else ""
                 if outlook is None and entry.job.state not in FINAL_STATES:
                     outlook = self._outlook()
-                answers.append(self._seen(entry.job, entry.ahead, outlook, token))
+                seen = self._seen(entry.job, entry.ahead, outlook, token)
+                if submission.request.as_of and entry.job.state is JobState.COMPLETED:
+                    seen = replace(seen, unchanged=True)
+                answers.append(seen)
             except Exception as error:  # noqa: BLE001 - the others are entered, and must be told so
                 answers.append(error)
         return answers
@@ -325,6 +284,14 @@ class Builds:
         values = (found.release.version, found.release.branch, target, subtarget, found.architecture)
         places = dict(zip(PLACEHOLDERS, values, strict=True))
         require_allowed(request.repositories, settings.repository_allow_list, places=places)
+        stale: AsuError | None = None
+        if self._current and (request.as_of or request.on_missing != "fail"):
+            settled = self._current.settle(found)
+            found, stale = settled
+            request = found.request
+            if request.as_of and not request.dropped and (kept := self._unchanged(settled, self._current)):
+                self._statistics.record("cache_hit", request, client=ask.client)
+                return BuildView(kept, unchanged=True)
         rules = self._package_changes.digest(request)
         name = request_hash(request, revision=found.revision, rules=rules)
         caller, reading, refused = ask.caller, ask.reading, None
@@ -342,7 +309,20 @@ class Builds:
         submission = Submission(
             request, name, ask.client, caller.name, caller.priority, digest_of(cancel_token)
         )
-        return _Prepared(submission, cancel_token, limited=caller.token is None)
+        return _Prepared(submission, cancel_token, limited=caller.token is None, stale=stale)
+
+    def _unchanged(self, settled: Settled, current: CurrentPackages) -> Job | None:
+        """A result of the same request without `as_of` that is what would be built today."""
+        found = settled.found
+        plain = replace(found.request, as_of="")
+        rules = self._package_changes.digest(plain)
+        job = self._queue.find(request_hash(plain, revision=found.revision, rules=rules))
+        if job is None or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
+            return None
+        if not current.is_unchanged(settled, job.outcome):
+            return None
+        self.touch(job.request_hash)
+        return job
 
     def _submit(self, prepared: "Sequence[_Prepared]") -> Sequence[Entry | AsuError]:
         no_room: AsuError | None = None
@@ -365,7 +345,7 @@ class Builds:
         entries: Sequence[Entry | AsuError] = ()
         try:
             for ready in prepared:
-                submission, refusal = ready.submission, no_room
+                submission, refusal = ready.submission, no_room or ready.stale
                 caller, name = submission.caller, submission.request_hash
                 if ready.limited and refusal is None and name not in names:
                     refusal = self._limit(caller)
@@ -496,3 +476,5 @@ class _Prepared(Struct, frozen=True):
     submission: Submission
     cancel_token: str
     limited: bool
+    stale: AsuError | None = None
+    """Why it can only be answered with a result that is there."""

@@ -22,23 +22,24 @@ _MEMORY_ENTRIES = 2000
 _STORED_BYTES = 32 << 20
 _STORED_ROWS = 4000
 _REPOSITORIES = msgspec.json.Decoder(tuple[str, ...])
+_FOLDERS = msgspec.msgpack.Decoder(dict[str, bytes])
 _PINS = msgspec.json.Decoder(dict[str, str])
 
 _LEARN = """
     INSERT INTO imagebuilders (release_path, target, identity, revision, manager, package_index,
-                               repositories, pins, learnt_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                               repositories, folders, pins, learnt_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (release_path, target) DO UPDATE
        SET identity = excluded.identity, revision = excluded.revision, manager = excluded.manager,
            package_index = excluded.package_index, repositories = excluded.repositories,
-           pins = excluded.pins, learnt_at = excluded.learnt_at
+           folders = excluded.folders, pins = excluded.pins, learnt_at = excluded.learnt_at
 """
 _FORGET = """
     DELETE FROM imagebuilders WHERE (release_path, target) IN (
         SELECT release_path, target FROM (
             SELECT release_path, target,
                    row_number() OVER newest AS place,
-                   sum(length(package_index) + length(repositories)) OVER newest AS total
+                   sum(length(package_index) + length(folders) + length(repositories)) OVER newest AS total
               FROM imagebuilders WINDOW newest AS (ORDER BY learnt_at DESC, release_path, target)
         ) WHERE place > ? OR total > ?)
 """
@@ -69,7 +70,9 @@ class _Known(Struct):
 
     @property
     def size(self) -> int:
-        return len(self.carried.index) if self.carried else 0
+        if self.carried is None:
+            return 0
+        return len(self.carried.index) + sum(map(len, self.carried.folders.values()))
 
 
 class SqlPreflightRecords:
@@ -106,17 +109,18 @@ class SqlPreflightRecords:
                 known.looked_at = now
                 return known.carried
             row = connection.execute(
-                f"SELECT identity, revision, manager, package_index, repositories, pins {where}", key
+                f"SELECT identity, revision, manager, package_index, repositories, folders, pins {where}", key
             ).fetchone()
         carried = None
         if row is not None:
-            identity, revision, manager, index, repositories, pins = row
+            identity, revision, manager, index, repositories, folders, pins = row
             carried = CarriedPackages(
                 identity,
                 revision,
                 PackageManager(manager),
                 zlib.decompress(index),
                 _REPOSITORIES.decode(repositories),
+                _FOLDERS.decode(zlib.decompress(folders)),
                 _PINS.decode(pins),
             )
         self._remember(key, _Known(carried, learnt_at, now))
@@ -138,6 +142,7 @@ class SqlPreflightRecords:
                     carried.manager,
                     packed,
                     msgspec.json.encode(carried.repositories).decode(),
+                    zlib.compress(msgspec.msgpack.encode(carried.folders)),
                     msgspec.json.encode(carried.pins).decode(),
                     learnt_at,
                 ),

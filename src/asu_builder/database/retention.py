@@ -13,11 +13,12 @@ from typing import get_args
 from asu_builder.database import statistics
 from asu_builder.database.clock import DOWNTIME
 from asu_builder.database.connection import Database
-from asu_builder.database.rows import FINAL, span_micros
+from asu_builder.database.rows import FINAL, REQUEST, span_micros
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import DoomedJobs, EventKind
+from asu_builder.domain.request import BuildRequest
 
 _BYTES = 8
 
@@ -69,6 +70,15 @@ _PUBLISHED = (
     "job.state = 'completed' AND NOT EXISTS (SELECT 1 FROM build_jobs AS newer"
     " WHERE newer.state = 'completed' AND newer.request_hash = job.request_hash AND newer.id > job.id)"
 )
+# As the index of these requests names them.
+_WITH_DROPPED = """
+    SELECT request.request_hash, request.request FROM build_requests AS request
+     WHERE instr(request.request, '"dropped":{"') > 0
+       AND EXISTS (SELECT 1 FROM build_jobs AS job
+                    WHERE job.request_hash = request.request_hash AND job.state = 'completed'
+                      AND job.expires_at > ?)
+     LIMIT ?
+"""
 # In the order of their hashes both tables are read once, side by side: a tenth of looking each of them up.
 _OLD_REQUESTS = """
     SELECT request_hash FROM (
@@ -138,6 +148,11 @@ class SqlRetention:
         if self._secret_in_log:
             with contextlib.suppress(Unavailable):
                 self._secret_in_log = not self._database.fold()
+
+    def with_dropped(self) -> Sequence[tuple[str, BuildRequest]]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_WITH_DROPPED, (self._database.now(), _AT_ONCE)).fetchall()
+        return [(request_hash, REQUEST.decode(request)) for request_hash, request in rows]
 
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         with self._database.reading() as connection:

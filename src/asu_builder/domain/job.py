@@ -100,6 +100,8 @@ class BuildResult(Struct, frozen=True):
     package_changes: PackageChangesRecord = field(default_factory=PackageChangesRecord)
     stored_bytes: int = 0
     """What the published files take."""
+    indexes: str = ""
+    """Digest of the package indexes when it was built; "" where they were not known."""
 
 
 class BuildFailure(Struct, frozen=True):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 
 from msgspec import Struct, field
 
@@ -70,6 +71,8 @@ UNTOLD = Foretold(Verdict.UNKNOWN)
 """Where nothing was asked."""
 
 
+OWN_INDEX = "imagebuilder"
+"""The name of the index of what an ImageBuilder brings along in `packages/`."""
 ALWAYS_INSTALLED = ("base-files", "kernel", "libc")
 """The makefile asks for these beside the default packages (facts on the ImageBuilder, §2.3)."""
 
@@ -86,18 +89,23 @@ class CarriedPackages(Struct, frozen=True):
     """The index of its own `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
     repositories: tuple[str, ...]
     """Addresses of the repositories that it is configured with, as its own file names them."""
+    folders: Mapping[str, bytes] = field(default_factory=dict)
+    """Folders of its own that it installs from beside `packages/`, with the index of each."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Names that its makefile asks for in one version only, and that version, as a build of it has shown.
 
     Empty until one has. Without them more seems possible than is, never less.
     """
 
-    @property
-    def index_digest(self) -> str:
-        """SHA-256 of the index, hexadecimal."""
+    def indexes(self) -> list[PackageIndex]:
+        """The index of its own packages, called `imagebuilder`, and those of its other folders."""
         import hashlib
 
-        return hashlib.sha256(self.index).hexdigest()
+        named = {OWN_INDEX: self.index, **self.folders}
+        return [
+            PackageIndex(name, "", hashlib.sha256(data).hexdigest(), self.manager, partial(bytes, data))
+            for name, data in named.items()
+        ]
 
 
 class PreflightMode(StrEnum):

@@ -15,6 +15,9 @@ FILESYSTEMS = ("squashfs", "ext4", "ubifs", "erofs", "jffs2", "jffs2-nand", "tar
 """Those that are known and offered; an ImageBuilder may know others."""
 FILESYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 REPOSITORIES_MODES = ("append", "replace")
+ON_MISSING = ("fail", "drop")
+TODAY = "today"
+"""As `as_of`: the package indexes as they are now."""
 
 _PACKAGE_NAME = r"-?[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
 PACKAGE = re.compile(_PACKAGE_NAME)
@@ -35,6 +38,7 @@ _KEY = re.compile(r"[\x20-\x7e\r\n\t]{1,8192}")
 
 REQUEST_HASH = re.compile(r"[0-9a-f]{64}")
 """What names a request: all digits of a SHA-256, in lower case."""
+AS_OF = re.compile(r"(?:today|[0-9a-f]{64})?")
 HASH_PREFIX = re.compile(r"[0-9a-f]{4,64}")
 """How callers who may see every job may shorten one; the log and the names of images show 12."""
 
@@ -53,7 +57,8 @@ class BuildRequest(Struct, frozen=True):
     """What a caller wants; valid by construction.
 
     `packages` keeps the caller's order. With `packages_versions` its keys are the packages.
-    `defaults` is a first-boot script, "" for none. `rootfs_size_mb` is in MiB. Raises
+    `defaults` is a first-boot script, "" for none. `rootfs_size_mb` is in MiB. `as_of` is the digest of the
+    package indexes that the build belongs to, `today` until these are known, "" for any. Raises
     `RequestMalformed` naming the field when a value could not be meant.
     """
 
@@ -70,6 +75,11 @@ class BuildRequest(Struct, frozen=True):
     repositories: Mapping[str, str] = field(default_factory=dict)
     repositories_mode: str = "replace"
     repository_keys: tuple[str, ...] = ()
+    on_missing: str = "fail"
+    """`drop` leaves out names that surely do not exist."""
+    as_of: str = ""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Names that were left out for that, each with the nearest one that exists, or "". Never by a caller."""
 
     def __post_init__(self) -> None:
         _require(VERSION.fullmatch(self.version), "version", "a version like 24.10.4 or SNAPSHOT")
@@ -136,6 +146,8 @@ class BuildRequest(Struct, frozen=True):
             "repository_keys",
             f"at most {MAX_REPOSITORIES} keys",
         )
+        _require(self.on_missing in ON_MISSING, "on_missing", "fail or drop")
+        _require(AS_OF.fullmatch(self.as_of), "as_of", "today, or a digest of 64 hexadecimal digits")
         for number, key in enumerate(self.repository_keys):
             _require_entry(
                 "repository_keys", number, key, _KEY.fullmatch(key), "a key as printable text (PEM or usign)"
@@ -236,7 +248,7 @@ def request_hash(
     shortened hash over joined strings is how poisoned images were once served (CVE-2024-54143).
     What counts as the same request is listed in docs/request-hash.md.
     """
-    canonical = {
+    canonical: dict[str, object] = {
         "edition": EDITION,
         "errata": sorted(erratum.mark for erratum in errata if erratum.spoilt(request)),
         "version": request.version,
@@ -255,6 +267,11 @@ def request_hash(
         "repositories_mode": request.repositories_mode if request.repositories else "",
         "repository_keys": sorted(set(request.repository_keys)),
     }
+    # A field that was added later does not appear at its default: hashes of before stay what they were.
+    if request.dropped:
+        canonical["dropped"] = sorted(request.dropped)
+    if request.as_of:
+        canonical["as_of"] = request.as_of
     import hashlib  # with OpenSSL, which a start does without
 
     return hashlib.sha256(canonical_json(canonical)).hexdigest()

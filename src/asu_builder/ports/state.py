@@ -208,6 +208,9 @@ class RetentionRepository(Protocol):
         The request is kept for audit, its `defaults` and keys only as digests.
         """
 
+    def with_dropped(self) -> Sequence[tuple[str, BuildRequest]]:
+        """Hashes and requests of unexpired results that packages were left out of; some hundred at most."""
+
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """Those that no job carries, in the same order."""
 

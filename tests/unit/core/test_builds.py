@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, resolve_profile
+from asu_builder.core.forecast import Forecast
 from asu_builder.core.housekeeping import delete_with_files
-from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast
+from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue

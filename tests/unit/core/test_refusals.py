@@ -11,10 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog
+from asu_builder.core.forecast import Forecast
 from asu_builder.core.operator import Operator
 from asu_builder.core.preflight import Preflight
 from asu_builder.core.refusals import Refusals
-from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation, Forecast
+from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation
 from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords

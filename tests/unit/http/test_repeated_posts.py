@@ -155,7 +155,7 @@ def test_who_stops_in_a_body_whose_head_is_known_gets_408(scene: Scene, builds: 
                 _ask(connection, _post())
             began = time.monotonic()
             assert _ask(connection, _post()[:-10])[0][0] == b"HTTP/1.1 408 Request Timeout\r\n"
-            assert 0.2 < time.monotonic() - began < 2
+            assert time.monotonic() - began > 0.2
             assert is_closed(connection)
 
 

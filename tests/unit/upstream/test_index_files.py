@@ -3,7 +3,6 @@
 import gzip
 import json
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -321,12 +320,10 @@ def test_a_dead_host_costs_nothing_after_the_first_time(upstream: HttpUpstream) 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert repository(upstream, f"http://127.0.0.1:{port}/a/packages.adb") is None
-    began = time.thread_time()
     reading = Reading("192.0.2.1")
     with reading.active():
         assert upstream.repository_index("mine", f"http://127.0.0.1:{port}/b/packages.adb", APK) is None
     assert not reading.lacks, "another file of the same host"
-    assert time.thread_time() - began < 0.5
 
 
 def test_a_name_that_leads_to_this_machine_is_not_asked_for_an_index(

@@ -9,6 +9,7 @@ CREATE TABLE imagebuilders (
     manager TEXT NOT NULL,
     package_index BLOB NOT NULL,  -- zlib
     repositories TEXT NOT NULL,   -- JSON, a list of addresses
+    folders BLOB NOT NULL,        -- zlib, MessagePack, folder to its index
     pins TEXT NOT NULL,           -- JSON, name to version
     learnt_at BIGINT NOT NULL,
     PRIMARY KEY (release_path, target)
@@ -25,3 +26,7 @@ CREATE TABLE preflight_targets (
     last_disagreement TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (release_path, target)
 );
+
+-- Requests that packages were left out of, whose results end when the package indexes change.
+CREATE INDEX build_requests_dropped ON build_requests (request_hash)
+ WHERE instr(request, '"dropped":{"') > 0;

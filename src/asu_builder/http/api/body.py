@@ -12,11 +12,13 @@ import msgspec
 
 from asu_builder.domain.errors import RequestMalformed, RequestRejected
 from asu_builder.domain.request import (
+    AS_OF,
     FILESYSTEM,
     FILESYSTEMS,
     MAX_DEFAULTS_LENGTH,
     MAX_PACKAGES,
     MAX_REPOSITORIES,
+    ON_MISSING,
     PACKAGE,
     REPOSITORIES_MODES,
     TARGET,
@@ -122,6 +124,22 @@ class BuildRequestBody(msgspec.Struct):
         list[str] | None,
         says("Public keys of these repositories, PEM or usign", [], maxItems=MAX_REPOSITORIES),
     ] = None
+    on_missing: Annotated[
+        str | None,
+        says(
+            "drop leaves out packages that surely exist in none of the repositories; fail does not",
+            "fail",
+            enum=[*ON_MISSING, "", None],
+        ),
+    ] = None
+    as_of: Annotated[
+        str | None,
+        says(
+            "Build with the packages of today: today, or the digest of the indexes that a result names",
+            "today",
+            pattern=_whole(AS_OF),
+        ),
+    ] = None
     client: Annotated[Any, says("The client, for statistics only", "owut/2026.03.30")] = None
 
 
@@ -171,6 +189,8 @@ def parse_request(body: bytes) -> tuple[BuildRequest, str]:
             repositories=sent.repositories or {},
             repositories_mode=sent.repositories_mode or "replace",
             repository_keys=tuple(key for key in sent.repository_keys or () if key),
+            on_missing=sent.on_missing or "fail",
+            as_of=sent.as_of or "",
         )
         require_usable_repositories(request.repositories)
     except RequestMalformed:

@@ -278,7 +278,8 @@ class BuildAnswers:
         if view.cancel_token:
             self.polled.note_submission()
         self._drop_revoked()
-        if self.polled.put(looked, since):
+        # Whether anything has changed is asked anew each time.
+        if not view.unchanged and self.polled.put(looked, since):
             job = view.job
             seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS
             fresh_until = self._clock() + seconds

@@ -15,10 +15,10 @@ from asu_builder.domain.errors import RequestMalformed
 from asu_builder.domain.preflight import Verdict
 from asu_builder.domain.request import VERSION
 from asu_builder.http.api.body import BuildRequestBody, parse_request
+from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
 from asu_builder.http.api.builds import require_hash
 from asu_builder.http.api.wire import (
     UPSTREAM_IS_SLOW,
-    BuildProblemDocument,
     Problem,
     RenderedResponse,
     render_json,
@@ -193,7 +193,7 @@ def _version(version: str, side: PreviewedSelection) -> VersionSideDocument:
         version,
         foretold.verdict,
         foretold.reason,
-        BuildProblemDocument(**asdict(foretold.problem)) if foretold.problem else msgspec.UNSET,
+        render_build_problem(foretold.problem) if foretold.problem else msgspec.UNSET,
         len(foretold.packages),
         foretold.download_size,
         foretold.installed_size,

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from asu_builder.core.search import Preview
 from asu_builder.domain.preflight import Verdict
 from asu_builder.http.api.body import BuildRequestBody, parse_request
+from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
 from asu_builder.http.api.wire import (
     UPSTREAM_IS_SLOW,
     AppliedRuleDocument,
-    BuildProblemDocument,
     Problem,
     RenderedResponse,
     render_changes,
@@ -144,7 +144,7 @@ class PreviewEndpoint:
                 indexes=foretold.indexes,
             )
             if foretold.verdict is Verdict.IMPOSSIBLE:
-                document.problem = BuildProblemDocument(**msgspec.structs.asdict(foretold.problem))
+                document.problem = render_build_problem(foretold.problem)
                 document.detail = foretold.problem.sentence()
             elif foretold.verdict is Verdict.FINE:
                 document.download_size = foretold.download_size

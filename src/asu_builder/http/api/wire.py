@@ -24,6 +24,7 @@ from asu_builder.domain.job import (
     Standing,
 )
 from asu_builder.domain.packages import PackageChangesRecord
+from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
 from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
 
 _WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
@@ -50,49 +51,6 @@ class PackageChangesDocument(msgspec.Struct):
     ]
 
 
-class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
-    """Names and numbers; what does not apply is left out."""
-
-    missing: Annotated[
-        tuple[str, ...], says("Packages that do not exist, or not for this device", ["nosuch"])
-    ] = ()
-    conflicts: Annotated[
-        tuple[str, ...], says("Packages that exclude each other", ["nftables-json", "nftables-nojson"])
-    ] = ()
-    needed_by: Annotated[
-        Mapping[str, tuple[str, ...]],
-        says("For a missing package, those that need it", {"libudev": ["usbutils"]}),
-    ] = {}
-    providers: Annotated[
-        Mapping[str, tuple[str, ...]],
-        says("For a name that several packages provide, those packages", {"libudev": ["libudev-zero"]}),
-    ] = {}
-    refused: Annotated[tuple[str, ...], says("Requested and not installed", ["luci-app-x"])] = ()
-    undelivered: Annotated[
-        Mapping[str, str],
-        says("Packages of the index that could not be downloaded, and why", {"tmux": "HTTP 404"}),
-    ] = {}
-    repositories: Annotated[
-        Mapping[str, str],
-        says("Repositories that could not be used, and why", {"https://feed.example.org/x": "no answer"}),
-    ] = {}
-    versions: Annotated[
-        Mapping[str, tuple[str, str]],
-        says("Packages with the requested and the available version", {"vim": ["9.0-r1", "9.1-r1"]}),
-    ] = {}
-    revisions: Annotated[
-        tuple[str, str] | None,
-        says("The requested revision or version, and the one found", ["r28959-29397011cc", "r28960-0123abc"]),
-    ] = None
-    script: Annotated[str, says("The package whose install script failed", "sample-script")] = ""
-    size: Annotated[int | None, says("Bytes of an image that did not fit", 8257536)] = None
-    limit: Annotated[int | None, says("Bytes that are available", 8126464)] = None
-    full: Annotated[bool, says("Whether the root file system was full", True)] = False
-    filesystems: Annotated[
-        tuple[str, ...], says("The file systems that were built instead of the requested one", ["ext4"])
-    ] = ()
-
-
 _AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
 _A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
 
@@ -109,6 +67,10 @@ _Side = Annotated[
 _Field = Annotated[str, says("The field of the request that it concerns, if it is one", "packages")]
 _Stdout = Annotated[str, says("The end of the standard output of the last command", "Building images...\n")]
 _Stderr = Annotated[str, says("The end of the standard error of the last command", "")]
+
+
+A_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_DROPPED = says("Packages left out because they do not exist, each with the nearest name", {"lucy": "luci"})
 
 
 class RequestEcho(msgspec.Struct):
@@ -129,6 +91,12 @@ class RequestEcho(msgspec.Struct):
     repositories_mode: Annotated[str, says("append or replace", "replace", enum=["append", "replace"])]
     repository_keys: Annotated[tuple[str, ...], says("Public keys of these repositories", [])]
     client: Annotated[str, says("The first client", "owut/2026.03.30", "unknown/0")]
+    on_missing: Annotated[
+        str | msgspec.UnsetType, says("drop where packages that do not exist were left out", "drop")
+    ] = msgspec.UNSET
+    as_of: Annotated[
+        str | msgspec.UnsetType, says("Digest of the package indexes that this build belongs to", A_DIGEST)
+    ] = msgspec.UNSET
 
 
 class Accepted(msgspec.Struct):
@@ -170,6 +138,7 @@ class Accepted(msgspec.Struct):
             "v3dHq0x1Zr8Yb2Lm9QkT4w5s",
         ),
     ] = msgspec.UNSET
+    dropped: Annotated[Mapping[str, str] | msgspec.UnsetType, _DROPPED] = msgspec.UNSET
 
 
 class ImageDocument(msgspec.Struct):
@@ -221,6 +190,14 @@ class Done(msgspec.Struct):
         ),
     ]
     request: Annotated[RequestEcho, says("The request")]
+    dropped: Annotated[Mapping[str, str] | msgspec.UnsetType, _DROPPED] = msgspec.UNSET
+    unchanged: Annotated[
+        bool | msgspec.UnsetType,
+        says("For a request with as_of: nothing has changed since this was built", True, const=True),
+    ] = msgspec.UNSET
+    indexes: Annotated[
+        str | msgspec.UnsetType, says("Digest of the package indexes at the time of the build", A_DIGEST)
+    ] = msgspec.UNSET
 
 
 class AttemptDocument(msgspec.Struct):
@@ -265,6 +242,7 @@ class Failed(msgspec.Struct):
         BuildProblemDocument | msgspec.UnsetType,
         says("Names and numbers of the failure; fields that do not apply are absent", {"missing": ["x"]}),
     ] = msgspec.UNSET
+    dropped: Annotated[Mapping[str, str] | msgspec.UnsetType, _DROPPED] = msgspec.UNSET
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -327,17 +305,22 @@ class BuildFrame(msgspec.Struct, frozen=True):
     enqueued_at: datetime
     request: msgspec.Raw
     """A `RequestEcho`, encoded."""
+    dropped: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def frame_of(job: Job) -> BuildFrame:
     """The frame of a job, for `render_build` and `render_live`."""
     # With every field, because owut reads some without looking whether they are there.
-    echo = RequestEcho(
-        distro="openwrt",
-        client=job.client,
-        **asdict(job.request) | {"defaults": job.request.defaults or None},
-    )
-    return BuildFrame(job.request_hash, job.enqueued_at, msgspec.Raw(_encode(echo)))
+    request = job.request
+    fields = asdict(request)
+    dropped = fields.pop("dropped") or msgspec.UNSET
+    fields |= {
+        "defaults": request.defaults or None,
+        "on_missing": "drop" if dropped else msgspec.UNSET,
+        "as_of": request.as_of or msgspec.UNSET,
+    }
+    echo = RequestEcho(distro="openwrt", client=job.client, **fields)
+    return BuildFrame(job.request_hash, job.enqueued_at, msgspec.Raw(_encode(echo)), dropped)
 
 
 def render_build(view: BuildView, frame: BuildFrame | None = None) -> RenderedResponse:
@@ -349,6 +332,8 @@ def render_build(view: BuildView, frame: BuildFrame | None = None) -> RenderedRe
     shared = {"state": job.state, **asdict(frame)}
     document: object
     if isinstance(job.outcome, BuildResult):
+        if view.unchanged:
+            shared["unchanged"] = True
         status, step, document = 200, b"done", _done(job, job.outcome, shared)
     else:
         status, step, document = 500, b"failed", _failed(job.outcome, shared)
@@ -369,6 +354,7 @@ def render_live(frame: BuildFrame, progress: Progress) -> RenderedResponse:
         request_hash=frame.request_hash,
         enqueued_at=frame.enqueued_at,
         request=frame.request,  # type: ignore[arg-type] # it is encoded already
+        dropped=frame.dropped,
         queue_position=position if waits else msgspec.UNSET,
         imagebuilder_status=msgspec.UNSET if waits else stage,
         eta_seconds=msgspec.UNSET if eta_seconds is None else eta_seconds,
@@ -445,10 +431,12 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         stderr=result.stderr,
         warnings=result.warnings,
         package_changes=render_changes(result.package_changes),
+        indexes=result.indexes or msgspec.UNSET,
         **shared,
     )
     # Ours come last: nothing that left a container may replace them.
-    return {**described, **asdict(done)}
+    ours = {name: value for name, value in asdict(done).items() if value is not msgspec.UNSET}
+    return {**described, **ours}
 
 
 def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
@@ -497,7 +485,7 @@ def _failed(outcome: object, shared: Mapping[str, Any]) -> Failed:
         build_cmd=outcome.build_cmd or msgspec.UNSET,
         attempts=attempts or msgspec.UNSET,
         field=outcome.field or msgspec.UNSET,
-        problem=BuildProblemDocument(**asdict(outcome.problem)) if outcome.problem else msgspec.UNSET,
+        problem=render_build_problem(outcome.problem) if outcome.problem else msgspec.UNSET,
     )
 
 

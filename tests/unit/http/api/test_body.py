@@ -213,3 +213,12 @@ def test_a_client_that_is_no_text_is_ignored() -> None:
 )
 def test_trap_20_only_auc_is_known_by_its_user_agent(agent: str, client: str) -> None:
     assert client_from_user_agent(agent) == client
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"as_of": "yesterday"}, {"as_of": 3}, {"as_of": "A" * 64}, {"on_missing": "maybe"}]
+)
+def test_what_cannot_be_meant_of_todays_packages_is_refused_with_its_field(wrong: dict[str, object]) -> None:
+    body = {"version": "24.10.5", "target": "pico/nine", "profile": "acme_widget-5", **wrong}
+    with pytest.raises(RequestMalformed, match=next(iter(wrong))):
+        parse_request(json.dumps(body).encode())
