@@ -56,7 +56,7 @@ class Limits(Struct, frozen=True):
     """Computing for one answer."""
     building: float = 2.0
     """Computing to read a set of indexes the first time."""
-    patience: float = 10.0
+    patience: float = 5.0
     """Waiting for any message, however busy the machine is."""
     idle: float = 300.0
     """After that without a question the process ends."""
@@ -270,7 +270,6 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            cwd="/",
             env={"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
             start_new_session=True,
         )
