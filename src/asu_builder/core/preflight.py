@@ -293,7 +293,8 @@ class PreflightProof:
     def note(self, job: Job, outcome: Outcome) -> None:
         """Takes down how a build ended; it is compared a moment later."""
         if self._mode is not PreflightMode.OFF and len(self._ended) < _MOST_WAITING:
-            self._ended.append(_Ended(job, outcome))
+            # What it printed is not looked at, and large.
+            self._ended.append(_Ended(job, replace(outcome, stdout="", stderr="")))
 
     def compare_waiting(self) -> None:
         """Compares the builds that have ended since; may wait for the download server, so has its thread."""
