@@ -79,7 +79,8 @@ class Preflight:
         carried = self._carried_by(found.release.path, request.target)
         pins = carried.pins if carried and known.manager is PackageManager.APK else {}
         always = [f"{name}={pins[name]}" if name in pins else name for name in ALWAYS_INSTALLED]
-        names = dict.fromkeys((*selection.packages, *defaults, *always))
+        # In the order in which make passes them: of two opkg packages only one may exclude the other.
+        names = dict.fromkeys((*selection.packages, *sorted((*defaults, *always))))
         return Foresight(selection, self._resolver.resolve(known, tuple(names)))
 
     def knows(self, found: Resolved) -> bool:
