@@ -113,7 +113,9 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "polls": lambda options: polls.polling(rounds=options.rounds, seconds=options.paced_seconds),
     "asking": lambda options: polls.asking(rounds=options.rounds, count=options.requests // 4),
     "positions": lambda options: positions.standing(rounds=options.rounds),
-    "preflight": lambda options: preflight.foretelling(rounds=options.rounds),
+    "preflight": lambda options: chain(
+        preflight.foretelling(rounds=options.rounds), preflight.submitting(rounds=options.rounds)
+    ),
     "enqueue": _enqueueing,
     "wire": lambda options: wire.wiring(rounds=options.rounds, count=options.requests // 4),
     "start": lambda options: scenarios.starting(rounds=options.rounds),

@@ -46,11 +46,12 @@ def get(path: str, *, method: str = "GET") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1\r\nAccept: */*\r\n\r\n".encode()
 
 
-def post(path: str, body: bytes) -> bytes:
-    """A request with a JSON body."""
+def post(path: str, body: bytes, *, token: str = "") -> bytes:
+    """A request with a JSON body, by the holder of a token if there is one."""
+    shown = f"Authorization: Bearer {token}\r\n" if token else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{shown}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -4,22 +4,34 @@ CPU of the process that works it out and of the thread that asks it, beside noth
 milliseconds, because a worker's minute is what they save.
 """
 
+import gzip
+import itertools
+import json
 import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
+from asu_builder.database.connection import Database
+from asu_builder.database.preflight import SqlPreflightRecords
+from asu_builder.domain.access import digest_of
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.preflight import PackageIndexes
+from asu_builder.domain.preflight import CarriedPackages, PackageIndexes, Verdict
 from asu_builder.resolver.child import ChildResolver
-from bench.figures import Figure
+from bench import load
+from bench.figures import Figure, alternate
+from bench.process import Server, cpu_seconds
+from bench.sample import PROFILE, TARGET, VERSION, download_server
+from bench.scenarios import seeded, service
 
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 _PACKAGES = 2_100
 _READING_BUDGET, _ANSWER_BUDGET = 150.0, 2.0
 _REQUESTS = 100
+_TOKEN = "of the benchmark"
 
 
 def foretelling(*, rounds: int) -> Iterator[Figure]:
@@ -106,3 +118,67 @@ def _made(manager: PackageManager) -> tuple[PackageIndexes, list[list[str]]]:
         )
     known = PackageIndexes(manager, (index_of("made", data, manager),))
     return known, [chance.sample(sorted(needs), 12) for _ in range(_REQUESTS)]
+
+
+def submitting(*, rounds: int) -> Iterator[Figure]:
+    """A new request each time, judged by indexes of real size before it is entered, and one that is not."""
+    known, requests = _recorded(PackageManager.OPKG) or _made(PackageManager.OPKG)
+    with closing(ChildResolver()) as resolver:
+        fine = [names for names in requests if resolver.resolve(known, names).verdict is Verdict.FINE]
+    texts = [_unpacked(index.read() or b"") for index in known.indexes]
+    base, own = (
+        f"/releases/{VERSION}/packages/mips_24kc/base",
+        f"/releases/{VERSION}/targets/{TARGET}/packages",
+    )
+    carried = b"".join(
+        f"Package: {name}\nVersion: {version}\nArchitecture: x86_64\n\n".encode()
+        for name, version in {"base-files": "1", "libc": "1", "kernel": "1"}.items()
+        if not any(b"Package: %b\n" % name.encode() in text for text in texts)
+    )
+    files = {f"{base}/Packages": b"\n".join(texts), f"{own}/Packages": b""}
+    tokens = json.dumps([{"name": "bench", "digest": digest_of(_TOKEN), "rights": ["read"]}])
+    with ExitStack() as opened:
+        upstream = opened.enter_context(download_server(files))
+        repositories = (f"{upstream}{base}", f"{upstream}{own}", "file:packages")
+        learnt = CarriedPackages("1", "r28959-29397011cc", PackageManager.OPKG, carried, repositories)
+        measures = {}
+        for mode in ("enforce", "off"):
+            folder = opened.enter_context(seeded())
+            with closing(Database(folder / "bench.db")) as database:
+                SqlPreflightRecords(database).learn(f"releases/{VERSION}", TARGET, learnt)
+            server = opened.enter_context(
+                service(folder, workers=0, upstream=upstream, preflight=mode, api_tokens=tokens)
+            )
+            bodies = (
+                _body(names, rootfs_size_mb=size) for size, names in itertools.product(range(1, 1024), fine)
+            )
+            _post(server, bodies, 20)
+            report = load.run(server.port, iter([_body(["no-such-package"])]), connections=1)
+            expected = {"enforce": {500: 1}, "off": {202: 1}}[mode]
+            if report.statuses != expected:
+                raise SystemExit(
+                    f"With preflight={mode} an impossible request was answered {report.statuses}."
+                )
+            measures[mode] = partial(_post, server, bodies, _REQUESTS)
+        spent = alternate(rounds, measures)
+    more = [judged - plain for judged, plain in zip(spent["enforce"], spent["off"], strict=True)]
+    yield Figure("new POST that is judged by the indexes, CPU more", "ms", more, _ANSWER_BUDGET)
+
+
+def _unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def _post(server: Server, bodies: Iterator[bytes], count: int) -> float:
+    """CPU milliseconds of the service and its child for each of so many new requests."""
+    requests = [*itertools.islice(bodies, count)]
+    before = cpu_seconds(server.pid)
+    report = load.run(server.port, iter(requests), connections=1)
+    if report.statuses != {202: count}:
+        raise SystemExit(f"New requests were answered {report.statuses}.")
+    return (cpu_seconds(server.pid) - before) / count * 1e3
+
+
+def _body(packages: Sequence[str], **more: object) -> bytes:
+    request = {"version": VERSION, "target": TARGET, "profile": PROFILE, "packages": packages, **more}
+    return load.post("/api/v1/build", json.dumps(request).encode(), token=_TOKEN)

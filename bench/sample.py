@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,9 +135,11 @@ def _add_finished(database: Database, count: int, result: BuildResult, now: date
 
 
 @contextlib.contextmanager
-def download_server() -> Iterator[str]:
-    """A download server with one version, target and a few hundred profiles; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Documents)
+def download_server(files: Mapping[str, bytes] | None = None) -> Iterator[str]:
+    """A download server with one version, target and a few hundred profiles, and these files; its address."""
+    there = {path: json.dumps(document).encode() for path, document in _DOCUMENTS.items()}
+    there.update(files or {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("_Served", (_Documents,), {"there": there}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -148,10 +150,12 @@ def download_server() -> Iterator[str]:
 
 
 class _Documents(BaseHTTPRequestHandler):
+    there: Mapping[str, bytes]
+
     def do_GET(self) -> None:
-        document = _DOCUMENTS.get(self.path)
-        body = json.dumps(document).encode()
-        self.send_response(404 if document is None else 200)
+        body = self.there.get(self.path)
+        self.send_response(404 if body is None else 200)
+        body = body or b""
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -26,7 +26,9 @@ _STORM = 3000
 
 
 @contextlib.contextmanager
-def service(folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1:9") -> Iterator[Server]:
+def service(
+    folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1:9", **settings: str
+) -> Iterator[Server]:
     """The service on a seeded folder, with an engine that is not there."""
     port = free_port()
     environment = {
@@ -40,6 +42,7 @@ def service(folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1
         "ASU_NEW_BUILDS_LIMIT": "",
         "ASU_WORKER_CONCURRENT": str(workers),
         "ASU_WORKER_ID": "bench",
+        **{f"ASU_{name.upper()}": value for name, value in settings.items()},
     }
     with serving(["asu_builder", "serve"], port, environment=environment, path=POLL, folder=folder) as server:
         yield server
