@@ -1,6 +1,7 @@
 """Requests that are refused before a build, because the package indexes say that none can end well."""
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -30,6 +31,8 @@ _OVERHEAD = 2400
 _SAMPLE_SECONDS = 60.0
 """Of a target at most one build in so long is one that would have been refused."""
 _NOT_BUILT = "The package indexes say so, so nothing was built."
+_SLOW_SECONDS, _REST_SECONDS = 2.0, 60.0
+"""Others who submit wait for a verdict too: after a slow one none is asked for so long."""
 _MEANT = 3
 """Names that a sentence proposes in place of one."""
 
@@ -87,9 +90,12 @@ class Refusals:
         self._last_id = 0
         self._sampled: OrderedDict[tuple[str, str], float] = OrderedDict()
         """When one of a release and target was built all the same; the oldest first."""
+        self._rests_until = -math.inf
 
     def may_judge(self, found: Resolved) -> bool:
         """Whether a request may be refused at all; costs next to nothing."""
+        if self._clock() < self._rests_until:
+            return False
         try:
             return self._is_enforced(found.release.path, found.request.target) and self._preflight.knows(
                 found
@@ -136,7 +142,12 @@ class Refusals:
         # Nothing certain can be told without an index, so that nobody need be asked.
         if known.lacking or (caller.token is None and self._limit(caller.name) is not None):
             return None
+        began = self._clock()
         foretold = self._preflight.foretell(found, known=known).foretold
+        took = self._clock() - began
+        if took > _SLOW_SECONDS:
+            self._rests_until = self._clock() + _REST_SECONDS
+            _log.warning("Foretelling took %.1f s; new requests are built unjudged for a minute", took)
         if reading.lacks or foretold.verdict is not Verdict.IMPOSSIBLE:
             return None
         if self._is_sampled(place):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,11 @@ class NamedPackages:
         self.asked = 0
         self.error: Exception | None = None
         self.existing: set[str] = set()
+        self.on_question: Callable[[], object] = lambda: None
 
     def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
         self.asked += 1
+        self.on_question()
         if self.error:
             raise self.error
         missing = tuple(name for name in names if name.startswith("nosuch") and name not in self.existing)
@@ -318,6 +320,19 @@ def test_nothing_is_entered_while_an_index_is_on_its_way(house: House) -> None:
 def test_whatever_goes_wrong_the_request_is_built(house: House, error: Exception) -> None:
     house.resolver.error = error
     assert house.submit("nosuch").job.state is JobState.PENDING
+
+
+def test_after_a_slow_verdict_none_is_asked_for_a_minute(house: House) -> None:
+    def take_long() -> None:
+        house.seconds += 3
+
+    house.resolver.on_question = take_long
+    assert house.submit("nosuch-1").job.state is JobState.FAILED
+    house.seconds += 59
+    assert house.submit("nosuch-2").job.state is JobState.PENDING
+    house.seconds += 1
+    assert house.submit("nosuch-3").job.state is JobState.FAILED
+    assert house.resolver.asked == 2
 
 
 def test_a_caller_who_asks_too_often_is_built_unjudged(house: House) -> None:
