@@ -193,7 +193,7 @@ COVERED: Mapping[str, str] = {
     "upstream.lenient._brief": "upstream.formats.parse_profiles_json",
     "upstream.lenient.is_text": "upstream.formats.parse_profiles_json",
     "upstream.formats._take_profile": "upstream.formats.parse_profiles_json",
-    "core.pipeline.describe_images": "domain.profiles_json.signature_length",
+    "core.images.describe_images": "domain.profiles_json.signature_length",
     **dict.fromkeys(
         (
             "upstream.package_index._AdbReader._package",

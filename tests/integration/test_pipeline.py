@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from asu_builder.core import pipeline
-from asu_builder.core.pipeline import Pipeline, describe_images
+from asu_builder.core.images import describe_images
+from asu_builder.core.pipeline import Pipeline
 from asu_builder.database.connection import Database
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side

@@ -1,7 +1,6 @@
-"""Turns one request into published images: the recipe, the conversation with an ImageBuilder, its images."""
+"""Turns one request into published images: the recipe, and the conversation with an ImageBuilder."""
 
 import contextlib
-import hashlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -12,6 +11,7 @@ from threading import Event
 
 from msgspec.structs import replace
 
+from asu_builder.core.images import describe_images
 from asu_builder.core.preflight import learn_carried
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
@@ -25,9 +25,7 @@ from asu_builder.domain.diagnosis import (
 from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
-    BuildProblem,
     FailureReason,
-    Side,
     deadline_passed,
     some,
 )
@@ -49,7 +47,6 @@ from asu_builder.domain.packages import (
     too_big_sentence,
     warn_of_odd_packages,
 )
-from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
@@ -58,7 +55,6 @@ from asu_builder.ports import Container, PackageChanges, PreflightRecords, Runti
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
 _READ_OUTPUT_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 20
 _KNOWN = 256
 """ImageBuilders of which `make info` is remembered: packed a few kilobytes each, read up to 300."""
 _FILES = "asu-files"
@@ -415,79 +411,3 @@ class ImageBuilder:
         except BuildFailed as failure:
             failure.stdout, failure.stderr, failure.build_cmd = self.stdout, self.stderr, self.build_cmd
             raise
-
-
-def describe_images(
-    directory: Path,
-    request: BuildRequest,
-    *,
-    require_time: Callable[[], None] = lambda: None,
-    own_numbering: bool = False,
-) -> tuple[dict[str, object], tuple[Image, ...]]:
-    """The lifted `profiles.json` and the verified images of a build in `directory`.
-
-    Raises `BuildFailed` when anything is missing or is not what it is said to be. `require_time` is
-    called between pieces of files, and raises when the build may not go on. With `own_numbering` the
-    version that the ImageBuilder tells may be any.
-    """
-    try:
-        with (directory / "profiles.json").open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise _incomplete("No JSON file found") from None
-    if len(content) > MAX_BYTES:
-        raise _incomplete("JSON file too big")
-    built = parse_built(content, request.profile)
-    if built.version and built.version != request.version and not own_numbering:
-        raise BuildFailed(
-            FailureReason.REVISION_MISMATCH,
-            f"Error: Received incorrect version {built.version} (requested {request.version}). "
-            "The ImageBuilder is another version's; try again later.",
-            side=Side.INFRASTRUCTURE,
-            field="version",
-            problem=BuildProblem(revisions=(request.version, built.version)),
-        )
-    images: dict[str, Image] = {}
-    for entry in built.images:
-        path, stated = directory / entry.name, entry.sha256
-        if not path.is_file():
-            # Some targets compress after describing: name, digest and size are the intermediate's.
-            path, stated = directory / f"{entry.name}.gz", None
-            if not path.is_file():
-                raise _incomplete(f"Image {entry.name} is listed but missing")
-        if path.name in images:
-            continue
-        size, digest, digests = path.stat().st_size, hashlib.sha256(), []
-        with path.open("rb") as file:
-            file.seek(max(0, size - TRAILER_BYTES))
-            signature = signature_length(file.read(TRAILER_BYTES), size)
-            file.seek(0)
-            # First what a signature at its end covers, then the whole file.
-            for left in (size - signature, signature):
-                while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                    require_time()
-                    digest.update(chunk)
-                    left -= len(chunk)
-                digests.append(digest.hexdigest())
-        sha256_unsigned, sha256 = digests
-        if stated is not None and stated != sha256:
-            raise _incomplete(f"Image {path.name} is not what profiles.json says")
-        images[path.name] = Image(
-            name=path.name,
-            type=entry.type,
-            sha256=sha256,
-            sha256_unsigned=sha256_unsigned,
-            size=size,
-            filesystem=entry.filesystem,
-        )
-    if not images:
-        raise BuildFailed(
-            FailureReason.NO_IMAGES,
-            f"Error: No image was built for {request.profile}. The request itself may be fine; try again "
-            "later.",
-        )
-    return built.description, tuple(images[name] for name in sorted(images))
-
-
-def _incomplete(what: str) -> BuildFailed:
-    return BuildFailed(FailureReason.INCOMPLETE_OUTPUT, f"Error: {what}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asu_builder.core.pipeline import describe_images
+from asu_builder.core.images import describe_images
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason
 from asu_builder.domain.profiles_json import MAX_BYTES
 from factories import a_request
