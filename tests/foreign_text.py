@@ -4,6 +4,7 @@ A parser that is not listed here fails `tests/unit/test_foreign_text.py`.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from asu_builder.engines.podman import runtime
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
+from asu_builder.signing import fwtool
 from asu_builder.upstream import formats, lenient, package_index
 from asu_builder.upstream.lenient import Notes
 from factories import a_request
@@ -50,6 +52,11 @@ def _lines(text: str) -> None:
 
 def _built(text: str) -> None:
     profiles_json.parse_built(text.encode(), "acme_widget-5")
+
+
+def _trailers(text: str) -> None:
+    with contextlib.suppress(fwtool.BrokenTrailer):
+        fwtool.read_trailers(text.encode() + b"FWx0\0\0\0\0\0\0\0\0\0\0\0\x10")
 
 
 def _mirror(parse: Callable[[bytes, Notes], Any]) -> Callable[[str], Any]:
@@ -88,6 +95,7 @@ def _cookie(text: str) -> None:
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     # text that a build printed or left
+    "signing.fwtool.read_trailers": _trailers,
     "domain.make.parse_info": make.parse_info,
     "domain.make.parse_manifest": make.parse_manifest,
     "domain.packages.explain_selection": packages.explain_selection,
@@ -220,6 +228,17 @@ COVERED: Mapping[str, str] = {
 
 NOT_FOREIGN: Mapping[str, str] = {
     "domain.access.parse_rates": "a setting of the operator",
+    **dict.fromkeys(
+        (
+            "signing.usign._data",
+            "signing.usign.parse_public_key",
+            "signing.usign.parse_secret_key",
+            "signing.usign.parse_signature",
+            "signing.ucert.parse_container",
+        ),
+        "a key, certificate or program of the operator, of which 4 KiB are read",
+    ),
+    "signing.usign.is_key_id": "a file's name; the pattern is anchored and bounded",
     "engines.local.sandbox.confined": "what this machine's own bubblewrap says",
     "upstream.documents.UpstreamDocuments.look": "a path that this program makes, or an allowed address",
     "upstream.documents.UpstreamDocuments.start": "a path that this program makes",

@@ -53,6 +53,8 @@ _TABLE = {
         wireguard-tools 1.0.20250521-r1 kmod-wireguard
         libjson-c5 0.18-r1
         jsonfilter 2025.10.04-r1 libjson-c5
+        usign 2025.08.05-r1 libubox20250320
+        ucert 2025.10.03-r1 usign
     """,
     "luci": """
         luci 25.300.40000-r1 luci-base luci-app-firewall luci-theme-bootstrap

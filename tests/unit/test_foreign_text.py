@@ -20,7 +20,18 @@ MIB = 1 << 20
 READ = (
     *(
         f"asu_builder/{name}"
-        for name in ("domain", "database", "engines", "store", "upstream", "client", "http", "core", "cli")
+        for name in (
+            "domain",
+            "database",
+            "engines",
+            "store",
+            "upstream",
+            "client",
+            "http",
+            "core",
+            "cli",
+            "signing",
+        )
     ),
     "package_changes",
 )

@@ -143,6 +143,7 @@ def assemble(
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
+        signing=adapters.signing,
         start=(lambda: None) if only_answers else lifecycle.start,
         stop=lifecycle.stop,
         version=__version__,
@@ -209,7 +210,13 @@ def _builds(
         waiting_for=hindrance,
         refusals=refusals,
         current=current,
+        signed_by=lambda: _key_id(adapters) if settings.signing_required else "",
+        installed_key=lambda: _key_id(adapters) if settings.install_signing_key else "",
     )
+
+
+def _key_id(adapters: Adapters) -> str:
+    return adapters.signing.key_id if adapters.signing else ""
 
 
 def _cancellation(settings: Settings, adapters: Adapters, workers: Workers) -> Cancellation:
@@ -302,6 +309,7 @@ def _metrics(
         statistics=adapters.statistics,
         counts=counts,
         preflight_records=adapters.preflight_records,
+        signing=adapters.signing,
         version=__version__,
         now=now,
     )
@@ -354,6 +362,9 @@ def _workers(
             repository_status=RepositoryStatus(settings.upstream_url).ask,
             records=adapters.preflight_records,
             indexes=current.digest_of,
+            signing=adapters.signing,
+            signing_required=settings.signing_required,
+            installed_key=_installed_key(settings, adapters),
             upstream_url=settings.upstream_url,
             job_timeout=settings.job_timeout,
         )
@@ -370,6 +381,12 @@ def _workers(
         now=now,
         on_outcome=on_outcome,
     )
+
+
+def _installed_key(settings: Settings, adapters: Adapters) -> tuple[str, str] | None:
+    if not (settings.install_signing_key and adapters.signing):
+        return None
+    return adapters.signing.key_id, adapters.signing.public_text()
 
 
 @contextlib.contextmanager

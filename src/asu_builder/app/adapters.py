@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -16,7 +17,7 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
-from asu_builder.domain.errors import some
+from asu_builder.domain.errors import SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
@@ -27,6 +28,9 @@ from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.store.local import LocalStore
 from asu_builder.upstream.offer import HttpUpstream
+
+if TYPE_CHECKING:
+    from asu_builder.signing.signer import Signing
 
 
 def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None = None) -> bool:
@@ -130,6 +134,7 @@ class Adapters(Struct, frozen=True):
     upstream: HttpUpstream
     package_changes: LocalPackageChanges | RemotePackageChanges
     resolver: LateResolver
+    signing: "Signing | None"
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -141,7 +146,7 @@ class Adapters(Struct, frozen=True):
 
     def checks(self) -> dict[str, Callable[[], CheckResult]]:
         """Each part of the service, and how it is found out whether it works."""
-        return {
+        checks: dict[str, Callable[[], CheckResult]] = {
             "database": self.database.check,
             "engine": lambda: self.runtime().check(),
             "registry": lambda: self.runtime().check_registry(),
@@ -151,6 +156,9 @@ class Adapters(Struct, frozen=True):
             "workers": self.check_workers,
             "preflight": self.check_preflight,
         }
+        if self.signing:
+            checks["signing"] = self.signing.check
+        return checks
 
     def check_workers(self) -> CheckResult:
         """Whether workers may take jobs."""
@@ -223,9 +231,27 @@ def open_adapters(
         ),
         package_changes=open_package_changes(settings),
         resolver=LateResolver(),
+        signing=open_signing(settings, now),
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
+
+
+def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":
+    """What signs images. Raises `SettingsProblem` where they must be signed and the key cannot be used."""
+    if not settings.signing_key:
+        return None
+    from asu_builder.signing.signer import Signing, open_key  # with OpenSSL, which a start does without
+
+    holder = open_key(settings)
+    certificate = Path(settings.signing_certificate).expanduser() if settings.signing_certificate else None
+    signing = Signing(holder, certificate=certificate, offered=settings.public_path / "keys", now=now)
+    if settings.signing_required or settings.install_signing_key:
+        try:
+            _ = signing.key_id
+        except SigningUnavailable as problem:
+            raise SettingsProblem(f"signing_key: {problem}") from None
+    return signing
 
 
 def open_package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:

@@ -21,6 +21,7 @@ _ELSEWHERE = {
     "import-settings": ("asu_builder.cli.admin", "import_settings_command"),
     "install-service": ("asu_builder.cli.install_service", "install_service_command"),
     "jobs": ("asu_builder.cli.builds", "jobs_group"),
+    "keys": ("asu_builder.cli.keys", "keys_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
     "man": ("asu_builder.cli.manual", "man_command"),
     "packages": ("asu_builder.cli.search", "packages_group"),

@@ -67,6 +67,7 @@ _NAMES = {
     "rules": "The service of package rules",
     "workers": "The queue",
     "preflight": "The look at package selections before a build",
+    "signing": "The signing of images",
 }
 _ENDINGS: Mapping[Status, str] = {
     "ok": "works.",
@@ -83,6 +84,7 @@ _PUBLIC: Mapping[tuple[str, Status], str] = {
     ("registry", "warning"): "The registry of ImageBuilders does not answer now; what is here can be built.",
     ("workers", "ok"): "Workers take jobs.",
     ("preflight", "warning"): "Some impossible package selections are built, and not refused before.",
+    ("signing", "error"): "Images cannot be signed now.",
     ("workers", "warning"): "The workers are paused by the operator; jobs wait.",
 }
 

@@ -1,14 +1,19 @@
-"""What a build left, on its way from the container to the store: read, compared with what is said of it."""
+"""What a build left, on its way into the store: compared with what is said of it, and signed."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side
+import msgspec
+
+from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, SigningUnavailable
 from asu_builder.domain.job import Image
 from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.request import BuildRequest
+from asu_builder.ports import ImageSigning
 
+SUMS = "sha256sums"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -82,6 +87,88 @@ def describe_images(
             "later.",
         )
     return built.description, tuple(images[name] for name in sorted(images))
+
+
+class Signatures:
+    """Signs the files of one build, where there is a key; without `required` what fails is a warning."""
+
+    def __init__(self, signing: ImageSigning | None, *, required: bool) -> None:
+        self.signing = signing
+        self._required = required
+        self.warnings: list[str] = []
+
+    def require(self) -> None:
+        """Raises `SigningUnavailable` where a build would be in vain."""
+        if self.signing and self._required:
+            self.signing.require()
+
+    def sign_images(
+        self, directory: Path, profile: str, images: Sequence[Image], require_time: Callable[[], None]
+    ) -> tuple[tuple[Image, ...], str]:
+        """The images as they are then, and the name of the key that signed all of them; "" for none.
+
+        `profiles.json` says the same as before of its images. Raises `BuildFailed` or `SigningUnavailable`.
+        """
+        names = {image.name for image in images}
+        if odd := sorted(names & ({f"{name}.sig" for name in names} | {SUMS, f"{SUMS}.sig"})):
+            raise _incomplete(f"Image {odd[0]} has the name of a file of this server")
+        signed: list[Image] = []
+        if self.signing is None:
+            return tuple(images), ""
+        signed_by = ""
+        try:
+            signed_by = self.signing.key_id
+            for image in images:
+                require_time()
+                signed.append(self.signing.sign_image(image, directory / image.name))
+        except (SigningUnavailable, BuildFailed) as problem:
+            # The world's clock may end a build here too; that is no fault of an image.
+            if self._required or not _is_of_signing(problem):
+                raise
+            self.warnings.append(f"Not all images are signed. {problem.public}")
+            signed_by = ""
+        found = (*signed, *images[len(signed) :])
+        _tell(directory / "profiles.json", profile, found)
+        return found, signed_by
+
+    def write_sums(self, directory: Path, images: Sequence[Image]) -> None:
+        """Writes `sha256sums` over all other files of a build, and the signature of it."""
+        known = {image.name: image.sha256 for image in images}
+        lines = []
+        for path in sorted(directory.iterdir()):
+            if path.name not in (SUMS, f"{SUMS}.sig"):
+                digest = known.get(path.name) or _digest_of(path)
+                lines.append(f"{digest} *{path.name}\n")
+        (directory / SUMS).write_text("".join(lines))
+        if self.signing is None:
+            return
+        try:
+            self.signing.sign_file(directory / SUMS)
+        except SigningUnavailable as problem:
+            if self._required:
+                raise
+            self.warnings.append(f"The file {SUMS} is not signed. {problem.public}")
+
+
+def _is_of_signing(problem: SigningUnavailable | BuildFailed) -> bool:
+    return isinstance(problem, SigningUnavailable) or problem.reason is FailureReason.INCOMPLETE_OUTPUT
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tell(path: Path, profile: str, images: Sequence[Image]) -> None:
+    """Writes into `profiles.json` what the images are now; it was found fit to be read before."""
+    document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    named = {image.name: image for image in images}
+    for entry in document["profiles"][profile].get("images", ()):
+        image = named.get(entry["name"]) or named.get(f"{entry['name']}.gz")
+        if image:
+            entry.update(name=image.name, sha256=image.sha256, sha256_unsigned=image.sha256_unsigned)
+            entry["size"] = image.size
+    path.write_bytes(msgspec.json.encode(document))
 
 
 def _incomplete(what: str) -> BuildFailed:

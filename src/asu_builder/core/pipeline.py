@@ -11,7 +11,7 @@ from threading import Event
 
 from msgspec.structs import replace
 
-from asu_builder.core.images import describe_images
+from asu_builder.core.images import Signatures, describe_images
 from asu_builder.core.preflight import learn_carried
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
@@ -50,7 +50,7 @@ from asu_builder.domain.packages import (
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import Container, PackageChanges, PreflightRecords, Runtime, Store
+from asu_builder.ports import Container, ImageSigning, PackageChanges, PreflightRecords, Runtime, Store
 
 SHOWN_OUTPUT_BYTES = 64 << 10
 """How much of a command's output an answer carries; the end of it, where the reason stands."""
@@ -81,10 +81,19 @@ class Pipeline:
         repository_status: Callable[[str], int] = lambda _: 0,
         records: PreflightRecords | None = None,
         indexes: Callable[[BuildRequest], str] = lambda _: "",
+        signing: ImageSigning | None = None,
+        signing_required: bool = False,
+        installed_key: tuple[str, str] | None = None,
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
-        """`records` keeps what ImageBuilders bring along; `indexes` names a request's package indexes."""
+        """`records` keeps what ImageBuilders bring along; `indexes` names a request's package indexes.
+
+        `installed_key` is the name and the text of the public key that images trust.
+        """
+        self._signing = signing
+        self._signing_required = signing_required
+        self._installed_key = installed_key
         self._release = release
         self._package_changes = package_changes
         self._baseline = baseline
@@ -115,6 +124,8 @@ class Pipeline:
         or `Unavailable` for what the world did.
         """
         request, since = job.request, time.monotonic()
+        signatures = Signatures(self._signing, required=self._signing_required)
+        signatures.require()
         release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
         with self._store.scratch() as scratch:
@@ -132,6 +143,7 @@ class Pipeline:
                     on_output=on_output,
                     announced=self._announced,
                     status=self._repository_status,
+                    installed_key=self._installed_key,
                 )
                 with imagebuilder.blamed():
                     imagebuilder.set_up(release, upstream_url=self._upstream_url)
@@ -142,6 +154,8 @@ class Pipeline:
                         default_packages=imagebuilder.defaults,
                         baseline=self._baseline(request) if request.diff_packages else None,
                     )
+                    if self._installed_key:
+                        selection = _with_ucert(selection)
                     odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
                     if request.diff_packages and odd:
                         selection = warn_of_odd_packages(selection, odd)
@@ -152,13 +166,12 @@ class Pipeline:
                     extra_name = job.request_hash[:12]
                     imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
                 imagebuilder.warnings += container.warnings
-            with imagebuilder.blamed():
-                require_time = partial(_require_time, stop, since, self._job_timeout)
-                description, verified = describe_images(
-                    images, request, require_time=require_time, own_numbering=release.own_numbering
-                )
-                imagebuilder.require_filesystem(verified)
-            advance(Stage.BUILDING_IMAGE)  # proves that the lease is still ours, right before publishing
+            require_time = partial(_require_time, stop, since, self._job_timeout)
+            description, verified, signed_by = self._complete(
+                images, imagebuilder, release, signatures, advance=advance, require_time=require_time
+            )
+            # Proves that the lease is still ours, right before publishing.
+            advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
             stored_bytes = self._store.publish(job.request_hash, images)
         return BuildResult(
             description=description,
@@ -172,7 +185,33 @@ class Pipeline:
             package_changes=selection.record,
             stored_bytes=stored_bytes,
             indexes=indexes,
+            signed_by=signed_by,
         )
+
+    def _complete(
+        self,
+        images: Path,
+        imagebuilder: "ImageBuilder",
+        release: Release,
+        signatures: Signatures,
+        *,
+        advance: Callable[[Stage], None],
+        require_time: Callable[[], None],
+    ) -> tuple[dict[str, object], tuple[Image, ...], str]:
+        """Verifies what a build left and puts our files beside it: description, images, the signing key."""
+        request = imagebuilder.request
+        with imagebuilder.blamed():
+            description, verified = describe_images(
+                images, request, require_time=require_time, own_numbering=release.own_numbering
+            )
+            imagebuilder.require_filesystem(verified)
+            if self._signing:
+                advance(Stage.SIGNING_IMAGES)
+            # In this order: each covers what was written before it.
+            verified, signed_by = signatures.sign_images(images, request.profile, verified, require_time)
+            signatures.write_sums(images, verified)
+        imagebuilder.warnings += signatures.warnings
+        return description, verified, signed_by
 
     def _resolve(
         self, imagebuilder: "ImageBuilder", selection: PackageSelection, *, release: Release, revision: str
@@ -198,6 +237,13 @@ class Pipeline:
             raise
         learn(manifest)
         return manifest
+
+
+def _with_ucert(selection: PackageSelection) -> PackageSelection:
+    """With what checks signatures on the device, unless the request says no to it."""
+    if {"ucert", "-ucert"} & set(selection.packages):
+        return selection
+    return replace(selection, packages=(*selection.packages, "ucert"))
 
 
 def _require_time(stop: Event, since: float, most: timedelta) -> None:
@@ -227,7 +273,9 @@ class ImageBuilder:
         on_output: OutputCallback | None = None,
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         status: Callable[[str], int] = lambda _: 0,
+        installed_key: tuple[str, str] | None = None,
     ) -> None:
+        self._installed_key = installed_key
         self.container = container
         self.request = request
         self._found = Circumstances(request, announced=lambda: announced(request))
@@ -274,6 +322,10 @@ class ImageBuilder:
             files[file.name] = render_repositories(present, request.repositories, mode=mode, file=file)
         if request.defaults:
             files[_DEFAULTS_SCRIPT] = request.defaults
+        if self._installed_key:
+            name, text = self._installed_key
+            # On releases with apk too: it is where the device looks for keys of firmware.
+            files[f"{_FILES}/etc/opkg/keys/{name}"] = text
         if files:
             container.write_files(files)
 
@@ -327,7 +379,7 @@ class ImageBuilder:
             selection,
             bin_dir=f"{workdir}/{_BIN_DIR}",
             extra_name=extra_name,
-            files=f"{workdir}/{_FILES}" if request.defaults else None,
+            files=f"{workdir}/{_FILES}" if request.defaults or self._installed_key else None,
             rootfs_size_mb=request.rootfs_size_mb,
             filesystem=request.filesystem,
         )

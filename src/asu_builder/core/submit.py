@@ -173,12 +173,17 @@ class Builds:
         waiting_for: Callable[[], str] = lambda: "",
         refusals: Refusals | None = None,
         current: CurrentPackages | None = None,
+        signed_by: Callable[[], str] = lambda: "",
+        installed_key: Callable[[], str] = lambda: "",
     ) -> None:
         """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
 
         `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built;
-        without `current` none is about today's packages.
+        without `current` none is about today's packages. `signed_by` names the key that each kept result must
+        be signed by, `installed_key` the one that is put into images; "" where there is none.
         """
+        self._signed_by = signed_by
+        self._installed_key = installed_key
         self._current = current
         self._waiting_for = waiting_for
         self._queue = queue
@@ -293,7 +298,7 @@ class Builds:
                 self._statistics.record("cache_hit", request, client=ask.client)
                 return BuildView(kept, unchanged=True)
         rules = self._package_changes.digest(request)
-        name = request_hash(request, revision=found.revision, rules=rules)
+        name = self._name(request, found.revision, rules)
         caller, reading, refused = ask.caller, ask.reading, None
         refusals = None if name in built else self._refusals
         if reading and not reading.lacks and refusals and refusals.may_judge(found) and self._is_new(name):
@@ -316,7 +321,7 @@ class Builds:
         found = settled.found
         plain = replace(found.request, as_of="")
         rules = self._package_changes.digest(plain)
-        job = self._queue.find(request_hash(plain, revision=found.revision, rules=rules))
+        job = self._queue.find(self._name(plain, found.revision, rules))
         if job is None or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
             return None
         if not current.is_unchanged(settled, job.outcome):
@@ -458,9 +463,17 @@ class Builds:
             return self._queue.find_id(name) is None
         return self._queue.find(name) is None
 
+    def _name(self, request: BuildRequest, revision: str, rules: str) -> str:
+        return request_hash(request, revision=revision, rules=rules, installed_key=self._installed_key())
+
     def _is_gone(self, job: Job) -> bool:
+        if job.state is not JobState.COMPLETED:
+            return False
+        signed_by = self._signed_by()
+        if signed_by and isinstance(job.outcome, BuildResult) and job.outcome.signed_by != signed_by:
+            return True
         # Clients do not check the status of a download: never say done about files that are gone.
-        if job.state is not JobState.COMPLETED or self._store.holds(job.request_hash):
+        if self._store.holds(job.request_hash):
             return False
         self._store.require_root()  # gone, or only not mounted?
         return True

@@ -79,6 +79,12 @@ _WITH_DROPPED = """
                       AND job.expires_at > ?)
      LIMIT ?
 """
+_SIGNED_BY = """
+    SELECT DISTINCT job.request_hash FROM build_jobs AS job
+      JOIN build_results AS result ON result.job_id = job.id
+     WHERE job.state = 'completed' AND job.expires_at > ?
+       AND json_extract(result.document, '$.signed_by') = ?
+"""
 # In the order of their hashes both tables are read once, side by side: a tenth of looking each of them up.
 _OLD_REQUESTS = """
     SELECT request_hash FROM (
@@ -153,6 +159,11 @@ class SqlRetention:
         with self._database.reading() as connection:
             rows = connection.execute(_WITH_DROPPED, (self._database.now(), _AT_ONCE)).fetchall()
         return [(request_hash, REQUEST.decode(request)) for request_hash, request in rows]
+
+    def signed_by(self, key_id: str) -> Sequence[str]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_SIGNED_BY, (self._database.now(), key_id)).fetchall()
+        return [row[0] for row in rows]
 
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         with self._database.reading() as connection:

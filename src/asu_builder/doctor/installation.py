@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from asu_builder.app.adapters import open_signing
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.health import CheckResult, error, ok, warning, worst
 from asu_builder.files import DISK_FULL
-from asu_builder.settings import CONFIG_FILES
+from asu_builder.settings import CONFIG_FILES, SettingsProblem
 
 _PYTHON = (3, 11)
 _SQLITE = (3, 38, 0)
@@ -148,6 +149,18 @@ def check_disk(scene: Scene) -> CheckResult:
     """Whether the disks of database and store have room above the floor."""
     places = dict.fromkeys((existing(scene.store), existing(scene.settings.database_path.parent)))
     return worst([_room(place, int(scene.settings.disk_floor)) for place in places])
+
+
+def check_signing(scene: Scene) -> CheckResult:
+    """Whether images can be signed now, if they are to be, as far as can be told without signing."""
+    if not scene.settings.signing_key:
+        return ok("Images are not signed; no signing_key is set.")
+    try:
+        signing = open_signing(scene.settings, lambda: datetime.now(UTC))
+    except SettingsProblem as problem:
+        return error(str(problem), "asu-builder keys show")
+    assert signing
+    return signing.check()
 
 
 def existing(path: Path) -> Path:

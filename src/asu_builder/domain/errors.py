@@ -175,6 +175,12 @@ class NoRoom(Unavailable):
     public_sentence = "The machine that builds has no room left. Try again later."
 
 
+class SigningUnavailable(Unavailable):
+    """The key, its certificate or the program that signs cannot be used; an operator must mend it."""
+
+    public_sentence = "This server cannot sign images now. Try again later."
+
+
 class UpstreamUnavailable(PartUnavailable):
     """The download server does not answer and nothing usable is remembered."""
 

@@ -42,6 +42,7 @@ class Stage(StrEnum):
     VALIDATE_REVISION = "validate_revision"
     VALIDATE_MANIFEST = "validate_manifest"
     BUILDING_IMAGE = "building_image"
+    SIGNING_IMAGES = "signing_images"
 
 
 STAGE_WORDS: Mapping[Stage, tuple[str, str]] = {
@@ -50,10 +51,11 @@ STAGE_WORDS: Mapping[Stage, tuple[str, str]] = {
     Stage.VALIDATE_REVISION: ("Checking version and device", "revision"),
     Stage.VALIDATE_MANIFEST: ("Resolving the packages", "packages"),
     Stage.BUILDING_IMAGE: ("Building the images", "image"),
+    Stage.SIGNING_IMAGES: ("Signing the images", "signatures"),
 }
 """Each stage for people: what happens, for pages, and one word, for the terminal."""
 
-CONTAINER_STAGES = (Stage.VALIDATE_REVISION, Stage.VALIDATE_MANIFEST, Stage.BUILDING_IMAGE)
+CONTAINER_STAGES = tuple(Stage)[2:]
 """Stages in which the container had started: only there does a lapsed lease count as an attempt."""
 
 
@@ -102,6 +104,8 @@ class BuildResult(Struct, frozen=True):
     """What the published files take."""
     indexes: str = ""
     """Digest of the package indexes when it was built; "" where they were not known."""
+    signed_by: str = ""
+    """The name of the key that signed all of its images; "" where one is not signed."""
 
 
 class BuildFailure(Struct, frozen=True):

@@ -238,12 +238,18 @@ ERRATA: tuple[Erratum, ...] = ()
 
 
 def request_hash(
-    request: BuildRequest, *, revision: str = "", rules: str = "", errata: Iterable[Erratum] = ERRATA
+    request: BuildRequest,
+    *,
+    revision: str = "",
+    rules: str = "",
+    installed_key: str = "",
+    errata: Iterable[Erratum] = ERRATA,
 ) -> str:
     """The 64 lower-case hexadecimal digits that name a resolved request: job, URL and directory.
 
     `revision` is upstream's current one for a moving version and "" for a release; `rules` is the
-    digest of the package-change rules that are about this request, "" when none is. Every field
+    digest of the package-change rules that are about this request, "" when none is; `installed_key` names
+    the key that this server puts into images, "" when it puts none. Every field
     that changes the image takes part, at full length and in an unambiguous encoding, because a
     shortened hash over joined strings is how poisoned images were once served (CVE-2024-54143).
     What counts as the same request is listed in docs/request-hash.md.
@@ -272,6 +278,8 @@ def request_hash(
         canonical["dropped"] = sorted(request.dropped)
     if request.as_of:
         canonical["as_of"] = request.as_of
+    if installed_key:
+        canonical["installed_key"] = installed_key
     import hashlib  # with OpenSSL, which a start does without
 
     return hashlib.sha256(canonical_json(canonical)).hexdigest()

@@ -17,6 +17,7 @@ from asu_builder.core.search import Search
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.comparison import ComparisonEndpoints
+from asu_builder.http.api.keys import Keys
 from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.metadata import MAX_AGE, Metadata
 from asu_builder.http.api.monitoring import MonitoringEndpoints, Requests
@@ -67,11 +68,12 @@ HANDLERS: tuple[type, ...] = (
     ComparisonEndpoints,
     MonitoringEndpoints,
     Downloads,
+    Keys,
     Metadata,
     StatisticsEndpoints,
     Description,
 )
-"""Whose methods answer below `/api`, `/json` and `/store`, in the order of the description."""
+"""Whose methods answer below `/api`, `/json`, `/store` and `/keys`, in the order of the description."""
 
 OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
 
@@ -126,6 +128,7 @@ def create_router(
         MonitoringEndpoints(
             parts.health, parts.metrics(), reading, callers=callers, requests=requests, live=live
         ),
+        Keys(parts.signing, reading),
         Metadata(
             parts.catalog,
             search,

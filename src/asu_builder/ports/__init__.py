@@ -13,6 +13,8 @@ from asu_builder.ports.state import (
 )
 from asu_builder.ports.world import (
     Container,
+    ImageSigning,
+    KeyHolder,
     PackageChanges,
     PackageIndexSource,
     PackageResolver,
@@ -25,7 +27,9 @@ from asu_builder.ports.world import (
 __all__ = [
     "BuildLog",
     "Container",
+    "ImageSigning",
     "JobQueue",
+    "KeyHolder",
     "Operations",
     "PackageChanges",
     "PackageIndexSource",

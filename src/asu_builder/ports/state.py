@@ -211,6 +211,9 @@ class RetentionRepository(Protocol):
     def with_dropped(self) -> Sequence[tuple[str, BuildRequest]]:
         """Hashes and requests of unexpired results that packages were left out of; some hundred at most."""
 
+    def signed_by(self, key_id: str) -> Sequence[str]:
+        """The hashes of unexpired results that this key signed; reads every result."""
+
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """Those that no job carries, in the same order."""
 

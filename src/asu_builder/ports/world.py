@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Protocol
 
 from asu_builder.domain.access import Rate
 from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import Image
 from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import Baseline, PackageSelection
@@ -145,6 +147,52 @@ class Store(Protocol):
 
     def check(self) -> CheckResult:
         """Whether images can be written now."""
+
+
+class KeyHolder(Protocol):
+    """Holds a usign key: a file, a program, a token or a service. The secret half never leaves it.
+
+    Both methods raise `SigningUnavailable`, whose sentence never repeats anything of the key.
+    """
+
+    def public_key(self) -> str:
+        """The two lines of the public half's file; the same for as long as the service runs."""
+
+    def sign(self, path: Path) -> bytes:
+        """The 64 bytes of an Ed25519 signature over a whole file, which is not empty. May take a minute."""
+
+
+class ImageSigning(Protocol):
+    """Signs what is published, as OpenWrt's devices check it. Safe to use from any thread.
+
+    Whatever the key, its certificate or its holder lacks is `SigningUnavailable`; then nothing is changed.
+    """
+
+    @property
+    def key_id(self) -> str:
+        """The name of the key of today, 16 hexadecimal digits."""
+
+    def require(self) -> None:
+        """Passes where images could be signed now, as far as can be told without signing."""
+
+    def sign_image(self, image: Image, path: Path) -> Image:
+        """Takes former signatures from an image and signs it in place; what it is then.
+
+        An image without metadata, at whose end no device looks, gets a file `.sig` beside it. What was signed
+        is verified. Raises `BuildFailed` for an image that is empty or ends in a broken trailer.
+        """
+
+    def sign_file(self, path: Path) -> None:
+        """Writes a file `.sig` beside it."""
+
+    def offers(self) -> Mapping[str, bytes]:
+        """What everybody may have, by file name: the public key, its certificate, revokers."""
+
+    def expires_at(self) -> datetime | None:
+        """When the certificate expires; None without one."""
+
+    def check(self) -> CheckResult:
+        """Whether images can be signed; a warning in the last third of the certificate's time."""
 
 
 class Upstream(Protocol):

@@ -80,6 +80,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_max_size: Size = UNLIMITED
     disk_floor: Size = _DEFAULT_FLOOR
     store_accel_redirect: str = ""
+    signing_key: str = ""
+    signing_public_key: str = ""
+    signing_certificate: str = ""
+    signing_required: bool = False
+    install_signing_key: bool = False
     preflight: Literal["enforce", "advise", "off"] = "enforce"
     package_changes_path: str = ""
     package_changes_url: str = ""

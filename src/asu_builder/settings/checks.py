@@ -104,7 +104,7 @@ def problem_of(sentences: Iterable[str], wrong: Iterable[Wrong] = ()) -> Setting
 
 def expectation(name: str, expected: str, given: object) -> Wrong:
     """Something else was expected."""
-    got = "" if name.startswith(SECRET) else f", got {written(given)}"
+    got = "" if name.startswith((SECRET, "signing_key")) else f", got {written(given)}"
     return Wrong(name, f"expected {expected}{got}")
 
 
@@ -157,6 +157,10 @@ PARTNERS: Mapping[str, str] = {
     "idle_expires_after": "idle_deprioritized_after",
     "package_changes_path": "package_changes_url",
     "max_request_line": "max_head_size",
+    "signing_public_key": "signing_key",
+    "signing_certificate": "signing_key",
+    "signing_required": "signing_key",
+    "install_signing_key": "signing_key",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
 _TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
@@ -217,7 +221,33 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     deprioritized, expires = settings.idle_deprioritized_after, settings.idle_expires_after
     expected = f"a duration longer than idle_deprioritized_after ({write_duration(deprioritized)})"
     yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
+    yield from _wrong_signing(settings)
     yield from _wrong_entries(settings)
+
+
+def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:
+    """The same of what signs images. The key's own value may hold a secret of its program."""
+    kind, _, value = settings.signing_key.partition(":")
+    words = value.strip()
+    if kind == "exec":
+        import shlex  # only where a program signs
+
+        try:
+            words = " ".join(shlex.split(value))
+        except ValueError:
+            words = ""
+    expected = "`file:` with a path or `exec:` with a command, or nothing"
+    holds = not settings.signing_key or (kind in ("file", "exec") and words)
+    yield from _unless(holds, "signing_key", expected, "")
+    public = settings.signing_public_key
+    expected = "the path of the public key beside `exec:`, and nothing else"
+    yield from _unless(bool(public) == (kind == "exec"), "signing_public_key", expected, public)
+    for name in ("signing_certificate", "signing_required", "install_signing_key"):
+        chosen = getattr(settings, name)
+        expected = (
+            "nothing without signing_key" if name == "signing_certificate" else "false without signing_key"
+        )
+        yield from _unless(not chosen or settings.signing_key, name, expected, chosen)
 
 
 def _wrong_entries(settings: "Settings") -> Iterator[Wrong]:

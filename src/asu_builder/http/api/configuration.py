@@ -132,6 +132,24 @@ MEANINGS: Mapping[str, str] = {
         "Your own file of package rules, watched while the service runs; empty: the built-in rules. See "
         "package changes."
     ),
+    "signing_key": (
+        "What signs images and `sha256sums`: `file:` with the path of a usign secret key that no other user "
+        "may read, or `exec:` with a program that gets the bytes on standard input and answers with the "
+        "signature within a minute. Empty: nothing is signed. See signing."
+    ),
+    "signing_public_key": "The path of the public key of the program of `exec:`; with `file:` none is given.",
+    "signing_certificate": (
+        "The path of a certificate of this key, a ucert file, that is put into images before the signature. "
+        "Empty: images bear the signature alone, which does not expire."
+    ),
+    "signing_required": (
+        "Whether nothing is published and no kept result is answered that this key did not sign. With "
+        "`false` a build whose images cannot be signed ends with a warning."
+    ),
+    "install_signing_key": (
+        "Whether images trust this key: it is put into `/etc/opkg/keys`, with the package `ucert`, which "
+        "then checks firmware. Images get other hashes than without."
+    ),
     "package_changes_url": "A package-changes service that is used for each build instead.",
     "allow_defaults": "Whether requests may contain a first-boot script, which runs as root on the device.",
     "max_defaults_length": "Longest first-boot script, in characters.",
@@ -206,6 +224,8 @@ def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 def _written(name: str, value: Any) -> Any:
     if name == "api_tokens":
         return [{key: token[key] for key in _SHOWN_OF_A_TOKEN if key in token} for token in value]
+    if name == "signing_key" and value.startswith("exec:"):
+        return "exec:…"  # its arguments may hold a secret
     return _plain(value)
 
 

@@ -25,7 +25,7 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
-from asu_builder.ports import Operations, PreflightRecords, Statistics, Store
+from asu_builder.ports import ImageSigning, Operations, PreflightRecords, Statistics, Store
 
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector
@@ -84,6 +84,7 @@ class MetricsCollector:
         statistics: Statistics,
         counts: EventCounts,
         preflight_records: PreflightRecords,
+        signing: ImageSigning | None = None,
         version: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -95,6 +96,7 @@ class MetricsCollector:
         self._statistics = statistics
         self._counts = counts
         self._preflight_records = preflight_records
+        self._signing = signing
         self._version = version
         self._now = now
         self._process: ProcessCollector | None = None
@@ -146,6 +148,10 @@ class MetricsCollector:
         yield _family("part_state", meaning, states, "part", "state")
         yield _family("can_build", "Whether a build could run now.", health.can_build)
         yield _family("polls_answered", "Whether polls can be answered now.", health.polls_answered)
+        expires_at = self._signing.expires_at() if self._signing else None
+        if expires_at is not None:
+            meaning = "When the certificate of the signing key expires, in seconds since 1970."
+            yield _family("signing_certificate_expiry_seconds", meaning, expires_at.timestamp())
         stored = self._housekeeping.stored_bytes
         if stored is not None:
             yield _family("store_bytes", "What the images of all results take on disk.", stored)

@@ -198,6 +198,12 @@ class Done(msgspec.Struct):
     indexes: Annotated[
         str | msgspec.UnsetType, says("Digest of the package indexes at the time of the build", A_DIGEST)
     ] = msgspec.UNSET
+    signed_by: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "The key that signed the images and sha256sums; absent if they are not signed", "0123456789abcdef"
+        ),
+    ] = msgspec.UNSET
 
 
 class AttemptDocument(msgspec.Struct):
@@ -432,6 +438,7 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         warnings=result.warnings,
         package_changes=render_changes(result.package_changes),
         indexes=result.indexes or msgspec.UNSET,
+        signed_by=result.signed_by or msgspec.UNSET,
         **shared,
     )
     # Ours come last: nothing that left a container may replace them.
