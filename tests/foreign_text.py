@@ -14,13 +14,16 @@ from starlette.requests import Request
 from asu_builder.client import builds, server
 from asu_builder.domain import (
     addresses,
+    comparison,
     diagnosis,
+    licences,
     make,
     packages,
     profiles_json,
     release,
     repositories,
     request,
+    sbom,
     search,
 )
 from asu_builder.domain.errors import FailureReason
@@ -127,6 +130,10 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.profiles_json.signature_length": lambda text: profiles_json.signature_length(
         text.encode()[-16:], len(text)
     ),
+    "domain.comparison.version_order": comparison.version_order,
+    "domain.licences.read_licence": licences.read_licence,
+    "domain.sbom.cpe_with_version": lambda text: sbom.cpe_with_version(text, text[:256]),
+    "domain.sbom.upstream_version": lambda text: sbom.upstream_version("kernel", text),
     # text of a mirror
     "upstream.lenient.decode_object": lambda text: lenient.decode_object(text.encode()),
     "upstream.formats.parse_versions": _mirror(formats.parse_versions),
@@ -202,8 +209,11 @@ COVERED: Mapping[str, str] = {
     "upstream.lenient.is_text": "upstream.formats.parse_profiles_json",
     "upstream.formats._take_profile": "upstream.formats.parse_profiles_json",
     "core.images.describe_images": "domain.profiles_json.signature_length",
+    "domain.preflight.differing_packages": "domain.make.parse_manifest",
+    "domain.sbom._component": "domain.licences.read_licence",
     **dict.fromkeys(
         (
+            "upstream.package_index._AdbReader.packages",
             "upstream.package_index._AdbReader._package",
             "upstream.package_index._AdbReader._relation",
             "upstream.package_index._AdbReader._word",
@@ -251,7 +261,13 @@ NOT_FOREIGN: Mapping[str, str] = {
     "engines.podman.images.pull_failed": "the engine's message, of which one line is kept",
     "store.local.LocalStore.locate": "a name in an address; the pattern is anchored and bounded",
     "client.builds._stretch": "a header; the pattern is anchored; a document as in client.server.json_object",
+    "domain.profiles_json.unprintable": "makes a pattern",
+    "http.api.comparison.read_from_version": "a body that was read; the pattern is anchored and bounded",
+    "http.fast_path._head_and_ids": "the head of an answer of this program",
+    "cli.search._SearchUnlessNamed.parse_args": "the user's own arguments",
+    "client.downloads.is_file_name": "a name in a document; the pattern is anchored and bounded",
     "client.downloads.announced_images": "a name in a document; the pattern is anchored and bounded",
+    "core.images.write_sbom": "a name in a document that was read; the pattern is anchored and bounded",
     "domain.make.make_arguments": "the arguments that this program itself makes",
     "domain.packages._opkg": "makes a pattern",
     "http.api.configuration._plain": "settings, written by the operator",

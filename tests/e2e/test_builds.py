@@ -17,6 +17,7 @@ from e2e.service import Answer, Client, Service
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION, SAMPLE_REGISTRY
 from runtime_rig import a_spec
+from sbom_rig import faults
 
 # Its containers share two cores with three other workers' tests.
 pytestmark = pytest.mark.timeout(600)
@@ -112,6 +113,26 @@ def test_a_build_goes_from_queued_to_done_with_everything_that_clients_read(
 
     again = containers.post(body)
     assert (again.status, again.json["request_hash"]) == (200, queued["request_hash"])
+
+
+@FLAVOURS
+def test_a_build_says_what_is_in_its_images(containers: Client, version: str) -> None:
+    build = finished(builds(containers, a_body(version=version, packages=["htop"]))[0])
+    assert not {*build["sbom"].values()} & {image["name"] for image in build["images"]}
+    answers = [
+        containers.get(f"/store/{build['bin_dir']}/{build['sbom'][name]}") for name in ("cyclonedx", "spdx")
+    ]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert not faults(*(answer.body for answer in answers))
+    components = {entry["name"]: entry for entry in json.loads(answers[0].body)["components"]}
+    assert {name: entry["version"] for name, entry in components.items()} == build["manifest"]
+    # The index was read: of opkg it names the digest of the file, of apk another one.
+    htop = components["htop"]
+    assert "arch=pico_9kc" in htop["purl"]
+    assert ("hashes" in htop) == (version == OPKG_VERSION)
+    assert ("apk-metadata-digest" in json.dumps(htop)) == (version == APK_VERSION)
+    # What only the ImageBuilder carries is described by its own index.
+    assert {"name": "asu-builder:index", "value": "imagebuilder"} in components["libc"]["properties"]
 
 
 def _watch(client: Client, request_hash: str) -> tuple[list[str], Answer]:

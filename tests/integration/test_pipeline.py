@@ -1,5 +1,6 @@
 """The pipeline with real ImageBuilders of the sample distribution, in the local runtime without a sandbox."""
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from e2e.images import kinds_of_trailers
 from factories import NOON, a_request, eventually, sooner_than
 from odd_server import odd_server
 from podman_service import APK_VERSION, OPKG_VERSION
+from sbom_rig import faults
 
 FLAVOURS = (APK_VERSION, OPKG_VERSION)
 
@@ -156,6 +158,35 @@ def test_a_request_becomes_published_images(bench: Bench, version: str) -> None:
         Stage.BUILDING_IMAGE,
     ]
     assert bench.is_clean()
+
+
+@pytest.mark.parametrize("version", FLAVOURS)
+def test_two_builds_of_one_request_say_in_equal_bytes_what_is_in_their_images(
+    tmp_path: Path, sample_world: Distribution, version: str
+) -> None:
+    texts = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name, sample_world.template)
+        result = bench.build(version, packages=("tmux",))
+        assert result.sbom is not None
+        assert not {result.sbom.cyclonedx, result.sbom.spdx} & {image.name for image in result.images}
+        request = request_hash(a_request(version=version, packages=("tmux",)))
+        paths = [bench.store.locate(request, file) for file in (result.sbom.cyclonedx, result.sbom.spdx)]
+        texts.append([path.read_bytes() for path in paths if path])
+        # No index was known.
+        told = {entry["name"]: entry["version"] for entry in json.loads(texts[-1][0])["components"]}
+        assert told == result.manifest
+    assert texts[0] == texts[1] and not faults(*texts[0])
+
+
+def test_a_manifest_of_very_many_packages_is_not_written_as_an_sbom(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MOST_PACKAGES", 3)
+    result = bench.build()
+    assert result.sbom is None
+    assert "The manifest is too long to write an SBOM from it." in result.warnings
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Job, Outcome
+from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.release import Branches
+from asu_builder.domain.request import BuildRequest
 from asu_builder.http.app import create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
@@ -350,6 +352,11 @@ def _workers(
     @Late
     def pipeline() -> "Pipeline":
         from asu_builder.core.pipeline import Pipeline  # a start needs none of it
+        from asu_builder.upstream.index_files import find_packages
+
+        def found_packages(request: BuildRequest, manifest: Mapping[str, str]) -> FoundPackages:
+            known = current.indexes_of(request)
+            return find_packages(known, manifest) if known else FoundPackages()
 
         return Pipeline(
             adapters.runtime(),
@@ -365,6 +372,7 @@ def _workers(
             signing=adapters.signing,
             signing_required=settings.signing_required,
             installed_key=_installed_key(settings, adapters),
+            found_packages=found_packages,
             upstream_url=settings.upstream_url,
             job_timeout=settings.job_timeout,
         )

@@ -26,6 +26,7 @@ _ELSEWHERE = {
     "man": ("asu_builder.cli.manual", "man_command"),
     "packages": ("asu_builder.cli.search", "packages_group"),
     "preflight": ("asu_builder.cli.builds", "preflight_group"),
+    "sbom": ("asu_builder.cli.builds", "sbom_command"),
     "status": ("asu_builder.cli.builds", "status_command"),
     "token": ("asu_builder.cli.admin", "token_command"),
     "versions": ("asu_builder.cli.search", "versions_command"),

@@ -1,4 +1,4 @@
-"""`asu-builder status`, `log`, `cancel`, `jobs` and `preflight`: builds by their hash, and what operators do.
+"""Builds by their hash, and what operators do: `status`, `log`, `sbom`, `cancel`, `jobs`, `preflight`.
 
 Beside a running service, on this installation, or on a server.
 """
@@ -16,7 +16,7 @@ from asu_builder.cli.exit_codes import ExitCode, code_of_build, print_error
 from asu_builder.cli.views import describe, print_json, print_table, printable
 from asu_builder.client.builds import Ended, LogLines, ServerBuilds, progress_of
 from asu_builder.client.server import ServerOperator
-from asu_builder.domain.errors import NotAllowed, NotAuthenticated
+from asu_builder.domain.errors import Conflict, NotAllowed, NotAuthenticated
 from asu_builder.domain.job import JobFilter, JobState
 
 _hash_argument = click.argument("request_hash", metavar="HASH")
@@ -92,6 +92,27 @@ def _follow(builds: ServerBuilds, request_hash: str) -> ExitCode:
 
 def _output(document: Mapping[str, Any]) -> list[str]:
     return [line for stream in ("stdout", "stderr") for line in str(document.get(stream) or "").splitlines()]
+
+
+@click.command("sbom")
+@_hash_argument
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["cyclonedx", "spdx"]),
+    default="cyclonedx",
+    show_default=True,
+    help="CycloneDX 1.6 or SPDX 2.3, both JSON.",
+)
+@server_options
+def sbom_command(request_hash: str, format_: str, server: str, token: str) -> None:
+    """Prints the software bill of materials of a finished build: the packages in its images."""
+    with open_backend(server, token) as backend:
+        response = backend.builds.look(backend.builds.whole_hash(request_hash))
+        if response.status != 200:
+            raise Conflict("Only a build that is done has images, and so something in them.")
+        for line in backend.builds.sbom(response.document, format_):
+            click.echo(printable(line))
 
 
 @click.command("cancel")

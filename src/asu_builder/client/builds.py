@@ -10,12 +10,13 @@ import msgspec
 import urllib3
 from msgspec import Struct
 
-from asu_builder.client.downloads import Source, Stretch
+from asu_builder.client.downloads import Source, Stretch, is_file_name
 from asu_builder.client.server import Response, Server, ServerOperator, json_object, refusal
-from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated, Unavailable
+from asu_builder.domain.errors import BuildNotFound, NotAllowed, NotAuthenticated, ServerMistake, Unavailable
 
 _POLL_SECONDS = 1.0
 _LOG_BYTES = 16 << 20
+_SBOM_BYTES = 128 << 20
 _PIECE = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 _ENDED = (200, 500)
@@ -169,6 +170,23 @@ class ServerBuilds:
             if response.status != 200 or "text/plain" not in response.headers.get("content-type", ""):
                 return None
             text: bytes = response.read(_LOG_BYTES, decode_content=True)
+        return text.decode("utf-8", "replace").splitlines()
+
+    def sbom(self, document: Mapping[str, Any], format_: str) -> list[str]:
+        """The lines of what is in the images of a finished build, `format_` being `cyclonedx` or `spdx`.
+
+        Raises `BuildNotFound` where the server has none, `ServerMistake` for what is much too large.
+        """
+        named = document.get("sbom")
+        name = named.get(format_) if isinstance(named, dict) else None
+        if not (isinstance(name, str) and is_file_name(name)):
+            raise BuildNotFound("There is no software bill of materials of this build; it is an older one.")
+        text = bytearray()
+        with self.source(document)(name, 0) as stretch:
+            for chunk in stretch.chunks:
+                text += chunk
+                if len(text) > _SBOM_BYTES:
+                    raise ServerMistake(f"{name} has more than {_SBOM_BYTES >> 20} MiB.")
         return text.decode("utf-8", "replace").splitlines()
 
     def source(self, document: Mapping[str, Any]) -> Source:

@@ -43,6 +43,11 @@ Source = Callable[[str, int], AbstractContextManager[Stretch]]
 """Opens a file by its name, from this byte on or, where that cannot be, from its beginning."""
 
 
+def is_file_name(name: str) -> bool:
+    """Whether nothing of this name can lie outside of a folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 def announced_images(document: Mapping[str, object]) -> list[Announced]:
     """The files of a finished build. Raises `ServerMistake` for what could lie outside a folder."""
     images = document.get("images")
@@ -50,7 +55,7 @@ def announced_images(document: Mapping[str, object]) -> list[Announced]:
     for image in images if isinstance(images, list) else []:
         entry = image if isinstance(image, dict) else {}
         name, sha256, size = entry.get("name"), entry.get("sha256"), entry.get("size")
-        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        if not (isinstance(name, str) and is_file_name(name)):
             raise ServerMistake(f"The answer names an image that is no plain file name: {name!r}")
         if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
             raise ServerMistake(f"The answer has no SHA-256 for {name}, so it cannot be verified.")

@@ -10,7 +10,7 @@ from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.preflight import Foresight, Preflight
 from asu_builder.domain.errors import AsuError, RequestRejected
 from asu_builder.domain.job import BuildResult
-from asu_builder.domain.preflight import Verdict, differing_packages
+from asu_builder.domain.preflight import PackageIndexes, Verdict, differing_packages
 from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.request import TODAY, BuildRequest
 from asu_builder.ports import Operations, RetentionRepository
@@ -73,6 +73,16 @@ class CurrentPackages:
         except AsuError as error:
             _log.debug("The package indexes of a build are not known: %s", error)
             return ""
+
+    def indexes_of(self, request: BuildRequest) -> PackageIndexes | None:
+        """The indexes that a request's packages may come from, as far as known; None if even that is not."""
+        try:
+            return read_whole(
+                lambda: self._preflight.indexes(self._catalog.resolve(request)), Reading(patience=_PATIENCE)
+            )
+        except AsuError as error:
+            _log.info("No index of a build's packages is known: %s", error)
+            return None
 
     def end_outdated(self, retention: RetentionRepository, operations: Operations) -> Sequence[str]:
         """Ends the time of results that names were left out of, once the indexes are others; their hashes.

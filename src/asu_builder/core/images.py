@@ -1,16 +1,18 @@
-"""What a build left, on its way into the store: compared with what is said of it, and signed."""
+"""What a build left, on its way into the store: compared with what is said of it, signed, and told."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, SigningUnavailable
-from asu_builder.domain.job import Image
+from asu_builder.domain.job import Image, SbomFiles
 from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.sbom import Inventory, render_cyclonedx, render_spdx
 from asu_builder.ports import ImageSigning
 
 SUMS = "sha256sums"
@@ -169,6 +171,29 @@ def _tell(path: Path, profile: str, images: Sequence[Image]) -> None:
             entry.update(name=image.name, sha256=image.sha256, sha256_unsigned=image.sha256_unsigned)
             entry["size"] = image.size
     path.write_bytes(msgspec.json.encode(document))
+
+
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+
+
+def write_sbom(
+    directory: Path, inventory: Inventory, *, description: Mapping[str, object], images: Sequence[Image]
+) -> SbomFiles:
+    """Writes what is in the images beside them, named like them.
+
+    Raises `BuildFailed` where an image has such a name already; any other file of that name gives way.
+    """
+    prefix = str(description.get("image_prefix"))
+    if not _PREFIX.fullmatch(prefix):
+        prefix = f"{inventory.request_hash[:12]}-{inventory.profile}"
+    files = SbomFiles(f"{prefix}.cdx.json", f"{prefix}.spdx.json")
+    for name, render in ((files.cyclonedx, render_cyclonedx), (files.spdx, render_spdx)):
+        if any(image.name == name for image in images):
+            raise _incomplete(f"Image {name} has the name of what describes the images")
+        path = directory / name
+        path.unlink(missing_ok=True)
+        path.write_bytes(render(inventory))
+    return files
 
 
 def _incomplete(what: str) -> BuildFailed:

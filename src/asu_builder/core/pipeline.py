@@ -11,7 +11,7 @@ from threading import Event
 
 from msgspec.structs import replace
 
-from asu_builder.core.images import Signatures, describe_images
+from asu_builder.core.images import Signatures, describe_images, write_sbom
 from asu_builder.core.preflight import learn_carried
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
@@ -29,7 +29,7 @@ from asu_builder.domain.errors import (
     deadline_passed,
     some,
 )
-from asu_builder.domain.job import BuildResult, Image, Job, Stage
+from asu_builder.domain.job import BuildResult, Image, Job, SbomFiles, Stage
 from asu_builder.domain.make import (
     Announced,
     Circumstances,
@@ -40,6 +40,7 @@ from asu_builder.domain.make import (
     require_revision,
     require_versions,
 )
+from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.packages import (
     Baseline,
     PackageSelection,
@@ -50,6 +51,7 @@ from asu_builder.domain.packages import (
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.sbom import MOST_PACKAGES, take_inventory
 from asu_builder.ports import Container, ImageSigning, PackageChanges, PreflightRecords, Runtime, Store
 
 SHOWN_OUTPUT_BYTES = 64 << 10
@@ -84,12 +86,16 @@ class Pipeline:
         signing: ImageSigning | None = None,
         signing_required: bool = False,
         installed_key: tuple[str, str] | None = None,
+        found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
+            FoundPackages()
+        ),
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
         """`records` keeps what ImageBuilders bring along; `indexes` names a request's package indexes.
 
-        `installed_key` is the name and the text of the public key that images trust.
+        `found_packages` tells what they say of the packages of a manifest; `installed_key` is the name and
+        the text of the public key that images trust.
         """
         self._signing = signing
         self._signing_required = signing_required
@@ -102,6 +108,7 @@ class Pipeline:
         self._repository_status = repository_status
         self._records = records
         self._indexes = indexes
+        self._found_packages = found_packages
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -162,13 +169,14 @@ class Pipeline:
                     advance(Stage.VALIDATE_MANIFEST)
                     manifest = self._resolve(imagebuilder, selection, release=release, revision=info.revision)
                     indexes = self._indexes(request)
+                    found = self._found_packages(request, manifest)
                     advance(Stage.BUILDING_IMAGE)
                     extra_name = job.request_hash[:12]
                     imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
                 imagebuilder.warnings += container.warnings
             require_time = partial(_require_time, stop, since, self._job_timeout)
-            description, verified, signed_by = self._complete(
-                images, imagebuilder, release, signatures, advance=advance, require_time=require_time
+            description, verified, signed_by, sbom = self._complete(
+                job, images, imagebuilder, release, signatures, manifest, found, advance, require_time
             )
             # Proves that the lease is still ours, right before publishing.
             advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
@@ -186,20 +194,23 @@ class Pipeline:
             stored_bytes=stored_bytes,
             indexes=indexes,
             signed_by=signed_by,
+            sbom=sbom,
         )
 
     def _complete(
         self,
+        job: Job,
         images: Path,
         imagebuilder: "ImageBuilder",
         release: Release,
         signatures: Signatures,
-        *,
+        manifest: Mapping[str, str],
+        found: FoundPackages,
         advance: Callable[[Stage], None],
         require_time: Callable[[], None],
-    ) -> tuple[dict[str, object], tuple[Image, ...], str]:
-        """Verifies what a build left and puts our files beside it: description, images, the signing key."""
-        request = imagebuilder.request
+    ) -> tuple[dict[str, object], tuple[Image, ...], str, SbomFiles | None]:
+        """Verifies what a build left and puts our files beside it: description, images, signing key, SBOM."""
+        request = job.request
         with imagebuilder.blamed():
             description, verified = describe_images(
                 images, request, require_time=require_time, own_numbering=release.own_numbering
@@ -209,9 +220,17 @@ class Pipeline:
                 advance(Stage.SIGNING_IMAGES)
             # In this order: each covers what was written before it.
             verified, signed_by = signatures.sign_images(images, request.profile, verified, require_time)
+            sbom = None
+            if len(manifest) <= MOST_PACKAGES:
+                inventory = take_inventory(
+                    request, job.request_hash, description=description, manifest=manifest, found=found
+                )
+                sbom = write_sbom(images, inventory, description=description, images=verified)
+            else:
+                imagebuilder.warnings.append("The manifest is too long to write an SBOM from it.")
             signatures.write_sums(images, verified)
         imagebuilder.warnings += signatures.warnings
-        return description, verified, signed_by
+        return description, verified, signed_by, sbom
 
     def _resolve(
         self, imagebuilder: "ImageBuilder", selection: PackageSelection, *, release: Release, revision: str

@@ -87,6 +87,13 @@ class Image(Struct, frozen=True):
     filesystem: str | None = None
 
 
+class SbomFiles(Struct, frozen=True):
+    """Names of the files beside the images that say what is in them."""
+
+    cyclonedx: str
+    spdx: str
+
+
 class BuildResult(Struct, frozen=True):
     """What a completed job leaves: the ImageBuilder's own description and what we add."""
 
@@ -106,6 +113,8 @@ class BuildResult(Struct, frozen=True):
     """Digest of the package indexes when it was built; "" where they were not known."""
     signed_by: str = ""
     """The name of the key that signed all of its images; "" where one is not signed."""
+    sbom: SbomFiles | None = None
+    """None for a build of an older version."""
 
 
 class BuildFailure(Struct, frozen=True):

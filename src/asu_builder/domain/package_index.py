@@ -3,7 +3,7 @@
 Sources: facts on the preflight, §3 and §4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -72,3 +72,21 @@ class PackageIndex(Struct, frozen=True):
     """Its bytes as they were read, perhaps from the database; None when they are gone by now."""
     is_foreign: bool = False
     """Whether it is of a repository that the request itself names."""
+
+
+class FoundPackage(Struct, frozen=True):
+    """What one of the indexes says of a package of an image."""
+
+    package: IndexedPackage
+    index: str
+    """Its name, for people."""
+    is_foreign: bool = False
+    """Whether it is of a repository that the request itself names."""
+
+
+class FoundPackages(Struct, frozen=True):
+    """What the indexes say of the packages of an image, by the names in its manifest."""
+
+    manager: PackageManager | None = None
+    """None where no index is known."""
+    packages: Mapping[str, FoundPackage] = {}

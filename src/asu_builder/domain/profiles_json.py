@@ -2,6 +2,8 @@
 
 import re
 import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any
@@ -76,6 +78,15 @@ class Built(Struct, frozen=True):
     version: str
     images: tuple[BuiltImage, ...]
     description: dict[str, object]
+
+
+def source_date(description: Mapping[str, object]) -> datetime | None:
+    """When the sources of a build were made, by its description; None where it does not tell."""
+    try:
+        # The number may come as text.
+        return datetime.fromtimestamp(int(str(description.get("source_date_epoch"))), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 # Made while this is loaded, by one thread: docs/decisions/values-are-structs.md.

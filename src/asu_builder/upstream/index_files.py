@@ -1,15 +1,23 @@
 """Index files of packages as they are known here: their digests in memory, their bytes in the database."""
 
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
 
 from asu_builder.domain.errors import AsuError, Unavailable, UpstreamUnavailable
-from asu_builder.domain.package_index import PackageIndex, PackageManager
+from asu_builder.domain.package_index import FoundPackage, FoundPackages, PackageIndex, PackageManager
+from asu_builder.domain.preflight import PackageIndexes
+from asu_builder.domain.search import without_abi
 from asu_builder.upstream import formats
 from asu_builder.upstream.documents import UpstreamDocuments
 from asu_builder.upstream.formats import IndexFile, check_adb, check_packages, read_packages
-from asu_builder.upstream.lenient import LeftOut, Notes
+from asu_builder.upstream.lenient import LeftOut, Notes, Unreadable
+from asu_builder.upstream.package_index import read_index
+
+_log = logging.getLogger(__name__)
 
 FILES = {PackageManager.APK: ("packages.adb",), PackageManager.OPKG: ("Packages.gz", "Packages")}
 """The names of an index, the better one first."""
@@ -126,3 +134,38 @@ class PackageLists:
             while sum(len(kept.packages) + len(kept.others) for kept in self._read.values()) > _MOST_NAMES:
                 self._read.popitem(last=False)
         return found
+
+
+def find_packages(known: PackageIndexes, manifest: Mapping[str, str]) -> FoundPackages:
+    """What indexes say of the packages of a manifest, of the very versions in it; never raises.
+
+    The first index that has one is told. A digest in which others of the same version differ is left out,
+    because nobody has said which of them was installed. One index is read at a time.
+    """
+    found: dict[str, FoundPackage] = {}
+
+    def names_in_manifest(name: str) -> list[str]:
+        # A manifest may leave the ABI suffix out: `libubus` for `libubus20241020`.
+        return [name] if name in manifest else [short for short in without_abi(name) if short in manifest]
+
+    for index in known.indexes:
+        try:
+            data = index.read()
+            if data is None:
+                continue
+            packages = read_index(
+                known.manager, data, Notes(), wanted=lambda name: bool(names_in_manifest(name))
+            ).packages
+        except (Unreadable, AsuError) as error:
+            _log.info("The index %s says nothing of the packages of a build: %s", index.name, error)
+            continue
+        for package in packages:
+            for name in names_in_manifest(package.name):
+                if manifest[name] != package.version:
+                    continue
+                former = found.get(name)
+                if former is None:
+                    found[name] = FoundPackage(package, index.name, index.is_foreign)
+                elif former.package.hash not in ("", package.hash):
+                    found[name] = replace(former, package=replace(former.package, hash=""))
+    return FoundPackages(known.manager, found)

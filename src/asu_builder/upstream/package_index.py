@@ -34,8 +34,12 @@ class ReadIndex(Struct, frozen=True):
     """How many entries could not be read: where it is not 0, nothing may be called missing."""
 
 
-def read_index(manager: PackageManager, data: bytes, notes: Notes) -> ReadIndex:
+def read_index(
+    manager: PackageManager, data: bytes, notes: Notes, *, wanted: Callable[[str], bool] = lambda _: True
+) -> ReadIndex:
     """The packages of `packages.adb`, or of `Packages`, packed or not, in their order.
+
+    Of names that are not `wanted` little more than the name is read.
 
     An entry of which anything that decides cannot be meant is left out; what only people read is left empty.
     Raises `Unreadable` where the whole cannot be read.
@@ -43,7 +47,7 @@ def read_index(manager: PackageManager, data: bytes, notes: Notes) -> ReadIndex:
     read = _read_adb if manager is PackageManager.APK else _read_packages
     left_out = 0
     packages = []
-    for package in read(data, notes):
+    for package in read(data, notes, wanted):
         if package is None:
             left_out += 1
         else:
@@ -78,9 +82,10 @@ _IS_VERSION = re.compile(_VERSION).fullmatch
 class _AdbReader:
     """The packages of one ADB file. What many of them share is read once."""
 
-    def __init__(self, block: AdbBlock, notes: Notes) -> None:
+    def __init__(self, block: AdbBlock, notes: Notes, wanted: Callable[[str], bool]) -> None:
         self._block = block
         self._notes = notes
+        self._wanted = wanted
         self._texts: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._versions: dict[int, str] = {}
@@ -98,17 +103,19 @@ class _AdbReader:
             raise Unreadable(f"its list of packages is {error}") from None
         for number, value in enumerate(listed):
             try:
-                yield self._package(value)
+                fields = self._block.values(value, most=64)
+                fields += (0,) * (_FIELDS - len(fields))
+                name = self._word(fields[0], self._names, _IS_NAME)
+                if self._wanted(name):
+                    yield self._package(name, fields)
             except OddValue as error:
                 self._notes.add(f"package {number}", str(error))
                 yield None
 
-    def _package(self, value: int) -> IndexedPackage:
-        fields = self._block.values(value, most=64)
-        fields += (0,) * (_FIELDS - len(fields))
+    def _package(self, name: str, fields: tuple[int, ...]) -> IndexedPackage:
         integer, list_of = self._block.integer, self._list
         return IndexedPackage(
-            self._word(fields[0], self._names, _IS_NAME),
+            name,
             self._word(fields[1], self._versions, _IS_VERSION),
             depends=list_of(fields[14]),
             provides=list_of(fields[15]),
@@ -189,8 +196,8 @@ class _AdbReader:
         return ""
 
 
-def _read_adb(data: bytes, notes: Notes) -> Iterator[IndexedPackage | None]:
-    return _AdbReader(open_adb(data, INDEX_SCHEMA), notes).packages()
+def _read_adb(data: bytes, notes: Notes, wanted: Callable[[str], bool]) -> Iterator[IndexedPackage | None]:
+    return _AdbReader(open_adb(data, INDEX_SCHEMA), notes, wanted).packages()
 
 
 _BLANKS = re.compile(r"\n[ \t]+(?=\n)")
@@ -207,7 +214,12 @@ _OPKG_OPERATORS = {"<<": "<", ">>": ">", "<": "<=", ">": ">="}
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-def _read_packages(data: bytes, notes: Notes) -> Iterator[IndexedPackage | None]:
+_CALLED = re.compile(r"^Package:[ \t]*(\S+)", re.MULTILINE)
+
+
+def _read_packages(
+    data: bytes, notes: Notes, wanted: Callable[[str], bool]
+) -> Iterator[IndexedPackage | None]:
     if data.startswith(GZIP):
         data = unpack(data, wbits=31, most=_MOST_BYTES)
     text = _BLANKS.sub("\n", data.decode("utf-8", "replace").rstrip().replace("\r\n", "\n"))
@@ -220,7 +232,9 @@ def _read_packages(data: bytes, notes: Notes) -> Iterator[IndexedPackage | None]
             raise Unreadable(f"its list of packages is a list of more than {_MOST_PACKAGES}")
         end = text.find("\n\n", begin.start())
         end = len(text) if end < 0 else end
-        yield reader.package(text, begin.start(), end)
+        called = _CALLED.search(text, begin.start(), end)
+        if called is None or wanted(called[1]):
+            yield reader.package(text, begin.start(), end)
         begin = _IN_LINE.search(text, end)
 
 

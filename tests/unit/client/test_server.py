@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from asu_builder.cli import main
 from asu_builder.cli.exit_codes import ExitCode, code_of_error
 from asu_builder.client.builds import Ended, LogLine, LogLines, Progress, ServerBuilds
 from asu_builder.client.server import Server
@@ -262,3 +264,39 @@ def test_what_a_build_printed_is_text_or_nothing(server: Scripted) -> None:
     assert builds_on(server).printed(NAME) is None
     server.say(f"/api/v1/build/{NAME}/log", (200, {"Content-Type": "text/plain"}, b"one\ntwo\n"))
     assert builds_on(server).printed(NAME) == ["one", "two"]
+
+
+SBOM = '{"name": "\u00e4", "evil": "\u009b31m"}\n'
+
+
+@pytest.mark.parametrize(("options", "file"), [((), "x.cdx.json"), (("--format", "spdx"), "x.spdx.json")])
+def test_what_is_in_an_image_is_printed(server: Scripted, options: Sequence[str], file: str) -> None:
+    named = {"cyclonedx": "x.cdx.json", "spdx": "x.spdx.json"}
+    server.say(f"/api/v1/build/{NAME}", as_json(200, DONE | {"bin_dir": NAME, "sbom": named}))
+    server.say(f"/store/{NAME}/{file}", (200, {}, SBOM.encode()))
+    ended = CliRunner().invoke(main, ["sbom", NAME, *options, "--server", server.url])
+    assert ended.exit_code == 0, ended.output
+    assert ended.output == SBOM.replace("\x9b", " "), "nothing that steers a terminal"
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (DONE, ExitCode.REFUSED),
+        (DONE | {"sbom": {"cyclonedx": "../../etc/passwd"}}, ExitCode.REFUSED),
+        (DONE | {"sbom": "x"}, ExitCode.REFUSED),
+        (DONE | {"sbom": {"cyclonedx": "gone.cdx.json"}}, ExitCode.REFUSED),
+    ],
+)
+def test_an_image_of_which_nothing_is_told_ends_in_words(
+    server: Scripted, document: dict[str, Any], code: ExitCode
+) -> None:
+    server.say(f"/api/v1/build/{NAME}", as_json(200, document))
+    ended = CliRunner().invoke(main, ["sbom", NAME, "--server", server.url])
+    assert ended.exit_code == code, ended.output
+
+
+def test_a_build_that_goes_on_has_nothing_in_its_images(server: Scripted) -> None:
+    server.say(f"/api/v1/build/{NAME}", as_json(202, {"detail": "queued", "request_hash": NAME}))
+    ended = CliRunner().invoke(main, ["sbom", NAME, "--server", server.url])
+    assert ended.exit_code and "Only a build that is done" in ended.output

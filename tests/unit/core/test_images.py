@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from asu_builder.core.images import describe_images
+from asu_builder.core.images import describe_images, write_sbom
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason
+from asu_builder.domain.job import SbomFiles
+from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.profiles_json import MAX_BYTES
+from asu_builder.domain.sbom import take_inventory
 from factories import a_request
 
 SIGNATURE = b"ucert" + b"FWx0" + b"\0\0\0\0" + b"\0\0\0\0" + (21).to_bytes(4, "big")
@@ -156,3 +159,40 @@ def test_another_version_is_the_worlds(tmp_path: Path) -> None:
     with pytest.raises(BuildFailed) as caught:
         describe_images(tmp_path, a_request(version="24.10.4"))
     assert caught.value.side == "infrastructure"
+
+
+def wrote_sbom(directory: Path) -> SbomFiles:
+    description, images = describe_images(directory, a_request())
+    inventory = take_inventory(
+        a_request(), "4be1a1f3c0d2" + "0" * 52, description=description, manifest={}, found=FoundPackages()
+    )
+    return write_sbom(directory, inventory, description=description, images=images)
+
+
+def test_what_is_in_the_images_lies_beside_them_under_their_name(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"}, image_prefix="openwrt-24.10.5-pico")
+    files = wrote_sbom(tmp_path)
+    assert files == SbomFiles("openwrt-24.10.5-pico.cdx.json", "openwrt-24.10.5-pico.spdx.json")
+    assert json.loads((tmp_path / files.cyclonedx).read_bytes())["bomFormat"] == "CycloneDX"
+    assert json.loads((tmp_path / files.spdx).read_bytes())["spdxVersion"] == "SPDX-2.3"
+
+
+@pytest.mark.parametrize("prefix", ["../up", "", "x" * 250, ".hidden"])
+def test_a_prefix_that_is_no_plain_name_is_not_used(tmp_path: Path, prefix: str) -> None:
+    write(tmp_path, {"a.bin": b"one"}, image_prefix=prefix)
+    assert wrote_sbom(tmp_path).cyclonedx == "4be1a1f3c0d2-acme_widget-5.cdx.json"
+
+
+def test_an_image_is_not_overwritten_by_what_describes_it(tmp_path: Path) -> None:
+    write(tmp_path, {"openwrt.cdx.json": b"one"})
+    with pytest.raises(BuildFailed, match="has the name of what describes the images"):
+        wrote_sbom(tmp_path)
+    assert (tmp_path / "openwrt.cdx.json").read_bytes() == b"one"
+
+
+def test_a_link_that_a_build_left_is_not_written_through(tmp_path: Path) -> None:
+    write(tmp_path, {"a.bin": b"one"})
+    (tmp_path / "openwrt.spdx.json").symlink_to(tmp_path / "a.bin")
+    wrote_sbom(tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == b"one"
+    assert not (tmp_path / "openwrt.spdx.json").is_symlink()

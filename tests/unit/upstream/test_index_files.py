@@ -20,6 +20,7 @@ from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
 from asu_builder.upstream import memory
 from asu_builder.upstream import server as servers
+from asu_builder.upstream.index_files import find_packages
 from asu_builder.upstream.lenient import Notes
 from asu_builder.upstream.memory import FRESH_FOR, MISSING_FOR
 from asu_builder.upstream.offer import HttpUpstream
@@ -28,6 +29,7 @@ from asu_builder.upstream.server import UpstreamServer
 from factories import Clock, eventually
 from hanging_server import HangingServer
 from odd_server import HALF, OddServer, odd_server
+from recorded_indexes import index_of, recorded_indexes, recorded_packages
 
 RECORDED = Path(__file__).parents[4] / "shared" / "indexes"
 APK, OPKG = PackageManager
@@ -396,3 +398,56 @@ def test_less_is_taken_from_a_repository(
         UpstreamServer(server.url, around="https://1.1.1.1").get("packages.adb", etag="")
     server.release()
     assert UpstreamServer(server.url).get("packages.adb", etag="").status == 200
+
+
+@pytest.mark.parametrize("manager", PackageManager)
+def test_packages_of_a_manifest_are_found_in_real_indexes(manager: PackageManager) -> None:
+    packages = recorded_packages(manager)[::9]
+    manifest = {package.name: package.version for package in packages} | {"nosuch": "1"}
+    found = find_packages(recorded_indexes(manager), manifest)
+    assert found.manager is manager
+    assert {name: entry.package for name, entry in found.packages.items()} == {
+        package.name: package for package in packages
+    }
+
+
+@pytest.mark.parametrize("manager", PackageManager)
+def test_only_what_is_wanted_is_read(manager: PackageManager) -> None:
+    packages = {package.name: package for package in recorded_packages(manager)}
+    some = set(sorted(packages)[::50])
+    read = [
+        package
+        for index in recorded_indexes(manager).indexes
+        for package in read_index(manager, index.read() or b"", Notes(), wanted=some.__contains__).packages
+    ]
+    assert {package.name: package for package in read} == {name: packages[name] for name in some}
+
+
+def an_opkg_index(name: str, *paragraphs: dict[str, str], is_foreign: bool = False) -> PackageIndex:
+    return index_of(name, packages_text(*paragraphs), OPKG, is_foreign=is_foreign)
+
+
+def test_a_manifest_without_the_suffix_of_an_abi_is_understood() -> None:
+    paragraph = {"Package": "libubus20241020", "Version": "2-r1", "License": "MIT"}
+    known = PackageIndexes(OPKG, (an_opkg_index("base", paragraph),))
+    found = find_packages(known, {"libubus": "2-r1"}).packages
+    assert found["libubus"].package.licence == "MIT"
+    assert find_packages(known, {"libubus": "1-r1"}).packages == {}, "another version is another package"
+
+
+def test_a_digest_in_which_indexes_differ_is_left_out() -> None:
+    one, other = ({"Package": "vim", "Version": "9", "SHA256sum": digit * 64} for digit in "ab")
+    own = an_opkg_index("base", one | {"License": "Vim"})
+    foreign = an_opkg_index("mine", other, is_foreign=True)
+    found = find_packages(PackageIndexes(OPKG, (own, foreign)), {"vim": "9"}).packages["vim"]
+    assert (found.package.hash, found.package.licence, found.index) == ("", "Vim", "base")
+    same = find_packages(PackageIndexes(OPKG, (own, an_opkg_index("twice", one))), {"vim": "9"})
+    assert same.packages["vim"].package.hash == "a" * 64
+
+
+def test_an_index_that_is_gone_or_broken_says_nothing() -> None:
+    gone = PackageIndex("gone", "", "0" * 64, OPKG, lambda: None)
+    broken = index_of("broken", b"\x1f\x8b nothing", OPKG)
+    whole = an_opkg_index("base", {"Package": "vim", "Version": "9"})
+    found = find_packages(PackageIndexes(OPKG, (gone, broken, whole)), {"vim": "9"})
+    assert list(found.packages) == ["vim"]

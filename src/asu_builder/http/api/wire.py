@@ -6,7 +6,7 @@ schema says. What clients send is in `body.py`.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from asu_builder.domain.job import (
     Standing,
 )
 from asu_builder.domain.packages import PackageChangesRecord
+from asu_builder.domain.profiles_json import source_date
 from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
 from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
 
@@ -51,7 +52,8 @@ class PackageChangesDocument(msgspec.Struct):
     ]
 
 
-_AN_IMAGE = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5-squashfs-sysupgrade.bin"
+_A_PREFIX = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5"
+_AN_IMAGE = f"{_A_PREFIX}-squashfs-sysupgrade.bin"
 _A_COMMAND = ["make", "image", "PROFILE=tplink_archer-c7-v5", "PACKAGES=luci vim"]
 
 _Hash = Annotated[str, says("Names the request: job, address and directory", A_HASH, pattern=HASH_PATTERN)]
@@ -141,6 +143,13 @@ class Accepted(msgspec.Struct):
     dropped: Annotated[Mapping[str, str] | msgspec.UnsetType, _DROPPED] = msgspec.UNSET
 
 
+class SbomDocument(msgspec.Struct):
+    """What is in the images, as files beside them; download them from `/store/{bin_dir}/{name}`."""
+
+    cyclonedx: Annotated[str, says("File name of the CycloneDX 1.6 document", f"{_A_PREFIX}.cdx.json")]
+    spdx: Annotated[str, says("File name of the SPDX 2.3 document", f"{_A_PREFIX}.spdx.json")]
+
+
 class ImageDocument(msgspec.Struct):
     """One file of a build; download it from `/store/{bin_dir}/{name}`."""
 
@@ -202,6 +211,13 @@ class Done(msgspec.Struct):
         str | msgspec.UnsetType,
         says(
             "The key that signed the images and sha256sums; absent if they are not signed", "0123456789abcdef"
+        ),
+    ] = msgspec.UNSET
+    sbom: Annotated[
+        SbomDocument | msgspec.UnsetType,
+        says(
+            "The software bills of materials of the images",
+            {"cyclonedx": f"{_A_PREFIX}.cdx.json", "spdx": f"{_A_PREFIX}.spdx.json"},
         ),
     ] = msgspec.UNSET
 
@@ -401,11 +417,7 @@ def _milliseconds(since: datetime, until: datetime) -> float:
 def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str, object]:
     described = result.description
     titles = described.get("titles")
-    try:
-        # The number may come as text.
-        made_at = datetime.fromtimestamp(int(str(described.get("source_date_epoch"))), UTC)
-    except (ValueError, OverflowError, OSError):
-        made_at = job.finished_at or job.enqueued_at
+    made_at = source_date(described) or job.finished_at or job.enqueued_at
     done = Done(
         status=200,
         detail="done",
@@ -439,6 +451,7 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         package_changes=render_changes(result.package_changes),
         indexes=result.indexes or msgspec.UNSET,
         signed_by=result.signed_by or msgspec.UNSET,
+        sbom=SbomDocument(result.sbom.cyclonedx, result.sbom.spdx) if result.sbom else msgspec.UNSET,
         **shared,
     )
     # Ours come last: nothing that left a container may replace them.

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import FailureReason
-from asu_builder.domain.job import BuildFailure, JobState, Stage
+from asu_builder.domain.job import BuildFailure, JobState, SbomFiles, Stage
 from asu_builder.http.api.wire import RequestEcho
 from factories import NOON, a_request
 from fake_builds import FakeBuilds, a_body, a_result
@@ -169,6 +169,15 @@ def test_traps_32_and_35_images_name_their_digests_and_file_systems(
         "size": 10,
     }
     assert "filesystem" not in kernel
+
+
+def test_what_is_in_the_images_is_named_and_is_no_image(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete(sbom=SbomFiles("x.cdx.json", "x.spdx.json"))
+    done = client.get(f"/api/v1/build/{name}").json
+    assert done["sbom"] == {"cyclonedx": "x.cdx.json", "spdx": "x.spdx.json"}
+    assert not {*done["sbom"].values()} & {image["name"] for image in done["images"]}
+    older = builds.complete(a_request(packages=("tmux",)))
+    assert "sbom" not in client.get(f"/api/v1/build/{older}").json
 
 
 def test_trap_25_the_manifest_is_an_object(client: AsgiClient, builds: FakeBuilds) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from asgi_client import Answer, AsgiClient
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import BuildProblem, FailureReason, TooManyRequests
-from asu_builder.domain.job import BuildFailure, Image, JobState, Stage
+from asu_builder.domain.job import BuildFailure, Image, JobState, SbomFiles, Stage
 from asu_builder.domain.packages import AppliedRule, PackageChangesRecord
 from asu_builder.domain.request import request_hash
 from asu_builder.http.pages.words import about, images_first, plain_address, stages, standing
@@ -274,3 +274,12 @@ def test_one_build_ahead_is_one(builds: FakeBuilds) -> None:
 
 def test_an_address_is_told_without_its_password() -> None:
     assert plain_address("https://u:p@h.example.org:8/x") == "https://h.example.org:8/x"
+
+
+def test_what_is_in_the_images_is_linked_where_it_is_known(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete(sbom=SbomFiles("x+y.cdx.json", "x+y.spdx.json"))
+    page = text_of(client.get(f"/build/{name}"))
+    for file in ("x%2By.cdx.json", "x%2By.spdx.json"):
+        assert f'href="/store/{name}/{file}" download' in page
+    older = builds.complete(a_request(packages=("tmux",)))
+    assert 'id="sbom"' not in text_of(client.get(f"/build/{older}"))
