@@ -12,7 +12,7 @@ from e2e.conftest import Make
 from e2e.service import READ_TOKENS, Client, Service, run
 from e2e.test_builds import a_body
 from factories import eventually
-from podman_service import APK_VERSION, OPKG_VERSION
+from podman_service import APK_VERSION, OPKG_VERSION, PodmanService
 from signed_images import Device, is_signed, public_bytes
 
 
@@ -87,6 +87,25 @@ def test_signed_images_are_taken_by_devices_and_the_key_is_nowhere_else(make_loc
         if file.is_file() and file not in (path,):
             content = file.read_bytes()
             assert seed not in content and line not in content and seed.hex().encode() not in content, file
+
+
+@pytest.mark.parametrize("version", [APK_VERSION, OPKG_VERSION])
+def test_what_containers_built_is_signed_and_none_of_them_sees_the_key(
+    make_podman: Make, podman_service: PodmanService, version: str
+) -> None:
+    made = make_podman()
+    path, key_id = _a_key(made, "signing.key")
+    line = path.read_bytes().splitlines()[1]
+    seed = base64.b64decode(line)[40:72]
+    service = make_podman(signing_key=f"file:{path}", signing_required=True)
+    with service.start().client() as client:
+        held = client.started(a_body(version=version, packages=["sample-slow-5"]))
+        # What lies on the disks of all containers while one of them runs.
+        for file in podman_service.directory.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                content = file.read_bytes()
+                assert line not in content and seed not in content, file
+        _require_signed(client, client.wait(held).json, key_id)
 
 
 def test_a_result_of_another_key_or_of_none_is_built_again(make_local: Make) -> None:

@@ -187,14 +187,16 @@ class InPlace(View):
         head = Text(f"{time.monotonic() - self._begun:5.0f} s  ", no_wrap=True, overflow="ellipsis")
         head.append(self._image or describe(self._progress), style="bold")
         lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
-        names = list(STAGES)
+        # Not every server signs; one that does says so when it comes to that.
+        last = self._progress.stage == Stage.SIGNING_IMAGES
+        names = [stage for stage in STAGES if last or stage is not Stage.SIGNING_IMAGES]
         reached = names.index(Stage(self._progress.stage)) if self._progress.stage in STAGES else -1
         if self._image:
             reached = len(names)
         bar = Text("         ")
-        for number, words in enumerate(STAGES.values()):
+        for number, stage in enumerate(names):
             mark, style = (
                 ("✓", "green") if number < reached else ("●", "cyan") if number == reached else ("○", "dim")
             )
-            bar.append(f"{mark} {words}   ", style=style)
+            bar.append(f"{mark} {STAGES[stage]}   ", style=style)
         return Group(head, bar, *lines)

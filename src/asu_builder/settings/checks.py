@@ -241,7 +241,8 @@ def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(holds, "signing_key", expected, "")
     public = settings.signing_public_key
     expected = "the path of the public key beside `exec:`, and nothing else"
-    yield from _unless(bool(public) == (kind == "exec"), "signing_public_key", expected, public)
+    fits = not holds or bool(public) == (kind == "exec")
+    yield from _unless(fits, "signing_public_key", expected, public)
     for name in ("signing_certificate", "signing_required", "install_signing_key"):
         chosen = getattr(settings, name)
         expected = (

@@ -192,6 +192,13 @@ def test_each_ascii_sign_is_written_as_the_standard_library_writes_it() -> None:
         assert canonical_json([sign]) == json.dumps([sign]).encode("ascii"), repr(sign)
 
 
+def test_a_key_that_is_put_into_images_gives_another_hash() -> None:
+    request = a_request()
+    plain, one, other = (request_hash(request, installed_key=key) for key in ("", "0" * 16, "1" * 16))
+    assert plain == request_hash(request)
+    assert len({plain, one, other}) == 3
+
+
 def test_the_hash_of_a_request_stays_what_it_was() -> None:
     request = a_request(
         packages_versions={"vim": "9.1-r1", "luci": "2"}, defaults="echo 'Grüße \x7f'", rootfs_size_mb=104

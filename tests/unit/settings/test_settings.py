@@ -334,6 +334,31 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             "branches.24.10 (FILE, line 1): expected a mapping with path, enabled, snapshot, branch_off_rev, "
             "own_numbering, got nothing",
         ),
+        (
+            "signing_key: /etc/asu/signing.key",
+            "signing_key (FILE, line 1): expected `file:` with a path or `exec:` with a command, or nothing",
+        ),
+        (
+            "signing_key: exec:sign 'unfinished",
+            "signing_key (FILE, line 1): expected `file:` with a path or `exec:` with a command, or nothing",
+        ),
+        (
+            "signing_public_key: k.pub",
+            "signing_public_key (FILE, line 1): expected the path of the public key beside `exec:`, and "
+            "nothing else, got 'k.pub'",
+        ),
+        (
+            "signing_required: true",
+            "signing_required (FILE, line 1): expected false without signing_key, got true",
+        ),
+        (
+            "install_signing_key: true",
+            "install_signing_key (FILE, line 1): expected false without signing_key, got true",
+        ),
+        (
+            "signing_certificate: c.ucert",
+            "signing_certificate (FILE, line 1): expected nothing without signing_key, got 'c.ucert'",
+        ),
         ("cors: true\n\ncors: true", "cors (FILE, line 3): expected it once, but line 1 says it too"),
         (
             "branches:\n  '24.10': {}\n  '23.05': {}\n  \"24.10\": {}",

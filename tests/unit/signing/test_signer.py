@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -144,6 +145,22 @@ def test_the_last_third_of_a_certificate_is_a_warning(tmp_path: Path, key: usign
         assert a_signing(tmp_path, chain, now=NOW + timedelta(days=days)).check().status == status
     assert a_signing(tmp_path, chain).expires_at() == NOW + timedelta(days=300)
     assert a_signing(tmp_path).check().status == "ok" and a_signing(tmp_path).expires_at() is None
+
+
+@pytest.mark.process
+def test_whoever_holds_a_key_leaves_no_core_dump(tmp_path: Path, key: usign.SecretKey) -> None:
+    code = (
+        "import ctypes, sys; from pathlib import Path; from asu_builder.signing.signer import FileKey;"
+        "may = lambda: ctypes.CDLL(None).prctl(3); before = may();"
+        "FileKey(Path(sys.argv[1])).public_key(); print(before, may())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "signing.key")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "1 0\n"
 
 
 def a_program(tmp_path: Path, code: str) -> Path:

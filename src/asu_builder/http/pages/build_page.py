@@ -205,7 +205,7 @@ class BuildPage:
             "request_hash": job.request_hash,
             "headline": headline(job, title),
             "standing": standing(view),
-            "stages": stages(job),
+            "stages": stages(job, signs=self._parts.signing is not None),
             "stage_words": dict(STAGES),
             "states": STATES,
             "words": {"states": STATES, "waiting_for": WAITING_FOR},

@@ -225,14 +225,16 @@ class ShownImage(Struct, frozen=True):
     first: bool
 
 
-def stages(job: Job) -> Sequence[Step]:
-    """The steps of a live build; all are done when it is completed."""
-    names = [name for name, _ in STAGES]
+def stages(job: Job, *, signs: bool = False) -> Sequence[Step]:
+    """The steps of a live build, all done when it is completed; `signs` tells whether images are signed."""
+    signs = signs or job.stage is Stage.SIGNING_IMAGES
+    steps = [step for step in STAGES if signs or step[0] != Stage.SIGNING_IMAGES]
+    names = [name for name, _ in steps]
     current = "pending" if job.state is JobState.PENDING else str(job.stage or Stage.INIT)
     at = len(names) if job.state in FINAL_STATES else names.index(current)
     return [
         Step(str(name), words, "done" if number < at else "current" if number == at else "ahead")
-        for number, (name, words) in enumerate(STAGES)
+        for number, (name, words) in enumerate(steps)
     ]
 
 

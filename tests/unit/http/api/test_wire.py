@@ -19,6 +19,7 @@ LUCI_STEPS = {
     "validate_revision",
     "validate_manifest",
     "building_image",
+    "signing_images",
     "done",
     "failed",
 }

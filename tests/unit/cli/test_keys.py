@@ -1,0 +1,109 @@
+"""Keys made, certified, renewed and shown on the command line."""
+
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asu_builder.cli import main
+from asu_builder.signing import ucert, usign
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run, with no settings of anybody."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def ran(*arguments: str) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    ended = CliRunner().invoke(main, ["keys", *arguments])
+    return ended.exit_code, ended.output
+
+
+def made(name: str) -> str:
+    """The name of a new key in a file."""
+    code, printed = ran("new", name, "--comment", "for a test")
+    assert code == 0, printed
+    return printed.split()[1]
+
+
+def chain_of(path: Path) -> tuple[ucert.Element, ...]:
+    return ucert.parse_container(path.read_bytes())
+
+
+def test_a_key_is_made_once_and_for_its_user_alone(folder: Path) -> None:
+    key_id = made("signing.key")
+    path = folder / "signing.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert usign.read_secret_key(path).public.key_id == key_id
+    assert (folder / "signing.key.pub").read_text().startswith("untrusted comment: for a test\n")
+    before = path.read_bytes()
+    assert ran("new", "signing.key") == (
+        2,
+        "asu-builder: signing.key.pub is there already; nothing was made\n",
+    )
+    (folder / "signing.key.pub").unlink()
+    assert ran("new", "signing.key") == (2, "asu-builder: signing.key is there already; nothing was made\n")
+    assert path.read_bytes() == before and sorted(it.name for it in folder.iterdir()) == ["signing.key"]
+    code, printed = ran("show", "signing.key")
+    assert code == 0 and key_id in printed and before.decode().splitlines()[1] not in printed
+    path.chmod(0o644)
+    code, printed = ran("show", "signing.key")
+    assert code == 2 and "chmod 600" in printed
+
+
+def test_a_certificate_is_of_the_key_by_itself_or_by_another(folder: Path) -> None:
+    key_id, root_id = made("signing.key"), made("root.key")
+    assert ran("certify", "own.ucert", "--key", "signing.key")[0] == 0
+    assert ran("certify", "chain.ucert", "--key", "signing.key", "--by", "root.key", "--days", "30")[0] == 0
+    for name, signer, days in (("own", key_id, 365), ("chain", root_id, 30)):
+        (element,) = chain_of(folder / f"{name}.ucert")
+        assert (element.certified.key_id, element.signature.key_id) == (key_id, signer)
+        assert element.expires_at - element.valid_from == days * 86400
+        assert abs(element.valid_from - time.time()) < 60
+    code, printed = ran("certify", "own.ucert", "--key", "signing.key")
+    assert code == 2 and "is there already" in printed
+    code, printed = ran("certify", "other.ucert")
+    assert code == 2 and "no key is set" in printed
+
+
+def test_a_certificate_is_renewed_by_the_key_that_devices_know(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id = made("signing.key")
+    made("root.key")
+    path = folder / "chain.ucert"
+    monkeypatch.setenv("ASU_SIGNING_KEY", f"file:{folder / 'signing.key'}")
+    code, printed = ran("renew")
+    assert code == 2 and "there is none to renew" in printed
+    monkeypatch.setenv("ASU_SIGNING_CERTIFICATE", str(path))
+    assert ran("certify", str(path), "--by", "root.key", "--days", "1")[0] == 0
+    before = path.read_bytes()
+    code, printed = ran("renew")
+    assert code == 2 and f"{key_id} is another key" in printed and path.read_bytes() == before
+    assert ran("renew", "--by", "root.key", "--days", "400")[0] == 0
+    (element,) = chain_of(path)
+    assert element.expires_at - time.time() > 399 * 86400
+    code, printed = ran("show")
+    assert code == 0 and f"Key {key_id}" in printed and "of 1024 bytes in an image" in printed
+
+
+def test_a_wrong_clock_certifies_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made("signing.key")
+    from datetime import UTC, datetime
+
+    from asu_builder.cli import keys
+
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Past":
+            return cls(1970, 1, 2, tzinfo=UTC)
+
+    monkeypatch.setattr(keys, "datetime", Past)
+    code, printed = ran("certify", "own.ucert", "--key", "signing.key")
+    assert (code, printed) == (2, "asu-builder: The clock of this machine is wrong: it says 1970-01-02.\n")
+    assert not (folder / "own.ucert").exists()
