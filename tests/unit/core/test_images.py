@@ -1,13 +1,23 @@
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from asu_builder.core.images import describe_images, write_sbom
-from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason
-from asu_builder.domain.job import SbomFiles
+from asu_builder.core.images import Signatures, describe_images, write_sbom
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildFailed,
+    BuildInterrupted,
+    FailureReason,
+    SigningUnavailable,
+)
+from asu_builder.domain.health import CheckResult, ok
+from asu_builder.domain.job import Image, SbomFiles
 from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.profiles_json import MAX_BYTES
 from asu_builder.domain.sbom import take_inventory
@@ -196,3 +206,115 @@ def test_a_link_that_a_build_left_is_not_written_through(tmp_path: Path) -> None
     wrote_sbom(tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == b"one"
     assert not (tmp_path / "openwrt.spdx.json").is_symlink()
+
+
+class StillSigning:
+    """Signs by name only; each fault that it is told of is met."""
+
+    key_id = "0123456789abcdef"
+
+    def __init__(self, fault: Exception | None = None, at: str = "") -> None:
+        self.fault = fault
+        self.at = at
+        self.signed: list[str] = []
+
+    def require(self) -> None:
+        if self.fault and not self.at:
+            raise self.fault
+
+    def sign_image(self, image: Image, path: Path) -> Image:
+        if self.fault and self.at in ("", image.name):
+            raise self.fault
+        self.signed.append(path.name)
+        return replace(image, sha256=image.name * 2)
+
+    def sign_file(self, path: Path) -> None:
+        if self.fault and not self.at:
+            raise self.fault
+        self.signed.append(path.name)
+
+    def offers(self) -> dict[str, bytes]:
+        return {}
+
+    def expires_at(self) -> None:
+        return None
+
+    def check(self) -> CheckResult:
+        return ok("")
+
+
+def two_images(directory: Path, *names: str) -> tuple[Image, ...]:
+    """Images in a directory with their `profiles.json`, which lists the first."""
+    for name in names:
+        (directory / name).write_bytes(name.encode())
+    entry = {"name": names[0], "sha256": "old", "filesystem": "squashfs"}
+    document = {"version_number": "1", "profiles": {"acme_widget-5": {"images": [entry], "titles": []}}}
+    (directory / "profiles.json").write_bytes(msgspec.json.encode(document))
+    return tuple(Image(name, "sysupgrade", "0" * 64, "1" * 64, 5) for name in names)
+
+
+def test_signed_images_are_what_profiles_json_and_the_sums_say(tmp_path: Path) -> None:
+    signing = StillSigning()
+    signatures = Signatures(signing, required=True)
+    images, signed_by = signatures.sign_images(
+        tmp_path, "acme_widget-5", two_images(tmp_path, "a.bin", "b.bin"), lambda: None
+    )
+    assert (signed_by, [image.sha256 for image in images]) == (signing.key_id, ["a.bina.bin", "b.binb.bin"])
+    document = msgspec.json.decode((tmp_path / "profiles.json").read_bytes())
+    (entry,) = document["profiles"]["acme_widget-5"]["images"]
+    assert entry == {
+        "name": "a.bin", "sha256": "a.bina.bin", "sha256_unsigned": "1" * 64, "size": 5,
+        "filesystem": "squashfs",
+    }  # fmt: skip
+    (tmp_path / "sha256sums").write_text("what the ImageBuilder said before")
+    signatures.write_sums(tmp_path, images)
+    lines = (tmp_path / "sha256sums").read_text().splitlines()
+    digest = hashlib.sha256((tmp_path / "profiles.json").read_bytes()).hexdigest()
+    assert lines == ["a.bina.bin *a.bin", "b.binb.bin *b.bin", f"{digest} *profiles.json"]
+    assert signing.signed == ["a.bin", "b.bin", "sha256sums"] and not signatures.warnings
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        SigningUnavailable("/etc/asu/key is away"),
+        BuildFailed(FailureReason.INCOMPLETE_OUTPUT, "b.bin is odd"),
+    ],
+)
+def test_what_cannot_be_signed_is_a_warning_unless_it_must_be(tmp_path: Path, fault: AsuError) -> None:
+    images = two_images(tmp_path, "a.bin", "b.bin")
+    required = Signatures(StillSigning(fault, "b.bin"), required=True)
+    with pytest.raises(type(fault)):
+        required.sign_images(tmp_path, "acme_widget-5", images, lambda: None)
+    signatures = Signatures(StillSigning(fault, "b.bin"), required=False)
+    found, signed_by = signatures.sign_images(tmp_path, "acme_widget-5", images, lambda: None)
+    assert signed_by == "" and [image.sha256 for image in found] == ["a.bina.bin", "0" * 64]
+    assert signatures.warnings == [f"Not all images are signed. {fault.public}"]
+    assert "/etc/asu" not in signatures.warnings[0]
+    away = Signatures(StillSigning(SigningUnavailable("away")), required=True)
+    with pytest.raises(SigningUnavailable):
+        away.require()
+    with pytest.raises(SigningUnavailable):
+        away.write_sums(tmp_path, images)
+    Signatures(StillSigning(SigningUnavailable("away")), required=False).require()
+
+
+def test_a_build_that_ran_out_of_time_is_no_matter_of_signatures(tmp_path: Path) -> None:
+    def require_time() -> None:
+        raise BuildFailed(FailureReason.DEADLINE, "too late")
+
+    with pytest.raises(BuildFailed, match="too late"):
+        Signatures(StillSigning(), required=False).sign_images(
+            tmp_path, "acme_widget-5", two_images(tmp_path, "a.bin"), require_time
+        )
+
+
+@pytest.mark.parametrize("name", ["sha256sums", "sha256sums.sig", "a.bin.sig"])
+@pytest.mark.parametrize("signing", [None, StillSigning()])
+def test_no_image_bears_the_name_of_a_file_of_ours(
+    tmp_path: Path, name: str, signing: StillSigning | None
+) -> None:
+    with pytest.raises(BuildFailed, match=re.escape(name)):
+        Signatures(signing, required=False).sign_images(
+            tmp_path, "acme_widget-5", two_images(tmp_path, "a.bin", name), lambda: None
+        )
