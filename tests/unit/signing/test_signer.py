@@ -148,11 +148,13 @@ def test_the_last_third_of_a_certificate_is_a_warning(tmp_path: Path, key: usign
 
 
 @pytest.mark.process
-def test_whoever_holds_a_key_leaves_no_core_dump(tmp_path: Path, key: usign.SecretKey) -> None:
+def test_a_process_with_a_key_leaves_no_core_dump_and_loads_no_library_before_it_signs(
+    tmp_path: Path, key: usign.SecretKey
+) -> None:
     code = (
         "import ctypes, sys; from pathlib import Path; from asu_builder.signing.signer import FileKey;"
         "may = lambda: ctypes.CDLL(None).prctl(3); before = may();"
-        "FileKey(Path(sys.argv[1])).public_key(); print(before, may())"
+        "FileKey(Path(sys.argv[1])).public_key(); print(before, may(), *{'cryptography'} & {*sys.modules})"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "signing.key")],
