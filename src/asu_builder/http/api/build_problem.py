@@ -1,4 +1,4 @@
-"""What a build failed at, or would fail at, as clients read it."""
+"""What a build failed at, or would fail at, and how its packages came about, as clients read it."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from asu_builder.domain.errors import BuildProblem
+from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.http.openapi import says
 
 
@@ -56,3 +57,39 @@ class BuildProblemDocument(msgspec.Struct, omit_defaults=True):
 def render_build_problem(problem: BuildProblem) -> BuildProblemDocument:
     """The names and numbers."""
     return BuildProblemDocument(**asdict(problem))
+
+
+_WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
+
+
+class AppliedRuleDocument(msgspec.Struct):
+    """What one rule did to the request, and why."""
+
+    rule: Annotated[str, says("The rule's name", "auc-gone")]
+    why: Annotated[str, says("Why the rule exists, with a link", _WHY)]
+    added: Annotated[tuple[str, ...], says("Packages that were added", ["owut"])]
+    removed: Annotated[tuple[str, ...], says("Packages that were removed", ["auc"])]
+    renamed: Annotated[Mapping[str, str], says("Old name to new name", {})]
+
+
+class PackageChangesDocument(msgspec.Struct):
+    """How the package selection came about."""
+
+    applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
+    warnings: Annotated[tuple[str, ...], says("Warnings for the caller, as sentences", [])]
+    missing_defaults: Annotated[
+        tuple[str, ...],
+        says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
+    ]
+
+
+def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
+    """The record as clients read it."""
+    return PackageChangesDocument(
+        [
+            AppliedRuleDocument(entry.rule, entry.why, entry.added, entry.removed, entry.renamed)
+            for entry in record.applied
+        ],
+        record.warnings,
+        record.missing_defaults,
+    )

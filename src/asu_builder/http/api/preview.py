@@ -10,13 +10,16 @@ from starlette.requests import Request
 from asu_builder.core.search import Preview
 from asu_builder.domain.preflight import Verdict
 from asu_builder.http.api.body import BuildRequestBody, parse_request
-from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
+from asu_builder.http.api.build_problem import (
+    AppliedRuleDocument,
+    BuildProblemDocument,
+    render_build_problem,
+    render_changes,
+)
 from asu_builder.http.api.wire import (
     UPSTREAM_IS_SLOW,
-    AppliedRuleDocument,
     Problem,
     RenderedResponse,
-    render_changes,
 )
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.openapi import A_SENTENCE, operation, says

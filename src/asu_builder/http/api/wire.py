@@ -23,34 +23,14 @@ from asu_builder.domain.job import (
     Stage,
     Standing,
 )
-from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.domain.profiles_json import source_date
-from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
+from asu_builder.http.api.build_problem import (
+    BuildProblemDocument,
+    PackageChangesDocument,
+    render_build_problem,
+    render_changes,
+)
 from asu_builder.http.openapi import A_HASH, A_REVISION, A_SENTENCE, A_TIME, HASH_PATTERN, says
-
-_WHY = "auc was replaced by owut: https://github.com/openwrt/asu"
-
-
-class AppliedRuleDocument(msgspec.Struct):
-    """What one rule did to the request, and why."""
-
-    rule: Annotated[str, says("The rule's name", "auc-gone")]
-    why: Annotated[str, says("Why the rule exists, with a link", _WHY)]
-    added: Annotated[tuple[str, ...], says("Packages that were added", ["owut"])]
-    removed: Annotated[tuple[str, ...], says("Packages that were removed", ["auc"])]
-    renamed: Annotated[Mapping[str, str], says("Old name to new name", {})]
-
-
-class PackageChangesDocument(msgspec.Struct):
-    """How the package selection came about."""
-
-    applied: Annotated[list[AppliedRuleDocument], says("The rules that changed something", [])]
-    warnings: Annotated[tuple[str, ...], says("Warnings for the caller, as sentences", [])]
-    missing_defaults: Annotated[
-        tuple[str, ...],
-        says("Defaults of this version that neither the request nor the version before has", ["kmod-switch"]),
-    ]
-
 
 _A_PREFIX = "openwrt-24.10.4-4be1a1f3c0d2-ath79-generic-tplink_archer-c7-v5"
 _AN_IMAGE = f"{_A_PREFIX}-squashfs-sysupgrade.bin"
@@ -457,18 +437,6 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
     # Ours come last: nothing that left a container may replace them.
     ours = {name: value for name, value in asdict(done).items() if value is not msgspec.UNSET}
     return {**described, **ours}
-
-
-def render_changes(record: PackageChangesRecord) -> PackageChangesDocument:
-    """The record as clients read it."""
-    return PackageChangesDocument(
-        [
-            AppliedRuleDocument(entry.rule, entry.why, entry.added, entry.removed, entry.renamed)
-            for entry in record.applied
-        ],
-        record.warnings,
-        record.missing_defaults,
-    )
 
 
 def _failed(outcome: object, shared: Mapping[str, Any]) -> Failed:
