@@ -123,13 +123,6 @@ class Accepted(msgspec.Struct):
     dropped: Annotated[Mapping[str, str] | msgspec.UnsetType, _DROPPED] = msgspec.UNSET
 
 
-class SbomDocument(msgspec.Struct):
-    """What is in the images, as files beside them; download them from `/store/{bin_dir}/{name}`."""
-
-    cyclonedx: Annotated[str, says("File name of the CycloneDX 1.6 document", f"{_A_PREFIX}.cdx.json")]
-    spdx: Annotated[str, says("File name of the SPDX 2.3 document", f"{_A_PREFIX}.spdx.json")]
-
-
 class ImageDocument(msgspec.Struct):
     """One file of a build; download it from `/store/{bin_dir}/{name}`."""
 
@@ -194,11 +187,8 @@ class Done(msgspec.Struct):
         ),
     ] = msgspec.UNSET
     sbom: Annotated[
-        SbomDocument | msgspec.UnsetType,
-        says(
-            "The software bills of materials of the images",
-            {"cyclonedx": f"{_A_PREFIX}.cdx.json", "spdx": f"{_A_PREFIX}.spdx.json"},
-        ),
+        Mapping[str, str] | msgspec.UnsetType,
+        says("Files beside the images that say what is in them, by their format", {"spdx": "….spdx.json"}),
     ] = msgspec.UNSET
 
 
@@ -412,14 +402,7 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         # When the sources were made, in UTC as JavaScript reads it.
         build_at=made_at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z",
         images=tuple(
-            ImageDocument(
-                image.name,
-                image.type,
-                image.sha256,
-                image.sha256_unsigned,
-                image.size,
-                image.filesystem or msgspec.UNSET,
-            )
+            ImageDocument(**asdict(image) | {"filesystem": image.filesystem or msgspec.UNSET})
             for image in result.images
         ),
         manifest=result.manifest,
@@ -431,7 +414,7 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         package_changes=render_changes(result.package_changes),
         indexes=result.indexes or msgspec.UNSET,
         signed_by=result.signed_by or msgspec.UNSET,
-        sbom=SbomDocument(result.sbom.cyclonedx, result.sbom.spdx) if result.sbom else msgspec.UNSET,
+        sbom=asdict(result.sbom) if result.sbom else msgspec.UNSET,
         **shared,
     )
     # Ours come last: nothing that left a container may replace them.
