@@ -97,14 +97,7 @@ class CurrentPackages:
         dropped = self._droppable(found, foresight)
         if not dropped:
             return plain
-        versions = plain.packages_versions
-        return replace(
-            plain,
-            packages=tuple(name for name in plain.packages if name not in dropped),
-            packages_versions={name: version for name, version in versions.items() if name not in dropped},
-            on_missing="drop",
-            dropped=dropped,
-        )
+        return replace(plain.without(dropped), on_missing="drop", dropped=dropped)
 
     def _droppable(self, found: Resolved, foresight: Foresight) -> dict[str, str]:
         selection, foretold = foresight

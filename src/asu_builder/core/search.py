@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
 from asu_builder.core.preflight import Preflight
@@ -159,6 +159,30 @@ class Preview:
             )
             return PreviewedSelection(selection, unknown, foretold)
         return PreviewedSelection(selection, self._unlisted(found, selection), foretold)
+
+    def culprit(self, request: BuildRequest, missing: str) -> str:
+        """A package of the request because of which `missing` is needed, however far away; "" for none.
+
+        Beside `look`, for what no package of the request needs itself. Takes as many looks as there are
+        doublings in the number of packages. Raises what `Catalog.resolve` raises.
+        """
+        found = self._catalog.resolve(request)
+        known = self._preflight.indexes(found)
+        usual = set(self._catalog.default_packages(found))
+        names = [name for name in found.request.wanted if name not in usual and not name.startswith("-")]
+
+        def is_needed_with(count: int) -> bool:
+            fewer = structs.replace(found, request=found.request.without(names[count:]))
+            return missing in self._preflight.foretell(fewer, known=known).foretold.problem.missing
+
+        if not names or is_needed_with(0):
+            return ""
+        # The first so many without which all is well, and with which it is not.
+        fine, bad = 0, len(names)
+        while bad - fine > 1:
+            middle = (fine + bad) // 2
+            fine, bad = (fine, middle) if is_needed_with(middle) else (middle, bad)
+        return names[bad - 1]
 
     def _unlisted(self, found: Resolved, selection: PackageSelection) -> tuple[UnknownPackage, ...] | None:
         """The names that no list of names has, where nothing more can be said; None without the lists."""

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from asu_builder.domain.addresses import MAX_LENGTH, parse_address
 from asu_builder.domain.errors import BuildNotFound, RequestMalformed, RequestRejected
@@ -157,6 +158,15 @@ class BuildRequest(Struct, frozen=True):
     def wanted(self) -> tuple[str, ...]:
         """The package names asked for, in the caller's order, each once."""
         return tuple(dict.fromkeys(self.packages_versions or self.packages))
+
+    def without(self, names: Collection[str]) -> "BuildRequest":
+        """The same request without these packages."""
+        versions = self.packages_versions
+        return replace(
+            self,
+            packages=tuple(name for name in self.packages if name not in names),
+            packages_versions={name: version for name, version in versions.items() if name not in names},
+        )
 
 
 def _require(holds: object, name: str, expected: str) -> None:
