@@ -215,7 +215,7 @@ def test_a_selection_is_checked_without_a_build(local_service: Service, where: s
     assert re.search(r"These can be installed: \d+ packages, \d+ kB, unpacked \d+ kB\.", fine.err)
     assert "Checked with the default packages of" in fine.err
     for names, sentence in {
-        ("sample-servise",): "sample-servise does not exist. Did you mean sample-service?",
+        ("sample-servise",): "sample-servise does not exist. Did you mean sample-service",
         ("sample-conflict-a", "sample-conflict-b"): "conflicts (sample-conflict-a, sample-conflict-b)",
         ("sample-needs-broken",): "this-package-does-not-exist is needed by sample-broken-dep",
     }.items():
