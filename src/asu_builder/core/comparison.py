@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from asu_builder.core.search import Preview, PreviewedSelection
 from asu_builder.core.submit import Builds
@@ -60,8 +59,7 @@ class Comparisons:
 
     def versions(self, request: BuildRequest, from_version: str) -> ComparedVersions:
         """A selection in another version and in its own. Raises what `Catalog.resolve` raises."""
-        # The revision is that of one version only.
-        before = self._preview.look(replace(request, version=from_version, version_code=""))
+        before = self._preview.look(self._preview.in_version(request, from_version))
         after = self._preview.look(request)
         changes = None
         if before.foretold.verdict is Verdict.FINE and after.foretold.verdict is Verdict.FINE:

@@ -160,6 +160,26 @@ class Preview:
             return PreviewedSelection(selection, unknown, foretold)
         return PreviewedSelection(selection, self._unlisted(found, selection), foretold)
 
+    def in_version(self, request: BuildRequest, version: str) -> BuildRequest:
+        """The same request for another version. Raises what `Catalog.resolve` raises.
+
+        Where it lists every package, those that are default ones here give way to those of that version.
+        """
+        # The revision is that of one version only.
+        other = structs.replace(request, version=version, version_code="")
+        if not request.diff_packages or request.packages_versions:
+            return other
+        usual, theirs = (self._usual(each) for each in (request, other))
+        removed = set(usual).difference(request.wanted)
+        names = [name for name in theirs if name not in removed]
+        names += [name for name in request.wanted if name not in usual]
+        return structs.replace(other, packages=tuple(dict.fromkeys(names)))
+
+    def _usual(self, request: BuildRequest) -> list[str]:
+        """The default packages of a request's device, without those that the device takes away."""
+        names = self._catalog.default_packages(self._catalog.resolve(request))
+        return [name for name in names if not name.startswith("-") and f"-{name}" not in names]
+
     def culprit(self, request: BuildRequest, missing: str) -> str:
         """A package of the request because of which `missing` is needed, however far away; "" for none.
 

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 import pytest
+from msgspec import structs
 
 from asgi_client import AsgiClient
 from asu_builder.domain.errors import BuildProblem, TooManyRequests
 from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
+from asu_builder.domain.release import Release, TargetProfiles
 from factories import a_request
 from still_preflight import Told
 from unit.http.pages.conftest import FORM, SmallUpstream, text_of
@@ -70,6 +72,33 @@ def test_only_finished_builds_can_be_compared(scene: Scene, client: AsgiClient) 
     for unknown in ("0" * 64, "xyz"):
         assert client.get(f"/api/v1/build/{unknown}/compare/{before}").status == 404
         assert client.get(f"/compare?build={before}&other={unknown}").status == 404
+
+
+class OtherDefaults(SmallUpstream):
+    """The older release has other default packages."""
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        described = super().target_profiles(release, target)
+        if described is None or release.version != "24.10.4":
+            return described
+        defaults = ("base-files", "old-default", "dnsmasq", "swconfig")
+        return structs.replace(described, default_packages=defaults)
+
+
+def test_a_list_of_all_packages_begins_with_the_default_ones_of_each_version(scene: Scene) -> None:
+    scene.upstream, scene.resolver = OtherDefaults(), Told()
+    chosen = {
+        "diff_packages": True,
+        "packages": ["base-files", "kmod-usb2", "vim"],
+        "from_version": "24.10.4",
+    }
+    with AsgiClient(scene.app()) as client:
+        assert client.post("/api/v1/packages/compare", BODY | chosen).status == 200
+    before, after = scene.resolver.asked
+    assert "old-default" in before and "-old-default" not in before, "the older release has it"
+    assert "old-default" not in after
+    for names in (before, after):
+        assert {"vim", "kmod-usb2", "-dnsmasq"} <= set(names)
 
 
 def test_two_versions_are_compared_by_what_is_foretold(client: AsgiClient) -> None:
