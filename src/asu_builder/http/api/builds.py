@@ -36,7 +36,7 @@ from asu_builder.http.api.wire import (
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import answer_error
 from asu_builder.http.openapi import operation
-from asu_builder.http.threads import Batcher, SingleFlight, Threads, Waiting, while_client_stays
+from asu_builder.http.threads import Batcher, Relay, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Statistics
 
@@ -132,7 +132,7 @@ class BuildAnswers:
         self._revoked = revoked
         self._seen = revoked()
         self._polls: SingleFlight[RenderedResponse] = SingleFlight()
-        self._submits: SingleFlight[_Submitted] = SingleFlight()
+        self._submits: Relay[_Submitted] = Relay()
 
     @operation(
         "/api/v1/build",
@@ -251,10 +251,8 @@ class BuildAnswers:
 
         The secret to cancel by goes to the first caller and is never cached.
         """
-        import hashlib  # with OpenSSL, which a start does without
-
         self._drop_revoked()
-        post = body, user_agent, caller, self._waiting.reading(caller, hashlib.sha256(body).hexdigest())
+        post = body, user_agent, caller, self._waiting.reading(caller, body)
         with while_client_stays():
             (looked, client), first = await self._submits.ask((body, caller.name), lambda: self._submit(post))
         view, answer = looked.view, looked.answer
@@ -269,7 +267,7 @@ class BuildAnswers:
         return answer
 
     async def _submit(self, post: _Post) -> _Submitted:
-        """The one call for equal requests; its answer is cached even if the first caller leaves."""
+        """The one call for equal requests."""
         self._drop_revoked()
         since = self.polled.mark()
         body, _, caller, reading = post
