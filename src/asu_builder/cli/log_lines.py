@@ -16,6 +16,7 @@ from asu_builder.log_context import CURRENT_HASH, REQUEST_ID, SHOWN_DIGITS
 from asu_builder.settings import Settings
 
 _LONG_HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+_HASH_DIGITS = 64
 # A line break inside a message could forge a line, another control character a whole terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)} | {10: "\n  "}
 
@@ -73,7 +74,7 @@ class ConsoleLines(_Lines):
         text = f"{line.message}\n{line.exception}" if line.exception else line.message
         return (
             f"{line.time} {line.level.upper():<7} {line.request_id or '-'} {line.request_hash or '-'} "
-            f"{line.logger}: {text.translate(_CONTROLS)}"
+            f"{line.logger}: {text if text.isprintable() else text.translate(_CONTROLS)}"
         )
 
 
@@ -115,4 +116,6 @@ def configure_logging(settings: Settings) -> None:
 
 def _shortened(text: str) -> str:
     """The text with every 64 hexadecimal digits cut to as many as a log may show."""
+    if len(text) < _HASH_DIGITS:
+        return text
     return _LONG_HEX.sub(lambda found: f"{found[0][:SHOWN_DIGITS]}…", text)
