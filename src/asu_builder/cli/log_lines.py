@@ -9,6 +9,8 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -101,12 +103,41 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+class Record(logging.LogRecord):
+    """As much of a record as a line shows: nobody looks for where in the code, or by whom, it was made."""
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        _pathname: str,
+        _lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        _func: str | None = None,
+        sinfo: str | None = None,
+    ) -> None:
+        # Not the base class's, which does; what other formats may name is there all the same.
+        self.name, self.msg = name, msg
+        # As the standard library: a single mapping has the values by name.
+        by_name = args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+        self.args = by_name or args
+        self.levelno, self.levelname = level, logging.getLevelName(level)
+        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
+        self.created = time.time()
+        self.msecs, self.relativeCreated = int(self.created % 1 * 1000) + 0.0, 0.0
+        self.pathname = self.filename = self.module = "(unknown file)"
+        self.lineno, self.funcName = 0, ""
+        self.thread = self.threadName = self.process = self.processName = None
+
+
 def configure_logging(settings: Settings) -> None:
     """Sends everything from the chosen level on to standard error, in the chosen form."""
     lines = JsonLines() if settings.log_format == "json" else ConsoleLines()
-    # No line shows where in the code it was written, or by which thread: that need not be found out for each.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # No line shows where in the code it was written: that need not be found out for each.
     logging._srcfile = None  # as the HOWTO of the standard library says
+    logging.setLogRecordFactory(Record)
     sink = logging.StreamHandler()
     sink.setFormatter(lines)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[sink])
