@@ -145,7 +145,7 @@ def test_the_settings_choose_form_and_level(
 )
 def test_a_record_says_the_same_as_one_of_the_standard_library(arguments: tuple[object, ...]) -> None:
     given = ("asu_builder.test", logging.WARNING, "file.py", 1, arguments[0], arguments[1:], None)
-    ours, theirs = Record(*given), logging.LogRecord(*given)  # type: ignore[arg-type]
+    ours, theirs = Record(*given), logging.LogRecord(*given)
     assert ours.getMessage() == theirs.getMessage()
     assert (ours.name, ours.levelno, ours.levelname) == (theirs.name, theirs.levelno, theirs.levelname)
     assert set(vars(theirs)) <= set(vars(ours)), "what another format may name is there"
