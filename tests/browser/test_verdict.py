@@ -57,8 +57,9 @@ def test_the_verdict_follows_what_is_typed_and_few_requests_are_made(seen: Windo
         "field => { field.closest('details').open = true; field.focus(); }"
     )
     before = len(seen.requests)
-    for _ in range(30):
-        page.keyboard.press("Enter")
+    with page.expect_response("**/build"):
+        for _ in range(30):
+            page.keyboard.press("Enter")
     expect(page.locator("#preview[aria-busy]")).to_have_count(0)
     assert len(seen.requests) - before <= MOST
     seen.require_accessible()
