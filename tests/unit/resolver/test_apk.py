@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.preflight import Foretold, Verdict
-from asu_builder.resolver.apk import ApkWorld, begins_with
+from asu_builder.resolver.apk import ApkWorld, begins_with, order_of
 from asu_builder.resolver.world import read_names
 
 pytest.importorskip("solv", reason="there is no wheel of solv for this platform")
@@ -292,3 +292,45 @@ def test_nothing_is_refused_that_could_be_installed(packages: list[IndexedPackag
     elif told.verdict is Verdict.FINE:
         chosen = dict(told.packages)
         assert any({one.name: one.version for one in subset} == chosen for subset in possible)
+
+
+_ORDER = """
+    0.1.0_alpha_pre2 0.1.0_alpha 1_alpha 1_beta2 1_beta10 1_pre 1_rc1 1_rc1-r1 1 1-r1 1-r10 1~aaa 1~bbb-r1
+    1_cvs 1_git20240101 1_p 1_p1 1_p10 1a 1b 1.0 1.00 1.01 1.1 1.1-r1 1.1.1 1.9 1.10 2 006 10
+"""
+
+
+def test_versions_are_in_the_order_of_apk() -> None:
+    keys = [order_of(version) for version in _ORDER.split()]
+    assert None not in keys and keys == sorted(keys, key=lambda key: key or ()) and len({*keys}) == len(keys)
+    assert order_of("1-2") is None and order_of("v1") is None and order_of("9" * 40) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "packages", "expected"),
+    [
+        ("b", [package("a-2_rc1"), package("b", "a<=2")], "a-2_rc1 b-1"),
+        ("b", [package("a-2_rc1"), package("b", "a>=2")], "impossible"),
+        ("a", [package("a-2_rc1"), package("a-2")], "a-2"),
+        ("b", [package("a-2~abc"), package("b", "a>2")], "a-2~abc b-1"),
+        ("a b", [package("a", "!v=2"), package("b", "", "v")], "impossible"),
+        ("a b", [package("a", "v>=2"), package("b", "", "v")], "a-1 b-1"),
+        ("b", [package("a", "", "v=odd"), package("b", "v>=2")], "unknown"),
+        ("b", [package("a-1"), package("b", "a>=odd")], "unknown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_versions_are_compared_as_apk_does(
+    names: str, packages: Sequence[IndexedPackage], expected: str
+) -> None:
+    assert installed(resolve(names, *packages)) == expected
+
+
+def test_what_excludes_itself_is_no_reason_where_apk_may_choose_another() -> None:
+    clashing = package("a", "", "v a=1", priority=10)
+    assert resolve("v", clashing).verdict is Verdict.IMPOSSIBLE
+    assert resolve("v", clashing, package("b", "", "v", priority=10)).verdict is Verdict.UNKNOWN
+
+
+def test_what_a_provider_needs_may_bring_the_provider_in() -> None:
+    assert resolve("v", package("a", "b", "v"), package("b", "a")).verdict is not Verdict.IMPOSSIBLE
