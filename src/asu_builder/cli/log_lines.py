@@ -104,7 +104,7 @@ def _second(seconds: int) -> str:
 
 
 class Record(logging.LogRecord):
-    """As much of a record as a line shows: nobody looks for where in the code, or by whom, it was made."""
+    """As much of a record as a line shows: where in the code it was made is not shown."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from asu_builder.core.submit import Builds
 from asu_builder.domain.comparison import Comparison, compare
 from asu_builder.domain.errors import Conflict
 from asu_builder.domain.job import BuildResult
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.request import BuildRequest
 
 
@@ -62,7 +62,7 @@ class Comparisons:
         before = self._preview.look(self._preview.in_version(request, from_version))
         after = self._preview.look(request)
         changes = None
-        if before.foretold.verdict is Verdict.FINE and after.foretold.verdict is Verdict.FINE:
+        if before.foretold.verdict is Feasibility.FINE and after.foretold.verdict is Feasibility.FINE:
             changes = compare(before.foretold.packages, after.foretold.packages)
         return ComparedVersions(from_version, before, after, changes)
 

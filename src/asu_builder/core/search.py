@@ -11,7 +11,7 @@ from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
 from asu_builder.core.preflight import Preflight
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.packages import PackageSelection
-from asu_builder.domain.preflight import Foretold, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
@@ -147,9 +147,9 @@ class Preview:
         """Raises what `Catalog.resolve` raises."""
         found = self._catalog.resolve(request)
         selection, foretold = self._preflight.foretell(found)
-        if foretold.verdict is Verdict.FINE:
+        if foretold.verdict is Feasibility.FINE:
             return PreviewedSelection(selection, (), foretold)
-        if foretold.verdict is Verdict.IMPOSSIBLE:
+        if foretold.verdict is Feasibility.IMPOSSIBLE:
             problem = foretold.problem
             # A name that several packages provide must be replaced by one of these.
             unknown = tuple(

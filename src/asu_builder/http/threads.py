@@ -145,7 +145,7 @@ class Batcher(Generic[A, T]):
         return future
 
     def _begin(self, before: int, turns: int) -> None:
-        """Begins a call when the event loop has turned so often with nobody new; `before` had come then."""
+        """Begins a call when the event loop has turned so often without a new call after `before`."""
         count = len(self._waiting)
         if turns and count > before:
             turns = _QUIET_TURNS
@@ -217,8 +217,8 @@ class SingleFlight(Generic[T]):
 class Relay(Generic[T]):
     """One running call for all who ask for the same thing at the same time, made by the first of them.
 
-    When that one goes away the next begins the call again. It costs neither a task nor turns of the event
-    loop of its own, as `SingleFlight` does, and is for calls that may be begun twice.
+    When that one goes away the next begins the call again. It costs neither a task nor further turns of the
+    event loop, as `SingleFlight` does, and is for calls that may be begun twice.
     """
 
     def __init__(self) -> None:

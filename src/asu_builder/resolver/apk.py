@@ -10,7 +10,7 @@ from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.packages import unique
 from asu_builder.domain.preflight import Foretold
-from asu_builder.resolver.world import Asked, Chosen, World, unknown
+from asu_builder.resolver.pool import Chosen, PackagePool, Selection, unknown
 
 if TYPE_CHECKING:
     import solv
@@ -27,7 +27,7 @@ _RELEASE = _SUFFIXES.index("")
 """Suffixes before this place make a version earlier than it is without any."""
 
 
-class ApkWorld(World):
+class ApkPool(PackagePool):
     """The packages of apk's indexes in a pool of libsolv.
 
     libsolv as it is packed for Python orders versions as RPM does, so they go into the pool as their places
@@ -48,7 +48,7 @@ class ApkWorld(World):
         import solv  # not everywhere
 
         self._solv = solv
-        self._doubtful: set[str] = set()
+        self._uncertain: set[str] = set()
         """Names with a version, of a package, provided or asked for, that apk's order does not know."""
         self._bare: dict[str, set[int]] = {}
         """For names that some provide without choosing, who does."""
@@ -99,7 +99,7 @@ class ApkWorld(World):
             if number not in self._bare.get(name, ()) and self._solvables[number]
         }
 
-    def _has_first_choices(self, asked: Asked, walk: "_Walk") -> bool:
+    def _has_first_choices(self, asked: Selection, walk: "_Walk") -> bool:
         """Whether for every name what apk prefers is there, so that nothing else was looked for."""
         for name in self._near(asked, walk.needs):
             versions = self._choosing(name)
@@ -123,7 +123,7 @@ class ApkWorld(World):
         return next(relation.version for relation in package.provides if relation.name == name)
 
     def _order_versions(self) -> dict[str, int]:
-        """For each version that is mentioned its place in apk's order; the names of others are doubtful."""
+        """For each version that is mentioned its place in apk's order; the names of others are uncertain."""
         keys: dict[str, tuple[object, ...] | None] = {}
         for package in self.packages:
             mentioned = [(package.name, package.version)]
@@ -133,9 +133,9 @@ class ApkWorld(World):
                 if version not in keys:
                     keys[version] = order_of(version)
                 if keys[version] is None:
-                    self._doubtful.add(name)
+                    self._uncertain.add(name)
             if keys[package.version] is None:
-                self._doubtful.update(relation.name for relation in package.provides)
+                self._uncertain.update(relation.name for relation in package.provides)
         known = {version: key for version, key in keys.items() if key is not None}
         places = {key: place for place, key in enumerate(sorted(set(known.values())), start=1)}
         return {version: places[key] for version, key in known.items()}
@@ -204,7 +204,7 @@ class ApkWorld(World):
             versions.update(relation.version for relation in provides if relation.name == name)
         return versions - {""}
 
-    def _judge(self, asked: Asked) -> Foretold:
+    def _judge(self, asked: Selection) -> Foretold:
         for name, version in asked.pinned.items():
             if self.is_known(name) and version not in self._versions(name):
                 return unknown(f"{name} is not there in the version {version}.")
@@ -237,7 +237,7 @@ class ApkWorld(World):
     def _clashes(self, walk: "_Walk") -> list[str]:
         return [self.packages[number].name for number in walk.needs if number in self._clashing]
 
-    def _unchosen(self, asked: Asked) -> dict[str, tuple[str, ...]]:
+    def _unchosen(self, asked: Selection) -> dict[str, tuple[str, ...]]:
         """Names asked for that only such packages provide as do not choose, and that nothing brings in."""
         names = [
             name
@@ -247,13 +247,15 @@ class ApkWorld(World):
         reached = self._reachable(asked) if names else set()
         return {name: () for name in names if not self._bare[name] & reached}
 
-    def _doubts(self, asked: Asked, walk: "_Walk") -> Foretold | None:
+    def _doubts(self, asked: Selection, walk: "_Walk") -> Foretold | None:
         """Why a solution may not be apk's."""
         installed = [self.packages[number] for number in walk.needs]
         there = {relation.name for package in installed for relation in package.provides}
         there.update(package.name for package in installed)
-        if self._doubtful and (doubtful := sorted(self._doubtful & (self._near(asked, walk.needs) | there))):
-            return unknown(f"The version of {some(doubtful)} is none that apk knows.")
+        if self._uncertain and (
+            uncertain := sorted(self._uncertain & (self._near(asked, walk.needs) | there))
+        ):
+            return unknown(f"The version of {some(uncertain)} is none that apk knows.")
         for number in self._triggered:
             package = self.packages[number]
             if package.name not in there and all(
@@ -264,12 +266,12 @@ class ApkWorld(World):
             return unknown(f"{some(recommending)}: packages that it recommends may be installed too.")
         return None
 
-    def _near(self, asked: Asked, numbers: Iterable[int]) -> set[str]:
+    def _near(self, asked: Selection, numbers: Iterable[int]) -> set[str]:
         """Names that a request and these packages need."""
         depends = (relation.name for number in numbers for relation in self.packages[number].depends)
         return {*asked.wanted, *depends}
 
-    def _solve(self, asked: Asked, forbidden: Iterable[int]) -> tuple[set[int], list[Any]]:
+    def _solve(self, asked: Selection, forbidden: Iterable[int]) -> tuple[set[int], list[Any]]:
         """Numbers of what libsolv would install, and the rules that clash."""
         pool, solv = self._pool, self._solv
         job = solv.Job
@@ -301,7 +303,7 @@ class ApkWorld(World):
             ]
         return {self._numbers[solvable.id] for solvable in solver.transaction().newsolvables()}, []
 
-    def _walk(self, asked: Asked, found: set[int]) -> "_Walk":
+    def _walk(self, asked: Selection, found: set[int]) -> "_Walk":
         """What of `found` the request brings in over names that choose."""
         by_name: dict[str, list[int]] = {}
         for number in found:
@@ -342,7 +344,7 @@ class ApkWorld(World):
                 walk.because[name] = there
         return walk
 
-    def _reachable(self, asked: Asked) -> set[int]:
+    def _reachable(self, asked: Selection) -> set[int]:
         """Whatever could come in because of the request, over every alternative that chooses.
 
         What the only provider of a name needs is chosen even where the provider itself is not yet.
@@ -365,7 +367,7 @@ class ApkWorld(World):
                 names += [relation.name for relation in depends if not relation.excludes]
         return reached
 
-    def _unreachable(self, asked: Asked) -> set[int]:
+    def _unreachable(self, asked: Selection) -> set[int]:
         """What provides a needed name without choosing, and cannot come in for another reason."""
         reached = self._reachable(asked)
         needed = self._bare.keys() & self._near(asked, reached)
@@ -373,15 +375,15 @@ class ApkWorld(World):
 
     def _refuse(
         self,
-        asked: Asked,
+        asked: Selection,
         hopeless: Mapping[str, tuple[str, ...]],
         clashes: Iterable[str],
         rules: Iterable[tuple[int, int, int, str]],
     ) -> Foretold:
-        if self._doubtful and (
-            doubtful := sorted(self._doubtful & self._near(asked, self._reachable(asked)))
+        if self._uncertain and (
+            uncertain := sorted(self._uncertain & self._near(asked, self._reachable(asked)))
         ):
-            return unknown(f"The version of {some(doubtful)} is none that apk knows.")
+            return unknown(f"The version of {some(uncertain)} is none that apk knows.")
         if self._triggered and any(self.is_known(name) for name in hopeless):
             return unknown("A package that installs itself may bring in what was not chosen.")
         missing = set(hopeless)
@@ -411,7 +413,7 @@ class ApkWorld(World):
         needs = {name: tuple(sorted(needing)) for name, needing in sorted(needed_by.items()) if needing}
         return self.refuse(BuildProblem(unique(sorted(missing)), unique(conflicts), needs, named))
 
-    def _excluded_providers(self, asked: Asked, name: str) -> Iterator[str]:
+    def _excluded_providers(self, asked: Selection, name: str) -> Iterator[str]:
         """Packages that would fulfil a name and that the request excludes."""
         for number in self.providers(name):
             package = self.packages[number]

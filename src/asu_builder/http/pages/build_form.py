@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.core.search import DescribedDevice, PreviewedSelection, UnknownPackage
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.profiles_json import filesystems_of
 from asu_builder.domain.request import FILESYSTEMS, TODAY, BuildRequest
 from asu_builder.domain.search import Found
@@ -283,7 +283,7 @@ class BuildForm:
         usual = {*default_packages(device), *device.device_packages}
         found = self._parts.preview.look(request)
         left_out: tuple[UnknownPackage, ...] = ()
-        if request.on_missing == "drop" and found.foretold.verdict is Verdict.IMPOSSIBLE:
+        if request.on_missing == "drop" and found.foretold.verdict is Feasibility.IMPOSSIBLE:
             left_out = tuple(
                 entry
                 for entry in found.unknown or ()

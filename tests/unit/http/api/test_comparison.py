@@ -8,7 +8,7 @@ from msgspec import structs
 
 from asgi_client import AsgiClient
 from asu_builder.domain.errors import BuildProblem, TooManyRequests
-from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes
 from asu_builder.domain.release import Release, TargetProfiles
 from factories import a_request
 from still_preflight import Told
@@ -28,7 +28,7 @@ class TwoReleases(Told):
         self.asked.append(())
         packages: Mapping[str, str] = OLD if len(self.asked) == 1 else NEW
         size = 1_000_000 * len(self.asked)
-        return Foretold(Verdict.FINE, packages=packages, download_size=size, installed_size=3 * size)
+        return Foretold(Feasibility.FINE, packages=packages, download_size=size, installed_size=3 * size)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_two_versions_are_compared_by_what_is_foretold(client: AsgiClient) -> No
 
 
 def test_what_cannot_be_foretold_is_not_compared(scene: Scene, client: AsgiClient) -> None:
-    scene.resolver = Told(Foretold(Verdict.IMPOSSIBLE, problem=BuildProblem(missing=("vim",))))
+    scene.resolver = Told(Foretold(Feasibility.IMPOSSIBLE, problem=BuildProblem(missing=("vim",))))
     with AsgiClient(scene.app()) as other:
         found = other.post("/api/v1/packages/compare", BODY | {"from_version": "24.10.4"}).json
         assert found["changes"] is None

@@ -21,7 +21,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, JobState
-from asu_builder.domain.preflight import UNTOLD, Foretold, Verdict
+from asu_builder.domain.preflight import UNTOLD, Feasibility, Foretold
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
@@ -295,7 +295,7 @@ def test_a_suggestion_is_taken_without_script(client: AsgiClient) -> None:
 
 def test_a_selection_that_can_be_installed_tells_everything_in_the_image(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.FINE,
+        Feasibility.FINE,
         packages={"base-files": "1637~d9c5716d1d", "libc": "1.2.5-r4", "tmux": "3.5-r1"},
         kept=("dnsmasq", "libc"),
         download_size=2_000_000,
@@ -313,7 +313,7 @@ def test_a_selection_that_can_be_installed_tells_everything_in_the_image(scene: 
 
 def test_what_cannot_be_installed_is_shown_at_the_name_that_causes_it(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.IMPOSSIBLE,
+        Feasibility.IMPOSSIBLE,
         problem=BuildProblem(
             missing=("lucy", "libgone", "crypto-any"),
             conflicts=("vim", "base-files"),
@@ -337,7 +337,7 @@ def test_what_needs_something_missing_from_afar_is_found(scene: Scene) -> None:
     broken: set[str] = set()
 
     def resolve(_: object, names: Sequence[str]) -> Foretold:
-        return Foretold(Verdict.IMPOSSIBLE, problem=problem) if broken & set(names) else UNTOLD
+        return Foretold(Feasibility.IMPOSSIBLE, problem=problem) if broken & set(names) else UNTOLD
 
     scene.resolver.resolve = resolve  # type: ignore[method-assign, assignment]
     with AsgiClient(scene.app()) as client:
@@ -357,7 +357,7 @@ def test_what_needs_something_missing_from_afar_is_found(scene: Scene) -> None:
 
 def test_what_does_not_exist_is_left_out_of_the_preview_as_of_the_build(scene: Scene) -> None:
     problem = BuildProblem(missing=("lucy", "dnsmasq"))
-    told = [Foretold(Verdict.IMPOSSIBLE, problem=problem, nearest={"lucy": ("luci",)}), UNTOLD]
+    told = [Foretold(Feasibility.IMPOSSIBLE, problem=problem, nearest={"lucy": ("luci",)}), UNTOLD]
     scene.resolver.resolve = lambda _, names: told.pop(0) if "lucy" in names else UNTOLD  # type: ignore[method-assign, assignment]
     with AsgiClient(scene.app()) as client:
         page = text_of(send(client, packages="tmux dnsmasq lucy", on_missing="drop", do="check"))
@@ -371,7 +371,7 @@ def test_what_does_not_exist_is_left_out_of_the_preview_as_of_the_build(scene: S
 
 def test_a_provider_is_added_beside_the_package_that_needs_it(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.IMPOSSIBLE,
+        Feasibility.IMPOSSIBLE,
         problem=BuildProblem(
             missing=("crypto",), needed_by={"crypto": ("tmux",)}, providers={"crypto": ("crypto-a",)}
         ),
