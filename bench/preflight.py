@@ -19,7 +19,7 @@ from asu_builder.database.connection import Database
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.access import digest_of
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.preflight import CarriedPackages, PackageIndexes, Verdict
+from asu_builder.domain.preflight import CarriedPackages, Feasibility, PackageIndexes
 from asu_builder.resolver.child import ChildResolver
 from bench import load
 from bench.figures import Figure, alternate
@@ -124,7 +124,7 @@ def submitting(*, rounds: int) -> Iterator[Figure]:
     """A new request each time, judged by indexes of real size before it is entered, and one that is not."""
     known, requests = _recorded(PackageManager.OPKG) or _made(PackageManager.OPKG)
     with closing(ChildResolver()) as resolver:
-        fine = [names for names in requests if resolver.resolve(known, names).verdict is Verdict.FINE]
+        fine = [names for names in requests if resolver.resolve(known, names).verdict is Feasibility.FINE]
     texts = [_unpacked(index.read() or b"") for index in known.indexes]
     base, own = (
         f"/releases/{VERSION}/packages/mips_24kc/base",

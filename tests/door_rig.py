@@ -105,7 +105,7 @@ def serve(
         counted_as=Callers((), trusted).counted_as,
         large_bodies=app.takes_large_bodies,
         refuse=app.turn_away,
-        recall=app.recall,
+        known_answer=app.known_answer,
     )
     with serve_app(app, door, listener=listener) as served:
         yield served

@@ -94,13 +94,16 @@ class LocalPackageChanges:
         return self._file().current()
 
     def _file(self) -> "RulesFile":
+        if self._opened is not None:
+            return self._opened
         with LOADING:
             from package_changes.files import RulesFile
 
         with self._lock:
             if self._opened is None:
-                self._opened = RulesFile(self._path)
-                self._opened.start()
+                opened = RulesFile(self._path)
+                opened.start()
+                self._opened = opened
             return self._opened
 
 

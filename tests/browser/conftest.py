@@ -61,6 +61,8 @@ class Past:
 
     built: str
     failed: str
+    older: str
+    """Of the release before."""
 
 
 # For this folder only: Playwright keeps an event loop in the thread of the tests as long as it runs.
@@ -128,8 +130,9 @@ def past(site: Site) -> Past:
         built = client.build({**A_REQUEST, "packages": ["sample-uses-lib"]}).json
         client.build({**A_REQUEST, "packages": ["sample-uses-lib"]})
         failed = client.build({**A_REQUEST, "packages": ["luci-app-attendedsysupgrad"]}).json
-    assert (built["status"], failed["status"]) == (200, 500)
-    return Past(built["request_hash"], failed["request_hash"])
+        older = client.build({**A_REQUEST, "version": OPKG_VERSION, "packages": ["sample-uses-lib"]}).json
+    assert (built["status"], failed["status"], older["status"]) == (200, 500, 200)
+    return Past(built["request_hash"], failed["request_hash"], older["request_hash"])
 
 
 @pytest.fixture

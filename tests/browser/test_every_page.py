@@ -22,6 +22,14 @@ PAGES = {
     "interface": Place("/docs"),
     "device": Place("/build?version=25.12.0&search=acme"),
     "form": Place("/build?version=25.12.0&target=pico/nine&profile=acme_widget-5"),
+    "form-wrong": Place(
+        "/build?version=25.12.0&target=pico/nine&profile=acme_widget-5"
+        "&packages=luci-app-attendedsysupgrad+sample-conflict-a+sample-conflict-b+sample-needs-broken"
+    ),
+    "compare": Place(
+        "/compare?from_version=24.10.5&version=25.12.0&target=pico/nine&profile=acme_widget-5"
+        "&packages=luci+sample-uses-lib"
+    ),
     "build-completed": Place("/build/{built}"),
     "build-failed": Place("/build/{failed}"),
     "queue": Place("/queue"),

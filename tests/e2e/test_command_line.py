@@ -175,6 +175,61 @@ def test_a_mistyped_package_is_told_with_what_may_have_been_meant(local_service:
     assert failed.err.splitlines()[-1].startswith("sample-servise: did you mean sample-service")
 
 
+def test_what_does_not_exist_is_left_out_on_request_and_told(local_service: Service, where: str) -> None:
+    at = place(local_service, where)
+    assert run(local_service, "build", *PLACE, "-p", "vim", *at).code == 0, "shows what can be installed"
+    options = ("-p", "sample-servise", "--on-missing", "drop")
+    built = run(local_service, "build", *PLACE, *options, *at)
+    assert built.code == 0, built.err
+    assert "Left out: sample-servise does not exist. Did you mean sample-service?" in built.err.splitlines()
+    detached = run(local_service, "build", *PLACE, *options, "--detach", *at)
+    assert "Left out: sample-servise" in detached.err
+    as_json = run(local_service, "build", *PLACE, *options, "--json", *at)
+    assert json.loads(as_json.out)["dropped"] == {"sample-servise": "sample-service"}
+
+
+def test_it_is_told_where_nothing_has_changed(local_service: Service, where: str) -> None:
+    at = place(local_service, where)
+    built = run(local_service, "build", *PLACE, "-p", "tmux", "--json", *at)
+    for as_of in ("today", json.loads(built.out)["indexes"]):
+        again = run(local_service, "build", *PLACE, "-p", "tmux", "--as-of", as_of, *at)
+        assert again.code == 0 and "Nothing has changed" in again.err
+    outdated = run(local_service, "build", *PLACE, "-p", "luci", "--as-of", "0" * 64, *at)
+    assert outdated.code == 3 and "as_of: the package indexes have changed" in outdated.err
+    wrong = run(local_service, "build", *PLACE, "--as-of", "yesterday", *at)
+    assert wrong.code == 3 and "as_of: expected today" in wrong.err
+
+
+def test_a_selection_is_checked_without_a_build(local_service: Service, where: str) -> None:
+    at = place(local_service, where)
+    assert run(local_service, "build", *PLACE, "-p", "vim", *at).code == 0
+
+    def check(*names: str, version: str = "25.12.0") -> Ended:
+        options = ("--version", version, "--target", "pico/nine")
+        return run(local_service, "packages", "check", *options, *at, "--", *names)
+
+    fine = check("tmux", "-libc")
+    assert fine.code == 0 and "tmux\t3.5-r2" in fine.out.splitlines()
+    assert "libc stays: other packages need it." in fine.err.splitlines()
+    assert "ppp stays" not in fine.err, "the device's own list takes it away"
+    assert re.search(r"These can be installed: \d+ packages, \d+ kB, unpacked \d+ kB\.", fine.err)
+    assert "Checked with the default packages of" in fine.err
+    for names, sentence in {
+        ("sample-servise",): "sample-servise does not exist. Did you mean sample-service",
+        ("sample-conflict-a", "sample-conflict-b"): "conflicts (sample-conflict-a, sample-conflict-b)",
+        ("sample-needs-broken",): "this-package-does-not-exist is needed by sample-broken-dep",
+    }.items():
+        impossible = check(*names)
+        assert (impossible.code, impossible.out) == (1, "") and sentence in impossible.err
+    untold = check("tmux", version="24.10.4")
+    assert (untold.code, untold.out) == (4, "")
+    assert untold.err.splitlines()[-1].startswith(
+        "All of these exist. Whether they can be installed together"
+    )
+    wrong = check("sample-servise", version="24.10.4")
+    assert wrong.code == 4 and "Did you mean sample-service" in wrong.err and "All of these" not in wrong.err
+
+
 def test_a_build_that_fails_says_why_and_ends_with_one(local_service: Service, where: str) -> None:
     failed = run(local_service, "build", *PLACE, "-p", "no-such-package", *place(local_service, where))
     assert failed.code == 1

@@ -92,7 +92,11 @@ def trapped(
     """A service whose ImageBuilders fail at the first dangerous value."""
     folder = tmp_path_factory.mktemp("trapped")
     template = lay_tripwires(sample_world, folder / "ib", (APK_VERSION, OPKG_VERSION), SAMPLE_TARGET)
-    settings = local_settings(sample_world, upstream.url) | {"imagebuilder_path": template}
+    # Every request goes to make, also one that is known beforehand to be impossible.
+    settings = local_settings(sample_world, upstream.url) | {
+        "imagebuilder_path": template,
+        "preflight": "off",
+    }
     service = Service(folder / "service", settings)
     try:
         yield service.start()

@@ -250,7 +250,7 @@ def _refusals(
         return None
 
     def is_idle() -> bool:
-        # Without workers of its own, a process knows only that no job waits for those of others.
+        # A process without workers knows only that no job waits for those of others.
         is_free = not workers.concurrent or workers.running < workers.concurrent
         return is_free and not hindrance() and not adapters.queue.pending()
 

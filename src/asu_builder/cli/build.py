@@ -30,7 +30,7 @@ from asu_builder.client.builds import Ended, Event, ServerBuilds
 from asu_builder.client.downloads import announced_images, fetch
 from asu_builder.client.server import Response, ServerOffers, retry
 from asu_builder.domain.errors import AsuError, FailureReason, RequestMalformed, RequestRejected, Unavailable
-from asu_builder.domain.request import FILESYSTEMS, REPOSITORIES_MODES
+from asu_builder.domain.request import FILESYSTEMS, ON_MISSING, REPOSITORIES_MODES
 from asu_builder.domain.search import closest
 from asu_builder.http.api.body import BuildRequestBody
 
@@ -92,6 +92,7 @@ _NEEDED = ("version", "target", "profile")
 _PLAIN = (
     *_NEEDED,
     *("diff_packages", "rootfs_size_mb", "filesystem", "version_code", "repositories_mode"),
+    *("on_missing", "as_of"),
 )
 """Options that are fields of a request as they are."""
 
@@ -112,6 +113,8 @@ class BuildOptions(Struct, frozen=True):
     repositories: Sequence[str] = ()
     repositories_mode: str | None = None
     repository_key_files: Sequence[str] = ()
+    on_missing: str | None = None
+    as_of: str | None = None
 
 
 def body_of(options: BuildOptions) -> bytes:
@@ -311,6 +314,16 @@ class _Showing(msgspec.Struct, frozen=True):
     help="The public key of a repository. Repeatable.",
 )
 @click.option(
+    "--on-missing",
+    type=click.Choice(ON_MISSING),
+    help="Fail where a package does not exist, or drop it from the request.",
+)
+@click.option(
+    "--as-of",
+    metavar="DIGEST",
+    help="Build with the packages of today, or of this digest, unless nothing has changed.",
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -361,8 +374,18 @@ def build_command(
             click.echo(json.dumps(document))
             return
         click.echo(document["request_hash"])
+        _say_what_differs(document)
         if secret := document.get("cancel_token"):
             click.echo(f"To cancel it: --cancel-token {secret}", err=True)
+
+
+def _say_what_differs(document: Mapping[str, Any]) -> None:
+    """Says what was left out of the request, and whether an older image has answered it."""
+    for name, meant in sorted((document.get("dropped") or {}).items()):
+        hint = f" Did you mean {meant}?" if meant else ""
+        click.echo(printable(f"Left out: {name} does not exist.{hint}"), err=True)
+    if document.get("unchanged"):
+        click.echo("Nothing has changed: these images hold the packages of today.", err=True)
 
 
 def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patience: float) -> ExitCode:
@@ -391,6 +414,7 @@ def _build(backend: Backend, body: bytes, out: Path, showing: _Showing, *, patie
     elif not showing.json_events:
         for path in files:
             click.echo(path)
+    _say_what_differs(document)
     code = code_of_build(response.status, document)
     if code is ExitCode.DONE:
         for warning in document.get("warnings", ()):

@@ -9,6 +9,8 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -16,6 +18,7 @@ from asu_builder.log_context import CURRENT_HASH, REQUEST_ID, SHOWN_DIGITS
 from asu_builder.settings import Settings
 
 _LONG_HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+_HASH_DIGITS = 64
 # A line break inside a message could forge a line, another control character a whole terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), 127)} | {10: "\n  "}
 
@@ -73,7 +76,7 @@ class ConsoleLines(_Lines):
         text = f"{line.message}\n{line.exception}" if line.exception else line.message
         return (
             f"{line.time} {line.level.upper():<7} {line.request_id or '-'} {line.request_hash or '-'} "
-            f"{line.logger}: {text.translate(_CONTROLS)}"
+            f"{line.logger}: {text if text.isprintable() else text.translate(_CONTROLS)}"
         )
 
 
@@ -100,12 +103,41 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+class Record(logging.LogRecord):
+    """As much of a record as a line shows: where in the code it was made is not shown."""
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        _pathname: str,
+        _lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        _func: str | None = None,
+        sinfo: str | None = None,
+    ) -> None:
+        # Not the base class's, which does; what other formats may name is there all the same.
+        self.name, self.msg = name, msg
+        # As the standard library: a single mapping has the values by name.
+        by_name = args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+        self.args = by_name or args
+        self.levelno, self.levelname = level, logging.getLevelName(level)
+        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
+        self.created = time.time()
+        self.msecs, self.relativeCreated = int(self.created % 1 * 1000) + 0.0, 0.0
+        self.pathname = self.filename = self.module = "(unknown file)"
+        self.lineno, self.funcName = 0, ""
+        self.thread = self.threadName = self.process = self.processName = None
+
+
 def configure_logging(settings: Settings) -> None:
     """Sends everything from the chosen level on to standard error, in the chosen form."""
     lines = JsonLines() if settings.log_format == "json" else ConsoleLines()
-    # No line shows where in the code it was written, or by which thread: that need not be found out for each.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # No line shows where in the code it was written: that need not be found out for each.
     logging._srcfile = None  # as the HOWTO of the standard library says
+    logging.setLogRecordFactory(Record)
     sink = logging.StreamHandler()
     sink.setFormatter(lines)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[sink])
@@ -115,4 +147,6 @@ def configure_logging(settings: Settings) -> None:
 
 def _shortened(text: str) -> str:
     """The text with every 64 hexadecimal digits cut to as many as a log may show."""
+    if len(text) < _HASH_DIGITS:
+        return text
     return _LONG_HEX.sub(lambda found: f"{found[0][:SHOWN_DIGITS]}…", text)

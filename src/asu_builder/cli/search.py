@@ -149,14 +149,25 @@ def check_command(
         )
     if found["verdict"] == "fine":
         for name in found.get("kept", ()):
-            click.echo(f"{printable(name)} stays: other packages need it.", err=True)
-        sizes = [f"{found[which] / 1e6:.1f} MB" for which in ("download_size", "installed_size")]
-        click.echo(f"{len(found['packages'])} packages, {sizes[0]}, unpacked {sizes[1]}.", err=True)
+            # A device's own default packages are taken away for other reasons.
+            if f"-{name}" in names:
+                click.echo(f"{printable(name)} stays: other packages need it.", err=True)
+        counts = (found["download_size"], found["installed_size"])
+        sizes = [f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.0f} kB" for n in counts]
+        click.echo(
+            f"These can be installed: {len(found['packages'])} packages, {sizes[0]}, unpacked {sizes[1]}.",
+            err=True,
+        )
         return
     for entry in found["unknown"]:
         meant = f" Did you mean {' or '.join(entry['suggestions'])}?" if entry["suggestions"] else ""
         click.echo(printable(f"{entry['name']} does not exist.{meant}"), err=True)
-    click.echo(printable(found.get("detail") or found.get("reason", "")), err=True)
+    if found["verdict"] == "unknown":
+        exist = "" if found["unknown"] or not found["indexes_known"] else "All of these exist. "
+        sentence = "Whether they can be installed together cannot be told yet: a build finds out."
+        click.echo(printable(f"{exist}{sentence} {found.get('reason', '')}"), err=True)
+    else:
+        click.echo(printable(found["detail"]), err=True)
     sys.exit(ExitCode.BUILD_FAILED if found["verdict"] == "impossible" else ExitCode.UNAVAILABLE)
 
 

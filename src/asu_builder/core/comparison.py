@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from asu_builder.core.search import Preview, PreviewedSelection
 from asu_builder.core.submit import Builds
 from asu_builder.domain.comparison import Comparison, compare
 from asu_builder.domain.errors import Conflict
 from asu_builder.domain.job import BuildResult
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.request import BuildRequest
 
 
@@ -60,11 +59,10 @@ class Comparisons:
 
     def versions(self, request: BuildRequest, from_version: str) -> ComparedVersions:
         """A selection in another version and in its own. Raises what `Catalog.resolve` raises."""
-        # The revision is that of one version only.
-        before = self._preview.look(replace(request, version=from_version, version_code=""))
+        before = self._preview.look(self._preview.in_version(request, from_version))
         after = self._preview.look(request)
         changes = None
-        if before.foretold.verdict is Verdict.FINE and after.foretold.verdict is Verdict.FINE:
+        if before.foretold.verdict is Feasibility.FINE and after.foretold.verdict is Feasibility.FINE:
             changes = compare(before.foretold.packages, after.foretold.packages)
         return ComparedVersions(from_version, before, after, changes)
 

@@ -10,7 +10,7 @@ from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.preflight import Foresight, Preflight
 from asu_builder.domain.errors import AsuError, RequestRejected
 from asu_builder.domain.job import BuildResult
-from asu_builder.domain.preflight import PackageIndexes, Verdict, differing_packages
+from asu_builder.domain.preflight import Feasibility, PackageIndexes, differing_packages
 from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.request import TODAY, BuildRequest
 from asu_builder.ports import Operations, RetentionRepository
@@ -60,7 +60,7 @@ class CurrentPackages:
         if refusal:  # of other indexes than today's nothing can be foretold
             return False
         foretold = self._preflight.foretell(found).foretold
-        if foretold.verdict is not Verdict.FINE:
+        if foretold.verdict is not Feasibility.FINE:
             return False
         return not differing_packages(foretold.packages, result.manifest)
 
@@ -107,18 +107,11 @@ class CurrentPackages:
         dropped = self._droppable(found, foresight)
         if not dropped:
             return plain
-        versions = plain.packages_versions
-        return replace(
-            plain,
-            packages=tuple(name for name in plain.packages if name not in dropped),
-            packages_versions={name: version for name, version in versions.items() if name not in dropped},
-            on_missing="drop",
-            dropped=dropped,
-        )
+        return replace(plain.without(dropped), on_missing="drop", dropped=dropped)
 
     def _droppable(self, found: Resolved, foresight: Foresight) -> dict[str, str]:
         selection, foretold = foresight
-        if foretold.verdict is not Verdict.IMPOSSIBLE:
+        if foretold.verdict is not Feasibility.IMPOSSIBLE:
             return {}
         needed = {*self._catalog.default_packages(found)}
         for applied in selection.record.applied:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import EventKind, Job, JobState, Stage
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.ports import Statistics
 
 
@@ -164,10 +164,10 @@ class PreflightCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._compared = Counter(dict.fromkeys(Verdict, 0))
+        self._compared = Counter(dict.fromkeys(Feasibility, 0))
         self._disagreed = Counter(dict.fromkeys((FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES), 0))
 
-    def note_compared(self, verdict: Verdict) -> None:
+    def note_compared(self, verdict: Feasibility) -> None:
         """Counts a build that was compared, by what was foretold."""
         with self._lock:
             self._compared[verdict] += 1
@@ -177,7 +177,7 @@ class PreflightCounts:
         with self._lock:
             self._disagreed[cause] += 1
 
-    def compared(self) -> dict[Verdict, int]:
+    def compared(self) -> dict[Feasibility, int]:
         """Builds by what was foretold."""
         with self._lock:
             return dict(self._compared)

@@ -252,7 +252,7 @@ class Pipeline:
         try:
             manifest = imagebuilder.resolve(selection)
         except BuildFailed:
-            learn({})  # the index of its own packages is made before any is selected
+            learn({})  # the index of what it brings along is made before any is selected
             raise
         learn(manifest)
         return manifest

@@ -18,10 +18,10 @@ from asu_builder.domain.preflight import (
     ALWAYS_INSTALLED,
     OWN_INDEX,
     CarriedPackages,
+    Feasibility,
     Foretold,
     PackageIndexes,
     PreflightMode,
-    Verdict,
     differing_packages,
 )
 from asu_builder.domain.release import Release
@@ -319,7 +319,7 @@ class PreflightProof:
         place = found.release.path, found.request.target
         known = self._preflight().indexes(found)
         foretold = (
-            Foretold(Verdict.UNKNOWN, known.lacking)
+            Foretold(Feasibility.UNKNOWN, known.lacking)
             if known.lacking
             else self._preflight().foretell(found, known=known).foretold
         )
@@ -328,7 +328,7 @@ class PreflightProof:
             return None
         self._counts.note_compared(foretold.verdict)
         accepted = _was_accepted(outcome)
-        if foretold.verdict is Verdict.IMPOSSIBLE:
+        if foretold.verdict is Feasibility.IMPOSSIBLE:
             if accepted is None:
                 return None
             was_enforced = self.is_enforced(*place)
@@ -342,11 +342,11 @@ class PreflightProof:
                 disagreements = self._records.targets()[place].disagreements
                 due = self._clock() + _SECOND_LOOK_SECONDS
                 return _Ended(job, outcome, due, known.digest, disagreements)
-        elif foretold.verdict is Verdict.FINE and isinstance(outcome, BuildFailure):
+        elif foretold.verdict is Feasibility.FINE and isinstance(outcome, BuildFailure):
             self._counts.note_disagreed(outcome.reason)
             _log.info("%s was foretold as fine, and failed: %s", job.request_hash, outcome.detail[:200])
         elif (
-            foretold.verdict is Verdict.FINE
+            foretold.verdict is Feasibility.FINE
             and isinstance(outcome, BuildResult)
             and (differing := differing_packages(foretold.packages, outcome.manifest))
         ):
@@ -356,7 +356,7 @@ class PreflightProof:
 
     def _look_again(self, ended: _Ended, place: tuple[str, str], foretold: Foretold, indexes: str) -> None:
         """Takes back what only an index has caused that was older than the build's."""
-        if foretold.verdict is not Verdict.FINE or indexes == ended.indexes:
+        if foretold.verdict is not Feasibility.FINE or indexes == ended.indexes:
             self._unexplained.add(place)
             return
         self._counts.note_disagreed(OUTDATED_INDEXES)
@@ -367,7 +367,7 @@ class PreflightProof:
 
 
 def _was_accepted(outcome: Outcome) -> bool | None:
-    """Whether the package manager has accepted the selection; None where it was not asked, or not heard."""
+    """Whether the package manager has accepted the selection; None if that is not known."""
     if isinstance(outcome, BuildResult):
         return True
     if outcome.reason is FailureReason.VERSION_MISMATCH or outcome.build_cmd[1:2] == ("image",):

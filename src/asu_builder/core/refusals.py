@@ -16,7 +16,7 @@ from asu_builder.core.preflight import Preflight
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, FailureReason, TooManyRequests
 from asu_builder.domain.job import BuildFailure, Job, JobState
-from asu_builder.domain.preflight import Foretold, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.reading import Reading, Sources
 from asu_builder.domain.request import BuildRequest
 from asu_builder.log_context import CURRENT_HASH
@@ -139,7 +139,7 @@ class Refusals:
             if not known.lacking and known.digest == former.indexes:
                 return former.job
             self.forget(name)
-        # Nothing certain can be told without an index, so that nobody need be asked.
+        # Nothing certain can be told without an index, so nothing is asked.
         if known.lacking or (caller.token is None and self._limit(caller.name) is not None):
             return None
         began = self._clock()
@@ -148,7 +148,7 @@ class Refusals:
         if took > _SLOW_SECONDS:
             self._rests_until = self._clock() + _REST_SECONDS
             _log.warning("Foretelling took %.1f s; new requests are built unjudged for a minute", took)
-        if reading.lacks or foretold.verdict is not Verdict.IMPOSSIBLE:
+        if reading.lacks or foretold.verdict is not Feasibility.IMPOSSIBLE:
             return None
         if self._is_sampled(place):
             _log.info("built though foretold as impossible, to compare: %s", foretold.problem.sentence())

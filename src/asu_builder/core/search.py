@@ -5,13 +5,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
 from asu_builder.core.preflight import Preflight
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.packages import PackageSelection
-from asu_builder.domain.preflight import Foretold, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
@@ -147,9 +147,9 @@ class Preview:
         """Raises what `Catalog.resolve` raises."""
         found = self._catalog.resolve(request)
         selection, foretold = self._preflight.foretell(found)
-        if foretold.verdict is Verdict.FINE:
+        if foretold.verdict is Feasibility.FINE:
             return PreviewedSelection(selection, (), foretold)
-        if foretold.verdict is Verdict.IMPOSSIBLE:
+        if foretold.verdict is Feasibility.IMPOSSIBLE:
             problem = foretold.problem
             # A name that several packages provide must be replaced by one of these.
             unknown = tuple(
@@ -159,6 +159,50 @@ class Preview:
             )
             return PreviewedSelection(selection, unknown, foretold)
         return PreviewedSelection(selection, self._unlisted(found, selection), foretold)
+
+    def in_version(self, request: BuildRequest, version: str) -> BuildRequest:
+        """The same request for another version. Raises what `Catalog.resolve` raises.
+
+        Where it lists every package, those that are default ones here give way to those of that version.
+        """
+        # The revision is that of one version only.
+        other = structs.replace(request, version=version, version_code="")
+        if not request.diff_packages or request.packages_versions:
+            return other
+        usual, theirs = (self._usual(each) for each in (request, other))
+        removed = set(usual).difference(request.wanted)
+        names = [name for name in theirs if name not in removed]
+        names += [name for name in request.wanted if name not in usual]
+        return structs.replace(other, packages=tuple(dict.fromkeys(names)))
+
+    def _usual(self, request: BuildRequest) -> list[str]:
+        """The default packages of a request's device, without those that the device takes away."""
+        names = self._catalog.default_packages(self._catalog.resolve(request))
+        return [name for name in names if not name.startswith("-") and f"-{name}" not in names]
+
+    def culprit(self, request: BuildRequest, missing: str) -> str:
+        """A package of the request because of which `missing` is needed, however far away; "" for none.
+
+        Beside `look`, for what no package of the request needs itself. Takes as many looks as there are
+        doublings in the number of packages. Raises what `Catalog.resolve` raises.
+        """
+        found = self._catalog.resolve(request)
+        known = self._preflight.indexes(found)
+        usual = set(self._catalog.default_packages(found))
+        names = [name for name in found.request.wanted if name not in usual and not name.startswith("-")]
+
+        def is_needed_with(count: int) -> bool:
+            fewer = structs.replace(found, request=found.request.without(names[count:]))
+            return missing in self._preflight.foretell(fewer, known=known).foretold.problem.missing
+
+        if not names or is_needed_with(0):
+            return ""
+        # The first so many without which all is well, and with which it is not.
+        fine, bad = 0, len(names)
+        while bad - fine > 1:
+            middle = (fine + bad) // 2
+            fine, bad = (fine, middle) if is_needed_with(middle) else (middle, bad)
+        return names[bad - 1]
 
     def _unlisted(self, found: Resolved, selection: PackageSelection) -> tuple[UnknownPackage, ...] | None:
         """The names that no list of names has, where nothing more can be said; None without the lists."""

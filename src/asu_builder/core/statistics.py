@@ -94,6 +94,7 @@ class DayReport(Struct, frozen=True):
     built: Annotated[int, _says("Builds that completed", 50, ge=0)]
     cache_hits: _CacheHits
     failed: Annotated[int, _says("Builds that failed", 5, ge=0)]
+    refused: Annotated[int, _says("New requests that were refused before a build", 3, ge=0)]
     diff_packages: Annotated[Share, _says("Failed share of the day's new builds")]
 
 
@@ -154,6 +155,11 @@ class StatisticsReport(Struct, frozen=True):
     def failed(self) -> int:
         """Builds that ended without images."""
         return sum(day.failed for day in self.days)
+
+    @property
+    def refused(self) -> int:
+        """New requests that were answered as a failed build without one."""
+        return sum(day.refused for day in self.days)
 
     @property
     def diff_packages(self) -> Share:
@@ -238,7 +244,8 @@ class Charts:
     def days(self, count: int) -> list[DayReport]:
         """The last `count` days, today last."""
         start = self._start(count, DAY)
-        built, hits, failed = (self._by_day((kind,), count) for kind in ("completed", "cache_hit", "failed"))
+        kinds: tuple[EventKind, ...] = ("completed", "cache_hit", "failed", "refused")
+        built, hits, failed, refused = (self._by_day((kind,), count) for kind in kinds)
         return [
             DayReport(
                 (start + slot * DAY).date(),
@@ -246,6 +253,7 @@ class Charts:
                 built=built[slot],
                 cache_hits=hits[slot],
                 failed=failed[slot],
+                refused=refused[slot],
                 diff_packages=share,
             )
             for slot, share in enumerate(self._shares(count, DAY))

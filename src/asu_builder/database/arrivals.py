@@ -76,7 +76,7 @@ class Arrivals:
         self._new: dict[str, Submission] = {}
         """What is not written yet, by hash."""
         self._pending: int | None = None
-        """How many wait, with these; None while nobody had to know."""
+        """How many wait, with these; None until it is needed."""
         self._last: tuple[int, ...] = ()
         """The last place in the queue, without these."""
         self.entries: list[Entry | AsuError] = []

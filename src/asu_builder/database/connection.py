@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _BUSY_TIMEOUT_SECONDS = 30.0
 _AGAIN_SECONDS = 0.01
 _FOLD_MILLISECONDS = 100
+_LOG_PAGES = 4000
+"""Of the log, 16 MB, before it is brought into the file: new jobs write the same pages again and again."""
 _DAMAGED = (
     "The database is damaged; nothing is built or taken on until the operator has stopped the service, "
     "put a backup in the place of the file, and started it again."
@@ -148,6 +150,7 @@ class Database:
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA cache_size = -1024")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             # What is forgotten may have been a Wi-Fi password: its bytes are overwritten, not only freed.
             connection.execute("PRAGMA secure_delete = ON")
             if read_only:
@@ -204,14 +207,18 @@ class Database:
         if self._refusal:
             raise Unavailable(self._refusal)
         connection = self._durable if durable else self._relaxed
-        with self._translated(), self._writing:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
+        try:
+            with self._writing:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+        except (sqlite3.DatabaseError, OSError):
+            with self._translated():  # here only, as above
                 raise
-            connection.execute("COMMIT")
 
     def now(self) -> int:
         """The database's time in microseconds since 1970; no other clock decides about jobs."""

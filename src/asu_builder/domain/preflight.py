@@ -13,7 +13,7 @@ from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.release import version_at
 
 
-class Verdict(StrEnum):
+class Feasibility(StrEnum):
     """Three answers, never two."""
 
     FINE = "fine"
@@ -46,7 +46,7 @@ class PackageIndexes(Struct, frozen=True):
 class Foretold(Struct, frozen=True):
     """What the package manager would do with a selection. What does not apply to the verdict is empty."""
 
-    verdict: Verdict
+    verdict: Feasibility
     reason: str = ""
     """Of *unknown*: why, as a sentence."""
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Foretold(Struct, frozen=True):
     """`PackageIndexes.digest` of what it was judged by; "" where nothing was read."""
 
 
-UNTOLD = Foretold(Verdict.UNKNOWN)
+UNTOLD = Foretold(Feasibility.UNKNOWN)
 """Where nothing was asked."""
 
 
@@ -86,11 +86,11 @@ class CarriedPackages(Struct, frozen=True):
     """As `make info` says it, for example r28959-29397011cc."""
     manager: PackageManager
     index: bytes
-    """The index of its own `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
+    """The index of its `packages/` folder, as apk or opkg reads it (`libc`, `kernel`, `base-files` …)."""
     repositories: tuple[str, ...]
     """Addresses of the repositories that it is configured with, as its own file names them."""
     folders: Mapping[str, bytes] = field(default_factory=dict)
-    """Folders of its own that it installs from beside `packages/`, with the index of each."""
+    """Further folders that it installs from beside `packages/`, with the index of each."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Names that its makefile asks for in one version only, and that version, as a build of it has shown.
 
@@ -98,7 +98,7 @@ class CarriedPackages(Struct, frozen=True):
     """
 
     def indexes(self) -> list[PackageIndex]:
-        """The index of its own packages, called `imagebuilder`, and those of its other folders."""
+        """The index of what it brings along, called `imagebuilder`, and those of its other folders."""
         import hashlib
 
         named = {OWN_INDEX: self.index, **self.folders}

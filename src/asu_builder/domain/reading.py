@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -170,14 +169,24 @@ class Reading:
         """What the last round has read."""
         return Sources(self._read.values())
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> "Active":
         """While this lasts, what is read in this thread belongs to it."""
-        token = _CURRENT.set(self)
-        try:
-            yield
-        finally:
-            _CURRENT.reset(token)
+        return Active(self)
+
+
+class Active:
+    """What `Reading.active` gives; a generator in its place would cost as much as reading a document."""
+
+    __slots__ = ("_reading", "_token")
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(self._reading)
+
+    def __exit__(self, *_: object) -> None:
+        _CURRENT.reset(self._token)
 
 
 _CURRENT: ContextVar[Reading | None] = ContextVar("reading", default=None)

@@ -1,12 +1,14 @@
 """A build request in canonical form, the hash that names it, and its first digits, for people."""
 
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from asu_builder.domain.addresses import MAX_LENGTH, parse_address
 from asu_builder.domain.errors import BuildNotFound, RequestMalformed, RequestRejected
@@ -82,16 +84,13 @@ class BuildRequest(Struct, frozen=True):
     """Names that were left out for that, each with the nearest one that exists, or "". Never by a caller."""
 
     def __post_init__(self) -> None:
-        _require(VERSION.fullmatch(self.version), "version", "a version like 24.10.4 or SNAPSHOT")
-        _require(TARGET.fullmatch(self.target), "target", "target/subtarget, for example ath79/generic")
-        _require(PROFILE.fullmatch(self.profile), "profile", "letters, digits and . _ -")
-        _require(
-            VERSION_CODE.fullmatch(self.version_code), "version_code", "a revision like r28959-29397011cc"
-        )
+        _require_place(self.version, self.target, self.profile, self.version_code)
         for name, packages, entries in (
             ("packages", self.packages, enumerate(self.packages)),
             ("packages_versions", self.packages_versions, ((None, name) for name in self.packages_versions)),
         ):
+            if not packages:
+                continue
             # One match over all joined: six times faster for a hundred names than one by one. A name with
             # a line break in it would pass as two: then there are more lines than names.
             joined = "\n".join((*packages, ""))
@@ -100,7 +99,7 @@ class BuildRequest(Struct, frozen=True):
             _require(
                 len(packages) <= MAX_PACKAGES and len(joined) - len(packages) <= MAX_PACKAGES_LENGTH,
                 name,
-                f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together",
+                _FEW_PACKAGES,
             )
         joined = "\n".join((*self.packages_versions.values(), ""))
         if not _PACKAGE_VERSIONS.fullmatch(joined) or joined.count("\n") != len(self.packages_versions):
@@ -115,12 +114,12 @@ class BuildRequest(Struct, frozen=True):
         _require(
             self.filesystem is None or FILESYSTEM.fullmatch(self.filesystem),
             "filesystem",
-            f"a name like {', '.join(FILESYSTEMS)}",
+            _A_FILESYSTEM,
         )
         _require(
             len(self.defaults) <= MAX_DEFAULTS_LENGTH and "\0" not in self.defaults,
             "defaults",
-            f"text without NUL of at most {MAX_DEFAULTS_LENGTH} characters",
+            _SHORT_TEXT,
         )
         _require(self.repositories_mode in REPOSITORIES_MODES, "repositories_mode", "append or replace")
         _require(
@@ -158,10 +157,33 @@ class BuildRequest(Struct, frozen=True):
         """The package names asked for, in the caller's order, each once."""
         return tuple(dict.fromkeys(self.packages_versions or self.packages))
 
+    def without(self, names: Collection[str]) -> "BuildRequest":
+        """The same request without these packages."""
+        versions = self.packages_versions
+        return replace(
+            self,
+            packages=tuple(name for name in self.packages if name not in names),
+            packages_versions={name: version for name, version in versions.items() if name not in names},
+        )
+
+
+_FEW_PACKAGES = f"at most {MAX_PACKAGES} names with {MAX_PACKAGES_LENGTH} characters together"
+_A_FILESYSTEM = f"a name like {', '.join(FILESYSTEMS)}"
+_SHORT_TEXT = f"text without NUL of at most {MAX_DEFAULTS_LENGTH} characters"
+
 
 def _require(holds: object, name: str, expected: str) -> None:
     if not holds:
         raise RequestMalformed(f"{name}: expected {expected}", field=name)
+
+
+@functools.lru_cache(256)
+def _require_place(version: str, target: str, profile: str, version_code: str) -> None:
+    """Remembers what was found to be good: most requests are for one of a few devices."""
+    _require(VERSION.fullmatch(version), "version", "a version like 24.10.4 or SNAPSHOT")
+    _require(TARGET.fullmatch(target), "target", "target/subtarget, for example ath79/generic")
+    _require(PROFILE.fullmatch(profile), "profile", "letters, digits and . _ -")
+    _require(VERSION_CODE.fullmatch(version_code), "version_code", "a revision like r28959-29397011cc")
 
 
 _SHOWN = 80

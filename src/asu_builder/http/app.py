@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _READING_THREADS = 4
 """Apart from the one that submits. None of them ever waits for upstream."""
 _ROUTER_AFTER_SECONDS = 0.25
-"""When the router is loaded if nobody needs it before: after the first answers, before background work."""
+"""When the router is loaded if no request needs it before."""
 
 
 def create_app(parts: "Parts") -> FastPath:

@@ -156,17 +156,17 @@ class Door:
         counted_as: Callable[[str], str | None] = lambda host: host,
         large_bodies: Callable[[str], bool] = lambda path: True,
         refuse: Callable[[int], Headers] = lambda status: (),
-        recall: Callable[[bytes, bytes], bytes | None] = lambda head, body: None,
+        known_answer: Callable[[bytes, bytes], bytes | None] = lambda head, body: None,
     ) -> None:
         """`counted_as` gives the name under which a host's connections are counted, None for a host
         that may have any number. `large_bodies` says whether a path takes bodies up to the limit
         rather than `LOWEST_BODY`. `refuse` is told each refusal and gives the headers of its answer.
-        `recall` gives the whole answer to a POST of these bytes, if it is known, and counts it as given; b""
-        where the rest of the body is to come.
+        `known_answer` gives the whole answer to a POST of these bytes, if it is known, and counts it as
+        given; b"" where the rest of the body is to come.
         """
         self.limits = limits or Settings()
         self.refuse = refuse
-        self.recall = recall
+        self.known_answer = known_answer
         self._counted_as = counted_as
         self._large_bodies = large_bodies
         self._open: dict[Connection, str | None] = {}

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from asu_builder.domain.errors import AsuError, NotAuthenticated
 from asu_builder.http.answer_cache import CachedResponse, LruByteCache
-from asu_builder.http.api.builds import BODY, Asked, BuildAnswers, is_request_hash
+from asu_builder.http.api.builds import BODY, BuildAnswers, RequestScope, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
 from asu_builder.http.api.wire import RenderedResponse, render_problem
 from asu_builder.http.callers import Callers
@@ -60,7 +60,7 @@ _OF_ONE_REQUEST = re.compile(
     rb"\r\n[Xx]-(?:[Rr]equest-[Ii][Dd]: ?([A-Za-z0-9._-]{1,64})|[Ff]orwarded-[Ff]or:[0-9A-Fa-f.:, ]*)"
     rb"(?=\r\n[^ \t])"
 )
-"""Lines of a head that proxies write anew for each request. A result is the same whoever asks for it."""
+"""Lines of a head that proxies write differently for each request. A result is the same for every caller."""
 
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 _PREFLIGHT = (
@@ -236,7 +236,7 @@ class FastPath:
         if in_one_piece and route == BUILD and cached.status == 200 and RAW_HEAD in scope:
             self._note_head(scope)
 
-    def recall(self, head: bytes, body: bytes) -> bytes | None:
+    def known_answer(self, head: bytes, body: bytes) -> bytes | None:
         """The whole answer to a POST of these bytes, if its head came before and its body has a result.
 
         b"" where the rest of the body is to come. The answer is counted as given. It depends on these bytes
@@ -257,7 +257,7 @@ class FastPath:
         return b"%sx-request-id: %b\r\n\r\n%b" % (cached.head, request_id, cached.body)
 
     def _note_head(self, scope: "Scope") -> None:
-        """Remembers what `recall` needs of a request that was answered with a result."""
+        """Remembers what `known_answer` needs of a request that was answered with a result."""
         lasting = _head_and_ids(scope[RAW_HEAD])[0]
         if b"\r\nx-request-id:" in lasting.lower():
             return  # which one counts is the ordinary way's business
@@ -273,7 +273,7 @@ class FastPath:
             counted_as=self._callers.counted_as,
             large_bodies=self.takes_large_bodies,
             refuse=self.turn_away,
-            recall=self.recall,
+            known_answer=self.known_answer,
         )
 
     @staticmethod
@@ -394,7 +394,7 @@ class FastPath:
         """Answers without the router: it and its wrappers cost as much as the answer."""
         on_build = self._answers.on_post if scope["method"] == "POST" else self._answers.on_get
         try:
-            answer = await on_build(Asked(scope))
+            answer = await on_build(RequestScope(scope))
         except ClientGone:
             raise
         except Exception as error:

@@ -303,7 +303,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle is not None and not (cycle.response_complete and cycle.keep_alive)
         ):
             return False
-        answer = self._door.recall(head, body)
+        answer = self._door.known_answer(head, body)
         if answer is None:
             return False
         if not answer:

@@ -25,7 +25,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 _QUIET_TURNS = 8
 """Turns of the event loop, a few microseconds each while it has nothing else to do."""
-_Call = tuple[asyncio.Future[Any], contextvars.Context, Callable[..., Any], tuple[object, ...]]
+_Ended = Callable[[Any, BaseException | None], None]
+"""Called on the event loop with what was returned, or what was raised."""
+_Call = tuple[asyncio.AbstractEventLoop, _Ended, contextvars.Context, Callable[..., Any], tuple[object, ...]]
 
 
 class Threads:
@@ -49,16 +51,27 @@ class Threads:
 
     def run(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Calls the function in a thread, within the caller's context variables."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def call() -> T:
+            if future.cancelled():  # the caller has gone
+                raise asyncio.CancelledError
+            return function(*arguments)
+
+        self.begin(functools.partial(_settle, future), call)
+        return future
+
+    def begin(self, ended: _Ended, function: Callable[..., Any], *arguments: object) -> None:
+        """The same without a future, which would cost the event loop a turn."""
         if self._closed:
             raise RuntimeError(f"The threads {self._name} have ended.")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._open += 1
         if len(self._threads) < min(self._open, self._size):
             name = f"{self._name}_{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
             self._threads[-1].start()
-        self._calls.put((future, contextvars.copy_context(), function, arguments))
-        return future
+        loop = asyncio.get_running_loop()
+        self._calls.put((loop, ended, contextvars.copy_context(), function, arguments))
 
     def close(self) -> None:
         """Lets running calls end and takes no more; what has not begun is cancelled."""
@@ -70,30 +83,35 @@ class Threads:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            future, context, function, arguments = call
+            loop, ended, context, function, arguments = call
             result: object = None
             error: BaseException | None = None
             if self._closed:
                 error = asyncio.CancelledError()
-            elif not future.cancelled():
+            else:
                 try:
                     result = context.run(function, *arguments)
                 except BaseException as raised:  # noqa: BLE001 - its caller is told
                     error = raised
             with contextlib.suppress(RuntimeError):  # the loop has been closed
-                future.get_loop().call_soon_threadsafe(self._end, future, result, error)
-            del call, future, context, function, arguments, result, error  # until the next one comes
+                loop.call_soon_threadsafe(self._end, ended, result, error)
+            # Until the next one comes.
+            del call, loop, ended, context, function, arguments, result, error
 
-    def _end(self, future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    def _end(self, ended: _Ended, result: object, error: BaseException | None) -> None:
         self._open -= 1
-        if future.done():  # the caller has gone
-            return
-        if isinstance(error, asyncio.CancelledError):
-            future.cancel()
-        elif error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        ended(result, error)
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():  # the caller has gone
+        return
+    if isinstance(error, asyncio.CancelledError):
+        future.cancel()
+    elif error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class Batcher(Generic[A, T]):
@@ -127,7 +145,7 @@ class Batcher(Generic[A, T]):
         return future
 
     def _begin(self, before: int, turns: int) -> None:
-        """Begins a call when the event loop has turned so often with nobody new; `before` had come then."""
+        """Begins a call when the event loop has turned so often without a new call after `before`."""
         count = len(self._waiting)
         if turns and count > before:
             turns = _QUIET_TURNS
@@ -137,22 +155,17 @@ class Batcher(Generic[A, T]):
         self._runs = bool(count)
         if self._runs:
             batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
-            running = self._threads.run(self._call, [argument for argument, _ in batch])
-            running.add_done_callback(functools.partial(self._end, batch))
+            arguments = [argument for argument, _ in batch]
+            self._threads.begin(functools.partial(self._end, batch), self._call, arguments)
 
     def _end(
-        self, batch: Sequence[tuple[A, asyncio.Future[T]]], call: asyncio.Future[list[T | Exception]]
+        self, batch: Sequence[tuple[A, asyncio.Future[T]]], found: Any, error: BaseException | None
     ) -> None:
         """Answers those whose call has ended; then the next may begin."""
-        error = asyncio.CancelledError() if call.cancelled() else call.exception()
-        results: list[Any] = [error] * len(batch) if error else call.result()
+        results: list[Any] = [error] * len(batch) if error else found
         for (_, future), result in zip(batch, results, strict=True):
-            if future.done():  # the caller has gone
-                continue
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            failed = isinstance(result, BaseException)
+            _settle(future, None if failed else result, result if failed else None)
         turns = _QUIET_TURNS if len(batch) + len(self._waiting) > 1 else 0
         asyncio.get_running_loop().call_soon(self._begin, len(self._waiting), turns)
 
@@ -201,6 +214,46 @@ class SingleFlight(Generic[T]):
             task.exception()
 
 
+class Relay(Generic[T]):
+    """One running call for all who ask for the same thing at the same time, made by the first of them.
+
+    When that one goes away the next begins the call again. It costs neither a task nor further turns of the
+    event loop, as `SingleFlight` does, and is for calls that may be begun twice.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[Hashable, list[asyncio.Future[Any]]] = {}
+        """Who waits for each call: for its result and its error, or None where it is to be begun again."""
+
+    async def ask(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """The call's result, and whether it was this caller who made it."""
+        while (waiting := self._running.get(key)) is not None:
+            waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            waiting.append(waiter)
+            if (found := await waiter) is not None:
+                result, error = found
+                if error is not None:
+                    raise error
+                return result, False
+        waiting = self._running[key] = []
+        outcome: tuple[Any, Exception | None] | None = None  # until there is one: it leaves
+        try:
+            outcome = await call(), None
+        except Exception as raised:
+            outcome = None, raised
+            raise
+        finally:
+            if self._running.get(key) is waiting:
+                del self._running[key]
+            for waiter in waiting:
+                _settle(waiter, outcome, None)
+        return outcome[0], True
+
+    def part(self) -> None:
+        """Later callers do not join what is running now: its result may be out of date."""
+        self._running.clear()
+
+
 SHORT_SECONDS = 2.0
 """For what is nice to have beside an answer that stands without it."""
 AdmitFetch = Callable[[str, str], TooManyRequests | None]
@@ -247,13 +300,13 @@ class Waiting:
         """Who is called when one ends; a waiter that leaves takes its callback along."""
         self._stopped = False
 
-    def reading(self, caller: Caller, what: str, *, patience: float | None = None) -> Reading:
-        """A reading for this caller. `what` is the same for the same question."""
+    def reading(self, caller: Caller, what: str | bytes, *, patience: float | None = None) -> Reading:
+        """A reading for this caller. `what` is the same for the same question; of bytes the digest counts."""
         patience = FIRST_SECONDS if patience is None else patience
         if caller.token or caller.many:
             return Reading(caller.name, patience=patience)
         return Reading(
-            caller.name, admit=functools.partial(self._admit, caller.name, what), patience=patience
+            caller.name, admit=functools.partial(self._admit_one, caller.name, what), patience=patience
         )
 
     async def run(self, reading: Reading, call: Callable[..., T], *arguments: object) -> T:
@@ -293,6 +346,13 @@ class Waiting:
                 await self._ended(fetches, until)
             if self._stopped:
                 reading.give_up()
+
+    def _admit_one(self, caller: str, what: str | bytes) -> TooManyRequests | None:
+        if isinstance(what, bytes):
+            import hashlib  # with OpenSSL, which a start does without
+
+            what = hashlib.sha256(what).hexdigest()
+        return self._admit(caller, what)
 
     def stop(self) -> None:
         """Waits for nothing any more: the server ends."""

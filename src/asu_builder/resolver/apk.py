@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cmp_to_key
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
@@ -11,23 +10,29 @@ from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.packages import unique
 from asu_builder.domain.preflight import Foretold
-from asu_builder.resolver.world import Asked, Chosen, World, unknown
+from asu_builder.resolver.pool import Chosen, PackagePool, Selection, unknown
 
 if TYPE_CHECKING:
     import solv
 
 _APK_VERSION = re.compile(
-    r"[0-9]+(?:\.[0-9]+)*[a-z]?"
-    r"(?:_(?:alpha|beta|pre|rc|cvs|svn|git|hg|p)[0-9]*)*"
-    r"(?:~[0-9a-f]+)?(?:-r[0-9]+)?"
+    r"[0-9]{1,18}(?:\.[0-9]{1,18})*[a-z]?"
+    r"(?:_(?:alpha|beta|pre|rc|cvs|svn|git|hg|p)[0-9]{0,18})*"
+    r"(?:~[0-9a-f]+)?(?:-r[0-9]{1,18})?"
 )
-_YARDSTICK = "\x01version"
+_VERSION_PART = re.compile(r"\.?[0-9]+|_[a-z]+|[a-z]|~[0-9a-f]+|-r[0-9]+")
+_SUFFIXES = ("alpha", "beta", "pre", "rc", "", "cvs", "svn", "git", "hg", "p")
+_UNFORESEEN = "Several packages could be chosen, and apk's choice is not foreseen."
+_RELEASE = _SUFFIXES.index("")
+"""Suffixes before this place make a version earlier than it is without any."""
 
 
-class ApkWorld(World):
+class ApkPool(PackagePool):
     """The packages of apk's indexes in a pool of libsolv.
 
-    Rules that libsolv does not have:
+    libsolv as it is packed for Python orders versions as RPM does, so they go into the pool as their places
+    in apk's order. A name provided without a version is there in every version, for both. Rules that libsolv
+    does not have:
 
     * A name that is provided with a version is a slot: its provider excludes every other provider of
       that name, those without a version too. A package that provides its own name excludes itself; apk
@@ -43,8 +48,8 @@ class ApkWorld(World):
         import solv  # not everywhere
 
         self._solv = solv
-        self._doubtful: set[str] = set()
-        """Names of packages whose version apk's order does not know."""
+        self._uncertain: set[str] = set()
+        """Names with a version, of a package, provided or asked for, that apk's order does not know."""
         self._bare: dict[str, set[int]] = {}
         """For names that some provide without choosing, who does."""
         self._clashing: set[int] = set()
@@ -52,16 +57,15 @@ class ApkWorld(World):
         self._triggered: list[int] = []
         """Packages that install themselves when others are there."""
         self._pool = solv.Pool()
-        self._pool.setdisttype(solv.Pool.DISTTYPE_APK)
         self._solvables: list[int] = []
         self._numbers: dict[int, int] = {}
         self._ids: dict[str, int] = {}
+        self._places = self._order_versions()
         repository = self._pool.add_repo("")
         for number, package in enumerate(self.packages):
-            if _APK_VERSION.fullmatch(package.version):
+            if package.version in self._places:
                 self._add(number, package, repository.add_solvable())
             else:
-                self._doubtful.update((package.name, *(relation.name for relation in package.provides)))
                 self._solvables.append(0)
         self._pool.createwhatprovides()
         self._favours = self._find_favours()
@@ -74,24 +78,39 @@ class ApkWorld(World):
         """
         pool, job = self._pool, self._solv.Job
         favours: dict[int, None] = {}
-        yardstick = pool.add_repo("versions")
         for name in self.provided:
-            versions = {
-                number: self._version_of(number, name)
-                for number in self.providers(name)
-                if number not in self._bare.get(name, ()) and self._solvables[number]
-            }
+            versions = self._choosing(name)
             if len({self._priority(number) for number in versions}) > 1:
                 # Of a name without a version apk cannot say that it is lower.
-                rank = self._rank(yardstick, set(versions.values())) if all(versions.values()) else {}
+                rank = self._places if all(versions.values()) else {}
                 # Of equal ones `max` takes the first.
                 first = sorted(versions, key=lambda number: (self.packages[number].name, number))
                 best = max(first, key=lambda n: (rank.get(versions[n], 0), self._priority(n)))
                 if not rank or best != max(first, key=lambda n: rank[versions[n]]):
                     favours[best] = None
-        yardstick.free()
         how = job.SOLVER_FAVOR | job.SOLVER_SOLVABLE
         return [pool.Job(how, self._solvables[number]) for number in favours]
+
+    def _choosing(self, name: str) -> dict[int, str]:
+        """Packages that may be chosen for a name, each with the version in which it is that."""
+        return {
+            number: self._version_of(number, name)
+            for number in self.providers(name)
+            if number not in self._bare.get(name, ()) and self._solvables[number]
+        }
+
+    def _has_first_choices(self, asked: Selection, walk: "_Walk") -> bool:
+        """Whether for every name what apk prefers is there, so that nothing else was looked for."""
+        for name in self._near(asked, walk.needs):
+            versions = self._choosing(name)
+            if len(versions) > 1:
+                if not all(versions.values()):
+                    return False
+                ranks = {n: (self._places[version], self._priority(n)) for n, version in versions.items()}
+                best = max(ranks.values())
+                if not any(ranks[number] == best for number in ranks if number in walk.needs):
+                    return False
+        return True
 
     def _priority(self, number: int) -> int:
         return self.packages[number].provider_priority or 0
@@ -103,15 +122,23 @@ class ApkWorld(World):
             return package.version
         return next(relation.version for relation in package.provides if relation.name == name)
 
-    def _rank(self, repository: "solv.Repo", versions: set[str]) -> dict[str, int]:
-        """For each version its place in apk's order."""
-        solvables: list[Any] = []
-        for version in versions:
-            solvable = repository.add_solvable()
-            solvable.name, solvable.evr = _YARDSTICK, version
-            solvables.append(solvable)
-        solvables.sort(key=cmp_to_key(_compare_versions))
-        return {solvable.evr: place for place, solvable in enumerate(solvables)}
+    def _order_versions(self) -> dict[str, int]:
+        """For each version that is mentioned its place in apk's order; the names of others are uncertain."""
+        keys: dict[str, tuple[object, ...] | None] = {}
+        for package in self.packages:
+            mentioned = [(package.name, package.version)]
+            for relations in (package.provides, package.depends):
+                mentioned += [(each.name, each.version) for each in relations if each.operator]
+            for name, version in mentioned:
+                if version not in keys:
+                    keys[version] = order_of(version)
+                if keys[version] is None:
+                    self._uncertain.add(name)
+            if keys[package.version] is None:
+                self._uncertain.update(relation.name for relation in package.provides)
+        known = {version: key for version, key in keys.items() if key is not None}
+        places = {key: place for place, key in enumerate(sorted(set(known.values())), start=1)}
+        return {version: places[key] for version, key in known.items()}
 
     def _add(self, number: int, package: IndexedPackage, solvable: "solv.XSolvable") -> None:
         pool, solv = self._pool, self._solv
@@ -120,11 +147,11 @@ class ApkWorld(World):
             solv.SOLVABLE_REQUIRES,
             solv.SOLVABLE_CONFLICTS,
         )
-        solvable.name, solvable.evr = package.name, package.version
+        solvable.name, solvable.evr = package.name, str(self._places[package.version])
         self._solvables.append(solvable.id)
         self._numbers[solvable.id] = number
         own = self._id(package.name)
-        solvable.add_deparray(provides, pool.rel2id(own, self._id(package.version), solv.REL_EQ))
+        solvable.add_deparray(provides, pool.rel2id(own, self._version_id(package.version), solv.REL_EQ))
         if len(self.named[package.name]) > 1 or package.name in self.provided:
             solvable.add_deparray(conflicts, own)
         for relation in package.provides:
@@ -149,6 +176,10 @@ class ApkWorld(World):
             found = self._ids[name] = int(self._pool.str2id(name))
         return found
 
+    def _version_id(self, version: str) -> int:
+        """A version in the pool; one that apk's order does not know is none of those there."""
+        return self._id(str(self._places.get(version, 0)))
+
     def _relation(self, relation: Relation) -> int:
         solv, pool, name = self._solv, self._pool, self._id(relation.name)
         if not relation.operator:
@@ -157,11 +188,11 @@ class ApkWorld(World):
             flags = 0
             for letter, flag in (("<", solv.REL_LT), ("=", solv.REL_EQ), (">", solv.REL_GT)):
                 flags |= flag if letter in relation.operator else 0
-            return int(pool.rel2id(name, self._id(relation.version), flags))
-        either = pool.rel2id(name, self._id(relation.version), solv.REL_EQ)
+            return int(pool.rel2id(name, self._version_id(relation.version), flags))
+        either = pool.rel2id(name, self._version_id(relation.version), solv.REL_EQ)
         for version in sorted(self._versions(relation.name)):
             if begins_with(version, relation.version):
-                one = pool.rel2id(name, self._id(version), solv.REL_EQ)
+                one = pool.rel2id(name, self._version_id(version), solv.REL_EQ)
                 either = pool.rel2id(either, one, solv.REL_OR)
         return int(either)
 
@@ -173,7 +204,7 @@ class ApkWorld(World):
             versions.update(relation.version for relation in provides if relation.name == name)
         return versions - {""}
 
-    def _judge(self, asked: Asked) -> Foretold:
+    def _judge(self, asked: Selection) -> Foretold:
         for name, version in asked.pinned.items():
             if self.is_known(name) and version not in self._versions(name):
                 return unknown(f"{name} is not there in the version {version}.")
@@ -196,15 +227,17 @@ class ApkWorld(World):
                 found, rules = self._solve(asked, {*unreachable, *(found - walk.needs.keys())})
                 walk = self._walk(asked, found)
                 if rules or walk.unchosen:
-                    return unknown("Several packages could be chosen, and apk's choice is not foreseen.")
+                    return unknown(_UNFORESEEN)
         if clashes := self._clashes(walk):
+            if not (self._has_first_choices(asked, walk) or self._solve(asked, self._clashing)[1]):
+                return unknown(_UNFORESEEN)
             return self._refuse(asked, {}, clashes, ())
         return self._doubts(asked, walk) or self.accept(asked, Chosen(walk.because, walk.needs))
 
     def _clashes(self, walk: "_Walk") -> list[str]:
         return [self.packages[number].name for number in walk.needs if number in self._clashing]
 
-    def _unchosen(self, asked: Asked) -> dict[str, tuple[str, ...]]:
+    def _unchosen(self, asked: Selection) -> dict[str, tuple[str, ...]]:
         """Names asked for that only such packages provide as do not choose, and that nothing brings in."""
         names = [
             name
@@ -214,13 +247,15 @@ class ApkWorld(World):
         reached = self._reachable(asked) if names else set()
         return {name: () for name in names if not self._bare[name] & reached}
 
-    def _doubts(self, asked: Asked, walk: "_Walk") -> Foretold | None:
+    def _doubts(self, asked: Selection, walk: "_Walk") -> Foretold | None:
         """Why a solution may not be apk's."""
         installed = [self.packages[number] for number in walk.needs]
         there = {relation.name for package in installed for relation in package.provides}
         there.update(package.name for package in installed)
-        if self._doubtful and (doubtful := sorted(self._doubtful & (self._near(asked, walk.needs) | there))):
-            return unknown(f"The version of {some(doubtful)} is none that apk knows.")
+        if self._uncertain and (
+            uncertain := sorted(self._uncertain & (self._near(asked, walk.needs) | there))
+        ):
+            return unknown(f"The version of {some(uncertain)} is none that apk knows.")
         for number in self._triggered:
             package = self.packages[number]
             if package.name not in there and all(
@@ -231,12 +266,12 @@ class ApkWorld(World):
             return unknown(f"{some(recommending)}: packages that it recommends may be installed too.")
         return None
 
-    def _near(self, asked: Asked, numbers: Iterable[int]) -> set[str]:
+    def _near(self, asked: Selection, numbers: Iterable[int]) -> set[str]:
         """Names that a request and these packages need."""
         depends = (relation.name for number in numbers for relation in self.packages[number].depends)
         return {*asked.wanted, *depends}
 
-    def _solve(self, asked: Asked, forbidden: Iterable[int]) -> tuple[set[int], list[Any]]:
+    def _solve(self, asked: Selection, forbidden: Iterable[int]) -> tuple[set[int], list[Any]]:
         """Numbers of what libsolv would install, and the rules that clash."""
         pool, solv = self._pool, self._solv
         job = solv.Job
@@ -268,7 +303,7 @@ class ApkWorld(World):
             ]
         return {self._numbers[solvable.id] for solvable in solver.transaction().newsolvables()}, []
 
-    def _walk(self, asked: Asked, found: set[int]) -> "_Walk":
+    def _walk(self, asked: Selection, found: set[int]) -> "_Walk":
         """What of `found` the request brings in over names that choose."""
         by_name: dict[str, list[int]] = {}
         for number in found:
@@ -309,8 +344,11 @@ class ApkWorld(World):
                 walk.because[name] = there
         return walk
 
-    def _reachable(self, asked: Asked) -> set[int]:
-        """Whatever could come in because of the request, over every alternative that chooses."""
+    def _reachable(self, asked: Selection) -> set[int]:
+        """Whatever could come in because of the request, over every alternative that chooses.
+
+        What the only provider of a name needs is chosen even where the provider itself is not yet.
+        """
         reached: set[int] = set()
         seen: set[str] = set()
         names = list(asked.wanted)
@@ -321,13 +359,15 @@ class ApkWorld(World):
             seen.add(name)
             bare = self._bare.get(name, ())
             for number in self.providers(name):
-                if number not in reached and number not in bare:
+                if number in reached:
+                    continue
+                if number not in bare:
                     reached.add(number)
-                    depends = self.packages[number].depends
-                    names += [relation.name for relation in depends if not relation.excludes]
+                depends = self.packages[number].depends
+                names += [relation.name for relation in depends if not relation.excludes]
         return reached
 
-    def _unreachable(self, asked: Asked) -> set[int]:
+    def _unreachable(self, asked: Selection) -> set[int]:
         """What provides a needed name without choosing, and cannot come in for another reason."""
         reached = self._reachable(asked)
         needed = self._bare.keys() & self._near(asked, reached)
@@ -335,15 +375,15 @@ class ApkWorld(World):
 
     def _refuse(
         self,
-        asked: Asked,
+        asked: Selection,
         hopeless: Mapping[str, tuple[str, ...]],
         clashes: Iterable[str],
         rules: Iterable[tuple[int, int, int, str]],
     ) -> Foretold:
-        if self._doubtful and (
-            doubtful := sorted(self._doubtful & self._near(asked, self._reachable(asked)))
+        if self._uncertain and (
+            uncertain := sorted(self._uncertain & self._near(asked, self._reachable(asked)))
         ):
-            return unknown(f"The version of {some(doubtful)} is none that apk knows.")
+            return unknown(f"The version of {some(uncertain)} is none that apk knows.")
         if self._triggered and any(self.is_known(name) for name in hopeless):
             return unknown("A package that installs itself may bring in what was not chosen.")
         missing = set(hopeless)
@@ -373,7 +413,7 @@ class ApkWorld(World):
         needs = {name: tuple(sorted(needing)) for name, needing in sorted(needed_by.items()) if needing}
         return self.refuse(BuildProblem(unique(sorted(missing)), unique(conflicts), needs, named))
 
-    def _excluded_providers(self, asked: Asked, name: str) -> Iterator[str]:
+    def _excluded_providers(self, asked: Selection, name: str) -> Iterator[str]:
         """Packages that would fulfil a name and that the request excludes."""
         for number in self.providers(name):
             package = self.packages[number]
@@ -389,8 +429,36 @@ class _Walk(NamedTuple):
     """Names that nothing installed provides though it may, and who needs them."""
 
 
-def _compare_versions(one: Any, other: Any) -> int:
-    return int(one.evrcmp(other))
+def order_of(version: str) -> tuple[object, ...] | None:
+    """A key that sorts versions as apk does; None for what it takes for none.
+
+    Of two that go on differently after the same beginning, the one with a further number is the latest, then
+    that with a letter, a suffix, the number of one, a commit, a revision, and that which ends there; but
+    `_alpha` to `_rc` come before all of these.
+    """
+    if not _APK_VERSION.fullmatch(version):
+        return None
+    key: list[tuple[int, int, str | int]] = []
+    is_suffix = False
+    for part in _VERSION_PART.findall(version):
+        value = part.lstrip("._~-")
+        match part[0]:
+            case "_":
+                place = _SUFFIXES.index(value)
+                key.append((0 if place < _RELEASE else 5, place, ""))
+            case "~":
+                key.append((3, 0, value))
+            case "-":
+                key.append((2, int(value[1:]), ""))
+            case ".":
+                # With a nought in front it is compared as text, and comes before all others.
+                key.append((7, 0, value) if value[0] == "0" else (7, int(value), ""))
+            case _ if part.isdecimal():
+                key.append((4 if is_suffix else 7, int(part), ""))
+            case _:
+                key.append((6, 0, value))
+        is_suffix = part[0] == "_"
+    return (*key, (1, 0, ""))
 
 
 def begins_with(version: str, beginning: str) -> bool:

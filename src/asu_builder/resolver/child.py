@@ -25,10 +25,10 @@ from msgspec.structs import replace
 
 from asu_builder.domain.health import Breaker
 from asu_builder.domain.package_index import IndexedPackage, PackageManager
-from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes
 
 if TYPE_CHECKING:
-    from asu_builder.resolver.world import World
+    from asu_builder.resolver.pool import PackagePool
     from asu_builder.upstream.package_index import ReadIndex
 
 _log = logging.getLogger(__name__)
@@ -89,18 +89,18 @@ class Built(Struct, frozen=True, tag=True):
     """To the service: the indexes were read; what takes long now is the question."""
 
 
-class Answer(Struct, frozen=True, tag=True):
+class Outcome(Struct, frozen=True, tag=True):
     """To the service."""
 
-    told: Foretold
+    foretold: Foretold
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _limits_decoder = msgspec.msgpack.Decoder(Limits)
 _question_decoder = msgspec.msgpack.Decoder(Question)
 _supplied_decoder = msgspec.msgpack.Decoder(Supplied)
-_answer_decoder: "msgspec.msgpack.Decoder[Wanted | Built | Answer]" = msgspec.msgpack.Decoder(
-    Wanted | Built | Answer
+_answer_decoder: "msgspec.msgpack.Decoder[Wanted | Built | Outcome]" = msgspec.msgpack.Decoder(
+    Wanted | Built | Outcome
 )
 
 
@@ -141,25 +141,25 @@ class _Worlds:
 
     def __init__(self, limits: Limits, questions: BinaryIO, answers: BinaryIO) -> None:
         # What is loaded now counts for no question.
-        make_world(PackageManager.APK, (), 0)
-        make_world(PackageManager.OPKG, (), 0).nearest(["", ""])
+        make_pool(PackageManager.APK, (), 0)
+        make_pool(PackageManager.OPKG, (), 0).nearest(["", ""])
         from asu_builder.upstream.package_index import read_index
 
         self._read_packages = read_index
         self._limits = limits
         self._questions = questions
         self._answers = answers
-        self._worlds: OrderedDict[tuple[PackageManager, tuple[str, ...]], World] = OrderedDict()
+        self._worlds: OrderedDict[tuple[PackageManager, tuple[str, ...]], PackagePool] = OrderedDict()
         self._read: dict[str, ReadIndex] = {}
         """Indexes of the worlds that are kept: many share those of an architecture."""
 
     def serve(self) -> None:
         while (message := _read(self._questions)) is not None:
-            told = self._answer(_question_decoder.decode(message))
+            foretold = self._answer(_question_decoder.decode(message))
             signal.setitimer(signal.ITIMER_PROF, 0)
-            self._send(Answer(told))
+            self._send(Outcome(foretold))
 
-    def _send(self, message: Wanted | Built | Answer) -> None:
+    def _send(self, message: Wanted | Built | Outcome) -> None:
         data = _encode(message)
         self._answers.write(_LENGTH.pack(len(data)) + data)
 
@@ -168,18 +168,18 @@ class _Worlds:
         own = tuple(digest for digest, _, is_foreign in question.indexes if not is_foreign)
         kinds = dict.fromkeys((everything, own))
         if reason := self._build(question, kinds):
-            return Foretold(Verdict.UNKNOWN, reason)
+            return Foretold(Feasibility.UNKNOWN, reason)
         # The default act of this signal ends the process, wherever it computes.
         signal.setitimer(signal.ITIMER_PROF, self._limits.answering)
-        told = self._world(question.manager, everything).resolve(question.names)
-        if told.verdict is Verdict.IMPOSSIBLE and own != everything:
-            alone = self._world(question.manager, own).resolve(question.names)
-            if alone.verdict is not Verdict.IMPOSSIBLE:
+        foretold = self._pool(question.manager, everything).resolve(question.names)
+        if foretold.verdict is Feasibility.IMPOSSIBLE and own != everything:
+            without_foreign = self._pool(question.manager, own).resolve(question.names)
+            if without_foreign.verdict is not Feasibility.IMPOSSIBLE:
                 reason = "It is impossible only because of what the request's own repositories say."
-                return Foretold(Verdict.UNKNOWN, reason, problem=told.problem, nearest=told.nearest)
-        return told
+                return replace(foretold, verdict=Feasibility.UNKNOWN, reason=reason)
+        return foretold
 
-    def _world(self, manager: PackageManager, digests: tuple[str, ...]) -> "World":
+    def _pool(self, manager: PackageManager, digests: tuple[str, ...]) -> "PackagePool":
         self._worlds.move_to_end((manager, digests))
         return self._worlds[manager, digests]
 
@@ -224,7 +224,7 @@ class _Worlds:
         room = self._limits.worlds - len(packages) * _BYTES_A_PACKAGE
         while self._worlds and self._size() > room:
             self._worlds.popitem(last=False)
-        self._worlds[key] = make_world(manager, packages, sum(index.left_out for index in read))
+        self._worlds[key] = make_pool(manager, packages, sum(index.left_out for index in read))
         used = {digest for _, digests in self._worlds for digest in digests}
         self._read = {digest: index for digest, index in self._read.items() if digest in used}
 
@@ -232,17 +232,17 @@ class _Worlds:
         return sum(len(world.packages) for world in self._worlds.values()) * _BYTES_A_PACKAGE
 
 
-def make_world(manager: PackageManager, packages: Iterable[IndexedPackage], left_out: int) -> "World":
+def make_pool(manager: PackageManager, packages: Iterable[IndexedPackage], left_out: int) -> "PackagePool":
     """The packages of some indexes as their package manager sees them, as far as what is installed allows."""
-    from asu_builder.resolver.opkg import OpkgWorld
-    from asu_builder.resolver.world import NamesOnly
+    from asu_builder.resolver.opkg import OpkgPool
+    from asu_builder.resolver.pool import NamesOnly
 
     if manager is PackageManager.OPKG:
-        return OpkgWorld(packages, left_out)
+        return OpkgPool(packages, left_out)
     try:
-        from asu_builder.resolver.apk import ApkWorld
+        from asu_builder.resolver.apk import ApkPool
 
-        return ApkWorld(packages, left_out)
+        return ApkPool(packages, left_out)
     except ImportError:
         return NamesOnly(packages, left_out)
 
@@ -288,7 +288,7 @@ class _Child:
         indexes = tuple((index.digest, index.name, index.is_foreign) for index in known.indexes)
         try:
             self._send(Question(known.manager, indexes, tuple(names)))
-            while not isinstance(message := self._receive(), Answer):
+            while not isinstance(message := self._receive(), Outcome):
                 building = isinstance(message, Wanted)
                 if isinstance(message, Wanted):
                     bytes_of = {index.digest: index.read for index in known.indexes}
@@ -296,7 +296,7 @@ class _Child:
         except _Lost as lost:
             lost.was_building = building
             raise
-        return message.told
+        return message.foretold
 
     def end(self) -> str:
         """Ends the process whatever it does; how it ended."""
@@ -333,7 +333,7 @@ class _Child:
                 self._is_cut_off = True
                 raise _Lost from None
 
-    def _receive(self) -> Wanted | Built | Answer:
+    def _receive(self) -> Wanted | Built | Outcome:
         until = time.monotonic() + self._limits.patience
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, until))
         if length > _LONGEST_MESSAGE:
@@ -372,7 +372,7 @@ class _Waiting:
         self.known = known
         self.names = names
         self.done = threading.Event()
-        self.told = _unknown("The question was not reached.")
+        self.foretold = _unknown("The question was not reached.")
         self.is_given_up = False
 
 
@@ -419,10 +419,10 @@ class ChildResolver:
         if not question.done.wait(2 * self._limits.patience):
             question.is_given_up = True
             return _unknown("Too many selections are being looked at.")
-        told = question.told
+        foretold = question.foretold
         if known.lacking:
-            told = Foretold(Verdict.UNKNOWN, known.lacking, problem=told.problem, nearest=told.nearest)
-        return replace(told, indexes=known.digest)
+            foretold = replace(foretold, verdict=Feasibility.UNKNOWN, reason=known.lacking)
+        return replace(foretold, indexes=known.digest)
 
     def close(self) -> None:
         """Ends the process; what still waits is not known."""
@@ -441,11 +441,11 @@ class ChildResolver:
         while (question := self._next()) is not None:
             if not question.is_given_up:
                 try:
-                    question.told = self._ask(question.known, question.names)
+                    question.foretold = self._ask(question.known, question.names)
                 except Exception:  # noqa: BLE001 - whatever it is, the build decides
                     _log.exception("A selection could not be looked at.")
                     self._lose()
-                    question.told = _unknown("It could not be worked out.")
+                    question.foretold = _unknown("It could not be worked out.")
             question.done.set()
         self._lose()
 
@@ -471,7 +471,7 @@ class ChildResolver:
                 self._lose()  # it was killed while nothing was asked
             if self._child is None:
                 self._child = _Child(self._limits)
-            told = self._child.ask(known, names)
+            foretold = self._child.ask(known, names)
         except _Lost as lost:
             if self._is_closed:
                 return _unknown("The service is ending.")
@@ -487,7 +487,7 @@ class ChildResolver:
             return _unknown(sentence)
         self._losses = 0
         self._breaker.worked()
-        return told
+        return foretold
 
     def _lose(self) -> str:
         """Ends the process, if there is one; how it ended."""
@@ -496,4 +496,4 @@ class ChildResolver:
 
 
 def _unknown(reason: str) -> Foretold:
-    return Foretold(Verdict.UNKNOWN, reason)
+    return Foretold(Feasibility.UNKNOWN, reason)

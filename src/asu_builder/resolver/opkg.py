@@ -8,7 +8,7 @@ from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.packages import unique
 from asu_builder.domain.preflight import Foretold
-from asu_builder.resolver.world import Asked, Chosen, World, unknown
+from asu_builder.resolver.pool import Chosen, PackagePool, Selection, unknown
 
 _PARTS = re.compile(r"(\D*)(\d*)")
 _LONGEST_NUMBER = 100
@@ -16,7 +16,7 @@ _LONGEST_NUMBER = 100
 _ANY_ARCHITECTURE = frozenset({"all", "noarch"})
 
 
-class OpkgWorld(World):
+class OpkgPool(PackagePool):
     """The packages of opkg's indexes.
 
     * A package is called by its name or by what it provides; a version that is asked for is compared
@@ -50,20 +50,20 @@ class OpkgWorld(World):
         """Packages that have a dependency which cannot be fulfilled, or need such a package."""
         broken: set[int] = set()
         needing: dict[str, set[int]] = {}
-        suspects = set(range(len(self.packages)))
+        candidates = set(range(len(self.packages)))
         for number, package in enumerate(self.packages):
             for relation in package.depends:
                 for name in (relation.name, *(other.name for other in relation.others)):
                     needing.setdefault(name, set()).add(number)
-        while suspects:
+        while candidates:
             found = {
                 number
-                for number in suspects - broken
+                for number in candidates - broken
                 if any(self._unfulfilled(self.packages[number].depends, broken))
             }
             broken |= found
             names = {name for number in found for name in self._names(number)}
-            suspects = {number for name in names for number in needing.get(name, ())}
+            candidates = {number for name in names for number in needing.get(name, ())}
         return broken
 
     def _unfulfilled(self, depends: Iterable[Relation], broken: set[int]) -> Iterator[Relation]:
@@ -108,7 +108,7 @@ class OpkgWorld(World):
         package = self.packages[number]
         return package.name, order_of(package.version), package.architecture not in _ANY_ARCHITECTURE
 
-    def _judge(self, asked: Asked) -> Foretold:
+    def _judge(self, asked: Selection) -> Foretold:
         if asked.excluded:
             return unknown(f"!{asked.excluded[0]}: opkg knows no such wish.")
         missing = [name for name in asked.wanted if not self.is_known(name)]
@@ -158,8 +158,8 @@ class OpkgWorld(World):
 class _Course:
     """One installation as it goes on, name after name."""
 
-    def __init__(self, world: OpkgWorld) -> None:
-        self._world = world
+    def __init__(self, world: OpkgPool) -> None:
+        self._pool = world
         self.because: dict[str, Sequence[int]] = {}
         self.needs: dict[int, list[int]] = {}
         """What is installed, and what fulfils its dependencies."""
@@ -174,7 +174,7 @@ class _Course:
 
     def install_by_name(self, name: str) -> None:
         """What `opkg install` does for one of its names, one that has candidates."""
-        packages, candidates = self._world.packages, self._world.candidates(name)
+        packages, candidates = self._pool.packages, self._pool.candidates(name)
         called_so = [number for number in candidates if packages[number].name == name]
         there = [number for number in candidates if number in self.needs]
         if called_so:
@@ -187,7 +187,7 @@ class _Course:
         self.because[name] = (chosen,)
         if chosen in self.needs:
             return
-        if not self._coming.isdisjoint(self._world.named[packages[chosen].name]):
+        if not self._coming.isdisjoint(self._pool.named[packages[chosen].name]):
             self.upgraded.append(packages[chosen].name)
         self._coming.add(chosen)
         if self._clashes(chosen):
@@ -202,7 +202,7 @@ class _Course:
 
     def _find_needed(self, chosen: int) -> list[int]:
         """What must be installed before a package, in the order in which opkg does."""
-        world = self._world
+        world = self._pool
         found: dict[int, None] = {}
         self._visited.add(world.packages[chosen].name)
         open_ = [(chosen, iter(world.packages[chosen].depends))]
@@ -229,7 +229,7 @@ class _Course:
 
     def _fulfil(self, relation: Relation) -> int:
         """The package that opkg takes for a dependency of a package that is not broken."""
-        world = self._world
+        world = self._pool
         best = -1
         for one in (relation, *relation.others):
             fitting = [number for number in world.candidates(one.name) if world.fits(one, number)]
@@ -241,16 +241,16 @@ class _Course:
         return best
 
     def _clashes(self, number: int) -> bool:
-        package = self._world.packages[number]
+        package = self._pool.packages[number]
         clashing = [
             other
             for relation in package.conflicts
             for one in (relation, *relation.others)
-            for other in self._world.named.get(one.name, ())
-            if other in self._coming and other != number and self._world.fits(one, other)
+            for other in self._pool.named.get(one.name, ())
+            if other in self._coming and other != number and self._pool.fits(one, other)
         ]
         if clashing:
-            self.conflicts |= dict.fromkeys(self._world.packages[n].name for n in (number, *clashing))
+            self.conflicts |= dict.fromkeys(self._pool.packages[n].name for n in (number, *clashing))
         return bool(clashing)
 
 

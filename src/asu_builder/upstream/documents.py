@@ -154,9 +154,12 @@ class UpstreamDocuments:
             return None, True
         document = self._find(path, parse)
         age = 0.0 if document is None else self._clock() - document.checked
+        if document is not None and age <= document.fresh_for:  # which is never longer than it may be used
+            self._note(path, document)
+            return document.parsed, True
         if document is None or age > _longest_stale(path, document).total_seconds():
             document = self._first(path, parse, document, wait=wait)
-        elif age > document.fresh_for:
+        else:
             document = self._again(path, parse, document)
         self._note(path, document)
         return document.parsed, self._clock() - document.checked <= document.fresh_for

@@ -63,6 +63,10 @@ _TOO_MUCH = f"""
 """
 
 
+_FRESH_SECONDS = FRESH_FOR.total_seconds()
+_MISSING_SECONDS = MISSING_FOR.total_seconds()
+
+
 class Document(Struct, frozen=True):
     """One document as upstream last had it."""
 
@@ -87,7 +91,7 @@ class Document(Struct, frozen=True):
     @property
     def fresh_for(self) -> float:
         """Seconds after which upstream is asked again."""
-        return (MISSING_FOR if self.parsed is None else FRESH_FOR).total_seconds()
+        return _MISSING_SECONDS if self.parsed is None else _FRESH_SECONDS
 
 
 def size_of(body: bytes | None, parsed: Any) -> int:

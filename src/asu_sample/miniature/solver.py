@@ -142,9 +142,9 @@ def dependency(owner: int, text: str) -> Dependency:
 
 
 def is_met(need: Dependency, provider: Provider) -> bool:
-    """Whether a provider of the name has a version that fits; a bare virtual fits any version only."""
+    """Whether a provider of the name has a version that fits; a bare virtual fits every one."""
     if provider.version is None:
-        return need.match == ANY
+        return True
     return version_matches(provider.version, need.match, need.version)
 
 
@@ -308,7 +308,8 @@ def select(universe: Universe, names: Iterable[str]) -> tuple[list[int], list[st
     request = sorted({need.name: need for need in entries}.values(), key=lambda need: need.name)
     selection = _solve(universe, request)
     if selection is None:
-        return [], explain(universe, request)
+        # Not every refusal has a block: apk counts what it cannot explain as well.
+        return [], explain(universe, request) or [""]
     return installation_order(universe, request, selection), []
 
 

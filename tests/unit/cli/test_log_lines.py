@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from asu_builder.cli.log_lines import ConsoleLines, JsonLines, configure_logging
+from asu_builder.cli.log_lines import ConsoleLines, JsonLines, Record, configure_logging
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.settings import Settings
 
@@ -129,9 +129,24 @@ def test_the_settings_choose_form_and_level(
 ) -> None:
     root = logging.RootLogger(logging.WARNING)
     monkeypatch.setattr(logging, "root", root)
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())  # is put back
     configure_logging(Settings(log_format=form, log_level="info"))  # type: ignore[arg-type]
     (sink,) = root.handlers
     assert isinstance(sink, logging.StreamHandler)
     assert type(sink.formatter) is kind
     assert sink.stream is sys.stderr
     assert root.level == logging.INFO
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("%d of %s", 3, "jobs"), ("%(count)d jobs", {"count": 3}), ("%s", {}), ("100 %",), ("%s", (1, 2))],
+    ids=["several", "by name", "an empty mapping", "none", "a tuple"],
+)
+def test_a_record_says_the_same_as_one_of_the_standard_library(arguments: tuple[object, ...]) -> None:
+    given = ("asu_builder.test", logging.WARNING, "file.py", 1, arguments[0], arguments[1:], None)
+    ours, theirs = Record(*given), logging.LogRecord(*given)
+    assert ours.getMessage() == theirs.getMessage()
+    assert (ours.name, ours.levelno, ours.levelname) == (theirs.name, theirs.levelno, theirs.levelname)
+    assert set(vars(theirs)) <= set(vars(ours)), "what another format may name is there"
+    assert abs(ours.created - theirs.created) < 60

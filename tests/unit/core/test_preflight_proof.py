@@ -19,10 +19,10 @@ from asu_builder.domain.job import BuildFailure, Job, JobState, Outcome
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.preflight import (
     CarriedPackages,
+    Feasibility,
     Foretold,
     PackageIndexes,
     PreflightMode,
-    Verdict,
     differing_packages,
 )
 from asu_builder.domain.release import Branches, Release
@@ -33,9 +33,11 @@ from web_scene import DescribingUpstream
 
 PLACE = "releases/24.10.5", "pico/nine"
 BASE = "https://downloads.example.org/releases/24.10.5/packages/pico_9kc/base"
-MISSING = Foretold(Verdict.IMPOSSIBLE, problem=BuildProblem(missing=("no-such",)))
+MISSING = Foretold(Feasibility.IMPOSSIBLE, problem=BuildProblem(missing=("no-such",)))
 MANIFEST = {"base-files": "1~a", "libubus": "2.1-r1", "vim": "9.1-r0"}
-FINE = Foretold(Verdict.FINE, packages={"base-files": "1~a", "libubus20241020": "2.1-r1", "vim": "9.1-r0"})
+FINE = Foretold(
+    Feasibility.FINE, packages={"base-files": "1~a", "libubus20241020": "2.1-r1", "vim": "9.1-r0"}
+)
 
 
 def a_carried() -> CarriedPackages:
@@ -152,7 +154,7 @@ def test_a_build_that_fails_as_foretold_is_a_sample_that_agrees(bench: Bench) ->
     bench.ends(REFUSED)
     assert bench.proof.is_enforced(*PLACE)
     assert (bench.records.targets()[PLACE].sampled, bench.disagreed) == (1, {})
-    assert bench.counts.compared()[Verdict.IMPOSSIBLE] == 1
+    assert bench.counts.compared()[Feasibility.IMPOSSIBLE] == 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_a_manifest_with_other_packages_is_counted_and_the_first_are_named(
 def test_nothing_is_compared_where_something_is_lacking(bench: Bench) -> None:
     bench.world.foretold, bench.world.lacking = MISSING, "The index of luci is not readable."
     bench.ends(BUILT)
-    assert bench.counts.compared()[Verdict.UNKNOWN] == 1
+    assert bench.counts.compared()[Feasibility.UNKNOWN] == 1
     assert (bench.disagreed, bench.records.targets()) == ({}, {})
 
 
@@ -207,7 +209,7 @@ def test_newer_indexes_take_back_what_older_ones_have_caused(bench: Bench) -> No
 
 
 @pytest.mark.parametrize(
-    "second", [("2" * 64, MISSING), ("1" * 64, FINE), ("2" * 64, Foretold(Verdict.UNKNOWN))]
+    "second", [("2" * 64, MISSING), ("1" * 64, FINE), ("2" * 64, Foretold(Feasibility.UNKNOWN))]
 )
 def test_what_newer_indexes_do_not_explain_waits_for_the_operator(
     bench: Bench, second: tuple[str, Foretold]

@@ -33,7 +33,7 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import BuildFailure, JobState, Retention
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.preflight import CarriedPackages, Foretold, PackageIndexes, Verdict
+from asu_builder.domain.preflight import CarriedPackages, Feasibility, Foretold, PackageIndexes
 from asu_builder.domain.reading import DocumentState, Reading, current_reading
 from asu_builder.domain.release import Branches, Release
 from asu_builder.package_rules import LocalPackageChanges
@@ -93,9 +93,9 @@ class NamedPackages:
             raise self.error
         missing = tuple(name for name in names if name.startswith("nosuch") and name not in self.existing)
         if not missing:
-            return Foretold(Verdict.FINE, packages=dict.fromkeys(names, "1"), indexes=known.digest)
+            return Foretold(Feasibility.FINE, packages=dict.fromkeys(names, "1"), indexes=known.digest)
         problem, nearest = BuildProblem(missing=missing), {missing[0]: ("some", "such")}
-        return Foretold(Verdict.IMPOSSIBLE, problem=problem, nearest=nearest, indexes=known.digest)
+        return Foretold(Feasibility.IMPOSSIBLE, problem=problem, nearest=nearest, indexes=known.digest)
 
     def close(self) -> None:
         pass

@@ -46,8 +46,8 @@ class Recalls:
     def __init__(self, served: Served) -> None:
         self.count = 0
         self.off = False
-        self._recall = served.door.recall
-        served.door.recall = self
+        self._recall = served.door.known_answer
+        served.door.known_answer = self
 
     def __call__(self, head: bytes, body: bytes) -> bytes | None:
         answer = None if self.off else self._recall(head, body)
@@ -336,7 +336,7 @@ def test_each_has_its_line_in_the_log(
             _ask(connection, _post("X-Request-Id: mine-1"))
     assert recalls.count == 1
     before = REQUEST_ID.get()
-    assert served.app.recall(_post()[: -len(BODY)], BODY)
+    assert served.app.known_answer(_post()[: -len(BODY)], BODY)
     assert REQUEST_ID.get() == before, "what is logged next is not about this request"
     lines = [record.getMessage() for record in caplog.records if "POST" in record.getMessage()]
     assert lines == ["POST /api/v1/build 200", *["POST /api/v1/build 200 from memory"] * 3]

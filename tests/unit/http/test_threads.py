@@ -1,11 +1,12 @@
 import asyncio
+import functools
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
 
-from asu_builder.http.threads import Batcher, SingleFlight, Threads
+from asu_builder.http.threads import Batcher, Relay, SingleFlight, Threads
 
 
 @pytest.fixture
@@ -254,3 +255,55 @@ def test_a_shared_call_ends_with_the_last_who_asks_and_is_not_joined_then() -> N
         assert not shared.runs("key")
 
     asyncio.run(ask_and_leave())
+
+
+def test_a_relayed_call_is_made_once_and_begun_again_by_the_next_when_its_caller_leaves() -> None:
+    async def ask_and_leave() -> None:
+        relay: Relay[int] = Relay()
+        begun: list[int] = []
+        gate = asyncio.Event()
+
+        async def call(number: int) -> int:
+            begun.append(number)
+            await gate.wait()
+            if number == 3:
+                raise OSError("the disk is gone")
+            return number
+
+        first, second, third = (
+            asyncio.ensure_future(relay.ask("key", functools.partial(call, number))) for number in range(3)
+        )
+        await asyncio.sleep(0)
+        assert begun == [0], "the others wait for the first"
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert begun == [0, 1]
+        gate.set()
+        assert [await second, await third] == [(1, True), (1, False)]
+        gate.clear()
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+        failing = [asyncio.ensure_future(relay.ask("key", lambda: call(3))) for _ in range(2)]
+        errors = await asyncio.gather(*failing, return_exceptions=True)
+        assert [type(error) for error in errors] == [OSError, OSError] and begun == [0, 1, 3]
+
+    asyncio.run(ask_and_leave())
+
+
+def test_who_comes_after_what_was_answered_may_be_out_of_date_does_not_join() -> None:
+    async def ask_and_part() -> list[tuple[int, bool]]:
+        relay: Relay[int] = Relay()
+        gate = asyncio.Event()
+
+        async def call(number: int) -> int:
+            await gate.wait()
+            return number
+
+        before = [asyncio.ensure_future(relay.ask("key", lambda: call(1))) for _ in range(2)]
+        await asyncio.sleep(0)
+        relay.part()
+        after = [asyncio.ensure_future(relay.ask("key", lambda: call(2))) for _ in range(2)]
+        await asyncio.sleep(0)
+        gate.set()
+        return [await asked for asked in (*before, *after)]
+
+    assert asyncio.run(ask_and_part()) == [(1, True), (1, False), (2, True), (2, False)]

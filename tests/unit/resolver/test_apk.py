@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asu_builder.domain.package_index import IndexedPackage, Relation
-from asu_builder.domain.preflight import Foretold, Verdict
-from asu_builder.resolver.apk import ApkWorld, begins_with
-from asu_builder.resolver.world import read_names
+from asu_builder.domain.preflight import Feasibility, Foretold
+from asu_builder.resolver.apk import ApkPool, begins_with, order_of
+from asu_builder.resolver.pool import read_names
 
 pytest.importorskip("solv", reason="there is no wheel of solv for this platform")
 
@@ -49,14 +49,14 @@ def package(
 
 
 def resolve(names: str, *packages: IndexedPackage, left_out: int = 0) -> Foretold:
-    return ApkWorld(packages, left_out).resolve(names.split())
+    return ApkPool(packages, left_out).resolve(names.split())
 
 
-def installed(told: Foretold) -> str:
+def installed(foretold: Foretold) -> str:
     """Names and versions, in order; the verdict where it is not *fine*."""
-    if told.verdict is not Verdict.FINE:
-        return str(told.verdict)
-    return " ".join(sorted(f"{name}-{version}" for name, version in told.packages.items()))
+    if foretold.verdict is not Feasibility.FINE:
+        return str(foretold.verdict)
+    return " ".join(sorted(f"{name}-{version}" for name, version in foretold.packages.items()))
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_a_name_without_version_or_priority_chooses_nothing(
 
 
 def test_what_is_only_needed_for_a_bare_name_is_told_with_who_needs_it() -> None:
-    told = resolve("b", package("a", "", "v"), package("c", "", "v"), package("b", "v"))
-    assert told.problem.missing == ("v",)
-    assert told.problem.needed_by == {"v": ("b",)} and told.problem.providers == {"v": ("a", "c")}
+    foretold = resolve("b", package("a", "", "v"), package("c", "", "v"), package("b", "v"))
+    assert foretold.problem.missing == ("v",)
+    assert foretold.problem.needed_by == {"v": ("b",)} and foretold.problem.providers == {"v": ("a", "c")}
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_of_several_the_one_that_apk_prefers_is_chosen(
 
 
 def test_what_is_excluded_and_needed_is_told() -> None:
-    told = resolve("a !b", package("a", "b"), package("b"))
-    assert (told.verdict, told.problem.conflicts) == (Verdict.IMPOSSIBLE, ("b",))
+    foretold = resolve("a !b", package("a", "b"), package("b"))
+    assert (foretold.verdict, foretold.problem.conflicts) == (Feasibility.IMPOSSIBLE, ("b",))
     assert installed(resolve("b !b", package("b"))) == ""
     assert installed(resolve("!b b", package("b"))) == "b-1"
-    told = resolve("a b", package("a", "!b"), package("b"))
-    assert set(told.problem.conflicts) == {"a", "b"}
+    foretold = resolve("a b", package("a", "!b"), package("b"))
+    assert set(foretold.problem.conflicts) == {"a", "b"}
     # What excludes a name and provides it itself does not exclude itself.
     assert installed(resolve("a", package("a", "!v", "v=1"))) == "a-1"
     assert installed(resolve("a b", package("a", "!v", "v=1"), package("b", "", "v"))) == "impossible"
@@ -160,46 +160,46 @@ def test_where_a_beginning_ends() -> None:
 
 
 def test_a_dependency_that_nothing_provides_is_told_with_who_needs_it() -> None:
-    told = resolve("a", package("a", "b"), package("b", "nothing"))
-    assert (told.verdict, told.problem.missing) == (Verdict.IMPOSSIBLE, ("nothing",))
-    assert told.problem.needed_by == {"nothing": ("b",)}
-    told = resolve("a", package("a", "b=2"), package("b"))
-    assert set(told.problem.conflicts) == {"a", "b"} and not told.problem.missing
+    foretold = resolve("a", package("a", "b"), package("b", "nothing"))
+    assert (foretold.verdict, foretold.problem.missing) == (Feasibility.IMPOSSIBLE, ("nothing",))
+    assert foretold.problem.needed_by == {"nothing": ("b",)}
+    foretold = resolve("a", package("a", "b=2"), package("b"))
+    assert set(foretold.problem.conflicts) == {"a", "b"} and not foretold.problem.missing
 
 
 def test_what_is_not_modelled_makes_a_verdict_unknown() -> None:
     triggered = package("t", install_if="a b")
-    assert resolve("a b", package("a"), package("b"), triggered).verdict is Verdict.UNKNOWN
+    assert resolve("a b", package("a"), package("b"), triggered).verdict is Feasibility.UNKNOWN
     assert installed(resolve("a", package("a"), package("b"), triggered)) == "a-1"
-    assert resolve("a", package("a", recommends="b"), package("b")).verdict is Verdict.UNKNOWN
-    assert resolve("a>1", package("a")).verdict is Verdict.UNKNOWN
+    assert resolve("a", package("a", recommends="b"), package("b")).verdict is Feasibility.UNKNOWN
+    assert resolve("a>1", package("a")).verdict is Feasibility.UNKNOWN
     brings = package("t", "c", install_if="a")
     bare = [package("a"), package("c", "", "v")]
-    assert resolve("a v", *bare, brings).verdict is Verdict.UNKNOWN
-    assert resolve("a v", *bare).verdict is Verdict.IMPOSSIBLE
+    assert resolve("a v", *bare, brings).verdict is Feasibility.UNKNOWN
+    assert resolve("a v", *bare).verdict is Feasibility.IMPOSSIBLE
 
 
 @pytest.mark.parametrize("version", ["abc", "1.0-", "1..2", "v2", "1 0"])
 def test_what_only_an_odd_version_provides_is_not_called_missing(version: str) -> None:
     odd = IndexedPackage("x", version, provides=(Relation("w"),))
-    assert resolve("x", odd).verdict is Verdict.UNKNOWN
-    assert resolve("a", package("a", "w"), odd).verdict is Verdict.UNKNOWN
-    assert resolve("b", package("b"), odd).verdict is Verdict.FINE
+    assert resolve("x", odd).verdict is Feasibility.UNKNOWN
+    assert resolve("a", package("a", "w"), odd).verdict is Feasibility.UNKNOWN
+    assert resolve("b", package("b"), odd).verdict is Feasibility.FINE
     assert resolve("b nothing", package("b"), odd).problem.missing == ("nothing",)
 
 
 def test_cycles_and_long_chains_are_followed() -> None:
     ring = [package(f"r{number}", f"r{(number + 1) % 300}") for number in range(300)]
     assert len(resolve("r7", *ring).packages) == 300
-    told = resolve("r0", *ring[:-1], package("r299", "nothing"))
-    assert told.problem.needed_by == {"nothing": ("r299",)}
+    foretold = resolve("r0", *ring[:-1], package("r299", "nothing"))
+    assert foretold.problem.needed_by == {"nothing": ("r299",)}
 
 
 def test_what_each_name_brings_in() -> None:
     both = [package("a", "x y"), package("b", "y z"), package("x"), package("y"), package("z", "z2")]
-    told = resolve("a b", *both, package("z2"))
-    assert told.brings == {"a": ("x",), "b": ("z", "z2")}
-    assert (told.download_size, told.installed_size) == (60, 600)
+    foretold = resolve("a b", *both, package("z2"))
+    assert foretold.brings == {"a": ("x",), "b": ("z", "z2")}
+    assert (foretold.download_size, foretold.installed_size) == (60, 600)
     assert resolve("a -a b -y", *both, package("z2")).kept == ("y",)
 
 
@@ -284,11 +284,53 @@ def could_be_installed(packages: Sequence[IndexedPackage], names: Sequence[str])
     names=st.sets(_NAMES, min_size=1, max_size=3),
 )
 def test_nothing_is_refused_that_could_be_installed(packages: list[IndexedPackage], names: set[str]) -> None:
-    told = ApkWorld(packages).resolve(sorted(names))
+    foretold = ApkPool(packages).resolve(sorted(names))
     subsets = chain.from_iterable(combinations(packages, size) for size in range(len(packages) + 1))
     possible = [subset for subset in subsets if could_be_installed(subset, sorted(names))]
-    if told.verdict is Verdict.IMPOSSIBLE:
+    if foretold.verdict is Feasibility.IMPOSSIBLE:
         assert not possible
-    elif told.verdict is Verdict.FINE:
-        chosen = dict(told.packages)
+    elif foretold.verdict is Feasibility.FINE:
+        chosen = dict(foretold.packages)
         assert any({one.name: one.version for one in subset} == chosen for subset in possible)
+
+
+_ORDER = """
+    0.1.0_alpha_pre2 0.1.0_alpha 1_alpha 1_beta2 1_beta10 1_pre 1_rc1 1_rc1-r1 1 1-r1 1-r10 1~aaa 1~bbb-r1
+    1_cvs 1_git20240101 1_p 1_p1 1_p10 1a 1b 1.0 1.00 1.01 1.1 1.1-r1 1.1.1 1.9 1.10 2 006 10
+"""
+
+
+def test_versions_are_in_the_order_of_apk() -> None:
+    keys = [order_of(version) for version in _ORDER.split()]
+    assert None not in keys and keys == sorted(keys, key=lambda key: key or ()) and len({*keys}) == len(keys)
+    assert order_of("1-2") is None and order_of("v1") is None and order_of("9" * 40) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "packages", "expected"),
+    [
+        ("b", [package("a-2_rc1"), package("b", "a<=2")], "a-2_rc1 b-1"),
+        ("b", [package("a-2_rc1"), package("b", "a>=2")], "impossible"),
+        ("a", [package("a-2_rc1"), package("a-2")], "a-2"),
+        ("b", [package("a-2~abc"), package("b", "a>2")], "a-2~abc b-1"),
+        ("a b", [package("a", "!v=2"), package("b", "", "v")], "impossible"),
+        ("a b", [package("a", "v>=2"), package("b", "", "v")], "a-1 b-1"),
+        ("b", [package("a", "", "v=odd"), package("b", "v>=2")], "unknown"),
+        ("b", [package("a-1"), package("b", "a>=odd")], "unknown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_versions_are_compared_as_apk_does(
+    names: str, packages: Sequence[IndexedPackage], expected: str
+) -> None:
+    assert installed(resolve(names, *packages)) == expected
+
+
+def test_what_excludes_itself_is_no_reason_where_apk_may_choose_another() -> None:
+    clashing = package("a", "", "v a=1", priority=10)
+    assert resolve("v", clashing).verdict is Feasibility.IMPOSSIBLE
+    assert resolve("v", clashing, package("b", "", "v", priority=10)).verdict is Feasibility.UNKNOWN
+
+
+def test_what_a_provider_needs_may_bring_the_provider_in() -> None:
+    assert resolve("v", package("a", "b", "v"), package("b", "a")).verdict is not Feasibility.IMPOSSIBLE

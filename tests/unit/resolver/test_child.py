@@ -14,9 +14,9 @@ import pytest
 
 from adb_writer import packages_text
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
-from asu_builder.resolver.child import ChildResolver, Limits, make_world
-from asu_builder.resolver.world import NamesOnly
+from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes
+from asu_builder.resolver.child import ChildResolver, Limits, make_pool
+from asu_builder.resolver.pool import NamesOnly
 from recorded_indexes import APK, OPKG, index_of, recorded, recorded_indexes, recorded_verdicts
 
 pytestmark = pytest.mark.process
@@ -79,8 +79,8 @@ def chain(length: int) -> PackageIndexes:
     )
 
 
-def is_right(told: Foretold) -> bool:
-    return dict(told.packages) == {"vim": "1", "libc": "1"}
+def is_right(foretold: Foretold) -> bool:
+    return dict(foretold.packages) == {"vim": "1", "libc": "1"}
 
 
 @recorded
@@ -89,8 +89,8 @@ def test_recorded_requests_are_answered_by_the_process(make: Make, manager: Pack
     resolver = make()
     known = recorded_indexes(manager)
     for one in recorded_verdicts(manager)[:30]:
-        told = resolver.resolve(known, one["request"])
-        assert (told.verdict, told.indexes) == (one["verdict"], known.digest)
+        foretold = resolver.resolve(known, one["request"])
+        assert (foretold.verdict, foretold.indexes) == (one["verdict"], known.digest)
 
 
 def test_nothing_runs_before_the_first_question_and_after_the_end(make: Make) -> None:
@@ -101,8 +101,8 @@ def test_nothing_runs_before_the_first_question_and_after_the_end(make: Make) ->
     assert pid and runs(pid)
     resolver.close()
     assert not runs(pid)
-    told = resolver.resolve(SMALL, ["vim"])
-    assert (told.verdict, told.reason) == (Verdict.UNKNOWN, "The service is ending.")
+    foretold = resolver.resolve(SMALL, ["vim"])
+    assert (foretold.verdict, foretold.reason) == (Feasibility.UNKNOWN, "The service is ending.")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
@@ -124,15 +124,15 @@ def test_one_that_crashes_over_a_question_costs_that_answer_only(make: Make, num
     pid = resolver.pid()
     assert pid
     os.kill(pid, signal.SIGSTOP)
-    told: list[Foretold] = []
-    asking = threading.Thread(target=lambda: told.append(resolver.resolve(SMALL, ["vim"])))
+    foretold: list[Foretold] = []
+    asking = threading.Thread(target=lambda: foretold.append(resolver.resolve(SMALL, ["vim"])))
     asking.start()
     time.sleep(0.05)
     os.kill(pid, number)
     os.kill(pid, signal.SIGCONT)
     asking.join()
-    assert (told[0].verdict, told[0].reason) == (
-        Verdict.UNKNOWN,
+    assert (foretold[0].verdict, foretold[0].reason) == (
+        Feasibility.UNKNOWN,
         f"It could not be worked out: it ended with -{int(number)}.",
     )
     assert is_right(resolver.resolve(SMALL, ["vim"])) and not runs(pid)
@@ -144,16 +144,16 @@ def test_one_that_hangs_is_killed(make: Make) -> None:
     pid = resolver.pid()
     assert pid
     os.kill(pid, signal.SIGSTOP)
-    told = resolver.resolve(SMALL, ["vim"])
-    assert told.reason == "It could not be worked out: it did not answer in time."
+    foretold = resolver.resolve(SMALL, ["vim"])
+    assert foretold.reason == "It could not be worked out: it did not answer in time."
     assert not runs(pid)
     assert is_right(resolver.resolve(SMALL, ["vim"]))
 
 
 def test_one_that_computes_too_long_over_an_answer_is_ended(make: Make) -> None:
     resolver = make(answering=0.004)
-    told = resolver.resolve(chain(20_000), ["link-0"])
-    assert told.reason == "It could not be worked out: it took too long to compute."
+    foretold = resolver.resolve(chain(20_000), ["link-0"])
+    assert foretold.reason == "It could not be worked out: it took too long to compute."
     assert is_right(resolver.resolve(SMALL, ["vim"]))
 
 
@@ -162,22 +162,22 @@ def test_indexes_that_take_too_long_are_not_tried_again_at_once(make: Make) -> N
     long = chain(20_000)
     assert resolver.resolve(long, ["link-0"]).reason.endswith("it took too long to compute.")
     assert resolver.pid() is None
-    told = resolver.resolve(long, ["link-0"])
-    assert told.reason == "These package indexes could not be read within the limits."
+    foretold = resolver.resolve(long, ["link-0"])
+    assert foretold.reason == "These package indexes could not be read within the limits."
     assert resolver.pid() is None
     assert is_right(resolver.resolve(SMALL, ["vim"]))
 
 
 def test_one_that_needs_too_much_memory_is_ended(make: Make) -> None:
     resolver = make(memory=80 << 20)
-    told = resolver.resolve(chain(49_999), ["link-0"])
-    assert told.reason == "It could not be worked out: it needed too much memory."
+    foretold = resolver.resolve(chain(49_999), ["link-0"])
+    assert foretold.reason == "It could not be worked out: it needed too much memory."
     assert is_right(resolver.resolve(SMALL, ["vim"]))
 
 
 def test_fifty_thousand_packages_are_never_refused_wrongly(make: Make) -> None:
-    told = make().resolve(chain(49_999), ["link-49990"])
-    assert told.verdict is Verdict.UNKNOWN or len(told.packages) == 10
+    foretold = make().resolve(chain(49_999), ["link-49990"])
+    assert foretold.verdict is Feasibility.UNKNOWN or len(foretold.packages) == 10
 
 
 def test_losses_in_a_row_are_followed_by_a_growing_pause() -> None:
@@ -186,9 +186,9 @@ def test_losses_in_a_row_are_followed_by_a_growing_pause() -> None:
     long = chain(20_000)
     try:
         for _ in range(2):
-            assert resolver.resolve(long, ["link-0"]).verdict is Verdict.UNKNOWN
-        told = resolver.resolve(SMALL, ["vim"])
-        assert told.reason == "It could not be worked out: it took too long to compute."
+            assert resolver.resolve(long, ["link-0"]).verdict is Feasibility.UNKNOWN
+        foretold = resolver.resolve(SMALL, ["vim"])
+        assert foretold.reason == "It could not be worked out: it took too long to compute."
         assert resolver.pid() is None
         now[0] += 2
         assert is_right(resolver.resolve(SMALL, ["vim"]))
@@ -214,9 +214,9 @@ def test_more_questions_than_may_wait_are_not_known_at_once(make: Make) -> None:
     for one in asking:
         one.start()
         time.sleep(0.1)
-    told = resolver.resolve(SMALL, ["vim"])
+    foretold = resolver.resolve(SMALL, ["vim"])
     assert all(one.is_alive() for one in asking)
-    assert told.reason == "Too many selections are being looked at."
+    assert foretold.reason == "Too many selections are being looked at."
     os.kill(pid, signal.SIGCONT)
     for one in asking:
         one.join()
@@ -228,8 +228,8 @@ from asu_builder.app.adapters import LateResolver
 early = [name for name in sys.modules if name.startswith("asu_builder.resolver")]
 from test_child import SMALL
 late = LateResolver()
-told = late.resolve(SMALL, ["vim"])
-print(late._resolver.value.pid(), len(told.packages), len(early), "solv" in sys.modules, flush=True)
+foretold = late.resolve(SMALL, ["vim"])
+print(late._resolver.value.pid(), len(foretold.packages), len(early), "solv" in sys.modules, flush=True)
 time.sleep(60)
 """
 
@@ -284,7 +284,7 @@ def test_bytes_are_asked_for_once_and_again_after_others_took_the_room(make: Mak
     roomy, narrow = make(), make(worlds=0)
     for resolver in (roomy, narrow):
         for known, name in ((one, "one"), (one, "one"), (other, "other"), (one, "one")):
-            assert resolver.resolve(known, [name]).verdict is Verdict.FINE
+            assert resolver.resolve(known, [name]).verdict is Feasibility.FINE
     assert reads == ["one", "other", "one", "other", "one"]
 
 
@@ -305,16 +305,16 @@ def test_an_index_that_cannot_be_had_is_no_loss_of_the_process(make: Make) -> No
 
     resolver = make()
     failing = PackageIndexes(OPKG, (PackageIndex("base", "", "2" * 64, OPKG, fail),))
-    assert resolver.resolve(failing, ["vim"]).verdict is Verdict.UNKNOWN
+    assert resolver.resolve(failing, ["vim"]).verdict is Feasibility.UNKNOWN
     assert is_right(resolver.resolve(SMALL, ["vim"]))
 
 
 def test_what_is_lacking_forbids_a_refusal_and_names_what_was_not_found(make: Make) -> None:
     lacking = PackageIndexes(OPKG, SMALL.indexes, "The feed luci is not readable.")
-    told = make().resolve(lacking, ["vim", "vin"])
-    assert (told.verdict, told.reason) == (Verdict.UNKNOWN, "The feed luci is not readable.")
-    assert told.problem.missing == ("vin",) and told.nearest == {"vin": ("vim",)}
-    assert told.indexes == lacking.digest
+    foretold = make().resolve(lacking, ["vim", "vin"])
+    assert (foretold.verdict, foretold.reason) == (Feasibility.UNKNOWN, "The feed luci is not readable.")
+    assert foretold.problem.missing == ("vin",) and foretold.nearest == {"vin": ("vim",)}
+    assert foretold.indexes == lacking.digest
 
 
 def test_only_what_is_impossible_with_and_without_the_requests_repositories_is_refused(make: Make) -> None:
@@ -323,21 +323,21 @@ def test_only_what_is_impossible_with_and_without_the_requests_repositories_is_r
     foreign = index_of("mine", breaking, OPKG, is_foreign=True)
     both = PackageIndexes(OPKG, (*SMALL.indexes, foreign))
     assert dict(resolver.resolve(both, ["extra"]).packages) == {"extra": "1"}
-    assert resolver.resolve(both, ["nothing"]).verdict is Verdict.IMPOSSIBLE
+    assert resolver.resolve(both, ["nothing"]).verdict is Feasibility.IMPOSSIBLE
     clash = packages_text(package("vim") | {"Version": "2", "Conflicts": "libc"})
     other = PackageIndexes(OPKG, (*SMALL.indexes, index_of("odd", clash, OPKG, is_foreign=True)))
-    told = resolver.resolve(other, ["libc", "vim"])
-    assert (told.verdict, set(told.problem.conflicts)) == (Verdict.UNKNOWN, {"vim", "libc"})
+    foretold = resolver.resolve(other, ["libc", "vim"])
+    assert (foretold.verdict, set(foretold.problem.conflicts)) == (Feasibility.UNKNOWN, {"vim", "libc"})
 
 
 def test_without_the_library_only_missing_names_of_apk_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "solv", None)
     monkeypatch.delitem(sys.modules, "asu_builder.resolver.apk", raising=False)
-    world = make_world(APK, [], 0)
+    world = make_pool(APK, [], 0)
     assert isinstance(world, NamesOnly)
     assert world.resolve(["vim"]).problem.missing == ("vim",)
-    told = world.resolve([])
-    assert told.verdict is Verdict.UNKNOWN and "is not installed here" in told.reason
+    foretold = world.resolve([])
+    assert foretold.verdict is Feasibility.UNKNOWN and "is not installed here" in foretold.reason
 
 
 def test_many_threads_get_each_their_own_answer(make: Make) -> None:

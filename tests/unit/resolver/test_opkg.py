@@ -6,8 +6,8 @@ from operator import lt
 import pytest
 
 from asu_builder.domain.package_index import IndexedPackage, Relation
-from asu_builder.domain.preflight import Foretold, Verdict
-from asu_builder.resolver.opkg import OpkgWorld, order_of
+from asu_builder.domain.preflight import Feasibility, Foretold
+from asu_builder.resolver.opkg import OpkgPool, order_of
 
 
 def relation(text: str) -> Relation:
@@ -44,14 +44,14 @@ def package(
 
 
 def resolve(names: str, *packages: IndexedPackage) -> Foretold:
-    return OpkgWorld(packages).resolve(names.split())
+    return OpkgPool(packages).resolve(names.split())
 
 
-def installed(told: Foretold) -> str:
+def installed(foretold: Foretold) -> str:
     """Names and versions, in order; the verdict where it is not *fine*."""
-    if told.verdict is not Verdict.FINE:
-        return str(told.verdict)
-    return " ".join(sorted(f"{name}-{version}" for name, version in told.packages.items()))
+    if foretold.verdict is not Feasibility.FINE:
+        return str(foretold.verdict)
+    return " ".join(sorted(f"{name}-{version}" for name, version in foretold.packages.items()))
 
 
 @pytest.mark.parametrize(
@@ -96,20 +96,20 @@ def test_what_is_chosen(names: str, packages: Sequence[IndexedPackage], expected
 def test_a_conflict_counts_where_the_package_that_tells_of_it_comes_second(
     names: str, packages: Sequence[IndexedPackage], conflicts: tuple[str, ...] | None
 ) -> None:
-    told = resolve(names, *packages)
+    foretold = resolve(names, *packages)
     if conflicts is None:
-        assert told.verdict is Verdict.UNKNOWN
+        assert foretold.verdict is Feasibility.UNKNOWN
     else:
-        assert told.problem.conflicts == conflicts
-        assert told.verdict is (Verdict.IMPOSSIBLE if conflicts else Verdict.FINE)
+        assert foretold.problem.conflicts == conflicts
+        assert foretold.verdict is (Feasibility.IMPOSSIBLE if conflicts else Feasibility.FINE)
 
 
 def test_a_missing_dependency_is_told_with_who_needs_it() -> None:
-    told = resolve("a x", package("a", "b"), package("b", "nothing"), package("c", "b"))
-    assert (told.verdict, told.problem.missing) == (Verdict.IMPOSSIBLE, ("x", "nothing"))
-    assert told.problem.needed_by == {"nothing": ("b",)}
-    told = resolve("k", package("k", "kernel=6.6.1"), package("kernel-6.6.2"))
-    assert told.problem.needed_by == {"kernel": ("k",)}
+    foretold = resolve("a x", package("a", "b"), package("b", "nothing"), package("c", "b"))
+    assert (foretold.verdict, foretold.problem.missing) == (Feasibility.IMPOSSIBLE, ("x", "nothing"))
+    assert foretold.problem.needed_by == {"nothing": ("b",)}
+    foretold = resolve("k", package("k", "kernel=6.6.1"), package("kernel-6.6.2"))
+    assert foretold.problem.needed_by == {"kernel": ("k",)}
 
 
 def test_a_second_mention_of_the_very_package_replaces_the_first() -> None:
@@ -118,10 +118,10 @@ def test_a_second_mention_of_the_very_package_replaces_the_first() -> None:
 
 
 def test_what_is_not_modelled_makes_a_verdict_unknown() -> None:
-    assert resolve("a", package("a", recommends="b"), package("b")).verdict is Verdict.UNKNOWN
-    assert resolve("!a", package("a")).verdict is Verdict.UNKNOWN
+    assert resolve("a", package("a", recommends="b"), package("b")).verdict is Feasibility.UNKNOWN
+    assert resolve("!a", package("a")).verdict is Feasibility.UNKNOWN
     two = [package("v-1"), package("v-2"), package("u", "v=1")]
-    assert resolve("u v", *two).verdict is Verdict.UNKNOWN
+    assert resolve("u v", *two).verdict is Feasibility.UNKNOWN
 
 
 def test_long_chains_are_followed() -> None:

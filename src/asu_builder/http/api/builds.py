@@ -36,7 +36,7 @@ from asu_builder.http.api.wire import (
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import answer_error
 from asu_builder.http.openapi import operation
-from asu_builder.http.threads import Batcher, SingleFlight, Threads, Waiting, while_client_stays
+from asu_builder.http.threads import Batcher, Relay, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Statistics
 
@@ -89,7 +89,7 @@ BODY = "asu_builder.body"
 """Where in a scope the body of a POST is."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RequestScope(msgspec.Struct, frozen=True):
     """As much of a request as is looked at here; Starlette's has it too, but is not loaded at a start."""
 
     scope: "Scope"
@@ -132,7 +132,7 @@ class BuildAnswers:
         self._revoked = revoked
         self._seen = revoked()
         self._polls: SingleFlight[RenderedResponse] = SingleFlight()
-        self._submits: SingleFlight[_Submitted] = SingleFlight()
+        self._submits: Relay[_Submitted] = Relay()
 
     @operation(
         "/api/v1/build",
@@ -148,7 +148,7 @@ class BuildAnswers:
         },
         body=BuildRequestBody,
     )
-    async def on_post(self, request: "Asked | Request") -> RenderedResponse:
+    async def on_post(self, request: "RequestScope | Request") -> RenderedResponse:
         """Ask for images. The same request has the same answer, and is built once for all who ask."""
         scope = request.scope
         return await self.submit(scope[BODY], _header(scope, b"user-agent"), self._callers.of(scope))
@@ -157,7 +157,7 @@ class BuildAnswers:
         "/api/v1/build/{request_hash}",
         answers={**_BUILD_ANSWERS, 404: ("The request is unknown or has expired", Problem)},
     )
-    async def on_get(self, request: "Asked | Request") -> RenderedResponse:
+    async def on_get(self, request: "RequestScope | Request") -> RenderedResponse:
         """How far a build is. The headers X-Imagebuilder-Status and X-Queue-Position say it in short."""
         request_hash = require_hash(request.scope["path_params"]["request_hash"])
         answer, _ = await self._polls.ask(request_hash, lambda: self._poll(request_hash))
@@ -221,7 +221,7 @@ class BuildAnswers:
         return cached
 
     def get_cached_again(self, key: int, body: bytes, user_agent: str) -> CachedResponse | None:
-        """The same for a body of this CRC if it is answered with a result, whoever sends it."""
+        """The same for a body of this CRC if it is answered with a result, for any caller."""
         sent = self._bodies.get(key)
         if sent is None or sent.status != 200:
             return None
@@ -251,10 +251,8 @@ class BuildAnswers:
 
         The secret to cancel by goes to the first caller and is never cached.
         """
-        import hashlib  # with OpenSSL, which a start does without
-
         self._drop_revoked()
-        post = body, user_agent, caller, self._waiting.reading(caller, hashlib.sha256(body).hexdigest())
+        post = body, user_agent, caller, self._waiting.reading(caller, body)
         with while_client_stays():
             (looked, client), first = await self._submits.ask((body, caller.name), lambda: self._submit(post))
         view, answer = looked.view, looked.answer
@@ -269,7 +267,7 @@ class BuildAnswers:
         return answer
 
     async def _submit(self, post: _Post) -> _Submitted:
-        """The one call for equal requests; its answer is cached even if the first caller leaves."""
+        """The one call for equal requests."""
         self._drop_revoked()
         since = self.polled.mark()
         body, _, caller, reading = post
@@ -278,7 +276,7 @@ class BuildAnswers:
         if view.cancel_token:
             self.polled.note_submission()
         self._drop_revoked()
-        # Whether anything has changed is asked anew each time.
+        # Whether anything has changed is looked at each time.
         if not view.unchanged and self.polled.put(looked, since):
             job = view.job
             seconds = FINAL_SECONDS if job.state is JobState.COMPLETED else LIVE_SECONDS

@@ -12,7 +12,7 @@ from asu_builder.core.comparison import ComparedBuild, Comparisons
 from asu_builder.core.search import PreviewedSelection
 from asu_builder.domain.comparison import Comparison
 from asu_builder.domain.errors import RequestMalformed
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.request import VERSION
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.build_problem import BuildProblemDocument, render_build_problem
@@ -68,7 +68,7 @@ class VersionSideDocument(msgspec.Struct, omit_defaults=True):
     """One version, with what would be installed there."""
 
     version: Annotated[str, says("The version of OpenWrt", "24.10.4")]
-    verdict: Annotated[Verdict, says("As the preview says it", "fine")]
+    verdict: Annotated[Feasibility, says("As the preview says it", "fine")]
     reason: Annotated[str, says("`unknown`: why, as a sentence", A_SENTENCE)] = ""
     problem: Annotated[
         BuildProblemDocument | msgspec.UnsetType,

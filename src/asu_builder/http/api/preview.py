@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 
 from asu_builder.core.search import Preview
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.http.api.body import BuildRequestBody, parse_request
 from asu_builder.http.api.build_problem import (
     AppliedRuleDocument,
@@ -37,7 +37,7 @@ class PreviewDocument(msgspec.Struct, omit_defaults=True):
     """What make would be told and why, what would be installed, and which names are unknown."""
 
     verdict: Annotated[
-        Verdict,
+        Feasibility,
         says(
             "`fine`: everything can be installed together. `impossible`: the package manager would refuse. "
             "`unknown`: it cannot be told beforehand, and `reason` says why",
@@ -146,10 +146,10 @@ class PreviewEndpoint:
                 packages=foretold.packages,
                 indexes=foretold.indexes,
             )
-            if foretold.verdict is Verdict.IMPOSSIBLE:
+            if foretold.verdict is Feasibility.IMPOSSIBLE:
                 document.problem = render_build_problem(foretold.problem)
                 document.detail = foretold.problem.sentence()
-            elif foretold.verdict is Verdict.FINE:
+            elif foretold.verdict is Feasibility.FINE:
                 document.download_size = foretold.download_size
                 document.installed_size = foretold.installed_size
                 document.brings = foretold.brings

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -12,11 +13,12 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from asu_builder.core.search import DescribedDevice, PreviewedSelection
+from asu_builder.core.search import DescribedDevice, PreviewedSelection, UnknownPackage
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.profiles_json import filesystems_of
-from asu_builder.domain.request import FILESYSTEMS, BuildRequest
+from asu_builder.domain.request import FILESYSTEMS, TODAY, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
@@ -52,6 +54,7 @@ class Fields(Struct, frozen=True):
     repositories: str = ""
     repositories_mode: str = "append"
     repository_keys: str = ""
+    on_missing: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,8 +103,20 @@ def read_fields(sent: Mapping[str, str]) -> Fields:
 
 
 def request_body(request: BuildRequest, client: str) -> bytes:
-    """The body of a POST for this request."""
-    return msgspec.json.encode({**msgspec.structs.asdict(request), "client": client})
+    """The body of a POST that asks for this again.
+
+    Names that were left out are asked for again, and the packages of another day become today's.
+    """
+    fields = msgspec.structs.asdict(request)
+    if dropped := fields.pop("dropped"):
+        fields["on_missing"] = "drop"
+        if request.packages_versions:
+            fields["packages_versions"] = {**request.packages_versions, **dict.fromkeys(dropped, "")}
+        else:
+            fields["packages"] = (*request.packages, *dropped)
+    if request.as_of:
+        fields["as_of"] = TODAY
+    return msgspec.json.encode({**fields, "client": client})
 
 
 def link_to(request: BuildRequest, page: str = "/build", **more: str) -> str:
@@ -113,13 +128,15 @@ def link_to(request: BuildRequest, page: str = "/build", **more: str) -> str:
         "version": request.version,
         "target": request.target,
         "profile": request.profile,
-        "packages": " ".join(request.wanted),
+        "packages": " ".join((*request.wanted, *request.dropped)),
         "diff_packages": "1" if request.diff_packages else "0",
     }
     if request.rootfs_size_mb is not None:
         values["rootfs_size_mb"] = request.rootfs_size_mb
     if request.filesystem:
         values["filesystem"] = request.filesystem
+    if request.dropped:
+        values["on_missing"] = "drop"
     return f"{page}?{urlencode({**values, **more})}"
 
 
@@ -154,6 +171,10 @@ class _Previewed(Struct, frozen=True):
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     found: PreviewedSelection | None = None
+    left_out: tuple[UnknownPackage, ...] = ()
+    """What does not exist and is left out, as the form asks for; `found` is about the others."""
+    culprit: str = ""
+    """The package of the form because of which something missing is needed, where that is not told."""
     refusal: AsuError | None = None
 
     @property
@@ -257,15 +278,32 @@ class BuildForm:
 
     def _look(self, fields: Fields) -> _Previewed:
         request, _ = parse_request(fields.body(self._parts.client))
-        found = self._parts.preview.look(request)
         device = self._device(fields)
         # What the device itself leaves out is not the caller's choice.
         usual = {*default_packages(device), *device.device_packages}
+        found = self._parts.preview.look(request)
+        left_out: tuple[UnknownPackage, ...] = ()
+        if request.on_missing == "drop" and found.foretold.verdict is Feasibility.IMPOSSIBLE:
+            left_out = tuple(
+                entry
+                for entry in found.unknown or ()
+                if entry.name in request.wanted
+                and entry.name not in usual
+                and not found.foretold.problem.providers.get(entry.name)
+            )
+        if left_out:
+            names = [entry.name for entry in left_out]
+            request = request.without(names)
+            found = self._parts.preview.look(request)
         changed = [name for name in found.selection.packages if name not in usual]
         added = tuple(name for name in changed if not name.startswith("-"))
-        return _Previewed(
-            fields.names, added, tuple(name[1:] for name in changed if name.startswith("-")), found
-        )
+        removed = tuple(name[1:] for name in changed if name.startswith("-"))
+        previewed = _Previewed(fields.names, added, removed, found, left_out)
+        needing = previewed.needing
+        if needing and not any(name in fields.names for by in needing.values() for name in by):
+            culprit = self._parts.preview.culprit(request, next(iter(needing)))
+            previewed = replace(previewed, culprit=culprit)
+        return previewed
 
     def _device(self, fields: Fields) -> DescribedDevice:
         version, target, profile = (getattr(fields, name)[:128] for name in ("version", "target", "profile"))
@@ -391,10 +429,14 @@ def default_packages(device: DescribedDevice) -> list[str]:
 
 
 def see_build(request: Request, document: bytes) -> Response:
-    """Redirects to the page of a submitted build, with its cancel token in a cookie."""
+    """Redirects to the page of a submitted build, with its cancel token in a cookie.
+
+    Where nothing has changed since it was built, the address says when that was found.
+    """
     answer: dict[str, Any] = json.loads(document)
     address = f"/build/{answer['request_hash']}"
-    response = RedirectResponse(address, 303)
+    found = f"?unchanged={int(time.time())}" if answer.get("unchanged") else ""
+    response = RedirectResponse(address + found, 303)
     if token := answer.get("cancel_token"):
         # In a cookie that no script and no other page can read.
         response.set_cookie(

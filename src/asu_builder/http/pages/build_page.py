@@ -2,11 +2,13 @@
 
 import contextlib
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -16,7 +18,7 @@ from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
 from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState, LogLine
 from asu_builder.domain.release import Release
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.request import TODAY, BuildRequest
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
@@ -40,6 +42,7 @@ _OUT = "/builder/images"
 _CONTAINER = "asu-again"
 _OF_THE_SERVER = ("BIN_DIR=", "FILES=")
 """Arguments whose paths exist on the server only."""
+_DIGITS = 12
 
 
 class Reproduction(Struct, frozen=True):
@@ -95,6 +98,12 @@ def reproduce(
     return Reproduction(command, tuple(sentences))
 
 
+def _moment_of(seconds: str) -> datetime | None:
+    """A moment of the past that an address names, in seconds since 1970; None for anything else."""
+    at = int(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) <= _DIGITS else 0
+    return datetime.fromtimestamp(at, UTC) if 0 < at <= time.time() else None
+
+
 class PrintedLines(Struct, frozen=True):
     """The last lines of a build's log, and how many come before them."""
 
@@ -133,6 +142,7 @@ class BuildPage:
             live=live,
             printed=printed,
             may_cancel=may_cancel,
+            unchanged=_moment_of(request.query_params.get("unchanged", "")),
             **values,
         )
 
@@ -152,11 +162,16 @@ class BuildPage:
         request_hash = request.path_params["request_hash"]
         view, _ = await self._parts.threads.run(self._look, request_hash)
         key = given.get("correction", corrections.AS_IT_IS)
-        advice = await self._parts.waiting.ask(
-            caller, request_hash, self._advice, view.job, patience=SHORT_SECONDS
-        )
-        offered = advice.corrections if advice else ()
-        chosen = next((each.request for each in offered if each.key == key), None)
+        chosen: BuildRequest | None = None
+        if isinstance(view.job.outcome, BuildResult):
+            if key == TODAY:
+                chosen = replace(view.job.request, as_of=TODAY)
+        else:
+            advice = await self._parts.waiting.ask(
+                caller, request_hash, self._advice, view.job, patience=SHORT_SECONDS
+            )
+            offered = advice.corrections if advice else ()
+            chosen = next((each.request for each in offered if each.key == key), None)
         if chosen is None:
             raise Conflict("The build has changed since the page was loaded. Reload the page.")
         agent = request.headers.get("user-agent", "")
@@ -208,6 +223,8 @@ class BuildPage:
             "stages": stages(job, signs=self._parts.signing is not None),
             "stage_words": dict(STAGES),
             "states": STATES,
+            "state": "Not built" if job.id < 0 else STATES[job.state],
+            "was_refused": job.id < 0,
             "words": {"states": STATES, "waiting_for": WAITING_FOR},
             "result": result,
             "images": images_first(result.images) if result else (),
@@ -238,5 +255,11 @@ class BuildPage:
                 found = self._parts.catalog.resolve(job.request)
                 unknown = self._parts.preview.look(job.request).unknown or ()
                 meant = {entry.name: entry.suggestions for entry in unknown}
-                known = Context(meant, self._parts.catalog.default_packages(found), known.max_rootfs_size_mb)
+                defaults = self._parts.catalog.default_packages(found)
+                known = Context(meant, defaults, known.max_rootfs_size_mb)
+                problem = job.outcome.problem
+                asked = {*problem.missing, *(name for by in problem.needed_by.values() for name in by)}
+                if problem.missing and not asked & set(job.request.wanted):
+                    culprit = self._parts.preview.culprit(job.request, problem.missing[0])
+                    known = replace(known, culprit=culprit)
         return corrections.advise(job.request, job.outcome, known)

@@ -40,6 +40,8 @@ class Context(Struct, frozen=True):
     defaults: Collection[str] = ()
     """The default packages of the device."""
     max_rootfs_size_mb: int = 0
+    culprit: str = ""
+    """The package of the request that needs what is missing, where the failure does not name it."""
 
 
 _SAY_IT_THEMSELVES = frozenset({FailureReason.IMAGEBUILDER_MISSING, FailureReason.DEADLINE})
@@ -104,6 +106,8 @@ def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context
     if not blamed and not problem.conflicts:
         blamed = list(problem.refused)
     bad = tuple(name for name in dict.fromkeys(blamed) if name in request.wanted)
+    if not bad and known.culprit in request.wanted:
+        bad = (known.culprit,)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
     if meant and len(meant) == len(bad):
         pairs = [f"{new} instead of {old}" for old, new in meant.items()]

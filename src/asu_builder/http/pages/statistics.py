@@ -80,6 +80,7 @@ def draw_statistics(charts: Charts, days: int) -> StatisticsView:
         ("Built", f"{report.built:,}"),
         ("Reused results", _percent(report.cache_hits, report.requests)),
         ("Failed builds", _percent(report.failed, report.built + report.failed)),
+        ("Refused before a build", f"{report.refused:,}"),
     ]
     return StatisticsView(days, PERIODS, totals, figures)
 

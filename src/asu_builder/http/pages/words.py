@@ -256,6 +256,8 @@ def standing(view: BuildView) -> str:
         if job.started_at and job.finished_at:
             took = f" in {span(job.finished_at - job.started_at)}"
         return f"The images are ready, built{took}."
+    if job.id < 0:
+        return "These packages cannot be installed, so no build was started."
     return f"{as_beginning(job.reason)}." if job.reason else "No image was built."
 
 

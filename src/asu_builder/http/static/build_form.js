@@ -50,7 +50,7 @@ const hint = document.getElementById("packages-hint");
 hint.hidden = true;
 document.querySelector("#packages-title label").htmlFor = adder.id;
 
-let wrong = new Set(); // names that the preview has found fault with
+let wrong = new Map(); // names that the preview has found fault with, and what it is
 
 function chip(name) {
   const item = document.createElement("li");
@@ -59,6 +59,13 @@ function chip(name) {
   item.className = `chip${present.has(name) ? "" : " added"}${wrong.has(name) ? " wrong" : ""}`;
   item.dataset.package = name;
   label.textContent = name;
+  if (wrong.has(name)) {
+    const why = document.createElement("span");
+    why.className = "hidden-label";
+    why.textContent = ` ${wrong.get(name)}`;
+    label.append(why);
+    item.title = `${name} ${wrong.get(name)}`;
+  }
   remove.type = "button";
   remove.textContent = "×";
   remove.setAttribute("aria-label", `Remove ${name}`);
@@ -114,7 +121,7 @@ asText.addEventListener("click", () => {
   if (!text.hidden) text.focus();
 });
 text.addEventListener("input", () => { draw(); loadPreviewSoon(); });
-complete.addEventListener("change", () => loadPreviewSoon());
+form.addEventListener("change", ({ target }) => { if (target.name && target !== text) loadPreviewSoon(); });
 
 // The preview, from the server.
 
@@ -122,17 +129,18 @@ let loading = null;
 
 async function loadPreview() {
   loading?.abort();
-  loading = new AbortController();
+  const mine = loading = new AbortController();
   const sent = new URLSearchParams(new FormData(form));
   sent.delete("defaults"); // not needed for the packages, and may be long and private
   sent.set("do", "preview");
   preview.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("/build", { method: "POST", body: sent, signal: loading.signal });
+    const response = await fetch("/build", { method: "POST", body: sent, signal: mine.signal });
     if (!response.ok) throw new Error(`${response.status}`);
     const found = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (mine !== loading) return;
     preview.replaceChildren(...found.body.childNodes);
-    wrong = new Set([...preview.querySelectorAll("[data-wrong]")].map((place) => place.dataset.wrong));
+    wrong = new Map([...preview.querySelectorAll("[data-wrong]")].map(({ dataset }) => [dataset.wrong, dataset.why]));
     draw();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -141,7 +149,8 @@ async function loadPreview() {
   preview.removeAttribute("aria-busy");
 }
 
-const loadPreviewSoon = debounced(350, loadPreview);
+// At most four times a second, whatever is pressed.
+const loadPreviewSoon = debounced(250, loadPreview);
 
 preview.addEventListener("click", (event) => {
   const button = event.target.closest('button[name="replace"]');
@@ -159,7 +168,7 @@ preview.addEventListener("click", (event) => {
 form.addEventListener("submit", (event) => {
   if (event.submitter?.value !== "check") return;
   event.preventDefault();
-  loadPreview();
+  loadPreviewSoon();
 });
 
 // Changed packages are kept when the version changes.

@@ -128,7 +128,7 @@ async function refresh() {
   const found = fresh.getElementById("build-page");
   if (!found) return location.reload();
   const hadFocus = document.getElementById("build").contains(document.activeElement);
-  document.getElementById("build").replaceWith(fresh.getElementById("build"));
+  for (const part of ["build", "next"]) document.getElementById(part).replaceWith(fresh.getElementById(part));
   page.dataset.state = found.dataset.state;
   document.getElementById("state").className = fresh.getElementById("state").className;
   write("state", fresh.getElementById("state").textContent.trim());

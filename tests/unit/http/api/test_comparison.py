@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 import pytest
+from msgspec import structs
 
 from asgi_client import AsgiClient
 from asu_builder.domain.errors import BuildProblem, TooManyRequests
-from asu_builder.domain.preflight import Foretold, PackageIndexes, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes
+from asu_builder.domain.release import Release, TargetProfiles
 from factories import a_request
 from still_preflight import Told
 from unit.http.pages.conftest import FORM, SmallUpstream, text_of
@@ -26,7 +28,7 @@ class TwoReleases(Told):
         self.asked.append(())
         packages: Mapping[str, str] = OLD if len(self.asked) == 1 else NEW
         size = 1_000_000 * len(self.asked)
-        return Foretold(Verdict.FINE, packages=packages, download_size=size, installed_size=3 * size)
+        return Foretold(Feasibility.FINE, packages=packages, download_size=size, installed_size=3 * size)
 
 
 @pytest.fixture
@@ -72,6 +74,33 @@ def test_only_finished_builds_can_be_compared(scene: Scene, client: AsgiClient) 
         assert client.get(f"/compare?build={before}&other={unknown}").status == 404
 
 
+class OtherDefaults(SmallUpstream):
+    """The older release has other default packages."""
+
+    def target_profiles(self, release: Release, target: str) -> TargetProfiles | None:
+        described = super().target_profiles(release, target)
+        if described is None or release.version != "24.10.4":
+            return described
+        defaults = ("base-files", "old-default", "dnsmasq", "swconfig")
+        return structs.replace(described, default_packages=defaults)
+
+
+def test_a_list_of_all_packages_begins_with_the_default_ones_of_each_version(scene: Scene) -> None:
+    scene.upstream, scene.resolver = OtherDefaults(), Told()
+    chosen = {
+        "diff_packages": True,
+        "packages": ["base-files", "kmod-usb2", "vim"],
+        "from_version": "24.10.4",
+    }
+    with AsgiClient(scene.app()) as client:
+        assert client.post("/api/v1/packages/compare", BODY | chosen).status == 200
+    before, after = scene.resolver.asked
+    assert "old-default" in before and "-old-default" not in before, "the older release has it"
+    assert "old-default" not in after
+    for names in (before, after):
+        assert {"vim", "kmod-usb2", "-dnsmasq"} <= set(names)
+
+
 def test_two_versions_are_compared_by_what_is_foretold(client: AsgiClient) -> None:
     found = client.post("/api/v1/packages/compare", BODY | {"from_version": "24.10.4"}).json
     assert (found["from"]["version"], found["to"]["version"]) == ("24.10.4", "24.10.5")
@@ -81,7 +110,7 @@ def test_two_versions_are_compared_by_what_is_foretold(client: AsgiClient) -> No
 
 
 def test_what_cannot_be_foretold_is_not_compared(scene: Scene, client: AsgiClient) -> None:
-    scene.resolver = Told(Foretold(Verdict.IMPOSSIBLE, problem=BuildProblem(missing=("vim",))))
+    scene.resolver = Told(Foretold(Feasibility.IMPOSSIBLE, problem=BuildProblem(missing=("vim",))))
     with AsgiClient(scene.app()) as other:
         found = other.post("/api/v1/packages/compare", BODY | {"from_version": "24.10.4"}).json
         assert found["changes"] is None

@@ -15,7 +15,7 @@ from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import IdlePolicy, Priority, Retention, Stage
-from asu_builder.domain.preflight import Verdict
+from asu_builder.domain.preflight import Feasibility
 from database_clock import at_time
 from factories import NOON, a_result, a_submission
 from fake_builds import FakeBuilds, a_body
@@ -149,14 +149,14 @@ def test_outcomes_are_counted_and_failures_by_whose_side_they_are_on(
 def test_builds_that_contradict_what_was_foretold_are_counted_by_how(
     client: AsgiClient, scene: Scene
 ) -> None:
-    scene.counts.preflight.note_compared(Verdict.FINE)
+    scene.counts.preflight.note_compared(Feasibility.FINE)
     scene.counts.preflight.note_disagreed(FailureReason.TOO_BIG)
     records = SqlPreflightRecords(scene.database)
     records.note_sample("snapshots", "pico/nine", disagreement="wrong")
     records.note_sample("snapshots", "x86/64")
     samples = scraped(client)
-    compared = {verdict: samples[key("preflight_compared_total", verdict=verdict)] for verdict in Verdict}
-    assert compared == {Verdict.FINE: 1, Verdict.IMPOSSIBLE: 0, Verdict.UNKNOWN: 0}
+    compared = {verdict: samples[key("preflight_compared_total", verdict=verdict)] for verdict in Feasibility}
+    assert compared == {Feasibility.FINE: 1, Feasibility.IMPOSSIBLE: 0, Feasibility.UNKNOWN: 0}
     assert samples[key("preflight_disagreed_total", cause="too_big")] == 1
     assert samples[key("preflight_disagreed_total", cause="false_refusal")] == 0
     assert samples[key("preflight_advising")] == 1

@@ -13,13 +13,15 @@ from asgi_client import Answer, AsgiClient
 from asu_builder.domain.errors import (
     AsuError,
     BuildProblem,
+    FailureReason,
     QueueFull,
     RequestMalformed,
     RequestRejected,
     TooManyRequests,
     Unavailable,
 )
-from asu_builder.domain.preflight import Foretold, Verdict
+from asu_builder.domain.job import BuildFailure, JobState
+from asu_builder.domain.preflight import UNTOLD, Feasibility, Foretold
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
@@ -31,7 +33,7 @@ from asu_builder.http.pages.build_form import (
     order_versions,
     read_fields,
 )
-from factories import a_request
+from factories import NOON, a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds
 from unit.http.pages.conftest import FORM, OPERATOR, text_of
 from web_scene import DescribingUpstream, Scene
@@ -293,15 +295,17 @@ def test_a_suggestion_is_taken_without_script(client: AsgiClient) -> None:
 
 def test_a_selection_that_can_be_installed_tells_everything_in_the_image(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.FINE,
+        Feasibility.FINE,
         packages={"base-files": "1637~d9c5716d1d", "libc": "1.2.5-r4", "tmux": "3.5-r1"},
-        kept=("libc",),
+        kept=("dnsmasq", "libc"),
         download_size=2_000_000,
         installed_size=5_000_000,
     )
     with AsgiClient(scene.app()) as client:
-        page = text_of(send(client, packages="tmux", do="check"))
-    assert "3 with their dependencies" in page and "<code>tmux</code> 3.5-r1" in page
+        page = text_of(send(client, packages="tmux -dnsmasq", do="check"))
+    assert "3 with their dependencies" in page and "2.0 MB" not in page and "1.9 MiB" in page
+    assert "need them:\n<code>dnsmasq</code>" in page and "<code>libc</code> </p>" not in page
+    assert "<code>tmux</code> 3.5-r1" in page
     assert 'data-preview="kept"' in page and "data-wrong" not in page
     (names,) = scene.resolver.asked
     assert {"tmux", "dnsmasq", "kmod-usb2", "libc"} <= set(names)
@@ -309,7 +313,7 @@ def test_a_selection_that_can_be_installed_tells_everything_in_the_image(scene: 
 
 def test_what_cannot_be_installed_is_shown_at_the_name_that_causes_it(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.IMPOSSIBLE,
+        Feasibility.IMPOSSIBLE,
         problem=BuildProblem(
             missing=("lucy", "libgone", "crypto-any"),
             conflicts=("vim", "base-files"),
@@ -328,9 +332,46 @@ def test_what_cannot_be_installed_is_shown_at_the_name_that_causes_it(scene: Sce
     assert "<code>tmux</code> needs <code>libgone</code>" in page
 
 
+def test_what_needs_something_missing_from_afar_is_found(scene: Scene) -> None:
+    problem = BuildProblem(missing=("libgone",), needed_by={"libgone": ("some-library",)})
+    broken: set[str] = set()
+
+    def resolve(_: object, names: Sequence[str]) -> Foretold:
+        return Foretold(Feasibility.IMPOSSIBLE, problem=problem) if broken & set(names) else UNTOLD
+
+    scene.resolver.resolve = resolve  # type: ignore[method-assign, assignment]
+    with AsgiClient(scene.app()) as client:
+        for names, found in (("d", ["d"]), ("a", ["a"]), ("b e", ["b"]), ("dnsmasq", [])):
+            broken.clear()
+            broken.update(names.split())
+            page = text_of(send(client, packages="a b dnsmasq c d e -ppp", do="check"))
+            assert re.findall(r'data-wrong="([^"]+)"', page) == found
+            assert re.findall(r'name="replace" value="([^"]+)"', page) == [f"{name}=" for name in found]
+        broken.clear()
+        broken.add("b")
+        failure = BuildFailure(FailureReason.IMPOSSIBLE_SELECTION, "Error: no", problem=problem)
+        request = a_request(packages=("a", "b"))
+        name = scene.builds.hold(request, state=JobState.FAILED, finished_at=NOON, outcome=failure)
+        assert "Build without b<" in text_of(client.get(f"/build/{name}"))
+
+
+def test_what_does_not_exist_is_left_out_of_the_preview_as_of_the_build(scene: Scene) -> None:
+    problem = BuildProblem(missing=("lucy", "dnsmasq"))
+    told = [Foretold(Feasibility.IMPOSSIBLE, problem=problem, nearest={"lucy": ("luci",)}), UNTOLD]
+    scene.resolver.resolve = lambda _, names: told.pop(0) if "lucy" in names else UNTOLD  # type: ignore[method-assign, assignment]
+    with AsgiClient(scene.app()) as client:
+        page = text_of(send(client, packages="tmux dnsmasq lucy", on_missing="drop", do="check"))
+    left_out = page.partition('data-preview="left-out"')[2].partition("</ul>")[0]
+    assert re.findall(r'data-wrong="([^"]+)"', left_out) == ["lucy"], "a default package is not left out"
+    assert 'value="lucy=luci"' in left_out and 'id="options" open' in page
+    added = page.partition('data-preview="added">')[2].partition("</dd>")[0]
+    assert "tmux" in added and "lucy" not in added
+    assert 'value="drop" checked' in page
+
+
 def test_a_provider_is_added_beside_the_package_that_needs_it(scene: Scene) -> None:
     scene.resolver.answer = Foretold(
-        Verdict.IMPOSSIBLE,
+        Feasibility.IMPOSSIBLE,
         problem=BuildProblem(
             missing=("crypto",), needed_by={"crypto": ("tmux",)}, providers={"crypto": ("crypto-a",)}
         ),

@@ -238,6 +238,53 @@ def test_what_the_world_did_is_tried_again(client: AsgiClient, builds: FakeBuild
     assert 'id="retry-at"' in text_of(client.get(f"/build/{name}"))
 
 
+def test_what_was_refused_before_a_build_says_so_and_is_corrected(
+    client: AsgiClient, builds: FakeBuilds
+) -> None:
+    problem = BuildProblem(missing=("lucy",))
+    failure = BuildFailure(FailureReason.IMPOSSIBLE_SELECTION, "Error: no. Nothing.", problem=problem)
+    request = a_request(packages=("lucy", "vim"))
+    name = builds.hold(request, id=-1, state=JobState.FAILED, finished_at=NOON, outcome=failure)
+    page = text_of(client.get(f"/build/{name}"))
+    assert "Not built" in page and 'id="refused"' in page and "no build was started" in page
+    assert "Build with luci instead of lucy" in page and "Build without lucy" in page
+    builds.jobs[name] = BuildView(replace(builds.jobs[name].job, id=1))
+    assert 'id="refused"' not in text_of(client.get(f"/build/{name}"))
+
+
+def test_what_was_left_out_is_named_and_asked_for_again(client: AsgiClient, builds: FakeBuilds) -> None:
+    request = a_request(packages=("vim",), as_of="a" * 64, dropped={"lucy": "luci", "<b>": ""})
+    name = builds.complete(request, indexes="a" * 64)
+    page = text_of(client.get(f"/build/{name}"))
+    left_out = page.partition('id="dropped">')[2].partition("</p>")[0]
+    assert "<code>lucy</code> (did you mean <code>luci</code>?)" in left_out and "&lt;b&gt;" in left_out
+    assert "on_missing=drop" in page and "packages=vim+lucy+" in page
+    assert "<code>aaaaaaaaaaaa</code>" in page
+
+
+def test_a_result_is_asked_for_again_with_todays_packages(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete(a_request(packages=("vim",), as_of="a" * 64, dropped={"lucy": "luci"}))
+    assert 'value="today"' in text_of(client.get(f"/build/{name}"))
+    assert act(client, f"/build/{name}/again", correction="again").status == 409
+    assert act(client, f"/build/{name}/again", correction="today").status == 303
+    sent = [view.job.request for view in builds.jobs.values() if view.job.state is JobState.PENDING]
+    assert sent == [a_request(packages=("vim", "lucy"), as_of="today", on_missing="drop")]
+    # One that did not end in a result is not.
+    failed = fail(builds, BuildFailure(FailureReason.INTERNAL, "Error: Ours."))
+    assert act(client, f"/build/{failed}/again", correction="today").status == 409
+
+
+def test_that_nothing_has_changed_is_told_with_the_time(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete()
+    builds.jobs[name] = replace(builds.jobs[name], unchanged=True)
+    builds.submit = lambda _: builds.jobs[name]  # type: ignore[method-assign, assignment]
+    location = act(client, f"/build/{name}/again", correction="today").header("location") or ""
+    assert re.fullmatch(rf"/build/{name}\?unchanged=\d+", location)
+    assert "Nothing has changed: at <time" in text_of(client.get(location))
+    for other in ("", "0", "x", "²", "9" * 12, "9" * 99, "-5"):
+        assert "Nothing has changed" not in text_of(client.get(f"/build/{name}?unchanged={other}"))
+
+
 def test_limits_hold_for_those_who_ask_again(client: AsgiClient, builds: FakeBuilds) -> None:
     name = fail(builds, BuildFailure(FailureReason.INTERNAL, "Error: Ours."))
 

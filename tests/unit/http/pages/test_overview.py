@@ -31,7 +31,13 @@ class TwoBranches(EmptyUpstream):
 class Busy(FakeStatistics):
     """A service to which something has happened."""
 
-    counts: Mapping[EventKind, int] = {"request": 3, "cache_hit": 4, "completed": 2, "failed": 1}
+    counts: Mapping[EventKind, int] = {
+        "request": 3,
+        "cache_hit": 4,
+        "completed": 2,
+        "failed": 1,
+        "refused": 5,
+    }
 
     def tally(self, kinds: object, **_: object) -> tuple[Tally, ...]:
         assert isinstance(kinds, tuple)

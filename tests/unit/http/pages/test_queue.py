@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from asgi_client import Answer, AsgiClient
+from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import Job, JobState, Priority, Retention
@@ -334,3 +335,12 @@ def test_times_are_never_below_zero_when_the_clock_is_behind(client: AsgiClient,
     at_time(scene.queue, NOON + timedelta(minutes=1)).submit(a_submission())
     assert figures(client.get("/queue"))["Longest wait now"] == "0.0 s"
     assert "waiting for 0.0 s" in text(client.get("/queue", READER))
+
+
+def test_an_act_on_a_target_is_no_link_to_a_build(client: AsgiClient, scene: Scene) -> None:
+    operator = scene.operator()
+    records = SqlPreflightRecords(scene.database)
+    records.note_sample("releases/24.10.5", "pico/nine", disagreement="wrong")
+    operator.enforce("24.10.5", "pico/nine", operator="olga")
+    page = client.get("/queue", OPERATOR).body.decode()
+    assert "<td>24.10.5 pico/nine</td>" in page

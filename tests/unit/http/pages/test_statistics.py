@@ -39,6 +39,7 @@ def charts(tmp_path: Path) -> Iterator[Charts]:
         statistics.record("cache_hit", a_request(version="25.12.0"), client="owut/1")
         statistics.record("failed", secret, reason=FailureReason.SETUP_FAILED)
         statistics.record("cancelled", secret)
+        statistics.record("refused", secret, reason=FailureReason.IMPOSSIBLE_SELECTION)
         statistics.record_duration("pending", timedelta(seconds=2))
     # What an older version has counted tells no side.
     statistics.record("failed", secret, reason=FailureReason.NO_IMAGES)
@@ -115,6 +116,7 @@ def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
     assert all(f"/api/v1/statistics/{name}.csv?days=7" in page for name in TABLES)
     assert all(f"No image was made for the device ({side})" in page for side in ("user", "infrastructure"))
     assert dict(view.totals)["Failed builds"] == "66.7 %"
+    assert dict(view.totals)["Refused before a build"] == "3"
 
 
 def test_a_chart_of_nothing_says_so(tmp_path: Path) -> None:

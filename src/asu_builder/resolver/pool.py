@@ -13,7 +13,7 @@ from msgspec import Struct
 from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.make import NAME
 from asu_builder.domain.package_index import IndexedPackage
-from asu_builder.domain.preflight import Foretold, Verdict
+from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.search import closest, without_abi
 
 _NAME = re.compile(NAME)
@@ -24,7 +24,7 @@ _MANY = 0
 """Stands where something is needed because of more than one name of the request."""
 
 
-class Asked(Struct, frozen=True):
+class Selection(Struct, frozen=True):
     """A request as the package manager gets it: a set of names."""
 
     wanted: tuple[str, ...]
@@ -38,7 +38,7 @@ class Asked(Struct, frozen=True):
     """The only version that will do (`name=version`) of names that are wanted."""
 
 
-def read_names(names: Iterable[str]) -> Asked:
+def read_names(names: Iterable[str]) -> Selection:
     """The last mention of a name counts, as both tools have it; `-name` takes it away wherever it stands.
 
     It does not take `name=version` away, which the makefile adds beside its list of packages.
@@ -59,7 +59,7 @@ def read_names(names: Iterable[str]) -> Asked:
         pinned.pop(plain, None)
         if version:
             pinned[plain] = version
-    return Asked(
+    return Selection(
         tuple(name for name, wanted in asked.items() if wanted),
         tuple(name for name, wanted in asked.items() if not wanted),
         tuple(taken_away),
@@ -77,7 +77,7 @@ class Chosen(NamedTuple):
     """For each package what fulfils its dependencies; its keys are everything that is installed."""
 
 
-class World:
+class PackagePool:
     """All packages of one set of indexes. An answer changes nothing in it."""
 
     takes_versions = True
@@ -107,13 +107,13 @@ class World:
         asked = read_names(names)
         if odd := asked.odd or (() if self.takes_versions else tuple(asked.pinned)):
             return unknown(f"{some(odd)}: no plain name of a package.")
-        told = self._judge(asked)
-        if told.verdict is Verdict.IMPOSSIBLE and self.left_out:
+        foretold = self._judge(asked)
+        if foretold.verdict is Feasibility.IMPOSSIBLE and self.left_out:
             reason = f"{self.left_out} entries of the indexes could not be read."
-            return Foretold(Verdict.UNKNOWN, reason, problem=told.problem, nearest=told.nearest)
-        return told
+            return Foretold(Feasibility.UNKNOWN, reason, problem=foretold.problem, nearest=foretold.nearest)
+        return foretold
 
-    def _judge(self, asked: Asked) -> Foretold:
+    def _judge(self, asked: Selection) -> Foretold:
         raise NotImplementedError
 
     def is_known(self, name: str) -> bool:
@@ -145,15 +145,15 @@ class World:
 
     def refuse(self, problem: BuildProblem) -> Foretold:
         """The verdict *impossible*."""
-        return Foretold(Verdict.IMPOSSIBLE, problem=problem, nearest=self.nearest(problem.missing))
+        return Foretold(Feasibility.IMPOSSIBLE, problem=problem, nearest=self.nearest(problem.missing))
 
-    def accept(self, asked: Asked, chosen: Chosen) -> Foretold:
+    def accept(self, asked: Selection, chosen: Chosen) -> Foretold:
         """The verdict *fine*."""
         installed = [self.packages[number] for number in chosen.needs]
         provided = {relation.name for package in installed for relation in package.provides}
         names = {package.name: package.version for package in installed}
         return Foretold(
-            Verdict.FINE,
+            Feasibility.FINE,
             packages=names,
             brings=self._brought(chosen),
             kept=tuple(name for name in asked.taken_away if name in names or name in provided),
@@ -188,13 +188,13 @@ class World:
 
 def unknown(reason: str, problem: BuildProblem | None = None) -> Foretold:
     """The verdict *unknown*."""
-    return Foretold(Verdict.UNKNOWN, reason, problem=problem or BuildProblem())
+    return Foretold(Feasibility.UNKNOWN, reason, problem=problem or BuildProblem())
 
 
-class NamesOnly(World):
+class NamesOnly(PackagePool):
     """For apk where libsolv is not installed: says what is missing, and nothing else."""
 
-    def _judge(self, asked: Asked) -> Foretold:
+    def _judge(self, asked: Selection) -> Foretold:
         if missing := tuple(sorted(name for name in asked.wanted if not self.is_known(name))):
             return self.refuse(BuildProblem(missing))
         return unknown("The library that works out dependencies (solv) is not installed here.")

@@ -1,0 +1,41 @@
+"""Two resolvers that know nothing of each other, on invented worlds: nothing possible is refused."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from asu_builder.domain.package_index import PackageManager
+from asu_builder.domain.preflight import Feasibility
+from asu_builder.resolver.child import make_pool
+from asu_builder.upstream.lenient import Notes
+from asu_builder.upstream.package_index import read_index
+from asu_sample.miniature import resolve
+from invented_worlds import invent, requests
+
+pytest.importorskip("solv", reason="there is no wheel of solv for this platform")
+
+
+@pytest.mark.parametrize(
+    "worlds", [range(25), pytest.param(range(25, 2000), marks=pytest.mark.long)], ids=["some", "many"]
+)
+def test_what_the_sample_installs_is_never_impossible(worlds: range) -> None:
+    counted: Counter[tuple[str, Feasibility]] = Counter()
+    for seed in worlds:
+        chance = random.Random(seed)
+        world = invent(PackageManager.APK, chance)
+        read = (read_index(PackageManager.APK, data, Notes()) for data in world.indexes)
+        ours = make_pool(PackageManager.APK, [package for index in read for package in index.packages], 0)
+        for names in requests(world, chance, 8):
+            verdict, _, _ = resolve("apk", world.indexes, names)
+            foretold = ours.resolve(names)
+            counted[verdict, foretold.verdict] += 1
+            assert (verdict, foretold.verdict) != ("fine", Feasibility.IMPOSSIBLE), (
+                seed,
+                names,
+                foretold.problem,
+            )
+    assert counted["fine", Feasibility.FINE] > len(worlds) and counted[
+        "impossible", Feasibility.IMPOSSIBLE
+    ] > len(worlds)
+    assert counted["fine", Feasibility.UNKNOWN] <= sum(counted.values()) // 50
