@@ -195,6 +195,7 @@ COVERED: Mapping[str, str] = {
     "domain.request.BuildRequest.__post_init__": "domain.request.BuildRequest",
     "domain.request.BuildRequest._require_repositories": "domain.request.BuildRequest",
     "domain.request.BuildRequest._require_options": "domain.request.BuildRequest",
+    "domain.request._require_place": "domain.request.BuildRequest",
     "domain.request._require_each": "domain.request.BuildRequest",
     "domain.request.require_package_names": "domain.request.BuildRequest",
     "domain.release.Release.order": "domain.release.parse_release",

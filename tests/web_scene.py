@@ -35,7 +35,7 @@ from asu_builder.http.fast_path import FastPath
 from asu_builder.http.parts import Parts
 from asu_builder.http.threads import AdmitFetch
 from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Statistics, Upstream
+from asu_builder.ports import ImageSigning, Statistics, Upstream
 from asu_builder.settings import LoadedSettings, Settings
 from asu_builder.store.local import LocalStore
 from database_clock import CLOCK
@@ -139,6 +139,7 @@ class Scene:
     seconds: float = 1000.0
     revoked: int = 0
     resolver: Told = field(default_factory=Told)
+    signing: ImageSigning | None = None
     health: Health = field(init=False)
     counts: EventCounts = field(default_factory=EventCounts)
     durations: Durations = field(default_factory=Durations)
@@ -234,6 +235,7 @@ class Scene:
             preflight_records=SqlPreflightRecords(self.database),
             version="1.2.3",
             now=lambda: NOON,
+            signing=self.signing,
         )
 
     def store(self) -> LocalStore:

@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -28,7 +30,8 @@ _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|(.*?)\| (.*)\|$", re.MULTILINE)
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Metric]:
     """Every metric that a scrape tells, by the name that people write."""
-    scene = Scene(tmp_path_factory.mktemp("scene"))
+    signing = MagicMock(expires_at=lambda: datetime(2027, 1, 1, tzinfo=UTC))
+    scene = Scene(tmp_path_factory.mktemp("scene"), signing=signing)
     with AsgiClient(scene.app()) as client:
         scene.housekeeping.stored_bytes = 0
         client.get("/health")

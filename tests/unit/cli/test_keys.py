@@ -64,7 +64,8 @@ def test_a_certificate_is_of_the_key_by_itself_or_by_another(folder: Path) -> No
         (element,) = chain_of(folder / f"{name}.ucert")
         assert (element.certified.key_id, element.signature.key_id) == (key_id, signer)
         assert element.expires_at - element.valid_from == days * 86400
-        assert abs(element.valid_from - time.time()) < 60
+        age = time.time() - element.valid_from
+        assert abs(age) < 60
     code, printed = ran("certify", "own.ucert", "--key", "signing.key")
     assert code == 2 and "is there already" in printed
     code, printed = ran("certify", "other.ucert")
