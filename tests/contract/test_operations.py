@@ -441,7 +441,7 @@ def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
             assert forget(retention, job)
     operations.record("farm", "pause")
     assert at_time(retention, NOON).forget_requests(older_than=timedelta(0), most_bytes=1 << 20) == 0
-    assert at_time(retention, NOON).forget_requests(older_than=timedelta(0), most_bytes=500) == 2, "one fits"
+    assert at_time(retention, NOON).forget_requests(older_than=timedelta(0), most_bytes=560) == 2, "one fits"
     assert at_time(retention, NOON + MINUTE).forget_requests(older_than=timedelta(0), most_bytes=1 << 20) == 1
     assert asked(database) == 1, "what a job carries stays"
     assert not list(operations.acts(10))

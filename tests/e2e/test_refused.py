@@ -156,11 +156,8 @@ def test_a_refusal_is_the_document_of_the_failed_build_without_its_output(
         assert (built.status, refused.status) == (500, 500), refused.json
         assert mirror.builds == builds, "no job was made"
         failed, told = built.json, refused.json
-        detail = told["detail"]
-        assert detail.startswith(failed["detail"].partition(". ")[0])
-        assert detail.endswith("The package indexes say so, so nothing was built.")
         assert failed.keys() - told.keys() == {"build_cmd"} and not told.keys() - failed.keys()
-        assert without(told, {*_OF_A_BUILD, "detail"}) == without(failed, {*_OF_A_BUILD, "detail"})
+        assert without(told, _OF_A_BUILD) == without(failed, _OF_A_BUILD)
         assert (told["stdout"], told["stderr"]) == ("", "")
         for name in ("x-imagebuilder-status", "x-queue-position", "content-type", "cache-control"):
             assert refused.headers[name] == built.headers[name]
@@ -170,7 +167,7 @@ def test_a_refusal_is_the_document_of_the_failed_build_without_its_output(
         head = client.head(path)
         assert (head.status, head.headers["x-imagebuilder-status"], head.body) == (500, "failed", b"")
         page = client.get(f"/build/{told['request_hash']}")
-        assert page.status == 200 and b"nothing was built" in page.body
+        assert page.status == 200 and b"Not built" in page.body
         final = client.get(f"{path}/events").body.decode().rpartition("event: final\n")[2]
         assert json.loads(final.partition("data: ")[2].splitlines()[0])["document"] == told
         assert client.ask("DELETE", path).status == 403

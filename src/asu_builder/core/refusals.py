@@ -30,11 +30,8 @@ _OVERHEAD = 2400
 """About what a refusal takes beside the request."""
 _SAMPLE_SECONDS = 60.0
 """Of a target at most one build in so long is one that would have been refused."""
-_NOT_BUILT = "The package indexes say so, so nothing was built."
 _SLOW_SECONDS, _REST_SECONDS = 2.0, 60.0
 """Others who submit wait for a verdict too: after a slow one none is asked for so long."""
-_MEANT = 3
-"""Names that a sentence proposes in place of one."""
 
 
 class _Refused(NamedTuple):
@@ -190,13 +187,10 @@ class Refusals:
     def _refused_job(
         self, request: BuildRequest, name: str, foretold: Foretold, *, caller: Caller, client: str
     ) -> Job:
-        now, detail = self._now(), foretold.problem.sentence()
-        for missing, meant in foretold.nearest.items():
-            if meant:
-                detail += f". Closest to {missing}: {', '.join(meant[:_MEANT])}"
+        now = self._now()
         failure = BuildFailure(
             FailureReason.IMPOSSIBLE_SELECTION,
-            f"{detail}. {_NOT_BUILT}",
+            foretold.problem.sentence(),  # the very text of a failed build: users search for it
             field="packages",
             problem=foretold.problem,
         )

@@ -411,7 +411,7 @@ class ApkPool(PackagePool):
             if self.is_known(name)
         }
         needs = {name: tuple(sorted(needing)) for name, needing in sorted(needed_by.items()) if needing}
-        return self.refuse(BuildProblem(unique(sorted(missing)), unique(conflicts), needs, named))
+        return self.refuse(BuildProblem(unique(sorted(missing)), unique(sorted(conflicts)), needs, named))
 
     def _excluded_providers(self, asked: Selection, name: str) -> Iterator[str]:
         """Packages that would fulfil a name and that the request excludes."""

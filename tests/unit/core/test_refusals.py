@@ -191,10 +191,7 @@ def test_what_cannot_be_installed_is_a_failed_build_that_the_queue_never_saw(hou
     job, outcome = view.job, view.job.outcome
     assert isinstance(outcome, BuildFailure)
     assert (job.state, job.client, view.cancel_token, view.position) == (JobState.FAILED, "owut/1", "", None)
-    assert outcome.detail == (
-        "Error: Impossible package selection: missing (nosuch). Closest to nosuch: some, such. "
-        "The package indexes say so, so nothing was built."
-    )
+    assert outcome.detail == "Error: Impossible package selection: missing (nosuch)"
     assert (outcome.problem, outcome.field) == (BuildProblem(missing=("nosuch",)), "packages")
     assert (outcome.reason, outcome.side) == (a_failure().reason, a_failure().side)
     assert house.queue.find(job.request_hash) is None
