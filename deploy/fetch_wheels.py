@@ -44,11 +44,19 @@ def fetch(lock: str, directory: Path, version: str) -> None:
         subprocess.run([*command, "--dest", str(directory), "--requirement", file.name], check=True)
 
 
+def name_newer(directory: Path) -> None:
+    """Lets the names of wheels for an older glibc say that they fit ours, too: pex looks for no other."""
+    for wheel in directory.glob("*_x86_64.whl"):
+        if PLATFORM not in wheel.name and any(older in wheel.name for older in _OLDER):
+            wheel.rename(wheel.with_name(f"{wheel.stem}.{PLATFORM}.whl"))
+
+
 def main() -> None:
     """See the module."""
     lock, directory, *versions = sys.argv[1:]
     for version in versions:
         fetch(Path(lock).read_text(), Path(directory), version)
+    name_newer(Path(directory))
 
 
 if __name__ == "__main__":
