@@ -130,7 +130,7 @@ class Signatures:
             self.warnings.append(f"Not all images are signed. {problem.public}")
             signed_by = ""
         found = (*signed, *images[len(signed) :])
-        _tell(directory / "profiles.json", profile, found)
+        _write_description(directory / "profiles.json", profile, found)
         return found, signed_by
 
     def write_sums(self, directory: Path, images: Sequence[Image]) -> None:
@@ -161,7 +161,7 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tell(path: Path, profile: str, images: Sequence[Image]) -> None:
+def _write_description(path: Path, profile: str, images: Sequence[Image]) -> None:
     """Writes into `profiles.json` what the images are now; it was found fit to be read before."""
     document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     named = {image.name: image for image in images}

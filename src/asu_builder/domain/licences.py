@@ -1,4 +1,4 @@
-"""Licences as packages name them, as SPDX expressions: what is no expression becomes a name of its own."""
+"""Licences as packages name them, as SPDX expressions: what is no expression gets its own name."""
 
 import hashlib
 import re
@@ -38,7 +38,7 @@ def _spellings() -> dict[str, str]:
 
 
 LICENCES: Mapping[str, str] = _spellings()
-"""Those that packages of OpenWrt name or may name; any other is a name of its own."""
+"""Those that packages of OpenWrt name or may name; any other gets its own name."""
 EXCEPTIONS: Mapping[str, str] = {name.lower(): name for name in _EXCEPTIONS.split()}
 _WORD = re.compile(r"[()]|[^\s()]+")
 _OPERATORS = ("AND", "OR")

@@ -115,7 +115,7 @@ def _component(
         purl = _purl(kind, name, version, architecture, distribution)
         return Component(name, version, purl)
     package = entry.package
-    # Of a repository that the request names nobody knows whose packages they are.
+    # Of a repository that the request names it is not known whose packages they are.
     kind = "generic" if entry.is_foreign else kind
     is_file_digest = found.manager is PackageManager.OPKG
     digest = package.hash.lower()

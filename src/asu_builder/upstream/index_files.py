@@ -140,7 +140,7 @@ def find_packages(known: PackageIndexes, manifest: Mapping[str, str]) -> FoundPa
     """What indexes say of the packages of a manifest, of the very versions in it; never raises.
 
     The first index that has one is told. A digest in which others of the same version differ is left out,
-    because nobody has said which of them was installed. One index is read at a time.
+    because it is not known which of them was installed. One index is read at a time.
     """
     found: dict[str, FoundPackage] = {}
 
