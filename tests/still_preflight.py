@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.preflight import Preflight
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.preflight import UNTOLD, Foretold, PackageIndexes
+from asu_builder.domain.preflight import Foretold, PackageIndexes, unknown
 from asu_builder.domain.release import Release
 from asu_builder.ports import PackageChanges
+
+UNTOLD = unknown("")
+"""Where nothing was asked."""
 
 
 class NoIndexes:

@@ -12,7 +12,7 @@ from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.metrics import FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_INDEXES, PreflightCounts
 from asu_builder.domain.errors import AsuError, FailureReason, Unavailable, some
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Outcome
-from asu_builder.domain.package_index import PackageManager
+from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.preflight import (
     ALWAYS_INSTALLED,
@@ -108,15 +108,9 @@ class Preflight:
             if revision and carried.revision and revision != carried.revision:
                 lacking.append("There is another ImageBuilder by now, which has not been used here yet.")
             indexes += carried.indexes()
-        if request.repositories:
-            if request.repositories_mode == "replace":
-                indexes = [index for index in indexes if index.name == OWN_INDEX and not index.address]
-            for name, url in sorted(request.repositories.items()):
-                index = self._source.repository_index(name, url, known.manager)
-                if index is None:
-                    lacking.append(f"The repository {name} cannot be read.")
-                else:
-                    indexes.append(replace(index, is_foreign=True))
+        if _replaces(request):
+            indexes = [index for index in indexes if index.name == OWN_INDEX and not index.address]
+        indexes += self._foreign_indexes(request, known.manager, lacking)
         return PackageIndexes(known.manager, tuple(indexes), " ".join(lacking))
 
     def today(self, found: Resolved) -> str:
@@ -126,20 +120,34 @@ class Preflight:
         """
         request = found.request
         known = self._source.package_indexes(found.release, request.target, found.architecture)
-        indexes, lacking = known.indexes, known.lacking
-        if request.repositories:
-            if request.repositories_mode == "replace":
-                indexes, lacking = (), ""
-            for name, url in sorted(request.repositories.items()):
-                index = self._source.repository_index(name, url, known.manager)
-                if index is None:
-                    lacking = f"The repository {name} cannot be read."
-                else:
-                    indexes = (*indexes, replace(index, is_foreign=True))
+        replaces = _replaces(request)
+        lacking = [known.lacking] if known.lacking and not replaces else []
+        own = () if replaces else known.indexes
+        indexes = (*own, *self._foreign_indexes(request, known.manager, lacking))
         if lacking or not indexes:
-            sentence = f"It is not known which packages there are now. {lacking}".rstrip()
+            sentence = f"It is not known which packages there are now. {' '.join(lacking)}".rstrip()
             raise Unavailable(sentence, plain=True)
         return PackageIndexes(known.manager, indexes).digest
+
+    def _foreign_indexes(
+        self, request: BuildRequest, manager: PackageManager, lacking: list[str]
+    ) -> list[PackageIndex]:
+        """The indexes of the request's own repositories; a sentence on each that is not readable goes into
+        `lacking`.
+        """
+        indexes = []
+        for name, url in sorted(request.repositories.items()):
+            index = self._source.repository_index(name, url, manager)
+            if index is None:
+                lacking.append(f"The repository {name} cannot be read.")
+            else:
+                indexes.append(replace(index, is_foreign=True))
+        return indexes
+
+
+def _replaces(request: BuildRequest) -> bool:
+    """Whether the request's repositories take the place of the ImageBuilder's."""
+    return bool(request.repositories) and request.repositories_mode == "replace"
 
 
 def _place(url: str, release_path: str) -> str:

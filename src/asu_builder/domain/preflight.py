@@ -67,8 +67,9 @@ class Foretold(Struct, frozen=True):
     """`PackageIndexes.digest` of what it was judged by; "" where nothing was read."""
 
 
-UNTOLD = Foretold(Feasibility.UNKNOWN)
-"""Where nothing was asked."""
+def unknown(reason: str, problem: BuildProblem | None = None) -> Foretold:
+    """The verdict *unknown*, and why."""
+    return Foretold(Feasibility.UNKNOWN, reason, problem=problem or BuildProblem())
 
 
 OWN_INDEX = "imagebuilder"

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, TooManyRequests
 from asu_builder.domain.reading import FIRST_SECONDS, Reading
+from asu_builder.http.callers import Admit
 from asu_builder.http.door import Client, ClientGone
 
 A = TypeVar("A")
@@ -287,6 +288,13 @@ def while_client_stays(client: Client | None = None) -> Iterator[None]:
         raise
     finally:
         client.on_gone.discard(leave)
+
+
+async def require_admitted(caller: Caller, admit: Admit, threads: Threads) -> None:
+    """Counts one more for a caller without a token. Raises `TooManyRequests`, as `admit` says."""
+    # In a thread, because it may wait for a lock.
+    if caller.token is None and (refusal := await threads.run(admit, caller.name)) is not None:
+        raise refusal
 
 
 class Waiting:

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.packages import unique
-from asu_builder.domain.preflight import Foretold
-from asu_builder.resolver.pool import Chosen, PackagePool, Selection, unknown
+from asu_builder.domain.preflight import Foretold, unknown
+from asu_builder.resolver.pool import Chosen, PackagePool, Selection
 
 if TYPE_CHECKING:
     import solv

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from asu_builder.domain.health import Breaker
 from asu_builder.domain.package_index import IndexedPackage, PackageManager
-from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes
+from asu_builder.domain.preflight import Feasibility, Foretold, PackageIndexes, unknown
 
 if TYPE_CHECKING:
     from asu_builder.resolver.pool import PackagePool
@@ -168,7 +168,7 @@ class _Worlds:
         own = tuple(digest for digest, _, is_foreign in question.indexes if not is_foreign)
         kinds = dict.fromkeys((everything, own))
         if reason := self._build(question, kinds):
-            return Foretold(Feasibility.UNKNOWN, reason)
+            return unknown(reason)
         # The default act of this signal ends the process, wherever it computes.
         signal.setitimer(signal.ITIMER_PROF, self._limits.answering)
         foretold = self._pool(question.manager, everything).resolve(question.names)
@@ -372,7 +372,7 @@ class _Waiting:
         self.known = known
         self.names = names
         self.done = threading.Event()
-        self.foretold = _unknown("The question was not reached.")
+        self.foretold = unknown("The question was not reached.")
         self.is_given_up = False
 
 
@@ -404,13 +404,13 @@ class ChildResolver:
     def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
         """What is installed for these names, or why nothing can be."""
         if not known.indexes:
-            return _unknown(known.lacking or "No package index is known.")
+            return unknown(known.lacking or "No package index is known.")
         question = _Waiting(known, names)
         with self._changed:
             if self._is_closed:
-                return _unknown("The service is ending.")
+                return unknown("The service is ending.")
             if len(self._queue) >= self._limits.waiting:
-                return _unknown("Too many selections are being looked at.")
+                return unknown("Too many selections are being looked at.")
             self._queue.append(question)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="resolver", daemon=True)
@@ -418,7 +418,7 @@ class ChildResolver:
             self._changed.notify()
         if not question.done.wait(2 * self._limits.patience):
             question.is_given_up = True
-            return _unknown("Too many selections are being looked at.")
+            return unknown("Too many selections are being looked at.")
         foretold = question.foretold
         if known.lacking:
             foretold = replace(foretold, verdict=Feasibility.UNKNOWN, reason=known.lacking)
@@ -445,7 +445,7 @@ class ChildResolver:
                 except Exception:  # noqa: BLE001 - whatever it is, the build decides
                     _log.exception("A selection could not be looked at.")
                     self._lose()
-                    question.foretold = _unknown("It could not be worked out.")
+                    question.foretold = unknown("It could not be worked out.")
             question.done.set()
         self._lose()
 
@@ -463,9 +463,9 @@ class ChildResolver:
     def _ask(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
         digest, now = known.digest, self._clock()
         if now < self._unbuildable.get(digest, now):
-            return _unknown("These package indexes could not be read within the limits.")
+            return unknown("These package indexes could not be read within the limits.")
         if not self._breaker.admits():
-            return _unknown(self._breaker.sentence)
+            return unknown(self._breaker.sentence)
         try:
             if self._child and self._child.process.poll() is not None:
                 self._lose()  # it was killed while nothing was asked
@@ -474,7 +474,7 @@ class ChildResolver:
             foretold = self._child.ask(known, names)
         except _Lost as lost:
             if self._is_closed:
-                return _unknown("The service is ending.")
+                return unknown("The service is ending.")
             sentence = f"It could not be worked out: {self._lose()}."
             self._losses += 1
             if self._losses > 1:
@@ -484,7 +484,7 @@ class ChildResolver:
                 while len(self._unbuildable) > _MOST_UNBUILDABLE:
                     del self._unbuildable[next(iter(self._unbuildable))]
             _log.warning("%s %d packages were asked for.", sentence, len(names))
-            return _unknown(sentence)
+            return unknown(sentence)
         self._losses = 0
         self._breaker.worked()
         return foretold
@@ -493,7 +493,3 @@ class ChildResolver:
         """Ends the process, if there is one; how it ended."""
         child, self._child = self._child, None
         return child.end() if child else "it could not be started"
-
-
-def _unknown(reason: str) -> Foretold:
-    return Foretold(Feasibility.UNKNOWN, reason)

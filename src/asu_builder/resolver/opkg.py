@@ -7,8 +7,8 @@ from functools import lru_cache
 from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.package_index import IndexedPackage, Relation
 from asu_builder.domain.packages import unique
-from asu_builder.domain.preflight import Foretold
-from asu_builder.resolver.pool import Chosen, PackagePool, Selection, unknown
+from asu_builder.domain.preflight import Foretold, unknown
+from asu_builder.resolver.pool import Chosen, PackagePool, Selection
 
 _PARTS = re.compile(r"(\D*)(\d*)")
 _LONGEST_NUMBER = 100

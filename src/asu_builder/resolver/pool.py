@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from asu_builder.domain.errors import BuildProblem, some
 from asu_builder.domain.make import NAME
 from asu_builder.domain.package_index import IndexedPackage
-from asu_builder.domain.preflight import Feasibility, Foretold
+from asu_builder.domain.preflight import Feasibility, Foretold, unknown
 from asu_builder.domain.search import closest, without_abi
 
 _NAME = re.compile(NAME)
@@ -110,7 +111,7 @@ class PackagePool:
         foretold = self._judge(asked)
         if foretold.verdict is Feasibility.IMPOSSIBLE and self.left_out:
             reason = f"{self.left_out} entries of the indexes could not be read."
-            return Foretold(Feasibility.UNKNOWN, reason, problem=foretold.problem, nearest=foretold.nearest)
+            return replace(foretold, verdict=Feasibility.UNKNOWN, reason=reason)
         return foretold
 
     def _judge(self, asked: Selection) -> Foretold:
@@ -184,11 +185,6 @@ class PackagePool:
             for place, name in enumerate(chosen.because, start=1)
             if (others := tuple(sorted(other for other in brought.get(place, ()) if other != name)))
         }
-
-
-def unknown(reason: str, problem: BuildProblem | None = None) -> Foretold:
-    """The verdict *unknown*."""
-    return Foretold(Feasibility.UNKNOWN, reason, problem=problem or BuildProblem())
 
 
 class NamesOnly(PackagePool):

@@ -25,7 +25,7 @@ from asu_builder.http.api.wire import (
 )
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.openapi import A_SENTENCE, operation, says
-from asu_builder.http.threads import Threads, Waiting
+from asu_builder.http.threads import Threads, Waiting, require_admitted
 
 _PAIRS = {"dnsmasq": ["2.90-r4", "2.91-r1"]}
 
@@ -148,9 +148,7 @@ class ComparisonEndpoints:
         Queues nothing. Raises `NotAuthenticated`, and `TooManyRequests` as the preview does.
         """
         caller = self._callers.of(request.scope)
-        refusal = None if caller.token else await self._threads.run(self._admit, caller.name)
-        if refusal is not None:
-            raise refusal
+        await require_admitted(caller, self._admit, self._threads)
         body = await request.body()
 
         def render() -> bytes:

@@ -23,7 +23,7 @@ from asu_builder.http.api.wire import (
 )
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.openapi import A_SENTENCE, operation, says
-from asu_builder.http.threads import Threads, Waiting
+from asu_builder.http.threads import Threads, Waiting, require_admitted
 
 
 class UnknownPackageDocument(msgspec.Struct):
@@ -122,10 +122,7 @@ class PreviewEndpoint:
         Raises `NotAuthenticated`, and `TooManyRequests` when a caller without a token asks too often.
         """
         caller = self._callers.of(request.scope)
-        # In a thread, because the first one loads a library.
-        refusal = None if caller.token else await self._threads.run(self._admit, caller.name)
-        if refusal is not None:
-            raise refusal
+        await require_admitted(caller, self._admit, self._threads)
         body = await request.body()
         what = hashlib.sha256(body).hexdigest()
 

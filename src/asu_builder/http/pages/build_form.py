@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from asu_builder.core.catalog import Catalog
 from asu_builder.core.search import DescribedDevice, PreviewedSelection, UnknownPackage
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
@@ -25,6 +26,7 @@ from asu_builder.http.errors import answer_error
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.parts import PageParts
+from asu_builder.http.threads import require_admitted
 
 COOKIE = "asu_cancel"
 _SECONDS = 2 * 86400
@@ -246,10 +248,8 @@ class BuildForm:
             from_version = given.get("from_version", "")[:_LONGEST]
             return RedirectResponse(link_to(wanted, "/compare", from_version=from_version), 303)
         parts = self._parts
-        refused = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
         try:
-            if refused is not None:
-                raise refused
+            await require_admitted(caller, parts.limit_previews, parts.threads)
             previewed = await parts.waiting.ask(caller, _what(fields), self._look, fields)
         except AsuError as error:
             previewed = _Previewed(refusal=error)
@@ -319,7 +319,7 @@ class BuildForm:
         sent: Fields | None = None,
     ) -> Response:
         """The search for a device; the fields of a sent form can be sent again, or copied."""
-        groups = await self._parts.waiting.ask(caller, "versions", self._versions)
+        groups = await self._parts.waiting.ask(caller, "versions", offered_versions, self._parts.catalog)
         version = fields.version or next((name for _, names in groups for name in names), "")
         text = request.query_params.get("search", "").strip()[:_LONGEST]
         found: Found | None = None
@@ -358,7 +358,7 @@ class BuildForm:
             request,
             caller,
             refusal,
-            groups=await ask(caller, "versions", self._versions),
+            groups=await ask(caller, "versions", offered_versions, self._parts.catalog),
             fields=replace(fields, target=device.target, profile=device.profile),
             device=device,
             previewed=previewed,
@@ -386,13 +386,6 @@ class BuildForm:
         known = [name for name in FILESYSTEMS if not offered or name in offered]
         return list(dict.fromkeys([*known, *sorted(offered), *filter(None, [fields.filesystem])]))
 
-    def _versions(self) -> list[tuple[str, list[str]]]:
-        """Branches with their versions; the branch of the newest stable release comes first."""
-        return order_versions(
-            [(offer.branch.name, list(offer.versions)) for offer in self._parts.catalog.offers()],
-            self._parts.catalog.latest(),
-        )
-
 
 def _what(fields: Fields) -> str:
     """The device whose documents are needed."""
@@ -405,6 +398,12 @@ def _refusal(error: AsuError) -> _Refusal:
     if answer.status == 500:
         raise error
     return _Refusal(error.public, field_of(error), answer.status, answer.headers)
+
+
+def offered_versions(catalog: Catalog) -> list[tuple[str, list[str]]]:
+    """Branches with their versions; the branch of the newest stable release comes first."""
+    offers = [(offer.branch.name, list(offer.versions)) for offer in catalog.offers()]
+    return order_versions(offers, catalog.latest())
 
 
 def order_versions(

@@ -10,9 +10,10 @@ from asu_builder.domain.errors import AsuError, TooManyRequests, Unavailable
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.api.builds import require_hash
 from asu_builder.http.errors import answer_error
-from asu_builder.http.pages.build_form import Fields, order_versions, read_fields
+from asu_builder.http.pages.build_form import Fields, offered_versions, read_fields
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.parts import PageParts
+from asu_builder.http.threads import require_admitted
 
 _LONGEST = 64
 
@@ -59,7 +60,7 @@ class ComparisonPage:
             problem=problem,
             fields=fields,
             from_version=from_version,
-            groups=await self._parts.waiting.ask(caller, "versions", self._versions),
+            groups=await self._parts.waiting.ask(caller, "versions", offered_versions, self._parts.catalog),
             build=build,
             other=other,
             builds=builds,
@@ -69,15 +70,7 @@ class ComparisonPage:
 
     async def _compare_versions(self, fields: Fields, from_version: str, caller: Caller) -> ComparedVersions:
         parts = self._parts
-        refusal = None if caller.token else await parts.threads.run(parts.limit_previews, caller.name)
-        if refusal is not None:
-            raise refusal
+        await require_admitted(caller, parts.limit_previews, parts.threads)
         wanted, _ = parse_request(fields.body(parts.client))
         what = f"compare {from_version!r} {fields!r}"
         return await parts.waiting.ask(caller, what, self._comparisons.versions, wanted, from_version)
-
-    def _versions(self) -> list[tuple[str, list[str]]]:
-        """As the form lists them."""
-        catalog = self._parts.catalog
-        offers = [(offer.branch.name, list(offer.versions)) for offer in catalog.offers()]
-        return order_versions(offers, catalog.latest())

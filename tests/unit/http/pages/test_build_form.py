@@ -21,7 +21,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, JobState
-from asu_builder.domain.preflight import UNTOLD, Feasibility, Foretold
+from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
@@ -35,6 +35,7 @@ from asu_builder.http.pages.build_form import (
 )
 from factories import NOON, a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds
+from still_preflight import UNTOLD
 from unit.http.pages.conftest import FORM, OPERATOR, text_of
 from web_scene import DescribingUpstream, Scene
 
