@@ -78,7 +78,7 @@ screenshots: $(VENV)/dev
 # Pins every dependency with its hashes; the files name no registry.
 lock: $(VENV)/dev
 	@$(BIN)/pip install --quiet uv
-	@for extra in "" dev; do \
+	@for extra in "" cluster dev; do \
 	  $(BIN)/uv pip compile pyproject.toml locks/build.in --extra preflight $${extra:+--extra $$extra} --universal \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done

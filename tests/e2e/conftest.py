@@ -72,7 +72,7 @@ def slow_service(
         longer=longer,
     )
     chosen = local_settings(world, upstream.url) | {"imagebuilder_path": template, **settings}
-    yield from _running(Service(folder / "service", chosen))
+    yield from running(Service(folder / "service", chosen))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def local_service(
     """One service with the local runtime for many tests; must not have printed a traceback."""
     settings = local_settings(sample_world, upstream.url)
     service = Service(tmp_path_factory.mktemp("local"), settings)
-    yield from _running(service)
+    yield from running(service)
 
 
 @pytest.fixture(scope="session")
@@ -129,10 +129,11 @@ def podman_builder(
     reference = f"{sample_images}:x86-64-v{APK_VERSION}"
     import_image(f"unix://{podman_socket}", reference, sample_world.imagebuilder(APK_VERSION, "x86/64"))
     settings = podman_settings(podman_socket, upstream.url)
-    yield from _running(Service(tmp_path_factory.mktemp("podman"), settings))
+    yield from running(Service(tmp_path_factory.mktemp("podman"), settings))
 
 
-def _running(service: Service) -> Iterator[Service]:
+def running(service: Service) -> Iterator[Service]:
+    """Starts a service and ends it; fails when it printed a traceback."""
     try:
         yield service.start()
     finally:

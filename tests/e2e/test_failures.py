@@ -1,13 +1,19 @@
-"""Every way a request can fail: the sentence, whose fault it is, and the shape on the wire."""
+"""Every way a build can fail: the sentence, whose fault it is, and the shape on the wire.
+
+What is known before a build is refused without one (`test_refused.py`): this service has no preflight.
+"""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from asu_builder.domain.job import COOL_DOWN
-from e2e.conftest import Make
+from asu_sample.distribution import Distribution
+from asu_sample.server import DownloadServer
+from e2e.conftest import Make, local_settings, running
 from e2e.service import Answer, Client, Service
 from factories import eventually
 from podman_service import APK_VERSION, OPKG_VERSION
@@ -55,6 +61,15 @@ def a_body(**changes: object) -> dict[str, object]:
 def a_huge_body(version: str) -> dict[str, object]:
     """What does not fit into the root partition."""
     return a_body(version=version, target="x86/64", profile="generic", packages=["sample-huge"])
+
+
+@pytest.fixture(scope="module")
+def local_service(
+    sample_world: Distribution, upstream: DownloadServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that learns what is impossible from the package manager alone."""
+    settings = local_settings(sample_world, upstream.url) | {"preflight": "off"}
+    yield from running(Service(tmp_path_factory.mktemp("failures"), settings))
 
 
 @pytest.fixture(scope="module", autouse=True)
