@@ -39,6 +39,15 @@ class Told:
         pass
 
 
-def still_preflight(catalog: Catalog, changes: PackageChanges, resolver: Told | None = None) -> Preflight:
+def still_preflight(
+    catalog: Catalog, changes: PackageChanges, resolver: Told | None = None, *, installs_key: bool = False
+) -> Preflight:
     """A preflight that foretells whatever `resolver` says; *unknown* without one."""
-    return Preflight(catalog, changes, NoIndexes(), resolver or Told(), carried_by=lambda *_: None)
+    return Preflight(
+        catalog,
+        changes,
+        NoIndexes(),
+        resolver or Told(),
+        carried_by=lambda *_: None,
+        installs_key=installs_key,
+    )

@@ -107,7 +107,7 @@ def assemble(
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
-    preflight = _preflight(adapters, catalog)
+    preflight = _preflight(settings, adapters, catalog)
     current = CurrentPackages(catalog, preflight)
     proof = _proof(settings, adapters, catalog, preflight, counts)
     workers = _workers(
@@ -164,13 +164,14 @@ def assemble(
     )
 
 
-def _preflight(adapters: Adapters, catalog: Catalog) -> Preflight:
+def _preflight(settings: Settings, adapters: Adapters, catalog: Catalog) -> Preflight:
     return Preflight(
         catalog,
         adapters.package_changes,
         adapters.upstream,
         adapters.resolver,
         carried_by=adapters.preflight_records.carried,
+        installs_key=settings.install_signing_key,
     )
 
 
@@ -212,13 +213,27 @@ def _builds(
         waiting_for=hindrance,
         refusals=refusals,
         current=current,
-        signed_by=lambda: _key_id(adapters) if settings.signing_required else "",
+        accepts_key=_accepts_key(settings, adapters),
         installed_key=lambda: _key_id(adapters) if settings.install_signing_key else "",
     )
 
 
 def _key_id(adapters: Adapters) -> str:
     return adapters.signing.key_id if adapters.signing else ""
+
+
+def _accepts_key(settings: Settings, adapters: Adapters) -> Callable[[str], bool]:
+    """Whether results are answered that the key of this name signed."""
+    signing, required = adapters.signing, settings.signing_required
+    if signing is None:
+        return lambda _: True
+
+    def accepts(signed_by: str) -> bool:
+        if required and signed_by != signing.key_id:
+            return False
+        return not signed_by or not signing.is_revoked(signed_by)
+
+    return accepts
 
 
 def _cancellation(settings: Settings, adapters: Adapters, workers: Workers) -> Cancellation:
@@ -334,6 +349,7 @@ def make_housekeeping(
         adapters.runtime,
         statistics=adapters.statistics,
         settings=settings,
+        required_key=lambda: _key_id(adapters) if settings.signing_required else "",
         rest=rest,
     )
 

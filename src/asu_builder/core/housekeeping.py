@@ -69,16 +69,21 @@ class Housekeeping:
         *,
         statistics: Statistics,
         settings: Settings,
+        required_key: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
         rest: timedelta = timedelta(0),
     ) -> None:
-        """`clock` counts seconds. `rest` is made between each thousand results that are looked at."""
+        """`required_key` names the key that results must be signed by to be kept, "" where none must.
+
+        `clock` counts seconds. `rest` is made between each thousand results that are looked at."""
         self._queue = queue
         self._retention = retention
         self._store = store
         self._runtime = runtime
         self._statistics = statistics
         self._settings = settings
+        self._required_key = required_key
+        self._signatures_seen = False
         self._clock = clock
         self._rest = rest.total_seconds()
         self._stopped = threading.Event()
@@ -147,6 +152,8 @@ class Housekeeping:
         hour is enough.
         Nothing is missed in a store that is not there.
         """
+        if not dry_run:
+            self._expire_otherwise_signed()
         found = Collection()
         if self._store_is_there():
             lost: list[str] = []
@@ -171,6 +178,19 @@ class Housekeeping:
             while self._retention.forget_requests(older_than=older_than, most_bytes=most):
                 pass
         return found
+
+    def _expire_otherwise_signed(self) -> None:
+        """Once in a life, because the key is the same for so long; what comes later is found when polled."""
+        if self._signatures_seen:
+            return
+        if key_id := self._required_key():
+            expired = 0
+            for job_id in self._retention.signed_otherwise(key_id):
+                self._queue.expire(job_id)
+                expired += 1
+            if expired:
+                _log.warning("%d result(s) without a signature of key %s have expired", expired, key_id)
+        self._signatures_seen = True
 
     def _unhurried(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Some at a time. A large store has a hundred thousand; at one go they would slow every answer."""

@@ -47,6 +47,7 @@ from asu_builder.domain.packages import (
     find_too_big,
     too_big_sentence,
     warn_of_odd_packages,
+    with_ucert,
 )
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
@@ -162,7 +163,7 @@ class Pipeline:
                         baseline=self._baseline(request) if request.diff_packages else None,
                     )
                     if self._installed_key:
-                        selection = _with_ucert(selection)
+                        selection = with_ucert(selection)
                     odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
                     if request.diff_packages and odd:
                         selection = warn_of_odd_packages(selection, odd)
@@ -256,13 +257,6 @@ class Pipeline:
             raise
         learn(manifest)
         return manifest
-
-
-def _with_ucert(selection: PackageSelection) -> PackageSelection:
-    """With what checks signatures on the device, unless the request says no to it."""
-    if {"ucert", "-ucert"} & set(selection.packages):
-        return selection
-    return replace(selection, packages=(*selection.packages, "ucert"))
 
 
 def _require_time(stop: Event, since: float, most: timedelta) -> None:

@@ -13,7 +13,7 @@ from asu_builder.core.metrics import FALSE_REFUSAL, OTHER_PACKAGES, OUTDATED_IND
 from asu_builder.domain.errors import AsuError, FailureReason, Unavailable, some
 from asu_builder.domain.job import BuildFailure, BuildResult, Job, Outcome
 from asu_builder.domain.package_index import PackageIndex, PackageManager
-from asu_builder.domain.packages import PackageSelection
+from asu_builder.domain.packages import PackageSelection, with_ucert
 from asu_builder.domain.preflight import (
     ALWAYS_INSTALLED,
     OWN_INDEX,
@@ -62,7 +62,10 @@ class Preflight:
         resolver: PackageResolver,
         *,
         carried_by: CarriedBy,
+        installs_key: bool = False,
     ) -> None:
+        """With `installs_key` builds add what checks signatures with it."""
+        self._installs_key = installs_key
         self._catalog = catalog
         self._package_changes = package_changes
         self._source = source
@@ -75,6 +78,8 @@ class Preflight:
         defaults = self._catalog.default_packages(found)
         baseline = self._catalog.baseline(request) if request.diff_packages else None
         selection = self._package_changes.apply(request, default_packages=defaults, baseline=baseline)
+        if self._installs_key:
+            selection = with_ucert(selection)
         known = known or self.indexes(found)
         carried = self._carried_by(found.release.path, request.target)
         pins = carried.pins if carried and known.manager is PackageManager.APK else {}

@@ -173,16 +173,17 @@ class Builds:
         waiting_for: Callable[[], str] = lambda: "",
         refusals: Refusals | None = None,
         current: CurrentPackages | None = None,
-        signed_by: Callable[[], str] = lambda: "",
+        accepts_key: Callable[[str], bool] = lambda _: True,
         installed_key: Callable[[], str] = lambda: "",
     ) -> None:
         """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
 
         `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built;
-        without `current` none is about today's packages. `signed_by` names the key that each kept result must
-        be signed by, `installed_key` the one that is put into images; "" where there is none.
+        without `current` none is about today's packages. `accepts_key` says whether a result may be answered
+        that the key of this name signed, "" for none. `installed_key` names the key that is put into images;
+        "" where there is none.
         """
-        self._signed_by = signed_by
+        self._accepts_key = accepts_key
         self._installed_key = installed_key
         self._current = current
         self._waiting_for = waiting_for
@@ -469,8 +470,10 @@ class Builds:
     def _is_gone(self, job: Job) -> bool:
         if job.state is not JobState.COMPLETED:
             return False
-        signed_by = self._signed_by()
-        if signed_by and isinstance(job.outcome, BuildResult) and job.outcome.signed_by != signed_by:
+        if isinstance(job.outcome, BuildResult) and not self._accepts_key(job.outcome.signed_by):
+            # Expired for every process, so that its files go too.
+            with suppress(Unavailable):
+                self._queue.expire(job.id)
             return True
         # Clients do not check the status of a download: never say done about files that are gone.
         if self._store.holds(job.request_hash):

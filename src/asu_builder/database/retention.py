@@ -85,6 +85,12 @@ _SIGNED_BY = """
      WHERE job.state = 'completed' AND job.expires_at > ?
        AND json_extract(result.document, '$.signed_by') = ?
 """
+_SIGNED_OTHERWISE = """
+    SELECT job.id FROM build_jobs AS job
+      JOIN build_results AS result ON result.job_id = job.id
+     WHERE job.state = 'completed' AND job.expires_at > ?
+       AND json_extract(result.document, '$.signed_by') IS NOT ?
+"""
 # In the order of their hashes both tables are read once, side by side: a tenth of looking each of them up.
 _OLD_REQUESTS = """
     SELECT request_hash FROM (
@@ -163,6 +169,11 @@ class SqlRetention:
     def signed_by(self, key_id: str) -> Sequence[str]:
         with self._database.reading() as connection:
             rows = connection.execute(_SIGNED_BY, (self._database.now(), key_id)).fetchall()
+        return [row[0] for row in rows]
+
+    def signed_otherwise(self, key_id: str) -> Sequence[int]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_SIGNED_OTHERWISE, (self._database.now(), key_id)).fetchall()
         return [row[0] for row in rows]
 
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:

@@ -243,6 +243,13 @@ class PackageSelection(Struct, frozen=True):
     released: frozenset[str] = frozenset()
 
 
+def with_ucert(selection: PackageSelection) -> PackageSelection:
+    """With what checks signatures on the device, unless the request names it or says no to it."""
+    if {"ucert", "-ucert"} & set(selection.packages):
+        return selection
+    return replace(selection, packages=(*selection.packages, "ucert"))
+
+
 def warn_of_odd_packages(selection: PackageSelection, odd: Sequence[str]) -> PackageSelection:
     """The same, with a warning that these default packages are not removed."""
     warning = (

@@ -214,6 +214,9 @@ class RetentionRepository(Protocol):
     def signed_by(self, key_id: str) -> Sequence[str]:
         """The hashes of unexpired results that this key signed; reads every result."""
 
+    def signed_otherwise(self, key_id: str) -> Sequence[int]:
+        """The ids of unexpired results that this key has not signed; reads every result."""
+
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """Those that no job carries, in the same order."""
 

@@ -175,6 +175,9 @@ class ImageSigning(Protocol):
     def require(self) -> None:
         """Passes where images could be signed now, as far as can be told without signing."""
 
+    def is_revoked(self, key_id: str) -> bool:
+        """Whether this server offers a revoker of the key; so in every process, once it is written."""
+
     def sign_image(self, image: Image, path: Path) -> Image:
         """Takes former signatures from an image and signs it in place; what it is then.
 

@@ -178,6 +178,9 @@ class Signing:
     def require(self) -> None:
         self._ready()
 
+    def is_revoked(self, key_id: str) -> bool:
+        return (self._offered / f"{key_id}{REVOKED}").exists()
+
     def sign_image(self, image: Image, path: Path) -> Image:
         key, chain = self._ready()
         if not path.stat().st_size:
@@ -275,7 +278,7 @@ class Signing:
     def _ready(self) -> tuple[PublicKey, bytes]:
         """The key and its chain of certificates, which all hold now. Raises `SigningUnavailable`."""
         key = self._key()
-        if (self._offered / f"{key.key_id}{REVOKED}").exists():
+        if self.is_revoked(key.key_id):
             raise SigningUnavailable(f"The signing key {key.key_id} is revoked; make another one.")
         if not self._certificate:
             return key, b""

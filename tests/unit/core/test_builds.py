@@ -112,6 +112,7 @@ class House:
         self.asked_for_hindrance = 0
         self.seconds = 0.0
         self.refused: set[str] = set()
+        self.rejected_keys: set[str] = set()
         self.limited: Counter[str] = Counter()
         self.most = 99
         self.operations = SqlOperations(self.database)
@@ -138,6 +139,7 @@ class House:
             limit=self._limit,
             take_back=self._take_back,
             waiting_for=self._hindrance,
+            accepts_key=lambda signed_by: signed_by not in self.rejected_keys,
             settings=replace(SETTINGS, **settings),
         )
 
@@ -210,6 +212,23 @@ def test_a_result_whose_files_are_gone_is_not_shown_and_built_anew(house: House)
     house.builds.submit(Ask(a_request()))
     name = house.complete_next()
     house.store.remove(name)
+    with pytest.raises(BuildNotFound):
+        house.builds.look(name)
+    assert house.builds.submit(Ask(a_request())).job.state is JobState.PENDING
+
+
+def test_a_result_of_a_key_that_is_not_accepted_has_expired_for_every_process(house: House) -> None:
+    house.builds.submit(Ask(a_request()))
+    name = house.complete_next()
+    job_id = house.builds.look(name).job.id
+    assert house.builds.find_id(name) == job_id
+    house.rejected_keys.add("")
+    with pytest.raises(BuildNotFound):
+        house.builds.look(name)
+    assert house.builds.find_id(name) is None
+    assert name not in house.builds.progress([name])
+    assert house.builds.outdated({name: job_id})[0] == [name]
+    house.rejected_keys.clear()
     with pytest.raises(BuildNotFound):
         house.builds.look(name)
     assert house.builds.submit(Ask(a_request())).job.state is JobState.PENDING

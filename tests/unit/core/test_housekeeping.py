@@ -1,3 +1,4 @@
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -73,7 +74,9 @@ class Home:
         self.store_for_housekeeping = self.store
         self.housekeeping = self.with_budget(0)
 
-    def with_budget(self, store_bytes: int, *, rest: timedelta = timedelta(0)) -> Housekeeping:
+    def with_budget(
+        self, store_bytes: int, *, rest: timedelta = timedelta(0), required_key: str = ""
+    ) -> Housekeeping:
         """Housekeeping that keeps at most so many bytes; 0 for any number."""
         settings = Settings(store_max_size=Size(store_bytes))
         return Housekeeping(
@@ -83,6 +86,7 @@ class Home:
             lambda: self.runtime,
             statistics=self.statistics,
             settings=settings,
+            required_key=lambda: required_key,
             clock=lambda: self.clock().timestamp(),
             rest=rest,
         )
@@ -113,7 +117,9 @@ class Home:
         job, lease = claimed
         return job.request_hash, {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
 
-    def completed(self, name: str = "vim", *, ttl: timedelta = DAY, size: int = 100) -> str:
+    def completed(
+        self, name: str = "vim", *, ttl: timedelta = DAY, size: int = 100, signed_by: str = ""
+    ) -> str:
         submission = a_submission(packages=(name,))
         self.queue.submit(submission)
         claimed = self.queue.claim("host/1", lease_for=MINUTE)
@@ -122,7 +128,7 @@ class Home:
             (scratch / "images").mkdir()
             (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
-        outcome = a_result(stored_bytes=size)
+        outcome = a_result(stored_bytes=size, signed_by=signed_by)
         self.queue.finish(claimed[1], outcome, Retention(ttl))
         return submission.request_hash
 
@@ -165,6 +171,23 @@ def test_rows_and_images_of_an_expired_build_go_together(home: Home) -> None:
     home.housekeeping.tidy()
     assert not home.store.holds(name)
     assert list(home.retention.expired()) == []
+
+
+def test_results_that_the_required_key_has_not_signed_expire_with_their_files(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = home.completed("ours", signed_by="0123456789abcdef")
+    others = [home.completed("other", signed_by="f" * 16), home.completed("unsigned")]
+    requiring = home.with_budget(0, required_key="0123456789abcdef")
+    requiring.reconcile(dry_run=True)
+    assert all(home.queue.find(name) for name in others), "a dry run only tells"
+    with caplog.at_level(logging.WARNING):
+        requiring.reconcile_when_due()
+    assert "2 result(s) without a signature of key 0123456789abcdef" in caplog.text
+    assert home.queue.find(ours) and not any(home.queue.find(name) for name in others)
+    home.clock.forward(GRACE)
+    requiring.tidy()
+    assert [home.store.holds(name) for name in (ours, *others)] == [True, False, False]
 
 
 def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import pytest
 
 from asu_builder.core.catalog import Catalog
-from asu_builder.core.search import Search
+from asu_builder.core.search import Preview, Search
 from asu_builder.domain.errors import BuildNotFound, RequestRejected
 from asu_builder.domain.release import Branches
 from asu_builder.domain.search import Device, Title
 from asu_builder.package_rules import LocalPackageChanges
+from factories import a_request
+from still_preflight import Told, still_preflight
 from web_scene import DescribingUpstream
 
 
@@ -86,3 +88,20 @@ def test_only_a_few_versions_are_kept_prepared(search: Search, upstream: Describ
     for version in upstream.versions().listed:
         assert search.devices(version, "widget", 5).devices
     assert len(upstream.versions().listed) > len(search._prepared)
+
+
+def test_what_checks_signatures_is_foretold_where_builds_add_it(upstream: DescribingUpstream) -> None:
+    changes = LocalPackageChanges()
+    catalog = Catalog(upstream, Branches(), changes)
+
+    def foretold(*packages: str, installs_key: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What make would be told, and what the package manager was asked for."""
+        resolver = Told()
+        preview = Preview(catalog, still_preflight(catalog, changes, resolver, installs_key=installs_key))
+        selection = preview.look(a_request(packages=packages)).selection
+        return selection.packages, tuple(resolver.asked[0])
+
+    for packages, told in foretold("luci"), foretold("luci", "ucert"):
+        assert packages.count("ucert") == 1 and told.count("ucert") == 1
+    for packages, told in foretold("luci", "-ucert"), foretold("luci", installs_key=False):
+        assert "ucert" not in packages and "ucert" not in told
