@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from asu_builder import __version__
-from asu_builder.app.adapters import Adapters, open_adapters
+from asu_builder.app.adapters import Adapters, Role, open_adapters
 from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.current_packages import CurrentPackages
@@ -35,7 +35,7 @@ from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.release import Branches
 from asu_builder.domain.request import BuildRequest
-from asu_builder.http.app import create_app
+from asu_builder.http.app import MonitoringApp, create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
 from asu_builder.http.parts import Parts
@@ -43,7 +43,7 @@ from asu_builder.http.server import DrainingServer, server_config
 from asu_builder.loading import Late
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
-from asu_builder.settings import LoadedSettings, Settings
+from asu_builder.settings import LoadedSettings, Settings, SettingsProblem
 from asu_builder.upstream.server import RepositoryStatus
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Application(Struct, frozen=True):
 def assemble(
     settings: Settings,
     *,
+    role: Role = Role.BOTH,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
     origins: Mapping[str, str] | None = None,
@@ -97,12 +98,13 @@ def assemble(
 ) -> Application:
     """Everything wired together, nothing started. Raises `SettingsProblem` or `Unavailable`.
 
-    `watch` may wrap the runtime; `origins` says where settings were chosen, `rounds` how often
-    background work comes; `own_tokens` are known beside those of the settings. With `only_answers` the
-    lifespan of `app` starts neither workers nor background work.
+    `role` says what this process is for; `watch` may wrap the runtime; `origins` says where settings were
+    chosen, `rounds` how often background work comes; `own_tokens` are known beside those of the settings.
+    With `only_answers` the lifespan of `app` starts neither workers nor background work.
     """
+    settings = _fit_for(role, settings)
     counts = EventCounts()
-    adapters = open_adapters(settings, now, note=counts.note, watch=watch)
+    adapters = open_adapters(settings, now, role=role, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     notifier = Notifier()
@@ -150,7 +152,7 @@ def assemble(
         stop=lifecycle.stop,
         version=__version__,
     )
-    app = create_app(parts)
+    app = create_app(parts) if role.answers else MonitoringApp(parts)
     return Application(
         app,
         adapters.warnings,
@@ -162,6 +164,14 @@ def assemble(
         health=health,
         catalog=catalog,
     )
+
+
+def _fit_for(role: Role, settings: Settings) -> Settings:
+    if not role.builds:
+        return replace(settings, worker_concurrent=0)
+    if not role.answers and not settings.worker_concurrent:
+        raise SettingsProblem("worker_concurrent: expected a number of at least 1 for a worker, got 0")
+    return settings
 
 
 def _preflight(settings: Settings, adapters: Adapters, catalog: Catalog) -> Preflight:

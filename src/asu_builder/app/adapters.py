@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +12,20 @@ from msgspec import Struct
 
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
+from asu_builder.database.nodes import FileLead
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
-from asu_builder.domain.errors import SigningUnavailable, some
+from asu_builder.domain.errors import EngineUnavailable, SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import PackageResolver, Runtime
+from asu_builder.ports import Lead, PackageResolver, Runtime
 from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.store.local import LocalStore
@@ -31,6 +33,27 @@ from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
     from asu_builder.signing.signer import Signing
+
+
+class Role(Enum):
+    """What a process does of what the service does; the value is the command that starts it."""
+
+    BOTH = "serve"
+    """Answers and builds, the only process there need be."""
+    API = "serve --no-workers"
+    """Answers, and needs no container engine."""
+    WORKER = "worker"
+    """Builds, and answers only those who monitor it."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether clients may ask it for builds."""
+        return self is not Role.WORKER
+
+    @property
+    def builds(self) -> bool:
+        """Whether it has workers."""
+        return self is not Role.API
 
 
 def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None = None) -> bool:
@@ -82,6 +105,10 @@ def choose_runtime(settings: Settings, *, installation: str) -> tuple[Callable[[
     return partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies), warnings
 
 
+def _no_runtime() -> Runtime:
+    raise EngineUnavailable("This process has no workers and no container engine.")
+
+
 def _proxies(*, shares_network: bool) -> Mapping[str, str]:
     """The variables of proxies for builds. Raises `SettingsProblem`."""
     proxies = read_proxies(os.environ)
@@ -119,8 +146,10 @@ class LateResolver:
 class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
+    role: Role
     database: Database
     name: WorkerName
+    lead: Lead
     runtime: Late[Runtime]
     warnings: tuple[str, ...]
     queue: SqlJobQueue
@@ -156,6 +185,8 @@ class Adapters(Struct, frozen=True):
             "workers": self.check_workers,
             "preflight": self.check_preflight,
         }
+        if not self.role.builds:
+            del checks["engine"], checks["registry"]
         if self.signing:
             checks["signing"] = self.signing.check
         return checks
@@ -188,6 +219,7 @@ class Adapters(Struct, frozen=True):
         self.resolver.close()
         self.package_changes.close()
         self.database.close()
+        self.lead.release()
         self.name.release()
 
 
@@ -195,6 +227,7 @@ def open_adapters(
     settings: Settings,
     now: Callable[[], datetime],
     *,
+    role: Role = Role.BOTH,
     note: Callable[[EventKind, str, str], None] = lambda kind, reason, side: None,
     watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
 ) -> Adapters:
@@ -205,12 +238,16 @@ def open_adapters(
     database = Database(settings.database_path, clock=now)
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
-    make_runtime, warnings = choose_runtime(settings, installation=installation)
+    make_runtime, warnings = (
+        choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
+    )
     retention = SqlRetention(database)
     revocations = Revocations(settings.database_path)
     return Adapters(
+        role=role,
         database=database,
         name=name,
+        lead=FileLead(settings.database_path),
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database),

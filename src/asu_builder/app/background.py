@@ -85,23 +85,34 @@ def background_work(
     proof: PreflightProof,
     rounds: Rounds,
 ) -> tuple[Periodic, ...]:
-    """What is done again and again beside the answers."""
-    retention, operations = adapters.retention, adapters.operations
+    """What is done again and again beside the answers, by what this process is for."""
+    retention, operations, lead = adapters.retention, adapters.operations, adapters.lead
+
+    def led(work: Callable[[], object]) -> Callable[[], object]:
+        return lambda: lead.held() and work()
+
+    # The queue is looked after by every process: a lost worker's jobs must return while the one that has the
+    # lead hangs, and to look costs one short transaction.
     work: list[tuple[str, Callable[[], object], float]] = [
         ("health", health.check_all, rounds.health),
         ("disks", lambda: _look_at_disks(adapters, health), rounds.disks),
         ("queue", housekeeping.look_after_queue, rounds.queue),
-        ("housekeeping", housekeeping.tidy, rounds.tidy),
-        ("reconciling", housekeeping.reconcile_when_due, rounds.tidy),
-        ("catalog", catalog.refresh, rounds.catalog),
-        ("warmth", adapters.upstream.keep_warm, rounds.warmth),
-        ("changed indexes", partial(current.end_outdated, retention, operations), rounds.tidy),
-        ("documents", adapters.upstream.tidy, rounds.tidy),
+        ("housekeeping", lambda: housekeeping.tidy(leads=lead.held()), rounds.tidy),
+        ("reconciling", led(housekeeping.reconcile_when_due), rounds.tidy),
         ("statistics", adapters.statistics.flush_often, rounds.statistics),
-        ("interest", interest.flush, rounds.interest),
-        ("preflight", proof.compare_waiting, rounds.preflight),
         ("memory", give_back_memory, rounds.memory),
     ]
+    if adapters.role.answers:
+        work += [
+            ("catalog", catalog.refresh, rounds.catalog),
+            ("warmth", adapters.upstream.keep_warm, rounds.warmth),
+            ("interest", interest.flush, rounds.interest),
+            # Both by those that clients ask: only they know what is asked for, and today's package indexes.
+            ("documents", adapters.upstream.tidy, rounds.tidy),
+            ("changed indexes", partial(current.end_outdated, retention, operations), rounds.tidy),
+        ]
+    if adapters.role.builds:
+        work.append(("preflight", proof.compare_waiting, rounds.preflight))
     if adapters.refresh_rules is not None:
         work.insert(0, ("rules", adapters.refresh_rules, rounds.rules))
     database = adapters.database

@@ -70,11 +70,29 @@ def main(context: click.Context) -> None:
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     help="Read this settings file instead of the default ones.",
 )
-def serve_command(port: int | None, file: Path | None) -> None:
+@click.option("--no-workers", is_flag=True, help="Build nothing: other processes do, with `worker`.")
+def serve_command(port: int | None, file: Path | None, no_workers: bool) -> None:
     """Serves the HTTP API and builds, until it is told to stop (SIGTERM or Ctrl-C)."""
     from asu_builder.cli.serving import serve
 
-    serve(port=port, file=file)
+    serve(command="serve --no-workers" if no_workers else "serve", port=port, file=file)
+
+
+@main.command("worker")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Answer monitors on this port instead of monitoring_port."
+)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Read this settings file instead of the default ones.",
+)
+def worker_command(port: int | None, file: Path | None) -> None:
+    """Builds what other processes have accepted, and answers only /health and /metrics."""
+    from asu_builder.cli.serving import serve
+
+    serve(command="worker", port=port, file=file)
 
 
 @main.group("rules")

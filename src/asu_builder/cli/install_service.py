@@ -31,17 +31,17 @@ ExecStartPost=/bin/chgrp asu /run/podman
 ExecStartPost=/bin/chmod 0710 /run/podman
 """
 
+_DESCRIPTION = "ASU Builder: OpenWrt images with exactly the packages a router needs"
 _SERVICE = """\
 [Unit]
-Description=ASU Builder: OpenWrt images with exactly the packages a router needs
-Requires=asu-builder.socket
-After=asu-builder.socket {after}
-Wants={after}
+Description={description}
+{requires}After={after}
+Wants={wants}
 
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={executable} serve
+ExecStart={executable} {command}
 {identity}
 Restart=on-failure
 RestartSec=2
@@ -126,12 +126,12 @@ _SYSTEM_NEXT = """\
 useradd --system --user-group --home-dir /var/lib/asu-builder --shell /usr/sbin/nologin asu
 systemctl daemon-reload
 systemctl restart podman.socket
-systemctl enable --now asu-builder.socket asu-builder.service"""
+systemctl enable --now {units}"""
 
 _USER_NEXT = """\
 loginctl enable-linger
 systemctl --user daemon-reload
-systemctl --user enable --now podman.socket asu-builder.socket asu-builder.service"""
+systemctl --user enable --now podman.socket {units}"""
 
 
 class Units(Struct, frozen=True):
@@ -142,36 +142,50 @@ class Units(Struct, frozen=True):
     following: str
 
 
-def make_units(*, executable: str, listen: str, user: bool) -> Units:
-    """The units of a service for the system, or of one for a user with rootless Podman."""
+def make_units(*, executable: str, listen: str, user: bool, worker: bool = False) -> Units:
+    """The units of a service for the system, or of one for a user with rootless Podman.
+
+    That of a `worker` has no socket: no client waits at its port.
+    """
+    name = "asu-builder-worker" if worker else "asu-builder"
+    wants = "podman.socket" if user else "network-online.target podman.socket"
     service = _SERVICE.format(
+        description="ASU Builder: builds what its other processes have accepted" if worker else _DESCRIPTION,
+        requires="" if worker else "Requires=asu-builder.socket\n",
         executable=executable,
-        after="podman.socket" if user else "network-online.target podman.socket",
+        command="worker" if worker else "serve",
+        after=wants if worker else f"asu-builder.socket {wants}",
+        wants=wants,
         identity=_USER_IDENTITY if user else _SYSTEM_IDENTITY,
         hardening=_USER_HARDENING if user else _SYSTEM_HARDENING,
         wanted_by="default.target" if user else "multi-user.target",
     )
     directory = Path("~/.config/systemd/user").expanduser() if user else Path("/etc/systemd/system")
-    files = {"asu-builder.socket": _SOCKET.format(listen=listen), "asu-builder.service": service}
+    files = {} if worker else {"asu-builder.socket": _SOCKET.format(listen=listen)}
+    files[f"{name}.service"] = service
     if not user:
         files["podman.socket.d/asu-builder.conf"] = _PODMAN_SOCKET
-    return Units(files, directory, _USER_NEXT if user else _SYSTEM_NEXT)
+    units = f"{name}.service" if worker else f"{name}.socket {name}.service"
+    return Units(files, directory, (_USER_NEXT if user else _SYSTEM_NEXT).format(units=units))
 
 
 @click.command("install-service")
 @click.option(
     "--user", is_flag=True, help="Install for your user, with rootless Podman; default: for the system."
 )
+@click.option("--worker", is_flag=True, help="Of a host that only builds: `asu-builder worker`.")
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Address and port.")
 @click.option("--executable", help="The program to start; default: this one.")
 @click.option("--print", "only_print", is_flag=True, help="Print the units and change nothing.")
-def install_service_command(user: bool, listen: str, executable: str | None, only_print: bool) -> None:
+def install_service_command(
+    user: bool, worker: bool, listen: str, executable: str | None, only_print: bool
+) -> None:
     """Writes units for systemd: notify, watchdog, a port that survives restarts, hardening."""
     if not executable:
         # The absolute path of the program that runs: a single file, or a script of an environment.
         started = os.environ.get("PEX") or sys.argv[0]
         executable = str(Path(shutil.which(started) or started).absolute())
-    units = make_units(executable=executable, listen=listen, user=user)
+    units = make_units(executable=executable, listen=listen, user=user, worker=worker)
     for name, text in units.files.items():
         path = units.directory / name
         if only_print:

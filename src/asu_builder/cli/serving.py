@@ -1,4 +1,4 @@
-"""`asu-builder serve`: binds the port before anything else starts, runs the service, logs the banner."""
+"""`asu-builder serve` and `asu-builder worker`: bind the port before anything else starts, log the banner."""
 
 import errno
 import gc
@@ -12,6 +12,7 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.settings import LoadedSettings, SettingsProblem, load_with_origins
 
 if TYPE_CHECKING:
+    from asu_builder.app.adapters import Role
     from asu_builder.app.background import Rounds
     from asu_builder.http.server import DrainingServer
 
@@ -23,27 +24,41 @@ _GARBAGE_AFTER = 10_000
 """So many more objects than before that may refer to others; about a megabyte."""
 
 
-def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds | None" = None) -> None:
-    """Runs the service by the settings of files and `ASU_*` variables; tests choose other `rounds`."""
+def serve(
+    *,
+    command: str = "serve",
+    port: int | None = None,
+    file: Path | None = None,
+    rounds: "Rounds | None" = None,
+) -> None:
+    """Runs the service by the settings of files and `ASU_*` variables.
+
+    `command` says for which role, see `Role`; tests choose other `rounds`.
+    """
     # What is loaded at the start stays: to look for garbage in it costs a twentieth of the start.
     gc.disable()
     from asu_builder.app import assemble
+    from asu_builder.app.adapters import Role
     from asu_builder.app.background import use_one_heap
     from asu_builder.cli.exit_codes import exit_on_error
     from asu_builder.cli.log_lines import configure_logging
     from asu_builder.http.server import DrainingServer, Supervisor, inherited_sockets, server_config
 
     use_one_heap()
+    role = Role(command)
+    chosen = "server_port" if role.answers else "monitoring_port"
     with exit_on_error():
         loaded = load_with_origins(
-            files=None if file is None else (file,),
-            options={} if port is None else {"server_port": port},
+            files=None if file is None else (file,), options={} if port is None else {chosen: port}
         )
         settings = loaded.settings
         configure_logging(settings)
+        host = settings.server_host if role.answers else settings.monitoring_host
         # Bound before the database is touched, and not listening before the application has started.
-        sockets = inherited_sockets() or listen_at(settings.server_host, settings.server_port)
-        application = assemble(settings, origins=loaded.origins, rounds=rounds)
+        sockets = inherited_sockets() or listen_at(
+            host, getattr(settings, chosen), command=command, setting=chosen
+        )
+        application = assemble(settings, role=role, origins=loaded.origins, rounds=rounds)
         gc.freeze()
         # Python's own 700 is reached by a batch of requests on their way, and nothing of it is garbage.
         gc.set_threshold(_GARBAGE_AFTER)
@@ -53,19 +68,19 @@ def serve(*, port: int | None = None, file: Path | None = None, rounds: "Rounds 
     supervisor = Supervisor()
     config = server_config(
         application.app,
-        settings.server_host,
-        settings.server_port,
+        host,
+        getattr(settings, chosen),
         door=application.door,
         supervisor=supervisor,
     )
     server = DrainingServer(
         config, drain=application.drain, end_streams=application.end_streams, supervisor=supervisor
     )
-    threading.Thread(target=_say_how_it_is, args=(server, loaded), name="banner", daemon=True).start()
+    threading.Thread(target=_say_how_it_is, args=(server, loaded, role), name="banner", daemon=True).start()
     server.run(sockets=sockets)
 
 
-def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
+def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings, role: "Role") -> None:
     """Logs the banner, once the port answers and has answered the first ones: it loads a good deal."""
     pause = threading.Event()  # time.sleep fails where the clock is moved under it
     while not server.started:
@@ -84,11 +99,13 @@ def _say_how_it_is(server: "DrainingServer", loaded: LoadedSettings) -> None:
     with LOADING:
         from asu_builder.doctor.report import log_banner
 
-    log_banner(loaded, listens_at=address)
+    log_banner(loaded, listens_at=address, builds=role.builds)
 
 
-def listen_at(host: str, port: int) -> list[socket.socket]:
-    """Sockets at every address of a host, bound and not yet listening.
+def listen_at(
+    host: str, port: int, *, command: str = "serve", setting: str = "server_port"
+) -> list[socket.socket]:
+    """Sockets at every address of a host, bound and not yet listening, for a command of ours.
 
     Raises `Unavailable` where the port is taken, `SettingsProblem` where host or port cannot be had.
     """
@@ -110,19 +127,19 @@ def listen_at(host: str, port: int) -> list[socket.socket]:
 
             holder = listener(port)
             free = _free_neighbour(host, port)
-            other = f", or serve elsewhere: asu-builder serve --port {free}" if free else ""
+            other = f", or serve elsewhere: asu-builder {command} --port {free}" if free else ""
             stop = f"Stop it (kill {holder})" if holder else "Stop it"
             raise Unavailable(f"Port {port} is taken by {described(holder)}. {stop}{other}") from error
         if error.errno in (errno.EACCES, errno.EPERM):
             import getpass
 
             raise SettingsProblem(
-                f"server_port: user {getpass.getuser()} may not open port {port}. Choose one of at least "
-                f"{_LOWEST_OF_EVERYBODY}, as with: asu-builder serve --port 8080"
+                f"{setting}: user {getpass.getuser()} may not open port {port}. Choose one of at least "
+                f"{_LOWEST_OF_EVERYBODY}, as with: asu-builder {command} --port 8080"
             ) from error
         raise SettingsProblem(
-            f"server_host: {host} is no address of this machine ({error.strerror}). Set it to 127.0.0.1, "
-            "or to 0.0.0.0 for all."
+            f"{setting.replace('port', 'host')}: {host} is no address of this machine ({error.strerror}). "
+            "Set it to 127.0.0.1, or to 0.0.0.0 for all."
         ) from error
     return sockets
 

@@ -159,8 +159,8 @@ class Health:
             self._changed.notify_all()
 
     def is_down(self, part: str) -> bool:
-        """Whether its last check found an error."""
-        return self._results[part].status == "error"
+        """Whether its last check found an error; a part that this process does without is never down."""
+        return part in self._results and self._results[part].status == "error"
 
     def part_failed(self, part: str, sentence: str) -> None:
         """A worker found a part down; it counts so until a check, or another build, finds it up."""

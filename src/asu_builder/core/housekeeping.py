@@ -98,15 +98,19 @@ class Housekeeping:
         policy = IdlePolicy(settings.idle_deprioritized_after, settings.idle_expires_after)
         self._count_failed(self._queue.expire_abandoned(policy, failure_ttl=settings.failure_ttl))
 
-    def tidy(self) -> None:
-        """Sweeps what no process holds, deletes what has expired, and makes room; twice a minute."""
+    def tidy(self, *, leads: bool = True) -> None:
+        """Sweeps what no process of this host holds; twice a minute.
+
+        The process that `leads` also deletes what has expired, and makes room.
+        """
         # A store or an engine that is down is health's to tell, once; there is nothing to sweep in it now.
         with contextlib.suppress(Unavailable):
             self._store.require_root()
             self._store.sweep()
         with contextlib.suppress(Unavailable):
             self._runtime().sweep(keep=self._is_live)
-        self.collect()
+        if leads:
+            self.collect()
         self.stored_bytes = self._retention.stored_bytes()
 
     def reconcile_when_due(self) -> None:

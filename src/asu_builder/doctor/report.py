@@ -108,16 +108,22 @@ _service_log = logging.getLogger("asu_builder")
 _QUICK = tuple(check for check in CHECKS if check.quick)
 
 
-def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
+def log_banner(loaded: LoadedSettings, *, listens_at: object, builds: bool = True) -> None:
     """Does the quick checks and logs what they find; takes seconds where something hangs.
 
-    `listens_at` is the socket's own name: what was passed by systemd is not in the settings.
+    `listens_at` is the socket's own name: what was passed by systemd is not in the settings. A process that
+    does not build needs no engine.
     """
     settings = loaded.settings
     scene = Scene(Survey(settings, loaded.origins, (), (), ()))
-    results = list(examine(scene, _QUICK))
-    podman = scene.engine
-    where = f"Podman {podman.detail} ({podman.path})" if podman else "no container engine"
+    results = list(examine(scene, [check for check in _QUICK if builds or check.group != ENGINE]))
+    if not builds:
+        where = "no workers"
+    elif scene.is_local:
+        where = "local runtime"
+    else:
+        podman = scene.engine
+        where = f"Podman {podman.detail} ({podman.path})" if podman else "no container engine"
     problems = [result for result in results if result.status != "ok"]
     for problem in problems:
         _service_log.warning("%s: %s Remedy: %s", problem.name, problem.sentence, problem.remedy)
@@ -125,7 +131,7 @@ def log_banner(loaded: LoadedSettings, *, listens_at: object) -> None:
         "asu-builder %s at %s, %s; store %s; upstream %s; %s",
         __version__,
         in_words(listens_at),
-        "local runtime" if scene.is_local else where,
+        where,
         scene.store.absolute(),
         settings.upstream_url,
         f"{len(problems)} problems, see above" if problems else "all is well",

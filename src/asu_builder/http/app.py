@@ -1,4 +1,7 @@
-"""The web application: the fast path, what it needs at once, and the router, which is loaded late."""
+"""The web application: the fast path, what it needs at once, and the router, which is loaded late.
+
+Beside it the small one of a process that has workers and answers only those who monitor it.
+"""
 
 import asyncio
 import contextlib
@@ -9,19 +12,22 @@ from typing import TYPE_CHECKING
 
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import LiveEndpoints
+from asu_builder.http.door import ClientGone, Door
 from asu_builder.http.fast_path import FastPath, standing_headers
 from asu_builder.http.threads import Threads, Waiting
 from asu_builder.loading import Late
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from asu_builder.http.api.monitoring import Requests
     from asu_builder.http.api.streams import LiveStreams
     from asu_builder.http.parts import Parts
+    from asu_builder.settings import Settings
 
 _READING_THREADS = 4
 """Apart from the one that submits. None of them ever waits for upstream."""
+MONITORED = ("/health", "/metrics")
 _ROUTER_AFTER_SECONDS = 0.25
 """When the router is loaded if no request needs it before."""
 
@@ -131,3 +137,51 @@ def _load_streams(parts: "Parts", reading: Threads, answers: BuildAnswers) -> "L
     return LiveStreams(
         parts.live, reading, callers=parts.callers, limits=parts.watch_limits, on_end=answers.note_end
     )
+
+
+class MonitoringApp:
+    """Answers `/health` and `/metrics` and nothing else, for a process whose business is to build."""
+
+    def __init__(self, parts: "Parts") -> None:
+        self._callers = parts.callers
+        self._requests: Requests = Counter()
+        threads = Threads(1, name="web-read")
+
+        @contextlib.asynccontextmanager
+        async def life() -> AsyncIterator[None]:
+            parts.start()
+            try:
+                yield
+            finally:
+                await threads.run(parts.stop)
+                threads.close()
+
+        def load() -> "ASGIApp":
+            from asu_builder.http.routes import create_monitoring_router  # with Starlette
+
+            return create_monitoring_router(parts, threads, requests=self._requests)
+
+        self._router = LateRouter(Late(load), threads, life)
+
+    def door(self, limits: "Settings") -> Door:
+        """What the server asks about connections and requests to this application."""
+        return Door(limits, counted_as=self._callers.counted_as, large_bodies=lambda path: False)
+
+    def end_streams(self) -> None:
+        """For the server when it stops: no answer of this application lasts."""
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """One request, or the server's start and end."""
+        if scope["type"] == "websocket":  # there is nothing to be watched here
+            await receive()
+            await send({"type": "websocket.close"})
+            return
+
+        async def counting(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                path = scope["path"] if scope["path"] in MONITORED else "unknown"
+                self._requests[scope["method"], path, message["status"]] += 1
+            await send(message)
+
+        with contextlib.suppress(ClientGone):
+            await self._router(scope, receive, counting)

@@ -1,7 +1,7 @@
 """Which address leads where. Loaded after the port has opened: docs/architecture.md, *The start*."""
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -126,7 +126,12 @@ def create_router(
             parts.comparisons(), reading, waiting, callers=callers, admit=parts.limit_previews
         ),
         MonitoringEndpoints(
-            parts.health, parts.metrics(), reading, callers=callers, requests=requests, live=live
+            parts.health,
+            parts.metrics(),
+            reading,
+            callers=callers,
+            requests=requests,
+            watchers=lambda: live.watchers,
         ),
         Keys(parts.signing, reading),
         Metadata(
@@ -141,18 +146,35 @@ def create_router(
         StatisticsEndpoints(parts.charts(), parts.builds, reading, clock=clock),
         description,
     )
-    handlers = [found for subject in subjects for found in declared(subject)]
-    routes = [
-        Route(found.path, _endpoint(handler), methods=list(found.methods)) for found, handler in handlers
-    ]
+    routes = _routes_of(*subjects)
     pages = Late(partial(_load_pages, parts, waiting, answers, search, description))
     for address in PAGES:
         method, _, path = address.partition(" ")
         routes.append(Route(path, _page(address, pages, reading), methods=[method]))
+    return _answering(routes, parts)
+
+
+def create_monitoring_router(parts: Parts, threads: Threads, *, requests: Requests) -> ASGIApp:
+    """The same of a process that answers only those who monitor it."""
+    subject = MonitoringEndpoints(
+        parts.health, parts.metrics(), threads, callers=parts.callers, requests=requests
+    )
+    return _answering(_routes_of(subject), parts)
+
+
+def _routes_of(*subjects: object) -> list[Route]:
+    return [
+        Route(found.path, _endpoint(handler), methods=list(found.methods))
+        for subject in subjects
+        for found, handler in declared(subject)
+    ]
+
+
+def _answering(routes: Sequence[Route], parts: Parts) -> ASGIApp:
     starlette = Starlette(
         routes=routes,
         exception_handlers={
-            AsuError: make_error_hook(callers.may_read),
+            AsuError: make_error_hook(parts.callers.may_read),
             HTTPException: on_http_error,
             Exception: on_bug,
         },

@@ -6,6 +6,7 @@ Every adapter of a port runs its contract suite in `tests/contract/`. Only error
 from asu_builder.ports.state import (
     BuildLog,
     JobQueue,
+    Lead,
     Operations,
     PreflightRecords,
     RetentionRepository,
@@ -30,6 +31,7 @@ __all__ = [
     "ImageSigning",
     "JobQueue",
     "KeyHolder",
+    "Lead",
     "Operations",
     "PackageChanges",
     "PackageIndexSource",

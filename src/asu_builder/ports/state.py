@@ -145,6 +145,20 @@ class JobQueue(Protocol):
         """
 
 
+class Lead(Protocol):
+    """Which of the processes on one database does what need be done only once: it has the lead."""
+
+    def held(self) -> bool:
+        """Whether this process has it; takes it where no living process does. Asked before each round.
+
+        It is a saving, not a lock: of two that think they have it for a moment nothing is done twice, because
+        each step names the rows as it found them.
+        """
+
+    def release(self) -> None:
+        """Lets another process take it; may be called again."""
+
+
 class Operations(Protocol):
     """Lists, acts and their record. Each method is one transaction."""
 

@@ -105,6 +105,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_id: str = field(default_factory=lambda: os.uname().nodename)
     worker_concurrent: int = 4
     worker_poll: timedelta = timedelta(seconds=5)
+    monitoring_host: str = "127.0.0.1"
+    monitoring_port: int = 8081
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 

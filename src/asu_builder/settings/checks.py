@@ -129,6 +129,7 @@ def written(given: object) -> str:
 
 _RANGES: Mapping[str, tuple[int, int | None]] = {
     "server_port": (0, 65535),
+    "monitoring_port": (0, 65535),
     "worker_concurrent": (0, 256),
     "max_pending_jobs": (1, None),
     "max_defaults_length": (0, None),
@@ -173,7 +174,7 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     """Everything that stops a start."""
     for name, (least, most) in _RANGES.items():
         value = getattr(settings, name)
-        what = "a port" if name == "server_port" else "a number"
+        what = "a port" if name.endswith("_port") else "a number"
         expected = f"{what} of at least {least}" if most is None else f"{what} from {least} to {most}"
         yield from _unless(value >= least and (most is None or value <= most), name, expected, value)
     line, head = settings.max_request_line, settings.max_head_size

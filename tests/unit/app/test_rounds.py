@@ -3,6 +3,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from asu_builder.app.adapters import Role
 from asu_builder.app.background import Lifecycle, Rounds, background_work
 from asu_builder.core.health import Periodic
 
@@ -19,6 +20,42 @@ def test_each_kind_of_background_work_comes_as_often_as_it_is_told() -> None:
     assert usual["warmth"] == 1, "one document a second at most is kept warm"
     often = dict.fromkeys(("housekeeping", "reconciling", "documents", "changed indexes"), 3)
     assert other == {**usual, **often, "health": 2}
+
+
+def work_of(role: Role, *, leads: bool) -> dict[str, MagicMock]:
+    """What a process of this role calls in a round of everything, by the name of the work."""
+    adapters = MagicMock()
+    health, housekeeping, catalog, current, interest, proof = (MagicMock() for _ in range(6))
+    adapters.role = role
+    adapters.lead.held.return_value = leads
+    parts = (health, housekeeping, catalog, current, interest, proof)
+    for each in background_work(adapters, *parts, Rounds()):
+        each._work()
+    return {
+        "queue": housekeeping.look_after_queue,
+        "reconciling": housekeeping.reconcile_when_due,
+        "verifying": adapters.database.verify,
+        "catalog": catalog.refresh,
+        "documents": adapters.upstream.tidy,
+        "warmth": adapters.upstream.keep_warm,
+        "changed indexes": current.end_outdated,
+        "interest": interest.flush,
+        "preflight": proof.compare_waiting,
+        "tidying": housekeeping.tidy,
+    }
+
+
+@pytest.mark.parametrize("leads", [False, True])
+@pytest.mark.parametrize("role", Role)
+def test_each_process_does_what_its_role_and_the_lead_ask_of_it(role: Role, leads: bool) -> None:
+    done = work_of(role, leads=leads)
+    done.pop("tidying").assert_called_once_with(leads=leads)
+    answers = {"catalog", "documents", "warmth", "changed indexes", "interest"}
+    expected = {"queue", "verifying"}
+    expected |= {"reconciling"} if leads else set()
+    expected |= answers if role.answers else set()
+    expected |= {"preflight"} if role.builds else set()
+    assert {name for name, call in done.items() if call.called} == expected
 
 
 @pytest.mark.parametrize(("cut_off", "after"), [(True, 0), (False, 600)])

@@ -12,9 +12,10 @@ from asu_builder.cli.install_service import make_units
 from tools import require_tool
 
 
-def written(folder: Path, *, user: bool) -> Path:
+def written(folder: Path, *, user: bool, worker: bool = False) -> Path:
     """The units in a directory, with a program that exists."""
-    units = make_units(executable=shutil.which("true") or "/bin/true", listen="127.0.0.1:8080", user=user)
+    program = shutil.which("true") or "/bin/true"
+    units = make_units(executable=program, listen="127.0.0.1:8080", user=user, worker=worker)
     for name, text in units.files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
@@ -31,6 +32,20 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path: Path, user: bool) -> No
         capture_output=True,
         text=True,
         cwd=tmp_path,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("user", [False, True])
+@pytest.mark.process
+def test_systemd_finds_no_fault_with_the_unit_of_a_worker(tmp_path: Path, user: bool) -> None:
+    require_tool("systemd", "systemd-analyze")
+    written(tmp_path, user=user, worker=True)
+    assert not (tmp_path / "asu-builder.socket").exists(), "no client waits at its port"
+    unit = tmp_path / "asu-builder-worker.service"
+    assert f"ExecStart={shutil.which('true')} worker\n" in unit.read_text()
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, cwd=tmp_path
     )
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -72,6 +87,15 @@ def test_printing_shows_both_units_and_what_to_type_and_writes_nothing(
     ):
         assert text in shown.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_worker_one_unit_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = CliRunner().invoke(main, ["install-service", "--user", "--worker", "--executable", "/x/y"])
+    assert result.exit_code == 0, result.output
+    assert "enable --now podman.socket asu-builder-worker.service\n" in result.output
+    written = [path.name for path in (tmp_path / ".config/systemd/user").iterdir()]
+    assert written == ["asu-builder-worker.service"]
 
 
 def test_a_users_units_are_written_where_its_systemd_looks(

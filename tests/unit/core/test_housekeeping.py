@@ -190,6 +190,16 @@ def test_results_that_the_required_key_has_not_signed_expire_with_their_files(
     assert [home.store.holds(name) for name in (ours, *others)] == [True, False, False]
 
 
+def test_who_has_not_the_lead_deletes_nothing_that_has_expired(home: Home) -> None:
+    name = home.completed(ttl=HOUR)
+    home.clock.forward(HOUR + GRACE)
+    home.housekeeping.tidy(leads=False)
+    assert home.store.holds(name)
+    assert home.housekeeping.stored_bytes, "what is stored is told by every process"
+    home.housekeeping.tidy()
+    assert not home.store.holds(name)
+
+
 def test_images_of_another_server_in_the_same_store_are_left_alone(home: Home, tmp_path: Path) -> None:
     (tmp_path / "store" / ("e" * 64)).mkdir()
     home.clock.forward(timedelta(days=999))

@@ -194,6 +194,10 @@ MEANINGS: Mapping[str, str] = {
     ),
     "worker_concurrent": "How many builds run at once. `0`: only serve.",
     "worker_poll": "How often an idle worker checks the queue; a submission wakes one at once.",
+    "monitoring_host": (
+        "For `asu-builder worker`: the address at which `/health` and `/metrics` answer. `0.0.0.0` for all."
+    ),
+    "monitoring_port": "The port of the same; `0` takes a free one.",
     "log_format": "`console` for people, `json` for programs: one object per line. See operations.",
     "log_level": "`debug`, `info`, `warning` or `error`.",
 }

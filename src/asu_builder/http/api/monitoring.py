@@ -19,7 +19,6 @@ from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import EventKind, Priority
 from asu_builder.domain.preflight import PreflightMode
-from asu_builder.http.api.live import LiveEndpoints
 from asu_builder.http.api.wire import RenderedResponse, render_json
 from asu_builder.http.callers import Callers
 from asu_builder.http.openapi import operation, says
@@ -230,15 +229,15 @@ class MonitoringEndpoints:
         *,
         callers: Callers,
         requests: Requests,
-        live: LiveEndpoints,
+        watchers: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`requests` counts answers, `live` knows who watches a build."""
+        """`requests` counts answers, `watchers` who watches a build."""
         self._health = health
         self._collector = collector
         self._threads = threads
         self._callers = callers
         self._requests = requests
-        self._live = live
+        self._watchers = watchers
 
     @operation(
         "/health",
@@ -270,7 +269,7 @@ class MonitoringEndpoints:
     async def metrics(self, _: "Request") -> "Response":
         """The service in numbers, for Prometheus."""
         # Copied here, because the event loop counts on.
-        requests, watchers = dict(self._requests), self._live.watchers
+        requests, watchers = dict(self._requests), self._watchers()
         body, content_type = await self._threads.run(self._collector.render, requests, watchers)
         from starlette.responses import Response
 

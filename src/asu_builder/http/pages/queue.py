@@ -142,7 +142,8 @@ def hindrance(crowd: QueueSummary, report: HealthReport) -> str:
     if crowd.pause is not None:
         return "The operator has paused the workers. New requests wait in the queue."
     if not report.can_build:
-        parts = [name for name in ("database", "engine", "store") if report.parts[name].status == "error"]
+        needed = ("database", "engine", "store")  # a process without workers has no engine
+        parts = [name for name in needed if name in report.parts and report.parts[name].status == "error"]
         named = " and ".join(f"the {part}" for part in parts) or "disk space for images"
         what = f"Builds wait for {named}."
         return " ".join((what, *(report.parts[part].sentence for part in parts)))

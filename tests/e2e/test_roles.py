@@ -1,0 +1,80 @@
+"""One process answers, others build: on one machine, each in its role."""
+
+from pathlib import Path
+
+import pytest
+
+from asu_builder.database.nodes import FileLead
+from e2e.conftest import Make
+from e2e.roles import make_api, make_worker
+from e2e.service import READ_TOKENS, run
+from e2e.test_crashes import a_body, begin
+from factories import eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_what_one_process_accepts_another_builds(make_local: Make) -> None:
+    api = make_api(make_local, api_tokens=READ_TOKENS).start()
+    worker = make_worker(make_local, api, shutdown_grace="60s")
+    with api.client() as client:
+        waiting = client.post(a_body("vim")).json
+        assert waiting["state"] == "pending"
+        assert not {"engine", "registry"} & set(client.health()["parts"]), "it has no engine to be asked"
+        worker.start()
+        done = client.wait(waiting["request_hash"])
+        assert done.status == 200
+        image = done.json["images"][0]["name"]
+        assert client.get(f"/store/{waiting['request_hash']}/{image}").status == 200
+        with worker.client() as monitor:
+            assert {"engine", "registry"} <= set(monitor.health()["parts"])
+            metrics = monitor.get("/metrics").body.decode()
+            assert 'asu_builder_builds_ended_total{outcome="completed"} 1.0' in metrics
+            assert 'asu_builder_http_requests_total{method="GET",route="/health",status="200"}' in metrics
+            for path in ("/", "/queue", f"/api/v1/build/{waiting['request_hash']}", "/api/v1/stats"):
+                assert monitor.ask("GET", path).status == 404, path
+            assert monitor.post_once(a_body("tmux")).status == 404
+        # Asked to stop, a worker first ends what it builds.
+        slow = begin(api, client, a_body("sample-slow-1"))
+        assert worker.stop() == 0
+        assert client.look(slow).status == 200
+    assert "Traceback" not in api.stderr() + worker.stderr()
+
+
+def test_the_lead_goes_on_when_its_holder_is_killed(make_local: Make) -> None:
+    api = make_api(make_local).start()
+    lead = Path(f"{api.database}-lead")
+    assert eventually(lead.exists)
+    worker = make_worker(make_local, api).start()
+    # With rounds of three seconds it has been looked for more than once by then.
+    api.kill()
+    assert eventually(lambda: _holder_of(lead) == worker.pid)
+    assert worker.stop() == 0
+    anybody = FileLead(api.database)
+    assert anybody.held(), "who stops lets go of it"
+    anybody.release()
+
+
+def _holder_of(lead: Path) -> int:
+    """The process that has the lock, as the kernel tells it; 0 for none."""
+    inode = f":{lead.stat().st_ino} "
+    lines = [line for line in Path("/proc/locks").read_text().splitlines() if inode in line]
+    return int(lines[0].split()[4]) if lines else 0
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "sentence"),
+    [
+        (["worker"], {"worker_concurrent": 0}, "worker_concurrent: expected a number of at least 1"),
+        (["worker", "--port", "1"], {}, "asu-builder worker --port"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(
+    make_local: Make, command: list[str], settings: dict[str, object], sentence: str
+) -> None:
+    if "--port" in command:
+        command = [*command[:-1], str(make_local("taken").start().port)]
+    worker = make_worker(make_local, make_api(make_local), "hut", **settings)
+    worker.directory.mkdir()
+    ended = run(worker, *command)
+    assert ended.returncode in (2, 4) and sentence in ended.stderr, ended.stderr
