@@ -31,7 +31,7 @@ test-beside: $(VENV)/dev
 	@$(BIN)/pytest $(PARALLEL) --durations=20 -m "not long and not timed"
 
 test-timed: $(VENV)/dev
-	@$(BIN)/pytest -m "timed and not long"
+	@$(BIN)/pytest -m "timed and not long" $$(grep -rl --include='test_*.py' 'mark\.timed' tests)
 
 # The tests that failed last, one at a time.
 test-again: $(VENV)/dev

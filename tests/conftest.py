@@ -30,7 +30,7 @@ _HANG_SECONDS = 120
 _ORDER = ("browser", "e2e", "packaging", "integration", "contract", "project", "unit")
 """The slow folders first, so that no worker begins something long when the others have ended."""
 
-settings.register_profile("usual", max_examples=100, deadline=None)
+settings.register_profile("usual", max_examples=50, deadline=None)
 settings.register_profile("long", max_examples=400, deadline=None)
 settings.load_profile("usual")
 

@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
+from typing import NamedTuple, TypeVar
 
 import pytest
 
@@ -25,7 +26,7 @@ from asu_sample.distribution import Distribution, write_distribution
 from tools import require_tool, tool_missing
 
 SAMPLE_REGISTRY = "localhost/sample"
-SAMPLE_TARGET = "pico/nine"
+SAMPLE_TARGET, OTHER_TARGET = "pico/nine", "x86/64"
 APK_VERSION, OPKG_VERSION = "25.12.0", "24.10.5"
 _READY_WITHIN = 15.0
 _MODEST = """
@@ -36,6 +37,16 @@ exit_command_delay = 5
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 """
 
+Made = TypeVar("Made")
+
+
+class SharedImages(NamedTuple):
+    """Storage that holds the sample ImageBuilders, for services that only read it."""
+
+    storage: Path
+    modest: bool
+    """Whether this host starts containers only for a service that asks less of it."""
+
 
 def service_folder() -> Path:
     """A new folder for a service, its name as short as can be: Podman takes 50 bytes for its state's."""
@@ -45,15 +56,19 @@ def service_folder() -> Path:
 class PodmanService:
     """One `podman system service` on a temporary socket."""
 
-    def __init__(self, directory: Path) -> None:
-        """`directory` is one of `service_folder`."""
+    def __init__(self, directory: Path, *, images: Path | None = None) -> None:
+        """`directory` is one of `service_folder`; it has the images of the storage `images` too."""
         self.directory = directory
         self.socket = directory / "podman.sock"
+        self.storage = directory / "root"
+        self.modest = False
+        self._images = images
         self.process: subprocess.Popen[bytes] | None = None
         self._environment: Mapping[str, str] = os.environ
 
     def be_modest(self) -> None:
         """From the next start on, ask less of the host."""
+        self.modest = True
         configuration = self.directory / "containers.conf"
         configuration.write_text(_MODEST)
         self._environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
@@ -89,7 +104,7 @@ class PodmanService:
         self.stop()
         self._end_monitors()
         if os.getuid() == 0:
-            subprocess.run(["umount", self.directory / "root/overlay"], check=False, capture_output=True)
+            subprocess.run(["umount", self.storage / "overlay"], check=False, capture_output=True)
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             # Rootless storage holds files of other users of our own user namespace.
@@ -123,8 +138,9 @@ class PodmanService:
         """How the command line reaches the same storage."""
         place = self.directory
         return [
-            *("podman", "--root", str(place / "root"), "--runroot", str(place / "run")),
+            *("podman", "--root", str(self.storage), "--runroot", str(place / "run")),
             *("--network-config-dir", str(place / "networks")),
+            *(("--storage-opt", f"overlay.imagestore={self._images}") if self._images else ()),
         ]
 
 
@@ -168,20 +184,27 @@ def start_with_images(service: PodmanService, world: Distribution, *versions: st
     return references
 
 
+def once_a_run(name: str, make: Callable[[], Made]) -> Made:
+    """What `make` returns in the first worker that asks; the others wait for it, and read it from a file."""
+    written = Path(tempfile.gettempdir()) / f"{name}.pickle"
+    with written.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not written.exists():
+            written.write_bytes(pickle.dumps(make()))
+    made: Made = pickle.loads(written.read_bytes())
+    return made
+
+
 @pytest.fixture(scope="session")
 def sample_world() -> Distribution:
     """The sample distribution, written once a run; its ImageBuilders are to be copied, not used."""
-    folder = Path(tempfile.gettempdir())
-    written = folder / "world.pickle"
-    with (folder / "world.lock").open("w") as lock:
-        # The first worker that needs it writes it, the others wait.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not written.exists():
-            made = write_distribution(folder / "world")
-            _compile_scripts(made)
-            written.write_bytes(pickle.dumps(made))
-    world: Distribution = pickle.loads(written.read_bytes())
-    return world
+    return once_a_run("world", _write_world)
+
+
+def _write_world() -> Distribution:
+    made = write_distribution(Path(tempfile.gettempdir()) / "world")
+    _compile_scripts(made)
+    return made
 
 
 def _compile_scripts(world: Distribution) -> None:
@@ -194,16 +217,37 @@ def _compile_scripts(world: Distribution) -> None:
             py_compile.compile(str(source), str(compiled), invalidation_mode=mode)
 
 
-@pytest.fixture(scope="session")
-def podman_service(sample_world: Distribution) -> Iterator[PodmanService]:
-    """A running service that holds the sample ImageBuilder (apk) and has started a container."""
-    require_tool("podman")
+def _import_images(world: Distribution) -> SharedImages:
+    """Storage with all images that tests ask for; raises `RuntimeError` as `start_with_images`."""
     service = PodmanService(service_folder())
     try:
-        start_with_images(service, sample_world, APK_VERSION)
-        yield service
+        start_with_images(service, world, APK_VERSION, OPKG_VERSION)
+        reference = f"{SAMPLE_REGISTRY}:{OTHER_TARGET.replace('/', '-')}-v{APK_VERSION}"
+        builder = world.imagebuilder(APK_VERSION, OTHER_TARGET)
+        import_image(f"unix://{service.socket}", reference, builder)
+    except BaseException:
+        service.remove()
+        raise
+    service.stop()
+    return SharedImages(service.storage, service.modest)
+
+
+@pytest.fixture(scope="session")
+def podman_service(sample_world: Distribution) -> Iterator[PodmanService]:
+    """A running service that has the sample ImageBuilders, which are imported once a run: both flavours of
+    `SAMPLE_TARGET`, and `APK_VERSION` for `OTHER_TARGET`.
+    """
+    require_tool("podman")
+    try:
+        shared = once_a_run("images", lambda: _import_images(sample_world))
     except RuntimeError as error:
         tool_missing("podman", str(error))
+    service = PodmanService(service_folder(), images=shared.storage)
+    try:
+        if shared.modest:
+            service.be_modest()
+        service.start()
+        yield service
     finally:
         service.remove()
 
@@ -215,7 +259,6 @@ def podman_socket(podman_service: PodmanService) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_images(podman_socket: Path, sample_world: Distribution) -> str:
-    """The registry name under which both flavours are present: `APK_VERSION` and `OPKG_VERSION`."""
-    image_of(podman_socket, sample_world, OPKG_VERSION)
+def sample_images(podman_socket: Path) -> str:
+    """The registry name of its ImageBuilders."""
     return SAMPLE_REGISTRY

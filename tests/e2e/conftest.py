@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from asu_sample.container import import_image
 from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from e2e.service import Client, Service
@@ -121,13 +120,10 @@ def local_service(
 def podman_builder(
     podman_socket: Path,
     sample_images: str,
-    sample_world: Distribution,
     upstream: DownloadServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """One service that builds in containers for many tests; must not have printed a traceback."""
-    reference = f"{sample_images}:x86-64-v{APK_VERSION}"
-    import_image(f"unix://{podman_socket}", reference, sample_world.imagebuilder(APK_VERSION, "x86/64"))
     settings = podman_settings(podman_socket, upstream.url)
     yield from running(Service(tmp_path_factory.mktemp("podman"), settings))
 

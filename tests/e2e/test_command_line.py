@@ -278,8 +278,8 @@ def test_defaults_that_are_not_allowed_are_refused_with_the_setting_to_change(ma
     assert refused.code == 3 and "ASU_ALLOW_DEFAULTS=true" in refused.err
 
 
-def test_without_an_engine_the_line_to_type_is_told_and_no_job_stays_behind(make_podman: Make) -> None:
-    service = make_podman(container_socket_path="/nowhere/podman.sock")
+def test_without_an_engine_the_line_to_type_is_told_and_no_job_stays_behind(make_local: Make) -> None:
+    service = make_local(container_runtime="podman", container_socket_path="/nowhere/podman.sock")
     refused = run(service, "build", *PLACE)
     assert refused.code == 4
     assert "/nowhere/podman.sock" in refused.err and "container_socket_path" in refused.err
@@ -304,29 +304,31 @@ def test_a_server_that_makes_no_sense_ends_with_five(make_local: Make) -> None:
     assert mistaken.code == 5 and "no ASU server" in mistaken.err
 
 
-def test_an_image_that_was_changed_is_refused(make_local: Make, where: str) -> None:
+def test_an_image_that_was_changed_is_refused(make_local: Make) -> None:
     service = make_local().start()
     built = run(service, "build", *PLACE, "--quiet", "-o", "first")
     (request_hash,) = service.published()
     name = images_sorted(built)[0]
     with (service.store / request_hash / name).open("r+b") as file:
         file.write(b"another")
-    refused = run(service, "build", *PLACE, "-o", "second", *place(service, where))
-    assert refused.code == 5 and "has not the SHA-256" in refused.err
-    assert list((service.directory / "second").iterdir()) == []
+    for where in WHERE:
+        refused = run(service, "build", *PLACE, "-o", where, *place(service, where))
+        assert refused.code == 5 and "has not the SHA-256" in refused.err
+        assert list((service.directory / where).iterdir()) == []
 
 
-def test_a_download_that_broke_off_is_resumed(make_local: Make, where: str) -> None:
+def test_a_download_that_broke_off_is_resumed(make_local: Make) -> None:
     service = make_local().start()
     built = run(service, "build", *PLACE, "--quiet", "-o", "first")
     whole = images_in(service.directory / "first")
     name = max(whole, key=lambda each: len(whole[each]))
-    second = service.directory / "second"
-    second.mkdir()
-    (second / f"{name}.part").write_bytes(whole[name][:5000])
-    again = run(service, "build", *PLACE, "-o", "second", *place(service, where))
-    assert (built.code, again.code) == (0, 0), again.err
-    assert images_in(second) == whole
+    for where in WHERE:
+        second = service.directory / where
+        second.mkdir()
+        (second / f"{name}.part").write_bytes(whole[name][:5000])
+        again = run(service, "build", *PLACE, "-o", where, *place(service, where))
+        assert (built.code, again.code) == (0, 0), again.err
+        assert images_in(second) == whole
 
 
 def test_ctrl_c_cancels_the_build(slow: Service, where: str) -> None:

@@ -290,7 +290,9 @@ def test_who_was_frozen_beyond_its_lease_cannot_spoil_the_next_ones_work(make_lo
     assert "Traceback" not in first.stderr() + second.stderr()
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.15, 0.3, 0.5])
+@pytest.mark.parametrize(
+    "moment", [0.15, *(pytest.param(moment, marks=pytest.mark.long) for moment in (0.05, 0.3, 0.5))]
+)
 def test_killed_at_any_moment_the_queue_goes_on(make_local: Make, moment: float) -> None:
     service = make_local(worker_concurrent=2).start()
     names = ("vim", "tmux", "htop", "nano")

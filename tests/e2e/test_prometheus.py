@@ -167,7 +167,9 @@ def test_the_log_as_json_is_an_object_a_line_and_joins_answers_to_builds(make_lo
     assert name not in service.stderr()
     lines = [json.loads(line) for line in service.stderr().splitlines()]
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
-    told = [line["message"] for line in lines if line.get("request_hash") == name[:12]]
+    # A machine that is busy also tells of answers that began late.
+    said = [line["message"] for line in lines if line.get("request_hash") == name[:12]]
+    told = [message for message in said if message.startswith("build ")]
     # The worker may begin before the one who asked is answered.
     assert sorted(re.sub(r"e2e/\d|\d+\.\d s", "…", message) for message in told) == [
         "build completed in …",

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import socketserver
+import struct
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -41,6 +43,23 @@ def test_it_has_the_programs_and_the_imagebuilder(members: dict[str, tarfile.Tar
     assert {"builder/Makefile", "builder/repositories", "etc/passwd", "tmp"} <= set(members)
     assert any(name.endswith("/json/__init__.py") for name in members)
     assert not [name for name in members if "site-packages" in name]
+
+
+def test_the_standard_library_need_not_be_compiled(
+    members: dict[str, tarfile.TarInfo], root_tar: Path
+) -> None:
+    """As far as this host has compiled it; byte code names the time and the size of its source."""
+    source = next(name for name in members if name.endswith("/json/decoder.py"))
+    cached = f"__pycache__/decoder.{sys.implementation.cache_tag}.pyc"
+    compiled = source.replace("decoder.py", cached)
+    here = Path(json.decoder.__file__).resolve().parent / cached
+    assert (compiled in members) == here.is_file()
+    if here.is_file():
+        with tarfile.open(root_tar) as archive:
+            file = archive.extractfile(compiled)
+            assert file is not None
+            by_hash, moment, size = struct.unpack("<III", file.read(16)[4:])
+        assert by_hash or (moment, size) == (members[source].mtime, members[source].size)
 
 
 def test_the_imagebuilder_belongs_to_buildbot_and_the_rest_to_root(
