@@ -5,11 +5,32 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from asu_builder.domain.errors import SigningUnavailable
+from asu_builder.signing.usign import SecretKey, mapped
+
 METADATA = b'{"metadata_version":"1.1","supported_devices":["acme,widget-5"]}\n'
+
+
+class KeyInMemory:
+    """A `ports::KeyHolder` without a process."""
+
+    def __init__(self, key: SecretKey) -> None:
+        self._key = key
+
+    def public_key(self) -> str:
+        return self._key.public.text()
+
+    def sign(self, path: Path) -> bytes:
+        try:
+            with mapped(path) as content:
+                return self._key.sign(content).raw
+        except (OSError, ValueError) as problem:
+            raise SigningUnavailable(f"Nothing can be signed: {problem}.") from None
 
 
 def an_image(content: bytes = b"HELLO", metadata: bytes = METADATA) -> bytes:

@@ -16,6 +16,7 @@ from asu_builder.cli.exit_codes import exit_on_error
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings, SettingsProblem, load_settings
 from asu_builder.signing import ucert, usign
+from asu_builder.signing.child import protect_memory
 from asu_builder.signing.signer import REVOKED, FileKey, open_key
 from asu_builder.signing.usign import BadKey, PublicKey, Signature
 
@@ -37,6 +38,7 @@ def new_command(file: Path, comment: str) -> None:
     with exit_on_error():
         if "\n" in comment or "\r" in comment:
             raise SettingsProblem("--comment: expected one line")
+        protect_memory()
         key = usign.make_key()
         public = file.with_name(f"{file.name}.pub")
         if public.exists():
@@ -191,6 +193,7 @@ def _public_key(path: Path) -> PublicKey:
         return usign.parse_public_key(text)
     except BadKey as bad:
         try:
+            protect_memory()
             return usign.read_secret_key(path).public
         except BadKey as worse:
             raise SettingsProblem(f"{path}: {worse if 'secret' in str(bad) else bad}") from None

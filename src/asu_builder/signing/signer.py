@@ -1,19 +1,19 @@
 """Signs what is published: holders of keys, the certificate, and what becomes of an image."""
 
 import contextlib
-import ctypes
 import hashlib
-import mmap
 import os
+import select
 import selectors
 import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 from msgspec.structs import replace
 
@@ -23,42 +23,153 @@ from asu_builder.domain.job import Image
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings
 from asu_builder.signing import fwtool, ucert, usign
-from asu_builder.signing.usign import BadKey, PublicKey, Signature
+from asu_builder.signing.usign import BadKey, PublicKey, Signature, mapped
 
 DEADLINE_SECONDS = 60.0
-"""For a program that signs, for each file."""
+"""For whatever signs, for each file."""
 _MOST_ANSWERED = 4096
+_IDLE_SECONDS = 10.0
+"""The images of a build follow each other sooner, unless they are enormous."""
+_START = """
+import sys
+sys.path[:] = sys.argv[2:]
+from asu_builder.signing.child import main
+main(float(sys.argv[1]))
+"""
 _SHOWN = 300
-_PR_SET_DUMPABLE = 4
 _SIGNATURE_BYTES = 64
 REVOKED = ".revoke"
 """Ending of a revoker below `public_path`/keys."""
 
 
 class FileKey:
-    """A key in a file, read once; while it is held, this process leaves no core dump."""
+    """A key in a file, of which this process reads the public half alone; for any thread, one at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        idle_seconds: float = _IDLE_SECONDS,
+        command: Sequence[str] = (sys.executable, "-IBc", _START),
+    ) -> None:
+        """The process is started again for what is signed more than `idle_seconds` after the last file.
+
+        `command` starts it; these seconds and the paths of our modules follow.
+        """
+        self._idle_seconds = idle_seconds
         self._path = path
+        self._deadline_seconds = deadline_seconds
+        self._command = command
         self._lock = Lock()
-        self._key: usign.SecretKey | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._public: PublicKey | None = None
 
     def public_key(self) -> str:
-        return self._read().public.text()
+        with self._lock:
+            return self._known().text()
 
     def sign(self, path: Path) -> bytes:
-        with mapped(path) as content:
-            return self._read().sign(content).raw
-
-    def _read(self) -> usign.SecretKey:
         with self._lock:
-            if self._key is None:
-                _leave_no_core_dump()
-                try:
-                    self._key = usign.read_secret_key(self._path)
-                except BadKey as bad:
-                    raise SigningUnavailable(f"The signing key {self._path} cannot be used: {bad}.") from None
-            return self._key
+            public = self._known()
+            words = (os.fsencode(name.absolute()).hex() for name in (self._path, path))
+            try:
+                first, _, rest = self._ask(f"{' '.join(words)}\n".encode()).partition(" ")
+            except BaseException:
+                self._end()
+                raise
+        if first == "-":
+            raise self._unusable(rest)
+        if rest != f"{public.key_id}{public.raw.hex()}":
+            raise self._unusable(f"it is another one than {public.key_id} by now; restart the service")
+        return bytes.fromhex(first)
+
+    def pid(self) -> int | None:
+        """Of the process that signs, while it runs."""
+        process = self._process
+        return process.pid if process else None
+
+    def _known(self) -> PublicKey:
+        if self._public is None:
+            try:
+                self._public = usign.read_public_half(self._path)
+            except BadKey as bad:
+                raise self._unusable(str(bad)) from None
+        return self._public
+
+    def _unusable(self, why: str) -> SigningUnavailable:
+        return SigningUnavailable(f"The signing key {self._path} cannot be used: {why}.")
+
+    def _ask(self, order: bytes) -> str:
+        """A process that was idle may end while it is asked: then another one is."""
+        if self._process is not None:
+            try:
+                return self._asked(self._process, order)
+            except (EOFError, BrokenPipeError):
+                self._end()
+        try:
+            return self._asked(self._begin(), order)
+        except (EOFError, BrokenPipeError):
+            code = self._end()
+            raise SigningUnavailable(f"The process that signs has ended with {code}.") from None
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        # Without the environment, which may hold secrets, and with no descriptor but the two pipes.
+        # `-I` leaves out the paths of the environment as well: they are passed as they are here.
+        try:
+            process = subprocess.Popen(
+                [*self._command, str(self._idle_seconds), *(path for path in sys.path if path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env={"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
+                start_new_session=True,
+            )
+        except OSError as problem:
+            raise SigningUnavailable(f"No process that signs can be started: {problem.strerror}.") from None
+        self._process = process
+        Thread(target=self._watch, args=[process], name="signing", daemon=True).start()
+        return process
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
+        """Lets go of a process once it has ended."""
+        process.wait()
+        with self._lock:
+            if self._process is process:
+                self._end()
+
+    def _asked(self, process: "subprocess.Popen[bytes]", order: bytes) -> str:
+        """Raises `EOFError` or `BrokenPipeError` where it has ended, and `SigningUnavailable`."""
+        assert process.stdin and process.stdout
+        process.stdin.write(order)
+        until = time.monotonic() + self._deadline_seconds
+        answer = b""
+        while not answer.endswith(b"\n"):
+            poll = select.poll()
+            poll.register(process.stdout, select.POLLIN)
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise self._unusable(f"nothing was signed within {self._deadline_seconds:g} seconds")
+            if not (part := process.stdout.read(_MOST_ANSWERED)):
+                raise EOFError
+            answer += part
+        return answer.decode(errors="replace").strip()
+
+    def _end(self) -> int | None:
+        """Ends the process, if there is one; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
+        if process.poll() is None:
+            process.kill()
+        try:
+            # One that waits for a disk cannot be ended; it goes when the disk answers.
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 class ProgramKey:
@@ -80,7 +191,11 @@ class ProgramKey:
 
     def sign(self, path: Path) -> bytes:
         name = self._command[0]
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except OSError as problem:
+            raise SigningUnavailable(f"{path} cannot be read: {problem.strerror}.") from None
+        with file:
             try:
                 process = subprocess.Popen(
                     self._command,
@@ -308,15 +423,6 @@ class Signing:
         return signature
 
 
-@contextlib.contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file that is not empty as memory that belongs to it, however large it is."""
-    # All pages at once: else each sixteen of them would cost an interruption.
-    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content:
-        yield content
-
-
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.sig")
 
@@ -325,8 +431,3 @@ def _broken(path: Path, why: str) -> BuildFailed:
     return BuildFailed(
         FailureReason.INCOMPLETE_OUTPUT, f"Error: Image {path.name} cannot be signed: {why}. Try again later."
     )
-
-
-def _leave_no_core_dump() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

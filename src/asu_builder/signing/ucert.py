@@ -129,7 +129,7 @@ def require_chain(elements: Sequence[Element], key: PublicKey, *, now: float) ->
 
 
 def is_image_signed(
-    message: "bytes | mmap", container: bytes, trusted: Mapping[str, PublicKey], *, now: float
+    message: "bytes | memoryview | mmap", container: bytes, trusted: Mapping[str, PublicKey], *, now: float
 ) -> bool:
     """Whether a device with these keys in its directory takes the image: what `ucert -V -m` says."""
     try:

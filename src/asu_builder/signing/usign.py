@@ -2,27 +2,30 @@
 
 import base64
 import binascii
+import contextlib
 import hashlib
+import mmap
 import os
 import re
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from msgspec import Struct
-
-if TYPE_CHECKING:
-    from mmap import mmap
+from collections.abc import Iterator
+from typing import NamedTuple
 
 ALGORITHM = b"Ed"
 _KDF = b"BK"
 _COMMENT = "untrusted comment: "
 _PUBLIC_BYTES, _SECRET_BYTES, _SIGNATURE_BYTES = 42, 104, 74
+_SECRET_TEXT, _HEAD_TEXT, _PUBLIC_TEXT_AT = 140, 54, 96
+"""In Base64: a secret key, what of it comes before its seed, and where its public half begins."""
+_PROTECTED = "it is protected by a password; a key for a service has none"
 _MOST_BYTES = 4096
 """Of a file; a secret key has some 200."""
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 """The permissions that a secret key's file gives to none but its owner."""
+
+
+StrPath = str | os.PathLike[str]
 
 
 class BadKey(Exception):
@@ -34,7 +37,7 @@ def is_key_id(text: str) -> bool:
     return _KEY_ID.fullmatch(text) is not None
 
 
-class PublicKey(Struct, frozen=True):
+class PublicKey(NamedTuple):
     """The public half. `key_id` is random, not derived: two keys may bear the same."""
 
     key_id: str
@@ -47,7 +50,7 @@ class PublicKey(Struct, frozen=True):
         )
 
 
-class Signature(Struct, frozen=True):
+class Signature(NamedTuple):
     """64 bytes over a whole file, and the name of the key that made them, which proves nothing."""
 
     key_id: str
@@ -78,7 +81,7 @@ class SecretKey:
         head = ALGORITHM + _KDF + bytes(4) + bytes(16) + checksum + bytes.fromhex(self.public.key_id)
         return _text(comment or f"private key {self.public.key_id}", head + both)
 
-    def sign(self, message: "bytes | mmap") -> Signature:
+    def sign(self, message: "bytes | memoryview | mmap.mmap") -> Signature:
         """Signs all of it; a map of a file is read as it is, and other threads run meanwhile."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -98,7 +101,7 @@ def make_key() -> SecretKey:
     return SecretKey(os.urandom(8).hex(), bytes(seed), public)
 
 
-def is_signed(message: "bytes | mmap", signature: Signature, key: PublicKey) -> bool:
+def is_signed(message: "bytes | memoryview | mmap.mmap", signature: Signature, key: PublicKey) -> bool:
     """Whether this key made the signature, and bears the name in it."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -127,7 +130,7 @@ def parse_secret_key(text: bytes) -> SecretKey:
     if len(data) != _SECRET_BYTES or data[2:4] != _KDF:
         raise BadKey("it is a public key" if len(data) == _PUBLIC_BYTES else "it is no secret key of usign")
     if any(data[4:8]):
-        raise BadKey("it is protected by a password; a key for a service has none")
+        raise BadKey(_PROTECTED)
     if hashlib.sha512(data[40:]).digest()[:8] != data[24:32]:
         raise BadKey("it is damaged: its checksum is another one")
     return SecretKey(data[32:40].hex(), data[40:72], data[72:])
@@ -141,28 +144,80 @@ def parse_signature(text: bytes) -> Signature:
     return Signature(data[2:10].hex(), data[10:])
 
 
-def read_secret_key(path: Path) -> SecretKey:
+def read_secret_key(path: StrPath) -> SecretKey:
     """The key in a file that only its owner may read. Raises `BadKey`."""
+    with _opened(path, secret=True) as descriptor:
+        return parse_secret_key(os.read(descriptor, _MOST_BYTES))
+
+
+def read_public_half(path: StrPath) -> PublicKey:
+    """The public half in the file of a secret key, of whose seed no more than four bits are read.
+
+    Its checksum covers the seed, so it is not compared. Raises `BadKey`, as `read_secret_key` does.
+    """
+    with _opened(path, secret=True) as descriptor:
+        length = os.fstat(descriptor).st_size
+        start = 0
+        while start < min(length, _MOST_BYTES) and os.pread(descriptor, 1, start) != b"\n":
+            start += 1
+        start += 1
+        if length - start < _SECRET_TEXT:
+            # Too short for a secret key, so it is read whole to say what it is.
+            data = _data(os.pread(descriptor, _MOST_BYTES, 0))
+            raise BadKey(
+                "it is a public key" if len(data) == _PUBLIC_BYTES else "it is no secret key of usign"
+            )
+        head = os.pread(descriptor, _HEAD_TEXT, start)
+        tail = os.pread(descriptor, _SECRET_TEXT - _PUBLIC_TEXT_AT, start + _PUBLIC_TEXT_AT)
+        end = os.pread(descriptor, 3, start + _SECRET_TEXT)
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_MOST_BYTES) if stat.S_ISREG(mode) else b""
-    except OSError as error:
-        raise BadKey(f"it cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise BadKey("it is no plain file")
-    if mode & OTHERS:
-        raise BadKey(f"others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
-    return parse_secret_key(text)
+        first, public = base64.b64decode(head + b"==", validate=True), base64.b64decode(tail, validate=True)
+    except binascii.Error:
+        first = public = b""
+    if first[:4] != ALGORITHM + _KDF or len(public) != 32 or end not in (b"", b"\n", b"\r\n"):
+        raise BadKey("it is nothing that usign has written")
+    if any(first[4:8]):
+        raise BadKey(_PROTECTED)
+    return PublicKey(first[32:40].hex(), public)
 
 
-def read_small_file(path: Path) -> bytes:
+def read_small_file(path: StrPath) -> bytes:
     """A public key or a certificate. Raises `BadKey`."""
+    with _opened(path) as descriptor:
+        return os.read(descriptor, _MOST_BYTES)
+
+
+@contextlib.contextmanager
+def mapped(path: StrPath) -> Iterator[mmap.mmap]:
+    """A file that is not empty as memory that belongs to it, however large it is."""
+    # All pages at once: else each sixteen of them would cost an interruption.
+    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+    with (
+        open(path, "rb") as file,  # noqa: PTH123 - what signs imports little
+        mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content,
+    ):
+        yield content
+
+
+@contextlib.contextmanager
+def _opened(path: StrPath, *, secret: bool = False) -> Iterator[int]:
+    """The descriptor of a plain file, a `secret` one that none but its owner may read. Raises `BadKey`."""
     try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES)
+        # What is no plain file, such as a pipe, would else be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise BadKey(f"it cannot be read: {error.strerror}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadKey("it is no plain file")
+        if secret and mode & OTHERS:
+            raise BadKey(f"others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+        yield descriptor
+    except OSError as error:
+        raise BadKey(f"it cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def _text(comment: str, data: bytes) -> str:

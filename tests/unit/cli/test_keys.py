@@ -56,6 +56,7 @@ def test_a_key_is_made_once_and_for_its_user_alone(folder: Path) -> None:
     assert code == 2 and "chmod 600" in printed
 
 
+@pytest.mark.process
 def test_a_certificate_is_of_the_key_by_itself_or_by_another(folder: Path) -> None:
     key_id, root_id = made("signing.key"), made("root.key")
     assert ran("certify", "own.ucert", "--key", "signing.key")[0] == 0
@@ -72,6 +73,7 @@ def test_a_certificate_is_of_the_key_by_itself_or_by_another(folder: Path) -> No
     assert code == 2 and "no key is set" in printed
 
 
+@pytest.mark.process
 def test_a_certificate_is_renewed_by_the_key_that_devices_know(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
