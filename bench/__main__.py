@@ -23,6 +23,7 @@ from bench import (
     positions,
     preflight,
     scenarios,
+    signing,
     soak,
     statistics,
     watchers,
@@ -116,6 +117,7 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "preflight": lambda options: chain(
         preflight.foretelling(rounds=options.rounds), preflight.submitting(rounds=options.rounds)
     ),
+    "signing": lambda options: signing.signing(rounds=4 * options.rounds),
     "enqueue": _enqueueing,
     "wire": lambda options: wire.wiring(rounds=options.rounds, count=options.requests // 4),
     "start": lambda options: scenarios.starting(rounds=options.rounds),

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from asu_builder.domain.errors import SigningUnavailable
+from asu_builder.domain.job import Image
 from asu_builder.signing import usign
-from asu_builder.signing.signer import FileKey
+from asu_builder.signing.signer import FileKey, Signing
 from factories import eventually
 from secret_search import found_in, found_in_files, memory_of, secret_forms
 
@@ -204,3 +206,28 @@ def test_a_key_on_a_disk_that_hangs_ends_in_time(key: Path, tmp_path: Path) -> N
     pipe.replace(key)
     with pytest.raises(SigningUnavailable, match="it is no plain file"):
         FileKey(key).public_key()
+
+
+@pytest.mark.timed
+def test_signing_costs_little_more_than_the_library(key: Path, tmp_path: Path) -> None:
+    """The CPU of both processes; rounds in turn, because the machine is shared."""
+    image, secret, holder = tmp_path / "image.bin", usign.read_secret_key(key), FileKey(key)
+    image.write_bytes(os.urandom(16 << 20))
+    content = image.read_bytes()
+    told = Image(image.name, "combined", "", "", len(content))
+    signing = Signing(holder, certificate=None, offered=tmp_path / "keys")
+    signing.sign_file(key)
+
+    def spent() -> float:
+        beside = int(Path(f"/proc/{holder.pid()}/schedstat").read_text().split()[0])
+        return time.process_time() + beside / 1e9
+
+    ratios = []
+    for _ in range(9):
+        began = spent()
+        signing.sign_image(told, image)
+        ours, began = spent() - began, spent()
+        usign.is_signed(content, secret.sign(content), secret.public)
+        hashlib.sha256(content)
+        ratios.append(ours / (spent() - began))
+    assert statistics.median(ratios) < 1.3, ratios
