@@ -1,6 +1,6 @@
 """Many threads that use one queue at once: submitters, workers, keepers, operators; and what they saw.
 
-A process of its own: `python -m queue_crowd DATABASE IMAGES NAME SEED STEPS BEGAN` prints its history, one
+A process of its own: `python -m queue_crowd PLACE IMAGES NAME SEED STEPS BEGAN` prints its history, one
 event in JSON a line. Chance decides what each thread does; how they meet is the machine's affair.
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from random import Random
 
 from asu_builder.core.housekeeping import delete_with_files
-from asu_builder.database.connection import Database
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
@@ -23,6 +22,7 @@ from asu_builder.domain.errors import FailureReason, LeaseLost, QueueFull, Still
 from asu_builder.domain.job import IdlePolicy, JobFilter, Lease, Priority, Retention, Stage
 from asu_builder.files import locked
 from factories import NOON, a_failure, a_result, a_submission
+from postgresql import opened
 
 HASHES = 12
 PACE = 20
@@ -50,10 +50,10 @@ REQUESTS = tuple(a_submission(packages=(f"p{number}",)) for number in range(HASH
 class QueueSummary:
     """The threads of one process. `images` is a directory in which a file per hash stands for its images."""
 
-    def __init__(self, database: Path, images: Path, name: str, *, seed: int, began: float) -> None:
-        """`began` is the moment of `time.monotonic` at which all crowds begin."""
+    def __init__(self, place: str, images: Path, name: str, *, seed: int, began: float) -> None:
+        """`place` is the database's path or address; at `began`, by `time.monotonic`, all crowds begin."""
         self._began = began
-        self._database = Database(database, clock=self._now)
+        self._database = opened(place, clock=self._now)
         self._queue = SqlJobQueue(self._database)
         self._retention = SqlRetention(self._database)
         self._operations = SqlOperations(self._database)
@@ -218,10 +218,10 @@ class QueueSummary:
             self._queue.position(job.id)
 
 
-def main(database: str, images: str, name: str, *numbers: str) -> None:
+def main(place: str, images: str, name: str, *numbers: str) -> None:
     """Runs one crowd and prints its history."""
     seed, steps, began = int(numbers[0]), int(numbers[1]), float(numbers[2])
-    history = QueueSummary(Path(database), Path(images), name, seed=seed, began=began).run(steps)
+    history = QueueSummary(place, Path(images), name, seed=seed, began=began).run(steps)
     sys.stdout.writelines(f"{json.dumps(asdict(event))}\n" for event in history)
 
 

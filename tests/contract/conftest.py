@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
@@ -18,9 +18,10 @@ from asu_builder.engines.podman.service import PodmanOptions, Timeouts
 from asu_builder.ports import JobQueue, Operations, RetentionRepository, Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution
-from database_clock import CLOCK
 from fake_runtime import FakeRuntime
 from podman_service import SAMPLE_REGISTRY
+from postgresql import database as database
+from postgresql import place as place
 from runtime_rig import Rig
 from tools import require_tool, tool_missing
 
@@ -29,27 +30,19 @@ _LOOKS_EVERY = timedelta(seconds=0.3)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """A fresh embedded database."""
-    opened = Database(tmp_path / "queue.db", clock=CLOCK)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def queue(database: Database) -> JobQueue:
+def queue(database: SqlDatabase) -> JobQueue:
     """The one adapter of the port `JobQueue`."""
     return SqlJobQueue(database)
 
 
 @pytest.fixture
-def retention(database: Database) -> RetentionRepository:
+def retention(database: SqlDatabase) -> RetentionRepository:
     """The one adapter of the port `RetentionRepository`."""
     return SqlRetention(database)
 
 
 @pytest.fixture
-def operations(database: Database) -> Operations:
+def operations(database: SqlDatabase) -> Operations:
     """The one adapter of the port `Operations`."""
     return SqlOperations(database)
 

@@ -8,6 +8,7 @@ import pytest
 from asu_builder.core.housekeeping import delete_with_files
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import LOG_LEFT_OUT, Lease, LogLine, PrintedLine, Retention, Stage
 from asu_builder.ports import BuildLog, JobQueue, RetentionRepository
@@ -18,7 +19,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def log(database: Database) -> BuildLog:
+def log(database: SqlDatabase) -> BuildLog:
     """The one adapter of the port, with small limits."""
     return SqlBuildLog(database, max_lines=10, max_bytes=100)
 
@@ -115,7 +116,7 @@ def test_beyond_so_many_bytes_too_whichever_attempt_printed_them(
 
 
 def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
-    log: BuildLog, queue: JobQueue, retention: RetentionRepository, database: Database, lease: Lease
+    log: BuildLog, queue: JobQueue, retention: RetentionRepository, database: SqlDatabase, lease: Lease
 ) -> None:
     log.append(lease, printed("a-secret-that-was-printed"))
     at_time(queue, NOON).finish(lease, a_result(), Retention(_MINUTE))
@@ -124,12 +125,13 @@ def test_a_log_goes_with_its_job_and_leaves_no_text_in_the_file(
     assert log.last(lease.job_id) == 1
     assert delete_with_files(at_time(retention, NOON + _MINUTE), name, remove=removes())
     assert log.read(lease.job_id) == []
-    path = database._path
-    database.close()
-    assert b"a-secret-that-was-printed" not in path.read_bytes()
+    if isinstance(database, Database):  # of a server the dead rows and the log are its own
+        path = database._path
+        database.close()
+        assert b"a-secret-that-was-printed" not in path.read_bytes()
 
 
-def test_a_database_that_is_gone_is_unavailable(log: BuildLog, database: Database, lease: Lease) -> None:
+def test_a_database_that_is_gone_is_unavailable(log: BuildLog, database: SqlDatabase, lease: Lease) -> None:
     with database.writing() as connection:
         connection.execute("DROP TABLE build_log")
     with pytest.raises(Unavailable):

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asu_builder.core.housekeeping import delete_with_files
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.statistics import SqlStatistics
@@ -31,8 +30,9 @@ from asu_builder.domain.job import (
     Waiting,
 )
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
-from database_clock import CLOCK, at_time
+from database_clock import at_time
 from factories import NOON, Clock, a_failure, a_request, a_result, a_submission, removes
+from postgresql import opened
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -41,11 +41,11 @@ KEY = "untrusted comment: a repository of mine"
 
 
 @pytest.fixture
-def second(tmp_path: Path, database: Database) -> Iterator[Database]:
+def second(place: str, database: SqlDatabase) -> Iterator[SqlDatabase]:
     """The same database as another process has it."""
-    opened = Database(tmp_path / "queue.db", clock=CLOCK)
-    yield opened
-    opened.close()
+    other = opened(place)
+    yield other
+    other.close()
 
 
 def submit(queue: JobQueue, name: str = "vim", **changes: Any) -> Job:
@@ -290,7 +290,7 @@ def test_only_what_is_built_can_be_given_back(queue: JobQueue, operations: Opera
 
 
 def test_a_pause_holds_for_every_process_until_it_is_ended(
-    queue: JobQueue, operations: Operations, second: Database
+    queue: JobQueue, operations: Operations, second: SqlDatabase
 ) -> None:
     submit(queue, "a")
     submit(queue, "b")
@@ -321,7 +321,7 @@ def test_submissions_are_taken_during_a_pause(queue: JobQueue, operations: Opera
     assert queue.submit(a_submission()).created
 
 
-def test_acts_are_kept_for_every_process_newest_first(operations: Operations, second: Database) -> None:
+def test_acts_are_kept_for_every_process_newest_first(operations: Operations, second: SqlDatabase) -> None:
     acts = [AuditEntry(NOON + number * MINUTE, "ann", f"act-{number}", "a" * 64) for number in range(4)]
     acts.append(AuditEntry(NOON - DAY, "bob", "pause"))
     for act in acts:
@@ -407,7 +407,7 @@ def test_the_load_is_told_by_class_with_the_first_that_came(queue: JobQueue, ope
 
 
 def test_old_statistics_go_in_portions_and_newer_ones_stay(
-    database: Database, retention: RetentionRepository
+    database: SqlDatabase, retention: RetentionRepository
 ) -> None:
     clock = Clock()
     statistics = SqlStatistics(database, now=clock)
@@ -425,14 +425,14 @@ def test_old_statistics_go_in_portions_and_newer_ones_stay(
     assert left.count == 1
 
 
-def asked(database: Database) -> int:
+def asked(database: SqlDatabase) -> int:
     """How many requests are kept."""
     with database.reading() as connection:
         return int(connection.execute("SELECT count(*) FROM build_requests").fetchone()[0])
 
 
 def test_requests_that_no_job_carries_go_by_age_and_by_size_the_oldest_first(
-    queue: JobQueue, operations: Operations, retention: RetentionRepository, database: Database
+    queue: JobQueue, operations: Operations, retention: RetentionRepository, database: SqlDatabase
 ) -> None:
     for number in range(4):
         job = submit(queue, f"p{number}")
@@ -451,7 +451,7 @@ def secrets(**changes: Any) -> dict[str, Any]:
     return {"defaults": SCRIPT, "repository_keys": (KEY,), **changes}
 
 
-def audit(database: Database) -> str:
+def audit(database: SqlDatabase) -> str:
     """Everything that is kept of requests."""
     with database.reading() as connection:
         return str(connection.execute("SELECT * FROM build_requests").fetchall())
@@ -462,7 +462,7 @@ def forget(retention: RetentionRepository, job: Job) -> bool:
 
 
 def test_of_what_is_forgotten_only_digests_of_script_and_keys_are_kept(
-    database: Database, queue: JobQueue, retention: RetentionRepository
+    database: SqlDatabase, queue: JobQueue, retention: RetentionRepository
 ) -> None:
     submit(queue, **secrets())
     job = finish(queue)
@@ -492,7 +492,7 @@ def test_what_was_forgotten_with_a_secret_is_not_requeued_but_built_as_asked_whe
 
 
 def test_what_was_asked_again_after_it_was_forgotten_is_forgotten_as_thoroughly(
-    database: Database, queue: JobQueue, retention: RetentionRepository, operations: Operations
+    database: SqlDatabase, queue: JobQueue, retention: RetentionRepository, operations: Operations
 ) -> None:
     for _ in range(2):
         submit(queue, **secrets())

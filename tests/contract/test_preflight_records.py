@@ -1,19 +1,20 @@
 """What every adapter of `ports.PreflightRecords` must do."""
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.preflight import CarriedPackages, PreflightMode, TargetRecord
 from asu_builder.ports import PreflightRecords
-from database_clock import CLOCK, at_time
+from database_clock import at_time
 from factories import NOON, Clock
+from postgresql import on_sqlite, opened
 
 RELEASE, TARGET = "releases/25.12.0", "pico/nine"
 SECOND = timedelta(seconds=1)
@@ -38,17 +39,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def records(database: Database, clock: Clock) -> PreflightRecords:
+def records(database: SqlDatabase, clock: Clock) -> PreflightRecords:
     """The one adapter of the port, as one process has it."""
     return SqlPreflightRecords(database, clock=lambda: clock().timestamp())
 
 
 @pytest.fixture
-def others(tmp_path: Path, database: Database, clock: Clock) -> Iterator[PreflightRecords]:
+def others(place: str, database: SqlDatabase, clock: Clock) -> Iterator[PreflightRecords]:
     """The same as another process has it."""
-    opened = Database(tmp_path / "queue.db", clock=CLOCK)
-    yield SqlPreflightRecords(opened, clock=lambda: clock().timestamp())
-    opened.close()
+    other = opened(place)
+    yield SqlPreflightRecords(other, clock=lambda: clock().timestamp())
+    other.close()
 
 
 def test_what_was_learnt_is_known_and_survives_the_process(
@@ -81,13 +82,15 @@ def test_another_process_knows_it_some_seconds_later(
         assert others.carried(RELEASE, TARGET) == a_carried(identity)
 
 
+@on_sqlite
 def test_memory_answers_without_the_database(
-    database: Database, records: PreflightRecords, clock: Clock
+    database: SqlDatabase, records: PreflightRecords, clock: Clock
 ) -> None:
     records.learn(RELEASE, TARGET, a_carried())
     assert records.carried(RELEASE, "x86/64") is None
     statements: list[str] = []
     with database.reading() as connection:  # the one that the next reader gets, too
+        assert isinstance(connection, sqlite3.Connection)
         connection.set_trace_callback(statements.append)
     assert records.carried(RELEASE, TARGET) == a_carried()
     assert records.carried(RELEASE, "x86/64") is None
@@ -98,7 +101,7 @@ def test_memory_answers_without_the_database(
     assert any("learnt_at" in statement for statement in statements)
 
 
-def test_the_oldest_goes_when_it_is_too_much(database: Database) -> None:
+def test_the_oldest_goes_when_it_is_too_much(database: SqlDatabase) -> None:
     few = SqlPreflightRecords(database, most_rows=3)
     for number in range(5):
         at_time(few, NOON + number * SECOND).learn(f"releases/{number}", TARGET, a_carried())

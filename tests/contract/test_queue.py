@@ -32,6 +32,7 @@ from asu_builder.domain.job import (
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from database_clock import at_time
 from factories import NOON, a_failure, a_request, a_result, a_submission, removes
+from postgresql import on_sqlite
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -193,6 +194,7 @@ def test_a_clock_set_back_does_not_prolong_the_cool_down(queue: JobQueue) -> Non
     assert (created, anew.id != job.id) == (True, True)
 
 
+@on_sqlite
 def test_a_look_that_comes_a_moment_late_moves_nothing(
     queue: JobQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -515,6 +517,7 @@ def test_a_job_that_nobody_polls_for_long_expires_with_an_answer_and_may_be_aske
     assert again.id != job.id
 
 
+@on_sqlite
 def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(queue: JobQueue) -> None:
     waits = submit(queue, "a")
     submit(queue, "b")
@@ -530,6 +533,7 @@ def test_time_in_which_no_process_looked_lapses_no_lease_and_makes_nobody_idle(q
     assert held.id == waits.id
 
 
+@on_sqlite
 def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: JobQueue) -> None:
     submit(queue)
     job, lease = claim(queue)
@@ -545,6 +549,7 @@ def test_a_clock_set_back_keeps_no_job_waiting_and_no_dead_worker_alive(queue: J
     assert watch(queue, since=back, until=back + 2 * MINUTE + LOOK) == 1
 
 
+@on_sqlite
 def test_what_is_used_after_the_clock_was_set_back_and_before_somebody_looks_stays_used(
     queue: JobQueue, retention: RetentionRepository
 ) -> None:

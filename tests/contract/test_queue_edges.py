@@ -10,6 +10,7 @@ from asu_builder.domain.job import BuildResult, IdlePolicy, Job, JobState, Lease
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
 from database_clock import at_time
 from factories import NOON, a_result, a_submission, removes
+from postgresql import on_sqlite
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -74,6 +75,7 @@ def test_an_caller_whose_next_job_is_always_there_in_time_does_not_keep_others_w
     assert claimed == ["a1", "b1", "a2", "b3", "a3"]
 
 
+@on_sqlite
 def test_what_could_be_claimed_can_be_claimed_after_the_clock_was_set_back(queue: JobQueue) -> None:
     submit(queue)
     _, lease = claim(queue)
@@ -92,6 +94,7 @@ def test_a_lease_renewed_after_the_clock_was_set_back_does_not_lapse(queue: JobQ
     assert queue.live_leases() == {(lease.job_id, lease.token)}
 
 
+@on_sqlite
 def test_a_job_that_was_building_when_the_service_went_down_is_not_idle_afterwards(queue: JobQueue) -> None:
     job = submit(queue)
     claim(queue)
@@ -202,6 +205,7 @@ def test_an_outcome_is_of_the_build_that_ended(queue: JobQueue) -> None:
     assert found.outcome.stored_bytes == 5
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "noticed_at", [3 * HOUR + SECOND, 10 * SECOND], ids=["still ahead", "set back again"]
 )
@@ -219,6 +223,7 @@ def test_a_job_given_back_while_the_clock_was_hours_ahead_waits_for_minutes_at_m
     assert again.id == job.id
 
 
+@on_sqlite
 def test_a_lease_taken_while_the_clock_was_hours_ahead_lapses_within_minutes(queue: JobQueue) -> None:
     at_time(queue, NOON).recover(failure_ttl=DAY)
     submit(queue)

@@ -3,13 +3,13 @@
 Why the queue is fair: docs/decisions/callers-take-turns.md.
 """
 
-import sqlite3
 from collections import Counter
 from collections.abc import Collection, Sequence
 
 from msgspec import json
 from msgspec.structs import replace
 
+from asu_builder.database.dialect import Connection
 from asu_builder.database.rows import SELECT_JOB, moment, to_job
 from asu_builder.database.standings import ANSWERS, count_ahead
 from asu_builder.domain.errors import AsuError, QueueFull
@@ -40,7 +40,7 @@ _INSERT_ONE = f"{_INSERT} RETURNING id, fair_start"
 _INSERTED = "SELECT id, fair_start FROM build_jobs ORDER BY id DESC LIMIT ?"
 _INSERT_REQUEST = """
     INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)
-        ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = 0
+        ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = FALSE
 """
 # Of two with the same start the older is first, so an equal start is not an earlier one.
 TAKE_EARLIER_START = f"""
@@ -51,7 +51,7 @@ TAKE_EARLIER_START = f"""
 """
 
 
-def find_all(connection: sqlite3.Connection, request_hashes: Collection[str], at: int) -> dict[str, Job]:
+def find_all(connection: Connection, request_hashes: Collection[str], at: int) -> dict[str, Job]:
     """Of each hash the newest job that answers."""
     values = {f"hash{number}": name for number, name in enumerate(request_hashes)}
     marks = ", ".join(f":{name}" for name in values)
@@ -66,7 +66,7 @@ class Arrivals:
     """The submissions of one transaction, one after the other; new jobs in a row are written together."""
 
     def __init__(
-        self, connection: sqlite3.Connection, at: int, known: dict[str, Job], max_pending: int | None
+        self, connection: Connection, at: int, known: dict[str, Job], max_pending: int | None
     ) -> None:
         """`known` are the jobs that answer for the hashes of all submissions."""
         self._connection = connection
@@ -137,9 +137,7 @@ class Arrivals:
             self.entries.append(Entry(job, created=True, ahead=before))
 
 
-def insert_jobs(
-    connection: sqlite3.Connection, submissions: Sequence[Submission], at: int
-) -> list[tuple[Job, int]]:
+def insert_jobs(connection: Connection, submissions: Sequence[Submission], at: int) -> list[tuple[Job, int]]:
     """New pending jobs, each after those of its caller, with their starts in the fair queue."""
     values = [
         {
@@ -176,7 +174,7 @@ def insert_jobs(
     ]
 
 
-def _join(connection: sqlite3.Connection, job: Job, submission: Submission) -> Job:
+def _join(connection: Connection, job: Job, submission: Submission) -> Job:
     """The live or final job as it is once this submission has joined it.
 
     One that waits takes the place that a job of the joiner's own would get, if that is a better one.
@@ -184,7 +182,7 @@ def _join(connection: sqlite3.Connection, job: Job, submission: Submission) -> J
     if job.state in FINAL_STATES or submission.caller == job.caller:
         return job
     if not job.joined:
-        connection.execute("UPDATE build_jobs SET joined = 1 WHERE id = ?", (job.id,))
+        connection.execute("UPDATE build_jobs SET joined = TRUE WHERE id = ?", (job.id,))
         job = replace(job, joined=True)
     if job.state is not JobState.PENDING:
         return job

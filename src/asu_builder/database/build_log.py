@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.rows import moment, to_micros
 from asu_builder.domain.job import (
     LOG_LEFT_OUT,
@@ -14,21 +14,24 @@ from asu_builder.domain.job import (
     Stage,
 )
 
-_HELD = "SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?"
+_HELD = """
+    SELECT 1 FROM build_jobs WHERE id = ? AND state = 'building' AND worker = ? AND lease_token = ?
+    /*postgresql FOR UPDATE*/
+"""
 
 
 class SqlBuildLog:
     """Fulfils `ports.BuildLog` on the embedded database. The rows go with their job, by foreign key."""
 
     def __init__(
-        self, database: Database, *, max_lines: int = MAX_LOG_LINES, max_bytes: int = MAX_LOG_BYTES
+        self, database: SqlDatabase, *, max_lines: int = MAX_LOG_LINES, max_bytes: int = MAX_LOG_BYTES
     ) -> None:
         self._database = database
         self._max_lines = max_lines
         self._max_bytes = max_bytes
 
     def append(self, lease: Lease, lines: Sequence[PrintedLine]) -> bool:
-        with self._database.writing() as connection:
+        with self._database.writing(own_rows=True) as connection:
             holder = (lease.job_id, lease.worker, lease.token)
             if connection.execute(_HELD, holder).fetchone() is None:
                 return False

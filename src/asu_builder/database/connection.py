@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from asu_builder.database.clock import move_times
 from asu_builder.database.rows import to_micros
@@ -24,6 +24,7 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.health import CheckResult
 from asu_builder.files import lock_alone
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_SECONDS = 30.0
@@ -198,11 +199,12 @@ class Database:
             self._peeking.release()
 
     @contextlib.contextmanager
-    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durable: bool = False, own_rows: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction; committed at the end, rolled back on any exception.
 
         `durable` means that it is on disk when this returns. A database that is damaged, or no longer
-        in its place, takes none.
+        in its place, takes none. `own_rows` says that no other transaction's order depends on this one,
+        which makes no difference here: there is one at a time.
         """
         if self._refusal:
             raise Unavailable(self._refusal)
@@ -225,12 +227,27 @@ class Database:
         return to_micros(self._clock())
 
     @contextlib.contextmanager
-    def timed(self, *, durable: bool = False) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """A transaction of `writing` for what writes times, and the database's time in it."""
+    def timed(
+        self, *, durable: bool = False, own_rows: bool = False, polled: bool = False
+    ) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """A transaction of `writing` for what writes times, and the database's time in it.
+
+        `polled` says that this looks at the queue, as is done every ten seconds: time that nobody saw is told
+        by the gap.
+        """
         with self.writing(durable=durable) as connection:
             at = self.now()
-            move_times(connection, at)
+            move_times(connection, at, polled=polled)
             yield connection, at
+
+    def repeated(self, body: Callable[[sqlite3.Connection, int], T], *, own_rows: bool = False) -> T:
+        """A durable transaction of `timed` that may be run twice; here it is run once."""
+        with self.timed(durable=True) as (connection, at):
+            return body(connection, at)
+
+    def changes(self) -> int:
+        """Another number than before once any process has committed anything; never waits."""
+        return int(self.peek("PRAGMA data_version")[0])
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

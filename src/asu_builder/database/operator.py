@@ -1,14 +1,13 @@
 """What operators see and do, in SQL, and the record of it."""
 
 import math
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from asu_builder.database.arrivals import insert_jobs
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.queue import RESET_TO_PENDING
 from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, to_job
 from asu_builder.domain.job import (
@@ -64,7 +63,7 @@ def list_statement(wanted: JobFilter) -> tuple[str, Sequence[Any]]:
     ]
     chosen = [(text, value) for text, value in conditions if value not in (None, "")]
     texts = (["job.state IN ('pending', 'building')"] if live else []) + [text for text, _ in chosen]
-    where = " AND ".join(texts) or "1"
+    where = " AND ".join(texts) or "TRUE"
     limit = max(0, min(wanted.limit, _LARGEST_LIST))
     return (
         f"{SELECT_WITHOUT_OUTCOME} WHERE {where} ORDER BY {number} DESC LIMIT ?",
@@ -87,7 +86,7 @@ class SqlOperations:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         *,
         on_revoked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -209,7 +208,7 @@ class SqlOperations:
         return [AuditEntry(moment(at), *rest) for at, *rest in rows]
 
 
-def _end_answers(connection: sqlite3.Connection, request_hash: str, at: int) -> int:
+def _end_answers(connection: Connection, request_hash: str, at: int) -> int:
     """Lets no final job of this hash answer any more; how many did."""
     cursor = connection.execute(
         f"UPDATE build_jobs SET expires_at = :at WHERE request_hash = :hash AND {FINAL} AND expires_at > :at",

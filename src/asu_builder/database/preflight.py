@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec import Struct
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.rows import moment
 from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.preflight import CarriedPackages, PreflightMode, TargetRecord
@@ -41,23 +41,26 @@ _FORGET = """
                    row_number() OVER newest AS place,
                    sum(length(package_index) + length(folders) + length(repositories)) OVER newest AS total
               FROM imagebuilders WINDOW newest AS (ORDER BY learnt_at DESC, release_path, target)
-        ) WHERE place > ? OR total > ?)
+        ) AS placed WHERE place > ? OR total > ?)
 """
 
 
 _AGREED = """
     INSERT INTO preflight_targets (release_path, target, mode, since, sampled)
     VALUES (:release_path, :target, 'enforce', :now, 1)
-    ON CONFLICT (release_path, target) DO UPDATE SET sampled = sampled + 1
+    ON CONFLICT (release_path, target) DO UPDATE SET sampled = preflight_targets.sampled + 1
 """
 _DISAGREED = """
     INSERT INTO preflight_targets (release_path, target, mode, since, sampled, disagreements,
                                    last_disagreement)
     VALUES (:release_path, :target, 'advise', :now, 1, 1, :text)
     ON CONFLICT (release_path, target) DO UPDATE
-       SET sampled = sampled + 1, disagreements = disagreements + 1,
+       SET sampled = preflight_targets.sampled + 1,
+           disagreements = preflight_targets.disagreements + 1,
            last_disagreement = excluded.last_disagreement,
-           since = CASE mode WHEN 'advise' THEN since ELSE excluded.since END, mode = 'advise'
+           since = CASE preflight_targets.mode WHEN 'advise' THEN preflight_targets.since
+                   ELSE excluded.since END,
+           mode = 'advise'
 """
 
 
@@ -80,7 +83,7 @@ class SqlPreflightRecords:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         *,
         clock: Callable[[], float] = time.monotonic,
         most_rows: int = _STORED_ROWS,

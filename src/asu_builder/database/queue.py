@@ -5,7 +5,6 @@ Every step names the state it leaves in its WHERE clause, so an illegal one matc
 fair: docs/decisions/callers-take-turns.md.
 """
 
-import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -13,8 +12,8 @@ from msgspec import json
 from msgspec.structs import asdict
 
 from asu_builder.database.arrivals import Arrivals, find_all
-from asu_builder.database.clock import DOWNTIME, move_times
-from asu_builder.database.connection import Database
+from asu_builder.database.clock import DOWNTIME
+from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.rows import (
     FINAL,
     HISTORY,
@@ -63,13 +62,18 @@ _CLAIM = """
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
             WHERE {which} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
-            ORDER BY deprioritized, priority DESC, fair_start, id LIMIT 1)
+            ORDER BY deprioritized, priority DESC, fair_start, id LIMIT 1
+             /*postgresql FOR UPDATE SKIP LOCKED*/)
     RETURNING id, lease_token, priority, fair_start
 """
 _CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
 _CLAIM_ONE = _CLAIM.format(which="id = :only")
 
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
+_ENDED_SO = (
+    "SELECT 1 FROM build_jobs AS job JOIN build_results AS result ON result.job_id = job.id"
+    " WHERE job.id = ? AND job.lease_token = ? AND result.document = ?"
+)
 _JOB = f"{SELECT_JOB} WHERE job.id = ?"
 
 # A result's use within a minute of the last that was written, or a sixtieth of its retention, is not written
@@ -83,21 +87,21 @@ _TOUCHED = f"""
                     min(:at + job.ttl, coalesce(job.max_expires_at, :at + job.ttl)) - job.expires_at)
              >= min(job.ttl / 60, {span_micros(timedelta(minutes=1))}))
 """
-_TOUCH_LIVE = "UPDATE build_jobs SET last_accessed_at = ? WHERE id = ?"
+_TOUCH_LIVE = "UPDATE build_jobs SET last_accessed_at = :at WHERE id = :id"
 # Apart from it: to set the column would write the job's place into its index again.
-_RESTORE_PLACE = "UPDATE build_jobs SET deprioritized = 0 WHERE id = ?"
+_RESTORE_PLACE = "UPDATE build_jobs SET deprioritized = FALSE WHERE id = ?"
 # Each use starts a result's retention again, but never past its last day.
 _TOUCH_RESULT = f"""
-    UPDATE build_jobs SET last_accessed_at = ?1 - {DOWNTIME},
-           expires_at = max(expires_at, min(?1 + ttl, coalesce(max_expires_at, ?1 + ttl)))
-     WHERE id = ?2
+    UPDATE build_jobs SET last_accessed_at = :at - {DOWNTIME},
+           expires_at = max(expires_at, min(:at + ttl, coalesce(max_expires_at, :at + ttl)))
+     WHERE id = :id
 """
 
 
 class SqlJobQueue:
     """The job queue of `ports.JobQueue` on the embedded database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqlDatabase) -> None:
         self._database = database
         self._waiting = WaitingJobs()
 
@@ -110,12 +114,15 @@ class SqlJobQueue:
     def submit_all(
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
-        with self._database.timed(durable=True) as (connection, at):
+        def take_all(connection: Connection, at: int) -> Arrivals:
             known = find_all(connection, {submission.request_hash for submission in submissions}, at)
             arrivals = Arrivals(connection, at, known, max_pending)
             for submission in submissions:
                 arrivals.take(submission)
             arrivals.write()
+            return arrivals
+
+        arrivals = self._database.repeated(take_all)
         self._database.wakeups.notify(arrivals.created.total())
         return arrivals.entries
 
@@ -134,7 +141,7 @@ class SqlJobQueue:
         return names.split(",") if names else (), None if expires_at is None else moment(expires_at)
 
     def changes(self) -> int:
-        return int(self._database.peek("PRAGMA data_version")[0])
+        return self._database.changes()
 
     def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
         with self._database.reading(snapshot=True) as connection:
@@ -153,7 +160,7 @@ class SqlJobQueue:
             (mean,) = connection.execute(
                 "SELECT avg(duration) FROM ("
                 " SELECT finished_at - started_at AS duration FROM build_jobs WHERE state = 'completed'"
-                " ORDER BY finished_at DESC LIMIT ?) WHERE duration BETWEEN 0 AND ?",
+                " ORDER BY finished_at DESC LIMIT ?) AS measured WHERE duration BETWEEN 0 AND ?",
                 (_MEASURED, span_micros(_IMPLAUSIBLE)),
             ).fetchone()
         return None if mean is None else timedelta(microseconds=mean)
@@ -163,7 +170,7 @@ class SqlJobQueue:
         with self._database.timed() as (connection, at):
             values = {"hashes": hashes, "at": at}
             for job_id, ended, deprioritized in connection.execute(_TOUCHED, values).fetchall():
-                connection.execute(_TOUCH_RESULT if ended else _TOUCH_LIVE, (at, job_id))
+                connection.execute(_TOUCH_RESULT if ended else _TOUCH_LIVE, {"at": at, "id": job_id})
                 if deprioritized and not ended:
                     connection.execute(_RESTORE_PLACE, (job_id,))
 
@@ -177,7 +184,7 @@ class SqlJobQueue:
         )
         with self._database.timed() as (connection, at):
             connection.execute(
-                "UPDATE build_jobs SET deprioritized = 1"
+                "UPDATE build_jobs SET deprioritized = TRUE"
                 " WHERE state = 'pending' AND NOT deprioritized AND last_accessed_at < ?",
                 (at - span_micros(policy.deprioritized_after),),
             )
@@ -196,7 +203,8 @@ class SqlJobQueue:
             cursor = connection.execute(
                 "UPDATE build_jobs SET state = 'cancelled', stage = NULL, worker = NULL, lease_until = NULL,"
                 " finished_at = :at, expires_at = :until WHERE id = :id AND state IN ('pending', 'building')"
-                " AND (:digest IS NULL OR (NOT joined AND cancel_digest = :digest AND cancel_digest <> ''))",
+                " AND (CAST(:digest AS TEXT) IS NULL"
+                " OR (NOT joined AND cancel_digest = :digest AND cancel_digest <> ''))",
                 {"at": at, "until": at + span_micros(failure_ttl), "id": job_id, "digest": cancel_digest},
             )
         return cursor.rowcount == 1
@@ -239,17 +247,30 @@ class SqlJobQueue:
             return job, Lease(job_id, worker, token)
 
     def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
-        with self._database.timed() as (connection, at):
+        with self._database.timed(own_rows=True) as (connection, at):
             values = {"until": at + span_micros(lease_for)}
             _update_under_lease(connection, "UPDATE build_jobs SET lease_until = :until", lease, values)
 
     def advance(self, lease: Lease, stage: Stage) -> None:
-        with self._database.writing() as connection:
+        with self._database.writing(own_rows=True) as connection:
             _update_under_lease(connection, "UPDATE build_jobs SET stage = :stage", lease, {"stage": stage})
 
     def finish(self, lease: Lease, outcome: Outcome, retention: Retention) -> None:
-        with self._database.timed(durable=True) as (connection, at):
-            _finish(connection, lease, outcome, retention, at=at)
+        document = json.encode(outcome).decode()
+        tried = False
+
+        def finish(connection: Connection, at: int) -> None:
+            nonlocal tried
+            again, tried = tried, True
+            try:
+                _finish(connection, lease, outcome, document, retention, at=at)
+            except LeaseLost:
+                # A connection that is lost while it commits leaves open whether it has.
+                ended = (lease.job_id, lease.token, document)
+                if not again or connection.execute(_ENDED_SO, ended).fetchone() is None:
+                    raise
+
+        self._database.repeated(finish, own_rows=True)
 
     def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
         with self._database.timed() as (connection, at):
@@ -281,12 +302,13 @@ class SqlJobQueue:
 
     def recover(self, *, worker: str | None = None, failure_ttl: timedelta) -> Recovery:
         gave_up: list[Job] = []
-        with self._database.timed(durable=True) as (connection, at):
-            move_times(connection, at, polled=True)
+        with self._database.timed(durable=True, polled=True) as (connection, at):
             lapsed = connection.execute(
                 "SELECT id, worker, lease_token, stage, attempts, started_at, history FROM build_jobs"
                 " WHERE state = 'building'"
-                " AND (lease_until < :now OR substr(worker, 1, length(:prefix)) = :prefix)",
+                " AND (lease_until < :now OR substr(worker, 1, length(:prefix)) = :prefix)"
+                # What is being finished at this moment is not lost.
+                " /*postgresql FOR UPDATE SKIP LOCKED*/",
                 {"now": at, "prefix": None if worker is None else f"{worker}/"},
             ).fetchall()
             for job_id, holder, token, stage, attempts, started_at, history in lapsed:
@@ -308,7 +330,8 @@ class SqlJobQueue:
                         "server's fault; try again later or tell its operator.",
                         attempts=HISTORY.decode(tried),
                     )
-                    _finish(connection, lease, failure, Retention(failure_ttl, failure_ttl), at=at)
+                    document = json.encode(failure).decode()
+                    _finish(connection, lease, failure, document, Retention(failure_ttl, failure_ttl), at=at)
                     gave_up.append(to_job(connection.execute(_JOB, (job_id,)).fetchone()))
         returned = len(lapsed) - len(gave_up)
         self._database.wakeups.notify(returned)
@@ -316,7 +339,7 @@ class SqlJobQueue:
 
 
 def _update_under_lease(
-    connection: sqlite3.Connection, statement: str, lease: Lease, values: Mapping[str, object]
+    connection: Connection, statement: str, lease: Lease, values: Mapping[str, object]
 ) -> None:
     """Runs an UPDATE on the leased job. Raises `LeaseLost` when another holds it now."""
     if connection.execute(f"{statement} WHERE {_LEASED}", {**asdict(lease), **values}).rowcount != 1:
@@ -330,7 +353,7 @@ def _with_attempt(history: str, started_at: int, stage: str, ending: str, at: in
 
 
 def _finish(
-    connection: sqlite3.Connection, lease: Lease, outcome: Outcome, retention: Retention, *, at: int
+    connection: Connection, lease: Lease, outcome: Outcome, document: str, retention: Retention, *, at: int
 ) -> None:
     completed = isinstance(outcome, BuildResult)
     _update_under_lease(
@@ -349,4 +372,4 @@ def _finish(
             "stored_bytes": outcome.stored_bytes if isinstance(outcome, BuildResult) else 0,
         },
     )
-    connection.execute(_WRITE_OUTCOME, (lease.job_id, completed, json.encode(outcome).decode()))
+    connection.execute(_WRITE_OUTCOME, (lease.job_id, completed, document))

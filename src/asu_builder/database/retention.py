@@ -4,7 +4,6 @@ import contextlib
 import json
 import mmap
 import os
-import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import get_args
 
 from asu_builder.database import statistics
 from asu_builder.database.clock import DOWNTIME
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.rows import FINAL, REQUEST, span_micros
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.access import digest_of
@@ -98,7 +97,7 @@ _OLD_REQUESTS = """
             sum(length(request) + 200) OVER (ORDER BY first_requested_at DESC, request_hash) AS total
         FROM build_requests WHERE request_hash IN (SELECT request_hash FROM build_requests
             EXCEPT SELECT request_hash FROM build_jobs ORDER BY request_hash)
-    ) WHERE total > :most OR first_requested_at < :before ORDER BY total DESC LIMIT :at_once
+    ) AS summed WHERE total > :most OR first_requested_at < :before ORDER BY total DESC LIMIT :at_once
 """
 _AT_ONCE = 1000
 _EVENTS_AT_ONCE = 5000
@@ -109,7 +108,7 @@ _KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 class SqlRetention:
     """Fulfils `ports.RetentionRepository` on the embedded database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqlDatabase) -> None:
         self._database = database
         self._secret_in_log = False
 
@@ -144,7 +143,8 @@ class SqlRetention:
     def delete(self, jobs: DoomedJobs) -> bool:
         with self._database.writing() as connection:
             connection.execute(
-                f"DELETE FROM build_jobs WHERE id IN (SELECT value FROM json_each(?)) AND {FINAL}",
+                "DELETE FROM build_jobs"
+                f" WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) AND {FINAL}",
                 (json.dumps(jobs.ids),),
             )
             (left,) = connection.execute(
@@ -251,7 +251,7 @@ class SqlRetention:
         return cursor.rowcount
 
 
-def _scrub(connection: sqlite3.Connection, request_hash: str) -> bool:
+def _scrub(connection: Connection, request_hash: str) -> bool:
     """Leaves only digests of what may be secret: the script of the first boot, and the keys.
 
     Whether there was any.
@@ -268,7 +268,7 @@ def _scrub(connection: sqlite3.Connection, request_hash: str) -> bool:
         request["defaults"] = _digest(request["defaults"])
     request["repository_keys"] = [_digest(key) for key in request.get("repository_keys", ())]
     connection.execute(
-        "UPDATE build_requests SET request = ?, scrubbed = 1 WHERE request_hash = ?",
+        "UPDATE build_requests SET request = ?, scrubbed = TRUE WHERE request_hash = ?",
         (json.dumps(request), request_hash),
     )
     return True

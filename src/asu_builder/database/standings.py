@@ -4,13 +4,13 @@ To count what is ahead costs as much as there is. So the queue is also held in m
 before each look takes in the moves that the database has noted since: docs/decisions/the-queue-in-memory.md.
 """
 
-import sqlite3
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct, json
 
+from asu_builder.database.dialect import Connection
 from asu_builder.database.rows import moment
 from asu_builder.domain.job import JobState, Stage, Standing
 
@@ -24,7 +24,8 @@ NEWEST_ID = (
 """Of one hash the newest job that answers; read in its index alone."""
 
 OUTDATED = f"""
-    SELECT min(job.expires_at), group_concat(CASE WHEN job.id IS NOT wanted.value THEN wanted.key END)
+    SELECT min(job.expires_at),
+           group_concat(CASE WHEN job.id = CAST(wanted.value AS BIGINT) THEN NULL ELSE wanted.key END)
       FROM json_each(:ids) AS wanted LEFT JOIN build_jobs AS job
         ON job.id = (SELECT job.id FROM build_jobs AS job
                       WHERE job.request_hash = wanted.key AND {ANSWERS} ORDER BY job.id DESC LIMIT 1)
@@ -66,7 +67,7 @@ MOVES = f"""
 """From a move on, each with its job as it waits now, whatever moved it since."""
 
 
-def count_ahead(connection: sqlite3.Connection, job_id: int) -> int:
+def count_ahead(connection: Connection, job_id: int) -> int:
     """How many waiting jobs are before this one, as this connection sees it; 0 for one that is not there."""
     row = connection.execute(AHEAD, (job_id,)).fetchone()
     return int(row[0]) if row else 0
@@ -94,13 +95,13 @@ class WaitingJobs:
         self._seen: int | None = None
         """The last move that is in here; None when all has to be read."""
 
-    def count(self, connection: sqlite3.Connection) -> int:
+    def count(self, connection: Connection) -> int:
         """How many wait."""
         with self._lock:
             self._catch_up(connection)
             return len(self._places)
 
-    def ahead(self, connection: sqlite3.Connection, job_id: int) -> int:
+    def ahead(self, connection: Connection, job_id: int) -> int:
         """How many wait before this job; for one that does not wait, before its place."""
         with self._lock:
             self._catch_up(connection)
@@ -110,7 +111,7 @@ class WaitingJobs:
         return count_ahead(connection, job_id)
 
     def standings(
-        self, connection: sqlite3.Connection, request_hashes: Collection[str], at: int
+        self, connection: Connection, request_hashes: Collection[str], at: int
     ) -> Mapping[str, Standing]:
         """Of each hash the newest job that answers at that time; `connection` is in a transaction."""
         standings: dict[str, Standing] = {}
@@ -130,7 +131,7 @@ class WaitingJobs:
             standings.update(_find_others(connection, others, at))
         return standings
 
-    def _catch_up(self, connection: sqlite3.Connection) -> None:
+    def _catch_up(self, connection: Connection) -> None:
         """Takes in what has moved. Where that fails, the next look reads everything."""
         seen, self._seen = self._seen, None
         if seen is not None:
@@ -174,9 +175,7 @@ class WaitingJobs:
             del self._places[bisect_left(self._places, job.place)]
 
 
-def _find_others(
-    connection: sqlite3.Connection, request_hashes: Collection[str], at: int
-) -> Mapping[str, Standing]:
+def _find_others(connection: Connection, request_hashes: Collection[str], at: int) -> Mapping[str, Standing]:
     # Sorted, so that neighbours in the index of hashes are read from one page.
     values = {"hashes": json.encode(sorted(request_hashes)).decode(), "now": at}
     return {

@@ -1,14 +1,13 @@
 """Statistics: collected in memory, written in batches, counted by day for the charts."""
 
 import logging
-import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, KeysView, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.rows import moment, span_micros, to_micros
 from asu_builder.domain.errors import Side
 from asu_builder.domain.job import DURATION_CLASSES, DurationTally, EventKind, RecordedFailure, Tally, TallyBy
@@ -41,7 +40,7 @@ _LABELS: Mapping[TallyBy, str] = {
     "target": "target",
     "profile": "profile",
     "reason_and_side": "reason || ' ' || side",
-    "diff_packages": "diff_packages",
+    "diff_packages": "CASE WHEN diff_packages THEN '1' ELSE '0' END",
     "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
 }
 _NOT_BY_DAY = ("target", "profile")
@@ -71,7 +70,7 @@ class SqlStatistics:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
@@ -162,18 +161,21 @@ class SqlStatistics:
         wanted = self._wanted if packages else {}
         rows, spans = self._rows[:], self._spans[:]
         if rows or spans or wanted:
-            with self._database.writing() as connection:
+            # Sorted: two processes that count the same days would wait for each other otherwise.
+            with self._database.writing(own_rows=True) as connection:
                 connection.executemany(_ADD_EVENT, rows)
                 counts = Counter((row[1], row[0] // DAY, row[2], row[7], row[8], row[5]) for row in rows)
-                connection.executemany(_COUNT_EVENTS, [(*labels, count) for labels, count in counts.items()])
-                connection.executemany(_COUNT_DURATION, spans)
+                connection.executemany(
+                    _COUNT_EVENTS, sorted((*labels, count) for labels, count in counts.items())
+                )
+                connection.executemany(_COUNT_DURATION, sorted(spans))
                 # By day and version, and by day alone. Names to be left out (`-name`) do not count.
                 totals: dict[tuple[int, str], Counter[str]] = {}
                 for (day, _), counted in wanted.items():
                     totals.setdefault((day, ""), Counter()).update(counted)
                 connection.executemany(
                     _COUNT_PACKAGES,
-                    (
+                    sorted(
                         (version, day, name, count)
                         for counts_of in (wanted, totals)
                         for (day, version), counted in counts_of.items()
@@ -250,7 +252,7 @@ class SqlStatistics:
         return [(str(name), int(times)) for name, times in rows]
 
 
-def forget(connection: sqlite3.Connection, *, before: int, today: int) -> None:
+def forget(connection: Connection, *, before: int, today: int) -> None:
     """Deletes days before `before`, and of the days before `today` the packages least requested."""
     ends = (("daily_events", before), ("daily_durations", before))
     for table, end in (*ends, ("daily_packages", max(before, today - _KEPT_DAYS))):

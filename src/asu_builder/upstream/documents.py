@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS, current_reading
 from asu_builder.upstream.fetches import Asking, Fetches, on_its_way
@@ -315,7 +315,7 @@ class RepositoryDocuments:
     def __init__(
         self,
         upstream_url: str,
-        database: Database,
+        database: SqlDatabase,
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float],

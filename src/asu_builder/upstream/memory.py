@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.rows import to_micros
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import DocumentState
@@ -58,7 +58,7 @@ _TOO_MUCH = f"""
             sum(coalesce(length(body), 0) + {_OVERHEAD}) OVER (ORDER BY fetched_at DESC, path) AS total
         FROM upstream_documents
         WHERE path NOT LIKE :own || '%' AND path LIKE :foreign || '%' = :is_foreign
-    ) WHERE total > :most OR fetched_at < :old OR (missing AND fetched_at < :missing)
+    ) AS summed WHERE total > :most OR fetched_at < :old OR (missing AND fetched_at < :missing)
     ORDER BY total DESC LIMIT {_AT_ONCE}
 """
 
@@ -107,7 +107,7 @@ class DocumentMemory:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float],

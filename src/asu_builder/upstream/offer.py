@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.domain.addresses import parse_address
 from asu_builder.domain.errors import AsuError, Unavailable
 from asu_builder.domain.health import CheckResult
@@ -146,7 +146,7 @@ class HttpUpstream:
     def __init__(
         self,
         url: str,
-        database: Database,
+        database: SqlDatabase,
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,

@@ -1,5 +1,6 @@
 """Positions are exact, whoever has moved what, and none costs more in a longer queue."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -244,9 +245,11 @@ def test_a_position_costs_the_same_in_a_longer_queue(sides: tuple[SqlJobQueue, S
             steps += 1
 
         with queue._database.reading() as connection:
+            assert isinstance(connection, sqlite3.Connection)
             connection.set_progress_handler(count, 1)
         assert ahead(queue, names) == list(numbers)
         with queue._database.reading() as connection:
+            assert isinstance(connection, sqlite3.Connection)
             connection.set_progress_handler(None, 1)
         taken.append(steps)
     assert taken[0] == taken[1] > 0

@@ -238,7 +238,7 @@ def test_a_document_stored_a_moment_ago_is_fresh(
 class FullDatabase(Database):
     """One whose disk is full."""
 
-    def writing(self, *, durable: bool = False) -> NoReturn:
+    def writing(self, *, durable: bool = False, own_rows: bool = False) -> NoReturn:
         raise Unavailable("The database cannot be used: database or disk is full")
 
 
