@@ -76,12 +76,11 @@ def test_a_page_has_no_serious_fault_of_access(name: str, look: str, see: Open, 
     pictures.take(seen, f"{name}-{look}")
 
 
-def test_a_page_fits_the_narrowest_screen(see: Open) -> None:
-    see(width=PHONE).require_no_sideways_scrolling(width=NARROWEST)
-
-
-def test_a_page_can_be_read_without_script(see: Open) -> None:
+def test_a_page_can_be_read_without_script_used_without_mouse_and_fits_the_narrowest_screen(
+    see: Open,
+) -> None:
     """Whole sentences and figures; only what acts is left out."""
+    # One window for all three: opening one costs more than each of them.
     seen = see()
     with_script = words_of(seen)
     without = words_of(see(java_script_enabled=False))
@@ -90,6 +89,11 @@ def test_a_page_can_be_read_without_script(see: Open) -> None:
     preview = seen.page.locator("#preview")
     expected = with_script - (set(preview.inner_text().split()) if preview.count() else set())
     assert len(expected & without) >= 0.7 * len(expected), expected - without
+
+    stops = seen.tab_stops()
+    assert "Skip to the content" in stops[0], "everything is reached by the keyboard"
+    assert sum('href="/' in stop for stop in stops) >= 5
+    seen.require_no_sideways_scrolling(width=NARROWEST)
 
 
 def test_times_are_in_the_zone_of_the_log_and_the_tooltip_has_the_readers_own(
@@ -106,12 +110,6 @@ def words_of(window: Window) -> set[str]:
     main = window.page.locator("main")
     fields = main.locator("textarea:visible").all()
     return set(" ".join([main.inner_text(), *(field.input_value() for field in fields)]).split())
-
-
-def test_everything_is_reached_by_the_keyboard_and_the_focus_is_seen(see: Open) -> None:
-    stops = see().tab_stops()
-    assert "Skip to the content" in stops[0]
-    assert sum('href="/' in stop for stop in stops) >= 5
 
 
 def test_the_skip_link_leads_past_the_navigation(window: Open) -> None:
