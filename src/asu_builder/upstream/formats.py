@@ -297,13 +297,24 @@ def check_adb(body: bytes, notes: Notes) -> IndexFile:
 
 def check_packages(body: bytes, notes: Notes) -> IndexFile:
     """`Packages`, packed or not, whose packages are forgotten again."""
+    _check_is_there(body)
     read_packages(body, notes)
     return IndexFile.of(body)
+
+
+def _check_is_there(body: bytes) -> None:
+    """A server whose disk is full serves empty files, and nobody may read that all packages are gone.
+
+    An empty list that is meant has at least the frame of gzip around it.
+    """
+    if not body.strip():
+        raise Unreadable("it is empty")
 
 
 def check_foreign_packages(body: bytes, notes: Notes) -> IndexFile:
     """The same, whose packages another process reads: whether it is an index at all."""
     del notes
+    _check_is_there(body)
     text = unpack(body, wbits=31, most=_MOST_BYTES) if body.startswith(GZIP) else body
     if not text.isspace() and text and not re.search(rb"^Package:", text, re.MULTILINE):
         raise Unreadable("it names no package")

@@ -77,16 +77,24 @@ _SMALL = 1 << 20
 def unpack(body: bytes, *, wbits: int, most: int) -> bytes:
     """The bytes of a document packed by deflate, `most` of them and no more than 200 times as many.
 
-    `wbits` is zlib's. Raises `Unreadable`.
+    `wbits` is zlib's. What gzip has packed in several pieces, one after the other, is read whole, as gzip
+    does. Raises `Unreadable`.
     """
-    unpacking = zlib.decompressobj(wbits=wbits)
-    try:
-        data = unpacking.decompress(body, min(most, max(_SMALL, len(body) * _MOST_RATIO)))
-    except zlib.error as error:
-        raise Unreadable(f"it cannot be unpacked ({error})") from None
-    if not unpacking.eof:
-        raise Unreadable("it is cut off, or much too large")
-    return data
+    left = min(most, max(_SMALL, len(body) * _MOST_RATIO))
+    pieces = []
+    while True:
+        unpacking = zlib.decompressobj(wbits=wbits)
+        try:
+            # Of 0 bytes zlib would unpack as many as there are.
+            pieces.append(unpacking.decompress(body, max(1, left)))
+        except zlib.error as error:
+            raise Unreadable(f"it cannot be unpacked ({error})") from None
+        left -= len(pieces[-1])
+        if not unpacking.eof or left < 0:
+            raise Unreadable("it is cut off, or much too large")
+        body = unpacking.unused_data
+        if wbits < 16 or not body.startswith(GZIP):
+            return b"".join(pieces)
 
 
 def decode_object(body: bytes) -> dict[str, Any]:

@@ -202,9 +202,10 @@ def _read_adb(data: bytes, notes: Notes, wanted: Callable[[str], bool]) -> Itera
 
 _BLANKS = re.compile(r"\n[ \t]+(?=\n)")
 """A line of nothing but blanks ends a paragraph like an empty one."""
+_LISTS = ("Depends", "Provides", "Conflicts", "Replaces", "Recommends")
 _IN_LINE = re.compile(r"[^\n]")
 _FIELD = re.compile(
-    r"^(Package|Version|Depends|Provides|Conflicts|Replaces|Recommends|Architecture|Installed-Size|Size"
+    r"^(Package|Version|Pre-Depends|Depends|Provides|Conflicts|Replaces|Recommends|Architecture|Installed-Size|Size"
     r"|License|CPE-ID|Source|SourceName|SHA256sum|Filename):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)",
     re.MULTILINE,
 )
@@ -214,6 +215,8 @@ _OPKG_OPERATORS = {"<<": "<", ">>": ">", "<": "<=", ">": ">="}
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
+_ENDED = re.compile(rb"\n[ \t\r]*\n\s*\Z")
+_LABEL = re.compile(r"^[A-Za-z][A-Za-z0-9-]*(?=:)", re.MULTILINE)
 _CALLED = re.compile(r"^Package:[ \t]*(\S+)", re.MULTILINE)
 
 
@@ -236,6 +239,21 @@ def _read_packages(
         if called is None or wanted(called[1]):
             yield reader.package(text, begin.start(), end)
         begin = _IN_LINE.search(text, end)
+    if read and _is_cut_off(text, data):
+        notes.add("the list of packages", "cut off")
+        yield None
+
+
+def _is_cut_off(text: str, data: bytes) -> bool:
+    """Whether the last paragraph ends within a line, or with another field than the first one does.
+
+    A mirror may serve half a file as if it were whole. Each paragraph of a whole one is followed by an empty
+    line; a writer that leaves out the last of them still ends all paragraphs alike.
+    """
+    if _ENDED.search(data, max(0, len(data) - 100)):
+        return False
+    first, last = text.partition("\n\n")[0], text.rpartition("\n\n")[2]
+    return not data.endswith(b"\n") or _LABEL.findall(first)[-1:] != _LABEL.findall(last)[-1:]
 
 
 class _PackagesReader:
@@ -251,7 +269,12 @@ class _PackagesReader:
         if end - start > _MOST_PARAGRAPH:
             self._notes.add("a package", f"a text of {end - start} characters")
             return None
-        fields: dict[str, str] = dict(_FIELD.findall(text, start, end))
+        found: list[tuple[str, str]] = _FIELD.findall(text, start, end)
+        fields = dict(found)
+        if len(fields) < len(found) or "Pre-Depends" in fields:
+            # opkg takes a list that goes on in another field of the same name for one.
+            for label in _LISTS:
+                fields[label] = ",".join(text for name, text in found if name.removeprefix("Pre-") == label)
         name, version = fields.get("Package", "").rstrip(), fields.get("Version", "").rstrip()
         try:
             if not (_IS_NAME(name) and _IS_VERSION(version)):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from adb_writer import Payload, index, package, packages_text, packed
 from asu_builder.domain.package_index import IndexedPackage, PackageManager, Relation
+from asu_builder.upstream.formats import check_adb, check_foreign_packages, check_packages
 from asu_builder.upstream.lenient import Notes, Unreadable
 from asu_builder.upstream.package_index import ReadIndex, read_index
 
@@ -334,6 +336,46 @@ def test_a_list_may_go_on_in_further_lines() -> None:
     text = "Package: a\nVersion: 1\nDepends: b,\n c (>= 1),\n\td\nProvides:\n"
     (found,) = read_opkg(text).packages
     assert found.depends == (Relation("b"), Relation("c", ">=", "1"), Relation("d"))
+
+
+def test_a_list_may_go_on_in_further_fields() -> None:
+    text = "Package: a\nPre-Depends: z\nVersion: 1\nDepends: b\nProvides: x\nDepends: c, d\nProvides: y\n"
+    (found,) = read_opkg(text).packages
+    assert [need.name for need in found.depends] == ["z", "b", "c", "d"]
+    assert [provision.name for provision in found.provides] == ["x", "y"]
+
+
+def test_a_list_that_a_mirror_has_cut_off_is_not_taken_for_whole() -> None:
+    names = [f"name-{number}" for number in range(3)]
+    text = packages_text(
+        *({"Package": name, "Version": "1", "Depends": "libc", "Size": "5"} for name in names)
+    ).decode()
+    assert read_opkg(text).left_out == read_opkg(text[:-1]).left_out == 0
+    assert read_opkg(text.replace("\n", "\r\n")).left_out == 0
+    second, third = (text.index(f"Package: {name}") for name in names[1:])
+    ends_a_paragraph = {*range(second - 1, second + 1), *range(third - 1, third + 1)}
+    for cut in {*range(second + 1, len(text) - 1)} - ends_a_paragraph:
+        notes = Notes()
+        assert read_opkg(text[:cut], notes).left_out and notes.count, text[:cut]
+
+
+@pytest.mark.parametrize("check", [check_adb, check_packages, check_foreign_packages])
+def test_an_empty_file_is_not_taken_for_an_index_of_nothing(check: Callable[[bytes, Notes], object]) -> None:
+    for body in (b"", b"\n"):
+        with pytest.raises(Unreadable):
+            check(body, Notes())
+    if check is not check_adb:
+        assert check(gzip.compress(b""), Notes())
+
+
+def test_all_that_gzip_has_packed_is_read() -> None:
+    texts = [f"Package: {name}\nVersion: 1\n\n".encode() for name in "abc"]
+    assert [package.name for package in read_opkg(b"".join(map(gzip.compress, texts))).packages] == [*"abc"]
+    with pytest.raises(Unreadable):
+        read_opkg(gzip.compress(texts[0]) + gzip.compress(texts[1])[:-9])
+    many = gzip.compress(bytes(1 << 20)) * 64
+    with pytest.raises(Unreadable, match="too large"):
+        read_opkg(many)
 
 
 @pytest.mark.parametrize(
