@@ -20,7 +20,7 @@ class OpkgPool(PackagePool):
     """The packages of opkg's indexes.
 
     * A package is called by its name or by what it provides; a version that is asked for is compared
-      with the package's own.
+      with the package's own. What one version of a package provides counts for all of its versions.
     * The package of the very name is preferred, then one that is installed already, then the last by name
       and version; for a name of the request itself the first of those for this very architecture.
     * A package is no candidate if a dependency of it cannot be fulfilled, whatever else there is.
@@ -36,6 +36,13 @@ class OpkgPool(PackagePool):
             # A second mention of the very package replaces the first.
             latest[package.name, package.version, package.architecture] = package
         super().__init__(latest.values(), left_out)
+        self._all_names: dict[str, set[str]] = {name: {name} for name in self.named}
+        """For each package what any of its versions is called."""
+        for name, numbers in self.provided.items():
+            called = dict.fromkeys(self.packages[number].name for number in numbers)
+            self.provided[name] = [number for other in called for number in self.named[other]]
+            for other in called:
+                self._all_names[other].add(name)
         self._broken = self._find_broken()
         self._sorted: dict[str, list[int]] = {}
         self._replaced = {
@@ -62,7 +69,7 @@ class OpkgPool(PackagePool):
                 if any(self._unfulfilled(self.packages[number].depends, broken))
             }
             broken |= found
-            names = {name for number in found for name in self._names(number)}
+            names = {name for number in found for name in self._all_names[self.packages[number].name]}
             candidates = {number for name in names for number in needing.get(name, ())}
         return broken
 
@@ -74,12 +81,6 @@ class OpkgPool(PackagePool):
                 for number in self.providers(one.name)
             ):
                 yield relation
-
-    def _names(self, number: int) -> Iterator[str]:
-        package = self.packages[number]
-        yield package.name
-        for relation in package.provides:
-            yield relation.name
 
     def fits(self, relation: Relation, number: int) -> bool:
         """Whether the version of a package is one that is asked for."""
@@ -118,7 +119,7 @@ class OpkgPool(PackagePool):
         for name in asked.wanted:
             if self.candidates(name):
                 course.install_by_name(name)
-        names = {name for number in course.needs for name in self._names(number)}
+        names = {name for number in course.needs for name in self._all_names[self.packages[number].name]}
         if replaced := sorted(self._replaced & names):
             return unknown(f"{some(replaced)} may be replaced by another package.")
         if course.upgraded:
@@ -194,11 +195,16 @@ class _Course:
             return
         needed = self._find_needed(chosen)
         self._coming.update(needed)
-        for number in (*needed, chosen):
+        for number in needed:
             if number not in self.needs:
-                if number != chosen and self._clashes(number):
+                name = self._pool.packages[number].name
+                if not self.needs.keys().isdisjoint(self._pool.named[name]):
+                    self.upgraded.append(name)
+                # The package itself may be among them, and then conflicts with what it needs.
+                if self._clashes(number):
                     return
                 self.needs[number] = self._fulfilling.get(number, [])
+        self.needs.setdefault(chosen, self._fulfilling.get(chosen, []))
 
     def _find_needed(self, chosen: int) -> list[int]:
         """What must be installed before a package, in the order in which opkg does."""

@@ -195,9 +195,11 @@ class Installation:
         self._catalog = catalog
         self._unpack = unpack
         self._say = say
-        self._provided: dict[str, list[Package]] = {}
         self._present: dict[str, Package] = {}
-        self._marked: dict[str, Package] = {}
+        self._wanted: dict[tuple[str, str], Package] = {}
+        """What is installed, or about to be."""
+        self._checked: set[str] = set()
+        """Names of packages whose dependencies were gathered: opkg does so once."""
         self.installed: list[Package] = []
         self.errors: list[str] = []
 
@@ -209,12 +211,25 @@ class Installation:
             except CannotInstall as failure:
                 self.errors += [*failure.lines, f"opkg_install_cmd: Cannot install package {name}."]
 
+    def _called(self, name: str) -> Sequence[str]:
+        """Names of packages of which one version at least is called `name` or provides it."""
+        return list(dict.fromkeys(offer.package.name for offer in self._catalog.providers(name)))
+
+    def _offers(self, name: str) -> list[Offer]:
+        """All versions of these packages: opkg does not ask which of them provides a name."""
+        return [
+            offer
+            for called in self._called(name)
+            for offer in self._catalog.providers(called)
+            if offer.package.name == called
+        ]
+
     def _install_name(self, name: str) -> None:
-        offers = self._catalog.providers(name)
+        offers = self._offers(name)
         called = any(offer.package.name == name for offer in offers)
         # A package of that name is installed even where another one provides it already.
-        for present in self._provided.get(name, ()):
-            if present.name == name or not called:
+        for other in [name] if called else self._called(name):
+            if present := self._present.get(other):
                 self._say(f"Package {present.name} ({present.version}) installed in root is up to date.")
                 return
         if not offers:
@@ -226,7 +241,7 @@ class Installation:
             found = f"Packages for {name} found, but incompatible with the architectures configured"
             raise CannotInstall(*lines, f"pkg_hash_fetch_best_installation_candidate: {found}")
         named = [offer for offer in usable if offer.package.name == name]
-        self._install(max(named, key=_order) if named else min(usable, key=_order))
+        self._install(max(named, key=_order) if named else min(usable, key=_order_native_first))
 
     def _complains(self, offer: Offer, lines: list[str]) -> bool:
         """Whether something that the package needs is nowhere; `lines` get the complaints."""
@@ -235,7 +250,10 @@ class Installation:
         return bool(complaints)
 
     def _gather(self, offer: Offer, gathered: list[Offer], seen: set[str]) -> list[str]:
-        """Adds what must be installed before a package; complaints about what no package provides."""
+        """Adds what must be installed before a package; complaints about what no package provides.
+
+        Another version of what is `seen` is added too, and so is a package that waits for this one.
+        """
         lines = []
         for text in offer.package.depends:
             if self._is_present(text):
@@ -244,9 +262,10 @@ class Installation:
             if needed is None:
                 missing = f"cannot find dependency {shown(text)} for {offer.package.name}"
                 lines.append(f"pkg_hash_check_unresolved: {missing}")
-            elif needed.package.name not in seen:
-                seen.add(needed.package.name)
-                lines += self._gather(needed, gathered, seen)
+            elif needed is not offer and needed not in gathered:
+                if needed.package.name not in seen:
+                    seen.add(needed.package.name)
+                    lines += self._gather(needed, gathered, seen)
                 gathered.append(needed)
         return lines
 
@@ -255,7 +274,8 @@ class Installation:
         return any(
             _fits(present.version, sign, version)
             for name, sign, version in needs
-            for present in self._provided.get(name, ())
+            for called in self._called(name)
+            if (present := self._present.get(called))
         )
 
     def _satisfier(self, text: str, seen: set[str]) -> Offer | None:
@@ -263,24 +283,27 @@ class Installation:
 
         One that needs something that is nowhere comes in only when all do.
         """
+        broken: Offer | None = None
         for part in text.split("|"):
             name, sign, version = split_constraint(part)
-            offers = self._catalog.providers(name)
+            offers = self._offers(name)
             fitting = [offer for offer in offers if _fits(offer.package.version, sign, version)]
-            if len(fitting) > 1:
-                whole = [
-                    offer
-                    for offer in fitting
-                    if offer.package.name in seen or not self._gather(offer, [], {*seen, offer.package.name})
-                ]
-                fitting = whole or fitting
-            if fitting:
-                return max(fitting, key=lambda offer: (offer.package.name == name, _order(offer)))
-        return None
+            whole = [
+                offer
+                for offer in fitting
+                if offer.package.name in seen or not self._gather(offer, [], {*seen, offer.package.name})
+            ]
+            for some in (whole, fitting):
+                if some:
+                    best = max(some, key=lambda offer: (offer.package.name == name, _order(offer)))
+                    if some is whole:
+                        return best
+                    broken = broken or best
+        return broken
 
     def _install(self, offer: Offer) -> None:
         package = offer.package
-        self._marked[package.name] = package
+        self._want(offer)
         against = [name for text in package.conflicts if (name := self._conflicting(text, package))]
         if against:
             head = "check_conflicts_for:"
@@ -289,22 +312,22 @@ class Installation:
         self._say(f"Installing {package.name} ({package.version}) to root...")
         if not offer.location.text.startswith("file:packages"):
             self._say(f"Downloading {offer.location.url}/{package.filename}")
-        for name in dict.fromkeys(package.names()):
-            self._provided.setdefault(name, []).append(package)
+        needed: list[Offer] = []
+        if package.name not in self._checked:
+            self._checked.add(package.name)
+            self._gather(offer, needed, self._checked)
+        for other in needed:
+            self._want(other)
+        for other in needed:
+            self._bring(other)
+        if self._present.get(package.name) is package:
+            return  # what it needs needs it, and has brought it
+        self._unpack(offer)
         self._present[package.name] = package
-        try:
-            needed: list[Offer] = []
-            self._gather(offer, needed, {package.name})
-            self._marked.update({other.package.name: other.package for other in needed})
-            for other in needed:
-                self._bring(other)
-            self._unpack(offer)
-        except CannotInstall:
-            for name in dict.fromkeys(package.names()):
-                self._provided[name].remove(package)
-            del self._present[package.name]
-            raise
         self.installed.append(package)
+
+    def _want(self, offer: Offer) -> None:
+        self._wanted[offer.package.name, offer.package.version] = offer.package
 
     def _bring(self, offer: Offer) -> None:
         """Installs what another package needs, unless it has come meanwhile; another version stays."""
@@ -322,13 +345,16 @@ class Installation:
         Only the name of a package counts, not what it provides, and nothing looks the other way round.
         """
         name, sign, version = split_constraint(text)
-        other = self._marked.get(name)
-        there = other is not None and other is not package and _fits(other.version, sign, version)
-        return name if there else None
+        there = (other for other in self._wanted.values() if other.name == name and other is not package)
+        return name if any(_fits(other.version, sign, version) for other in there) else None
 
 
 def _order(offer: Offer) -> tuple[object, ...]:
     return offer.package.name, version_key(offer.package.version)
+
+
+def _order_native_first(offer: Offer) -> tuple[object, ...]:
+    return offer.package.architecture in ("all", "noarch"), *_order(offer)
 
 
 def shown(text: str) -> str:

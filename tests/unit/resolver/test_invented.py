@@ -16,18 +16,19 @@ from invented_worlds import invent, requests
 pytest.importorskip("solv", reason="there is no wheel of solv for this platform")
 
 
+@pytest.mark.parametrize("manager", PackageManager)
 @pytest.mark.parametrize(
     "worlds", [range(25), pytest.param(range(25, 2000), marks=pytest.mark.long)], ids=["some", "many"]
 )
-def test_what_the_sample_installs_is_never_impossible(worlds: range) -> None:
+def test_what_the_sample_installs_is_never_impossible(worlds: range, manager: PackageManager) -> None:
     counted: Counter[tuple[str, Feasibility]] = Counter()
     for seed in worlds:
         chance = random.Random(seed)
-        world = invent(PackageManager.APK, chance)
-        read = (read_index(PackageManager.APK, data, Notes()) for data in world.indexes)
-        ours = make_pool(PackageManager.APK, [package for index in read for package in index.packages], 0)
+        world = invent(manager, chance)
+        read = (read_index(manager, data, Notes()) for data in world.indexes)
+        ours = make_pool(manager, [package for index in read for package in index.packages], 0)
         for names in requests(world, chance, 8):
-            verdict, _, _ = resolve("apk", world.indexes, names)
+            verdict, _, _ = resolve(manager, world.indexes, names)
             foretold = ours.resolve(names)
             counted[verdict, foretold.verdict] += 1
             assert (verdict, foretold.verdict) != ("fine", Feasibility.IMPOSSIBLE), (

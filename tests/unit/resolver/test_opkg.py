@@ -74,6 +74,14 @@ def installed(foretold: Foretold) -> str:
         ("u", [package("u", "v<2"), package("v-3")], "impossible"),
         ("u", [package("u", "v>=2"), package("v-3")], "u-1 v-3"),
         ("u u", [package("u", "u")], "u-1"),
+        # A package that what it needs brings in is checked against what it needs.
+        ("a", [package("a", "b", conflicts="b"), package("b")], "a-1 b-1"),
+        ("a", [package("a", "b", conflicts="b"), package("b", "a")], "impossible"),
+        ("v a", [package("v-2"), package("v-1"), package("a", "v=1")], "unknown"),
+        # What one version of a package provides counts for all of its versions.
+        ("u", [package("u", "v"), package("p-1"), package("p-2", "nothing", "v")], "p-1 u-1"),
+        ("u", [package("u", "v"), package("p-1", "", "v"), package("p-2")], "p-2 u-1"),
+        ("u", [package("u", "v"), package("p-1", "w"), package("p-2", "nothing", "v")], "impossible"),
         ("r1", [package("r1", "r2"), package("r2", "r1")], "r1-1 r2-1"),
     ],
 )
