@@ -149,9 +149,9 @@ class LookUpsLimit:
 class PreviewsLimit(RateLimit):
     """How many previews a caller without a token may have."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """A constant of ours."""
-        super().__init__(_PREVIEWS, of="Previews", clock=clock)
+    def __init__(self, *, of: str = "Previews", clock: Callable[[], float] = time.monotonic) -> None:
+        """The rate is a constant; `of` is something else that costs as much as a preview."""
+        super().__init__(_PREVIEWS, of=of, clock=clock)
 
 
 def _in_words(seconds: int) -> str:

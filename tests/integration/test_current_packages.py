@@ -107,6 +107,20 @@ def test_nothing_is_left_out_that_is_not_surely_missing(client: AsgiClient) -> N
     assert known["status"] == 200 and "dropped" not in known
 
 
+def test_a_stranger_has_only_so_many_selections_looked_at(client: AsgiClient) -> None:
+    build(client, packages=["tmux"])
+
+    def drop(number: int) -> Any:
+        packages = ["sample-conflict-a", "sample-conflict-b", f"gone-{number}"]
+        return client.post("/api/v1/build", PLACE | {"packages": packages, "on_missing": "drop"})
+
+    refused = next(answer for number in range(70) if (answer := drop(number)).status == 429)
+    assert "the packages of this moment are limited" in refused.json["detail"]
+    assert int(dict(refused.headers)["retry-after"]) > 0
+    # What nothing has to be worked out for is answered.
+    assert client.post("/api/v1/build", PLACE | {"packages": ["tmux"]}).status == 200
+
+
 def test_all_who_ask_for_todays_packages_share_one_build(
     short_lived: None, client: AsgiClient, downloads: Path
 ) -> None:

@@ -110,7 +110,8 @@ def assemble(
     notifier = Notifier()
     recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
     preflight = _preflight(settings, adapters, catalog)
-    current = CurrentPackages(catalog, preflight)
+    looks = PreviewsLimit(of="Requests about the packages of this moment")
+    current = CurrentPackages(catalog, preflight, limit=looks.admit)
     proof = _proof(settings, adapters, catalog, preflight, counts)
     workers = _workers(
         settings, adapters, catalog, current, health=health, recorder=recorder, now=now, on_outcome=proof.note

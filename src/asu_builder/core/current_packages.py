@@ -1,14 +1,15 @@
 """Requests about the packages of this moment: `as_of`, and `on_missing: drop`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from asu_builder.core.catalog import Catalog, Resolved
 from asu_builder.core.preflight import Foresight, Preflight
-from asu_builder.domain.errors import AsuError, RequestRejected
+from asu_builder.domain.access import Caller
+from asu_builder.domain.errors import AsuError, RequestRejected, TooManyRequests
 from asu_builder.domain.job import BuildResult
 from asu_builder.domain.preflight import Feasibility, PackageIndexes, differing_packages
 from asu_builder.domain.reading import Reading, read_whole
@@ -32,16 +33,27 @@ class Settled(NamedTuple):
 class CurrentPackages:
     """Settles what a request about today's packages means; safe to use from any thread."""
 
-    def __init__(self, catalog: Catalog, preflight: Preflight) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        preflight: Preflight,
+        *,
+        limit: Callable[[str], TooManyRequests | None] = lambda _: None,
+    ) -> None:
+        """`limit` admits one more look, as a preview takes it, of a caller without a token."""
         self._catalog = catalog
         self._preflight = preflight
+        self._limit = limit
 
-    def settle(self, found: Resolved) -> Settled:
-        """What the request means now. Raises `Unavailable` where today's indexes are not known."""
+    def settle(self, found: Resolved, caller: Caller) -> Settled:
+        """What the request means now.
+
+        Raises `Unavailable` where today's indexes are not known, and `TooManyRequests`.
+        """
         request = found.request
         asked = request.as_of
         if request.on_missing == "drop":
-            request = self._without_missing(found)
+            request = self._without_missing(found, caller)
         if not asked and not request.dropped:
             return Settled(replace(found, request=request), None)
         today = self._preflight.today(found)
@@ -52,13 +64,17 @@ class CurrentPackages:
         as_of = asked if refusal else today
         return Settled(replace(found, request=replace(request, as_of=as_of)), refusal)
 
-    def is_unchanged(self, settled: Settled, result: BuildResult) -> bool:
-        """Whether a result of the same request is what would be built by the indexes of its `as_of`."""
+    def is_unchanged(self, settled: Settled, result: BuildResult, caller: Caller) -> bool:
+        """Whether a result of the same request is what would be built by the indexes of its `as_of`.
+
+        Raises `TooManyRequests`.
+        """
         found, refusal = settled
         if result.indexes and result.indexes == found.request.as_of:
             return True
         if refusal:  # of other indexes than today's nothing can be foretold
             return False
+        self._admit(caller)
         foretold = self._preflight.foretell(found).foretold
         if foretold.verdict is not Feasibility.FINE:
             return False
@@ -97,12 +113,19 @@ class CurrentPackages:
                 ended.append(request_hash)
         return ended
 
-    def _without_missing(self, found: Resolved) -> BuildRequest:
+    def _admit(self, caller: Caller) -> None:
+        """Raises `TooManyRequests`: what nothing is remembered of costs computing each time."""
+        refusal = self._limit(caller.name) if caller.token is None else None
+        if refusal is not None:
+            raise refusal
+
+    def _without_missing(self, found: Resolved, caller: Caller) -> BuildRequest:
         """The request without the names that surely do not exist, of those that only the request brings."""
         plain = replace(found.request, on_missing="fail")
         known = self._preflight.indexes(found)
         if known.lacking:
             return plain
+        self._admit(caller)
         foresight = self._preflight.foretell(found, known=known)
         dropped = self._droppable(found, foresight)
         if not dropped:

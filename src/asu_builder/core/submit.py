@@ -292,10 +292,10 @@ class Builds:
         require_allowed(request.repositories, settings.repository_allow_list, places=places)
         stale: AsuError | None = None
         if self._current and (request.as_of or request.on_missing != "fail"):
-            settled = self._current.settle(found)
+            settled = self._current.settle(found, ask.caller)
             found, stale = settled
             request = found.request
-            if request.as_of and not request.dropped and (kept := self._unchanged(settled, self._current)):
+            if request.as_of and not request.dropped and (kept := self._unchanged(settled, ask.caller)):
                 self._statistics.record("cache_hit", request, client=ask.client)
                 return BuildView(kept, unchanged=True)
         rules = self._package_changes.digest(request)
@@ -317,7 +317,7 @@ class Builds:
         )
         return _Prepared(submission, cancel_token, limited=caller.token is None, stale=stale)
 
-    def _unchanged(self, settled: Settled, current: CurrentPackages) -> Job | None:
+    def _unchanged(self, settled: Settled, caller: Caller) -> Job | None:
         """A result of the same request without `as_of` that is what would be built today."""
         found = settled.found
         plain = replace(found.request, as_of="")
@@ -325,7 +325,7 @@ class Builds:
         job = self._queue.find(self._name(plain, found.revision, rules))
         if job is None or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
             return None
-        if not current.is_unchanged(settled, job.outcome):
+        if self._current is None or not self._current.is_unchanged(settled, job.outcome, caller):
             return None
         self.touch(job.request_hash)
         return job
