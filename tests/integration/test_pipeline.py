@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ from asu_builder.upstream.package_index import read_index
 from asu_builder.upstream.server import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
 from asu_sample.miniature.images import SIGNATURE
+from asu_sample.offers import FEEDS, feed_contents
 from asu_sample.releases import EPOCH, RELEASES, configuration
 from asu_sample.server import DownloadServer
 from e2e.images import kinds_of_trailers
@@ -546,3 +548,41 @@ def test_a_file_system_that_nobody_knows_is_compared_with_what_was_built(
         f"Error: No image with the file system {name} was built for acme_widget-5"
     )
     assert "squashfs" in failure.problem.filesystems and failure.field == "filesystem"
+
+
+def _choices(version: str) -> list[str]:
+    """Packages that the sample offers and that build quickly."""
+    release = next(release for release in RELEASES if release.version == version)
+    contents = (content for feed in FEEDS for content in feed_contents(release, "pico/nine", feed))
+    names = {content.package.name for content in contents}
+    return sorted(name for name in names if not name.startswith("sample-"))
+
+
+@pytest.mark.long
+def test_the_strict_validators_accept_200_real_builds_of_random_selections(bench: Bench) -> None:
+    """Without a service; every tenth is built twice, to equal documents."""
+    dice = Random(18)
+    sizes = set()
+    number = 0
+    while number < 200:
+        version = FLAVOURS[number % 2]
+        packages = tuple(dice.sample(_choices(version), dice.randrange(0, 6)))
+        documents = []
+        for _ in range(2 if number % 10 == 0 else 1):
+            try:
+                result = bench.build(version, packages=packages)
+            except BuildFailed as failed:
+                assert failed.reason is FailureReason.IMPOSSIBLE_SELECTION  # two that conflict
+                break
+            assert result.sbom is not None
+            name = request_hash(a_request(version=version, packages=packages))
+            found = (bench.store.locate(name, file) for file in (result.sbom.cyclonedx, result.sbom.spdx))
+            documents.append([path.read_bytes() for path in found if path])
+            bench.store.remove(name)
+        if not documents:
+            continue
+        number += 1
+        assert documents[0] == documents[-1]
+        assert not faults(*documents[0]), packages
+        sizes.add(len(result.manifest))
+    assert len(sizes) > 5, "selections differ"

@@ -139,6 +139,61 @@ def test_each_fault_of_key_and_certificate_is_a_sentence(tmp_path: Path, key: us
     assert "is revoked" in why()
 
 
+def test_a_chain_of_1024_bytes_with_a_signature_is_the_longest(tmp_path: Path, key: usign.SecretKey) -> None:
+    other, path = usign.make_key(), tmp_path / "image.bin"
+    chain = b""
+    for extra in range(400):
+        chain = certify(other) + certify(key, by=other, comment="x" * extra)
+        if len(chain) + ucert.MESSAGE_BYTES >= ucert.MOST_IN_IMAGE:
+            break
+    path.write_bytes(an_image())
+    a_signing(tmp_path, chain, key=key).sign_image(image_of(path), path)
+    _, container = fwtool.split_signed(path.read_bytes())
+    assert len(container) == 1024
+    longer = certify(other) + certify(key, by=other, comment="x" * (extra + 4))
+    assert len(longer) == len(chain) + 4
+    signed = path.read_bytes()
+    with pytest.raises(SigningUnavailable, match="longer than 1024 bytes"):
+        a_signing(tmp_path, longer, key=key).sign_image(image_of(path), path)
+    assert path.read_bytes() == signed
+
+
+def test_a_certificate_that_expires_while_the_service_runs_is_noticed_and_so_is_its_successor(
+    tmp_path: Path, key: usign.SecretKey
+) -> None:
+    certificate, path, clock = tmp_path / "chain.ucert", tmp_path / "image.bin", [NOW]
+    certificate.write_bytes(certify(key, days=30))
+    signing = Signing(
+        KeyInMemory(key), certificate=certificate, offered=tmp_path / "keys", now=lambda: clock[0]
+    )
+    path.write_bytes(an_image())
+    signed = signing.sign_image(image_of(path), path)
+    clock[0] = NOW + timedelta(days=30)
+    with pytest.raises(SigningUnavailable, match="has expired"):
+        signing.sign_image(signed, path)
+    assert signing.check().status == "error"
+    clock[0] = datetime(1970, 1, 1, tzinfo=UTC)  # a machine without a clock
+    with pytest.raises(SigningUnavailable, match="the clock of this machine is wrong"):
+        signing.require()
+    clock[0] = NOW + timedelta(days=30)
+    certificate.write_bytes(certify(key, days=400))
+    again = signing.sign_image(signed, path)
+    assert again.sha256 != signed.sha256 and again.sha256_unsigned == signed.sha256_unsigned
+    assert signing.check().status == "ok"
+
+
+@pytest.mark.parametrize("size", [1, 15, 16])
+def test_an_image_smaller_than_a_trailer_is_signed_beside_it(
+    tmp_path: Path, key: usign.SecretKey, size: int
+) -> None:
+    path = tmp_path / "tiny.bin"
+    path.write_bytes(b"x" * size)
+    told = image_of(path)
+    assert a_signing(tmp_path, key=key).sign_image(told, path) == told
+    signature = usign.parse_signature((tmp_path / "tiny.bin.sig").read_bytes())
+    assert usign.is_signed(b"x" * size, signature, key.public)
+
+
 def test_the_last_third_of_a_certificate_is_a_warning(tmp_path: Path, key: usign.SecretKey) -> None:
     chain = certify(key, days=300)
     for days, status in ((0, "ok"), (199, "ok"), (201, "warning"), (301, "error")):
@@ -203,8 +258,10 @@ def test_a_program_that_fails_leaves_the_image_as_it_was(
     path.write_bytes(content)
     waits = "0.5 seconds" in sentence
     signing = with_program(tmp_path, key, code, seconds=0.5 if waits else 20.0)
-    with pytest.raises(SigningUnavailable, match=sentence):
+    with pytest.raises(SigningUnavailable, match=sentence) as refused:
         signing.sign_image(image_of(path), path)
+    # What it prints may be a secret: it is for the log, and for operators.
+    assert refused.value.public == "This server cannot sign images now. Try again later."
     assert path.read_bytes() == content
     assert signing.check().status == "warning"
 
