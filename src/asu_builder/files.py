@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,25 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class BadFile(Exception):
+    """A file with a secret that cannot be used; the sentence says why, and never what is in it."""
+
+
+def read_private_file(path: Path, most_bytes: int) -> bytes:
+    """The beginning of a plain file that only its owner may read. Raises `BadFile`."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(most_bytes) if stat.S_ISREG(mode) else b""
+    except OSError as error:
+        raise BadFile(f"it cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise BadFile("it is no plain file")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BadFile(f"others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+    return content
 
 
 def in_the_way(directory: Path) -> Path | None:

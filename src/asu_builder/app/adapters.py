@@ -17,12 +17,14 @@ from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
+from asu_builder.database.secrets import Secrets
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.errors import EngineUnavailable, SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
+from asu_builder.files import BadFile
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import Lead, PackageResolver, Runtime
@@ -164,6 +166,7 @@ class Adapters(Struct, frozen=True):
     package_changes: LocalPackageChanges | RemotePackageChanges
     resolver: LateResolver
     signing: "Signing | None"
+    secrets: Secrets
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -189,6 +192,8 @@ class Adapters(Struct, frozen=True):
             del checks["engine"], checks["registry"]
         if self.signing:
             checks["signing"] = self.signing.check
+        if self.secrets.encrypts:
+            checks["secrets"] = lambda: self.secrets.check(self.database)
         return checks
 
     def check_workers(self) -> CheckResult:
@@ -235,7 +240,14 @@ def open_adapters(
 
     Raises `SettingsProblem` or `Unavailable`.
     """
+    secrets = open_secrets(settings)
     database = Database(settings.database_path, clock=now)
+    if missing := secrets.missing(database):
+        database.close()
+        raise SettingsProblem(
+            f"secrets_key: {missing}. Put the file with that key back; if it is lost, "
+            "`asu-builder keys rotate-secrets --discard` gives these requests up"
+        )
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
     make_runtime, warnings = (
@@ -250,7 +262,7 @@ def open_adapters(
         lead=FileLead(settings.database_path),
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
-        queue=SqlJobQueue(database),
+        queue=SqlJobQueue(database, secrets),
         log=SqlBuildLog(database),
         retention=retention,
         operations=SqlOperations(database, on_revoked=revocations.note),
@@ -269,9 +281,21 @@ def open_adapters(
         package_changes=open_package_changes(settings),
         resolver=LateResolver(),
         signing=open_signing(settings, now),
+        secrets=secrets,
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
+
+
+def open_secrets(settings: Settings) -> Secrets:
+    """What encrypts scripts and keys of requests. Raises `SettingsProblem` where its key cannot be used."""
+    path = Path(settings.secrets_key).expanduser() if settings.secrets_key else None
+    try:
+        return Secrets(path)
+    except BadFile as bad:
+        raise SettingsProblem(
+            f"secrets_key: {path} cannot be used: {bad}; `asu-builder keys new-secrets FILE` makes one"
+        ) from None
 
 
 def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":

@@ -76,7 +76,7 @@ def open_backend(
 
         settings = load_settings()
         if existing:
-            _require_database(settings)
+            require_database(settings)
         # Outside of `build`, which prints them as notes, its warnings are not about what the user does.
         logging.getLogger("asu_builder.core.health").addHandler(logging.NullHandler())
         logging.getLogger("asu_builder.http").setLevel(logging.ERROR)  # it warns operators of slow requests
@@ -93,7 +93,7 @@ def installation() -> Iterator[tuple[Settings, "Adapters"]]:
 
     with exit_on_error():
         settings = load_settings()
-        _require_database(settings)
+        require_database(settings)
         adapters = open_adapters(settings, lambda: datetime.now(UTC))
         # This process builds nothing; a service that starts now finds its former jobs by the name.
         adapters.name.release()
@@ -106,7 +106,7 @@ def installation() -> Iterator[tuple[Settings, "Adapters"]]:
                 adapters.close()
 
 
-def _require_database(settings: Settings) -> None:
+def require_database(settings: Settings) -> None:
     """Raises `Unavailable` for a mistyped path or another directory, instead of making an empty database."""
     if not settings.database_path.exists():
         raise Unavailable(

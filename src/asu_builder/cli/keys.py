@@ -1,18 +1,21 @@
-"""`asu-builder keys`: makes, shows, certifies and revokes the key that signs images."""
+"""`asu-builder keys`: the key that signs images, and the one that encrypts what is secret in requests."""
 
 import getpass
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from asu_builder.cli.backend import installation
+from asu_builder.app.adapters import open_secrets
+from asu_builder.cli.backend import installation, require_database
 from asu_builder.cli.exit_codes import exit_on_error
+from asu_builder.database import rotation, secrets
+from asu_builder.database.connection import Database
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings, SettingsProblem, load_settings
 from asu_builder.signing import ucert, usign
@@ -27,7 +30,7 @@ _OLDEST_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
 
 @click.group("keys")
 def keys_group() -> None:
-    """The key that signs images, and what devices need to check them."""
+    """The key that signs images, and the key that encrypts secrets in the database."""
 
 
 @keys_group.command("new")
@@ -145,6 +148,69 @@ def revoke_command(key_id: str, by: Path | None, yes: bool) -> None:
         adapters.operations.record(f"cli:{getpass.getuser()}", "revoke", key_id)
     click.echo(f"{key_id} is revoked; {len(signed)} results that it signed are not answered any more.")
     click.echo(f"The service offers the revoker as /keys/{path.name}.")
+
+
+@keys_group.command("new-secrets")
+@click.argument("file", type=_FILE)
+def new_secrets_command(file: Path) -> None:
+    """Makes the FILE of secrets_key, for this user alone."""
+    with exit_on_error():
+        key = secrets.make_key()
+        try:
+            secrets.write_keys(file, [key], new=True)
+        except FileExistsError:
+            raise SettingsProblem(f"{file} is there already; nothing was made") from None
+        except OSError as problem:
+            raise SettingsProblem(f"{file} cannot be written: {problem.strerror}") from None
+    click.echo(
+        f"Secrets key {key.name}. Keep a copy of its file apart from the database and its backups.\n\n"
+        f"To encrypt with it, add to config.yaml and restart:\n\n  secrets_key: {file.absolute()}\n\n"
+        "Then `asu-builder keys rotate-secrets --step rewrap` encrypts what is stored already."
+    )
+
+
+@keys_group.command("rotate-secrets")
+@click.option(
+    "--step",
+    type=click.Choice(["prepare", "rewrap", "finish"]),
+    help="One step alone, on several hosts: after each the file of secrets_key is copied to all of them.",
+)
+@click.option("--discard", is_flag=True, help="Give up the scripts and keys that no key in the file opens.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rotate_secrets_command(step: str | None, discard: bool, yes: bool) -> None:
+    """Encrypts under a new secrets key; the service goes on meanwhile. Run it again if it was cut off."""
+    with exit_on_error():
+        settings = load_settings()
+        if not settings.secrets_key:
+            raise SettingsProblem("secrets_key: no key is set; `asu-builder keys new-secrets FILE` makes one")
+        keys = open_secrets(settings)
+        path = Path(settings.secrets_key).expanduser()
+        require_database(settings)
+        with rotation.rotating(path), closing(Database(settings.database_path)) as database:
+            if step in (None, "prepare"):
+                key = rotation.prepare(path)
+                click.echo(f"The key {key.name} is in {path}.")
+            if step in (None, "rewrap"):
+                _rewrap(path, database, keys, discard=discard, yes=yes, settings=settings)
+            if step in (None, "finish"):
+                for former in rotation.finish(path, database):
+                    click.echo(f"The key {former.name} is no longer needed, and was removed from {path}.")
+
+
+def _rewrap(
+    path: Path, database: Database, keys: secrets.Secrets, *, discard: bool, yes: bool, settings: Settings
+) -> None:
+    done = rotation.rewrap(path, database, keys)
+    click.echo(f"{done.rewrapped} data keys were wrapped again; {done.sealed} requests were encrypted.")
+    if done.unreadable and not discard:
+        click.echo(
+            f"The scripts and keys of {len(done.unreadable)} requests cannot be decrypted; see --discard."
+        )
+    elif done.unreadable:
+        if not yes:
+            click.confirm(f"Give up the scripts and keys of {len(done.unreadable)} requests?", abort=True)
+        rotation.discard(database, done.unreadable, failure_ttl=settings.failure_ttl)
+        click.echo(f"{len(done.unreadable)} requests were given up; they have to be sent again.")
 
 
 def _certify(certificate: Path, file: Path | None, by: Path | None, days: int, *, replace: bool) -> None:

@@ -68,6 +68,7 @@ _NAMES = {
     "workers": "The queue",
     "preflight": "The look at package selections before a build",
     "signing": "The signing of images",
+    "secrets": "The encryption of what is secret in requests",
 }
 _ENDINGS: Mapping[Status, str] = {
     "ok": "works.",

@@ -131,7 +131,7 @@ class Pipeline:
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
         """
-        request, since = job.request, time.monotonic()
+        request, since = job.whole_request, time.monotonic()
         signatures = Signatures(self._signing, required=self._signing_required)
         signatures.require()
         release = self._release(request.version)

@@ -323,7 +323,7 @@ class Builds:
         plain = replace(found.request, as_of="")
         rules = self._package_changes.digest(plain)
         job = self._queue.find(self._name(plain, found.revision, rules))
-        if job is None or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
+        if job is None or job.withheld or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
             return None
         if self._current is None or not self._current.is_unchanged(settled, job.outcome, caller):
             return None
@@ -454,6 +454,9 @@ class Builds:
     def _seen(
         self, job: Job, ahead: int | None, outlook: "_Outlook | None", cancel_token: str = ""
     ) -> BuildView:
+        """Raises `Unavailable` where the request's script and keys cannot be read."""
+        if job.withheld is not None:
+            raise job.withheld
         typical, hindrance = outlook or (None, "")
         remaining = self._forecast.remaining(job, ahead, typical)
         waits = job.state is JobState.PENDING

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from msgspec import json
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from asu_builder.database.dialect import Connection
 from asu_builder.database.rows import SELECT_JOB, moment, to_job
+from asu_builder.database.secrets import STORE_SECRET, Secrets, without_secrets
 from asu_builder.database.standings import ANSWERS, count_ahead
 from asu_builder.domain.errors import AsuError, QueueFull
 from asu_builder.domain.job import FINAL_STATES, Entry, Job, JobState, Submission, allows_resubmit
@@ -39,8 +40,9 @@ _INSERT_ONE = f"{_INSERT} RETURNING id, fair_start"
 # An id is never used again, so the newest jobs have the largest.
 _INSERTED = "SELECT id, fair_start FROM build_jobs ORDER BY id DESC LIMIT ?"
 _INSERT_REQUEST = """
-    INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, ?, ?)
-        ON CONFLICT (request_hash) DO UPDATE SET request = excluded.request, scrubbed = FALSE
+    INSERT INTO build_requests (request_hash, request, first_requested_at, sealed) VALUES (?, ?, ?, ?)
+        ON CONFLICT (request_hash) DO UPDATE
+       SET request = excluded.request, sealed = excluded.sealed, scrubbed = FALSE
 """
 # Of two with the same start the older is first, so an equal start is not an earlier one.
 TAKE_EARLIER_START = f"""
@@ -51,7 +53,9 @@ TAKE_EARLIER_START = f"""
 """
 
 
-def find_all(connection: Connection, request_hashes: Collection[str], at: int) -> dict[str, Job]:
+def find_all(
+    connection: Connection, request_hashes: Collection[str], at: int, secrets: Secrets
+) -> dict[str, Job]:
     """Of each hash the newest job that answers."""
     values = {f"hash{number}": name for number, name in enumerate(request_hashes)}
     marks = ", ".join(f":{name}" for name in values)
@@ -59,17 +63,23 @@ def find_all(connection: Connection, request_hashes: Collection[str], at: int) -
         f"{SELECT_JOB} WHERE job.request_hash IN ({marks}) AND {ANSWERS} ORDER BY job.id",
         {**values, "now": at},
     )
-    return {job.request_hash: job for job in map(to_job, rows)}
+    return {job.request_hash: job for job in (to_job(row, secrets) for row in rows)}
 
 
 class Arrivals:
     """The submissions of one transaction, one after the other; new jobs in a row are written together."""
 
     def __init__(
-        self, connection: Connection, at: int, known: dict[str, Job], max_pending: int | None
+        self,
+        connection: Connection,
+        at: int,
+        known: dict[str, Job],
+        max_pending: int | None,
+        secrets: Secrets,
     ) -> None:
         """`known` are the jobs that answer for the hashes of all submissions."""
         self._connection = connection
+        self._secrets = secrets
         self._at = at
         self._known = known
         self._max_pending = max_pending
@@ -92,6 +102,9 @@ class Arrivals:
         job = self._known.get(name)
         if job is not None and not allows_resubmit(job, now=moment(self._at)):
             self.write()
+            if job.withheld is not None:  # the same request, by its hash: here it is whole
+                self._keep([submission])
+                job = replace(job, request=submission.request, withheld=None)
             job = self._known[name] = _join(connection, job, submission)
             ahead = count_ahead(connection, job.id) if job.state is JobState.PENDING else None
             self.entries.append(Entry(job, created=False, ahead=ahead))
@@ -120,8 +133,7 @@ class Arrivals:
         if not new:
             return
         connection, ahead = self._connection, (self._pending or 0) - len(new)
-        requests = [(made.request_hash, json.encode(made.request).decode(), self._at) for made in new]
-        connection.executemany(_INSERT_REQUEST, requests)
+        self._keep(new)
         inserted = insert_jobs(connection, new, self._at)
         places = [(0, -job.priority, start, job.id) for job, start in inserted]
         for number, (job, _) in enumerate(inserted):
@@ -135,6 +147,20 @@ class Arrivals:
             self._last = max(self._last, place)
             self._known[job.request_hash] = job
             self.entries.append(Entry(job, created=True, ahead=before))
+
+    def _keep(self, submissions: Sequence[Submission]) -> None:
+        """Writes what is asked; its script and keys apart and encrypted, where there is a key for that."""
+        requests, sealed = [], []
+        for made in submissions:
+            request, name = made.request, made.request_hash
+            encrypted = self._secrets.encrypted(request)
+            if encrypted:
+                sealed.append((name, *astuple(self._secrets.seal(request, name))))
+                request = without_secrets(request)
+            requests.append((name, json.encode(request).decode(), self._at, encrypted))
+        self._connection.executemany(_INSERT_REQUEST, requests)
+        if sealed:
+            self._connection.executemany(STORE_SECRET, sealed)
 
 
 def insert_jobs(connection: Connection, submissions: Sequence[Submission], at: int) -> list[tuple[Job, int]]:

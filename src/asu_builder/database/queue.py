@@ -22,6 +22,7 @@ from asu_builder.database.rows import (
     span_micros,
     to_job,
 )
+from asu_builder.database.secrets import Secrets
 from asu_builder.database.standings import (
     FORGET_MOVES,
     NEWEST_ID,
@@ -101,8 +102,10 @@ _TOUCH_RESULT = f"""
 class SqlJobQueue:
     """The job queue of `ports.JobQueue` on the embedded database."""
 
-    def __init__(self, database: SqlDatabase) -> None:
+    def __init__(self, database: SqlDatabase, secrets: Secrets | None = None) -> None:
+        """Without `secrets` scripts and keys of requests are stored as they are."""
         self._database = database
+        self._secrets = secrets or Secrets()
         self._waiting = WaitingJobs()
 
     def submit(self, submission: Submission, *, max_pending: int | None = None) -> Entry:
@@ -114,9 +117,13 @@ class SqlJobQueue:
     def submit_all(
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
+        secrets = self._secrets
+        for submission in submissions:  # loads a library, and not within the transaction
+            secrets.encrypted(submission.request)
+
         def take_all(connection: Connection, at: int) -> Arrivals:
-            known = find_all(connection, {submission.request_hash for submission in submissions}, at)
-            arrivals = Arrivals(connection, at, known, max_pending)
+            known = find_all(connection, {submission.request_hash for submission in submissions}, at, secrets)
+            arrivals = Arrivals(connection, at, known, max_pending, secrets)
             for submission in submissions:
                 arrivals.take(submission)
             arrivals.write()
@@ -128,7 +135,8 @@ class SqlJobQueue:
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
-            return find_all(connection, [request_hash], self._database.now()).get(request_hash)
+            found = find_all(connection, [request_hash], self._database.now(), self._secrets)
+        return found.get(request_hash)
 
     def find_id(self, request_hash: str) -> int | None:
         row = self._database.peek(NEWEST_ID, {"hash": request_hash, "now": self._database.now()})
@@ -243,8 +251,8 @@ class SqlJobQueue:
                     " DO UPDATE SET reached = max(fair_queue.reached, excluded.reached)",
                     (priority, start),
                 )
-            job = to_job(connection.execute(_JOB, (job_id,)).fetchone())
-            return job, Lease(job_id, worker, token)
+            row = connection.execute(_JOB, (job_id,)).fetchone()
+        return to_job(row, self._secrets), Lease(job_id, worker, token)
 
     def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
         with self._database.timed(own_rows=True) as (connection, at):

@@ -9,12 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
 from asu_builder.database import statistics
 from asu_builder.database.clock import DOWNTIME
 from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.rows import FINAL, REQUEST, span_micros
+from asu_builder.database.secrets import has_secrets, without_secrets
 from asu_builder.database.statistics import DAY
-from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import DoomedJobs, EventKind
 from asu_builder.domain.request import BuildRequest
@@ -101,7 +103,6 @@ _OLD_REQUESTS = """
 """
 _AT_ONCE = 1000
 _EVENTS_AT_ONCE = 5000
-_DIGEST = "sha256:"
 _KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 
 
@@ -256,23 +257,23 @@ def _scrub(connection: Connection, request_hash: str) -> bool:
 
     Whether there was any.
     """
+    # With its data key, without which nothing that is left of it anywhere can be read.
+    if connection.execute("DELETE FROM build_secrets WHERE request_hash = ?", (request_hash,)).rowcount:
+        connection.execute(
+            "UPDATE build_requests SET scrubbed = TRUE, sealed = FALSE WHERE request_hash = ?",
+            (request_hash,),
+        )
+        return True
     row = connection.execute(
         "SELECT request FROM build_requests WHERE request_hash = ? AND NOT scrubbed", (request_hash,)
     ).fetchone()
     if row is None:
         return False
-    request = json.loads(row[0])
-    if not (request.get("defaults") or request.get("repository_keys")):
+    request = REQUEST.decode(row[0])
+    if not has_secrets(request):
         return False
-    if request.get("defaults"):
-        request["defaults"] = _digest(request["defaults"])
-    request["repository_keys"] = [_digest(key) for key in request.get("repository_keys", ())]
     connection.execute(
         "UPDATE build_requests SET request = ?, scrubbed = TRUE WHERE request_hash = ?",
-        (json.dumps(request), request_hash),
+        (msgspec.json.encode(without_secrets(request)).decode(), request_hash),
     )
     return True
-
-
-def _digest(text: str) -> str:
-    return _DIGEST + digest_of(text)

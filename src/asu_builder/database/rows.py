@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from asu_builder.domain.errors import FailureReason
+from asu_builder.database.secrets import Sealed, Secrets
+from asu_builder.domain.errors import FailureReason, SecretsUnavailable
 from asu_builder.domain.job import (
     Attempt,
     BuildFailure,
@@ -21,16 +22,17 @@ from asu_builder.domain.request import BuildRequest
 _COLUMNS = """
     job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.caller,
     job.priority, job.joined, job.stage, job.attempts, job.retries, job.history, job.started_at,
-    job.finished_at, job.reason
+    job.finished_at, job.reason, request.sealed
 """
 SELECT_JOB = f"""
-    SELECT {_COLUMNS}, result.completed, result.document
+    SELECT {_COLUMNS}, result.completed, result.document, secret.secrets_key, secret.wrapped, secret.sealed
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
       LEFT JOIN build_results AS result ON result.job_id = job.id
+      LEFT JOIN build_secrets AS secret ON request.sealed AND secret.request_hash = job.request_hash
 """
 SELECT_WITHOUT_OUTCOME = f"""
-    SELECT {_COLUMNS}, NULL, NULL
+    SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
 """
@@ -65,12 +67,22 @@ def moment(micros: int) -> datetime:
     return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
-def to_job(row: Sequence[Any]) -> Job:
-    """The job of a row of `SELECT_JOB` or `SELECT_WITHOUT_OUTCOME`."""
+def to_job(row: Sequence[Any], secrets: Secrets | None = None) -> Job:
+    """The job of a row of `SELECT_JOB` or `SELECT_WITHOUT_OUTCOME`.
+
+    Without `secrets` an encrypted script and keys stay digests, for those who need neither.
+    """
+    request, withheld = REQUEST.decode(row[2]), None
+    if secrets is not None and row[16]:
+        stored = None if row[19] is None else Sealed(row[19], bytes(row[20]), bytes(row[21]))
+        try:
+            request = secrets.unseal(request, row[1], stored)
+        except SecretsUnavailable as unavailable:
+            withheld = unavailable
     return Job(
         id=row[0],
         request_hash=row[1],
-        request=REQUEST.decode(row[2]),
+        request=request,
         state=JobState(row[3]),
         enqueued_at=moment(row[4]),
         client=row[5],
@@ -84,5 +96,6 @@ def to_job(row: Sequence[Any]) -> Job:
         started_at=None if row[13] is None else moment(row[13]),
         finished_at=None if row[14] is None else moment(row[14]),
         reason=FailureReason(row[15]) if row[15] else None,
-        outcome=_OUTCOMES[row[16]].decode(row[17]) if row[17] is not None else None,
+        outcome=_OUTCOMES[row[17]].decode(row[18]) if row[18] is not None else None,
+        withheld=withheld,
     )

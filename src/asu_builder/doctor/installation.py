@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from asu_builder.app.adapters import open_signing
+from asu_builder.app.adapters import open_secrets, open_signing
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.errors import AsuError
@@ -161,6 +161,17 @@ def check_signing(scene: Scene) -> CheckResult:
         return error(str(problem), "asu-builder keys show")
     assert signing
     return signing.check()
+
+
+def check_secrets(scene: Scene) -> CheckResult:
+    """Whether the key can be read that encrypts scripts and keys of requests, if there is one."""
+    if not scene.settings.secrets_key:
+        return ok("Scripts and keys of requests are stored as they are; no secrets_key is set.")
+    try:
+        secrets = open_secrets(scene.settings)
+    except SettingsProblem as problem:
+        return error(str(problem), "asu-builder keys new-secrets FILE")
+    return ok(f"The secrets key {secrets.keys()[0].name} encrypts scripts and keys of requests.")
 
 
 def existing(path: Path) -> Path:

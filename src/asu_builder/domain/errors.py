@@ -181,6 +181,15 @@ class SigningUnavailable(Unavailable):
     public_sentence = "This server cannot sign images now. Try again later."
 
 
+class SecretsUnavailable(Unavailable):
+    """The script and keys of a request cannot be decrypted; an operator must put the key back."""
+
+    public_sentence = (
+        "The first-boot script or the repository keys of this request cannot be read on this server now. "
+        "Send the whole request again."
+    )
+
+
 class UpstreamUnavailable(PartUnavailable):
     """The download server does not answer and nothing usable is remembered."""
 

@@ -181,6 +181,15 @@ class Job(Struct, frozen=True):
     reason: FailureReason | None = None
     """Why it failed, also where the outcome was not asked for."""
     outcome: Outcome | None = None
+    withheld: AsuError | None = None
+    """Why script and keys of its request cannot be read; the request has digests in their place then."""
+
+    @property
+    def whole_request(self) -> BuildRequest:
+        """The request with its script and keys. Raises what `withheld` is."""
+        if self.withheld is not None:
+            raise self.withheld
+        return self.request
 
 
 class Standing(Struct, frozen=True):

@@ -178,6 +178,7 @@ class Operations(Protocol):
         """A new job for what was asked under this hash, in place of the final one.
 
         None without such a request, beside a live job, and where only digests of a script or keys are kept.
+        Where these are encrypted, the job that is returned has digests of them; as claimed it is whole.
         """
 
     def give_back(self, job_id: int) -> bool:

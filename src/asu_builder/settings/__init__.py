@@ -85,6 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     signing_certificate: str = ""
     signing_required: bool = False
     install_signing_key: bool = False
+    secrets_key: str = ""
     preflight: Literal["enforce", "advise", "off"] = "enforce"
     package_changes_path: str = ""
     package_changes_url: str = ""

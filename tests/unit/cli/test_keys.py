@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from asu_builder.cli import main
+from asu_builder.database.connection import Database
+from asu_builder.database.secrets import read_keys
 from asu_builder.signing import ucert, usign
 
 
@@ -110,3 +112,34 @@ def test_a_wrong_clock_certifies_nothing(folder: Path, monkeypatch: pytest.Monke
     code, printed = ran("certify", "own.ucert", "--key", "signing.key")
     assert (code, printed) == (2, "asu-builder: The clock of this machine is wrong: it says 1970-01-02.\n")
     assert not (folder / "own.ucert").exists()
+
+
+def test_a_secrets_key_is_made_once_and_rotated_in_one_go_or_step_by_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran("rotate-secrets")[1].startswith("asu-builder: secrets_key: no key is set")
+    code, printed = ran("new-secrets", "secrets.key")
+    assert code == 0 and f"secrets_key: {folder / 'secrets.key'}" in printed
+    (first,) = read_keys(folder / "secrets.key")
+    assert first.name in printed
+    assert ran("new-secrets", "secrets.key")[1] == (
+        "asu-builder: secrets.key is there already; nothing was made\n"
+    )
+    assert "cannot be written: No such file" in ran("new-secrets", "absent/secrets.key")[1]
+    monkeypatch.setenv("ASU_SECRETS_KEY", str(folder / "secrets.key"))
+    code, printed = ran("rotate-secrets")
+    assert code == 4 and "There is no database" in printed
+    monkeypatch.setenv("ASU_DATABASE_PATH", str(folder / "a.db"))
+    Database(folder / "a.db").close()
+    code, printed = ran("rotate-secrets", "--step", "prepare")
+    assert code == 0 and len(read_keys(folder / "secrets.key")) == 2
+    assert read_keys(folder / "secrets.key")[0].name == first.name, "the first one encrypts still"
+    assert ran("rotate-secrets", "--step", "rewrap")[0] == 0
+    newer, former = read_keys(folder / "secrets.key")
+    assert former.name == first.name and newer.name != first.name
+    code, printed = ran("rotate-secrets", "--step", "finish")
+    assert code == 0 and f"The key {first.name} is no longer needed" in printed
+    assert [key.name for key in read_keys(folder / "secrets.key")] == [newer.name]
+    code, printed = ran("rotate-secrets")
+    assert code == 0 and f"The key {newer.name} is no longer needed" in printed
+    assert (folder / "secrets.key").stat().st_mode & 0o777 == 0o600

@@ -150,6 +150,10 @@ MEANINGS: Mapping[str, str] = {
         "Whether images trust this key: it is put into `/etc/opkg/keys`, with the package `ucert`, which "
         "then checks firmware. Images get other hashes than without."
     ),
+    "secrets_key": (
+        "The path of the file with the key under which first-boot scripts and repository keys are encrypted "
+        "in the database; no other user may read it. Empty: they are stored as they are. See secrets key."
+    ),
     "package_changes_url": "A package-changes service that is used for each build instead.",
     "allow_defaults": "Whether requests may contain a first-boot script, which runs as root on the device.",
     "max_defaults_length": "Longest first-boot script, in characters.",
