@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -42,10 +43,11 @@ def found_in(parts: Iterable[bytes], forms: Mapping[str, bytes]) -> set[str]:
     return found
 
 
-def found_in_files(files: Iterable[Path], forms: Mapping[str, bytes]) -> dict[Path, set[str]]:
-    """The plain files that hold some, with which; what is gone meanwhile holds none."""
+def found_in_files(folder: Path, forms: Mapping[str, bytes]) -> dict[Path, set[str]]:
+    """The plain files below that hold some, with which; what is gone meanwhile holds none."""
     found = {}
-    for path in files:
+    # Unlike a glob it passes over a folder that is gone.
+    for path in (Path(below, name) for below, _, names in os.walk(folder) for name in names):
         try:
             if path.is_file() and not path.is_symlink() and (held := found_in(_pieces(path), forms)):
                 found[path] = held

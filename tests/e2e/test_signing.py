@@ -135,13 +135,11 @@ def test_a_result_of_another_key_or_of_none_is_built_again(make_local: Make) -> 
             assert client.look(unsigned["request_hash"]).status == 200
             assert client.post(a_body()).status == 200
         revoked = run(service, "keys", "revoke", "--yes")
-        since = time.monotonic()
         assert revoked.returncode == 0, revoked.stderr
         assert "1 results that it signed" in revoked.stdout
+        # The very next answers of the other process.
         assert client.look(unsigned["request_hash"]).status == 404
         assert client.post(a_body()).status == 202
-        took = time.monotonic() - since
-        assert took < 1, "it holds for the other process at once"
         assert client.get("/keys").json == {"files": [f"{second_id}.revoke"]}
         assert client.look(unsigned["request_hash"]).status == 202, "never published unsigned"
     service.stop()
