@@ -77,6 +77,7 @@ class _Timed:
         self._container = container
         self._note = note
         self.identity, self.workdir, self.warnings = container.identity, container.workdir, container.warnings
+        self.origin = container.origin
         self.exists = container.exists
         self.read_bytes = container.read_bytes
         self.write_files = container.write_files

@@ -101,6 +101,7 @@ class _FakeContainer:
         self, container: Container, source: Path, *, make: FakeMake | None, pause: Callable[[], None]
     ) -> None:
         self.identity, self.workdir, self.warnings = container.identity, container.workdir, container.warnings
+        self.origin = container.origin
         self._container = container
         self._source = source
         self._make = make

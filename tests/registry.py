@@ -66,6 +66,11 @@ class Registry:
         asked = rf"request\.method=GET .*request\.uri=\"?/v2/\S+/manifests/{re.escape(tag)}\"? "
         return sum(1 for line in log.splitlines() if "response completed" in line and re.search(asked, line))
 
+    def digest(self, tag: str) -> str:
+        """SHA-256 of the manifest that a tag names, as it lies on the registry's disk."""
+        (link,) = (self._directory / "images").rglob(f"_manifests/tags/{tag}/current/link")
+        return link.read_text().removeprefix("sha256:")
+
 
 def push_image(podman_socket: Path, reference: str, *, marker: str) -> str:
     """Makes a small image whose `/builder/marker` says `marker`, pushes and forgets it; its id."""

@@ -229,6 +229,8 @@ def test_two_containers_share_no_file(runtime: Runtime, tmp_path: Path) -> None:
         assert not other.exists("mine")
         assert b"changed" not in other.read_bytes("Makefile")
         assert one.identity == other.identity
+        assert one.origin == other.origin
+        assert (one.origin.isolation == "container") is bool(one.origin.image)
 
 
 def test_another_version_is_another_imagebuilder(

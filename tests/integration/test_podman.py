@@ -134,6 +134,9 @@ def test_a_missing_image_is_pulled_once(pulling: PodmanOptions, registry: Regist
     runtime = PodmanRuntime(options)
     with runtime.open(RELEASED, stop=Event()) as container:
         assert container.identity == pushed
+        assert container.origin.isolation == "container"
+        assert container.origin.image.endswith("/imagebuilder:pico-nine-v25.12.0")
+        assert container.origin.digest == registry.digest("pico-nine-v25.12.0")
         assert container.read_bytes("marker") == b"release"
         assert list(container.warnings) == []
     assert identity_of(runtime, RELEASED) == pushed

@@ -127,6 +127,7 @@ def assemble(
         adapters, health, housekeeping, catalog, current, interest, proof, rounds or Rounds()
     )
     lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
+    metrics = partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, adapters.log, notifier),
@@ -140,15 +141,14 @@ def assemble(
         operator=_operator(adapters, cancellation, refusals),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        metrics=Late(
-            partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
-        ),
+        metrics=Late(metrics),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit().admit,
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
         signing=adapters.signing,
+        attestation=adapters.attestation,
         start=(lambda: None) if only_answers else lifecycle.start,
         stop=lifecycle.stop,
         version=__version__,
@@ -379,12 +379,24 @@ def _workers(
     @Late
     def pipeline() -> "Pipeline":
         from asu_builder.core.pipeline import Pipeline  # a start needs none of it
+        from asu_builder.core.provenance import ProvenanceWriter
+        from asu_builder.domain.provenance import Builder
         from asu_builder.upstream.index_files import find_packages
 
         def found_packages(request: BuildRequest, manifest: Mapping[str, str]) -> FoundPackages:
             known = current.indexes_of(request)
             return find_packages(known, manifest) if known else FoundPackages()
 
+        provenance = None
+        if adapters.attestation:
+            provenance = ProvenanceWriter(
+                adapters.attestation,
+                required=settings.signing_required,
+                builder=Builder(settings.provenance_builder, __version__),
+                upstream_url=settings.upstream_url,
+                announced_url=settings.announced_upstream_url,
+                now=now,
+            )
         return Pipeline(
             adapters.runtime(),
             adapters.store,
@@ -398,6 +410,7 @@ def _workers(
             indexes=current.digest_of,
             signing=adapters.signing,
             signing_required=settings.signing_required,
+            provenance=provenance,
             installed_key=_installed_key(settings, adapters),
             found_packages=found_packages,
             upstream_url=settings.upstream_url,

@@ -34,6 +34,7 @@ from asu_builder.store.local import LocalStore
 from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
+    from asu_builder.signing.attestation import Attestation
     from asu_builder.signing.signer import Signing
 
 
@@ -167,6 +168,7 @@ class Adapters(Struct, frozen=True):
     resolver: LateResolver
     signing: "Signing | None"
     secrets: Secrets
+    attestation: "Attestation | None"
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -194,6 +196,8 @@ class Adapters(Struct, frozen=True):
             checks["signing"] = self.signing.check
         if self.secrets.encrypts:
             checks["secrets"] = lambda: self.secrets.check(self.database)
+        if self.attestation:
+            checks["provenance"] = self.attestation.check
         return checks
 
     def check_workers(self) -> CheckResult:
@@ -282,6 +286,7 @@ def open_adapters(
         resolver=LateResolver(),
         signing=open_signing(settings, now),
         secrets=secrets,
+        attestation=open_attestation(settings),
         limit=NewBuildsLimit(settings.new_builds_limit),
         fetch_limit=LookUpsLimit(settings.look_ups_limit),
     )
@@ -313,6 +318,23 @@ def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | 
         except SigningUnavailable as problem:
             raise SettingsProblem(f"signing_key: {problem}") from None
     return signing
+
+
+def open_attestation(settings: Settings) -> "Attestation | None":
+    """What signs statements. Raises `SettingsProblem` where they must be signed and cannot be."""
+    if not settings.provenance_key:
+        return None
+    from asu_builder.signing.attestation import Attestation, open_provenance_key  # with OpenSSL, as above
+    from asu_builder.signing.signer import open_key
+
+    of_images = open_key(settings) if settings.signing_key else None
+    attestation = Attestation(open_provenance_key(settings), of_images=of_images)
+    if settings.signing_required:
+        try:
+            attestation.require()
+        except SigningUnavailable as problem:
+            raise SettingsProblem(f"provenance_key: {problem}") from None
+    return attestation
 
 
 def open_package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:

@@ -1,4 +1,4 @@
-"""`asu-builder keys`: the key that signs images, and the one that encrypts what is secret in requests."""
+"""`asu-builder keys`: the keys that sign, and the one that encrypts what is secret in requests."""
 
 import getpass
 import os
@@ -18,7 +18,8 @@ from asu_builder.database import rotation, secrets
 from asu_builder.database.connection import Database
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings, SettingsProblem, load_settings
-from asu_builder.signing import ucert, usign
+from asu_builder.signing import pem, ucert, usign
+from asu_builder.signing.attestation import SHORT, open_provenance_key
 from asu_builder.signing.child import protect_memory
 from asu_builder.signing.signer import REVOKED, FileKey, open_key
 from asu_builder.signing.usign import BadKey, PublicKey, Signature
@@ -30,35 +31,57 @@ _OLDEST_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
 
 @click.group("keys")
 def keys_group() -> None:
-    """The key that signs images, and the key that encrypts secrets in the database."""
+    """The keys that sign images and where they came from, and the one that encrypts secrets."""
 
 
 @keys_group.command("new")
 @click.argument("file", type=_FILE)
 @click.option("--comment", default="", metavar="TEXT", help="The first line of its files, for people.")
-def new_command(file: Path, comment: str) -> None:
+@click.option("--provenance", is_flag=True, help="A key that signs where images came from (PEM).")
+def new_command(file: Path, comment: str, provenance: bool) -> None:
     """Makes a key: the secret half in FILE, for this user alone, and the public half in FILE.pub."""
     with exit_on_error():
         if "\n" in comment or "\r" in comment:
             raise SettingsProblem("--comment: expected one line")
+        if comment and provenance:
+            raise SettingsProblem("--comment: a key in PEM has no comment")
         protect_memory()
-        key = usign.make_key()
         public = file.with_name(f"{file.name}.pub")
         if public.exists():
             raise SettingsProblem(f"{public} is there already; nothing was made")
-        _write(file, key.text(comment).encode(), mode=0o600, replace=False)
-        _write(public, key.public.text(comment).encode(), replace=False)
-    click.echo(f"Key {key.public.key_id}\nsecret half: {file}\npublic half: {public}\n")
-    click.echo(
-        f"To sign images with it, add to config.yaml and restart:\n\n  signing_key: file:{file.absolute()}"
-    )
+        if provenance:
+            made = pem.make_key()
+            key_id, secret_text, public_text = made.public.key_id, made.text(), made.public.text()
+        else:
+            key = usign.make_key()
+            key_id, secret_text, public_text = (
+                key.public.key_id,
+                key.text(comment),
+                key.public.text(comment),
+            )
+        _write(file, secret_text.encode(), mode=0o600, replace=False)
+        _write(public, public_text.encode(), replace=False)
+    click.echo(f"Key {key_id}\nsecret half: {file}\npublic half: {public}\n")
+    what, setting = ("images", "signing_key")
+    if provenance:
+        what, setting = ("where images came from", "provenance_key")
+    click.echo(f"To sign {what} with it, add to config.yaml and restart:\n")
+    click.echo(f"  {setting}: file:{file.absolute()}")
+    if provenance:
+        click.echo("  provenance_builder: https://…  # the address by which everybody knows this server")
 
 
 @keys_group.command("show")
 @click.argument("file", type=_FILE, required=False)
-def show_command(file: Path | None) -> None:
+@click.option("--provenance", is_flag=True, help="A key of where images came from; default: provenance_key.")
+def show_command(file: Path | None, provenance: bool) -> None:
     """Shows the public half of the key in FILE, or of signing_key with its certificate."""
     with exit_on_error():
+        if provenance:
+            shown = _provenance_key(file)
+            click.echo(f"Key {shown.key_id}\n\n{shown.text()}")
+            click.echo(f"On the server: /keys/{shown.key_id[:SHORT]}.pem")
+            return
         if file:
             key, settings = _public_key(file), None
         else:
@@ -263,6 +286,22 @@ def _public_key(path: Path) -> PublicKey:
             return usign.read_secret_key(path).public
         except BadKey as worse:
             raise SettingsProblem(f"{path}: {worse if 'secret' in str(bad) else bad}") from None
+
+
+def _provenance_key(file: Path | None) -> pem.PublicKey:
+    """Of a file with either half, or of `provenance_key`."""
+    if not file:
+        settings = load_settings()
+        if not settings.provenance_key:
+            raise SettingsProblem(
+                "provenance_key: no key is set; `asu-builder keys new --provenance FILE` makes one"
+            )
+        return pem.parse_public_key(open_provenance_key(settings).public_key().encode())
+    text = _read(file)
+    try:
+        return pem.read_secret_key(file).public if b"PRIVATE KEY" in text else pem.parse_public_key(text)
+    except BadKey as bad:
+        raise SettingsProblem(f"{file}: {bad}") from None
 
 
 def _signer_of(certificate: Path) -> str:

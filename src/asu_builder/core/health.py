@@ -69,6 +69,7 @@ _NAMES = {
     "preflight": "The look at package selections before a build",
     "signing": "The signing of images",
     "secrets": "The encryption of what is secret in requests",
+    "provenance": "The signing of where images came from",
 }
 _ENDINGS: Mapping[Status, str] = {
     "ok": "works.",
@@ -86,6 +87,7 @@ _PUBLIC: Mapping[tuple[str, Status], str] = {
     ("workers", "ok"): "Workers take jobs.",
     ("preflight", "warning"): "Some impossible package selections are built, and not refused before.",
     ("signing", "error"): "Images cannot be signed now.",
+    ("provenance", "error"): "It cannot be stated now where images came from.",
     ("workers", "warning"): "The workers are paused by the operator; jobs wait.",
 }
 

@@ -4,15 +4,23 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
+from asu_builder.core.provenance import ProvenanceWriter
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, SigningUnavailable
-from asu_builder.domain.job import Image, SbomFiles
+from asu_builder.domain.job import Image, Job, SbomFiles
 from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
+from asu_builder.domain.provenance import Built
 from asu_builder.domain.request import BuildRequest
-from asu_builder.domain.sbom import Inventory, render_cyclonedx, render_spdx
+from asu_builder.domain.sbom import (
+    MOST_PACKAGES,
+    Inventory,
+    render_cyclonedx,
+    render_spdx,
+    take_inventory,
+)
 from asu_builder.ports import ImageSigning
 
 SUMS = "sha256sums"
@@ -133,23 +141,27 @@ class Signatures:
         _write_description(directory / "profiles.json", profile, found)
         return found, signed_by
 
-    def write_sums(self, directory: Path, images: Sequence[Image]) -> None:
-        """Writes `sha256sums` over all other files of a build, and the signature of it."""
+    def write_sums(self, directory: Path, images: Sequence[Image]) -> dict[str, str]:
+        """Writes `sha256sums` over all other files of a build, and the signature of it.
+
+        Returns the SHA-256 of every file that is there then.
+        """
         known = {image.name: image.sha256 for image in images}
-        lines = []
-        for path in sorted(directory.iterdir()):
-            if path.name not in (SUMS, f"{SUMS}.sig"):
-                digest = known.get(path.name) or _digest_of(path)
-                lines.append(f"{digest} *{path.name}\n")
-        (directory / SUMS).write_text("".join(lines))
-        if self.signing is None:
-            return
-        try:
-            self.signing.sign_file(directory / SUMS)
-        except SigningUnavailable as problem:
-            if self._required:
-                raise
-            self.warnings.append(f"The file {SUMS} is not signed. {problem.public}")
+        listed = {
+            path.name: known.get(path.name) or _digest_of(path)
+            for path in sorted(directory.iterdir())
+            if path.name not in (SUMS, f"{SUMS}.sig")
+        }
+        (directory / SUMS).write_text("".join(f"{digest} *{name}\n" for name, digest in listed.items()))
+        if self.signing:
+            try:
+                self.signing.sign_file(directory / SUMS)
+            except SigningUnavailable as problem:
+                if self._required:
+                    raise
+                self.warnings.append(f"The file {SUMS} is not signed. {problem.public}")
+        ours = (directory / SUMS, directory / f"{SUMS}.sig")
+        return listed | {path.name: _digest_of(path) for path in ours if path.exists()}
 
 
 def _is_of_signing(problem: SigningUnavailable | BuildFailed) -> bool:
@@ -194,6 +206,60 @@ def write_sbom(
         path.unlink(missing_ok=True)
         path.write_bytes(render(inventory))
     return files
+
+
+class Completed(TypedDict):
+    """What a `BuildResult` says of the published files."""
+
+    description: Mapping[str, object]
+    images: tuple[Image, ...]
+    signed_by: str
+    sbom: SbomFiles | None
+    provenance: str
+
+
+def complete_files(
+    directory: Path,
+    job: Job,
+    built: Built,
+    description: Mapping[str, object],
+    images: Sequence[Image],
+    *,
+    signatures: Signatures,
+    provenance: ProvenanceWriter | None,
+    require_time: Callable[[], None],
+) -> Completed:
+    """Signs verified images and puts our files beside them; `signatures` keeps the warnings.
+
+    Raises `BuildFailed` or `SigningUnavailable`.
+    """
+    # In this order: each covers what was written before it.
+    signed, signed_by = signatures.sign_images(directory, job.request.profile, images, require_time)
+    completed = Completed(
+        description=description, images=signed, signed_by=signed_by, sbom=None, provenance=""
+    )
+    if len(built.manifest) > MOST_PACKAGES:
+        signatures.warnings.append("The manifest is too long to write an SBOM from it.")
+        signatures.write_sums(directory, signed)
+        return completed
+    inventory = take_inventory(
+        job.request,
+        job.request_hash,
+        description=description,
+        manifest=built.manifest,
+        found=built.found,
+    )
+    sbom = write_sbom(directory, inventory, description=description, images=signed)
+    place = provenance.clear_place(directory, sbom, signed) if provenance else None
+    digests = signatures.write_sums(directory, signed)
+    completed["sbom"] = sbom
+    if provenance and place:
+        warning = provenance.write(place, built, inventory, digests, signed, started_at=job.started_at)
+        if warning:
+            signatures.warnings.append(warning)
+        else:
+            completed["provenance"] = place.name
+    return completed
 
 
 def _incomplete(what: str) -> BuildFailed:

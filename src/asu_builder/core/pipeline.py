@@ -11,8 +11,9 @@ from threading import Event
 
 from msgspec.structs import replace
 
-from asu_builder.core.images import Signatures, describe_images, write_sbom
+from asu_builder.core.images import Completed, Signatures, complete_files, describe_images
 from asu_builder.core.preflight import learn_carried
+from asu_builder.core.provenance import ProvenanceWriter
 from asu_builder.domain import make
 from asu_builder.domain.diagnosis import (
     ALWAYS_THERE,
@@ -29,7 +30,7 @@ from asu_builder.domain.errors import (
     deadline_passed,
     some,
 )
-from asu_builder.domain.job import BuildResult, Image, Job, SbomFiles, Stage
+from asu_builder.domain.job import BuildResult, Image, Job, Stage
 from asu_builder.domain.make import (
     Announced,
     Circumstances,
@@ -49,10 +50,10 @@ from asu_builder.domain.packages import (
     warn_of_odd_packages,
     with_ucert,
 )
+from asu_builder.domain.provenance import Built
 from asu_builder.domain.release import Release
 from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
 from asu_builder.domain.request import BuildRequest
-from asu_builder.domain.sbom import MOST_PACKAGES, take_inventory
 from asu_builder.ports import Container, ImageSigning, PackageChanges, PreflightRecords, Runtime, Store
 
 SHOWN_OUTPUT_BYTES = 64 << 10
@@ -86,6 +87,7 @@ class Pipeline:
         indexes: Callable[[BuildRequest], str] = lambda _: "",
         signing: ImageSigning | None = None,
         signing_required: bool = False,
+        provenance: ProvenanceWriter | None = None,
         installed_key: tuple[str, str] | None = None,
         found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
             FoundPackages()
@@ -100,6 +102,7 @@ class Pipeline:
         """
         self._signing = signing
         self._signing_required = signing_required
+        self._provenance = provenance
         self._installed_key = installed_key
         self._release = release
         self._package_changes = package_changes
@@ -134,6 +137,8 @@ class Pipeline:
         request, since = job.whole_request, time.monotonic()
         signatures = Signatures(self._signing, required=self._signing_required)
         signatures.require()
+        if self._provenance:
+            self._provenance.require()
         release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
         with self._store.scratch() as scratch:
@@ -176,15 +181,14 @@ class Pipeline:
                     imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
                 imagebuilder.warnings += container.warnings
             require_time = partial(_require_time, stop, since, self._job_timeout)
-            description, verified, signed_by, sbom = self._complete(
-                job, images, imagebuilder, release, signatures, manifest, found, advance, require_time
-            )
+            carried = imagebuilder.identity is not None
+            built = Built(request, manifest, found, container.origin, carried, selection.packages)
+            completed = self._complete(job, images, imagebuilder, signatures, built, advance, require_time)
             # Proves that the lease is still ours, right before publishing.
             advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
             stored_bytes = self._store.publish(job.request_hash, images)
         return BuildResult(
-            description=description,
-            images=verified,
+            **completed,
             manifest=manifest,
             build_cmd=imagebuilder.build_cmd,
             packages=selection.packages,
@@ -194,8 +198,6 @@ class Pipeline:
             package_changes=selection.record,
             stored_bytes=stored_bytes,
             indexes=indexes,
-            signed_by=signed_by,
-            sbom=sbom,
         )
 
     def _complete(
@@ -203,35 +205,32 @@ class Pipeline:
         job: Job,
         images: Path,
         imagebuilder: "ImageBuilder",
-        release: Release,
         signatures: Signatures,
-        manifest: Mapping[str, str],
-        found: FoundPackages,
+        built: Built,
         advance: Callable[[Stage], None],
         require_time: Callable[[], None],
-    ) -> tuple[dict[str, object], tuple[Image, ...], str, SbomFiles | None]:
-        """Verifies what a build left and puts our files beside it: description, images, signing key, SBOM."""
-        request = job.request
+    ) -> Completed:
+        """Verifies what a build left and puts our files beside it."""
         with imagebuilder.blamed():
+            own_numbering = self._release(job.request.version).own_numbering
             description, verified = describe_images(
-                images, request, require_time=require_time, own_numbering=release.own_numbering
+                images, job.request, require_time=require_time, own_numbering=own_numbering
             )
             imagebuilder.require_filesystem(verified)
             if self._signing:
                 advance(Stage.SIGNING_IMAGES)
-            # In this order: each covers what was written before it.
-            verified, signed_by = signatures.sign_images(images, request.profile, verified, require_time)
-            sbom = None
-            if len(manifest) <= MOST_PACKAGES:
-                inventory = take_inventory(
-                    request, job.request_hash, description=description, manifest=manifest, found=found
-                )
-                sbom = write_sbom(images, inventory, description=description, images=verified)
-            else:
-                imagebuilder.warnings.append("The manifest is too long to write an SBOM from it.")
-            signatures.write_sums(images, verified)
+            completed = complete_files(
+                images,
+                job,
+                built,
+                description,
+                verified,
+                signatures=signatures,
+                provenance=self._provenance,
+                require_time=require_time,
+            )
         imagebuilder.warnings += signatures.warnings
-        return description, verified, signed_by, sbom
+        return completed
 
     def _resolve(
         self, imagebuilder: "ImageBuilder", selection: PackageSelection, *, release: Release, revision: str

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from asu_builder.app.adapters import open_secrets, open_signing
+from asu_builder.app.adapters import open_attestation, open_secrets, open_signing
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.errors import AsuError
@@ -172,6 +172,18 @@ def check_secrets(scene: Scene) -> CheckResult:
     except SettingsProblem as problem:
         return error(str(problem), "asu-builder keys new-secrets FILE")
     return ok(f"The secrets key {secrets.keys()[0].name} encrypts scripts and keys of requests.")
+
+
+def check_provenance(scene: Scene) -> CheckResult:
+    """Whether it can be stated now where images came from, if it is to be; signs nothing."""
+    if not scene.settings.provenance_key:
+        return ok("It is not stated where images came from; no provenance_key is set.")
+    try:
+        attestation = open_attestation(scene.settings)
+    except SettingsProblem as problem:
+        return error(str(problem), "asu-builder keys show --provenance")
+    assert attestation
+    return attestation.check()
 
 
 def existing(path: Path) -> Path:

@@ -54,6 +54,7 @@ CHECKS = (
     Check("disk", INSTALLATION, installation.check_disk, remedy=_DISK_HANGS, quick=True),
     Check("signing", INSTALLATION, installation.check_signing, remedy=_DISK_HANGS, quick=True),
     Check("secrets", INSTALLATION, installation.check_secrets, remedy=_DISK_HANGS, quick=True),
+    Check("provenance", INSTALLATION, installation.check_provenance, remedy=_DISK_HANGS, quick=True),
     Check("database", INSTALLATION, installation.check_database, remedy=_DISK_HANGS),
     Check("engine", ENGINE, engine.check_engine, 16.0, quick=True),
     Check("subordinate_ids", ENGINE, engine.check_subordinate_ids, 16.0, quick=True),

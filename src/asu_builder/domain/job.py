@@ -115,6 +115,8 @@ class BuildResult(Struct, frozen=True):
     """The name of the key that signed all of its images; "" where one is not signed."""
     sbom: SbomFiles | None = None
     """None for a build of an older version."""
+    provenance: str = ""
+    """Name of the file beside the images that states where they came from; "" where there is none."""
 
 
 class BuildFailure(Struct, frozen=True):

@@ -110,6 +110,16 @@ class ContainerSpec(Struct, frozen=True):
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+class Origin(Struct, frozen=True):
+    """What a container was made of, and what stands between it and the service."""
+
+    isolation: Literal["container", "sandbox", "none"]
+    image: str = ""
+    """The name of the container image; "" for a directory of this host."""
+    digest: str = ""
+    """SHA-256 of the container image's manifest, 64 hexadecimal digits; "" where the engine tells none."""
+
+
 class CommandResult(Struct, frozen=True):
     """How a command ended. Its output is on disk, capped; both files exist."""
 

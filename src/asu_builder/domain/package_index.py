@@ -90,3 +90,5 @@ class FoundPackages(Struct, frozen=True):
     manager: PackageManager | None = None
     """None where no index is known."""
     packages: Mapping[str, FoundPackage] = {}
+    indexes: tuple[PackageIndex, ...] = ()
+    """All that were known, also those that say nothing of these packages."""

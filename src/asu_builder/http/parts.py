@@ -16,7 +16,7 @@ from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.callers import Admit, Callers
 from asu_builder.http.threads import AdmitFetch, Threads, Waiting
-from asu_builder.ports import ImageSigning, Statistics, Store
+from asu_builder.ports import ImageSigning, StatementSigning, Statistics, Store
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Parts(Struct, frozen=True):
     clock: Callable[[], float] = time.monotonic
     revoked: Callable[[], object] = lambda: None
     signing: ImageSigning | None = None
+    attestation: StatementSigning | None = None
 
 
 class PageParts(Parts, frozen=True, kw_only=True):

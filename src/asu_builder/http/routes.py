@@ -133,7 +133,7 @@ def create_router(
             requests=requests,
             watchers=lambda: live.watchers,
         ),
-        Keys(parts.signing, reading),
+        Keys((parts.signing, parts.attestation), reading),
         Metadata(
             parts.catalog,
             search,

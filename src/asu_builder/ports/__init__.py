@@ -21,6 +21,7 @@ from asu_builder.ports.world import (
     PackageResolver,
     RateWindows,
     Runtime,
+    StatementSigning,
     Store,
     Upstream,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "RateWindows",
     "RetentionRepository",
     "Runtime",
+    "StatementSigning",
     "Statistics",
     "Store",
     "Upstream",

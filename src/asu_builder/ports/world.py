@@ -10,7 +10,7 @@ from typing import Protocol
 from asu_builder.domain.access import Rate
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import Image
-from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
+from asu_builder.domain.make import CommandResult, ContainerSpec, Origin, OutputCallback
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import Baseline, PackageSelection
 from asu_builder.domain.preflight import Foretold, PackageIndexes
@@ -24,6 +24,7 @@ class Container(Protocol):
 
     identity: str
     """Names the ImageBuilder's content (image digest or directory): equal means equal answers."""
+    origin: Origin
     workdir: str
     """Absolute path of the ImageBuilder inside the container, without a trailing slash."""
     warnings: Sequence[str]
@@ -150,13 +151,13 @@ class Store(Protocol):
 
 
 class KeyHolder(Protocol):
-    """Holds a usign key: a file, a program, a token or a service. The secret half never leaves it.
+    """Holds an Ed25519 key: a file, a program, a token or a service. The secret half never leaves it.
 
     Both methods raise `SigningUnavailable`, whose sentence never repeats anything of the key.
     """
 
     def public_key(self) -> str:
-        """The two lines of the public half's file; the same for as long as the service runs."""
+        """The text of the public half's file, of usign or PEM; the same for as long as the service runs."""
 
     def sign(self, path: Path) -> bytes:
         """The 64 bytes of an Ed25519 signature over a whole file, which is not empty. May take a minute."""
@@ -196,6 +197,25 @@ class ImageSigning(Protocol):
 
     def check(self) -> CheckResult:
         """Whether images can be signed; a warning in the last third of the certificate's time."""
+
+
+class StatementSigning(Protocol):
+    """Signs what the service states about its builds, with a key for that alone. Safe to use from any thread.
+
+    Whatever the key or its holder lacks is `SigningUnavailable`.
+    """
+
+    def require(self) -> None:
+        """Passes where statements could be signed now, as far as can be told without signing."""
+
+    def sign_statement(self, statement: bytes) -> bytes:
+        """The envelope that holds an in-toto statement and its signature: DSSE, one line of JSON."""
+
+    def offers(self) -> Mapping[str, bytes]:
+        """What everybody may have, by file name: the public key."""
+
+    def check(self) -> CheckResult:
+        """Whether statements can be signed."""
 
 
 class Upstream(Protocol):

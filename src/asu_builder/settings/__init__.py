@@ -86,6 +86,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     signing_required: bool = False
     install_signing_key: bool = False
     secrets_key: str = ""
+    provenance_key: str = ""
+    provenance_public_key: str = ""
+    provenance_builder: str = ""
     preflight: Literal["enforce", "advise", "off"] = "enforce"
     package_changes_path: str = ""
     package_changes_url: str = ""

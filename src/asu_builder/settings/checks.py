@@ -104,7 +104,7 @@ def problem_of(sentences: Iterable[str], wrong: Iterable[Wrong] = ()) -> Setting
 
 def expectation(name: str, expected: str, given: object) -> Wrong:
     """Something else was expected."""
-    got = "" if name.startswith((SECRET, "signing_key")) else f", got {written(given)}"
+    got = "" if name.startswith((SECRET, "signing_key", "provenance_key")) else f", got {written(given)}"
     return Wrong(name, f"expected {expected}{got}")
 
 
@@ -162,6 +162,8 @@ PARTNERS: Mapping[str, str] = {
     "signing_certificate": "signing_key",
     "signing_required": "signing_key",
     "install_signing_key": "signing_key",
+    "provenance_public_key": "provenance_key",
+    "provenance_builder": "provenance_key",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
 _TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
@@ -227,23 +229,32 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
 
 
 def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:
-    """The same of what signs images. The key's own value may hold a secret of its program."""
-    kind, _, value = settings.signing_key.partition(":")
-    words = value.strip()
-    if kind == "exec":
-        import shlex  # only where a program signs
+    """The same of what signs. A key's own value may hold a secret of its program."""
+    for use in ("signing", "provenance"):
+        key, public = getattr(settings, f"{use}_key"), getattr(settings, f"{use}_public_key")
+        kind, _, value = key.partition(":")
+        words = value.strip()
+        if kind == "exec":
+            import shlex  # only where a program signs
 
-        try:
-            words = " ".join(shlex.split(value))
-        except ValueError:
-            words = ""
-    expected = "`file:` with a path or `exec:` with a command, or nothing"
-    holds = not settings.signing_key or (kind in ("file", "exec") and words)
-    yield from _unless(holds, "signing_key", expected, "")
-    public = settings.signing_public_key
-    expected = "the path of the public key beside `exec:`, and nothing else"
-    fits = not holds or bool(public) == (kind == "exec")
-    yield from _unless(fits, "signing_public_key", expected, public)
+            try:
+                words = " ".join(shlex.split(value))
+            except ValueError:
+                words = ""
+        expected = "`file:` with a path or `exec:` with a command, or nothing"
+        holds = not key or (kind in ("file", "exec") and words)
+        yield from _unless(holds, f"{use}_key", expected, "")
+        expected = "the path of the public key beside `exec:`, and nothing else"
+        fits = not holds or bool(public) == (kind == "exec")
+        yield from _unless(fits, f"{use}_public_key", expected, public)
+    builder = settings.provenance_builder
+    if settings.provenance_key:
+        address = parse_address(builder)
+        holds = address is not None and not address.user
+        expected = "the address of this server that everybody knows, like https://asu.example.org"
+    else:
+        holds, expected = not builder, "nothing without provenance_key"
+    yield from _unless(holds, "provenance_builder", expected, builder)
     for name in ("signing_certificate", "signing_required", "install_signing_key"):
         chosen = getattr(settings, name)
         expected = (

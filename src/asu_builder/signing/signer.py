@@ -22,7 +22,7 @@ from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.domain.job import Image
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings
-from asu_builder.signing import fwtool, ucert, usign
+from asu_builder.signing import fwtool, pem, ucert, usign
 from asu_builder.signing.usign import BadKey, PublicKey, Signature, mapped
 
 DEADLINE_SECONDS = 60.0
@@ -178,14 +178,23 @@ class ProgramKey:
     That is what usign writes, or the 64 bytes alone.
     """
 
-    def __init__(self, command: str, public_key: Path, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+    def __init__(
+        self,
+        command: str,
+        public_key: Path,
+        parse: Callable[[bytes], PublicKey | pem.PublicKey] = usign.parse_public_key,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        """`parse` knows the kind of key; it raises `BadKey`."""
         self._command = shlex.split(command)
+        self._parse = parse
         self._public_key = public_key
         self._deadline_seconds = deadline_seconds
 
     def public_key(self) -> str:
         try:
-            return usign.parse_public_key(usign.read_small_file(self._public_key)).text()
+            return self._parse(usign.read_small_file(self._public_key)).text()
         except BadKey as bad:
             raise SigningUnavailable(f"The public key {self._public_key} cannot be used: {bad}.") from None
 

@@ -146,8 +146,13 @@ def parse_signature(text: bytes) -> Signature:
 
 def read_secret_key(path: StrPath) -> SecretKey:
     """The key in a file that only its owner may read. Raises `BadKey`."""
+    return parse_secret_key(read_secret_file(path))
+
+
+def read_secret_file(path: StrPath) -> bytes:
+    """A small file that only its owner may read. Raises `BadKey`."""
     with _opened(path, secret=True) as descriptor:
-        return parse_secret_key(os.read(descriptor, _MOST_BYTES))
+        return os.read(descriptor, _MOST_BYTES)
 
 
 def read_public_half(path: StrPath) -> PublicKey:

@@ -168,4 +168,4 @@ def find_packages(known: PackageIndexes, manifest: Mapping[str, str]) -> FoundPa
                     found[name] = FoundPackage(package, index.name, index.is_foreign)
                 elif former.package.hash not in ("", package.hash):
                     found[name] = replace(former, package=replace(former.package, hash=""))
-    return FoundPackages(known.manager, found)
+    return FoundPackages(known.manager, found, known.indexes)

@@ -6,7 +6,7 @@ import pytest
 from asu_builder.core.pipeline import ImageBuilder
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image
-from asu_builder.domain.make import CommandResult, OutputCallback
+from asu_builder.domain.make import CommandResult, Origin, OutputCallback
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.release import parse_release
 from factories import a_request
@@ -28,6 +28,7 @@ class Told:
     """A container that prints what `make info` would, and counts how often it was asked."""
 
     workdir = "/builder"
+    origin = Origin("none")
     warnings: Sequence[str] = ()
 
     def __init__(self, identity: str) -> None:

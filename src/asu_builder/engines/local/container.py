@@ -16,7 +16,7 @@ from threading import Event, Lock
 from time import monotonic, sleep
 
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
-from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, Origin, OutputCallback
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Watch, disk_exhausted, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, Confinement, confined
@@ -57,6 +57,7 @@ class LocalContainer:
                 found = (source / name).stat()
                 facts.append(f"{name} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}")
         self.identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        self.origin = Origin("sandbox" if confinement.sandboxed else "none")
         self.builder, self.temporary = home / "builder", home / "tmp"
         self.workdir = INNER_WORKDIR if confinement.sandboxed else str(self.builder)
         self._home = home

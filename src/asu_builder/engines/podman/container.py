@@ -8,7 +8,7 @@ from time import monotonic
 from typing import IO, cast
 
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
-from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, Origin, OutputCallback
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
@@ -45,6 +45,7 @@ class PodmanContainer:
         `on_command` is called when a command has begun to run.
         """
         self.identity = image.id
+        self.origin = Origin("container", image.reference, image.digest)
         self.workdir = image.workdir
         self.warnings: Sequence[str] = (image.warning,) if image.warning else ()
         self._calls = calls

@@ -204,6 +204,8 @@ class Image(Struct, frozen=True):
     """Why this image may be older than it should be; empty when it is not."""
     user: str = ""
     """Whom its commands run as, by name or number; empty is root."""
+    digest: str = ""
+    """SHA-256 of its manifest, hexadecimal; empty where Podman tells none."""
 
 
 def image_reference(settings: Settings, release: Release, target: str) -> str:
@@ -272,7 +274,15 @@ class Images:
         configured = attributes.get("Config") or {}
         workdir = (configured.get("WorkingDir") or "").rstrip("/") or _DEFAULT_WORKDIR
         warning = self._asked.get(reference, (0.0, ""))[1]
-        return Image(reference, attributes["Id"], workdir, warning, str(configured.get("User") or ""))
+        algorithm, _, digest = str(attributes.get("Digest") or "").partition(":")
+        return Image(
+            reference,
+            attributes["Id"],
+            workdir,
+            warning,
+            user=str(configured.get("User") or ""),
+            digest=digest if algorithm == "sha256" else "",
+        )
 
     def _is_stale(self, reference: str) -> bool:
         asked, _ = self._asked.get(reference, (None, ""))

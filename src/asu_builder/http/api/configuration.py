@@ -154,6 +154,18 @@ MEANINGS: Mapping[str, str] = {
         "The path of the file with the key under which first-boot scripts and repository keys are encrypted "
         "in the database; no other user may read it. Empty: they are stored as they are. See secrets key."
     ),
+    "provenance_key": (
+        "What signs the statement of where images came from: `file:` with the path of an Ed25519 key in PEM "
+        "that no other user may read, or `exec:` with a program as for `signing_key`. It must be another key "
+        "than `signing_key`. Empty: nothing is stated. See provenance."
+    ),
+    "provenance_public_key": (
+        "The path of the public key (PEM) of the program of `exec:`; with `file:` none is given."
+    ),
+    "provenance_builder": (
+        "The address by which everybody knows this server, such as `https://asu.example.org`: statements "
+        "name it as the builder. Needed with `provenance_key`."
+    ),
     "package_changes_url": "A package-changes service that is used for each build instead.",
     "allow_defaults": "Whether requests may contain a first-boot script, which runs as root on the device.",
     "max_defaults_length": "Longest first-boot script, in characters.",
@@ -232,7 +244,7 @@ def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 def _written(name: str, value: Any) -> Any:
     if name == "api_tokens":
         return [{key: token[key] for key in _SHOWN_OF_A_TOKEN if key in token} for token in value]
-    if name == "signing_key" and value.startswith("exec:"):
+    if name in ("signing_key", "provenance_key") and value.startswith("exec:"):
         return "exec:…"  # its arguments may hold a secret
     return _plain(value)
 

@@ -1,5 +1,6 @@
-"""The public key that images are signed with, its certificate, and revokers."""
+"""The public keys of this server, the certificate of the one for images, and revokers."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -10,9 +11,9 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.api.wire import Problem, RenderedResponse, render_json
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
-from asu_builder.ports import ImageSigning
+from asu_builder.ports import ImageSigning, StatementSigning
 
-_NAMES = ["0123456789abcdef", "0123456789abcdef.ucert"]
+_NAMES = ["0123456789abcdef", "0123456789abcdef.ucert", "fedcba9876543210.pem"]
 
 
 class KeysDocument(msgspec.Struct):
@@ -21,19 +22,23 @@ class KeysDocument(msgspec.Struct):
     files: Annotated[
         tuple[str, ...],
         says(
-            "Names below /keys/: 16 digits are a public key, .ucert its certificate, .revoke a revoker",
+            "Names below /keys/: 16 digits are the public key of images, .ucert its certificate, .revoke a "
+            "revoker, .pem the public key of statements on where images came from",
             _NAMES,
         ),
     ]
 
 
 class Keys:
-    """Serves what everybody needs to check images, as the files that OpenWrt's tools read."""
+    """Serves what everybody needs to check images, as the files that OpenWrt's and others' tools read."""
 
-    def __init__(self, signing: ImageSigning | None, threads: Threads) -> None:
-        """Without `signing` nothing is offered."""
-        self._offers = signing.offers if signing else dict[str, bytes]
+    def __init__(self, signers: Sequence[ImageSigning | StatementSigning | None], threads: Threads) -> None:
+        """What is None offers nothing."""
+        self._signers = [signer for signer in signers if signer]
         self._threads = threads
+
+    def _offers(self) -> dict[str, bytes]:
+        return {name: content for signer in self._signers for name, content in signer.offers().items()}
 
     @operation("/keys", answers={200: ("The files", KeysDocument)})
     async def list_keys(self, request: Request) -> RenderedResponse:
@@ -46,7 +51,7 @@ class Keys:
         content_type="application/octet-stream",
     )
     async def download_key(self, request: Request) -> Response:
-        """Download the public key that images are signed with, its certificate, or a revoker."""
+        """Download a public key, a certificate, or a revoker."""
         content = (await self._threads.run(self._offers)).get(request.path_params["name"])
         if content is None:
             raise BuildNotFound("There is no such key here.")

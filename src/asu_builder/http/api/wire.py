@@ -190,6 +190,13 @@ class Done(msgspec.Struct):
         Mapping[str, str] | msgspec.UnsetType,
         says("Files beside the images that say what is in them, by their format", {"spdx": "….spdx.json"}),
     ] = msgspec.UNSET
+    provenance: Annotated[
+        str | msgspec.UnsetType,
+        says(
+            "File beside the images that states where they came from; absent if nothing is stated",
+            "….intoto.jsonl",
+        ),
+    ] = msgspec.UNSET
 
 
 class AttemptDocument(msgspec.Struct):
@@ -415,6 +422,7 @@ def _done(job: Job, result: BuildResult, shared: Mapping[str, Any]) -> dict[str,
         indexes=result.indexes or msgspec.UNSET,
         signed_by=result.signed_by or msgspec.UNSET,
         sbom=asdict(result.sbom) if result.sbom else msgspec.UNSET,
+        provenance=result.provenance or msgspec.UNSET,
         **shared,
     )
     # Ours come last: nothing that left a container may replace them.
