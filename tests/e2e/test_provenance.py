@@ -139,16 +139,25 @@ def test_the_commands_of_the_documentation_check_a_statement(make_local: Make, t
     made = make_local()
     path = a_provenance_key(made)
     page = (Path(__file__).resolve().parents[2] / "docs/provenance.md").read_text()
-    commands = page.split("## Check it")[1].split("```sh operator\n")[1].split("```")[0]
+    commands = page.split("## Check it")[1].split("```sh operator\n")[2].split("```")[0]
     assert "openssl" in commands and "sha256sum" in commands
-    with make_local(**stating(path)).start().client() as client:
+    service = make_local(**stating(path))
+    with service.start().client() as client:
+        address = f"http://127.0.0.1:{service.port}"
         done = client.build(a_body()).json
         statement_of(client, done)
+        page = client.get(f"/build/{done['request_hash']}").body.decode()
+        assert done["provenance"] in page and "Where this image came from" in page
+        checked_there = run(made, "verify-provenance", done["request_hash"], "--server", address)
+        assert checked_there.returncode == 0, checked_there.stderr
         image = done["images"][0]["name"]
         for name in (done["provenance"], image):
             (tmp_path / name).write_bytes(client.get(f"/store/{done['bin_dir']}/{name}").body)
     shutil.copy(f"{path}.pub", tmp_path / "KEY.pem")
     commands = commands.replace("FILE", done["provenance"])
+    given = ("verify-provenance", str(tmp_path / done["provenance"]), "--key", str(tmp_path / "KEY.pem"))
+    ours = run(made, *given)
+    assert ours.returncode == 0 and f"built by {BUILDER}" in ours.stdout, ours.stderr
 
     def checked() -> tuple[int, str]:
         ended = subprocess.run(
@@ -162,10 +171,15 @@ def test_the_commands_of_the_documentation_check_a_statement(make_local: Make, t
         file.write(b"x")
     code, printed = checked()
     assert code != 0 and f"{image}: FAILED" in printed
+    ours = run(made, *given)
+    assert (ours.returncode, ours.stdout) == (5, "")
+    assert f"{image} is another file than the one that was built." in ours.stderr
     other = a_provenance_key(made, "other.key")
     shutil.copy(f"{other}.pub", tmp_path / "KEY.pem")
     code, printed = checked()
     assert code != 0 and "Signature Verification Failure" in printed
+    ours = run(made, *given)
+    assert ours.returncode == 5 and "The statement is not signed by key" in ours.stderr
 
 
 @pytest.mark.parametrize("program", ["sleep 0", "false"])

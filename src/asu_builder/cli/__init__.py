@@ -29,6 +29,7 @@ _ELSEWHERE = {
     "sbom": ("asu_builder.cli.builds", "sbom_command"),
     "status": ("asu_builder.cli.builds", "status_command"),
     "token": ("asu_builder.cli.admin", "token_command"),
+    "verify-provenance": ("asu_builder.cli.provenance", "verify_provenance_command"),
     "versions": ("asu_builder.cli.search", "versions_command"),
 }
 """Commands that are imported when they are asked for, so that serving does not pay for them."""
