@@ -10,6 +10,7 @@ from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
+from asu_builder.database.secrets import Secrets, make_key, write_keys
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.local.sandbox import bubblewrap_works
@@ -30,9 +31,13 @@ _LOOKS_EVERY = timedelta(seconds=0.3)
 
 
 @pytest.fixture
-def queue(database: SqlDatabase) -> JobQueue:
-    """The one adapter of the port `JobQueue`."""
-    return SqlJobQueue(database)
+def queue(database: SqlDatabase, tmp_path: Path) -> JobQueue:
+    """The one adapter of the port `JobQueue`, with a key where a database stores no secret without one."""
+    if database.overwrites_deleted:
+        return SqlJobQueue(database)
+    key = tmp_path / "secrets.key"
+    write_keys(key, [make_key()], new=True)
+    return SqlJobQueue(database, Secrets(key))
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ import pytest
 from asu_builder.database import secrets as module
 from asu_builder.database.backup import backup
 from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.database.secrets import Secrets, make_key, read_keys, write_keys
-from asu_builder.domain.errors import SecretsUnavailable
+from asu_builder.domain.errors import RequestRejected, SecretsUnavailable
 from asu_builder.domain.job import Entry, IdlePolicy, Job, JobFilter, JobState, Lease, Retention, Submission
 from database_clock import CLOCK, at_time
 from factories import NOON, a_result, a_submission
@@ -229,6 +230,28 @@ def test_a_request_that_cannot_be_decrypted_says_so_and_others_are_untouched(
     assert found.state is JobState.BUILDING
     sealed.queue.release(lease)
     assert sealed.claim()[0].whole_request == broken.request
+
+
+@pytest.mark.parametrize(
+    ("secret", "field", "what"),
+    [
+        ({"defaults": SCRIPT}, "defaults", "first-boot scripts"),
+        ({"repository_keys": (SCRIPT,)}, "repository_keys", "keys"),
+    ],
+)
+def test_without_a_key_a_database_that_keeps_what_is_deleted_takes_no_secret(
+    database: SqlDatabase, secret: dict[str, Any], field: str, what: str
+) -> None:
+    queue, plain = SqlJobQueue(database), a_submission(packages=("htop",))
+    asked = a_submission(**secret)
+    refused, taken = queue.submit_all([asked, plain])
+    assert isinstance(taken, Entry) and taken.created
+    if database.overwrites_deleted:
+        assert isinstance(refused, Entry) and refused.job.request == asked.request
+        return
+    assert isinstance(refused, RequestRejected) and refused.field == field
+    assert str(refused).startswith(f"{field}: this server stores no {what}, because it has no key")
+    assert queue.find(asked.request_hash) is None
 
 
 def test_without_a_key_requests_are_stored_as_they_are_and_overwritten(

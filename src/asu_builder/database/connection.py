@@ -83,6 +83,8 @@ class Wakeups:
 class Database:
     """The embedded database; safe to use from any thread. `close()` ends all connections."""
 
+    overwrites_deleted = True
+
     def __init__(
         self,
         path: Path,

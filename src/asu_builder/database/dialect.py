@@ -58,6 +58,8 @@ class SqlDatabase(Protocol):
 
     wakeups: "Wakeups"
     was_cut_off: bool
+    overwrites_deleted: bool
+    """Whether no file keeps what was deleted; else no secret is stored as it is."""
 
     def reading(self, *, snapshot: bool = False) -> AbstractContextManager[Connection]:
         """A connection that refuses to write."""

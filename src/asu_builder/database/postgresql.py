@@ -130,6 +130,7 @@ class ServerDatabase:
     """Fulfils `dialect.SqlDatabase` on PostgreSQL; safe to use from any thread."""
 
     was_cut_off = False
+    overwrites_deleted = False
 
     def __init__(
         self,

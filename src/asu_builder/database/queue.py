@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import json
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from asu_builder.database.arrivals import Arrivals, find_all
 from asu_builder.database.clock import DOWNTIME
@@ -22,14 +22,14 @@ from asu_builder.database.rows import (
     span_micros,
     to_job,
 )
-from asu_builder.database.secrets import Secrets
+from asu_builder.database.secrets import Secrets, has_secrets
 from asu_builder.database.standings import (
     FORGET_MOVES,
     NEWEST_ID,
     OUTDATED,
     WaitingJobs,
 )
-from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost
+from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, RequestRejected
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
     Attempt,
@@ -46,6 +46,7 @@ from asu_builder.domain.job import (
     Standing,
     Submission,
 )
+from asu_builder.domain.request import BuildRequest
 
 MAX_ATTEMPTS = 3
 RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
@@ -118,8 +119,15 @@ class SqlJobQueue:
         self, submissions: Sequence[Submission], *, max_pending: int | None = None
     ) -> list[Entry | AsuError]:
         secrets = self._secrets
-        for submission in submissions:  # loads a library, and not within the transaction
-            secrets.encrypted(submission.request)
+        # Loads a library where it encrypts, and not within the transaction.
+        submissions = [
+            submission
+            if secrets.encrypted(submission.request)
+            or self._database.overwrites_deleted
+            or not has_secrets(submission.request)
+            else replace(submission, refusal=_not_kept(submission.request), refused_after=0)
+            for submission in submissions
+        ]
 
         def take_all(connection: Connection, at: int) -> Arrivals:
             known = find_all(connection, {submission.request_hash for submission in submissions}, at, secrets)
@@ -344,6 +352,16 @@ class SqlJobQueue:
         returned = len(lapsed) - len(gave_up)
         self._database.wakeups.notify(returned)
         return Recovery(returned, gave_up)
+
+
+def _not_kept(request: BuildRequest) -> RequestRejected:
+    """Why a request with secrets is not taken."""
+    field, what = ("defaults", "first-boot scripts") if request.defaults else ("repository_keys", "keys")
+    return RequestRejected(
+        f"{field}: this server stores no {what}, because it has no key to encrypt them with. Its operator "
+        "can set secrets_key.",
+        field=field,
+    )
 
 
 def _update_under_lease(
