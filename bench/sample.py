@@ -9,11 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from asu_builder.database.connection import Database
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.rows import to_micros
-from asu_builder.domain.job import BuildResult, Image, Retention, Submission
+from asu_builder.domain.job import BuildResult, Image, Retention, StoredFiles, Submission
 from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.store.local import LocalStore
@@ -80,10 +81,12 @@ def a_result() -> BuildResult:
     return BuildResult(description, images, PACKAGES, command, tuple(PACKAGES), output, "")
 
 
-def seed(folder: Path, *, finished_jobs: int = 0, usual: bool = False) -> None:
+def seed(
+    folder: Path, *, finished_jobs: int = 0, usual: bool = False, files: StoredFiles | None = None
+) -> None:
     """A database and a store in which the request above is built, beside many other finished jobs.
 
-    Their results are small, or of `usual` size.
+    Their results are small, or of `usual` size. `files` is where object storage has those of the request.
     """
     database = Database(folder / "bench.db")
     queue = SqlJobQueue(database)
@@ -91,7 +94,7 @@ def seed(folder: Path, *, finished_jobs: int = 0, usual: bool = False) -> None:
     queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"))
     claimed = queue.claim("bench", lease_for=_WEEK)
     assert claimed is not None
-    queue.finish(claimed[1], a_result(), Retention(_WEEK))
+    queue.finish(claimed[1], replace(a_result(), files=files), Retention(_WEEK))
     root = folder / "public" / "store"
     store = LocalStore(root, installation=database.installation())
     with store.scratch() as scratch:

@@ -35,6 +35,7 @@ from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
 from asu_builder.signing import fwtool
+from asu_builder.store.bucket import failure_of
 from asu_builder.upstream import formats, lenient, package_index
 from asu_builder.upstream.lenient import Notes
 from factories import a_request
@@ -175,12 +176,15 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "http.rules_service.parse_body": lambda text: rules_service.parse_body(text.encode()),
     "package_changes.versions.version_order": versions.version_order,
     "package_changes.versions.branch_of": versions.branch_of,
+    # what object storage says when it fails
+    "store.bucket.failure_of": lambda text: failure_of("s3://images", ValueError(text)),
     # text of a server, read by the command line
     "client.server.json_object": lambda text: server.json_object(text.encode()),
     "client.builds.parse_events": lambda text: list(builds.parse_events([text.encode()])),
 }
 
 COVERED: Mapping[str, str] = {
+    "store.bucket._explain": "store.bucket.failure_of",
     "domain.addresses._is_host": "domain.addresses.parse_address",
     "domain.diagnosis._is_chosen": "domain.diagnosis.blame_make",
     "domain.profiles_json._is_plain": "domain.profiles_json.parse_built",
@@ -238,6 +242,7 @@ COVERED: Mapping[str, str] = {
 """Functions that are reached only by way of a listed parser, and by which."""
 
 NOT_FOREIGN: Mapping[str, str] = {
+    "database.retention.SqlRetention.stored_files": "a result that this program has written",
     "domain.access.parse_rates": "a setting of the operator",
     **dict.fromkeys(
         (

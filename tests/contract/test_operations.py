@@ -27,6 +27,7 @@ from asu_builder.domain.job import (
     QueueLoad,
     Retention,
     Stage,
+    StoredFiles,
     Waiting,
 )
 from asu_builder.ports import JobQueue, Operations, RetentionRepository
@@ -361,6 +362,26 @@ def test_what_is_stored_is_what_results_take_until_they_are_forgotten(
     assert retention.stored_bytes() == sum(sizes)
     delete_with_files(retention, jobs[0].request_hash, remove=removes(), unexpired=True)
     assert retention.stored_bytes() == sizes[1]
+
+
+def test_the_newest_result_says_where_its_files_lie(queue: JobQueue, retention: RetentionRepository) -> None:
+    files = [StoredFiles(f"ours.{number}", {"x.bin": number}, NOON) for number in (1, 2)]
+    assert retention.stored_files("a" * 64) is None
+    submit(queue)
+    request_hash = finish(queue, a_result(files=files[0])).request_hash
+    assert retention.stored_files(request_hash) == files[0]
+    job = queue.find(request_hash)
+    assert job is not None
+    queue.expire(job.id)
+    assert retention.stored_files(request_hash) == files[0], "until its row goes"
+    submit(queue)
+    claimed = queue.claim("host/1", lease_for=MINUTE)
+    assert claimed is not None
+    assert retention.stored_files(request_hash) == files[0], "nothing of a build that has no end"
+    queue.finish(claimed[1], a_result(files=files[1]), Retention(60 * MINUTE))
+    assert retention.stored_files(request_hash) == files[1]
+    submit(queue, "on-disk")
+    assert retention.stored_files(finish(queue, a_result()).request_hash) is None
 
 
 def test_the_least_used_results_come_longest_unused_first_with_what_they_take(

@@ -27,10 +27,11 @@ from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
 from asu_builder.files import BadFile
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import Lead, PackageResolver, Runtime
+from asu_builder.ports import Lead, PackageResolver, Runtime, Store
 from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.store.local import LocalStore
+from asu_builder.store.scratch import ScratchSpace
 from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Adapters(Struct, frozen=True):
     operations: SqlOperations
     preflight_records: SqlPreflightRecords
     revocations: Revocations
-    store: LocalStore
+    store: Store
     statistics: SqlStatistics
     upstream: HttpUpstream
     package_changes: LocalPackageChanges | RemotePackageChanges
@@ -272,12 +273,7 @@ def open_adapters(
         operations=SqlOperations(database, on_revoked=revocations.note),
         preflight_records=SqlPreflightRecords(database),
         revocations=revocations,
-        store=LocalStore(
-            settings.public_path / "store",
-            installation=installation,
-            floor=settings.disk_floor,
-            expects_results=retention.has_results,
-        ),
+        store=open_store(settings, retention, installation=installation),
         statistics=SqlStatistics(database, now=now, note=note),
         upstream=HttpUpstream(
             settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
@@ -301,6 +297,36 @@ def open_secrets(settings: Settings) -> Secrets:
         raise SettingsProblem(
             f"secrets_key: {path} cannot be used: {bad}; `asu-builder keys new-secrets FILE` makes one"
         ) from None
+
+
+def open_store(settings: Settings, retention: SqlRetention, *, installation: str) -> Store:
+    """Where images lie, by the settings; nothing is asked of object storage yet."""
+    root = settings.public_path / "store"
+    if not settings.store_url:
+        return LocalStore(
+            root,
+            installation=installation,
+            floor=settings.disk_floor,
+            expects_results=retention.has_results,
+        )
+    from importlib.util import find_spec
+
+    if find_spec("obstore") is None:
+        raise SettingsProblem(
+            "store_url: object storage needs the library obstore; install asu-builder[cluster], or let "
+            "images lie in public_path"
+        )
+    from asu_builder.store.bucket import Bucket
+    from asu_builder.store.objects import ObjectStore
+
+    return ObjectStore(
+        Bucket(settings),
+        ScratchSpace(root, floor=settings.disk_floor),
+        installation=installation,
+        named=retention.stored_files,
+        expects_results=retention.has_results,
+        longest_build=settings.job_timeout,
+    )
 
 
 def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":

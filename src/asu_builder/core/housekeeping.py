@@ -233,6 +233,8 @@ class Housekeeping:
 
     def _has_room(self, too_many: int, *, coming: int = 0) -> bool:
         """Whether the store keeps the floor of free disk, and has no bytes too many."""
+        if not self._store.keeps_on_disk:
+            return too_many <= 0
         try:
             return self._store.room() + coming > 0 >= too_many
         except Unavailable:

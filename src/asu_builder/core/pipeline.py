@@ -177,8 +177,7 @@ class Pipeline:
                     indexes = self._indexes(request)
                     found = self._found_packages(request, manifest)
                     advance(Stage.BUILDING_IMAGE)
-                    extra_name = job.request_hash[:12]
-                    imagebuilder.build(selection.packages, extra_name=extra_name, into=images)
+                    imagebuilder.build(selection.packages, extra_name=job.request_hash[:12], into=images)
                 imagebuilder.warnings += container.warnings
             require_time = partial(_require_time, stop, since, self._job_timeout)
             carried = imagebuilder.identity is not None
@@ -186,7 +185,7 @@ class Pipeline:
             completed = self._complete(job, images, imagebuilder, signatures, built, advance, require_time)
             # Proves that the lease is still ours, right before publishing.
             advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
-            stored_bytes = self._store.publish(job.request_hash, images)
+            published = self._store.publish(job.request_hash, images, require_time=require_time)
         return BuildResult(
             **completed,
             manifest=manifest,
@@ -196,7 +195,8 @@ class Pipeline:
             stderr=imagebuilder.stderr,
             warnings=tuple(imagebuilder.warnings),
             package_changes=selection.record,
-            stored_bytes=stored_bytes,
+            stored_bytes=published.stored_bytes,
+            files=published.files,
             indexes=indexes,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
+from msgspec import Struct
 
 from asu_builder.database import statistics
 from asu_builder.database.clock import DOWNTIME
@@ -18,7 +19,7 @@ from asu_builder.database.rows import FINAL, REQUEST, span_micros
 from asu_builder.database.secrets import has_secrets, without_secrets
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import DoomedJobs, EventKind
+from asu_builder.domain.job import DoomedJobs, EventKind, StoredFiles
 from asu_builder.domain.request import BuildRequest
 
 _BYTES = 8
@@ -101,7 +102,20 @@ _OLD_REQUESTS = """
             EXCEPT SELECT request_hash FROM build_jobs ORDER BY request_hash)
     ) AS summed WHERE total > :most OR first_requested_at < :before ORDER BY total DESC LIMIT :at_once
 """
+_NEWEST_RESULT = """
+    SELECT result.document FROM build_jobs AS job JOIN build_results AS result ON result.job_id = job.id
+     WHERE job.request_hash = ? AND job.state = 'completed' ORDER BY job.id DESC LIMIT 1
+"""
 _AT_ONCE = 1000
+
+
+class _Files(Struct, frozen=True):
+    """Of a result's document that alone: the output beside it is not made into text."""
+
+    files: StoredFiles | None = None
+
+
+_FILES = msgspec.json.Decoder(_Files)
 _EVENTS_AT_ONCE = 5000
 _KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 
@@ -199,6 +213,11 @@ class SqlRetention:
                 return
             last = rows[-1][0]
             yield from (row[1] for row in rows)
+
+    def stored_files(self, request_hash: str) -> StoredFiles | None:
+        with self._database.reading() as connection:
+            row = connection.execute(_NEWEST_RESULT, (request_hash,)).fetchone()
+        return _FILES.decode(row[0]).files if row else None
 
     def has_results(self) -> bool:
         """Whether any completed job is left, expired or not; then files of it lie in the store."""

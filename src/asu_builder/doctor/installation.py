@@ -112,8 +112,12 @@ def check_settings(scene: Scene) -> CheckResult:
             "default of each that is wrong.",
         )
     for path in survey.read:
-        if str(path) == survey.origins.get("api_tokens") and path.stat().st_mode & 0o004:
-            return warning(f"{path} holds tokens and may be read by everybody.", f"chmod o-rwx {path}")
+        secret = {"api_tokens": "tokens", "store_options": "keys of the object storage"}
+        held = [what for name, what in secret.items() if str(path) == survey.origins.get(name)]
+        if held and path.stat().st_mode & 0o004:
+            return warning(
+                f"{path} holds {' and '.join(held)} and may be read by everybody.", f"chmod o-rwx {path}"
+            )
     absent = ", ".join(map(str, survey.absent))
     looked = f" (also looked for: {absent})" if absent and len(survey.read) < len(CONFIG_FILES) else ""
     return ok(f"{read}{looked}.")

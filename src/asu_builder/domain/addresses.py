@@ -5,7 +5,7 @@ What could be read in two ways is no address.
 
 import re
 from collections.abc import Mapping
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct, field
 
@@ -50,6 +50,13 @@ def parse_address(text: str) -> Address | None:
     if not _is_host(host):
         return None
     return Address(shape[1], host, int(port) if port else DEFAULT_PORTS[shape[1]], shape[3] or "", user)
+
+
+def attachment(name: str) -> str:
+    """The `Content-Disposition` of a file that is to be kept under its own name (RFC 6266)."""
+    quoted = quote(name)
+    plain = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
+    return f"attachment; {plain}"
 
 
 def host_and_port(parts: SplitResult) -> tuple[str, int]:

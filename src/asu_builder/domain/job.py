@@ -94,6 +94,24 @@ class SbomFiles(Struct, frozen=True):
     spdx: str
 
 
+class StoredFiles(Struct, frozen=True):
+    """Where object storage holds the files of one publication; what is written there never changes."""
+
+    folder: str
+    """Its name below the request hash; no other publication has the same."""
+    sizes: Mapping[str, int]
+    """Every file, by name, with its bytes."""
+    at: datetime
+
+
+class Published(Struct, frozen=True):
+    """What came of a publication."""
+
+    stored_bytes: int
+    files: StoredFiles | None = None
+    """None where the name alone leads to them; else they are published when the job's result names them."""
+
+
 class BuildResult(Struct, frozen=True):
     """What a completed job leaves: the ImageBuilder's own description and what we add."""
 
@@ -117,6 +135,8 @@ class BuildResult(Struct, frozen=True):
     """None for a build of an older version."""
     provenance: str = ""
     """Name of the file beside the images that states where they came from; "" where there is none."""
+    files: StoredFiles | None = None
+    """Where they lie in object storage; None where they lie on a disk, below the request hash."""
 
 
 class BuildFailure(Struct, frozen=True):

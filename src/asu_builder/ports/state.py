@@ -27,6 +27,7 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
     Standing,
+    StoredFiles,
     Submission,
     Tally,
     TallyBy,
@@ -237,6 +238,12 @@ class RetentionRepository(Protocol):
 
     def completed_hashes(self) -> Iterable[str]:
         """Hashes of every completed job, read page by page; one that was built again may come again."""
+
+    def stored_files(self, request_hash: str) -> StoredFiles | None:
+        """Where the files of the newest completed job of this hash lie, expired or not.
+
+        None without such a job, and where its result does not say.
+        """
 
     def stored_bytes(self) -> int:
         """What the images of all completed jobs take together."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from asu_builder.domain.access import Rate
 from asu_builder.domain.health import CheckResult
-from asu_builder.domain.job import Image
+from asu_builder.domain.job import Image, Published
 from asu_builder.domain.make import CommandResult, ContainerSpec, Origin, OutputCallback
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import Baseline, PackageSelection
@@ -90,20 +90,54 @@ class Runtime(Protocol):
         """Whether the container images of ImageBuilders can be had, as far as the last tries tell."""
 
 
+class RemoteFile(Protocol):
+    """A published file that is not on a disk of this host; for the event loop."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, as the result tells."""
+
+    @property
+    def etag(self) -> str:
+        """Without quotes; no other content has the same."""
+
+    @property
+    def modified_at(self) -> datetime:
+        """When it was published."""
+
+    async def read(self, start: int, count: int) -> memoryview:
+        """So many bytes from `start` on, within seconds.
+
+        Raises `BuildNotFound` where the file is gone, and `StoreUnavailable` for everything else, a file of
+        another length than the result tells among it.
+        """
+
+    def signed_url(self) -> str:
+        """Where everybody can GET it for a while, without the host being asked. Reaches for nothing."""
+
+
 class Store(Protocol):
     """Published images: one directory per request hash, never rewritten."""
 
-    def publish(self, request_hash: str, scratch: Path) -> int:
-        """Makes a scratch directory the published one: synced, in one step; its size in bytes.
+    keeps_on_disk: bool
+    """Whether images share the disk of `room` with builds: only then does removing them make room."""
 
-        Only the holder of the job's lease may call this: then a directory of that name belongs
-        to no completed job (expired, or left by a crash before *completed*) and is taken away.
+    def publish(
+        self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = ...
+    ) -> Published:
+        """Makes the files of a scratch directory the published ones, in one step, durably.
+
+        `require_time` is called between files where each takes its time, and raises when the build may not
+        go on. Where the answer names files, they are published when the job's result names them.
+
+        Only the holder of the job's lease may call this: then files of that hash belong
+        to no completed job (expired, or left by a crash before *completed*) and are taken away.
         """
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A fresh directory on the store's disk, gone later unless published; raises as `require_root`."""
+        """A fresh directory on a disk of this host, gone later; raises as `require_root`."""
 
-    def locate(self, request_hash: str, name: str) -> Path | None:
+    def locate(self, request_hash: str, name: str) -> Path | RemoteFile | None:
         """The published plain file, or None; never anything outside the store."""
 
     def holds(self, request_hash: str) -> bool:
@@ -116,7 +150,10 @@ class Store(Protocol):
         """Whether this installation has published it; what another has put there is not ours to touch."""
 
     def hold(self, request_hash: str, *, wait: bool = True) -> AbstractContextManager[None]:
-        """Lets no process remove the directory; without `wait`, `BlockingIOError` while one removes it."""
+        """Lets no process take away what is located; without `wait`, `BlockingIOError` while one does.
+
+        Where `locate` gives a `RemoteFile`, that outlives its removal long enough, and nothing is held.
+        """
 
     def remove(self, request_hash: str, *, confirm: Callable[[], bool] = ...) -> bool:
         """Takes a published directory away, and is done too if there is none.
@@ -141,10 +178,13 @@ class Store(Protocol):
         """Takes this for the store from now on, whatever lies in it; the operator has decided so."""
 
     def room(self) -> int:
-        """Bytes of free disk above the floor. Raises `StoreUnavailable`, which does not mean a full disk."""
+        """Bytes of free disk above the floor, where scratch directories lie.
+
+        Raises `StoreUnavailable`, which does not mean a full disk.
+        """
 
     def sweep(self) -> int:
-        """Removes scratch directories that no living process holds; how many."""
+        """Removes scratch directories that no living process holds, and removed files; how many."""
 
     def check(self) -> CheckResult:
         """Whether images can be written now."""

@@ -80,6 +80,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_max_size: Size = UNLIMITED
     disk_floor: Size = _DEFAULT_FLOOR
     store_accel_redirect: str = ""
+    store_url: str = ""
+    store_options: Mapping[str, str] = field(default_factory=dict)
+    store_redirect: bool = False
     signing_key: str = ""
     signing_public_key: str = ""
     signing_certificate: str = ""

@@ -104,7 +104,8 @@ def problem_of(sentences: Iterable[str], wrong: Iterable[Wrong] = ()) -> Setting
 
 def expectation(name: str, expected: str, given: object) -> Wrong:
     """Something else was expected."""
-    got = "" if name.startswith((SECRET, "signing_key", "provenance_key")) else f", got {written(given)}"
+    secret = (SECRET, "signing_key", "provenance_key", "store_options")
+    got = "" if name.startswith(secret) else f", got {written(given)}"
     return Wrong(name, f"expected {expected}{got}")
 
 
@@ -151,6 +152,21 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Of a worker, a network, or the holder of a token."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _INTERNAL_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+/")
+_BUCKET = re.compile(
+    r"(?:s3|gs|az)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,8}/?"
+)
+STORE_OPTIONS: Mapping[str, Sequence[str]] = {
+    "s3": (
+        *("endpoint", "region", "access_key_id", "secret_access_key", "session_token"),
+        *("virtual_hosted_style_request", "skip_signature"),
+    ),
+    "gs": ("service_account", "service_account_key", "application_credentials"),
+    "az": ("account_name", "account_key", "sas_key", "endpoint"),
+}
+"""Names of options of object storage, by how its address begins; as obstore has them."""
+_YES_OR_NO = ("virtual_hosted_style_request", "skip_signature")
+PUBLIC_STORE_OPTIONS = ("endpoint", "region", "account_name", *_YES_OR_NO)
+"""Those that are no secret."""
 _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 _AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
@@ -164,6 +180,8 @@ PARTNERS: Mapping[str, str] = {
     "install_signing_key": "signing_key",
     "provenance_public_key": "provenance_key",
     "provenance_builder": "provenance_key",
+    "store_options": "store_url",
+    "store_redirect": "store_url",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
 _TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
@@ -194,6 +212,7 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(plain, "store_accel_redirect", "a path like /asu-store/, or nothing", redirect)
     expected = "nothing without trusted_proxies: only these are told to send files"
     yield from _unless(not redirect or settings.trusted_proxies, "store_accel_redirect", expected, redirect)
+    yield from _wrong_store(settings)
     both = settings.package_changes_path and settings.package_changes_url
     expected = "nothing beside package_changes_url: rules come from one place"
     yield from _unless(not both, "package_changes_path", expected, settings.package_changes_path)
@@ -226,6 +245,36 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
     yield from _wrong_signing(settings)
     yield from _wrong_entries(settings)
+
+
+def _wrong_store(settings: "Settings") -> Iterator[Wrong]:
+    """The same of object storage. Values of its options may be keys, and are not repeated."""
+    url, options = settings.store_url, settings.store_options
+    expected = (
+        "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, or nothing: then images lie in "
+        "public_path"
+    )
+    is_bucket = _BUCKET.fullmatch(url)
+    yield from _unless(is_bucket or not url, "store_url", expected, url)
+    for name in ("store_redirect", "store_options"):
+        expected = "nothing without store_url" if name == "store_options" else "false without store_url"
+        yield from _unless(url or not getattr(settings, name), name, expected, getattr(settings, name))
+    expected = "nothing beside store_url: a proxy has no file to send"
+    redirect = settings.store_accel_redirect
+    yield from _unless(not (url and redirect), "store_accel_redirect", expected, redirect)
+    known = STORE_OPTIONS.get(url.partition("://")[0], ())
+    for name, value in options.items() if is_bucket else ():
+        if name not in known:
+            yield Wrong(f"store_options.{name}", f"there is no such option; possible are {', '.join(known)}")
+        elif name == "endpoint":
+            # An address with a user would not be sent.
+            address = parse_address(value)
+            holds = address is not None and not address.user
+            yield from _unless(holds, "store_options.endpoint", "an http(s) address without a user", value)
+        elif name in _YES_OR_NO:
+            yield from _unless(
+                value in ("true", "false"), f"store_options.{name}", '"true" or "false"', value
+            )
 
 
 def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:

@@ -101,7 +101,7 @@ def read_text(name: str, kind: Any, text: str) -> Any:
     """
     if kind == tuple[str, ...]:
         return text.replace(",", " ").split()
-    if any(map(is_typeddict, get_args(kind))):  # mappings are in it
+    if kind == Mapping[str, str] or any(map(is_typeddict, get_args(kind))):  # mappings are in it
         import json  # only where such a variable is set
 
         try:
@@ -143,7 +143,8 @@ def convert(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
         return tuple(entries) if origin is tuple else entries
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            wrong.append(expectation(name, "names with a mapping each", value))
+            what = "text" if get_args(kind)[1] is str else "mapping"
+            wrong.append(expectation(name, f"names with a {what} each", value))
             return None
         found = {}
         for key, entry in value.items():

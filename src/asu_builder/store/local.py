@@ -10,20 +10,12 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from asu_builder.domain.errors import StillRead, StoreFull, StoreUnavailable, Unavailable
+from asu_builder.domain.errors import StillRead, StoreUnavailable, Unavailable
 from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import Published
 from asu_builder.domain.request import REQUEST_HASH
-from asu_builder.files import (
-    ABSENT,
-    DISK_FULL,
-    in_the_way,
-    is_abandoned,
-    lock_alone,
-    locked,
-    locked_with_others,
-    opened,
-    sync,
-)
+from asu_builder.files import ABSENT, lock_alone, locked, locked_with_others, opened, sync
+from asu_builder.store.scratch import ScratchSpace, disk_errors
 
 _MARK = ".installation"
 """In each published directory: which installation published it."""
@@ -100,19 +92,17 @@ class Marks:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
 """Refuses marks and scratch directories, so they are never served."""
-_STAGING = ".staging"
-_SCRATCH_PREFIX = ".scratch-"
 _NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
 
 
 class LocalStore:
-    """A store below one directory; a sweep lists only the one that scratch directories lie in.
+    """A store below one directory.
 
-    Locks (flock) work between processes of one machine and end with them: exclusive on a scratch
-    directory while it is used, shared on a published one while it is read, and `.lock` for the
-    moments in which entries get, change or lose their names.
+    Locks (flock) work between processes of one machine and end with them: shared on a published directory
+    while it is read, else as in `ScratchSpace`.
     """
+
+    keeps_on_disk = True
 
     def __init__(
         self,
@@ -128,44 +118,24 @@ class LocalStore:
         `expects_results` tells whether results are known that must lie here; see `Marks`.
         """
         self._root = root
-        self._staging = root / _STAGING
-        self._root_is_swept = False
-        """Whether this process has looked for scratch directories outside of the one for them."""
+        self._scratch = ScratchSpace(root, floor=floor)
         self._marks = Marks(root, installation=installation, expects_results=expects_results)
-        self._floor = floor
-        if (obstacle := in_the_way(root)) is not None:
-            raise StoreUnavailable(
-                f"The store {root} cannot be made: {obstacle} is a file where a directory is needed. "
-                "Move it away, or name another public_path."
-            )
-        with _disk_errors(
-            f"The store {root} cannot be made; let the user of this service own its directory, or name "
-            "another public_path"
-        ):
-            root.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        # What the disk refuses within it is `StoreUnavailable` too.
-        with contextlib.ExitStack() as life:
-            # Nothing is built into a mount point whose disk is not there.
-            self.require_root()
-            with _disk_errors("The store cannot be written"), locked(self._root):
-                self._make_staging()
-                path = self._new_scratch()
-                path.mkdir(mode=0o700)
-                # The lock ends with its process; a directory without one is left over.
-                fcntl.flock(life.enter_context(opened(path)), fcntl.LOCK_EX)
-                life.callback(shutil.rmtree, path, ignore_errors=True)
-            with _disk_errors("The store cannot be written", only=_DISK):
-                yield path
+        # Nothing is built into a mount point whose disk is not there.
+        self.require_root()
+        with self._scratch.directory() as path:
+            yield path
 
-    def publish(self, request_hash: str, scratch: Path) -> int:
+    def publish(
+        self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = lambda: None
+    ) -> Published:
         # Files, then their directory, are synced before the rename, and the store after it: a client that
         # reads *completed* after a power cut still finds the images. A former directory is replaced
         # even while it is read: an open file stays readable.
-        former = self._new_scratch()
-        with _disk_errors("Images could not be stored"):
+        former = self._scratch.new_name()
+        with disk_errors("Images could not be stored"):
             size = sum(entry.stat().st_size for entry in scratch.iterdir())
             (scratch / _MARK).write_bytes(self._marks.text)
             scratch.chmod(0o755)
@@ -180,7 +150,7 @@ class LocalStore:
                 self._marks.put_on_root()
             sync(self._root)
         shutil.rmtree(former, ignore_errors=True)
-        return size
+        return Published(size)
 
     def locate(self, request_hash: str, name: str) -> Path | None:
         if not (REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
@@ -198,20 +168,20 @@ class LocalStore:
     def absent(self, request_hashes: Sequence[str]) -> Sequence[str]:
         # By text: a path object for each of a hundred thousand costs four times the look.
         folder = f"{self._root}{os.sep}"
-        with _disk_errors("The store cannot be read"):
+        with disk_errors("The store cannot be read"):
             return [name for name in request_hashes if not _is_directory(folder + name)]
 
     def owns(self, request_hash: str) -> bool:
         if not REQUEST_HASH.fullmatch(request_hash):
             return False
-        with _disk_errors("The store cannot be read"):
+        with disk_errors("The store cannot be read"):
             return self._marks.is_on(self._root / request_hash)
 
     @contextlib.contextmanager
     def hold(self, request_hash: str, *, wait: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as held:
             if REQUEST_HASH.fullmatch(request_hash):
-                with _disk_errors("The store cannot be read"):
+                with disk_errors("The store cannot be read"):
                     held.enter_context(locked_with_others(self._root / request_hash, wait=wait))
             yield
 
@@ -221,8 +191,8 @@ class LocalStore:
         if not REQUEST_HASH.fullmatch(request_hash):
             return confirm()
         self.require_root()
-        path, away = self._root / request_hash, self._new_scratch()
-        with contextlib.ExitStack() as life, _disk_errors("Images cannot be removed"):
+        path, away = self._root / request_hash, self._scratch.new_name()
+        with contextlib.ExitStack() as life, disk_errors("Images cannot be removed"):
             with locked(self._root):
                 if not self._marks.is_on(path):
                     self._marks.require_root()  # gone, or with the whole disk, a moment ago?
@@ -239,71 +209,35 @@ class LocalStore:
             return True
 
     def published(self) -> Iterator[str]:
-        with _disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
+        with disk_errors("The store cannot be listed"), os.scandir(self._root) as entries:
             for entry in entries:
                 if REQUEST_HASH.fullmatch(entry.name):
                     yield entry.name
 
     def require_root(self) -> None:
-        with _disk_errors("The store cannot be read"):
+        with disk_errors("The store cannot be read"):
             self._marks.require_root()
 
     def missing(self) -> str:
         return self._marks.missing
 
     def adopt(self) -> None:
-        with _disk_errors("The store cannot be written"), locked(self._root):
+        with disk_errors("The store cannot be written"), locked(self._root):
             self._marks.put_on_root()
             sync(self._root)
 
     def room(self) -> int:
-        with _disk_errors("The store cannot be read"):
-            return self._free() - self._floor
+        return self._scratch.room()
 
     def sweep(self) -> int:
-        # Listing the root costs as much as there are results. Scratch directories of a former version, or of
-        # a disk that was too full for the directory of their own, are looked for once.
-        places = [self._staging] if self._root_is_swept else [self._staging, self._root]
-        with _disk_errors("The store cannot be swept"):
-            if left := [path for place in places for path in _scratches(place)]:
-                with locked(self._root):
-                    left = [path for path in left if is_abandoned(path)]
-            # Names are random and never used again, so the lock is not needed for this.
-            for path in left:
-                shutil.rmtree(path, ignore_errors=True)
-        self._root_is_swept = True
-        return len(left)
+        return self._scratch.sweep()
 
     def check(self) -> CheckResult:
         try:
-            with self.scratch() as path, _disk_errors("The store cannot be written"):
-                (path / "probe").write_bytes(b"x")
-                free = self._free()
+            self.require_root()
         except Unavailable as error:
             return CheckResult("error", str(error))
-        if free <= self._floor:
-            return CheckResult(
-                "warning",
-                f"The store's disk has {free >> 20} MiB left; new builds are refused until more than "
-                f"{self._floor >> 20} MiB are free. Downloads and cleaning go on. Make room on the disk, "
-                "let results expire earlier, or lower disk_floor.",
-            )
-        return CheckResult("ok", "Images can be stored.")
-
-    def _make_staging(self) -> None:
-        with contextlib.suppress(FileExistsError, PermissionError):
-            self._staging.mkdir(mode=0o700)
-            if os.geteuid() == 0:  # a command of root's beside the service
-                facts = self._root.stat()
-                os.chown(self._staging, facts.st_uid, facts.st_gid)
-
-    def _new_scratch(self) -> Path:
-        place = self._staging if self._staging.is_dir() else self._root
-        return place / f"{_SCRATCH_PREFIX}{os.urandom(8).hex()}"
-
-    def _free(self) -> int:
-        facts = os.statvfs(self._root)
-        return facts.f_bavail * facts.f_frsize
+        return self._scratch.check()
 
 
 def _is_directory(path: str) -> bool:
@@ -313,28 +247,3 @@ def _is_directory(path: str) -> bool:
         if error.errno in _NO_DIRECTORY:
             return False
         raise
-
-
-def _scratches(folder: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_SCRATCH_PREFIX):
-                yield folder / entry.name
-
-
-@contextlib.contextmanager
-def _disk_errors(failed: str, *, only: tuple[int, ...] = ()) -> Iterator[None]:
-    """What the disk refuses is `StoreUnavailable` or `StoreFull`; if wished, other numbers pass."""
-    try:
-        yield
-    except BlockingIOError:
-        raise  # of who may not wait
-    except OSError as error:
-        if only and error.errno not in only:
-            raise
-        if error.errno in DISK_FULL:
-            raise StoreFull(
-                "The disk of the store is full; no image can be stored before the operator has made room."
-            ) from error
-        # Not the whole text: it names paths.
-        raise StoreUnavailable(f"{failed}: {error.strerror or type(error).__name__}.") from error

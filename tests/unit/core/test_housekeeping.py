@@ -270,6 +270,22 @@ def test_the_least_used_results_give_way_when_the_budget_is_full(home: Home) -> 
     assert home.queue.find(names[1]) is None
 
 
+def test_a_full_disk_of_builds_takes_no_result_from_a_bucket(home: Home, tmp_path: Path) -> None:
+    class Full(LocalStore):
+        def room(self) -> int:
+            return -1
+
+    name = home.completed(size=100)
+    home.clock.forward(HOUR)
+    store = Full(home.root / "store", installation="ours", floor=0)
+    store.keeps_on_disk = False
+    home.store_for_housekeeping = store
+    assert home.with_budget(100).collect().evicted == []
+    assert home.with_budget(99).collect(dry_run=True).evicted == [name]
+    store.keeps_on_disk = True
+    assert home.with_budget(100).collect().evicted == [name]
+
+
 def test_the_least_used_results_are_not_looked_for_while_there_is_room(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,14 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from bench.sample import FINISHED, seed
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asu_builder.domain.job import StoredFiles
 from asu_builder.http.app import LateRouter
 from asu_builder.http.threads import Threads
 from asu_builder.loading import Late
@@ -28,6 +30,7 @@ settings = Settings(
     public_path=folder / "public",
     upstream_url="http://127.0.0.1:9",
     container_runtime="podman",
+    store_url=sys.argv[3],
 )
 app = assemble(settings, only_answers=True).app
 
@@ -52,17 +55,21 @@ asyncio.run(start_and_poll())
 
 
 @pytest.mark.process
-def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(tmp_path: Path) -> None:
-    seed(tmp_path)
+@pytest.mark.parametrize("store_url", ["", "s3://images/asu"])
+def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(
+    tmp_path: Path, store_url: str
+) -> None:
+    files = StoredFiles("ours.1", {"x.bin": 1}, datetime.now(UTC)) if store_url else None
+    seed(tmp_path, files=files)
     result = subprocess.run(
-        [sys.executable, "-c", _FIRST_ANSWER, str(tmp_path), f"/api/v1/build/{FINISHED}"],
+        [sys.executable, "-c", _FIRST_ANSWER, str(tmp_path), f"/api/v1/build/{FINISHED}", store_url],
         check=True,
         capture_output=True,
         text=True,
     )
     status, *loaded = result.stdout.split()
     assert status == "200" and "asu_builder.http.fast_path" in loaded
-    late = {"starlette", "anyio", "html", "podman", "urllib3", "yaml", "package_changes"}
+    late = {"starlette", "anyio", "html", "podman", "urllib3", "yaml", "package_changes", "obstore"}
     assert {name.partition(".")[0] for name in loaded} & late == set()
     assert {"asu_builder.http.routes", "asu_builder.http.representations", "http.client"} & {*loaded} == set()
     # OpenSSL's hashes, the terminal, and what only the router shows.

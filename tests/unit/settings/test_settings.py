@@ -194,6 +194,56 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             "store_accel_redirect (FILE, line 1): expected nothing without trusted_proxies: only these are "
             "told to send files, got '/asu-store/'",
         ),
+        *[
+            (
+                f"store_url: '{url}'",
+                "store_url (FILE, line 1): expected s3://bucket/prefix, gs://bucket/prefix or "
+                f"az://container/prefix, or nothing: then images lie in public_path, got '{url}'",
+            )
+            for url in (
+                *(
+                    "file:///srv",
+                    "/srv",
+                    "s3://",
+                    "s3:///x",
+                    "s3://A_b",
+                    "s3://bucket/../x",
+                    "s3://bucket/.x",
+                ),
+                *("https://bucket.example.org", "s3://bucket/a//b", "s3://bucket?x=1"),
+            )
+        ],
+        (
+            "store_options: {region: x}",
+            "store_options (FILE, line 1): expected nothing without store_url",
+        ),
+        (
+            "store_redirect: true",
+            "store_redirect (FILE, line 1): expected false without store_url, got true",
+        ),
+        (
+            "store_url: s3://images\nstore_options: {secret: hunter2}",
+            "store_options.secret (FILE, line 2): there is no such option; possible are endpoint, region, "
+            "access_key_id, secret_access_key, session_token, virtual_hosted_style_request, skip_signature",
+        ),
+        (
+            "store_url: s3://images\nstore_options: {endpoint: 'http://me:hunter2@host'}",
+            "store_options.endpoint (FILE, line 2): expected an http(s) address without a user",
+        ),
+        (
+            "store_url: s3://images\nstore_options: {skip_signature: 'hunter2'}",
+            'store_options.skip_signature (FILE, line 2): expected "true" or "false"',
+        ),
+        (
+            "store_url: s3://images\nstore_options: {secret_access_key: 12345}",
+            "store_options.secret_access_key (FILE, line 2): expected text; write it in quotes",
+        ),
+        ("store_options: hunter2", "store_options (FILE, line 1): expected names with a text each"),
+        (
+            "store_url: s3://images\ntrusted_proxies: [127.0.0.1]\nstore_accel_redirect: /asu-store/",
+            "store_accel_redirect (FILE, line 3): expected nothing beside store_url: a proxy has no file to "
+            "send, got '/asu-store/'",
+        ),
         ("worker_id: a b", "worker_id (FILE, line 1): expected letters, digits and . _ -, got 'a b'"),
         *[
             (

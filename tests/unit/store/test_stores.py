@@ -543,3 +543,33 @@ def test_a_database_that_cannot_say_whether_there_are_results_leaves_the_store_d
     store = LocalStore(tmp_path, installation="ours", floor=0, expects_results=ask)
     assert store.check() == CheckResult("error", "The database cannot be used.")
     assert store.missing() == ""
+
+
+def test_what_is_held_is_not_removed_before_the_last_one_has_let_go(tmp_path: Path) -> None:
+    store, other = (LocalStore(tmp_path / "store", installation="ours") for _ in range(2))
+    publish(store)
+    with store.hold(HASH):
+        with other.hold(HASH):
+            pass
+        with pytest.raises(StillRead) as caught:
+            other.remove(HASH)
+        assert HASH not in str(caught.value)
+        assert store.locate(HASH, "x.bin") is not None
+    store.remove(HASH)
+    assert not store.holds(HASH)
+
+
+def test_who_may_not_wait_is_told_while_a_result_is_being_removed(tmp_path: Path) -> None:
+    store, other = (LocalStore(tmp_path / "store", installation="ours") for _ in range(2))
+    publish(store)
+
+    def confirm() -> bool:
+        with pytest.raises(BlockingIOError), other.hold(HASH, wait=False):
+            pytest.fail("it is held")
+        return False
+
+    assert not store.remove(HASH, confirm=confirm)
+    with store.hold(HASH, wait=False), pytest.raises(StillRead):
+        other.remove(HASH)
+    with store.hold(OTHER, wait=False):
+        store.remove(HASH)

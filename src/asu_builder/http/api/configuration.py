@@ -11,7 +11,7 @@ from msgspec.structs import fields
 
 from asu_builder.http.api.operator import ConfigurationDocument, SettingDocument
 from asu_builder.settings import LoadedSettings, Settings, Size
-from asu_builder.settings.checks import write_duration, write_size
+from asu_builder.settings.checks import PUBLIC_STORE_OPTIONS, write_duration, write_size
 
 MEANINGS: Mapping[str, str] = {
     "server_host": (
@@ -122,6 +122,20 @@ MEANINGS: Mapping[str, str] = {
         "If a reverse proxy sends the images itself: the internal path under which it finds the store, like "
         "`/asu-store/`. Downloads through a proxy in `trusted_proxies` are then answered with "
         "`X-Accel-Redirect` and without the image. Empty: the service sends them. See reverse proxy."
+    ),
+    "store_url": (
+        "Object storage that images lie in: `s3://bucket/prefix`, `gs://bucket/prefix` or "
+        "`az://container/prefix`. Empty: they lie in `store/` below `public_path`, where builds put their "
+        "files in any case. See object storage."
+    ),
+    "store_options": (
+        "What object storage needs beside its address, as names with a text each: `endpoint`, `region`, "
+        "`access_key_id`, `secret_access_key` and others. In a variable as JSON. What is not named is taken "
+        "from the provider's own variables, like `AWS_SECRET_ACCESS_KEY`. See object storage."
+    ),
+    "store_redirect": (
+        "Whether a download from object storage is answered with 302 to a signed address, which leads there "
+        "for an hour. With `false` the service sends the images: old clients follow no redirect."
     ),
     "preflight": (
         "`enforce`: a package selection that is surely impossible by the package indexes is refused before a "
@@ -244,6 +258,8 @@ def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 def _written(name: str, value: Any) -> Any:
     if name == "api_tokens":
         return [{key: token[key] for key in _SHOWN_OF_A_TOKEN if key in token} for token in value]
+    if name == "store_options":
+        return {key: text if key in PUBLIC_STORE_OPTIONS else "…" for key, text in _plain(value).items()}
     if name in ("signing_key", "provenance_key") and value.startswith("exec:"):
         return "exec:…"  # its arguments may hold a secret
     return _plain(value)

@@ -13,29 +13,41 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import quote
+from pathlib import Path
 
+from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from asu_builder.domain.addresses import attachment
 from asu_builder.domain.errors import BuildNotFound, StoreUnavailable
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.http.api.wire import Problem, render_problem
 from asu_builder.http.callers import Callers
-from asu_builder.http.door import CLIENT
+from asu_builder.http.door import ABORT, CLIENT
 from asu_builder.http.openapi import operation
+from asu_builder.http.remote_files import send_remote
 from asu_builder.http.representations import respond
 from asu_builder.http.sendfile import FileSender, read_cached
 from asu_builder.http.threads import Threads
-from asu_builder.ports import Store
+from asu_builder.ports import RemoteFile, Store
 from asu_builder.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~@:=,-]{0,254}", re.ASCII)
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
 
 _LATELY_SECONDS, _MOST_LATELY = 5.0, 256
+
+
+class _Facts(Struct, frozen=True):
+    """What is announced of a file."""
+
+    size: int
+    etag: str
+    modified_at: float
+    """In seconds since 1970."""
 
 
 class Downloads:
@@ -58,16 +70,21 @@ class Downloads:
         self._threads = threads
         self._on_use = on_use
         self._callers = callers
-        self._redirect = settings.store_accel_redirect
+        self._delegates_to = settings.store_accel_redirect
+        self._redirects = settings.store_redirect
         self._sender = FileSender()
-        self._lately: dict[tuple[str, str], float] = {}
-        """When threads opened files of which the system keeps in memory what is read; the oldest first."""
+        self._lately: dict[tuple[str, str], tuple[float, RemoteFile | None]] = {}
+        """When threads located files, the oldest first.
+
+        Of those on a disk only the ones of which the system keeps in memory what is read.
+        """
 
     @operation(
         "/store/{request_hash}/{name}",
         answers={
             200: ("The file", None),
             206: ("The part that Range asks for", None),
+            302: ("For a while the file lies at the address of `Location`", None),
             304: ("The file is the one that If-None-Match names", None),
             404: ("There is no such file", Problem),
             416: ("The file is shorter than that", Problem),
@@ -85,32 +102,17 @@ class Downloads:
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             held = ExitStack()
-            taking: asyncio.Future[tuple[int, os.stat_result]] | None = None
+            taking: asyncio.Future[_Taken] | None = None
             try:
                 taken = self._take_again(held, request_hash, name)
                 if taken is None:
                     taking = self._threads.run(self._take, held, request_hash, name)
                     taken = await asyncio.shield(taking)
-                    self._note(request_hash, name, taken[0])
-                file, facts = taken
-                if self._redirect and request.client and self._callers.trusts(request.client.host):
-                    part = range(0)
-                    response = _delegate(f"{self._redirect}{request_hash}/{name}", name)
-                else:
-                    response, part = _response(request.headers, name, facts)
-                gets = request.method == "GET"
-                if gets and response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-                    self._on_use(request_hash)
-                if gets and part:
-                    head = {
-                        "type": "http.response.start",
-                        "status": response.status_code,
-                        "headers": response.raw_headers,
-                    }
-                    client = scope.get(CLIENT)
-                    await self._sender.send(head, file, part.start, part.stop, client=client, send=send)
-                else:
-                    await response(scope, receive, send)
+                    self._note(request_hash, name, taken)
+                await self._answer(request, taken, scope, receive, send)
+            except BuildNotFound:
+                self._lately.pop((request_hash, name), None)
+                raise
             finally:
                 if taking is None:
                     held.close()
@@ -120,38 +122,74 @@ class Downloads:
 
         return answer
 
-    def _take_again(self, held: ExitStack, request_hash: str, name: str) -> tuple[int, os.stat_result] | None:
+    async def _answer(
+        self, request: Request, taken: "_Taken", scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        request_hash: str = request.path_params["request_hash"]
+        name: str = request.path_params["name"]
+        remote = None if isinstance(taken, tuple) else taken
+        if self._delegates_to and request.client and self._callers.trusts(request.client.host):
+            response, part = _delegate(f"{self._delegates_to}{request_hash}/{name}", name), range(0)
+        else:
+            response, part = _response(request.headers, name, _facts_of(taken))
+        gets = request.method == "GET"
+        if gets and response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            self._on_use(request_hash)
+            if remote and self._redirects:
+                location = {"location": remote.signed_url(), "cache-control": "no-store"}
+                response, part = Response(status_code=302, headers=location), range(0)
+        if not (gets and part):
+            await response(scope, receive, send)
+            return
+        head = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
+        client = scope.get(CLIENT)
+        if isinstance(taken, tuple):
+            await self._sender.send(head, taken[0], part.start, part.stop, client=client, send=send)
+        else:
+            abort = scope.get(ABORT)
+            await send_remote(head, taken, part.start, part.stop, client=client, abort=abort, send=send)
+
+    def _take_again(self, held: ExitStack, request_hash: str, name: str) -> "_Taken | None":
         """Without a thread, if one has opened the same file a moment ago: who asks for parts asks often.
 
         The disk is not asked then for what the thread has read. While the result is being removed, it is
         left to a thread to wait.
         """
-        at = self._lately.get((request_hash, name), -math.inf)
+        at, remote = self._lately.get((request_hash, name), (-math.inf, None))
         if asyncio.get_running_loop().time() - at > _LATELY_SECONDS:
             return None
+        if remote:
+            return remote
         try:
             return self._take(held, request_hash, name, wait=False)
         except BlockingIOError:
             return None
 
-    def _note(self, request_hash: str, name: str, file: int) -> None:
+    def _note(self, request_hash: str, name: str, taken: "_Taken") -> None:
+        remote = None if isinstance(taken, tuple) else taken
         # Only where the system tells that it has it in memory: not on a disk of the network, for example.
-        if read_cached(file, 0, 1):
+        if remote or (isinstance(taken, tuple) and read_cached(taken[0], 0, 1)):
             key = request_hash, name
             self._lately.pop(key, None)
-            self._lately[key] = asyncio.get_running_loop().time()
+            self._lately[key] = asyncio.get_running_loop().time(), remote
             if len(self._lately) > _MOST_LATELY:
                 del self._lately[next(iter(self._lately))]
 
-    def _take(
-        self, held: ExitStack, request_hash: str, name: str, *, wait: bool = True
-    ) -> tuple[int, os.stat_result]:
-        """The open file. What is read and what is announced are one and the same, replaced or not."""
+    def _take(self, held: ExitStack, request_hash: str, name: str, *, wait: bool = True) -> "_Taken":
+        """The open file, or the one in object storage.
+
+        What is read and what is announced are one and the same, replaced or not.
+        """
         if REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name):
             held.enter_context(self._store.hold(request_hash, wait=wait))
-            if path := self._store.locate(request_hash, name):
+            located = self._store.locate(request_hash, name)
+            if isinstance(located, Path):
                 try:
-                    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                    file = os.open(located, os.O_RDONLY | os.O_NOFOLLOW)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # replaced at this moment
                 except OSError as error:
@@ -161,9 +199,23 @@ class Downloads:
                     facts = os.fstat(file)
                     if stat.S_ISREG(facts.st_mode):
                         return file, facts
+            elif located:
+                return located
         if missing := self._store.missing():
             raise StoreUnavailable(missing)
         raise BuildNotFound("There is no such file; its build may have expired. Please request it again.")
+
+
+_Taken = tuple[int, os.stat_result] | RemoteFile
+"""An open file, or one in object storage."""
+
+
+def _facts_of(taken: _Taken) -> _Facts:
+    if isinstance(taken, tuple):
+        facts = taken[1]
+        etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}-{facts.st_ino:x}"'
+        return _Facts(facts.st_size, etag, facts.st_mtime)
+    return _Facts(taken.size, f'"{taken.etag}"', taken.modified_at.timestamp())
 
 
 _ALWAYS = {
@@ -180,21 +232,19 @@ def _delegate(path: str, name: str) -> Response:
 
 
 def _describe(name: str) -> dict[str, str]:
-    quoted = quote(name)
-    plain = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
-    return {"content-type": "application/octet-stream", "content-disposition": f"attachment; {plain}"}
+    return {"content-type": "application/octet-stream", "content-disposition": attachment(name)}
 
 
-def _response(asked: Headers, name: str, facts: os.stat_result) -> tuple[Response, range]:
+def _response(asked: Headers, name: str, facts: _Facts) -> tuple[Response, range]:
     """The head of an answer, or an answer that is whole, and the bytes of the file that belong to it."""
-    size = facts.st_size
-    validator = {"etag": f'"{facts.st_mtime_ns:x}-{size:x}-{facts.st_ino:x}"'}
+    size = facts.size
+    validator = {"etag": facts.etag}
     known = asked.get("if-none-match", "")
     if known.strip() == "*" or validator["etag"] in (
         tag.strip().removeprefix("W/") for tag in known.split(",")
     ):
         return Response(status_code=304, headers=_ALWAYS | validator), range(0)
-    validator["last-modified"] = formatdate(facts.st_mtime, usegmt=True)
+    validator["last-modified"] = formatdate(facts.modified_at, usegmt=True)
     headers = _ALWAYS | validator | _describe(name) | {"accept-ranges": "bytes"}
     part = None
     if asked.get("if-range") in (None, *validator.values()):

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from asu_builder.http.server import server_config
 from asu_builder.http.threads import Threads
 from asu_builder.settings import Settings
 from asu_builder.store.local import LocalStore
-from factories import eventually
+from factories import NOON, eventually
 from ports import free_port
 from web_scene import Scene
 
@@ -616,3 +617,94 @@ def test_a_client_who_goes_away_before_the_result_is_held_lets_it_go(shelf: Shel
         assert await asyncio.to_thread(eventually, hold.ended.is_set)
 
     asyncio.run(go_away())
+
+
+class InBucket:
+    """A store of one file that is no path; it notes what is read of it."""
+
+    def __init__(self) -> None:
+        self.size, self.etag = len(CONTENT), "5-x"
+        self.modified_at = NOON
+        self.read_bytes = 0
+        self.located = 0
+        self.gone = False
+
+    def hold(self, request_hash: str, *, wait: bool = True) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def locate(self, request_hash: str, name: str) -> "InBucket | None":
+        self.located += 1
+        return self if (request_hash, name) == (HASH, NAME) and not self.gone else None
+
+    def missing(self) -> str:
+        return ""
+
+    async def read(self, start: int, count: int) -> memoryview:
+        if self.gone:
+            raise BuildNotFound("It is gone.")
+        self.read_bytes += count
+        return memoryview(CONTENT)[start : start + count]
+
+    def signed_url(self) -> str:
+        return "https://bucket.example.org/x?signature=1"
+
+
+@pytest.fixture(params=[False, True])
+def bucket(request: pytest.FixtureRequest) -> Iterator[tuple[InBucket, AsgiClient, list[str], bool]]:
+    """The file, a client, what was used, and whether downloads are redirected."""
+    store, used, threads = InBucket(), list[str](), Threads(1, name="test")
+    settings = Settings(store_url="s3://images", store_redirect=request.param)
+    downloads = Downloads(
+        store,  # type: ignore[arg-type]
+        threads,
+        callers=Callers((), ()),
+        settings=settings,
+        on_use=used.append,
+    )
+    route = Route("/store/{request_hash}/{name}", downloads.download, methods=["GET", "HEAD"])
+    hook = make_error_hook(lambda _: False)
+    app = Starlette(routes=[route], exception_handlers={BuildNotFound: hook, Unavailable: hook})
+    with AsgiClient(app) as client:
+        yield store, client, used, request.param
+    threads.close()
+
+
+def test_a_file_in_a_bucket_is_sent_or_redirected_to_and_head_is_answered_by_its_row(
+    bucket: tuple[InBucket, AsgiClient, list[str], bool],
+) -> None:
+    store, client, used, redirects = bucket
+    address = f"/store/{HASH}/{NAME}"
+    head = client.request("HEAD", address)
+    assert (head.status, head.header("content-length"), head.body) == (200, str(len(CONTENT)), b"")
+    assert head.header("content-type") == "application/octet-stream"
+    assert head.header("etag") == '"5-x"'
+    for headers, status in (({"If-None-Match": '"5-x"'}, 304), ({"Range": "bytes=99999999-"}, 416)):
+        assert client.request("GET", address, headers=headers).status == status
+    assert (store.read_bytes, used) == (0, [])
+    whole = client.request("GET", address)
+    part = client.request("GET", address, headers={"Range": "bytes=10-19"})
+    assert used == [HASH, HASH]
+    if redirects:
+        for answer in (whole, part):
+            assert (answer.status, answer.body) == (302, b"")
+            assert answer.header("location") == store.signed_url()
+            assert answer.header("cache-control") == "no-store"
+        assert store.read_bytes == 0
+    else:
+        assert (whole.status, whole.body) == (200, CONTENT)
+        assert (part.status, part.body) == (206, CONTENT[10:20])
+        assert store.read_bytes == len(CONTENT) + 10
+    assert store.located == 1, "who asks for parts asks often"
+    assert client.get(f"/store/{HASH}/other.bin").status == 404
+
+
+def test_a_file_that_is_gone_from_its_bucket_is_404_and_looked_for_again(
+    bucket: tuple[InBucket, AsgiClient, list[str], bool],
+) -> None:
+    store, client, _, redirects = bucket
+    address = f"/store/{HASH}/{NAME}"
+    assert client.get(address).status in (200, 302)
+    store.gone = True
+    if not redirects:
+        assert [client.get(address).status for _ in range(2)] == [404, 404]
+        assert store.located == 2
