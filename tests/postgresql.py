@@ -79,10 +79,30 @@ class PostgresServer:
         """Ends it: `immediate` as a crash does, `fast` in order."""
         self._control("stop", "--mode", mode)
 
-    def _control(self, act: str, *options: object) -> None:
-        self._run(
-            self.programs / "pg_ctl", act, "--wait", "--silent", "--pgdata", self.folder / "data", *options
+    def copy_to(self, standby: "PostgresServer") -> None:
+        """Makes another server that follows this one."""
+        standby.folder.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(standby.folder, "nobody")
+        source = f"host={self.folder} user={_USER}"
+        target = (
+            "--pgdata",
+            standby.folder / "data",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
         )
+        self._run(self.programs / "pg_basebackup", "--dbname", source, *target)
+
+    def require_passwords(self) -> None:
+        """From now on nobody is let in without one."""
+        (self.folder / "data" / "pg_hba.conf").write_text("local all all scram-sha-256\n")
+        self._control("reload")
+
+    def _control(self, act: str, *options: object) -> None:
+        waiting = () if act == "reload" else ("--wait",)
+        data = self.folder / "data"
+        self._run(self.programs / "pg_ctl", act, *waiting, "--silent", "--pgdata", data, *options)
 
     def _run(self, *command: object) -> None:
         other = (

@@ -20,7 +20,7 @@ from asu_builder.core.current_packages import CurrentPackages
 from asu_builder.core.forecast import Forecast
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
-from asu_builder.core.live import LiveBuilds, Notifier, Recorder
+from asu_builder.core.live import LiveBuilds, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight, PreflightProof
@@ -107,8 +107,7 @@ def assemble(
     adapters = open_adapters(settings, now, role=role, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
-    notifier = Notifier()
-    recorder = Recorder(adapters.log, now=now, notify=notifier.notify)
+    recorder = Recorder(adapters.log, now=now, notify=adapters.notify)
     preflight = _preflight(settings, adapters, catalog)
     looks = PreviewsLimit(of="Requests about the packages of this moment")
     current = CurrentPackages(catalog, preflight, limit=looks.admit)
@@ -130,7 +129,7 @@ def assemble(
     metrics = partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
     parts = Parts(
         builds=builds,
-        live=LiveBuilds(builds, adapters.log, notifier),
+        live=LiveBuilds(builds, adapters.log, adapters.notifier),
         health=health,
         store=adapters.store,
         statistics=adapters.statistics,

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from asu_builder.core.live import Notifier
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.nodes import FileLead
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
@@ -35,6 +37,7 @@ from asu_builder.store.scratch import ScratchSpace
 from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
+    from asu_builder.database.listening import Listener
     from asu_builder.signing.attestation import Attestation
     from asu_builder.signing.signer import Signing
 
@@ -151,7 +154,7 @@ class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
     role: Role
-    database: Database
+    database: SqlDatabase
     name: WorkerName
     lead: Lead
     runtime: Late[Runtime]
@@ -161,7 +164,10 @@ class Adapters(Struct, frozen=True):
     retention: SqlRetention
     operations: SqlOperations
     preflight_records: SqlPreflightRecords
-    revocations: Revocations
+    revocations: "Revocations | Listener"
+    notifier: Notifier
+    listener: "Listener | None"
+    """What hears other hosts, where a server keeps what is kept."""
     store: Store
     statistics: SqlStatistics
     upstream: HttpUpstream
@@ -178,6 +184,12 @@ class Adapters(Struct, frozen=True):
         """What to call now and then where the rules come from a service."""
         changes = self.package_changes
         return changes.refresh if isinstance(changes, RemotePackageChanges) else None
+
+    def notify(self, request_hash: str) -> None:
+        """There is something new of this build: for who watches it in this process, and in others."""
+        self.notifier.notify(request_hash)
+        if self.listener is not None:
+            self.listener.tell_news(request_hash)
 
     def checks(self) -> dict[str, Callable[[], CheckResult]]:
         """Each part of the service, and how it is found out whether it works."""
@@ -228,9 +240,37 @@ class Adapters(Struct, frozen=True):
         self.upstream.close()
         self.resolver.close()
         self.package_changes.close()
-        self.database.close()
         self.lead.release()
+        self.database.close()
         self.name.release()
+
+
+def open_database(settings: Settings, now: Callable[[], datetime]) -> SqlDatabase:
+    """The database that the settings name; `now` is the host's clock, which a server does not ask.
+
+    Raises `SettingsProblem` or `Unavailable`.
+    """
+    if not settings.on_server:
+        return Database(settings.database_path, clock=now)
+    try:
+        from asu_builder.database.postgresql import ServerDatabase  # with psycopg
+    except ImportError as error:
+        raise SettingsProblem(
+            f"database_url: PostgreSQL needs what is not installed ({error}). "
+            "pip install 'asu-builder[cluster]'"
+        ) from error
+    settings.database_path.parent.mkdir(parents=True, exist_ok=True)
+    return ServerDatabase(settings.database_url)
+
+
+def _listener(database: SqlDatabase, notifier: Notifier) -> "Listener | None":
+    if isinstance(database, Database):
+        return None
+    from asu_builder.database.listening import Listener
+    from asu_builder.database.postgresql import ServerDatabase
+
+    assert isinstance(database, ServerDatabase)
+    return Listener(database, on_news=notifier.notify)
 
 
 def open_adapters(
@@ -246,7 +286,7 @@ def open_adapters(
     Raises `SettingsProblem` or `Unavailable`.
     """
     secrets = open_secrets(settings)
-    database = Database(settings.database_path, clock=now)
+    database = open_database(settings, now)
     if missing := secrets.missing(database):
         database.close()
         raise SettingsProblem(
@@ -259,12 +299,16 @@ def open_adapters(
         choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
     )
     retention = SqlRetention(database)
-    revocations = Revocations(settings.database_path)
+    notifier = Notifier()
+    listener = _listener(database, notifier)
+    revocations = listener or Revocations(settings.database_path)
     return Adapters(
         role=role,
         database=database,
         name=name,
-        lead=FileLead(settings.database_path),
+        lead=listener or FileLead(settings.database_path),
+        notifier=notifier,
+        listener=listener,
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database, secrets),

@@ -137,6 +137,8 @@ class Lifecycle(Struct):
 
     def start(self) -> None:
         """Returns at once."""
+        if self.adapters.listener is not None:
+            self.adapters.listener.start()
         self.housekeeping.recover(worker=self.adapters.name.name)
         self.workers.start()
         self.beginning = threading.Timer(_AFTER_START_SECONDS, self._begin)

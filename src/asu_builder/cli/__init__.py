@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "keys": ("asu_builder.cli.keys", "keys_group"),
     "log": ("asu_builder.cli.builds", "log_command"),
     "man": ("asu_builder.cli.manual", "man_command"),
+    "migrate": ("asu_builder.cli.admin", "migrate_command"),
     "packages": ("asu_builder.cli.search", "packages_group"),
     "preflight": ("asu_builder.cli.builds", "preflight_group"),
     "sbom": ("asu_builder.cli.builds", "sbom_command"),

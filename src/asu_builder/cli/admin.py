@@ -6,6 +6,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,33 @@ def gc_command(dry_run: bool, adopt_store: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def backup_command(file: Path, force: bool) -> None:
-    """Copies the database into FILE, consistent while the service runs. Images need no backup."""
+    """Copies the database into FILE, consistent while the service runs. Images need no backup.
+
+    Of a PostgreSQL database it says how pg_dump makes FILE, and checks the one that is there.
+    """
     from asu_builder.database.backup import backup
 
     with exit_on_error():
-        size = backup(load_settings().database_path, file, force=force)
+        settings = load_settings()
+        if settings.on_server:
+            from asu_builder.database.postgresql_schema import require_restorable
+
+            require_restorable(file)
+            size = file.stat().st_size
+        else:
+            size = backup(settings.database_path, file, force=force)
     click.echo(f"{file}: {size} bytes, checked")
+
+
+@click.command("migrate")
+def migrate_command() -> None:
+    """Brings the database to the schema of this version, as the first start of it would. Done once."""
+    from asu_builder.app.adapters import open_database
+
+    with exit_on_error():
+        database = open_database(load_settings(), lambda: datetime.now(UTC))
+        database.close()
+    click.echo("The database has the schema of this version.")
 
 
 _RIGHTS = {

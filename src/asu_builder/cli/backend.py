@@ -108,7 +108,7 @@ def installation() -> Iterator[tuple[Settings, "Adapters"]]:
 
 def require_database(settings: Settings) -> None:
     """Raises `Unavailable` for a mistyped path or another directory, instead of making an empty database."""
-    if not settings.database_path.exists():
+    if not settings.on_server and not settings.database_path.exists():
         raise Unavailable(
             f"There is no database {settings.database_path}. Name it by database_path, as for the service."
         )

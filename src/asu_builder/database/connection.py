@@ -66,8 +66,8 @@ class Wakeups:
                 self.count += jobs
                 self._changed.notify(jobs)
 
-    def notify_all(self) -> None:
-        """Ends every `wait`."""
+    def notify_all(self, *, everywhere: bool = False) -> None:
+        """Ends every `wait` of this process; `everywhere`: also of the others, where they can be told."""
         with self._changed:
             self.count += 1
             self._changed.notify_all()

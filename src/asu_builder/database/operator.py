@@ -27,13 +27,16 @@ _LARGEST_LIST = 1000
 _PAUSE_SECONDS = 1.0
 _LIVE_STATES = (JobState.PENDING, JobState.BUILDING)
 
+# The request by a subquery: PostgreSQL would join all requests that there are, and SQLite is quicker, too.
 LIVE = """
-    SELECT job.state, job.priority, json_extract(request.request, '$.version') AS version,
-           json_extract(request.request, '$.target') AS target, count(*) AS times, min(job.enqueued_at)
-      FROM build_jobs AS job JOIN build_requests AS request ON request.request_hash = job.request_hash
-     WHERE job.state IN ('pending', 'building')
-     GROUP BY job.state, job.priority, version, target
-     ORDER BY times DESC, version DESC, target, job.priority DESC
+    SELECT live.state, live.priority, json_extract(live.request, '$.version') AS version,
+           json_extract(live.request, '$.target') AS target, count(*) AS times, min(live.enqueued_at)
+      FROM (SELECT job.state, job.priority, job.enqueued_at,
+                   (SELECT request.request FROM build_requests AS request
+                     WHERE request.request_hash = job.request_hash) AS request
+              FROM build_jobs AS job WHERE job.state IN ('pending', 'building')) AS live
+     GROUP BY live.state, live.priority, version, target
+     ORDER BY times DESC, version DESC, target, live.priority DESC
 """
 """Reads the live jobs' index and no other job, however many have ended."""
 
@@ -168,7 +171,7 @@ class SqlOperations:
         with self._database.writing(durable=True) as connection:
             connection.execute("DELETE FROM worker_pause")
         self._asked_again_at = -math.inf
-        self._database.wakeups.notify_all()
+        self._database.wakeups.notify_all(everywhere=True)
 
     def paused(self) -> Pause | None:
         with self._database.reading() as connection:

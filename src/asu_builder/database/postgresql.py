@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,13 +26,18 @@ from asu_builder.database.connection import Wakeups
 from asu_builder.database.dialect import Values, translate
 from asu_builder.database.postgresql_schema import (
     APPLICATION,
+    FAR_OFF,
     MIGRATIONS,
+    TIME,
+    clock_ahead,
     connection_parameters,
     first_line,
     migrate,
+    name_of,
     require_usable,
     roll_back,
     row_of,
+    said_ahead,
     unusable,
 )
 from asu_builder.database.rows import to_micros
@@ -51,8 +56,6 @@ _LOCK_SECONDS = 8
 """More than the above, so that those who wait outlast it."""
 _STATEMENT_SECONDS = 20
 _MEASURE_AGAIN_SECONDS = 60.0
-_FAR_OFF = timedelta(minutes=1)
-"""How far this host's clock may be from the server's; results and documents are also judged by the host's."""
 _TRIES = 3
 # Others are bugs of ours. A table that is not there was taken away by hand.
 _NOT_OURS = (
@@ -60,8 +63,6 @@ _NOT_OURS = (
     *(errors.UndefinedTable, errors.InsufficientPrivilege),
 )
 _MICROS = 1_000_000
-_TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-"""Not `now()`, which is the start of the transaction: seconds before the lock was got."""
 
 
 class _TextDumper(StrDumper):
@@ -126,6 +127,24 @@ class _Reading(Session):
                 self.connection = self._database.take()
 
 
+class ServerWakeups(Wakeups):
+    """Wakes the threads that wait for a job, in the processes of all hosts."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def notify(self, jobs: int) -> None:
+        super().notify(jobs)
+        if jobs:
+            self._tell("jobs", str(jobs))
+
+    def notify_all(self, *, everywhere: bool = False) -> None:
+        super().notify_all()
+        if everywhere:
+            self._tell("all")
+
+
 class ServerDatabase:
     """Fulfils `dialect.SqlDatabase` on PostgreSQL; safe to use from any thread."""
 
@@ -143,7 +162,9 @@ class ServerDatabase:
 
         `clock` stands in for the server's, in tests.
         """
-        self.wakeups = Wakeups()
+        self.wakeups: Wakeups = ServerWakeups(self.tell)
+        self.node = os.urandom(8).hex()
+        """This process, among those that tell each other something."""
         self._clock = clock
         self._measured = threading.Lock()
         self._offset = 0
@@ -152,16 +173,22 @@ class ServerDatabase:
         self._changes = 0
         self._parameters = connection_parameters(address)
         try:
-            with psycopg.connect(**self._parameters) as connection:
-                _configure(connection)
-                self._name = f"PostgreSQL at {connection.info.host}, database {connection.info.dbname}"
-                self._schema = require_usable(connection, self._name)
-                digest = hashlib.sha256(f"{APPLICATION} {self._schema}".encode()).digest()
-                self._key = int.from_bytes(digest[:8], signed=True)
-                migrate(connection, self._name, self._key, folder=migrations)
-                self.off = self._compare_clocks(connection)
-        except (psycopg.Error, ValueError) as error:
+            with self.connect() as connection:
+                self._name = name_of(connection)
+                schema = require_usable(connection, self._name)
+                digest = hashlib.sha256(f"{APPLICATION} {schema}".encode()).digest()
+                # Room for the lock of the process that leads, beside it.
+                self.key = int.from_bytes(digest[:8], signed=True) & ~1
+                self.channel = f"asu_{digest[:8].hex()}"
+                migrate(connection, self._name, self.key, folder=migrations)
+                off = clock_ahead(connection)
+        except psycopg.Error as error:
             raise unusable(address, error) from error
+        if clock is None and abs(off) > FAR_OFF:
+            raise Unavailable(
+                f"The clock of this host is {said_ahead(off)} that of {self._name}. Set it "
+                "(timedatectl set-ntp true), and start again."
+            )
         self._pool = psycopg_pool.ConnectionPool(
             kwargs=self._parameters,
             min_size=1,
@@ -175,20 +202,23 @@ class ServerDatabase:
         # It tells each attempt; the check of the database tells what the operator needs.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
-    def _compare_clocks(self, connection: psycopg.Connection[Any]) -> timedelta:
-        """How far this host's clock is ahead of the server's. Raises `Unavailable` where it is too far."""
-        before = time.time()
-        (at,) = row_of(connection.execute(_TIME))
-        off = timedelta(seconds=(before + time.time()) / 2) - timedelta(microseconds=at)
-        if self._clock is None and abs(off) > _FAR_OFF:
-            relation = "ahead of" if off > timedelta(0) else "behind"
-            raise Unavailable(
-                f"The clock of this host is {abs(off).total_seconds():.0f} seconds {relation} that of "
-                f"{self._name}. Set it (timedatectl set-ntp true), and start again."
-            )
-        return off
-
     # Connections.
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection of its own, not of the pool."""
+        connection = psycopg.connect(**self._parameters)
+        _configure(connection)
+        return connection
+
+    def tell(self, kind: str, detail: str = "") -> None:
+        """Tells the processes of all hosts; where it cannot be told, they find it by looking."""
+        try:
+            with self.reading() as session:
+                session.execute(
+                    "SELECT pg_notify(?, ?)", (self.channel, f"{self.node} {kind} {detail}".rstrip())
+                )
+        except Unavailable as error:
+            _log.debug("%s was not told: %s", kind, error)
 
     def take(self) -> psycopg.Connection[Any]:
         """A connection of the pool, to be given back."""
@@ -223,8 +253,8 @@ class ServerDatabase:
     def _begin(self, *, durable: bool, own_rows: bool) -> tuple[psycopg.Connection[Any], int]:
         """A transaction, begun by one message, and the server's time in it."""
         relaxed = "" if durable else "SET LOCAL synchronous_commit = off;"
-        lock = "" if own_rows else f"SELECT pg_advisory_xact_lock({self._key});"
-        message = f"BEGIN READ WRITE;{relaxed}{lock}{_TIME}"
+        lock = "" if own_rows else f"SELECT pg_advisory_xact_lock({self.key});"
+        message = f"BEGIN READ WRITE;{relaxed}{lock}{TIME}"
         for _ in range(_MOST_CONNECTIONS + 1):
             connection = self.take()
             try:
@@ -294,7 +324,7 @@ class ServerDatabase:
             return to_micros(self._clock())
         if time.monotonic() - self._measured_at >= _MEASURE_AGAIN_SECONDS:
             with self.reading() as session:
-                (at,) = row_of(session.execute(_TIME))
+                (at,) = row_of(session.execute(TIME))
             self._offset, self._measured_at = at - _machine_micros(), time.monotonic()
         return self._offset + _machine_micros()
 

@@ -1,17 +1,24 @@
 """How a PostgreSQL database is reached, whether this program may use it, and its way to the newest schema."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from msgspec import Struct
 from psycopg import errors
 
 from asu_builder.domain.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgresql"
 APPLICATION = "asu-builder"
+TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+"""Not `now()`, which is the start of the transaction: seconds before the lock was got."""
+FAR_OFF = timedelta(minutes=1)
+"""How far this host's clock may be from the server's; results and documents are also judged by the host's."""
 _CONNECT_SECONDS = 5
 _KEEP_ALIVE: Mapping[str, int] = {
     "keepalives": 1,
@@ -83,8 +90,10 @@ def migrate(connection: psycopg.Connection[Any], name: str, key: int, *, folder:
                 )
         connection.execute("COMMIT")
     except psycopg.Error as error:
+        remedy = " Let this user own the schema." if isinstance(error, errors.InsufficientPrivilege) else ""
         raise Unavailable(
-            f"{name} could not be brought to schema {known}, and is as it was before: {first_line(error)}."
+            f"{name} could not be brought to schema {known}, and is as it was before: "
+            f"{first_line(error)}.{remedy}"
         ) from error
     finally:
         roll_back(connection)
@@ -92,7 +101,13 @@ def migrate(connection: psycopg.Connection[Any], name: str, key: int, *, folder:
 
 def _schema_number(connection: psycopg.Connection[Any], name: str, *, known: int) -> int:
     """The number of the schema, 0 where there is none; refuses what this program may not use."""
-    (there,) = row_of(connection.execute("SELECT to_regclass('schema_numbers') IS NOT NULL"))
+    # Not `to_regclass`: what it has once not found, it finds no sooner than in the next transaction.
+    (there,) = row_of(
+        connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_tables"
+            " WHERE schemaname = current_schema() AND tablename = 'schema_numbers')"
+        )
+    )
     if not there:
         return 0
     have, oldest = row_of(
@@ -106,33 +121,100 @@ def _schema_number(connection: psycopg.Connection[Any], name: str, *, known: int
     return int(have)
 
 
-def unusable(address: str, error: psycopg.Error | ValueError) -> Unavailable:
+# While it connects psycopg tells no code, only the server's words.
+_REMEDIES = (
+    ("password", "Correct user and password in database_url."),
+    ("pg_hba.conf", "Let this host and user in (pg_hba.conf), or correct database_url."),
+    ("does not exist", "Make it (createdb, createuser), or correct database_url."),
+    ("too many connections", "Raise max_connections of the server, or the limit of the role or database."),
+    ("too many clients", "Raise max_connections of the server."),
+    ("starting up", "Wait until the server takes connections."),
+    ("shutting down", "Wait until the server takes connections."),
+    ("permission denied", "Let this user own the schema, or the database."),
+)
+
+
+def unusable(address: str, error: psycopg.Error) -> Unavailable:
     """Why the database cannot be opened, with what to do, for the operator; without the password."""
-    known: Sequence[tuple[type[Exception], str]] = (
-        (errors.InvalidPassword, "The server does not take this user and password. Correct database_url."),
-        (
-            errors.InvalidAuthorizationSpecification,
-            "Let this user in (pg_hba.conf), or correct database_url.",
-        ),
-        (
-            errors.InvalidCatalogName,
-            "Make the database with createdb, or correct database_url.",
-        ),
-        (errors.TooManyConnections, "Raise max_connections of the server."),
-        (errors.CannotConnectNow, "The server is starting or stopping. Wait until it takes connections."),
-        (
-            errors.InsufficientPrivilege,
-            "This user may not make tables. Let it own the database or its schema.",
-        ),
-    )
-    remedy = next((text for kind, text in known if isinstance(error, kind)), "")
     said = first_line(error)
-    if not remedy and "password" in said:
-        remedy = known[0][1]
+    remedy = next((text for words, text in _REMEDIES if words in said), "Correct database_url.")
     with contextlib.suppress(psycopg.Error):
         if password := psycopg.conninfo.conninfo_to_dict(address).get("password"):
             said = said.replace(str(password), "…")
-    return Unavailable(f"The database of database_url cannot be used: {said}. {remedy}".rstrip())
+    return Unavailable(f"The database of database_url cannot be used: {said.rstrip('.')}. {remedy}")
+
+
+class Found(Struct, frozen=True):
+    """What `look_at` has found."""
+
+    name: str
+    have: int
+    """The number of its schema; 0 where there is none."""
+    known: int
+    ahead: timedelta
+    """How far this host's clock is ahead of the server's."""
+
+
+def look_at(address: str) -> Found:
+    """Looks at the database and changes nothing. Raises `Unavailable` where it cannot be used."""
+    try:
+        with psycopg.connect(**connection_parameters(address)) as connection:
+            name, known = name_of(connection), known_schema()
+            require_usable(connection, name)
+            return Found(name, _schema_number(connection, name, known=known), known, clock_ahead(connection))
+    except psycopg.Error as error:
+        raise unusable(address, error) from error
+
+
+def name_of(connection: psycopg.Connection[Any]) -> str:
+    """The database, as the operator knows it."""
+    return f"PostgreSQL at {connection.info.host}, database {connection.info.dbname}"
+
+
+def clock_ahead(connection: psycopg.Connection[Any]) -> timedelta:
+    """How far this host's clock is ahead of the server's."""
+    before = time.time()
+    (at,) = row_of(connection.execute(TIME))
+    return timedelta(seconds=(before + time.time()) / 2) - timedelta(microseconds=at)
+
+
+def said_ahead(ahead: timedelta) -> str:
+    """`3 seconds behind`."""
+    seconds = abs(ahead).total_seconds()
+    return f"{seconds:.1f} seconds {'behind' if ahead < timedelta(0) else 'ahead of'}"
+
+
+def require_restorable(dump: Path) -> None:
+    """Reads a dump of this database to its end. Raises `Unavailable` for one that is missing or not whole."""
+    import shutil
+    import subprocess
+
+    if not dump.is_file():
+        raise Unavailable(
+            f"A PostgreSQL database is saved by its own program: pg_dump --format=custom --file={dump} "
+            '"$ASU_DATABASE_URL". Run that, and this command again: it checks that the file can be restored.'
+        )
+    places = [path / "pg_restore" for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    program = shutil.which("pg_restore") or next((str(path) for path in places[::-1] if path.exists()), None)
+    if program is None:
+        raise Unavailable(
+            "pg_restore is not installed, so the file cannot be checked. Install postgresql-client."
+        )
+    # To no database, but through all of its rows.
+    with subprocess.Popen(
+        [program, "--exit-on-error", "--file=-", dump], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as restoring:
+        assert restoring.stdout is not None
+        ours = whole = False
+        last = b""
+        for last in restoring.stdout:
+            ours |= last.startswith(b"COPY ") and b".schema_numbers " in last
+            whole |= last.startswith(b"-- PostgreSQL database dump complete")
+    if restoring.returncode:
+        said = last.decode(errors="replace").strip()
+        raise Unavailable(f"{dump} cannot be restored: {said}. Make it again with pg_dump --format=custom.")
+    if not (ours and whole):
+        raise Unavailable(f"{dump} is no dump of a whole database of this program. Make it with pg_dump.")
 
 
 def row_of(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:

@@ -293,11 +293,15 @@ _WRITING_AT = 120
 """In the -shm file: held by the writer (SQLite's WAL format)."""
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 _LOOKS, _LOOK_EVERY_SECONDS = 5, 0.2
+_SLIGHT_SECONDS = 2.0
+"""Between this host's clock and that of PostgreSQL."""
 _BACKUP = "Put a backup in its place (docs/backup.md), or move it away to begin with an empty one."
 
 
 def check_database(scene: Scene) -> CheckResult:
     """Header, schema, and whether another process keeps it to itself."""
+    if scene.settings.on_server:
+        return _check_server(scene.settings.database_url)
     path = scene.settings.database_path
     try:
         if not path.exists():
@@ -337,6 +341,29 @@ def check_database(scene: Scene) -> CheckResult:
                 f"chown {scene.user} {path}* && chmod u+rw {path}*",
             )
     return _schema(path, header)
+
+
+def _check_server(address: str) -> CheckResult:
+    """Whether PostgreSQL takes this host: schema, and how far its clock is from this one."""
+    try:
+        from asu_builder.database.postgresql_schema import FAR_OFF, look_at, said_ahead  # with psycopg
+    except ImportError as failure:
+        return error(
+            f"PostgreSQL needs what is not installed: {failure}.", "pip install 'asu-builder[cluster]'"
+        )
+    try:
+        found = look_at(address)
+    except AsuError as problem:
+        return error(f"{problem}", 'psql "$ASU_DATABASE_URL" --command "SELECT version()"')
+    clock = f"This host's clock is {said_ahead(found.ahead)} the server's."
+    if abs(found.ahead) > FAR_OFF:
+        return error(f"{found.name} answers. {clock} No service starts so.", _SET_CLOCK)
+    if abs(found.ahead).total_seconds() > _SLIGHT_SECONDS:
+        return warning(f"{found.name} answers. {clock}", _SET_CLOCK)
+    if found.have < found.known:
+        sentence = f"{found.name} has schema {found.have}; the next start brings it to {found.known}. {clock}"
+        return warning(sentence, "Make a backup before (pg_dump), then: asu-builder migrate")
+    return ok(f"{found.name} has schema {found.have}. {clock}")
 
 
 def _held(path: Path) -> CheckResult | None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from msgspec import Struct, field
-from msgspec.structs import fields
+from msgspec.structs import fields, force_setattr
 
 from asu_builder.domain.access import Right, Token
 from asu_builder.domain.job import Priority
+from asu_builder.settings.checks import SERVER_URLS, SQLITE_URL, problem_of, wrong_values
 from asu_builder.settings.checks import SettingsProblem as SettingsProblem
 from asu_builder.settings.checks import Size as Size
 from asu_builder.settings.checks import parse_duration as parse_duration
 from asu_builder.settings.checks import parse_size as parse_size
-from asu_builder.settings.checks import problem_of, wrong_values
 
 CONFIG_FILES = (Path("/etc/asu/config.yaml"), Path("~/.asu/config.yaml"), Path("config.yaml"))
 """Later files win, setting by setting; variables win over all files."""
@@ -49,6 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     server_host: str = "127.0.0.1"
     server_port: int = 8080
     database_path: Path = Path("data/asu-builder.db")
+    database_url: str = ""
     public_path: Path = Path("public")
     upstream_url: str = "https://downloads.openwrt.org"
     public_upstream_url: str = ""
@@ -121,6 +122,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Raises `SettingsProblem` that names every wrong value."""
         if wrong := tuple(wrong_values(self)):
             raise problem_of(map(str, wrong), wrong)
+        if self.database_url.startswith(SQLITE_URL):
+            force_setattr(self, "database_path", Path(self.database_url.removeprefix(SQLITE_URL)))
+
+    @property
+    def on_server(self) -> bool:
+        """Whether a PostgreSQL server keeps what is kept; else a SQLite file does, at `database_path`."""
+        return self.database_url.startswith(SERVER_URLS)
 
     @property
     def announced_upstream_url(self) -> str:

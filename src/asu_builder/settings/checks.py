@@ -62,6 +62,8 @@ def write_size(size: Size) -> str:
     return str(int(size))
 
 
+SQLITE_URL = "sqlite:///"
+SERVER_URLS = ("postgresql://", "postgres://")
 _LONGEST_GIVEN = 80
 # Greedy on purpose: a password may hold a slash, and too much hidden does no harm.
 _USER = r"(?i)((?:^|[\s\[])['\"]?(?:[a-z+.-]+://)?)\S*@"
@@ -104,7 +106,7 @@ def problem_of(sentences: Iterable[str], wrong: Iterable[Wrong] = ()) -> Setting
 
 def expectation(name: str, expected: str, given: object) -> Wrong:
     """Something else was expected."""
-    secret = (SECRET, "signing_key", "provenance_key", "store_options")
+    secret = (SECRET, "signing_key", "provenance_key", "store_options", "database_url")
     got = "" if name.startswith(secret) else f", got {written(given)}"
     return Wrong(name, f"expected {expected}{got}")
 
@@ -207,6 +209,11 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
         # A user in it would be announced to everybody, and never sent.
         holds = (address is not None and not address.user) or (not url and name != "upstream_url")
         yield from _unless(holds, name, _AN_ADDRESS, url)
+    database = settings.database_url
+    names_file = database.startswith(SQLITE_URL) and database != SQLITE_URL
+    holds = not database or names_file or database.startswith(SERVER_URLS)
+    expected = "an address like postgresql://user@host/asu or sqlite:////var/lib/asu/asu.db, or nothing"
+    yield from _unless(holds, "database_url", expected, database)
     redirect = settings.store_accel_redirect
     plain = not redirect or _INTERNAL_PATH.fullmatch(redirect)
     yield from _unless(plain, "store_accel_redirect", "a path like /asu-store/, or nothing", redirect)

@@ -82,9 +82,12 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     database.wakeups.notify = lambda jobs: woken.append("one")  # type: ignore[method-assign]
-    database.wakeups.notify_all = (  # type: ignore[method-assign]
-        lambda: woken.append("all" if operations.paused() is None else "too early")
-    )
+
+    def notify_all(*, everywhere: bool = False) -> None:
+        assert everywhere, "the workers of other processes wait too"
+        woken.append("all" if operations.paused() is None else "too early")
+
+    database.wakeups.notify_all = notify_all  # type: ignore[method-assign]
     operator.pause(operator="alice")
     assert woken == []
     operator.resume(operator="alice")

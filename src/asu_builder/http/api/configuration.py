@@ -21,6 +21,11 @@ MEANINGS: Mapping[str, str] = {
     "database_path": (
         "The SQLite database. Its directory also holds worker locks and the local runtime's copies."
     ),
+    "database_url": (
+        "Where all that has rows is kept: `postgresql://user:password@host/database` for an installation of "
+        "many hosts, or `sqlite:///` with the path of a file in place of `database_path`. Empty: the SQLite "
+        "file `database_path`. With a server its directory still holds what is this host's alone."
+    ),
     "public_path": "Images are published under `store/` in here, one directory per request hash.",
     "upstream_url": (
         "The download server whose metadata says what can be built; also where snapshot ImageBuilders "
@@ -258,6 +263,8 @@ def describe_settings(loaded: LoadedSettings) -> ConfigurationDocument:
 def _written(name: str, value: Any) -> Any:
     if name == "api_tokens":
         return [{key: token[key] for key in _SHOWN_OF_A_TOKEN if key in token} for token in value]
+    if name == "database_url" and value:
+        return f"{value.partition(':')[0]}://…"  # it may hold a password
     if name == "store_options":
         return {key: text if key in PUBLIC_STORE_OPTIONS else "…" for key, text in _plain(value).items()}
     if name in ("signing_key", "provenance_key") and value.startswith("exec:"):
