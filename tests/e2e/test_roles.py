@@ -37,7 +37,8 @@ def test_what_one_process_accepts_another_builds(make_local: Make) -> None:
         # Asked to stop, a worker first ends what it builds.
         slow = begin(api, client, a_body("sample-slow-1"))
         assert worker.stop() == 0
-        assert client.look(slow).status == 200
+        assert api.rows("SELECT count(*) FROM build_jobs WHERE state = 'completed'") == [(2,)]
+        assert client.wait(slow).status == 200
     assert "Traceback" not in api.stderr() + worker.stderr()
 
 
