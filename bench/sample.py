@@ -58,7 +58,7 @@ def a_request() -> BuildRequest:
     return BuildRequest(VERSION, TARGET, PROFILE, packages_versions=PACKAGES, diff_packages=True)
 
 
-FINISHED = request_hash(a_request(), rules=LocalPackageChanges().digest(a_request()))
+FINISHED = request_hash(a_request(), rules=LocalPackageChanges().digests(a_request())[0])
 
 
 def a_result() -> BuildResult:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.packages import AppliedRule, Baseline, PackageChangesRecord, PackageSelection
 from asu_builder.domain.release import ClientChange
@@ -27,7 +28,87 @@ _log = logging.getLogger(__name__)
 _TIMEOUT = timedelta(seconds=2)
 _TRIES = 2
 _MAX_RULES_BYTES = 1 << 20
+_KEPT = 8
+"""Rules that are kept, the present ones with them: jobs wait for hours at most."""
 _UNANSWERED = "The package-changes service did not answer; the last known good rules were applied"
+
+
+class KnownRules:
+    """All rules that this process has had, by their digest: what named a request is what it is built by.
+
+    Of those before the present ones some are kept, also in `folder`, for jobs that wait while the rules are
+    changed or the service is started again. For any thread.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._found: dict[str, Rules] = {}
+        self._restored = folder is None
+
+    def note(self, rules: "Rules") -> "Rules":
+        """These are the present ones; they are known from now on."""
+        if rules.digest not in self._found:
+            with self._lock:
+                self._found[rules.digest] = rules
+                while len(self._found) > _KEPT:
+                    del self._found[next(iter(self._found))]
+                self._save(rules)
+        return rules
+
+    def digests(self) -> tuple[str, ...]:
+        """Of all that are known."""
+        if not self._restored:
+            with self._lock:
+                self._restore()
+        return tuple(self._found)
+
+    def of(self, digest: str) -> "Rules":
+        """Those of this digest. Raises `Unavailable`."""
+        found = self._found.get(digest) if digest in self.digests() else None
+        if found is None:
+            raise Unavailable(f"The package rules {digest[:12]} are not known here any more.")
+        return found
+
+    def _save(self, rules: "Rules") -> None:
+        """A folder that takes no file costs only what a restart would have found."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            kept = self._folder / f"{rules.digest}.yaml"
+            part = kept.with_suffix(".part")
+            part.write_text(rules.text, encoding="utf-8")
+            part.replace(kept)
+            for old in self._files()[_KEPT:]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("The package rules cannot be kept in %s: %s", self._folder, error.strerror)
+
+    def _restore(self) -> None:
+        with LOADING:
+            from package_changes.files import read_rules_text
+            from package_changes.rules import parse_rules
+            from package_changes.schema import RulesProblem
+
+        self._restored = True
+        for path in self._files()[:_KEPT]:
+            if path.stem in self._found:
+                continue
+            try:
+                rules = parse_rules(read_rules_text(path), source=str(path))
+            except RulesProblem as problem:
+                _log.info("Former package rules are not readable any more: %s", problem)
+                continue
+            # Read by another version of this program they may mean something else.
+            if rules.digest == path.stem:
+                self._found = {rules.digest: rules, **self._found}
+
+    def _files(self) -> list[Path]:
+        """The newest first."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        return sorted(self._folder.glob("*.yaml"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 class LocalPackageChanges:
@@ -36,10 +117,12 @@ class LocalPackageChanges:
     They are read at first use: that takes longer than anything the first answer needs.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, kept: Path | None = None) -> None:
+        """`kept` is a folder of this process alone for what the rules were before."""
         self._path = path
         self._lock = threading.Lock()
         self._opened: RulesFile | None = None
+        self.history = KnownRules(kept)
 
     def apply(
         self,
@@ -47,6 +130,7 @@ class LocalPackageChanges:
         *,
         default_packages: Sequence[str],
         baseline: Baseline | None,
+        digest: str = "",
         rules: "Rules | None" = None,
     ) -> PackageSelection:
         """What the rules of the file make of a request; with `rules`, what those make of it."""
@@ -63,7 +147,8 @@ class LocalPackageChanges:
             from_version=baseline.version if baseline else None,
             from_defaults=baseline.packages if baseline else None,
         )
-        found = (rules or self.rules()).apply(context)
+        rules = rules or self.rules()
+        found = (rules if digest in ("", rules.digest) else self.history.of(digest)).apply(context)
         applied = tuple(
             AppliedRule(entry.rule, entry.why, entry.added, entry.removed, dict(entry.renamed))
             for entry in found.applied
@@ -71,8 +156,12 @@ class LocalPackageChanges:
         record = PackageChangesRecord(applied, found.warnings, found.missing_defaults)
         return PackageSelection(found.packages, record, found.released)
 
-    def digest(self, request: BuildRequest) -> str:
-        return self.rules().matching_digest(request.version, request.target, request.profile)
+    def digests(self, request: BuildRequest) -> tuple[str, str]:
+        return digests_of(self.rules(), request)
+
+    def known(self) -> Sequence[str]:
+        self.rules()
+        return self.history.digests()
 
     def client_changes(self) -> Sequence[ClientChange]:
         return client_changes_of(self.rules())
@@ -91,7 +180,7 @@ class LocalPackageChanges:
 
     def rules(self) -> "Rules":
         """The rules as they are now."""
-        return self._file().current()
+        return self.history.note(self._file().current())
 
     def _file(self) -> "RulesFile":
         if self._opened is not None:
@@ -117,14 +206,29 @@ class RemotePackageChanges:
     def __init__(self, url: str, built_in: LocalPackageChanges) -> None:
         self._url = url.rstrip("/")
         self._built_in = built_in
+        self._history = built_in.history
         self._seen: Rules | None = None
         self._problem = "it was not asked yet"
         self._lock = threading.Lock()
         self._pool: urllib3.PoolManager | None = None
 
     def apply(
-        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+        self,
+        request: BuildRequest,
+        *,
+        default_packages: Sequence[str],
+        baseline: Baseline | None,
+        digest: str = "",
     ) -> PackageSelection:
+        wanted = self._history.of(digest) if digest else self._last_good()
+
+        def by_ourselves() -> PackageSelection:
+            return self._built_in.apply(
+                request, default_packages=default_packages, baseline=baseline, rules=wanted
+            )
+
+        if wanted.digest != self._last_good().digest:
+            return by_ourselves()  # the service knows its present rules alone
         question = {
             "version": request.version,
             "target": request.target,
@@ -140,19 +244,23 @@ class RemotePackageChanges:
             answer = _RESPONSE.decode(body)
         except (OSError, ValueError) as error:
             self._note(str(error))
-            found = self._built_in.apply(
-                request, default_packages=default_packages, baseline=baseline, rules=self._seen
-            )
+            found = by_ourselves()
             record = replace(found.record, warnings=(*found.record.warnings, _UNANSWERED))
             return replace(found, record=record)
+        if digest and answer.matching_digest != digests_of(wanted, request)[0]:
+            return by_ourselves()  # its rules are others since they were asked for last
         return PackageSelection(
             answer.packages,
             PackageChangesRecord(answer.applied, answer.warnings, answer.missing_defaults),
             frozenset(answer.released),
         )
 
-    def digest(self, request: BuildRequest) -> str:
-        return self._last_good().matching_digest(request.version, request.target, request.profile)
+    def digests(self, request: BuildRequest) -> tuple[str, str]:
+        return digests_of(self._last_good(), request)
+
+    def known(self) -> Sequence[str]:
+        self._last_good()
+        return self._history.digests()
 
     def client_changes(self) -> Sequence[ClientChange]:
         return client_changes_of(self._last_good())
@@ -183,7 +291,7 @@ class RemotePackageChanges:
             self._pool.clear()
 
     def _last_good(self) -> "Rules":
-        return self._seen or self._built_in.rules()
+        return self._history.note(self._seen or self._built_in.rules())
 
     def _note(self, problem: str) -> None:
         if bool(problem) != bool(self._problem):
@@ -218,9 +326,15 @@ class _Response(msgspec.Struct):
     warnings: tuple[str, ...] = ()
     missing_defaults: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
+    matching_digest: str = ""
 
 
 _RESPONSE = msgspec.json.Decoder(_Response)
+
+
+def digests_of(rules: "Rules", request: BuildRequest) -> tuple[str, str]:
+    """What `PackageChanges.digests` says of a request by these rules."""
+    return rules.matching_digest(request.version, request.target, request.profile), rules.digest
 
 
 def client_changes_of(rules: "Rules") -> tuple[ClientChange, ...]:

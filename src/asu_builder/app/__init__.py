@@ -31,6 +31,7 @@ from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Job, Outcome
+from asu_builder.domain.nodes import takes_of
 from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.release import Branches
@@ -427,6 +428,7 @@ def _workers(
         name=adapters.name.name,
         now=now,
         on_outcome=on_outcome,
+        takes=lambda: takes_of(adapters.package_changes.known()),
     )
 
 

@@ -322,7 +322,9 @@ def open_adapters(
         upstream=HttpUpstream(
             settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
         ),
-        package_changes=open_package_changes(settings),
+        package_changes=open_package_changes(
+            settings, kept=settings.database_path.parent / "rules" / name.name
+        ),
         resolver=LateResolver(),
         signing=open_signing(settings, now),
         secrets=secrets,
@@ -407,10 +409,12 @@ def open_attestation(settings: Settings) -> "Attestation | None":
     return attestation
 
 
-def open_package_changes(settings: Settings) -> LocalPackageChanges | RemotePackageChanges:
-    """The package rules, from wherever the settings say that they come."""
+def open_package_changes(
+    settings: Settings, *, kept: Path | None = None
+) -> LocalPackageChanges | RemotePackageChanges:
+    """The package rules, from wherever the settings say; `kept` is the folder of former ones."""
     path = settings.package_changes_path
-    local = LocalPackageChanges(Path(path).expanduser() if path else None)
+    local = LocalPackageChanges(Path(path).expanduser() if path else None, kept=kept)
     return (
         RemotePackageChanges(settings.package_changes_url, local) if settings.package_changes_url else local
     )

@@ -166,6 +166,7 @@ class Pipeline:
                         request,
                         default_packages=imagebuilder.defaults,
                         baseline=self._baseline(request) if request.diff_packages else None,
+                        digest=job.terms.rules,
                     )
                     if self._installed_key:
                         selection = with_ucert(selection)

@@ -27,7 +27,7 @@ from asu_builder.domain.errors import (
 from asu_builder.domain.job import FINAL_STATES, BuildResult, Entry, Job, JobState, Standing, Submission
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.repositories import PLACEHOLDERS, key_files, require_allowed
-from asu_builder.domain.request import BuildRequest, request_hash
+from asu_builder.domain.request import BuildRequest, current_terms, request_hash
 from asu_builder.ports import JobQueue, Operations, PackageChanges, Statistics, Store
 from asu_builder.settings import Settings
 
@@ -298,7 +298,7 @@ class Builds:
             if request.as_of and not request.dropped and (kept := self._unchanged(settled, ask.caller)):
                 self._statistics.record("cache_hit", request, client=ask.client)
                 return BuildView(kept, unchanged=True)
-        rules = self._package_changes.digest(request)
+        rules, all_rules = self._package_changes.digests(request)
         name = self._name(request, found.revision, rules)
         caller, reading, refused = ask.caller, ask.reading, None
         refusals = None if name in built else self._refusals
@@ -312,16 +312,15 @@ class Builds:
         import secrets  # with OpenSSL, which a start does without
 
         cancel_token = secrets.token_urlsafe(18)
-        submission = Submission(
-            request, name, ask.client, caller.name, caller.priority, digest_of(cancel_token)
-        )
+        digest, terms = digest_of(cancel_token), current_terms(all_rules)
+        submission = Submission(request, name, ask.client, caller.name, caller.priority, digest, terms=terms)
         return _Prepared(submission, cancel_token, limited=caller.token is None, stale=stale)
 
     def _unchanged(self, settled: Settled, caller: Caller) -> Job | None:
         """A result of the same request without `as_of` that is what would be built today."""
         found = settled.found
         plain = replace(found.request, as_of="")
-        rules = self._package_changes.digest(plain)
+        rules, _ = self._package_changes.digests(plain)
         job = self._queue.find(self._name(plain, found.revision, rules))
         if job is None or job.withheld or not isinstance(job.outcome, BuildResult) or self._is_gone(job):
             return None

@@ -35,6 +35,7 @@ from asu_builder.domain.job import (
     Retention,
     Stage,
 )
+from asu_builder.domain.nodes import Takes
 from asu_builder.log_context import CURRENT_HASH
 from asu_builder.ports import JobQueue, Statistics
 from asu_builder.settings import Settings
@@ -210,14 +211,17 @@ class Workers:
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+        takes: Callable[[], Takes | None] = lambda: None,
     ) -> None:
         """`pipeline` is asked for with each build; `name` is that of this process; `clock` counts seconds.
 
-        `on_outcome` is told how a build ended, when that is written down; it answers at once.
+        `on_outcome` is told how a build ended, when that is written down; it answers at once. `takes` tells
+        before each claim which jobs may be built here, None for all.
         """
         self._queue = queue
         self._pipeline = pipeline
         self._on_outcome = on_outcome
+        self._takes = takes
         self._health = health
         self._recorder = recorder
         self.durations = durations
@@ -340,7 +344,10 @@ class Workers:
         claimed = None
         stop = threading.Event()
         try:
-            claimed = self._queue.claim(name, lease_for=LEASE, only=self.only)
+            # What it takes is not known before the package rules are loaded, which a start does without.
+            if self._queue.pending():
+                takes = self._takes()
+                claimed = self._queue.claim(name, lease_for=LEASE, only=self.only, takes=takes)
         finally:
             # Among those that run before `drain` may find none.
             with self._changed:

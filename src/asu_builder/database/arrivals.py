@@ -33,16 +33,19 @@ _NEXT_START = """
 """
 _INSERT = f"""
     INSERT INTO build_jobs (request_hash, client, caller, cancel_digest, priority, enqueued_at,
-                            last_accessed_at, fair_start)
-    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, {_NEXT_START})
+                            last_accessed_at, edition, errata, rules, fair_start)
+    VALUES (:hash, :client, :caller, :cancel_digest, :priority, :at, :at, :edition, :errata, :rules,
+            {_NEXT_START})
 """
 _INSERT_ONE = f"{_INSERT} RETURNING id, fair_start"
 # An id is never used again, so the newest jobs have the largest.
 _INSERTED = "SELECT id, fair_start FROM build_jobs ORDER BY id DESC LIMIT ?"
 _INSERT_REQUEST = """
-    INSERT INTO build_requests (request_hash, request, first_requested_at, sealed) VALUES (?, ?, ?, ?)
+    INSERT INTO build_requests (request_hash, request, first_requested_at, sealed, edition, errata, rules)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (request_hash) DO UPDATE
-       SET request = excluded.request, sealed = excluded.sealed, scrubbed = FALSE
+       SET request = excluded.request, sealed = excluded.sealed, scrubbed = FALSE,
+           edition = excluded.edition, errata = excluded.errata, rules = excluded.rules
 """
 # Of two with the same start the older is first, so an equal start is not an earlier one.
 TAKE_EARLIER_START = f"""
@@ -157,7 +160,8 @@ class Arrivals:
             if encrypted:
                 sealed.append((name, *astuple(self._secrets.seal(request, name))))
                 request = without_secrets(request)
-            requests.append((name, json.encode(request).decode(), self._at, encrypted))
+            terms = astuple(made.terms)
+            requests.append((name, json.encode(request).decode(), self._at, encrypted, *terms))
         self._connection.executemany(_INSERT_REQUEST, requests)
         if sealed:
             self._connection.executemany(STORE_SECRET, sealed)
@@ -173,6 +177,9 @@ def insert_jobs(connection: Connection, submissions: Sequence[Submission], at: i
             "cancel_digest": submission.cancel_digest,
             "priority": submission.priority,
             "at": at,
+            "edition": submission.terms.edition,
+            "errata": submission.terms.errata,
+            "rules": submission.terms.rules,
         }
         for submission in submissions
     ]
@@ -193,6 +200,7 @@ def insert_jobs(connection: Connection, submissions: Sequence[Submission], at: i
                 client=submission.client,
                 caller=submission.caller,
                 priority=submission.priority,
+                terms=submission.terms,
             ),
             start,
         )

@@ -22,6 +22,7 @@ from asu_builder.domain.job import (
     Submission,
     Waiting,
 )
+from asu_builder.domain.request import Terms
 
 _LARGEST_LIST = 1000
 _PAUSE_SECONDS = 1.0
@@ -133,17 +134,19 @@ class SqlOperations:
             with self._database.timed(durable=True) as (connection, at):
                 row = connection.execute(
                     "SELECT request.request, coalesce(job.client, ''), coalesce(job.caller, ''),"
-                    " coalesce(job.priority, 0), job.state"
+                    " coalesce(job.priority, 0), job.state, request.edition, request.errata, request.rules"
                     " FROM build_requests AS request"
                     " LEFT JOIN build_jobs AS job ON job.request_hash = request.request_hash"
                     " WHERE request.request_hash = ? AND NOT request.scrubbed ORDER BY job.id DESC LIMIT 1",
                     (request_hash,),
                 ).fetchone()
                 if row is not None and row[4] not in _LIVE_STATES:
-                    text, client, caller, priority, _ = row
+                    text, client, caller, priority, _, *terms = row
                     request = REQUEST.decode(text)
                     _end_answers(connection, request_hash, at)
-                    submission = Submission(request, request_hash, client, caller, Priority(priority))
+                    submission = Submission(
+                        request, request_hash, client, caller, Priority(priority), terms=Terms(*terms)
+                    )
                     ((job, _),) = insert_jobs(connection, [submission], at)
         finally:
             self._note_revocation()

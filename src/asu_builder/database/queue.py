@@ -46,6 +46,7 @@ from asu_builder.domain.job import (
     Standing,
     Submission,
 )
+from asu_builder.domain.nodes import Takes
 from asu_builder.domain.request import BuildRequest
 
 MAX_ATTEMPTS = 3
@@ -63,13 +64,31 @@ _CLAIM = """
            lease_until = :until, started_at = :now
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
-            WHERE {which} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
+            WHERE {which}{taken} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
             ORDER BY deprioritized, priority DESC, fair_start, id LIMIT 1
              /*postgresql FOR UPDATE SKIP LOCKED*/)
     RETURNING id, lease_token, priority, fair_start
 """
-_CLAIM_NEXT = _CLAIM.format(which="state = 'pending'")
-_CLAIM_ONE = _CLAIM.format(which="id = :only")
+
+
+def _claim(only: int | None, takes: Takes | None) -> tuple[str, dict[str, object]]:
+    """The statement that claims, and what it is told of what the worker takes."""
+    values: dict[str, object] = {}
+    taken = ""
+    if takes is not None:
+        values["edition"] = takes.edition
+        names = {}
+        for column, known in (("errata", takes.errata), ("rules", takes.rules)):
+            given = {f"{column}{number}": value for number, value in enumerate(known)}
+            values |= given
+            names[column] = ", ".join(f":{name}" for name in given)
+        taken = (
+            f" AND (edition = 0 OR edition = :edition AND errata IN ({names['errata']})"
+            f" AND rules IN ({names['rules']}))"
+        )
+    which = "state = 'pending'" if only is None else "id = :only"
+    return _CLAIM.format(which=which, taken=taken), values
+
 
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
 _ENDED_SO = (
@@ -241,14 +260,13 @@ class SqlJobQueue:
             )
 
     def claim(
-        self, worker: str, *, lease_for: timedelta, only: int | None = None
+        self, worker: str, *, lease_for: timedelta, only: int | None = None, takes: Takes | None = None
     ) -> tuple[Job, Lease] | None:
         self._database.wakeups.note_seen()
+        statement, values = _claim(only, takes)
         with self._database.timed() as (connection, at):
-            row = connection.execute(
-                _CLAIM_NEXT if only is None else _CLAIM_ONE,
-                {"worker": worker, "now": at, "until": at + span_micros(lease_for), "only": only},
-            ).fetchone()
+            given = {"worker": worker, "now": at, "until": at + span_micros(lease_for), "only": only}
+            row = connection.execute(statement, {**given, **values}).fetchone()
             if row is None:
                 return None
             job_id, token, priority, start = row

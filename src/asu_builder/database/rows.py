@@ -17,12 +17,12 @@ from asu_builder.domain.job import (
     Priority,
     Stage,
 )
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.request import BuildRequest, Terms
 
 _COLUMNS = """
     job.id, job.request_hash, request.request, job.state, job.enqueued_at, job.client, job.caller,
     job.priority, job.joined, job.stage, job.attempts, job.retries, job.history, job.started_at,
-    job.finished_at, job.reason, request.sealed
+    job.finished_at, job.reason, request.sealed, job.edition, job.errata, job.rules
 """
 SELECT_JOB = f"""
     SELECT {_COLUMNS}, result.completed, result.document, secret.secrets_key, secret.wrapped, secret.sealed
@@ -74,7 +74,7 @@ def to_job(row: Sequence[Any], secrets: Secrets | None = None) -> Job:
     """
     request, withheld = REQUEST.decode(row[2]), None
     if secrets is not None and row[16]:
-        stored = None if row[19] is None else Sealed(row[19], bytes(row[20]), bytes(row[21]))
+        stored = None if row[22] is None else Sealed(row[22], bytes(row[23]), bytes(row[24]))
         try:
             request = secrets.unseal(request, row[1], stored)
         except SecretsUnavailable as unavailable:
@@ -96,6 +96,7 @@ def to_job(row: Sequence[Any], secrets: Secrets | None = None) -> Job:
         started_at=None if row[13] is None else moment(row[13]),
         finished_at=None if row[14] is None else moment(row[14]),
         reason=FailureReason(row[15]) if row[15] else None,
-        outcome=_OUTCOMES[row[17]].decode(row[18]) if row[18] is not None else None,
+        outcome=_OUTCOMES[row[20]].decode(row[21]) if row[21] is not None else None,
         withheld=withheld,
+        terms=Terms(row[17], row[18], row[19]),
     )

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from asu_builder.domain.errors import AsuError, BuildProblem, FailureReason, Fault, Side
 from asu_builder.domain.packages import PackageChangesRecord
-from asu_builder.domain.request import BuildRequest
+from asu_builder.domain.request import BuildRequest, Terms
 
 
 class JobState(StrEnum):
@@ -203,6 +203,7 @@ class Job(Struct, frozen=True):
     reason: FailureReason | None = None
     """Why it failed, also where the outcome was not asked for."""
     outcome: Outcome | None = None
+    terms: Terms = Terms()
     withheld: AsuError | None = None
     """Why script and keys of its request cannot be read; the request has digests in their place then."""
 
@@ -280,6 +281,7 @@ class Submission(Struct, frozen=True):
     """SHA-256 (hexadecimal) of the secret by which its first caller may cancel the job; "" for none."""
     refusal: AsuError | None = None
     """Why no new job may be made of it; a job that is there answers nevertheless."""
+    terms: Terms = Terms()
     refused_after: int = 0
     """How many new jobs of its caller may come before it, in the same call, until the refusal holds."""
 

@@ -259,6 +259,22 @@ ERRATA: tuple[Erratum, ...] = ()
 """None yet. A fixed bug adds one entry; the requests it names are then built again."""
 
 
+class Terms(Struct, frozen=True):
+    """Under what a request got its hash: who builds it must hold to the same."""
+
+    edition: int = 0
+    """`EDITION` then; 0 where it is not known, in jobs of older versions."""
+    errata: str = ""
+    """The marks of `ERRATA` then, all of them, with commas between."""
+    rules: str = ""
+    """The digest of all package rules then, also of those that are not about the request."""
+
+
+def current_terms(rules: str, errata: Iterable[Erratum] = ERRATA) -> Terms:
+    """Those of this program, with the package rules of this digest."""
+    return Terms(EDITION, ",".join(erratum.mark for erratum in errata), rules)
+
+
 def request_hash(
     request: BuildRequest,
     *,

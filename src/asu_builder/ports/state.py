@@ -32,6 +32,7 @@ from asu_builder.domain.job import (
     Tally,
     TallyBy,
 )
+from asu_builder.domain.nodes import Takes
 from asu_builder.domain.preflight import CarriedPackages, TargetRecord
 from asu_builder.domain.request import BuildRequest
 
@@ -103,11 +104,12 @@ class JobQueue(Protocol):
         """Ends a final job's time now, so that it no longer answers for its hash."""
 
     def claim(
-        self, worker: str, *, lease_for: timedelta, only: int | None = None
+        self, worker: str, *, lease_for: timedelta, only: int | None = None, takes: Takes | None = None
     ) -> tuple[Job, Lease] | None:
         """Takes the next job in one statement; None when no job waits or the workers are paused.
 
-        `only` is the id of the one job to claim, whatever its place. The order of the others stays.
+        `only` is the id of the one job to claim, whatever its place. The order of the others stays. Jobs that
+        the worker may not build by what it `takes` are left to others, at their places.
         """
 
     def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
@@ -176,7 +178,7 @@ class Operations(Protocol):
         """Ends the time of every final job of this hash; how many."""
 
     def requeue(self, request_hash: str) -> Job | None:
-        """A new job for what was asked under this hash, in place of the final one.
+        """A new job for what was asked under this hash, in place of the final one and under its terms.
 
         None without such a request, beside a live job, and where only digests of a script or keys are kept.
         Where these are encrypted, the job that is returned has digests of them; as claimed it is whole.

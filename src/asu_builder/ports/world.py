@@ -300,16 +300,28 @@ class PackageChanges(Protocol):
     """Rules that are always there: the last good ones where new ones cannot be had."""
 
     def apply(
-        self, request: BuildRequest, *, default_packages: Sequence[str], baseline: Baseline | None
+        self,
+        request: BuildRequest,
+        *,
+        default_packages: Sequence[str],
+        baseline: Baseline | None,
+        digest: str = "",
     ) -> PackageSelection:
         """What make is told instead of the request's packages.
 
         `default_packages` are the default and device packages of the version asked for; without a
-        `baseline` nothing is guessed about what the device had.
+        `baseline` nothing is guessed about what the device had. `digest` names the rules, of those that are
+        `known`, "" the present ones. Raises `Unavailable` for others.
         """
 
-    def digest(self, request: BuildRequest) -> str:
-        """Names what the rules may do to this request; "" when none of them is about it."""
+    def digests(self, request: BuildRequest) -> tuple[str, str]:
+        """Names what the rules may do to this request, and all of the rules, at one moment.
+
+        The first is "" when none of them is about it.
+        """
+
+    def known(self) -> Sequence[str]:
+        """Names all rules that can be applied: the present ones, and some that named requests before."""
 
     def client_changes(self) -> Sequence[ClientChange]:
         """Every change that clients are told."""
