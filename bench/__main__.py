@@ -26,6 +26,7 @@ from bench import (
     signing,
     soak,
     statistics,
+    store,
     watchers,
     wire,
 )
@@ -142,6 +143,7 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "statistics": lambda options: statistics.counting(
         rounds=options.rounds, finished_jobs=options.finished_jobs
     ),
+    "store": lambda options: store.storing(rounds=options.rounds),
     "watchers": lambda options: watchers.watching(pairs=options.rounds),
     "idle-watchers": lambda options: idle_watchers.idling(rounds=options.rounds),
     "mixed-podman": lambda options: mixed.mixing_in_podman(seconds=options.seconds),

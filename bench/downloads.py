@@ -18,15 +18,15 @@ from bench.sample import FINISHED
 from bench.scenarios import POLL, seeded, service
 from bench.yardsticks import nginx
 
-_MB = 1_000_000
-_SIZE = 10 * _MB
+MB = 1_000_000
+SIZE = 10 * MB
 _TIMES, _TIMES_IN_PARTS = 4, 5
-_NAME = f"{FINISHED}/openwrt-sysupgrade.bin"
+NAME = f"{FINISHED}/openwrt-sysupgrade.bin"
 _DOWNLOADS = 30
 """In one round: 300 MB."""
 _AT_ONCE = 64
 _POLL_CONNECTIONS, _POLLS = 4, 4000
-_LINE = 100 * _MB
+_LINE = 100 * MB
 """Bytes a second that those who download get together: a line of one gigabit."""
 _PAUSE = 0.005
 _RECEIVED_AT_ONCE = 256 << 10
@@ -36,12 +36,12 @@ def downloading(*, rounds: int) -> Iterator[Figure]:
     """CPU a megabyte, whole and in parts, and p99 of polls beside many downloads."""
     with seeded() as folder, service(folder) as server:
         store = folder / "public" / "store"
-        (store / _NAME).write_bytes(os.urandom(_SIZE))
+        (store / NAME).write_bytes(os.urandom(SIZE))
         settle(server)
-        whole, parts = range(0, _SIZE, _SIZE), range(0, _SIZE, _MB)
+        whole, parts = range(0, SIZE, SIZE), range(0, SIZE, MB)
         measures = {
-            "whole": partial(_spend, server, f"/store/{_NAME}", whole),
-            "parts": partial(_spend, server, f"/store/{_NAME}", parts),
+            "whole": partial(spend, server, f"/store/{NAME}", whole),
+            "parts": partial(spend, server, f"/store/{NAME}", parts),
         }
         with contextlib.ExitStack() as opened:
             try:
@@ -50,8 +50,8 @@ def downloading(*, rounds: int) -> Iterator[Figure]:
                 print(f"downloads: no yardstick, because {error}", flush=True)
             else:
                 measures |= {
-                    "nginx": partial(_spend, known, f"/{_NAME}", whole),
-                    "nginx, parts": partial(_spend, known, f"/{_NAME}", parts),
+                    "nginx": partial(spend, known, f"/{NAME}", whole),
+                    "nginx, parts": partial(spend, known, f"/{NAME}", parts),
                 }
             spent = alternate(rounds, measures)
         yield _beside("10 MB image, CPU a MB", spent, "whole", "nginx", _TIMES)
@@ -67,17 +67,17 @@ def _beside(name: str, spent: dict[str, list[float]], ours: str, known: str, tim
     return Figure(name, "ms", spent[ours], times, Yardstick("nginx, sendfile", spent[known]))
 
 
-def _spend(server: Server, path: str, starts: range) -> float:
+def spend(server: Server, path: str, starts: range) -> float:
     """Milliseconds of CPU a megabyte; a range of one step asks for the whole file."""
     before = cpu_seconds(server.pid)
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         for _ in range(_DOWNLOADS):
             for start in starts:
-                stop = min(start + starts.step, _SIZE)
+                stop = min(start + starts.step, SIZE)
                 asked = "" if len(starts) == 1 else f"Range: bytes={start}-{stop - 1}\r\n"
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n{asked}\r\n".encode())
                 _receive(connection, stop - start)
-    return (cpu_seconds(server.pid) - before) * 1e3 / (_DOWNLOADS * _SIZE / _MB)
+    return (cpu_seconds(server.pid) - before) * 1e3 / (_DOWNLOADS * SIZE / MB)
 
 
 def _receive(connection: socket.socket, size: int) -> None:
@@ -135,7 +135,7 @@ def _downloads(server: Server) -> Iterator[None]:
 
 
 def _download(port: int, began: Event, end: Event) -> None:
-    request = f"GET /store/{_NAME} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    request = f"GET /store/{NAME} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
     room = memoryview(bytearray(_RECEIVED_AT_ONCE))
     allowed = 0.0
     with contextlib.ExitStack() as opened, selectors.DefaultSelector() as ready:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from asu_builder.database.listening import Listener
     from asu_builder.signing.attestation import Attestation
     from asu_builder.signing.signer import Signing
+    from asu_builder.store.bucket import Bucket
 
 
 class Role(Enum):
@@ -355,24 +356,30 @@ def open_store(settings: Settings, retention: SqlRetention, *, installation: str
             floor=settings.disk_floor,
             expects_results=retention.has_results,
         )
-    from importlib.util import find_spec
-
-    if find_spec("obstore") is None:
-        raise SettingsProblem(
-            "store_url: object storage needs the library obstore; install asu-builder[cluster], or let "
-            "images lie in public_path"
-        )
-    from asu_builder.store.bucket import Bucket
     from asu_builder.store.objects import ObjectStore
 
     return ObjectStore(
-        Bucket(settings),
+        open_bucket(settings),
         ScratchSpace(root, floor=settings.disk_floor),
         installation=installation,
         named=retention.stored_files,
         expects_results=retention.has_results,
         longest_build=settings.job_timeout,
     )
+
+
+def open_bucket(settings: Settings) -> "Bucket":
+    """The bucket of the settings, of which nothing is asked. Raises `SettingsProblem` without its library."""
+    from importlib.util import find_spec
+
+    from asu_builder.store.bucket import Bucket
+
+    if find_spec("obstore") is None:
+        raise SettingsProblem(
+            "store_url: object storage needs the library obstore; install asu-builder[cluster], or let "
+            "images lie in public_path"
+        )
+    return Bucket(settings)
 
 
 def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":

@@ -1,4 +1,4 @@
-"""What is reached over the network: download server, package rules, the service as its clients meet it."""
+"""What is reached over the network: download server, bucket, rules, the service as its clients meet it."""
 
 import contextlib
 import errno
@@ -8,11 +8,13 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from asu_builder.app.adapters import open_package_changes
+from asu_builder.app.adapters import open_bucket, open_package_changes
 from asu_builder.doctor.installation import described, listener
 from asu_builder.doctor.scene import Response, Scene, Unanswered, ask, in_words
+from asu_builder.domain.errors import AsuError
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.package_rules import RemotePackageChanges
+from asu_builder.settings import SettingsProblem
 from asu_builder.upstream.formats import parse_versions
 
 
@@ -248,3 +250,15 @@ def check_proxy(scene: Scene) -> CheckResult:
             "In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;   (Caddy does so)",
         )
     return ok(f"The proxy ({proxy}) is trusted to name clients; this machine counts as {caller}.")
+
+
+def check_bucket(scene: Scene) -> CheckResult:
+    """Whether the bucket is there and may be listed, where images lie in object storage."""
+    url = scene.settings.store_url
+    if not url:
+        return ok("Images lie on a disk; no store_url is set.")
+    try:
+        open_bucket(scene.settings).require()
+    except (SettingsProblem, AsuError) as problem:
+        return error(str(problem), "Correct store_url or store_options: docs/how-to/object-storage.md")
+    return ok(f"The bucket {url} is there.")

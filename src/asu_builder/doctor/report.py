@@ -51,6 +51,7 @@ CHECKS = (
         quick=True,
     ),
     Check("store", INSTALLATION, installation.check_store, remedy=_DISK_HANGS, quick=True),
+    Check("bucket", INSTALLATION, network.check_bucket, 15.0, remedy=_NETWORK_HANGS),
     Check("disk", INSTALLATION, installation.check_disk, remedy=_DISK_HANGS, quick=True),
     Check("signing", INSTALLATION, installation.check_signing, remedy=_DISK_HANGS, quick=True),
     Check("secrets", INSTALLATION, installation.check_secrets, remedy=_DISK_HANGS, quick=True),

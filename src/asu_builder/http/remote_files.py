@@ -18,7 +18,7 @@ from asu_builder.ports import RemoteFile
 
 _log = logging.getLogger(__name__)
 
-FIRST, LEAST, MOST = 512 << 10, 64 << 10, 2 << 20
+FIRST, LEAST, MOST = 1 << 20, 64 << 10, 2 << 20
 """Bytes of a piece. A download has two in memory at most: one on its way, one that waits."""
 _QUICK_SECONDS, _SLOW_SECONDS = 0.25, 2.0
 

@@ -93,7 +93,7 @@ def test_a_quick_client_gets_larger_pieces_and_a_slow_one_smaller(monkeypatch: p
     monkeypatch.setattr(remote_files, "_SLOW_SECONDS", 0.0)
     slow = Remote()
     Receiver(seconds=0.001).receive(slow)
-    assert slow.counts[:4] == [FIRST, FIRST // 2, FIRST // 4, LEAST]
+    assert slow.counts[:4] == [FIRST, FIRST // 2, FIRST // 4, FIRST // 8]
     assert set(slow.counts[4:-1]) == {LEAST}
 
 
