@@ -171,9 +171,18 @@ on_sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 """Marks what is SQLite's alone: a server's clock does not leap, and its file is not ours."""
 
 
+unit_on_sqlite = pytest.mark.parametrize("unit_place", ["sqlite"], indirect=True)
+
+
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where the database of a test lies, of either kind."""
+    return place_of(request.param, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
+def unit_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same for unit tests, which start no process unless they are marked."""
     return place_of(request.param, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """What is done again and again costs the same however many results are kept, and what is counted is exact."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
 from asu_builder.domain.job import Lease, Retention
 from factories import NOON, Clock, a_failure, a_result, a_submission, removes
+from postgresql import opened, unit_on_sqlite
+from postgresql import unit_place as unit_place
 from schemas import RELEASED, ask, restore
 
 MINUTE = timedelta(minutes=1)
@@ -25,9 +28,9 @@ DAY = timedelta(days=1)
 class Kept:
     """A database with results, as one process has it."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, place: str, clock: Clock) -> None:
         self.clock = clock
-        self.database = Database(path, clock=clock)
+        self.database = opened(place, clock=clock)
         self.queue = SqlJobQueue(self.database)
         self.retention = SqlRetention(self.database)
 
@@ -79,9 +82,11 @@ class Kept:
             with use as connection:
                 connections.append(connection)
         for connection in connections:
+            assert isinstance(connection, sqlite3.Connection)
             connection.set_progress_handler(note, 1)
         act(self)
         for connection in connections:
+            assert isinstance(connection, sqlite3.Connection)
             connection.set_progress_handler(None, 1)
         return taken
 
@@ -92,16 +97,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, clock: Clock) -> Iterator[Kept]:
-    made = Kept(tmp_path / "a.db", clock)
+def kept(unit_place: str, clock: Clock) -> Iterator[Kept]:
+    made = Kept(unit_place, clock)
     yield made
     made.database.close()
 
 
 @pytest.fixture
-def other(kept: Kept, tmp_path: Path, clock: Clock) -> Iterator[Kept]:
+def other(kept: Kept, unit_place: str, clock: Clock) -> Iterator[Kept]:
     """The same database as another process has it."""
-    made = Kept(tmp_path / "a.db", clock)
+    made = Kept(unit_place, clock)
     yield made
     made.database.close()
 
@@ -121,7 +126,7 @@ def test_it_costs_the_same_however_many_results_are_kept(
 ) -> None:
     taken = []
     for count in (10, 1000):
-        kept = Kept(tmp_path / f"{count}.db", clock)
+        kept = Kept(str(tmp_path / f"{count}.db"), clock)
         kept.queue.recover(failure_ttl=DAY)
         kept.fill(count)
         clock.forward(HOUR)
@@ -130,6 +135,7 @@ def test_it_costs_the_same_however_many_results_are_kept(
     assert taken[0] == taken[1] > 0
 
 
+@unit_on_sqlite
 def test_time_that_nobody_saw_moves_the_last_use_of_every_result_for_every_process(
     kept: Kept, other: Kept, clock: Clock
 ) -> None:
@@ -166,11 +172,13 @@ def test_a_result_expires_when_it_was_said_to_whatever_time_nobody_saw(kept: Kep
     assert kept.retention.expired() == [name]
 
 
+@unit_on_sqlite
 def test_a_transaction_that_fails_has_moved_nothing(kept: Kept, clock: Clock) -> None:
     kept.build("a")
     kept.queue.recover(failure_ttl=DAY)
     clock.forward(3 * HOUR)
     with pytest.raises(ZeroDivisionError), kept.database.timed(durable=True) as (connection, at):
+        assert isinstance(connection, sqlite3.Connection)
         move_times(connection, at, polled=True)
         raise ZeroDivisionError
     assert kept.unused(2 * HOUR) != [], "nobody has looked yet"
@@ -178,9 +186,10 @@ def test_a_transaction_that_fails_has_moved_nothing(kept: Kept, clock: Clock) ->
     assert kept.unused(timedelta(0)) == []
 
 
+@unit_on_sqlite
 @pytest.mark.process
 def test_a_process_that_is_killed_while_it_moves_times_has_moved_none(
-    kept: Kept, tmp_path: Path, clock: Clock
+    kept: Kept, unit_place: str, clock: Clock
 ) -> None:
     kept.build("a")
     kept.queue.recover(failure_ttl=DAY)
@@ -196,7 +205,7 @@ def test_a_process_that_is_killed_while_it_moves_times_has_moved_none(
         "    os.kill(os.getpid(), 9)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "a.db", clock.at.isoformat()],
+        [sys.executable, "-c", program, unit_place, clock.at.isoformat()],
         stdout=subprocess.PIPE,
         text=True,
     )

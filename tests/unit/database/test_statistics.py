@@ -24,6 +24,8 @@ from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import Side, Unavailable
 from asu_builder.domain.job import DURATION_CLASSES, EventKind, TallyBy
 from factories import Clock, a_request
+from postgresql import opened, unit_on_sqlite
+from postgresql import unit_place as unit_place
 
 DAY = timedelta(days=1)
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -36,9 +38,9 @@ BYS: tuple[TallyBy, ...] = (
 class Counted:
     """Statistics over a database, at times that the test chooses."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, place: str) -> None:
         self.clock = Clock(MIDNIGHT)
-        self.database = Database(root / "a.db", clock=self.clock)
+        self.database = opened(place, clock=self.clock)
         self.seconds = 0.0
         self.statistics = SqlStatistics(self.database, now=self.clock, clock=lambda: self.seconds)
 
@@ -53,8 +55,8 @@ class Counted:
 
 
 @pytest.fixture
-def counted(tmp_path: Path) -> Iterator[Counted]:
-    made = Counted(tmp_path)
+def counted(unit_place: str) -> Iterator[Counted]:
+    made = Counted(unit_place)
     yield made
     made.database.close()
 
@@ -129,14 +131,14 @@ def test_names_of_packages_are_gathered_for_a_minute_by_the_timer(counted: Count
 
 
 @pytest.mark.process
-def test_two_processes_count_into_the_same_days(counted: Counted, tmp_path: Path) -> None:
+def test_two_processes_count_into_the_same_days(counted: Counted, unit_place: str) -> None:
     other = (
         "import sys\nfrom pathlib import Path\nfrom datetime import UTC, datetime, timedelta\n"
         "sys.path[:0] = ['tests']\nfrom factories import a_request\n"
-        "from asu_builder.database.connection import Database\n"
+        "from postgresql import opened\n"
         "from asu_builder.database.statistics import SqlStatistics\n"
         "day = datetime(2026, 3, 1, tzinfo=UTC)\n"
-        "statistics = SqlStatistics(Database(Path(sys.argv[1])), now=lambda: day)\n"
+        "statistics = SqlStatistics(opened(sys.argv[1]), now=lambda: day)\n"
         "for _ in range(50):\n"
         "    statistics.record('request', a_request(packages=('vim',)))\n"
         "    statistics.record_duration('init', timedelta(seconds=1))\n"
@@ -144,7 +146,7 @@ def test_two_processes_count_into_the_same_days(counted: Counted, tmp_path: Path
     )
     root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
-        [sys.executable, "-c", other, str(tmp_path / "a.db")],
+        [sys.executable, "-c", other, unit_place],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root / "src")},
     )
@@ -238,9 +240,11 @@ def test_durations_keep_sum_and_maximum_and_nearly_the_ninth_tenth(
     assert within in (-1, len(ends) - 1) or p90(found) <= ends[max(1, within)]
 
 
+@unit_on_sqlite
 def test_every_query_of_the_page_uses_an_index(counted: Counted) -> None:
     asked: list[tuple[str, object]] = []
     with counted.database.reading() as connection:
+        assert isinstance(connection, sqlite3.Connection)
         connection.set_trace_callback(lambda statement: asked.append((statement, None)))
     Charts(counted.statistics, now=lambda: MIDNIGHT).report(90)
     counted.statistics.top_packages(since=MIDNIGHT, branch="24.10", limit=9)
@@ -248,6 +252,7 @@ def test_every_query_of_the_page_uses_an_index(counted: Counted) -> None:
     counted.statistics.tally(("failed",), since=MIDNIGHT, width=DAY, by="profile")
     counted.statistics.tally(("request",), since=MIDNIGHT + timedelta(hours=1), width=DAY)
     with counted.database.reading() as connection:
+        assert isinstance(connection, sqlite3.Connection)
         connection.set_trace_callback(None)
         plans = [connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text, _ in asked]
     assert len(plans) == 14

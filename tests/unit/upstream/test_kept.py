@@ -1,12 +1,13 @@
 """What is kept of upstream's documents: within bounds, and warm while somebody wants them."""
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.domain.reading import Reading, read_whole
 from asu_builder.domain.release import parse_release
 from asu_builder.upstream import memory
@@ -15,9 +16,18 @@ from asu_builder.upstream.memory import FRESH_FOR
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer
 from factories import Clock, eventually
+from postgresql import opened
+from postgresql import unit_place as unit_place
 
 RELEASE = parse_release("24.10.5")
 TARGETS = [f"pico/t{number}" for number in range(40)]
+
+
+@pytest.fixture
+def database(unit_place: str, clock: Clock) -> Iterator[SqlDatabase]:
+    opened_here = opened(unit_place)
+    yield opened_here
+    opened_here.close()
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def profiles_of(upstream: HttpUpstream, *targets: str) -> None:
         read_whole(lambda target=target: upstream.target_profiles(RELEASE, target), Reading("192.0.2.1"))  # type: ignore[misc]
 
 
-def stored(database: Database) -> tuple[int, int]:
+def stored(database: SqlDatabase) -> tuple[int, int]:
     """Documents in the database, and their bytes."""
     with database.reading() as connection:
         row = connection.execute(
@@ -54,7 +64,7 @@ def stored(database: Database) -> tuple[int, int]:
 
 
 def test_the_table_stays_within_its_budget_and_the_latest_stay(
-    upstream: HttpUpstream, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    upstream: HttpUpstream, database: SqlDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_STORED_BYTES", 20_000)
     monkeypatch.setattr(memory, "_PRUNE_EVERY", 4_000)
@@ -70,7 +80,7 @@ def test_the_table_stays_within_its_budget_and_the_latest_stay(
     assert upstream.described_profile(RELEASE, TARGETS[0], "acme")
 
 
-def test_what_is_of_no_use_any_more_goes(upstream: HttpUpstream, database: Database, clock: Clock) -> None:
+def test_what_is_of_no_use_any_more_goes(upstream: HttpUpstream, database: SqlDatabase, clock: Clock) -> None:
     profiles_of(upstream, *TARGETS[:3])
     profiles_of(upstream, "pico/none1", "pico/none2")
     assert stored(database)[0] == 5
@@ -113,7 +123,7 @@ def test_what_was_asked_for_is_asked_for_again_before_it_is_old(
 
 
 def test_it_is_kept_warm_over_a_restart_and_for_a_week(
-    upstream: HttpUpstream, server: DownloadServer, database: Database, clock: Clock
+    upstream: HttpUpstream, server: DownloadServer, database: SqlDatabase, clock: Clock
 ) -> None:
     profiles_of(upstream, TARGETS[0])
     upstream.tidy()
