@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -23,10 +24,11 @@ from asu_builder.database.postgresql_schema import MIGRATIONS, known_schema
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import LeaseLost, Unavailable
-from asu_builder.domain.job import JobState, Retention, Stage
+from asu_builder.domain.job import JobState, Lease, Retention, Stage
 from factories import NOON, a_request, a_result, a_submission, eventually
 from postgresql import PostgresServer, empty_place, shared_server
 
+T = TypeVar("T")
 DAY = timedelta(days=1)
 TESTS = Path(__file__).resolve().parents[1]
 SECOND = timedelta(seconds=1)
@@ -452,3 +454,85 @@ def test_a_half_open_connection_is_probed(pair: Pair, monkeypatch: pytest.Monkey
     seen = listener.probed_at
     assert eventually(lambda: listener.probed_at > seen + 0.3)
     assert postgresql.IDLE_IN_TRANSACTION_SECONDS <= 5
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """As those do who are told that the database is unavailable: they come again."""
+    results: list[T] = []
+
+    def tried() -> bool:
+        try:
+            results.append(act())
+        except Unavailable:
+            return False
+        return True
+
+    assert eventually(tried)
+    return results[0]
+
+
+def test_a_server_that_crashes_under_load_loses_no_request_and_ends_none_twice() -> None:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    server = PostgresServer(folder / "p")
+    server.make()
+    server.start()
+    names = [a_submission(packages=(f"p{number}",)) for number in range(60)]
+    ends: list[int] = []
+    submitted = threading.Event()
+    database = ServerDatabase(server.url())
+    queue = SqlJobQueue(database)
+
+    def submit() -> None:
+        for name in names:
+            patiently(partial(queue.submit, name))
+            time.sleep(0.01)
+        submitted.set()
+
+    def finish(lease: Lease) -> bool:
+        try:
+            queue.finish(lease, a_result(), Retention(DAY))
+        except LeaseLost:
+            return False
+        return True
+
+    def work(worker: str) -> None:
+        while not (submitted.is_set() and patiently(queue.pending) == 0):
+            # What was claimed in a transaction that was lost comes back when its lease is over.
+            patiently(partial(queue.recover, failure_ttl=DAY))
+            claimed = patiently(partial(queue.claim, worker, lease_for=2 * SECOND))
+            if claimed is not None:
+                job, lease = claimed
+                if patiently(partial(finish, lease)):
+                    ends.append(job.id)
+
+    def left() -> int:
+        patiently(partial(queue.recover, failure_ttl=DAY))
+        return len(queue.live_leases()) + queue.pending()
+
+    threads = [
+        threading.Thread(target=submit),
+        *(threading.Thread(target=work, args=(f"w/{n}",)) for n in "12"),
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for mode in ("immediate", "fast"):
+            count = len(ends)
+            assert eventually(lambda: len(ends) > count + 5 or submitted.is_set())  # noqa: B023
+            server.stop(mode)
+            server.start()
+        for thread in threads:
+            thread.join()
+        while left():
+            work("w/3")
+        with database.reading() as session:
+            rows = session.execute(
+                "SELECT count(*), count(DISTINCT request_hash), count(*) FILTER (WHERE state = 'completed')"
+                " FROM build_jobs"
+            ).fetchone()
+        assert rows == (60, 60, 60)
+        assert len(ends) == len(set(ends)) == 60
+    finally:
+        database.close()
+        server.stop()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from asu_builder.app.adapters import open_secrets
+from asu_builder.app.adapters import open_database, open_secrets
 from asu_builder.cli.backend import installation, require_database
 from asu_builder.cli.exit_codes import exit_on_error
 from asu_builder.database import rotation, secrets
-from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings, SettingsProblem, load_settings
 from asu_builder.signing import pem, ucert, usign
@@ -209,7 +209,8 @@ def rotate_secrets_command(step: str | None, discard: bool, yes: bool) -> None:
         keys = open_secrets(settings)
         path = Path(settings.secrets_key).expanduser()
         require_database(settings)
-        with rotation.rotating(path), closing(Database(settings.database_path)) as database:
+        database = open_database(settings, lambda: datetime.now(UTC))
+        with closing(database), rotation.rotating(path):
             if step in (None, "prepare"):
                 key = rotation.prepare(path)
                 click.echo(f"The key {key.name} is in {path}.")
@@ -221,7 +222,7 @@ def rotate_secrets_command(step: str | None, discard: bool, yes: bool) -> None:
 
 
 def _rewrap(
-    path: Path, database: Database, keys: secrets.Secrets, *, discard: bool, yes: bool, settings: Settings
+    path: Path, database: SqlDatabase, keys: secrets.Secrets, *, discard: bool, yes: bool, settings: Settings
 ) -> None:
     done = rotation.rewrap(path, database, keys)
     click.echo(f"{done.rewrapped} data keys were wrapped again; {done.sealed} requests were encrypted.")
