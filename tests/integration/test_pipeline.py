@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from asu_builder.core import pipeline
+from asu_builder.core import images, pipeline
 from asu_builder.core.images import describe_images
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.database.connection import Database
@@ -187,7 +187,7 @@ def test_two_builds_of_one_request_say_in_equal_bytes_what_is_in_their_images(
 def test_a_manifest_of_very_many_packages_is_not_written_as_an_sbom(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "MOST_PACKAGES", 3)
+    monkeypatch.setattr(images, "MOST_PACKAGES", 3)
     result = bench.build()
     assert result.sbom is None
     assert "The manifest is too long to write an SBOM from it." in result.warnings
