@@ -79,14 +79,22 @@ class MemoryWindows:
 class RateLimit:
     """Any number of rates at once for each caller."""
 
-    def __init__(self, text: str, *, of: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        of: str,
+        clock: Callable[[], float] = time.monotonic,
+        windows: RateWindows | None = None,
+    ) -> None:
         """`text` as `parse_rates` reads it; "" limits nothing. Raises `ValueError`.
 
-        `of` begins the sentence of a refusal: what is limited, in the plural.
+        `of` begins the sentence of a refusal: what is limited, in the plural. `windows` count in place of
+        the memory of this process.
         """
         self._rates = parse_rates(text)
         self._of = of
-        self._windows: RateWindows = MemoryWindows(clock)
+        self._windows: RateWindows = windows or MemoryWindows(clock)
 
     def admit(self, caller_name: str) -> TooManyRequests | None:
         """None when this caller may have one more, which is counted; a refused try is not."""
@@ -110,9 +118,15 @@ class RateLimit:
 class NewBuildsLimit(RateLimit):
     """How many new builds a caller without a token may submit."""
 
-    def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        windows: RateWindows | None = None,
+    ) -> None:
         """`text` is the setting `new_builds_limit`."""
-        super().__init__(text, of="New builds", clock=clock)
+        super().__init__(text, of="New builds", clock=clock, windows=windows)
 
 
 class LookUpsLimit:
@@ -121,9 +135,16 @@ class LookUpsLimit:
     The same question again is counted once a minute: LuCI and auc repeat theirs every few seconds.
     """
 
-    def __init__(self, text: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        windows: RateWindows | None = None,
+    ) -> None:
         """`text` is the setting `look_ups_limit`."""
-        self._limit = RateLimit(text, of="Questions that need the download server", clock=clock)
+        what = "Questions that need the download server"
+        self._limit = RateLimit(text, of=what, clock=clock, windows=windows)
         self._clock = clock
         self._lock = threading.Lock()
         self._asked: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -149,9 +170,15 @@ class LookUpsLimit:
 class PreviewsLimit(RateLimit):
     """How many previews a caller without a token may have."""
 
-    def __init__(self, *, of: str = "Previews", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        of: str = "Previews",
+        clock: Callable[[], float] = time.monotonic,
+        windows: RateWindows | None = None,
+    ) -> None:
         """The rate is a constant; `of` is something else that costs as much as a preview."""
-        super().__init__(_PREVIEWS, of=of, clock=clock)
+        super().__init__(_PREVIEWS, of=of, clock=clock, windows=windows)
 
 
 def _in_words(seconds: int) -> str:

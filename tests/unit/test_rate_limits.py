@@ -4,11 +4,8 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asu_builder.domain.access import parse_rates
 from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit, PreviewsLimit, RateLimit
@@ -46,50 +43,6 @@ def output_of(program: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def test_so_many_are_admitted_and_each_leaves_the_window_by_itself(clock: Seconds) -> None:
-    limit = a_limit("2/minute", clock)
-    assert waits(limit, "a", 1) == [0]
-    clock.at += 20
-    assert waits(limit, "a", 2) == [0, 40]
-    clock.at += 40
-    assert waits(limit, "a", 2) == [0, 20]
-
-
-def test_askers_do_not_share_their_allowance(clock: Seconds) -> None:
-    limit = a_limit("1/minute", clock)
-    assert [waits(limit, caller, 1) for caller in ("a", "b", "a", "2001:db8::/64")] == [[0], [0], [60], [0]]
-
-
-def test_all_rates_hold_and_the_one_that_takes_longest_is_named(clock: Seconds) -> None:
-    limit = a_limit(TWO_RATES, clock)
-    assert waits(limit, "a", 4) == [0, 0, 0, 60]
-    clock.at += 60
-    assert waits(limit, "a", 2) == [0, 0]
-    assert waits(limit, "a", 1) == [3600 - 60]
-    assert "5 per hour" in str(limit.admit("a"))
-
-
-def test_a_refused_try_does_not_count_for_any_rate(clock: Seconds) -> None:
-    limit = a_limit(TWO_RATES, clock)
-    waits(limit, "a", 3)
-    assert all(waits(limit, "a", 50))
-    clock.at += 60
-    assert waits(limit, "a", 2) == [0, 0], "fifty refused tries used up nothing of the hour"
-
-
-def test_what_is_taken_back_was_not_had(clock: Seconds) -> None:
-    limit = a_limit("2/minute", clock)
-    assert waits(limit, "a", 2) == [0, 0]
-    clock.at += 10
-    limit.take_back("a", 0)
-    assert waits(limit, "a", 1) == [50]
-    limit.take_back("a", 1)
-    assert waits(limit, "a", 2) == [0, 50], "the older one still counts"
-    limit.take_back("a", 9)
-    limit.take_back("nobody", 1)
-    assert waits(limit, "a", 3) == [0, 0, 60]
-
-
 def test_a_caller_of_whom_all_is_taken_back_is_forgotten(clock: Seconds) -> None:
     windows = MemoryWindows(clock)
     windows.admit("a", parse_rates("2/minute"))
@@ -103,10 +56,6 @@ def test_nothing_is_limited_where_no_rate_is_named(clock: Seconds) -> None:
 
 def test_the_same_rate_twice_is_the_rate_once(clock: Seconds) -> None:
     assert waits(a_limit("4/minute; 4/minute", clock), "a", 5) == [0, 0, 0, 0, 60]
-
-
-def test_nought_admits_nobody(clock: Seconds) -> None:
-    assert waits(a_limit("0/minute", clock), "a", 2) == [60, 60]
 
 
 def test_a_text_that_says_no_rate_is_an_error(clock: Seconds) -> None:
@@ -136,32 +85,6 @@ def test_the_sentence_says_how_many_per_what_when_to_come_back_and_what_lifts_it
     limit.admit("a")
     clock.at += after
     assert sentence in str(limit.admit("a"))
-
-
-@given(st.lists(st.floats(min_value=0, max_value=90), max_size=60))
-def test_no_window_ever_holds_more_than_its_rate_and_whoever_waits_as_told_is_admitted(
-    pauses: list[float],
-) -> None:
-    clock = Seconds()
-    limit = a_limit(TWO_RATES, clock)
-    admitted = []
-    for pause in pauses:
-        clock.at += pause
-        refusal = limit.admit("a")
-        if refusal:
-            assert refusal.retry_after >= 1
-            # A millisecond for what floating point loses.
-            clock.at += refusal.retry_after + 0.001
-            assert limit.admit("a") is None
-        admitted.append(clock.at)
-    for many, window in ((3, 60), (5, 3600)):
-        too_early = [
-            (first, last)
-            for first, last in zip(admitted, admitted[many:], strict=False)
-            if last - first < window
-        ]
-        assert too_early == []
-    assert all(before <= after for before, after in pairwise(admitted))
 
 
 def test_previews_may_come_in_a_burst_and_then_one_a_second(clock: Seconds) -> None:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 _POLL = timedelta(seconds=1)
 """How soon a job is taken up that a lost worker of another process has left."""
 _MARK = "-terminal"
+_OF_THIS_MOMENT = "Requests about the packages of this moment"
 _LONGEST_NAME = 64
 _NO_JOB = 0
 _START_SECONDS = 0.01
@@ -110,7 +111,7 @@ def assemble(
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     recorder = Recorder(adapters.log, now=now, notify=adapters.notify)
     preflight = _preflight(settings, adapters, catalog)
-    looks = PreviewsLimit(of="Requests about the packages of this moment")
+    looks = PreviewsLimit(of=_OF_THIS_MOMENT, windows=adapters.windows("packages"))
     current = CurrentPackages(catalog, preflight, limit=looks.admit)
     proof = _proof(settings, adapters, catalog, preflight, counts)
     workers = _workers(
@@ -143,7 +144,7 @@ def assemble(
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
         metrics=Late(metrics),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
-        limit_previews=PreviewsLimit().admit,
+        limit_previews=PreviewsLimit(windows=adapters.windows("previews")).admit,
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
@@ -285,7 +286,7 @@ def _refusals(
         is_enforced=proof.is_enforced,
         sample=proof.sample,
         is_idle=is_idle,
-        limit=PreviewsLimit().admit,
+        limit=PreviewsLimit(windows=adapters.windows("judged")).admit,
         statistics=adapters.statistics,
         ttl=settings.failure_ttl,
         now=now,

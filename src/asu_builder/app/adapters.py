@@ -29,9 +29,11 @@ from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
 from asu_builder.files import BadFile
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import Lead, PackageResolver, Runtime, Store
-from asu_builder.rate_limits import LookUpsLimit, NewBuildsLimit
+from asu_builder.ports import Lead, PackageResolver, RateWindows, Runtime, Store
+from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit
 from asu_builder.settings import Settings, SettingsProblem
+from asu_builder.shared.redis import SharedRedis
+from asu_builder.shared.windows import SharedWindows
 from asu_builder.store.local import LocalStore
 from asu_builder.store.scratch import ScratchSpace
 from asu_builder.upstream.offer import HttpUpstream
@@ -177,6 +179,7 @@ class Adapters(Struct, frozen=True):
     signing: "Signing | None"
     secrets: Secrets
     attestation: "Attestation | None"
+    redis: SharedRedis | None
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
 
@@ -208,6 +211,8 @@ class Adapters(Struct, frozen=True):
             del checks["engine"], checks["registry"]
         if self.signing:
             checks["signing"] = self.signing.check
+        if self.redis:
+            checks["redis"] = self.redis.check
         if self.secrets.encrypts:
             checks["secrets"] = lambda: self.secrets.check(self.database)
         if self.attestation:
@@ -234,8 +239,14 @@ class Adapters(Struct, frozen=True):
             f"{some(advising)}. `asu-builder preflight` shows why.",
         )
 
+    def windows(self, name: str) -> RateWindows:
+        """What counts one limit: for all nodes where they share a Redis, else for this process."""
+        return make_windows(self.redis, name)
+
     def close(self) -> None:
         """Lets go of everything."""
+        if self.redis:
+            self.redis.close()
         if self.runtime.value is not None:
             self.runtime.value.close()
         self.upstream.close()
@@ -299,6 +310,13 @@ def open_adapters(
     make_runtime, warnings = (
         choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
     )
+    redis = None
+    if settings.redis_url:
+        from importlib.util import find_spec  # only with several nodes
+
+        if find_spec("redis") is None:
+            raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
+        redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{installation}")
     retention = SqlRetention(database)
     notifier = Notifier()
     listener = _listener(database, notifier)
@@ -330,9 +348,16 @@ def open_adapters(
         signing=open_signing(settings, now),
         secrets=secrets,
         attestation=open_attestation(settings),
-        limit=NewBuildsLimit(settings.new_builds_limit),
-        fetch_limit=LookUpsLimit(settings.look_ups_limit),
+        redis=redis,
+        limit=NewBuildsLimit(settings.new_builds_limit, windows=make_windows(redis, "builds")),
+        fetch_limit=LookUpsLimit(settings.look_ups_limit, windows=make_windows(redis, "look-ups")),
     )
+
+
+def make_windows(redis: SharedRedis | None, name: str) -> RateWindows:
+    """What counts the limit of this name, for all nodes that share `redis`."""
+    own = MemoryWindows()
+    return own if redis is None else SharedWindows(redis, name, own)
 
 
 def open_secrets(settings: Settings) -> Secrets:

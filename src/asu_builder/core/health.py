@@ -68,6 +68,7 @@ _NAMES = {
     "workers": "The queue",
     "preflight": "The look at package selections before a build",
     "signing": "The signing of images",
+    "redis": "The memory that nodes share",
     "secrets": "The encryption of what is secret in requests",
     "provenance": "The signing of where images came from",
 }

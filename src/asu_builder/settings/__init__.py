@@ -90,6 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     signing_required: bool = False
     install_signing_key: bool = False
     secrets_key: str = ""
+    redis_url: str = ""
     provenance_key: str = ""
     provenance_public_key: str = ""
     provenance_builder: str = ""

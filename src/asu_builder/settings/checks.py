@@ -171,6 +171,7 @@ PUBLIC_STORE_OPTIONS = ("endpoint", "region", "account_name", *_YES_OR_NO)
 """Those that are no secret."""
 _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
+_REDIS = re.compile(r"rediss?://(?:[^\s@/]*@)?[^\s@/?#]+(?:/[0-9]{1,5})?(?:\?\S*)?|unix://(?:[^\s@/]*@)?/\S+")
 _AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
 PARTNERS: Mapping[str, str] = {
     "idle_expires_after": "idle_deprioritized_after",
@@ -250,6 +251,11 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     deprioritized, expires = settings.idle_deprioritized_after, settings.idle_expires_after
     expected = f"a duration longer than idle_deprioritized_after ({write_duration(deprioritized)})"
     yield from _unless(expires > deprioritized, "idle_expires_after", expected, write_duration(expires))
+    url = settings.redis_url
+    expected = (
+        "an address like redis://:password@redis.example.org:6379/0, rediss://… or unix:///…, or nothing"
+    )
+    yield from _unless(not url or _REDIS.fullmatch(url), "redis_url", expected, url)
     yield from _wrong_signing(settings)
     yield from _wrong_entries(settings)
 

@@ -12,6 +12,7 @@ import pytest
 from bench.sample import FINISHED, seed
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asu_builder.database.secrets import make_key, write_keys
 from asu_builder.domain.job import StoredFiles
 from asu_builder.http.app import LateRouter
 from asu_builder.http.threads import Threads
@@ -29,6 +30,8 @@ settings = Settings(
     database_path=folder / "bench.db",
     public_path=folder / "public",
     upstream_url="http://127.0.0.1:9",
+    redis_url="redis://127.0.0.1:9",
+    secrets_key=sys.argv[4],
     container_runtime="podman",
     store_url=sys.argv[3],
 )
@@ -61,8 +64,11 @@ def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(
 ) -> None:
     files = StoredFiles("ours.1", {"x.bin": 1}, datetime.now(UTC)) if store_url else None
     seed(tmp_path, files=files)
+    key = tmp_path / "secrets.key"
+    write_keys(key, [make_key()], new=True)
+    poll = f"/api/v1/build/{FINISHED}"
     result = subprocess.run(
-        [sys.executable, "-c", _FIRST_ANSWER, str(tmp_path), f"/api/v1/build/{FINISHED}", store_url],
+        [sys.executable, "-c", _FIRST_ANSWER, str(tmp_path), poll, store_url, str(key)],
         check=True,
         capture_output=True,
         text=True,
@@ -70,6 +76,7 @@ def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(
     status, *loaded = result.stdout.split()
     assert status == "200" and "asu_builder.http.fast_path" in loaded
     late = {"starlette", "anyio", "html", "podman", "urllib3", "yaml", "package_changes", "obstore"}
+    late |= {"redis", "cryptography"}
     assert {name.partition(".")[0] for name in loaded} & late == set()
     assert {"asu_builder.http.routes", "asu_builder.http.representations", "http.client"} & {*loaded} == set()
     # OpenSSL's hashes, the terminal, and what only the router shows.

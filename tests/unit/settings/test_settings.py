@@ -611,3 +611,19 @@ def test_a_duration_is_written_as_it_is_read(text: str) -> None:
 def test_a_size_is_written_as_it_is_read(text: str) -> None:
     assert write_size(parse_size(text)) == text
     assert isinstance(parse_size(text), Size)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "redis://h", "rediss://:p%40w@h.example:6380/3?x=1", "unix:///run/redis.sock"]
+)
+def test_a_redis_is_named_by_its_address(url: str) -> None:
+    assert Settings(redis_url=url).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["h:6379", "http://h", "redis://", "unix://sock", "redis://:secret@ h", "redis://h/x"]
+)
+def test_what_names_no_redis_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsProblem, match="redis_url: expected an address like") as refused:
+        Settings(redis_url=url)
+    assert "secret" not in str(refused.value)

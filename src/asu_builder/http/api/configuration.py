@@ -169,6 +169,11 @@ MEANINGS: Mapping[str, str] = {
         "Whether images trust this key: it is put into `/etc/opkg/keys`, with the package `ucert`, which "
         "then checks firmware. Images get other hashes than without."
     ),
+    "redis_url": (
+        "A Redis server in which several nodes count rate limits together, like "
+        "`redis://:password@redis.example.org:6379/0`. Without it, and while it does not answer, each node "
+        "counts for itself. See Redis."
+    ),
     "secrets_key": (
         "The path of the file with the key under which first-boot scripts and repository keys are encrypted "
         "in the database; no other user may read it. Empty: they are stored as they are. See secrets key."

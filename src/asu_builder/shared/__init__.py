@@ -1,0 +1,1 @@
+"""What nodes share and can lose."""
