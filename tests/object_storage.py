@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ BUCKET = "tests"
 _KEY, _SECRET = "key-of-tests", "secret-of-tests"
 _LIMITED = "limited-key"
 _STARTED: "list[subprocess.Popen[bytes]]" = []
-"""By this process; they end with the run."""
+"""By this process, and shared; they end with the run."""
 _PORTS = ("master", "volume", "filer", "s3")
 
 
@@ -67,11 +68,26 @@ def s3_server() -> S3:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = folder / "port"
         if not known.exists():
-            known.write_text(str(_start(folder)))
+            process, port = _start(folder)
+            _STARTED.append(process)
+            known.write_text(str(port))
         return S3(int(known.read_text()))
 
 
-def _start(folder: Path) -> int:
+@contextmanager
+def start_s3(folder: Path) -> Iterator[S3]:
+    """A server of its own, with its files in this folder, until the block ends."""
+    require_tool("s3", str(Path(sys.executable).with_name("weed")))
+    folder.mkdir(exist_ok=True)
+    process, port = _start(folder)
+    try:
+        yield S3(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     ports = {name: (free_port(), free_port()) for name in _PORTS}
     credentials = [{"accessKey": _KEY, "secretKey": _SECRET}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -99,7 +115,6 @@ def _start(folder: Path) -> int:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ)
         )
-    _STARTED.append(process)
     port = ports["s3"][0]
 
     def answers() -> bool:
@@ -115,4 +130,4 @@ def _start(folder: Path) -> int:
 
     assert eventually(answers), (folder / "log").read_text()[-4000:]
     S3(port).make_bucket()
-    return port
+    return process, port

@@ -4,23 +4,23 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from chaos import outer_faults, server_faults
 from chaos.links import FAULTY
 from chaos.plan import Fault
 from chaos.world import World
 
-Inject = Callable[[World, random.Random], bool]
-"""Breaks something and heals it; False when there was nothing to break."""
+Inject = Callable[[Any, random.Random], bool]
+"""Breaks something of its kind of world and heals it; False when there was nothing to break."""
 
 _TRIES = 5
 _BREATH_SECONDS = 3.0
 
-INJECT: Mapping[str, Inject] = {
+ON_ONE_HOST: Mapping[str, Inject] = {
     **{
         name: getattr(server_faults, name)
         for name in (
@@ -43,8 +43,12 @@ INJECT: Mapping[str, Inject] = {
 class Injection:
     """Runs the lanes until the plan or the time is over."""
 
-    def __init__(self, world: World, lanes: Mapping[str, Sequence[Fault]]) -> None:
+    def __init__(
+        self, world: World, lanes: Mapping[str, Sequence[Fault]], inject: Mapping[str, Inject]
+    ) -> None:
+        """`inject` has what carries out each kind of fault."""
         self._world = world
+        self._injects = inject
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.injected: Counter[str] = Counter()
@@ -94,7 +98,7 @@ class Injection:
             self._world.ledger.wait_for_progress(seconds=_BREATH_SECONDS)
 
     def _inject(self, fault: Fault) -> bool:
-        inject = INJECT[fault.kind.name]
+        inject = self._injects[fault.kind.name]
         for _ in range(_TRIES):
             at, begun = datetime.now(UTC), monotonic()
             done = inject(self._world, fault.chance)
@@ -113,16 +117,10 @@ class Injection:
 
 def heal(world: World) -> None:
     """Everything works again, whatever was broken."""
-    world.registry.become("fine")
-    world.upstream.become("fine")
-    world.disk.release()
-    world.clock.set(0.0)
-    with suppress(ProcessLookupError):
-        world.engine.thaw()
-    if world.engine.process is None:
-        world.engine.start()
-    for server in world.servers.both:
+    world.heal()
+    for server in world.servers.every:
         if server.is_running:
             server.thaw()
-    if not world.servers.current.is_running:
-        server_faults.bring_up(world, world.servers.current)
+    for server in world.servers.start_again():
+        if not server.is_running:
+            server_faults.bring_up(world, server)

@@ -26,8 +26,8 @@ class Asked:
     status: int = 202
     outcome: str = ""
     """`done` or a failure's reason, once it is final."""
-    directory: tuple[int, int] | None = None
-    """Inode and time of change of the published directory when it was first seen."""
+    publication: object = None
+    """What tells its published files from others, as it was when they were first seen."""
     document: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,4 +1,4 @@
-"""A faulty line: a TCP proxy before upstream or the registry, whose manners change while it runs."""
+"""A faulty line: a TCP proxy before a server, whose manners change while it runs."""
 
 import asyncio
 import ssl
@@ -9,13 +9,19 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 Result = TypeVar("Result")
-Manner = Literal["fine", "dead", "hanging", "slow", "truncated", "broken"]
+Manner = Literal["fine", "dead", "hanging", "slow", "truncated", "broken", "busy", "held"]
+"""`busy` answers 503 as S3 does. `held` keeps every connection open and lets no byte pass, as a network that
+loses packets; nothing is cut when it begins or ends."""
 FAULTY: tuple[Manner, ...] = ("dead", "hanging", "slow", "truncated", "broken")
 
 _CHUNK = 16 << 10
 _SLOW_SECONDS = 0.15
 """Between two chunks of a slow line: about 100 KiB each second."""
-_REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 7\r\nConnection: close\r\n\r\nbroken\n"
+_REFUSALS = {
+    "broken": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 7\r\nConnection: close\r\n\r\nbroken\n",
+    "busy": b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 41\r\n"
+    b"Connection: close\r\n\r\n<Error><Code>SlowDown</Code></Error>     ",
+}
 
 
 class Link:
@@ -39,6 +45,8 @@ class Link:
             self._context.load_cert_chain(certificate)
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
@@ -59,8 +67,9 @@ class Link:
 
     def become(self, manner: Manner) -> None:
         """Changes manners; connections that are open are cut, so that the change is felt at once."""
+        cuts = "held" not in (manner, self.manner)
         self.manner = manner
-        self._loop.call_soon_threadsafe(self._cut)
+        self._loop.call_soon_threadsafe(self._change, manner == "held", cuts)
 
     def _wait(self, work: Coroutine[object, object, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -72,6 +81,14 @@ class Link:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _change(self, holds: bool, cuts: bool) -> None:
+        if holds:
+            self._flows.clear()
+        else:
+            self._flows.set()
+        if cuts:
+            self._cut()
 
     def _cut(self) -> None:
         for writer in list(self._open):
@@ -94,9 +111,9 @@ class Link:
             case "hanging":
                 while await reader.read(_CHUNK):
                     pass
-            case "broken":
+            case "broken" | "busy":
                 await reader.readuntil(b"\r\n\r\n")
-                writer.write(_REFUSAL)
+                writer.write(_REFUSALS[self.manner])
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -107,7 +124,7 @@ class Link:
         behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         self._open.add(behind_writer)
         try:
-            asking = asyncio.ensure_future(_pump(reader, behind_writer))
+            asking = asyncio.ensure_future(self._pump(reader, behind_writer))
             try:
                 await self._answer(behind_reader, writer)
             finally:
@@ -121,6 +138,7 @@ class Link:
         while chunk := await reader.read(_CHUNK):
             if self.manner == "slow":
                 await asyncio.sleep(_SLOW_SECONDS)
+            await self._flows.wait()
             if self.manner == "truncated":
                 chunk, left = chunk[:left], left - len(chunk)
             writer.write(chunk)
@@ -130,9 +148,9 @@ class Link:
         writer.close()
         await writer.wait_closed()
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                await self._flows.wait()
+                writer.write(chunk)
+                await writer.drain()

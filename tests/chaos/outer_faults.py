@@ -4,11 +4,12 @@ import os
 import random
 import signal
 from contextlib import suppress
+from functools import partial
 
 from chaos.engine import is_gone, signal_tree
 from chaos.links import Link, Manner
 from chaos.server_faults import pause
-from chaos.world import World
+from chaos.world import OneHost, World
 from factories import eventually
 
 _CONTAINER_WITHIN = 8.0
@@ -17,25 +18,25 @@ _CONTAINER_WITHIN = 8.0
 
 def engine_kill(world: World, chance: random.Random) -> bool:
     """`podman system service` dies and comes back; its containers live on."""
-    world.engine.stop()
+    world.around.engine.stop()
     pause(chance.uniform(0, 2))
-    world.engine.start()
+    world.around.engine.start()
     return True
 
 
 def engine_freeze(world: World, chance: random.Random) -> bool:
     """It answers nothing for some seconds."""
-    world.engine.freeze()
+    world.around.engine.freeze()
     pause(chance.uniform(0.5, 5))
-    world.engine.thaw()
+    world.around.engine.thaw()
     return True
 
 
 def engine_hang(world: World, chance: random.Random) -> bool:
     """It answers nothing for longer than a build may take."""
-    world.engine.freeze()
+    world.around.engine.freeze()
     pause(world.job_timeout + chance.uniform(2, 6))
-    world.engine.thaw()
+    world.around.engine.thaw()
     return True
 
 
@@ -55,7 +56,7 @@ def container_remove(world: World, chance: random.Random) -> bool:
     if not name:
         return False
     try:
-        world.engine.remove_container(name)
+        world.around.engine.remove_container(name)
     except OSError:
         return False  # the engine is frozen or dead at this moment
     return True
@@ -74,38 +75,38 @@ def container_freeze(world: World, chance: random.Random) -> bool:
 
 def registry_fault(world: World, chance: random.Random, manner: Manner) -> bool:
     """The images are gone from the engine, and the registry is not itself when they are asked for."""
-    world.registry.truncate_after = chance.choice((100, 1500, 200_000, 5_000_000))
-    world.registry.become(manner)
+    world.around.registry.truncate_after = chance.choice((100, 1500, 200_000, 5_000_000))
+    world.around.registry.become(manner)
     try:
-        dropped = [eventually(lambda name=name: _forget(world, name), seconds=6) for name in world.images]  # type: ignore[misc]
-        _until_felt(world.registry, seconds=6, then=chance.uniform(0.2, 1.5))
+        dropped = [eventually(partial(_forget, world, name), seconds=6) for name in world.around.images]
+        _until_felt(world.around.registry, seconds=6, then=chance.uniform(0.2, 1.5))
     finally:
-        world.registry.become("fine")
+        world.around.registry.become("fine")
     return any(dropped)
 
 
 def upstream_fault(world: World, chance: random.Random, manner: Manner) -> bool:
     """The download server is not itself."""
-    world.upstream.truncate_after = chance.choice((0, 100, 300, 1500))
-    world.upstream.become(manner)
+    world.around.upstream.truncate_after = chance.choice((0, 100, 300, 1500))
+    world.around.upstream.become(manner)
     try:
-        _until_felt(world.upstream, seconds=3, then=chance.uniform(0.2, 1.5))
+        _until_felt(world.around.upstream, seconds=3, then=chance.uniform(0.2, 1.5))
     finally:
-        world.upstream.become("fine")
+        world.around.upstream.become("fine")
     return True
 
 
-def disk_full(world: World, chance: random.Random) -> bool:
+def disk_full(world: OneHost, chance: random.Random) -> bool:
     """Not a byte is left where images are stored."""
     return _fill(world, chance, leave=0)
 
 
-def disk_nearly_full(world: World, chance: random.Random) -> bool:
+def disk_nearly_full(world: OneHost, chance: random.Random) -> bool:
     """Some room is left, but less than images take."""
     return _fill(world, chance, leave=chance.choice((8 << 10, 64 << 10, 300 << 10)))
 
 
-def _fill(world: World, chance: random.Random, *, leave: int) -> bool:
+def _fill(world: OneHost, chance: random.Random, *, leave: int) -> bool:
     try:
         world.disk.fill(leave=leave)
         pause(chance.uniform(1, 4))
@@ -118,7 +119,7 @@ def _a_container(world: World, chance: random.Random) -> tuple[str, int]:
     found: dict[str, int] = {}
 
     def look() -> bool:
-        found.update(world.engine.builds())
+        found.update(world.around.engine.builds())
         return bool(found)
 
     # Not always in its first moments.
@@ -130,7 +131,7 @@ def _a_container(world: World, chance: random.Random) -> tuple[str, int]:
 
 def _forget(world: World, image: str) -> bool:
     try:
-        return world.engine.forget_image(image)
+        return world.around.engine.forget_image(image)
     except OSError:
         return False
 

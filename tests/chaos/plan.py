@@ -40,7 +40,26 @@ KINDS: tuple[Kind, ...] = (
     Kind("clock_forward", "clock", 3),
     Kind("clock_back", "clock", 3),
 )
-LANES = tuple(dict.fromkeys(kind.lane for kind in KINDS))
+CLUSTER_KINDS: tuple[Kind, ...] = (
+    Kind("database_restart", "database", 3),
+    Kind("database_crash", "database", 3),
+    Kind("database_sessions", "database", 4),
+    Kind("database_freeze", "database", 3),
+    Kind("database_freeze_long", "database", 1, at_most=4, only_long=True),
+    *(Kind(f"store_{manner}", "store", 1) for manner in FAULTY),
+    Kind("store_busy", "store", 3),
+    Kind("worker_kill", "worker", 4),
+    Kind("worker_stop", "worker", 2),
+    Kind("worker_freeze", "worker", 2),
+    Kind("worker_cut", "worker", 3),
+    Kind("worker_freeze_beyond_lease", "worker", 1, at_most=3, only_long=True),
+    Kind("worker_cut_beyond_lease", "worker", 1, at_most=3, only_long=True),
+    Kind("api_kill", "api", 3),
+    Kind("api_stop", "api", 2),
+    Kind("api_freeze", "api", 2),
+)
+ALL_KINDS = (*KINDS, *CLUSTER_KINDS)
+LANES = tuple(dict.fromkeys(kind.lane for kind in ALL_KINDS))
 SHORT = 100
 """A run of fewer faults is a short one."""
 
@@ -54,17 +73,19 @@ class Fault:
     chance: random.Random
 
 
-def plan(seed: int, count: int, *, without: Sequence[str] = ()) -> Sequence[Fault]:
+def plan(
+    seed: int, count: int, *, kinds: Sequence[Kind] = KINDS, without: Sequence[str] = ()
+) -> Sequence[Fault]:
     """Every kind at least once as far as `count` goes, then by weight."""
     chance = random.Random(seed)
-    left = {kind.name: _allowed(kind, count) for kind in KINDS if kind.lane not in without}
-    first = [kind for kind in KINDS if left.get(kind.name)]
+    left = {kind.name: _allowed(kind, count) for kind in kinds if kind.lane not in without}
+    first = [kind for kind in kinds if left.get(kind.name)]
     chance.shuffle(first)
     chosen = first[:count]
     for kind in chosen:
         left[kind.name] -= 1
     while len(chosen) < count:
-        open_kinds = [kind for kind in KINDS if left.get(kind.name, 0) > 0]
+        open_kinds = [kind for kind in kinds if left.get(kind.name, 0) > 0]
         (kind,) = chance.choices(open_kinds, [kind.weight for kind in open_kinds])
         left[kind.name] -= 1
         chosen.append(kind)

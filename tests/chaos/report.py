@@ -4,7 +4,7 @@ from collections import Counter
 
 from chaos.faults import Injection
 from chaos.ledger import EXPECTED, GAVE_UP, IMPOSSIBLE
-from chaos.plan import KINDS
+from chaos.plan import ALL_KINDS
 from chaos.world import World
 
 _MEANINGS = {"done": "built", GAVE_UP: "gave up", IMPOSSIBLE: "refused as impossible, as it should be"}
@@ -41,7 +41,7 @@ def render(world: World, injection: Injection, *, seconds: tuple[float, float, f
 
 def _faults(injection: Injection) -> list[tuple[str, int, str]]:
     rows = []
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         count, missed = injection.injected[kind.name], injection.missed[kind.name]
         if count or missed:
             mean = f"{injection.seconds[kind.name] / count:.1f}" if count else ""
@@ -51,7 +51,7 @@ def _faults(injection: Injection) -> list[tuple[str, int, str]]:
 
 def _jobs(world: World) -> str:
     query = (
-        "SELECT count(*), coalesce(sum(state = 'completed'), 0), coalesce(sum(attempts), 0), "
+        "SELECT count(*), count(*) FILTER (WHERE state = 'completed'), coalesce(sum(attempts), 0), "
         "coalesce(sum(retries), 0), coalesce(sum(lease_token), 0) FROM build_jobs"
     )
     ((jobs, completed, attempts, retries, claims),) = world.servers.current.rows(query)

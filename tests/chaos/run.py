@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -13,8 +14,10 @@ from types import FrameType
 
 from chaos.checks import check_everything
 from chaos.clock import FaketimeMissing
-from chaos.faults import Injection
-from chaos.plan import LANES, SHORT, Fault, lanes, plan
+from chaos.cluster import open_cluster
+from chaos.cluster_faults import IN_A_CLUSTER
+from chaos.faults import ON_ONE_HOST, Injection
+from chaos.plan import CLUSTER_KINDS, KINDS, LANES, SHORT, Fault, lanes, plan
 from chaos.report import render
 from chaos.traffic import Traffic
 from chaos.world import VERSIONS, NotRoot, World, open_world
@@ -45,26 +48,40 @@ def run(
     at_least: int = 0,
     without: Sequence[str] = (),
     complete: bool = True,
+    cluster: bool = False,
 ) -> Outcome:
     """Injects `faults` faults chosen by `seed`, for at most `minutes`, then heals, drains and checks.
 
     A slow machine is given longer, until `at_least` so many were injected.
 
     Lanes named in `without` are left in peace, to find out what a violation comes from.
-    With `complete`, a plan that could not be carried out in time is a violation too.
+    With `complete`, a plan that could not be carried out in time is a violation too. A `cluster` is many
+    processes on a database server and object storage; else there is one server.
     """
-    chosen = plan(seed, faults, without=without)
-    timeout = _LONG_JOB_TIMEOUT if faults >= SHORT else _JOB_TIMEOUT
-    with open_world(job_timeout=timeout) as world:
-        return _run(world, chosen, seed=seed, minutes=minutes, at_least=at_least, complete=complete)
+    chosen = plan(seed, faults, kinds=CLUSTER_KINDS if cluster else KINDS, without=without)
+    timeout = _LONG_JOB_TIMEOUT if faults >= SHORT and not cluster else _JOB_TIMEOUT
+    opened: AbstractContextManager[World]
+    opened = open_cluster(job_timeout=timeout) if cluster else open_world(job_timeout=timeout)
+    inject = IN_A_CLUSTER if cluster else ON_ONE_HOST
+    with opened as world:
+        injection = Injection(world, lanes(chosen), inject)
+        return _run(
+            world, injection, chosen, seed=seed, minutes=minutes, at_least=at_least, complete=complete
+        )
 
 
 def _run(
-    world: World, faults: Sequence[Fault], *, seed: int, minutes: float, at_least: int, complete: bool
+    world: World,
+    injection: Injection,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    minutes: float,
+    at_least: int,
+    complete: bool,
 ) -> Outcome:
     begun = monotonic()
     traffic = Traffic(world.servers, world.ledger, seed=seed, versions=VERSIONS)
-    injection = Injection(world, lanes(faults))
     traffic.start()
     try:
         world.ledger.wait_for_progress(seconds=30)
@@ -96,12 +113,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="chooses the faults")
     parser.add_argument("--faults", type=int, default=300, help="how many, 300 by default")
     parser.add_argument("--minutes", type=float, default=20.0, help="no fault begins later, 20 by default")
+    parser.add_argument("--cluster", action="store_true", help="many processes on PostgreSQL and S3")
     parser.add_argument("--without", nargs="*", default=[], choices=LANES, help="lanes to leave in peace")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     _say(f"seed {chosen.seed}, {chosen.faults} faults, at most {chosen.minutes:g} minutes")
     try:
-        outcome = run(seed=chosen.seed, faults=chosen.faults, minutes=chosen.minutes, without=chosen.without)
+        outcome = run(
+            seed=chosen.seed,
+            faults=chosen.faults,
+            minutes=chosen.minutes,
+            without=chosen.without,
+            cluster=chosen.cluster,
+        )
     except (NotRoot, FaketimeMissing) as error:
         _say(str(error))
         return 2

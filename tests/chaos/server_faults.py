@@ -8,9 +8,10 @@ from threading import Event
 from chaos.clock import SEEN_WITHIN
 from chaos.order import compare_order, waiting_order
 from chaos.servers import Server
-from chaos.world import World
+from chaos.world import OneHost, World
 
-_LEASE_SECONDS = 60
+LEASE_SECONDS = 60
+"""As `core.worker.LEASE`."""
 _ENDED_WITHIN = 60.0
 """Seconds; the grace time is two."""
 
@@ -60,7 +61,7 @@ def server_freeze_beyond_lease(world: World, chance: random.Random) -> bool:
         frozen.freeze()
         world.servers.current = second
         bring_up(world, second)
-        pause(_LEASE_SECONDS + 10)
+        pause(LEASE_SECONDS + 10)
         frozen.thaw()
         pause(chance.uniform(1, 4))
         stop(world, frozen)
@@ -92,14 +93,14 @@ def second_process_takes_over(world: World, chance: random.Random) -> bool:
     return True
 
 
-def clock_forward(world: World, chance: random.Random) -> bool:
+def clock_forward(world: OneHost, chance: random.Random) -> bool:
     """The server's wall clock leaps ahead."""
     world.clock.set(world.clock.offset + chance.choice((2, 45, 400, 3 * 3600)))
     pause(SEEN_WITHIN + chance.uniform(0.5, 2))
     return True
 
 
-def clock_back(world: World, chance: random.Random) -> bool:
+def clock_back(world: OneHost, chance: random.Random) -> bool:
     """The server's wall clock leaps back; half the time to what is right."""
     back = world.clock.offset - chance.choice((2, 45, 400, 3 * 3600))
     world.clock.set(0.0 if world.clock.offset > 0 and chance.random() < 0.5 else back)
@@ -108,14 +109,22 @@ def clock_back(world: World, chance: random.Random) -> bool:
 
 
 def bring_up(world: World, server: Server) -> None:
-    """Starts a process; one that does not come up is a violation and is tried again."""
-    for _ in range(3):
+    """Starts a process; one that does not come up is a violation and is tried again.
+
+    One that has a reason is tried until it has none, as whatever looks after services does.
+    """
+    tries = 0
+    while tries < 3:
         try:
             server.start()
         except AssertionError:
-            world.ledger.violation(f"the server did not start: {server.stderr()[-500:]}")
             if server.is_running:
                 server.kill()
+            if world.may_refuse_to_start():
+                pause(0.5)
+                continue
+            tries += 1
+            world.ledger.violation(f"{server.name} did not start: {server.stderr()[-500:]}")
         else:
             return
     raise RuntimeError(f"the server does not start any more: {server.stderr()[-2000:]}")

@@ -115,7 +115,7 @@ class Traffic:
         """One answer, noted; None when none came, which is allowed only while the server is disturbed."""
         before = self._servers.calm_since()
         try:
-            client = line.client(self._servers.current)
+            client = line.client(self._servers.asked())
             answer = client.post_once(document) if method == "POST" else client.ask("GET", target)
         except (OSError, http.client.HTTPException) as error:
             line.close()
@@ -166,7 +166,7 @@ class Traffic:
     def _poll(self, line: "Line", asked: Asked) -> bool:
         answer = self.ask(line, "GET", f"/api/v1/build/{asked.request_hash}")
         if answer is not None and self._ledger.seen(asked, answer) and answer.status == 200:
-            asked.directory = directory_state(self._servers.current, asked.request_hash)
+            asked.publication = self._servers.publication(asked.request_hash)
             self.download(line, asked, only=1)
         return answer is not None
 
@@ -199,30 +199,19 @@ class Traffic:
 
 
 class Line:
-    """One keep-alive connection to whichever server is current."""
+    """A keep-alive connection to each server that was asked."""
 
     def __init__(self) -> None:
-        self._client: Client | None = None
-        self._server: Server | None = None
+        self._clients: dict[Server, Client] = {}
 
     def client(self, server: Server) -> Client:
-        """The connection, made anew when another server has become current."""
-        if self._client is None or self._server is not server:
-            self.close()
-            self._client, self._server = server.client(timeout=_PATIENCE_SECONDS), server
-        return self._client
+        """The connection to this one."""
+        if server not in self._clients:
+            self._clients[server] = server.client(timeout=_PATIENCE_SECONDS)
+        return self._clients[server]
 
     def close(self) -> None:
-        """Ends the connection."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-
-def directory_state(server: Server, request_hash: str) -> tuple[int, int] | None:
-    """What changes when a published directory is written again."""
-    try:
-        found = (server.store / request_hash).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+        """Ends the connections."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()

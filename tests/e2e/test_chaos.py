@@ -13,21 +13,27 @@ from pathlib import Path
 import pytest
 
 from chaos.clock import Clock, FaketimeMissing, find_library
+from chaos.cluster_faults import IN_A_CLUSTER
+from chaos.faults import ON_ONE_HOST
 from chaos.ledger import Ledger
 from chaos.links import Link, Manner
-from chaos.plan import KINDS, LANES, plan
+from chaos.plan import CLUSTER_KINDS, KINDS, Kind, plan
 from chaos.run import run
 from e2e.canned_server import canned
 from e2e.service import Answer
 from tools import require_tool, tool_missing
 
-FAULTS = 40
+FAULTS, CLUSTER_FAULTS = 40, 20
 FIRE_MINUTES = 1.0
 
 
-def _require_everything() -> None:
+def _require_surroundings() -> None:
     require_tool("podman")
     require_tool("registry", "docker-registry", "openssl")
+
+
+def _require_everything() -> None:
+    _require_surroundings()
     try:
         find_library()
     except FaketimeMissing as error:
@@ -43,6 +49,22 @@ def test_forty_faults_lose_no_request_and_leave_nothing_behind() -> None:
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(1_000_000)))
     enough = FAULTS * 3 // 4
     outcome = run(seed=seed, faults=FAULTS, minutes=FIRE_MINUTES, at_least=enough, complete=False)
+    sys.stdout.write(f"seed {seed}\n{outcome.text}\n")
+    assert outcome.violations == (), f"seed {seed}"
+    assert outcome.injected >= enough, f"seed {seed}: only {outcome.injected} faults"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_cluster_loses_no_request_and_completes_none_twice() -> None:
+    _require_surroundings()
+    require_tool("postgresql", "setpriv")
+    require_tool("s3", str(Path(sys.executable).with_name("weed")))
+    seed = int(os.environ.get("CHAOS_SEED", random.randrange(1_000_000)))
+    enough = CLUSTER_FAULTS * 3 // 4
+    outcome = run(
+        seed=seed, faults=CLUSTER_FAULTS, minutes=0.5, at_least=enough, complete=False, cluster=True
+    )
     sys.stdout.write(f"seed {seed}\n{outcome.text}\n")
     assert outcome.violations == (), f"seed {seed}"
     assert outcome.injected >= enough, f"seed {seed}: only {outcome.injected} faults"
@@ -80,14 +102,22 @@ def test_a_plan_follows_from_its_seed() -> None:
 
 
 @pytest.mark.parametrize("count", [40, 300])
-def test_a_plan_holds_every_kind_of_fault_that_fits_it(count: int) -> None:
-    found = {fault.kind.name for fault in plan(1, count)}
-    assert found == {kind.name for kind in KINDS if count >= 100 or not kind.only_long}
-    assert len(plan(1, count)) == count
+@pytest.mark.parametrize("kinds", [KINDS, CLUSTER_KINDS])
+def test_a_plan_holds_every_kind_of_fault_that_fits_it(count: int, kinds: tuple[Kind, ...]) -> None:
+    chosen = plan(1, count, kinds=kinds)
+    expected = {kind.name for kind in kinds if count >= 100 or not kind.only_long}
+    assert {fault.kind.name for fault in chosen} == expected
+    assert len(chosen) == count
+
+
+def test_every_kind_of_fault_can_be_carried_out() -> None:
+    assert ON_ONE_HOST.keys() == {kind.name for kind in KINDS}
+    assert IN_A_CLUSTER.keys() == {kind.name for kind in CLUSTER_KINDS}
 
 
 def test_a_lane_can_be_left_in_peace() -> None:
-    assert {fault.kind.lane for fault in plan(1, 60, without=["clock"])} == {*LANES} - {"clock"}
+    expected = {kind.lane for kind in KINDS} - {"clock"}
+    assert {fault.kind.lane for fault in plan(1, 60, without=["clock"])} == expected
 
 
 def _answer(status: int, document: object, **headers: str) -> Answer:
@@ -159,6 +189,8 @@ def test_the_ledger_finds_server_errors_that_are_not_meant(answer: Answer, is_wr
         ("dead", OSError),
         ("hanging", TimeoutError),
         ("broken", b"broken\n"),
+        ("busy", b"<Error><Code>SlowDown</Code></Error>     "),
+        ("held", TimeoutError),
     ],
 )
 def test_a_link_has_the_manners_it_is_told(manner: Manner, expected: object) -> None:
@@ -172,9 +204,27 @@ def test_a_link_has_the_manners_it_is_told(manner: Manner, expected: object) -> 
             else:
                 assert isinstance(expected, type)
                 with pytest.raises(expected):
-                    _fetch(link.port, timeout=1 if manner == "hanging" else 60)
+                    _fetch(link.port, timeout=1 if manner in ("hanging", "held") else 60)
             link.become("fine")
             assert _fetch(link.port) == b"x" * 1000, "healed"
+
+
+def test_a_link_that_is_held_cuts_nothing() -> None:
+    with canned() as behind:
+        behind.text = b"x" * 1000
+        with Link(behind.server_address[1]) as link:
+            connection = http.client.HTTPConnection("127.0.0.1", link.port, timeout=60)
+            with closing(connection):
+                link.become("held")
+                connection.request("GET", "/")
+                assert connection.sock is not None
+                connection.sock.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    connection.sock.recv(1)
+                link.become("fine")
+                connection.sock.settimeout(60)
+                with connection.getresponse() as answer:
+                    assert answer.read() == behind.text
 
 
 def _fetch(port: int, *, timeout: float = 60) -> bytes:
