@@ -105,5 +105,5 @@ def _connect(url: str) -> "Redis":
 
 def _said(error: Exception) -> str:
     """What is wrong in one line, without the address of the server."""
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text and text[0] else type(error).__name__
+    text = str(error).partition("\n")[0].rstrip(".")[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
