@@ -104,9 +104,12 @@ def test_a_submission_and_an_end_survive_the_loss_of_their_commit(
     with closing(ServerDatabase(named(place))) as database:
         queue = SqlJobQueue(database)
         lost = _LostCommit(monkeypatch, place, after=after)
-        job = queue.submit(a_submission()).job
+        entry = queue.submit(a_submission())
+        job = entry.job
         assert lost.left == 0
+        assert entry.created, "its caller gets the secret by which it may be cancelled"
         assert queue.pending() == 1
+        assert not queue.submit(a_submission()).created
         claimed = queue.claim("w/1", lease_for=DAY)
         assert claimed is not None and claimed[0].id == job.id
         lost.left = 1

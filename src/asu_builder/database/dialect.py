@@ -3,7 +3,7 @@
 A statement is written for SQLite, with `?` or `:name` for values. It may use what `migrations/postgresql`
 gives PostgreSQL under SQLite's names: `min` and `max` of two whole numbers (NULL when either is NULL),
 `json_each` and `json_extract` of a text, `instr`, `group_concat`. It must write `TRUE` and `FALSE`,
-`WHERE TRUE`, a name for each subquery in FROM, the table before a column of its own in ON CONFLICT, and no
+`WHERE TRUE`, a name for each subquery in FROM, the table before one of its columns in ON CONFLICT, and no
 `IS NOT` between two columns. What PostgreSQL alone is to read stands in a comment:
 `/*postgresql FOR UPDATE SKIP LOCKED*/`.
 """

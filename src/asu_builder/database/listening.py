@@ -1,8 +1,8 @@
 """What processes of several hosts tell each other through PostgreSQL: LISTEN and NOTIFY, and who leads.
 
-Telling only makes things quicker: whoever was not told finds the same by looking, seconds later. The listener
-has a connection of its own, past any pooler. Every ten seconds it asks something on it, because one that is
-half open never fails, and after each new one it looks once, because something may have been missed.
+Telling only makes things quicker: what was not told is found by looking, seconds later. The listener has a
+separate connection, past any pooler. Every ten seconds it asks something on it, because one that is half open
+never fails, and after each new one it looks once, because something may have been missed.
 """
 
 import logging
@@ -95,7 +95,7 @@ class Listener:
                     self._listen(connection)
             except psycopg.Error as error:
                 if not failures:
-                    _log.warning("Other hosts are not heard for now: %s", first_line(error))
+                    _log.warning("Other hosts cannot be listened to for now: %s", first_line(error))
             self._leads = False
             self._stopping.wait(_AGAIN_SECONDS[min(failures, len(_AGAIN_SECONDS) - 1)])
             failures += 1
@@ -130,7 +130,7 @@ class Listener:
                 self._on_news(detail)
 
     def _look_once(self) -> None:
-        """What was told while nobody listened is found by looking."""
+        """What was told while it did not listen is found by looking."""
         self.probed_at = time.monotonic()
         self._revoked += 1
         Wakeups.notify_all(self._database.wakeups)

@@ -132,17 +132,17 @@ class ServerWakeups(Wakeups):
 
     def __init__(self, tell: Callable[..., None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._notify = tell
 
     def notify(self, jobs: int) -> None:
         super().notify(jobs)
         if jobs:
-            self._tell("jobs", str(jobs))
+            self._notify("jobs", str(jobs))
 
     def notify_all(self, *, everywhere: bool = False) -> None:
         super().notify_all()
         if everywhere:
-            self._tell("all")
+            self._notify("all")
 
 
 class ServerDatabase:
@@ -205,7 +205,7 @@ class ServerDatabase:
     # Connections.
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A connection of its own, not of the pool."""
+        """A separate connection, not of the pool."""
         connection = psycopg.connect(**self._parameters)
         _configure(connection)
         return connection
@@ -310,7 +310,7 @@ class ServerDatabase:
             raise Unavailable(f"The database cannot be used: {said_of(error)}") from error
 
     def peek(self, statement: str, values: Mapping[str, object] | None = None) -> Any:
-        """Always raises `Unavailable`: whoever asks a server waits for it."""
+        """Always raises `Unavailable`: who asks a server waits for it."""
         raise Unavailable("A database server is not asked on the event loop.")
 
     def changes(self) -> int:
@@ -383,7 +383,7 @@ def _configure(connection: psycopg.Connection[Any]) -> None:
 
 
 def said_of(error: psycopg.Error) -> str:
-    """What is wrong, in words for whoever has to mend it."""
+    """What is wrong, in words for the one who has to mend it."""
     match error:
         case errors.TooManyConnections():
             return "the server takes no more connections"

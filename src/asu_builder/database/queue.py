@@ -148,17 +148,24 @@ class SqlJobQueue:
             for submission in submissions
         ]
 
+        runs: list[Arrivals] = []
+
         def take_all(connection: Connection, at: int) -> Arrivals:
             known = find_all(connection, {submission.request_hash for submission in submissions}, at, secrets)
             arrivals = Arrivals(connection, at, known, max_pending, secrets)
             for submission in submissions:
                 arrivals.take(submission)
             arrivals.write()
+            runs.append(arrivals)
             return arrivals
 
         arrivals = self._database.repeated(take_all)
-        self._database.wakeups.notify(arrivals.created.total())
-        return arrivals.entries
+        created, entries = arrivals.created.total(), arrivals.entries
+        if len(runs) > 1:
+            entries = _made_before(entries, runs[:-1])
+            created = sum(isinstance(entry, Entry) and entry.created for entry in entries)
+        self._database.wakeups.notify(created)
+        return entries
 
     def find(self, request_hash: str) -> Job | None:
         with self._database.reading() as connection:
@@ -370,6 +377,20 @@ class SqlJobQueue:
         returned = len(lapsed) - len(gave_up)
         self._database.wakeups.notify(returned)
         return Recovery(returned, gave_up)
+
+
+def _made_before(entries: Sequence[Entry | AsuError], runs: Sequence[Arrivals]) -> list[Entry | AsuError]:
+    """What was submitted, where the commit of an earlier run had taken place although it was lost."""
+    made = {
+        entry.job.id for run in runs for entry in run.entries if isinstance(entry, Entry) and entry.created
+    }
+    found: list[Entry | AsuError] = []
+    for entry in entries:
+        if isinstance(entry, Entry) and entry.job.id in made:
+            made.remove(entry.job.id)
+            entry = replace(entry, created=True)
+        found.append(entry)
+    return found
 
 
 def _not_kept(request: BuildRequest) -> RequestRejected:

@@ -77,6 +77,7 @@ def test_a_poll_is_answered_before_the_router_and_its_libraries_are_loaded(
     assert status == "200" and "asu_builder.http.fast_path" in loaded
     late = {"starlette", "anyio", "html", "podman", "urllib3", "yaml", "package_changes", "obstore"}
     late |= {"redis", "cryptography"}
+    late |= {"psycopg", "psycopg_pool"}
     assert {name.partition(".")[0] for name in loaded} & late == set()
     assert {"asu_builder.http.routes", "asu_builder.http.representations", "http.client"} & {*loaded} == set()
     # OpenSSL's hashes, the terminal, and what only the router shows.
