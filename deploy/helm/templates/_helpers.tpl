@@ -28,8 +28,6 @@ capabilities: {drop: [ALL]}
   value: s3://asu-images
 - name: AWS_ENDPOINT_URL
   value: http://{{ .Release.Name }}-objects:8333
-- name: AWS_ALLOW_HTTP
-  value: "true"
 - name: AWS_REGION
   value: us-east-1
 - name: AWS_ACCESS_KEY_ID
@@ -75,6 +73,8 @@ capabilities: {drop: [ALL]}
   configMap: {name: {{ .Release.Name }}-settings}
 - name: tmp
   emptyDir: {}
+- name: public
+  emptyDir: {}
 - name: files
   emptyDir: {medium: Memory}
 {{- if .Values.filesSecret }}
@@ -92,4 +92,6 @@ capabilities: {drop: [ALL]}
 - {name: tmp, mountPath: /tmp}
 - {name: files, mountPath: /run/asu, readOnly: true}
 - {name: data, mountPath: /app/data}
+# Where a build puts its files before they go to the bucket.
+- {name: public, mountPath: /app/public}
 {{- end }}
