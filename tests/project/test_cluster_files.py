@@ -10,14 +10,16 @@ import click
 import pytest
 import yaml
 
-from asu_builder.__main__ import main
+from asu_builder.cli import main
 from asu_builder.settings import Settings
 from tools import require_tool, tool_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm"
 _SECRETS = "postgresql.passwordSecret=database,objects.passwordSecret=bucket"
-_EVERYTHING = f"{_SECRETS},ingress.enabled=true,ingress.tlsSecret=tls,filesSecret=files,signingFilesSecret=keys"
+_EVERYTHING = (
+    f"{_SECRETS},ingress.enabled=true,ingress.tlsSecret=tls,filesSecret=files,signingFilesSecret=keys"
+)
 _OF_OTHERS = ("AWS_", "PGPASSWORD", "POSTGRES_", "PGDATA", "SECRET_KEY")
 """Variables that obstore, libpq and the images of the other parts read."""
 
@@ -63,13 +65,13 @@ def pods(objects: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, 
 def require_command(arguments: Sequence[str]) -> None:
     """Fails unless our command line takes these words."""
     command: click.Command = main
-    context = click.Context(main)
+    context, rest = click.Context(main), list(arguments)
     while isinstance(command, click.Group):
-        found = command.get_command(context, arguments[0])
+        found = command.get_command(context, rest.pop(0))
         assert found is not None, arguments
-        command, arguments = found, arguments[1:]
+        command = found
         context = click.Context(command, parent=context)
-    command.make_parser(context).parse_args(list(arguments))
+    command.parse_args(context, rest)
 
 
 def require_variables(names: Sequence[str]) -> None:
