@@ -121,7 +121,7 @@ def test_lock_files_name_no_registry_and_pin_everything_by_hash() -> None:
         text = lock.read_text()
         assert "://" not in text and "index-url" not in text and "find-links" not in text, lock
         requirements = re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).strip())
-        assert len(requirements) > 10, lock
+        assert len(requirements) > 10 or lock.stem == "helm", lock
         for requirement in requirements:
             assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
             assert "--hash=sha256:" in requirement, requirement
