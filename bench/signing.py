@@ -11,7 +11,8 @@ from pathlib import Path
 
 from asu_builder.domain.job import Image
 from asu_builder.signing import usign
-from asu_builder.signing.signer import FileKey, Signing
+from asu_builder.signing.holders import FileKey
+from asu_builder.signing.signer import Signing
 from bench.figures import Figure, Yardstick, alternate
 
 _MEGABYTES = 32

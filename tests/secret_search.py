@@ -11,8 +11,13 @@ _OVERLAP = 256
 
 
 def secret_forms(key_file: bytes) -> Mapping[str, bytes]:
-    """How the secret half in a key's file may lie somewhere; halves of the seed too, for what is cut."""
-    seed = base64.b64decode(key_file.splitlines()[1])[40:72]
+    """How the secret half in a key's file may lie somewhere; halves of the seed too, for what is cut.
+
+    Of a key in PEM these cover its line, its DER and the seed alone: each holds the seed at some place.
+    """
+    held = base64.b64decode(key_file.splitlines()[1])
+    seed = held[-32:] if key_file.startswith(b"-----BEGIN PRIVATE KEY") else held[40:72]
+    assert len(seed) == 32, "what is searched for is the whole seed"
     expanded = hashlib.sha512(seed).digest()
     forms = {
         "seed, first half": seed[:16],

@@ -11,7 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from asu_builder.domain.errors import SigningUnavailable
-from asu_builder.signing.usign import SecretKey, mapped
+from asu_builder.signing import pem, usign
+from asu_builder.signing.usign import mapped
 
 METADATA = b'{"metadata_version":"1.1","supported_devices":["acme,widget-5"]}\n'
 
@@ -19,11 +20,14 @@ METADATA = b'{"metadata_version":"1.1","supported_devices":["acme,widget-5"]}\n'
 class KeyInMemory:
     """A `ports::KeyHolder` without a process."""
 
-    def __init__(self, key: SecretKey) -> None:
+    def __init__(self, key: usign.SecretKey | pem.SecretKey) -> None:
         self._key = key
 
     def public_key(self) -> str:
         return self._key.public.text()
+
+    def examine(self) -> None:
+        """A key in memory is whole."""
 
     def sign(self, path: Path) -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""The signing key is looked for, byte by byte, wherever a build in containers leaves traces."""
+"""The keys that sign are looked for, byte by byte, wherever a build in containers leaves traces."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ import pytest
 from e2e.conftest import Make
 from e2e.service import READ_TOKENS, Client, Service, run
 from e2e.test_builds import a_body
+from e2e.test_provenance import a_provenance_key, stating
 from podman_service import APK_VERSION, OPKG_VERSION, PodmanService
 from secret_search import found_in, found_in_files, memory_of, secret_forms
 
@@ -61,16 +62,25 @@ def _answers(client: Client, request_hash: str, names: Iterable[str]) -> Iterato
 
 
 @pytest.mark.parametrize("version", [APK_VERSION, OPKG_VERSION])
-def test_nothing_of_the_key_is_in_containers_logs_backups_answers_or_memory(
+def test_nothing_of_the_keys_is_in_containers_logs_backups_answers_or_memory(
     make_podman: Make, podman_service: PodmanService, podman_socket: Path, version: str
 ) -> None:
     path = make_podman().directory / "signing.key"
     path.parent.mkdir(parents=True, exist_ok=True)
+    of_statements = a_provenance_key(make_podman())
     service: Service = make_podman(
-        signing_key=f"file:{path}", signing_required=True, install_signing_key=True, api_tokens=READ_TOKENS
+        **stating(of_statements),
+        signing_key=f"file:{path}",
+        signing_required=True,
+        install_signing_key=True,
+        api_tokens=READ_TOKENS,
     )
     assert run(make_podman(), "keys", "new", str(path)).returncode == 0
-    forms = secret_forms(path.read_bytes())
+    forms = {
+        f"{name} of {key.name}": form
+        for key in (path, of_statements)
+        for name, form in secret_forms(key.read_bytes()).items()
+    }
     with service.start().client() as client:
         held = client.started(a_body(version=version, packages=["sample-slow-5"]))
         for parts in _containers(podman_socket):
@@ -81,12 +91,12 @@ def test_nothing_of_the_key_is_in_containers_logs_backups_answers_or_memory(
         for _ in range(2):  # what signed a moment ago, and what has kept nothing of it
             assert found_in(memory_of(service.pid), forms) == set()
         files = [file.name for file in (service.store / held).iterdir()]
-        assert "sha256sums.sig" in files
+        assert {"sha256sums.sig", done["provenance"]} <= {*files}
         assert found_in(_answers(client, held, files), forms) == set()
         saved = run(service, "backup", str(service.directory / "backup.db"))
         assert saved.returncode == 0, saved.stderr
         diagnosed = run(service, "doctor")
         assert found_in([f"{diagnosed.stdout}{diagnosed.stderr}".encode()], forms) == set()
     service.stop()
-    assert set(found_in_files(service.directory, forms)) == {path}
+    assert set(found_in_files(service.directory, forms)) == {path, of_statements}
     assert found_in_files(podman_service.directory, forms) == {}

@@ -1,6 +1,7 @@
 """One process answers, others build: on one machine, each in its role."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from e2e.conftest import Make
 from e2e.roles import make_api, make_worker
 from e2e.service import READ_TOKENS, run
 from e2e.test_crashes import a_body, begin
+from e2e.test_provenance import a_provenance_key, statement_of, stating
 from factories import eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -40,6 +42,41 @@ def test_what_one_process_accepts_another_builds(make_local: Make) -> None:
         assert api.rows("SELECT count(*) FROM build_jobs WHERE state = 'completed'") == [(2,)]
         assert client.wait(slow).status == 200
     assert "Traceback" not in api.stderr() + worker.stderr()
+
+
+def test_the_public_halves_of_keys_are_enough_for_who_answers(make_local: Make) -> None:
+    made = make_local()
+    statements, images = a_provenance_key(made), made.directory / "signing.key"
+    assert run(made, "keys", "new", str(images)).returncode == 0
+    alike: dict[str, Any] = {"signing_required": True, "install_signing_key": True, "api_tokens": READ_TOKENS}
+    halves = {"signing_public_key": f"{images}.pub", "provenance_public_key": f"{statements}.pub"}
+    api = make_api(make_local, **alike, **halves).start()
+    worker = make_worker(make_local, api, **alike, **stating(statements), signing_key=f"file:{images}")
+    away = [path.rename(path.with_suffix(".away")) for path in (statements, images)]
+    with api.client() as client:
+
+        def states() -> set[str]:
+            parts = client.health()["parts"]
+            return {parts[part]["status"] for part in ("signing", "provenance")}
+
+        assert eventually(lambda: states() == {"ok"})
+        offered = client.get("/keys").json["files"]
+        assert len(offered) == 2
+        contents = {client.get(f"/keys/{name}").body for name in offered}
+        assert contents >= {Path(f"{statements}.pub").read_bytes()}
+        for path in away:
+            path.rename(path.with_suffix(".key"))
+        worker.start()
+        done = client.build(a_body("vim"))
+        assert done.status == 200 and done.json["signed_by"] in offered
+        statement_of(client, done.json)
+    # Alone they are nothing to build with.
+    alone = make_local(signing_public_key=f"{images}.pub")
+    alone.launch()
+    assert alone.wait() == 2
+    assert "signing_key: expected one beside signing_public_key in a process that builds" in alone.stderr()
+    # But an administrator may look at the queue from there.
+    assert run(api, "jobs", "list").returncode == 0
 
 
 def test_the_lead_goes_on_when_its_holder_is_killed(make_local: Make) -> None:

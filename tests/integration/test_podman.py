@@ -135,7 +135,7 @@ def test_a_missing_image_is_pulled_once(pulling: PodmanOptions, registry: Regist
     with runtime.open(RELEASED, stop=Event()) as container:
         assert container.identity == pushed
         assert container.origin.isolation == "container"
-        assert container.origin.image.endswith("/imagebuilder:pico-nine-v25.12.0")
+        assert container.origin.image.endswith(":pico-nine-v25.12.0")
         assert container.origin.digest == registry.digest("pico-nine-v25.12.0")
         assert container.read_bytes("marker") == b"release"
         assert list(container.warnings) == []

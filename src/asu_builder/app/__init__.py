@@ -30,7 +30,7 @@ from asu_builder.core.submit import AccessTracker, Builds, Cancellation
 from asu_builder.core.worker import Workers
 from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import Job, Outcome
+from asu_builder.domain.job import BuildResult, Job, Outcome
 from asu_builder.domain.nodes import takes_of
 from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.preflight import PreflightMode
@@ -104,7 +104,7 @@ def assemble(
     chosen, `rounds` how often background work comes; `own_tokens` are known beside those of the settings.
     With `only_answers` the lifespan of `app` starts neither workers nor background work.
     """
-    settings = _fit_for(role, settings)
+    settings = _fit_for(role, settings, only_answers=only_answers)
     counts = EventCounts()
     adapters = open_adapters(settings, now, role=role, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
@@ -168,9 +168,15 @@ def assemble(
     )
 
 
-def _fit_for(role: Role, settings: Settings) -> Settings:
+def _fit_for(role: Role, settings: Settings, *, only_answers: bool) -> Settings:
     if not role.builds:
         return replace(settings, worker_concurrent=0)
+    for key in () if only_answers else ("signing", "provenance"):
+        if getattr(settings, f"{key}_public_key") and not getattr(settings, f"{key}_key"):
+            raise SettingsProblem(
+                f"{key}_key: expected one beside {key}_public_key in a process that builds; "
+                "the public half alone is for `serve --no-workers`"
+            )
     if not role.answers and not settings.worker_concurrent:
         raise SettingsProblem("worker_concurrent: expected a number of at least 1 for a worker, got 0")
     return settings
@@ -225,7 +231,7 @@ def _builds(
         waiting_for=hindrance,
         refusals=refusals,
         current=current,
-        accepts_key=_accepts_key(settings, adapters),
+        accepts_result=_accepts_result(settings, adapters),
         installed_key=lambda: _key_id(adapters) if settings.install_signing_key else "",
     )
 
@@ -234,16 +240,19 @@ def _key_id(adapters: Adapters) -> str:
     return adapters.signing.key_id if adapters.signing else ""
 
 
-def _accepts_key(settings: Settings, adapters: Adapters) -> Callable[[str], bool]:
-    """Whether results are answered that the key of this name signed."""
+def _accepts_result(settings: Settings, adapters: Adapters) -> Callable[[BuildResult], bool]:
+    """Whether a kept result is answered: not where a key that must sign has not, or is revoked."""
     signing, required = adapters.signing, settings.signing_required
-    if signing is None:
-        return lambda _: True
+    must_state = required and adapters.attestation is not None
 
-    def accepts(signed_by: str) -> bool:
-        if required and signed_by != signing.key_id:
+    def accepts(result: BuildResult) -> bool:
+        if must_state and not result.provenance:
             return False
-        return not signed_by or not signing.is_revoked(signed_by)
+        if signing is None:
+            return True
+        if required and result.signed_by != signing.key_id:
+            return False
+        return not result.signed_by or not signing.is_revoked(result.signed_by)
 
     return accepts
 
@@ -362,6 +371,7 @@ def make_housekeeping(
         statistics=adapters.statistics,
         settings=settings,
         required_key=lambda: _key_id(adapters) if settings.signing_required else "",
+        requires_statement=settings.signing_required and adapters.attestation is not None,
         rest=rest,
     )
 

@@ -409,35 +409,40 @@ def open_bucket(settings: Settings) -> "Bucket":
 
 def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":
     """What signs images. Raises `SettingsProblem` where they must be signed and the key cannot be used."""
-    if not settings.signing_key:
+    if not (settings.signing_key or settings.signing_public_key):
         return None
-    from asu_builder.signing.signer import Signing, open_key  # with OpenSSL, which a start does without
+    from asu_builder.signing.holders import open_signing_key  # a start does without
+    from asu_builder.signing.signer import Signing
 
-    holder = open_key(settings)
+    holder = open_signing_key(settings)
+    assert holder
     certificate = Path(settings.signing_certificate).expanduser() if settings.signing_certificate else None
     signing = Signing(holder, certificate=certificate, offered=settings.public_path / "keys", now=now)
     if settings.signing_required or settings.install_signing_key:
         try:
             _ = signing.key_id
         except SigningUnavailable as problem:
-            raise SettingsProblem(f"signing_key: {problem}") from None
+            name = "signing_key" if settings.signing_key else "signing_public_key"
+            raise SettingsProblem(f"{name}: {problem}") from None
     return signing
 
 
 def open_attestation(settings: Settings) -> "Attestation | None":
     """What signs statements. Raises `SettingsProblem` where they must be signed and cannot be."""
-    if not settings.provenance_key:
+    if not (settings.provenance_key or settings.provenance_public_key):
         return None
-    from asu_builder.signing.attestation import Attestation, open_provenance_key  # with OpenSSL, as above
-    from asu_builder.signing.signer import open_key
+    from asu_builder.signing.attestation import Attestation
+    from asu_builder.signing.holders import open_provenance_key, open_signing_key
 
-    of_images = open_key(settings) if settings.signing_key else None
-    attestation = Attestation(open_provenance_key(settings), of_images=of_images)
+    holder = open_provenance_key(settings)
+    assert holder
+    attestation = Attestation(holder, of_images=open_signing_key(settings))
     if settings.signing_required:
         try:
             attestation.require()
         except SigningUnavailable as problem:
-            raise SettingsProblem(f"provenance_key: {problem}") from None
+            name = "provenance_key" if settings.provenance_key else "provenance_public_key"
+            raise SettingsProblem(f"{name}: {problem}") from None
     return attestation
 
 

@@ -16,12 +16,14 @@ from asu_builder.cli.backend import installation, require_database
 from asu_builder.cli.exit_codes import exit_on_error
 from asu_builder.database import rotation, secrets
 from asu_builder.database.dialect import SqlDatabase
+from asu_builder.domain.errors import SigningUnavailable
 from asu_builder.ports import KeyHolder
 from asu_builder.settings import Settings, SettingsProblem, load_settings
 from asu_builder.signing import pem, ucert, usign
-from asu_builder.signing.attestation import SHORT, open_provenance_key
+from asu_builder.signing.attestation import SHORT
 from asu_builder.signing.child import protect_memory
-from asu_builder.signing.signer import REVOKED, FileKey, open_key
+from asu_builder.signing.holders import PROVENANCE, FileKey, open_provenance_key, open_signing_key
+from asu_builder.signing.signer import REVOKED
 from asu_builder.signing.usign import BadKey, PublicKey, Signature
 
 _FILE = click.Path(path_type=Path)
@@ -86,7 +88,7 @@ def show_command(file: Path | None, provenance: bool) -> None:
             key, settings = _public_key(file), None
         else:
             settings = load_settings()
-            key = _public_of(_holder(settings))
+            key = _public_of(_examined(_holder(settings)))
         click.echo(f"Key {key.key_id}\n\n{key.text()}")
         click.echo(f"On a device: /etc/opkg/keys/{key.key_id}")
         if settings is None:
@@ -267,9 +269,19 @@ def _signing(holder: KeyHolder, signer: PublicKey) -> Iterator[ucert.Sign]:
 
 
 def _holder(settings: Settings) -> KeyHolder:
-    if not settings.signing_key:
+    holder = open_signing_key(settings)
+    if holder is None:
         raise SettingsProblem("signing_key: no key is set; `asu-builder keys new FILE` makes one")
-    return open_key(settings)
+    return holder
+
+
+def _examined(holder: KeyHolder) -> KeyHolder:
+    """Raises `SettingsProblem` where either half cannot be used."""
+    try:
+        holder.examine()
+    except SigningUnavailable as problem:
+        raise SettingsProblem(str(problem)) from None
+    return holder
 
 
 def _public_of(holder: KeyHolder) -> PublicKey:
@@ -278,31 +290,34 @@ def _public_of(holder: KeyHolder) -> PublicKey:
 
 def _public_key(path: Path) -> PublicKey:
     """Of a file with either half. Raises `SettingsProblem`."""
+    protect_memory()
     text = _read(path)
     try:
         return usign.parse_public_key(text)
     except BadKey as bad:
-        try:
-            protect_memory()
-            return usign.read_secret_key(path).public
-        except BadKey as worse:
-            raise SettingsProblem(f"{path}: {worse if 'secret' in str(bad) else bad}") from None
+        if "secret" not in str(bad):
+            raise SettingsProblem(f"{path}: {bad}") from None
+    return _public_of(_examined(FileKey(path)))
 
 
 def _provenance_key(file: Path | None) -> pem.PublicKey:
     """Of a file with either half, or of `provenance_key`."""
     if not file:
-        settings = load_settings()
-        if not settings.provenance_key:
+        holder = open_provenance_key(load_settings())
+        if holder is None:
             raise SettingsProblem(
                 "provenance_key: no key is set; `asu-builder keys new --provenance FILE` makes one"
             )
-        return pem.parse_public_key(open_provenance_key(settings).public_key().encode())
-    text = _read(file)
-    try:
-        return pem.read_secret_key(file).public if b"PRIVATE KEY" in text else pem.parse_public_key(text)
-    except BadKey as bad:
-        raise SettingsProblem(f"{file}: {bad}") from None
+    else:
+        protect_memory()
+        text = _read(file)
+        try:
+            return pem.parse_public_key(text)
+        except BadKey as bad:
+            if "secret" not in str(bad):
+                raise SettingsProblem(f"{file}: {bad}") from None
+        holder = FileKey(file, PROVENANCE)
+    return pem.parse_public_key(_examined(holder).public_key().encode())
 
 
 def _signer_of(certificate: Path) -> str:

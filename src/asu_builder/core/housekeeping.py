@@ -70,11 +70,13 @@ class Housekeeping:
         statistics: Statistics,
         settings: Settings,
         required_key: Callable[[], str] = lambda: "",
+        requires_statement: bool = False,
         clock: Callable[[], float] = time.monotonic,
         rest: timedelta = timedelta(0),
     ) -> None:
         """`required_key` names the key that results must be signed by to be kept, "" where none must.
 
+        With `requires_statement` they must state where their images came from as well.
         `clock` counts seconds. `rest` is made between each thousand results that are looked at."""
         self._queue = queue
         self._retention = retention
@@ -83,6 +85,7 @@ class Housekeeping:
         self._statistics = statistics
         self._settings = settings
         self._required_key = required_key
+        self._requires_statement = requires_statement
         self._signatures_seen = False
         self._clock = clock
         self._rest = rest.total_seconds()
@@ -187,13 +190,17 @@ class Housekeeping:
         """Once in a life, because the key is the same for so long; what comes later is found when polled."""
         if self._signatures_seen:
             return
-        if key_id := self._required_key():
-            expired = 0
-            for job_id in self._retention.signed_otherwise(key_id):
-                self._queue.expire(job_id)
-                expired += 1
-            if expired:
-                _log.warning("%d result(s) without a signature of key %s have expired", expired, key_id)
+        key_id = self._required_key()
+        otherwise = set(self._retention.signed_otherwise(key_id)) if key_id else set()
+        unstated = set(self._retention.without_statement()) if self._requires_statement else set()
+        for job_id in sorted(otherwise | unstated):
+            self._queue.expire(job_id)
+        if otherwise:
+            _log.warning("%d result(s) without a signature of key %s have expired", len(otherwise), key_id)
+        if unstated:
+            _log.warning(
+                "%d result(s) that do not state where their images came from have expired", len(unstated)
+            )
         self._signatures_seen = True
 
     def _unhurried(self, names: Iterable[str]) -> Iterator[list[str]]:

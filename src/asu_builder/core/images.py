@@ -185,6 +185,7 @@ def _write_description(path: Path, profile: str, images: Sequence[Image]) -> Non
     path.write_bytes(msgspec.json.encode(document))
 
 
+_OF_IMAGEBUILDER = "*.bom.cdx.json"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
@@ -193,14 +194,20 @@ def write_sbom(
 ) -> SbomFiles:
     """Writes what is in the images beside them, named like them.
 
-    Raises `BuildFailed` where an image has such a name already; any other file of that name gives way.
+    What newer ImageBuilders write for it gives way: it says less than ours and holds a random number and a
+    time, so equal builds would differ. Raises `BuildFailed` where an image has such a name already; any other
+    file of that name gives way.
     """
     prefix = str(description.get("image_prefix"))
     if not _PREFIX.fullmatch(prefix):
         prefix = f"{inventory.request_hash[:12]}-{inventory.profile}"
     files = SbomFiles(f"{prefix}.cdx.json", f"{prefix}.spdx.json")
+    names = {image.name for image in images}
+    for path in directory.glob(_OF_IMAGEBUILDER):
+        if path.name not in names:
+            path.unlink()
     for name, render in ((files.cyclonedx, render_cyclonedx), (files.spdx, render_spdx)):
-        if any(image.name == name for image in images):
+        if name in names:
             raise _incomplete(f"Image {name} has the name of what describes the images")
         path = directory / name
         path.unlink(missing_ok=True)
@@ -239,6 +246,8 @@ def complete_files(
         description=description, images=signed, signed_by=signed_by, sbom=None, provenance=""
     )
     if len(built.manifest) > MOST_PACKAGES:
+        if provenance and provenance.required:
+            raise _incomplete("The manifest is too long to state where the images came from")
         signatures.warnings.append("The manifest is too long to write an SBOM from it.")
         signatures.write_sums(directory, signed)
         return completed

@@ -31,7 +31,7 @@ class ProvenanceWriter:
     ) -> None:
         """Indexes below `upstream_url` are named below `announced_url`, where everybody finds them."""
         self._signing = signing
-        self._required = required
+        self.required = required
         self._builder = builder
         self._upstream_url = upstream_url
         self._announced_url = announced_url
@@ -39,7 +39,7 @@ class ProvenanceWriter:
 
     def require(self) -> None:
         """Raises `SigningUnavailable` where a build would be in vain."""
-        if self._required:
+        if self.required:
             self._signing.require()
 
     def clear_place(self, directory: Path, sbom: SbomFiles, images: Sequence[Image]) -> Path:
@@ -80,7 +80,7 @@ class ProvenanceWriter:
         try:
             path.write_bytes(self._signing.sign_statement(statement))
         except SigningUnavailable as problem:
-            if self._required:
+            if self.required:
                 raise
             return f"It is not stated where the images came from. {problem.public}"
         return ""

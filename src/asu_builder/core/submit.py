@@ -173,17 +173,17 @@ class Builds:
         waiting_for: Callable[[], str] = lambda: "",
         refusals: Refusals | None = None,
         current: CurrentPackages | None = None,
-        accepts_key: Callable[[str], bool] = lambda _: True,
+        accepts_result: Callable[[BuildResult], bool] = lambda _: True,
         installed_key: Callable[[], str] = lambda: "",
     ) -> None:
         """`limit` admits one more new build of a caller or says why not; `take_back` undoes so many of these.
 
         `waiting_for` tells why no build can run, "" where one can. Without `refusals` every request is built;
-        without `current` none is about today's packages. `accepts_key` says whether a result may be answered
-        that the key of this name signed, "" for none. `installed_key` names the key that is put into images;
+        without `current` none is about today's packages. `accepts_result` says whether a kept result may be
+        answered, which depends on the keys of today. `installed_key` names the key that is put into images;
         "" where there is none.
         """
-        self._accepts_key = accepts_key
+        self._accepts_result = accepts_result
         self._installed_key = installed_key
         self._current = current
         self._waiting_for = waiting_for
@@ -472,7 +472,7 @@ class Builds:
     def _is_gone(self, job: Job) -> bool:
         if job.state is not JobState.COMPLETED:
             return False
-        if isinstance(job.outcome, BuildResult) and not self._accepts_key(job.outcome.signed_by):
+        if isinstance(job.outcome, BuildResult) and not self._accepts_result(job.outcome):
             # Expired for every process, so that its files go too.
             with suppress(Unavailable):
                 self._queue.expire(job.id)

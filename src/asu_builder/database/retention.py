@@ -93,6 +93,12 @@ _SIGNED_OTHERWISE = """
      WHERE job.state = 'completed' AND job.expires_at > ?
        AND json_extract(result.document, '$.signed_by') IS NOT ?
 """
+_WITHOUT_STATEMENT = """
+    SELECT job.id FROM build_jobs AS job
+      JOIN build_results AS result ON result.job_id = job.id
+     WHERE job.state = 'completed' AND job.expires_at > ?
+       AND coalesce(json_extract(result.document, '$.provenance'), '') = ''
+"""
 # In the order of their hashes both tables are read once, side by side: a tenth of looking each of them up.
 _OLD_REQUESTS = """
     SELECT request_hash FROM (
@@ -189,6 +195,11 @@ class SqlRetention:
     def signed_otherwise(self, key_id: str) -> Sequence[int]:
         with self._database.reading() as connection:
             rows = connection.execute(_SIGNED_OTHERWISE, (self._database.now(), key_id)).fetchall()
+        return [row[0] for row in rows]
+
+    def without_statement(self) -> Sequence[int]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_WITHOUT_STATEMENT, (self._database.now(),)).fetchall()
         return [row[0] for row in rows]
 
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:

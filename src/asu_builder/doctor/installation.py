@@ -20,7 +20,7 @@ from pathlib import Path
 from asu_builder.app.adapters import open_attestation, open_secrets, open_signing
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene, Unanswered
-from asu_builder.domain.errors import AsuError
+from asu_builder.domain.errors import AsuError, SigningUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning, worst
 from asu_builder.files import DISK_FULL
 from asu_builder.settings import CONFIG_FILES, SettingsProblem
@@ -157,13 +157,13 @@ def check_disk(scene: Scene) -> CheckResult:
 
 def check_signing(scene: Scene) -> CheckResult:
     """Whether images can be signed now, if they are to be, as far as can be told without signing."""
-    if not scene.settings.signing_key:
-        return ok("Images are not signed; no signing_key is set.")
     try:
         signing = open_signing(scene.settings, lambda: datetime.now(UTC))
-    except SettingsProblem as problem:
+        if signing is None:
+            return ok("Images are not signed; no signing_key is set.")
+        signing.examine()
+    except (SettingsProblem, SigningUnavailable) as problem:
         return error(str(problem), "asu-builder keys show")
-    assert signing
     return signing.check()
 
 
@@ -180,13 +180,13 @@ def check_secrets(scene: Scene) -> CheckResult:
 
 def check_provenance(scene: Scene) -> CheckResult:
     """Whether it can be stated now where images came from, if it is to be; signs nothing."""
-    if not scene.settings.provenance_key:
-        return ok("It is not stated where images came from; no provenance_key is set.")
     try:
         attestation = open_attestation(scene.settings)
-    except SettingsProblem as problem:
+        if attestation is None:
+            return ok("It is not stated where images came from; no provenance_key is set.")
+        attestation.examine()
+    except (SettingsProblem, SigningUnavailable) as problem:
         return error(str(problem), "asu-builder keys show --provenance")
-    assert attestation
     return attestation.check()
 
 

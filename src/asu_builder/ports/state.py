@@ -235,6 +235,9 @@ class RetentionRepository(Protocol):
     def signed_otherwise(self, key_id: str) -> Sequence[int]:
         """The ids of unexpired results that this key has not signed; reads every result."""
 
+    def without_statement(self) -> Sequence[int]:
+        """The ids of unexpired results that do not state where images came from; reads every result."""
+
     def find_orphans(self, request_hashes: Sequence[str]) -> Sequence[str]:
         """Those that no job carries, in the same order."""
 

@@ -193,11 +193,14 @@ class Store(Protocol):
 class KeyHolder(Protocol):
     """Holds an Ed25519 key: a file, a program, a token or a service. The secret half never leaves it.
 
-    Both methods raise `SigningUnavailable`, whose sentence never repeats anything of the key.
+    All methods raise `SigningUnavailable`, whose sentence never repeats anything of the key.
     """
 
     def public_key(self) -> str:
         """The text of the public half's file, of usign or PEM; the same for as long as the service runs."""
+
+    def examine(self) -> None:
+        """Passes where the secret half is whole too, as far as can be told without signing."""
 
     def sign(self, path: Path) -> bytes:
         """The 64 bytes of an Ed25519 signature over a whole file, which is not empty. May take a minute."""

@@ -306,8 +306,8 @@ def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:
         expected = "`file:` with a path or `exec:` with a command, or nothing"
         holds = not key or (kind in ("file", "exec") and words)
         yield from _unless(holds, f"{use}_key", expected, "")
-        expected = "the path of the public key beside `exec:`, and nothing else"
-        fits = not holds or bool(public) == (kind == "exec")
+        expected = "the path of the public key beside `exec:` or without a key, and nothing beside `file:`"
+        fits = not holds or kind == "" or bool(public) == (kind == "exec")
         yield from _unless(fits, f"{use}_public_key", expected, public)
     builder = settings.provenance_builder
     if settings.provenance_key:
@@ -315,14 +315,18 @@ def _wrong_signing(settings: "Settings") -> Iterator[Wrong]:
         holds = address is not None and not address.user
         expected = "the address of this server that everybody knows, like https://asu.example.org"
     else:
-        holds, expected = not builder, "nothing without provenance_key"
+        holds = not builder or bool(settings.provenance_public_key)
+        expected = "nothing without provenance_key"
     yield from _unless(holds, "provenance_builder", expected, builder)
-    for name in ("signing_certificate", "signing_required", "install_signing_key"):
+    signs = settings.signing_key or settings.signing_public_key
+    states = settings.provenance_key or settings.provenance_public_key
+    for name, needed, expected in (
+        ("signing_certificate", signs, "nothing without signing_key"),
+        ("install_signing_key", signs, "false without signing_key"),
+        ("signing_required", signs or states, "false without signing_key or provenance_key"),
+    ):
         chosen = getattr(settings, name)
-        expected = (
-            "nothing without signing_key" if name == "signing_certificate" else "false without signing_key"
-        )
-        yield from _unless(not chosen or settings.signing_key, name, expected, chosen)
+        yield from _unless(not chosen or needed, name, expected, chosen)
 
 
 def _wrong_entries(settings: "Settings") -> Iterator[Wrong]:

@@ -323,6 +323,8 @@ def _together(good: dict[str, Any], chosen: Mapping[str, _Choice], problems: lis
             choice = chosen.get(blamed)
             entry = wrong.name if blamed == wrong.setting else blamed
             problems.append(str(choice.placed(wrong, entry) if choice else wrong))
-            for name in (wrong.setting, partner):
+            # What only means something beside these would be wrong without them, and is not to blame.
+            gone = {wrong.setting, partner}
+            for name in gone | {name for name, measure in PARTNERS.items() if measure in gone}:
                 good.pop(name, None)
         return Settings(**good)

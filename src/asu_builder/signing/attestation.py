@@ -1,4 +1,4 @@
-"""Signs what the service states about its builds: DSSE envelopes, and who holds the key for them.
+"""Signs what the service states about its builds: DSSE envelopes.
 
 Format: https://github.com/secure-systems-lab/dsse, edition 1.0; facts on signing and provenance.
 """
@@ -15,12 +15,9 @@ from msgspec import Struct
 from asu_builder.domain.errors import SigningUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.ports import KeyHolder
-from asu_builder.settings import Settings
 from asu_builder.signing import pem, usign
-from asu_builder.signing.child import protect_memory
 from asu_builder.signing.pem import PublicKey
-from asu_builder.signing.signer import ProgramKey
-from asu_builder.signing.usign import BadKey, mapped
+from asu_builder.signing.usign import BadKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 SHORT = 16
@@ -85,39 +82,6 @@ def _decoded(text: str) -> bytes:
         raise BadEnvelope("a part of it is no Base64") from None
 
 
-def open_provenance_key(settings: Settings) -> KeyHolder:
-    """What holds the key of `provenance_key`."""
-    kind, _, value = settings.provenance_key.partition(":")
-    if kind == "exec":
-        public_key = Path(settings.provenance_public_key).expanduser()
-        return ProgramKey(value, public_key, pem.parse_public_key)
-    return PemFileKey(Path(value).expanduser())
-
-
-class PemFileKey:
-    """A key in a file, read each time it is needed; from then on this process leaves no core dump.
-
-    The file has no public half that could be read alone, as that of usign has.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def public_key(self) -> str:
-        return self._read().public.text()
-
-    def sign(self, path: Path) -> bytes:
-        with mapped(path) as message:
-            return self._read().sign(message).raw
-
-    def _read(self) -> pem.SecretKey:
-        protect_memory()
-        try:
-            return pem.read_secret_key(self._path)
-        except BadKey as bad:
-            raise SigningUnavailable(f"The provenance key {self._path} cannot be used: {bad}.") from None
-
-
 class Attestation:
     """Fulfils `ports.StatementSigning` with one key."""
 
@@ -135,6 +99,11 @@ class Attestation:
 
     def require(self) -> None:
         self._key()
+
+    def examine(self) -> None:
+        """Passes where the secret half is whole too, as far as can be told. Raises `SigningUnavailable`."""
+        self._key()
+        self._holder.examine()
 
     def sign_statement(self, statement: bytes) -> bytes:
         key, message = self._key(), to_be_signed(statement)

@@ -9,8 +9,12 @@ import ctypes
 import os
 import resource
 import select
+from typing import TYPE_CHECKING
 
 from asu_builder.signing import usign
+
+if TYPE_CHECKING:
+    from asu_builder.signing import pem
 
 _PR_SET_DUMPABLE = 4
 _MOST_ASKED = 4096
@@ -25,11 +29,12 @@ def protect_memory() -> None:
 def main(idle_seconds: float) -> None:
     """Signs what is asked for on standard input, until that ends or nothing comes for so long.
 
-    A line names the files of a key and of a message, in hexadecimal digits. Its answer is a line too: the
-    signature and the public half of the key that made it, in such digits, or `-` and what is wrong.
+    A line names the kind of a key, its file and, where something is to be signed, the file of a message; both
+    in hexadecimal digits. Its answer is a line too: in such digits the text of the public half and the
+    signature, or `-` and what is wrong.
     """
     protect_memory()
-    key: usign.SecretKey | None = None
+    key: usign.SecretKey | pem.SecretKey | None = None
     waiting = b""
     while True:
         while b"\n" not in waiting:
@@ -37,13 +42,26 @@ def main(idle_seconds: float) -> None:
                 return
             waiting += part
         line, _, waiting = waiting.partition(b"\n")
-        key_file, message = (os.fsdecode(bytes.fromhex(word)) for word in line.decode().split())
+        kind, *words = line.decode().split()
+        key_file, *messages = (os.fsdecode(bytes.fromhex(word)) for word in words)
         try:
-            key = key or usign.read_secret_key(key_file)
-            with usign.mapped(message) as content:
-                answer = f"{key.sign(content).raw.hex()} {key.public.key_id}{key.public.raw.hex()}"
+            key = key or _read(kind, key_file)
+            answer = key.public.text().encode().hex()
+            for message in messages:
+                with usign.mapped(message) as content:
+                    answer += f" {key.sign(content).raw.hex()}"
         except usign.BadKey as bad:
             answer = f"- {bad}"
         except (OSError, ValueError) as problem:  # an empty file has no map
-            answer = f"- {message!a} cannot be read: {getattr(problem, 'strerror', problem)}"
+            answer = (
+                f"- {(messages or [key_file])[-1]!a} cannot be read: {getattr(problem, 'strerror', problem)}"
+            )
         os.write(1, f"{answer}\n".encode())
+
+
+def _read(kind: str, path: str) -> "usign.SecretKey | pem.SecretKey":
+    if kind == "usign":
+        return usign.read_secret_key(path)
+    from asu_builder.signing import pem  # with more of a library than the other kind needs
+
+    return pem.read_secret_key(path)

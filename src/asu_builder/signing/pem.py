@@ -1,12 +1,13 @@
 """Ed25519 keys in PEM, as OpenSSL writes and public tools read them."""
 
+import base64
 import hashlib
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from asu_builder.signing.usign import BadKey, Signature, read_secret_file
+from asu_builder.signing.usign import BadKey, Signature, StrPath, read_secret_file
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _OF_USIGN = b"untrusted comment:"
+_SPKI = bytes.fromhex("302a300506032b6570032100")
+"""What comes before the 32 bytes of every public key of Ed25519 (RFC 8410)."""
+_USUAL = re.compile(rb"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/]{59}=)\n-----END PUBLIC KEY-----\n")
 
 
 class PublicKey(Struct, frozen=True):
@@ -23,11 +27,8 @@ class PublicKey(Struct, frozen=True):
 
     def text(self) -> str:
         """Its file, in the one way that it can be written: SubjectPublicKeyInfo (RFC 8410)."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        key = Ed25519PublicKey.from_public_bytes(self.raw)
-        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        body = base64.b64encode(_SPKI + self.raw).decode()
+        return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
 
     @property
     def key_id(self) -> str:
@@ -81,6 +82,9 @@ def is_signed(message: bytes, signature: bytes, key: PublicKey) -> bool:
 
 def parse_public_key(text: bytes) -> PublicKey:
     """The key of a file. Raises `BadKey`."""
+    if (usual := _USUAL.fullmatch(text)) and (der := base64.b64decode(usual[1])).startswith(_SPKI):
+        return PublicKey(der[len(_SPKI) :])  # without the library, which a start does without
+
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -117,7 +121,7 @@ def parse_secret_key(text: bytes) -> SecretKey:
     return SecretKey(key)
 
 
-def read_secret_key(path: Path) -> SecretKey:
+def read_secret_key(path: StrPath) -> SecretKey:
     """The key in a file that only its owner may read. Raises `BadKey`."""
     return parse_secret_key(read_secret_file(path))
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from asu_builder.cli import main
 from asu_builder.database.connection import Database
 from asu_builder.database.secrets import read_keys
-from asu_builder.signing import ucert, usign
+from asu_builder.signing import pem, ucert, usign
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def chain_of(path: Path) -> tuple[ucert.Element, ...]:
     return ucert.parse_container(path.read_bytes())
 
 
+@pytest.mark.process
 def test_a_key_is_made_once_and_for_its_user_alone(folder: Path) -> None:
     key_id = made("signing.key")
     path = folder / "signing.key"
@@ -56,6 +57,41 @@ def test_a_key_is_made_once_and_for_its_user_alone(folder: Path) -> None:
     path.chmod(0o644)
     code, printed = ran("show", "signing.key")
     assert code == 2 and "chmod 600" in printed
+
+
+@pytest.mark.process
+def test_a_provenance_key_is_made_and_shown_by_either_half_and_by_the_setting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, printed = ran("new", "--provenance", "--comment", "x", "p.key")
+    assert code == 2 and "a key in PEM has no comment" in printed
+    code, printed = ran("new", "--provenance", "p.key")
+    assert code == 0 and f"provenance_key: file:{folder / 'p.key'}" in printed
+    path, public = folder / "p.key", folder / "p.key.pub"
+    assert path.stat().st_mode & 0o777 == 0o600
+    key = pem.read_secret_key(path).public
+    assert public.read_text() == key.text() and key.key_id in printed
+    assert ran("new", "--provenance", "p.key")[0] == 2
+    code, printed = ran("show", "--provenance")
+    assert code == 2 and "provenance_key: no key is set" in printed
+    monkeypatch.setenv("ASU_PROVENANCE_KEY", f"file:{path}")
+    monkeypatch.setenv("ASU_PROVENANCE_BUILDER", "https://asu.example.org")
+    for given in ("p.key", "p.key.pub", ""):
+        code, printed = ran("show", "--provenance", *([given] if given else []))
+        assert code == 0 and key.text() in printed and f"/keys/{key.key_id[:16]}.pem" in printed
+        assert path.read_text().splitlines()[1] not in printed
+    # One letter of the seed is another one.
+    body = path.read_text()
+    at = body.index("\n") + 40
+    path.write_text(f"{body[:at]}{'A' if body[at] != 'A' else 'B'}{body[at + 1 :]}")
+    for given in ("p.key", ""):
+        code, printed = ran("show", "--provenance", *([given] if given else []))
+        assert code == 2 and "it is damaged, or" in printed
+    made("s.key")
+    code, printed = ran("show", "--provenance", "s.key")
+    assert code == 2 and "it is a key of usign for images" in printed
+    code, printed = ran("show", "p.key.pub")
+    assert code == 2 and "it is nothing that usign has written" in printed
 
 
 @pytest.mark.process

@@ -139,7 +139,7 @@ class House:
             limit=self._limit,
             take_back=self._take_back,
             waiting_for=self._hindrance,
-            accepts_key=lambda signed_by: signed_by not in self.rejected_keys,
+            accepts_result=lambda result: result.signed_by not in self.rejected_keys,
             settings=replace(SETTINGS, **settings),
         )
 

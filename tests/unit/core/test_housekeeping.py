@@ -75,7 +75,12 @@ class Home:
         self.housekeeping = self.with_budget(0)
 
     def with_budget(
-        self, store_bytes: int, *, rest: timedelta = timedelta(0), required_key: str = ""
+        self,
+        store_bytes: int,
+        *,
+        rest: timedelta = timedelta(0),
+        required_key: str = "",
+        requires_statement: bool = False,
     ) -> Housekeeping:
         """Housekeeping that keeps at most so many bytes; 0 for any number."""
         settings = Settings(store_max_size=Size(store_bytes))
@@ -87,6 +92,7 @@ class Home:
             statistics=self.statistics,
             settings=settings,
             required_key=lambda: required_key,
+            requires_statement=requires_statement,
             clock=lambda: self.clock().timestamp(),
             rest=rest,
         )
@@ -118,7 +124,13 @@ class Home:
         return job.request_hash, {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
 
     def completed(
-        self, name: str = "vim", *, ttl: timedelta = DAY, size: int = 100, signed_by: str = ""
+        self,
+        name: str = "vim",
+        *,
+        ttl: timedelta = DAY,
+        size: int = 100,
+        signed_by: str = "",
+        provenance: str = "",
     ) -> str:
         submission = a_submission(packages=(name,))
         self.queue.submit(submission)
@@ -128,7 +140,7 @@ class Home:
             (scratch / "images").mkdir()
             (scratch / "images" / "sysupgrade.bin").write_bytes(bytes(size))
             self.store.publish(submission.request_hash, scratch / "images")
-        outcome = a_result(stored_bytes=size, signed_by=signed_by)
+        outcome = a_result(stored_bytes=size, signed_by=signed_by, provenance=provenance)
         self.queue.finish(claimed[1], outcome, Retention(ttl))
         return submission.request_hash
 
@@ -188,6 +200,18 @@ def test_results_that_the_required_key_has_not_signed_expire_with_their_files(
     home.clock.forward(GRACE)
     requiring.tidy()
     assert [home.store.holds(name) for name in (ours, *others)] == [True, False, False]
+
+
+def test_results_that_do_not_state_where_they_came_from_expire_where_they_must(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    stated, unstated = home.completed("stated", provenance="a.intoto.jsonl"), home.completed("unstated")
+    home.housekeeping.reconcile_when_due()
+    assert home.queue.find(stated) and home.queue.find(unstated)
+    with caplog.at_level(logging.WARNING):
+        home.with_budget(0, requires_statement=True).reconcile_when_due()
+    assert "1 result(s) that do not state where their images came from have expired" in caplog.text
+    assert home.queue.find(stated) and not home.queue.find(unstated)
 
 
 def test_who_has_not_the_lead_deletes_nothing_that_has_expired(home: Home) -> None:

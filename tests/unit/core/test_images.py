@@ -171,6 +171,15 @@ def test_another_version_is_the_worlds(tmp_path: Path) -> None:
     assert caught.value.side == "infrastructure"
 
 
+def test_what_the_imagebuilder_writes_of_it_gives_way_unless_it_is_an_image(tmp_path: Path) -> None:
+    write(tmp_path, {"y.bom.cdx.json": b"one"})
+    for name in ("x.bom.cdx.json", "x.cdx.json", "x.manifest"):
+        (tmp_path / name).write_bytes(b"x")
+    files = wrote_sbom(tmp_path)
+    kept = {"y.bom.cdx.json", "x.cdx.json", "x.manifest", "profiles.json", files.cyclonedx, files.spdx}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def wrote_sbom(directory: Path) -> SbomFiles:
     description, images = describe_images(directory, a_request())
     inventory = take_inventory(

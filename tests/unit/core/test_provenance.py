@@ -120,6 +120,8 @@ def test_a_manifest_that_is_too_long_is_not_stated(tmp_path: Path) -> None:
     files, (warning,) = completed(tmp_path, a_writer(), manifest=long)
     assert (files["sbom"], files["provenance"]) == (None, "") and "too long" in warning
     assert (tmp_path / "sha256sums").exists()
+    with pytest.raises(BuildFailed, match="too long to state"):
+        completed(tmp_path, a_writer(required=True), manifest=long)
 
 
 def test_an_index_is_named_where_everybody_finds_it(tmp_path: Path) -> None:

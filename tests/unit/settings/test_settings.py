@@ -23,6 +23,8 @@ from asu_builder.upstream.server import Redirects
 
 DIGEST = "0123456789abcdef" * 4
 TOKEN = f"{{name: farm, digest: {DIGEST}}}"
+_KEY_FORM = "expected `file:` with a path or `exec:` with a command, or nothing"
+_BUILDER = "provenance_builder: https://asu.example.org"
 
 
 def load(tmp_path: Path, *texts: str, **variables: str) -> Settings:
@@ -393,13 +395,50 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             "signing_key (FILE, line 1): expected `file:` with a path or `exec:` with a command, or nothing",
         ),
         (
-            "signing_public_key: k.pub",
-            "signing_public_key (FILE, line 1): expected the path of the public key beside `exec:`, and "
-            "nothing else, got 'k.pub'",
+            "signing_key: file:k\nsigning_public_key: k.pub",
+            "signing_public_key (FILE, line 2): expected the path of the public key beside `exec:` or "
+            "without a key, and nothing beside `file:`, got 'k.pub'",
         ),
         (
             "signing_required: true",
-            "signing_required (FILE, line 1): expected false without signing_key, got true",
+            "signing_required (FILE, line 1): expected false without signing_key or provenance_key, got true",
+        ),
+        (
+            f"{_BUILDER}\nprovenance_key: /etc/asu/provenance.key",
+            f"provenance_key (FILE, line 2): {_KEY_FORM}",
+        ),
+        (
+            "signing_required: true\nsigning_key: nothing",
+            f"signing_key (FILE, line 2): {_KEY_FORM}",
+        ),
+        (
+            f"{_BUILDER}\nprovenance_key: 'exec: '",
+            f"provenance_key (FILE, line 2): {_KEY_FORM}",
+        ),
+        (
+            f"{_BUILDER}\nprovenance_key: exec:sign",
+            "provenance_public_key (FILE, line 2): expected the path of the public key beside `exec:` or "
+            "without a key, and nothing beside `file:`, got ''",
+        ),
+        (
+            f"{_BUILDER}\nprovenance_key: file:k\nprovenance_public_key: k.pub",
+            "provenance_public_key (FILE, line 3): expected the path of the public key beside `exec:` or "
+            "without a key, and nothing beside `file:`, got 'k.pub'",
+        ),
+        (
+            "provenance_key: file:k",
+            "provenance_builder (FILE, line 1): expected the address of this server that everybody knows, "
+            "like https://asu.example.org, got ''",
+        ),
+        (
+            "provenance_key: file:k\nprovenance_builder: https://user:secret@asu.example.org",
+            "provenance_builder (FILE, line 2): expected the address of this server that everybody knows, "
+            "like https://asu.example.org, got 'https://…@asu.example.org'",
+        ),
+        (
+            _BUILDER,
+            "provenance_builder (FILE, line 1): expected nothing without provenance_key, got "
+            "'https://asu.example.org'",
         ),
         (
             "install_signing_key: true",

@@ -26,11 +26,11 @@ from asu_builder.signing import pem, usign
 from asu_builder.signing.attestation import (
     Attestation,
     BadEnvelope,
-    PemFileKey,
     parse_envelope,
     to_be_signed,
 )
-from asu_builder.signing.signer import FileKey, ProgramKey
+from asu_builder.signing.holders import PROVENANCE, FileKey, ProgramKey
+from signed_images import KeyInMemory
 
 STATEMENT = b'{"_type":"https://in-toto.io/Statement/v1"}'
 
@@ -42,7 +42,8 @@ def written(path: Path, text: str | bytes, mode: int = 0o600) -> Path:
 
 
 def an_attestation(path: Path) -> Attestation:
-    return Attestation(PemFileKey(path))
+    """By a key in a file, which a process of its own reads."""
+    return Attestation(FileKey(path, PROVENANCE))
 
 
 def foreign_key(public: str, key_id: str) -> SSlibKey:
@@ -56,9 +57,9 @@ def require_foreign(envelope: bytes, public: str, key_id: str) -> bytes:
     return read.payload
 
 
-def test_an_envelope_is_read_by_others_and_no_byte_of_it_can_be_another(tmp_path: Path) -> None:
+def test_an_envelope_is_read_by_others_and_no_byte_of_it_can_be_another() -> None:
     key = pem.make_key()
-    signed = an_attestation(written(tmp_path / "key", key.text())).sign_statement(STATEMENT)
+    signed = Attestation(KeyInMemory(key)).sign_statement(STATEMENT)
     assert signed.count(b"\n") == 1 and signed.endswith(b"\n")
     public, key_id = key.public.text(), key.public.key_id
     assert key_id == hashlib.sha256(public.encode()).hexdigest()
@@ -138,6 +139,7 @@ def _bad_keys() -> dict[str, tuple[bytes, str]]:
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["empty", "public", "usign", "locked", "other", "half", "bytes", "long"])
 def test_a_key_that_cannot_be_used_is_named_by_a_sentence_that_holds_nothing_of_it(
     tmp_path: Path, kind: str
@@ -152,6 +154,7 @@ def test_a_key_that_cannot_be_used_is_named_by_a_sentence_that_holds_nothing_of_
     assert attestation.check().status == "error" and attestation.offers() == {}
 
 
+@pytest.mark.process
 def test_a_key_that_others_may_read_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "key", pem.make_key().text(), 0o640)
     with pytest.raises(SigningUnavailable, match=r"others may read it \(mode 0640\)"):
@@ -168,19 +171,17 @@ def test_the_key_of_images_is_no_key_for_statements(tmp_path: Path) -> None:
     seed = base64.b64decode(of_images.text().splitlines()[1])[40:72]
     same = pem.SecretKey(Ed25519PrivateKey.from_private_bytes(seed))
     holder = FileKey(written(tmp_path / "images.key", of_images.text()))
-    path = written(tmp_path / "key", same.text())
-    attestation = Attestation(PemFileKey(path), of_images=holder)
+    attestation = Attestation(KeyInMemory(same), of_images=holder)
     with pytest.raises(SigningUnavailable, match="a key of its own is needed"):
         attestation.sign_statement(STATEMENT)
-    written(path, pem.make_key().text())
     (tmp_path / "images.key").unlink()
-    missing = Attestation(PemFileKey(path), of_images=FileKey(tmp_path / "images.key"))
+    missing = Attestation(KeyInMemory(pem.make_key()), of_images=FileKey(tmp_path / "images.key"))
     assert missing.check().status == "ok"
 
 
-def test_everybody_may_have_the_public_half_and_nothing_shows_the_other(tmp_path: Path) -> None:
+def test_everybody_may_have_the_public_half_and_nothing_shows_the_other() -> None:
     key = pem.make_key()
-    attestation = an_attestation(written(tmp_path / "key", key.text()))
+    attestation = Attestation(KeyInMemory(key))
     assert attestation.offers() == {f"{key.public.key_id[:16]}.pem": key.public.text().encode()}
     told = f"Where images came from is stated by key {key.public.key_id[:16]}."
     assert attestation.check().sentence == told
@@ -199,7 +200,7 @@ def test_openssl_can_hold_the_key(tmp_path: Path) -> None:
     for held, verdict in ((key, "ok"), (other, "warning")):
         secret = written(tmp_path / "key", held.text())
         command = f"openssl pkeyutl -sign -rawin -inkey {secret} -in /dev/stdin"
-        attestation = Attestation(ProgramKey(command, public, pem.parse_public_key))
+        attestation = Attestation(ProgramKey(command, public, PROVENANCE))
         if verdict == "ok":
             signed = attestation.sign_statement(STATEMENT)
             assert require_foreign(signed, key.public.text(), key.public.key_id) == STATEMENT
@@ -221,7 +222,7 @@ def test_openssl_can_hold_the_key(tmp_path: Path) -> None:
 )
 def test_a_program_that_does_not_sign_is_named(tmp_path: Path, command: str, said: str) -> None:
     public = written(tmp_path / "key.pub", pem.make_key().public.text())
-    holder = ProgramKey(command, public, pem.parse_public_key, deadline_seconds=0.5)
+    holder = ProgramKey(command, public, PROVENANCE, deadline_seconds=0.5)
     attestation = Attestation(holder)
     with pytest.raises(SigningUnavailable, match=said):
         attestation.sign_statement(STATEMENT)

@@ -7,6 +7,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ import pytest
 
 from asu_builder.domain.errors import SigningUnavailable
 from asu_builder.domain.job import Image
-from asu_builder.signing import usign
-from asu_builder.signing.signer import FileKey, Signing
+from asu_builder.signing import pem, usign
+from asu_builder.signing.holders import IMAGES, PROVENANCE, BoundedReads, FileKey, KeyKind
+from asu_builder.signing.signer import Signing
 from factories import eventually
 from secret_search import found_in, found_in_files, memory_of, secret_forms
 
@@ -50,7 +52,8 @@ def running(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
     prelude = (
         "import sys; from pathlib import Path; from datetime import datetime, UTC\n"
         "from asu_builder.domain.job import Image; from asu_builder.signing import usign\n"
-        "from asu_builder.signing.signer import FileKey, Signing\n"
+        "from asu_builder.signing.holders import FileKey\n"
+        "from asu_builder.signing.signer import Signing\n"
         "def wait(): print('waits', flush=True); input()\n"
         "key, file = map(Path, sys.argv[1:])\n"
     )
@@ -121,6 +124,35 @@ def test_200_mb_take_no_memory_and_nothing_of_the_key_stays_in_the_service(key: 
 _READS = "held = usign.read_secret_key(key); wait()"
 
 
+_STATES = """
+from asu_builder.signing.attestation import Attestation
+from asu_builder.signing.holders import PROVENANCE
+attestation = Attestation(FileKey(key, PROVENANCE))
+attestation.require()
+print(*{'cryptography'} & {*sys.modules})
+wait()
+attestation.sign_statement(b"{}")
+wait()
+"""
+
+
+def test_nothing_of_a_provenance_key_is_in_the_service(tmp_path: Path) -> None:
+    key = tmp_path / "provenance.key"
+    key.write_text(pem.make_key().text())
+    key.chmod(0o600)
+    forms = secret_forms(key.read_bytes())
+    with running(_STATES, key, key) as process:
+        assert process.stdout and process.stdout.readline() == "\n", "the public half needs no library here"
+        waits(process)
+        assert found_in(memory_of(process.pid), forms) == set()
+        (child,) = children_of(process.pid)
+        assert found_in(memory_of(child), forms), "the search finds what is there"
+        go_on(process)
+        assert found_in(memory_of(process.pid), forms) == set()
+        assert children_of(process.pid) == [child], "one for the whole build"
+    assert set(found_in_files(tmp_path, forms)) == {key}
+
+
 def test_a_process_that_reads_a_key_itself_is_found_out(key: Path) -> None:
     with running(_READS, key, key) as process:
         waits(process)
@@ -169,7 +201,7 @@ def test_a_key_replaced_under_a_running_service_signs_nothing_until_a_restart(ke
     holder = FileKey(key)
     former = holder.public_key()
     key.write_text(usign.make_key().text())
-    with pytest.raises(SigningUnavailable, match=r"it is another one than [0-9a-f]{16} by now; restart"):
+    with pytest.raises(SigningUnavailable, match="it is another one by now than when"):
         holder.sign(key)
     assert holder.public_key() == former
     again = FileKey(key)
@@ -186,9 +218,46 @@ def test_what_is_wrong_with_a_key_is_told_by_either_half(key: Path) -> None:
     key.write_text(damaged)
     holder = FileKey(key)
     holder.public_key()
-    with pytest.raises(SigningUnavailable, match="it is damaged: its checksum is another one"):
-        holder.sign(key)
+    for use in (lambda: holder.sign(key), FileKey(key).examine):
+        with pytest.raises(SigningUnavailable, match="it is damaged: its checksum is another one"):
+            use()
     assert hashlib.sha256(damaged.encode()).digest() == hashlib.sha256(key.read_bytes()).digest()
+
+
+@pytest.mark.parametrize("kind", [IMAGES, PROVENANCE], ids=["usign", "pem"])
+def test_a_key_that_is_not_that_of_the_public_half_beside_is_noticed(tmp_path: Path, kind: KeyKind) -> None:
+    """Any 32 bytes are a seed: of a key in PEM nothing else tells that one of its letters has changed."""
+    key, other = (pem.make_key() if kind is PROVENANCE else usign.make_key() for _ in range(2))
+    path, beside = tmp_path / "key", tmp_path / "key.pub"
+    path.write_text(key.text())
+    path.chmod(0o600)
+    FileKey(path, kind).examine()
+    for text in (key.public.text(), "garbage", ""):
+        beside.write_text(text)
+        FileKey(path, kind).examine()
+    beside.write_text(other.public.text())
+    with pytest.raises(SigningUnavailable, match=r"it is damaged, or .* is the public half of another key"):
+        FileKey(path, kind).examine()
+
+
+def test_a_disk_that_does_not_answer_is_said_in_time_and_by_one_thread(tmp_path: Path) -> None:
+    answers, asked = threading.Event(), []
+
+    def read(path: Path) -> bytes:
+        asked.append(path)
+        assert answers.wait(60)
+        return b"there"
+
+    reads = BoundedReads(seconds=0.1)
+    for _ in range(3):
+        with pytest.raises(usign.BadKey, match=r"not read within 0\.1 seconds; its disk does not answer"):
+            reads.read(read, tmp_path)
+    assert len(asked) == 1
+    answers.set()
+    assert eventually(lambda: not any(thread.name == "read-key" for thread in threading.enumerate()))
+    assert reads.read(read, tmp_path) == b"there"
+    with pytest.raises(usign.BadKey, match="No such file"):
+        reads.read(usign.read_small_file, tmp_path / "absent")
 
 
 def test_a_key_on_a_disk_that_hangs_ends_in_time(key: Path, tmp_path: Path) -> None:

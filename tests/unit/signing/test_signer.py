@@ -11,7 +11,8 @@ import pytest
 from asu_builder.domain.errors import BuildFailed, FailureReason, SigningUnavailable
 from asu_builder.domain.job import Image
 from asu_builder.signing import fwtool, ucert, usign
-from asu_builder.signing.signer import FileKey, ProgramKey, Signing
+from asu_builder.signing.holders import FileKey, ProgramKey
+from asu_builder.signing.signer import Signing
 from signed_images import KeyInMemory, an_image
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)

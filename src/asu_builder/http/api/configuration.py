@@ -156,14 +156,18 @@ MEANINGS: Mapping[str, str] = {
         "may read, or `exec:` with a program that gets the bytes on standard input and answers with the "
         "signature within a minute. Empty: nothing is signed. See signing."
     ),
-    "signing_public_key": "The path of the public key of the program of `exec:`; with `file:` none is given.",
+    "signing_public_key": (
+        "The path of the public key of the program of `exec:`; with `file:` none is given. In place of "
+        "`signing_key` it is for processes that only answer, on hosts without the key."
+    ),
     "signing_certificate": (
         "The path of a certificate of this key, a ucert file, that is put into images before the signature. "
         "Empty: images bear the signature alone, which does not expire."
     ),
     "signing_required": (
-        "Whether nothing is published and no kept result is answered that this key did not sign. With "
-        "`false` a build whose images cannot be signed ends with a warning."
+        "Whether nothing is published and no kept result is answered that this key did not sign, or that "
+        "does not state where it came from although `provenance_key` is set. With `false` such a build ends "
+        "with a warning."
     ),
     "install_signing_key": (
         "Whether images trust this key: it is put into `/etc/opkg/keys`, with the package `ucert`, which "
@@ -184,7 +188,8 @@ MEANINGS: Mapping[str, str] = {
         "than `signing_key`. Empty: nothing is stated. See provenance."
     ),
     "provenance_public_key": (
-        "The path of the public key (PEM) of the program of `exec:`; with `file:` none is given."
+        "The path of the public key (PEM) of the program of `exec:`; with `file:` none is given. In place "
+        "of `provenance_key` it is for processes that only answer, on hosts without the key."
     ),
     "provenance_builder": (
         "The address by which everybody knows this server, such as `https://asu.example.org`: statements "
