@@ -10,6 +10,7 @@ from asu_sample.distribution import Distribution
 from asu_sample.server import DownloadServer
 from e2e.service import Client, Service
 from e2e.slow_imagebuilder import write_slow_imagebuilder
+from e2e.terminal import WHERE
 from podman_service import APK_VERSION, SAMPLE_REGISTRY, SAMPLE_TARGET
 
 Make = Callable[..., Service]
@@ -149,3 +150,9 @@ def containers(podman_builder: Service) -> Iterator[Client]:
     """A connection to the shared service that builds in containers."""
     with podman_builder.client() as client:
         yield client
+
+
+@pytest.fixture(params=WHERE)
+def where(request: pytest.FixtureRequest) -> str:
+    """On the installation, beside the running service, or on the service."""
+    return str(request.param)

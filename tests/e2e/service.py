@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asu_builder.domain.access import digest_of
+from e2e.forked import Forked, run_forked
 from factories import eventually
 from ports import free_port
 
@@ -213,7 +214,7 @@ class Service:
             **settings,
         }
         self._below = list(below)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -236,6 +237,13 @@ class Service:
         environment["HOME"] = environment["XDG_RUNTIME_DIR"] = str(self.directory)
         environment.pop("CONTAINER_HOST", None)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (TESTS, environment.get("PYTHONPATH"))))
+        _, module, *arguments = self.program
+        if not self._below and module != "asu_builder":
+            self._process = Forked(
+                module, *arguments, environment=environment, directory=self.directory, log=self.log
+            )
+            return
+        # As an operator starts it: from nothing.
         command = [*self._below, sys.executable, *self.program]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -358,12 +366,10 @@ def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line with the service's settings."""
     settings = {f"ASU_{name.upper()}": str(value) for name, value in service.settings().items()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASU_")}
-    return subprocess.run(
-        [sys.executable, "-m", "asu_builder", *arguments],
-        env={**environment, **settings, "HOME": str(service.directory)},
-        cwd=service.directory,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
+    return run_forked(
+        "asu_builder",
+        *arguments,
+        environment={**environment, **settings, "HOME": str(service.directory)},
+        directory=service.directory,
+        seconds=PATIENCE,
     )

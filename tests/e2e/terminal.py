@@ -3,13 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from e2e.forked import Forked
 from e2e.service import PATIENCE, Service, inherited
+from fake_builds import a_body as a_plain_body
 
 PLACE = ("--version", "25.12.0", "--target", "pico/nine", "--profile", "acme_widget-5")
+WHERE = ("here", "server")
 
 
 def environment_of(service: Service) -> Mapping[str, str]:
@@ -21,26 +23,20 @@ def environment_of(service: Service) -> Mapping[str, str]:
     return {**outer, **settings, "HOME": home, "XDG_RUNTIME_DIR": home, "COLUMNS": "100"}
 
 
-def start(service: Service, *arguments: str) -> "subprocess.Popen[str]":
+def start(service: Service, *arguments: str) -> Forked:
     """A running command; its directory is that of the service."""
     service.directory.mkdir(parents=True, exist_ok=True)
     # Whoever starts the tests in the background lets them ignore Ctrl-C.
     with inherited(signal.SIGINT, signal.SIG_DFL):
-        return subprocess.Popen(
-            [sys.executable, "-m", "asu_builder", *arguments],
-            env=environment_of(service),
-            cwd=service.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        return Forked(
+            "asu_builder", *arguments, environment=environment_of(service), directory=service.directory
         )
 
 
 class Ended:
     """A command that has ended."""
 
-    def __init__(self, process: "subprocess.Popen[str]", *, seconds: float = PATIENCE) -> None:
+    def __init__(self, process: Forked, *, seconds: float = PATIENCE) -> None:
         try:
             self.out, self.err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -56,7 +52,7 @@ def run(service: Service, *arguments: str, seconds: float = PATIENCE) -> Ended:
     return Ended(start(service, *arguments), seconds=seconds)
 
 
-def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
+def wait_for(process: Forked, words: str) -> None:
     """Reads standard error up to a line with these words; fails at its end."""
     assert process.stderr is not None
     seen = []
@@ -67,7 +63,7 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     raise AssertionError("".join(seen))
 
 
-def interrupt(process: "subprocess.Popen[str]") -> None:
+def interrupt(process: Forked) -> None:
     """Ctrl-C."""
     process.send_signal(signal.SIGINT)
 
@@ -75,3 +71,13 @@ def interrupt(process: "subprocess.Popen[str]") -> None:
 def images_in(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def a_body(**changes: object) -> dict[str, object]:
+    """A request for what `PLACE` names."""
+    return a_plain_body(version="25.12.0", **changes)
+
+
+def place(service: Service, where: str) -> tuple[str, ...]:
+    """Options by which a command works on the installation or on the running service."""
+    return ("--server", f"http://127.0.0.1:{service.port}") if where == "server" else ()

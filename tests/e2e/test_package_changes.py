@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import Make
+from e2e.forked import Forked
 from e2e.images import unsquash
 from e2e.service import READ_TOKENS, Answer, Client
 from factories import eventually
@@ -46,7 +47,7 @@ class RulesService:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._rules = rules
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> None:
         """Returns at once; the builder comes back until it answers."""
@@ -55,8 +56,12 @@ class RulesService:
             "PACKAGE_CHANGES_PATH": str(self._rules),
             "PACKAGE_CHANGES_PORT": str(self.port),
         }
-        command = [sys.executable, "-m", "asu_builder.http.rules_service"]
-        self._process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+        self._process = Forked(
+            "asu_builder.http.rules_service",
+            environment=variables,
+            directory=Path.cwd(),
+            log=Path(os.devnull),
+        )
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
