@@ -48,7 +48,7 @@ def main(idle_seconds: float) -> None:
             key = key or _read(kind, key_file)
             answer = key.public.text().encode().hex()
             for message in messages:
-                with usign.mapped(message) as content:
+                with usign.mapped(message, alone=True) as content:
                     answer += f" {key.sign(content).raw.hex()}"
         except usign.BadKey as bad:
             answer = f"- {bad}"

@@ -193,10 +193,14 @@ def read_small_file(path: StrPath) -> bytes:
 
 
 @contextlib.contextmanager
-def mapped(path: StrPath) -> Iterator[mmap.mmap]:
-    """A file that is not empty as memory that belongs to it, however large it is."""
-    # All pages at once: else each sixteen of them would cost an interruption.
-    flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+def mapped(path: StrPath, *, alone: bool = False) -> Iterator[mmap.mmap]:
+    """A file that is not empty as memory that belongs to it, however large it is.
+
+    With `alone` no other thread of this process has anything to do meanwhile.
+    """
+    # All pages at once spare an interruption for each sixteen of them. But Python lets no other thread run
+    # until they are there, which takes as long as the disk does.
+    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if alone else 0)
     with (
         open(path, "rb") as file,  # noqa: PTH123 - what signs imports little
         mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content,

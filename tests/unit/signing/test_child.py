@@ -1,5 +1,6 @@
 """The process that holds a key while it signs, and that the service has nothing of it."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from asu_builder.database.connection import Database
+from asu_builder.database.queue import SqlJobQueue
 from asu_builder.domain.errors import SigningUnavailable
 from asu_builder.domain.job import Image
 from asu_builder.signing import pem, usign
 from asu_builder.signing.holders import IMAGES, PROVENANCE, BoundedReads, FileKey, KeyKind
 from asu_builder.signing.signer import Signing
-from factories import eventually
+from factories import a_submission, eventually
 from secret_search import found_in, found_in_files, memory_of, secret_forms
 
 pytestmark = pytest.mark.process
@@ -275,6 +278,35 @@ def test_a_key_on_a_disk_that_hangs_ends_in_time(key: Path, tmp_path: Path) -> N
     pipe.replace(key)
     with pytest.raises(SigningUnavailable, match="it is no plain file"):
         FileKey(key).public_key()
+
+
+@pytest.mark.timed
+def test_answers_and_writes_go_on_while_a_large_image_is_signed(key: Path, tmp_path: Path) -> None:
+    """Whatever held the interpreter for one pass over the image would stop them for a sixth of the time."""
+    image, queue = tmp_path / "image.bin", SqlJobQueue(Database(tmp_path / "a.db"))
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    signing = Signing(FileKey(key), certificate=None, offered=tmp_path / "keys")
+    signing.sign_file(key)
+    told = Image(image.name, "combined", "", "", image.stat().st_size)
+    pauses: list[float] = []
+
+    async def answer_meanwhile() -> float:
+        """How long signing took; a request is accepted each few milliseconds on the event loop meanwhile."""
+        began = before = time.monotonic()
+        signed = asyncio.ensure_future(asyncio.to_thread(signing.sign_image, told, image))
+        while not signed.done():
+            queue.submit(a_submission(packages=(f"p{len(pauses)}",)))
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            pauses.append(now - before)
+            before = now
+        await signed
+        return time.monotonic() - began
+
+    took = asyncio.run(answer_meanwhile())
+    longest = max(pauses)
+    assert len(pauses) > 20 and longest < took / 8, (longest, took, len(pauses))
 
 
 @pytest.mark.timed
