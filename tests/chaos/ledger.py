@@ -29,6 +29,8 @@ class Asked:
     publication: object = None
     """What tells its published files from others, as it was when they were first seen."""
     document: dict[str, Any] = field(default_factory=dict)
+    is_refusal: bool = False
+    """Refused before a build: the process that did it knows of it, no other, and no later life of it."""
 
     @property
     def is_final(self) -> bool:
@@ -78,7 +80,10 @@ class Ledger:
             return None
         request_hash = str(answer.json["request_hash"])
         with self._lock:
+            is_new = request_hash not in self._asked
             asked = self._asked.setdefault(request_hash, Asked(request_hash, body, is_good))
+            if is_new and answer.status == 500:
+                asked.is_refusal = answer.json.get("reason") == IMPOSSIBLE
         self.seen(asked, answer)
         return asked
 
@@ -139,6 +144,8 @@ def _contradiction(asked: Asked, answer: Answer, was: str) -> str:
     """What an answer says that does not fit what was said before."""
     if was and asked.outcome != was:
         return f"it was final as {was} and is now {asked.outcome}"
+    if asked.is_refusal and answer.status == 404:
+        return ""
     if was and answer.status in (202, 404):
         return f"it was final as {was} and is now answered with {answer.status}"
     return "it was accepted and is not known any more: lost" if answer.status == 404 else ""

@@ -163,6 +163,16 @@ def test_the_ledger_finds_what_must_not_be_answered(later: list[Answer], is_good
     assert found in "".join(ledger.violations)
 
 
+def test_the_ledger_knows_that_a_refusal_is_kept_by_one_process() -> None:
+    ledger = Ledger()
+    asked = ledger.accepted({}, _failed("impossible_selection"), is_good=False)
+    assert asked is not None
+    ledger.seen(asked, _answer(404, {}))
+    assert ledger.violations == []
+    ledger.seen(asked, _failed("deadline"))
+    assert len(ledger.violations) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "is_wrong"),
     [

@@ -14,7 +14,7 @@ from zlib import crc32
 from msgspec import Struct, field
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from asu_builder.domain.errors import AsuError, NotAuthenticated
+from asu_builder.domain.errors import AsuError, NotAuthenticated, Unavailable
 from asu_builder.http.answer_cache import CachedResponse, LruByteCache
 from asu_builder.http.api.builds import BODY, BuildAnswers, RequestScope, is_request_hash
 from asu_builder.http.api.live import STREAM, LiveEndpoints
@@ -75,6 +75,7 @@ _HASH = re.compile(r"/([0-9a-f]{64})(?=/|$)")
 _SLASHES = re.compile(r"/{2,}")
 _NOT_FOUND = render_problem(404, "Not Found", "Nothing lives at this address.")
 
+_STOPPING = answer_error(Unavailable("This server is being stopped. Try again in a moment.", plain=True))
 _CLIENT_GONE = 499
 """As nginx counts a client that left before its answer; nothing is sent."""
 _SLOW_SECONDS = 1.0
@@ -362,6 +363,11 @@ class FastPath:
                 await scope[STREAM](scope, recorder.send)
         except ClientGone:
             recorder.status = _CLIENT_GONE
+        except asyncio.CancelledError:
+            # A server that stops has waited long enough for what hangs.
+            if recorder.seconds:
+                raise
+            await recorder.send_whole(_STOPPING)
         except Exception:
             _log.exception("request %s failed: a bug", request_id.decode())
             if not recorder.complete:

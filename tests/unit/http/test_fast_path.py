@@ -59,6 +59,40 @@ def test_a_bug_in_the_middle_of_an_answer_breaks_the_connection(app: FastPath) -
         asyncio.run(app(_scope("GET", "/"), receive, send))
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_server_that_stops_says_so_to_who_still_waits(app: FastPath, begun: bool) -> None:
+    messages: list[Message] = []
+
+    async def hang(scope: Scope, receive: object, send: object) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    async def stop() -> None:
+        asking = asyncio.create_task(app(_scope("GET", "/"), receive, send))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asking
+
+    app._app = hang
+    if begun:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(stop())
+        assert len(messages) == 1
+    else:
+        asyncio.run(stop())
+        assert messages[0]["status"] == 503
+        assert b"retry-after" in dict(messages[0]["headers"])
+        assert b"being stopped" in messages[1]["body"]
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("known", [True, False])
 def test_an_answer_in_one_piece_says_what_it_says_in_two(
