@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from bench import (
     builds,
+    cluster,
     downloads,
     hanging,
     hostile,
@@ -132,6 +133,9 @@ _DEFAULT: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
 }
 """What runs unless something else is asked for; each may be asked for alone."""
 _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
+    "cluster": lambda options: cluster.clustering(
+        rounds=options.rounds, count=options.requests, finished_jobs=options.finished_jobs
+    ),
     "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
     "builds": lambda options: chain(

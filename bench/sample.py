@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asu_builder.database.connection import Database
+from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.rows import to_micros
 from asu_builder.domain.job import BuildResult, Image, Retention, StoredFiles, Submission
@@ -82,15 +83,20 @@ def a_result() -> BuildResult:
 
 
 def seed(
-    folder: Path, *, finished_jobs: int = 0, usual: bool = False, files: StoredFiles | None = None
+    folder: Path,
+    *,
+    finished_jobs: int = 0,
+    usual: bool = False,
+    files: StoredFiles | None = None,
+    database: SqlDatabase | None = None,
 ) -> None:
     """A database and a store in which the request above is built, beside many other finished jobs.
 
-    Their results are small, or of `usual` size. `files` is where object storage has those of the request.
+    Their results are small, or of `usual` size. `files` is where object storage has those of the request. The
+    database is a file of the folder, or another `database`, which is closed too.
     """
-    database = Database(folder / "bench.db")
+    database = database or Database(folder / "bench.db")
     queue = SqlJobQueue(database)
-    now = datetime.now(UTC)
     queue.submit(Submission(a_request(), FINISHED, "owut/2026.03.30"))
     claimed = queue.claim("bench", lease_for=_WEEK)
     assert claimed is not None
@@ -101,8 +107,7 @@ def seed(
         for image in a_result().images:
             (scratch / image.name).write_bytes(b"an image\n")
         store.publish(FINISHED, scratch)
-    small = BuildResult({}, (), {}, (), (), "", "")
-    _add_finished(database, finished_jobs, a_result() if usual else small, now)
+    add_finished(database, finished_jobs, a_result() if usual else None)
     for number in range(finished_jobs):
         # Else housekeeping takes them for lost and spends the rounds on forgetting them.
         (root / hash_of(number)).mkdir()
@@ -114,10 +119,14 @@ def hash_of(number: int) -> str:
     return f"{number:064x}"
 
 
-def _add_finished(database: Database, count: int, result: BuildResult, now: datetime) -> None:
-    """Rows as the queue writes them, without its hundred thousand durable transactions."""
+def add_finished(database: SqlDatabase, count: int, result: BuildResult | None = None) -> None:
+    """Rows as the queue writes them, without its hundred thousand durable transactions.
+
+    The results are small unless another is given.
+    """
     request = msgspec.json.encode(a_request()).decode()
-    outcome = msgspec.json.encode(result).decode()
+    outcome = msgspec.json.encode(result or BuildResult({}, (), {}, (), (), "", "")).decode()
+    now = datetime.now(UTC)
     at, until = to_micros(now), to_micros(now + _WEEK)
     with database.writing() as connection:
         connection.executemany(
@@ -132,7 +141,7 @@ def _add_finished(database: Database, count: int, result: BuildResult, now: date
         )
         connection.execute(
             "INSERT INTO build_results (job_id, completed, document)"
-            " SELECT id, 1, ? FROM build_jobs WHERE id NOT IN (SELECT job_id FROM build_results)",
+            " SELECT id, TRUE, ? FROM build_jobs WHERE id NOT IN (SELECT job_id FROM build_results)",
             (outcome,),
         )
 

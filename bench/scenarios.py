@@ -27,7 +27,12 @@ _STORM = 3000
 
 @contextlib.contextmanager
 def service(
-    folder: Path, *, workers: int = 4, upstream: str = "http://127.0.0.1:9", **settings: str
+    folder: Path,
+    *,
+    workers: int = 4,
+    upstream: str = "http://127.0.0.1:9",
+    command: Sequence[str] = ("serve",),
+    **settings: str,
 ) -> Iterator[Server]:
     """The service on a seeded folder, with an engine that is not there."""
     port = free_port()
@@ -44,7 +49,9 @@ def service(
         "ASU_WORKER_ID": "bench",
         **{f"ASU_{name.upper()}": value for name, value in settings.items()},
     }
-    with serving(["asu_builder", "serve"], port, environment=environment, path=POLL, folder=folder) as server:
+    with serving(
+        ["asu_builder", *command], port, environment=environment, path=POLL, folder=folder
+    ) as server:
         yield server
 
 

@@ -47,9 +47,9 @@ def _soak(world: Callable[[Path], AbstractContextManager[World]], builds: int, *
         at_start = resident_bytes(pid) / 1e6
         with _watched(pid) as samples:
             began = time.perf_counter()
-            _build_all(running.server.port, range(tenth))
+            build_all(running.server.port, range(tenth))
             early = _at_rest(pid)
-            _build_all(running.server.port, range(tenth, builds))
+            build_all(running.server.port, range(tenth, builds))
             seconds = time.perf_counter() - began - _QUIET_SECONDS
         late = _at_rest(pid)
     return [
@@ -86,10 +86,10 @@ def _watched(pid: int) -> Iterator[list[float]]:
         thread.join()
 
 
-def _build_all(port: int, numbers: range) -> None:
+def build_all(port: int, numbers: Sequence[int], *, connections: int = _CONNECTIONS) -> None:
     """Asks for one build per number and sees each of them completed."""
-    with ThreadPoolExecutor(_CONNECTIONS) as threads:
-        parts = [numbers[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
+    with ThreadPoolExecutor(connections) as threads:
+        parts = [numbers[start::connections] for start in range(connections)]
         for _ in threads.map(lambda part: _build_some(port, part), parts):
             pass
 

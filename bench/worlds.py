@@ -32,16 +32,21 @@ class World:
 def faked(folder: Path, *, pace: float = 0.0) -> Iterator[World]:
     """Builds take a few milliseconds and at least `pace` seconds; nothing is started for them."""
     with _sample(folder) as (world, upstream):
-        settings = {
-            "ASU_UPSTREAM_URL": upstream,
-            "ASU_CONTAINER_RUNTIME": "local",
-            "ASU_IMAGEBUILDER_PATH": world.template,
-            "ASU_ALLOW_UNSANDBOXED": "true",
-            "FAKE_PACE": f"{pace}s",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
-        }
+        settings = stub_settings(world, upstream, pace=pace)
         with service(folder, "fake_runtime", settings=settings) as running:
             yield running
+
+
+def stub_settings(world: Distribution, upstream: str, *, pace: float = 0.0) -> dict[str, str]:
+    """The environment of `python -m fake_runtime`, whose builds take at least `pace` seconds."""
+    return {
+        "ASU_UPSTREAM_URL": upstream,
+        "ASU_CONTAINER_RUNTIME": "local",
+        "ASU_IMAGEBUILDER_PATH": world.template,
+        "ASU_ALLOW_UNSANDBOXED": "true",
+        "FAKE_PACE": f"{pace}s",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
+    }
 
 
 @contextlib.contextmanager
@@ -87,9 +92,15 @@ def service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[Wo
     """A service over these files, whatever it builds with."""
     port = free_port()
     database, log = folder / "data" / "bench.db", folder / "service.log"
-    common = {
-        "ASU_SERVER_PORT": str(port),
-        "ASU_DATABASE_PATH": str(database),
+    environment = common_settings(folder) | settings
+    environment |= {"ASU_SERVER_PORT": str(port), "ASU_DATABASE_PATH": str(database)}
+    with serving(module, port, environment=environment, path="/health", folder=folder, log=log) as server:
+        yield World(server, database, log)
+
+
+def common_settings(folder: Path) -> dict[str, str]:
+    """The environment of every service over these files, but for its ports and its database."""
+    return {
         "ASU_PUBLIC_PATH": str(folder / "public"),
         "ASU_BUILD_NETWORK": "none",
         "ASU_NEW_BUILDS_LIMIT": "",
@@ -101,9 +112,6 @@ def service(folder: Path, *module: str, settings: dict[str, str]) -> Iterator[Wo
         "HOME": str(folder),
         "XDG_RUNTIME_DIR": str(folder),
     }
-    environment = common | settings
-    with serving(module, port, environment=environment, path="/health", folder=folder, log=log) as server:
-        yield World(server, database, log)
 
 
 @contextlib.contextmanager

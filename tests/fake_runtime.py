@@ -177,8 +177,9 @@ def _require_life(container: Container) -> None:
 
 
 def main() -> None:
-    """`asu-builder serve` by the settings of the environment, with this runtime in place of theirs."""
+    """`asu-builder serve`, or the command of the arguments, with this runtime in place of the settings'."""
     import os
+    import sys
     from functools import partial
 
     from asu_builder import app
@@ -194,7 +195,7 @@ def main() -> None:
 
     # The command looks it up when it starts, so everything else is as an operator would have it.
     app.assemble = partial(app.assemble, watch=fake)
-    serving.serve()
+    serving.serve(command=" ".join(sys.argv[1:]) or "serve")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,31 @@ VALUES = (
     "start after an hour's downtime, wall",
 )
 
+CLUSTER = (
+    *(f"{step}, {count} sessions" for step in ("enqueue", "claim") for count in (1, 8, 64)),
+    *(f"{step}, 8 sessions, 500 finished jobs" for step in ("enqueue", "claim")),
+    "finished status on PostgreSQL, GET, CPU",
+    *(f"stub builds, {count} worker processes of 4" for count in (1, 2, 4)),
+    "accepted by one process, taken by another, p50",
+    "accepted by one process, taken by another, p99",
+)
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+
+def test_one_quick_round_measures_a_cluster() -> None:
+    require_tool("postgresql", "setpriv")
+    run = subprocess.run(
+        [sys.executable, "-m", "bench", "cluster", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = {line[:58].rstrip(): line[58:].split() for line in run.stdout.splitlines()}
+    for name in CLUSTER:
+        assert float(lines[name][1]) > 0, name
 
 
 def test_one_quick_round_measures_every_row() -> None:
