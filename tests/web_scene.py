@@ -18,6 +18,7 @@ from asu_builder.core.statistics import Charts
 from asu_builder.core.submit import Cancellation
 from asu_builder.core.worker import Workers
 from asu_builder.database.connection import Database
+from asu_builder.database.nodes import SqlNodes
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
@@ -195,6 +196,7 @@ class Scene:
             store=self.store(),
             statistics=self.statistics,
             preflight_records=SqlPreflightRecords(self.database),
+            nodes=SqlNodes(self.database),
             cancellation=Cancellation(
                 self.queue,
                 operations,

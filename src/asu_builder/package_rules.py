@@ -159,6 +159,10 @@ class LocalPackageChanges:
     def digests(self, request: BuildRequest) -> tuple[str, str]:
         return digests_of(self.rules(), request)
 
+    def present(self) -> str:
+        """The digest of the present rules; "" before they were read."""
+        return self.rules().digest if self._opened is not None else ""
+
     def known(self) -> Sequence[str]:
         self.rules()
         return self.history.digests()
@@ -257,6 +261,10 @@ class RemotePackageChanges:
 
     def digests(self, request: BuildRequest) -> tuple[str, str]:
         return digests_of(self._last_good(), request)
+
+    def present(self) -> str:
+        """As that of the rules in this process."""
+        return self._seen.digest if self._seen else self._built_in.present()
 
     def known(self) -> Sequence[str]:
         self._last_good()

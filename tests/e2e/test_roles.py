@@ -8,10 +8,10 @@ import pytest
 from asu_builder.database.nodes import FileLead
 from e2e.conftest import Make
 from e2e.roles import make_api, make_worker
-from e2e.service import READ_TOKENS, run
+from e2e.service import READ_SECRET, READ_TOKENS, run
 from e2e.test_crashes import a_body, begin
 from e2e.test_provenance import a_provenance_key, statement_of, stating
-from factories import eventually
+from factories import eventually, never
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -77,6 +77,41 @@ def test_the_public_halves_of_keys_are_enough_for_who_answers(make_local: Make) 
     assert "signing_key: expected one beside signing_public_key in a process that builds" in alone.stderr()
     # But an administrator may look at the queue from there.
     assert run(api, "jobs", "list").returncode == 0
+
+
+def test_a_worker_is_seen_and_drained_and_works_again(make_local: Make) -> None:
+    api = make_api(make_local, api_tokens=READ_TOKENS).start()
+    worker = make_worker(make_local, api, worker_concurrent=1).start()
+    read = {"Authorization": f"Bearer {READ_SECRET}"}
+    with api.client() as client:
+
+        def nodes() -> dict[str, Any]:
+            listed = client.ask("GET", "/api/v1/workers", headers=read).json["nodes"]
+            return {node["name"]: node for node in listed}
+
+        assert eventually(lambda: len({node["rules"] for node in nodes().values()} - {""}) == 1)
+        known = nodes()
+        assert [(name, node["answers"], node["builds"]) for name, node in known.items()] == [
+            ("api", True, False),
+            ("hut", False, True),
+        ]
+        slow = begin(api, client, a_body("sample-slow-5"))
+        drained = run(worker, "worker", "--drain")
+        assert drained.returncode == 0, drained.stderr
+        assert "hut takes no more jobs; 1 builds run" in drained.stderr and "builds nothing" in drained.stderr
+        assert client.wait(slow).status == 200 and nodes()["hut"]["drained"]
+        waiting = client.post(a_body("vim")).json["request_hash"]
+        worker.stop()
+        worker.start()
+        assert never(lambda: client.look(waiting).json["state"] != "pending", seconds=1)
+        assert run(worker, "worker", "--undrain", "--name", "nowhere").returncode == 3
+        assert run(worker, "worker", "--undrain", "--name", "hut").returncode == 0
+        assert client.wait(waiting).status == 200
+        acts = api.rows("SELECT action, subject FROM audit_log ORDER BY id")
+        assert acts == [("drain", "hut"), ("undrain", "hut")]
+        worker.stop()
+        assert eventually(lambda: set(nodes()) == {"api"}), "who stops in order is listed no more"
+    assert "Traceback" not in api.stderr() + worker.stderr()
 
 
 def test_the_lead_goes_on_when_its_holder_is_killed(make_local: Make) -> None:

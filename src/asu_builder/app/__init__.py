@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, Role, open_adapters
-from asu_builder.app.background import Lifecycle, Rounds, background_work
+from asu_builder.app.background import Lifecycle, Rounds, background_work, make_presence
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.current_packages import CurrentPackages
 from asu_builder.core.forecast import Forecast
@@ -24,6 +24,7 @@ from asu_builder.core.live import LiveBuilds, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight, PreflightProof
+from asu_builder.core.presence import NO_JOB
 from asu_builder.core.refusals import Refusals
 from asu_builder.core.search import Preview
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation
@@ -61,7 +62,6 @@ _POLL = timedelta(seconds=1)
 _MARK = "-terminal"
 _OF_THIS_MOMENT = "Requests about the packages of this moment"
 _LONGEST_NAME = 64
-_NO_JOB = 0
 _START_SECONDS = 0.01
 _LONGEST_DIRECTORY = 60
 """Characters; the address of a socket file has at most 107."""
@@ -124,10 +124,11 @@ def assemble(
     refusals = _refusals(settings, adapters, preflight, proof, workers, hindrance=hindrance, now=now)
     builds = _builds(settings, adapters, catalog, current, refusals, cancellation, interest, hindrance, now)
     preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
+    presence = make_presence(adapters, workers, health, begins=not only_answers)
     background = background_work(
-        adapters, health, housekeeping, catalog, current, interest, proof, rounds or Rounds()
+        adapters, health, housekeeping, catalog, current, interest, proof, presence, rounds or Rounds()
     )
-    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background)
+    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background, presence)
     metrics = partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
     parts = Parts(
         builds=builds,
@@ -310,6 +311,7 @@ def _operator(adapters: Adapters, cancellation: Cancellation, refusals: Refusals
         store=adapters.store,
         statistics=adapters.statistics,
         preflight_records=adapters.preflight_records,
+        nodes=adapters.nodes,
         cancellation=cancellation,
         forget_refusal=refusals.forget if refusals else lambda _: False,
     )
@@ -472,7 +474,7 @@ def private_service(settings: Settings) -> Iterator[tuple[Application, Path, str
     )
     user = Token(f"cli:{getpass.getuser()}", digest, frozenset({Right.OPERATE}))
     application = assemble(settings, own_tokens=[user], only_answers=True)
-    application.workers.only = _NO_JOB
+    application.workers.only = NO_JOB
     temporary = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"
     with tempfile.TemporaryDirectory(prefix="asu-builder-", dir=temporary) as folder:
         path = Path(folder) / "socket"

@@ -14,7 +14,7 @@ from asu_builder.core.live import Notifier
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.dialect import SqlDatabase
-from asu_builder.database.nodes import FileLead
+from asu_builder.database.nodes import FileLead, SqlNodes, machine_of
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
@@ -159,6 +159,9 @@ class Adapters(Struct, frozen=True):
     role: Role
     database: SqlDatabase
     name: WorkerName
+    machine: str
+    """Of two processes with one name it tells whether both are on one machine."""
+    nodes: SqlNodes
     lead: Lead
     runtime: Late[Runtime]
     warnings: tuple[str, ...]
@@ -325,6 +328,8 @@ def open_adapters(
         role=role,
         database=database,
         name=name,
+        machine=machine_of(settings.database_path.parent) if settings.on_server else "",
+        nodes=SqlNodes(database),
         lead=listener or FileLead(settings.database_path),
         notifier=notifier,
         listener=listener,

@@ -9,6 +9,7 @@ from functools import partial
 
 from msgspec import Struct
 
+from asu_builder import __version__
 from asu_builder.app.adapters import Adapters
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.current_packages import CurrentPackages
@@ -16,6 +17,7 @@ from asu_builder.core.health import Health, Periodic
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import Recorder
 from asu_builder.core.preflight import PreflightProof
+from asu_builder.core.presence import Presence
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
@@ -56,6 +58,7 @@ class Rounds(Struct, frozen=True):
     health: float = 10.0
     disks: float = 1.0
     queue: float = 10.0
+    nodes: float = 5.0
     tidy: float = 30.0
     catalog: float = 5.0
     warmth: float = 1.0
@@ -75,6 +78,29 @@ def _look_at_disks(adapters: Adapters, health: Health) -> None:
         health.check("database")
 
 
+def make_presence(adapters: Adapters, workers: Workers, health: Health, *, begins: bool) -> Presence:
+    """The sign of life of this process. Raises `Unavailable` where one that `begins` has another's name."""
+    name, role = adapters.name.name, adapters.role
+    if begins:
+        try:
+            adapters.nodes.require_free(name, adapters.machine)
+        except BaseException:
+            adapters.close()
+            raise
+    return Presence(
+        adapters.nodes,
+        workers,
+        name=name,
+        machine=adapters.machine,
+        version=__version__,
+        answers=role.answers,
+        builds=role.builds,
+        health=health,
+        store=adapters.store,
+        rules=adapters.package_changes.present,
+    )
+
+
 def background_work(
     adapters: Adapters,
     health: Health,
@@ -83,6 +109,7 @@ def background_work(
     current: CurrentPackages,
     interest: AccessTracker,
     proof: PreflightProof,
+    presence: Presence,
     rounds: Rounds,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers, by what this process is for."""
@@ -97,6 +124,7 @@ def background_work(
         ("health", health.check_all, rounds.health),
         ("disks", lambda: _look_at_disks(adapters, health), rounds.disks),
         ("queue", housekeeping.look_after_queue, rounds.queue),
+        ("nodes", presence.renew, rounds.nodes),
         ("housekeeping", lambda: housekeeping.tidy(leads=lead.held()), rounds.tidy),
         ("reconciling", led(housekeeping.reconcile_when_due), rounds.tidy),
         ("statistics", adapters.statistics.flush_often, rounds.statistics),
@@ -132,6 +160,7 @@ class Lifecycle(Struct):
     recorder: Recorder
     interest: AccessTracker
     background: tuple[Periodic, ...]
+    presence: Presence
     beginning: threading.Timer | None = None
     """Starts what runs in the background: to start a thread is to wait until it runs."""
 
@@ -139,6 +168,7 @@ class Lifecycle(Struct):
         """Returns at once."""
         if self.adapters.listener is not None:
             self.adapters.listener.start()
+        self.presence.renew()
         self.housekeeping.recover(worker=self.adapters.name.name)
         self.workers.start()
         self.beginning = threading.Timer(_AFTER_START_SECONDS, self._begin)
@@ -161,7 +191,11 @@ class Lifecycle(Struct):
         for periodic in self.background:
             periodic.stop()
         adapters = self.adapters
-        for end in (self.recorder.stop, self.interest.flush, adapters.statistics.flush, adapters.close):
+        ends = (
+            *(self.recorder.stop, self.interest.flush, adapters.statistics.flush),
+            *(self.presence.leave, adapters.close),
+        )
+        for end in ends:
             try:
                 end()
             except AsuError as problem:

@@ -90,8 +90,20 @@ def serve_command(port: int | None, file: Path | None, no_workers: bool) -> None
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     help="Read this settings file instead of the default ones.",
 )
-def worker_command(port: int | None, file: Path | None) -> None:
+@click.option("--drain", is_flag=True, help="Let --name take no more jobs, and wait for its builds.")
+@click.option("--undrain", is_flag=True, help="Let --name take jobs again.")
+@click.option("--name", help="The process that is meant; default: worker_id.")
+def worker_command(port: int | None, file: Path | None, drain: bool, undrain: bool, name: str | None) -> None:
     """Builds what other processes have accepted, and answers only /health and /metrics."""
+    if drain or undrain:
+        if port is not None or file is not None or drain == undrain:
+            raise click.UsageError("--drain or --undrain goes with --name alone.")
+        from asu_builder.cli.admin import drain_node
+
+        drain_node(name, drained=drain)
+        return
+    if name:
+        raise click.UsageError("--name goes with --drain or --undrain; a worker's own name is worker_id.")
     from asu_builder.cli.serving import serve
 
     serve(command="worker", port=port, file=file)

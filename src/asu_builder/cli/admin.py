@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import textwrap
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import msgspec
 from asu_builder import __version__
 from asu_builder.cli.backend import installation
 from asu_builder.cli.exit_codes import exit_on_error
+from asu_builder.domain.errors import BuildNotFound
 from asu_builder.domain.health import CheckResult, Status
 from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
@@ -209,6 +211,32 @@ def migrate_command() -> None:
         database = open_database(load_settings(), lambda: datetime.now(UTC))
         database.close()
     click.echo("The database has the schema of this version.")
+
+
+_LOOK_SECONDS = 0.5
+
+
+def drain_node(name: str | None, *, drained: bool) -> None:
+    """Drains a process, by default that of these settings, and waits for its builds; or undoes it."""
+    import getpass
+
+    with installation() as (settings, adapters):
+        name = name or settings.worker_id
+        if not adapters.nodes.drain(name, drained):
+            names = ", ".join(node.name for node in adapters.nodes.all()) or "none"
+            raise BuildNotFound(f"No process on this database has the name {name}. There are: {names}.")
+        act = "drain" if drained else "undrain"
+        adapters.operations.record(f"cli:{getpass.getuser()}", act, name)
+        if not drained:
+            click.echo(f"{name} takes jobs again", err=True)
+            return
+        left = -1
+        while (running := adapters.nodes.running(name)) != 0:
+            if running != left:
+                click.echo(f"{name} takes no more jobs; {running} builds run", err=True)
+            left = running
+            time.sleep(_LOOK_SECONDS)
+        click.echo(f"{name} builds nothing", err=True)
 
 
 _RIGHTS = {

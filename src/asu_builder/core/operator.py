@@ -22,6 +22,7 @@ from asu_builder.domain.job import (
 from asu_builder.domain.preflight import PreflightMode, TargetRecord
 from asu_builder.ports import (
     JobQueue,
+    Nodes,
     Operations,
     PreflightRecords,
     RetentionRepository,
@@ -112,6 +113,7 @@ class Operator:
         store: Store,
         statistics: Statistics,
         preflight_records: PreflightRecords,
+        nodes: Nodes,
         cancellation: Cancellation,
         forget_refusal: Callable[[str], bool] = lambda _: False,
     ) -> None:
@@ -122,6 +124,8 @@ class Operator:
         self._store = store
         self._statistics = statistics
         self._preflight_records = preflight_records
+        self.nodes = nodes.all
+        self._drain = nodes.drain
         self._cancellation = cancellation
         self._forget_refusal = forget_refusal
 
@@ -205,6 +209,12 @@ class Operator:
     def paused(self) -> Pause | None:
         """Since when and by whom the workers are paused."""
         return self._operations.paused()
+
+    def drain(self, name: str, *, operator: str, drained: bool = True) -> None:
+        """Lets the workers of a process claim nothing more, or claim again. Raises `BuildNotFound`."""
+        if not self._drain(name, drained):
+            raise BuildNotFound(f"No process on this database has the name {name}.")
+        self._note(operator, "drain" if drained else "undrain", name)
 
     def preflight_targets(self) -> Sequence[TargetRecord]:
         """Where *impossible* was compared with builds; targets on *advise* first, then the latest change."""

@@ -1,10 +1,17 @@
-"""The processes on one database: which of them has the lead."""
+"""The processes on one database: who they are, and which of them has the lead."""
 
 import os
 import threading
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
+
+from asu_builder.database.dialect import SqlDatabase
+from asu_builder.database.rows import moment, span_micros
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.nodes import LOST, Node, NodeFacts
 from asu_builder.files import lock_alone
 
 
@@ -39,3 +46,95 @@ class FileLead:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 os.close(descriptor)
+
+
+_REMEMBERED = timedelta(days=1)
+_FACTS = msgspec.json.Decoder(NodeFacts)
+
+
+class SqlNodes:
+    """Fulfils `ports.Nodes`."""
+
+    def __init__(self, database: SqlDatabase) -> None:
+        self._database = database
+
+    def require_free(self, name: str, machine: str) -> None:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT seen_at FROM nodes WHERE name = ? AND machine <> ?", (name, machine)
+            ).fetchone()
+        if row is not None and abs(self._database.now() - int(row[0])) < span_micros(LOST):
+            raise Unavailable(
+                f"Another machine works on this database under the name {name}. Set another worker_id, or "
+                f"wait {LOST.total_seconds():.0f} seconds where this machine has just replaced that one."
+            )
+
+    def renew(self, name: str, machine: str, life: str, facts: NodeFacts) -> bool:
+        document = msgspec.json.encode(facts).decode()
+        with self._database.timed(own_rows=True) as (connection, at):
+            values = {"name": name, "machine": machine, "life": life, "facts": document, "at": at}
+            kept = connection.execute(
+                "INSERT INTO nodes (name, machine, life, facts, seen_at)"
+                " VALUES (:name, :machine, :life, :facts, :at)"
+                " ON CONFLICT (name) DO UPDATE SET machine = excluded.machine, life = excluded.life,"
+                " facts = excluded.facts, seen_at = excluded.seen_at"
+                " WHERE nodes.life = excluded.life OR nodes.machine = excluded.machine"
+                " OR nodes.seen_at < :at - :lost OR nodes.seen_at > :at + :lost",
+                {**values, "lost": span_micros(LOST)},
+            )
+            connection.execute(
+                "DELETE FROM nodes WHERE NOT drained AND seen_at < ?", (at - span_micros(_REMEMBERED),)
+            )
+        return kept.rowcount == 1
+
+    def leave(self, name: str, life: str) -> None:
+        with self._database.writing(own_rows=True) as connection:
+            connection.execute("DELETE FROM nodes WHERE name = ? AND life = ? AND NOT drained", (name, life))
+
+    def all(self) -> Sequence[Node]:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT name, facts, drained, seen_at FROM nodes ORDER BY name"
+            ).fetchall()
+        now = self._database.now()
+        return [
+            Node(
+                name,
+                _FACTS.decode(facts),
+                bool(drained),
+                moment(seen_at),
+                lost=abs(now - seen_at) >= span_micros(LOST),
+            )
+            for name, facts, drained, seen_at in rows
+        ]
+
+    def drain(self, name: str, drained: bool) -> bool:
+        with self._database.writing(durable=True) as connection:
+            changed = connection.execute("UPDATE nodes SET drained = ? WHERE name = ?", (drained, name))
+        if not drained:
+            self._database.wakeups.notify_all()
+        return changed.rowcount == 1
+
+    def running(self, name: str) -> int:
+        prefix = f"{name}/"
+        with self._database.reading() as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM build_jobs WHERE state = 'building' AND substr(worker, 1, ?) = ?",
+                (len(prefix), prefix),
+            ).fetchone()
+        return int(count)
+
+
+def machine_of(folder: Path) -> str:
+    """The random name of the machine that this data directory lies on, made once. Raises `Unavailable`."""
+    path = folder / "machine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x", encoding="ascii") as file:
+                file.write(os.urandom(16).hex())
+        except FileExistsError:
+            pass
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error

@@ -65,6 +65,7 @@ _CLAIM = """
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
             WHERE {which}{taken} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
+              AND NOT EXISTS (SELECT 1 FROM nodes WHERE name = :node AND drained)
             ORDER BY deprioritized, priority DESC, fair_start, id LIMIT 1
              /*postgresql FOR UPDATE SKIP LOCKED*/)
     RETURNING id, lease_token, priority, fair_start
@@ -272,7 +273,13 @@ class SqlJobQueue:
         self._database.wakeups.note_seen()
         statement, values = _claim(only, takes)
         with self._database.timed() as (connection, at):
-            given = {"worker": worker, "now": at, "until": at + span_micros(lease_for), "only": only}
+            given = {
+                "worker": worker,
+                "node": worker.rpartition("/")[0],
+                "now": at,
+                "until": at + span_micros(lease_for),
+                "only": only,
+            }
             row = connection.execute(statement, {**given, **values}).fetchone()
             if row is None:
                 return None

@@ -1,6 +1,7 @@
 """The processes that share the work: what each of them can build."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
@@ -28,3 +29,36 @@ def takes_of(rules: Iterable[str], errata: Iterable[Erratum] = ERRATA) -> Takes:
     marks = [erratum.mark for erratum in errata]
     known = tuple(",".join(marks[:number]) for number in range(len(marks) + 1))
     return Takes(EDITION, known, tuple(rules))
+
+
+LOST = timedelta(seconds=30)
+"""A node that has not been seen for so long has ended without saying so, or cannot reach the database."""
+
+
+class NodeFacts(Struct, frozen=True):
+    """What a process says of itself with each sign of life."""
+
+    version: str
+    """Of the program."""
+    answers: bool
+    builds: bool
+    concurrent: int
+    """How many builds it runs at once."""
+    running: int
+    rules: str = ""
+    """The digest of its package rules; "" before they were read."""
+    room: int | None = None
+    """Free bytes of its store above `disk_floor`; None where that is not known."""
+    hindrance: str = ""
+    """Why it can start no build, as in an answer's `waiting_for`; "" where it could."""
+
+
+class Node(Struct, frozen=True):
+    """One process, as it was seen last."""
+
+    name: str
+    facts: NodeFacts
+    drained: bool
+    """Whether an operator lets it take no more jobs."""
+    seen_at: datetime
+    lost: bool

@@ -32,7 +32,7 @@ from asu_builder.domain.job import (
     Tally,
     TallyBy,
 )
-from asu_builder.domain.nodes import Takes
+from asu_builder.domain.nodes import Node, NodeFacts, Takes
 from asu_builder.domain.preflight import CarriedPackages, TargetRecord
 from asu_builder.domain.request import BuildRequest
 
@@ -146,6 +146,28 @@ class JobQueue(Protocol):
         and leaps of the clock, do not count: leases and waiting times are moved by it first.
         An attempt counts when the container had started; the third one fails the job as gave up.
         """
+
+
+class Nodes(Protocol):
+    """The processes on one database. Each method is one transaction."""
+
+    def require_free(self, name: str, machine: str) -> None:
+        """Raises `Unavailable` while a living process of another machine has this name."""
+
+    def renew(self, name: str, machine: str, life: str, facts: NodeFacts) -> bool:
+        """A sign of life; False when another life has taken the name meanwhile."""
+
+    def leave(self, name: str, life: str) -> None:
+        """The process ends in order. That it is drained is kept for its next life."""
+
+    def all(self) -> Sequence[Node]:
+        """Every process that was seen within a day, by name."""
+
+    def drain(self, name: str, drained: bool) -> bool:
+        """Lets its workers claim nothing more, from now on, or claim again; False for an unknown name."""
+
+    def running(self, name: str) -> int:
+        """How many jobs its workers hold."""
 
 
 class Lead(Protocol):

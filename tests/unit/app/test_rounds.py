@@ -10,7 +10,9 @@ from asu_builder.core.health import Periodic
 
 def seconds_of(rounds: Rounds) -> dict[str, float]:
     other = MagicMock()
-    work: tuple[Periodic, ...] = background_work(other, other, other, other, other, other, other, rounds)
+    work: tuple[Periodic, ...] = background_work(
+        other, other, other, other, other, other, other, other, rounds
+    )
     return {each._thread.name: each._seconds for each in work}
 
 
@@ -25,10 +27,10 @@ def test_each_kind_of_background_work_comes_as_often_as_it_is_told() -> None:
 def work_of(role: Role, *, leads: bool) -> dict[str, MagicMock]:
     """What a process of this role calls in a round of everything, by the name of the work."""
     adapters = MagicMock()
-    health, housekeeping, catalog, current, interest, proof = (MagicMock() for _ in range(6))
+    health, housekeeping, catalog, current, interest, proof, presence = (MagicMock() for _ in range(7))
     adapters.role = role
     adapters.lead.held.return_value = leads
-    parts = (health, housekeeping, catalog, current, interest, proof)
+    parts = (health, housekeeping, catalog, current, interest, proof, presence)
     for each in background_work(adapters, *parts, Rounds()):
         each._work()
     return {
@@ -42,6 +44,7 @@ def work_of(role: Role, *, leads: bool) -> dict[str, MagicMock]:
         "interest": interest.flush,
         "preflight": proof.compare_waiting,
         "tidying": housekeeping.tidy,
+        "presence": presence.renew,
     }
 
 
@@ -51,7 +54,7 @@ def test_each_process_does_what_its_role_and_the_lead_ask_of_it(role: Role, lead
     done = work_of(role, leads=leads)
     done.pop("tidying").assert_called_once_with(leads=leads)
     answers = {"catalog", "documents", "warmth", "changed indexes", "interest"}
-    expected = {"queue", "verifying"}
+    expected = {"queue", "verifying", "presence"}
     expected |= {"reconciling"} if leads else set()
     expected |= answers if role.answers else set()
     expected |= {"preflight"} if role.builds else set()
@@ -63,14 +66,14 @@ def test_the_database_is_verified_at_once_only_after_a_crash(cut_off: bool, afte
     adapters = MagicMock()
     adapters.database.was_cut_off = cut_off
     other = MagicMock()
-    work = background_work(adapters, other, other, other, other, other, other, Rounds())
+    work = background_work(adapters, other, other, other, other, other, other, other, Rounds())
     delays = {each._thread.name: each._delay for each in work}
     assert delays.pop("integrity") == after
     assert set(delays.values()) == {0}
 
 
 def a_life(work: Periodic) -> Lifecycle:
-    return Lifecycle(MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), (work,))
+    return Lifecycle(MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock(), (work,), MagicMock())
 
 
 def test_background_work_begins_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

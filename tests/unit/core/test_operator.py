@@ -9,6 +9,7 @@ import pytest
 from asu_builder.core.operator import Operator
 from asu_builder.core.submit import Cancellation
 from asu_builder.database.connection import Database
+from asu_builder.database.nodes import SqlNodes
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
@@ -44,6 +45,7 @@ def test_a_purge_without_the_disk_leaves_the_images_to_later(database: Database,
         store=store,
         statistics=statistics,
         preflight_records=SqlPreflightRecords(database),
+        nodes=SqlNodes(database),
         cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     submission = a_submission()
@@ -79,6 +81,7 @@ def test_who_resumes_wakes_every_worker_because_all_that_wait_can_be_claimed(
         store=LocalStore(tmp_path / "store", installation="ours", floor=0),
         statistics=statistics,
         preflight_records=SqlPreflightRecords(database),
+        nodes=SqlNodes(database),
         cancellation=Cancellation(queue, operations, statistics=statistics, settings=Settings()),
     )
     database.wakeups.notify = lambda jobs: woken.append("one")  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from asu_builder.core.preflight import Preflight
 from asu_builder.core.refusals import Refusals
 from asu_builder.core.submit import AccessTracker, Ask, Builds, BuildView, Cancellation
 from asu_builder.database.connection import Database
+from asu_builder.database.nodes import SqlNodes
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.database.queue import SqlJobQueue
@@ -159,6 +160,7 @@ class House:
             store=store,
             statistics=self.statistics,
             preflight_records=SqlPreflightRecords(self.database),
+            nodes=SqlNodes(self.database),
             cancellation=cancellation,
             forget_refusal=self.refusals.forget,
         )

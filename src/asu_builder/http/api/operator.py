@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import asdict
 from starlette.requests import Request
 
 from asu_builder.core.operator import Operator
@@ -55,12 +56,30 @@ class JobList(msgspec.Struct):
     jobs: Annotated[list[JobDocument], says("The jobs", [])]
 
 
+class NodeDocument(msgspec.Struct):
+    """One process on this database, as it was seen last."""
+
+    name: Annotated[str, says("Its name (`worker_id`)", "builder-1")]
+    answers: Annotated[bool, says("Whether it answers clients", True)]
+    builds: Annotated[bool, says("Whether it has workers", True)]
+    concurrent: Annotated[int, says("How many builds it runs at once", 4, minimum=0)]
+    running: Annotated[int, says("How many run now", 1, minimum=0)]
+    drained: Annotated[bool, says("Whether it takes no more jobs until an operator lets it", False)]
+    lost: Annotated[bool, says("Whether it gave no sign of life for half a minute", False)]
+    hindrance: Annotated[str, says("Why it can start no build; empty where it could", "engine", "")]
+    version: Annotated[str, says("The version of its program", "0.3.0")]
+    rules: Annotated[str, says("The digest of its package rules; empty before it has read them", A_HASH)]
+    room: Annotated[int | None, says("Free bytes of its store above `disk_floor`", 50_000_000_000, None)]
+    seen_at: Annotated[datetime, says("Its last sign of life, UTC", A_TIME, format="date-time")]
+
+
 class WorkersDocument(msgspec.Struct):
-    """Whether the workers take jobs."""
+    """Whether the workers take jobs, and the processes they belong to."""
 
     paused: Annotated[bool, says("Whether the workers are paused", False)]
     since: Annotated[datetime | None, says("Since when", A_TIME, None)] = None
     operator: Annotated[str | None, says("Who paused them", "alice", None)] = None
+    nodes: Annotated[list[NodeDocument], says("Every process that was seen within a day, by name", [])] = []
 
 
 class ActDocument(msgspec.Struct):
@@ -227,7 +246,7 @@ class OperatorEndpoints:
 
     @operation("/api/v1/workers", answers=_PAUSE)
     async def workers(self, request: Request) -> RenderedResponse:
-        """Whether the workers are paused. Needs read."""
+        """Whether the workers are paused, and the processes on this database. Needs read."""
         self._require_to_read(request)
         return await self._workers()
 
@@ -301,10 +320,22 @@ class OperatorEndpoints:
         return render_json(await self._threads.run(self._configuration))
 
     async def _workers(self) -> RenderedResponse:
-        pause = await self._threads.run(self._operator.paused)
-        if pause is None:
-            return render_json(WorkersDocument(paused=False))
-        return render_json(WorkersDocument(True, pause.since, pause.operator))
+        return await self._threads.run(self._read_workers)
+
+    def _read_workers(self) -> RenderedResponse:
+        pause = self._operator.paused()
+        nodes = [
+            NodeDocument(
+                **asdict(node.facts),
+                name=node.name,
+                drained=node.drained,
+                lost=node.lost,
+                seen_at=node.seen_at,
+            )
+            for node in self._operator.nodes()
+        ]
+        since, operator = (pause.since, pause.operator) if pause else (None, None)
+        return render_json(WorkersDocument(pause is not None, since, operator, nodes))
 
     async def _act(self, request: Request, act: str, done: str) -> RenderedResponse:
         await self._acts.on_job(self._callers.of(request.scope), act, request.path_params["request_hash"])

@@ -128,7 +128,12 @@ def test_workers_are_paused_and_resumed_and_every_act_is_written_down(
     client: AsgiClient, scene: Scene
 ) -> None:
     submit(scene)
-    assert ask(client, "GET", "/api/v1/workers").json == {"paused": False, "since": None, "operator": None}
+    assert ask(client, "GET", "/api/v1/workers").json == {
+        "paused": False,
+        "since": None,
+        "operator": None,
+        "nodes": [],
+    }
     paused = ask(client, "POST", "/api/v1/workers/pause").json
     assert (paused["paused"], paused["operator"]) == (True, "alice")
     assert scene.queue.claim("w/1", lease_for=timedelta(minutes=1)) is None
