@@ -22,7 +22,14 @@ from asu_builder.domain.health import CheckResult, Status
 from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
 from asu_builder.settings.checks import NAME as TOKEN_NAME
-from asu_builder.settings.predecessor import LOG_LEVELS, RENAMED, SAME_VALUES, said_of, said_of_branch
+from asu_builder.settings.predecessor import (
+    LOG_LEVELS,
+    NOT_NEEDED,
+    RENAMED,
+    SAME_VALUES,
+    said_of,
+    said_of_branch,
+)
 from asu_builder.settings.reading import require_settings, survey_settings
 
 _SIGNS: Mapping[Status, str] = {"ok": "✓", "warning": "!", "error": "✗"}
@@ -114,7 +121,7 @@ def translate(theirs: Mapping[str, Any], origin: str) -> Iterator[str]:
         elif name == "log_level":
             level = str(value).strip().lower()
             ours[name] = LOG_LEVELS.get(level, level)
-        elif name in SETTING_NAMES:
+        elif name in SETTING_NAMES and name not in NOT_NEEDED:
             ours[name] = value
         elif name in SAME_VALUES:
             ours[RENAMED[name]] = value

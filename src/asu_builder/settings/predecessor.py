@@ -15,7 +15,7 @@ _NO_OWN_CACHE = "builds take the proxy that http_proxy and https_proxy name in t
 _ONE_SOCKET = "Podman is reached through its socket (container_socket_path)"
 _OWN_NETWORK = "builds have a network of their own (build_network)"
 NOT_NEEDED: Mapping[str, str] = {
-    "redis_url": "the queue lies in the database (database_path)",
+    "redis_url": "the queue lies in the database; here it is a server that counts rate limits for many hosts",
     "cache_url": _NO_OWN_CACHE,
     "squid_cache": _NO_OWN_CACHE,
     "async_queue": "every build waits in the queue",
@@ -26,6 +26,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "store_backend": "images lie on disk, below public_path",
     "server_stats": "statistics are kept in the database and shown at /statistics",
 }
+"""Also where a setting of that name means something else here, as `redis_url` does."""
 _OF_BRANCHES = (
     "path_packages",
     "package_changes",

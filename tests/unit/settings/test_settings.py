@@ -489,9 +489,9 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     text = (
         "log_level: loud\nserver_port: -1\ncolour: red\ncors: true\nrepository_allow_list: [a, b]\ncors: no\n"
     )
-    said = problems(tmp_path, text, worker_id="a b", job_timeout="soon", redis_url="redis://x")
+    said = problems(tmp_path, text, worker_id="a b", job_timeout="soon", cache_url="http://x")
     assert [line.partition(" (")[0] for line in said] == [
-        *("cors", "log_level", "colour", "job_timeout", "redis_url"),
+        *("cors", "log_level", "colour", "job_timeout", "cache_url"),
         *("server_port", "worker_id", "repository_allow_list[0]", "repository_allow_list[1]"),
     ]
     assert "worker_id (variable ASU_WORKER_ID): expected letters, digits and . _ -, got 'a b'" in said
