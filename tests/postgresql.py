@@ -4,10 +4,12 @@ It lies in the run's folder, and its processes name it, so the run's watcher end
 language is not C, so that a comparison of text that ought to go by bytes is seen to go by words.
 """
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -78,6 +80,21 @@ class PostgresServer:
     def stop(self, mode: str = "immediate") -> None:
         """Ends it: `immediate` as a crash does, `fast` in order."""
         self._control("stop", "--mode", mode)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All its processes stand still, and its connections stay open."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(first, signal.SIGSTOP)  # so that it starts no other
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        pids = [first, *map(int, children)]
+        for pid in pids[1:]:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def copy_to(self, standby: "PostgresServer") -> None:
         """Makes another server that follows this one."""

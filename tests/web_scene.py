@@ -1,6 +1,6 @@
 """The real web application over a queue of plain values and a store on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from asu_builder.core.catalog import Catalog
 from asu_builder.core.comparison import Comparisons
 from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
-from asu_builder.core.live import LiveBuilds, Notifier, Recorder
+from asu_builder.core.live import Ends, LiveBuilds, Notifier, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.search import Preview
@@ -139,6 +139,8 @@ class Scene:
     notifier: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
+    told: Callable[[], int | None] | None = None
+    ended: Notifier = field(default_factory=Notifier)
     resolver: Told = field(default_factory=Told)
     signing: ImageSigning | None = None
     health: Health = field(init=False)
@@ -181,6 +183,7 @@ class Scene:
                 watch_limits=self.watch_limits,
                 clock=lambda: self.seconds,
                 revoked=lambda: self.revoked,
+                ends=Ends(self.told, self.ended.listen) if self.told else None,
             )
         )
 

@@ -19,9 +19,11 @@ import pytest
 
 from asu_builder.database import postgresql
 from asu_builder.database.listening import Listener
+from asu_builder.database.operator import SqlOperations
 from asu_builder.database.postgresql import ServerDatabase
 from asu_builder.database.postgresql_schema import MIGRATIONS, known_schema
 from asu_builder.database.queue import SqlJobQueue
+from asu_builder.database.retention import SqlRetention
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.errors import LeaseLost, Unavailable
 from asu_builder.domain.job import JobState, Lease, Retention, Stage
@@ -374,7 +376,7 @@ def pair(place: str) -> Iterator[tuple[ServerDatabase, ServerDatabase, Listener,
     """Two processes' worth of connections; the second listens, and what it was told of builds."""
     with closing(ServerDatabase(place)) as one, closing(ServerDatabase(named(place))) as two:
         news: list[str] = []
-        listener = Listener(two, on_news=news.append)
+        listener = Listener(two, on_news=news.append, on_end=lambda name: news.append(f"end {name}"))
         listener.start()
         assert eventually(lambda: listener.pid > 0)
         yield one, two, listener, news
@@ -413,12 +415,11 @@ def test_a_job_submitted_in_one_process_wakes_another(pair: Pair) -> None:
 def test_news_of_a_build_and_answers_taken_back_reach_others_and_not_their_teller(pair: Pair) -> None:
     one, _, listener, news = pair
     teller = Listener(one)
-    before, own = listener.current(), teller.current()
+    own = teller.current()
     teller.tell_news("a" * 64)
     assert eventually(lambda: news == ["a" * 64])
     teller.note()
     assert teller.current() != own
-    assert eventually(lambda: listener.current() != before)
     listener.tell_news("b" * 64)
     teller.tell_news("c" * 64)
     assert eventually(lambda: len(news) == 2)
@@ -427,12 +428,59 @@ def test_news_of_a_build_and_answers_taken_back_reach_others_and_not_their_telle
 
 def test_a_listener_whose_connection_was_ended_listens_again_and_looks_once(place: str, pair: Pair) -> None:
     one, _, listener, news = pair
-    pid, before = listener.pid, listener.current()
+    pid, before = listener.pid, listener.told()
+    assert before is not None
     end_sessions(place)
     assert eventually(lambda: listener.pid != pid)
-    assert listener.current() != before, "something may have been missed"
+    assert eventually(lambda: listener.told() not in (before, None)), "something may have been missed"
     Listener(one).tell_news("a" * 64)
     assert eventually(lambda: "a" * 64 in news)
+
+
+def test_every_end_of_an_answer_is_told_whoever_makes_it_and_nothing_else_is(pair: Pair) -> None:
+    one, two, _, news = pair
+    queue, operations, retention = SqlJobQueue(one), SqlOperations(one), SqlRetention(one)
+
+    def completed(name: str) -> tuple[int, str]:
+        job = queue.submit(a_submission(packages=(name,))).job
+        claimed = queue.claim("w/1", lease_for=DAY)
+        assert claimed is not None
+        queue.renew(claimed[1], lease_for=DAY)
+        queue.finish(claimed[1], a_result(), Retention(DAY))
+        queue.touch([job.request_hash])
+        return job.id, job.request_hash
+
+    (_, purged), (number, expired), (_, deleted), (_, updated), (_, again) = map(completed, "abcde")
+    Listener(one).tell_news("all of it")
+    assert eventually(lambda: news == ["all of it"]), news
+    acts: list[tuple[str, Callable[[], object]]] = [
+        (purged, lambda: operations.purge(purged)),
+        (expired, lambda: queue.expire(number)),
+        (deleted, lambda: retention.delete(retention.doomed(deleted, unexpired=True))),
+        (
+            updated,
+            lambda: run_sql(one, f"UPDATE build_jobs SET expires_at = 1 WHERE request_hash = '{updated}'"),
+        ),
+        (again, lambda: operations.requeue(again)),
+    ]
+    for name, act in acts:
+        news.clear()
+        act()
+        assert eventually(lambda: news == [f"end {name}"]), news  # noqa: B023
+    news.clear()
+    SqlOperations(two).purge(again)
+    with pytest.raises(ZeroDivisionError), one.writing() as session:
+        session.execute("DELETE FROM build_jobs")
+        raise ZeroDivisionError
+    Listener(one).tell_news("the end")
+    assert eventually(lambda: news == ["the end"]), (
+        "there was nothing to purge, and what is rolled back is not told"
+    )
+
+
+def run_sql(database: ServerDatabase, statement: str) -> None:
+    with database.writing() as session:
+        session.execute(statement)
 
 
 def test_one_process_leads_and_the_next_one_when_it_is_gone(place: str, pair: Pair) -> None:

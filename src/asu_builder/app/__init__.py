@@ -111,8 +111,7 @@ def assemble(
     health = Health(adapters.checks(), has_room=lambda: adapters.store.room() > 0)
     recorder = Recorder(adapters.log, now=now, notify=adapters.notify)
     preflight = _preflight(settings, adapters, catalog)
-    looks = PreviewsLimit(of=_OF_THIS_MOMENT, windows=adapters.windows("packages"))
-    current = CurrentPackages(catalog, preflight, limit=looks.admit)
+    current = _current_packages(adapters, catalog, preflight)
     proof = _proof(settings, adapters, catalog, preflight, counts)
     workers = _workers(
         settings, adapters, catalog, current, health=health, recorder=recorder, now=now, on_outcome=proof.note
@@ -149,6 +148,7 @@ def assemble(
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
+        ends=adapters.ends,
         signing=adapters.signing,
         attestation=adapters.attestation,
         start=(lambda: None) if only_answers else lifecycle.start,
@@ -192,6 +192,11 @@ def _preflight(settings: Settings, adapters: Adapters, catalog: Catalog) -> Pref
         carried_by=adapters.preflight_records.carried,
         installs_key=settings.install_signing_key,
     )
+
+
+def _current_packages(adapters: Adapters, catalog: Catalog, preflight: Preflight) -> CurrentPackages:
+    looks = PreviewsLimit(of=_OF_THIS_MOMENT, windows=adapters.windows("packages"))
+    return CurrentPackages(catalog, preflight, limit=looks.admit)
 
 
 def _proof(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from asu_builder.core.live import Notifier
+from asu_builder.core.live import Ends, Notifier
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.dialect import SqlDatabase
@@ -174,6 +174,8 @@ class Adapters(Struct, frozen=True):
     notifier: Notifier
     listener: "Listener | None"
     """What hears other hosts, where a server keeps what is kept."""
+    ends: Ends | None
+    """Where it does."""
     store: Store
     statistics: SqlStatistics
     upstream: HttpUpstream
@@ -278,14 +280,14 @@ def open_database(settings: Settings, now: Callable[[], datetime]) -> SqlDatabas
     return ServerDatabase(settings.database_url)
 
 
-def _listener(database: SqlDatabase, notifier: Notifier) -> "Listener | None":
+def _listener(database: SqlDatabase, notifier: Notifier, ended: Notifier) -> "Listener | None":
     if isinstance(database, Database):
         return None
     from asu_builder.database.listening import Listener
     from asu_builder.database.postgresql import ServerDatabase
 
     assert isinstance(database, ServerDatabase)
-    return Listener(database, on_news=notifier.notify)
+    return Listener(database, on_news=notifier.notify, on_end=ended.notify)
 
 
 def open_adapters(
@@ -321,8 +323,8 @@ def open_adapters(
             raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
         redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{installation}")
     retention = SqlRetention(database)
-    notifier = Notifier()
-    listener = _listener(database, notifier)
+    notifier, ended = Notifier(), Notifier()
+    listener = _listener(database, notifier, ended)
     revocations = listener or Revocations(settings.database_path)
     return Adapters(
         role=role,
@@ -333,6 +335,7 @@ def open_adapters(
         lead=listener or FileLead(settings.database_path),
         notifier=notifier,
         listener=listener,
+        ends=Ends(listener.told, ended.listen) if listener else None,
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database, secrets),

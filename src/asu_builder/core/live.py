@@ -171,6 +171,17 @@ class Notifier:
             listener(request_hash)
 
 
+class Ends(Struct, frozen=True):
+    """How a database server tells which final answers have ended, by whatever process.
+
+    `told` gives the same number as long as those who `listen` are called with each hash, from any thread, and
+    None when that is not sure.
+    """
+
+    told: Callable[[], int | None]
+    listen: Callable[[Callable[[str], None]], None]
+
+
 class Look(Struct, frozen=True):
     """A build at one moment, and lines of it: those behind `after`, at most `AT_ONCE`.
 

@@ -31,16 +31,25 @@ _LEAD = 1
 class Listener:
     """One thread with one connection; fulfils `ports.Lead` by a lock of the session, which ends with it.
 
-    `on_news` is called with the hash of a build of which there is something new, from the thread.
+    `on_news` is called with the hash of a build of which there is something new, `on_end` with one whose
+    result or failure answers no more or expires sooner, whoever did that; both from the thread.
     """
 
-    def __init__(self, database: ServerDatabase, *, on_news: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        database: ServerDatabase,
+        *,
+        on_news: Callable[[str], None] = lambda _: None,
+        on_end: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._database = database
         self._on_news = on_news
+        self._on_end = on_end
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._wants_lead = self._leads = False
-        self._revoked = 0
+        self._revoked = self._times = 0
+        self._hears = False
         self.probed_at = float("-inf")
         """By the monotonic clock: when the connection was last known to be whole."""
         self.pid = 0
@@ -69,14 +78,18 @@ class Listener:
         """Leads no more."""
         self.stop()
 
+    def told(self) -> int | None:
+        """The same as before where every end was told since; None while ends may be missed."""
+        whole = self._hears and time.monotonic() - self.probed_at < 2 * _PROBE_SECONDS
+        return self._times if whole else None
+
     def current(self) -> object:
-        """Another value than before means that an operator has taken an answer back since."""
+        """Another value than before means that an operator has taken an answer back in this process since."""
         return self._revoked
 
     def note(self) -> None:
-        """An answer was taken back by this process."""
+        """An answer was taken back by this process; the database tells the others, and which one."""
         self._revoked += 1
-        self._database.tell("revoked")
 
     def tell_news(self, request_hash: str) -> None:
         """There is something new of this build, from this process."""
@@ -96,7 +109,7 @@ class Listener:
             except psycopg.Error as error:
                 if not failures:
                     _log.warning("Other hosts cannot be listened to for now: %s", first_line(error))
-            self._leads = False
+            self._leads = self._hears = False
             self._stopping.wait(_AGAIN_SECONDS[min(failures, len(_AGAIN_SECONDS) - 1)])
             failures += 1
 
@@ -124,13 +137,14 @@ class Listener:
                 Wakeups.notify(wakeups, int(detail))
             case "all":
                 Wakeups.notify_all(wakeups)
-            case "revoked":
-                self._revoked += 1
+            case "ended":
+                self._on_end(detail)
             case "news":
                 self._on_news(detail)
 
     def _look_once(self) -> None:
         """What was told while it did not listen is found by looking."""
         self.probed_at = time.monotonic()
-        self._revoked += 1
+        self._times += 1
+        self._hears = True
         Wakeups.notify_all(self._database.wakeups)

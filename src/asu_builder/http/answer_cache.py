@@ -104,6 +104,8 @@ class CachedResponse(Struct):
     """Whether the next round looks for its files, whosever turn it is."""
     compared: int = 0
     """The last round in which it was read, or compared with the database."""
+    known_at: float = 0.0
+    """When that was, in seconds."""
     polled: int = 0
     """The last round in which somebody polled it."""
     spared: int = 0

@@ -2,7 +2,8 @@
 
 Of each move of a job in this process the answers are told. What another process does, what expires and which
 files are gone is found by rounds: once a second, and only while somebody polls, whatever was polled lately is
-compared with the database at one look (docs/decisions/answers-stay-until-something-changes.md).
+compared with the database at one look (docs/decisions/answers-stay-until-something-changes.md). A database
+server tells of each final answer that ends; those are compared now and then only, and outlast its absence.
 """
 
 import asyncio
@@ -41,7 +42,11 @@ ROUND_SECONDS = 1.0
 POLLED_ROUNDS = 10
 """So many rounds long something counts as polled lately."""
 _LONGEST_ROUND = 5.0
-"""Seconds; then nothing that is kept counts as true any more."""
+"""Seconds; then nothing that is kept counts as true any more, but for answers whose end is told."""
+TOLD_ROUNDS = 10
+"""Every so many rounds the final answers whose end is told are compared all the same."""
+TOLD_SECONDS = 75.0
+"""How long such an answer is kept after it was compared: a minute, and what may lie between two looks."""
 
 
 class Looked(Struct, frozen=True):
@@ -79,12 +84,18 @@ class PolledBuilds:
         *,
         standing_headers: Headers,
         listen: Callable[[Callable[[str], None]], None] = lambda _: None,
+        told: Callable[[], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`listen` takes what is to be called, from any thread, with the hash of a job that has moved."""
+        """`listen` takes what is to be called, from any thread, with the hash of a job that has moved.
+
+        `told`, where a server is the database, gives the same number as long as `forget` is called for each
+        final answer that ends, and None when that is not sure. Without it each round asks what was written.
+        """
         self._builds = builds
         self._touch = builds.touch
         self._standing_headers = standing_headers
+        self._told = told
         self._clock = clock
         self._thread = Threads(1, name="web-round")
         self._cache = AnswerCache()
@@ -103,12 +114,14 @@ class PolledBuilds:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rounds: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
-        listen(self._hear)
+        listen(self.on_loop(self._on_news))
 
     def get(self, request_hash: str) -> CachedResponse | None:
         """The answer to a poll, if it is known."""
         cached = self._cache.get(request_hash)
-        if cached is None or (cached.compared < self._changed and not self._is_true(request_hash, cached)):
+        if cached is None:
+            return None
+        if (self._told or cached.compared < self._changed) and not self._is_true(request_hash, cached):
             return None
         given = cached if cached.body else self._restore(request_hash, cached)
         cached.polled = self._round
@@ -123,6 +136,7 @@ class PolledBuilds:
 
     def mark(self) -> tuple[int, int]:
         """To be taken before something is read that is then `put`."""
+        self._loop = asyncio.get_running_loop()  # what is told from now on counts
         return self._changes, self._news
 
     def put(self, looked: Looked, since: tuple[int, int]) -> bool:
@@ -188,7 +202,11 @@ class PolledBuilds:
         """One round. Polls meanwhile are answered as before it."""
         self._round += 1
         lately, slot = self._round - POLLED_ROUNDS, self._round % POLLED_ROUNDS
-        entries = {name: cached for name, cached in self._cache.items() if cached.compared >= self._changed}
+        entries = {
+            name: cached
+            for name, cached in self._cache.items()
+            if cached.compared >= self._changed or (self._told and cached.frame is None)
+        }
         lives = {name: cached for name, cached in entries.items() if cached.frame and cached.polled >= lately}
         finals = {name: cached for name, cached in entries.items() if cached.frame is None}
         for name in entries.keys() - lives.keys() - finals.keys():
@@ -201,7 +219,8 @@ class PolledBuilds:
         found = await self._ask(read, entries)
         if found is None:
             # Whatever has changed, the next round looks for it again.
-            self._seen, self._changed, self._expires_at = None, self._round, -math.inf
+            self._seen, self._changed = None, self._round
+            self._expires_at = min(due, self._expires_at) if self._told else -math.inf
             return
         if found.changed:
             self._changed = self._round
@@ -218,6 +237,10 @@ class PolledBuilds:
 
         A final one is if its job is still the one that answers. For its files the next round looks.
         """
+        if self._told and cached.frame is None:
+            return self._is_kept(request_hash, cached)
+        if cached.compared >= self._changed:
+            return True
         same = False
         if cached.frame is None:
             with contextlib.suppress(Exception):  # a thread can wait for it, or tells what is wrong
@@ -230,11 +253,23 @@ class PolledBuilds:
         self._start_rounds()
         return True
 
+    def _is_kept(self, request_hash: str, cached: CachedResponse) -> bool:
+        """Whether a final answer whose end is told still counts, though nothing was asked about it lately."""
+        now = self._clock()
+        resting = self._rounds is None or self._rounds.done()
+        # While rounds go on, they look for what expires.
+        expired = resting and -math.inf < self._expires_at <= now
+        if expired or now - cached.known_at >= TOLD_SECONDS:
+            self._cache.drop(request_hash)
+            return False
+        self._start_rounds()
+        return True
+
     def _keep(self, looked: Looked, polled: int) -> None:
         job = looked.view.job
         cached = prepare(looked.answer, self._standing_headers)
         cached.job_id, cached.state, cached.polled = job.id, job.state, polled
-        cached.compared = self._round
+        cached.compared, cached.known_at = self._round, self._clock()
         if job.state not in FINAL_STATES:
             cached.frame, cached.progress = looked.frame, looked.view.progress
         else:
@@ -256,11 +291,16 @@ class PolledBuilds:
 
     # How they are compared with what is true.
 
-    def _hear(self, request_hash: str) -> None:
-        loop = self._loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has been closed
-                loop.call_soon_threadsafe(self._on_news, request_hash)
+    def on_loop(self, call: Callable[[str], None]) -> Callable[[str], None]:
+        """The same call, to be made from any thread; without effect before anything was read."""
+
+        def tell(request_hash: str) -> None:
+            loop = self._loop
+            if loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has been closed
+                    loop.call_soon_threadsafe(call, request_hash)
+
+        return tell
 
     def _on_news(self, request_hash: str) -> None:
         self._news += 1
@@ -303,16 +343,16 @@ class PolledBuilds:
     async def _ask(self, read: Callable[[], _Found], entries: Mapping[str, CachedResponse]) -> _Found | None:
         """Looks at these in the thread, and brings them up to date; None where nothing was found out.
 
-        Where that is because the database does not answer, nothing is kept.
+        Where that is because the database does not answer, nothing is kept but answers whose end is told.
         """
-        changes = self._changes
+        changes, asked_at = self._changes, self._clock()
         try:
             async with asyncio.timeout(_LONGEST_ROUND):
                 found = await self._thread.run(read)
         except Exception as error:  # noqa: BLE001 - polls then ask by themselves, and are told why
             if not isinstance(error, AsuError | TimeoutError):
                 _log.exception("looking at builds again failed: a bug")
-            self.clear()
+            self._let_go()
             return None
         if self._changes != changes:
             return None  # an operator has acted meanwhile, and this may have been read before
@@ -322,7 +362,7 @@ class PolledBuilds:
                 self._cache.drop(name)
         for name in found.compared:
             if name in still:
-                still[name].compared = self._round
+                still[name].compared, still[name].known_at = self._round, asked_at
         for name, looked in found.replaced.items():
             if name in still:
                 self._keep(looked, still[name].polled)
@@ -335,6 +375,16 @@ class PolledBuilds:
         if found.pending is not None:
             self.note_queue_length(found.pending)
         return found
+
+    def _let_go(self) -> None:
+        """Keeps nothing that cannot be compared now, but for final answers whose end is told."""
+        if self._told is None:
+            self.clear()
+            return
+        self._queue = None
+        for name, cached in self._cache.items():
+            if cached.frame is not None:
+                self._cache.drop(name)
 
     # In the thread.
 
@@ -350,17 +400,20 @@ class PolledBuilds:
     ) -> _Found:
         """What has become of everything: of what is final only if anything has changed, or it is `due`."""
         try:
-            seen: int | None = self._builds.changes()
+            seen = self._told() if self._told else self._builds.changes()
         except AsuError:
             seen = None  # it cannot be told at this moment
-        changed = seen is None or seen != self._seen
+        ended = seen is None or seen != self._seen
         self._seen = seen
+        changed = ended or self._told is not None  # which tells of nothing else
         found = self._read_moved(lives, counts=counts and changed)
         polled = {name: cached for name, cached in finals.items() if cached.polled >= lately}
-        job_ids = {name: cached.job_id for name, cached in (polled if changed else finals).items()}
+        # Those whose end is told are answered from memory whether they were compared or not.
+        all_finals = self._told is not None or not changed
+        job_ids = {name: cached.job_id for name, cached in (finals if all_finals else polled).items()}
         lasts = None
         outdated: list[str] = [*found.outdated]
-        if job_ids and (changed or due):
+        if job_ids and (ended or due or (self._told and self._round % TOLD_ROUNDS == 0)):
             names, lasts = self._builds.outdated(job_ids)
             outdated += names
         else:

@@ -49,6 +49,7 @@ def create_app(parts: "Parts") -> FastPath:
         clock=parts.clock,
         revoked=parts.revoked,
         listen=parts.live.listen,
+        ends=parts.ends,
     )
     requests: Requests = Counter()
     live = LiveEndpoints(partial(_load_streams, parts, reading, answers))

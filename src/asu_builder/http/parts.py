@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.health import Health
-from asu_builder.core.live import LiveBuilds
+from asu_builder.core.live import Ends, LiveBuilds
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.search import Preview, Search
 from asu_builder.core.submit import Builds
@@ -32,8 +32,9 @@ class Parts(Struct, frozen=True):
     `start` runs before the port answers and must return at once; `stop` runs when the last answer
     has left, in a thread, and may wait.
     `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
-    whenever an operator has taken an answer back, in any process. `charts`, `comparisons`, `configuration`
-    and `metrics` are made by the first who calls, because a start needs none of them.
+    whenever an operator has taken an answer back, in any process. `ends` are there on a database server.
+    `charts`, `comparisons`, `configuration` and `metrics` are made by the first who calls, because a start
+    needs none of them.
     """
 
     builds: Builds
@@ -59,6 +60,7 @@ class Parts(Struct, frozen=True):
     watch_limits: WatchLimits = WatchLimits()
     clock: Callable[[], float] = time.monotonic
     revoked: Callable[[], object] = lambda: None
+    ends: Ends | None = None
     signing: ImageSigning | None = None
     attestation: StatementSigning | None = None
 

@@ -3,6 +3,7 @@
 What a body means is known for a few seconds only: policy, catalog and package rules may change.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from zlib import crc32
 
 import msgspec
 
+from asu_builder.core.live import Ends
 from asu_builder.core.submit import Ask, Builds
 from asu_builder.domain.access import Caller
-from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.job import JobState
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
@@ -49,6 +51,8 @@ _log = logging.getLogger(__name__)
 LIVE_SECONDS = 0.5
 FINAL_SECONDS = 5.0
 """How long a body means what it meant when it was last submitted: of a result so long, of others as above."""
+_POLL_SECONDS = 15.0
+"""How long a poll waits for a database that takes the question and is silent: a server that was paused."""
 _UNKNOWN = "could not find provided request hash"
 _BODIES_BYTES = 4 << 20
 _LARGEST = 1 << 20
@@ -111,6 +115,7 @@ class BuildAnswers:
         clock: Callable[[], float] = time.monotonic,
         revoked: Callable[[], object] = lambda: None,
         listen: Callable[[Callable[[str], None]], None] = lambda _: None,
+        ends: Ends | None = None,
     ) -> None:
         """`revoked` gives another value whenever an operator has taken an answer back, in any process.
 
@@ -123,7 +128,12 @@ class BuildAnswers:
         self._waiting = waiting
         self._statistics = statistics
         self._clock = clock
-        self.polled = PolledBuilds(builds, standing_headers=standing_headers, listen=listen, clock=clock)
+        told = ends.told if ends else None
+        self.polled = PolledBuilds(
+            builds, standing_headers=standing_headers, listen=listen, told=told, clock=clock
+        )
+        if ends:
+            ends.listen(self.polled.on_loop(self.forget))
         self._unknown = prepare(answer_error(BuildNotFound(_UNKNOWN)), standing_headers)
         # By a number that is quickly made; the body itself is compared.
         self._bodies: LruByteCache[int, SubmittedBody] = LruByteCache(
@@ -322,7 +332,11 @@ class BuildAnswers:
     async def _poll(self, request_hash: str) -> RenderedResponse:
         self._drop_revoked()
         since = self.polled.mark()
-        looked = await self._reading.run(self.polled.look, request_hash)
+        try:
+            async with asyncio.timeout(_POLL_SECONDS):
+                looked = await self._reading.run(self.polled.look, request_hash)
+        except TimeoutError:
+            raise Unavailable("The database does not answer: a look at a build takes too long.") from None
         self._drop_revoked()
         # A POST that came in between knows better than this poll.
         if not self.polled.holds(request_hash):

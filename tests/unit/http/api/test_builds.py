@@ -815,3 +815,139 @@ def test_a_look_that_began_before_it_was_taken_back_is_not_joined_after_and_not_
     builds.look = look  # type: ignore[assignment]
     assert client.get(f"{BUILD}/{name}").status == 200
     assert client.get(f"{BUILD}/{name}").status == 404
+
+
+# Where a database server tells of each end.
+
+
+@pytest.fixture
+def told(scene: Scene) -> list[int | None]:
+    """What the listener says, at its end; before `app` is made."""
+    says: list[int | None] = [1]
+    scene.told = lambda: says[-1]
+    return says
+
+
+def test_final_answers_whose_end_is_told_outlast_a_database_that_does_not_answer(
+    told: list[int | None], client: AsgiClient, app: FastPath, builds: FakeBuilds, scene: Scene
+) -> None:
+    done, lives = builds.complete(a_request(packages=("a",))), builds.build(a_request(packages=("b",)))
+    assert [client.get(f"{BUILD}/{name}").status for name in (done, lives)] == [200, 202]
+    look_again(client, app)
+    looks = builds.looks
+    builds.error = Unavailable("The database does not answer.")
+    told.append(None)
+    for _ in range(int(answers.TOLD_SECONDS) - 1):
+        scene.seconds += 1
+        look_again(client, app)
+        assert client.get(f"{BUILD}/{done}").status == 200
+    assert client.get(f"{BUILD}/{lives}").status == 503
+    assert builds.looks == looks + 1, "only the live one was asked for"
+    scene.seconds += 1
+    assert client.get(f"{BUILD}/{done}").status == 503, "its life is over"
+    builds.error = None
+    assert client.get(f"{BUILD}/{done}").status == 200
+
+
+def test_what_ended_while_nothing_was_told_is_found_by_the_round_after(
+    told: list[int | None], client: AsgiClient, app: FastPath, builds: FakeBuilds
+) -> None:
+    names = [builds.complete(a_request(packages=(name,))) for name in "ab"]
+    for name in names:
+        assert client.get(f"{BUILD}/{name}").status == 200
+    for _ in range(POLLED_ROUNDS + 2):  # nobody polls them lately
+        look_again(client, app)
+    told.append(None)
+    builds.error = Unavailable("The database does not answer.")
+    look_again(client, app)
+    del builds.jobs[names[0]]
+    builds.error = None
+    told.append(2)
+    assert client.get(f"{BUILD}/{names[0]}").status == 200
+    look_again(client, app)
+    assert [client.get(f"{BUILD}/{name}").status for name in names] == [404, 200]
+
+
+def test_a_told_end_is_seen_at_once_by_polls_posts_and_looks_under_way(
+    told: list[int | None], client: AsgiClient, scene: Scene, builds: FakeBuilds
+) -> None:
+    name = builds.complete()
+    assert client.get(f"{BUILD}/{name}").status == 200
+    assert client.post(BUILD, a_body()).status == 200
+    scene.ended.notify(name)
+    del builds.jobs[name]
+    assert client.get(f"{BUILD}/{name}").status == 404
+    assert client.post(BUILD, a_body()).status == 202
+    name = builds.complete(a_request(packages=("another",)))
+    real_look = builds.look
+
+    def look(request_hash: str) -> object:
+        view = real_look(request_hash)
+        if request_hash in builds.jobs:  # it has read the database; now another process purges
+            del builds.jobs[name]
+            scene.ended.notify(name)
+        return view
+
+    builds.look = look  # type: ignore[assignment]
+    assert client.get(f"{BUILD}/{name}").status == 200
+    assert client.get(f"{BUILD}/{name}").status == 404
+
+
+def test_final_answers_whose_end_is_told_are_compared_now_and_then_only(
+    told: list[int | None], client: AsgiClient, app: FastPath, builds: FakeBuilds, scene: Scene
+) -> None:
+    name = builds.complete()
+    builds.lasts = timedelta(seconds=300)
+    for _ in range(4 * answers.TOLD_ROUNDS):
+        assert client.get(f"{BUILD}/{name}").status == 200
+        scene.seconds += 1
+        look_again(client, app)
+    compared = [names for names in builds.compared if names]
+    assert 4 <= len(compared) <= 6
+    told.append(None)
+    builds.compared.clear()
+    look_again(client, app)
+    look_again(client, app)
+    assert [names for names in builds.compared if names] == [{name}] * 2, "while nothing is told, each time"
+    del builds.jobs[name]
+    look_again(client, app)
+    assert client.get(f"{BUILD}/{name}").status == 404
+
+
+def test_a_result_that_expires_while_nobody_polls_is_not_answered_from_memory(
+    told: list[int | None], client: AsgiClient, app: FastPath, builds: FakeBuilds, scene: Scene
+) -> None:
+    name = builds.complete()
+    builds.lasts = timedelta(seconds=30)
+    assert client.get(f"{BUILD}/{name}").status == 200
+    look_again(client, app)
+    app._answers.polled.stop()  # as the rounds do by themselves after a while
+    client.run(asyncio.sleep(0))
+    scene.seconds += 29
+    assert client.get(f"{BUILD}/{name}").status == 200
+    app._answers.polled.stop()
+    client.run(asyncio.sleep(0))
+    scene.seconds += 1
+    del builds.jobs[name]
+    assert client.get(f"{BUILD}/{name}").status == 404
+
+
+def test_a_poll_does_not_wait_for_a_silent_database_for_ever(
+    client: AsgiClient, builds: FakeBuilds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asu_builder.http.api import builds as module
+
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.05)
+    name, goes_on = builds.build(), threading.Event()
+    real_look = builds.look
+
+    def look(request_hash: str) -> object:
+        goes_on.wait(60)
+        return real_look(request_hash)
+
+    builds.look = look  # type: ignore[assignment]
+    answer = client.get(f"{BUILD}/{name}")
+    assert answer.status == 503 and answer.header("retry-after")
+    goes_on.set()
+    monkeypatch.undo()
+    assert client.get(f"{BUILD}/{name}").status == 202

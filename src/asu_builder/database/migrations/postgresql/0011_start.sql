@@ -265,3 +265,18 @@ CREATE TRIGGER build_jobs_moved AFTER UPDATE OF state, deprioritized, priority, 
 CREATE TRIGGER build_jobs_left AFTER DELETE ON build_jobs FOR EACH ROW
   WHEN (OLD.state = 'pending')
   EXECUTE FUNCTION note_move();
+
+-- Whoever lets a final job answer no more, or expire sooner, tells all processes its hash (database/listening.py):
+-- they have its answer in memory. The channel is named as in `ServerDatabase`.
+CREATE FUNCTION tell_end() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(
+        'asu_' || left(encode(sha256(convert_to('asu-builder ' || TG_TABLE_SCHEMA, 'UTF8')), 'hex'), 16),
+        '- ended ' || OLD.request_hash
+    );
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER build_jobs_ended AFTER UPDATE OF expires_at ON build_jobs FOR EACH ROW
+    WHEN (NEW.expires_at < OLD.expires_at) EXECUTE FUNCTION tell_end();
+CREATE TRIGGER build_jobs_deleted AFTER DELETE ON build_jobs FOR EACH ROW EXECUTE FUNCTION tell_end();
