@@ -1,6 +1,7 @@
 """The strict validators of both formats, and builds with invented packages to show them."""
 
 import json
+from collections.abc import Mapping
 from random import Random
 
 from asu_builder.domain.package_index import FoundPackage, FoundPackages, IndexedPackage, PackageManager
@@ -27,12 +28,8 @@ VERSIONS = ("1.36.1-r2", "6.12.67-r1", "2024.12.22~0f32416a-r1", "1:2+b-3", "13"
 NAMES = ("busybox", "kernel", "kmod-tun", "libubus20241020", "libstdc++6", "a_b", "a.b", "A-B", "x-firmware")
 
 
-def some_inventory(seed: int, *, packages: int = 40) -> Inventory:
-    """A build of some packages, most of which an index describes."""
-    dice = Random(seed)
-    names = {*dice.sample(NAMES, 6), *(f"package-{dice.randrange(10_000)}" for _ in range(packages - 6))}
-    manifest = {name: dice.choice(VERSIONS) for name in dice.sample(sorted(names), len(names))}
-    manager = dice.choice((PackageManager.APK, PackageManager.OPKG, None))
+def some_packages(manifest: Mapping[str, str], manager: PackageManager | None, dice: Random) -> FoundPackages:
+    """What indexes say of most packages of a manifest; None says nothing."""
     found = {
         name: FoundPackage(
             IndexedPackage(
@@ -50,6 +47,16 @@ def some_inventory(seed: int, *, packages: int = 40) -> Inventory:
         for name, version in manifest.items()
         if manager and dice.random() < 0.9
     }
+    return FoundPackages(manager, found)
+
+
+def some_inventory(seed: int, *, packages: int = 40) -> Inventory:
+    """A build of some packages, most of which an index describes."""
+    dice = Random(seed)
+    names = {*dice.sample(NAMES, 6), *(f"package-{dice.randrange(10_000)}" for _ in range(packages - 6))}
+    manifest = {name: dice.choice(VERSIONS) for name in dice.sample(sorted(names), len(names))}
+    manager = dice.choice((PackageManager.APK, PackageManager.OPKG, None))
+    found = some_packages(manifest, manager, dice)
     description = {
         "source_date_epoch": dice.choice((1760000000, "1760000000", None, "x", -5, 10**30)),
         "arch_packages": dice.choice(("x86_64", "", 7)),
@@ -61,7 +68,7 @@ def some_inventory(seed: int, *, packages: int = 40) -> Inventory:
         request_hash(request),
         description=description,
         manifest=manifest,
-        found=FoundPackages(manager, found),
+        found=found,
     )
 
 

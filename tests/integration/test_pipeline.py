@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +21,10 @@ from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
 from asu_builder.domain.job import BuildResult, Job, JobState, Stage
 from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
-from asu_builder.domain.package_index import PackageManager
+from asu_builder.domain.package_index import FoundPackages, PackageManager
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.release import Branches
-from asu_builder.domain.request import request_hash
+from asu_builder.domain.request import BuildRequest, request_hash
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.package_rules import LocalPackageChanges
 from asu_builder.ports import Container, PreflightRecords
@@ -42,7 +42,7 @@ from e2e.images import kinds_of_trailers
 from factories import NOON, a_request, eventually, sooner_than
 from odd_server import odd_server
 from podman_service import APK_VERSION, OPKG_VERSION
-from sbom_rig import faults
+from sbom_rig import faults, some_packages
 
 FLAVOURS = (APK_VERSION, OPKG_VERSION)
 
@@ -83,6 +83,9 @@ class Bench:
         *,
         upstream_url: str = "http://127.0.0.1:9",
         records: PreflightRecords | None = None,
+        found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
+            FoundPackages()
+        ),
     ) -> None:
         self.runtime = LocalRuntime(
             Settings(imagebuilder_path=imagebuilder_path), root / "builds", sandboxed=False
@@ -101,6 +104,7 @@ class Bench:
             baseline=lambda request: self.baseline,
             repository_status=RepositoryStatus("http://127.0.0.1:9").ask,
             records=records,
+            found_packages=found_packages,
             upstream_url=upstream_url,
             job_timeout=timedelta(minutes=2),
         )
@@ -561,12 +565,18 @@ def _choices(version: str) -> list[str]:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_strict_validators_accept_the_documents_of_200_random_selections(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_world: Distribution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifests are real, and the images those of the first build of each release, which saves minutes.
 
-    Every tenth is built twice, to equal documents.
+    Indexes say of the packages what a careless one might. Every tenth is built twice, to equal documents.
     """
+
+    def found(request: BuildRequest, manifest: Mapping[str, str]) -> FoundPackages:
+        manager = PackageManager.APK if request.version == APK_VERSION else PackageManager.OPKG
+        return some_packages(manifest, manager, Random(request_hash(request)))
+
+    bench = Bench(tmp_path, sample_world.template, found_packages=found)
     build = pipeline.ImageBuilder.build
 
     def build_once(
@@ -593,8 +603,8 @@ def test_the_strict_validators_accept_the_documents_of_200_random_selections(
                 break
             assert result.sbom is not None
             name = request_hash(a_request(version=version, packages=packages))
-            found = (bench.store.locate(name, file) for file in (result.sbom.cyclonedx, result.sbom.spdx))
-            documents.append([path.read_bytes() for path in found if path])
+            paths = (bench.store.locate(name, file) for file in (result.sbom.cyclonedx, result.sbom.spdx))
+            documents.append([path.read_bytes() for path in paths if path])
             bench.store.remove(name)
         if not documents:
             continue
