@@ -105,3 +105,24 @@ def test_a_job_starts_and_ends_on_another_host_as_soon_as_it_is_told(make_local:
         assert took < 25, "it waited for a look"
     assert worker.stop() == 0
     assert "Traceback" not in api.stderr() + worker.stderr()
+
+
+def test_a_host_with_the_name_of_another_that_lives_does_not_start(make_local: Make, api: Service) -> None:
+    api.start()
+    first = a_worker(make_local, api).start()
+    second = a_worker(make_local, api, "twin", worker_id="hut")
+    second.change(database_path=str(second.directory / "its own" / "asu.db"))
+    second.launch()
+    assert second.wait() == 4
+    assert (
+        "Another machine works on this database under the name hut. Set another worker_id" in second.stderr()
+    )
+    drained = run(api, "worker", "--drain", "--name", "hut")
+    assert drained.returncode == 0, drained.stderr
+    with api.client() as client:
+        waiting = client.post(a_body("vim")).json["request_hash"]
+        assert first.stop() == 0
+        third = a_worker(make_local, api, "other").start()
+        assert client.wait(waiting).status == 200, "the job that a drained host left is another's"
+    assert third.stop() == 0
+    assert "Traceback" not in api.stderr() + first.stderr() + second.stderr() + third.stderr()
