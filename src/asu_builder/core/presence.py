@@ -1,6 +1,5 @@
 """The sign of life that a process gives, by which operators and other processes know it."""
 
-import logging
 import os
 from collections.abc import Callable
 
@@ -10,11 +9,9 @@ from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.nodes import NodeFacts
 from asu_builder.ports import Nodes, Store
 
-_log = logging.getLogger(__name__)
-
 
 class Presence:
-    """Renews the row of this process. Where another life has taken its name, it claims nothing more."""
+    """Renews the row of this process. While another machine has its name, it claims nothing."""
 
     def __init__(
         self,
@@ -42,6 +39,7 @@ class Presence:
         self._store = store
         self._rules = rules
         self._life = os.urandom(8).hex()
+        self._is_displaced = False
 
     def renew(self) -> None:
         """To be called every few seconds. Raises `Unavailable` where another has the name."""
@@ -60,11 +58,13 @@ class Presence:
             self._health.hindrance() if self._builds else "",
         )
         if not self._nodes.renew(self._name, self._machine, self._life, facts):
-            self._workers.only = NO_JOB
+            self._is_displaced, self._workers.only = True, NO_JOB
             raise Unavailable(
                 f"Another machine has taken the name {self._name} on this database; this process takes no "
-                "more jobs. Stop one of them, and set another worker_id."
+                "jobs. Stop one of them, and set another worker_id."
             )
+        if self._is_displaced:  # the other has gone
+            self._is_displaced, self._workers.only = False, None
 
     def leave(self) -> None:
         """Says that this process ends."""
