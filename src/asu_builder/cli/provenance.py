@@ -15,7 +15,7 @@ from asu_builder.cli.exit_codes import ExitCode, exit_on_error, print_error
 from asu_builder.cli.views import printable
 from asu_builder.client.downloads import is_file_name
 from asu_builder.domain.errors import BuildNotFound, Conflict, ServerMistake
-from asu_builder.domain.provenance import BadStatement, Provenance, parse_statement
+from asu_builder.domain.provenance import BadStatement, parse_statement
 from asu_builder.domain.request import HASH_PREFIX
 from asu_builder.settings import SettingsProblem
 from asu_builder.signing import pem
@@ -92,7 +92,7 @@ def _verify(
     except (BadEnvelope, BadStatement) as bad:
         return [], [f"This is no statement of where files came from: {bad}."]
     if not is_signed:
-        # Of what nobody vouches for, nothing more is worth a look.
+        # The digests of an unsigned statement prove nothing, so no file is read.
         return [], [f"The statement is not signed by key {key.key_id}."]
     wrong, there = [], 0
     for name, digest in statement.digests.items():
@@ -104,18 +104,15 @@ def _verify(
             wrong.append(f"{name} is named in the statement, and is not there.")
     if not there and not wrong:
         wrong.append("None of the files that the statement names is beside it.")
-    return _told(statement, key, there), wrong
-
-
-def _told(statement: Provenance, key: pem.PublicKey, there: int) -> list[str]:
-    asked: Mapping[str, object] = statement.request
-    what = " ".join(str(asked[name]) for name in ("version", "target", "profile") if name in asked)
-    return [
+    request: Mapping[str, object] = statement.request
+    what = " ".join(str(request[name]) for name in ("version", "target", "profile") if name in request)
+    stated = [
         f"{there} of {len(statement.digests)} files are what was built; signed by key {key.key_id}",
         f"built by {statement.builder} {f'({statement.program})' if statement.program else ''}".rstrip(),
         *([f"for {what}"] if what else []),
         *([f"finished {statement.finished_at}"] if statement.finished_at else []),
     ]
+    return stated, wrong
 
 
 @contextmanager

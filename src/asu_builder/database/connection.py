@@ -234,8 +234,8 @@ class Database:
     ) -> Iterator[tuple[sqlite3.Connection, int]]:
         """A transaction of `writing` for what writes times, and the database's time in it.
 
-        `polled` says that this looks at the queue, as is done every ten seconds: time that nobody saw is told
-        by the gap.
+        `polled` marks the transactions that poll the queue, at least every ten seconds: a longer gap between
+        them is time in which no process ran.
         """
         with self.writing(durable=durable) as connection:
             at = self.now()

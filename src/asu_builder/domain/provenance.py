@@ -58,7 +58,7 @@ def render_statement(
 ) -> bytes:
     """The statement about files with these digests, by name; equal builds differ in the two times only.
 
-    The request hash is not in it, because whoever knows that may read the request.
+    The request hash is left out: it gives access to the request, which may hold secrets.
     """
     unsigned = {image.name: image.sha256_unsigned for image in images}
     subjects = []

@@ -1,7 +1,7 @@
 """Sends files that lie in object storage: piece by piece, as fast as the client takes them.
 
-Each piece is a request of its own, which ends in time however slow the client is, and lets a connection go
-back to others. A client that takes its pieces quickly gets larger ones, which cost less.
+Each piece is fetched by a separate request, which ends in time however slow the client is and returns its
+connection to the pool. A client that takes its pieces quickly gets larger ones, which cost less.
 """
 
 import asyncio

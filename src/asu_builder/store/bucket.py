@@ -113,7 +113,7 @@ class Bucket:
             _library().put(self._quick(), key, text)
 
     def upload(self, key: str, path: Path, *, attributes: Mapping[str, str]) -> None:
-        """Writes a file under a key that nobody else writes to."""
+        """Writes a file under a key that no other process writes to."""
         put = partial(_library().put, self._write(), key, attributes=dict(attributes))
         if path.stat().st_size > _WHOLE_BELOW:
             with self._errors():

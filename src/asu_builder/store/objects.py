@@ -119,7 +119,7 @@ class ObjectStore:
     def publish(
         self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = lambda: None
     ) -> Published:
-        # A bucket that went away meanwhile is not made anew by writing into it, as some servers would.
+        # Some servers create a missing bucket when it is written to, so check first that ours is still there.
         is_marked = self._find_mark()
         folder = f"{self._ours}{os.urandom(8).hex()}"
         former = self._folders(request_hash)

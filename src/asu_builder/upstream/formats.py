@@ -303,9 +303,9 @@ def check_packages(body: bytes, notes: Notes) -> IndexFile:
 
 
 def _check_is_there(body: bytes) -> None:
-    """A server whose disk is full serves empty files, and nobody may read that all packages are gone.
+    """A server whose disk is full serves empty files: such an index does not mean that all packages are gone.
 
-    An empty list that is meant has at least the frame of gzip around it.
+    An index that really lists no package has at least a gzip header.
     """
     if not body.strip():
         raise Unreadable("it is empty")
