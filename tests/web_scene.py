@@ -139,7 +139,7 @@ class Scene:
     notifier: Notifier = field(default_factory=Notifier)
     seconds: float = 1000.0
     revoked: int = 0
-    told: Callable[[], int | None] | None = None
+    generation: Callable[[], int | None] | None = None
     ended: Notifier = field(default_factory=Notifier)
     resolver: Told = field(default_factory=Told)
     signing: ImageSigning | None = None
@@ -183,7 +183,7 @@ class Scene:
                 watch_limits=self.watch_limits,
                 clock=lambda: self.seconds,
                 revoked=lambda: self.revoked,
-                ends=Ends(self.told, self.ended.listen) if self.told else None,
+                ends=Ends(self.generation, self.ended.listen) if self.generation else None,
             )
         )
 

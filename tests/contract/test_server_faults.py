@@ -428,11 +428,11 @@ def test_news_of_a_build_and_answers_taken_back_reach_others_and_not_their_telle
 
 def test_a_listener_whose_connection_was_ended_listens_again_and_looks_once(place: str, pair: Pair) -> None:
     one, _, listener, news = pair
-    pid, before = listener.pid, listener.told()
+    pid, before = listener.pid, listener.generation()
     assert before is not None
     end_sessions(place)
     assert eventually(lambda: listener.pid != pid)
-    assert eventually(lambda: listener.told() not in (before, None)), "something may have been missed"
+    assert eventually(lambda: listener.generation() not in (before, None)), "something may have been missed"
     Listener(one).tell_news("a" * 64)
     assert eventually(lambda: "a" * 64 in news)
 

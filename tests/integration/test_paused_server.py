@@ -79,7 +79,7 @@ def test_results_are_told_while_the_server_stands_still_and_what_was_purged_then
         lives = queue.submit(a_submission(packages=("c",))).job.request_hash
         assert [poll(name) for name in (*names, lives)] == [200, 200, 202]
         polled = app._answers.polled  # type: ignore[attr-defined]
-        assert eventually(lambda: poll(names[0]) == 200 and polled._told() is not None)
+        assert eventually(lambda: poll(names[0]) == 200 and polled._generation() is not None)
         with server.frozen():
             # Live ones as they were, until a round has found that nothing can be asked.
             assert eventually(lambda: [poll(name) for name in (*names, lives)] == [200, 200, 503])

@@ -335,7 +335,7 @@ def open_adapters(
         lead=listener or FileLead(settings.database_path),
         notifier=notifier,
         listener=listener,
-        ends=Ends(listener.told, ended.listen) if listener else None,
+        ends=Ends(listener.generation, ended.listen) if listener else None,
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database, secrets),

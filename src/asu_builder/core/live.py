@@ -172,13 +172,13 @@ class Notifier:
 
 
 class Ends(Struct, frozen=True):
-    """How a database server tells which final answers have ended, by whatever process.
+    """How a database server announces which final answers have ended, whichever process ended them.
 
-    `told` gives the same number as long as those who `listen` are called with each hash, from any thread, and
-    None when that is not sure.
+    Callbacks given to `listen` are called with each hash, from any thread. `generation` returns the same
+    number as long as no announcement was missed, and None while that is uncertain.
     """
 
-    told: Callable[[], int | None]
+    generation: Callable[[], int | None]
     listen: Callable[[Callable[[str], None]], None]
 
 

@@ -31,8 +31,8 @@ _LEAD = 1
 class Listener:
     """One thread with one connection; fulfils `ports.Lead` by a lock of the session, which ends with it.
 
-    `on_news` is called with the hash of a build of which there is something new, `on_end` with one whose
-    result or failure answers no more or expires sooner, whoever did that; both from the thread.
+    `on_news` is called with the hash of a build that has news, `on_end` with one whose result or failure was
+    withdrawn or expires sooner, by this or another process; both from the thread.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Listener:
         """Leads no more."""
         self.stop()
 
-    def told(self) -> int | None:
-        """The same as before where every end was told since; None while ends may be missed."""
+    def generation(self) -> int | None:
+        """The same number as before if no end was missed since; None while ends may be missed."""
         whole = self._hears and time.monotonic() - self.probed_at < 2 * _PROBE_SECONDS
         return self._times if whole else None
 

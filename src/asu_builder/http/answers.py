@@ -84,18 +84,19 @@ class PolledBuilds:
         *,
         standing_headers: Headers,
         listen: Callable[[Callable[[str], None]], None] = lambda _: None,
-        told: Callable[[], int | None] | None = None,
+        generation: Callable[[], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`listen` takes what is to be called, from any thread, with the hash of a job that has moved.
 
-        `told`, where a server is the database, gives the same number as long as `forget` is called for each
-        final answer that ends, and None when that is not sure. Without it each round asks what was written.
+        `generation`, where the database is a server, returns the same number as long as `forget` was called
+        for each final answer that ended, and None while that is uncertain. Without it each round asks what
+        was written.
         """
         self._builds = builds
         self._touch = builds.touch
         self._standing_headers = standing_headers
-        self._told = told
+        self._generation = generation
         self._clock = clock
         self._thread = Threads(1, name="web-round")
         self._cache = AnswerCache()
@@ -121,7 +122,7 @@ class PolledBuilds:
         cached = self._cache.get(request_hash)
         if cached is None:
             return None
-        if (self._told or cached.compared < self._changed) and not self._is_true(request_hash, cached):
+        if (self._generation or cached.compared < self._changed) and not self._is_true(request_hash, cached):
             return None
         given = cached if cached.body else self._restore(request_hash, cached)
         cached.polled = self._round
@@ -205,7 +206,7 @@ class PolledBuilds:
         entries = {
             name: cached
             for name, cached in self._cache.items()
-            if cached.compared >= self._changed or (self._told and cached.frame is None)
+            if cached.compared >= self._changed or (self._generation and cached.frame is None)
         }
         lives = {name: cached for name, cached in entries.items() if cached.frame and cached.polled >= lately}
         finals = {name: cached for name, cached in entries.items() if cached.frame is None}
@@ -220,7 +221,7 @@ class PolledBuilds:
         if found is None:
             # Whatever has changed, the next round looks for it again.
             self._seen, self._changed = None, self._round
-            self._expires_at = min(due, self._expires_at) if self._told else -math.inf
+            self._expires_at = min(due, self._expires_at) if self._generation else -math.inf
             return
         if found.changed:
             self._changed = self._round
@@ -237,7 +238,7 @@ class PolledBuilds:
 
         A final one is if its job is still the one that answers. For its files the next round looks.
         """
-        if self._told and cached.frame is None:
+        if self._generation and cached.frame is None:
             return self._is_kept(request_hash, cached)
         if cached.compared >= self._changed:
             return True
@@ -345,7 +346,7 @@ class PolledBuilds:
 
         Where that is because the database does not answer, nothing is kept but answers whose end is told.
         """
-        changes, asked_at = self._changes, self._clock()
+        changes, read_at = self._changes, self._clock()
         try:
             async with asyncio.timeout(_LONGEST_ROUND):
                 found = await self._thread.run(read)
@@ -362,7 +363,7 @@ class PolledBuilds:
                 self._cache.drop(name)
         for name in found.compared:
             if name in still:
-                still[name].compared, still[name].known_at = self._round, asked_at
+                still[name].compared, still[name].known_at = self._round, read_at
         for name, looked in found.replaced.items():
             if name in still:
                 self._keep(looked, still[name].polled)
@@ -378,7 +379,7 @@ class PolledBuilds:
 
     def _let_go(self) -> None:
         """Keeps nothing that cannot be compared now, but for final answers whose end is told."""
-        if self._told is None:
+        if self._generation is None:
             self.clear()
             return
         self._queue = None
@@ -400,20 +401,20 @@ class PolledBuilds:
     ) -> _Found:
         """What has become of everything: of what is final only if anything has changed, or it is `due`."""
         try:
-            seen = self._told() if self._told else self._builds.changes()
+            seen = self._generation() if self._generation else self._builds.changes()
         except AsuError:
             seen = None  # it cannot be told at this moment
         ended = seen is None or seen != self._seen
         self._seen = seen
-        changed = ended or self._told is not None  # which tells of nothing else
+        changed = ended or self._generation is not None  # which tells of nothing else
         found = self._read_moved(lives, counts=counts and changed)
         polled = {name: cached for name, cached in finals.items() if cached.polled >= lately}
         # Those whose end is told are answered from memory whether they were compared or not.
-        all_finals = self._told is not None or not changed
+        all_finals = self._generation is not None or not changed
         job_ids = {name: cached.job_id for name, cached in (finals if all_finals else polled).items()}
         lasts = None
         outdated: list[str] = [*found.outdated]
-        if job_ids and (ended or due or (self._told and self._round % TOLD_ROUNDS == 0)):
+        if job_ids and (ended or due or (self._generation and self._round % TOLD_ROUNDS == 0)):
             names, lasts = self._builds.outdated(job_ids)
             outdated += names
         else:

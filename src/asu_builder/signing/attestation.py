@@ -151,7 +151,7 @@ class Attestation:
             key = pem.parse_public_key(self._holder.public_key().encode())
             if key.raw == self._key_of_images():
                 raise SigningUnavailable(
-                    "The provenance key is the key that signs images; a key of its own is needed."
+                    "The provenance key is the key that signs images; statements need another key."
                 )
             self._public = key
         return self._public

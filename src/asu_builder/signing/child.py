@@ -1,8 +1,8 @@
 """The process that holds a key while it signs.
 
-Python cannot wipe what it has read. So the service reads no secret half: a separate process does, into which
-nobody can look and which ends when there is nothing more to sign (docs/decisions/the-key-stays-outside.md).
-It imports little, because it is started for each build.
+Python cannot wipe what it has read. So the service reads no secret half: a separate process does. Other
+processes cannot read its memory, and it ends when there is nothing more to sign
+(docs/decisions/the-key-stays-outside.md). It imports little, because it is started for each build.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def main(idle_seconds: float) -> None:
             key = key or _read(kind, key_file)
             answer = key.public.text().encode().hex()
             for message in messages:
-                with usign.mapped(message, alone=True) as content:
+                with usign.mapped(message, prefault=True) as content:
                     answer += f" {key.sign(content).raw.hex()}"
         except usign.BadKey as bad:
             answer = f"- {bad}"

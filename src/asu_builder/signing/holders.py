@@ -1,4 +1,4 @@
-"""What holds keys: a file, which a process of its own reads, a program, or another host."""
+"""What holds keys: a file, which a separate process reads, a program, or another host."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ class KeyKind(NamedTuple):
     title: str
     """As people do."""
     parse: Callable[[bytes], usign.PublicKey | pem.PublicKey]
-    """The public half of its own file; raises `BadKey`."""
+    """Reads a public key from the text of its file; raises `BadKey`."""
     read_public_half: Callable[[Path], usign.PublicKey] | None
     """The public half in the file of a secret key, where it can be read alone; raises `BadKey`."""
 

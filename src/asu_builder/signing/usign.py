@@ -193,14 +193,13 @@ def read_small_file(path: StrPath) -> bytes:
 
 
 @contextlib.contextmanager
-def mapped(path: StrPath, *, alone: bool = False) -> Iterator[mmap.mmap]:
+def mapped(path: StrPath, *, prefault: bool = False) -> Iterator[mmap.mmap]:
     """A file that is not empty as memory that belongs to it, however large it is.
 
-    With `alone` no other thread of this process has anything to do meanwhile.
+    `prefault` reads all pages at once, for a process without other threads: it spares a page fault for each
+    sixteen pages, but Python holds its lock until the disk has delivered them.
     """
-    # All pages at once spare an interruption for each sixteen of them. But Python lets no other thread run
-    # until they are there, which takes as long as the disk does.
-    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if alone else 0)
+    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if prefault else 0)
     with (
         open(path, "rb") as file,  # noqa: PTH123 - what signs imports little
         mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as content,

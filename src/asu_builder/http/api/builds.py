@@ -128,9 +128,9 @@ class BuildAnswers:
         self._waiting = waiting
         self._statistics = statistics
         self._clock = clock
-        told = ends.told if ends else None
+        generation = ends.generation if ends else None
         self.polled = PolledBuilds(
-            builds, standing_headers=standing_headers, listen=listen, told=told, clock=clock
+            builds, standing_headers=standing_headers, listen=listen, generation=generation, clock=clock
         )
         if ends:
             ends.listen(self.polled.on_loop(self.forget))

@@ -824,7 +824,7 @@ def test_a_look_that_began_before_it_was_taken_back_is_not_joined_after_and_not_
 def told(scene: Scene) -> list[int | None]:
     """What the listener says, at its end; before `app` is made."""
     says: list[int | None] = [1]
-    scene.told = lambda: says[-1]
+    scene.generation = lambda: says[-1]
     return says
 
 
