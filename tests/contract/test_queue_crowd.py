@@ -151,6 +151,9 @@ def test_what_a_crowd_did_to_one_queue_fits_together(
     require_all(database, images, history)
 
 
+@pytest.mark.parametrize(
+    "place", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
 def test_what_two_processes_did_to_one_queue_fits_together(
     database: SqlDatabase, images: Path, place: str
 ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
+from asu_builder.database.secrets import Secrets, make_key, write_keys
 from asu_builder.domain.errors import AsuError, FailureReason, LeaseLost, QueueFull, StillRead
 from asu_builder.domain.job import (
     BuildFailure,
@@ -110,9 +111,18 @@ class Side:
 
     @classmethod
     def on(cls, place: str) -> "Side":
-        """Opens the database at `place`."""
+        """Opens the database at `place`; a server stores secrets only under a key."""
         database = opened(place)
-        return cls(database, SqlJobQueue(database), SqlRetention(database), SqlOperations(database))
+        secrets = None if database.overwrites_deleted else Secrets(secrets_key())
+        return cls(database, SqlJobQueue(database, secrets), SqlRetention(database), SqlOperations(database))
+
+
+@cache
+def secrets_key() -> Path:
+    """The same for both sides and all courses."""
+    path = Path(tempfile.mkdtemp()) / "secrets.key"
+    write_keys(path, [make_key()], new=True)
+    return path
 
 
 def at(second: int) -> datetime:
@@ -478,7 +488,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert (None if anew is None else (anew.caller, anew.priority)) == wanted
         if anew is not None:
             self.model.expire(self.model.of_hash(request_hash), now=self.now)
-            self.entered(anew, asked_by(which, anew.caller, anew.priority))
+            # What is encrypted in the request is read by the queue alone.
+            found = at_time(self.side.queue, at(self.now)).find(request_hash)
+            assert found is not None and found.id == anew.id
+            self.entered(found, asked_by(which, anew.caller, anew.priority))
             self.model.jobs[-1].has_secret = False
 
     @rule(which=requests, unexpired=st.booleans(), fails=st.booleans())
@@ -608,6 +621,7 @@ def test_the_queue_does_what_its_model_does() -> None:
 @pytest.mark.hypothesis
 @pytest.mark.timeout(0 if COURSES else 600)
 def test_the_queue_on_a_server_does_what_its_model_does() -> None:
-    """Fewer courses: each question goes to another process and back."""
-    few = settings(PROFILE, max_examples=COURSES or max(2, PROFILE.max_examples // 12))
+    """Few and short courses, and more in the long part: each question goes to another process and back."""
+    many = COURSES or PROFILE.max_examples // 12
+    few = settings(PROFILE, max_examples=max(2, many), stateful_step_count=150 if many > 2 else 40)
     run_state_machine_as_test(ServerQueueMachine, settings=few)

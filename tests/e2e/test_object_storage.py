@@ -97,6 +97,7 @@ def test_images_are_built_into_the_bucket_and_downloaded_from_it(
         assert client.ask("GET", address, headers={"If-None-Match": etag}).status == 304
 
 
+@pytest.mark.long
 def test_a_result_whose_objects_are_gone_is_built_again(service: Service, tmp_path: Path) -> None:
     url = s3_server().place(tmp_path.name)
     bucket = Bucket(Settings(store_url=url, store_options=s3_server().options()))
@@ -114,6 +115,7 @@ def test_a_result_whose_objects_are_gone_is_built_again(service: Service, tmp_pa
         assert files_of(client, built)
 
 
+@pytest.mark.long
 def test_while_the_bucket_fails_builds_wait_and_polls_are_answered(
     service: Service, proxy: FaultyProxy
 ) -> None:

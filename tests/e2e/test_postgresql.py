@@ -34,6 +34,7 @@ def a_worker(make: Make, api: Service, name: str = "hut", **settings: object) ->
     return make_worker(make, api, name, database_url=url, **{"worker_poll": "30s", **settings})
 
 
+@pytest.mark.long
 def test_what_one_process_accepts_others_build_and_every_command_and_page_works(
     make_local: Make, api: Service, tmp_path: Path
 ) -> None:

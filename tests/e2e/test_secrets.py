@@ -4,9 +4,12 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from e2e.conftest import Make
 from e2e.service import READ_TOKENS, Service, run
 from e2e.test_builds import a_body
+from factories import eventually
 
 PASSWORD = "correct horse battery staple"
 
@@ -59,6 +62,7 @@ def test_a_script_is_built_and_echoed_and_lies_nowhere_in_plain_text(make_local:
     assert PASSWORD not in service.stderr()
 
 
+@pytest.mark.long
 def test_a_lost_key_ends_the_start_with_what_to_do(make_local: Make) -> None:
     path = _a_key(make_local(), "secrets.key")
     service = make_local(secrets_key=path)
@@ -84,6 +88,7 @@ def test_a_lost_key_ends_the_start_with_what_to_do(make_local: Make) -> None:
         assert client.build(_with_script("a")).status == 200
 
 
+@pytest.mark.long
 def test_a_request_whose_key_is_gone_is_unavailable_until_it_is_sent_again(make_local: Make) -> None:
     path = _a_key(make_local(), "secrets.key")
     service = make_local(secrets_key=path, api_tokens=READ_TOKENS)
@@ -99,7 +104,7 @@ def test_a_request_whose_key_is_gone_is_unavailable_until_it_is_sent_again(make_
         answer = client.ask("GET", address)
         assert answer.status == 503 and "Send the whole request again" in answer.json["detail"], answer.body
         assert client.get(f"/api/v1/build/{plain.json['request_hash']}").status == 200
-        assert "does not have it" in client.health()["parts"]["secrets"]["sentence"]
+        assert eventually(lambda: "does not have it" in client.health()["parts"]["secrets"]["sentence"])
         assert client.post(_with_script("a")).status == 200
         assert client.get(address).status == 200
         path.write_bytes(kept)
