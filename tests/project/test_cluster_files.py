@@ -154,18 +154,27 @@ def test_each_selector_finds_its_pods_and_each_mount_its_volume(values: str) -> 
 
 
 def test_keys_reach_only_who_signs() -> None:
-    def who_has_keys(values: str) -> set[str]:
-        return {
-            name
-            for name, pod in pods(rendered(values))
-            if any(volume["name"] == "signing-files" for volume in pod["spec"].get("volumes", []))
-        }
+    objects = rendered(
+        f"{_EVERYTHING},worker.settings.signing_key=file:/run/asu/signing.key,"
+        "api.settings.signing_public_key=/run/asu/signing.key.pub"
+    )
+    nodes = dict(pods(objects))
+    having = {
+        name
+        for name, pod in nodes.items()
+        if any(volume["name"] == "signing-files" for volume in pod["spec"].get("volumes", []))
+    }
+    assert having == {"asu-worker"}
+    named = {
+        (name, variable["name"])
+        for name, pod in nodes.items()
+        for variable in pod["spec"]["containers"][0].get("env", [])
+        if variable["name"].startswith("ASU_SIGNING")
+    }
+    assert named == {("asu-worker", "ASU_SIGNING_KEY"), ("asu-api", "ASU_SIGNING_PUBLIC_KEY")}
 
-    assert who_has_keys(_EVERYTHING) == {"asu-worker"}
-    assert who_has_keys(f"{_EVERYTHING},api.sign=true") == {"asu-api"}
 
-
-def test_a_node_of_the_chart_has_no_rights(compose: dict[str, Any]) -> None:
+def test_a_node_of_the_chart_has_no_rights() -> None:
     seen = 0
     for _, pod in pods(rendered(_EVERYTHING)):
         assert pod["spec"]["automountServiceAccountToken"] is False

@@ -51,6 +51,13 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{- /* Settings of one role. */ -}}
+{{- define "asu.role" -}}
+{{- range $name, $value := . }}
+- {name: ASU_{{ upper $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
 {{- /* Files of Secrets with the mode that keys need: a volume of Kubernetes lets a group read them. */ -}}
 {{- define "asu.copyFiles" -}}
 - name: files
