@@ -20,6 +20,7 @@ from asu_builder.domain import (
     make,
     packages,
     profiles_json,
+    provenance,
     release,
     repositories,
     request,
@@ -34,7 +35,7 @@ from asu_builder.engines.podman import runtime
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
-from asu_builder.signing import fwtool
+from asu_builder.signing import attestation, fwtool
 from asu_builder.store.bucket import failure_of
 from asu_builder.upstream import formats, lenient, package_index
 from asu_builder.upstream.lenient import Notes
@@ -56,6 +57,16 @@ def _lines(text: str) -> None:
 
 def _built(text: str) -> None:
     profiles_json.parse_built(text.encode(), "acme_widget-5")
+
+
+def _statement(text: str) -> None:
+    with contextlib.suppress(provenance.BadStatement):
+        provenance.parse_statement(text.encode())
+
+
+def _envelope(text: str) -> None:
+    with contextlib.suppress(attestation.BadEnvelope):
+        attestation.parse_envelope(text.encode())
 
 
 def _trailers(text: str) -> None:
@@ -135,6 +146,9 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.licences.read_licence": licences.read_licence,
     "domain.sbom.cpe_with_version": lambda text: sbom.cpe_with_version(text, text[:256]),
     "domain.sbom.upstream_version": lambda text: sbom.upstream_version("kernel", text),
+    # a file that whoever checks it was given
+    "domain.provenance.parse_statement": _statement,
+    "signing.attestation.parse_envelope": _envelope,
     # text of a mirror
     "upstream.lenient.decode_object": lambda text: lenient.decode_object(text.encode()),
     "upstream.formats.parse_versions": _mirror(formats.parse_versions),
@@ -216,6 +230,8 @@ COVERED: Mapping[str, str] = {
     "core.images.describe_images": "domain.profiles_json.signature_length",
     "domain.preflight.differing_packages": "domain.make.parse_manifest",
     "domain.sbom._component": "domain.licences.read_licence",
+    "signing.attestation._decoded": "signing.attestation.parse_envelope",
+    "upstream.package_index._is_cut_off": "upstream.package_index.read_index",
     **dict.fromkeys(
         (
             "upstream.package_index._AdbReader.packages",
@@ -246,10 +262,13 @@ NOT_FOREIGN: Mapping[str, str] = {
     "domain.access.parse_rates": "a setting of the operator",
     **dict.fromkeys(
         (
+            "signing.pem.parse_public_key",
+            "signing.pem.parse_secret_key",
             "signing.usign._data",
             "signing.usign.parse_public_key",
             "signing.usign.parse_secret_key",
             "signing.usign.parse_signature",
+            "signing.usign.read_public_half",
             "signing.ucert.parse_container",
         ),
         "a key, certificate or program of the operator, of which 4 KiB are read",
@@ -290,6 +309,10 @@ NOT_FOREIGN: Mapping[str, str] = {
     "http.representations.prefers_gzip": "a header of at most 256 bytes; the pattern is anchored",
     "http.api.store._meant_range": "a header; the pattern is anchored and bounded",
     "database.preflight.SqlPreflightRecords.carried": "what this program has written itself",
+    "cli.provenance._key_of": "names in an answer, and a key, of which 4 KiB are read",
+    "database.dialect._translated": "a statement of this program",
+    "database.dialect.translate": "a statement of this program",
+    "database.nodes.SqlNodes.all": "what this program has written itself",
     "database.rows.to_job": "what this program has written itself",
     "database.secrets.Secrets.unseal": "what this program has written itself",
     "database.secrets.read_keys": "the operator's own file, cut to 4,096 bytes",

@@ -123,7 +123,7 @@ def test_for_the_store_whose_disk_has_gone(house: House) -> None:
 
 def test_for_room(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr("asu_builder.store.local.LocalStore._free", lambda _: 0)
+        full.setattr("asu_builder.store.scratch.ScratchSpace._free", lambda _: 0)
         house.wait_until("disk_full")
     house.wait_until(None)
 

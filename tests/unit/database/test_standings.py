@@ -124,7 +124,10 @@ def write(database: Database, jobs: Sequence[_Job]) -> dict[str, tuple[int, _Job
         for number, job in enumerate(jobs):
             deprioritized, priority, fair_start, waits = job
             name = f"{number:064x}"
-            connection.execute("INSERT INTO build_requests VALUES (?, '{}', 0, 0, 0)", (name,))
+            connection.execute(
+                "INSERT INTO build_requests (request_hash, request, first_requested_at) VALUES (?, '{}', 0)",
+                (name,),
+            )
             (job_id,) = connection.execute(
                 "INSERT INTO build_jobs (request_hash, deprioritized, priority, fair_start, state,"
                 " finished_at, expires_at, enqueued_at, last_accessed_at)"
