@@ -98,14 +98,14 @@ single-file: $(SINGLE_FILE)
 
 # One executable file with everything but CPython, whose versions its name says (Linux, glibc, x86-64): the
 # locked wheels for each of them, and ours.
-$(SINGLE_FILE): locks/runtime.txt pyproject.toml deploy/fetch_wheels.py $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
+$(SINGLE_FILE): locks/cluster.txt pyproject.toml deploy/fetch_wheels.py $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
 	@rm -rf dist/wheels
-	@$(BIN)/python deploy/fetch_wheels.py locks/runtime.txt dist/wheels $(CPYTHONS)
+	@$(BIN)/python deploy/fetch_wheels.py locks/cluster.txt dist/wheels $(CPYTHONS)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist/wheels .
 	@$(BIN)/pex --no-pypi --find-links dist/wheels --no-build \
 	  $(foreach version,$(CPYTHONS),--platform manylinux_2_28_x86_64-cp-$(version).0-cp$(subst .,,$(version))) \
 	  --venv prepend --sh-boot --include-tools --runtime-pex-root '~/.cache/asu-builder' \
-	  asu-builder --script asu-builder --output-file $@
+	  'asu-builder[preflight,cluster]' --script asu-builder --output-file $@
 	@echo "$@: $$(du -h $@ | cut -f1)"
 
 # The documentation as a site in dist/docs; a warning is an error.

@@ -19,7 +19,7 @@ from podman_service import APK_VERSION, PodmanService
 from ports import free_port
 from tools import require_tool, tool_missing
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 NAME = "asu-units-under-test"
 INIT = "/usr/lib/systemd/systemd"

@@ -8,7 +8,7 @@ import pytest
 
 from packaging_rig import run
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_the_installed_wheel_builds_a_real_image(
