@@ -135,7 +135,10 @@ def submitting(*, rounds: int) -> Iterator[Figure]:
         for name, version in {"base-files": "1", "libc": "1", "kernel": "1"}.items()
         if not any(b"Package: %b\n" % name.encode() in text for text in texts)
     )
-    files = {f"{base}/Packages": b"\n".join(texts), f"{own}/Packages": b""}
+    files = {
+        f"{base}/Packages": b"\n".join(texts),
+        f"{own}/Packages": b"Package: own\nVersion: 1\nArchitecture: all\n\n",
+    }
     tokens = json.dumps([{"name": "bench", "digest": digest_of(_TOKEN), "rights": ["read"]}])
     with ExitStack() as opened:
         upstream = opened.enter_context(download_server(files))

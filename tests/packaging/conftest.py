@@ -14,7 +14,7 @@ from packaging_rig import ROOT, run
 @pytest.fixture(scope="session")
 def single_file() -> Path:
     """The file for all versions of CPython, made as the README says."""
-    run("make", "single-file", f"PYTHON={sys.executable}", cwd=ROOT)
+    run("make", "single-file", f"PYTHON={sys.executable}", cwd=ROOT, timeout=840)
     (made,) = (ROOT / "dist").glob("asu-builder-py*")
     return made
 

@@ -197,6 +197,7 @@ def test_the_strict_validators_accept_hostile_builds(seed: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_strict_validators_accept_some_hundred_hostile_builds() -> None:
     wrong = {seed: said for seed in range(300) if (said := faults_of(some_inventory(seed, packages=150)))}
     assert wrong == {}
