@@ -16,7 +16,7 @@ from invented_worlds import invent, requests
 pytest.importorskip("solv", reason="there is no wheel of solv for this platform")
 
 
-# World 1876 of opkg is not among them: the two judge it differently, and which of them is right is not known yet.
+# World 1876 of opkg is not among them: the two judge it differently, and who is right is not known.
 @pytest.mark.parametrize("manager", PackageManager)
 @pytest.mark.parametrize(
     "worlds", [range(25), pytest.param(range(25, 1000), marks=pytest.mark.long)], ids=["some", "many"]
