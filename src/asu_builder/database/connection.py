@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asu_builder.database.clock import move_times
+from asu_builder.database.dialect import make_installation
 from asu_builder.database.rows import to_micros
 from asu_builder.database.schema import DAMAGE, MIGRATIONS, migrate, open_header, result_code, unusable
 from asu_builder.domain.errors import Unavailable
@@ -267,12 +268,7 @@ class Database:
 
     def installation(self) -> str:
         """The random name of this installation, made once; marks its containers."""
-        with self.writing() as connection:
-            row = connection.execute("SELECT id FROM installation").fetchone()
-            if row is None:
-                row = (os.urandom(16).hex(),)
-                connection.execute("INSERT INTO installation (id) VALUES (?)", row)
-        return str(row[0])
+        return make_installation(self)
 
     def fold(self) -> bool:
         """Brings the log into the file and empties it; False while another connection reads it.

@@ -8,6 +8,7 @@ gives PostgreSQL under SQLite's names: `min` and `max` of two whole numbers (NUL
 `/*postgresql FOR UPDATE SKIP LOCKED*/`.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -104,6 +105,16 @@ class SqlDatabase(Protocol):
 
     def close(self) -> None:
         """Ends every connection."""
+
+
+def make_installation(database: SqlDatabase) -> str:
+    """The random name of this installation, which marks its containers; made once, by whoever is first."""
+    with database.writing() as connection:
+        row = connection.execute("SELECT id FROM installation").fetchone()
+        if row is None:
+            row = (os.urandom(16).hex(),)
+            connection.execute("INSERT INTO installation (id) VALUES (?)", row)
+    return str(row[0])
 
 
 _TOKEN = (

@@ -23,7 +23,7 @@ from psycopg import errors
 from psycopg.types.string import StrDumper
 
 from asu_builder.database.connection import Wakeups
-from asu_builder.database.dialect import Values, translate
+from asu_builder.database.dialect import Values, make_installation, translate
 from asu_builder.database.postgresql_schema import (
     APPLICATION,
     FAR_OFF,
@@ -330,12 +330,7 @@ class ServerDatabase:
 
     def installation(self) -> str:
         """The random name of this installation, made once, by whichever host is first."""
-        with self.writing() as session:
-            row = session.execute("SELECT id FROM installation").fetchone()
-            if row is None:
-                row = (os.urandom(16).hex(),)
-                session.execute("INSERT INTO installation (id) VALUES (?)", row)
-        return str(row[0])
+        return make_installation(self)
 
     def fold(self) -> bool:
         """True: what was deleted stays in the server's log and its backups, whatever is done here."""
