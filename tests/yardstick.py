@@ -36,6 +36,16 @@ def fresh_yardstick() -> float:
     return least_seconds(count)
 
 
+def takes_at_most(work: Callable[[], object], yardsticks: float, *, least: float = 0.01) -> bool:
+    """Whether a piece of work takes at most so many yardsticks of CPU, each of at least `least` seconds.
+
+    The machine may have become slower since the yardstick was measured: then both are measured again.
+    """
+    if least_seconds(work) <= yardsticks * max(yardstick(), least):
+        return True
+    return any(least_seconds(work) <= yardsticks * max(fresh_yardstick(), least) for _ in range(_ROUNDS))
+
+
 def grows_in_proportion(whole: Callable[[], object], half: Callable[[], object], *, least: float) -> bool:
     """Whether twice the text takes at most 2.5 times as long, in one of some tries; less than `least`
     seconds count as that much. A machine that is busy can only spoil a try."""

@@ -182,7 +182,7 @@ class FileKey:
         try:
             return self._asked(self._begin(), order)
         except (EOFError, BrokenPipeError):
-            code = self._end()
+            code = self._end(patience=1)
             raise SigningUnavailable(f"The process that signs has ended with {code}.") from None
 
     def _begin(self) -> "subprocess.Popen[bytes]":
@@ -227,15 +227,20 @@ class FileKey:
             answer += part
         return answer.decode(errors="replace").strip()
 
-    def _end(self) -> int | None:
-        """Ends the process, if there is one; its exit code."""
+    def _end(self, patience: float = 0) -> int | None:
+        """Ends the process, if there is one; its exit code.
+
+        One that has closed its pipe has `patience` seconds to end by itself, so that the code is its own.
+        """
         process, self._process = self._process, None
         if process is None:
             return None
         for stream in (process.stdin, process.stdout):
             if stream:
                 stream.close()
-        if process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+        if process.returncode is None:
             process.kill()
         try:
             # One that waits for a disk cannot be ended; it goes when the disk answers.

@@ -216,7 +216,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 _ENDED = re.compile(rb"\n[ \t\r]*\n\s*\Z")
-_LABEL = re.compile(r"^[A-Za-z][A-Za-z0-9-]*(?=:)", re.MULTILINE)
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?=:)")
 _CALLED = re.compile(r"^Package:[ \t]*(\S+)", re.MULTILINE)
 
 
@@ -252,8 +252,20 @@ def _is_cut_off(text: str, data: bytes) -> bool:
     """
     if _ENDED.search(data, max(0, len(data) - 100)):
         return False
-    first, last = text.partition("\n\n")[0], text.rpartition("\n\n")[2]
-    return not data.endswith(b"\n") or _LABEL.findall(first)[-1:] != _LABEL.findall(last)[-1:]
+    return not data.endswith(b"\n") or _last_label(text.partition("\n\n")[0]) != _last_label(
+        text.rpartition("\n\n")[2]
+    )
+
+
+def _last_label(paragraph: str) -> str:
+    """The name of its last field."""
+    end = len(paragraph)
+    while end > 0:
+        begin = paragraph.rfind("\n", 0, end) + 1
+        if found := _LABEL.match(paragraph, begin):
+            return found[0]
+        end = begin - 1
+    return ""
 
 
 class _PackagesReader:
