@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from asu_builder.core import images, pipeline
+from asu_builder.core import imagebuilder, images, pipeline
 from asu_builder.core.images import describe_images
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.database.connection import Database
@@ -577,10 +577,10 @@ def test_the_strict_validators_accept_the_documents_of_200_random_selections(
         return some_packages(manifest, manager, Random(request_hash(request)))
 
     bench = Bench(tmp_path, sample_world.template, found_packages=found)
-    build = pipeline.ImageBuilder.build
+    build = imagebuilder.ImageBuilder.build
 
     def build_once(
-        self: pipeline.ImageBuilder, selection: Sequence[str], *, extra_name: str, into: Path
+        self: imagebuilder.ImageBuilder, selection: Sequence[str], *, extra_name: str, into: Path
     ) -> None:
         built = tmp_path / f"built-{self.request.version}"
         if not built.exists():
@@ -589,7 +589,7 @@ def test_the_strict_validators_accept_the_documents_of_200_random_selections(
         else:
             shutil.copytree(built, into, dirs_exist_ok=True)
 
-    monkeypatch.setattr(pipeline.ImageBuilder, "build", build_once)
+    monkeypatch.setattr(imagebuilder.ImageBuilder, "build", build_once)
     dice, sizes, number = Random(18), set(), 0
     while number < 200:
         version = FLAVOURS[number % 2]

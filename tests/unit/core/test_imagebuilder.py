@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.core.pipeline import ImageBuilder
+from asu_builder.core.imagebuilder import ImageBuilder
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image
 from asu_builder.domain.make import CommandResult, Origin, OutputCallback
