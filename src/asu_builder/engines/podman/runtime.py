@@ -105,26 +105,41 @@ class PodmanRuntime:
         with self._watchdog.admitting() as probe:
             self._removals.wait_for_room(stop, within=spec.deadline)
             image = self._images.provide(spec, stop=stop)
-            calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
-            limits, timeouts = self._options.limits, self._options.timeouts
-            proxies = {} if self._options.settings.build_network == "none" else dict(self._options.proxies)
-            watch = ContainerWatch(self._engine, calls, limits=limits)
-            watches = (Watch(timeouts.watch, watch.look),)
-            guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
-            with self._ended(calls), guard.active():
-                with guard.step():
-                    self._start(calls.name, image, spec)
-                    watch.is_started = True
-                    self._users.learn(calls, image)
-                    environment = _clean_environment(calls) | proxies | dict(spec.environment)
-                yield PodmanContainer(
-                    calls,
-                    image,
-                    guard=guard,
-                    limits=limits,
-                    environment=environment,
-                    on_command=probe.works,
-                )
+            network = self._options.settings.build_network
+            with self._running(image, spec, network=network, stop=stop, on_command=probe.works) as container:
+                yield container
+
+    @contextmanager
+    def _running(
+        self,
+        image: Image,
+        spec: ContainerSpec,
+        *,
+        network: str,
+        stop: Event,
+        on_command: Callable[[], None],
+    ) -> Iterator[PodmanContainer]:
+        """A fresh container of this image, under its guard; `network` is one's name or `none`."""
+        calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
+        limits, timeouts = self._options.limits, self._options.timeouts
+        proxies = {} if network == "none" else dict(self._options.proxies)
+        watch = ContainerWatch(self._engine, calls, limits=limits)
+        watches = (Watch(timeouts.watch, watch.look),)
+        guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
+        with self._ended(calls), guard.active():
+            with guard.step():
+                self._start(calls.name, image, spec, network=network)
+                watch.is_started = True
+                self._users.learn(calls, image)
+                environment = _clean_environment(calls) | proxies | dict(spec.environment)
+            yield PodmanContainer(
+                calls,
+                image,
+                guard=guard,
+                limits=limits,
+                environment=environment,
+                on_command=on_command,
+            )
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Looks at every container of this installation, running or not.
@@ -177,8 +192,7 @@ class PodmanRuntime:
             finally:
                 self._removals.add(calls.name, partial(calls.remove, hurry=hurry))
 
-    def _start(self, name: str, image: Image, spec: ContainerSpec) -> None:
-        network = self._options.settings.build_network
+    def _start(self, name: str, image: Image, spec: ContainerSpec, *, network: str) -> None:
         with self._engine.client() as client:
             if network != "none" and not client.networks.exists(network):
                 log.info("creating the network %s", network)
@@ -189,14 +203,13 @@ class PodmanRuntime:
                     # Another worker was quicker; anything else is an error.
                     if not client.networks.exists(network):
                         raise
-            settings = {**self._settings(name, spec), **self._users.setting(image)}
+            settings = {**self._settings(name, spec, network=network), **self._users.setting(image)}
             client.containers.create(image.id, **settings).start()
 
-    def _settings(self, name: str, spec: ContainerSpec) -> Mapping[str, Any]:
+    def _settings(self, name: str, spec: ContainerSpec, *, network: str) -> Mapping[str, Any]:
         """The hardening (design §8), in podman-py's words. No mounts, no capabilities, no way up."""
         limits = self._options.limits
         lifetime = int((spec.deadline + _OUTLIVES_DEADLINE).total_seconds())
-        network = self._options.settings.build_network
         # nofile and nproc too: Podman's defaults for them may be more than the host allows.
         ulimits = {
             "fsize": limits.file_size,
