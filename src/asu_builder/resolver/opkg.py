@@ -1,7 +1,7 @@
 """What opkg does with a selection: it installs one name after the other and never takes a choice back."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 
 from asu_builder.domain.errors import BuildProblem, some
@@ -53,8 +53,11 @@ class OpkgPool(PackagePool):
         }
         """Names that opkg would exchange for others."""
 
-    def _find_broken(self) -> set[int]:
-        """Packages that have a dependency which cannot be fulfilled, or need such a package."""
+    def _find_broken(self, whole: Set[int] = frozenset()) -> set[int]:
+        """Packages that have a dependency which cannot be fulfilled, or need such a package.
+
+        Those that are taken for `whole` are never among them.
+        """
         broken: set[int] = set()
         needing: dict[str, set[int]] = {}
         candidates = set(range(len(self.packages)))
@@ -65,7 +68,7 @@ class OpkgPool(PackagePool):
         while candidates:
             found = {
                 number
-                for number in candidates - broken
+                for number in candidates - broken - whole
                 if any(self._unfulfilled(self.packages[number].depends, broken))
             }
             broken |= found
@@ -126,6 +129,8 @@ class OpkgPool(PackagePool):
             return unknown(
                 f"{some(course.upgraded)} would be installed in two versions, one after the other."
             )
+        if not missing and (hopeless or course.conflicts) and self._may_be_overlooked(asked.wanted):
+            return unknown("A package needs another version of itself in turn.")
         if missing or hopeless or course.conflicts:
             absent = unique((*missing, *needed_by))
             return self.refuse(BuildProblem(absent, unique(course.conflicts), needed_by))
@@ -133,6 +138,39 @@ class OpkgPool(PackagePool):
             names_ = [self.packages[number].name for number in recommending]
             return unknown(f"{some(names_)}: packages that it recommends may be installed too.")
         return self.accept(asked, Chosen(course.because, course.needs))
+
+    def _may_be_overlooked(self, names: Iterable[str]) -> bool:
+        """Whether opkg may install all names since it takes broken packages for whole ones.
+
+        While it gathers what a package needs, it does not look again at the dependencies of that name, and
+        thus not at those of its other versions.
+        """
+        reached = self._reached_from([number for name in names for number in self.providers(name)])
+        overlooked: set[int] = set()
+        for called in {self.packages[number].name for number in reached & self._broken}:
+            versions = self.named[called]
+            needed = (provider for number in versions for provider in self._may_need(number))
+            if len(versions) > 1 and not self._reached_from(needed).isdisjoint(versions):
+                overlooked.update(versions)
+        if not overlooked:
+            return False
+        broken = self._find_broken(overlooked)
+        return not any(broken.issuperset(self.providers(name)) for name in names)
+
+    def _reached_from(self, numbers: Iterable[int]) -> set[int]:
+        """These packages and all that they may need, whichever version of it."""
+        open_ = list(numbers)
+        seen = set(open_)
+        while open_:
+            needed = set(self._may_need(open_.pop())) - seen
+            seen |= needed
+            open_ += needed
+        return seen
+
+    def _may_need(self, number: int) -> Iterator[int]:
+        for relation in self.packages[number].depends:
+            for one in (relation, *relation.others):
+                yield from self.providers(one.name)
 
     def _broken_because(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """For dependencies that nothing fulfils, who needs them."""

@@ -216,7 +216,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 _ENDED = re.compile(rb"\n[ \t\r]*\n\s*\Z")
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?=:)")
+_LABEL = re.compile(r"^[A-Za-z][A-Za-z0-9-]*(?=:)", re.MULTILINE)
 _CALLED = re.compile(r"^Package:[ \t]*(\S+)", re.MULTILINE)
 
 
@@ -252,20 +252,13 @@ def _is_cut_off(text: str, data: bytes) -> bool:
     """
     if _ENDED.search(data, max(0, len(data) - 100)):
         return False
-    return not data.endswith(b"\n") or _last_label(text.partition("\n\n")[0]) != _last_label(
-        text.rpartition("\n\n")[2]
-    )
+    first, last = text.partition("\n\n")[0], text.rpartition("\n\n")[2]
+    return not data.endswith(b"\n") or _last_label(first) != _last_label(last)
 
 
-def _last_label(paragraph: str) -> str:
-    """The name of its last field."""
-    end = len(paragraph)
-    while end > 0:
-        begin = paragraph.rfind("\n", 0, end) + 1
-        if found := _LABEL.match(paragraph, begin):
-            return found[0]
-        end = begin - 1
-    return ""
+def _last_label(paragraph: str) -> list[str]:
+    """The name of its last field, if it has any."""
+    return _LABEL.findall(paragraph[-_MOST_LIST:])[-1:]
 
 
 class _PackagesReader:
