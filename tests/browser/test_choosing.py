@@ -86,6 +86,35 @@ def test_a_package_that_does_not_exist_is_seen_before_the_build_and_replaced(
     expect(unknown).to_have_count(0)
 
 
+def test_the_form_begins_with_luci_and_adds_a_group_with_one_click(window: Open) -> None:
+    seen = window(width=PHONE).open(FORM)
+    page = seen.page
+    luci = page.locator('.chip[data-package="luci"]')
+    expect(luci).to_have_class(re.compile("added"))
+    # Also before an ImageBuilder was used nothing is said to be impossible.
+    expect(page.locator("[data-preview=untold], [data-preview=fine]")).to_be_visible()
+    expect(page.locator(".chip.wrong")).to_have_count(0)
+    group = page.get_by_role("button", name="WireGuard VPN")
+    group.click()
+    expect(page.locator('.chip[data-package="luci-proto-wireguard"]')).to_be_visible()
+    expect(group).to_have_attribute("aria-pressed", "true")
+    group.click()
+    expect(page.locator('.chip[data-package="wireguard-tools"]')).to_have_count(0)
+    for name in ("luci", "luci-app-attendedsysupgrade"):
+        page.get_by_role("button", name=f"Remove {name}", exact=True).click()
+    without = page.locator('[data-preview="no-web"]')
+    expect(without).to_be_visible()
+    seen.require_accessible()
+    without.get_by_role("button").click()
+    expect(luci).to_be_visible()
+    expect(without).to_have_count(0)
+    expect(page.get_by_role("link", name="OpenWrt's page of this device")).to_have_attribute(
+        "href", re.compile("q=Acme%20Widget%205")
+    )
+    page.add_script_tag(url="/firmware-selector/config.js")
+    assert page.evaluate("config.asu_url === location.origin && config.versions.length > 1")
+
+
 def test_a_value_that_cannot_be_is_explained_at_its_field(window: Open) -> None:
     seen = window().open(FORM)
     page = seen.page

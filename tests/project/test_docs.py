@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 from msgspec import NODEFAULT
 from msgspec.structs import fields
 
@@ -47,6 +48,10 @@ def default_of(name: str) -> object:
 
 def means(cell: str, value: object) -> bool:
     """Whether a documented default is the true one."""
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and value):
+        return msgspec.json.encode(msgspec.json.decode(cell.strip("`"))) == msgspec.json.encode(
+            dict(value) if isinstance(value, Mapping) else value
+        )
     text = cell.strip("`").strip('"')
     if isinstance(value, timedelta):
         return parse_duration(text) == value

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
 from asu_builder.core.preflight import Preflight
-from asu_builder.domain.errors import BuildNotFound, Unavailable
+from asu_builder.domain.errors import BuildNotFound, TooManyRequests, Unavailable
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.reading import current_reading
@@ -110,6 +110,16 @@ class Search:
         first = words[0] if words else ""
         names.sort(key=lambda name: (not name.casefold().startswith(first), name))
         return FoundPackages(tuple((name, known[name]) for name in names[:limit]), len(names) > limit)
+
+    def existing(self, version: str, target: str, names: Collection[str]) -> frozenset[str] | None:
+        """Those of `names` that the indexes of a version and target list; None where these are not known."""
+        with contextlib.suppress(BuildNotFound, Unavailable, TooManyRequests):
+            release = self._catalog.release(version)
+            architecture, own = self._catalog.target_packages(release, target)
+            shared = self._catalog.architecture_packages(release, architecture)
+            if own and shared:
+                return frozenset(name for name in names if name in own or name in shared)
+        return None
 
 
 class UnknownPackage(Struct, frozen=True):

@@ -42,7 +42,7 @@ def require_allowed(
 
     `places` has a value for each of `PLACEHOLDERS`.
     """
-    allowed = [parse_address(_fill(entry, places or {})) for entry in allow_list]
+    allowed = [parse_address(fill_places(entry, places or {})) for entry in allow_list]
     for url in repositories.values():
         address = parse_address(url)
         if address is None or not any(
@@ -55,7 +55,24 @@ def require_allowed(
             raise RequestRejected(f"Repository not allowed: {url}", field="repositories")
 
 
-def _fill(entry: str, places: Mapping[str, str]) -> str:
+def is_offered(url: str, allow_list: Iterable[str]) -> bool:
+    """Whether an address with `PLACEHOLDERS` in it is allowed, whatever stands in their places."""
+    places = dict.fromkeys(PLACEHOLDERS, "x")
+    try:
+        require_allowed({"": fill_places(url, places)}, allow_list, places=places)
+    except RequestRejected:
+        return False
+    return True
+
+
+def split_keys(text: str) -> list[str]:
+    """The keys of a text that has an empty line between two."""
+    keys = re.split(r"\n[ \t\r]*\n", text.replace("\r\n", "\n"))
+    return [key.strip() for key in keys if key.strip()]
+
+
+def fill_places(entry: str, places: Mapping[str, str]) -> str:
+    """The entry with values in place of `PLACEHOLDERS`; others stay."""
     for name, value in places.items():
         entry = entry.replace(f"{{{name}}}", value)
     return entry
@@ -63,7 +80,7 @@ def _fill(entry: str, places: Mapping[str, str]) -> str:
 
 def is_allow_list_entry(entry: str) -> bool:
     """Whether an entry of the allow list can ever allow anything."""
-    address = parse_address(_fill(entry, dict.fromkeys(PLACEHOLDERS, "x")))
+    address = parse_address(fill_places(entry, dict.fromkeys(PLACEHOLDERS, "x")))
     return address is not None and _is_comparable(replace(address, user=""))
 
 

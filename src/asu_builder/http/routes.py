@@ -89,6 +89,7 @@ PAGES = (
     "GET /build",
     "POST /build",
     "GET /compare",
+    "GET /firmware-selector/config.js",
     "GET /build/{request_hash}",
     "POST /build/{request_hash}/again",
     "POST /build/{request_hash}/cancel",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NotRequired, TypedDict
 
 from msgspec import Struct, field
@@ -41,6 +42,31 @@ class TokenSetting(TypedDict):
     digest: str
     rights: NotRequired[list[Literal["read", "operate"]]]
     priority: NotRequired[Literal["bulk", "normal", "interactive"]]
+
+
+class FormSetting(TypedDict, total=False):
+    """What the form of some devices offers beside what that of every device does."""
+
+    packages: tuple[str, ...]
+    suggestions: Mapping[str, tuple[str, ...]]
+    repositories: Mapping[str, str]
+    defaults: str
+    links: Mapping[str, str]
+
+
+_SUGGESTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "WireGuard VPN": ("wireguard-tools", "luci-proto-wireguard"),
+        "Ad blocking": ("adblock", "luci-app-adblock"),
+        "USB storage": ("block-mount", "kmod-usb-storage", "kmod-fs-ext4", "kmod-fs-vfat", "kmod-fs-exfat"),
+        "Less lag (SQM)": ("sqm-scripts", "luci-app-sqm"),
+        "Dynamic DNS": ("luci-app-ddns",),
+        "Statistics": ("luci-app-statistics",),
+    }
+)
+_LINKS: Mapping[str, str] = MappingProxyType(
+    {"OpenWrt's page of this device": "https://openwrt.org/start?do=search&id=toh&q={title}%20%40toh"}
+)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -101,6 +127,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_defaults_length: int = 20480
     max_custom_rootfs_size_mb: int = 1024
     repository_allow_list: tuple[str, ...] = ()
+    form_packages: tuple[str, ...] = ("luci", "luci-app-attendedsysupgrade")
+    form_suggestions: Mapping[str, tuple[str, ...]] = _SUGGESTIONS
+    form_repositories: Mapping[str, str] = field(default_factory=dict)
+    form_repository_keys: str = ""
+    form_defaults: str = ""
+    form_links: Mapping[str, str] = _LINKS
+    form_for: Mapping[str, FormSetting] = field(default_factory=dict)
     api_tokens: tuple[TokenSetting, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     max_head_size: Size = Size(64 << 10)

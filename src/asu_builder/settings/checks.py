@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -170,6 +170,7 @@ _YES_OR_NO = ("virtual_hosted_style_request", "skip_signature")
 PUBLIC_STORE_OPTIONS = ("endpoint", "region", "account_name", *_YES_OR_NO)
 """Those that are no secret."""
 _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
+_SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(?:/[A-Za-z0-9][A-Za-z0-9_-]{0,31})?")
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 _REDIS = re.compile(r"rediss?://(?:[^\s@/]*@)?[^\s@/?#]+(?:/[0-9]{1,5})?(?:\?\S*)?|unix://(?:[^\s@/]*@)?/\S+")
 _AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
@@ -185,8 +186,14 @@ PARTNERS: Mapping[str, str] = {
     "provenance_builder": "provenance_key",
     "store_options": "store_url",
     "store_redirect": "store_url",
+    "form_defaults": "allow_defaults",
+    "form_repositories": "repository_allow_list",
+    "form_repository_keys": "repository_allow_list",
+    "form_for": "repository_allow_list",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
+LINK_FIELDS = ("title", "version", "branch", "target", "subtarget", "profile")
+"""What an address of `form_links` may hold in braces, filled in from the device."""
 _TEMPLATE_FIELDS: Mapping[str, Sequence[str]] = {
     "imagebuilder_image": ("registry", "subtarget", "tag", "target", "version"),
     "imagebuilder_path": ("subtarget", "target", "version"),
@@ -258,6 +265,7 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(not url or _REDIS.fullmatch(url), "redis_url", expected, url)
     yield from _wrong_signing(settings)
     yield from _wrong_entries(settings)
+    yield from _wrong_form(settings)
 
 
 def _wrong_store(settings: "Settings") -> Iterator[Wrong]:
@@ -364,6 +372,61 @@ def _wrong_entries(settings: "Settings") -> Iterator[Wrong]:
             _BRANCH_PATH.fullmatch(path) and ".." not in path and path[0] != "/" and _takes(path, "version")
         )
         yield from _unless(holds, f"branches.{name}.path", "a relative path, with {version} or without", path)
+
+
+def _wrong_form(settings: "Settings") -> Iterator[Wrong]:
+    """The same of what the form offers."""
+    everywhere = {
+        "packages": settings.form_packages,
+        "suggestions": settings.form_suggestions,
+        "repositories": settings.form_repositories,
+        "defaults": settings.form_defaults,
+        "links": settings.form_links,
+    }
+    yield from _wrong_offer(settings, "form_", everywhere)
+    for name, offer in settings.form_for.items():
+        expected = "a branch, a version, a target or a profile, like ath79/tiny"
+        yield from _unless(_SCOPE.fullmatch(name), f"form_for.{name}", expected, name)
+        yield from _wrong_offer(settings, f"form_for.{name}.", offer)
+    if keys := settings.form_repository_keys:
+        from asu_builder.domain.errors import RequestRejected
+        from asu_builder.domain.repositories import key_files, split_keys
+
+        expected = "nothing without repository_allow_list"
+        yield from _unless(settings.repository_allow_list, "form_repository_keys", expected, "keys")
+        try:
+            key_files(split_keys(keys))
+        except RequestRejected:
+            expected = "public keys (PEM or usign) with an empty line between two"
+            yield expectation("form_repository_keys", expected, keys)
+
+
+def _wrong_offer(settings: "Settings", prefix: str, offer: Mapping[str, Any]) -> Iterator[Wrong]:
+    """The same of what one entry offers."""
+    from asu_builder.domain.request import PACKAGE
+
+    suggestions: Mapping[str, Sequence[str]] = offer.get("suggestions", {})
+    named = {f"{prefix}suggestions.{group}": names for group, names in suggestions.items()}
+    for entry, names in {f"{prefix}packages": offer.get("packages", ()), **named}.items():
+        for number, name in enumerate(names):
+            yield from _unless(PACKAGE.fullmatch(name), f"{entry}[{number}]", "a package name", name)
+    script, most = offer.get("defaults", ""), settings.max_defaults_length
+    expected = f"at most {most} characters with allow_defaults, else nothing"
+    fits = not script or (settings.allow_defaults and len(script) <= most)
+    yield from _unless(fits, f"{prefix}defaults", expected, script)
+    for title, url in offer.get("links", {}).items():
+        expected = f"an http(s) address with none but {', '.join(f'{{{field}}}' for field in LINK_FIELDS)}"
+        address = url.startswith(("http://", "https://")) and _takes(url, *LINK_FIELDS)
+        yield from _unless(not url or address, f"{prefix}links.{title}", expected, url)
+    if repositories := {name: url for name, url in offer.get("repositories", {}).items() if url}:
+        from asu_builder.domain.repositories import is_offered
+
+        for name, url in repositories.items():
+            expected = (
+                "an address that repository_allow_list allows, under a name of letters, digits and . _ -"
+            )
+            holds = NAME.fullmatch(name) and is_offered(url, settings.repository_allow_list)
+            yield from _unless(holds, f"{prefix}repositories.{name}", expected, url)
 
 
 def _unless(holds: object, name: str, expected: str, given: object) -> Iterator[Wrong]:

@@ -101,7 +101,7 @@ def read_text(name: str, kind: Any, text: str) -> Any:
     """
     if kind == tuple[str, ...]:
         return text.replace(",", " ").split()
-    if kind == Mapping[str, str] or any(map(is_typeddict, get_args(kind))):  # mappings are in it
+    if get_origin(kind) is Mapping or any(map(is_typeddict, get_args(kind))):
         import json  # only where such a variable is set
 
         try:
@@ -143,7 +143,8 @@ def convert(name: str, kind: Any, value: Any, wrong: list[Wrong]) -> Any:
         return tuple(entries) if origin is tuple else entries
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            what = "text" if get_args(kind)[1] is str else "mapping"
+            inner = get_args(kind)[1]
+            what = "text" if inner is str else "mapping" if is_typeddict(inner) else "list"
             wrong.append(expectation(name, f"names with a {what} each", value))
             return None
         found = {}

@@ -119,6 +119,43 @@ DIGESTS = "expected the SHA-256 of the token as 64 hexadecimal digits; `asu-buil
             "container_runtime (FILE, line 1): expected one of auto, podman, local, got 'docker'",
         ),
         (
+            "form_packages: [luci, a b]",
+            "form_packages[1] (FILE, line 1): expected a package name, got 'a b'",
+        ),
+        (
+            "form_suggestions: {VPN: 5}",
+            "form_suggestions.VPN (FILE, line 1): expected a list, got 5",
+        ),
+        (
+            "form_for: {a b: {}}",
+            "form_for.a b (FILE, line 1): expected a branch, a version, a target or a profile, like"
+            " ath79/tiny, got 'a b'",
+        ),
+        (
+            "form_for: {ath79/tiny: {packages: '?'}}",
+            "form_for.ath79/tiny.packages[0] (FILE, line 1): expected a package name, got '?'",
+        ),
+        (
+            "form_defaults: reboot",
+            "form_defaults (FILE, line 1): expected at most 20480 characters with allow_defaults, else"
+            " nothing, got 'reboot'",
+        ),
+        (
+            "form_links: {Wiki: 'javascript:alert(1)'}",
+            "form_links.Wiki (FILE, line 1): expected an http(s) address with none but {title}, {version},"
+            " {branch}, {target}, {subtarget}, {profile}, got 'javascript:alert(1)'",
+        ),
+        (
+            "form_repositories: {own: 'https://a.example.org/{arch}'}",
+            "form_repositories.own (FILE, line 1): expected an address that repository_allow_list allows,"
+            " under a name of letters, digits and . _ -, got 'https://a.example.org/{arch}'",
+        ),
+        (
+            "repository_allow_list: [https://a.example.org]\nform_repository_keys: nonsense",
+            "form_repository_keys (FILE, line 2): expected public keys (PEM or usign) with an empty line"
+            " between two, got 'nonsense'",
+        ),
+        (
             "log_level: loud",
             "log_level (FILE, line 1): expected one of debug, info, warning, error, got 'loud'",
         ),
@@ -500,6 +537,21 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", ["INFO", "Info", "info", " info "])
 def test_a_level_may_be_written_in_any_case(tmp_path: Path, level: str) -> None:
     assert load(tmp_path, f"log_level: '{level}'") == load(tmp_path, log_level=level) == load(tmp_path)
+
+
+def test_what_the_form_offers_may_be_written_as_lists_or_words_and_as_json(tmp_path: Path) -> None:
+    text = (
+        "repository_allow_list: ['https://a.example.org/{version}']\n"
+        "form_repositories: {own: 'https://a.example.org/{version}/{arch}'}\n"
+        "form_for: {ath79/tiny: {packages: -luci -ppp, suggestions: {VPN: [tailscale]}}}\n"
+    )
+    settings = load(tmp_path, text, form_suggestions='{"VPN": "a b", "X": ["c"]}', form_packages="luci, vim")
+    assert settings.form_suggestions == {"VPN": ("a", "b"), "X": ("c",)}
+    assert settings.form_packages == ("luci", "vim")
+    assert settings.form_for["ath79/tiny"] == {
+        "packages": ("-luci", "-ppp"),
+        "suggestions": {"VPN": ("tailscale",)},
+    }
 
 
 def test_a_variable_that_is_there_in_two_spellings_is_wrong() -> None:

@@ -204,6 +204,32 @@ MEANINGS: Mapping[str, str] = {
         "the build container. May contain `{version}`, `{branch}`, `{target}`, `{subtarget}`, `{arch}`, "
         "filled in from the request."
     ),
+    "form_packages": (
+        "Packages that the form of every device begins with beside the default ones, of those that exist "
+        "there; `-name` leaves a default one out. The Firmware Selector is told the same."
+    ),
+    "form_suggestions": (
+        "Groups of packages that the form offers to add with one click: name → packages. What does not exist "
+        "for a version and target is left out."
+    ),
+    "form_repositories": (
+        "Repositories that the form begins with: name → address, each allowed by `repository_allow_list`; "
+        "with the same names in braces."
+    ),
+    "form_repository_keys": (
+        "Public keys of these repositories (PEM or usign), with an empty line between two."
+    ),
+    "form_defaults": "The first-boot script that the form begins with. Needs `allow_defaults`.",
+    "form_links": (
+        "Links about a device, in the form and beside its images: name → address. May contain `{title}`, "
+        "`{version}`, `{branch}`, `{target}`, `{subtarget}`, `{profile}`."
+    ),
+    "form_for": (
+        "The same for some devices only: a branch, version, target or profile → `packages`, `suggestions`, "
+        "`repositories`, `defaults`, `links`. They are applied in this order, after those for every device: "
+        "packages are appended, `-name` takes one away, an entry of the same name replaces the other, an "
+        "empty one removes it. In a variable as JSON."
+    ),
     "api_tokens": (
         "Tokens of operators and callers: a list of `name`, `digest` (SHA-256 of the token), `rights` "
         "(`read`, `operate`) and `priority` (`bulk`, `normal`, `interactive`). `asu-builder token NAME` "

@@ -17,6 +17,7 @@ from asu_builder.http.errors import answer_error, sentence_of, status_of
 from asu_builder.http.pages.build_form import BuildForm
 from asu_builder.http.pages.build_page import BuildPage
 from asu_builder.http.pages.comparison import ComparisonPage
+from asu_builder.http.pages.form_offer import FirmwareSelectorConfig
 from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
@@ -72,6 +73,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /docs": page(interface),
         "GET /build": page(build_form.show),
         "POST /build": page(build_form.send),
+        "GET /firmware-selector/config.js": page(FirmwareSelectorConfig(parts).show),
         "GET /compare": page(ComparisonPage(parts, rendering).show),
         "GET /build/{request_hash}": page(build_page.show),
         "POST /build/{request_hash}/again": page(build_page.again),

@@ -1,7 +1,6 @@
 """The form: choose a device and packages, and request a build."""
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,17 +15,19 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.search import DescribedDevice, PreviewedSelection, UnknownPackage
 from asu_builder.domain.access import Caller
-from asu_builder.domain.errors import AsuError, BuildNotFound, RequestMalformed, RequestRejected
+from asu_builder.domain.errors import AsuError, BuildNotFound, BuildProblem, RequestMalformed, RequestRejected
 from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.profiles_json import filesystems_of
+from asu_builder.domain.repositories import split_keys
 from asu_builder.domain.request import FILESYSTEMS, TODAY, BuildRequest
 from asu_builder.domain.search import Found
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
+from asu_builder.http.pages.form_offer import FormOffer, has_web_interface, make_offer, offered_names
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.parts import PageParts
-from asu_builder.http.threads import require_admitted
+from asu_builder.http.threads import SHORT_SECONDS, require_admitted
 
 COOKIE = "asu_cancel"
 _SECONDS = 2 * 86400
@@ -38,7 +39,6 @@ def cancel_token_of(request: Request) -> str:
     return cookie_of(request, COOKIE)
 
 
-_BLANK_LINES = re.compile(r"\n\s*\n")
 _SHOWN_AS = {"packages_versions": "packages"}
 
 
@@ -83,11 +83,7 @@ class Fields(Struct, frozen=True):
                 # Forms send CRLF; a shell script needs LF.
                 "defaults": self.defaults.replace("\r\n", "\n"),
                 "repositories": repositories,
-                "repository_keys": [
-                    key.strip()
-                    for key in _BLANK_LINES.split(self.repository_keys.replace("\r\n", "\n"))
-                    if key.strip()
-                ],
+                "repository_keys": split_keys(self.repository_keys),
                 "client": client,
             }
         )
@@ -178,6 +174,7 @@ class _Previewed(Struct, frozen=True):
     culprit: str = ""
     """The package of the form because of which something missing is needed, where that is not told."""
     refusal: AsuError | None = None
+    lacks_web_interface: bool = False
 
     @property
     def needing(self) -> dict[str, tuple[str, ...]]:
@@ -221,10 +218,14 @@ class BuildForm:
             device = await self._parts.waiting.ask(caller, _what(fields), self._device, fields)
         except (BuildNotFound, RequestRejected) as error:
             return await self._choose(request, caller, fields, refusal=_Refusal(str(error), "", 404))
+        offer = await self._offer(caller, fields.version, device)
         if "packages" not in query:
-            packages = " ".join(default_packages(device))
+            packages = " ".join(offer.added_to(default_packages(device)))
             fields = replace(fields, packages=packages, diff_packages=True)
-        return await self._form(request, caller, fields, device)
+        for name in ("defaults", "repositories", "repository_keys"):
+            if name not in query:
+                fields = replace(fields, **{name: getattr(offer, name)})
+        return await self._form(request, caller, fields, device, offer=offer)
 
     async def send(self, request: Request, caller: Caller) -> Response:
         """Submits the form, or shows the preview. Raises what `form` raises."""
@@ -235,7 +236,9 @@ class BuildForm:
             # What takes the place of a name may be several.
             names = dict.fromkeys(" ".join(new if name == old else name for name in fields.names).split())
             fields = replace(fields, packages=" ".join(names))
-        does = given.get("do", "check" if old_and_new else "build")
+        if added := given.get("add"):
+            fields = replace(fields, packages=" ".join(dict.fromkeys((*fields.names, *added.split()))))
+        does = given.get("do", "check" if old_and_new or added else "build")
         if does == "build":
             agent = request.headers.get("user-agent", "")
             try:
@@ -282,6 +285,9 @@ class BuildForm:
         # What the device itself leaves out is not the caller's choice.
         usual = {*default_packages(device), *device.device_packages}
         found = self._parts.preview.look(request)
+        if found.foretold.verdict is Feasibility.UNKNOWN:
+            # What lacks in indexes that are not all known may be in the others, as libc always is.
+            found = replace(found, foretold=replace(found.foretold, problem=BuildProblem()))
         left_out: tuple[UnknownPackage, ...] = ()
         if request.on_missing == "drop" and found.foretold.verdict is Feasibility.IMPOSSIBLE:
             left_out = tuple(
@@ -298,7 +304,16 @@ class BuildForm:
         changed = [name for name in found.selection.packages if name not in usual]
         added = tuple(name for name in changed if not name.startswith("-"))
         removed = tuple(name[1:] for name in changed if name.startswith("-"))
-        previewed = _Previewed(fields.names, added, removed, found, left_out)
+        fine = found.foretold.verdict is Feasibility.FINE
+        installed = found.foretold.packages if fine else _chosen(fields, device)
+        previewed = _Previewed(
+            fields.names,
+            added,
+            removed,
+            found,
+            left_out,
+            lacks_web_interface=not has_web_interface(installed),
+        )
         needing = previewed.needing
         if needing and not any(name in fields.names for by in needing.values() for name in by):
             culprit = self._parts.preview.culprit(request, next(iter(needing)))
@@ -349,6 +364,7 @@ class BuildForm:
         fields: Fields,
         device: DescribedDevice,
         *,
+        offer: FormOffer | None = None,
         refusal: _Refusal | None = None,
         previewed: _Previewed | None = None,
     ) -> Response:
@@ -362,7 +378,9 @@ class BuildForm:
             fields=replace(fields, target=device.target, profile=device.profile),
             device=device,
             previewed=previewed,
+            offer=offer or await self._offer(caller, fields.version, device),
             present=default_packages(device),
+            has_web_interface=has_web_interface(_chosen(fields, device)),
             filesystems=await ask(caller, _what(fields), self._filesystems, fields, device),
             allowed=self._parts.settings,
         )
@@ -378,6 +396,20 @@ class BuildForm:
         response.raw_headers.extend(refusal.headers if refusal else ())
         return response
 
+    async def _offer(self, caller: Caller, version: str, device: DescribedDevice) -> FormOffer:
+        """What the operator offers for a device. Waits a moment for the package indexes, if they lack."""
+
+        def make() -> FormOffer:
+            catalog, settings = self._parts.catalog, self._parts.settings
+            release = catalog.release(version)
+            names = offered_names(settings, device, release)
+            exists = self._parts.search.existing(version, device.target, names)
+            architecture = catalog.target_profiles(version, device.target).architecture
+            return make_offer(settings, device, release, architecture=architecture, exists=exists)
+
+        what = f"device {version!r} {device.target!r}"
+        return await self._parts.waiting.ask(caller, what, make, patience=SHORT_SECONDS)
+
     def _filesystems(self, fields: Fields, device: DescribedDevice) -> list[str]:
         """File systems of the device's images, all known ones if upstream lists none; and the chosen one."""
         catalog = self._parts.catalog
@@ -385,6 +417,11 @@ class BuildForm:
         offered = filesystems_of(described or b"{}")
         known = [name for name in FILESYSTEMS if not offered or name in offered]
         return list(dict.fromkeys([*known, *sorted(offered), *filter(None, [fields.filesystem])]))
+
+
+def _chosen(fields: Fields, device: DescribedDevice) -> tuple[str, ...]:
+    """The packages of the form, and the default ones where it does not list all."""
+    return fields.names if fields.diff_packages else (*fields.names, *default_packages(device))
 
 
 def _what(fields: Fields) -> str:

@@ -84,6 +84,9 @@ function draw() {
   const all = names();
   chips.replaceChildren(...all.map(chip));
   const added = all.filter((name) => !present.has(name)).length;
+  for (const button of document.querySelectorAll("#suggestions button")) {
+    button.setAttribute("aria-pressed", String(button.value.split(" ").every((name) => all.includes(name))));
+  }
   count.textContent = `${all.length} packages, ${added} in addition to the default ones`;
 }
 
@@ -162,6 +165,17 @@ preview.addEventListener("click", (event) => {
   const more = other.split(" ").filter((name) => name !== old).join(" ");
   write([...new Set(list)], !other ? `${old} removed` : list.includes(old) ? `${more} added` : `${more} instead of ${old}`);
   adder.focus();
+});
+
+// Groups of packages: one click adds all, another removes them.
+form.addEventListener("click", (event) => {
+  const button = event.target.closest('button[name="add"]');
+  if (!button) return;
+  event.preventDefault();
+  const group = button.value.split(" ");
+  const has = group.every((name) => names().includes(name));
+  if (has) write(names().filter((name) => !group.includes(name)), `${group.join(", ")} removed`);
+  else add(button.value);
 });
 
 // The button, and the Enter key in a field.

@@ -21,7 +21,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.job import BuildFailure, JobState
-from asu_builder.domain.preflight import Feasibility, Foretold
+from asu_builder.domain.preflight import Feasibility, Foretold, unknown
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import request_hash
 from asu_builder.domain.search import Device
@@ -91,9 +91,56 @@ def test_an_unknown_version_or_device_leads_back_to_the_search(client: AsgiClien
 
 def test_the_form_begins_with_what_the_device_has(client: AsgiClient) -> None:
     page = text_of(client.get(f"/build?{urlencode({**DEVICE, 'profile': 'acme,widget-5'})}"))
-    assert ">base-files dnsmasq kmod-usb2</textarea>" in page
+    # Of form_packages only what this version and target have.
+    assert ">base-files dnsmasq kmod-usb2 luci</textarea>" in page and "no-web" not in page
     assert 'name="diff_packages" value="1" checked' in page
     assert "<h1>Acme Widget 5</h1>" in page and 'value="acme_widget-5"' in page
+
+
+def test_what_the_operator_offers_is_in_the_form(scene: Scene) -> None:
+    scene.settings = replace(
+        scene.settings,
+        allow_defaults=True,
+        repository_allow_list=("https://feeds.example.org/{version}",),
+        form_packages=("luci", "nosuch", "-dnsmasq"),
+        form_suggestions={"Editors": ("vim", "nosuch"), "Games": ("nosuch",)},
+        form_repositories={"own": "https://feeds.example.org/{version}/{target}/{subtarget}/{arch}"},
+        form_defaults="echo <b>",
+        form_links={"Forum": "https://forum.example.org/?q={title}&p={profile}"},
+        form_for={"acme_widget-5": {"packages": ("-luci",)}, "pico/nine": {"packages": ("tmux",)}},
+    )
+    with AsgiClient(scene.app()) as client:
+        page = text_of(client.get(f"/build?{urlencode(DEVICE)}"))
+        other = text_of(client.get(f"/build?{urlencode({**DEVICE, 'packages': 'luci', 'defaults': ''})}"))
+        added = text_of(
+            client.post("/build", urlencode({**DEVICE, "packages": "luci", "add": "vim tmux"}).encode(), FORM)
+        )
+    assert ">base-files kmod-usb2 tmux</textarea>" in page and 'data-preview="no-web"' in page
+    assert 'name="add" value="vim"' in page and "Games" not in page
+    assert ">own https://feeds.example.org/24.10.5/pico/nine/pico_24kc</textarea>" in page
+    assert ">echo &lt;b&gt;</textarea>" in page
+    assert "https://forum.example.org/?q=Acme%20Widget%205&amp;p=acme_widget-5" in page
+    assert ">luci</textarea>" in other and "no-web" not in other and "echo" not in other
+    assert ">luci vim tmux</textarea>" in added, "without a script a group is added by the server"
+
+
+def test_an_image_without_a_web_interface_is_told_of(scene: Scene, client: AsgiClient) -> None:
+    names = ("luci-app-firewall", "luci-ssl")
+    told = [
+        'data-preview="no-web"' in text_of(send(client, packages=name, diff_packages="1", do="preview"))
+        for name in names
+    ]
+    # What is surely installed counts, whoever brings it.
+    scene.resolver.answer = Foretold(Feasibility.FINE, packages={"vendor-web": "1", "luci-light": "1"})
+    fine = text_of(send(client, packages="vendor-web", diff_packages="1", do="preview"))
+    assert told == [True, False] and 'data-preview="no-web"' not in fine
+
+
+def test_what_cannot_be_told_is_not_said_to_be_impossible(scene: Scene, client: AsgiClient) -> None:
+    lacking = BuildProblem(missing=("libc",), needed_by={"libc": ("luci",)}, conflicts=("luci", "vim"))
+    scene.resolver.answer = unknown("The ImageBuilder has not been used yet.", lacking)
+    page = text_of(send(client, packages="luci", do="preview"))
+    assert 'data-preview="untold"' in page and "data-wrong" not in page and "impossible" not in page
 
 
 def test_a_link_fills_the_form(client: AsgiClient) -> None:
