@@ -32,7 +32,8 @@ def make() -> Iterator[Make]:
     made: list[ChildResolver] = []
 
     def resolver(**limits: float) -> ChildResolver:
-        made.append(ChildResolver(Limits(**limits)))  # type: ignore[arg-type]
+        # The machine may be busy with other tests.
+        made.append(ChildResolver(Limits(**({"patience": 60.0} | limits))))  # type: ignore[arg-type]
         return made[-1]
 
     yield resolver
