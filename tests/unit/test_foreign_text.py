@@ -102,14 +102,17 @@ def is_quick(name: str, text: str, yardsticks: float = 5.0) -> bool:
 @pytest.mark.timed
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_mebibyte_of_hostile_text_takes_no_time(name: str) -> None:
+    slow = []
     for seed in SEEDS:
         for whole, half in zip(shapes(seed, MIB), shapes(seed, MIB // 2), strict=True):
             took = seconds(name, whole)
             assert took <= 5 * max(yardstick(), 0.01) or is_quick(name, whole), (seed, whole[:40], took)
             if took > 0.02:
-                large, small = partial(read, name, whole), partial(read, name, half)
-                grows = any(grows_in_proportion(large, small, least=0.01) for _ in range(3))
-                assert grows, (seed, whole[:40])
+                slow.append((took, whole, half))
+    # What grows faster than its text is among the slowest of a mebibyte.
+    for _, whole, half in sorted(slow)[-3:]:
+        large, small = partial(read, name, whole), partial(read, name, half)
+        assert any(grows_in_proportion(large, small, least=0.01) for _ in range(3)), whole[:40]
 
 
 @pytest.mark.timed
