@@ -42,6 +42,7 @@ from asu_builder.store.local import LocalStore
 from database_clock import CLOCK
 from factories import NOON
 from fake_builds import FakeBuilds, FakeStatistics
+from fake_copies import FakeCopies
 from fake_log import FakeBuildLog
 from still_preflight import Told, still_preflight
 
@@ -241,6 +242,7 @@ class Scene:
             version="1.2.3",
             now=lambda: NOON,
             signing=self.signing,
+            copies=FakeCopies(CLOCK),
         )
 
     def store(self) -> LocalStore:

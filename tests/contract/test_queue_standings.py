@@ -65,7 +65,7 @@ def find_id(queue: JobQueue, name: str) -> int | None:
 def test_a_job_of_each_state_has_a_standing_and_an_id(queue: JobQueue, state: JobState) -> None:
     job = in_state(queue, state)
     claimed = state not in (JobState.PENDING, JobState.CANCELLED)
-    assert find_id(queue, job.request_hash) == job.id
+    assert find_id(queue, job.request_hash) == queue.newest_id(job.request_hash) == job.id
     assert queue.standings([job.request_hash]) == {
         job.request_hash: Standing(
             job_id=job.id,
@@ -84,6 +84,7 @@ def test_what_is_unknown_or_has_expired_has_no_standing_and_does_not_exist(queue
     late = at_time(queue, NOON + DAY)
     assert list(late.standings([UNKNOWN, *ended, waits])) == [waits]
     assert [find_id(late, name) is not None for name in (UNKNOWN, *ended, waits)] == [False] * 4 + [True]
+    assert [late.newest_id(name) is not None for name in (UNKNOWN, *ended, waits)] == [False] * 4 + [True]
     just_before = at_time(queue, NOON + DAY - timedelta(microseconds=1))
     assert sorted(just_before.standings(ended)) == sorted(ended)
     assert all(find_id(just_before, name) for name in ended)

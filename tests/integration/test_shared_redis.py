@@ -12,6 +12,7 @@ import redis as library
 
 from asu_builder.domain.access import parse_rates
 from asu_builder.rate_limits import MemoryWindows
+from asu_builder.shared.copies import LIFE_SECONDS, RedisCopies
 from asu_builder.shared.redis import DEADLINE_SECONDS, SharedRedis
 from asu_builder.shared.windows import SharedWindows
 from redis_server import RedisServer, own_prefix, shared_redis
@@ -169,3 +170,116 @@ def test_it_is_not_asked_before_it_is_loaded() -> None:
     assert not redis.is_usable()
     assert admitted(SharedWindows(redis, "builds", MemoryWindows())) == 4
     redis.close()
+
+
+class Micros:
+    """The time that nodes agree on."""
+
+    at = 1_700_000_000_000_000
+
+    def __call__(self) -> int:
+        return self.at
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is not about the deadline, on a busy machine."""
+    monkeypatch.setattr("asu_builder.shared.redis.DEADLINE_SECONDS", 10.0)
+
+
+def copies_of(redis: SharedRedis, now: Micros, secret: str = "installation") -> RedisCopies:
+    """What one node shares."""
+    return RedisCopies(redis, secret, now=now)
+
+
+def checked(server: RedisServer, prefix: str, clock: Seconds | None = None) -> SharedRedis:
+    """A connection that may be used."""
+    redis = SharedRedis(server.url, prefix=prefix, clock=clock or Seconds())
+    assert redis.check().status == "ok"
+    return redis
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_copy_is_read_by_others_for_a_minute_at_most() -> None:
+    prefix, now = own_prefix(), Micros()
+    redis = checked(shared_redis(), prefix)
+    first, second = copies_of(redis, now), copies_of(checked(shared_redis(), prefix), now)
+    first.put("answer:a", b"told", since=first.mark())
+    assert second.get("answer:a") == b"told" and second.get("answer:b") is None
+    with library.Redis.from_url(shared_redis().url) as client:
+        left = client.pttl(f"{prefix}:answer:a")
+    assert 0 < left <= LIFE_SECONDS * 1000
+    now.at += (LIFE_SECONDS + 1) * 1_000_000
+    assert second.get("answer:a") is None, "whatever Redis says of its age"
+    now.at -= (LIFE_SECONDS + 10) * 1_000_000
+    assert second.get("answer:a") is None, "from the future"
+    assert second.reads()["answer", "hit"] == 1 and second.reads()["answer", "miss"] == 3
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_is_not_sealed_by_a_node_is_not_read() -> None:
+    prefix, now = own_prefix(), Micros()
+    redis = checked(shared_redis(), prefix)
+    copies = copies_of(redis, now)
+    copies.put("answer:a", b"told", since=copies.mark())
+    assert copies_of(redis, now, "another installation").get("answer:a") is None
+    with library.Redis.from_url(shared_redis().url) as client:
+        sealed = client.get(f"{prefix}:answer:a")
+        client.set(f"{prefix}:answer:b", sealed)
+        assert copies.get("answer:b") is None, "sealed under another name"
+        for number in range(len(sealed)):
+            client.set(
+                f"{prefix}:answer:a", sealed[:number] + bytes([sealed[number] ^ 1]) + sealed[number + 1 :]
+            )
+            assert copies.get("answer:a") is None, number
+        for foreign in (b"", b"x", b"\xff" * 100, sealed[:20], sealed + b"x"):
+            client.set(f"{prefix}:answer:a", foreign)
+            assert copies.get("answer:a") is None, foreign
+        client.delete(f"{prefix}:answer:a")
+        client.rpush(f"{prefix}:answer:a", "x")
+        assert copies.get("answer:a") is None and not client.exists(f"{prefix}:answer:a")
+    copies.put("answer:a", b"again", since=copies.mark())
+    assert copies.get("answer:a") == b"again" and redis.is_usable()
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_could_not_be_deleted_is_deleted_before_anything_is_read() -> None:
+    clock, prefix, now = Seconds(), own_prefix(), Micros()
+    redis = checked(shared_redis(), prefix, clock)
+    copies = copies_of(redis, now)
+    for name in ("answer:a", "answer:b"):
+        copies.put(name, b"told", since=copies.mark())
+    redis.failed("It is away")
+    copies.forget("answer:a")
+    copies.tidy()
+    assert copies.get("answer:b") is None and copies.reads()["answer", "failed"] == 1
+    clock.at += 60
+    with library.Redis.from_url(shared_redis().url) as client:
+        assert client.exists(f"{prefix}:answer:a")
+        assert copies.get("answer:b") == b"told"
+        assert not client.exists(f"{prefix}:answer:a")
+
+
+@pytest.mark.usefixtures("patient")
+def test_tidying_deletes_what_nobody_asks_for() -> None:
+    prefix, now = own_prefix(), Micros()
+    copies = copies_of(checked(shared_redis(), prefix), now)
+    for number in range(1200):
+        copies.put(f"answer:{number}", b"told", since=copies.mark())
+    for number in range(1200):
+        copies.forget(f"answer:{number}")
+    copies.tidy()
+    with library.Redis.from_url(shared_redis().url) as client:
+        assert not list(client.scan_iter(f"{prefix}:answer:*"))
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_was_taken_back_while_it_was_read_is_not_put() -> None:
+    prefix, now = own_prefix(), Micros()
+    copies = copies_of(checked(shared_redis(), prefix), now)
+    since = copies.mark()
+    copies.forget("answer:a")
+    copies.put("answer:a", b"told", since=since)
+    assert copies.get("answer:a") is None
+    copies.put("answer:a", b"x" * (2 << 20), since=copies.mark())
+    assert copies.get("answer:a") is None, "too large"

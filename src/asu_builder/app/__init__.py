@@ -14,7 +14,13 @@ from msgspec.structs import replace
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters, Role, open_adapters
-from asu_builder.app.background import Lifecycle, Rounds, background_work, make_presence
+from asu_builder.app.background import (
+    Lifecycle,
+    Rounds,
+    background_work,
+    make_housekeeping,
+    make_presence,
+)
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.current_packages import CurrentPackages
 from asu_builder.core.forecast import Forecast
@@ -42,6 +48,7 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
 from asu_builder.http.parts import Parts
 from asu_builder.http.server import DrainingServer, server_config
+from asu_builder.http.shared_answers import SharedAnswers
 from asu_builder.loading import Late
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
@@ -124,11 +131,10 @@ def assemble(
     builds = _builds(settings, adapters, catalog, current, refusals, cancellation, interest, hindrance, now)
     preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
     presence = make_presence(adapters, workers, health, begins=not only_answers)
-    background = background_work(
-        adapters, health, housekeeping, catalog, current, interest, proof, presence, rounds or Rounds()
+    work = background_work(
+        adapters, health, housekeeping, catalog, current, interest, proof, presence, rounds
     )
-    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, background, presence)
-    metrics = partial(_metrics, adapters, workers, housekeeping, health=health, counts=counts, now=now)
+    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, work, presence)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, adapters.log, adapters.notifier),
@@ -142,13 +148,14 @@ def assemble(
         operator=_operator(adapters, cancellation, refusals),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        metrics=Late(metrics),
+        metrics=Late(partial(_metrics, adapters, workers, housekeeping, health, counts=counts, now=now)),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit(windows=adapters.windows("previews")).admit,
         limit_fetches=adapters.fetch_limit.admit,
         settings=settings,
         revoked=adapters.revocations.current,
         ends=adapters.ends,
+        shared_answers=_shared_answers(settings, adapters, builds),
         signing=adapters.signing,
         attestation=adapters.attestation,
         start=(lambda: None) if only_answers else lifecycle.start,
@@ -238,12 +245,16 @@ def _builds(
         refusals=refusals,
         current=current,
         accepts_result=_accepts_result(settings, adapters),
-        installed_key=lambda: _key_id(adapters) if settings.install_signing_key else "",
+        installed_key=lambda: adapters.key_id if settings.install_signing_key else "",
     )
 
 
-def _key_id(adapters: Adapters) -> str:
-    return adapters.signing.key_id if adapters.signing else ""
+def _shared_answers(settings: Settings, adapters: Adapters, builds: Builds) -> SharedAnswers | None:
+    """Those of other nodes, where reading one costs less than to ask for what it is made of."""
+    if not (adapters.copies and adapters.listener):
+        return None
+    required = settings.signing_required
+    return SharedAnswers(adapters.copies, builds, lambda: f"{__version__} {required} {adapters.key_id}")
 
 
 def _accepts_result(settings: Settings, adapters: Adapters) -> Callable[[BuildResult], bool]:
@@ -338,8 +349,8 @@ def _metrics(
     adapters: Adapters,
     workers: Workers,
     housekeeping: Housekeeping,
-    *,
     health: Health,
+    *,
     counts: EventCounts,
     now: Callable[[], datetime],
 ) -> "MetricsCollector":
@@ -355,6 +366,7 @@ def _metrics(
         counts=counts,
         preflight_records=adapters.preflight_records,
         signing=adapters.signing,
+        copies=adapters.copies,
         version=__version__,
         now=now,
     )
@@ -364,23 +376,6 @@ def _describe_settings(loaded: LoadedSettings) -> "ConfigurationDocument":
     from asu_builder.http.api.configuration import describe_settings  # words that a start does not need
 
     return describe_settings(loaded)
-
-
-def make_housekeeping(
-    settings: Settings, adapters: Adapters, *, rest: timedelta = timedelta(0)
-) -> Housekeeping:
-    """Housekeeping alone, for the service and for the command line, which need not `rest`."""
-    return Housekeeping(
-        adapters.queue,
-        adapters.retention,
-        adapters.store,
-        adapters.runtime,
-        statistics=adapters.statistics,
-        settings=settings,
-        required_key=lambda: _key_id(adapters) if settings.signing_required else "",
-        requires_statement=settings.signing_required and adapters.attestation is not None,
-        rest=rest,
-    )
 
 
 def _workers(

@@ -21,12 +21,14 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.secrets import Secrets
 from asu_builder.database.statistics import SqlStatistics
+from asu_builder.domain.access import digest_of
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.errors import EngineUnavailable, SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
 from asu_builder.files import BadFile
+from asu_builder.http.shared_answers import copy_of
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
 from asu_builder.ports import Lead, PackageResolver, RateWindows, Runtime, Store
@@ -40,6 +42,7 @@ from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
     from asu_builder.database.listening import Listener
+    from asu_builder.shared.copies import RedisCopies
     from asu_builder.signing.attestation import Attestation
     from asu_builder.signing.signer import Signing
     from asu_builder.store.bucket import Bucket
@@ -185,8 +188,14 @@ class Adapters(Struct, frozen=True):
     secrets: Secrets
     attestation: "Attestation | None"
     redis: SharedRedis | None
+    copies: "RedisCopies | None"
     limit: NewBuildsLimit
     fetch_limit: LookUpsLimit
+
+    @property
+    def key_id(self) -> str:
+        """The key that signs images; "" where none does. Raises `SigningUnavailable`."""
+        return self.signing.key_id if self.signing else ""
 
     @property
     def refresh_rules(self) -> Callable[[], object] | None:
@@ -315,15 +324,20 @@ def open_adapters(
     make_runtime, warnings = (
         choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
     )
-    redis = None
+    notifier, ended = Notifier(), Notifier()
+    redis, copies = None, None
     if settings.redis_url:
         from importlib.util import find_spec  # only with several nodes
 
         if find_spec("redis") is None:
             raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
-        redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{installation}")
+        from asu_builder.shared.copies import RedisCopies
+
+        # The name itself seals what lies there, so it is not told to those who can read names.
+        redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{digest_of(installation)[:32]}")
+        copies = RedisCopies(redis, installation, now=database.now)
+        ended.listen(partial(_forget_copy, copies))
     retention = SqlRetention(database)
-    notifier, ended = Notifier(), Notifier()
     listener = _listener(database, notifier, ended)
     revocations = listener or Revocations(settings.database_path)
     return Adapters(
@@ -347,7 +361,11 @@ def open_adapters(
         store=open_store(settings, retention, installation=installation),
         statistics=SqlStatistics(database, now=now, note=note),
         upstream=HttpUpstream(
-            settings.upstream_url, database, now=now, redirect_hosts=settings.upstream_redirect_hosts
+            settings.upstream_url,
+            database,
+            now=now,
+            redirect_hosts=settings.upstream_redirect_hosts,
+            copies=copies,
         ),
         package_changes=open_package_changes(
             settings, kept=settings.database_path.parent / "rules" / name.name
@@ -357,9 +375,14 @@ def open_adapters(
         secrets=secrets,
         attestation=open_attestation(settings),
         redis=redis,
+        copies=copies,
         limit=NewBuildsLimit(settings.new_builds_limit, windows=make_windows(redis, "builds")),
         fetch_limit=LookUpsLimit(settings.look_ups_limit, windows=make_windows(redis, "look-ups")),
     )
+
+
+def _forget_copy(copies: "RedisCopies", request_hash: str) -> None:
+    copies.forget(copy_of(request_hash))
 
 
 def make_windows(redis: SharedRedis | None, name: str) -> RateWindows:

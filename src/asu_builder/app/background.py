@@ -5,6 +5,7 @@ import ctypes
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ from asu_builder.core.presence import Presence
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
+from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Rounds(Struct, frozen=True):
     memory: float = 30.0
     integrity: float = 86400.0
     rules: float = 10.0
+    copies: float = 1.0
     preflight: float = 1.0
 
 
@@ -76,6 +79,23 @@ def _look_at_disks(adapters: Adapters, health: Health) -> None:
     health.check_room()
     if adapters.database.disk_is_full() or health.is_down("database"):
         health.check("database")
+
+
+def make_housekeeping(
+    settings: Settings, adapters: Adapters, *, rest: timedelta = timedelta(0)
+) -> Housekeeping:
+    """Housekeeping alone, for the service and for the command line, which need not `rest`."""
+    return Housekeeping(
+        adapters.queue,
+        adapters.retention,
+        adapters.store,
+        adapters.runtime,
+        statistics=adapters.statistics,
+        settings=settings,
+        required_key=lambda: adapters.key_id if settings.signing_required else "",
+        requires_statement=settings.signing_required and adapters.attestation is not None,
+        rest=rest,
+    )
 
 
 def make_presence(adapters: Adapters, workers: Workers, health: Health, *, begins: bool) -> Presence:
@@ -110,9 +130,10 @@ def background_work(
     interest: AccessTracker,
     proof: PreflightProof,
     presence: Presence,
-    rounds: Rounds,
+    rounds: Rounds | None,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers, by what this process is for."""
+    rounds = rounds or Rounds()
     retention, operations, lead = adapters.retention, adapters.operations, adapters.lead
 
     def led(work: Callable[[], object]) -> Callable[[], object]:
@@ -141,6 +162,8 @@ def background_work(
         ]
     if adapters.role.builds:
         work.append(("preflight", proof.compare_waiting, rounds.preflight))
+    if adapters.copies is not None:
+        work.append(("copies", adapters.copies.tidy, rounds.copies))
     if adapters.refresh_rules is not None:
         work.insert(0, ("rules", adapters.refresh_rules, rounds.rules))
     database = adapters.database

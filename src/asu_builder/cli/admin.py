@@ -167,7 +167,7 @@ def _branches(theirs: Any) -> tuple[Any, list[str]]:
 )
 def gc_command(dry_run: bool, adopt_store: bool) -> None:
     """Forgets what is past its time, makes room where it is short, and brings files and rows together."""
-    from asu_builder.app import make_housekeeping
+    from asu_builder.app.background import make_housekeeping
 
     if dry_run and adopt_store:
         raise click.UsageError("--adopt-store forgets results; it goes with no --dry-run.")

@@ -194,6 +194,7 @@ class Builds:
         self._statistics = statistics
         self.touch = interest.note
         self.changes = queue.changes
+        self.newest_id = queue.newest_id
         self._refusals = refusals
         self._refused = refusals.find if refusals else lambda _: None
         self._forecast = forecast

@@ -177,6 +177,12 @@ class SqlJobQueue:
         row = self._database.peek(NEWEST_ID, {"hash": request_hash, "now": self._database.now()})
         return None if row is None else int(row[0])
 
+    def newest_id(self, request_hash: str) -> int | None:
+        values = {"hash": request_hash, "now": self._database.now()}
+        with self._database.reading() as connection:
+            row = connection.execute(NEWEST_ID, values).fetchone()
+        return None if row is None else int(row[0])
+
     def outdated(self, job_ids: Mapping[str, int]) -> tuple[Collection[str], datetime | None]:
         with self._database.reading() as connection:
             values = {"ids": json.encode(job_ids).decode(), "now": self._database.now()}

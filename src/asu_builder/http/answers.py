@@ -20,20 +20,13 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.core.submit import Builds, BuildView, Progress
+from asu_builder.core.submit import Builds, Progress
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.job import FINAL_STATES, JobState
 from asu_builder.http.answer_cache import AnswerCache, CachedResponse, prepare
-from asu_builder.http.api.wire import (
-    BuildFrame,
-    QueueLength,
-    RenderedResponse,
-    frame_of,
-    render_build,
-    render_json,
-    render_live,
-)
+from asu_builder.http.api.wire import QueueLength, render_json, render_live
 from asu_builder.http.door import Headers
+from asu_builder.http.shared_answers import Looked, SharedAnswers
 from asu_builder.http.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -47,14 +40,6 @@ TOLD_ROUNDS = 10
 """Every so many rounds the final answers whose end is told are compared all the same."""
 TOLD_SECONDS = 75.0
 """How long such an answer is kept after it was compared: a minute, and what may lie between two looks."""
-
-
-class Looked(Struct, frozen=True):
-    """A build as it was just read, and how it is told."""
-
-    view: BuildView
-    answer: RenderedResponse
-    frame: BuildFrame
 
 
 class _Found(Struct, frozen=True):
@@ -85,15 +70,17 @@ class PolledBuilds:
         standing_headers: Headers,
         listen: Callable[[Callable[[str], None]], None] = lambda _: None,
         generation: Callable[[], int | None] | None = None,
+        shared: SharedAnswers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`listen` takes what is to be called, from any thread, with the hash of a job that has moved.
 
         `generation`, where the database is a server, returns the same number as long as `forget` was called
         for each final answer that ended, and None while that is uncertain. Without it each round asks what
-        was written.
+        was written. `shared` are answers of other nodes.
         """
         self._builds = builds
+        self._shared = shared
         self._touch = builds.touch
         self._standing_headers = standing_headers
         self._generation = generation
@@ -131,9 +118,16 @@ class PolledBuilds:
 
     def look(self, request_hash: str) -> Looked:
         """Reads a build, in a thread. Raises what `Builds.look` raises."""
-        view = self._builds.look(request_hash)
-        frame = frame_of(view.job)
-        return Looked(view, render_build(view, frame), frame)
+        shared = self._shared
+        if shared is None:
+            return Looked.of(self._builds.look(request_hash))
+        since = shared.copies.mark()
+        found = shared.find(request_hash)
+        if found is None:
+            view = self._builds.look(request_hash)
+            found = Looked.of(view)
+            shared.offer(found, view, since=since)
+        return found
 
     def mark(self) -> tuple[int, int]:
         """To be taken before something is read that is then `put`."""
@@ -145,8 +139,8 @@ class PolledBuilds:
         if self._changes != since[0]:
             return False
         self._keep(looked, self._round)
-        if self._news != since[1] and looked.view.job.state not in FINAL_STATES:
-            self._look_soon(looked.view.job.request_hash)  # the news may have been about this one
+        if self._news != since[1] and looked.frame is not None:
+            self._look_soon(looked.request_hash)  # the news may have been about this one
         return True
 
     def holds(self, request_hash: str) -> bool:
@@ -267,15 +261,13 @@ class PolledBuilds:
         return True
 
     def _keep(self, looked: Looked, polled: int) -> None:
-        job = looked.view.job
         cached = prepare(looked.answer, self._standing_headers)
-        cached.job_id, cached.state, cached.polled = job.id, job.state, polled
+        cached.job_id, cached.state, cached.polled = looked.job_id, looked.state, polled
         cached.compared, cached.known_at = self._round, self._clock()
-        if job.state not in FINAL_STATES:
-            cached.frame, cached.progress = looked.frame, looked.view.progress
-        else:
+        cached.frame, cached.progress = looked.frame, looked.progress
+        if looked.frame is None:
             self._expires_at = -math.inf
-        self._cache.put(job.request_hash, cached)
+        self._cache.put(looked.request_hash, cached)
         self._start_rounds()
 
     def _restore(self, request_hash: str, cached: CachedResponse) -> CachedResponse:

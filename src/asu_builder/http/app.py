@@ -50,6 +50,7 @@ def create_app(parts: "Parts") -> FastPath:
         revoked=parts.revoked,
         listen=parts.live.listen,
         ends=parts.ends,
+        shared=parts.shared_answers,
     )
     requests: Requests = Counter()
     live = LiveEndpoints(partial(_load_streams, parts, reading, answers))

@@ -15,6 +15,7 @@ from asu_builder.core.submit import Builds
 from asu_builder.http.api.builds import BuildAnswers
 from asu_builder.http.api.live import WatchLimits
 from asu_builder.http.callers import Admit, Callers
+from asu_builder.http.shared_answers import SharedAnswers
 from asu_builder.http.threads import AdmitFetch, Threads, Waiting
 from asu_builder.ports import ImageSigning, StatementSigning, Statistics, Store
 from asu_builder.settings import Settings
@@ -32,7 +33,8 @@ class Parts(Struct, frozen=True):
     `start` runs before the port answers and must return at once; `stop` runs when the last answer
     has left, in a thread, and may wait.
     `clock` counts seconds; it decides when an answer is no longer fresh. `revoked` gives another value
-    whenever an operator has taken an answer back, in any process. `ends` are there on a database server.
+    whenever an operator has taken an answer back, in any process. `ends` are there on a database server,
+    `shared_answers` where nodes also share a Redis.
     `charts`, `comparisons`, `configuration` and `metrics` are made by the first who calls, because a start
     needs none of them.
     """
@@ -61,6 +63,7 @@ class Parts(Struct, frozen=True):
     clock: Callable[[], float] = time.monotonic
     revoked: Callable[[], object] = lambda: None
     ends: Ends | None = None
+    shared_answers: SharedAnswers | None = None
     signing: ImageSigning | None = None
     attestation: StatementSigning | None = None
 

@@ -63,6 +63,9 @@ class JobQueue(Protocol):
     def find_id(self, request_hash: str) -> int | None:
         """The id of the job of `find`; never waits: raises `Unavailable` where it cannot be told at once."""
 
+    def newest_id(self, request_hash: str) -> int | None:
+        """The same, for who may wait for the database."""
+
     def standings(self, request_hashes: Collection[str]) -> Mapping[str, Standing]:
         """Of each hash how far the job of `find` is, all of one moment; hashes without one are left out."""
 

@@ -346,6 +346,29 @@ class RateWindows(Protocol):
         """Counts the latest so many no more, as if they had not been admitted."""
 
 
+class SharedCopies(Protocol):
+    """What the nodes of an installation make for each other, for a minute at most, and can lose.
+
+    Each call may take a moment, so none is made on the event loop but `mark` and `forget`. A name begins with
+    what it is of: `answer:` or `document:`.
+    """
+
+    def mark(self) -> int:
+        """To be taken before something is read that is then `put`."""
+
+    def get(self, name: str) -> bytes | None:
+        """What a node has put under this name within the last minute; None where that cannot be told."""
+
+    def put(self, name: str, content: bytes, *, since: int) -> None:
+        """Lets others read it, unless anything was to be forgotten since that mark."""
+
+    def forget(self, name: str) -> None:
+        """It is not true any more. It is deleted within a second, or before anything else is read."""
+
+    def reads(self) -> Mapping[tuple[str, str], int]:
+        """How often a kind of copy was asked for, by what came of it: `hit`, `miss` or `failed`."""
+
+
 class PackageIndexSource(Protocol):
     """The package indexes of the download server and of repositories that requests name."""
 

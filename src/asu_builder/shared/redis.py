@@ -1,7 +1,8 @@
 """Redis, which several nodes share and each can do without (docs/decisions/what-is-shared-may-be-lost.md)."""
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asu_builder.domain.health import Breaker, CheckResult, ok, warning
@@ -36,13 +37,45 @@ class SharedRedis:
 
     def run(self, script: str, keys: Sequence[str], values: Sequence[str | int]) -> Any:
         """What a script answers that runs alone on the server. Raises `RedisFailed`."""
-        import redis
-
         client = self._client()
-        try:
+        with self._translated():
             if script not in self._scripts:
                 self._scripts[script] = client.register_script(script)
             return self._scripts[script](keys=[f"{self.prefix}:{key}" for key in keys], args=[*values])
+
+    def get(self, key: str) -> bytes | None:
+        """What lies under a name; another's list or the like there is deleted. Raises `RedisFailed`."""
+        import redis
+
+        name = f"{self.prefix}:{key}"
+        with self._translated():
+            try:
+                found = self._client().get(name)
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                self._client().delete(name)
+                found = None
+        if found is None or isinstance(found, bytes):
+            return found
+        raise self.distrust()
+
+    def put(self, key: str, value: bytes, *, seconds: int) -> None:
+        """Lets it lie under a name for so long. Raises `RedisFailed`."""
+        with self._translated():
+            self._client().set(f"{self.prefix}:{key}", value, ex=seconds)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Takes these names away. Raises `RedisFailed`."""
+        with self._translated():
+            self._client().delete(*(f"{self.prefix}:{key}" for key in keys))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        import redis
+
+        try:
+            yield
         except (redis.RedisError, OSError, ValueError) as error:
             raise self.failed(_said(error)) from None
 
@@ -76,7 +109,7 @@ class SharedRedis:
             return ok("Redis answers.")
         return warning(
             f"Redis cannot be used: {self._breaker.sentence}. This process counts its share of the rate "
-            "limits alone.",
+            "limits alone, and makes for itself what others have made.",
             "See redis_url, and whether that server runs and takes writes.",
         )
 

@@ -1,6 +1,7 @@
 """Documents of the download server: remembered, revalidated, kept warm, stale rather than none."""
 
 import contextlib
+import random
 import re
 import threading
 import time
@@ -14,6 +15,7 @@ import msgspec
 from asu_builder.database.dialect import SqlDatabase
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import AGAIN_SECONDS, BESIDE_SECONDS, FIRST_SECONDS, current_reading
+from asu_builder.ports import SharedCopies
 from asu_builder.upstream.fetches import Asking, Fetches, on_its_way
 from asu_builder.upstream.formats import IndexFile
 from asu_builder.upstream.memory import FRESH_FOR, OWN, Document, DocumentMemory
@@ -105,6 +107,8 @@ MISSING_STALE = timedelta(hours=1)
 """Of "upstream has no such document"."""
 _EARLY = 0.8
 """After this part of its fresh time a document is asked for again that is kept warm."""
+_EARLIEST = 0.65
+"""The same for one of several nodes at the earliest: one asks before the others, which it tells."""
 _LOOKS = 20
 """At most so many documents are looked at to find the one to be asked for again."""
 _WARM = msgspec.json.Decoder(dict[str, float])
@@ -134,6 +138,7 @@ class UpstreamDocuments:
         self._memory = memory
         self._clock = clock
         self._warm = WarmPaths(now=lambda: now().timestamp(), clock=clock)
+        self._early = random.uniform(_EARLIEST, _EARLY) if memory.is_shared else _EARLY
         self._restored = False
         self._server = server
         self.asking = Asking(server, memory, on_missing=self._warm.forget, clock=clock, fetches=fetches)
@@ -205,7 +210,7 @@ class UpstreamDocuments:
     def keep_warm(self, parser_of: Callable[[str], Parse[Any] | None]) -> None:
         """Asks for one document again that was asked for of late; to be called once a second."""
         self._restore()
-        soon = _EARLY * FRESH_FOR.total_seconds()
+        soon = self._early * FRESH_FOR.total_seconds()
         for _ in range(_LOOKS):
             path = self._warm.due()
             if path is None:
@@ -319,12 +324,13 @@ class RepositoryDocuments:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float],
+        copies: SharedCopies | None = None,
     ) -> None:
-        """`now` is the time on the wall, `clock` counts seconds and never leaps."""
+        """`now` is the time on the wall, `clock` counts seconds and never leaps. `copies` are shared."""
         self._upstream_url = upstream_url
         self._now = now
         self._clock = clock
-        self._memory = DocumentMemory(database, now=now, clock=clock, is_foreign=True)
+        self._memory = DocumentMemory(database, now=now, clock=clock, is_foreign=True, copies=copies)
         self._fetches = Fetches(most=_FOREIGN_FETCHES)
         self._lock = threading.Lock()
         self._servers: OrderedDict[str, UpstreamDocuments] = OrderedDict()

@@ -256,6 +256,11 @@ class Asking:
 
     def _read(self, path: str, parse: Parse) -> None:
         address = self._server.address(path)
+        if (told := self._memory.take_confirmed(address, parse)) is not None:
+            self._server.down.withdraw()
+            if told.parsed is None:
+                self._on_missing(path)
+            return
         response = self._server.get(path, etag=self._memory.etag(address))
         if response.status == 304:
             self._memory.confirm(address)

@@ -19,6 +19,7 @@ from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.rows import to_micros
 from asu_builder.domain.errors import AsuError
 from asu_builder.domain.reading import DocumentState
+from asu_builder.ports import SharedCopies
 from asu_builder.upstream.formats import IndexFile
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,17 @@ class Document(Struct, frozen=True):
         return _MISSING_SECONDS if self.parsed is None else _FRESH_SECONDS
 
 
+class _Confirmed(Struct, frozen=True, array_like=True):
+    """What nodes tell each other of a document whose bytes lie in their database."""
+
+    at: int
+    """When upstream has said so, in microseconds by the database's clock."""
+    digest: bytes
+
+
+_DECODE_CONFIRMED = msgspec.msgpack.Decoder(_Confirmed).decode
+
+
 def size_of(body: bytes | None, parsed: Any) -> int:
     """About how many bytes a parsed document takes."""
     if isinstance(parsed, IndexFile):
@@ -112,12 +124,14 @@ class DocumentMemory:
         now: Callable[[], datetime],
         clock: Callable[[], float],
         is_foreign: bool = False,
+        copies: SharedCopies | None = None,
     ) -> None:
         """`now` is the time on the wall, `clock` counts seconds and never leaps.
 
-        Foreign documents have bounds of their own.
+        Foreign documents have bounds of their own. By `copies` nodes tell each other what upstream has said.
         """
         self._database = database
+        self._copies = copies
         self._prefix = _FOREIGN if is_foreign else ""
         self._most_bytes = _FOREIGN_MEMORY_BYTES if is_foreign else _MEMORY_BYTES
         self._now = now
@@ -194,6 +208,49 @@ class DocumentMemory:
             "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?",
             (to_micros(self._now()), self._prefix + address),
         )
+        self._tell(address)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other nodes tell what upstream has said to them."""
+        return self._copies is not None
+
+    def take_confirmed(self, address: str, parse: Callable[[bytes], Any]) -> Document | None:
+        """The document as another node has just had it from upstream; None where none has."""
+        content = self._copies.get(self._shared_name(address)) if self._copies else None
+        if content is None:
+            return None
+        try:
+            told = _DECODE_CONFIRMED(content)
+            age = max(0, self._database.now() - told.at) / 1_000_000
+            document = self._documents.get(address)
+            if document is None or document.digest != told.digest:
+                row = self._stored("etag, body", address)
+                if row is None:
+                    return None
+                etag, body = row
+                parsed = None if body is None else parse(body)
+                document = Document.of(body, parsed, etag=etag, checked=0.0)
+        except (AsuError, msgspec.MsgspecError, ValueError):
+            return None  # upstream is asked
+        if document.digest != told.digest or age > document.fresh_for / 2:
+            return None
+        document = replace(document, checked=self._clock() - age)
+        self._remember(address, document)
+        return document
+
+    def _tell(self, address: str) -> None:
+        """Spares the other nodes from asking upstream for what was confirmed just now."""
+        state = self._states.get(address)
+        if self._copies is None or state is None or not state.digest:
+            return
+        with contextlib.suppress(AsuError):
+            told = _Confirmed(self._database.now(), state.digest)
+            name, since = self._shared_name(address), self._copies.mark()
+            self._copies.put(name, msgspec.msgpack.encode(told), since=since)
+
+    def _shared_name(self, address: str) -> str:
+        return f"document:{self._prefix}{address}"
 
     def prune(self) -> int:
         """Takes away what is too old or too much; how many documents."""
@@ -229,6 +286,7 @@ class DocumentMemory:
         """Remembers a document."""
         self._remember(address, document)
         self.store(address, document.etag, body)
+        self._tell(address)
 
     def store(self, address: str, etag: str, body: bytes | None) -> None:
         """Puts it where the next start finds it."""

@@ -19,6 +19,7 @@ from asu_builder.domain.preflight import PackageIndexes
 from asu_builder.domain.reading import current_reading
 from asu_builder.domain.release import Release, TargetProfiles, VersionList
 from asu_builder.domain.search import Device, name_devices
+from asu_builder.ports import SharedCopies
 from asu_builder.upstream import formats
 from asu_builder.upstream.documents import RepositoryDocuments, UpstreamDocuments
 from asu_builder.upstream.formats import (
@@ -151,18 +152,19 @@ class HttpUpstream:
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
         redirect_hosts: Sequence[str] = (),
+        copies: SharedCopies | None = None,
     ) -> None:
         """`now` is the time on the wall, `clock` counts seconds and never leaps.
 
-        The server may send us to `redirect_hosts` beside itself.
+        The server may send us to `redirect_hosts` beside itself. `copies` are those of `DocumentMemory`.
         """
         self._documents = UpstreamDocuments(
             UpstreamServer(url, redirect_hosts=redirect_hosts, clock=clock),
-            DocumentMemory(database, now=now, clock=clock),
+            DocumentMemory(database, now=now, clock=clock, copies=copies),
             now=now,
             clock=clock,
         )
-        self._repositories = RepositoryDocuments(url, database, now=now, clock=clock)
+        self._repositories = RepositoryDocuments(url, database, now=now, clock=clock, copies=copies)
         self._lists = PackageLists(self._documents)
         self._left_out = LeftOut()
         self._incomplete = Incomplete(clock)

@@ -16,6 +16,7 @@ from asu_builder.upstream.memory import FRESH_FOR
 from asu_builder.upstream.offer import HttpUpstream
 from asu_sample.server import DownloadServer
 from factories import Clock, eventually
+from fake_copies import FakeCopies
 from postgresql import opened
 from postgresql import unit_place as unit_place
 
@@ -170,3 +171,61 @@ def test_an_architecture_without_any_feed_is_logged_once(
         reading = Reading("192.0.2.1")
         assert read_whole(lambda: upstream.architecture_packages(RELEASE, "pico_9kc"), reading) is None
     assert len([line for line in caplog.messages if "without feeds" in line]) == 1
+
+
+@pytest.fixture
+def copies(clock: Clock) -> FakeCopies:
+    return FakeCopies(clock)
+
+
+@pytest.fixture
+def nodes(
+    server: DownloadServer, database: SqlDatabase, clock: Clock, copies: FakeCopies
+) -> Iterator[list[HttpUpstream]]:
+    opened = [
+        HttpUpstream(server.url, database, now=clock, clock=lambda: clock().timestamp(), copies=copies)
+        for _ in range(3)
+    ]
+    yield opened
+    for node in opened:
+        node.close()
+
+
+def test_what_upstream_has_told_one_node_it_is_not_asked_by_the_others(
+    nodes: list[HttpUpstream], server: DownloadServer, clock: Clock, copies: FakeCopies, downloads: Path
+) -> None:
+    for node in nodes:
+        profiles_of(node, TARGETS[0])
+    assert server.requests.total() == 1
+    clock.forward(FRESH_FOR * 1.1)
+    for node in nodes:
+        profiles_of(node, TARGETS[0])
+    assert server.requests.total() == 2, "confirmed for all"
+    (downloads / f"releases/24.10.5/targets/{TARGETS[0]}/profiles.json").write_text(
+        json.dumps({"version_code": "r2-new", "profiles": {"acme": {}}})
+    )
+    clock.forward(FRESH_FOR * 1.1)
+    for node in nodes:
+        profiles_of(node, TARGETS[0])
+        found = node.target_profiles(RELEASE, TARGETS[0])
+        assert found is not None and found.revision == "r2-new"
+    assert server.requests.total() == 3, "changed for all"
+    copies.told.clear()
+    clock.forward(FRESH_FOR * 1.1)
+    for node in nodes:
+        profiles_of(node, TARGETS[0])
+    assert server.requests.total() == 4, "all were forgotten, and each is told again"
+
+
+@pytest.mark.parametrize("told", [b"", b"\xc1", b"\x92\x01\xc4\x01x", b"\x92\xa1x\xa1y"])
+def test_what_makes_no_sense_is_not_believed(
+    nodes: list[HttpUpstream], server: DownloadServer, clock: Clock, copies: FakeCopies, told: bytes
+) -> None:
+    for node in nodes[:2]:
+        profiles_of(node, TARGETS[0])
+    clock.forward(FRESH_FOR * 1.1)
+    for node in nodes[:2]:
+        for name in copies.told:
+            copies.put(name, told, since=0)
+        profiles_of(node, TARGETS[0])
+    assert server.requests.total() == 3

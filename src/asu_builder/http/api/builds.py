@@ -14,14 +14,14 @@ from zlib import crc32
 import msgspec
 
 from asu_builder.core.live import Ends
-from asu_builder.core.submit import Ask, Builds
+from asu_builder.core.submit import Ask, Builds, BuildView
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.job import JobState
 from asu_builder.domain.reading import Reading
 from asu_builder.domain.request import REQUEST_HASH, BuildRequest
 from asu_builder.http.answer_cache import CachedResponse, LruByteCache, prepare
-from asu_builder.http.answers import Looked, PolledBuilds
+from asu_builder.http.answers import PolledBuilds
 from asu_builder.http.api.body import BuildRequestBody, client_from_user_agent, parse_request
 from asu_builder.http.api.wire import (
     Accepted,
@@ -30,7 +30,6 @@ from asu_builder.http.api.wire import (
     Problem,
     QueueLength,
     RenderedResponse,
-    frame_of,
     render_build,
     render_json,
     with_cancel_token,
@@ -38,6 +37,7 @@ from asu_builder.http.api.wire import (
 from asu_builder.http.callers import Callers
 from asu_builder.http.errors import answer_error
 from asu_builder.http.openapi import operation
+from asu_builder.http.shared_answers import Looked, SharedAnswers
 from asu_builder.http.threads import Batcher, Relay, SingleFlight, Threads, Waiting, while_client_stays
 from asu_builder.log_context import CURRENT_HASH, REQUEST_ID
 from asu_builder.ports import Statistics
@@ -86,7 +86,7 @@ class SubmittedBody(msgspec.Struct, frozen=True):
 
 _Post = tuple[bytes, str, Caller, Reading]
 """A body, its User-Agent, its caller, and what it waits for."""
-_Submitted = tuple[Looked, str]
+_Submitted = tuple[BuildView, Looked, str]
 """A job, the answer without its secret, and the client that the body names."""
 
 BODY = "asu_builder.body"
@@ -116,10 +116,12 @@ class BuildAnswers:
         revoked: Callable[[], object] = lambda: None,
         listen: Callable[[Callable[[str], None]], None] = lambda _: None,
         ends: Ends | None = None,
+        shared: SharedAnswers | None = None,
     ) -> None:
         """`revoked` gives another value whenever an operator has taken an answer back, in any process.
 
-        `listen` takes what is to be told the hash of each job that this process moves.
+        `listen` takes what is to be told the hash of each job that this process moves; `shared` are answers
+        of other nodes.
         """
         self._builds = builds
         self._callers = callers
@@ -130,7 +132,12 @@ class BuildAnswers:
         self._clock = clock
         generation = ends.generation if ends else None
         self.polled = PolledBuilds(
-            builds, standing_headers=standing_headers, listen=listen, generation=generation, clock=clock
+            builds,
+            standing_headers=standing_headers,
+            listen=listen,
+            generation=generation,
+            shared=shared,
+            clock=clock,
         )
         if ends:
             ends.listen(self.polled.on_loop(self.forget))
@@ -264,8 +271,10 @@ class BuildAnswers:
         self._drop_revoked()
         post = body, user_agent, caller, self._waiting.reading(caller, body)
         with while_client_stays():
-            (looked, client), first = await self._submits.ask((body, caller.name), lambda: self._submit(post))
-        view, answer = looked.view, looked.answer
+            (view, looked, client), first = await self._submits.ask(
+                (body, caller.name), lambda: self._submit(post)
+            )
+        answer = looked.answer
         CURRENT_HASH.set(view.job.request_hash)
         if first and view.cancel_token:
             _log.info("build submitted")
@@ -281,8 +290,8 @@ class BuildAnswers:
         self._drop_revoked()
         since = self.polled.mark()
         body, _, caller, reading = post
-        looked, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
-        view, answer = looked.view, looked.answer
+        view, looked, client = await self._waiting.until_whole(reading, lambda: self._batcher.ask(post))
+        answer = looked.answer
         if view.cancel_token:
             self.polled.note_submission()
         self._drop_revoked()
@@ -295,7 +304,7 @@ class BuildAnswers:
                 body, job.request, job.request_hash, client, caller.name, answer.status, job.id, fresh_until
             )
             self._bodies.put(crc32(body), sent, _OVERHEAD + 5 * len(body))
-        return looked, client
+        return view, looked, client
 
     async def cancel(self, request_hash: str, caller: Caller, cancel_token: str) -> RenderedResponse:
         """The answer to a request to cancel. Raises what `Builds.cancel` raises."""
@@ -363,9 +372,7 @@ class BuildAnswers:
                 if isinstance(view, Exception):
                     results[number] = view
                     continue
-                frame = frame_of(view.job)
-                answer = render_build(view, frame)
-                results[number] = Looked(view, answer, frame), named[number]
+                results[number] = view, Looked.of(view), named[number]
             except Exception as bug:  # noqa: BLE001
                 results[number] = bug
         return [results[number] for number in range(len(posts))]

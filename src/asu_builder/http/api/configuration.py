@@ -174,9 +174,9 @@ MEANINGS: Mapping[str, str] = {
         "then checks firmware. Images get other hashes than without."
     ),
     "redis_url": (
-        "A Redis server in which several nodes count rate limits together, like "
-        "`redis://:password@redis.example.org:6379/0`. Without it, and while it does not answer, each node "
-        "counts for itself. See Redis."
+        "A Redis server in which several nodes count rate limits together and find what others have made, "
+        "like `redis://:password@redis.example.org:6379/0`. Without it, and while it does not answer, each "
+        "node does so for itself. See Redis."
     ),
     "secrets_key": (
         "The path of the file with the key under which first-boot scripts and repository keys are encrypted "

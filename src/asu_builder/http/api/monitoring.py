@@ -24,7 +24,7 @@ from asu_builder.http.callers import Callers
 from asu_builder.http.openapi import operation, says
 from asu_builder.http.threads import Threads
 from asu_builder.loading import LOADING
-from asu_builder.ports import ImageSigning, Operations, PreflightRecords, Statistics, Store
+from asu_builder.ports import ImageSigning, Operations, PreflightRecords, SharedCopies, Statistics, Store
 
 if TYPE_CHECKING:
     from prometheus_client import Metric, ProcessCollector
@@ -84,6 +84,7 @@ class MetricsCollector:
         counts: EventCounts,
         preflight_records: PreflightRecords,
         signing: ImageSigning | None = None,
+        copies: SharedCopies | None = None,
         version: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -96,6 +97,7 @@ class MetricsCollector:
         self._counts = counts
         self._preflight_records = preflight_records
         self._signing = signing
+        self._copies = copies
         self._version = version
         self._now = now
         self._process: ProcessCollector | None = None
@@ -207,6 +209,9 @@ class MetricsCollector:
         disagreed = {(cause,): count for cause, count in preflight.disagreed().items()}
         meaning = "Those that ended otherwise, by how."
         yield _family("preflight_disagreed", meaning, disagreed, "cause")
+        if self._copies:
+            meaning = "Looks for what another node has made, by of what and by what came of it."
+            yield _family("shared_reads", meaning, self._copies.reads(), "of", "outcome")
         answers = Counter[tuple[str, str, str]]()
         for (method, route, status), count in sorted(requests.items()):
             answers[method if method in _METHODS else "other", route, str(status)] += count
