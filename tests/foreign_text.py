@@ -293,6 +293,7 @@ NOT_FOREIGN: Mapping[str, str] = {
     "client.downloads.is_file_name": "a name in a document; the pattern is anchored and bounded",
     "client.downloads.announced_images": "a name in a document; the pattern is anchored and bounded",
     "core.images.write_sbom": "a name in a document that was read; the pattern is anchored and bounded",
+    "domain.preflight.manifest_of": "names that were read; the pattern is anchored and bounded",
     "domain.make.make_arguments": "the arguments that this program itself makes",
     "domain.packages._opkg": "makes a pattern",
     "http.api.configuration._plain": "settings, written by the operator",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from asu_sample.distribution import Distribution
-from integration.test_pipeline import FLAVOURS, Bench
+from integration.test_pipeline import FLAVOURS
+from pipeline_rig import Bench
 
 FIRMWARE = "~trusted-firmware-a-acme"
 

@@ -3,9 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,121 +13,29 @@ import pytest
 
 from asu_builder.core import imagebuilder, images, pipeline
 from asu_builder.core.images import describe_images
-from asu_builder.core.pipeline import Pipeline
 from asu_builder.database.connection import Database
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
-from asu_builder.domain.job import BuildResult, Job, JobState, Stage
-from asu_builder.domain.make import CommandResult, ContainerSpec, OutputCallback
+from asu_builder.domain.job import Job, JobState, Stage
 from asu_builder.domain.package_index import FoundPackages, PackageManager
 from asu_builder.domain.packages import Baseline
-from asu_builder.domain.release import Branches
 from asu_builder.domain.request import BuildRequest, request_hash
-from asu_builder.engines.local.runtime import LocalRuntime
-from asu_builder.package_rules import LocalPackageChanges
-from asu_builder.ports import Container, PreflightRecords
-from asu_builder.settings import Settings
-from asu_builder.store.local import LocalStore
+from asu_builder.ports import PreflightRecords
 from asu_builder.upstream.lenient import Notes
 from asu_builder.upstream.package_index import read_index
-from asu_builder.upstream.server import RepositoryStatus
 from asu_sample.distribution import Distribution, snapshot_builder, write_distribution
 from asu_sample.miniature.images import SIGNATURE
 from asu_sample.offers import FEEDS, feed_contents
 from asu_sample.releases import EPOCH, RELEASES, configuration
 from asu_sample.server import DownloadServer
 from e2e.images import kinds_of_trailers
-from factories import NOON, a_request, eventually, sooner_than
+from factories import NOON, a_request, sooner_than
 from odd_server import odd_server
+from pipeline_rig import Bench
 from podman_service import APK_VERSION, OPKG_VERSION
 from sbom_rig import faults, some_packages
 
 FLAVOURS = (APK_VERSION, OPKG_VERSION)
-
-
-class ConnectionSentinel:
-    """A runtime that also notes every command."""
-
-    def __init__(self, runtime: LocalRuntime) -> None:
-        self._runtime = runtime
-        self.commands: list[str] = []
-
-    @contextmanager
-    def open(self, spec: ContainerSpec, *, stop: threading.Event) -> Iterator[Container]:
-        with self._runtime.open(spec, stop=stop) as container:
-            run = container.run
-
-            def noted(
-                arguments: Sequence[str],
-                *,
-                output: Path,
-                environment: Mapping[str, str] | None = None,
-                on_output: OutputCallback | None = None,
-            ) -> CommandResult:
-                self.commands.append(" ".join(arguments[:2]))
-                return run(arguments, output=output, environment=environment, on_output=on_output)
-
-            container.run = noted  # type: ignore[method-assign]
-            yield container
-
-
-class Bench:
-    """A pipeline, its store, and what it said on the way."""
-
-    def __init__(
-        self,
-        root: Path,
-        imagebuilder_path: str,
-        *,
-        upstream_url: str = "http://127.0.0.1:9",
-        records: PreflightRecords | None = None,
-        found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
-            FoundPackages()
-        ),
-    ) -> None:
-        self.runtime = LocalRuntime(
-            Settings(imagebuilder_path=imagebuilder_path), root / "builds", sandboxed=False
-        )
-        self.witness = ConnectionSentinel(self.runtime)
-        self.store = LocalStore(root / "store", installation="test")
-        self.root = root
-        self.stages: list[Stage] = []
-        self.baseline: Baseline | None = None
-        self.stop = threading.Event()
-        self.pipeline = Pipeline(
-            self.witness,  # type: ignore[arg-type]
-            self.store,
-            release=Branches().release,
-            package_changes=LocalPackageChanges(),
-            baseline=lambda request: self.baseline,
-            repository_status=RepositoryStatus("http://127.0.0.1:9").ask,
-            records=records,
-            found_packages=found_packages,
-            upstream_url=upstream_url,
-            job_timeout=timedelta(minutes=2),
-        )
-
-    def build(self, version: str = APK_VERSION, **changes: Any) -> BuildResult:
-        request = a_request(version=version, **changes)
-        job = Job(1, request_hash(request), request, JobState.BUILDING, NOON)
-        return self.pipeline.build(job, labels={}, advance=self.stages.append, stop=self.stop)
-
-    def failure(self, version: str = APK_VERSION, **changes: Any) -> BuildFailed:
-        with pytest.raises(BuildFailed) as caught:
-            self.build(version, **changes)
-        return caught.value
-
-    def is_clean(self) -> bool:
-        """Whether nothing but published builds is left on the disk."""
-        assert eventually(self.runtime.close)
-        left = [path.name for path in self.store_path.iterdir() if len(path.name) != 64]
-        ours = all(name in (".lock", ".staging") or name.startswith(".store-of-") for name in left)
-        scratch = [*self.store_path.glob(".staging/*"), *(self.root / "builds").glob("asu-*")]
-        return ours and not scratch
-
-    @property
-    def store_path(self) -> Path:
-        return self.root / "store"
 
 
 @pytest.fixture

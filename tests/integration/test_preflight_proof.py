@@ -3,7 +3,7 @@
 import gzip
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from asgi_client import Answer, AsgiClient
 from asu_builder.app import assemble
 from asu_builder.app.background import Rounds
 from asu_builder.domain.access import digest_of
+from asu_builder.ports import Runtime
 from asu_builder.settings import Settings
 from asu_sample.distribution import Distribution, write_distribution
 from asu_sample.server import DownloadServer
 from factories import eventually
+from pipeline_rig import NotedRuntime
 from podman_service import APK_VERSION, OPKG_VERSION
 
 SECRET = "s3cret-of-the-operator"
@@ -35,7 +37,14 @@ def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Distri
 
 
 @contextmanager
-def a_service(root: Path, world: Distribution, upstream: str) -> Iterator[AsgiClient]:
+def a_service(
+    root: Path,
+    world: Distribution,
+    upstream: str,
+    *,
+    watch: Callable[[Runtime], Runtime] = lambda runtime: runtime,
+    **chosen: Any,
+) -> Iterator[AsgiClient]:
     settings = Settings(
         database_path=root / "data" / "a.db",
         public_path=root / "public",
@@ -45,8 +54,10 @@ def a_service(root: Path, world: Distribution, upstream: str) -> Iterator[AsgiCl
         allow_unsandboxed=True,
         worker_concurrent=1,
         api_tokens=({"name": "alice", "digest": digest_of(SECRET), "rights": ["operate"]},),
+        **chosen,
     )
-    with AsgiClient(assemble(settings, rounds=Rounds(preflight=0.1, health=0.5)).app) as client:
+    rounds = Rounds(preflight=0.1, health=0.5)
+    with AsgiClient(assemble(settings, rounds=rounds, watch=watch).app) as client:
         yield client
 
 
@@ -88,6 +99,33 @@ def test_builds_have_the_very_packages_that_are_foretold(
         assert counted(client, "preflight_disagreed") == {}
         targets = client.request("GET", "/api/v1/preflight", headers=_BEARER).json["targets"]
         assert [(one["mode"], one["sampled"]) for one in targets] == [("enforce", 1), ("enforce", 1)]
+
+
+@pytest.mark.process
+def test_packages_that_are_known_are_not_asked_for_unless_the_operator_wants_it(
+    tmp_path: Path, networked: tuple[Distribution, DownloadServer]
+) -> None:
+    world, server = networked
+    runtimes: list[NotedRuntime] = []
+
+    def watch(runtime: Runtime) -> Any:
+        runtimes.append(NotedRuntime(runtime))
+        return runtimes[-1]
+
+    with a_service(tmp_path, world, server.url, watch=watch) as client:
+        build(client, APK_VERSION)
+        known = build(client, APK_VERSION, "sample-uses-lib")
+    assert runtimes[-1].commands == ["make info", "make manifest", "make image", "make image"]
+    assert known["manifest"]["libsample"] == "2024.01.01~abc123-r1"
+    eager: tuple[tuple[dict[str, object], str], ...] = (
+        ({"eager_manifest": True}, "tmux"),
+        ({"preflight": "off"}, "vim"),
+    )
+    for chosen, package in eager:
+        with a_service(tmp_path, world, server.url, watch=watch, **chosen) as client:
+            assert package in build(client, APK_VERSION, package)["manifest"]
+        assert runtimes[-1].commands == ["make info", "make manifest", "make image"]
+    assert len(runtimes) == 3
 
 
 @pytest.mark.process

@@ -20,8 +20,8 @@ from asu_builder.ports import Upstream
 from asu_sample.distribution import Distribution
 from factories import a_request, eventually
 from integration.test_documents import settings
-from integration.test_pipeline import Bench
 from odd_server import odd_server
+from pipeline_rig import Bench
 
 OF_UPSTREAM = "r1-a"
 

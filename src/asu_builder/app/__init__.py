@@ -28,6 +28,7 @@ from asu_builder.core.health import Health
 from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import LiveBuilds, Recorder
 from asu_builder.core.metrics import Durations, EventCounts
+from asu_builder.core.one_pass import OnePass
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight, PreflightProof
 from asu_builder.core.presence import NO_JOB
@@ -39,10 +40,8 @@ from asu_builder.domain.access import Right, Token, new_token
 from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import BuildResult, Job, Outcome
 from asu_builder.domain.nodes import takes_of
-from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.preflight import PreflightMode
 from asu_builder.domain.release import Branches
-from asu_builder.domain.request import BuildRequest
 from asu_builder.http.app import MonitoringApp, create_app
 from asu_builder.http.callers import Callers
 from asu_builder.http.door import Door
@@ -53,7 +52,6 @@ from asu_builder.loading import Late
 from asu_builder.ports import Runtime
 from asu_builder.rate_limits import PreviewsLimit
 from asu_builder.settings import LoadedSettings, Settings, SettingsProblem
-from asu_builder.upstream.server import RepositoryStatus
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -119,10 +117,10 @@ def assemble(
     recorder = Recorder(adapters.log, now=now, notify=adapters.notify)
     preflight = _preflight(settings, adapters, catalog)
     current = _current_packages(adapters, catalog, preflight)
-    proof = _proof(settings, adapters, catalog, preflight, counts)
-    workers = _workers(
-        settings, adapters, catalog, current, health=health, recorder=recorder, now=now, on_outcome=proof.note
-    )
+    one_pass = OnePass(preflight, current.indexes_of, adapters.preflight_records.carried, counts.preflight)
+    proof = _proof(settings, adapters, catalog, preflight, counts, one_pass)
+    pipeline = Late(partial(_pipeline, settings, adapters, catalog, current, one_pass, now))
+    workers = _workers(settings, adapters, pipeline, health, recorder, now=now, on_outcome=proof.note)
     housekeeping = make_housekeeping(settings, adapters, rest=_REST)
     interest = AccessTracker(adapters.queue)
     cancellation = _cancellation(settings, adapters, workers)
@@ -207,7 +205,12 @@ def _current_packages(adapters: Adapters, catalog: Catalog, preflight: Preflight
 
 
 def _proof(
-    settings: Settings, adapters: Adapters, catalog: Catalog, preflight: Preflight, counts: EventCounts
+    settings: Settings,
+    adapters: Adapters,
+    catalog: Catalog,
+    preflight: Preflight,
+    counts: EventCounts,
+    one_pass: OnePass,
 ) -> PreflightProof:
     return PreflightProof(
         lambda: preflight,
@@ -215,6 +218,7 @@ def _proof(
         adapters.preflight_records,
         mode=PreflightMode(settings.preflight),
         counts=counts.preflight,
+        is_compared=one_pass.has_compared,
     )
 
 
@@ -378,58 +382,29 @@ def _describe_settings(loaded: LoadedSettings) -> "ConfigurationDocument":
     return describe_settings(loaded)
 
 
-def _workers(
+def _pipeline(
     settings: Settings,
     adapters: Adapters,
     catalog: Catalog,
     current: CurrentPackages,
-    *,
+    one_pass: OnePass,
+    now: Callable[[], datetime],
+) -> "Pipeline":
+    from asu_builder.app.building import make_pipeline  # a start needs none of it
+
+    return make_pipeline(settings, adapters, catalog, current, one_pass, now=now)
+
+
+def _workers(
+    settings: Settings,
+    adapters: Adapters,
+    pipeline: Callable[[], "Pipeline"],
     health: Health,
     recorder: Recorder,
+    *,
     now: Callable[[], datetime],
     on_outcome: Callable[[Job, Outcome], None],
 ) -> Workers:
-    @Late
-    def pipeline() -> "Pipeline":
-        from asu_builder.core.pipeline import Pipeline  # a start needs none of it
-        from asu_builder.core.provenance import ProvenanceWriter
-        from asu_builder.domain.provenance import Builder
-        from asu_builder.upstream.index_files import find_packages
-
-        def found_packages(request: BuildRequest, manifest: Mapping[str, str]) -> FoundPackages:
-            known = current.indexes_of(request)
-            return find_packages(known, manifest) if known else FoundPackages()
-
-        provenance = None
-        if adapters.attestation:
-            provenance = ProvenanceWriter(
-                adapters.attestation,
-                required=settings.signing_required,
-                builder=Builder(settings.provenance_builder, __version__),
-                upstream_url=settings.upstream_url,
-                announced_url=settings.announced_upstream_url,
-                now=now,
-            )
-        return Pipeline(
-            adapters.runtime(),
-            adapters.store,
-            release=catalog.branches.release,
-            package_changes=adapters.package_changes,
-            baseline=catalog.baseline,
-            announced=catalog.announced,
-            released_revision=catalog.released_revision,
-            repository_status=RepositoryStatus(settings.upstream_url).ask,
-            records=adapters.preflight_records,
-            indexes=current.digest_of,
-            signing=adapters.signing,
-            signing_required=settings.signing_required,
-            provenance=provenance,
-            installed_key=_installed_key(settings, adapters),
-            found_packages=found_packages,
-            upstream_url=settings.upstream_url,
-            job_timeout=settings.job_timeout,
-        )
-
     return Workers(
         adapters.queue,
         pipeline,
@@ -443,12 +418,6 @@ def _workers(
         on_outcome=on_outcome,
         takes=lambda: takes_of(adapters.package_changes.known()),
     )
-
-
-def _installed_key(settings: Settings, adapters: Adapters) -> tuple[str, str] | None:
-    if not (settings.install_signing_key and adapters.signing):
-        return None
-    return adapters.signing.key_id, adapters.signing.public_text()
 
 
 @contextlib.contextmanager

@@ -154,13 +154,34 @@ class ImageBuilder:
         self.build_cmd = make.make_arguments("manifest", self.request.profile, selection.packages)
         self._run(self.build_cmd, "manifest", otherwise="Error: Impossible package selection")
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
+        self.require_packages(selection, manifest)
+        return manifest
+
+    def require_packages(self, selection: PackageSelection, manifest: Mapping[str, str]) -> None:
+        """Refuses packages in other versions than asked for; names those that came back in a warning."""
         require_versions(self._found, manifest, released=selection.released)
         removed = dict.fromkeys(name[1:] for name in selection.packages if name.startswith("-"))
         if back := [name for name in removed if name in manifest and name not in ALWAYS_THERE]:
             self.warnings.append(
                 f"Removed, and nevertheless there because other packages need them: {some(back)}."
             )
-        return manifest
+
+    def read_manifest(self, images: Path) -> dict[str, str]:
+        """The packages that were installed for `images`, with ABI suffixes, as the list beside them says.
+
+        Empty where there is no such list, or more than one.
+        """
+        listed = list(images.glob("*.manifest"))
+        if len(listed) != 1 or listed[0].stat().st_size > _READ_OUTPUT_BYTES:
+            return {}
+        return make.parse_manifest(listed[0].read_text("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What a command in here prints is told only if it fails."""
+        told = self.build_cmd, self.stdout, self.stderr
+        yield
+        self.build_cmd, self.stdout, self.stderr = told
 
     def build(self, selection: Sequence[str], *, extra_name: str, into: Path) -> None:
         """Builds the images and brings them to `into`; make's exit status alone proves nothing."""

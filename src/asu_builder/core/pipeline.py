@@ -6,20 +6,33 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 from asu_builder.core.imagebuilder import ImageBuilder
 from asu_builder.core.images import Completed, Signatures, complete_files, describe_images
+from asu_builder.core.one_pass import OnePass
 from asu_builder.core.preflight import learn_carried
 from asu_builder.core.provenance import ProvenanceWriter
-from asu_builder.domain.errors import BuildFailed, BuildInterrupted, deadline_passed
+from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, deadline_passed
 from asu_builder.domain.job import BuildResult, Job, Stage
-from asu_builder.domain.make import Announced, ContainerSpec, OutputCallback
+from asu_builder.domain.make import Announced, ContainerSpec, ImageBuilderInfo, OutputCallback
 from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.packages import Baseline, PackageSelection, warn_of_odd_packages, with_ucert
+from asu_builder.domain.preflight import manifest_of
 from asu_builder.domain.provenance import Built
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import ImageSigning, PackageChanges, PreflightRecords, Runtime, Store
+
+_PERHAPS_THE_SELECTION = (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.MAKE_FAILED)
+
+
+class _Made(NamedTuple):
+    """What is known of images when they are made."""
+
+    manifest: Mapping[str, str]
+    found: FoundPackages
+    indexes: str
 
 
 class Pipeline:
@@ -45,13 +58,15 @@ class Pipeline:
         found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
             FoundPackages()
         ),
+        one_pass: OnePass | None = None,
         upstream_url: str,
         job_timeout: timedelta,
     ) -> None:
         """`records` keeps what ImageBuilders bring along; `indexes` names a request's package indexes.
 
         `found_packages` tells what they say of the packages of a manifest; `installed_key` is the name and
-        the text of the public key that images trust.
+        the text of the public key that images trust. `one_pass` tells where `make image` alone will do;
+        without it `make manifest` comes before each.
         """
         self._signing = signing
         self._signing_required = signing_required
@@ -66,6 +81,7 @@ class Pipeline:
         self._records = records
         self._indexes = indexes
         self._found_packages = found_packages
+        self._one_pass = one_pass
         self._runtime = runtime
         self._store = store
         self._upstream_url = upstream_url
@@ -127,22 +143,18 @@ class Pipeline:
                     if request.diff_packages and odd:
                         selection = warn_of_odd_packages(selection, odd)
                     advance(Stage.VALIDATE_MANIFEST)
-                    manifest = self._resolve(imagebuilder, selection, release=release, revision=info.revision)
-                    indexes = self._indexes(request)
-                    found = self._found_packages(request, manifest)
-                    advance(Stage.BUILDING_IMAGE)
-                    imagebuilder.build(selection.packages, extra_name=job.request_hash[:12], into=images)
+                    made = self._make(job, imagebuilder, info, selection, release, images, advance)
                 imagebuilder.warnings += container.warnings
             require_time = partial(_require_time, stop, since, self._job_timeout)
             carried = imagebuilder.identity is not None
-            built = Built(request, manifest, found, container.origin, carried, selection.packages)
+            built = Built(request, made.manifest, made.found, container.origin, carried, selection.packages)
             completed = self._complete(job, images, imagebuilder, signatures, built, advance, require_time)
             # Proves that the lease is still ours, right before publishing.
             advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
             published = self._store.publish(job.request_hash, images, require_time=require_time)
         return BuildResult(
             **completed,
-            manifest=manifest,
+            manifest=made.manifest,
             build_cmd=imagebuilder.build_cmd,
             packages=selection.packages,
             stdout=imagebuilder.stdout,
@@ -151,8 +163,55 @@ class Pipeline:
             package_changes=selection.record,
             stored_bytes=published.stored_bytes,
             files=published.files,
-            indexes=indexes,
+            indexes=made.indexes,
         )
+
+    def _make(
+        self,
+        job: Job,
+        imagebuilder: ImageBuilder,
+        info: ImageBuilderInfo,
+        selection: PackageSelection,
+        release: Release,
+        images: Path,
+        advance: Callable[[Stage], None],
+    ) -> _Made:
+        """Makes the images: at once where their packages are known beforehand, else after `make manifest`."""
+        request = imagebuilder.request
+        expected, one_pass = None, self._one_pass
+        if one_pass:
+            identity = imagebuilder.identity or info.revision
+            defaults = imagebuilder.defaults
+            expected = one_pass.expect(request, release, selection, defaults=defaults, identity=identity)
+        resolve = partial(self._resolve, imagebuilder, selection, release=release, revision=info.revision)
+        build = partial(imagebuilder.build, selection.packages, extra_name=job.request_hash[:12], into=images)
+        if one_pass is None or expected is None:
+            manifest = resolve()
+            indexes = self._indexes(request)
+            found = self._found_packages(request, manifest)
+            advance(Stage.BUILDING_IMAGE)
+            build()
+            return _Made(manifest, found, indexes)
+        indexes = self._indexes(request)
+        advance(Stage.BUILDING_IMAGE)
+        try:
+            build()
+        except BuildFailed as failure:
+            if failure.reason in _PERHAPS_THE_SELECTION:
+                # It is told in the words of the goal that installs packages and does nothing else.
+                with imagebuilder.aside():
+                    resolve()
+            raise
+        installed = imagebuilder.read_manifest(images)
+        if installed:
+            one_pass.compare(job.id, expected, installed)
+            manifest = manifest_of(installed, expected.foretold)
+            imagebuilder.require_packages(selection, manifest)
+            self._learn(imagebuilder, release, info.revision, manifest)
+        else:
+            with imagebuilder.aside():
+                manifest = resolve()
+        return _Made(manifest, self._found_packages(request, manifest), indexes)
 
     def _complete(
         self,
@@ -190,26 +249,28 @@ class Pipeline:
         self, imagebuilder: ImageBuilder, selection: PackageSelection, *, release: Release, revision: str
     ) -> dict[str, str]:
         """Has the packages resolved, and learns of the ImageBuilder what it has shown by then."""
-
-        def learn(manifest: Mapping[str, str]) -> None:
-            if self._records is not None:
-                learn_carried(
-                    self._records,
-                    imagebuilder.container,
-                    imagebuilder.request,
-                    release,
-                    identity=imagebuilder.identity or revision,
-                    revision=revision,
-                    manifest=manifest,
-                )
-
         try:
             manifest = imagebuilder.resolve(selection)
         except BuildFailed:
-            learn({})  # the index of what it brings along is made before any is selected
+            # The index of what it brings along is made before any is selected.
+            self._learn(imagebuilder, release, revision, {})
             raise
-        learn(manifest)
+        self._learn(imagebuilder, release, revision, manifest)
         return manifest
+
+    def _learn(
+        self, imagebuilder: ImageBuilder, release: Release, revision: str, manifest: Mapping[str, str]
+    ) -> None:
+        if self._records is not None:
+            learn_carried(
+                self._records,
+                imagebuilder.container,
+                imagebuilder.request,
+                release,
+                identity=imagebuilder.identity or revision,
+                revision=revision,
+                manifest=manifest,
+            )
 
 
 def _require_time(stop: Event, since: float, most: timedelta) -> None:

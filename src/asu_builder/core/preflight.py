@@ -82,11 +82,21 @@ class Preflight:
             selection = with_ucert(selection)
         known = known or self.indexes(found)
         carried = self._carried_by(found.release.path, request.target)
+        return Foresight(selection, self.resolve(known, selection.packages, defaults, carried))
+
+    def resolve(
+        self,
+        known: PackageIndexes,
+        packages: Sequence[str],
+        defaults: Sequence[str],
+        carried: CarriedPackages | None,
+    ) -> Foretold:
+        """The verdict on what make is told, of an ImageBuilder with these defaults."""
         pins = carried.pins if carried and known.manager is PackageManager.APK else {}
         always = [f"{name}={pins[name]}" if name in pins else name for name in ALWAYS_INSTALLED]
         # In the order in which make passes them: of two opkg packages only one may exclude the other.
-        names = dict.fromkeys((*selection.packages, *sorted((*defaults, *always))))
-        return Foresight(selection, self._resolver.resolve(known, tuple(names)))
+        names = dict.fromkeys((*packages, *sorted((*defaults, *always))))
+        return self._resolver.resolve(known, tuple(names))
 
     def knows(self, found: Resolved) -> bool:
         """Whether anything certain can be told for this release and target; answers from memory."""
@@ -272,14 +282,19 @@ class PreflightProof:
         mode: PreflightMode,
         counts: PreflightCounts,
         clock: Callable[[], float] = time.monotonic,
+        is_compared: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        """`preflight` is asked for with the first build; `mode` is the operator's; `clock` counts seconds."""
+        """`preflight` is asked for with the first build; `mode` is the operator's; `clock` counts seconds.
+
+        `is_compared` tells of a job's id whether its build has compared the packages itself.
+        """
         self._preflight = preflight
         self._resolve = resolve
         self._records = records
         self._mode = mode
         self._counts = counts
         self._clock = clock
+        self._is_compared = is_compared
         self._ended: deque[_Ended] = deque()
         self._asked: Counter[tuple[str, str]] = Counter()
         self._unexplained: set[tuple[str, str]] = set()
@@ -361,6 +376,7 @@ class PreflightProof:
         elif (
             foretold.verdict is Feasibility.FINE
             and isinstance(outcome, BuildResult)
+            and not self._is_compared(job.id)
             and (differing := differing_packages(foretold.packages, outcome.manifest))
         ):
             self._counts.note_disagreed(OTHER_PACKAGES)

@@ -335,6 +335,19 @@ def require_revision(found: Circumstances, revision: str, *, released: str = "")
     )
 
 
+def wrong_versions(
+    request: BuildRequest, manifest: Mapping[str, str], released: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    """Packages that a manifest does not hold as asked for: the version asked for, and the one there is."""
+    return {
+        name: (version, manifest.get(name, ""))
+        for name, version in request.packages_versions.items()
+        if not name.startswith("-")
+        and name not in released
+        and (name not in manifest or (version and manifest[name] != version))
+    }
+
+
 def require_versions(
     found: Circumstances, manifest: Mapping[str, str], *, released: Collection[str] = ()
 ) -> None:
@@ -342,14 +355,7 @@ def require_versions(
 
     `released` are names that a package rule renamed or removed: no caller was shown their version.
     """
-    asked = found.request.packages_versions
-    wrong = {
-        name: (version, manifest.get(name, ""))
-        for name, version in asked.items()
-        if not name.startswith("-")
-        and name not in released
-        and (name not in manifest or (version and manifest[name] != version))
-    }
+    wrong = wrong_versions(found.request, manifest, released)
     if not wrong:
         return
     named = [

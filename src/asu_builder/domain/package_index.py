@@ -56,6 +56,8 @@ class IndexedPackage(Struct, frozen=True, omit_defaults=True):
     hash: str = ""
     """Hexadecimal. Of opkg the SHA-256 of the file; of apk the digest of the package's metadata, which is
     not the file's."""
+    abi: str = ""
+    """How the name of a library ends, where manifests leave that out: `20241020` of `libubus20241020`."""
 
 
 class PackageIndex(Struct, frozen=True):

@@ -51,6 +51,8 @@ class Foretold(Struct, frozen=True):
     """Of *unknown*: why, as a sentence."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """Of *fine*: name and version of everything that would be installed, dependencies included."""
+    short: Mapping[str, str] = field(default_factory=dict)
+    """Of *fine*: for libraries among these their names without ABI suffix, as `make manifest` tells them."""
     problem: BuildProblem = BuildProblem()
     """Of *impossible*: missing names, who needs them, conflicts, providers to choose from."""
     nearest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -139,6 +141,24 @@ class TargetRecord(Struct, frozen=True):
     def version(self) -> str:
         """The version that lies at this path."""
         return version_at(self.release_path)
+
+
+def manifest_of(installed: Mapping[str, str], foretold: Foretold) -> dict[str, str]:
+    """What `make manifest` says of packages, by their whole names and what was foretold of the image.
+
+    A library that was foretold with another ABI is called like that one.
+    """
+    bases = set(foretold.short.values())
+    told = {}
+    for name, version in installed.items():
+        base = foretold.short.get(name, name)
+        if name not in foretold.packages:
+            for place in range(len(name) - 1, 0, -1):
+                if name[:place] in bases and _ABI_SUFFIX.fullmatch(name, place):
+                    base = name[:place]
+                    break
+        told[base] = version
+    return dict(sorted(told.items()))
 
 
 _ABI_SUFFIX = re.compile(r"-?[0-9][A-Za-z0-9._-]{0,63}")

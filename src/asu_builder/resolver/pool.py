@@ -156,6 +156,7 @@ class PackagePool:
         return Foretold(
             Feasibility.FINE,
             packages=names,
+            short={p.name: short for p in installed if p.abi and (short := p.name.removesuffix(p.abi))},
             brings=self._brought(chosen),
             kept=tuple(name for name in asked.taken_away if name in names or name in provided),
             download_size=sum(package.size for package in installed),

@@ -121,6 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     provenance_public_key: str = ""
     provenance_builder: str = ""
     preflight: Literal["enforce", "advise", "off"] = "enforce"
+    eager_manifest: bool = False
     package_changes_path: str = ""
     package_changes_url: str = ""
     allow_defaults: bool = False

@@ -74,7 +74,7 @@ _OPERATORS = {0: "=", 1: "=", 2: "<", 3: "<=", 4: ">", 5: ">=", 7: "", 8: "~", 9
 """By the bits of a match: equal 1, less 2, greater 4, fuzzy 8."""
 _CONFLICT = 16
 _FIELDS = 21
-_CPE = "openwrt:cpe="
+_CPE, _ABI = "openwrt:cpe=", "openwrt:abiversion="
 _IS_NAME = re.compile(_NAME).fullmatch
 _IS_VERSION = re.compile(_VERSION).fullmatch
 
@@ -114,6 +114,7 @@ class _AdbReader:
 
     def _package(self, name: str, fields: tuple[int, ...]) -> IndexedPackage:
         integer, list_of = self._block.integer, self._list
+        tags = self._tags(fields[20]) if fields[20] else {}
         return IndexedPackage(
             name,
             self._word(fields[1], self._versions, _IS_VERSION),
@@ -127,9 +128,10 @@ class _AdbReader:
             size=integer(fields[12]),
             installed_size=integer(fields[11]),
             licence=self._text(fields[5]),
-            cpe=self._cpe(fields[20]) if fields[20] else "",
+            cpe=tags.get(_CPE, ""),
             origin=self._text(fields[6]),
             hash=self._block.bytes(fields[2]).hex(),
+            abi=tags.get(_ABI, ""),
         )
 
     def _list(self, value: int) -> tuple[Relation, ...]:
@@ -188,12 +190,15 @@ class _AdbReader:
             self._texts[value] = text
         return text
 
-    def _cpe(self, tags: int) -> str:
+    def _tags(self, tags: int) -> dict[str, str]:
+        """Those that are looked at, by how they begin; the first of each counts."""
+        found: dict[str, str] = {}
         for tag in self._block.values(tags, most=_MOST_OF_A_PACKAGE):
             text = self._text(tag)
-            if text.startswith(_CPE):
-                return text[len(_CPE) :]
-        return ""
+            for start in (_CPE, _ABI):
+                if text.startswith(start):
+                    found.setdefault(start, text[len(start) :])
+        return found
 
 
 def _read_adb(data: bytes, notes: Notes, wanted: Callable[[str], bool]) -> Iterator[IndexedPackage | None]:
@@ -206,7 +211,7 @@ _LISTS = ("Depends", "Provides", "Conflicts", "Replaces", "Recommends")
 _IN_LINE = re.compile(r"[^\n]")
 _FIELD = re.compile(
     r"^(Package|Version|Pre-Depends|Depends|Provides|Conflicts|Replaces|Recommends|Architecture|Installed-Size|Size"
-    r"|License|CPE-ID|Source|SourceName|SHA256sum|Filename):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)",
+    r"|License|CPE-ID|Source|SourceName|SHA256sum|Filename|ABIVersion):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)",
     re.MULTILINE,
 )
 _ENTRY = re.compile(rf"({_NAME})(?:\s*\(\s*(<<|<=|>=|>>|=|<|>)\s*({_VERSION})\s*\)|=({_VERSION}))?")
@@ -300,6 +305,7 @@ class _PackagesReader:
                 origin=self._text(fields.get("Source") or fields.get("SourceName")),
                 filename=self._text(fields.get("Filename")),
                 hash=self._text(fields.get("SHA256sum")),
+                abi=self._text(fields.get("ABIVersion")),
             )
         except OddValue as error:
             self._notes.add(f"package {name}", str(error))

@@ -147,6 +147,11 @@ MEANINGS: Mapping[str, str] = {
         "build; `advise`: it is only told, and built all the same; `off`: nothing is foretold. See "
         "preflight."
     ),
+    "eager_manifest": (
+        "Whether each build asks for its packages with `make manifest` before `make image`. With `false` "
+        "that is left out where the package indexes tell them; images are the same bit by bit. "
+        "See preflight."
+    ),
     "package_changes_path": (
         "Your own file of package rules, watched while the service runs; empty: the built-in rules. See "
         "package changes."
