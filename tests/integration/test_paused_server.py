@@ -13,10 +13,12 @@ import pytest
 from asgi_client import AsgiClient
 from asu_builder.app import assemble
 from asu_builder.app.adapters import Role
+from asu_builder.database import postgresql
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.postgresql import ServerDatabase
 from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import SqlRetention
+from asu_builder.domain.errors import Unavailable
 from asu_builder.domain.job import Retention
 from asu_builder.http import answers
 from asu_builder.http.api import builds
@@ -94,3 +96,39 @@ def test_results_are_told_while_the_server_stands_still_and_what_was_purged_then
         server.start()
         assert eventually(lambda: operations.purge(names[1]) == 1)
         assert eventually(lambda: [poll(name) for name in (names[1], lives)] == [404, 202])
+
+
+def test_what_a_server_that_stands_still_is_asked_comes_to_an_end(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(ServerDatabase(server.url())) as database:
+
+        def read() -> None:
+            with database.reading() as session:
+                session.execute("SELECT 1")
+
+        def write() -> None:
+            with database.writing(own_rows=True) as session:
+                session.execute("UPDATE installation SET id = id")
+
+        def note_late() -> None:
+            with database.writing(own_rows=True) as session:
+                with server.frozen():
+                    session.execute("UPDATE installation SET id = id")
+
+        calls = (read, write, lambda: database.repeated(lambda session, at: at))
+        for call in calls:
+            call()
+        monkeypatch.setattr(postgresql, "SILENT_SECONDS", 0.5)
+        began = time.monotonic()
+        with server.frozen():
+            for call in calls:
+                with pytest.raises(Unavailable, match=r"does not answer|no connection came"):
+                    call()
+        took = time.monotonic() - began
+        # One silence each, or the wait for a connection: none was tried on every connection, or for ever.
+        assert took < 60
+        assert eventually(lambda: database.check().status == "ok")
+        with pytest.raises(Unavailable, match="does not answer"):
+            note_late()
+        assert eventually(lambda: database.check().status == "ok")

@@ -55,6 +55,11 @@ IDLE_IN_TRANSACTION_SECONDS = 5
 _LOCK_SECONDS = 8
 """More than the above, so that those who wait outlast it."""
 _STATEMENT_SECONDS = 20
+_TURN_SECONDS = 0.1
+"""How often a wait sees what Python was told meanwhile, as psycopg does."""
+SILENT_SECONDS = 25.0
+"""How long an answer is waited for where the server keeps none of the deadlines above: it stands still, while
+its machine confirms what it is sent, so that nothing of TCP fails."""
 _MEASURE_AGAIN_SECONDS = 60.0
 _TRIES = 3
 # Others are bugs of ours. A table that is not there was taken away by hand.
@@ -80,14 +85,36 @@ class _NumberLoader(psycopg.adapt.Loader):
         return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-class _Lost(Exception):
-    """The connection is gone, and nothing was committed on it."""
+class _Silent(psycopg.OperationalError):
+    """The server has not answered in time: whether it will do what it was told, nobody knows."""
+
+    def __init__(self) -> None:
+        super().__init__("the server does not answer")
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that is closed when its server stands still; nobody else waits on it."""
+
+    is_patient = False
+    """Whether a statement may take any time."""
+
+    def wait(self, gen: Any, interval: float = _TURN_SECONDS, timeout: float | None = None) -> Any:
+        if self.is_patient or timeout is not None:  # who listens need not hear anything
+            return super().wait(gen, interval, timeout)
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, SILENT_SECONDS)
+        except psycopg.OperationalError:
+            if self.closed or time.monotonic() - began < SILENT_SECONDS:
+                raise
+            self.pgconn.finish()
+            raise _Silent from None
 
 
 class Session:
     """A connection as statements know one."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: _Connection) -> None:
         self.connection = connection
         self.used = False
         """Whether anything was asked of it."""
@@ -120,8 +147,8 @@ class _Reading(Session):
                 if self._snapshot and not self.used:
                     self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                 return super().execute(statement, values)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                if self.used or not self.connection.closed:
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if self.used or not self.connection.closed or isinstance(error, _Silent):
                     raise
                 self._database.give_back(self.connection)
                 self.connection = self._database.take()
@@ -175,6 +202,7 @@ class ServerDatabase:
         try:
             with self.connect() as connection:
                 self._name = name_of(connection)
+                connection.is_patient = True  # a large table may be made anew
                 schema = require_usable(connection, self._name)
                 digest = hashlib.sha256(f"{APPLICATION} {schema}".encode()).digest()
                 # Room for the lock of the process that leads, beside it.
@@ -190,6 +218,7 @@ class ServerDatabase:
                 "(timedatectl set-ntp true), and start again."
             )
         self._pool = psycopg_pool.ConnectionPool(
+            connection_class=_Connection,
             kwargs=self._parameters,
             min_size=1,
             max_size=_MOST_CONNECTIONS,
@@ -204,9 +233,9 @@ class ServerDatabase:
 
     # Connections.
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> _Connection:
         """A separate connection, not of the pool."""
-        connection = psycopg.connect(**self._parameters)
+        connection = _Connection.connect(**self._parameters)
         _configure(connection)
         return connection
 
@@ -220,11 +249,11 @@ class ServerDatabase:
         except Unavailable as error:
             _log.debug("%s was not told: %s", kind, error)
 
-    def take(self) -> psycopg.Connection[Any]:
+    def take(self) -> _Connection:
         """A connection of the pool, to be given back."""
         return self._pool.getconn()
 
-    def give_back(self, connection: psycopg.Connection[Any]) -> None:
+    def give_back(self, connection: _Connection) -> None:
         """Lets others use it; a dead one is forgotten."""
         self._pool.putconn(connection)
 
@@ -250,7 +279,7 @@ class ServerDatabase:
             roll_back(connection)
             self.give_back(connection)
 
-    def _begin(self, *, durable: bool, own_rows: bool) -> tuple[psycopg.Connection[Any], int]:
+    def _begin(self, *, durable: bool, own_rows: bool) -> tuple[_Connection, int]:
         """A transaction, begun by one message, and the server's time in it."""
         relaxed = "" if durable else "SET LOCAL synchronous_commit = off;"
         lock = "" if own_rows else f"SELECT pg_advisory_xact_lock({self.key});"
@@ -266,7 +295,8 @@ class ServerDatabase:
                 roll_back(connection)
                 closed = connection.closed
                 self.give_back(connection)
-                if closed and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                is_lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+                if closed and is_lost and not isinstance(error, _Silent):
                     continue  # it was dead before: the server was restarted, or has ended it
                 raise
             self._offset, self._measured_at = at - _machine_micros(), time.monotonic()
@@ -404,5 +434,5 @@ def _may_repeat(error: psycopg.Error) -> bool:
         errors.IdleInTransactionSessionTimeout,
     )
     return isinstance(error, lost) or (
-        error.sqlstate is None and not isinstance(error, psycopg_pool.PoolTimeout)
+        error.sqlstate is None and not isinstance(error, psycopg_pool.PoolTimeout | _Silent)
     )
