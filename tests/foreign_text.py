@@ -5,6 +5,7 @@ A parser that is not listed here fails `tests/unit/test_foreign_text.py`.
 
 import asyncio
 import contextlib
+import tarfile
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ from asu_builder.domain.errors import FailureReason
 from asu_builder.domain.make import Circumstances
 from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.request import BuildRequest
-from asu_builder.engines.podman import runtime
+from asu_builder.engines.podman import runtime, unpacking
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
 from asu_builder.http.pages import build_form, session, words
@@ -67,6 +68,14 @@ def _statement(text: str) -> None:
 def _envelope(text: str) -> None:
     with contextlib.suppress(attestation.BadEnvelope):
         attestation.parse_envelope(text.encode())
+
+
+def _member(text: str) -> None:
+    for name, target in ((text, ""), ("top/link", text)):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = (tarfile.SYMTYPE if target else tarfile.REGTYPE), target
+        with contextlib.suppress(unpacking.Refused):
+            unpacking.require_member(member, "top", {"top/folder"})
 
 
 def _trailers(text: str) -> None:
@@ -150,6 +159,10 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.provenance.parse_statement": _statement,
     "signing.attestation.parse_envelope": _envelope,
     # text of a mirror
+    "domain.release.find_archive": lambda text: release.find_archive(
+        text, release.parse_release("24.10.5"), "pico/nine"
+    ),
+    "engines.podman.unpacking.require_member": _member,
     "upstream.lenient.decode_object": lambda text: lenient.decode_object(text.encode()),
     "upstream.formats.parse_versions": _mirror(formats.parse_versions),
     "upstream.formats.parse_targets": _mirror(formats.parse_targets),

@@ -138,7 +138,7 @@ def _streamed(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
 _REQUIRED = ("sh", "make", "tar", "gzip", "sleep", "env", "cat", "cp", "ls", "mkdir", "rm", "mv", "id")
 _OPTIONAL = """
     bash chmod chown cut date dd df echo false find grep head ln mksquashfs mke2fs mktemp printf ps pwd
-    readlink sed sha256sum sort stat sync tail test touch true uname unsquashfs wc whoami xz zcat gunzip
+    readlink sed sha256sum sort stat sync tail test touch true uname unsquashfs wc whoami xz zcat zstd gunzip
 """
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOADED_LATER = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")

@@ -1,7 +1,7 @@
 """The adapters and the runtime, opened by the settings."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import partial
@@ -26,13 +26,14 @@ from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.errors import EngineUnavailable, SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
-from asu_builder.domain.preflight import Foretold, PackageIndexes, PreflightMode
+from asu_builder.domain.preflight import PreflightMode
 from asu_builder.files import BadFile
 from asu_builder.http.shared_answers import copy_of
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import Lead, PackageResolver, RateWindows, Runtime, Store
+from asu_builder.ports import ArchiveSource, Lead, RateWindows, Runtime, Store
 from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit
+from asu_builder.resolver import LateResolver
 from asu_builder.settings import Settings, SettingsProblem
 from asu_builder.shared.redis import SharedRedis
 from asu_builder.shared.windows import SharedWindows
@@ -86,12 +87,15 @@ def choose_runtime(settings: Settings, *, installation: str) -> tuple[Callable[[
     """What makes the runtime that the settings name, and what the operator should be warned of."""
     if not builds_locally(settings):
         proxies = _proxies(shares_network=False)
+        archives = open_archives(settings)
 
         def make() -> Runtime:
             from asu_builder.engines.podman.runtime import PodmanRuntime  # a start needs none of it
             from asu_builder.engines.podman.service import PodmanOptions
 
-            return PodmanRuntime(PodmanOptions(settings, installation=installation, proxies=proxies))
+            return PodmanRuntime(
+                PodmanOptions(settings, installation=installation, archives=archives, proxies=proxies)
+            )
 
         return make, ()
     from asu_builder.engines.local.runtime import LocalRuntime
@@ -118,6 +122,19 @@ def choose_runtime(settings: Settings, *, installation: str) -> tuple[Callable[[
     return partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies), warnings
 
 
+def open_archives(settings: Settings) -> ArchiveSource | None:
+    """What stands in for container images that are missing. Raises `SettingsProblem` for what is no key."""
+    if not settings.imagebuilder_keys:
+        return None
+    from asu_builder.signing.usign import BadKey, TrustedKeys
+    from asu_builder.upstream.archives import ImageBuilderArchives
+
+    try:
+        return ImageBuilderArchives(settings, TrustedKeys(settings.imagebuilder_keys))
+    except BadKey as bad:
+        raise SettingsProblem(f"imagebuilder_keys.{bad}") from None
+
+
 def _no_runtime() -> Runtime:
     raise EngineUnavailable("This process has no workers and no container engine.")
 
@@ -132,28 +149,6 @@ def _proxies(*, shares_network: bool) -> Mapping[str, str]:
             "or nothing"
         )
     return proxies.environment(shares_network=shares_network)
-
-
-def _make_resolver() -> PackageResolver:
-    from asu_builder.resolver.child import ChildResolver  # a start needs none of it
-
-    return ChildResolver()
-
-
-class LateResolver:
-    """The resolver, loaded by the first question."""
-
-    def __init__(self) -> None:
-        self._resolver = Late(_make_resolver)
-
-    def resolve(self, known: PackageIndexes, names: Sequence[str]) -> Foretold:
-        """What is installed for these names, or why nothing can be."""
-        return self._resolver().resolve(known, names)
-
-    def close(self) -> None:
-        """Ends what runs for it."""
-        if self._resolver.value is not None:
-            self._resolver.value.close()
 
 
 class Adapters(Struct, frozen=True):

@@ -10,12 +10,15 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from asu_builder.app.adapters import open_archives
 from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask
+from asu_builder.domain.errors import ArchiveRefused, UpstreamUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning
 from asu_builder.domain.release import parse_release
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.images import image_reference
 from asu_builder.engines.podman.service import start_line, systemctl_option, what_helps
+from asu_builder.settings import SettingsProblem
 
 _OLDEST = 4
 """libpod's API as this program speaks it came with Podman 4."""
@@ -258,6 +261,45 @@ def check_image(scene: Scene) -> CheckResult:
     if response.status != 200:
         return error(f"{reference} is answered {response.status} by its registry.", remedy)
     return ok(f"{reference} can be pulled.")
+
+
+def check_archives(scene: Scene) -> CheckResult:
+    """Whether an archive could stand in for a container image of the newest release, if it is to."""
+    keys, base = scene.settings.imagebuilder_keys, scene.settings.imagebuilder_base
+    try:
+        archives = open_archives(scene.settings)
+    except SettingsProblem as problem:
+        return error(str(problem), "See docs/how-to/imagebuilders.md, As archives.")
+    if archives is None:
+        return ok("No archive stands in for a container image that is missing; imagebuilder_keys is empty.")
+    if scene.is_local:
+        return warning(
+            "imagebuilder_keys does nothing here: archives are unpacked by Podman only.",
+            "Use Podman, or take imagebuilder_keys out of the settings.",
+        )
+    try:
+        release, targets = scene.targets()
+        target = _COMMON_TARGET if _COMMON_TARGET in targets else min(targets, default=_COMMON_TARGET)
+        found = archives.find(release, target)
+    except (Unanswered, ValueError, UpstreamUnavailable) as failure:
+        return warning(f"No archive was looked for: {failure}", "See to the download server (upstream).")
+    except ArchiveRefused as refused:
+        return error(
+            f"No archive could stand in for a container image of {release.version}: {refused}.",
+            f"Set imagebuilder_keys to the key that signs the sha256sums of {release.branch}.",
+        )
+    if found is None:
+        return warning(
+            f"The download server lists no ImageBuilder of {release.version} for {target} in its sha256sums.",
+            f"curl {scene.upstream}/{release.path}/targets/{target}/sha256sums",
+        )
+    lines = ", ".join(sorted(keys))
+    if scene.ask_engine(f"/v4.0.0/libpod/images/{quote(base, safe='')}/exists")[0] != 204:
+        return warning(
+            f"Archives of {lines} could stand in for container images, but {base} is not here yet.",
+            f"podman pull {base}",
+        )
+    return ok(f"Archives of {lines} can stand in for container images that are missing.")
 
 
 def _allowed(refused: Response) -> dict[str, str]:

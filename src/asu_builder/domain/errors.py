@@ -197,6 +197,10 @@ class UpstreamUnavailable(PartUnavailable):
     part = "upstream"
 
 
+class ArchiveRefused(AsuError):
+    """The archive of an ImageBuilder is not used; the text is a sentence for the operator."""
+
+
 class TooManyRequests(AsuError):
     """This caller has had its share of new builds (HTTP 429 with `Retry-After` in seconds)."""
 

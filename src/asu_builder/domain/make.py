@@ -118,6 +118,8 @@ class Origin(Struct, frozen=True):
     """The name of the container image; "" for a directory of this host."""
     digest: str = ""
     """SHA-256 of the container image's manifest, 64 hexadecimal digits; "" where the engine tells none."""
+    archive: str = ""
+    """SHA-256 of the archive that the ImageBuilder was unpacked from; "" where the image carried it."""
 
 
 class CommandResult(Struct, frozen=True):

@@ -142,12 +142,14 @@ def _imagebuilder(built: Built, inventory: Inventory) -> list[dict[str, object]]
         if origin.digest:
             entry["digest"] = {"sha256": origin.digest}
         found.append(entry)
-    if not (origin.image and built.carried):
+    if origin.archive or not (origin.image and built.carried):
         version, target = quote(inventory.version, safe=""), quote(inventory.target, safe="")
         entry = {
             "name": "ImageBuilder",
             "uri": f"pkg:generic/openwrt-imagebuilder@{version}?target={target}",
         }
+        if origin.archive:
+            entry["digest"] = {"sha256": origin.archive}
         if inventory.revision:
             entry["annotations"] = {"revision": inventory.revision}
         found.append(entry)

@@ -156,6 +156,42 @@ def _order(name: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in name.split("."))
 
 
+class Archive(Struct, frozen=True):
+    """A packed ImageBuilder on the download server, as the signed list of checksums names it."""
+
+    path: str
+    """Relative to the server's address."""
+    digest: str
+    """SHA-256, 64 hexadecimal digits."""
+
+    @property
+    def is_zstd(self) -> bool:
+        """Whether it is packed with zstd; else with xz."""
+        return self.path.endswith(".zst")
+
+
+def find_archive(sums: str, release: Release, target: str) -> Archive | None:
+    """The ImageBuilder's archive in the `sha256sums` of a target (source: facts on archive names, §1.4).
+
+    Its name says version and target, so a list that was signed for others names none. A vendor with a
+    numbering of its own is not asked for the version.
+    """
+    version = "" if release.version == MAIN else f"{re.escape(release.version)}-"
+    if release.own_numbering:
+        version = "(?:[A-Za-z0-9._-]{1,64}-)?"
+    place = re.escape(target.replace("/", "-"))
+    listed = re.compile(
+        rf"^([0-9a-f]{{64}}) [ *]([A-Za-z0-9][A-Za-z0-9._]{{0,64}}+-imagebuilder-{version}{place}"
+        r"\.Linux-x86_64\.tar\.(zst|xz))\r?$",
+        re.ASCII | re.MULTILINE,
+    )
+    found: dict[str, Archive] = {}
+    for line in listed.finditer(sums):
+        digest, name, kind = line.groups()
+        found.setdefault(kind, Archive(f"{release.path}/targets/{target}/{name}", digest))
+    return found.get("zst") or found.get("xz")
+
+
 class VersionList(Struct, frozen=True):
     """What upstream says about its releases (`.versions.json`)."""
 

@@ -14,6 +14,7 @@ from asu_builder.ports.state import (
     Statistics,
 )
 from asu_builder.ports.world import (
+    ArchiveSource,
     Container,
     ImageSigning,
     KeyHolder,
@@ -30,6 +31,7 @@ from asu_builder.ports.world import (
 )
 
 __all__ = [
+    "ArchiveSource",
     "BuildLog",
     "Container",
     "ImageSigning",

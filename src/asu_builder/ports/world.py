@@ -14,7 +14,7 @@ from asu_builder.domain.make import CommandResult, ContainerSpec, Origin, Output
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import Baseline, PackageSelection
 from asu_builder.domain.preflight import Foretold, PackageIndexes
-from asu_builder.domain.release import ClientChange, Release, TargetProfiles, VersionList
+from asu_builder.domain.release import Archive, ClientChange, Release, TargetProfiles, VersionList
 from asu_builder.domain.request import BuildRequest
 from asu_builder.domain.search import Device
 
@@ -88,6 +88,24 @@ class Runtime(Protocol):
 
     def check_registry(self) -> CheckResult:
         """Whether the container images of ImageBuilders can be had, as far as the last tries tell."""
+
+
+class ArchiveSource(Protocol):
+    """Packed ImageBuilders of the download server, for releases whose container image is missing."""
+
+    def find(self, release: Release, target: str) -> Archive | None:
+        """The archive that the signed list of checksums names for a target; None where upstream has none.
+
+        Raises `ArchiveRefused` where there is no key for the release's line or the signature does not hold,
+        and `UpstreamUnavailable`.
+        """
+
+    def fetch(self, archive: Archive, write: Callable[[bytes], object], *, stop: Event, ends: float) -> None:
+        """Passes an archive to `write` as it arrives; it is to be used only when this returns.
+
+        It does not go on after `ends`, in seconds of the monotonic clock. Raises `ArchiveRefused` for one
+        that is too large or has another checksum, `UpstreamUnavailable`, or `BuildInterrupted`.
+        """
 
 
 class RemoteFile(Protocol):

@@ -87,6 +87,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     container_socket_path: str = ""
     imagebuilder_registry: str = "ghcr.io/openwrt/imagebuilder"
     imagebuilder_image: str = "{registry}:{target}-{subtarget}-{tag}"
+    imagebuilder_keys: Mapping[str, str] = field(default_factory=dict)
+    imagebuilder_base: str = ""
     build_network: str = "asu-build"
     allow_unsandboxed: bool = False
     imagebuilder_path: str = ""

@@ -171,6 +171,7 @@ PUBLIC_STORE_OPTIONS = ("endpoint", "region", "account_name", *_YES_OR_NO)
 """Those that are no secret."""
 _BRANCH = re.compile(r"SNAPSHOT|\d+\.\d+")
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(?:/[A-Za-z0-9][A-Za-z0-9_-]{0,31})?")
+_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/@-]{0,254}", re.ASCII)
 _BRANCH_PATH = re.compile(r"[A-Za-z0-9._/{}-]+")
 _REDIS = re.compile(r"rediss?://(?:[^\s@/]*@)?[^\s@/?#]+(?:/[0-9]{1,5})?(?:\?\S*)?|unix://(?:[^\s@/]*@)?/\S+")
 _AN_ADDRESS = "an http(s) address like https://mirror.example.org:8443/openwrt, without a user"
@@ -190,6 +191,7 @@ PARTNERS: Mapping[str, str] = {
     "form_repositories": "repository_allow_list",
     "form_repository_keys": "repository_allow_list",
     "form_for": "repository_allow_list",
+    "imagebuilder_keys": "imagebuilder_base",
 }
 """Settings that are measured by another; what is wrong is said of the first."""
 LINK_FIELDS = ("title", "version", "branch", "target", "subtarget", "profile")
@@ -365,6 +367,15 @@ def _wrong_entries(settings: "Settings") -> Iterator[Wrong]:
         expected = "an http(s) address, without * and ; and with nothing to decode"
         for number, url in enumerate(settings.repository_allow_list):
             yield from _unless(is_allow_list_entry(url), f"repository_allow_list[{number}]", expected, url)
+    for line, key in settings.imagebuilder_keys.items():
+        name = f"imagebuilder_keys.{line}"
+        yield from _unless(_BRANCH.fullmatch(line), name, "a name like 24.10 or SNAPSHOT", line)
+        yield from _unless(key.strip(), name, "a public key of usign, or the path of its file", key)
+    keys, base = settings.imagebuilder_keys, settings.imagebuilder_base
+    expected = "nothing without imagebuilder_base, the container image that archives are unpacked in"
+    yield from _unless(base or not keys, "imagebuilder_keys", expected, keys)
+    expected = "the name of a container image, or nothing"
+    yield from _unless(not base or _IMAGE.fullmatch(base), "imagebuilder_base", expected, base)
     for name, branch in settings.branches.items():
         yield from _unless(_BRANCH.fullmatch(name), f"branches.{name}", "a name like 24.10 or SNAPSHOT", name)
         path = branch.get("path", "x")

@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 ALGORITHM = b"Ed"
@@ -184,6 +184,37 @@ def read_public_half(path: StrPath) -> PublicKey:
     if any(first[4:8]):
         raise BadKey(_PROTECTED)
     return PublicKey(first[32:40].hex(), public)
+
+
+class TrustedKeys:
+    """Public keys that an operator trusts, by what they may sign."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        """A value is a key's text, the second line of it, or the path of its file. Raises `BadKey`."""
+        self._keys = {}
+        for name, value in values.items():
+            text = value.strip()
+            try:
+                if "\n" in text:
+                    content = text.encode()
+                elif text.startswith("RW"):
+                    content = f"{_COMMENT}\n{text}".encode()
+                else:
+                    content = read_small_file(os.path.expanduser(text))  # noqa: PTH111 - see mapped
+                self._keys[name] = parse_public_key(content)
+            except BadKey as bad:
+                raise BadKey(f"{name}: {bad}") from None
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a key of this name."""
+        return name in self._keys
+
+    def is_signed(self, name: str, message: bytes, signature: bytes) -> bool:
+        """Whether the key of this name made a signature, as its file says it."""
+        try:
+            return is_signed(message, parse_signature(signature), self._keys[name])
+        except BadKey:
+            return False
 
 
 def read_small_file(path: StrPath) -> bytes:

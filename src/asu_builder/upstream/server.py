@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from msgspec import Struct
 
 from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port, is_loopback
-from asu_builder.domain.errors import UpstreamUnavailable
+from asu_builder.domain.errors import ArchiveRefused, BuildInterrupted, UpstreamUnavailable
 from asu_builder.domain.health import Breaker
 from asu_builder.loading import LOADING
 from asu_builder.outgoing import open_pool, proxy_of
@@ -250,14 +250,62 @@ class UpstreamServer:
                 _log.warning("The download server %s answers again", self.url)
         return response
 
+    def download(
+        self, path: str, write: Callable[[bytes], object], *, most: int, stop: threading.Event, ends: float
+    ) -> None:
+        """Passes a large file to `write` as it comes, at most `most` bytes.
+
+        It does not go on after `ends`, in seconds of the monotonic clock. Raises `UpstreamUnavailable`,
+        `ArchiveRefused` for more bytes, or `BuildInterrupted`.
+        """
+        with self._translated(path):
+            address = self.address(path)
+            for hop in range(MOST_HOPS + 1):
+                pool = self._connected(address, own=not hop)
+                answer = pool.request("GET", address, preload_content=False, redirect=False)
+                with contextlib.closing(answer):
+                    location = answer.headers.get("Location")
+                    if answer.status in STATUSES and location:
+                        address = self._redirects.follow(address, location)
+                        continue
+                    if answer.status != 200:
+                        raise UpstreamUnavailable(f"{self._called} answered {answer.status} for {path}.")
+                    size = 0
+                    while chunk := answer.read(1 << 18):
+                        size += len(chunk)
+                        if size > most:
+                            raise ArchiveRefused(f"{path} is larger than {most >> 20} MiB")
+                        if stop.is_set():
+                            raise BuildInterrupted("The build was stopped; it will be tried again.")
+                        if time.monotonic() > ends:
+                            raise TimeoutError(f"{path} did not arrive in time")
+                        write(chunk)
+                    return
+            raise RedirectRefused(f"{address} leads on and on")
+
     def _request(self, path: str, etag: str) -> Response:
+        headers = {"If-None-Match": etag} if etag else {}
+        with self._translated(path):
+            answer, body = self._ask(self.address(path), headers)
+        if answer.status == 403 and _OPTIONAL.search(path):
+            if len(self.forbidden) >= _MOST_FORBIDDEN:
+                self.forbidden.clear()
+            self.forbidden.add(path)
+            return Response(404, "", b"", forbidden=True)
+        self.forbidden.discard(path)
+        if answer.status not in (200, 304, 404):
+            raise UpstreamUnavailable(f"{self._called} answered {answer.status} for {path}.")
+        return Response(answer.status, answer.headers.get("ETag", ""), body)
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        """Foreign errors leave as `UpstreamUnavailable`, and `down` learns from them."""
         with LOADING:
             import urllib3
             from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
-        headers = {"If-None-Match": etag} if etag else {}
         try:
-            answer, body = self._ask(self.address(path), headers)
+            yield
         except RedirectRefused as error:
             self.down.worked()
             _log.log(logging.INFO if self.is_foreign else logging.WARNING, "Not followed: %s", error)
@@ -273,15 +321,6 @@ class UpstreamServer:
                 self.down.worked()
             raise UpstreamUnavailable(sentence) from error
         self.down.worked()
-        if answer.status == 403 and _OPTIONAL.search(path):
-            if len(self.forbidden) >= _MOST_FORBIDDEN:
-                self.forbidden.clear()
-            self.forbidden.add(path)
-            return Response(404, "", b"", forbidden=True)
-        self.forbidden.discard(path)
-        if answer.status not in (200, 304, 404):
-            raise UpstreamUnavailable(f"{self._called} answered {answer.status} for {path}.")
-        return Response(answer.status, answer.headers.get("ETag", ""), body)
 
     def _ask(self, address: str, headers: dict[str, str]) -> "tuple[urllib3.BaseHTTPResponse, bytes]":
         """The answer behind redirects. Raises `RedirectRefused` beside urllib3's errors."""

@@ -7,7 +7,7 @@ same container without sharing a `requests.Session`.
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from math import inf
@@ -48,12 +48,16 @@ class ContainerCalls:
         self._quiet = Condition()
 
     @contextmanager
-    def stream(self, method: str, *parts: str, **query: object) -> Iterator[Stream]:
-        """A streaming call that `kill` can end; it is not begun yet."""
+    def stream(self, method: str, *parts: str, is_long: bool = False, **query: object) -> Iterator[Stream]:
+        """A streaming call that `kill` can end; it is not begun yet.
+
+        With `is_long` the answer may begin as late as the guard allows.
+        """
         with self._engine.client() as client:
             url = libpod_url(client.api.path_prefix, *parts, **query)
         call = self._timeouts.call
-        stream = Stream(self._engine.socket(), method, url, call=call, headers_within=call)
+        within = None if is_long else call
+        stream = Stream(self._engine.socket(), method, url, call=call, headers_within=within)
         with stream:
             with self._quiet:
                 self._streams[stream] = monotonic()
@@ -133,6 +137,23 @@ class ContainerCalls:
             client.api.put(
                 f"/containers/{self.name}/archive", params={"path": path}, data=content
             ).raise_for_status()
+
+    def put_stream(self, path: str, tar: Iterable[bytes]) -> None:
+        """The same of a tar that is too large for the memory."""
+        with self.stream("PUT", "containers", self.name, "archive", is_long=True, path=path) as stream:
+            if stream.begin(tar=tar) >= 400:
+                raise EngineUnavailable(f"Podman could not take a file: {one_line(stream.refusal())}.")
+
+    def commit(self, reference: str, changes: Sequence[str]) -> None:
+        """Makes an image of what the container has written, with `changes` in the words of a Dockerfile."""
+        repository, _, tag = reference.rpartition(":")
+        named = {"container": self.name, "repo": repository, "tag": tag, "changes": list(changes)}
+        # Nothing runs in it that had to be paused.
+        with self.stream("POST", "commit", is_long=True, **named, pause="false") as stream:
+            if stream.begin() >= 400:
+                raise EngineUnavailable(f"Podman could not make an image: {one_line(stream.refusal())}.")
+            while stream.read_some():
+                pass
 
     def create_exec(self, arguments: Sequence[str], workdir: str) -> str:
         """An exec session that is not started; its id."""

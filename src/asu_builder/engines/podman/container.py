@@ -1,14 +1,16 @@
 """One running container: commands, files in, files out."""
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import IO, cast
 
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
-from asu_builder.domain.make import STDERR, STDOUT, CommandResult, Origin, OutputCallback
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
 from asu_builder.engines.podman.calls import ContainerCalls, connection_lost
@@ -18,6 +20,7 @@ from asu_builder.engines.podman.streams import Demultiplexer, Stream
 from asu_builder.engines.transfer import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk
 
 _HOST_DISK_RESERVE = 64 << 20
+_CHUNK = 1 << 20
 _KILLED = 128 + 9
 """The exit code of a command that SIGKILL has ended; nothing in a build sends that to make."""
 _HAS_READ = (0, 1)
@@ -45,7 +48,7 @@ class PodmanContainer:
         `on_command` is called when a command has begun to run.
         """
         self.identity = image.id
-        self.origin = Origin("container", image.reference, image.digest)
+        self.origin = image.origin
         self.workdir = image.workdir
         self.warnings: Sequence[str] = (image.warning,) if image.warning else ()
         self._calls = calls
@@ -101,6 +104,29 @@ class PodmanContainer:
         """Podman gives new files and directories to the container's user, old ones stay as they are."""
         with self._guard.step():
             self._calls.put(self.workdir, transfer.pack(files))
+
+    def put_file(self, name: str, content: IO[bytes], size: int) -> str:
+        """Streams a file of this host into the container; its absolute path there."""
+        path = f"{self.workdir}/{name}"
+
+        def tar() -> Iterator[bytes]:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = size, 0o644
+            yield member.tobuf(tarfile.GNU_FORMAT)
+            while chunk := content.read(_CHUNK):
+                self._guard.raise_if_killed()
+                yield chunk
+            yield bytes(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+
+        with self._guard.step():
+            self._calls.put_stream("/", tar())
+        return path
+
+    def commit(self, reference: str, labels: Mapping[str, str]) -> None:
+        """Makes an image of this name of what is in the container now, for builds to start from."""
+        changes = [f"LABEL {name}={json.dumps(value)}" for name, value in labels.items()]
+        with self._guard.step():
+            self._calls.commit(reference, [*changes, f"WORKDIR {self.workdir}", 'CMD ["/bin/sh"]'])
 
     def collect(self, directory: str, into: Path) -> Sequence[str]:
         """Unpacks Podman's archive of the directory while it arrives."""

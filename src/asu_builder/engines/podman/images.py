@@ -24,7 +24,7 @@ from asu_builder.domain.errors import (
     Unavailable,
 )
 from asu_builder.domain.health import Breaker, CheckResult
-from asu_builder.domain.make import ContainerSpec
+from asu_builder.domain.make import ContainerSpec, Origin
 from asu_builder.domain.release import Release
 from asu_builder.engines.guard import TICK, Guard, Watch, interrupted
 from asu_builder.engines.podman.service import Engine, PodmanOptions, one_line
@@ -125,6 +125,11 @@ def pull_failed(reference: str, error: str) -> AsuError:
 def missing(reference: str) -> BuildFailed:
     """There is no such image, neither here nor in the registry, whose address is the operator's alone."""
     log.warning("There is no container image %s", reference)
+    return not_published(reference)
+
+
+def not_published(reference: str) -> BuildFailed:
+    """The same of one that is known to be missing."""
     name = reference.rpartition("/")[2]
     return BuildFailed(
         FailureReason.IMAGEBUILDER_MISSING,
@@ -192,6 +197,11 @@ _REFRESH = timedelta(minutes=3)
 """How long a build waits for a newer image when it has one already."""
 _LOCAL = "localhost/"
 """Podman's name for images that were made here: there is no registry to ask."""
+MADE_HERE = f"{_LOCAL}asu-builder/"
+"""How the names of images begin that this service makes."""
+BASE, BASE_DIGEST, ARCHIVE, PLACE = "asu.base", "asu.base.digest", "asu.archive", "asu.place"
+"""Their labels: the image they were made of, its digest, the SHA-256 of the ImageBuilder's archive, and where
+the download server has it."""
 
 
 class Image(Struct, frozen=True):
@@ -206,6 +216,17 @@ class Image(Struct, frozen=True):
     """Whom its commands run as, by name or number; empty is root."""
     digest: str = ""
     """SHA-256 of its manifest, hexadecimal; empty where Podman tells none."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> Origin:
+        """What a container of it was made of; an image that was made here knows it by its labels."""
+        if not self.reference.startswith(MADE_HERE):
+            return Origin("container", self.reference, self.digest)
+        labels = self.labels
+        return Origin(
+            "container", labels.get(BASE, ""), labels.get(BASE_DIGEST, ""), archive=labels.get(ARCHIVE, "")
+        )
 
 
 def image_reference(settings: Settings, release: Release, target: str) -> str:
@@ -245,24 +266,29 @@ class Images:
         the registry does not deliver and no image is here, `EngineUnavailable`.
         """
         reference = image_reference(self._options.settings, spec.release, spec.target)
-        ends = monotonic() + spec.deadline.total_seconds()
-        image = self._inspect(reference)
+        return self.provide_named(reference, moving=spec.release.moving, deadline=spec.deadline, stop=stop)
+
+    def provide_named(self, reference: str, *, moving: bool, deadline: timedelta, stop: Event) -> Image:
+        """The same of an image by its name; one that is `moving` is asked for again now and then."""
+        ends = monotonic() + deadline.total_seconds()
+        image = self.inspect(reference)
         if reference.startswith(_LOCAL):
             if image is None:
                 raise missing(reference)
             return image
         if image is None:
-            self._pull_shared(reference, lambda name: self._inspect(name) is None, stop=stop, ends=ends)
-        elif spec.release.moving and self._is_stale(reference):
+            self._pull_shared(reference, lambda name: self.inspect(name) is None, stop=stop, ends=ends)
+        elif moving and self._is_stale(reference):
             self._refresh(image, stop=stop, ends=min(ends, monotonic() + _REFRESH.total_seconds()))
         else:
             return image
-        image = self._inspect(reference)
+        image = self.inspect(reference)
         if image is None:
             raise Unavailable(f"The container image {reference} was pulled but is not there; trying again.")
         return image
 
-    def _inspect(self, reference: str) -> Image | None:
+    def inspect(self, reference: str) -> Image | None:
+        """The image as the engine has it now; None where it has none."""
         with self._engine.client() as client:
             response = client.api.get(f"/images/{reference}/json")
             if response.status_code == 404:
@@ -282,6 +308,7 @@ class Images:
             warning,
             user=str(configured.get("User") or ""),
             digest=digest if algorithm == "sha256" else "",
+            labels=configured.get("Labels") or {},
         )
 
     def _is_stale(self, reference: str) -> bool:
@@ -311,7 +338,7 @@ class Images:
         What a container still uses, or another tag names, is refused by Podman and tried again
         after the next refresh.
         """
-        current = self._inspect(former.reference)
+        current = self.inspect(former.reference)
         with self._lock:
             self._outdated.add(former.id)
             self._outdated.discard(current.id if current else "")

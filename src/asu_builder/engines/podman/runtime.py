@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from threading import Event, Lock
-from time import monotonic
+from time import monotonic, time
 from typing import IO, Any, cast
 
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable
@@ -17,10 +17,11 @@ from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Removals, Watch
+from asu_builder.engines.podman.archives import ArchiveImages
 from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.container import PodmanContainer
 from asu_builder.engines.podman.images import Image, Images
-from asu_builder.engines.podman.service import Engine, PodmanOptions
+from asu_builder.engines.podman.service import INSTALLATION, UNTIL, Engine, PodmanOptions
 
 _PASSWD = "/etc/passwd"
 _LONGEST = 1 << 20
@@ -72,9 +73,9 @@ def _numbers(passwd: str, user: str) -> str:
 
 log = logging.getLogger(__name__)
 
-INSTALLATION = "asu.installation"
 _OUTLIVES_DEADLINE = timedelta(minutes=2)
 _CPU_PERIOD = 100_000
+_MOST_DIGITS = 12
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Everything else that image or engine set is dropped, because make takes the environment for
@@ -95,6 +96,11 @@ class PodmanRuntime:
         self._options = options
         self._engine = Engine(options.settings.container_socket_path, timeouts=options.timeouts)
         self._images = Images(options, self._engine, clock=clock)
+        self._archives = (
+            ArchiveImages(options.archives, options, self._engine, self._images, self._running, clock=clock)
+            if options.archives
+            else None
+        )
         self._watchdog = Watchdog(self._engine, clock=clock)
         self._users = Users()
         self._removals = Removals()
@@ -104,7 +110,7 @@ class PodmanRuntime:
         """The deadline counts from here on, but a pull that comes first has its own."""
         with self._watchdog.admitting() as probe:
             self._removals.wait_for_room(stop, within=spec.deadline)
-            image = self._images.provide(spec, stop=stop)
+            image = (self._archives or self._images).provide(spec, stop=stop)
             network = self._options.settings.build_network
             with self._running(image, spec, network=network, stop=stop, on_command=probe.works) as container:
                 yield container
@@ -159,7 +165,9 @@ class PodmanRuntime:
         # The engine's filter is not relied upon: what is taken for ours is removed.
         labelled = [(entry["Id"], entry.get("Labels") or {}) for entry in found]
         ours = [(name, labels) for name, labels in labelled if labels.get(INSTALLATION) == installation]
-        unwanted = [name for name, labels in ours if not keep(labels)]
+        unwanted = [name for name, labels in ours if not (_is_meant(labels) or keep(labels))]
+        if self._archives:
+            self._archives.tidy()
         return sum(ContainerCalls(self._engine, container).delete() for container in unwanted)
 
     def close(self) -> bool:
@@ -241,6 +249,12 @@ class PodmanRuntime:
             "network_mode": "none" if network == "none" else "bridge",
             **({} if network == "none" else {"networks": {network: {}}}),
         }
+
+
+def _is_meant(labels: Mapping[str, str]) -> bool:
+    """Whether a container without a job is not over yet, of whichever process of this installation."""
+    until = labels.get(UNTIL, "")
+    return until.isdecimal() and int(until[:_MOST_DIGITS]) > time()
 
 
 def _clean_environment(calls: ContainerCalls) -> dict[str, str]:

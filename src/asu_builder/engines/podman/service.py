@@ -14,11 +14,16 @@ from asu_builder.domain.errors import EngineUnavailable
 from asu_builder.engines.guard import SILENCE, Limits
 from asu_builder.loading import LOADING
 from asu_builder.outgoing import causes
+from asu_builder.ports import ArchiveSource
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
     from podman import PodmanClient
 
+INSTALLATION = "asu.installation"
+"""The label of what is made for one installation."""
+UNTIL = "asu.until"
+"""The label of a container that no job has: the second since 1970 until which no sweep takes it."""
 _SYSTEM_PLACES = ("/run/podman", "/var/run/podman")
 
 
@@ -45,6 +50,8 @@ class PodmanOptions(Struct, frozen=True):
     settings: Settings = field(default_factory=Settings)
     installation: str = "default"
     """Tells our containers from those of another server on the same engine."""
+    archives: ArchiveSource | None = None
+    """What stands in for container images that are missing."""
     tls_verify: bool = True
     proxies: Mapping[str, str] = field(default_factory=dict)
     """Variables for builds that have a network."""

@@ -8,7 +8,7 @@ their own, without a timeout once the answer has begun, and `abort` wakes the re
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPResponse
@@ -44,16 +44,19 @@ class Stream:
         self._aborted = False
         self._broke_off = False
 
-    def begin(self, body: Mapping[str, object] | None = None) -> int:
-        """Connects, sends and waits for the status code, which is returned."""
+    def begin(self, body: Mapping[str, object] | None = None, *, tar: Iterable[bytes] | None = None) -> int:
+        """Connects, sends and waits for the status code, which is returned; `tar` is sent as it comes."""
         path, method, url = self._request
         with podman_errors():
             self._socket.connect(str(path))
             if self._aborted:
                 raise ConnectionAbortedError("the call was given up before it began")
             self._connection.sock = self._socket
-            content = json.dumps(body) if body is not None else ""
-            self._connection.request(method, url, content, {"Content-Type": "application/json"})
+            content: str | Iterable[bytes] = json.dumps(body) if body is not None else ""
+            kind = "application/json"
+            if tar is not None:
+                content, kind = tar, "application/x-tar"
+            self._connection.request(method, url, content, {"Content-Type": kind})
             self._socket.settimeout(self._headers_within)
             self._response = self._connection.getresponse()
             status = self._response.status
@@ -167,7 +170,7 @@ class ConnectionSentinel:
 def libpod_url(prefix: str, *parts: str, **query: object) -> str:
     """The path of a libpod call; `prefix` is podman-py's own for this API version."""
     url = prefix + "/".join(parts)
-    return f"{url}?{urlencode(query)}" if query else url
+    return f"{url}?{urlencode(query, doseq=True)}" if query else url
 
 
 class Demultiplexer:

@@ -63,6 +63,15 @@ MEANINGS: Mapping[str, str] = {
         "The container image's name. `{tag}` is `v24.10.5`, `openwrt-24.10` or `master`; `{version}` is "
         "the version as asked."
     ),
+    "imagebuilder_keys": (
+        "Release line → public key of usign that signs its `sha256sums`, as text or as the path of a file. "
+        "Where the container image of a release is missing, its ImageBuilder's archive stands in for it if "
+        "there is a key for its line. See archives."
+    ),
+    "imagebuilder_base": (
+        "The container image in which such archives are unpacked, with what an ImageBuilder needs: `make`, "
+        "`python3`, `perl`, `tar`, `zstd`, `xz` and others. It must have a user for builds."
+    ),
     "build_network": (
         "The Podman network of builds, created if it is missing, or `none` for ImageBuilders that contain"
         " their packages. With the local runtime anything but `none` shares the host's network."

@@ -1,5 +1,6 @@
 """An engine that hangs, answers errors or starts nothing: bounded waits, and the circuit breaker."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,8 +19,8 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.engines.guard import BACKLOG, Limits
 from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
-from asu_builder.engines.podman.runtime import INSTALLATION, PodmanRuntime
-from asu_builder.engines.podman.service import Engine, PodmanOptions, Timeouts
+from asu_builder.engines.podman.runtime import PodmanRuntime
+from asu_builder.engines.podman.service import INSTALLATION, UNTIL, Engine, PodmanOptions, Timeouts
 from asu_builder.ports import Container
 from asu_builder.settings import Settings
 from factories import eventually, never, sooner_than
@@ -182,6 +183,20 @@ def test_sweeping_takes_nothing_of_another_installation_even_if_the_engine_lists
     engine.faults["GET /containers/json"] = Answer(body=containers)
     assert runtime.sweep(keep=lambda labels: False) == 1
     assert engine.asked("DELETE .*") == engine.asked("DELETE /containers/c0") == 1
+
+
+def test_sweeping_leaves_a_container_without_a_job_until_its_time_is_over(
+    runtime: PodmanRuntime, engine: FakeEngine
+) -> None:
+    now = int(time.time())
+    until = [now + 3600, now - 3600, "", "soon", "9" * 400]
+    containers = [
+        {"Id": f"c{number}", "Labels": {INSTALLATION: "ours", UNTIL: str(each)}}
+        for number, each in enumerate(until)
+    ]
+    engine.faults["GET /containers/json"] = Answer(body=containers)
+    assert runtime.sweep(keep=lambda labels: False) == 3
+    assert not engine.asked("DELETE /containers/c0") and engine.asked("DELETE /containers/c1")
 
 
 # --- the end of a container, and its removal -----------------------------------------------------------
