@@ -15,7 +15,7 @@ PARALLEL := -n $(JOBS)
 # Thousands of short processes of the tests would otherwise compile the same modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo run test test-beside test-timed test-again test-fast test-long check format house bench chaos screenshots man single-file container-image docs clean lock
+.PHONY: demo run test test-beside test-timed test-again test-fast test-long check format house bench chaos screenshots texts man single-file container-image docs clean lock
 
 demo: $(VENV)/runtime
 	@$(RUN) demo $(if $(KEEP),--keep)
@@ -74,6 +74,10 @@ chaos: $(VENV)/dev
 # Renews the pictures that docs/ shows; needs Chromium.
 screenshots: $(VENV)/dev
 	@REQUIRE_TOOLS=chromium ASU_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/pytest tests/browser
+
+# Brings the catalogues of the pages' texts up to date with the source, and compiles them.
+texts: $(VENV)/dev
+	@$(BIN)/python deploy/catalogues.py
 
 # Pins every dependency with its hashes; the files name no registry.
 lock: $(VENV)/dev

@@ -93,6 +93,7 @@ PAGES = (
     "GET /build/{request_hash}",
     "POST /build/{request_hash}/again",
     "POST /build/{request_hash}/cancel",
+    "POST /language",
     "POST /session",
     "POST /session/end",
 )

@@ -22,12 +22,23 @@ from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
 from asu_builder.http.pages.rendering import Rendering, StaticFiles
-from asu_builder.http.pages.session import Sessions
+from asu_builder.http.pages.session import Sessions, cookie_of, form, is_secure, path_here
 from asu_builder.http.pages.statistics import StatisticsPage
 from asu_builder.http.parts import PageParts
+from asu_builder.http.texts import (
+    COOKIE,
+    QUERY,
+    VARY,
+    choose_language,
+    current,
+    gettext,
+    language_named,
+    speak,
+)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _RELOAD_SECONDS = 3
+_LANGUAGE_SECONDS = 365 * 86400
 _SHARED_BYTES = 1 << 20
 _PAGE_OF = {"/queue/acts": "/queue"}
 """The page of a form, by the address that the form is sent to."""
@@ -57,7 +68,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
             return rendering.for_anybody("interface.html", path="/docs", seconds=math.inf, body=body)
 
         if caller.token is None:
-            return await rendering.shared(request, "interface", render)
+            return await rendering.shared(request, f"interface {current().code}", render)
         body = await parts.threads.run(lambda: interface_body(parts.description()))
         return rendering.page("interface.html", request, caller=caller, body=body)
 
@@ -78,6 +89,7 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /build/{request_hash}": page(build_page.show),
         "POST /build/{request_hash}/again": page(build_page.again),
         "POST /build/{request_hash}/cancel": page(build_page.cancel),
+        "POST /language": page(_choose_language),
         "POST /session": page(lambda request, _: sessions.begin(request)),
         "POST /session/end": page(lambda request, _: sessions.end(request)),
     }
@@ -87,16 +99,41 @@ def _whole(rendering: Rendering, sessions: Sessions, show: _Page) -> Endpoint:
     """An endpoint of a page; errors are shown as a page too."""
 
     async def endpoint(request: Request) -> Response:
+        chosen = request.query_params.get(QUERY, "")
+        accepted = request.headers.getlist("accept-language")
+        speak(choose_language(chosen, cookie_of(request, COOKIE), accepted))
         caller = sessions.caller(request)
         try:
             response = await show(request, caller)
         except AsuError as error:
             response = _error_page(rendering, request, caller, error)
+        if language_named(chosen):
+            _remember_language(request, response, chosen)
+        response.headers["vary"] = VARY
         if _reloads(request, response.status_code):
             response.headers["refresh"] = str(_RELOAD_SECONDS)
         return response
 
     return endpoint
+
+
+async def _choose_language(request: Request, caller: Caller) -> Response:
+    """Keeps the language of a form in a cookie. Raises what `form` raises."""
+    given = await form(request)
+    response = RedirectResponse(path_here(given.get("next", "")), 303)
+    if language_named(given.get(QUERY, "")):
+        _remember_language(request, response, given[QUERY])
+    return response
+
+
+def _remember_language(request: Request, response: Response, code: str) -> None:
+    """So that the scripts of a page, and the pages after it, are answered in the same language."""
+    response.headers["cache-control"] = "no-store"
+    language = language_named(code) or current()
+    secure = is_secure(request)
+    response.set_cookie(
+        COOKIE, language.code, max_age=_LANGUAGE_SECONDS, samesite="lax", httponly=True, secure=secure
+    )
 
 
 def _reloads(request: Request, status: int) -> bool:
@@ -112,7 +149,7 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
     path, needs_token = request.scope["path"], isinstance(error, NotAuthenticated)
     first_visit = needs_token and path != "/session"
     if first_visit:
-        sentence = "This page is for operators. Sign in with a token."
+        sentence = gettext("This page is for operators. Sign in with a token.")
     # Of a form the page that shows it.
     back = (
         path if request.method in ("GET", "HEAD") else getattr(request.state, "page", _PAGE_OF.get(path, "/"))
@@ -122,7 +159,7 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
         request,
         caller=caller,
         status=answer.status,
-        heading="Sign in" if needs_token else heading,
+        heading=gettext("Sign in") if needs_token else heading,
         sentence=sentence,
         back=back,
         ask_for_token=needs_token,

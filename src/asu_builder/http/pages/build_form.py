@@ -27,6 +27,7 @@ from asu_builder.http.pages.form_offer import FormOffer, has_web_interface, make
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.parts import PageParts
+from asu_builder.http.texts import gettext
 from asu_builder.http.threads import SHORT_SECONDS, require_admitted
 
 COOKIE = "asu_cancel"
@@ -141,10 +142,10 @@ def link_to(request: BuildRequest, page: str = "/build", **more: str) -> str:
 def not_linked(request: BuildRequest) -> Sequence[str]:
     """What `link_to` leaves out of this request, in words."""
     parts = (
-        (request.defaults, "the first-boot script"),
-        (request.repositories, "the custom repositories"),
-        (request.repository_keys, "the repository keys"),
-        (any(request.packages_versions.values()), "the package versions"),
+        (request.defaults, gettext("the first-boot script")),
+        (request.repositories, gettext("the custom repositories")),
+        (request.repository_keys, gettext("the repository keys")),
+        (any(request.packages_versions.values()), gettext("the package versions")),
     )
     return [words for there, words in parts if there]
 

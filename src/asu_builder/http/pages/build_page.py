@@ -34,8 +34,11 @@ from asu_builder.http.pages.words import (
     plain_address,
     stages,
     standing,
+    state_word,
+    translated,
 )
 from asu_builder.http.parts import PageParts
+from asu_builder.http.texts import gettext
 from asu_builder.http.threads import SHORT_SECONDS
 
 _OUT = "/builder/images"
@@ -82,19 +85,27 @@ def reproduce(
     sentences = []
     if request.defaults:
         sentences.append(
-            "The first-boot script: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
-            "`--volume ./files:/builder/files:ro,Z` before the image's name and `FILES=/builder/files` after "
-            "`make image`."
+            gettext(
+                "The first-boot script: put it into `files/etc/uci-defaults/99-asu-defaults`, and add "
+                "`--volume ./files:/builder/files:ro,Z` before the image's name and `FILES=/builder/files` "
+                "after `make image`."
+            )
         )
     if request.repositories:
         sentences.append(
-            "The custom repositories: add them to `repositories.conf` (with apk `repositories`) of "
-            "the ImageBuilder, as the request's mode says."
+            gettext(
+                "The custom repositories: add them to `repositories.conf` (with apk `repositories`) of "
+                "the ImageBuilder, as the request's mode says."
+            )
         )
     if request.repository_keys:
-        sentences.append("The keys of these repositories: put them into `keys/` of the ImageBuilder.")
+        sentences.append(
+            gettext("The keys of these repositories: put them into `keys/` of the ImageBuilder.")
+        )
     if release.moving:
-        sentences.append("The revision: a snapshot moves, so the same command builds other sources tomorrow.")
+        sentences.append(
+            gettext("The revision: a snapshot moves, so the same command builds other sources tomorrow.")
+        )
     return Reproduction(command, tuple(sentences))
 
 
@@ -173,7 +184,7 @@ class BuildPage:
             offered = advice.corrections if advice else ()
             chosen = next((each.request for each in offered if each.key == key), None)
         if chosen is None:
-            raise Conflict("The build has changed since the page was loaded. Reload the page.")
+            raise Conflict(gettext("The build has changed since the page was loaded. Reload the page."))
         agent = request.headers.get("user-agent", "")
         answer = await self._parts.answers.submit(request_body(chosen, self._parts.client), agent, caller)
         return see_build(request, answer.body)
@@ -221,11 +232,10 @@ class BuildPage:
             "headline": headline(job, title),
             "standing": standing(view),
             "stages": stages(job, signs=self._parts.signing is not None),
-            "stage_words": dict(STAGES),
-            "states": STATES,
-            "state": "Not built" if job.id < 0 else STATES[job.state],
+            "stage_words": translated(dict(STAGES)),
+            "state": gettext("Not built") if job.id < 0 else state_word(job.state),
             "was_refused": job.id < 0,
-            "words": {"states": STATES, "waiting_for": WAITING_FOR},
+            "words": {"states": translated(STATES), "waiting_for": translated(WAITING_FOR)},
             "result": result,
             "images": images_first(result.images) if result else (),
             "reproduction": reproduction,

@@ -12,6 +12,9 @@ from itertools import groupby
 
 from msgspec import Struct
 
+from asu_builder.http.pages import words as wording
+from asu_builder.http.texts import gettext
+
 WIDTH = 480
 _LEFT, _RIGHT = 52, 24
 _TOP, _PLOT, _BOTTOM = 34, 170, 26
@@ -70,7 +73,7 @@ def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> 
     ]
     for number, day in enumerate(days):
         values = [(line, line.values[number]) for line in series]
-        words = ", ".join(f"{_whole(value)} {line.name.lower()}" for line, value in values)
+        words = ", ".join(f"{line.name}: {wording.number(value)}" for line, value in values)
         left = _LEFT + slot * (number + 0.5) - width / 2
         bars, below = "", 0
         for line, value in values:
@@ -83,7 +86,7 @@ def stacked_bars(label: str, days: Sequence[date], series: Sequence[Series]) -> 
                 below += value
         if len(days) <= _LABELLED_DAYS and totals[number]:
             y = _height_of(totals[number], top) - 5
-            bars += _text(left + width / 2, y, _whole(totals[number]), "chart-value chart-middle")
+            bars += _text(left + width / 2, y, wording.number(totals[number]), "chart-value chart-middle")
         parts.append(_day_group(day, words, bars, number, slot, last=number == len(days) - 1))
     return _svg(label, _TOP + _PLOT + _BOTTOM, parts)
 
@@ -105,7 +108,7 @@ def shares(label: str, name: str, days: Sequence[date], percents: Sequence[float
             parts.append(f'<polyline class="chart-line" points="{path}"/>')
     radius = 2.6 if slot > _ROOMY else 1.6
     for number, (day, percent, point) in enumerate(zip(days, percents, points, strict=True)):
-        words, dot = "no new builds" if percent is None else f"{percent:.1f} %", ""
+        words, dot = gettext("no new builds") if percent is None else wording.percent(percent), ""
         if point is not None:
             dot = f'<circle class="chart-dot" cx="{_n(point[0])}" cy="{_n(point[1])}" r="{radius}"/>'
         parts.append(_day_group(day, words, dot, number, slot, last=number == len(days) - 1))
@@ -148,13 +151,15 @@ def _svg(label: str, height: float, parts: Iterable[str]) -> str:
 
 
 def _day_group(day: date, words: str, marks: str, number: int, slot: float, *, last: bool) -> str:
-    today = ", today so far" if last else ""
+    when = wording.day(day)
+    if last:
+        when = gettext("%(day)s, today so far", day=when)
     hit = (
         f'<rect class="chart-hit" x="{_n(_LEFT + slot * number)}" y="{_TOP}" width="{_n(slot)}"'
         f' height="{_PLOT}"/>'
     )
     name = ' class="chart-today"' if last else ""
-    return f"<g{name}><title>{day.isoformat()}{today}: {escape(words)}</title>{hit}{marks}</g>"
+    return f"<g{name}><title>{escape(when)}: {escape(words)}</title>{hit}{marks}</g>"
 
 
 def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> str:
@@ -175,7 +180,9 @@ def _value_axis(top: int, step: int, *, unit: str = "") -> str:
         y = _n(_height_of(value, top))
         name = "chart-grid" if value else "chart-base"
         parts += f'<line class="{name}" x1="{_LEFT}" y1="{y}" x2="{WIDTH - _RIGHT}" y2="{y}"/>'
-        words = f"{value / 1000:,g}k" if value >= _SHORTENED else f"{_whole(value)}{unit}"
+        words = f"{wording.number(value)}{unit}"
+        if value >= _SHORTENED:
+            words = f"{wording.decimal(value / 1000, 0 if value % 1000 == 0 else 1)}k"
         parts += _text(_LEFT - 6, _height_of(value, top) + 4, words, "chart-tick chart-end")
     return parts
 
@@ -188,7 +195,7 @@ def _dates(days: Sequence[date]) -> str:
         _text(
             _LEFT + slot * (number + 0.5),
             _TOP + _PLOT + 18,
-            f"{days[number].day} {days[number]:%b}",
+            wording.day_of_month(days[number]),
             "chart-tick chart-middle",
         )
         for number in range(len(days) - 1, -1, -step)
@@ -206,7 +213,3 @@ def _text(x: float, y: float, text: str, classes: str) -> str:
 def _n(number: float) -> str:
     """A coordinate, without digits too small to see."""
     return f"{number:.2f}".rstrip("0").rstrip(".")
-
-
-def _whole(number: float) -> str:
-    return f"{number:,.0f}"

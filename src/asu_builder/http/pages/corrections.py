@@ -9,6 +9,7 @@ from asu_builder.domain.errors import BuildProblem, FailureReason, Side
 from asu_builder.domain.job import BuildFailure
 from asu_builder.domain.request import BuildRequest
 from asu_builder.http.pages.words import ADVICE, CAUSES, LATER
+from asu_builder.http.texts import gettext, marked, ngettext
 
 AS_IT_IS = "again"
 """The key of the correction that changes nothing."""
@@ -53,34 +54,38 @@ def advise(request: BuildRequest, failure: BuildFailure, known: Context) -> Advi
     heading, what_to_do = ADVICE[failure.reason]
     if failure.side is Side.INFRASTRUCTURE and failure.reason not in _SAY_IT_THEMSELVES:
         what_to_do = LATER
-    cause = "no client polled it" if failure.reason is FailureReason.EXPIRED else CAUSES[failure.side]
+    expired = failure.reason is FailureReason.EXPIRED
+    cause = gettext(marked("no client polled it") if expired else CAUSES[failure.side])
     # Each once, without those that change nothing.
     found: dict[str, Correction] = {}
     for correction in _corrections(request, failure, known):
         if correction.key == AS_IT_IS or correction.request != request:
             found.setdefault(correction.key, correction)
-    return Advice(heading, cause, what_to_do, tuple(found.values()))
+    return Advice(gettext(heading), cause, gettext(what_to_do), tuple(found.values()))
 
 
 def advise_cancelled(request: BuildRequest) -> Advice:
     """Advice on a cancelled build."""
-    again = Correction(AS_IT_IS, "Build it again", request)
-    return Advice("The build was cancelled", "", "The same request starts a new build at once.", (again,))
+    again = Correction(AS_IT_IS, gettext("Build it again"), request)
+    what_to_do = gettext("The same request starts a new build at once.")
+    return Advice(gettext("The build was cancelled"), "", what_to_do, (again,))
 
 
 def _corrections(request: BuildRequest, failure: BuildFailure, known: Context) -> Iterator[Correction]:
     reason = failure.reason
     if failure.side is not Side.USER or reason in _AGAIN_FOR_USERS:
-        words = "Build it again" if reason is FailureReason.EXPIRED else "Try again"
+        words = gettext("Build it again") if reason is FailureReason.EXPIRED else gettext("Try again")
         yield Correction(AS_IT_IS, words, request)
     if reason is FailureReason.REVISION_MISMATCH and request.version_code:
-        yield Correction("any-revision", "Build the current revision", replace(request, version_code=""))
+        words = gettext("Build the current revision")
+        yield Correction("any-revision", words, replace(request, version_code=""))
     elif reason is FailureReason.NO_IMAGES and request.filesystem:
-        yield Correction("any-filesystem", "Build all file systems", replace(request, filesystem=None))
+        words = gettext("Build all file systems")
+        yield Correction("any-filesystem", words, replace(request, filesystem=None))
     elif reason is FailureReason.TOO_BIG:
         size = request.rootfs_size_mb
         if size and failure.problem.full and (larger := min(2 * size, known.max_rootfs_size_mb)) > size:
-            sentence = f"Build with a root partition of {larger} MiB"
+            sentence = gettext("Build with a root partition of %(size)s MiB", size=larger)
             yield Correction("larger", sentence, replace(request, rootfs_size_mb=larger))
     elif reason in (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.VERSION_MISMATCH):
         yield from _other_packages(request, failure, known)
@@ -98,7 +103,7 @@ def find_problem(failure: BuildFailure) -> BuildProblem:
 def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context) -> Iterator[Correction]:
     if any(there for _, there in failure.problem.versions.values()):
         unversioned = replace(request, packages=request.wanted, packages_versions={})
-        yield Correction("any-version", "Build with the current versions", unversioned)
+        yield Correction("any-version", gettext("Build with the current versions"), unversioned)
     problem = find_problem(failure)
     # To blame are requested packages that do not exist, or that need one that does not.
     needed_by = problem.needed_by or {}
@@ -110,8 +115,9 @@ def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context
         bad = (known.culprit,)
     meant = {name: known.meant[name][0] for name in bad if known.meant.get(name)}
     if meant and len(meant) == len(bad):
-        pairs = [f"{new} instead of {old}" for old, new in meant.items()]
-        yield Correction("nearest", f"Build with {_some(pairs)}", change_packages(request, replaced=meant))
+        pairs = [gettext("%(new)s instead of %(old)s", new=new, old=old) for old, new in meant.items()]
+        words = gettext("Build with %(packages)s", packages=_some(pairs))
+        yield Correction("nearest", words, change_packages(request, replaced=meant))
     if bad:
         yield _without(request, bad)
     # One correction for each conflicting package, without it.
@@ -120,12 +126,14 @@ def _other_packages(request: BuildRequest, failure: BuildFailure, known: Context
             yield _without(request, (name,))
         elif name in known.defaults and f"-{name}" not in request.wanted:
             changed = change_packages(request, added=(f"-{name}",))
-            yield Correction(f"without {name}", f"Build without {name}", changed)
+            words = gettext("Build without %(packages)s", packages=name)
+            yield Correction(f"without {name}", words, changed)
 
 
 def _without(request: BuildRequest, names: Sequence[str]) -> Correction:
     changed = change_packages(request, dropped=names)
-    return Correction(f"without {' '.join(names)}", f"Build without {_some(names)}", changed)
+    words = gettext("Build without %(packages)s", packages=_some(names))
+    return Correction(f"without {' '.join(names)}", words, changed)
 
 
 def change_packages(
@@ -150,5 +158,7 @@ def change_packages(
 def _some(names: Sequence[str]) -> str:
     shown = list(names[:_MOST_CHOICES])
     if len(names) > len(shown):
-        return f"{', '.join(shown)} and {len(names) - len(shown)} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+        more = len(names) - len(shown)
+        found = {"names": ", ".join(shown), "count": more}
+        return ngettext("%(names)s and %(count)s more", "%(names)s and %(count)s more", more, **found)
+    return gettext(" and ").join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

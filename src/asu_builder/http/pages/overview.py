@@ -18,8 +18,10 @@ from asu_builder.domain.health import worst
 from asu_builder.http.cache import MadeAnswers, Rendered
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import ANYBODY, SHARED_HEADERS, Rendering
+from asu_builder.http.pages.words import HEALTH, english, translated
 from asu_builder.http.parts import PageParts
 from asu_builder.http.representations import wanted
+from asu_builder.http.texts import current, gettext
 from asu_builder.http.threads import SHORT_SECONDS
 
 _ERRORS = 8
@@ -46,7 +48,9 @@ class Overview:
             )
             return self._rendering.page("overview.html", request, caller=caller, **values)
         asked = wanted(request.scope)
-        made = await self._shared.get("overview", caller, self._for_anybody, gzip=asked.gzip)
+        made = await self._shared.get(
+            f"overview {current().code}", caller, self._for_anybody, gzip=asked.gzip
+        )
         return made.document.answer(asked, SHARED_HEADERS)
 
     def _for_anybody(self) -> Rendered:
@@ -62,9 +66,11 @@ class Overview:
         days = self._parts.charts().days(DAYS)[-_DAYS:]
         chart = ""
         if any(day.requests for day in days):
-            new = Series("New builds", "built", [day.requests - day.cache_hits for day in days])
-            reused = Series("Reused results", "cached", [day.cache_hits for day in days])
-            chart = stacked_bars("Requests of the last seven days", [day.day for day in days], (new, reused))
+            new = Series(gettext("New builds"), "built", [day.requests - day.cache_hits for day in days])
+            reused = Series(gettext("Reused results"), "cached", [day.cache_hits for day in days])
+            chart = stacked_bars(
+                gettext("Requests of the last seven days"), [day.day for day in days], (new, reused)
+            )
         offers: list[BranchOffer] = []
         # The page works without them while upstream has not answered or may not be asked.
         with contextlib.suppress(Unavailable, TooManyRequests):
@@ -73,6 +79,7 @@ class Overview:
             "report": report,
             "sentence": health_sentence(report),
             "part_states": STATES,
+            "health_words": translated(HEALTH),
             "crowd": self._parts.queue_overview.summary(),
             "days": days,
             "chart": chart,
@@ -84,8 +91,8 @@ class Overview:
 def health_sentence(report: HealthReport) -> str:
     """The most important fact of a health report, in one sentence."""
     if report.state == "ok":
-        return "Everything works: requests are answered and images are built."
-    return worst(list(report.parts.values())).sentence
+        return gettext("Everything works: requests are answered and images are built.")
+    return english(worst(list(report.parts.values())).sentence)
 
 
 class Line(Struct, frozen=True):
@@ -114,7 +121,7 @@ class ConfigurationPage:
                 setting.name,
                 _text(setting.value),
                 setting.origin,
-                "depends on the host" if setting.default is None else _text(setting.default),
+                gettext("depends on the host") if setting.default is None else _text(setting.default),
                 setting.meaning,
             )
             for setting in document.settings
@@ -134,9 +141,9 @@ def _text(value: Any) -> str:
     Of a token its name, and in brackets its rights and class.
     """
     if isinstance(value, str):
-        return value or "empty"
+        return value or gettext("empty")
     if not isinstance(value, list | tuple):
-        return "none" if value == {} else msgspec.json.encode(value).decode()
+        return gettext("none") if value == {} else msgspec.json.encode(value).decode()
     words = []
     for entry in value:
         if isinstance(entry, Mapping):
@@ -144,4 +151,4 @@ def _text(value: Any) -> str:
             words.append(f"{entry['name']} ({', '.join(also)})" if also else str(entry["name"]))
         else:
             words.append(str(entry))
-    return ", ".join(words) or "none"
+    return ", ".join(words) or gettext("none")

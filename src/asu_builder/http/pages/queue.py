@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from markupsafe import Markup, escape
 from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -19,7 +20,9 @@ from asu_builder.http.api.operator import OperatorActs, job_filter
 from asu_builder.http.cache import Rendered
 from asu_builder.http.pages.rendering import ANYBODY, Rendering
 from asu_builder.http.pages.session import form
+from asu_builder.http.pages.words import english
 from asu_builder.http.parts import PageParts
+from asu_builder.http.texts import current, gettext, marked
 
 FILTERS = ("state", "version", "target", "profile", "caller")
 JOBS = 50
@@ -29,11 +32,11 @@ _ACTS = 50
 _FRESH_SECONDS = 1.0
 
 DONE: Mapping[str, str] = {
-    "cancel": "The job was cancelled.",
-    "requeue": "The job is back in the queue.",
-    "purge": "The result was deleted; the next request starts a new build.",
-    "pause": "The workers are paused: running builds continue, and no new build starts.",
-    "resume": "The workers take jobs again.",
+    "cancel": marked("The job was cancelled."),
+    "requeue": marked("The job is back in the queue."),
+    "purge": marked("The result was deleted; the next request starts a new build."),
+    "pause": marked("The workers are paused: running builds continue, and no new build starts."),
+    "resume": marked("The workers take jobs again."),
 }
 _OF_ALL_WORKERS = ("pause", "resume")
 
@@ -61,14 +64,16 @@ class QueuePage:
         # Counted once a second for all who watch.
         if fragment_only and not caller.may(Right.READ):
             return await self._rendering.shared(
-                request, "queue, live", partial(self._for_anybody, "queue_live.html")
+                request, f"queue, live {current().code}", partial(self._for_anybody, "queue_live.html")
             )
         if caller.token is None and not request.scope["query_string"]:
-            return await self._rendering.shared(request, "queue", partial(self._for_anybody, "queue.html"))
+            return await self._rendering.shared(
+                request, f"queue {current().code}", partial(self._for_anybody, "queue.html")
+            )
         values = await self._parts.threads.run(self._values, request, caller)
         if fragment_only:
             return self._rendering.page("queue_live.html", request, caller=caller, **values)
-        done = DONE.get(request.query_params.get("done", ""))
+        done = gettext(DONE.get(request.query_params.get("done", ""), ""))
         return self._rendering.page("queue.html", request, caller=caller, done=done, **values)
 
     async def act(self, request: Request, caller: Caller) -> Response:
@@ -131,20 +136,29 @@ class QueuePage:
 def acts_on(state: JobState) -> tuple[tuple[str, str], ...]:
     """What an operator can do with a job in this state, with the labels of the buttons."""
     if state is JobState.PENDING:
-        return (("cancel", "Cancel"),)
+        return (("cancel", gettext("Cancel")),)
     if state is JobState.BUILDING:
-        return (("cancel", "Cancel"), ("requeue", "Requeue"))
-    return (("requeue", "Build again"), ("purge", "Delete the result"))
+        return (("cancel", gettext("Cancel")), ("requeue", gettext("Requeue")))
+    return (("requeue", gettext("Build again")), ("purge", gettext("Delete the result")))
+
+
+NEEDED = {
+    "database": marked("the database"),
+    "engine": marked("the engine"),
+    "store": marked("the store"),
+}
+"""The parts without which nothing is built, as what a sentence says that builds wait for."""
 
 
 def hindrance(crowd: QueueSummary, report: HealthReport) -> str:
     """Why no build can start now, in a sentence; empty when builds can run."""
     if crowd.pause is not None:
-        return "The operator has paused the workers. New requests wait in the queue."
+        return gettext("The operator has paused the workers. New requests wait in the queue.")
     if not report.can_build:
-        needed = ("database", "engine", "store")  # a process without workers has no engine
-        parts = [name for name in needed if name in report.parts and report.parts[name].status == "error"]
-        named = " and ".join(f"the {part}" for part in parts) or "disk space for images"
-        what = f"Builds wait for {named}."
-        return " ".join((what, *(report.parts[part].sentence for part in parts)))
+        # A process without workers has no engine.
+        parts = [name for name in NEEDED if name in report.parts and report.parts[name].status == "error"]
+        named = gettext(" and ").join(gettext(NEEDED[part]) for part in parts)
+        what = gettext("Builds wait for %(parts)s.", parts=named or gettext("disk space for images"))
+        sentences = (report.parts[part].sentence for part in parts)
+        return Markup(" ").join((escape(what), *(escape(english(sentence)) for sentence in sentences)))
     return ""

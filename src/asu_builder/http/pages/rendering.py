@@ -1,7 +1,9 @@
 """Renders templates and serves static files, with one set of headers."""
 
 import hashlib
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +15,7 @@ from asu_builder.domain.errors import BuildNotFound
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.pages import words
 from asu_builder.http.representations import Document, wanted
+from asu_builder.http.texts import LANGUAGES, Language, current, gettext, ngettext, npgettext, pgettext
 
 ROOT = Path(__file__).parent.parent / "static"
 _KINDS = {
@@ -39,6 +42,10 @@ class StaticFiles:
             for path in sorted(root.iterdir())
             if path.suffix in _KINDS
         }
+        scripts = [file.body.decode() for name, file in self._files.items() if name.endswith(".js")]
+        for language in LANGUAGES.values():
+            script = texts_of_scripts(language, scripts).encode()
+            self._files[f"texts.{language.code}.js"] = Document(script, _KINDS[".js"])
         digest = hashlib.sha256()
         for name, file in self._files.items():
             file.compress()
@@ -56,6 +63,24 @@ class StaticFiles:
         if request.path_params["digest"] != self._digest or name not in self._files:
             raise BuildNotFound("There is no such file. Reload the page.")
         return self._files[name].answer(wanted(request.scope), _FOREVER)
+
+
+_CALL = re.compile(r'\b(n?gettext)\("((?:[^"\\]|\\.)*)"(?:,\s*"((?:[^"\\]|\\.)*)")?')
+"""A text of a script, as scripts write it: in double quotes, with its plural behind it."""
+
+
+def texts_of_scripts(language: Language, scripts: Iterable[str]) -> str:
+    """A script that gives the scripts their texts in a language, and the rule of its plurals."""
+    texts: dict[str, object] = {}
+    for script in scripts:
+        for kind, one, many in _CALL.findall(script):
+            one, many = (json.loads(f'"{text}"') for text in (one, many))
+            if kind == "gettext":
+                texts[one] = language.texts.gettext(one)
+            else:
+                texts[one] = language.plurals(one, many)
+    table = json.dumps(texts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return f'import {{ speak }} from "./texts.js";\nspeak({table}, (n) => Number({language.plural}));\n'
 
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -85,11 +110,16 @@ class Rendering:
         """`shared` keeps what is the same for everybody."""
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES),
+            extensions=["jinja2.ext.i18n"],
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+        )
+        environment.policies["ext.i18n.trimmed"] = True
+        environment.install_gettext_callables(  # type: ignore[attr-defined] # of the extension
+            gettext, ngettext, newstyle=True, pgettext=pgettext, npgettext=npgettext
         )
         environment.globals.update(
             static=static_files.address,
@@ -100,6 +130,10 @@ class Rendering:
             size=words.size,
             span=words.span,
             moment=words.moment,
+            date=words.day,
+            english=words.english,
+            state_word=words.state_word,
+            stage_word=words.stage_word,
             number=words.number,
             sentence=words.sentence,
             linked=words.linked,
@@ -119,6 +153,8 @@ class Rendering:
         """The HTML of a page or a part of one."""
         return self._environment.get_template(template).render(
             path=path,
+            language=current(),
+            languages=LANGUAGES,
             signed_in=caller.name if caller.token else "",
             may_read=caller.may(Right.READ),
             may_operate=caller.may(Right.OPERATE),

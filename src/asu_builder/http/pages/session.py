@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import NotAllowed, NotAuthenticated, RequestMalformed, RequestRejected
 from asu_builder.http.callers import Callers
+from asu_builder.http.texts import gettext
 
 COOKIE = "asu_token"
 _DAYS = 30
@@ -49,13 +50,15 @@ class Sessions:
     async def begin(self, request: Request) -> Response:
         """Puts the token of a form into the cookie. Raises `NotAuthenticated`."""
         given = await form(request)
-        request.state.page = _path_here(given.get("next", ""))
+        request.state.page = path_here(given.get("next", ""))
         token = given.get("token", "").strip()
         header = (_AUTHORIZATION, b"Bearer " + token.encode("latin-1", "replace"))
         try:
             self._callers.of({**request.scope, "headers": [header]})
         except NotAuthenticated:
-            raise NotAuthenticated("This token is unknown. Check that you entered all of it.") from None
+            raise NotAuthenticated(
+                gettext("This token is unknown. Check that you entered all of it.")
+            ) from None
         response = RedirectResponse(request.state.page, 303)
         response.set_cookie(
             COOKIE,
@@ -70,7 +73,7 @@ class Sessions:
     async def end(self, request: Request) -> Response:
         """Deletes the cookie."""
         given = await form(request)
-        response = RedirectResponse(_path_here(given.get("next", "")), 303)
+        response = RedirectResponse(path_here(given.get("next", "")), 303)
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
@@ -128,7 +131,7 @@ def cookie_of(request: Request, name: str) -> str:
     return found.value[:256] if found else ""
 
 
-def _path_here(path: str) -> str:
+def path_here(path: str) -> str:
     """A path of this server, never a URL of another one."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 

@@ -1,7 +1,8 @@
 """The page of statistics: totals, and each chart of a report with its table and its CSV file."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -14,7 +15,8 @@ from asu_builder.http.cache import Rendered
 from asu_builder.http.openapi import one_of
 from asu_builder.http.pages.charts import Row, Series, horizontal_bars, shares, stacked_bars
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.pages.words import STAGES, as_beginning, span
+from asu_builder.http.pages.words import STAGES, as_beginning, day, decimal, number, percent, span
+from asu_builder.http.texts import current, gettext, marked, ngettext
 from asu_builder.http.threads import Threads
 
 _MOST_ROWS = 12
@@ -29,7 +31,7 @@ class Figure(Struct, frozen=True):
     note: str
     svg: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[str]]
 
 
 class StatisticsView(Struct, frozen=True):
@@ -60,9 +62,49 @@ class StatisticsPage:
             )
 
         if caller.token is None:
-            return await self._rendering.shared(request, f"statistics {days}", render)
+            return await self._rendering.shared(request, f"statistics {days} {current().code}", render)
         view = await self._threads.run(draw_statistics, self._charts, days)
         return self._rendering.page("statistics.html", request, caller=caller, view=view)
+
+
+def _other_versions(count: int) -> str:
+    return ngettext("%(count)s other version", "%(count)s other versions", count, count=count)
+
+
+def _other_reasons(count: int) -> str:
+    return ngettext("%(count)s other reason", "%(count)s other reasons", count, count=count)
+
+
+_COLUMNS: Mapping[str, str] = {
+    "day": marked("day"),
+    "requests": marked("requests"),
+    "built": marked("built"),
+    "cache_hits": marked("cache hits"),
+    "failed": marked("failed"),
+    "new_builds": marked("new builds"),
+    "with_diff_packages": marked("with diff_packages"),
+    "percent": marked("percent"),
+    "version": marked("version"),
+    "package": marked("package"),
+    "builds": marked("builds"),
+    "reason": marked("reason"),
+    "fault": marked("fault"),
+    "side": marked("side"),
+    "stage": marked("stage"),
+    "mean_seconds": marked("mean seconds"),
+    "p90_seconds": marked("p90 seconds"),
+    "longest_seconds": marked("longest seconds"),
+}
+"""The columns of `TABLES` by their names in CSV files."""
+
+
+def _shown(cell: Cell) -> str:
+    """A cell as people read it."""
+    if isinstance(cell, date):
+        return day(cell)
+    if isinstance(cell, float):
+        return decimal(cell, 1)
+    return number(cell) if isinstance(cell, int) else cell
 
 
 def draw_statistics(charts: Charts, days: int) -> StatisticsView:
@@ -72,31 +114,33 @@ def draw_statistics(charts: Charts, days: int) -> StatisticsView:
     for name, table in TABLES.items():
         rows = table.rows(report)
         counted = any(cell for row in rows for cell in row[1:])
-        svg = _draw(name, report, f"{table.title}, {days} days") if counted else ""
-        columns = [column.replace("_", " ") for column in table.columns]
-        figures.append(Figure(name, table.title, _NOTES[name], svg, columns, rows))
+        title = gettext(table.title)
+        label = ngettext("%(title)s, %(days)s day", "%(title)s, %(days)s days", days, title=title, days=days)
+        svg = _draw(name, report, label) if counted else ""
+        columns = [gettext(_COLUMNS[column]) for column in table.columns]
+        shown = [[_shown(cell) for cell in row] for row in rows]
+        figures.append(Figure(name, title, gettext(_NOTES[name]), svg, columns, shown))
     totals = [
-        ("Requests", f"{report.requests:,}"),
-        ("Built", f"{report.built:,}"),
-        ("Reused results", _percent(report.cache_hits, report.requests)),
-        ("Failed builds", _percent(report.failed, report.built + report.failed)),
-        ("Refused before a build", f"{report.refused:,}"),
+        (gettext("Requests"), number(report.requests)),
+        (gettext("Built"), number(report.built)),
+        (gettext("Reused results"), percent(report.cache_hits, report.requests)),
+        (gettext("Failed builds"), percent(report.failed, report.built + report.failed)),
+        (gettext("Refused before a build"), number(report.refused)),
     ]
     return StatisticsView(days, PERIODS, totals, figures)
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+def _rows(counts: Sequence[tuple[str, int, str]], others: Callable[[int], str], *, of: int) -> list[Row]:
+    """Rows of (name, count, kind) with their shares of `of`: the longest, and all others in one.
 
-
-def _rows(counts: Sequence[tuple[str, int, str]], what: str, *, of: int) -> list[Row]:
-    """Rows of (name, count, kind) with their shares of `of`: the longest, and all others in one."""
+    `others` names so many of them.
+    """
     shown, rest = [*counts[:_MOST_ROWS]], counts[_MOST_ROWS:]
     if rest:
-        shown.append((f"{len(rest)} other {what}", sum(count for _, count, _ in rest), "others"))
+        shown.append((others(len(rest)), sum(count for _, count, _ in rest), "others"))
     rows = []
     for name, count, kind in shown:
-        text = f"{count:,}" if of < count else f"{count:,} · {_percent(count, of)}"
+        text = number(count) if of < count else f"{number(count)} · {percent(count, of)}"
         rows.append(Row(name, count, text, f"{name}: {text}", kind))
     return rows
 
@@ -106,20 +150,20 @@ def _draw(name: str, report: StatisticsReport, label: str) -> str:
     days = [day.day for day in report.days]
     if name == "builds-per-day":
         series = (
-            Series("Built", "built", [day.built for day in report.days]),
-            Series("Reused results", "cached", [day.cache_hits for day in report.days]),
-            Series("Failed", "failed", [day.failed for day in report.days]),
+            Series(gettext("Built"), "built", [day.built for day in report.days]),
+            Series(gettext("Reused results"), "cached", [day.cache_hits for day in report.days]),
+            Series(gettext("Failed"), "failed", [day.failed for day in report.days]),
         )
         return stacked_bars(label, days, series)
     if name == "diff-packages":
         percents = [day.diff_packages.percent for day in report.days]
-        return shares(label, "New builds that list every package they want", days, percents)
+        return shares(label, gettext("New builds that list every package they want"), days, percents)
     if name == "versions":
         counts = [(row.version, row.requests, "requests") for row in report.versions]
-        return horizontal_bars(label, _rows(counts, "versions", of=report.requests))
+        return horizontal_bars(label, _rows(counts, _other_versions, of=report.requests))
     if name == "packages":
         counts = [(row.name, row.count, "requests") for row in report.packages[:_MOST_ROWS]]
-        return horizontal_bars(label, _rows(counts, "packages", of=report.diff_packages.total))
+        return horizontal_bars(label, _rows(counts, str, of=report.diff_packages.total))
     if name == "failures":
         sides = Counter(row.reason for row in report.failures)
         counts = [
@@ -130,27 +174,40 @@ def _draw(name: str, report: StatisticsReport, label: str) -> str:
             )
             for row in report.failures
         ]
-        legend = (("user", "The request"), ("world", "The infrastructure"), ("ours", "The server"))
-        return horizontal_bars(label, _rows(counts, "reasons", of=report.failed), legend)
-    words = {**dict(STAGES), "building": "The whole build"}
+        legend = (
+            ("user", gettext("The request")),
+            ("world", gettext("The infrastructure")),
+            ("ours", gettext("The server")),
+        )
+        return horizontal_bars(label, _rows(counts, _other_reasons, of=report.failed), legend)
+    words = {**dict(STAGES), "building": marked("The whole build")}
     rows = []
     for row in report.durations:
-        stage, mean, p90 = words.get(row.stage, row.stage), span(row.mean), span(row.p90)
-        title = (
-            f"{stage}: {mean} on average, nine of ten at most {p90},"
-            f" the longest {span(row.longest)}, {row.count:,} builds"
+        stage, mean, p90 = gettext(words.get(row.stage, row.stage)), span(row.mean), span(row.p90)
+        title = ngettext(
+            "%(stage)s: %(mean)s on average, 9 of 10 at most %(most)s, longest %(longest)s, %(count)s build",
+            "%(stage)s: %(mean)s on average, 9 of 10 at most %(most)s, longest %(longest)s, %(count)s builds",
+            row.count,
+            stage=stage,
+            mean=mean,
+            most=p90,
+            longest=span(row.longest),
+            count=number(row.count),
         )
         kind = "others" if row.stage == "pending" else "stage"
-        rows.append(Row(stage, row.mean, f"{mean} · 9 of 10: {p90}", title, kind, row.p90))
-    return horizontal_bars(label, rows, (("stage", "On average"), ("mark", "Nine of ten took at most")))
+        text = gettext("%(mean)s · 9 of 10: %(most)s", mean=mean, most=p90)
+        rows.append(Row(stage, row.mean, text, title, kind, row.p90))
+    return horizontal_bars(
+        label, rows, (("stage", gettext("On average")), ("mark", gettext("Nine of ten took at most")))
+    )
 
 
 _NOTES: Mapping[str, str] = {
-    "builds-per-day": "Builds by the day on which they ended.",
-    "diff-packages": "Of the new builds of a day.",
-    "versions": "New builds and reused results; shares of all requests.",
-    "packages": "Shares of new builds.",
-    "failures": "Shares of failed builds, by whose side it was on.",
-    "durations": "Of builds that ended, with any outcome.",
+    "builds-per-day": marked("Builds by the day on which they ended."),
+    "diff-packages": marked("Of the new builds of a day."),
+    "versions": marked("New builds and reused results; shares of all requests."),
+    "packages": marked("Shares of new builds."),
+    "failures": marked("Shares of failed builds, by whose side it was on."),
+    "durations": marked("Of builds that ended, with any outcome."),
 }
 """By the names in `TABLES`: what the numbers are where the title does not say it all."""

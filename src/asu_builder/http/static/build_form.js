@@ -2,6 +2,7 @@
 // it is edited directly.
 
 import { ask, makeCombobox, debounced } from "./combobox.js";
+import { gettext, ngettext } from "./texts.js";
 
 const form = document.getElementById("build-form");
 const text = document.getElementById("packages");
@@ -17,16 +18,16 @@ const names = () => [...new Set(text.value.split(/[\s,]+/).filter(Boolean))];
 const chips = document.createElement("ul");
 chips.className = "chips";
 chips.id = "chip-list";
-chips.setAttribute("aria-label", "Packages");
+chips.setAttribute("aria-label", gettext("Packages"));
 chips.tabIndex = -1;
 
 const adder = document.createElement("input");
 adder.id = "add-package";
 adder.type = "text";
-adder.placeholder = "Add a package";
+adder.placeholder = gettext("Add a package");
 adder.spellcheck = false;
 adder.autocapitalize = "off";
-adder.setAttribute("aria-label", "Add a package");
+adder.setAttribute("aria-label", gettext("Add a package"));
 
 const status = document.createElement("p");
 status.className = "hidden-label";
@@ -39,7 +40,7 @@ const asText = document.createElement("button");
 asText.type = "button";
 asText.className = "plain";
 asText.id = "as-text";
-asText.textContent = "Edit as text";
+asText.textContent = gettext("Edit as text");
 asText.setAttribute("aria-expanded", "false");
 asText.setAttribute("aria-controls", "packages");
 tools.append(count, asText);
@@ -68,11 +69,11 @@ function chip(name) {
   }
   remove.type = "button";
   remove.textContent = "×";
-  remove.setAttribute("aria-label", `Remove ${name}`);
+  remove.setAttribute("aria-label", gettext("Remove %(name)s", { name }));
   remove.addEventListener("click", () => {
     const next = item.nextElementSibling ?? item.previousElementSibling;
     const follower = next?.dataset.package;
-    write(names().filter((other) => other !== name), `${name} removed`);
+    write(names().filter((other) => other !== name), gettext("%(names)s removed", { names: name }));
     const button = follower && chips.querySelector(`[data-package="${CSS.escape(follower)}"] button`);
     (button || adder).focus();
   });
@@ -87,7 +88,8 @@ function draw() {
   for (const button of document.querySelectorAll("#suggestions button")) {
     button.setAttribute("aria-pressed", String(button.value.split(" ").every((name) => all.includes(name))));
   }
-  count.textContent = `${all.length} packages, ${added} in addition to the default ones`;
+  count.textContent = ngettext("%(count)s package, %(added)s in addition to the default ones",
+    "%(count)s packages, %(added)s in addition to the default ones", all.length, { count: all.length, added });
 }
 
 function write(list, sentence) {
@@ -100,7 +102,7 @@ function write(list, sentence) {
 function add(entry) {
   const more = entry.split(/[\s,]+/).filter(Boolean);
   if (more.length === 0) return;
-  write([...new Set([...names(), ...more])], `${more.join(", ")} added`);
+  write([...new Set([...names(), ...more])], gettext("%(names)s added", { names: more.join(", ") }));
   adder.value = "";
 }
 
@@ -120,7 +122,7 @@ makeCombobox(adder, {
 asText.addEventListener("click", () => {
   text.hidden = hint.hidden = !text.hidden;
   asText.setAttribute("aria-expanded", String(!text.hidden));
-  asText.textContent = text.hidden ? "Edit as text" : "Hide the text";
+  asText.textContent = text.hidden ? gettext("Edit as text") : gettext("Hide the text");
   if (!text.hidden) text.focus();
 });
 text.addEventListener("input", () => { draw(); loadPreviewSoon(); });
@@ -147,7 +149,7 @@ async function loadPreview() {
     draw();
   } catch (error) {
     if (error.name === "AbortError") return;
-    preview.textContent = "The preview could not be loaded. The packages are checked when the image is built.";
+    preview.textContent = gettext("The preview could not be loaded. The packages are checked when the image is built.");
   }
   preview.removeAttribute("aria-busy");
 }
@@ -163,7 +165,10 @@ preview.addEventListener("click", (event) => {
   const [old, other] = [button.value.slice(0, at), button.value.slice(at + 1)];
   const list = names().flatMap((name) => (name === old ? other.split(" ") : name)).filter(Boolean);
   const more = other.split(" ").filter((name) => name !== old).join(" ");
-  write([...new Set(list)], !other ? `${old} removed` : list.includes(old) ? `${more} added` : `${more} instead of ${old}`);
+  const sentence = !other ? gettext("%(names)s removed", { names: old })
+    : list.includes(old) ? gettext("%(names)s added", { names: more })
+    : gettext("%(new)s instead of %(old)s", { new: more, old });
+  write([...new Set(list)], sentence);
   adder.focus();
 });
 

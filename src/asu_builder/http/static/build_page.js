@@ -1,6 +1,7 @@
 // Shows a live build: state and log lines come by WebSocket, by server-sent events where a proxy blocks WebSockets,
 // and by polling where no connection stays open. At the end the result is loaded from the server; the log stays.
 
+import { gettext, ngettext } from "./texts.js";
 import { localise } from "./times.js";
 
 const page = document.getElementById("build-page");
@@ -85,12 +86,15 @@ function about(seconds) {
 }
 
 function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for: hindrance }) {
-  const left = eta == null ? "" : `, about ${about(eta)}`;
+  const left = eta == null ? "" : about(eta);
   if (state === "pending") {
     if (WAITING_FOR[hindrance]) return `${WAITING_FOR[hindrance]}.`;
-    return `${position ? `${position} build${position > 1 ? "s" : ""} ahead` : "Next in the queue"}${left}.`;
+    const place = position ? ngettext("%(ahead)s build ahead", "%(ahead)s builds ahead", position, { ahead: position })
+      : gettext("Next in the queue");
+    return left ? gettext("%(place)s, about %(span)s.", { place, span: left }) : `${place}.`;
   }
-  return `${words(step ?? "init")}${left && `${left} left`}.`;
+  const doing = words(step ?? "init");
+  return left ? gettext("%(stage)s, about %(span)s left.", { stage: doing, span: left }) : `${doing}.`;
 }
 
 function write(id, text) {
@@ -112,7 +116,8 @@ function showState(message) {
   const at = steps.findIndex((step) => step.dataset.step === current);
   steps.forEach((step, number) => {
     step.className = number < at ? "done" : number === at ? "current" : "ahead";
-    step.querySelector(".hidden-label").textContent = step.className;
+    step.querySelector(".hidden-label").textContent =
+      { done: gettext("done"), current: gettext("current"), ahead: gettext("ahead") }[step.className];
     step.toggleAttribute("aria-current", number === at);
     if (number === at) step.setAttribute("aria-current", "step");
   });
@@ -227,7 +232,7 @@ async function watch() {
     losses = received ? 0 : losses + 1;
     if (!received) transports.reverse();
     if (losses === 1) continue;
-    say("Connection lost; reconnecting.");
+    say(gettext("Connection lost; reconnecting."));
     if (losses >= transports.length) {
       try {
         await refresh();
@@ -255,9 +260,9 @@ async function copy(event, text) {
   const was = element.textContent;
   try {
     await navigator.clipboard.writeText(text);
-    element.textContent = "Copied";
+    element.textContent = gettext("Copied");
   } catch {
-    element.textContent = "Copy failed; select the text";
+    element.textContent = gettext("Copy failed; select the text");
   }
   setTimeout(() => { element.textContent = was; }, 2000);
 }
@@ -266,9 +271,9 @@ async function copy(event, text) {
 function addButtons() {
   localise(page);
   for (const code of page.querySelectorAll("[data-copy]")) {
-    const what = code.id === "reproduce" ? "the command" : "the digest";
-    const copier = button("Copy", (event) => copy(event, code.textContent));
-    copier.setAttribute("aria-label", `Copy ${what}`);
+    const what = code.closest("pre") ? gettext("Copy the command") : gettext("Copy the digest");
+    const copier = button(gettext("Copy"), (event) => copy(event, code.textContent));
+    copier.setAttribute("aria-label", what);
     (code.parentElement.tagName === "PRE" ? code.parentElement : code).after(" ", copier);
     delete code.dataset.copy;
   }
@@ -287,20 +292,21 @@ function addButtons() {
       row.hidden = !wanted.every((word) => name.includes(word));
       shown += row.hidden ? 0 : 1;
     }
-    write("manifest-count", `${shown} of ${rows.length} packages`);
+    write("manifest-count", ngettext("%(shown)s of %(count)s package", "%(shown)s of %(count)s packages", rows.length,
+      { shown, count: rows.length }));
   });
 }
 
 addButtons();
 if (log) {
-  const follow = button("Jump to the end", () => {
+  const follow = button(gettext("Jump to the end"), () => {
     follows = follow.hidden = true;
     toEnd();
   });
   follow.id = "follow";
-  const copier = button("Copy", (event) => copy(event, log.textContent));
+  const copier = button(gettext("Copy"), (event) => copy(event, log.textContent));
   copier.id = "copy-log";
-  copier.setAttribute("aria-label", "Copy the build log");
+  copier.setAttribute("aria-label", gettext("Copy the build log"));
   document.getElementById("log-tools").append(follow, copier);
   log.addEventListener("scroll", () => {
     follows = isAtEnd();

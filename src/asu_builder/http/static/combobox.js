@@ -1,5 +1,7 @@
 // A text field with a list of suggestions, by the combobox pattern of WAI-ARIA.
 
+import { gettext, ngettext } from "./texts.js";
+
 let made = 0;
 
 /** Calls once, so many milliseconds after the last of several calls. */
@@ -25,7 +27,7 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
   list.id = id;
   list.hidden = true;
   list.setAttribute("role", "listbox");
-  list.setAttribute("aria-label", input.labels?.[0]?.textContent ?? input.getAttribute("aria-label") ?? "Choices");
+  list.setAttribute("aria-label", input.labels?.[0]?.textContent ?? input.getAttribute("aria-label") ?? gettext("Choices"));
   status.className = "hidden-label";
   status.setAttribute("role", "status");
   input.replaceWith(box);
@@ -82,7 +84,8 @@ export function makeCombobox(input, { find, choose, submit, smallest = 1 }) {
     input.removeAttribute("aria-activedescendant");
     list.hidden = found.length === 0;
     input.setAttribute("aria-expanded", String(found.length > 0));
-    status.textContent = found.length === 0 ? "Nothing found" : `${found.length} found`;
+    status.textContent = found.length === 0 ? gettext("Nothing found")
+      : ngettext("%(count)s found", "%(count)s found", found.length, { count: found.length });
   };
 
   const ask = async () => {

@@ -1,5 +1,6 @@
 // Keeps the queue up to date while the page is visible: fetches the page's live part and replaces it.
 
+import { gettext } from "./texts.js";
 import { localise } from "./times.js";
 
 const EVERY = 2500;
@@ -37,7 +38,7 @@ async function refresh() {
     trouble.textContent = "";
     wait = EVERY;
   } catch {
-    if (!trouble.textContent) trouble.textContent = "The server does not answer; this page may be out of date.";
+    if (!trouble.textContent) trouble.textContent = gettext("The server does not answer; this page may be out of date.");
     wait = Math.min(wait * 2, SLOWEST);
   }
   schedule();

@@ -1,6 +1,6 @@
 // Times are in UTC, as in the log and on the command line; the tooltip shows local time.
 
-const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+const format = new Intl.DateTimeFormat(document.documentElement.lang || undefined, { dateStyle: "medium", timeStyle: "long" });
 
 /** Adds the tooltip to the `<time>` elements below a node. */
 export function localise(root) {
@@ -11,3 +11,8 @@ export function localise(root) {
 }
 
 localise(document);
+
+// Whoever chooses a language stays where they are, also where the address has changed since.
+document.querySelector(".languages")?.addEventListener("submit", ({ target }) => {
+  target.elements.next.value = location.pathname + location.search;
+});

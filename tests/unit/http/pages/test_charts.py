@@ -117,7 +117,7 @@ def test_the_axis_has_round_ticks_and_reaches_the_largest_bar() -> None:
         (1, "1"),
         (3, "3"),
         (7, "8"),
-        (4353, "5,000"),
+        (4353, "5\u202f000"),
         (48_000, "50k"),
         (123_456, "150k"),
     ):

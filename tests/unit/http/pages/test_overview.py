@@ -67,7 +67,7 @@ def test_it_says_how_the_service_is(client: AsgiClient, scene: Scene) -> None:
     shown = page(client)
     assert "podman.socket" not in shown
     assert "The container engine does not work now; builds wait until it does." in shown
-    assert 'class="notice degraded"' in shown and '<span class="badge down">down</span>' in shown
+    assert 'class="notice degraded"' in shown and '<span class="badge down">Down</span>' in shown
 
 
 def test_it_counts_the_queue_without_naming_a_job(client: AsgiClient, scene: Scene) -> None:

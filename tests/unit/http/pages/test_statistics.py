@@ -106,9 +106,11 @@ def test_the_page_shows_each_chart_and_no_request(charts: Charts) -> None:
     base = "{% block title %}{% endblock %}{% block head %}{% endblock %}{% block content %}{% endblock %}"
     environment = jinja2.Environment(
         autoescape=True,
+        extensions=["jinja2.ext.i18n"],
         undefined=jinja2.StrictUndefined,
         loader=jinja2.ChoiceLoader([jinja2.DictLoader({"base.html": base}), jinja2.FileSystemLoader(folder)]),
     )
+    environment.install_null_translations(newstyle=True)  # type: ignore[attr-defined] # of the extension
     view = draw_statistics(charts, 7)
     page = environment.get_template("statistics.html").render(view=view, static=str)
     assert page.count("<svg") == len(TABLES) == page.count("<table>")
