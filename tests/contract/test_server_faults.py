@@ -376,7 +376,12 @@ def pair(place: str) -> Iterator[tuple[ServerDatabase, ServerDatabase, Listener,
     """Two processes' worth of connections; the second listens, and what it was told of builds."""
     with closing(ServerDatabase(place)) as one, closing(ServerDatabase(named(place))) as two:
         news: list[str] = []
-        listener = Listener(two, on_news=news.append, on_end=lambda name: news.append(f"end {name}"))
+        listener = Listener(
+            two,
+            on_news=news.append,
+            on_end=lambda name: news.append(f"end {name}"),
+            on_refused=lambda line: news.append(f"refused {line}"),
+        )
         listener.start()
         assert eventually(lambda: listener.pid > 0)
         yield one, two, listener, news
@@ -424,6 +429,9 @@ def test_news_of_a_build_and_answers_taken_back_reach_others_and_not_their_telle
     teller.tell_news("c" * 64)
     assert eventually(lambda: len(news) == 2)
     assert news == ["a" * 64, "c" * 64]
+    for told in (teller.tell_refused, teller.tell_end):
+        told("x" * 7500)  # as long as the longest refusal
+    assert eventually(lambda: news[2:] == ["refused " + "x" * 7500, "end " + "x" * 7500])
 
 
 def test_a_listener_whose_connection_was_ended_listens_again_and_looks_once(place: str, pair: Pair) -> None:

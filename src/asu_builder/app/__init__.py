@@ -311,7 +311,7 @@ def _refusals(
         is_free = not workers.concurrent or workers.running < workers.concurrent
         return is_free and not hindrance() and not adapters.queue.pending()
 
-    return Refusals(
+    refusals = Refusals(
         preflight,
         is_enforced=proof.is_enforced,
         sample=proof.sample,
@@ -320,10 +320,22 @@ def _refusals(
         statistics=adapters.statistics,
         ttl=settings.failure_ttl,
         now=now,
+        tell=adapters.listener.tell_refused if adapters.listener else lambda _: None,
     )
+    adapters.refused.listen(refusals.adopt)
+    if adapters.ends:
+        adapters.ends.listen(refusals.forget)
+    return refusals
 
 
 def _operator(adapters: Adapters, cancellation: Cancellation, refusals: Refusals | None) -> Operator:
+    def forget_refusal(request_hash: str) -> bool:
+        if refusals is None or not refusals.forget(request_hash):
+            return False
+        if adapters.listener:
+            adapters.listener.tell_end(request_hash)
+        return True
+
     return Operator(
         adapters.operations,
         adapters.queue,
@@ -333,7 +345,7 @@ def _operator(adapters: Adapters, cancellation: Cancellation, refusals: Refusals
         preflight_records=adapters.preflight_records,
         nodes=adapters.nodes,
         cancellation=cancellation,
-        forget_refusal=refusals.forget if refusals else lambda _: False,
+        forget_refusal=forget_refusal,
     )
 
 

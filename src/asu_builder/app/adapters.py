@@ -174,6 +174,8 @@ class Adapters(Struct, frozen=True):
     """What hears other hosts, where a server keeps what is kept."""
     ends: Ends | None
     """Where it does."""
+    refused: Notifier
+    """What other processes have refused before a build."""
     store: Store
     statistics: SqlStatistics
     upstream: HttpUpstream
@@ -284,14 +286,16 @@ def open_database(settings: Settings, now: Callable[[], datetime]) -> SqlDatabas
     return ServerDatabase(settings.database_url)
 
 
-def _listener(database: SqlDatabase, notifier: Notifier, ended: Notifier) -> "Listener | None":
+def _listener(
+    database: SqlDatabase, notifier: Notifier, ended: Notifier, refused: Notifier
+) -> "Listener | None":
     if isinstance(database, Database):
         return None
     from asu_builder.database.listening import Listener
     from asu_builder.database.postgresql import ServerDatabase
 
     assert isinstance(database, ServerDatabase)
-    return Listener(database, on_news=notifier.notify, on_end=ended.notify)
+    return Listener(database, on_news=notifier.notify, on_end=ended.notify, on_refused=refused.notify)
 
 
 def open_adapters(
@@ -319,21 +323,12 @@ def open_adapters(
     make_runtime, warnings = (
         choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
     )
-    notifier, ended = Notifier(), Notifier()
-    redis, copies = None, None
-    if settings.redis_url:
-        from importlib.util import find_spec  # only with several nodes
-
-        if find_spec("redis") is None:
-            raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
-        from asu_builder.shared.copies import RedisCopies
-
-        # The name itself seals what lies there, so it is not told to those who can read names.
-        redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{digest_of(installation)[:32]}")
-        copies = RedisCopies(redis, installation, now=database.now)
+    notifier, ended, refused = Notifier(), Notifier(), Notifier()
+    redis, copies = _open_redis(settings, database, installation) if settings.redis_url else (None, None)
+    if copies:
         ended.listen(partial(_forget_copy, copies))
     retention = SqlRetention(database)
-    listener = _listener(database, notifier, ended)
+    listener = _listener(database, notifier, ended, refused)
     revocations = listener or Revocations(settings.database_path)
     return Adapters(
         role=role,
@@ -345,6 +340,7 @@ def open_adapters(
         notifier=notifier,
         listener=listener,
         ends=Ends(listener.generation, ended.listen) if listener else None,
+        refused=refused,
         runtime=Late(lambda: watch(make_runtime())),
         warnings=warnings,
         queue=SqlJobQueue(database, secrets),
@@ -374,6 +370,20 @@ def open_adapters(
         limit=NewBuildsLimit(settings.new_builds_limit, windows=make_windows(redis, "builds")),
         fetch_limit=LookUpsLimit(settings.look_ups_limit, windows=make_windows(redis, "look-ups")),
     )
+
+
+def _open_redis(
+    settings: Settings, database: SqlDatabase, installation: str
+) -> tuple[SharedRedis, "RedisCopies"]:
+    from importlib.util import find_spec  # only with several nodes
+
+    from asu_builder.shared.copies import RedisCopies
+
+    if find_spec("redis") is None:
+        raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
+    # The name itself seals what lies there, so it is not told to those who can read names.
+    redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{digest_of(installation)[:32]}")
+    return redis, RedisCopies(redis, installation, now=database.now)
 
 
 def _forget_copy(copies: "RedisCopies", request_hash: str) -> None:

@@ -157,10 +157,10 @@ class Notifier:
     """Tells listeners that there is something new of a build in this process."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._listeners: tuple[Callable[[str], object], ...] = ()
         self._changing = threading.Lock()
 
-    def listen(self, listener: Callable[[str], None]) -> None:
+    def listen(self, listener: Callable[[str], object]) -> None:
         """Calls it with a request hash, from any thread; it must return at once."""
         with self._changing:
             self._listeners = (*self._listeners, listener)
@@ -179,7 +179,7 @@ class Ends(Struct, frozen=True):
     """
 
     generation: Callable[[], int | None]
-    listen: Callable[[Callable[[str], None]], None]
+    listen: Callable[[Callable[[str], object]], None]
 
 
 class Look(Struct, frozen=True):

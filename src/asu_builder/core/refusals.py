@@ -4,19 +4,21 @@ import logging
 import math
 import threading
 import time
+import zlib
+from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from msgspec import json
+from msgspec import MsgspecError, Struct, json
 
 from asu_builder.core.catalog import Resolved
 from asu_builder.core.preflight import Preflight
 from asu_builder.domain.access import Caller
 from asu_builder.domain.errors import AsuError, FailureReason, TooManyRequests
 from asu_builder.domain.job import BuildFailure, Job, JobState
-from asu_builder.domain.preflight import Feasibility, Foretold
+from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.reading import Reading, Sources
 from asu_builder.domain.request import BuildRequest
 from asu_builder.log_context import CURRENT_HASH
@@ -32,6 +34,28 @@ _SAMPLE_SECONDS = 60.0
 """Of a target at most one build in so long is one that would have been refused."""
 _SLOW_SECONDS, _REST_SECONDS = 2.0, 60.0
 """Others who submit wait for a verdict too: after a slow one none is asked for so long."""
+
+
+_TOLD_SECONDS = 300.0
+"""How long a refusal of another node lasts: what it was judged by may change there without a word."""
+_LONGEST_TOLD = 7500
+"""Characters that a database server passes on at once, and a little less."""
+_LARGEST_TOLD = 1 << 20
+_NOBODY = Caller("")
+
+
+class _Told(Struct, frozen=True):
+    """A refusal as nodes tell it each other."""
+
+    request_hash: str
+    request: BuildRequest
+    client: str
+    at: datetime
+    outcome: BuildFailure
+    indexes: str
+
+
+_DECODE_TOLD = json.Decoder(_Told).decode
 
 
 class _Refused(NamedTuple):
@@ -65,12 +89,14 @@ class Refusals:
         ttl: timedelta,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`is_enforced` says whether verdicts hold for a release's path and a target.
 
         `sample` says of the same whether the next one is built nevertheless, so that the verdict can be
         proved wrong, and counts it; it is asked only while a worker `is_idle`. `limit` admits one more look
-        of a caller without a token. `ttl` is how long a refusal lasts at most; `clock` counts seconds.
+        of a caller without a token. `ttl` is how long a refusal lasts at most; `clock` counts seconds. `tell`
+        passes a line on to the other nodes, which `adopt` it.
         """
         self._preflight = preflight
         self._is_enforced = is_enforced
@@ -81,6 +107,7 @@ class Refusals:
         self._ttl = ttl
         self._now = now
         self._clock = clock
+        self._tell = tell
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Refused] = OrderedDict()
         self._size = 0
@@ -126,6 +153,30 @@ class Refusals:
         with self._lock:
             return self._drop(name)
 
+    def adopt(self, told: str) -> None:
+        """Answers, too, what another node has refused; any line is taken, one that makes no sense is left."""
+        try:
+            unpacked = zlib.decompressobj().decompress(b64decode(told, validate=True), _LARGEST_TOLD)
+            found = _DECODE_TOLD(unpacked)
+        except (ValueError, zlib.error, MsgspecError) as error:
+            _log.debug("a refusal of another version is not understood: %s", error)
+            return
+        if self._find(found.request_hash) is None:
+            job = self._make_job(
+                found.request, found.request_hash, found.outcome, at=found.at, client=found.client
+            )
+            self._keep(job, found.indexes, Sources(), seconds=_TOLD_SECONDS)
+
+    def _tell_others(self, job: Job, indexes: str) -> None:
+        request, failure = job.request, job.outcome
+        # What is secret is stored nowhere as it is, and the server writes down what it passes on.
+        if request.defaults or request.repository_keys or not isinstance(failure, BuildFailure):
+            return
+        told = _Told(job.request_hash, request, job.client, job.enqueued_at, failure, indexes)
+        line = b64encode(zlib.compress(json.encode(told))).decode()
+        if len(line) <= _LONGEST_TOLD:
+            self._tell(line)
+
     def _judge(self, found: Resolved, name: str, reading: Reading, caller: Caller, client: str) -> Job | None:
         place = found.release.path, found.request.target
         known = self._preflight.indexes(found)
@@ -150,8 +201,15 @@ class Refusals:
         if self._is_sampled(place):
             _log.info("built though foretold as impossible, to compare: %s", foretold.problem.sentence())
             return None
-        job = self._refused_job(found.request, name, foretold, caller=caller, client=client)
-        self._keep(job, known.digest, reading.sources)
+        failure = BuildFailure(
+            FailureReason.IMPOSSIBLE_SELECTION,
+            foretold.problem.sentence(),  # the very text of a failed build: users search for it
+            field="packages",
+            problem=foretold.problem,
+        )
+        job = self._make_job(found.request, name, failure, at=self._now(), client=client, caller=caller)
+        self._keep(job, known.digest, reading.sources, seconds=self._ttl.total_seconds())
+        self._tell_others(job, known.digest)
         reason = FailureReason.IMPOSSIBLE_SELECTION
         self._statistics.record("refused", job.request, client=client, reason=reason, side=reason.side)
         token = CURRENT_HASH.set(name)
@@ -184,16 +242,16 @@ class Refusals:
             self._sampled[place] = self._clock()
         return True
 
-    def _refused_job(
-        self, request: BuildRequest, name: str, foretold: Foretold, *, caller: Caller, client: str
+    def _make_job(
+        self,
+        request: BuildRequest,
+        name: str,
+        failure: BuildFailure,
+        *,
+        at: datetime,
+        client: str,
+        caller: Caller = _NOBODY,
     ) -> Job:
-        now = self._now()
-        failure = BuildFailure(
-            FailureReason.IMPOSSIBLE_SELECTION,
-            foretold.problem.sentence(),  # the very text of a failed build: users search for it
-            field="packages",
-            problem=foretold.problem,
-        )
         with self._lock:
             self._last_id -= 1
             job_id = self._last_id
@@ -202,18 +260,18 @@ class Refusals:
             name,
             request,
             JobState.FAILED,
-            now,
+            at,
             client=client,
             caller=caller.name,
             priority=caller.priority,
-            finished_at=now,
+            finished_at=at,
             reason=failure.reason,
             outcome=failure,
         )
 
-    def _keep(self, job: Job, indexes: str, sources: Sources) -> None:
+    def _keep(self, job: Job, indexes: str, sources: Sources, *, seconds: float) -> None:
         size = _OVERHEAD + len(json.encode((job.request, job.outcome)))
-        until = self._clock() + self._ttl.total_seconds()
+        until = self._clock() + min(seconds, self._ttl.total_seconds())
         with self._lock:
             self._drop(job.request_hash)
             self._kept[job.request_hash] = _Refused(job, indexes, sources, until, size)

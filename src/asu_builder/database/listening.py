@@ -31,8 +31,9 @@ _LEAD = 1
 class Listener:
     """One thread with one connection; fulfils `ports.Lead` by a lock of the session, which ends with it.
 
-    `on_news` is called with the hash of a build that has news, `on_end` with one whose result or failure was
-    withdrawn or expires sooner, by this or another process; both from the thread.
+    From the thread `on_news` is called with the hash of a build that has news, `on_end` with one whose answer
+    was withdrawn or expires sooner, by this or another process, and `on_refused` with a line of another that
+    says what it has refused before a build.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Listener:
         *,
         on_news: Callable[[str], None] = lambda _: None,
         on_end: Callable[[str], None] = lambda _: None,
+        on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._on_news = on_news
         self._on_end = on_end
+        self._on_refused = on_refused
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._wants_lead = self._leads = False
@@ -95,6 +98,14 @@ class Listener:
         """There is something new of this build, from this process."""
         self._database.tell("news", request_hash)
 
+    def tell_refused(self, line: str) -> None:
+        """This process has refused a request, as `line` says."""
+        self._database.tell("refused", line)
+
+    def tell_end(self, request_hash: str) -> None:
+        """This process has taken back an answer that no row stands for."""
+        self._database.tell("ended", request_hash)
+
     # The thread.
 
     def _run(self) -> None:
@@ -139,6 +150,8 @@ class Listener:
                 Wakeups.notify_all(wakeups)
             case "ended":
                 self._on_end(detail)
+            case "refused":
+                self._on_refused(detail)
             case "news":
                 self._on_news(detail)
 

@@ -112,6 +112,7 @@ class House:
         self.index, self.resolver, self.statistics = KnownIndex(), NamedPackages(), NotedStatistics()
         self.enforced, self.idle, self.samples = True, False, 0
         self.looks: Counter[str] = Counter()
+        self.told: list[str] = []
         self.most_looks = 99
         rules = LocalPackageChanges()
         catalog = Catalog(DescribingUpstream(), Branches(), rules)
@@ -129,6 +130,7 @@ class House:
             ttl=timedelta(hours=1),
             now=self.clock,
             clock=lambda: self.seconds,
+            tell=self.told.append,
         )
         self.operations = SqlOperations(self.database)
         retention = SqlRetention(self.database)
@@ -403,3 +405,55 @@ def test_nobody_cancels_a_refusal_and_an_operator_can_drop_it(house: House) -> N
     with pytest.raises(BuildNotFound):
         house.operator.purge(name, operator="ops")
     assert house.submit("nosuch").job.id == -2
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[House]:
+    """Another node; it has a database of its own, for refusals are in none."""
+    made = House(tmp_path / "other")
+    yield made
+    made.database.close()
+
+
+def test_what_one_node_has_refused_another_tells_too(house: House, other: House) -> None:
+    refused = house.submit("nosuch").job
+    (line,) = house.told
+    other.refusals.adopt(line)
+    told = other.builds.look(refused.request_hash).job
+    assert (told.outcome, told.request, told.client) == (refused.outcome, refused.request, refused.client)
+    assert (told.enqueued_at, told.state) == (refused.enqueued_at, JobState.FAILED) and told.id < 0
+    assert not other.statistics.events, "it was counted where it was refused"
+    assert other.submit("nosuch").job.id == told.id and not other.resolver.asked, "it is judged only once"
+    assert house.submit("nosuch").job.id == refused.id and len(house.told) == 1
+
+
+def test_a_told_refusal_is_judged_again_by_other_indexes(house: House, other: House) -> None:
+    name = house.submit("nosuch").job.request_hash
+    other.index.publish(b"newer")
+    other.resolver.existing.add("nosuch")
+    other.refusals.adopt(house.told[0])
+    assert other.submit("nosuch").job.id > 0
+    house.refusals.adopt(house.told[0])
+    house.seconds += 301
+    assert house.builds.look(name).job.id < 0, "its own lasts as it did"
+
+
+def test_a_told_refusal_ends_after_five_minutes(house: House, other: House) -> None:
+    name = house.submit("nosuch").job.request_hash
+    other.refusals.adopt(house.told[0])
+    other.seconds += 299
+    assert other.builds.find_id(name)
+    other.seconds += 2
+    assert other.builds.find_id(name) is None
+
+
+def test_no_node_is_told_a_script_or_what_is_too_long(house: House) -> None:
+    assert house.submit("nosuch", defaults="echo secret").job.id < 0
+    assert house.submit("nosuch", *(hashlib.sha256(b"%d" % it).hexdigest() for it in range(250))).job.id < 0
+    assert not house.told
+
+
+@pytest.mark.parametrize("line", ["", "x", "%%%", "eJw=", "eJyrrgUAAXUA+Q==", "\xff", "A" * 9000])
+def test_a_line_that_makes_no_sense_is_left(other: House, line: str) -> None:
+    other.refusals.adopt(line)
+    assert not other.refusals.find("a" * 64)
