@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _ROOTS = (ROOT / "src", ROOT / "tests", ROOT)
 _STARTERS = {"subprocess", "multiprocessing"}
-_NOTHING = (".md", ".png", ".svg")
-"""Endings of files that no long test reads."""
+_PAGES = (".md", ".png", ".svg")
+"""Endings of files that only tests of the documentation read, which import `documents`."""
 _NO_PRODUCT = ("tests", "docs", ".ci", ".devcontainer", ".github", ".editorconfig", ".pre-commit-config.yaml")
 """What lies at the top and is neither started nor made: tests, and what only contributors use."""
 
@@ -23,11 +23,13 @@ _NO_PRODUCT = ("tests", "docs", ".ci", ".devcontainer", ".github", ".editorconfi
 def concerned(changed: Iterable[Path], tests: Iterable[Path]) -> list[Path]:
     """The tests among `tests` that import or start one of the changed files (absolute paths)."""
     found = []
-    files = {path for path in changed if path.suffix not in _NOTHING}
+    changed = set(changed)
+    files = {path for path in changed if path.suffix not in _PAGES}
     for test in tests:
         needed = imports_of(test)
         started = {path for path in files if _is_product(path)} if _starts_processes(needed) else set()
-        if files & needed or started:
+        read = files < changed and ROOT / "tests/documents.py" in needed
+        if files & needed or started or read:
             found.append(test)
     return found
 

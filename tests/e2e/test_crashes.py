@@ -184,7 +184,7 @@ def test_a_build_that_crashes_the_service_three_times_is_given_up(make_local: Ma
     assert answer.json["detail"].startswith("Error: Gave up: the build was cut off 3 times")
 
 
-@pytest.mark.parametrize("kind", ["local", "podman"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("podman", marks=pytest.mark.long)])
 def test_asked_to_stop_it_gives_its_builds_back_and_ends_well(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
@@ -219,6 +219,7 @@ def test_statistics_survive_a_clean_stop(make_local: Make) -> None:
     assert service.rows(query) == [("cache_hit", 20), ("completed", 1), ("request", 1)]
 
 
+@pytest.mark.long
 def test_a_second_process_on_the_same_database_leaves_a_live_build_alone(
     make_podman: Make, podman_socket: Path
 ) -> None:

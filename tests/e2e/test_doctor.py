@@ -509,6 +509,7 @@ def test_what_a_person_reads_is_plain_text_with_signs_and_remedies(patient: Pati
     assert "  NO upstream" in patient.run("--no-build").stdout
 
 
+@pytest.mark.long
 def test_a_real_engine_is_named_with_its_version_and_builds_the_sample(
     patient: Patient, podman_socket: Path, sample_images: str
 ) -> None:

@@ -270,6 +270,7 @@ def test_below_the_floor_new_builds_are_refused_and_all_else_goes_on(make_local:
         assert eventually(lambda: client.get("/health").json["parts"]["store"]["status"] == "degraded")
 
 
+@pytest.mark.long
 def test_an_operator_sees_and_moves_jobs_from_the_command_line(make_slow: Callable[..., Service]) -> None:
     service = make_slow(3, worker_concurrent=1).start()
     with service.client() as client:

@@ -181,6 +181,7 @@ def test_a_failed_build_ends_with_its_failure(make_local: Make) -> None:
         assert b"\n-- failed: Error: Impossible package selection" in text
 
 
+@pytest.mark.long
 def test_a_build_in_a_container_is_watched_too(make_podman: Make) -> None:
     service = make_podman(worker_concurrent=1).start()
     with service.client() as client:

@@ -38,6 +38,7 @@ def health(client: Client) -> Any:
     return client.get("/health").json
 
 
+@pytest.mark.long
 def test_without_an_engine_jobs_wait_and_are_built_when_it_comes(
     make_podman: Make, podman_socket: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_an_engine_that_goes_away_during_a_build_costs_the_request_nothing(
     assert service.rows("SELECT attempts, retries FROM build_jobs") == [(0, 0)]
 
 
+@pytest.mark.long
 def test_an_image_that_nobody_has_is_the_worlds_fault_and_is_looked_for_again(
     make_podman: Make, podman_socket: Path, sample_world: Distribution
 ) -> None:

@@ -156,6 +156,7 @@ class Reader:
         return subprocess.CompletedProcess([], status, (self.home / "output").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_commands_of_a_page_work_one_after_another(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from bench.house import AT_THE_START, LIMITS, Module, find_importers, find_small, measure_source, read_modules
 
 
@@ -35,6 +36,7 @@ def test_importers_are_found_in_texts_too(tmp_path: Path) -> None:
     assert find_small({module.name: module for module in modules}, found) == ["a", "b"]
 
 
+@pytest.mark.long
 def test_every_figure_of_the_start_and_every_target_has_one_of_today() -> None:
     counted = {*measure_source(read_modules()), "hops from POST to done", "hops of a poll from memory"}
     assert {*AT_THE_START, *LIMITS} <= counted

@@ -12,8 +12,9 @@ def names(*changed: str) -> set[str]:
     return {path.stem for path in concerned([ROOT / name for name in changed], long_tests())}
 
 
-def test_what_only_people_read_concerns_no_test() -> None:
-    assert names("README.md", "docs/performance.md", "docs/screenshots/overview.png") == set()
+def test_what_people_read_concerns_the_tests_of_the_documentation() -> None:
+    concerned_by_pages = names("README.md", "docs/performance.md", "docs/screenshots/overview.png")
+    assert concerned_by_pages == {"test_site", "test_documented_commands"}
 
 
 def test_what_only_contributors_use_concerns_no_test() -> None:

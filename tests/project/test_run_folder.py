@@ -103,6 +103,7 @@ def test_a_run_that_ends_by_itself_keeps_its_files_only_when_asked(tmp_path: Pat
     assert list((tmp_path / "forget").iterdir()) == []
 
 
+@pytest.mark.long
 def test_containers_of_a_run_are_ended_with_it(sample_world: Distribution) -> None:
     require_tool("podman")
     folder = service_folder()

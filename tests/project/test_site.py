@@ -14,6 +14,8 @@ from asu_builder.cli import main
 from asu_builder.http.routes import OPERATIONS
 from documents import DOCS, ROOT, pages
 
+pytestmark = pytest.mark.long
+
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
 
 
