@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from asu_builder.app import assemble
 from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import Traffic
 from asu_builder.domain.make import (
     INFO_ARGUMENTS,
     CommandResult,
@@ -94,6 +95,13 @@ class _Timed:
         self.read_bytes = container.read_bytes
         self.write_files = container.write_files
         self.collect = container.collect
+        self.is_proxied = container.is_proxied
+        self.allow = container.allow
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """As the container has it, at the end."""
+        return self._container.traffic
 
     def run(
         self,

@@ -13,6 +13,7 @@ from shutil import move
 from threading import Event, Lock
 
 from asu_builder.domain.health import CheckResult
+from asu_builder.domain.job import Traffic
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, ContainerSpec, OutputCallback
 from asu_builder.engines.guard import Limits
 from asu_builder.engines.local.container import copy_tree
@@ -109,6 +110,12 @@ class _FakeContainer:
         self._pause = pause
         self._unpacked = False
         self._count = 0
+
+    is_proxied = False
+    traffic: Traffic | None = None
+
+    def allow(self, urls: Sequence[str]) -> None:
+        """Nothing is fetched here."""
 
     def run(
         self,

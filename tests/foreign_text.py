@@ -182,6 +182,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.request.BuildRequest": lambda text: BuildRequest(text, text, text, packages=(text,)),
     "domain.request.whole_hash": lambda text: request.whole_hash(text, lambda _: ()),
     "domain.addresses.parse_address": addresses.parse_address,
+    "domain.addresses.plain_address": addresses.plain_address,
     "domain.repositories.require_allowed": _allow,
     "domain.repositories.is_allow_list_entry": repositories.is_allow_list_entry,
     "domain.repositories.key_files": lambda text: repositories.key_files([text]),
@@ -213,6 +214,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 COVERED: Mapping[str, str] = {
     "store.bucket._explain": "store.bucket.failure_of",
     "domain.addresses._is_host": "domain.addresses.parse_address",
+    "domain.addresses._with_port": "domain.addresses.plain_address",
     "domain.diagnosis._is_chosen": "domain.diagnosis.blame_make",
     "domain.profiles_json._is_plain": "domain.profiles_json.parse_built",
     "domain.diagnosis._apk_problem": "domain.diagnosis.repository_problems",

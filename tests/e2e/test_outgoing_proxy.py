@@ -5,7 +5,7 @@ from threading import Event
 
 import pytest
 
-from asu_builder.app.adapters import choose_runtime
+from asu_builder.app.runtimes import choose_runtime
 from asu_builder.client.server import Server
 from asu_builder.doctor.scene import Unanswered, ask
 from asu_builder.domain.errors import Unavailable, UpstreamUnavailable
@@ -119,10 +119,10 @@ def test_builds_with_a_network_get_the_variables(
         database_path=tmp_path / "a.db",
     )
     try:
-        make_runtime, _ = choose_runtime(settings, installation="ours")
+        chosen = choose_runtime(settings, installation="ours")
     except SettingsProblem as problem:
         tool_missing("bwrap", f"it may not create its sandbox here: {problem}")
-    runtime = make_runtime()
+    runtime = chosen.make()
     assert isinstance(runtime, LocalRuntime)
     with runtime.open(a_spec(), stop=Event()) as container:
         path = container.run(["env"], output=tmp_path).stdout

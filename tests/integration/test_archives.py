@@ -12,7 +12,7 @@ from threading import Event
 
 import pytest
 
-from asu_builder.app.adapters import open_archives
+from asu_builder.app.runtimes import open_archives
 from asu_builder.domain.errors import BuildFailed, FailureReason
 from asu_builder.domain.make import parse_info
 from asu_builder.engines.podman.runtime import PodmanRuntime

@@ -1,7 +1,6 @@
 """The adapters and the runtime, opened by the settings."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from asu_builder.app.runtimes import NO_RUNTIME, choose_runtime
 from asu_builder.core.live import Ends, Notifier
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
@@ -22,8 +22,7 @@ from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.secrets import Secrets
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.access import digest_of
-from asu_builder.domain.addresses import read_proxies
-from asu_builder.domain.errors import EngineUnavailable, SigningUnavailable, some
+from asu_builder.domain.errors import SigningUnavailable, some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import PreflightMode
@@ -31,7 +30,7 @@ from asu_builder.files import BadFile
 from asu_builder.http.shared_answers import copy_of
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
-from asu_builder.ports import ArchiveSource, Lead, RateWindows, Runtime, Store
+from asu_builder.ports import Lead, RateWindows, Runtime, Store
 from asu_builder.rate_limits import LookUpsLimit, MemoryWindows, NewBuildsLimit
 from asu_builder.resolver import LateResolver
 from asu_builder.settings import Settings, SettingsProblem
@@ -43,6 +42,7 @@ from asu_builder.upstream.offer import HttpUpstream
 
 if TYPE_CHECKING:
     from asu_builder.database.listening import Listener
+    from asu_builder.proxy.channels import BuildProxy
     from asu_builder.shared.copies import RedisCopies
     from asu_builder.signing.attestation import Attestation
     from asu_builder.signing.signer import Signing
@@ -70,87 +70,6 @@ class Role(Enum):
         return self is not Role.API
 
 
-def builds_locally(settings: Settings, *, environment: Mapping[str, str] | None = None) -> bool:
-    """Whether builds run without a container engine.
-
-    Chosen by what is configured and which paths exist, never by whether an engine answers: one
-    that does not is down, and its sandbox is not dropped for it.
-    """
-    if settings.container_runtime != "auto" or not settings.imagebuilder_path:
-        return settings.container_runtime == "local"
-    from asu_builder.engines.podman.service import find_socket
-
-    return find_socket(settings.container_socket_path, environment=environment) is None
-
-
-def choose_runtime(settings: Settings, *, installation: str) -> tuple[Callable[[], Runtime], tuple[str, ...]]:
-    """What makes the runtime that the settings name, and what the operator should be warned of."""
-    if not builds_locally(settings):
-        proxies = _proxies(shares_network=False)
-        archives = open_archives(settings)
-
-        def make() -> Runtime:
-            from asu_builder.engines.podman.runtime import PodmanRuntime  # a start needs none of it
-            from asu_builder.engines.podman.service import PodmanOptions
-
-            return PodmanRuntime(
-                PodmanOptions(settings, installation=installation, archives=archives, proxies=proxies)
-            )
-
-        return make, ()
-    from asu_builder.engines.local.runtime import LocalRuntime
-    from asu_builder.engines.local.sandbox import try_sandbox
-
-    if not settings.imagebuilder_path:
-        raise SettingsProblem(
-            "imagebuilder_path: the local runtime needs the path of an unpacked ImageBuilder"
-        )
-    fault = try_sandbox(network=settings.build_network != "none").fault
-    warnings: tuple[str, ...] = ()
-    if fault:
-        if not settings.allow_unsandboxed:
-            raise SettingsProblem(
-                f"allow_unsandboxed: {fault}, so builds would run without a sandbox. "
-                "Install bubblewrap or use Podman; set allow_unsandboxed to true only on a machine that "
-                "no one else can reach"
-            )
-        warnings = (
-            "Builds run WITHOUT A SANDBOX: anyone who may submit a request may run code on this machine.",
-        )
-    scratch = settings.database_path.parent / "builds"
-    proxies = _proxies(shares_network=True)
-    return partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies), warnings
-
-
-def open_archives(settings: Settings) -> ArchiveSource | None:
-    """What stands in for container images that are missing. Raises `SettingsProblem` for what is no key."""
-    if not settings.imagebuilder_keys:
-        return None
-    from asu_builder.signing.usign import BadKey, TrustedKeys
-    from asu_builder.upstream.archives import ImageBuilderArchives
-
-    try:
-        return ImageBuilderArchives(settings, TrustedKeys(settings.imagebuilder_keys))
-    except BadKey as bad:
-        raise SettingsProblem(f"imagebuilder_keys.{bad}") from None
-
-
-def _no_runtime() -> Runtime:
-    raise EngineUnavailable("This process has no workers and no container engine.")
-
-
-def _proxies(*, shares_network: bool) -> Mapping[str, str]:
-    """The variables of proxies for builds. Raises `SettingsProblem`."""
-    proxies = read_proxies(os.environ)
-    if wrong := proxies.unreadable():
-        # Without the value, which may hold a password.
-        raise SettingsProblem(
-            f"{', '.join(wrong)} (environment): expected an address like http://proxy.example.org:3128, "
-            "or nothing"
-        )
-    return proxies.environment(shares_network=shares_network)
-
-
 class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
@@ -162,6 +81,8 @@ class Adapters(Struct, frozen=True):
     nodes: SqlNodes
     lead: Lead
     runtime: Late[Runtime]
+    proxy: "BuildProxy | None"
+    """The way out of builds, where they have no network."""
     warnings: tuple[str, ...]
     queue: SqlJobQueue
     log: SqlBuildLog
@@ -256,10 +177,9 @@ class Adapters(Struct, frozen=True):
 
     def close(self) -> None:
         """Lets go of everything."""
-        if self.redis:
-            self.redis.close()
-        if self.runtime.value is not None:
-            self.runtime.value.close()
+        for part in (self.redis, self.runtime.value, self.proxy):
+            if part is not None:
+                part.close()
         self.upstream.close()
         self.resolver.close()
         self.package_changes.close()
@@ -320,9 +240,7 @@ def open_adapters(
         )
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
-    make_runtime, warnings = (
-        choose_runtime(settings, installation=installation) if role.builds else (_no_runtime, ())
-    )
+    chosen = choose_runtime(settings, installation=installation) if role.builds else NO_RUNTIME
     notifier, ended, refused = Notifier(), Notifier(), Notifier()
     redis, copies = _open_redis(settings, database, installation) if settings.redis_url else (None, None)
     if copies:
@@ -341,8 +259,9 @@ def open_adapters(
         listener=listener,
         ends=Ends(listener.generation, ended.listen) if listener else None,
         refused=refused,
-        runtime=Late(lambda: watch(make_runtime())),
-        warnings=warnings,
+        runtime=Late(lambda: watch(chosen.make())),
+        proxy=chosen.proxy,
+        warnings=chosen.warnings,
         queue=SqlJobQueue(database, secrets),
         log=SqlBuildLog(database),
         retention=retention,

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from asu_builder.domain import make
+from asu_builder.domain.addresses import plain_address
 from asu_builder.domain.diagnosis import (
     ALWAYS_THERE,
     blame_feed,
@@ -29,7 +30,7 @@ from asu_builder.domain.make import (
 )
 from asu_builder.domain.packages import PackageSelection, find_too_big, too_big_sentence
 from asu_builder.domain.release import Release
-from asu_builder.domain.repositories import APK, OPKG, key_files, render_repositories
+from asu_builder.domain.repositories import APK, OPKG, key_files, proxied_repositories, render_repositories
 from asu_builder.domain.request import BuildRequest
 from asu_builder.ports import Container
 
@@ -90,8 +91,11 @@ class ImageBuilder:
         container, request = self.container, self.request
         if not container.exists("Makefile"):
             self.identity = None  # the image's digest says nothing about what was downloaded
+            if container.is_proxied:
+                container.allow([f"{upstream_url}/{release.path}/targets/{request.target}"])
             environment = {
-                "UPSTREAM_URL": upstream_url,
+                # Plain HTTP is enough: the script verifies what it loads.
+                "UPSTREAM_URL": plain_address(upstream_url) if container.is_proxied else upstream_url,
                 "TARGET": request.target,
                 "VERSION_PATH": release.path,
                 "DOWNLOAD_FILE": _DOWNLOAD_FILE,
@@ -103,15 +107,7 @@ class ImageBuilder:
                     f"Error: Could not set up ImageBuilder (returncode={result.exit_code})",
                 )
         files = {f"keys/{name}": text for name, text in key_files(request.repository_keys).items()}
-        if request.repositories:
-            # An apk ImageBuilder that carries its packages has neither file.
-            apk = container.exists(APK.name) or (
-                not container.exists(OPKG.name) and container.exists(_APK_PROGRAM)
-            )
-            file = APK if apk else OPKG
-            content = container.read_bytes(file.name) if container.exists(file.name) else b""
-            present, mode = content.decode(errors="replace"), request.repositories_mode
-            files[file.name] = render_repositories(present, request.repositories, mode=mode, file=file)
+        files |= self._repositories()
         if request.defaults:
             files[_DEFAULTS_SCRIPT] = request.defaults
         if self._installed_key:
@@ -120,6 +116,27 @@ class ImageBuilder:
             files[f"{_FILES}/etc/opkg/keys/{name}"] = text
         if files:
             container.write_files(files)
+
+    def _repositories(self) -> dict[str, str]:
+        """The repositories file where it is not to stay as it is, and what the container may reach for it."""
+        container, request = self.container, self.request
+        if not (request.repositories or container.is_proxied):
+            return {}
+        # An apk ImageBuilder that carries its packages has neither file.
+        apk = container.exists(APK.name) or (
+            not container.exists(OPKG.name) and container.exists(_APK_PROGRAM)
+        )
+        file = APK if apk else OPKG
+        content = container.read_bytes(file.name) if container.exists(file.name) else b""
+        present, mode = content.decode(errors="replace"), request.repositories_mode
+        text = render_repositories(present, request.repositories, mode=mode, file=file)
+        if container.is_proxied:
+            try:
+                text, folders = proxied_repositories(text, file)
+            except ValueError as error:
+                raise BuildFailed(FailureReason.SETUP_FAILED, f"Error: {error}") from error
+            container.allow(folders)
+        return {} if text == present else {file.name: text}
 
     def inspect(self, *, released: str = "") -> ImageBuilderInfo:
         """What this ImageBuilder can build; remembered as long as its content is the same.

@@ -4,13 +4,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
 from asu_builder.core.provenance import ProvenanceWriter
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, SigningUnavailable
-from asu_builder.domain.job import Image, Job, SbomFiles
+from asu_builder.domain.job import Image, Job, SbomFiles, Traffic
 from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.provenance import Built
 from asu_builder.domain.request import BuildRequest
@@ -223,6 +223,8 @@ class Completed(TypedDict):
     signed_by: str
     sbom: SbomFiles | None
     provenance: str
+    traffic: NotRequired[Traffic | None]
+    """Known when the container has gone."""
 
 
 def complete_files(

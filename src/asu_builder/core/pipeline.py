@@ -243,6 +243,7 @@ class Pipeline:
                 require_time=require_time,
             )
         imagebuilder.warnings += signatures.warnings
+        completed["traffic"] = imagebuilder.container.traffic
         return completed
 
     def _resolve(

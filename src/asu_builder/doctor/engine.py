@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from asu_builder.app.adapters import open_archives
+from asu_builder.app.runtimes import open_archives
 from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask
 from asu_builder.domain.errors import ArchiveRefused, UpstreamUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning

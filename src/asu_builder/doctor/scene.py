@@ -17,7 +17,7 @@ import urllib3
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
-from asu_builder.app.adapters import builds_locally
+from asu_builder.app.runtimes import builds_locally
 from asu_builder.domain.release import Release, parse_release
 from asu_builder.engines.podman.service import find_socket, socket_candidates
 from asu_builder.outgoing import causes, open_pool

@@ -1,4 +1,4 @@
-"""Addresses that requests and settings name, as comparable parts, and the proxy that leads to one.
+"""Addresses that requests and settings name, as comparable parts, what lies below one, and the proxy to one.
 
 What could be read in two ways is no address.
 """
@@ -50,6 +50,36 @@ def parse_address(text: str) -> Address | None:
     if not _is_host(host):
         return None
     return Address(shape[1], host, int(port) if port else DEFAULT_PORTS[shape[1]], shape[3] or "", user)
+
+
+def is_comparable(address: Address) -> bool:
+    """Whether it can be told what lies below it: nothing has to be decoded or normalised first."""
+    unclear = address.user or "%" in address.path or "@" in address.path or "//" in address.path
+    return not unclear and not {".", ".."} & set(address.segments)
+
+
+def is_below(address: Address, place: Address) -> bool:
+    """Whether it is `place` or below it, by host, port and whole parts of the path; schemes do not count."""
+    return (
+        (address.host, address.port) == (place.host, place.port)
+        and is_comparable(address)
+        and address.segments[: len(place.segments)] == place.segments
+    )
+
+
+_HTTPS = re.compile(r"https://([^/\s]+)")
+
+
+def plain_address(text: str) -> str:
+    """A text in which each HTTPS address is written as plain HTTP to the same port.
+
+    So builds ask their proxy, which speaks HTTPS outwards. One port speaks one protocol, so nothing is lost.
+    """
+    return _HTTPS.sub(lambda found: f"http://{_with_port(found[1])}", text)
+
+
+def _with_port(place: str) -> str:
+    return place if re.search(r":[0-9]+$", place) else f"{place}:443"
 
 
 def attachment(name: str) -> str:
@@ -189,3 +219,17 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return address in ip_network(name, strict=False)
     except ValueError:
         return False
+
+
+def is_public(text: str) -> bool:
+    """Whether an address lies in the open internet, and does not carry one that does not."""
+    from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+    address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in IPv6Network("64:ff9b::/96"):  # NAT64
+            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            address = inner
+    return address.is_global and not address.is_multicast and not address.is_reserved

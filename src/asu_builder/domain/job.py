@@ -112,6 +112,18 @@ class Published(Struct, frozen=True):
     """None where the name alone leads to them; else they are published when the job's result names them."""
 
 
+class Traffic(Struct, frozen=True):
+    """What a build had of the proxy that is its only way out."""
+
+    requests: int = 0
+    bytes: int = 0
+    """Of the files that it was given."""
+    refused: int = 0
+    """Requests for what it may not have, and what was no request."""
+    cached: int = 0
+    """Requests that were answered without asking a server."""
+
+
 class BuildResult(Struct, frozen=True):
     """What a completed job leaves: the ImageBuilder's own description and what we add."""
 
@@ -137,6 +149,8 @@ class BuildResult(Struct, frozen=True):
     """Name of the file beside the images that states where they came from; "" where there is none."""
     files: StoredFiles | None = None
     """Where they lie in object storage; None where they lie on a disk, below the request hash."""
+    traffic: Traffic | None = None
+    """None where the build had no proxy."""
 
 
 class BuildFailure(Struct, frozen=True):

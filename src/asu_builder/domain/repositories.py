@@ -9,7 +9,7 @@ from itertools import chain, count
 from msgspec import Struct
 from msgspec.structs import replace
 
-from asu_builder.domain.addresses import Address, parse_address
+from asu_builder.domain.addresses import is_below, is_comparable, parse_address, plain_address
 from asu_builder.domain.errors import RequestRejected
 from asu_builder.domain.request import quoted
 
@@ -46,11 +46,7 @@ def require_allowed(
     for url in repositories.values():
         address = parse_address(url)
         if address is None or not any(
-            entry
-            and (address.scheme, address.host, address.port) == (entry.scheme, entry.host, entry.port)
-            and _is_comparable(address)
-            and address.segments[: len(entry.segments)] == entry.segments
-            for entry in allowed
+            entry and address.scheme == entry.scheme and is_below(address, entry) for entry in allowed
         ):
             raise RequestRejected(f"Repository not allowed: {url}", field="repositories")
 
@@ -81,13 +77,7 @@ def fill_places(entry: str, places: Mapping[str, str]) -> str:
 def is_allow_list_entry(entry: str) -> bool:
     """Whether an entry of the allow list can ever allow anything."""
     address = parse_address(fill_places(entry, dict.fromkeys(PLACEHOLDERS, "x")))
-    return address is not None and _is_comparable(replace(address, user=""))
-
-
-def _is_comparable(address: Address) -> bool:
-    # What needs decoding or normalising before it can be compared is refused, not interpreted.
-    unclear = address.user or "%" in address.path or "@" in address.path or "//" in address.path
-    return not unclear and not {".", ".."} & set(address.segments)
+    return address is not None and is_comparable(replace(address, user=""))
 
 
 def render_repositories(
@@ -128,6 +118,18 @@ def listed_repositories(text: str, file: RepositoryFile) -> tuple[str, ...]:
     # `@tag url` and `v3 url component` name one, too; `set key=value` does not.
     named = [words[1:] if words and (words[0] == "v3" or words[0][0] == "@") else words for words in lines]
     return tuple(words[0] for words in named if words and words[0] != "set" and words[0][0] != "#")
+
+
+def proxied_repositories(text: str, file: RepositoryFile) -> tuple[str, tuple[str, ...]]:
+    """The text for a build behind its proxy, and the folders of the servers that it names.
+
+    Raises `ValueError` for a text of more than 256 KiB.
+    """
+    remote = [url for url in listed_repositories(text, file) if url.startswith(("http://", "https://"))]
+    # apk is told the address of an index, and finds packages beside it.
+    folders = [url.rpartition("/")[0] if url.endswith(".adb") else url for url in remote]
+    lines = [line if line.lstrip().startswith("#") else plain_address(line) for line in text.split("\n")]
+    return "\n".join(lines), tuple(dict.fromkeys(folders))
 
 
 def key_files(keys: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from asu_builder.domain.access import Rate
 from asu_builder.domain.health import CheckResult
-from asu_builder.domain.job import Image, Published
+from asu_builder.domain.job import Image, Published, Traffic
 from asu_builder.domain.make import CommandResult, ContainerSpec, Origin, OutputCallback
 from asu_builder.domain.package_index import PackageIndex, PackageManager
 from asu_builder.domain.packages import Baseline, PackageSelection
@@ -29,6 +29,18 @@ class Container(Protocol):
     """Absolute path of the ImageBuilder inside the container, without a trailing slash."""
     warnings: Sequence[str]
     """What the operator or caller should know, for example an image that could not be refreshed."""
+    is_proxied: bool
+    """Whether it reaches nothing but what `allow` names, and that by `domain.addresses.plain_address`."""
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What it had of its proxy, known when its context is left; None for one that has none."""
+
+    def allow(self, urls: Sequence[str]) -> None:
+        """Lets a container that `is_proxied` fetch what is at or below these http(s) addresses.
+
+        Raises `EngineUnavailable` where its way out does not work, `Unavailable` where the proxy has ended.
+        """
 
     def run(
         self,

@@ -90,6 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     imagebuilder_keys: Mapping[str, str] = field(default_factory=dict)
     imagebuilder_base: str = ""
     build_network: str = "asu-build"
+    proxy_directory: str = ""
     allow_unsandboxed: bool = False
     imagebuilder_path: str = ""
     max_pending_jobs: int = 200
@@ -166,6 +167,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def on_server(self) -> bool:
         """Whether a PostgreSQL server keeps what is kept; else a SQLite file does, at `database_path`."""
         return self.database_url.startswith(SERVER_URLS)
+
+    @property
+    def sockets_directory(self) -> Path:
+        """Where the proxy of builds has its sockets: the engine must find them under the same path."""
+        chosen = Path(self.proxy_directory).expanduser() if self.proxy_directory else None
+        return (chosen or self.database_path.parent / "proxy").absolute()
 
     @property
     def announced_upstream_url(self) -> str:

@@ -235,7 +235,9 @@ def wrong_values(settings: "Settings") -> Iterator[Wrong]:
     yield from _unless(not both, "package_changes_path", expected, settings.package_changes_path)
     worker, network = settings.worker_id, settings.build_network
     yield from _unless(NAME.fullmatch(worker), "worker_id", "letters, digits and . _ -", worker)
-    yield from _unless(NAME.fullmatch(network), "build_network", "a network's name or none", network)
+    yield from _unless(
+        NAME.fullmatch(network), "build_network", "proxy, bridge, none or the name of a network", network
+    )
     for name in ("new_builds_limit", "look_ups_limit"):
         try:
             holds = all(rate.amount for rate in parse_rates(getattr(settings, name)))

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from msgspec import Struct
 
-from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port, is_loopback
+from asu_builder.domain.addresses import DEFAULT_PORTS, host_and_port, is_loopback, is_public
 from asu_builder.domain.errors import ArchiveRefused, BuildInterrupted, UpstreamUnavailable
 from asu_builder.domain.health import Breaker
 from asu_builder.loading import LOADING
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 STATUSES = (301, 302, 303, 307, 308)
 MOST_HOPS = 3
 _UNKNOWN_SECONDS = 60.0
-_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class RedirectRefused(Exception):
@@ -124,18 +123,6 @@ def _written_address(host: str) -> str | None:
         return socket.inet_ntoa(socket.inet_aton(host))
     except (OSError, ValueError):
         return None
-
-
-def is_public(text: str) -> bool:
-    """Whether an address lies in the open internet."""
-    address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            address = inner
-    return address.is_global and not address.is_multicast
 
 
 def watch_peers(pool: "urllib3.PoolManager", require: Callable[[str], None]) -> None:

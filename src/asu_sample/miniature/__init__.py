@@ -7,6 +7,7 @@ relatively. Shapes of texts, exit codes and files follow OpenWrt's ImageBuilder;
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -68,3 +69,12 @@ def _offers(manager: str, indexes: tuple[bytes, ...]) -> Any:
         for package in packages.parse_paragraphs(text.decode())
     ]
     return packages.Catalog(offers, opkg.version_key)
+
+
+def local_proxies() -> dict[str, str]:
+    """The proxies of the environment that lie on this machine, by scheme.
+
+    wget obeys any. A sample must not leave the machine by chance, and a build has its proxy beside it.
+    """
+    named = {scheme: os.environ.get(f"{scheme}_proxy", "") for scheme in ("http", "https")}
+    return {scheme: url for scheme, url in named.items() if url.startswith("http://127.0.0.1:")}

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from . import local_proxies
 from .usign import SigningKey
 
 
@@ -319,9 +320,8 @@ class Location:
         import urllib.error
         import urllib.request
 
-        # Real package managers go through wget, which obeys proxy variables; a sample must not leave the
-        # machine by chance.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        # As wget, through which real package managers go.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(local_proxies()))
         try:
             with opener.open(f"{self.text}/{name}", timeout=TIMEOUT) as answer:
                 data: bytes = answer.read()

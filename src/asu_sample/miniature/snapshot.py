@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from . import usign
+from . import local_proxies, usign
 
 
 class SetupFailed(Exception):
@@ -24,7 +24,7 @@ class SetupFailed(Exception):
 
 
 def _fetch(url: str) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(local_proxies()))
     try:
         with opener.open(url, timeout=30) as answer:
             data: bytes = answer.read()

@@ -5,7 +5,7 @@ import pytest
 
 from asu_builder.core.imagebuilder import ImageBuilder
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
-from asu_builder.domain.job import Image
+from asu_builder.domain.job import Image, Traffic
 from asu_builder.domain.make import CommandResult, Origin, OutputCallback
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.release import parse_release
@@ -48,6 +48,12 @@ class Told:
         stdout.write_text(_INFO.format(revision=self.identity))
         stderr.touch()
         return CommandResult(0, stdout, stderr)
+
+    is_proxied = False
+    traffic: Traffic | None = None
+
+    def allow(self, urls: Sequence[str]) -> None:
+        pass
 
     def exists(self, path: str) -> bool:
         return True

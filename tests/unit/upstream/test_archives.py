@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from asu_builder.app.adapters import open_archives
+from asu_builder.app.runtimes import open_archives
 from asu_builder.domain.errors import ArchiveRefused, BuildInterrupted, UpstreamUnavailable
 from asu_builder.domain.release import MAIN, find_archive, parse_release
 from asu_builder.ports import ArchiveSource

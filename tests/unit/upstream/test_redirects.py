@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from asu_builder.domain.addresses import is_public
 from asu_builder.domain.errors import UpstreamUnavailable
-from asu_builder.upstream.server import RedirectRefused, Redirects, UpstreamServer, is_public
+from asu_builder.upstream.server import RedirectRefused, Redirects, UpstreamServer
 from forward_proxy import forward_proxy
 from odd_server import running
 

@@ -16,11 +16,13 @@ from threading import Event, Lock
 from time import monotonic, sleep
 
 from asu_builder.domain.errors import BuildFailed, FailureReason, NoRoom, Unavailable
+from asu_builder.domain.job import Traffic
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, Origin, OutputCallback
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Watch, disk_exhausted, memory_exhausted
 from asu_builder.engines.local.sandbox import DEFAULT_PATH, INNER_WORKDIR, Confinement, confined
 from asu_builder.engines.transfer import SERVER_DISK_FULL, CappedFile, disk_errors, ends_with_full_disk
+from asu_builder.engines.way_out import WayOut
 
 _USE_EVERY = timedelta(seconds=0.5)
 _TELLING_FILES = ("Makefile", ".config", ".targetinfo", ".packageinfo", "include/version.mk")
@@ -42,6 +44,7 @@ class LocalContainer:
         confinement: Confinement,
         *,
         environment: Mapping[str, str],
+        way_out: WayOut,
         stop: Event,
         deadline: timedelta,
         disk_every: timedelta,
@@ -71,6 +74,8 @@ class LocalContainer:
             **environment,
         }
         self._commands = 0
+        self._way_out = way_out
+        self.is_proxied = way_out.is_proxied
         # Outside of the sandbox processes can leave their parents; they are found by where they work.
         self._strays = None if confinement.sandboxed else home
         self._lock = Lock()
@@ -79,6 +84,14 @@ class LocalContainer:
         self._source_size = disk_use(source)
         watches = (Watch(_USE_EVERY, self._look_at_processes), Watch(disk_every, self._look_at_disk))
         self.guard = Guard(stop, deadline, kill=self._kill, watches=watches)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self._way_out.traffic
+
+    def allow(self, urls: Sequence[str]) -> None:
+        """The socket is bound into each sandbox."""
+        self._way_out.allow(urls)
 
     def run(
         self,
@@ -91,20 +104,26 @@ class LocalContainer:
         """Streams the command's output to `output/<n>.stdout` and `<n>.stderr`."""
         self._commands += 1
         path, limit = output / str(self._commands), self._limits.log
-        variables = {**self._environment, **(environment or {})}
+        way_out = self._way_out
+        variables = {**self._environment, **way_out.variables, **(environment or {})}
         with self.guard.step():
             arguments = confined(
-                arguments,
+                way_out.wrap(arguments),
                 self.builder,
                 self._confinement,
                 temporary=self.temporary,
                 environment=variables,
+                proxy_socket=way_out.socket,
             )
             with (
                 CappedFile(path.with_suffix(".stdout"), limit, STDOUT, on_output) as stdout,
                 CappedFile(path.with_suffix(".stderr"), limit, STDERR, on_output) as stderr,
             ):
-                code = self._execute(arguments, variables, stdout, stderr)
+                shown = way_out.restore(stdout.write), way_out.restore(stderr.write)
+                code = self._execute(arguments, variables, *(text.write for text in shown))
+                for text in shown:
+                    text.end()
+                way_out.finish(code, stderr)
             if code and ends_with_full_disk(stderr.path):
                 with disk_errors():
                     free = shutil.disk_usage(self.builder).free
@@ -150,7 +169,11 @@ class LocalContainer:
             yield found
 
     def _execute(
-        self, arguments: Sequence[str], environment: Mapping[str, str], stdout: CappedFile, stderr: CappedFile
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        stdout: Callable[[bytes], None],
+        stderr: Callable[[bytes], None],
     ) -> int:
         """Runs one command, which `_kill` can end; its exit code, as a shell counts it."""
         with self._lock:
@@ -172,8 +195,8 @@ class LocalContainer:
         has_ended = os.WEXITED | os.WNOWAIT
         try:
             with selectors.DefaultSelector() as selector:
-                for name, file in (("stdout", stdout), ("stderr", stderr)):
-                    selector.register(getattr(process, name), selectors.EVENT_READ, file)
+                for name, write in (("stdout", stdout), ("stderr", stderr)):
+                    selector.register(getattr(process, name), selectors.EVENT_READ, write)
                 # Until both pipes end, or the command has and its heirs are silent.
                 while selector.get_map():
                     ready = selector.select(_DRAIN_SECONDS)
@@ -181,7 +204,7 @@ class LocalContainer:
                         break
                     for key, _ in ready:
                         if chunk := os.read(key.fd, _CHUNK):
-                            key.data.write(chunk)
+                            key.data(chunk)
                         else:
                             selector.unregister(key.fileobj)
             os.waitid(os.P_PID, process.pid, has_ended)

@@ -20,7 +20,9 @@ from asu_builder.engines.guard import Limits, Removals
 from asu_builder.engines.local.container import LocalContainer, copy_tree
 from asu_builder.engines.local.sandbox import Confinement, SandboxProbe, try_sandbox
 from asu_builder.engines.transfer import disk_errors
+from asu_builder.engines.way_out import WayOut
 from asu_builder.files import is_abandoned, locked
+from asu_builder.proxy.channels import BuildProxy
 from asu_builder.settings import Settings
 
 
@@ -54,19 +56,21 @@ class LocalRuntime:
         *,
         sandboxed: bool = True,
         proxies: Mapping[str, str] | None = None,
+        proxy: BuildProxy | None = None,
         limits: Limits | None = None,
         disk_every: timedelta = timedelta(seconds=3),
     ) -> None:
         """`scratch` is for the copies, best on the file system of the originals, so that they share blocks.
 
         Without `sandboxed` commands are not run under bubblewrap and always have the network, with
-        `proxies` as variables. Only tests choose `limits` and `disk_every`, the time between two looks
-        at what a build has written.
+        `proxies` as variables. In it, `proxy` is their way out where `build_network` says so. Only tests
+        choose `limits` and `disk_every`, the time between two looks at what a build has written.
         """
         self._settings = settings
         self._scratch = scratch
         self._sandboxed = sandboxed
-        self._network = settings.build_network != "none"
+        self._network = settings.build_network not in ("none", "proxy")
+        self._proxy = proxy if sandboxed and settings.build_network == "proxy" else None
         self._proxies = proxies or {}
         self._limits = limits or Limits()
         self._disk_every = disk_every
@@ -101,12 +105,14 @@ class LocalRuntime:
             except BaseException:
                 os.close(lock)  # for the sweep
                 raise
+        way_out = WayOut(self._proxy)
         try:
             container = LocalContainer(
                 home,
                 source,
                 Confinement(self._sandboxed, self._network, self._limits, self._probe.filtered),
                 environment={**proxies, **spec.environment},
+                way_out=way_out,
                 stop=stop,
                 deadline=spec.deadline,
                 disk_every=self._disk_every,
@@ -117,6 +123,7 @@ class LocalRuntime:
                     copy_tree(source, container.builder, step=container.guard.raise_if_killed)
                 yield container
         finally:
+            way_out.close()
             self._removals.add(home.name, partial(_remove_directory, home, lock))
 
     def check_registry(self) -> CheckResult:

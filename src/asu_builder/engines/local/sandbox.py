@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from asu_builder.engines.guard import Limits
+from asu_builder.engines.way_out import INNER_SOCKET
 
 _X86_64, _AARCH64 = 0xC000003E, 0xC00000B7
 _MACHINES = {"x86_64": (_X86_64, 0), "aarch64": (_AARCH64, 1)}
@@ -176,6 +177,7 @@ def confined(
     *,
     temporary: Path,
     environment: Mapping[str, str],
+    proxy_socket: Path | None = None,
 ) -> list[str]:
     """The command that sets what the kernel can limit per process, and then becomes `arguments`, in the
     sandbox if there is one. Only there `environment` is set.
@@ -186,7 +188,8 @@ def confined(
     In bubblewrap a build has nothing of the host but its programs, all of that read-only.
     `/proc` too: root's writes to `/proc/sys` would reach the whole machine.
 
-    `/tmp` is a directory of the copy, not memory, so that the disk watch sees what is put there.
+    `/tmp` is a directory of the copy, not memory, so that the disk watch sees what is put there. Beside it
+    nothing of the host is there but `proxy_socket`, where the build has one.
     """
     limits = confinement.limits
     values = {
@@ -214,6 +217,8 @@ def confined(
     if confinement.filtered:
         command += ["--seccomp", str(_FILTER_DESCRIPTOR)]
     command += ["--bind", str(temporary), "/tmp", "--bind", str(directory), INNER_WORKDIR]
+    if proxy_socket is not None:
+        command += ["--ro-bind", str(proxy_socket), INNER_SOCKET]
     command += ["--remount-ro", "/", "--chdir", INNER_WORKDIR, "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import IO, cast
 
 from asu_builder.domain.errors import EngineUnavailable, NoRoom, Unavailable
+from asu_builder.domain.job import Traffic
 from asu_builder.domain.make import STDERR, STDOUT, CommandResult, OutputCallback
 from asu_builder.engines import transfer
 from asu_builder.engines.guard import Guard, Limits, memory_exhausted
@@ -18,6 +19,7 @@ from asu_builder.engines.podman.images import Image
 from asu_builder.engines.podman.service import one_line
 from asu_builder.engines.podman.streams import Demultiplexer, Stream
 from asu_builder.engines.transfer import ENGINE_DISK_FULL, CappedFile, ends_with_full_disk
+from asu_builder.engines.way_out import WayOut
 
 _HOST_DISK_RESERVE = 64 << 20
 _CHUNK = 1 << 20
@@ -41,6 +43,7 @@ class PodmanContainer:
         guard: Guard,
         limits: Limits,
         environment: Mapping[str, str],
+        way_out: WayOut,
         on_command: Callable[[], None],
     ) -> None:
         """`environment` is what every command gets; nothing of the image's own is added.
@@ -57,6 +60,16 @@ class PodmanContainer:
         self._environment = dict(environment)
         self._on_command = on_command
         self._commands = 0
+        self._way_out = way_out
+        self.is_proxied = way_out.is_proxied
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self._way_out.traffic
+
+    def allow(self, urls: Sequence[str]) -> None:
+        """Nothing is asked of Podman: the socket is there from the start."""
+        self._way_out.allow(urls)
 
     def run(
         self,
@@ -74,8 +87,14 @@ class PodmanContainer:
                 CappedFile(path.with_suffix(".stdout"), limit, STDOUT, on_output) as stdout,
                 CappedFile(path.with_suffix(".stderr"), limit, STDERR, on_output) as stderr,
             ):
-                writers = {STDOUT: stdout.write, STDERR: stderr.write}
-                code = self._execute(arguments, writers, self._environment | dict(environment or {}))
+                way_out = self._way_out
+                shown = {STDOUT: way_out.restore(stdout.write), STDERR: way_out.restore(stderr.write)}
+                variables = {**self._environment, **way_out.variables, **(environment or {})}
+                writers = {stream: text.write for stream, text in shown.items()}
+                code = self._execute(way_out.wrap(arguments), writers, variables)
+                for text in shown.values():
+                    text.end()
+                way_out.finish(code, stderr)
             if code:
                 # A command that failed for want of memory or the host's disk must not pass for the user's.
                 self._require_running()

@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from threading import Event, Lock
@@ -22,6 +22,7 @@ from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.container import PodmanContainer
 from asu_builder.engines.podman.images import Image, Images
 from asu_builder.engines.podman.service import INSTALLATION, UNTIL, Engine, PodmanOptions
+from asu_builder.engines.way_out import INNER_SOCKET, WayOut
 
 _PASSWD = "/etc/passwd"
 _LONGEST = 1 << 20
@@ -73,6 +74,8 @@ def _numbers(passwd: str, user: str) -> str:
 
 log = logging.getLogger(__name__)
 
+BRIDGE = "asu-build"
+"""The network of `build_network: bridge`."""
 _OUTLIVES_DEADLINE = timedelta(minutes=2)
 _CPU_PERIOD = 100_000
 _MOST_DIGITS = 12
@@ -125,16 +128,18 @@ class PodmanRuntime:
         stop: Event,
         on_command: Callable[[], None],
     ) -> Iterator[PodmanContainer]:
-        """A fresh container of this image, under its guard; `network` is one's name or `none`."""
+        """A fresh container of this image, under its guard; `network` is as in `build_network`."""
+        way_out = WayOut(self._options.proxy if network == "proxy" else None)
+        network = {"proxy": "none", "bridge": BRIDGE}.get(network, network)
         calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
         limits, timeouts = self._options.limits, self._options.timeouts
         proxies = {} if network == "none" else dict(self._options.proxies)
         watch = ContainerWatch(self._engine, calls, limits=limits)
         watches = (Watch(timeouts.watch, watch.look),)
         guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
-        with self._ended(calls), guard.active():
+        with closing(way_out), self._ended(calls), guard.active():
             with guard.step():
-                self._start(calls.name, image, spec, network=network)
+                self._start(calls, image, spec, network=network, way_out=way_out)
                 watch.is_started = True
                 self._users.learn(calls, image)
                 environment = _clean_environment(calls) | proxies | dict(spec.environment)
@@ -144,6 +149,7 @@ class PodmanRuntime:
                 guard=guard,
                 limits=limits,
                 environment=environment,
+                way_out=way_out,
                 on_command=on_command,
             )
 
@@ -200,7 +206,9 @@ class PodmanRuntime:
             finally:
                 self._removals.add(calls.name, partial(calls.remove, hurry=hurry))
 
-    def _start(self, name: str, image: Image, spec: ContainerSpec, *, network: str) -> None:
+    def _start(
+        self, calls: ContainerCalls, image: Image, spec: ContainerSpec, *, network: str, way_out: WayOut
+    ) -> None:
         with self._engine.client() as client:
             if network != "none" and not client.networks.exists(network):
                 log.info("creating the network %s", network)
@@ -211,11 +219,26 @@ class PodmanRuntime:
                     # Another worker was quicker; anything else is an error.
                     if not client.networks.exists(network):
                         raise
-            settings = {**self._settings(name, spec, network=network), **self._users.setting(image)}
+        settings = {**self._settings(calls.name, spec, network=network), **self._users.setting(image)}
+        if socket := way_out.socket:
+            mount = {"type": "bind", "source": str(socket), "target": INNER_SOCKET, "read_only": True}
+            try:
+                with self._engine.client() as client:
+                    client.containers.create(image.id, mounts=[mount], **settings).start()
+                return
+            except EngineUnavailable as error:
+                said = f"{error} {error.__cause__}"
+                if socket.name not in said and INNER_SOCKET not in said:
+                    raise
+                # A build of an ImageBuilder that carries its packages needs no way out.
+                way_out.give_up("the engine cannot mount its socket")
+                log.warning("Builds get no way out: %s", error)
+                calls.delete()
+        with self._engine.client() as client:
             client.containers.create(image.id, **settings).start()
 
     def _settings(self, name: str, spec: ContainerSpec, *, network: str) -> Mapping[str, Any]:
-        """The hardening (design §8), in podman-py's words. No mounts, no capabilities, no way up."""
+        """The hardening (design §8) in podman-py's words. No capabilities, no way up, no file of the host."""
         limits = self._options.limits
         lifetime = int((spec.deadline + _OUTLIVES_DEADLINE).total_seconds())
         # nofile and nproc too: Podman's defaults for them may be more than the host allows.

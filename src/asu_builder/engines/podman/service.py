@@ -15,6 +15,7 @@ from asu_builder.engines.guard import SILENCE, Limits
 from asu_builder.loading import LOADING
 from asu_builder.outgoing import causes
 from asu_builder.ports import ArchiveSource
+from asu_builder.proxy.channels import BuildProxy
 from asu_builder.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class PodmanOptions(Struct, frozen=True):
     tls_verify: bool = True
     proxies: Mapping[str, str] = field(default_factory=dict)
     """Variables for builds that have a network."""
+    proxy: BuildProxy | None = None
+    """The way out of builds that have none."""
     refresh_after: timedelta = timedelta(minutes=15)
     """How old the image of a moving tag may get before the registry is asked again."""
     limits: Limits = field(default_factory=Limits)

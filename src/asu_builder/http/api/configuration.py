@@ -73,8 +73,15 @@ MEANINGS: Mapping[str, str] = {
         "`python3`, `perl`, `tar`, `zstd`, `xz` and others. It must have a user for builds."
     ),
     "build_network": (
-        "The Podman network of builds, created if it is missing, or `none` for ImageBuilders that contain"
-        " their packages. With the local runtime anything but `none` shares the host's network."
+        "How builds load packages. `proxy`: they have no network, and a proxy beside the service "
+        "that lets each fetch from its own repositories only. `bridge`: a Podman network "
+        "`asu-build`, by which they reach what this host reaches; another name is a Podman network "
+        "of that name, created if it is missing. `none`: not at all, for ImageBuilders that contain "
+        "their packages. The local runtime with a network shares the host's."
+    ),
+    "proxy_directory": (
+        "Where the proxy of builds has its sockets. The container engine must see it under the same "
+        "path. Empty: `proxy` beside the database."
     ),
     "allow_unsandboxed": (
         "Lets the local runtime build without bubblewrap if that does not work. Only for a machine that "
