@@ -35,7 +35,7 @@ from asu_builder.domain.request import BuildRequest
 from asu_builder.engines.podman import runtime, unpacking
 from asu_builder.http import callers, rules_service
 from asu_builder.http.api import body
-from asu_builder.http.pages import build_form, session, words
+from asu_builder.http.pages import form_fields, session, words
 from asu_builder.signing import attestation, fwtool
 from asu_builder.store.bucket import failure_of
 from asu_builder.upstream import formats, lenient, package_index
@@ -195,7 +195,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "http.api.body.explain": body.explain,
     "http.api.body._explained": lambda text: body._explained(text[:2000], b"{}"),
     "http.callers._address": callers._address,
-    "http.pages.build_form.body": lambda text: build_form.read_fields(
+    "http.pages.form_fields.body": lambda text: form_fields.read_fields(
         {"packages": text, "repository_keys": text}
     ).body("x"),
     "http.pages.words.sentence": lambda text: words.sentence(text[:8000]),
@@ -232,8 +232,8 @@ COVERED: Mapping[str, str] = {
     "domain.request._require_each": "domain.request.BuildRequest",
     "domain.request.require_package_names": "domain.request.BuildRequest",
     "domain.release.Release.order": "domain.release.parse_release",
-    "http.pages.build_form.Fields.body": "http.pages.build_form.body",
-    "http.pages.build_form.Fields.names": "http.pages.build_form.body",
+    "http.pages.form_fields.Fields.body": "http.pages.form_fields.body",
+    "http.pages.form_fields.Fields.names": "http.pages.form_fields.body",
     "http.pages.words.linked": "http.pages.words.sentence",
     "domain.search.plain": "domain.search.words",
     "domain.search._alphabetically": "domain.search.words",

@@ -39,6 +39,8 @@ class BranchOffer(Struct, frozen=True):
     """What its clients are told about package names."""
     complete: bool
     """Whether everything about it was known; otherwise more is on its way."""
+    unpublished: frozenset[str] = frozenset()
+    """Versions that are announced and have no target yet, as far as that is known."""
 
 
 class Resolved(Struct, frozen=True):
@@ -212,17 +214,22 @@ class Catalog:
             snapshot_targets = self._known_targets(moving)
             # A release can be announced before it is published: then the newest published one speaks.
             targets = snapshot_targets
+            unpublished = set() if snapshot_targets or snapshot_targets is None else {moving.version}
             for release in releases:
                 newest = self._known_targets(release)
                 if newest is None or newest:
                     targets = newest
                     break
+                unpublished.add(release.version)
             versions = [release.version for release in releases]
             if snapshot_targets or branch.name == MAIN:
                 versions.append(moving.version)
             complete = targets is not None and snapshot_targets is not None
             changes = told_by(branch, self._package_changes.client_changes())
-            found.append(BranchOffer(branch, tuple(versions), targets or {}, changes, complete))
+            offer = BranchOffer(
+                branch, tuple(versions), targets or {}, changes, complete, frozenset(unpublished)
+            )
+            found.append(offer)
         return found
 
     def refresh(self) -> None:

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from asu_builder.core.catalog import Catalog, Resolved, resolve_profile
 from asu_builder.core.preflight import Preflight
-from asu_builder.domain.errors import BuildNotFound, TooManyRequests, Unavailable
+from asu_builder.domain.errors import BuildNotFound, RequestRejected, TooManyRequests, Unavailable
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.preflight import Feasibility, Foretold
 from asu_builder.domain.reading import current_reading
@@ -75,6 +75,19 @@ class Search:
             while len(self._prepared) > _VERSIONS:
                 self._prepared.popitem(last=False)
         return kept[1].search(text, limit)
+
+    def elsewhere(self, text: str, versions: Sequence[str]) -> list[tuple[str, Device]]:
+        """For each of these versions that has a device called so, the best one; alike names do not count.
+
+        A version whose list is not known now is left out.
+        """
+        devices = []
+        for version in versions:
+            with contextlib.suppress(RequestRejected, Unavailable, TooManyRequests):
+                found = self.devices(version, text, 1)
+                if found.devices and not found.guessed:
+                    devices.append((version, found.devices[0]))
+        return devices
 
     def device(self, version: str, target: str, profile: str) -> DescribedDevice:
         """One device by its profile or a name that it reports.

@@ -68,7 +68,7 @@ _REFUSED = {
     "GET /api/v1/devices/{version}/{target}/{subtarget}/{profile}",
 }
 """What cannot be answered without upstream."""
-_DOES_WITHOUT = {"GET /", "GET /build/{request_hash}"}
+_DOES_WITHOUT = {"GET /", "GET /build/{request_hash}", "GET /firmware-selector/config.js"}
 """What asks for it and is answered without."""
 
 

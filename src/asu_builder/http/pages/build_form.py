@@ -1,12 +1,11 @@
 """The form: choose a device and packages, and request a build."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -15,19 +14,37 @@ from starlette.responses import RedirectResponse, Response
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.search import DescribedDevice, PreviewedSelection, UnknownPackage
 from asu_builder.domain.access import Caller
-from asu_builder.domain.errors import AsuError, BuildNotFound, BuildProblem, RequestMalformed, RequestRejected
+from asu_builder.domain.errors import (
+    AsuError,
+    BuildNotFound,
+    BuildProblem,
+    RequestRejected,
+    TooManyRequests,
+    Unavailable,
+)
 from asu_builder.domain.preflight import Feasibility
 from asu_builder.domain.profiles_json import filesystems_of
-from asu_builder.domain.repositories import split_keys
-from asu_builder.domain.request import FILESYSTEMS, TODAY, BuildRequest
-from asu_builder.domain.search import Found
+from asu_builder.domain.request import FILESYSTEMS
+from asu_builder.domain.search import Device, Found
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.errors import answer_error
+from asu_builder.http.pages.form_fields import (
+    CARRIED,
+    Fields,
+    Kept,
+    carried_with,
+    carry_over,
+    chosen_packages,
+    default_packages,
+    field_of,
+    link_to,
+    read_fields,
+)
 from asu_builder.http.pages.form_offer import FormOffer, has_web_interface, make_offer, offered_names
+from asu_builder.http.pages.official import OfficialImages, official_images
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import cookie_of, form, is_secure
 from asu_builder.http.parts import PageParts
-from asu_builder.http.texts import gettext
 from asu_builder.http.threads import SHORT_SECONDS, require_admitted
 
 COOKIE = "asu_cancel"
@@ -38,123 +55,6 @@ _SECONDS = 2 * 86400
 def cancel_token_of(request: Request) -> str:
     """The cancel token in the cookie of a request for a build's page; "" without one."""
     return cookie_of(request, COOKIE)
-
-
-_SHOWN_AS = {"packages_versions": "packages"}
-
-
-class Fields(Struct, frozen=True):
-    """The fields of the form, as text as typed; `diff_packages` is a flag."""
-
-    version: str = ""
-    target: str = ""
-    profile: str = ""
-    packages: str = ""
-    diff_packages: bool = False
-    rootfs_size_mb: str = ""
-    filesystem: str = ""
-    defaults: str = ""
-    repositories: str = ""
-    repositories_mode: str = "append"
-    repository_keys: str = ""
-    on_missing: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The packages, each once."""
-        return tuple(dict.fromkeys(self.packages.replace(",", " ").split()))
-
-    def body(self, client: str) -> bytes:
-        """The same request as a program would send it. Raises `RequestMalformed`."""
-        repositories = {}
-        for line in self.repositories.splitlines():
-            words = line.split()
-            if len(words) not in (0, 2):
-                raise RequestMalformed(
-                    "repositories: expected a name and an address on each line", field="repositories"
-                )
-            if words:
-                repositories[words[0]] = words[1]
-        return msgspec.json.encode(
-            {
-                **{name: value for name, value in msgspec.structs.asdict(self).items() if value},
-                "diff_packages": self.diff_packages,
-                "packages": self.names,
-                "rootfs_size_mb": self.rootfs_size_mb.strip(),
-                # Forms send CRLF; a shell script needs LF.
-                "defaults": self.defaults.replace("\r\n", "\n"),
-                "repositories": repositories,
-                "repository_keys": split_keys(self.repository_keys),
-                "client": client,
-            }
-        )
-
-
-def read_fields(sent: Mapping[str, str]) -> Fields:
-    """Reads a form or a query string; ignores unknown names."""
-    known: dict[str, Any] = {
-        name: sent[name] for name in Fields.__struct_fields__ if name in sent and name != "diff_packages"
-    }
-    for name in ("version", "target", "profile"):
-        known[name] = known.get(name, "").strip()
-    flag = sent.get("diff_packages", "") not in ("", "0", "false")
-    return Fields(**known, diff_packages=flag)
-
-
-def request_body(request: BuildRequest, client: str) -> bytes:
-    """The body of a POST that asks for this again.
-
-    Names that were left out are asked for again, and the packages of another day become today's.
-    """
-    fields = msgspec.structs.asdict(request)
-    if dropped := fields.pop("dropped"):
-        fields["on_missing"] = "drop"
-        if request.packages_versions:
-            fields["packages_versions"] = {**request.packages_versions, **dict.fromkeys(dropped, "")}
-        else:
-            fields["packages"] = (*request.packages, *dropped)
-    if request.as_of:
-        fields["as_of"] = TODAY
-    return msgspec.json.encode({**fields, "client": client})
-
-
-def link_to(request: BuildRequest, page: str = "/build", **more: str) -> str:
-    """The address of the form, or of another page with its fields, filled with a request.
-
-    Browsers remember addresses, so it holds no script, no repositories and no keys.
-    """
-    values: dict[str, object] = {
-        "version": request.version,
-        "target": request.target,
-        "profile": request.profile,
-        "packages": " ".join((*request.wanted, *request.dropped)),
-        "diff_packages": "1" if request.diff_packages else "0",
-    }
-    if request.rootfs_size_mb is not None:
-        values["rootfs_size_mb"] = request.rootfs_size_mb
-    if request.filesystem:
-        values["filesystem"] = request.filesystem
-    if request.dropped:
-        values["on_missing"] = "drop"
-    return f"{page}?{urlencode({**values, **more})}"
-
-
-def not_linked(request: BuildRequest) -> Sequence[str]:
-    """What `link_to` leaves out of this request, in words."""
-    parts = (
-        (request.defaults, gettext("the first-boot script")),
-        (request.repositories, gettext("the custom repositories")),
-        (request.repository_keys, gettext("the repository keys")),
-        (any(request.packages_versions.values()), gettext("the package versions")),
-    )
-    return [words for there, words in parts if there]
-
-
-def field_of(error: AsuError) -> str:
-    """The field of the form that an error is about; "" for none or all."""
-    field = error.field if isinstance(error, RequestRejected) else ""
-    field = _SHOWN_AS.get(field, field)
-    return field if field in Fields.__struct_fields__ else ""
 
 
 _SHOWN = 50
@@ -226,7 +126,11 @@ class BuildForm:
         for name in ("defaults", "repositories", "repository_keys"):
             if name not in query:
                 fields = replace(fields, **{name: getattr(offer, name)})
-        return await self._form(request, caller, fields, device, offer=offer)
+        kept: Kept | None = None
+        if "packages" in query and (was := query.get("was", "").split()) and len(was) == 3:
+            before = replace(fields, version=was[0], target=was[1], profile=was[2])
+            fields, kept = await self._kept(caller, fields, device, before)
+        return await self._form(request, caller, fields, device, offer=offer, kept=kept)
 
     async def send(self, request: Request, caller: Caller) -> Response:
         """Submits the form, or shows the preview. Raises what `form` raises."""
@@ -306,7 +210,7 @@ class BuildForm:
         added = tuple(name for name in changed if not name.startswith("-"))
         removed = tuple(name[1:] for name in changed if name.startswith("-"))
         fine = found.foretold.verdict is Feasibility.FINE
-        installed = found.foretold.packages if fine else _chosen(fields, device)
+        installed = found.foretold.packages if fine else chosen_packages(fields, device)
         previewed = _Previewed(
             fields.names,
             added,
@@ -337,7 +241,8 @@ class BuildForm:
         """The search for a device; the fields of a sent form can be sent again, or copied."""
         groups = await self._parts.waiting.ask(caller, "versions", offered_versions, self._parts.catalog)
         version = fields.version or next((name for _, names in groups for name in names), "")
-        text = request.query_params.get("search", "").strip()[:_LONGEST]
+        query = request.query_params
+        text = query.get("search", "").strip()[:_LONGEST]
         found: Found | None = None
         if text and version:
             try:
@@ -346,11 +251,25 @@ class BuildForm:
                 )
             except RequestRejected as error:
                 refusal = refusal or _Refusal(str(error), "", 404)
+        elsewhere: Sequence[tuple[str, Device]] = ()
+        if wanted := ("" if found and found.devices and not found.guessed else text or fields.profile):
+            newest = [names[0] for _, names in groups if names[0] != version]
+            with contextlib.suppress(TooManyRequests):
+                elsewhere = await self._parts.waiting.ask(
+                    caller,
+                    f"elsewhere {wanted!r}",
+                    self._parts.search.elsewhere,
+                    wanted[:_LONGEST],
+                    newest,
+                    patience=SHORT_SECONDS,
+                )
         return self._page(
             "build_device.html",
             request,
             caller,
             refusal,
+            elsewhere=elsewhere,
+            carried={name: query[name] for name in CARRIED if query.get(name)},
             groups=groups,
             version=version,
             text=text,
@@ -366,22 +285,36 @@ class BuildForm:
         device: DescribedDevice,
         *,
         offer: FormOffer | None = None,
+        kept: Kept | None = None,
         refusal: _Refusal | None = None,
         previewed: _Previewed | None = None,
     ) -> Response:
         ask = self._parts.waiting.ask
+        offer = offer or await self._offer(caller, fields.version, device)
+        fields = replace(fields, target=device.target, profile=device.profile)
+        begin = offer.added_to(default_packages(device))
+        url = self._parts.settings.announced_upstream_url
+        official: OfficialImages | None = None
+        with contextlib.suppress(Unavailable, TooManyRequests):
+            official = await ask(
+                caller, _what(fields), official_images, self._parts.catalog, fields.version, device, url
+            )
         return self._page(
             "build_form.html",
             request,
             caller,
             refusal,
             groups=await ask(caller, "versions", offered_versions, self._parts.catalog),
-            fields=replace(fields, target=device.target, profile=device.profile),
+            fields=fields,
             device=device,
             previewed=previewed,
-            offer=offer or await self._offer(caller, fields.version, device),
+            offer=offer,
+            begin=begin,
+            carried=carried_with(fields, begin),
+            kept=kept,
+            official=official,
             present=default_packages(device),
-            has_web_interface=has_web_interface(_chosen(fields, device)),
+            has_web_interface=has_web_interface(chosen_packages(fields, device)),
             filesystems=await ask(caller, _what(fields), self._filesystems, fields, device),
             allowed=self._parts.settings,
         )
@@ -396,6 +329,33 @@ class BuildForm:
         )
         response.raw_headers.extend(refusal.headers if refusal else ())
         return response
+
+    async def _kept(
+        self, caller: Caller, fields: Fields, device: DescribedDevice, before: Fields
+    ) -> tuple[Fields, Kept | None]:
+        """The fields with packages that were chosen for another version or device, and what became of it."""
+
+        def find() -> tuple[Fields, Kept | None]:
+            try:
+                theirs = default_packages(self._device(before))
+            except (BuildNotFound, RequestRejected, Unavailable):
+                return fields, None  # it is not known which of them are its default ones
+            names, gone = carry_over(fields, theirs, default_packages(device))
+            named = [name.removeprefix("-") for name in names]
+            exists = self._parts.search.existing(fields.version, device.target, named)
+            usual = {*default_packages(device), *theirs}
+            unknown = [
+                name
+                for name in names
+                if exists is not None
+                and not name.startswith("-")
+                and name not in exists
+                and name not in usual
+            ]
+            kept = Kept(before.version, tuple(gone), tuple(unknown))
+            return replace(fields, packages=" ".join(names)), kept
+
+        return await self._parts.waiting.ask(caller, _what(fields), find, patience=SHORT_SECONDS)
 
     async def _offer(self, caller: Caller, version: str, device: DescribedDevice) -> FormOffer:
         """What the operator offers for a device. Waits a moment for the package indexes, if they lack."""
@@ -420,11 +380,6 @@ class BuildForm:
         return list(dict.fromkeys([*known, *sorted(offered), *filter(None, [fields.filesystem])]))
 
 
-def _chosen(fields: Fields, device: DescribedDevice) -> tuple[str, ...]:
-    """The packages of the form, and the default ones where it does not list all."""
-    return fields.names if fields.diff_packages else (*fields.names, *default_packages(device))
-
-
 def _what(fields: Fields) -> str:
     """The device whose documents are needed."""
     return f"device {fields.version!r} {fields.target!r}"
@@ -440,7 +395,10 @@ def _refusal(error: AsuError) -> _Refusal:
 
 def offered_versions(catalog: Catalog) -> list[tuple[str, list[str]]]:
     """Branches with their versions; the branch of the newest stable release comes first."""
-    offers = [(offer.branch.name, list(offer.versions)) for offer in catalog.offers()]
+    offers = [
+        (offer.branch.name, [name for name in offer.versions if name not in offer.unpublished])
+        for offer in catalog.offers()
+    ]
     return order_versions(offers, catalog.latest())
 
 
@@ -456,13 +414,6 @@ def order_versions(
     named = [(name, sorted(versions, key=later)) for name, versions in branches if versions]
     # The sort is stable: newest first.
     return sorted(named, key=lambda branch: (stable not in branch[1], later(branch[1][0])))
-
-
-def default_packages(device: DescribedDevice) -> list[str]:
-    """The default packages of this device's images."""
-    named = (*device.default_packages, *device.device_packages)
-    removed = {name[1:] for name in named if name.startswith("-")}
-    return [name for name in dict.fromkeys(named) if not name.startswith("-") and name not in removed]
 
 
 def see_build(request: Request, document: bytes) -> Response:

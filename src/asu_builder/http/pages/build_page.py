@@ -21,8 +21,9 @@ from asu_builder.domain.release import Release
 from asu_builder.domain.request import TODAY, BuildRequest
 from asu_builder.http.api.builds import is_request_hash
 from asu_builder.http.pages import corrections
-from asu_builder.http.pages.build_form import cancel_token_of, link_to, not_linked, request_body, see_build
+from asu_builder.http.pages.build_form import cancel_token_of, see_build
 from asu_builder.http.pages.corrections import Advice, Context
+from asu_builder.http.pages.form_fields import link_to, not_linked, request_body
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.pages.session import form
 from asu_builder.http.pages.words import (

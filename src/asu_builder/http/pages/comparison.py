@@ -10,7 +10,8 @@ from asu_builder.domain.errors import AsuError, TooManyRequests, Unavailable
 from asu_builder.http.api.body import parse_request
 from asu_builder.http.api.builds import require_hash
 from asu_builder.http.errors import answer_error
-from asu_builder.http.pages.build_form import Fields, offered_versions, read_fields
+from asu_builder.http.pages.build_form import offered_versions
+from asu_builder.http.pages.form_fields import Fields, read_fields
 from asu_builder.http.pages.rendering import Rendering
 from asu_builder.http.parts import PageParts
 from asu_builder.http.threads import require_admitted

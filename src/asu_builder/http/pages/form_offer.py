@@ -17,6 +17,7 @@ from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.release import MAIN, Release
 from asu_builder.domain.repositories import PLACEHOLDERS, fill_places, split_keys
 from asu_builder.http.parts import PageParts
+from asu_builder.http.texts import marked
 from asu_builder.http.threads import SHORT_SECONDS
 from asu_builder.settings import Settings
 from asu_builder.settings.checks import LINK_FIELDS
@@ -24,6 +25,13 @@ from asu_builder.settings.checks import LINK_FIELDS
 _WEB_INTERFACE = re.compile(r"luci(?:-light|-nginx|-ssl(?:-[a-z]+)?)?")
 """Packages that bring LuCI with a web server; single applications do not (source: luci's collections)."""
 WEB_INTERFACE = "luci"
+
+
+BUILT_IN_NAMES = (
+    *(marked("WireGuard VPN"), marked("Ad blocking"), marked("USB storage"), marked("Less lag (SQM)")),
+    *(marked("Dynamic DNS"), marked("Statistics"), marked("OpenWrt's page of this device")),
+)
+"""Of the groups and links that the settings begin with: these are translated."""
 
 
 class FormOffer(Struct, frozen=True):

@@ -17,7 +17,12 @@ if (version && input) {
     choose: ({ device }) => {
       const { target, profile } = device;
       input.value = device.title;
-      location.assign(`/build?${new URLSearchParams({ version: version.value, target, profile })}`);
+      // With what is kept from another device.
+      const query = new URLSearchParams(new FormData(input.form));
+      query.delete("search");
+      query.set("target", target);
+      query.set("profile", profile);
+      location.assign(`/build?${query}`);
     },
   });
   if (!input.value) input.focus({ preventScroll: true });

@@ -2,6 +2,8 @@
 // it is edited directly.
 
 import { ask, makeCombobox, debounced } from "./combobox.js";
+import { choice, difference } from "./form_state.js";
+import { listing, remember } from "./favourites.js";
 import { gettext, ngettext } from "./texts.js";
 
 const form = document.getElementById("build-form");
@@ -81,9 +83,39 @@ function chip(name) {
   return item;
 }
 
+// On a phone only what was added last, and what is wrong, until one asks for all.
+
+const narrow = matchMedia("(max-width: 40rem)");
+const FEW = 8;
+let folded = narrow.matches;
+const more = document.createElement("button");
+Object.assign(more, { type: "button", className: "plain", id: "all-packages" });
+more.setAttribute("aria-controls", chips.id);
+more.addEventListener("click", () => {
+  folded = !folded;
+  draw();
+});
+tools.before(more);
+
+function fold(all) {
+  const shown = new Set(all.filter((name) => !present.has(name)).slice(-FEW));
+  let hidden = 0;
+  for (const item of chips.children) {
+    item.hidden = folded && !shown.has(item.dataset.package) && !wrong.has(item.dataset.package);
+    hidden += Number(item.hidden);
+  }
+  more.hidden = !folded && !narrow.matches;
+  more.setAttribute("aria-expanded", String(!folded));
+  more.textContent = folded
+    ? ngettext("Show %(count)s more package", "Show %(count)s more packages", hidden, { count: hidden })
+    : gettext("Show fewer packages");
+  if (folded && hidden === 0) more.hidden = true;
+}
+
 function draw() {
   const all = names();
   chips.replaceChildren(...all.map(chip));
+  fold(all);
   const added = all.filter((name) => !present.has(name)).length;
   for (const button of document.querySelectorAll("#suggestions button")) {
     button.setAttribute("aria-pressed", String(button.value.split(" ").every((name) => all.includes(name))));
@@ -95,8 +127,7 @@ function draw() {
 function write(list, sentence) {
   text.value = list.join(" ");
   status.textContent = sentence;
-  draw();
-  loadPreviewSoon();
+  text.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 function add(entry) {
@@ -127,6 +158,37 @@ asText.addEventListener("click", () => {
 });
 text.addEventListener("input", () => { draw(); loadPreviewSoon(); });
 form.addEventListener("change", ({ target }) => { if (target.name && target !== text) loadPreviewSoon(); });
+
+// Favourites: remembered here, and their packages put into this list.
+
+const sets = document.getElementById("favourite-sets");
+
+function showSets() {
+  const list = listing(({ name, added, removed }) => {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "quiet small", textContent: gettext("Use its packages") });
+    button.setAttribute("aria-label", gettext("Use the packages of %(name)s", { name }));
+    button.addEventListener("click", () => {
+      const all = [...new Set([...names(), ...added])].filter((one) => !removed.includes(one));
+      write(all, gettext("%(names)s added", { names: added.join(", ") }));
+    });
+    button.hidden = added.length + removed.length === 0;
+    return button;
+  });
+  document.getElementById("favourite-list").replaceChildren(...list);
+  sets.hidden = list.length === 0;
+}
+
+document.getElementById("remember").addEventListener("click", () => {
+  const { added, removed } = difference();
+  const changes = [...added, ...removed.map((name) => `-${name}`)];
+  const device = `${document.querySelector("h1").textContent.trim()} ${place.dataset.version}`;
+  const name = changes.length ? `${device}: ${changes.slice(0, 4).join(" ")}${changes.length > 4 ? " …" : ""}` : device;
+  document.getElementById("form-said").textContent = remember({ name, query: String(choice()), added, removed })
+    ? gettext("Remembered in this browser.") : gettext("This browser remembers nothing.");
+  showSets();
+});
+showSets();
 
 // The preview, from the server.
 
@@ -179,7 +241,7 @@ form.addEventListener("click", (event) => {
   event.preventDefault();
   const group = button.value.split(" ");
   const has = group.every((name) => names().includes(name));
-  if (has) write(names().filter((name) => !group.includes(name)), `${group.join(", ")} removed`);
+  if (has) write(names().filter((name) => !group.includes(name)), gettext("%(names)s removed", { names: group.join(", ") }));
   else add(button.value);
 });
 
@@ -188,17 +250,6 @@ form.addEventListener("submit", (event) => {
   if (event.submitter?.value !== "check") return;
   event.preventDefault();
   loadPreviewSoon();
-});
-
-// Changed packages are kept when the version changes.
-document.getElementById("version-form").addEventListener("submit", (event) => {
-  const changed = names().filter((name) => !present.has(name)).length || names().length !== present.size;
-  if (!changed) return;
-  for (const [name, value] of [["packages", text.value], ["diff_packages", complete.checked ? "1" : "0"]]) {
-    const field = document.createElement("input");
-    Object.assign(field, { type: "hidden", name, value });
-    event.target.append(field);
-  }
 });
 
 draw();

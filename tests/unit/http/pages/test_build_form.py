@@ -1,5 +1,6 @@
 """People choose a device and packages, without a script too."""
 
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -22,17 +23,11 @@ from asu_builder.domain.errors import (
 )
 from asu_builder.domain.job import BuildFailure, JobState
 from asu_builder.domain.preflight import Feasibility, Foretold, unknown
-from asu_builder.domain.release import Release
+from asu_builder.domain.release import Release, VersionList
 from asu_builder.domain.request import request_hash
-from asu_builder.domain.search import Device
-from asu_builder.http.pages.build_form import (
-    Fields,
-    field_of,
-    link_to,
-    not_linked,
-    order_versions,
-    read_fields,
-)
+from asu_builder.domain.search import Device, Title
+from asu_builder.http.pages.build_form import order_versions
+from asu_builder.http.pages.form_fields import Fields, carry_over, field_of, link_to, not_linked, read_fields
 from factories import NOON, a_request
 from fake_builds import CANCEL_TOKEN, FakeBuilds
 from still_preflight import UNTOLD
@@ -141,6 +136,65 @@ def test_what_cannot_be_told_is_not_said_to_be_impossible(scene: Scene, client: 
     scene.resolver.answer = unknown("The ImageBuilder has not been used yet.", lacking)
     page = text_of(send(client, packages="luci", do="preview"))
     assert 'data-preview="untold"' in page and "data-wrong" not in page and "impossible" not in page
+
+
+def test_what_was_chosen_beside_default_packages_goes_along() -> None:
+    chosen = Fields(packages="base luci kmod-old", diff_packages=True)
+    theirs, ours = ("base", "ppp", "kmod-old"), ("base", "ppp", "kmod-new")
+    assert carry_over(chosen, theirs, ours) == (["base", "kmod-new", "luci"], ["kmod-old"])
+    alone = Fields(packages="luci -ppp")
+    assert carry_over(alone, theirs, ours) == (["luci", "-ppp"], [])
+
+
+def test_packages_of_another_version_are_kept_and_what_is_gone_is_named(client: AsgiClient) -> None:
+    query = {**DEVICE, "packages": "base-files kmod-usb2 luci nosuch", "diff_packages": "1"}
+    page = text_of(client.get(f"/build?{urlencode({**query, 'was': '24.10.4 pico/nine acme_widget-5'})}"))
+    assert ">base-files kmod-usb2 luci nosuch</textarea>" in page
+    kept = page.partition('id="kept"')[2].partition("</p>")[0]
+    assert "24.10.4" in kept and "<code>nosuch</code>" in kept and "luci" not in kept
+    for was in ("", "x", "1.2.3 pico/nine acme_widget-5", "24.10.4 no/such x"):
+        unkept = client.get(f"/build?{urlencode({**query, 'was': was})}")
+        assert unkept.status == 200 and 'id="kept"' not in text_of(unkept)
+
+
+def test_another_device_or_version_is_chosen_without_a_script_with_the_same_packages(
+    client: AsgiClient,
+) -> None:
+    page = text_of(client.get(f"/build?{urlencode({**DEVICE, 'packages': 'luci', 'filesystem': 'ext4'})}"))
+    link = page.partition('id="other-device"')[0].rpartition('href="')[2].partition('"')[0]
+    search = text_of(client.get(html.unescape(link) + "&search=widget"))
+    there = html.unescape(search.partition('class="devices"')[2].partition('href="')[2].partition('"')[0])
+    assert ">luci</textarea>" in text_of(client.get(there)) and "filesystem=ext4" in there
+    for text in (page, search):
+        assert 'name="was" value="24.10.5 pico/nine acme_widget-5"' in text
+
+
+def test_a_version_without_a_target_is_not_offered(
+    scene: Scene, client: AsgiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        scene.upstream,
+        "targets",
+        lambda release, wait=True: {"pico/nine": "a"} if release.version == "24.10.4" else {},
+    )
+    monkeypatch.setattr(scene.upstream, "versions", lambda: VersionList(("24.10.5", "24.10.4"), ("24.10.5",)))
+    page = text_of(client.get("/build"))
+    assert '"24.10.4"' in page and '"24.10.5"' not in page and '"SNAPSHOT"' not in page
+
+
+def test_a_device_of_another_version_is_found_there(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene.upstream, "versions", lambda: VersionList(("24.10.5", "23.05.6"), ("24.10.5",)))
+    known = Device(Title(vendor="Old", model="Router"), "pico/nine", "old_router")
+    monkeypatch.setattr(
+        scene.upstream, "devices", lambda release: (known,) if release.version == "23.05.6" else ()
+    )
+    monkeypatch.setattr(scene.upstream, "targets", lambda release, wait=True: {"pico/nine": "pico_24kc"})
+    with AsgiClient(scene.app()) as client:
+        for query in ("search=old+router", "target=pico/nine&profile=old_router"):
+            page = text_of(client.get(f"/build?version=24.10.5&{query}"))
+            there = page.partition('id="elsewhere"')[2]
+            assert "version=23.05.6&amp;target=pico%2Fnine&amp;profile=old_router" in there
+        assert 'id="elsewhere"' not in text_of(client.get("/build?version=24.10.5&search=zzzzq"))
 
 
 def test_a_link_fills_the_form(client: AsgiClient) -> None:

@@ -7,6 +7,7 @@ from asgi_client import AsgiClient
 from asu_builder.core.search import DescribedDevice
 from asu_builder.domain.release import Branches
 from asu_builder.http.pages.form_offer import (
+    BUILT_IN_NAMES,
     firmware_selector_config,
     has_web_interface,
     make_offer,
@@ -45,6 +46,11 @@ def test_the_more_special_word_counts() -> None:
     assert offer.suggestions == (("A", ("c",)), ("B", ("b",)))
     assert offer.links == (("Wiki", "https://wiki.example.org/ath79"),)
     assert offered_names(settings, DEVICE, RELEASE) == {"luci", "vim", "tmux", "a", "b", "c"}
+
+
+def test_the_names_that_the_settings_begin_with_are_translated() -> None:
+    settings = Settings()
+    assert set(BUILT_IN_NAMES) == {*settings.form_suggestions, *settings.form_links}
 
 
 def test_a_value_in_a_link_leads_nowhere_else() -> None:

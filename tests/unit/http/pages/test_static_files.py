@@ -1,13 +1,16 @@
 """Style sheets and scripts: under names that change with them, kept for ever."""
 
+import gzip
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from asgi_client import AsgiClient
+from asu_builder.domain.release import VersionList
 from asu_builder.http.pages.rendering import ROOT, TEMPLATES, StaticFiles
-from web_scene import Scene
+from web_scene import DescribingUpstream, Scene
 
 
 def test_a_page_names_files_that_are_there_and_never_change(tmp_path: Path) -> None:
@@ -21,6 +24,31 @@ def test_a_page_names_files_that_are_there_and_never_change(tmp_path: Path) -> N
             assert answer.header("x-content-type-options") == "nosniff"
         assert client.get(addresses[0].replace("/static/", "/static/0")).status == 404
         assert client.get(addresses[0].rpartition("/")[0] + "/..%2fbase.html").status == 404
+
+
+def test_style_and_script_are_small(tmp_path: Path) -> None:
+    whole = sum(len(gzip.compress(path.read_bytes(), 9)) for path in ROOT.glob("*.[cj]s*"))
+    assert whole <= 25 << 10
+
+
+def test_the_form_is_painted_within_a_second_over_400_kbit_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that needs: the page as it is sent and its style; round trips take a fifth of the second."""
+    upstream = DescribingUpstream()
+    versions = tuple(f"{branch}.{number}" for branch in ("25.12", "24.10", "23.05") for number in range(20))
+    monkeypatch.setattr(upstream, "versions", lambda: VersionList(versions, ("25.12.19",)))
+    image = {"type": "sysupgrade", "sha256": "ab" * 32, "size": 9 << 20}
+    images = [
+        {**image, "name": f"openwrt-25.12.19-pico-nine-acme_widget-5-{number}.bin"} for number in range(12)
+    ]
+    described = json.dumps({"images": images}).encode()
+    monkeypatch.setattr(upstream, "described_profile", lambda *_: described)
+    with AsgiClient(Scene(tmp_path, upstream=upstream).app()) as client:
+        page = client.get("/build?version=25.12.19&target=pico/nine&profile=acme_widget-5").body
+    assert b'id="build-form"' in page and b'id="official"' in page
+    style = sum(len(gzip.compress((ROOT / name).read_bytes())) for name in ("style.css", "build.css"))
+    assert len(page) + style <= 0.8 * 400_000 / 8
 
 
 def test_a_changed_file_changes_every_address(tmp_path: Path) -> None:
