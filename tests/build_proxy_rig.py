@@ -129,13 +129,15 @@ class ProxyBench:
         """Builds a request; what its commands print is in `output`."""
         request = a_request(version=version, **changes)
         job = Job(1, request_hash(request), request, JobState.BUILDING, NOON)
-        return self.pipeline.build(
+        result = self.pipeline.build(
             job,
             labels={},
             advance=lambda stage: None,
             stop=Event(),
             on_output=lambda stream, chunk: self.output.append(chunk),
         )
+        assert isinstance(result, BuildResult)
+        return result
 
     def files(self, version: str, **changes: Any) -> dict[str, bytes]:
         """Content of all published files of a request, by name."""

@@ -98,7 +98,9 @@ class Bench:
     def build(self, version: str = APK_VERSION, **changes: Any) -> BuildResult:
         request = a_request(version=version, **changes)
         job = Job(1, request_hash(request), request, JobState.BUILDING, NOON)
-        return self.pipeline.build(job, labels={}, advance=self.stages.append, stop=self.stop)
+        result = self.pipeline.build(job, labels={}, advance=self.stages.append, stop=self.stop)
+        assert isinstance(result, BuildResult)
+        return result
 
     def commands(self) -> list[str]:
         """What was run since it was last asked."""

@@ -132,6 +132,7 @@ def object_store(
     floor: int = 0,
     outlives: timedelta = SIGNED_FOR,
     options: Mapping[str, str] | None = None,
+    names_handed_over: Callable[[str, str], bool] = lambda request_hash, folder: False,
 ) -> ObjectStore:
     """A store in a bucket of the S3 server, quick to give up; `options` differ from those that work."""
     settings = Settings(store_url=bucket, store_options=s3_server().options(**options or {}))
@@ -142,5 +143,6 @@ def object_store(
         named=rows.named,
         expects_results=rows.known,
         longest_build=timedelta(0),
+        names_handed_over=names_handed_over,
         outlives=outlives,
     )

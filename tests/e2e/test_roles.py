@@ -10,7 +10,8 @@ from e2e.conftest import Make
 from e2e.roles import make_api, make_worker
 from e2e.service import READ_SECRET, READ_TOKENS, run
 from e2e.test_crashes import a_body, begin
-from e2e.test_provenance import a_provenance_key, statement_of, stating
+from e2e.test_provenance import BUILDER, a_provenance_key, statement_of, stating
+from e2e.test_signing import require_signed
 from factories import eventually, never
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,13 +71,49 @@ def test_the_public_halves_of_keys_are_enough_for_who_answers(make_local: Make) 
         done = client.build(a_body("vim"))
         assert done.status == 200 and done.json["signed_by"] in offered
         statement_of(client, done.json)
-    # Alone they are nothing to build with.
-    alone = make_local(signing_public_key=f"{images}.pub")
-    alone.launch()
-    assert alone.wait() == 2
-    assert "signing_key: expected one beside signing_public_key in a process that builds" in alone.stderr()
-    # But an administrator may look at the queue from there.
+    # An administrator may look at the queue from there.
     assert run(api, "jobs", "list").returncode == 0
+
+
+def test_the_key_on_one_node_only_and_every_image_is_signed(make_local: Make) -> None:
+    made = make_local()
+    statements, images = a_provenance_key(made), made.directory / "signing.key"
+    assert run(made, "keys", "new", str(images)).returncode == 0
+    alike: dict[str, Any] = {"signing_required": True, "install_signing_key": True, "api_tokens": READ_TOKENS}
+    halves: dict[str, Any] = {
+        "signing_public_key": f"{images}.pub",
+        "provenance_public_key": f"{statements}.pub",
+    }
+    keys = {"signing_key": f"file:{images}", **stating(statements)}
+    api = make_api(make_local, **alike, **halves).start()
+    hut = make_worker(make_local, api, **alike, **halves, provenance_builder=BUILDER).start()
+    assert "only the public half of a key" in hut.stderr()
+    signer = make_worker(make_local, api, "signer", **alike, **keys)
+    with api.client() as client:
+        begun = client.post(a_body("vim")).json["request_hash"]
+
+        def waits() -> bool:
+            seen = client.get(f"/api/v1/build/{begun}").json
+            return bool(seen.get("imagebuilder_status") == "signing_images")
+
+        assert eventually(waits)
+        hut.kill()  # what it has handed over is in the store
+        signer.start()
+        shared = client.wait(begun)
+        assert shared.status == 200 and not shared.json["warnings"]
+        require_signed(client, shared.json, shared.json["signed_by"])
+        stated = statement_of(client, shared.json)
+        document = client.get(f"/store/{begun}/{shared.json['sbom']['cyclonedx']}").body
+        # One process that has the keys comes to the same result.
+        assert run(api, "jobs", "purge", begun).returncode == 0
+        alone = client.build(a_body("vim"))
+        assert alone.json["images"] == shared.json["images"]
+        assert document == client.get(f"/store/{begun}/{alone.json['sbom']['cyclonedx']}").body
+        again = statement_of(client, alone.json)
+        for statement in (stated, again):
+            del statement["predicate"]["runDetails"]["metadata"]
+        assert stated == again
+    assert "Traceback" not in api.stderr() + hut.stderr() + signer.stderr()
 
 
 def test_a_worker_is_seen_and_drained_and_works_again(make_local: Make) -> None:

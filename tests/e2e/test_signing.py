@@ -25,7 +25,7 @@ def _a_key(service: Service, name: str) -> tuple[Path, str]:
     return path, made.stdout.split()[1]
 
 
-def _require_signed(client: Client, done: dict[str, object], key_id: str, *, root: str = "") -> None:
+def require_signed(client: Client, done: dict[str, object], key_id: str, *, root: str = "") -> None:
     """What a device with the key of this server says to each file."""
     public = public_bytes(client.get(f"/keys/{key_id}").body)
     assert done["signed_by"] == key_id
@@ -67,7 +67,7 @@ def test_signed_images_are_taken_by_devices_and_the_key_is_nowhere_else(make_loc
         for version in (APK_VERSION, OPKG_VERSION):
             answer = client.build(a_body(version=version))
             assert answer.status == 200, answer.body
-            _require_signed(client, answer.json, key_id)
+            require_signed(client, answer.json, key_id)
             assert "ucert" in answer.json["manifest"]
         assert client.get("/keys").json == {"files": [key_id, f"{key_id}.ucert"]}
         assert client.get(f"/keys/{key_id}.ucert").body == certificate.read_bytes()
@@ -104,7 +104,7 @@ def test_what_containers_built_is_signed_and_none_of_them_sees_the_key(
             if file.is_file() and not file.is_symlink():
                 content = file.read_bytes()
                 assert line not in content and seed not in content, file
-        _require_signed(client, client.wait(held).json, key_id)
+        require_signed(client, client.wait(held).json, key_id)
 
 
 def test_a_result_of_another_key_or_of_none_is_built_again(make_local: Make) -> None:
@@ -126,7 +126,7 @@ def test_a_result_of_another_key_or_of_none_is_built_again(make_local: Make) -> 
             assert {image["sha256_unsigned"] for image in done["images"]} == {
                 image["sha256_unsigned"] for image in unsigned["images"]
             }
-            _require_signed(client, done, key_id)
+            require_signed(client, done, key_id)
         service.stop()
     service = make_local(signing_key=f"file:{second}", signing_required=True)
     with service.start().client() as client:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from asu_builder.core.comparison import Comparisons
+    from asu_builder.core.handover import Finishing
     from asu_builder.core.pipeline import Pipeline
     from asu_builder.core.statistics import Charts
     from asu_builder.http.api.monitoring import MetricsCollector
@@ -109,7 +110,7 @@ def assemble(
     chosen, `rounds` how often background work comes; `own_tokens` are known beside those of the settings.
     With `only_answers` the lifespan of `app` starts neither workers nor background work.
     """
-    settings = _fit_for(role, settings, only_answers=only_answers)
+    settings = _fit_for(role, settings)
     counts = EventCounts()
     adapters = open_adapters(settings, now, role=role, note=counts.note, watch=watch)
     catalog = Catalog(adapters.upstream, Branches(settings.branches), adapters.package_changes)
@@ -119,7 +120,7 @@ def assemble(
     current = _current_packages(adapters, catalog, preflight)
     one_pass = OnePass(preflight, current.indexes_of, adapters.preflight_records.carried, counts.preflight)
     proof = _proof(settings, adapters, catalog, preflight, counts, one_pass)
-    pipeline = Late(partial(_pipeline, settings, adapters, catalog, current, one_pass, now))
+    pipeline = partial(_pipeline, settings, adapters, catalog, current, one_pass)
     workers = _workers(settings, adapters, pipeline, health, recorder, now=now, on_outcome=proof.note)
     housekeeping = make_housekeeping(settings, adapters, rest=_REST)
     interest = AccessTracker(adapters.queue)
@@ -174,15 +175,9 @@ def assemble(
     )
 
 
-def _fit_for(role: Role, settings: Settings, *, only_answers: bool) -> Settings:
+def _fit_for(role: Role, settings: Settings) -> Settings:
     if not role.builds:
         return replace(settings, worker_concurrent=0)
-    for key in () if only_answers else ("signing", "provenance"):
-        if getattr(settings, f"{key}_public_key") and not getattr(settings, f"{key}_key"):
-            raise SettingsProblem(
-                f"{key}_key: expected one beside {key}_public_key in a process that builds; "
-                "the public half alone is for `serve --no-workers`"
-            )
     if not role.answers and not settings.worker_concurrent:
         raise SettingsProblem("worker_concurrent: expected a number of at least 1 for a worker, got 0")
     return settings
@@ -400,26 +395,33 @@ def _pipeline(
     catalog: Catalog,
     current: CurrentPackages,
     one_pass: OnePass,
-    now: Callable[[], datetime],
+    finishing: "Finishing",
 ) -> "Pipeline":
     from asu_builder.app.building import make_pipeline  # a start needs none of it
 
-    return make_pipeline(settings, adapters, catalog, current, one_pass, now=now)
+    return make_pipeline(settings, adapters, catalog, current, one_pass, finishing)
+
+
+def _finishing(settings: Settings, adapters: Adapters, now: Callable[[], datetime]) -> "Finishing":
+    from asu_builder.app.building import make_finishing  # a start needs none of it
+
+    return make_finishing(settings, adapters, now)
 
 
 def _workers(
     settings: Settings,
     adapters: Adapters,
-    pipeline: Callable[[], "Pipeline"],
+    pipeline: "Callable[[Finishing], Pipeline]",
     health: Health,
     recorder: Recorder,
     *,
     now: Callable[[], datetime],
     on_outcome: Callable[[Job, Outcome], None],
 ) -> Workers:
+    finishing = Late(partial(_finishing, settings, adapters, now))
     return Workers(
         adapters.queue,
-        pipeline,
+        Late(lambda: pipeline(finishing())),
         health=health,
         statistics=adapters.statistics,
         recorder=recorder,
@@ -429,6 +431,7 @@ def _workers(
         now=now,
         on_outcome=on_outcome,
         takes=lambda: takes_of(adapters.package_changes.known()),
+        finishing=finishing if adapters.signs else None,
     )
 
 

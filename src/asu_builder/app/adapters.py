@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from asu_builder.app.keys import has_keys, open_attestation, open_secrets, open_signing
 from asu_builder.app.runtimes import NO_RUNTIME, choose_runtime
 from asu_builder.core.live import Ends, Notifier
 from asu_builder.database.build_log import SqlBuildLog
@@ -22,11 +23,10 @@ from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.secrets import Secrets
 from asu_builder.database.statistics import SqlStatistics
 from asu_builder.domain.access import digest_of
-from asu_builder.domain.errors import SigningUnavailable, some
+from asu_builder.domain.errors import some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
 from asu_builder.domain.preflight import PreflightMode
-from asu_builder.files import BadFile
 from asu_builder.http.shared_answers import copy_of
 from asu_builder.loading import Late
 from asu_builder.package_rules import LocalPackageChanges, RemotePackageChanges
@@ -74,6 +74,8 @@ class Adapters(Struct, frozen=True):
     """Everything that is really reached."""
 
     role: Role
+    signs: bool
+    """Whether it signs what processes without the keys have built."""
     database: SqlDatabase
     name: WorkerName
     machine: str
@@ -241,6 +243,12 @@ def open_adapters(
     name = WorkerName(settings.worker_id, settings.database_path.parent)
     installation = database.installation()
     chosen = choose_runtime(settings, installation=installation) if role.builds else NO_RUNTIME
+    warnings = chosen.warnings
+    if role.builds and not has_keys(settings):
+        warnings += (
+            "This process builds and has only the public half of a key: what it builds waits for another "
+            "process on this database, which has every key, to be signed.",
+        )
     notifier, ended, refused = Notifier(), Notifier(), Notifier()
     redis, copies = _open_redis(settings, database, installation) if settings.redis_url else (None, None)
     if copies:
@@ -250,6 +258,7 @@ def open_adapters(
     revocations = listener or Revocations(settings.database_path)
     return Adapters(
         role=role,
+        signs=has_keys(settings) and bool(settings.signing_key or settings.provenance_key),
         database=database,
         name=name,
         machine=machine_of(settings.database_path.parent) if settings.on_server else "",
@@ -261,7 +270,7 @@ def open_adapters(
         refused=refused,
         runtime=Late(lambda: watch(chosen.make())),
         proxy=chosen.proxy,
-        warnings=chosen.warnings,
+        warnings=warnings,
         queue=SqlJobQueue(database, secrets),
         log=SqlBuildLog(database),
         retention=retention,
@@ -315,17 +324,6 @@ def make_windows(redis: SharedRedis | None, name: str) -> RateWindows:
     return own if redis is None else SharedWindows(redis, name, own)
 
 
-def open_secrets(settings: Settings) -> Secrets:
-    """What encrypts scripts and keys of requests. Raises `SettingsProblem` where its key cannot be used."""
-    path = Path(settings.secrets_key).expanduser() if settings.secrets_key else None
-    try:
-        return Secrets(path)
-    except BadFile as bad:
-        raise SettingsProblem(
-            f"secrets_key: {path} cannot be used: {bad}; `asu-builder keys new-secrets FILE` makes one"
-        ) from None
-
-
 def open_store(settings: Settings, retention: SqlRetention, *, installation: str) -> Store:
     """Where images lie, by the settings; nothing is asked of object storage yet."""
     root = settings.public_path / "store"
@@ -335,6 +333,7 @@ def open_store(settings: Settings, retention: SqlRetention, *, installation: str
             installation=installation,
             floor=settings.disk_floor,
             expects_results=retention.has_results,
+            names_handed_over=retention.names_handed_over,
         )
     from asu_builder.store.objects import ObjectStore
 
@@ -345,6 +344,7 @@ def open_store(settings: Settings, retention: SqlRetention, *, installation: str
         named=retention.stored_files,
         expects_results=retention.has_results,
         longest_build=settings.job_timeout,
+        names_handed_over=retention.names_handed_over,
     )
 
 
@@ -360,45 +360,6 @@ def open_bucket(settings: Settings) -> "Bucket":
             "images lie in public_path"
         )
     return Bucket(settings)
-
-
-def open_signing(settings: Settings, now: Callable[[], datetime]) -> "Signing | None":
-    """What signs images. Raises `SettingsProblem` where they must be signed and the key cannot be used."""
-    if not (settings.signing_key or settings.signing_public_key):
-        return None
-    from asu_builder.signing.holders import open_signing_key  # a start does without
-    from asu_builder.signing.signer import Signing
-
-    holder = open_signing_key(settings)
-    assert holder
-    certificate = Path(settings.signing_certificate).expanduser() if settings.signing_certificate else None
-    signing = Signing(holder, certificate=certificate, offered=settings.public_path / "keys", now=now)
-    if settings.signing_required or settings.install_signing_key:
-        try:
-            _ = signing.key_id
-        except SigningUnavailable as problem:
-            name = "signing_key" if settings.signing_key else "signing_public_key"
-            raise SettingsProblem(f"{name}: {problem}") from None
-    return signing
-
-
-def open_attestation(settings: Settings) -> "Attestation | None":
-    """What signs statements. Raises `SettingsProblem` where they must be signed and cannot be."""
-    if not (settings.provenance_key or settings.provenance_public_key):
-        return None
-    from asu_builder.signing.attestation import Attestation
-    from asu_builder.signing.holders import open_provenance_key, open_signing_key
-
-    holder = open_provenance_key(settings)
-    assert holder
-    attestation = Attestation(holder, of_images=open_signing_key(settings))
-    if settings.signing_required:
-        try:
-            attestation.require()
-        except SigningUnavailable as problem:
-            name = "provenance_key" if settings.provenance_key else "provenance_public_key"
-            raise SettingsProblem(f"{name}: {problem}") from None
-    return attestation
 
 
 def open_package_changes(

@@ -160,7 +160,7 @@ def background_work(
             ("documents", adapters.upstream.tidy, rounds.tidy),
             ("changed indexes", partial(current.end_outdated, retention, operations), rounds.tidy),
         ]
-    if adapters.role.builds:
+    if adapters.role.builds or adapters.signs:
         work.append(("preflight", proof.compare_waiting, rounds.preflight))
     if adapters.copies is not None:
         work.append(("copies", adapters.copies.tidy, rounds.copies))

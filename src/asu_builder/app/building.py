@@ -5,8 +5,10 @@ from datetime import datetime
 
 from asu_builder import __version__
 from asu_builder.app.adapters import Adapters
+from asu_builder.app.keys import has_keys
 from asu_builder.core.catalog import Catalog
 from asu_builder.core.current_packages import CurrentPackages
+from asu_builder.core.handover import Finishing
 from asu_builder.core.one_pass import OnePass
 from asu_builder.core.pipeline import Pipeline
 from asu_builder.core.provenance import ProvenanceWriter
@@ -24,8 +26,7 @@ def make_pipeline(
     catalog: Catalog,
     current: CurrentPackages,
     one_pass: OnePass,
-    *,
-    now: Callable[[], datetime],
+    finishing: Finishing,
 ) -> Pipeline:
     """The recipe of builds over these adapters."""
 
@@ -33,16 +34,6 @@ def make_pipeline(
         known = current.indexes_of(request)
         return find_packages(known, manifest) if known else FoundPackages()
 
-    provenance = None
-    if adapters.attestation:
-        provenance = ProvenanceWriter(
-            adapters.attestation,
-            required=settings.signing_required,
-            builder=Builder(settings.provenance_builder, __version__),
-            upstream_url=settings.upstream_url,
-            announced_url=settings.announced_upstream_url,
-            now=now,
-        )
     return Pipeline(
         adapters.runtime(),
         adapters.store,
@@ -54,12 +45,34 @@ def make_pipeline(
         repository_status=RepositoryStatus(settings.upstream_url).ask,
         records=adapters.preflight_records,
         indexes=current.digest_of,
-        signing=adapters.signing,
-        signing_required=settings.signing_required,
-        provenance=provenance,
+        finishing=finishing,
         installed_key=_installed_key(settings, adapters),
         found_packages=found_packages,
         one_pass=None if settings.eager_manifest or settings.preflight == "off" else one_pass,
+        upstream_url=settings.upstream_url,
+        job_timeout=settings.job_timeout,
+    )
+
+
+def make_finishing(settings: Settings, adapters: Adapters, now: Callable[[], datetime]) -> Finishing:
+    """What signs and publishes, or hands over to who does, with the keys of this process."""
+    provenance = None
+    if adapters.attestation:
+        provenance = ProvenanceWriter(
+            adapters.attestation,
+            required=settings.signing_required,
+            builder=Builder(settings.provenance_builder, __version__),
+            upstream_url=settings.upstream_url,
+            announced_url=settings.announced_upstream_url,
+            now=now,
+        )
+    return Finishing(
+        adapters.store,
+        signing=adapters.signing,
+        signing_required=settings.signing_required,
+        provenance=provenance,
+        has_keys=has_keys(settings),
+        program=__version__,
         upstream_url=settings.upstream_url,
         job_timeout=settings.job_timeout,
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from asu_builder.app.adapters import open_database, open_secrets
+from asu_builder.app.adapters import open_database
+from asu_builder.app.keys import open_secrets
 from asu_builder.cli.backend import installation, require_database
 from asu_builder.cli.exit_codes import exit_on_error
 from asu_builder.database import rotation, secrets

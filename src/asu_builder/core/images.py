@@ -4,13 +4,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
 from asu_builder.core.provenance import ProvenanceWriter
 from asu_builder.domain.errors import BuildFailed, BuildProblem, FailureReason, Side, SigningUnavailable
-from asu_builder.domain.job import Image, Job, SbomFiles, Traffic
+from asu_builder.domain.job import Image, Job, SbomFiles
 from asu_builder.domain.profiles_json import MAX_BYTES, TRAILER_BYTES, parse_built, signature_length
 from asu_builder.domain.provenance import Built
 from asu_builder.domain.request import BuildRequest
@@ -148,7 +148,7 @@ class Signatures:
         """
         known = {image.name: image.sha256 for image in images}
         listed = {
-            path.name: known.get(path.name) or _digest_of(path)
+            path.name: known.get(path.name) or digest_of(path)
             for path in sorted(directory.iterdir())
             if path.name not in (SUMS, f"{SUMS}.sig")
         }
@@ -161,14 +161,15 @@ class Signatures:
                     raise
                 self.warnings.append(f"The file {SUMS} is not signed. {problem.public}")
         ours = (directory / SUMS, directory / f"{SUMS}.sig")
-        return listed | {path.name: _digest_of(path) for path in ours if path.exists()}
+        return listed | {path.name: digest_of(path) for path in ours if path.exists()}
 
 
 def _is_of_signing(problem: SigningUnavailable | BuildFailed) -> bool:
     return isinstance(problem, SigningUnavailable) or problem.reason is FailureReason.INCOMPLETE_OUTPUT
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -223,8 +224,6 @@ class Completed(TypedDict):
     signed_by: str
     sbom: SbomFiles | None
     provenance: str
-    traffic: NotRequired[Traffic | None]
-    """Known when the container has gone."""
 
 
 def complete_files(

@@ -111,6 +111,15 @@ class StageTimers:
         It knows the time from the request to the claim only if all of it passed in this process while no
         clock was set.
         """
+        if job.handed_over:  # by the process that measured it until then
+            since = self._clock()
+            began = since - job.handed_over.seconds
+            return StageTimer(
+                *(self._statistics, self._durations, None, self._clock),
+                began=began,
+                since=since,
+                stage=Stage.SIGNING_IMAGES,
+            )
         waited = None
         if job.started_at and not job.retries and not job.attempts and job.enqueued_at >= self._began:
             steady = timedelta(seconds=self._clock() - self._began_at)
@@ -141,17 +150,26 @@ class StageTimer(Struct):
             self.spans.append((self.stage, now - self.since))
             self.stage, self.since = stage, now
 
+    def hand_over(self) -> float:
+        """Counts what was measured of a build that ends elsewhere; the seconds that it took until now."""
+        self.enter(None)
+        self._record_stages()
+        return self.since - self.began
+
     def record(self, *, completed: bool) -> float:
         """Counts what was measured, after the outcome is stored; the seconds that the build took."""
+        self._record_stages()
+        whole = self.since - self.began
+        self.statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
+        self.durations.builds[completed].observe(whole)
+        return whole
+
+    def _record_stages(self) -> None:
         if self.waited is not None and self.waited >= timedelta(0):
             self.statistics.record_duration(JobState.PENDING, self.waited)
         for stage, seconds in self.spans:
             self.statistics.record_duration(stage, timedelta(seconds=seconds))
             self.durations.stages[stage].observe(seconds)
-        whole = self.since - self.began
-        self.statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
-        self.durations.builds[completed].observe(whole)
-        return whole
 
 
 FALSE_REFUSAL = "false_refusal"

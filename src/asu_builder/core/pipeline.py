@@ -8,13 +8,13 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+from asu_builder.core.handover import Finishing, Unfinished, raise_when_over
 from asu_builder.core.imagebuilder import ImageBuilder
-from asu_builder.core.images import Completed, Signatures, complete_files, describe_images
+from asu_builder.core.images import describe_images
 from asu_builder.core.one_pass import OnePass
 from asu_builder.core.preflight import learn_carried
-from asu_builder.core.provenance import ProvenanceWriter
-from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, deadline_passed
-from asu_builder.domain.job import BuildResult, Job, Stage
+from asu_builder.domain.errors import BuildFailed, FailureReason
+from asu_builder.domain.job import BuildResult, HandedOver, Job, Stage
 from asu_builder.domain.make import Announced, ContainerSpec, ImageBuilderInfo, OutputCallback
 from asu_builder.domain.package_index import FoundPackages
 from asu_builder.domain.packages import Baseline, PackageSelection, warn_of_odd_packages, with_ucert
@@ -22,7 +22,7 @@ from asu_builder.domain.preflight import manifest_of
 from asu_builder.domain.provenance import Built
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import BuildRequest
-from asu_builder.ports import ImageSigning, PackageChanges, PreflightRecords, Runtime, Store
+from asu_builder.ports import PackageChanges, PreflightRecords, Runtime, Store
 
 _PERHAPS_THE_SELECTION = (FailureReason.IMPOSSIBLE_SELECTION, FailureReason.MAKE_FAILED)
 
@@ -51,9 +51,7 @@ class Pipeline:
         repository_status: Callable[[str], int] = lambda _: 0,
         records: PreflightRecords | None = None,
         indexes: Callable[[BuildRequest], str] = lambda _: "",
-        signing: ImageSigning | None = None,
-        signing_required: bool = False,
-        provenance: ProvenanceWriter | None = None,
+        finishing: Finishing | None = None,
         installed_key: tuple[str, str] | None = None,
         found_packages: Callable[[BuildRequest, Mapping[str, str]], FoundPackages] = lambda *_: (
             FoundPackages()
@@ -66,11 +64,9 @@ class Pipeline:
 
         `found_packages` tells what they say of the packages of a manifest; `installed_key` is the name and
         the text of the public key that images trust. `one_pass` tells where `make image` alone will do;
-        without it `make manifest` comes before each.
+        without it `make manifest` comes before each. Without `finishing` nothing is signed.
         """
-        self._signing = signing
-        self._signing_required = signing_required
-        self._provenance = provenance
+        self._finishing = finishing or Finishing(store, job_timeout=job_timeout)
         self._installed_key = installed_key
         self._release = release
         self._package_changes = package_changes
@@ -97,17 +93,16 @@ class Pipeline:
         advance: Callable[[Stage], None],
         stop: Event,
         on_output: OutputCallback | None = None,
-    ) -> BuildResult:
-        """The published result of a job; `on_output` is told what its commands print.
+    ) -> BuildResult | HandedOver:
+        """The published result of a job, or that it waits for a signature.
+
+        `on_output` is told what its commands print.
 
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
         """
         request, since = job.whole_request, time.monotonic()
-        signatures = Signatures(self._signing, required=self._signing_required)
-        signatures.require()
-        if self._provenance:
-            self._provenance.require()
+        self._finishing.require()
         release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
         with self._store.scratch() as scratch:
@@ -145,26 +140,26 @@ class Pipeline:
                     advance(Stage.VALIDATE_MANIFEST)
                     made = self._make(job, imagebuilder, info, selection, release, images, advance)
                 imagebuilder.warnings += container.warnings
-            require_time = partial(_require_time, stop, since, self._job_timeout)
+            require_time = partial(raise_when_over, stop, since, self._job_timeout)
+            with imagebuilder.blamed():
+                description, verified = describe_images(
+                    images, request, require_time=require_time, own_numbering=release.own_numbering
+                )
+                imagebuilder.require_filesystem(verified)
             carried = imagebuilder.identity is not None
-            built = Built(request, made.manifest, made.found, container.origin, carried, selection.packages)
-            completed = self._complete(job, images, imagebuilder, signatures, built, advance, require_time)
-            # Proves that the lease is still ours, right before publishing.
-            advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
-            published = self._store.publish(job.request_hash, images, require_time=require_time)
-        return BuildResult(
-            **completed,
-            manifest=made.manifest,
-            build_cmd=imagebuilder.build_cmd,
-            packages=selection.packages,
-            stdout=imagebuilder.stdout,
-            stderr=imagebuilder.stderr,
-            warnings=tuple(imagebuilder.warnings),
-            package_changes=selection.record,
-            stored_bytes=published.stored_bytes,
-            files=published.files,
-            indexes=made.indexes,
-        )
+            unfinished = Unfinished(
+                Built(request, made.manifest, made.found, container.origin, carried, selection.packages),
+                description,
+                verified,
+                build_cmd=imagebuilder.build_cmd,
+                stdout=imagebuilder.stdout,
+                stderr=imagebuilder.stderr,
+                warnings=tuple(imagebuilder.warnings),
+                package_changes=selection.record,
+                indexes=made.indexes,
+                traffic=container.traffic,
+            )
+            return self._finishing.finish(job, images, unfinished, advance=advance, require_time=require_time)
 
     def _make(
         self,
@@ -213,39 +208,6 @@ class Pipeline:
                 manifest = resolve()
         return _Made(manifest, self._found_packages(request, manifest), indexes)
 
-    def _complete(
-        self,
-        job: Job,
-        images: Path,
-        imagebuilder: ImageBuilder,
-        signatures: Signatures,
-        built: Built,
-        advance: Callable[[Stage], None],
-        require_time: Callable[[], None],
-    ) -> Completed:
-        """Verifies what a build left and puts our files beside it."""
-        with imagebuilder.blamed():
-            own_numbering = self._release(job.request.version).own_numbering
-            description, verified = describe_images(
-                images, job.request, require_time=require_time, own_numbering=own_numbering
-            )
-            imagebuilder.require_filesystem(verified)
-            if self._signing:
-                advance(Stage.SIGNING_IMAGES)
-            completed = complete_files(
-                images,
-                job,
-                built,
-                description,
-                verified,
-                signatures=signatures,
-                provenance=self._provenance,
-                require_time=require_time,
-            )
-        imagebuilder.warnings += signatures.warnings
-        completed["traffic"] = imagebuilder.container.traffic
-        return completed
-
     def _resolve(
         self, imagebuilder: ImageBuilder, selection: PackageSelection, *, release: Release, revision: str
     ) -> dict[str, str]:
@@ -272,11 +234,3 @@ class Pipeline:
                 revision=revision,
                 manifest=manifest,
             )
-
-
-def _require_time(stop: Event, since: float, most: timedelta) -> None:
-    """Raises what ends a build from outside: it holds for reading what a build left, too."""
-    if stop.is_set():
-        raise BuildInterrupted("The build was stopped; it will be tried again.")
-    if time.monotonic() - since > most.total_seconds():
-        raise deadline_passed(most)

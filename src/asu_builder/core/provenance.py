@@ -67,13 +67,15 @@ class ProvenanceWriter:
         started_at: datetime | None,
     ) -> str:
         """Writes the statement about files with these digests; returns "", or why there is none."""
-        indexes = tuple(map(self._public, built.found.indexes))
+        upstream_url = built.upstream_url or self._upstream_url
+        indexes = tuple(self._public(index, upstream_url) for index in built.found.indexes)
+        builder = replace(self._builder, version=built.program or self._builder.version)
         statement = render_statement(
             replace(built, found=replace(built.found, indexes=indexes)),
             inventory,
             digests,
             images,
-            builder=self._builder,
+            builder=builder,
             started_at=started_at,
             finished_at=self._now(),
         )
@@ -85,6 +87,6 @@ class ProvenanceWriter:
             return f"It is not stated where the images came from. {problem.public}"
         return ""
 
-    def _public(self, index: PackageIndex) -> PackageIndex:
-        below = index.address.removeprefix(self._upstream_url)
+    def _public(self, index: PackageIndex, upstream_url: str) -> PackageIndex:
+        below = index.address.removeprefix(upstream_url)
         return index if below == index.address else replace(index, address=f"{self._announced_url}{below}")

@@ -20,15 +20,18 @@ from asu_builder.domain.errors import (
     BuildFailed,
     BuildInterrupted,
     FailureReason,
+    HandedOverGone,
     LeaseLost,
     PartUnavailable,
     RequestRejected,
+    SigningUnavailable,
     Unavailable,
 )
 from asu_builder.domain.job import (
     CONTAINER_STAGES,
     BuildFailure,
     BuildResult,
+    HandedOver,
     Job,
     Lease,
     Outcome,
@@ -83,6 +86,7 @@ class PoisonJobDetector:
 
 
 if TYPE_CHECKING:
+    from asu_builder.core.handover import Finishing
     from asu_builder.core.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -122,9 +126,18 @@ class Outcomes:
         self._poison_jobs = PoisonJobDetector()
 
     def record(
-        self, job: Job, lease: Lease, outcome: Outcome, timer: StageTimer, *, final: bool = False
+        self,
+        job: Job,
+        lease: Lease,
+        outcome: Outcome,
+        timer: StageTimer,
+        *,
+        final: bool = False,
+        from_start: bool = False,
     ) -> None:
         """Ends the job, or gives it back to try again after what the world did, unless that is `final`.
+
+        One that was built and not signed is tried again `from_start` where what was built is of no use.
 
         An outcome that cannot be written down ends the job as a mistake of ours. Images with a private
         script are kept briefly, those whose versions are all named for long. Each use prolongs a result,
@@ -137,7 +150,7 @@ class Outcomes:
                 if job.retries < len(RETRY_DELAYS) and not final:
                     delay = RETRY_DELAYS[job.retries]
                     _log.warning("%s; tried again in %s", outcome.detail, delay)
-                    self._queue.release(lease, delay=delay, retry=outcome.detail)
+                    self._queue.release(lease, delay=delay, retry=outcome.detail, from_start=from_start)
                     return
                 outcome = replace(outcome, attempts=job.history)
             completed = isinstance(outcome, BuildResult)
@@ -187,6 +200,8 @@ class Outcomes:
 LEASE = timedelta(seconds=60)
 _STOP_SECONDS = 6.0
 """How long a stop waits for builds to notice it; a healthy engine lets them within two."""
+_SIGN_SECONDS = 1.0
+"""How often it is looked whether another process has left images to sign."""
 _WATCH_SECONDS = 0.5
 """How often running jobs are compared with the queue: a cancelled build ends within two seconds."""
 
@@ -212,12 +227,15 @@ class Workers:
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[Job, Outcome], None] = lambda job, outcome: None,
         takes: Callable[[], Takes | None] = lambda: None,
+        finishing: "Callable[[], Finishing] | None" = None,
     ) -> None:
         """`pipeline` is asked for with each build; `name` is that of this process; `clock` counts seconds.
 
         `on_outcome` is told how a build ended, when that is written down; it answers at once. `takes` tells
-        before each claim which jobs may be built here, None for all.
+        before each claim which jobs may be built here, None for all. `finishing` signs what other processes
+        have built, in one more thread, which needs no container engine.
         """
+        self._finishing = finishing
         self._queue = queue
         self._pipeline = pipeline
         self._on_outcome = on_outcome
@@ -245,6 +263,8 @@ class Workers:
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
             for number in range(1, settings.worker_concurrent + 1)
         ]
+        if finishing is not None:
+            self._threads.append(threading.Thread(target=self._sign, name="signer", daemon=True))
 
     def start(self) -> None:
         """Starts the threads; call once."""
@@ -320,9 +340,25 @@ class Workers:
 
     def _work(self, number: int) -> None:
         name = f"{self._name}/{number}"
+        self._repeat(
+            name,
+            lambda: self._health.wait_until_builds_run(1.0) and self.build_next(name),
+            lambda: self._queue.wait(self._settings.worker_poll),
+        )
+
+    def _sign(self) -> None:
+        name = f"{self._name}/0"
+
+        def rest() -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._draining, _SIGN_SECONDS)
+
+        self._repeat(name, lambda: self.build_next(name, signs=True), rest)
+
+    def _repeat(self, name: str, work: Callable[[], bool], rest: Callable[[], None]) -> None:
         while not self._draining:
             try:
-                worked = self._health.wait_until_builds_run(1.0) and self.build_next(name)
+                worked = work()
             except AsuError as error:
                 _log.warning("worker %s: %s", name, error)
                 worked = False
@@ -332,10 +368,10 @@ class Workers:
                 _log.exception("worker %s failed", name)
                 worked = False
             if not worked:
-                self._queue.wait(self._settings.worker_poll)
+                rest()
 
-    def build_next(self, name: str) -> bool:
-        """Claims and builds one job; False when none waits."""
+    def build_next(self, name: str, *, signs: bool = False) -> bool:
+        """Claims and builds one job, or `signs` what another process has built; False when none waits."""
         CURRENT_HASH.set("")
         with self._changed:
             if self._draining:
@@ -344,10 +380,7 @@ class Workers:
         claimed = None
         stop = threading.Event()
         try:
-            # What it takes is not known before the package rules are loaded, which a start does without.
-            if self._queue.pending():
-                takes = self._takes()
-                claimed = self._queue.claim(name, lease_for=LEASE, only=self.only, takes=takes)
+            claimed = self._claim_unsigned(name) if signs else self._claim(name)
         finally:
             # Among those that run before `drain` may find none.
             with self._changed:
@@ -372,10 +405,26 @@ class Workers:
             self._recorder.tell(job.request_hash)
         return True
 
+    def _claim(self, name: str) -> tuple[Job, Lease] | None:
+        # What it takes is not known before the package rules are loaded, which a start does without.
+        if not self._queue.pending():
+            return None
+        return self._queue.claim(name, lease_for=LEASE, only=self.only, takes=self._takes())
+
+    def _claim_unsigned(self, name: str) -> tuple[Job, Lease] | None:
+        if self._finishing is None or self.only is not None:
+            return None
+        finishing = self._finishing()
+        try:
+            finishing.require()
+        except SigningUnavailable:  # which health tells; another process may have a key that works
+            return None
+        return self._queue.claim_unsigned(name, key=finishing.key, lease_for=LEASE)
+
     def _build(self, job: Job, lease: Lease, stop: threading.Event) -> None:
         """Builds the job and records how that ended; what says nothing about the request gives it back."""
         timer = self._timers.begin(job)
-        _log.info("build started by worker %s", lease.worker)
+        _log.info("%s started by worker %s", "signing" if job.handed_over else "build", lease.worker)
         writer = self._recorder.begin(job, lease)
 
         def advance(stage: Stage) -> None:
@@ -383,16 +432,20 @@ class Workers:
             writer.stage = stage
             self._recorder.tell(job.request_hash)
             timer.enter(stage)
-            if stage in CONTAINER_STAGES:
+            if stage in CONTAINER_STAGES and not job.handed_over:
                 self._health.part_works("engine")
 
         labels = {"asu.job": str(lease.job_id), "asu.attempt": str(lease.token)}
-        outcome: Outcome
+        outcome: Outcome | HandedOver
+        from_start = True
         try:
             try:
-                outcome = self._pipeline().build(
-                    job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
-                )
+                if job.handed_over and self._finishing:
+                    outcome = self._finishing().sign(job, advance=advance, stop=stop)
+                else:
+                    outcome = self._pipeline().build(
+                        job, labels=labels, advance=advance, stop=stop, on_output=writer.on_output
+                    )
             finally:
                 self._recorder.end(writer)
         except BuildInterrupted:
@@ -407,6 +460,7 @@ class Workers:
             raise
         except Unavailable as error:
             _log.warning("building failed: %s", error)
+            from_start = isinstance(error, HandedOverGone)
             outcome = BuildFailure(FailureReason.WORLD_UNAVAILABLE, f"Error: {error.public}")
         except BuildFailed as failure:
             outcome = BuildFailure(
@@ -425,5 +479,11 @@ class Workers:
         except Exception:  # noqa: BLE001 - a bug of ours ends this job, not the worker
             _log.exception("building failed: a bug")
             outcome = BUG
-        self._outcomes.record(job, lease, outcome, timer)
+        if isinstance(outcome, HandedOver):
+            self._queue.hand_over(lease, replace(outcome, seconds=timer.hand_over()))
+            _log.info("build done; its images wait for a process that has the keys")
+            return
+        self._outcomes.record(job, lease, outcome, timer, from_start=from_start)
+        if self._finishing and isinstance(outcome, BuildResult):
+            self._finishing().discard(job)
         self._on_outcome(job, outcome)

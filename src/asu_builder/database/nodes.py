@@ -11,7 +11,7 @@ import msgspec
 from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.rows import moment, span_micros
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.nodes import LOST, Node, NodeFacts
+from asu_builder.domain.nodes import LOST, Node, NodeFacts, Takes
 from asu_builder.files import lock_alone
 
 
@@ -50,6 +50,21 @@ class FileLead:
 
 _REMEMBERED = timedelta(days=1)
 _FACTS = msgspec.json.Decoder(NodeFacts)
+
+
+def taken_by(takes: Takes) -> tuple[str, dict[str, object]]:
+    """The condition for a job that a worker takes, and its values."""
+    values: dict[str, object] = {"edition": takes.edition}
+    names = {}
+    for column, known in (("errata", takes.errata), ("rules", takes.rules)):
+        given = {f"{column}{number}": value for number, value in enumerate(known)}
+        values |= given
+        names[column] = ", ".join(f":{name}" for name in given)
+    condition = (
+        f"(edition = 0 OR edition = :edition AND errata IN ({names['errata']})"
+        f" AND rules IN ({names['rules']}))"
+    )
+    return condition, values
 
 
 class SqlNodes:

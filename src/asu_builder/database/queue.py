@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from asu_builder.database.arrivals import Arrivals, find_all
 from asu_builder.database.clock import DOWNTIME
 from asu_builder.database.dialect import Connection, SqlDatabase
+from asu_builder.database.nodes import taken_by
 from asu_builder.database.rows import (
     FINAL,
     HISTORY,
@@ -36,6 +37,7 @@ from asu_builder.domain.job import (
     BuildFailure,
     BuildResult,
     Entry,
+    HandedOver,
     IdlePolicy,
     Job,
     Lease,
@@ -50,7 +52,14 @@ from asu_builder.domain.nodes import Takes
 from asu_builder.domain.request import BuildRequest
 
 MAX_ATTEMPTS = 3
-RESET_TO_PENDING = "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL"
+RESET_TO_PENDING = (
+    "UPDATE build_jobs SET state = 'pending', stage = NULL, worker = NULL, lease_until = NULL,"
+    " handed_over = NULL"
+)
+_WAITS_FOR_KEY = "state = 'building' AND worker = ''"
+"""Of a job whose images wait for a signature: no worker has it, and so nothing lapses."""
+_GIVE_BACK = (RESET_TO_PENDING, "UPDATE build_jobs SET worker = ''")
+"""By whether its images are handed over: then they wait again."""
 _LEASED = "id = :job_id AND state = 'building' AND worker = :worker AND lease_token = :token"
 _MEASURED = 50
 """How many of the latest builds say how long one takes."""
@@ -61,7 +70,7 @@ _IMPLAUSIBLE = timedelta(hours=6)
 _CLAIM = """
     UPDATE build_jobs
        SET state = 'building', stage = 'init', worker = :worker, lease_token = lease_token + 1,
-           lease_until = :until, started_at = :now
+           lease_until = :until, started_at = :now, handed_over = NULL
      WHERE state = 'pending' AND id = (
            SELECT id FROM build_jobs
             WHERE {which}{taken} AND not_before <= :now AND NOT EXISTS (SELECT 1 FROM worker_pause)
@@ -70,25 +79,24 @@ _CLAIM = """
              /*postgresql FOR UPDATE SKIP LOCKED*/)
     RETURNING id, lease_token, priority, fair_start
 """
+_CLAIM_UNSIGNED = f"""
+    UPDATE build_jobs SET worker = :worker, lease_token = lease_token + 1, lease_until = :until
+     WHERE {_WAITS_FOR_KEY} AND id = (
+           SELECT id FROM build_jobs
+            WHERE {_WAITS_FOR_KEY} AND not_before <= :now AND json_extract(handed_over, '$.key') IN ('', :key)
+              AND NOT EXISTS (SELECT 1 FROM worker_pause)
+              AND NOT EXISTS (SELECT 1 FROM nodes WHERE name = :node AND drained)
+            ORDER BY id LIMIT 1
+             /*postgresql FOR UPDATE SKIP LOCKED*/)
+    RETURNING id, lease_token
+"""
 
 
 def _claim(only: int | None, takes: Takes | None) -> tuple[str, dict[str, object]]:
     """The statement that claims, and what it is told of what the worker takes."""
-    values: dict[str, object] = {}
-    taken = ""
-    if takes is not None:
-        values["edition"] = takes.edition
-        names = {}
-        for column, known in (("errata", takes.errata), ("rules", takes.rules)):
-            given = {f"{column}{number}": value for number, value in enumerate(known)}
-            values |= given
-            names[column] = ", ".join(f":{name}" for name in given)
-        taken = (
-            f" AND (edition = 0 OR edition = :edition AND errata IN ({names['errata']})"
-            f" AND rules IN ({names['rules']}))"
-        )
+    condition, values = taken_by(takes) if takes is not None else ("", {})
     which = "state = 'pending'" if only is None else "id = :only"
-    return _CLAIM.format(which=which, taken=taken), values
+    return _CLAIM.format(which=which, taken=condition and f" AND {condition}"), values
 
 
 _WRITE_OUTCOME = "INSERT INTO build_results (job_id, completed, document) VALUES (?, ?, ?)"
@@ -238,8 +246,9 @@ class SqlJobQueue:
                 (at - span_micros(policy.deprioritized_after),),
             )
             rows = connection.execute(
-                "UPDATE build_jobs SET state = 'failed', reason = ?, finished_at = ?, expires_at = ?"
-                " WHERE state = 'pending' AND last_accessed_at < ? RETURNING id",
+                "UPDATE build_jobs SET state = 'failed', reason = ?, finished_at = ?, expires_at = ?,"
+                " stage = NULL, worker = NULL, lease_until = NULL"
+                f" WHERE (state = 'pending' OR {_WAITS_FOR_KEY}) AND last_accessed_at < ? RETURNING id",
                 (failure.reason, at, at + span_micros(failure_ttl), at - span_micros(policy.expires_after)),
             ).fetchall()
             document = json.encode(failure).decode()
@@ -300,6 +309,30 @@ class SqlJobQueue:
             row = connection.execute(_JOB, (job_id,)).fetchone()
         return to_job(row, self._secrets), Lease(job_id, worker, token)
 
+    def hand_over(self, lease: Lease, handed_over: HandedOver) -> None:
+        handed = json.encode(handed_over).decode()
+        with self._database.timed(durable=True, own_rows=True) as (connection, at):
+            _update_under_lease(
+                connection,
+                "UPDATE build_jobs SET worker = '', stage = :stage, handed_over = :handed, not_before = :at",
+                lease,
+                {"stage": Stage.SIGNING_IMAGES, "handed": handed, "at": at},
+            )
+
+    def claim_unsigned(self, worker: str, *, key: str, lease_for: timedelta) -> tuple[Job, Lease] | None:
+        with self._database.reading() as connection:
+            if connection.execute(f"SELECT 1 FROM build_jobs WHERE {_WAITS_FOR_KEY}").fetchone() is None:
+                return None
+        with self._database.timed() as (connection, at):
+            given = {"worker": worker, "node": worker.rpartition("/")[0], "key": key}
+            times = {"now": at, "until": at + span_micros(lease_for)}
+            row = connection.execute(_CLAIM_UNSIGNED, {**given, **times}).fetchone()
+            if row is None:
+                return None
+            job_id, token = row
+            row = connection.execute(_JOB, (job_id,)).fetchone()
+        return to_job(row, self._secrets), Lease(job_id, worker, token)
+
     def renew(self, lease: Lease, *, lease_for: timedelta) -> None:
         with self._database.timed(own_rows=True) as (connection, at):
             values = {"until": at + span_micros(lease_for)}
@@ -326,18 +359,27 @@ class SqlJobQueue:
 
         self._database.repeated(finish, own_rows=True)
 
-    def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: timedelta = timedelta(0),
+        retry: str = "",
+        from_start: bool = False,
+    ) -> None:
         with self._database.timed() as (connection, at):
             history = None  # as it is
             row = connection.execute(
-                f"SELECT history, started_at, stage FROM build_jobs WHERE {_LEASED}", asdict(lease)
+                f"SELECT history, started_at, stage, handed_over FROM build_jobs WHERE {_LEASED}",
+                asdict(lease),
             ).fetchone()
+            is_built = row is not None and row[3] is not None and not from_start
             if retry and row is not None:
-                before, started_at, stage = row
+                before, started_at, stage, _ = row
                 history = _with_attempt(before, started_at, stage, retry, at)
             _update_under_lease(
                 connection,
-                f"{RESET_TO_PENDING}, not_before = :not_before, retries = retries + :retry,"
+                f"{_GIVE_BACK[is_built]}, not_before = :not_before, retries = retries + :retry,"
                 " history = coalesce(:history, history)",
                 lease,
                 {"not_before": at + span_micros(delay), "retry": int(bool(retry)), "history": history},
@@ -358,21 +400,21 @@ class SqlJobQueue:
         gave_up: list[Job] = []
         with self._database.timed(durable=True, polled=True) as (connection, at):
             lapsed = connection.execute(
-                "SELECT id, worker, lease_token, stage, attempts, started_at, history FROM build_jobs"
-                " WHERE state = 'building'"
+                "SELECT id, worker, lease_token, stage, attempts, started_at, history, handed_over"
+                " FROM build_jobs WHERE state = 'building' AND worker <> ''"
                 " AND (lease_until < :now OR substr(worker, 1, length(:prefix)) = :prefix)"
                 # What is being finished at this moment is not lost.
                 " /*postgresql FOR UPDATE SKIP LOCKED*/",
                 {"now": at, "prefix": None if worker is None else f"{worker}/"},
             ).fetchall()
-            for job_id, holder, token, stage, attempts, started_at, history in lapsed:
+            for job_id, holder, token, stage, attempts, started_at, history, handed_over in lapsed:
                 lease = Lease(job_id, holder, token)
                 counted = attempts + (stage in CONTAINER_STAGES)
                 tried = _with_attempt(history, started_at, stage, "its worker was lost", at)
                 ends = counted >= MAX_ATTEMPTS
                 _update_under_lease(
                     connection,
-                    f"{'UPDATE build_jobs SET' if ends else f'{RESET_TO_PENDING},'}"
+                    f"{'UPDATE build_jobs SET' if ends else f'{_GIVE_BACK[handed_over is not None]},'}"
                     " attempts = :attempts, history = :history",
                     lease,
                     {"attempts": counted, "history": tried},

@@ -15,7 +15,7 @@ from msgspec import Struct
 from asu_builder.database import statistics
 from asu_builder.database.clock import DOWNTIME
 from asu_builder.database.dialect import Connection, SqlDatabase
-from asu_builder.database.rows import FINAL, REQUEST, span_micros
+from asu_builder.database.rows import FINAL, HANDED_OVER, REQUEST, span_micros
 from asu_builder.database.secrets import has_secrets, without_secrets
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.errors import Unavailable
@@ -229,6 +229,16 @@ class SqlRetention:
         with self._database.reading() as connection:
             row = connection.execute(_NEWEST_RESULT, (request_hash,)).fetchone()
         return _FILES.decode(row[0]).files if row else None
+
+    def names_handed_over(self, request_hash: str, folder: str) -> bool:
+        """Whether a building job of this hash names these files, which were handed over to be signed."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT handed_over FROM build_jobs WHERE request_hash = ? AND state = 'building'"
+                " AND handed_over IS NOT NULL",
+                (request_hash,),
+            ).fetchone()
+        return row is not None and HANDED_OVER.decode(row[0]).folder == folder
 
     def has_results(self) -> bool:
         """Whether any completed job is left, expired or not; then files of it lie in the store."""

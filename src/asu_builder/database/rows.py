@@ -12,6 +12,7 @@ from asu_builder.domain.job import (
     Attempt,
     BuildFailure,
     BuildResult,
+    HandedOver,
     Job,
     JobState,
     Priority,
@@ -25,14 +26,15 @@ _COLUMNS = """
     job.finished_at, job.reason, request.sealed, job.edition, job.errata, job.rules
 """
 SELECT_JOB = f"""
-    SELECT {_COLUMNS}, result.completed, result.document, secret.secrets_key, secret.wrapped, secret.sealed
+    SELECT {_COLUMNS}, result.completed, result.document, secret.secrets_key, secret.wrapped, secret.sealed,
+           job.handed_over
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
       LEFT JOIN build_results AS result ON result.job_id = job.id
       LEFT JOIN build_secrets AS secret ON request.sealed AND secret.request_hash = job.request_hash
 """
 SELECT_WITHOUT_OUTCOME = f"""
-    SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL
+    SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL, job.handed_over
       FROM build_jobs AS job
       JOIN build_requests AS request ON request.request_hash = job.request_hash
 """
@@ -50,6 +52,7 @@ _OUTCOMES: tuple[msgspec.json.Decoder[BuildFailure], msgspec.json.Decoder[BuildR
     msgspec.json.Decoder(BuildResult),
 )
 """By whether the job completed."""
+HANDED_OVER = msgspec.json.Decoder(HandedOver)
 
 
 def to_micros(at: datetime) -> int:
@@ -99,4 +102,5 @@ def to_job(row: Sequence[Any], secrets: Secrets | None = None) -> Job:
         outcome=_OUTCOMES[row[20]].decode(row[21]) if row[21] is not None else None,
         withheld=withheld,
         terms=Terms(row[17], row[18], row[19]),
+        handed_over=HANDED_OVER.decode(row[25]) if row[25] is not None and row[3] == "building" else None,
     )

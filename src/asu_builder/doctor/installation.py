@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from asu_builder.app.adapters import open_attestation, open_secrets, open_signing
+from asu_builder.app.keys import open_attestation, open_secrets, open_signing
 from asu_builder.database.schema import DAMAGE, known_schema, open_header, result_code
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.errors import AsuError, SigningUnavailable

@@ -181,6 +181,12 @@ class SigningUnavailable(Unavailable):
     public_sentence = "This server cannot sign images now. Try again later."
 
 
+class HandedOverGone(Unavailable):
+    """What was handed over to be signed is not in the store any more, or not as it was; it is built again."""
+
+    public_sentence = "The images were lost before they were signed. Try again later."
+
+
 class SecretsUnavailable(Unavailable):
     """The script and keys of a request cannot be decrypted; an operator must put the key back."""
 

@@ -189,6 +189,17 @@ class BuildFailure(Struct, frozen=True):
 Outcome = BuildResult | BuildFailure
 
 
+class HandedOver(Struct, frozen=True):
+    """Where the images of a job wait for a process that has the keys to sign them."""
+
+    folder: str
+    """As the store named it."""
+    key: str
+    """The name of the key that has to sign; "" where any may."""
+    seconds: float
+    """How long the build took until then."""
+
+
 class Job(Struct, frozen=True):
     """One job as the queue knows it. Times are aware and in UTC."""
 
@@ -220,6 +231,8 @@ class Job(Struct, frozen=True):
     terms: Terms = Terms()
     withheld: AsuError | None = None
     """Why script and keys of its request cannot be read; the request has digests in their place then."""
+    handed_over: HandedOver | None = None
+    """Where its images wait for a signature, of a building job that has been built."""
 
     @property
     def whole_request(self) -> BuildRequest:

@@ -44,6 +44,10 @@ class Built(Struct, frozen=True):
     """Whether the container image carried the ImageBuilder; else the build downloaded it."""
     packages: Sequence[str]
     """As make was told them."""
+    program: str = ""
+    """The version of the program that built; "" for the one that states it."""
+    upstream_url: str = ""
+    """Where that one read package indexes; "" likewise."""
 
 
 def render_statement(

@@ -12,6 +12,7 @@ from asu_builder.domain.job import (
     DurationTally,
     Entry,
     EventKind,
+    HandedOver,
     IdlePolicy,
     Job,
     JobFilter,
@@ -124,10 +125,31 @@ class JobQueue(Protocol):
     def finish(self, lease: Lease, outcome: Outcome, retention: Retention) -> None:
         """Completes or fails the job; durable when this returns."""
 
-    def release(self, lease: Lease, *, delay: timedelta = timedelta(0), retry: str = "") -> None:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        delay: timedelta = timedelta(0),
+        retry: str = "",
+        from_start: bool = False,
+    ) -> None:
         """Gives the job back to the queue, claimable after `delay`, at its old place.
 
         Giving back is never an attempt; `retry` says how the infrastructure failed it, and counts as a retry.
+        One whose images were handed over waits for a signature again, unless it is built `from_start`.
+        """
+
+    def hand_over(self, lease: Lease, handed_over: HandedOver) -> None:
+        """Leaves a job that was built to who has the keys; the lease is void, and no attempt is counted.
+
+        Durable when this returns. It stays in the stage *signing images*, and lapses only as a job that waits
+        does: when no client polls it.
+        """
+
+    def claim_unsigned(self, worker: str, *, key: str, lease_for: timedelta) -> tuple[Job, Lease] | None:
+        """Takes a job whose images wait for a signature by this key, the oldest first; None without one.
+
+        A job whose holder is lost waits again; that counts as an attempt.
         """
 
     def wait(self, timeout: timedelta) -> None:

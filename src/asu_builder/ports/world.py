@@ -164,6 +164,20 @@ class Store(Protocol):
         to no completed job (expired, or left by a crash before *completed*) and are taken away.
         """
 
+    def hand_over(self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = ...) -> str:
+        """Keeps the files of a scratch directory, durably, for another process; what names them.
+
+        They are not published. A sweep removes them an hour later if no building job names them.
+        """
+
+    def take_over(
+        self, request_hash: str, folder: str, into: Path, *, require_time: Callable[[], None] = ...
+    ) -> None:
+        """Copies what was handed over to an empty directory. Raises `HandedOverGone` if it is not there."""
+
+    def discard(self, request_hash: str, folder: str) -> None:
+        """Removes what was handed over, and is done too if it is not there."""
+
     def scratch(self) -> AbstractContextManager[Path]:
         """A fresh directory on a disk of this host, gone later; raises as `require_root`."""
 
@@ -214,7 +228,10 @@ class Store(Protocol):
         """
 
     def sweep(self) -> int:
-        """Removes scratch directories that no living process holds, and removed files; how many."""
+        """Removes scratch directories that no living process holds, removed files, and what was handed over.
+
+        Of the last what no job names. Returns how many.
+        """
 
     def check(self) -> CheckResult:
         """Whether images can be written now."""

@@ -5,7 +5,7 @@ the operator.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -123,6 +123,23 @@ class Bucket:
         # One that is there came with a request whose answer was lost.
         with self._errors(), suppress(_library().exceptions.AlreadyExistsError):
             put(body, mode="create")
+
+    def download(self, found: Found, path: Path, *, require_time: Callable[[], None]) -> bool:
+        """Writes an object of a listing to a file; False where it is not there any more.
+
+        `require_time` is called between pieces of 8 MiB.
+        """
+        with path.open("wb") as file:
+            for start in range(0, found.size, _WHOLE_BELOW):
+                require_time()
+                end = min(start + _WHOLE_BELOW, found.size)
+                with self._errors():
+                    try:
+                        piece = _library().get_range(self._write(), found.key, start=start, end=end)
+                    except FileNotFoundError:
+                        return False
+                file.write(memoryview(piece))
+        return True
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects, and is done too if there are none."""

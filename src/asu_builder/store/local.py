@@ -111,12 +111,15 @@ class LocalStore:
         installation: str,
         floor: int = 512 << 20,
         expects_results: Callable[[], bool] = lambda: False,
+        names_handed_over: Callable[[str, str], bool] = lambda request_hash, folder: False,
     ) -> None:
         """`installation` is the name that the store and published directories are marked with.
 
         `floor` is how many bytes of disk must be free before new builds may be taken.
         `expects_results` tells whether results are known that must lie here; see `Marks`.
+        `names_handed_over` tells whether a job names files that were handed over.
         """
+        self._names_handed_over = names_handed_over
         self._root = root
         self._scratch = ScratchSpace(root, floor=floor)
         self._marks = Marks(root, installation=installation, expects_results=expects_results)
@@ -151,6 +154,19 @@ class LocalStore:
             sync(self._root)
         shutil.rmtree(former, ignore_errors=True)
         return Published(size)
+
+    def hand_over(
+        self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = lambda: None
+    ) -> str:
+        return self._scratch.hand_over(request_hash, scratch)
+
+    def take_over(
+        self, request_hash: str, folder: str, into: Path, *, require_time: Callable[[], None] = lambda: None
+    ) -> None:
+        self._scratch.take_over(request_hash, folder, into)
+
+    def discard(self, request_hash: str, folder: str) -> None:
+        self._scratch.discard(request_hash, folder)
 
     def locate(self, request_hash: str, name: str) -> Path | None:
         if not (REQUEST_HASH.fullmatch(request_hash) and _NAME.fullmatch(name)):
@@ -230,7 +246,8 @@ class LocalStore:
         return self._scratch.room()
 
     def sweep(self) -> int:
-        return self._scratch.sweep()
+        with disk_errors("The store cannot be swept"):
+            return self._scratch.sweep() + self._scratch.sweep_unsigned(self._names_handed_over)
 
     def check(self) -> CheckResult:
         try:

@@ -17,16 +17,18 @@ from pathlib import Path
 from msgspec import Struct
 
 from asu_builder.domain.addresses import attachment
-from asu_builder.domain.errors import BuildNotFound, StoreUnavailable, Unavailable
+from asu_builder.domain.errors import BuildNotFound, HandedOverGone, StoreUnavailable, Unavailable
 from asu_builder.domain.health import Breaker, CheckResult, worst
 from asu_builder.domain.job import Published, StoredFiles
 from asu_builder.domain.request import REQUEST_HASH
 from asu_builder.ports import RemoteFile
-from asu_builder.store.bucket import SIGNED_FOR, Bucket, NoBucket
-from asu_builder.store.scratch import ScratchSpace
+from asu_builder.store.bucket import SIGNED_FOR, Bucket, Found, NoBucket
+from asu_builder.store.scratch import HANDED_OVER, UNNAMED_FOR, ScratchSpace
 
 _MARK = ".store-of-"
 _REMOVED = ".removed"
+_UNSIGNED = ".unsigned"
+"""Where files lie that another process is to sign, as `<hash>/<folder>/<name>`."""
 _PROBE = ".probe-of-"
 _CLOCKS_DIFFER = timedelta(minutes=15)
 """At most, between this machine and the bucket: S3 refuses requests that are farther off."""
@@ -83,12 +85,14 @@ class ObjectStore:
         named: Callable[[str], StoredFiles | None],
         expects_results: Callable[[], bool],
         longest_build: timedelta,
+        names_handed_over: Callable[[str, str], bool] = lambda request_hash, folder: False,
         outlives: timedelta = SIGNED_FOR,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`named` tells which files the newest result of a hash names.
 
         `expects_results` tells whether any result was ever put into the store and is not forgotten.
+        `names_handed_over` tells whether a job names files that were handed over.
         Removed files stay for `outlives`, and longer than the longest build. `clock` counts seconds.
         """
         self._bucket = bucket
@@ -98,6 +102,7 @@ class ObjectStore:
         self._ours = f"{installation}."
         self._named = named
         self._expects_results = expects_results
+        self._names_handed_over = names_handed_over
         self._stays = max(outlives, longest_build) + _CLOCKS_DIFFER if outlives else timedelta(0)
         self._clock = clock
         self._missing = ""
@@ -144,6 +149,30 @@ class ObjectStore:
         self._write_at = self._clock() + _WRITTEN_SECONDS
         now = datetime.now(UTC).replace(microsecond=0)
         return Published(sum(sizes.values()), StoredFiles(folder, sizes, now))
+
+    def hand_over(
+        self, request_hash: str, scratch: Path, *, require_time: Callable[[], None] = lambda: None
+    ) -> str:
+        self.require_root()
+        folder = os.urandom(8).hex()
+        for path in sorted(scratch.iterdir()):
+            require_time()
+            self._bucket.upload(f"{_UNSIGNED}/{request_hash}/{folder}/{path.name}", path, attributes={})
+        return folder
+
+    def take_over(
+        self, request_hash: str, folder: str, into: Path, *, require_time: Callable[[], None] = lambda: None
+    ) -> None:
+        found = list(self._handed_over(request_hash, folder))
+        if not found:
+            raise HandedOverGone("What was handed over to be signed is not in the bucket.")
+        for entry in found:
+            path = into / entry.key.rpartition("/")[2]
+            if not self._bucket.download(entry, path, require_time=require_time):
+                raise HandedOverGone("What was handed over to be signed has just been removed.")
+
+    def discard(self, request_hash: str, folder: str) -> None:
+        self._bucket.delete([entry.key for entry in self._handed_over(request_hash, folder)])
 
     def locate(self, request_hash: str, name: str) -> RemoteFile | None:
         files = self._named(request_hash) if REQUEST_HASH.fullmatch(request_hash) else None
@@ -265,7 +294,7 @@ class ObjectStore:
                 self._bucket.delete([entry.key for entry in self._bucket.list(f"{request_hash}/{folder}")])
                 swept += 1
             self._bucket.delete([noted.key])
-        return swept
+        return swept + self._sweep_unsigned()
 
     def check(self) -> CheckResult:
         return worst([self._check_bucket(), self._scratch.check()])
@@ -282,6 +311,22 @@ class ObjectStore:
             return CheckResult("error", str(error))
         self._breaker.worked()
         return CheckResult("ok", f"Images can be stored in {self._bucket.url}.")
+
+    def _handed_over(self, request_hash: str, folder: str) -> Iterator[Found]:
+        if HANDED_OVER.fullmatch(folder):
+            yield from self._bucket.list(f"{_UNSIGNED}/{request_hash}/{folder}")
+
+    def _sweep_unsigned(self) -> int:
+        before = datetime.now(UTC) - UNNAMED_FOR - _CLOCKS_DIFFER
+        old = {
+            (parts[1], parts[2])
+            for entry in self._bucket.list(_UNSIGNED)
+            if len(parts := entry.key.split("/")) == 4 and entry.modified_at < before
+        }
+        unnamed = [names for names in sorted(old) if not self._names_handed_over(*names)]
+        for names in unnamed:
+            self.discard(*names)
+        return len(unnamed)
 
     def _folders(self, request_hash: str) -> list[str]:
         """What this installation has written under a hash and not removed."""

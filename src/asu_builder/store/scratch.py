@@ -4,16 +4,24 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
-from asu_builder.domain.errors import StoreFull, StoreUnavailable, Unavailable
+from asu_builder.domain.errors import HandedOverGone, StoreFull, StoreUnavailable, Unavailable
 from asu_builder.domain.health import CheckResult
-from asu_builder.files import DISK_FULL, in_the_way, is_abandoned, locked, opened
+from asu_builder.files import DISK_FULL, in_the_way, is_abandoned, locked, opened, sync
 
 _STAGING = ".staging"
 _PREFIX = ".scratch-"
+_UNSIGNED = ".unsigned-"
+HANDED_OVER = re.compile(r"[0-9a-f]{16}")
+"""What files are called that were handed over; nothing else is looked for."""
+UNNAMED_FOR = timedelta(hours=1)
+"""How long files may lie there that no job names: each is named a moment after it was written."""
 _DISK = (*DISK_FULL, errno.EIO, errno.EROFS)
 
 
@@ -60,6 +68,53 @@ class ScratchSpace:
         """What no other scratch directory is called; a sweep takes what has such a name and no lock."""
         place = self._staging if self._staging.is_dir() else self._root
         return place / f"{_PREFIX}{os.urandom(8).hex()}"
+
+    def hand_over(self, request_hash: str, directory: Path) -> str:
+        """Keeps a directory in one step, durably; what it is called from then on."""
+        folder = os.urandom(8).hex()
+        with disk_errors("Images could not be handed over"):
+            for entry in directory.iterdir():
+                sync(entry)
+            sync(directory)
+            path = self._unsigned(request_hash, folder)
+            directory.rename(path)
+            os.utime(path)
+            sync(path.parent)
+        return folder
+
+    def take_over(self, request_hash: str, folder: str, into: Path) -> None:
+        """Copies what was handed over. Raises `HandedOverGone`."""
+        path = self._unsigned(request_hash, folder)
+        with disk_errors("Images cannot be signed"):
+            if not (HANDED_OVER.fullmatch(folder) and path.is_dir()):
+                raise HandedOverGone("What was handed over to be signed is not in this store.")
+            try:
+                for entry in path.iterdir():
+                    shutil.copyfile(entry, into / entry.name, follow_symlinks=False)
+            except FileNotFoundError as error:
+                raise HandedOverGone("What was handed over to be signed has just been removed.") from error
+
+    def discard(self, request_hash: str, folder: str) -> None:
+        """Removes what was handed over, if it is there."""
+        if HANDED_OVER.fullmatch(folder):
+            shutil.rmtree(self._unsigned(request_hash, folder), ignore_errors=True)
+
+    def sweep_unsigned(self, is_named: Callable[[str, str], bool]) -> int:
+        """Removes what was handed over a while ago and is named by no job any more; how many."""
+        swept = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._staging) as entries:
+            for entry in entries:
+                request_hash, _, folder = entry.name.removeprefix(_UNSIGNED).partition(".")
+                if not entry.name.startswith(_UNSIGNED):
+                    continue
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if abs(age) > UNNAMED_FOR.total_seconds() and not is_named(request_hash, folder):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                    swept += 1
+        return swept
+
+    def _unsigned(self, request_hash: str, folder: str) -> Path:
+        return self._staging / f"{_UNSIGNED}{request_hash}.{folder}"
 
     def room(self) -> int:
         """Bytes of free disk above the floor."""

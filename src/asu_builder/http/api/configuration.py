@@ -179,7 +179,8 @@ MEANINGS: Mapping[str, str] = {
     ),
     "signing_public_key": (
         "The path of the public key of the program of `exec:`; with `file:` none is given. In place of "
-        "`signing_key` it is for processes that only answer, on hosts without the key."
+        "`signing_key` it is for processes on hosts without the key: those that answer, and those that build "
+        "and hand over what they have built."
     ),
     "signing_certificate": (
         "The path of a certificate of this key, a ucert file, that is put into images before the signature. "
@@ -210,7 +211,8 @@ MEANINGS: Mapping[str, str] = {
     ),
     "provenance_public_key": (
         "The path of the public key (PEM) of the program of `exec:`; with `file:` none is given. In place "
-        "of `provenance_key` it is for processes that only answer, on hosts without the key."
+        "of `provenance_key` it is for processes on hosts without the key: those that answer, and those that "
+        "build and hand over what they have built."
     ),
     "provenance_builder": (
         "The address by which everybody knows this server, such as `https://asu.example.org`: statements "
