@@ -19,6 +19,7 @@ from bench import (
     kept,
     load,
     mixed,
+    package_cache,
     pages,
     polls,
     positions,
@@ -139,7 +140,9 @@ _LONG: dict[str, Callable[[argparse.Namespace], Iterable[Figure]]] = {
     "soak": lambda options: soak.soaking(builds=options.builds or soak.FAKED),
     "soak-podman": lambda options: soak.soaking_in_podman(builds=options.builds or soak.REAL),
     "builds": lambda options: chain(
-        builds.building(rounds=options.rounds), builds.building_in_podman(rounds=options.rounds)
+        builds.building(rounds=options.rounds),
+        builds.building_in_podman(rounds=options.rounds),
+        package_cache.building_again(rounds=options.rounds),
     ),
     "hostile": lambda options: chain(hanging.asking_upstream(), hostile.attacking()),
     "pages": lambda options: pages.paging(rounds=options.rounds, finished_jobs=options.finished_jobs),

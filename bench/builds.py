@@ -207,16 +207,16 @@ class _Found(NamedTuple):
 def _measured(root: Path, upstream: str, chosen: Mapping[str, object], rounds: int) -> _Found:
     """Builds in one pass, and three bare calls after each in the same runtime."""
     found = _Found([], [], [], [], [])
-    with _serving(root, upstream, chosen) as (port, watches):
+    with serving(root, upstream, chosen) as (port, watches):
         # The first build teaches what its ImageBuilder brings along.
         for name in ("learning", "warming-up"):
-            _build(port, name)
+            build(port, defaults=name)
         (watch,) = watches
         for number in range(rounds):
             watch.making, watch.calls = 0.0, 0
             posted = time.time()
-            _build(port, f"round-{number}")
-            finished = _finished_at(root)
+            build(port, defaults=f"round-{number}")
+            finished = finished_at(root)
             if watch.calls != 1:
                 raise SystemExit(f"a build made {watch.calls} calls")
             found.told.append((time.time() - finished) * 1e3)
@@ -245,7 +245,7 @@ def _three_calls(runtime: Stopwatch, output: Path) -> float:
     return time.perf_counter() - since
 
 
-def _finished_at(root: Path) -> float:
+def finished_at(root: Path) -> float:
     """When the latest build was written down as done."""
     with closing(sqlite3.connect(f"file:{_database(root)}?mode=ro", uri=True)) as connection:
         ((finished,),) = connection.execute("SELECT max(finished_at) FROM build_jobs")
@@ -257,9 +257,7 @@ def _database(root: Path) -> Path:
 
 
 @contextmanager
-def _serving(
-    root: Path, upstream: str, chosen: Mapping[str, object]
-) -> Iterator[tuple[int, list[Stopwatch]]]:
+def serving(root: Path, upstream: str, chosen: Mapping[str, object]) -> Iterator[tuple[int, list[Stopwatch]]]:
     """The port of a service, and the runtime that it makes for its first build."""
     watches: list[Stopwatch] = []
 
@@ -289,15 +287,15 @@ def _serving(
         thread.join()
 
 
-def ask_for_build(port: int, script: str) -> tuple[int, dict[str, str]]:
-    """Asks for a build, which the script makes another one each time; the answer."""
-    request = {"version": VERSION, "target": TARGET, "profile": _PROFILE, "defaults": script}
+def ask_for_build(port: int, **fields: object) -> tuple[int, dict[str, str]]:
+    """Asks for a build, which its fields make another one each time; the answer."""
+    request = {"version": VERSION, "target": TARGET, "profile": _PROFILE, **fields}
     return _call(port, "POST", "/api/v1/build", json.dumps(request))
 
 
-def _build(port: int, script: str) -> None:
+def build(port: int, **fields: object) -> None:
     """One build to its end."""
-    status, document = ask_for_build(port, script)
+    status, document = ask_for_build(port, **fields)
     path = f"/api/v1/build/{document['request_hash']}"
     while status == 202:
         time.sleep(_SOON)

@@ -103,7 +103,7 @@ class _Rounds:
 def _asked(port: int, script: str) -> str:
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        status, document = ask_for_build(port, script)
+        status, document = ask_for_build(port, defaults=script)
         if status == 202:
             return document["request_hash"]
         time.sleep(0.2)  # upstream was never asked before

@@ -1,5 +1,6 @@
 """Writes indexes of apk for tests, by the layout alone: facts on the preflight, §4."""
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,45 @@ class Payload:
         struct.pack_into("<I", self.data, 4, root)
         block = struct.pack("<I", len(self.data) + 4) + self.data
         return b"ADB.indx" + block + bytes(-len(block) % 8) + struct.pack("<I", 1 << 30 | 12) + bytes(8)
+
+
+def block(kind: int, content: bytes, *, extended: bool = False) -> bytes:
+    """A block of a file: 0 values, 1 a signature, 2 the content of a file."""
+    if extended:
+        head = struct.pack("<IIQ", 3 << 30 | kind, 0, len(content) + 16)
+    else:
+        head = struct.pack("<I", kind << 30 | len(content) + 4)
+    return head + content + bytes(-len(head + content) % 8)
+
+
+def package_metadata(
+    folders: Mapping[str, Mapping[str, bytes]], name: str = "vim", *, digest: int = 32
+) -> bytes:
+    """The values in a package file: what it is, and size and SHA-256 of each file, cut to so many bytes."""
+    payload = Payload()
+    listed = [
+        [
+            folder,
+            None,
+            [
+                [file, None, len(content), 1_700_000_000, hashlib.sha256(content).digest()[:digest]]
+                for file, content in files.items()
+            ],
+        ]
+        for folder, files in folders.items()
+    ]
+    struct.pack_into("<I", payload.data, 4, payload.add([[name, "9.1-r1"], listed]))
+    return bytes(payload.data)
+
+
+def package_file(metadata: bytes, folders: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """A package of apk 3, not packed: metadata, a signature, and the content of all files that have one."""
+    blocks = [block(0, metadata), block(1, bytes(82))]
+    for place, files in enumerate(folders.values(), 1):
+        for number, content in enumerate(files.values(), 1):
+            if content:
+                blocks.append(block(2, struct.pack("<II", place, number) + content))
+    return b"ADB.pckg" + b"".join(blocks)
 
 
 def package(**fields: Value) -> Sequence[Value]:

@@ -128,6 +128,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "domain.diagnosis.repository_problems": diagnosis.repository_problems,
     "domain.diagnosis.undelivered_packages": diagnosis.undelivered_packages,
     "domain.diagnosis.is_disk_full": diagnosis.is_disk_full,
+    "domain.diagnosis.refuses_a_file": diagnosis.refuses_a_file,
     "domain.diagnosis.is_lasting": diagnosis.is_lasting,
     "domain.diagnosis.blame_repository": lambda text: diagnosis.blame_repository(REQUEST, text),
     "domain.diagnosis.blame_feed": lambda text: diagnosis.blame_feed(REQUEST, text),

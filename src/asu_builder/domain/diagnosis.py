@@ -197,6 +197,17 @@ def _undelivered_package(line: str) -> tuple[str, str] | None:
     return (package, "it could not be fetched") if is_package else None
 
 
+_REFUSED_FILE = re.compile(
+    r"mismatch for package |[a-z0-9]{1,20}+ mismatch|Package \S{1,200}+ checksum"
+    r"|ADB integrity|ADB block|BAD signature|UNTRUSTED|Signature check failed"
+)
+
+
+def refuses_a_file(stderr: str) -> bool:
+    """Whether a package manager says that a file it was given is not what an index or a key vouches for."""
+    return _REFUSED_FILE.search(stderr) is not None
+
+
 def is_disk_full(stderr: str) -> bool:
     """Whether the machine that builds had no room left."""
     return "No space left on device" in stderr or "Disk quota exceeded" in stderr

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from asu_builder.domain.addresses import parse_address, plain_address
+from asu_builder.domain.diagnosis import refuses_a_file
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
 from asu_builder.domain.job import Traffic
 from asu_builder.engines.transfer import CappedFile
@@ -20,6 +21,8 @@ _PORT = 3128
 _PLACE = f"127.0.0.1:{_PORT}"
 _UNREACHED = "asu-builder: the proxy's socket cannot be reached:"
 _UNREACHED_CODE = 69
+_READ_BYTES = 256 << 10
+"""Of what a command wrote, from its end."""
 
 # It listens before the command runs, so the command never waits for it. One of an earlier command may still
 # be there. Python ignores SIGPIPE, which the command would inherit.
@@ -141,6 +144,10 @@ class WayOut:
                 why = said[len(_UNREACHED) :].partition("\n")[0].strip()
                 raise EngineUnavailable(not_usable(f"a container cannot use its socket ({why})"))
         self._is_proven = True
+        with stderr.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _READ_BYTES))
+            if refuses_a_file(file.read(_READ_BYTES).decode(errors="replace")):
+                self._channel.distrust()
         for sentence in self._channel.notes():
             stderr.write(f"Proxy: {sentence}\n".encode())
         self._channel.require()

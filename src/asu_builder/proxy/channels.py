@@ -23,7 +23,9 @@ from asu_builder.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_START = "import sys; sys.path[:] = sys.argv[2:]; from asu_builder.proxy.child import main; main()"
+_START = (
+    "import sys; sys.path[:] = sys.argv[2:]; from asu_builder.package_cache.build_files import serve; serve()"
+)
 _NAME = "asu-builder proxy"
 """What tells the process from others in a list of processes."""
 _PATIENCE = 30.0
@@ -64,6 +66,13 @@ class Channel:
     def notes(self) -> list[str]:
         """Sentences for the build's log that are new since the last call."""
         return self._process.take_notes(self._key)
+
+    def distrust(self) -> None:
+        """Has nothing kept of what the build has read: its package manager has refused some of it.
+
+        Raises `ProxyLost`.
+        """
+        self._process.ask("distrust", self._key)
 
     def require(self) -> None:
         """Passes where the proxy that has this socket still lives. Raises `ProxyLost`."""
@@ -161,6 +170,9 @@ class BuildProxy:
         plain = (parse_address(f"http://{host}") for host in settings.upstream_redirect_hosts)
         return {
             "directory": str(self.directory.absolute()),
+            "packages": str(settings.packages_directory),
+            "most_bytes": settings.package_cache_size,
+            "floor": settings.disk_floor,
             "private": [(address.host, address.port) for address in named if address],
             "redirects": [(address.host, address.port) for address in (*places, *plain) if address],
         }

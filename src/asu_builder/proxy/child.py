@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ class Service:
             self._open(key)
         elif order["do"] == "allow":
             self._jobs[key][0].allow(order["urls"])
+        elif order["do"] == "distrust":
+            if read := self._jobs[key][0].read:
+                read.drop()
         else:
             return self._close(key)
         return {}
@@ -241,8 +244,11 @@ def _send_error(client: socket.socket, status: int, sentence: str) -> None:
     client.sendall(head.encode() + body)
 
 
-def main() -> None:
-    """Obeys until standard input ends. The first line says where sockets lie and what builds may reach."""
+def main(choose: Callable[[Direct, Mapping[str, Any]], Fetcher]) -> None:
+    """Obeys until standard input ends. The first line says where sockets lie and what builds may reach.
+
+    `choose` makes what answers builds, of what fetches from servers and of the first line.
+    """
     threading.stack_size(_STACK)
     orders = os.fdopen(0, "rb", closefd=False)
     given = json.loads(orders.readline())
@@ -252,7 +258,7 @@ def main() -> None:
         proxies=read_proxies(os.environ),
     )
     direct = Direct(reach)
-    service = Service(Path(given["directory"]), direct)
+    service = Service(Path(given["directory"]), choose(direct, given))
     service.sweep()
     for line in orders:
         order = json.loads(line)

@@ -62,6 +62,13 @@ class Counts(Struct):
     """Requests that were answered without a server."""
 
 
+class Read(Protocol):
+    """What a build has read of files that are kept for others."""
+
+    def drop(self) -> None:
+        """Keeps none of it any longer: the build's package manager has refused some of it."""
+
+
 class Job(Struct):
     """One build, as the proxy knows it."""
 
@@ -73,6 +80,8 @@ class Job(Struct):
     traffic: Counts = field(default_factory=Counts)
     lock: Lock = field(default_factory=Lock)
     noted: dict[str, None] = field(default_factory=dict)
+    read: Read | None = None
+    """Whoever keeps files puts it here with the first one."""
 
     def allow(self, urls: Iterable[str]) -> None:
         """Adds addresses to what it may fetch from; one that cannot be read adds nothing."""

@@ -91,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     imagebuilder_base: str = ""
     build_network: str = "asu-build"
     proxy_directory: str = ""
+    package_cache_size: Size = Size(2 << 30)
     allow_unsandboxed: bool = False
     imagebuilder_path: str = ""
     max_pending_jobs: int = 200
@@ -173,6 +174,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Where the proxy of builds has its sockets: the engine must find them under the same path."""
         chosen = Path(self.proxy_directory).expanduser() if self.proxy_directory else None
         return (chosen or self.database_path.parent / "proxy").absolute()
+
+    @property
+    def packages_directory(self) -> Path:
+        """Where the proxy of builds keeps packages for the next ones."""
+        return (self.database_path.parent / "packages").absolute()
 
     @property
     def announced_upstream_url(self) -> str:

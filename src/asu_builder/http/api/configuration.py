@@ -83,6 +83,10 @@ MEANINGS: Mapping[str, str] = {
         "Where the proxy of builds has its sockets. The container engine must see it under the same "
         "path. Empty: `proxy` beside the database."
     ),
+    "package_cache_size": (
+        "How much the proxy of builds keeps of packages and their indexes for the next builds, in `packages` "
+        "beside the database; the longest unused go first. `0`: nothing."
+    ),
     "allow_unsandboxed": (
         "Lets the local runtime build without bubblewrap if that does not work. Only for a machine that "
         "no one else can reach."

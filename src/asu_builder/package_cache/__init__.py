@@ -1,0 +1,1 @@
+"""Packages that were fetched once, for all builds: what lies behind the proxy of builds."""
