@@ -111,6 +111,9 @@ def test_the_form_begins_with_luci_and_adds_a_group_with_one_click(window: Open)
     expect(page.get_by_role("link", name="OpenWrt's page of this device")).to_have_attribute(
         "href", re.compile("q=Acme%20Widget%205")
     )
+    # What is said of a list at once does not stand in for its preview.
+    seen.open(f"{FORM}&packages=htop&diff_packages=1")
+    expect(page.locator('[data-preview="added"]')).to_contain_text("htop")
     page.add_script_tag(url="/firmware-selector/config.js")
     assert page.evaluate("config.asu_url === location.origin && config.versions.length > 1")
 

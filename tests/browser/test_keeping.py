@@ -82,7 +82,7 @@ def test_a_notification_tells_when_a_build_is_done(window: Open) -> None:
     page = seen.open(f"{FORM}&packages=sample-slow+htop&diff_packages=0").page
     page.locator("#submit").click()
     page.get_by_label("Tell me when it is done").check()
-    page.wait_for_function("told.length === 1")
+    page.wait_for_function("() => told.length === 1")
     assert "Acme Widget 5" in page.evaluate("told[0]")
     expect(page.get_by_label("Tell me when it is done")).to_be_hidden()
 
@@ -122,7 +122,7 @@ def test_a_hundred_and_fifty_packages_are_usable_on_a_phone(window: Open) -> Non
     names = [f"kmod-sample-package-{number:03}" for number in range(150)]
     page.locator("#packages").fill(" ".join(names))
     expect(page.locator("#all-packages")).to_be_visible()
-    page.wait_for_function("location.search.includes('kmod-sample-package-149')")
+    page.wait_for_function("() => location.search.includes('kmod-sample-package-149')")
     assert len(page.url) < 8192
     expect(page.locator("#submit")).to_be_in_viewport()
     page.reload()

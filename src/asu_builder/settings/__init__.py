@@ -65,7 +65,10 @@ _SUGGESTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _LINKS: Mapping[str, str] = MappingProxyType(
-    {"OpenWrt's page of this device": "https://openwrt.org/start?do=search&id=toh&q={title}%20%40toh"}
+    {
+        "OpenWrt's page of this device": "https://openwrt.org/start?do=search&id=toh&q={title}%20%40toh",
+        "Release notes": "https://openwrt.org/releases/{branch}/notes-{version}",
+    }
 )
 
 

@@ -249,7 +249,8 @@ MEANINGS: Mapping[str, str] = {
     "form_defaults": "The first-boot script that the form begins with. Needs `allow_defaults`.",
     "form_links": (
         "Links about a device, in the form and beside its images: name → address. May contain `{title}`, "
-        "`{version}`, `{branch}`, `{target}`, `{subtarget}`, `{profile}`."
+        "`{version}`, `{branch}`, `{target}`, `{subtarget}`, `{profile}`; one with `{version}` is left out "
+        "for snapshots."
     ),
     "form_for": (
         "The same for some devices only: a branch, version, target or profile → `packages`, `suggestions`, "

@@ -30,6 +30,7 @@ WEB_INTERFACE = "luci"
 BUILT_IN_NAMES = (
     *(marked("WireGuard VPN"), marked("Ad blocking"), marked("USB storage"), marked("Less lag (SQM)")),
     *(marked("Dynamic DNS"), marked("Statistics"), marked("OpenWrt's page of this device")),
+    marked("Release notes"),
 )
 """Of the groups and links that the settings begin with: these are translated."""
 
@@ -100,7 +101,12 @@ def make_offer(
         repositories="\n".join(lines),
         repository_keys=settings.form_repository_keys if lines else "",
         defaults=defaults if settings.allow_defaults else "",
-        links=tuple((title, _filled(url, places_of_links)) for title, url in links.items() if url),
+        links=tuple(
+            (title, _filled(url, places_of_links))
+            for title, url in links.items()
+            # No notes are written on what changes every day.
+            if url and not (release.moving and "{version}" in url)
+        ),
     )
 
 

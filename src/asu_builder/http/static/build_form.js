@@ -258,4 +258,4 @@ if (text.getAttribute("aria-invalid")) {
   adder.setAttribute("aria-describedby", "wrong");
   adder.focus();
 }
-if (!preview.querySelector("[data-preview]")) loadPreview();
+if (!preview.querySelector('[data-preview="added"]')) loadPreview();

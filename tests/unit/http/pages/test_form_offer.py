@@ -53,6 +53,14 @@ def test_the_names_that_the_settings_begin_with_are_translated() -> None:
     assert set(BUILT_IN_NAMES) == {*settings.form_suggestions, *settings.form_links}
 
 
+def test_a_release_has_notes_and_a_snapshot_none() -> None:
+    told = [
+        dict(make_offer(Settings(), DEVICE, Branches().release(version)).links).get("Release notes")
+        for version in ("24.10.5", "24.10-SNAPSHOT", "SNAPSHOT")
+    ]
+    assert told == ["https://openwrt.org/releases/24.10/notes-24.10.5", None, None]
+
+
 def test_a_value_in_a_link_leads_nowhere_else() -> None:
     device = DescribedDevice("A/B & C?#", "x/y", "p", (), (), ())
     settings = Settings(form_links={"Wiki": "https://wiki.example.org/?q={title}"})
