@@ -1,6 +1,8 @@
 """The processes on one database: who they are, and which of them has the lead."""
 
+import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -145,11 +147,14 @@ def machine_of(folder: Path) -> str:
     path = folder / "machine"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("x", encoding="ascii") as file:
+        if not path.exists():
+            # Under its name only when it is whole: another process may read it at any moment.
+            with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=folder, prefix="machine-") as file:
                 file.write(os.urandom(16).hex())
-        except FileExistsError:
-            pass
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)  # root may make it for a command beside the service
+                with contextlib.suppress(FileExistsError):
+                    os.link(file.name, path)
         return path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise Unavailable(f"{path} cannot be written: {error.strerror}") from error

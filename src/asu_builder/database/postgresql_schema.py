@@ -131,6 +131,18 @@ _REMEDIES = (
     ("starting up", "Wait until the server takes connections."),
     ("shutting down", "Wait until the server takes connections."),
     ("permission denied", "Let this user own the schema, or the database."),
+    *(
+        (words, "Start the server or mend the way to it; if it is elsewhere, correct database_url.")
+        for words in (
+            "refused",
+            "timeout",
+            "timed out",
+            "closed the connection",
+            "No such file",
+            "No route",
+            "unreachable",
+        )
+    ),
 )
 
 
