@@ -226,7 +226,7 @@ def test_more_questions_than_may_wait_are_not_known_at_once(make: Make) -> None:
 _SERVICE = """
 import sys, time
 from asu_builder.resolver import LateResolver
-early = [name for name in sys.modules if name.startswith("asu_builder.resolver")]
+early = [name for name in sys.modules if name.startswith("asu_builder.resolver.")]
 from test_child import SMALL
 late = LateResolver()
 foretold = late.resolve(SMALL, ["vim"])
