@@ -66,6 +66,10 @@ class Stopwatch:
         self.making += seconds
         self.calls += 1
 
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: threading.Event) -> int:
+        """As the runtime does."""
+        return self._runtime.make_ready(specs, warm=warm, stop=stop)
+
     def close(self) -> bool:
         """As the runtime does."""
         return self._runtime.close()

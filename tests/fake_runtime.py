@@ -78,6 +78,9 @@ class FakeRuntime:
             left -= _LOOK_SECONDS
             _require_life(container)
 
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: Event) -> int:
+        return 0
+
     def close(self) -> bool:
         """As the plain runtime."""
         return self._plain.close()

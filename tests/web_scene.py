@@ -243,6 +243,7 @@ class Scene:
             now=lambda: NOON,
             signing=self.signing,
             copies=FakeCopies(CLOCK),
+            warm=lambda: 2,
         )
 
     def store(self) -> LocalStore:

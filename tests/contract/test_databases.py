@@ -109,6 +109,19 @@ def test_a_truth_value_is_a_label_of_the_same_text(database: SqlDatabase) -> Non
         assert sorted((tally.label, tally.count) for tally in counted) == [("0", 1), ("1", 1)]
 
 
+def test_events_are_counted_by_version_and_target_together(database: SqlDatabase) -> None:
+    statistics = SqlStatistics(database, now=CLOCK)
+    for version, target in (("24.10.5", "x86/64"), ("24.10.5", "x86/64"), ("25.12.0", "ath79/generic")):
+        statistics.record("request", a_request(version=version, target=target))
+    statistics.record("cache_hit", a_request(version="24.10.5", target="x86/64"))
+    statistics.flush()
+    counted = statistics.tally(("request",), since=NOON - 7 * DAY, width=7 * DAY, by="version_and_target")
+    assert {tally.label: tally.count for tally in counted} == {
+        "24.10.5 x86/64": 2,
+        "25.12.0 ath79/generic": 1,
+    }
+
+
 def test_text_is_compared_by_its_bytes(database: SqlDatabase) -> None:
     names = ("24.10.0", "24.10.0-rc1", "24.10.10", "24.10.2", "a", "B", "é", "Z")
     with database.writing() as connection:

@@ -32,6 +32,7 @@ from asu_builder.core.one_pass import OnePass
 from asu_builder.core.operator import Operator, QueueOverview
 from asu_builder.core.preflight import Preflight, PreflightProof
 from asu_builder.core.presence import NO_JOB
+from asu_builder.core.readiness import Readiness
 from asu_builder.core.refusals import Refusals
 from asu_builder.core.search import Preview
 from asu_builder.core.submit import AccessTracker, Builds, Cancellation
@@ -130,10 +131,10 @@ def assemble(
     builds = _builds(settings, adapters, catalog, current, refusals, cancellation, interest, hindrance, now)
     preview = Preview(catalog, preflight, other_names=adapters.upstream.other_names)
     presence = make_presence(adapters, workers, health, begins=not only_answers)
-    work = background_work(
-        adapters, health, housekeeping, catalog, current, interest, proof, presence, rounds
-    )
-    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, work, presence)
+    readiness = _readiness(settings, adapters, catalog, now)
+    looked_after = adapters, health, housekeeping, catalog, current, interest, proof, presence
+    work = background_work(*looked_after, rounds, readiness)
+    lifecycle = Lifecycle(adapters, workers, housekeeping, recorder, interest, work, presence, readiness)
     parts = Parts(
         builds=builds,
         live=LiveBuilds(builds, adapters.log, adapters.notifier),
@@ -147,7 +148,7 @@ def assemble(
         operator=_operator(adapters, cancellation, refusals),
         queue_overview=QueueOverview(adapters.operations, adapters.queue, now=now),
         configuration=lambda: _describe_settings(LoadedSettings(settings, origins or {})),
-        metrics=Late(partial(_metrics, adapters, workers, housekeeping, health, counts=counts, now=now)),
+        metrics=Late(partial(_metrics, adapters, workers, housekeeping, health, readiness, counts, now)),
         callers=Callers((*settings.tokens, *own_tokens), settings.trusted_proxies),
         limit_previews=PreviewsLimit(windows=adapters.windows("previews")).admit,
         limit_fetches=adapters.fetch_limit.admit,
@@ -356,12 +357,21 @@ def _charts(adapters: Adapters, now: Callable[[], datetime]) -> "Charts":
     return Charts(adapters.statistics, now=now)
 
 
+def _readiness(
+    settings: Settings, adapters: Adapters, catalog: Catalog, now: Callable[[], datetime]
+) -> Readiness | None:
+    """What has ready what is asked for most, where the settings say so."""
+    if not (adapters.role.builds and (settings.prepull or settings.warm_containers)):
+        return None
+    return Readiness(adapters.runtime, adapters.statistics, catalog, settings=settings, now=now)
+
+
 def _metrics(
     adapters: Adapters,
     workers: Workers,
     housekeeping: Housekeeping,
     health: Health,
-    *,
+    readiness: Readiness | None,
     counts: EventCounts,
     now: Callable[[], datetime],
 ) -> "MetricsCollector":
@@ -378,6 +388,7 @@ def _metrics(
         preflight_records=adapters.preflight_records,
         signing=adapters.signing,
         copies=adapters.copies,
+        warm=(lambda: readiness.standing) if readiness else None,
         version=__version__,
         now=now,
     )

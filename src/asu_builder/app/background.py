@@ -19,6 +19,7 @@ from asu_builder.core.housekeeping import Housekeeping
 from asu_builder.core.live import Recorder
 from asu_builder.core.preflight import PreflightProof
 from asu_builder.core.presence import Presence
+from asu_builder.core.readiness import Readiness
 from asu_builder.core.submit import AccessTracker
 from asu_builder.core.worker import Workers
 from asu_builder.domain.errors import AsuError
@@ -72,6 +73,7 @@ class Rounds(Struct, frozen=True):
     rules: float = 10.0
     copies: float = 1.0
     preflight: float = 1.0
+    readiness: float = 5.0
 
 
 def _look_at_disks(adapters: Adapters, health: Health) -> None:
@@ -131,6 +133,7 @@ def background_work(
     proof: PreflightProof,
     presence: Presence,
     rounds: Rounds | None,
+    readiness: Readiness | None = None,
 ) -> tuple[Periodic, ...]:
     """What is done again and again beside the answers, by what this process is for."""
     rounds = rounds or Rounds()
@@ -162,6 +165,8 @@ def background_work(
         ]
     if adapters.role.builds or adapters.signs:
         work.append(("preflight", proof.compare_waiting, rounds.preflight))
+        if readiness is not None:
+            work.append(("readiness", readiness.make_ready, rounds.readiness))
     if adapters.copies is not None:
         work.append(("copies", adapters.copies.tidy, rounds.copies))
     if adapters.refresh_rules is not None:
@@ -184,6 +189,7 @@ class Lifecycle(Struct):
     interest: AccessTracker
     background: tuple[Periodic, ...]
     presence: Presence
+    readiness: Readiness | None = None
     beginning: threading.Timer | None = None
     """Starts what runs in the background: to start a thread is to wait until it runs."""
 
@@ -209,6 +215,8 @@ class Lifecycle(Struct):
             self.beginning.join()
         # These two take long and need not end.
         self.housekeeping.stop()
+        if self.readiness is not None:
+            self.readiness.stop()
         self.adapters.database.stop_verifying()
         self.workers.stop()
         for periodic in self.background:

@@ -81,6 +81,10 @@ def choose_runtime(settings: Settings, *, installation: str) -> ChosenRuntime:
         warnings = (
             "Builds run WITHOUT A SANDBOX: anyone who may submit a request may run code on this machine.",
         )
+    if settings.prepull or settings.warm_containers:
+        warnings += (
+            "prepull and warm_containers do nothing without Podman: a directory is copied for each build.",
+        )
     scratch = settings.database_path.parent / "builds"
     proxies = _proxies(shares_network=True)
     make_local = partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies, proxy=proxy)

@@ -38,12 +38,13 @@ _LABELS: Mapping[TallyBy, str] = {
     "nothing": "''",
     "version": "version",
     "target": "target",
+    "version_and_target": "version || ' ' || target",
     "profile": "profile",
     "reason_and_side": "reason || ' ' || side",
     "diff_packages": "CASE WHEN diff_packages THEN '1' ELSE '0' END",
     "version_with_diff_packages": "CASE WHEN diff_packages THEN version END",
 }
-_NOT_BY_DAY = ("target", "profile")
+_NOT_BY_DAY = ("target", "version_and_target", "profile")
 """Too many for the daily counts."""
 _ADD_EVENT = """
 INSERT INTO build_stats (at, kind, version, target, profile, diff_packages, client, reason, side)

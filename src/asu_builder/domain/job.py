@@ -419,13 +419,14 @@ TallyBy = Literal[
     "nothing",
     "version",
     "target",
+    "version_and_target",
     "profile",
     "reason_and_side",
     "diff_packages",
     "version_with_diff_packages",
 ]
-"""`reason_and_side` are two words, the second "" if unknown. The last one counts only events with
-`diff_packages`."""
+"""`version_and_target` and `reason_and_side` are two words, the side "" if unknown. The last one counts
+only events with `diff_packages`."""
 
 
 class Tally(Struct, frozen=True):

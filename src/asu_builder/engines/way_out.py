@@ -98,6 +98,17 @@ class WayOut:
         """What is to be mounted at `INNER_SOCKET`."""
         return self._channel.socket if self._channel else None
 
+    @property
+    def holds(self) -> bool:
+        """Whether a container that has waited could still get out, if it is to."""
+        if self._channel is None:
+            return not self.is_proxied
+        try:
+            self._channel.require()
+        except Unavailable:
+            return False
+        return True
+
     def give_up(self, why: str) -> None:
         """The engine cannot mount the socket. Only a build that needs a way out is told so."""
         self.close()

@@ -89,8 +89,19 @@ class Runtime(Protocol):
         Raises `BuildFailed(IMAGEBUILDER_MISSING)`, `RegistryUnavailable` or `EngineUnavailable`.
         """
 
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: Event) -> int:
+        """Has what these builds would need, before they are asked for; how many containers stand started.
+
+        At most `warm` do, of the first specs, and no others than these. Each has seen nothing of a request,
+        and is given to one build. Where ImageBuilders are copied for each build nothing is made ready.
+        Raises `EngineUnavailable`.
+        """
+
     def close(self) -> bool:
-        """Waits a moment for what is still being removed; whether nothing is left for the next sweep."""
+        """Ends what stands started, and waits a moment for what is still being removed.
+
+        Whether nothing is left for the next sweep.
+        """
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Removes this installation's containers whose labels `keep` does not want; how many."""

@@ -92,6 +92,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     imagebuilder_image: str = "{registry}:{target}-{subtarget}-{tag}"
     imagebuilder_keys: Mapping[str, str] = field(default_factory=dict)
     imagebuilder_base: str = ""
+    prepull: int = 0
+    warm_containers: int = 0
     build_network: str = "asu-build"
     proxy_directory: str = ""
     package_cache_size: Size = Size(2 << 30)

@@ -135,6 +135,8 @@ _RANGES: Mapping[str, tuple[int, int | None]] = {
     "monitoring_port": (0, 65535),
     "worker_concurrent": (0, 256),
     "max_pending_jobs": (1, None),
+    "prepull": (0, 100),
+    "warm_containers": (0, 64),
     "max_defaults_length": (0, None),
     "max_custom_rootfs_size_mb": (1, None),
     "max_head_size": (8 << 10, 1 << 20),

@@ -45,6 +45,9 @@ class LabelsOnly:
     def check_registry(self) -> CheckResult:
         return CheckResult("ok", "fine")
 
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: Event) -> int:
+        return 0
+
     def close(self) -> bool:
         raise AssertionError("housekeeping has opened nothing")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -128,6 +128,10 @@ class LocalRuntime:
 
     def check_registry(self) -> CheckResult:
         return CheckResult("ok", "ImageBuilders lie on this machine; no registry is asked.")
+
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: Event) -> int:
+        """Nothing: an ImageBuilder is copied for each build."""
+        return 0
 
     def close(self) -> bool:
         return self._removals.close()

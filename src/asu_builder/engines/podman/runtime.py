@@ -4,15 +4,16 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from itertools import cycle, islice
 from threading import Event, Lock
 from time import monotonic, time
 from typing import IO, Any, cast
 
-from asu_builder.domain.errors import BuildFailed, EngineUnavailable
+from asu_builder.domain.errors import BuildFailed, EngineUnavailable, Unavailable
 from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
 from asu_builder.engines import transfer
@@ -22,6 +23,7 @@ from asu_builder.engines.podman.calls import ContainerCalls, ContainerWatch
 from asu_builder.engines.podman.container import PodmanContainer
 from asu_builder.engines.podman.images import Image, Images
 from asu_builder.engines.podman.service import INSTALLATION, UNTIL, Engine, PodmanOptions
+from asu_builder.engines.podman.warm import STANDS_FOR, Standing, WarmContainers
 from asu_builder.engines.way_out import INNER_SOCKET, WayOut
 
 _PASSWD = "/etc/passwd"
@@ -106,6 +108,8 @@ class PodmanRuntime:
         )
         self._watchdog = Watchdog(self._engine, clock=clock)
         self._users = Users()
+        self._clock = clock
+        self._warm = WarmContainers(clock=clock)
         self._removals = Removals()
 
     @contextmanager
@@ -128,30 +132,98 @@ class PodmanRuntime:
         stop: Event,
         on_command: Callable[[], None],
     ) -> Iterator[PodmanContainer]:
-        """A fresh container of this image, under its guard; `network` is as in `build_network`."""
-        way_out = WayOut(self._options.proxy if network == "proxy" else None)
-        network = {"proxy": "none", "bridge": BRIDGE}.get(network, network)
-        calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
-        limits, timeouts = self._options.limits, self._options.timeouts
-        proxies = {} if network == "none" else dict(self._options.proxies)
-        watch = ContainerWatch(self._engine, calls, limits=limits)
-        watches = (Watch(timeouts.watch, watch.look),)
-        guard = Guard(stop, spec.deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
-        with closing(way_out), self._ended(calls), guard.active():
-            with guard.step():
-                self._start(calls, image, spec, network=network, way_out=way_out)
+        """A fresh container of this image, under its guard; `network` is as in `build_network`.
+
+        One that stands started is taken where it is what the build would have got.
+        """
+        is_usual = network == self._options.settings.build_network and not spec.environment
+        standing = self._warm.take(image) if is_usual else None
+        with ExitStack() as ends:
+            calls, way_out = self._entered(ends, network, standing)
+            watch = ContainerWatch(self._engine, calls, limits=self._options.limits)
+            guard = self._guard(calls, watch, spec.deadline, stop)
+            ends.enter_context(guard.active())
+            if standing:
                 watch.is_started = True
-                self._users.learn(calls, image)
-                environment = _clean_environment(calls) | proxies | dict(spec.environment)
+                environment = standing.environment
+            else:
+                with guard.step():
+                    environment = self._begin(calls, way_out, image, spec, watch, network=network)
             yield PodmanContainer(
                 calls,
                 image,
                 guard=guard,
-                limits=limits,
+                limits=self._options.limits,
                 environment=environment,
                 way_out=way_out,
                 on_command=on_command,
             )
+
+    def _entered(
+        self, ends: ExitStack, network: str, standing: Standing | None = None
+    ) -> tuple[ContainerCalls, WayOut]:
+        """A container that is not created yet, or that stands; `ends` ends it, and then its way out."""
+        if standing:
+            ends.enter_context(standing.ends)
+            return standing.calls, standing.way_out
+        way_out = ends.enter_context(closing(WayOut(self._options.proxy if network == "proxy" else None)))
+        calls = ContainerCalls(self._engine, f"asu-{secrets.token_hex(8)}")
+        ends.enter_context(self._ended(calls))
+        return calls, way_out
+
+    def make_ready(self, specs: Sequence[ContainerSpec], *, warm: int, stop: Event) -> int:
+        """Pulls what is not here, and has up to `warm` containers of the first specs started."""
+        found: list[tuple[ContainerSpec, Image]] = []
+        for spec in specs:
+            try:
+                found.append((spec, (self._archives or self._images).provide(spec, stop=stop)))
+            except EngineUnavailable:
+                raise
+            except (Unavailable, BuildFailed) as error:
+                log.info("not made ready for %s %s: %s", spec.release.version, spec.target, error)
+        wanted = list(islice(cycle(found), warm))
+        by_image = {image.id: spec for spec, image in wanted}
+        return self._warm.fill(
+            [image for _, image in wanted], lambda image: self._stand(image, by_image[image.id], stop)
+        )
+
+    def _stand(self, image: Image, spec: ContainerSpec, stop: Event) -> Standing:
+        """A container that nobody has used. It knows no job, so it says itself how long it may live."""
+        lifetime = STANDS_FOR + spec.deadline
+        last = time() + lifetime.total_seconds()
+        own = ContainerSpec(spec.release, spec.target, lifetime, labels={UNTIL: str(int(last))})
+        network = self._options.settings.build_network
+        until = self._clock() + STANDS_FOR.total_seconds()
+        with ExitStack() as ends:
+            calls, way_out = self._entered(ends, network)
+            watch = ContainerWatch(self._engine, calls, limits=self._options.limits)
+            guard = self._guard(calls, watch, spec.deadline, stop)
+            with guard.active(), guard.step():
+                environment = self._begin(calls, way_out, image, own, watch, network=network)
+            return Standing(calls, way_out, image, environment, ends.pop_all(), until)
+
+    def _guard(self, calls: ContainerCalls, watch: ContainerWatch, deadline: timedelta, stop: Event) -> Guard:
+        timeouts = self._options.timeouts
+        watches = (Watch(timeouts.watch, watch.look),)
+        return Guard(stop, deadline, kill=calls.kill, watches=watches, silence=timeouts.silence)
+
+    def _begin(
+        self,
+        calls: ContainerCalls,
+        way_out: WayOut,
+        image: Image,
+        spec: ContainerSpec,
+        watch: ContainerWatch,
+        *,
+        network: str,
+    ) -> dict[str, str]:
+        """Starts a container; what its commands get for an environment."""
+        network = {"proxy": "none", "bridge": BRIDGE}.get(network, network)
+        self._start(calls, image, spec, network=network, way_out=way_out)
+        watch.is_started = True
+        self._users.learn(calls, image)
+        proxies = {} if network == "none" else dict(self._options.proxies)
+        return _clean_environment(calls) | proxies | dict(spec.environment)
 
     def sweep(self, *, keep: Callable[[Mapping[str, str]], bool]) -> int:
         """Looks at every container of this installation, running or not.
@@ -177,6 +249,7 @@ class PodmanRuntime:
         return sum(ContainerCalls(self._engine, container).delete() for container in unwanted)
 
     def close(self) -> bool:
+        self._warm.close()
         return self._removals.close()
 
     def check(self) -> CheckResult:

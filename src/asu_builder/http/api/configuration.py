@@ -72,6 +72,14 @@ MEANINGS: Mapping[str, str] = {
         "The container image in which such archives are unpacked, with what an ImageBuilder needs: `make`, "
         "`python3`, `perl`, `tar`, `zstd`, `xz` and others. It must have a user for builds."
     ),
+    "prepull": (
+        "How many container images are pulled ahead: of the latest versions, the targets that new builds of "
+        "the last seven days asked for most. `0`: an image is pulled with the first build that needs it."
+    ),
+    "warm_containers": (
+        "How many containers of the most asked targets stand started, each for one build. `0`: none. Each "
+        "takes a few MiB of memory while it waits. See warm containers."
+    ),
     "build_network": (
         "How builds load packages. `proxy`: they have no network, and a proxy beside the service "
         "that lets each fetch from its own repositories only. `bridge`: a Podman network "

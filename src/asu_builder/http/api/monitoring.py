@@ -85,6 +85,7 @@ class MetricsCollector:
         preflight_records: PreflightRecords,
         signing: ImageSigning | None = None,
         copies: SharedCopies | None = None,
+        warm: Callable[[], int] | None = None,
         version: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -98,6 +99,7 @@ class MetricsCollector:
         self._preflight_records = preflight_records
         self._signing = signing
         self._copies = copies
+        self._warm = warm
         self._version = version
         self._now = now
         self._process: ProcessCollector | None = None
@@ -166,6 +168,8 @@ class MetricsCollector:
         yield _family("watchers", "Connections that follow a build live.", watchers)
         yield _family("workers", "How many builds this process runs at once.", workers.concurrent)
         yield _family("running_builds", "Builds that run in this process.", workers.running)
+        if self._warm:
+            yield _family("warm_containers", "Containers that stand started for a build.", self._warm())
         read = ("database_read", "Whether this scrape could read the queue's numbers.")
         try:
             queue, paused = self._operations.load(), self._operations.paused() is not None
