@@ -15,6 +15,7 @@ from asu_builder.core.live import Ends, Notifier
 from asu_builder.database.build_log import SqlBuildLog
 from asu_builder.database.connection import Database, WorkerName
 from asu_builder.database.dialect import SqlDatabase
+from asu_builder.database.moving import require_here
 from asu_builder.database.nodes import FileLead, SqlNodes, machine_of
 from asu_builder.database.operator import SqlOperations
 from asu_builder.database.preflight import SqlPreflightRecords
@@ -193,19 +194,23 @@ class Adapters(Struct, frozen=True):
 def open_database(settings: Settings, now: Callable[[], datetime]) -> SqlDatabase:
     """The database that the settings name; `now` is the host's clock, which a server does not ask.
 
-    Raises `SettingsProblem` or `Unavailable`.
+    Raises `SettingsProblem`, or `Unavailable` also for one whose state was moved to another.
     """
-    if not settings.on_server:
-        return Database(settings.database_path, clock=now)
-    try:
-        from asu_builder.database.postgresql import ServerDatabase  # with psycopg
-    except ImportError as error:
-        raise SettingsProblem(
-            f"database_url: PostgreSQL needs what is not installed ({error}). "
-            "pip install 'asu-builder[cluster]'"
-        ) from error
-    settings.database_path.parent.mkdir(parents=True, exist_ok=True)
-    return ServerDatabase(settings.database_url)
+    database: SqlDatabase
+    if settings.on_server:
+        try:
+            from asu_builder.database.postgresql import ServerDatabase  # with psycopg
+        except ImportError as error:
+            raise SettingsProblem(
+                f"database_url: PostgreSQL needs what is not installed ({error}). "
+                "pip install 'asu-builder[cluster]'"
+            ) from error
+        settings.database_path.parent.mkdir(parents=True, exist_ok=True)
+        database = ServerDatabase(settings.database_url)
+    else:
+        database = Database(settings.database_path, clock=now)
+    require_here(database)
+    return database
 
 
 def _listener(
@@ -250,9 +255,9 @@ def open_adapters(
             "process on this database, which has every key, to be signed.",
         )
     notifier, ended, refused = Notifier(), Notifier(), Notifier()
-    redis, copies = _open_redis(settings, database, installation) if settings.redis_url else (None, None)
-    if copies:
-        ended.listen(partial(_forget_copy, copies))
+    redis, copies = (
+        _open_redis(settings, database, installation, ended) if settings.redis_url else (None, None)
+    )
     retention = SqlRetention(database)
     listener = _listener(database, notifier, ended, refused)
     revocations = listener or Revocations(settings.database_path)
@@ -301,7 +306,7 @@ def open_adapters(
 
 
 def _open_redis(
-    settings: Settings, database: SqlDatabase, installation: str
+    settings: Settings, database: SqlDatabase, installation: str, ended: Notifier
 ) -> tuple[SharedRedis, "RedisCopies"]:
     from importlib.util import find_spec  # only with several nodes
 
@@ -311,17 +316,14 @@ def _open_redis(
         raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
     # The name itself seals what lies there, so it is not told to those who can read names.
     redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{digest_of(installation)[:32]}")
-    return redis, RedisCopies(redis, installation, now=database.now)
-
-
-def _forget_copy(copies: "RedisCopies", request_hash: str) -> None:
-    copies.forget(copy_of(request_hash))
+    copies = RedisCopies(redis, installation, now=database.now)
+    ended.listen(lambda request_hash: copies.forget(copy_of(request_hash)))
+    return redis, copies
 
 
 def make_windows(redis: SharedRedis | None, name: str) -> RateWindows:
     """What counts the limit of this name, for all nodes that share `redis`."""
-    own = MemoryWindows()
-    return own if redis is None else SharedWindows(redis, name, own)
+    return SharedWindows(redis, name, MemoryWindows()) if redis else MemoryWindows()
 
 
 def open_store(settings: Settings, retention: SqlRetention, *, installation: str) -> Store:

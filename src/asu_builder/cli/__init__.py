@@ -27,6 +27,7 @@ _ELSEWHERE = {
     "migrate": ("asu_builder.cli.admin", "migrate_command"),
     "packages": ("asu_builder.cli.search", "packages_group"),
     "preflight": ("asu_builder.cli.builds", "preflight_group"),
+    "move": ("asu_builder.cli.admin", "move_command"),
     "sbom": ("asu_builder.cli.builds", "sbom_command"),
     "status": ("asu_builder.cli.builds", "status_command"),
     "token": ("asu_builder.cli.admin", "token_command"),

@@ -1,5 +1,6 @@
-"""`asu-builder doctor`, `gc`, `backup`, `token` and `import-settings`: what an operator does at times."""
+"""What an operator does at times: `asu-builder doctor`, `gc`, `backup`, `move`, `token` and others."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,7 +10,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -17,11 +19,12 @@ import msgspec
 from asu_builder import __version__
 from asu_builder.cli.backend import installation
 from asu_builder.cli.exit_codes import exit_on_error
-from asu_builder.domain.errors import BuildNotFound
+from asu_builder.domain.errors import BuildNotFound, Unavailable
 from asu_builder.domain.health import CheckResult, Status
 from asu_builder.domain.release import BUILT_IN
 from asu_builder.settings import SETTING_NAMES, BranchSetting, SettingsProblem, load_settings
 from asu_builder.settings.checks import NAME as TOKEN_NAME
+from asu_builder.settings.checks import SERVER_URLS, SQLITE_URL
 from asu_builder.settings.predecessor import (
     LOG_LEVELS,
     NOT_NEEDED,
@@ -31,6 +34,9 @@ from asu_builder.settings.predecessor import (
     said_of_branch,
 )
 from asu_builder.settings.reading import require_settings, survey_settings
+
+if TYPE_CHECKING:
+    from asu_builder.database.dialect import SqlDatabase
 
 _SIGNS: Mapping[Status, str] = {"ok": "✓", "warning": "!", "error": "✗"}
 _PLAIN_SIGNS: Mapping[Status, str] = {"ok": "ok", "warning": "!", "error": "NO"}
@@ -218,6 +224,58 @@ def migrate_command() -> None:
         database = open_database(load_settings(), lambda: datetime.now(UTC))
         database.close()
     click.echo("The database has the schema of this version.")
+
+
+@click.command("move")
+@click.option("--from", "origin", required=True, metavar="URL", help="The database that is used now.")
+@click.option("--to", "goal", required=True, metavar="URL", help="An empty one, or where it was before.")
+@click.option("--cancel", is_flag=True, help="Use --from again, where the move did not come to its end.")
+def move_command(origin: str, goal: str, cancel: bool) -> None:
+    """Moves the whole state from SQLite to PostgreSQL, or back, while no process of the service runs.
+
+    A URL is sqlite:///PATH or postgresql://…, as database_url. Every row is compared. After a power cut, or
+    whatever ended it, run it again.
+    """
+    from asu_builder.database import moving
+
+    with exit_on_error(), contextlib.ExitStack() as life:
+        source = life.enter_context(contextlib.closing(_open_url("--from", origin, is_there=True)))
+        target = life.enter_context(contextlib.closing(_open_url("--to", goal, is_there=False)))
+        if cancel:
+            moving.cancel(source, target)
+            click.echo(f"{_in_words(origin)} can be used again.", err=True)
+            return
+        is_new = moving.move(
+            source,
+            target,
+            to=_in_words(goal),
+            on_table=lambda moved: click.echo(f"{moved.table}: {moved.rows} rows, compared", err=True),
+        )
+    click.echo(f"The state {'is' if is_new else 'was already'} in {_in_words(goal)}. Set database_url to it.")
+
+
+def _open_url(option: str, url: str, *, is_there: bool) -> "SqlDatabase":
+    """The database of a URL, whether or not it was moved. Raises `Unavailable`."""
+    from asu_builder.database.connection import Database
+
+    if url.startswith(SQLITE_URL):
+        path = Path(url.removeprefix(SQLITE_URL))
+        if is_there and not path.exists():
+            raise Unavailable(f"There is no database {path}.")
+        return Database(path)
+    if not url.startswith(SERVER_URLS):
+        raise click.UsageError(f"{option}: expected sqlite:///PATH or postgresql://…")
+    try:
+        from asu_builder.database.postgresql import ServerDatabase
+    except ImportError as error:
+        raise SettingsProblem(f"PostgreSQL needs asu-builder[cluster] ({error})") from error
+    return ServerDatabase(url)
+
+
+def _in_words(url: str) -> str:
+    """Without the password, and what else only a connection needs."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
 
 
 _LOOK_SECONDS = 0.5

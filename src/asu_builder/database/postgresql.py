@@ -310,6 +310,23 @@ class ServerDatabase:
             yield session
 
     @contextlib.contextmanager
+    def unhurried(self, *, write: bool) -> Iterator[Session]:
+        """One transaction that may take any time, under the lock of all that orders if it is to write."""
+        with self._translated(), self.connect() as connection:
+            connection.is_patient = True
+            connection.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+            connection.execute(
+                "BEGIN READ WRITE" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            )
+            try:
+                if write:
+                    connection.execute(f"SELECT pg_advisory_xact_lock({self.key})")
+                yield Session(connection)
+                connection.execute("COMMIT")
+            finally:
+                roll_back(connection)
+
+    @contextlib.contextmanager
     def timed(
         self, *, durable: bool = False, own_rows: bool = False, polled: bool = False
     ) -> Iterator[tuple[Session, int]]:
