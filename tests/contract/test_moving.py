@@ -204,10 +204,10 @@ def killed(source: str, target: str, hooked: str, call: int) -> None:
 @pytest.mark.parametrize(
     ("hooked", "call"),
     [
-        ("_require_idle", 1),
+        ("require_idle", 1),
         ("_rows", 3),
         ("_rows", 2 * len(TABLES)),
-        ("_require_idle", 3),
+        ("require_idle", 3),
         ("_write_mark", 2),
     ],
 )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from asu_builder import __version__
 from asu_builder.cli.backend import installation
@@ -42,6 +43,7 @@ _SIGNS: Mapping[Status, str] = {"ok": "✓", "warning": "!", "error": "✗"}
 _PLAIN_SIGNS: Mapping[Status, str] = {"ok": "ok", "warning": "!", "error": "NO"}
 _COLOURS: Mapping[Status, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 _NAME_WIDTH, _MARGIN, _WIDTH = 20, 24, 110
+_FILE_URL = "file://"
 _UNKNOWN = "not known here, and left out"
 
 
@@ -230,14 +232,21 @@ def migrate_command() -> None:
 @click.option("--from", "origin", required=True, metavar="URL", help="The database that is used now.")
 @click.option("--to", "goal", required=True, metavar="URL", help="An empty one, or where it was before.")
 @click.option("--cancel", is_flag=True, help="Use --from again, where the move did not come to its end.")
-def move_command(origin: str, goal: str, cancel: bool) -> None:
+@click.option("--store", "is_store", is_flag=True, help="Move the images, of the database in the settings.")
+def move_command(origin: str, goal: str, cancel: bool, is_store: bool) -> None:
     """Moves the whole state from SQLite to PostgreSQL, or back, while no process of the service runs.
 
     A URL is sqlite:///PATH or postgresql://…, as database_url. Every row is compared. After a power cut, or
-    whatever ended it, run it again.
+    whatever ended it, run it again. With --store, images are moved from file:///PUBLIC_PATH to a bucket, as
+    in store_url, or back.
     """
     from asu_builder.database import moving
 
+    if is_store:
+        if cancel:
+            raise click.UsageError("--cancel goes with a move of the database alone.")
+        _move_store(origin, goal)
+        return
     with exit_on_error(), contextlib.ExitStack() as life:
         source = life.enter_context(contextlib.closing(_open_url("--from", origin, is_there=True)))
         target = life.enter_context(contextlib.closing(_open_url("--to", goal, is_there=False)))
@@ -252,6 +261,44 @@ def move_command(origin: str, goal: str, cancel: bool) -> None:
             on_table=lambda moved: click.echo(f"{moved.table}: {moved.rows} rows, compared", err=True),
         )
     click.echo(f"The state {'is' if is_new else 'was already'} in {_in_words(goal)}. Set database_url to it.")
+
+
+def _move_store(origin: str, goal: str) -> None:
+    from asu_builder.app.adapters import open_bucket, open_database
+    from asu_builder.database.moving import require_idle
+    from asu_builder.database.retention import SqlRetention
+    from asu_builder.store import moving
+    from asu_builder.store.local import LocalStore
+    from asu_builder.store.objects import ObjectStore
+    from asu_builder.store.scratch import ScratchSpace
+
+    files = [url for url in (origin, goal) if url.startswith(_FILE_URL)]
+    buckets = [url for url in (origin, goal) if not url.startswith(_FILE_URL)]
+    if len(files) != 1:
+        raise click.UsageError("--store: expected one file:///PUBLIC_PATH and one bucket, as in store_url")
+    with exit_on_error(), contextlib.ExitStack() as life:
+        settings = replace(load_settings(), store_url=buckets[0])
+        database = life.enter_context(contextlib.closing(open_database(settings, lambda: datetime.now(UTC))))
+        require_idle(database)
+        rows, installation = SqlRetention(database), database.installation()
+        root = Path(files[0].removeprefix(_FILE_URL)) / "store"
+        local, bucket = LocalStore(root, installation=installation, floor=0), open_bucket(settings)
+        if goal == files[0]:
+            tally = moving.to_directory(bucket, local, rows)
+        else:
+            objects = ObjectStore(
+                bucket,
+                ScratchSpace(root, floor=0),
+                installation=installation,
+                named=rows.stored_files,
+                expects_results=lambda: False,
+                longest_build=settings.job_timeout,
+            )
+            tally = moving.to_bucket(root, local, objects, bucket, rows)
+    click.echo(
+        f"{tally.moved} results moved and compared, {tally.bytes} bytes; {tally.there} were there already, "
+        f"{tally.lacking} are not whole in {origin} and will be built again."
+    )
 
 
 def _open_url(option: str, url: str, *, is_there: bool) -> "SqlDatabase":

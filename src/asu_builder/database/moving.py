@@ -132,11 +132,11 @@ def move(
     _write_mark(source, _Mark(to, False))
     whole = False
     try:
-        _require_idle(source)
-        _require_idle(target)
+        require_idle(source)
+        require_idle(target)
         with _unhurried(source, write=False) as read, _unhurried(target, write=True) as write:
             _copy_all(source, target, read, write, on_table)
-            _require_idle(source)
+            require_idle(source)
             whole = True
     except BaseException:
         # Where the last step failed nobody knows whether it took place: the same move again finds out.
@@ -278,7 +278,8 @@ def _require_sealed(source: SqlDatabase) -> None:
         )
 
 
-def _require_idle(database: SqlDatabase) -> None:
+def require_idle(database: SqlDatabase) -> None:
+    """Raises `Conflict` while a process of the service uses the database."""
     since = database.now() - LOST // timedelta(microseconds=1)
     with database.reading() as connection:
         living = connection.execute(

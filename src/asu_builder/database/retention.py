@@ -4,7 +4,7 @@ import contextlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -19,7 +19,7 @@ from asu_builder.database.rows import FINAL, HANDED_OVER, REQUEST, span_micros
 from asu_builder.database.secrets import has_secrets, without_secrets
 from asu_builder.database.statistics import DAY
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.job import DoomedJobs, EventKind, StoredFiles
+from asu_builder.domain.job import DoomedJobs, EventKind, Image, StoredFiles
 from asu_builder.domain.request import BuildRequest
 
 _BYTES = 8
@@ -119,9 +119,15 @@ class _Files(Struct, frozen=True):
     """Of a result's document that alone: the output beside it is not made into text."""
 
     files: StoredFiles | None = None
+    images: tuple[Image, ...] = ()
 
 
 _FILES = msgspec.json.Decoder(_Files)
+_DOCUMENT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NAME_FILES = """
+    UPDATE build_results SET document = ? WHERE job_id = (
+        SELECT id FROM build_jobs WHERE request_hash = ? AND state = 'completed' ORDER BY id DESC LIMIT 1)
+"""
 _EVENTS_AT_ONCE = 5000
 _KINDS = ", ".join(f"'{kind}'" for kind in get_args(EventKind))
 
@@ -239,6 +245,19 @@ class SqlRetention:
                 (request_hash,),
             ).fetchone()
         return row is not None and HANDED_OVER.decode(row[0]).folder == folder
+
+    def image_digests(self, request_hash: str) -> Mapping[str, str]:
+        """Of the newest result each image with its SHA-256."""
+        with self._database.reading() as connection:
+            row = connection.execute(_NEWEST_RESULT, (request_hash,)).fetchone()
+        return {image.name: image.sha256 for image in _FILES.decode(row[0]).images} if row else {}
+
+    def name_files(self, request_hash: str, files: StoredFiles) -> None:
+        """Lets the newest result name these, and nothing else change of it."""
+        with self._database.writing(durable=True) as connection:
+            row = connection.execute(_NEWEST_RESULT, (request_hash,)).fetchone()
+            document = _DOCUMENT.decode(row[0]) | {"files": msgspec.Raw(msgspec.json.encode(files))}
+            connection.execute(_NAME_FILES, (msgspec.json.encode(document).decode(), request_hash))
 
     def has_results(self) -> bool:
         """Whether any completed job is left, expired or not; then files of it lie in the store."""

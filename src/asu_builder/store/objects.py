@@ -216,6 +216,10 @@ class ObjectStore:
                     del self._seen[next(iter(self._seen))]
         return there
 
+    def has_whole(self, request_hash: str, files: StoredFiles) -> bool:
+        """Whether these are there now, each with its size. Raises `Unavailable` where that cannot be told."""
+        return self._sizes(request_hash, files.folder) == files.sizes
+
     def absent(self, request_hashes: Sequence[str]) -> Sequence[str]:
         # One listing for all: a thousand names with each request, where each hash alone would be one.
         listed_at, names = self._listed
