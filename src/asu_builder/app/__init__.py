@@ -316,7 +316,7 @@ def _refusals(
         statistics=adapters.statistics,
         ttl=settings.failure_ttl,
         now=now,
-        tell=adapters.listener.tell_refused if adapters.listener else lambda _: None,
+        announce=adapters.listener.tell_refused if adapters.listener else lambda _: None,
     )
     adapters.refused.listen(refusals.adopt)
     if adapters.ends:

@@ -41,10 +41,10 @@ _TOLD_SECONDS = 300.0
 _LONGEST_TOLD = 7500
 """Characters that a database server passes on at once, and a little less."""
 _LARGEST_TOLD = 1 << 20
-_NOBODY = Caller("")
+_NO_CALLER = Caller("")
 
 
-class _Told(Struct, frozen=True):
+class _Announced(Struct, frozen=True):
     """A refusal as nodes tell it each other."""
 
     request_hash: str
@@ -55,7 +55,7 @@ class _Told(Struct, frozen=True):
     indexes: str
 
 
-_DECODE_TOLD = json.Decoder(_Told).decode
+_DECODE_ANNOUNCED = json.Decoder(_Announced).decode
 
 
 class _Refused(NamedTuple):
@@ -89,14 +89,14 @@ class Refusals:
         ttl: timedelta,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
-        tell: Callable[[str], None] = lambda _: None,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`is_enforced` says whether verdicts hold for a release's path and a target.
 
         `sample` says of the same whether the next one is built nevertheless, so that the verdict can be
         proved wrong, and counts it; it is asked only while a worker `is_idle`. `limit` admits one more look
-        of a caller without a token. `ttl` is how long a refusal lasts at most; `clock` counts seconds. `tell`
-        passes a line on to the other nodes, which `adopt` it.
+        of a caller without a token. `ttl` is how long a refusal lasts at most; `clock` counts seconds.
+        `announce` passes a line on to the other nodes, which `adopt` it.
         """
         self._preflight = preflight
         self._is_enforced = is_enforced
@@ -107,7 +107,7 @@ class Refusals:
         self._ttl = ttl
         self._now = now
         self._clock = clock
-        self._tell = tell
+        self._announce = announce
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Refused] = OrderedDict()
         self._size = 0
@@ -153,11 +153,11 @@ class Refusals:
         with self._lock:
             return self._drop(name)
 
-    def adopt(self, told: str) -> None:
+    def adopt(self, line: str) -> None:
         """Answers, too, what another node has refused; any line is taken, one that makes no sense is left."""
         try:
-            unpacked = zlib.decompressobj().decompress(b64decode(told, validate=True), _LARGEST_TOLD)
-            found = _DECODE_TOLD(unpacked)
+            unpacked = zlib.decompressobj().decompress(b64decode(line, validate=True), _LARGEST_TOLD)
+            found = _DECODE_ANNOUNCED(unpacked)
         except (ValueError, zlib.error, MsgspecError) as error:
             _log.debug("a refusal of another version is not understood: %s", error)
             return
@@ -167,15 +167,15 @@ class Refusals:
             )
             self._keep(job, found.indexes, Sources(), seconds=_TOLD_SECONDS)
 
-    def _tell_others(self, job: Job, indexes: str) -> None:
+    def _announce_refusal(self, job: Job, indexes: str) -> None:
         request, failure = job.request, job.outcome
         # What is secret is stored nowhere as it is, and the server writes down what it passes on.
         if request.defaults or request.repository_keys or not isinstance(failure, BuildFailure):
             return
-        told = _Told(job.request_hash, request, job.client, job.enqueued_at, failure, indexes)
-        line = b64encode(zlib.compress(json.encode(told))).decode()
+        announced = _Announced(job.request_hash, request, job.client, job.enqueued_at, failure, indexes)
+        line = b64encode(zlib.compress(json.encode(announced))).decode()
         if len(line) <= _LONGEST_TOLD:
-            self._tell(line)
+            self._announce(line)
 
     def _judge(self, found: Resolved, name: str, reading: Reading, caller: Caller, client: str) -> Job | None:
         place = found.release.path, found.request.target
@@ -209,7 +209,7 @@ class Refusals:
         )
         job = self._make_job(found.request, name, failure, at=self._now(), client=client, caller=caller)
         self._keep(job, known.digest, reading.sources, seconds=self._ttl.total_seconds())
-        self._tell_others(job, known.digest)
+        self._announce_refusal(job, known.digest)
         reason = FailureReason.IMPOSSIBLE_SELECTION
         self._statistics.record("refused", job.request, client=client, reason=reason, side=reason.side)
         token = CURRENT_HASH.set(name)
@@ -250,7 +250,7 @@ class Refusals:
         *,
         at: datetime,
         client: str,
-        caller: Caller = _NOBODY,
+        caller: Caller = _NO_CALLER,
     ) -> Job:
         with self._lock:
             self._last_id -= 1

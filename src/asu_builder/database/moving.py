@@ -39,7 +39,7 @@ LEFT = ("nodes", "queue_moves", "queue_clock")
 _NUMBERED = ("build_jobs", "audit_log", "build_stats")
 """Whose numbers are never given twice."""
 _STATE = ("build_requests", "build_jobs", "audit_log")
-"""A database without rows in these is nobody's loss."""
+"""A database without rows in these may be replaced."""
 _MARK = "own:moved"
 """Among the documents of upstream, where notes of ours lie that are never pruned: so no schema is changed."""
 _AT_ONCE = 50
@@ -139,7 +139,7 @@ def move(
             require_idle(source)
             whole = True
     except BaseException:
-        # Where the last step failed nobody knows whether it took place: the same move again finds out.
+        # Where the last step failed it may have taken place: the same move again finds out.
         if not whole:
             with contextlib.suppress(Unavailable):
                 _write_mark(source, None)
@@ -260,7 +260,7 @@ def _require_free(source: SqlDatabase, target: SqlDatabase) -> None:
     with target.reading() as connection:
         used = [name for name in _STATE if connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()]
     if mark is not None or used:
-        raise Conflict("The target holds an installation of its own. Name an empty database.")
+        raise Conflict("The target holds another installation. Name an empty database.")
 
 
 def _require_sealed(source: SqlDatabase) -> None:

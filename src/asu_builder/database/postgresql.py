@@ -86,14 +86,14 @@ class _NumberLoader(psycopg.adapt.Loader):
 
 
 class _Silent(psycopg.OperationalError):
-    """The server has not answered in time: whether it will do what it was told, nobody knows."""
+    """The server has not answered in time: it may still do what it was asked."""
 
     def __init__(self) -> None:
         super().__init__("the server does not answer")
 
 
 class _Connection(psycopg.Connection[Any]):
-    """A connection that is closed when its server stands still; nobody else waits on it."""
+    """A connection that is closed when its server stands still."""
 
     is_patient = False
     """Whether a statement may take any time."""
@@ -202,7 +202,7 @@ class ServerDatabase:
         try:
             with self.connect() as connection:
                 self._name = name_of(connection)
-                connection.is_patient = True  # a large table may be made anew
+                connection.is_patient = True  # a large table may have to be copied
                 schema = require_usable(connection, self._name)
                 digest = hashlib.sha256(f"{APPLICATION} {schema}".encode()).digest()
                 # Room for the lock of the process that leads, beside it.

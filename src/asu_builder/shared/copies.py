@@ -76,7 +76,7 @@ class RedisCopies:
         with self._lock:
             self._forgotten += 1
             self._unpurged[name] = None
-            # A copy is gone within a minute by itself, and nobody has purged so many within one.
+            # A copy is gone within a minute by itself, and so many are not purged within one.
             while len(self._unpurged) > _MOST_PURGED:
                 self._unpurged.popitem(last=False)
 

@@ -256,9 +256,9 @@ class Asking:
 
     def _read(self, path: str, parse: Parse) -> None:
         address = self._server.address(path)
-        if (told := self._memory.take_confirmed(address, parse)) is not None:
+        if (confirmed := self._memory.take_confirmed(address, parse)) is not None:
             self._server.down.withdraw()
-            if told.parsed is None:
+            if confirmed.parsed is None:
                 self._on_missing(path)
             return
         response = self._server.get(path, etag=self._memory.etag(address))

@@ -208,7 +208,7 @@ class DocumentMemory:
             "UPDATE upstream_documents SET fetched_at = ? WHERE path = ?",
             (to_micros(self._now()), self._prefix + address),
         )
-        self._tell(address)
+        self._announce(address)
 
     @property
     def is_shared(self) -> bool:
@@ -221,10 +221,10 @@ class DocumentMemory:
         if content is None:
             return None
         try:
-            told = _DECODE_CONFIRMED(content)
-            age = max(0, self._database.now() - told.at) / 1_000_000
+            confirmed = _DECODE_CONFIRMED(content)
+            age = max(0, self._database.now() - confirmed.at) / 1_000_000
             document = self._documents.get(address)
-            if document is None or document.digest != told.digest:
+            if document is None or document.digest != confirmed.digest:
                 row = self._stored("etag, body", address)
                 if row is None:
                     return None
@@ -233,21 +233,21 @@ class DocumentMemory:
                 document = Document.of(body, parsed, etag=etag, checked=0.0)
         except (AsuError, msgspec.MsgspecError, ValueError):
             return None  # upstream is asked
-        if document.digest != told.digest or age > document.fresh_for / 2:
+        if document.digest != confirmed.digest or age > document.fresh_for / 2:
             return None
         document = replace(document, checked=self._clock() - age)
         self._remember(address, document)
         return document
 
-    def _tell(self, address: str) -> None:
+    def _announce(self, address: str) -> None:
         """Spares the other nodes from asking upstream for what was confirmed just now."""
         state = self._states.get(address)
         if self._copies is None or state is None or not state.digest:
             return
         with contextlib.suppress(AsuError):
-            told = _Confirmed(self._database.now(), state.digest)
+            confirmed = _Confirmed(self._database.now(), state.digest)
             name, since = self._shared_name(address), self._copies.mark()
-            self._copies.put(name, msgspec.msgpack.encode(told), since=since)
+            self._copies.put(name, msgspec.msgpack.encode(confirmed), since=since)
 
     def _shared_name(self, address: str) -> str:
         return f"document:{self._prefix}{address}"
@@ -286,7 +286,7 @@ class DocumentMemory:
         """Remembers a document."""
         self._remember(address, document)
         self.store(address, document.etag, body)
-        self._tell(address)
+        self._announce(address)
 
     def store(self, address: str, etag: str, body: bytes | None) -> None:
         """Puts it where the next start finds it."""

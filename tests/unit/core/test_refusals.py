@@ -130,7 +130,7 @@ class House:
             ttl=timedelta(hours=1),
             now=self.clock,
             clock=lambda: self.seconds,
-            tell=self.told.append,
+            announce=self.told.append,
         )
         self.operations = SqlOperations(self.database)
         retention = SqlRetention(self.database)
