@@ -117,6 +117,7 @@ def move(
             "Between SQLite and PostgreSQL only: `asu-builder backup` copies a file, and pg_dump a server's "
             "database."
         )
+    source.installation()  # its name tells that it has arrived
     mark = _read_mark(source)
     if mark is not None and mark.to != to:
         raise Conflict(f"It {'was' if mark.done else 'is being'} moved to {mark.to}, not to {to}.")
