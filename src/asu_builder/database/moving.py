@@ -61,6 +61,9 @@ class _Mark(Struct, frozen=True):
     done: bool
 
 
+_DECODE_MARK = msgspec.json.Decoder(_Mark).decode
+
+
 class _Copied(Struct):
     """What tells whether two tables hold the same rows, in whatever order."""
 
@@ -303,7 +306,7 @@ def _installation(database: SqlDatabase) -> str:
 def _read_mark(database: SqlDatabase) -> _Mark | None:
     with database.reading() as connection:
         row = connection.execute("SELECT body FROM upstream_documents WHERE path = ?", (_MARK,)).fetchone()
-    return None if row is None else msgspec.json.decode(bytes(row[0]), type=_Mark)
+    return None if row is None else _DECODE_MARK(bytes(row[0]))
 
 
 def _write_mark(database: SqlDatabase, mark: _Mark | None) -> None:
