@@ -19,6 +19,8 @@ class Place(NamedTuple):
 
 PAGES = {
     "overview": Place("/"),
+    "status": Place("/status"),
+    "health": Place("/health"),
     "interface": Place("/docs"),
     "device": Place("/build?version=25.12.0&search=acme"),
     "form": Place("/build?version=25.12.0&target=pico/nine&profile=acme_widget-5"),

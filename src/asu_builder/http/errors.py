@@ -31,10 +31,11 @@ ERRORS: dict[type[AsuError], tuple[int, str, str]] = {
 }
 """Error class to HTTP status, title, and a code that never changes; the nearest base in here counts."""
 
+INTERNAL_SENTENCE = "The server made a mistake and has written it to its log. Please try again later."
 INTERNAL = render_problem(
     500,
     "Internal error",
-    "The server made a mistake and has written it to its log. Please try again later.",
+    INTERNAL_SENTENCE,
     code="internal",
     side=Side.INTERNAL,
 )

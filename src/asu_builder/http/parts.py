@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from asu_builder.http.api.operator import ConfigurationDocument
 
 
+HEALTH_PAGE, ERROR_PAGE = "the page of /health", "the page of an error"
+"""Pages beside those with an address of their own, by the names that `make_pages` gives them."""
+
+
 class Parts(Struct, frozen=True):
     """What the web application stands on.
 

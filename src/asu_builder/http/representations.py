@@ -4,6 +4,7 @@ A document is its bytes, and their gzip form for those who ask for it. Each has 
 that names the one it would be sent gets 304.
 """
 
+import contextlib
 import hashlib
 import re
 import zlib
@@ -19,7 +20,7 @@ from starlette.types import Scope
 
 from asu_builder.domain.errors import AsuError
 from asu_builder.http.api.wire import RenderedResponse, render_problem
-from asu_builder.http.errors import INTERNAL, answer_error
+from asu_builder.http.errors import INTERNAL, INTERNAL_SENTENCE, answer_error
 
 JSON = b"application/json"
 LEAST_COMPRESSED = 1024
@@ -30,6 +31,12 @@ _GZIP = 31
 _VARY = (b"vary", b"Accept-Encoding")
 _LONGEST = 256
 """Characters of an `Accept-Encoding` that is looked at; no client sends a longer one."""
+_MEDIA_TYPE = re.compile(
+    rb"([a-z0-9!#$&^_.+*-]+/[a-z0-9!#$&^_.+*-]+)(?:[ \t]*;[ \t]*[a-pr-z][^;]*)*"
+    rb"(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?",
+    re.ASCII,
+)
+"""A media type with its weight, in small letters."""
 _CODING = re.compile(
     rb"([a-z0-9!#$%&'*+.^_`|~-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?", re.ASCII
 )
@@ -50,6 +57,19 @@ def prefers_gzip(accepted: bytes) -> bool:
     weight = weights.get(b"gzip", weights.get(b"x-gzip", others))
     # What is not named may be sent (§12.5.3), but only if nothing that is named can be.
     return 0 < weight >= weights.get(b"identity", others)
+
+
+@lru_cache(maxsize=64)
+def prefers_page(accepted: bytes) -> bool:
+    """Whether this `Accept` is that of somebody who opens an address in a browser: it names HTML itself.
+
+    A program that names nothing, or any type, gets what it always got.
+    """
+    weights: dict[bytes, float] = {}
+    for part in accepted[:_LONGEST].lower().split(b","):
+        if match := _MEDIA_TYPE.fullmatch(part.strip()):
+            weights[match[1]] = float(match[2] or 1)
+    return weights.get(b"text/html", 0.0) > weights.get(b"application/json", 0.0)
 
 
 class Wanted(Struct, frozen=True):
@@ -137,31 +157,80 @@ def respond(answer: RenderedResponse) -> Response:
     return response
 
 
+Problem = AsuError | tuple[int, str, str]
+"""What went wrong: an error, or a status with its title and a sentence."""
+ShowProblem = Callable[[Request, Problem], Awaitable[Response]]
+"""Makes its page."""
+_FOR_PROGRAMS = ("/api/", "/json/", "/metrics", "/openapi.json")
+"""Addresses whose errors are documents for whoever asks."""
+
+
+def wants_page(request: Request) -> bool:
+    """Whether an error at this address is a page for who asks."""
+    if request.scope["path"].startswith(_FOR_PROGRAMS):
+        return False
+    return prefers_page(",".join(request.headers.getlist("accept")).encode("latin-1"))
+
+
 def make_error_hook(
-    may_read: Callable[[Scope], bool],
+    may_read: Callable[[Scope], bool], show: ShowProblem | None = None
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Starlette's hook for everything that is raised deliberately; operators read the details."""
+    """Starlette's hook for everything that is raised deliberately; operators read the details.
+
+    `show` makes pages for browsers; None where there are none.
+    """
 
     async def on_asu_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, AsuError)
         answer = answer_error(error, details=may_read(request.scope))
         if answer is INTERNAL:
             raise error
-        return respond(answer)
+        return await show(request, error) if show and wants_page(request) else respond(answer)
 
     return on_asu_error
+
+
+_REFUSED = {404: "Nothing lives at this address.", 405: "This address does not know this method."}
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:
     """Starlette's hook for what its router refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    details = {404: "Nothing lives at this address.", 405: "This address does not know this method."}
-    response = respond(render_problem(status.value, status.phrase, details.get(status, status.phrase)))
+    response = respond(render_problem(status.value, status.phrase, _REFUSED.get(status, status.phrase)))
     response.headers.update(error.headers or {})
     return response
+
+
+def make_http_error_hook(show: ShowProblem | None) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """The same, with a page for browsers."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        if show is None or not wants_page(request):
+            return await on_http_error(request, error)
+        assert isinstance(error, HTTPException)
+        status = HTTPStatus(error.status_code)
+        sentence = _REFUSED.get(status, status.phrase)
+        response = await show(request, (status.value, status.phrase.capitalize(), sentence))
+        response.headers.update(error.headers or {})
+        return response
+
+    return on_error
 
 
 async def on_bug(_: Request, __: Exception) -> Response:
     """Starlette's hook for everything else; the fast path logs the traceback."""
     return respond(INTERNAL)
+
+
+def make_bug_hook(show: ShowProblem | None) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """The same, with a page for browsers."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        if show is not None and wants_page(request):
+            # What is broken may be the pages.
+            with contextlib.suppress(Exception):
+                return await show(request, (500, "Internal error", INTERNAL_SENTENCE))
+        return respond(INTERNAL)
+
+    return on_error

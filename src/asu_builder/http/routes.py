@@ -29,8 +29,16 @@ from asu_builder.http.api.wire import RenderedResponse, render_json
 from asu_builder.http.cache import Rendered, TtlCache
 from asu_builder.http.door import ClientGone
 from asu_builder.http.openapi import conditional_operation, declared, describe
-from asu_builder.http.parts import PageParts, Parts
-from asu_builder.http.representations import make_error_hook, on_bug, on_http_error, respond
+from asu_builder.http.parts import ERROR_PAGE, HEALTH_PAGE, PageParts, Parts
+from asu_builder.http.representations import (
+    Problem,
+    ShowProblem,
+    make_bug_hook,
+    make_error_hook,
+    make_http_error_hook,
+    respond,
+    wants_page,
+)
 from asu_builder.http.threads import Threads, Waiting
 from asu_builder.loading import Late
 
@@ -79,6 +87,10 @@ OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
 
 PAGES = (
     "GET /",
+    "GET /status",
+    "GET /favicon.ico",
+    "GET /robots.txt",
+    "GET /llms.txt",
     "GET /queue",
     "POST /queue/acts",
     "GET /statistics",
@@ -116,6 +128,14 @@ def create_router(
     search = Search(parts.catalog)
     description = Description(parts.version, reading)
     acts = OperatorActs(parts.operator, threads=reading, forget=answers.forget)
+    monitoring = MonitoringEndpoints(
+        parts.health,
+        parts.metrics(),
+        reading,
+        callers=callers,
+        requests=requests,
+        watchers=lambda: live.watchers,
+    )
     subjects = (
         Downloads(parts.store, reading, callers=callers, settings=parts.settings, on_use=parts.builds.touch),
         answers,
@@ -127,14 +147,7 @@ def create_router(
         ComparisonEndpoints(
             parts.comparisons(), reading, waiting, callers=callers, admit=parts.limit_previews
         ),
-        MonitoringEndpoints(
-            parts.health,
-            parts.metrics(),
-            reading,
-            callers=callers,
-            requests=requests,
-            watchers=lambda: live.watchers,
-        ),
+        monitoring,
         Keys((parts.signing, parts.attestation), reading),
         Metadata(
             parts.catalog,
@@ -148,12 +161,22 @@ def create_router(
         StatisticsEndpoints(parts.charts(), parts.builds, reading, clock=clock),
         description,
     )
-    routes = _routes_of(*subjects)
     pages = Late(partial(_load_pages, parts, waiting, answers, search, description))
+    show_health, health = _page(HEALTH_PAGE, pages, reading), _endpoint(monitoring.health)
+
+    async def choose_health(request: Request) -> Response:
+        return await (show_health if wants_page(request) else health)(request)
+
+    async def show(request: Request, problem: Problem) -> Response:
+        request.state.problem = problem
+        return await _page(ERROR_PAGE, pages, reading)(request)
+
+    # Before the one of the same address that the description declares.
+    routes = [Route("/health", choose_health), *_routes_of(*subjects)]
     for address in PAGES:
         method, _, path = address.partition(" ")
         routes.append(Route(path, _page(address, pages, reading), methods=[method]))
-    return _answering(routes, parts)
+    return _answering(routes, parts, show)
 
 
 def create_monitoring_router(parts: Parts, threads: Threads, *, requests: Requests) -> ASGIApp:
@@ -172,13 +195,13 @@ def _routes_of(*subjects: object) -> list[Route]:
     ]
 
 
-def _answering(routes: Sequence[Route], parts: Parts) -> ASGIApp:
+def _answering(routes: Sequence[Route], parts: Parts, show: ShowProblem | None = None) -> ASGIApp:
     starlette = Starlette(
         routes=routes,
         exception_handlers={
-            AsuError: make_error_hook(parts.callers.may_read),
-            HTTPException: on_http_error,
-            Exception: on_bug,
+            AsuError: make_error_hook(parts.callers.may_read, show),
+            HTTPException: make_http_error_hook(show),
+            Exception: make_bug_hook(show),
         },
     )
     starlette.state.most_fields = parts.settings.max_fields

@@ -14,6 +14,7 @@ from asgi_client import Answer, AsgiClient
 from asu_builder.domain.job import STAGE_WORDS
 from asu_builder.http import texts
 from asu_builder.http.api.statistics import TABLES
+from asu_builder.http.errors import ERRORS
 from asu_builder.http.pages import words
 from asu_builder.http.pages.rendering import ROOT, TEMPLATES, texts_of_scripts
 from asu_builder.http.texts import LANGUAGES, LOCALE, choose_language, gettext, ngettext, speak
@@ -73,7 +74,7 @@ def test_no_text_of_a_template_is_outside_the_catalogue() -> None:
         r"{%-?\s*trans\b.*?endtrans\s*-?%}|{#.*?#}|{%.*?%}|{{.*?}}|<(code|pre)\b.*?</\1>", re.S
     )
     spoken = re.compile(r'(?:aria-label|placeholder|title|alt)="([^"]*)"')
-    for path in sorted(TEMPLATES.iterdir()):
+    for path in sorted(TEMPLATES.glob("*.html")):
         plain = marked.sub("\0", path.read_text())
         left = re.sub(r"<[^>]*>", "\n", plain).splitlines() + spoken.findall(plain)
         for name in _NOT_TRANSLATED:
@@ -86,6 +87,11 @@ def test_no_text_of_a_template_is_outside_the_catalogue() -> None:
 def test_texts_that_other_rooms_word_are_in_the_catalogue() -> None:
     shown = {words_ for words_, _ in STAGE_WORDS.values()} | {table.title for table in TABLES.values()}
     assert shown == set(words.ELSEWHERE)
+    titles = {title.capitalize() for _, title, _ in ERRORS.values()} | {
+        "Internal error",
+        "Method not allowed",
+    }
+    assert titles == set(words.TITLES)
 
 
 def test_scripts_find_each_of_their_texts() -> None:
@@ -154,10 +160,11 @@ def get(client: AsgiClient, path: str, language: str, **headers: str) -> Answer:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/queue", "/queue?fragment=1", "/statistics", "/docs", "/build/" + "0" * 64]
+    "path",
+    ["/", "/status", "/nowhere", "/queue", "/queue?fragment=1", "/statistics", "/docs", "/build/" + "0" * 64],
 )
 def test_a_page_speaks_the_language_of_its_reader(client: AsgiClient, path: str) -> None:
-    english, german, again = (get(client, path, code) for code in ("en", "de", "en"))
+    english, german, again = (get(client, path, code, accept="text/html") for code in ("en", "de", "en"))
     assert english.body == again.body != german.body
     for answer in (english, german):
         assert answer.header("vary") == "Accept-Language, Cookie, Accept, Accept-Encoding"

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, NotAuthenticated
@@ -21,10 +21,10 @@ from asu_builder.http.pages.form_offer import FirmwareSelectorConfig
 from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
-from asu_builder.http.pages.rendering import Rendering, StaticFiles
+from asu_builder.http.pages.rendering import ANYBODY, Rendering, StaticFiles
 from asu_builder.http.pages.session import Sessions, cookie_of, form, is_secure, path_here
 from asu_builder.http.pages.statistics import StatisticsPage
-from asu_builder.http.parts import PageParts
+from asu_builder.http.parts import ERROR_PAGE, HEALTH_PAGE, PageParts
 from asu_builder.http.texts import (
     COOKIE,
     QUERY,
@@ -76,6 +76,12 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     return {
         "GET /static/{digest}/{name}": static_files.serve,
         "GET /": page(overview.show),
+        "GET /status": page(overview.show_status),
+        "GET /favicon.ico": static_files.serve_icon,
+        "GET /robots.txt": partial(_serve_text, rendering, "robots.txt"),
+        "GET /llms.txt": partial(_serve_text, rendering, "llms.txt"),
+        HEALTH_PAGE: page(overview.show_health),
+        ERROR_PAGE: page(partial(_show_problem, rendering)),
         "GET /queue": page(queue.show),
         "POST /queue/acts": page(queue.act),
         "GET /statistics": page(statistics.show),
@@ -136,6 +142,34 @@ def _remember_language(request: Request, response: Response, code: str) -> None:
     )
 
 
+async def _serve_text(rendering: Rendering, name: str, request: Request) -> Response:
+    """What programs that walk the web read about this server."""
+    text = rendering.text(name, path="", caller=ANYBODY)
+    headers = {"cache-control": "public, max-age=3600"}
+    return PlainTextResponse(text, headers=headers)
+
+
+async def _show_problem(rendering: Rendering, request: Request, caller: Caller) -> Response:
+    """The page of `request.state.problem`: what went wrong at an address that is no page."""
+    problem = request.state.problem
+    if isinstance(problem, AsuError):
+        return _error_page(rendering, request, caller, problem)
+    status, title, sentence = problem
+    back = request.scope["path"]
+    return rendering.page(
+        "error.html",
+        request,
+        caller=caller,
+        status=status,
+        heading=gettext(title),
+        sentence=sentence,
+        back=back,
+        ask_for_token=False,
+        first_visit=False,
+        reloads=False,
+    )
+
+
 def _reloads(request: Request, status: int) -> bool:
     """Whether the page reloads itself: mostly upstream documents are still being fetched."""
     return status == 503 and request.method == "GET"
@@ -159,7 +193,7 @@ def _error_page(rendering: Rendering, request: Request, caller: Caller, error: A
         request,
         caller=caller,
         status=answer.status,
-        heading=gettext("Sign in") if needs_token else heading,
+        heading=gettext("Sign in") if needs_token else gettext(heading),
         sentence=sentence,
         back=back,
         ask_for_token=needs_token,

@@ -1,7 +1,8 @@
-"""The server itself: its health, queue and activity on the first page, and its settings for operators."""
+"""The first page, the state of the service for those who ask for it, and its settings for operators."""
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import TooManyRequests, Unavailable
 from asu_builder.domain.health import worst
 from asu_builder.http.cache import MadeAnswers, Rendered
+from asu_builder.http.pages.build_form import offered_versions
 from asu_builder.http.pages.charts import Series, stacked_bars
 from asu_builder.http.pages.rendering import ANYBODY, SHARED_HEADERS, Rendering
 from asu_builder.http.pages.words import HEALTH, english, translated
@@ -31,7 +33,7 @@ _BYTES = 1 << 18
 
 
 class Overview:
-    """The first page."""
+    """The first page, which begins with the search for a device, and the page of the state of the service."""
 
     def __init__(self, parts: PageParts, rendering: Rendering) -> None:
         self._parts = parts
@@ -41,28 +43,47 @@ class Overview:
         )
 
     async def show(self, request: Request, caller: Caller) -> Response:
+        """The first page; operators see the state of the service on it too."""
+        return await self._page("overview.html", request, caller)
+
+    async def show_status(self, request: Request, caller: Caller) -> Response:
+        """The state of the service."""
+        return await self._page("status.html", request, caller)
+
+    async def show_health(self, request: Request, caller: Caller) -> Response:
+        """What `/health` tells programs, with the same status."""
+        report = self._report(caller)
+        building = request.query_params.get("for") == "build"
+        serving = report.can_build if building else report.polls_answered
+        values = {"report": report, "sentence": health_sentence(report), **_health_words()}
+        return self._rendering.page(
+            "health.html", request, caller=caller, status=200 if serving else 503, **values
+        )
+
+    async def _page(self, template: str, request: Request, caller: Caller) -> Response:
         """Renders it from counts; once a second for all without a token."""
         if caller.token is not None:
             values = await self._parts.waiting.ask(
                 caller, "overview", self._values, caller, patience=SHORT_SECONDS
             )
-            return self._rendering.page("overview.html", request, caller=caller, **values)
-        asked = wanted(request.scope)
-        made = await self._shared.get(
-            f"overview {current().code}", caller, self._for_anybody, gzip=asked.gzip
-        )
+            return self._rendering.page(template, request, caller=caller, **values)
+        asked, key = wanted(request.scope), f"{template} {current().code}"
+        render = partial(self._for_anybody, template, request.scope["path"])
+        made = await self._shared.get(key, caller, render, gzip=asked.gzip)
         return made.document.answer(asked, SHARED_HEADERS)
 
-    def _for_anybody(self) -> Rendered:
+    def _for_anybody(self, template: str, path: str) -> Rendered:
         values = self._values(ANYBODY)
         # One whose look-ups are used up may have made it without them.
         seconds = _FRESH_SECONDS if values["offers"] else 0.0
-        return self._rendering.for_anybody("overview.html", path="/", seconds=seconds, **values)
+        return self._rendering.for_anybody(template, path=path, seconds=seconds, **values)
+
+    def _report(self, caller: Caller) -> HealthReport:
+        report = self._parts.health.report()
+        return report if caller.may(Right.READ) else report.for_everybody()
 
     def _values(self, caller: Caller) -> dict[str, Any]:
-        report = self._parts.health.report()
-        if not caller.may(Right.READ):
-            report = report.for_everybody()
+        report = self._report(caller)
         days = self._parts.charts().days(DAYS)[-_DAYS:]
         chart = ""
         if any(day.requests for day in days):
@@ -72,20 +93,27 @@ class Overview:
                 gettext("Requests of the last seven days"), [day.day for day in days], (new, reused)
             )
         offers: list[BranchOffer] = []
+        groups: list[tuple[str, list[str]]] = []
         # The page works without them while upstream has not answered or may not be asked.
         with contextlib.suppress(Unavailable, TooManyRequests):
             offers = [offer for offer in self._parts.catalog.offers() if offer.versions]
+            groups = offered_versions(self._parts.catalog)
         return {
             "report": report,
             "sentence": health_sentence(report),
-            "part_states": STATES,
-            "health_words": translated(HEALTH),
+            **_health_words(),
             "crowd": self._parts.queue_overview.summary(),
             "days": days,
             "chart": chart,
             "offers": offers,
+            "groups": groups,
             "failures": list(self._parts.charts().failures(_ERRORS)),
         }
+
+
+def _health_words() -> dict[str, object]:
+    """What templates say about the health of parts."""
+    return {"part_states": STATES, "health_words": translated(HEALTH)}
 
 
 def health_sentence(report: HealthReport) -> str:

@@ -29,6 +29,9 @@ _FOREVER = (
 )
 
 
+_FOR_A_DAY = ((b"cache-control", b"public, max-age=86400"), (b"x-content-type-options", b"nosniff"))
+
+
 class StaticFiles:
     """Every file below `static/`, read and compressed once.
 
@@ -56,6 +59,10 @@ class StaticFiles:
         """The address of a file. Raises `KeyError` for an unknown one."""
         _ = self._files[name]
         return f"/static/{self._digest}/{name}"
+
+    async def serve_icon(self, request: Request) -> Response:
+        """The icon at the address where browsers look for it beside documents that name none."""
+        return self._files["icon.svg"].answer(wanted(request.scope), _FOR_A_DAY)
 
     async def serve(self, request: Request) -> Response:
         """The file, cacheable for ever; 404 for a file of another version."""
@@ -135,6 +142,7 @@ class Rendering:
             state_word=words.state_word,
             stage_word=words.stage_word,
             number=words.number,
+            said=words.said,
             sentence=words.sentence,
             linked=words.linked,
             reason=words.in_words,

@@ -227,6 +227,12 @@ def english(text: str) -> str | Markup:
     return Markup('<span lang="en" dir="ltr">{}</span>').format(text)
 
 
+def said(text: str) -> Markup:
+    """A sentence to whoever reads the page: translated where the catalogue has it, else marked as English."""
+    translation = gettext(text)
+    return sentence(translation) if translation != text else Markup(english(sentence(text)))
+
+
 def sentence(text: str) -> Markup:
     """One of our sentences; text in backticks becomes code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
@@ -289,6 +295,28 @@ ELSEWHERE = (
     marked("Durations by stage"),
 )
 """Texts of other rooms that pages show: the words of stages, and titles of charts."""
+TITLES = (
+    marked("Malformed request"),
+    marked("Request rejected"),
+    marked("Not authenticated"),
+    marked("Not allowed"),
+    marked("Not found"),
+    marked("Conflict"),
+    marked("Queue full"),
+    marked("Too many requests"),
+    marked("Unavailable"),
+    marked("Internal error"),
+    marked("Method not allowed"),
+)
+"""Of the answers that errors are, as `http.errors` words them for programs."""
+SENTENCES = (
+    marked("Nothing lives at this address."),
+    marked("This address does not know this method."),
+    marked("The server made a mistake and has written it to its log. Please try again later."),
+    marked("This form was sent from another site. Open the page on this server and send it again."),
+    marked("There is no such file. Reload the page."),
+)
+"""What errors say that do not speak of a request, where a page shows them."""
 _DONE, _CURRENT, _AHEAD = marked("done"), marked("current"), marked("ahead")
 
 

@@ -53,8 +53,8 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path, tokens=TOKENS)
 
 
-def page(client: AsgiClient) -> str:
-    answer = client.get("/")
+def page(client: AsgiClient, path: str = "/status") -> str:
+    answer = client.get(path)
     assert answer.status == 200
     return re.sub(r"\s+", " ", answer.body.decode())
 
@@ -80,7 +80,7 @@ def test_it_counts_the_queue_without_naming_a_job(client: AsgiClient, scene: Sce
 def test_an_idle_service_has_nothing_to_draw(client: AsgiClient) -> None:
     shown = page(client)
     assert "No requests yet." in shown and "No build has failed yet." in shown
-    assert "Not known yet:" not in shown  # its own snapshot is always offered
+    assert "Not known yet:" not in page(client, "/")  # its own snapshot is always offered
     assert "<svg" not in shown
 
 
@@ -111,7 +111,7 @@ def test_failures_are_told_in_words_without_what_only_the_caller_may_know(
 
 
 def test_versions_lead_to_the_page_that_builds_them(busy: Scene, client: AsgiClient) -> None:
-    shown = page(client)
+    shown = page(client, "/")
     for version in ("25.12.0", "24.10.7", "24.10.0", "SNAPSHOT"):
         assert f'href="/build?version={version}"' in shown
     branch = re.search(r'<th scope="row" class="when">24.10</th>.*?</tr>', shown)
@@ -134,7 +134,8 @@ def lonely(scene: Scene) -> Scene:
 
 def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> None:
     shown = page(client)
-    assert "Not known yet:" in shown and "Components" in shown
+    assert "Components" in shown
+    assert "Not known yet:" in page(client, "/")
 
 
 def test_it_answers_head(client: AsgiClient) -> None:
@@ -145,3 +146,76 @@ def test_it_answers_head(client: AsgiClient) -> None:
 def test_who_runs_the_server_stands_at_the_foot_of_a_page(client: AsgiClient, address: str) -> None:
     foot = client.get(address).body.decode().partition("<footer>")[2]
     assert 'Contact: <a href="mailto:asu@example.org" rel="noreferrer">asu@example.org</a>' in foot
+
+
+def test_a_visitor_begins_with_the_search_for_a_device(busy: Scene, client: AsgiClient) -> None:
+    shown = page(client, "/")
+    assert shown.index('<form method="get" action="/build"') < shown.index("Supported versions")
+    assert '<option value="25.12.0" selected>' in shown
+    assert "Components" not in shown and "Latest failures" not in shown and "Everything works" not in shown
+    assert '<a href="/status">' in shown
+    assert '<meta property="og:title" content="OpenWrt images' in shown
+
+
+def test_an_operator_sees_the_state_of_the_service_on_the_first_page(client: AsgiClient) -> None:
+    shown = client.get("/", READER).body.decode()
+    assert "Components" in shown and "Latest failures" in shown
+    assert shown.index('action="/build"') < shown.index("Components")
+
+
+def test_a_visitor_is_told_on_the_first_page_when_something_is_down(client: AsgiClient, scene: Scene) -> None:
+    scene.health.part_failed("engine", "Podman does not answer.")
+    shown = page(client, "/")
+    assert 'class="notice degraded"' in shown and "builds wait until it does" in shown
+    assert "Podman does not answer" not in shown
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_health_is_a_page_for_browsers_and_a_document_for_programs(client: AsgiClient, scene: Scene) -> None:
+    for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}, {"accept": "text/plain"}):
+        assert client.get("/health", accept).json["status"] == "ok", accept
+    shown = client.get("/health", BROWSER)
+    assert shown.status == 200 and b"<h1>Health</h1>" in shown.body and b"Components" in shown.body
+    scene.health.part_failed("database", "Gone.")
+    assert client.get("/health", BROWSER).status == client.get("/health").status == 503
+    assert b"Gone." not in client.get("/health", BROWSER).body
+    assert b"Gone." in client.get("/health", {**BROWSER, **READER}).body
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/store/" + "0" * 64 + "/x.bin", "/keys/none", "/static/0/x.css"]
+)
+def test_an_unknown_address_is_a_page_for_browsers_and_json_for_programs(
+    client: AsgiClient, path: str
+) -> None:
+    for accept in ({}, {"accept": "*/*"}, {"accept": "application/json, text/html;q=0.5"}):
+        assert client.get(path, accept).json["status"] == 404, accept
+    shown = client.get(path, {**BROWSER, "accept-language": "de"})
+    assert shown.status == 404
+    assert b'<html lang="de"' in shown.body and b"<h1>Nicht gefunden</h1>" in shown.body
+
+
+def test_errors_of_the_interface_are_documents_for_whoever_asks(client: AsgiClient) -> None:
+    for path in ("/api/v1/build/" + "0" * 64, "/api/nowhere", "/json/nowhere"):
+        answer = client.get(path, BROWSER)
+        assert answer.status == 404 and answer.header("content-type") == "application/json"
+
+
+def test_a_wrong_method_is_a_page_too(client: AsgiClient) -> None:
+    answer = client.request("DELETE", "/docs", headers=BROWSER)
+    assert answer.status == 405 and b"<h1>Method not allowed</h1>" in answer.body
+    assert answer.header("allow")
+
+
+def test_robots_programs_and_browsers_find_what_they_look_for(client: AsgiClient) -> None:
+    robots = client.get("/robots.txt")
+    assert b"Disallow: /build/" in robots.body and (robots.header("content-type") or "").startswith(
+        "text/plain"
+    )
+    described = client.get("/llms.txt").body.decode()
+    assert described.startswith("# ASU Builder 1.2.3") and "/api/v1/build" in described
+    for address in re.findall(r"\]\((/[^)?]*)", described):
+        assert client.get(address).status in (200, 400, 422), address
+    assert client.get("/favicon.ico").header("content-type") == "image/svg+xml"
