@@ -223,6 +223,35 @@ def test_what_is_purged_answers_no_more_and_is_past_its_time(
     assert submit(queue).id != job.id
 
 
+@pytest.mark.parametrize("max_age", [None, DAY])
+def test_a_result_is_kept_longer_even_past_its_last_day(
+    queue: JobQueue, operations: Operations, retention: RetentionRepository, max_age: timedelta | None
+) -> None:
+    submit(queue)
+    claimed = queue.claim("w/1", lease_for=MINUTE)
+    assert claimed is not None
+    job, lease = claimed
+    queue.finish(lease, a_result(), Retention(DAY, max_age))
+    before = operations.kept_until(job.request_hash)
+    assert before is not None
+    assert operations.keep(job.request_hash, 7 * DAY) == before + 6 * DAY
+    # Less than it has changes nothing, and what it had is its own to the end.
+    assert operations.keep(job.request_hash, MINUTE) == before + 6 * DAY
+    later = before + 5 * DAY
+    assert at_time(queue, later).find(job.request_hash) is not None
+    assert at_time(operations, later).kept_until(job.request_hash) == before + 6 * DAY
+
+
+def test_what_is_no_result_is_not_kept(queue: JobQueue, operations: Operations) -> None:
+    jobs = one_in_each_state(queue)
+    for state in (JobState.PENDING, JobState.BUILDING, JobState.FAILED):
+        assert operations.keep(jobs[state].request_hash, 7 * DAY) is None
+    assert operations.keep("0" * 64, DAY) is None
+    purged = jobs[JobState.COMPLETED].request_hash
+    operations.purge(purged)
+    assert operations.keep(purged, DAY) is None and queue.find(purged) is None
+
+
 def test_purging_leaves_live_jobs_and_other_requests_alone(queue: JobQueue, operations: Operations) -> None:
     for state, job in one_in_each_state(queue).items():
         live = state in (JobState.PENDING, JobState.BUILDING)

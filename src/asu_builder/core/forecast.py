@@ -9,6 +9,8 @@ from asu_builder.ports import JobQueue
 
 _MEASURED_EVERY = 10.0
 _LEAST = timedelta(seconds=1)
+_LATE_SHARE = 10
+"""A build that has taken longer than usual is said to take this part of its time so far again."""
 
 
 class Forecast:
@@ -53,5 +55,14 @@ class Forecast:
             return None
         if job.state is JobState.PENDING:
             return typical * (((ahead or 0) + 1) / self._workers + 1)
-        elapsed = self.now() - (job.started_at or self.now())
-        return max(_LEAST, typical - max(elapsed, timedelta(0)))
+        elapsed = self._elapsed(job)
+        # One that takes longer than usual will go on for a while: the more, the longer it has taken.
+        return max(_LEAST, typical - elapsed, elapsed / _LATE_SHARE if elapsed > typical else _LEAST)
+
+    def is_late(self, job: Job | Standing, typical: timedelta | None) -> bool:
+        """Whether a build runs that has taken longer than builds usually do."""
+        running = job.state is JobState.BUILDING and typical is not None
+        return running and typical is not None and self._elapsed(job) > typical
+
+    def _elapsed(self, job: Job | Standing) -> timedelta:
+        return max(self.now() - (job.started_at or self.now()), timedelta(0))

@@ -196,6 +196,16 @@ class Operator:
         finally:
             self._note(operator, "purge", request_hash)
 
+    def kept_until(self, request_hash: str) -> datetime | None:
+        """Until when a result is kept unless it is used; None without one."""
+        return self._operations.kept_until(request_hash)
+
+    def keep(self, request_hash: str, span: timedelta, *, operator: str) -> None:
+        """Keeps a result for so long from now at least. Raises `BuildNotFound` without one."""
+        if self._operations.keep(request_hash, span) is None:
+            raise BuildNotFound("There is no result under this hash that could be kept.")
+        self._note(operator, "keep", request_hash)
+
     def pause(self, *, operator: str) -> None:
         """No worker of any process claims a job from now on; what is being built goes on."""
         self._operations.pause(operator)

@@ -119,6 +119,8 @@ class Progress(Struct, frozen=True):
     """How long until its end, as far as can be told."""
     waiting_for: str = ""
     """As in `BuildView`."""
+    late: bool = False
+    """Whether it has been built for longer than builds usually take."""
 
     @property
     def eta_seconds(self) -> int | None:
@@ -139,6 +141,8 @@ class BuildView(Struct, frozen=True):
     """The secret by which this very caller may cancel the job; never part of a shared answer."""
     unchanged: bool = False
     """Whether a request for today's packages is answered with a result that has them already."""
+    late: bool = False
+    """As in `Progress`."""
 
     @property
     def eta_seconds(self) -> int | None:
@@ -150,7 +154,7 @@ class BuildView(Struct, frozen=True):
         """How far the job is."""
         job = self.job
         standing = Standing(job.id, job.state, job.stage, self.position, None, job.started_at)
-        return Progress(standing, self.remaining, self.waiting_for)
+        return Progress(standing, self.remaining, self.waiting_for, self.late)
 
 
 class Builds:
@@ -403,6 +407,7 @@ class Builds:
                 standing,
                 self._forecast.remaining(standing, standing.ahead, typical),
                 hindrance if standing.state is JobState.PENDING else "",
+                self._forecast.is_late(standing, typical),
             )
             for name, standing in standings.items()
         }
@@ -460,7 +465,8 @@ class Builds:
         typical, hindrance = outlook or (None, "")
         remaining = self._forecast.remaining(job, ahead, typical)
         waits = job.state is JobState.PENDING
-        return BuildView(job, ahead, remaining, hindrance if waits else "", cancel_token)
+        late = self._forecast.is_late(job, typical)
+        return BuildView(job, ahead, remaining, hindrance if waits else "", cancel_token, late=late)
 
     def _is_new(self, name: str) -> bool:
         with suppress(Unavailable):

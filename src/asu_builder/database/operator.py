@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from asu_builder.database.arrivals import insert_jobs
 from asu_builder.database.dialect import Connection, SqlDatabase
 from asu_builder.database.queue import RESET_TO_PENDING
-from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, to_job
+from asu_builder.database.rows import FINAL, REQUEST, SELECT_WITHOUT_OUTCOME, moment, span_micros, to_job
 from asu_builder.domain.job import (
     AuditEntry,
     Job,
@@ -127,6 +127,25 @@ class SqlOperations:
                 return _end_answers(connection, request_hash, at)
         finally:
             self._note_revocation()
+
+    def kept_until(self, request_hash: str) -> datetime | None:
+        with self._database.reading() as connection:
+            (at,) = connection.execute(
+                "SELECT max(expires_at) FROM build_jobs"
+                " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :now",
+                {"hash": request_hash, "now": self._database.now()},
+            ).fetchone()
+        return None if at is None else moment(at)
+
+    def keep(self, request_hash: str, span: timedelta) -> datetime | None:
+        with self._database.timed(durable=True) as (connection, at):
+            connection.execute(
+                "UPDATE build_jobs SET expires_at = max(expires_at, :until),"
+                " max_expires_at = CASE WHEN max_expires_at IS NOT NULL THEN max(max_expires_at, :until) END"
+                " WHERE request_hash = :hash AND state = 'completed' AND expires_at > :at",
+                {"hash": request_hash, "at": at, "until": at + span_micros(span)},
+            )
+        return self.kept_until(request_hash)
 
     def requeue(self, request_hash: str) -> Job | None:
         job = None

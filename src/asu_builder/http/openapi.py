@@ -1,7 +1,9 @@
 """How an endpoint is declared beside its handler, and the OpenAPI description made of all of them."""
 
 import inspect
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -179,6 +181,8 @@ class Operation(msgspec.Struct, frozen=True):
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
     events: Any = None
+    subject: str = ""
+    """What it is about, for a table of contents; operations of one class share it."""
 
     @property
     def address(self) -> str:
@@ -239,21 +243,61 @@ def describe(
     types = tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, schemas, strict=True))
+    tidied = {name: _tidied(schema) for name, schema in components.items()}
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         entry = paths.setdefault(each.address, {})
         if parameters := [PATH[name] for name in re.findall(_PLACEHOLDER, each.address)]:
             entry["parameters"] = parameters
         for method in each.methods:
-            entry[method.lower()] = _described(each, method, schema_of)
+            entry[method.lower()] = _described(each, method, schema_of, tidied)
         if preflight:
             entry["options"] = {**_PREFLIGHT, "operationId": f"options {each.address}"}
+    subjects = dict.fromkeys(each.subject for each in operations if each.subject)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": text},
+        **({"tags": [{"name": subject} for subject in subjects]} if subjects else {}),
         "paths": paths,
-        "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
+        "components": {"schemas": tidied},
     }
+
+
+def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Any:
+    """A value that a schema allows, made of the examples of its fields; `schemas` are those it refers to."""
+    if examples := schema.get("examples"):
+        return examples[0]
+    if "$ref" in schema:
+        return example_of(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    for name in ("enum", "anyOf", "oneOf"):
+        if choices := schema.get(name):
+            return choices[0] if name == "enum" else example_of(choices[0], schemas)
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type")
+    if kind == "object" or "properties" in schema:
+        return {name: example_of(field, schemas) for name, field in schema.get("properties", {}).items()}
+    if kind == "array":
+        items = schema.get("prefixItems") or [schema.get("items") or {}]
+        return [example_of(item, schemas) for item in items] if items != [{}] else []
+    simple: dict[Any, Any] = {"integer": 0, "number": 0.0, "boolean": False, "null": None, "string": ""}
+    return A_TIME if schema.get("format") == "date-time" else simple.get(kind)
+
+
+def command_of(each: Operation, method: str, body: Any = None) -> str:
+    """A line for a shell that tries an operation, with the examples of its parameters."""
+    address = re.sub(_PLACEHOLDER, lambda found: str(PATH[found[1]]["schema"]["examples"][0]), each.address)
+    needed = [QUERY[name] for name in each.query if QUERY[name]["required"]]
+    if needed:
+        address += "?" + "&".join(f"{entry['name']}={entry['schema']['examples'][0]}" for entry in needed)
+    parts = ["curl"]
+    if method == "HEAD":
+        parts.append("--head")
+    elif method != "GET":
+        parts += ["--request", method]
+    if body is not None:
+        parts += ["--json", shlex.quote(json.dumps(body))]
+    return " ".join([*parts, shlex.quote(f"$SERVER{address}").replace("'", '"')])
 
 
 def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +315,9 @@ def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **described, "description": re.sub(_SOURCE, "", text)}
 
 
-def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+def _described(
+    each: Operation, method: str, schema_of: Mapping[Any, Any], schemas: Mapping[str, Any]
+) -> dict[str, Any]:
     answers: dict[str, dict[str, Any]] = {}
     for status, (sentence, kind) in each.answers.items():
         answer: dict[str, Any] = {"description": sentence}
@@ -281,7 +327,8 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
         if method == "HEAD":
             continue
         if kind is not None:
-            answer["content"] = {"application/json": {"schema": schema_of[kind]}}
+            example = example_of(schema_of[kind], schemas)
+            answer["content"] = {"application/json": {"schema": schema_of[kind], "example": example}}
         elif status in (200, 206):
             # OpenAPI 3.1 has no word for a stream, so its messages are the schema of its text.
             text = {"type": "string", "contentMediaType": "application/json"}
@@ -292,16 +339,21 @@ def _described(each: Operation, method: str, schema_of: Mapping[Any, Any]) -> di
         "operationId": f"{method.lower()} {each.address}",
         "responses": answers,
     }
+    if each.subject:
+        described["tags"] = [each.subject]
     parameters = [QUERY[name] for name in each.query]
     if 304 in each.answers:
         parameters.append(_IF_NONE_MATCH)
     if parameters:
         described["parameters"] = parameters
+    example = None
     if each.body:
+        example = example_of(schema_of[each.body], schemas)
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schema_of[each.body]}},
+            "content": {"application/json": {"schema": schema_of[each.body], "example": example}},
         }
+    described["x-codeSamples"] = [{"lang": "Shell", "source": command_of(each, method, example)}]
     return described
 
 

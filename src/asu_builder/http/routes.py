@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -68,22 +68,24 @@ class Description:
         return Rendered(render_json(self.document()).body, math.inf)
 
 
-HANDLERS: tuple[type, ...] = (
-    BuildAnswers,
-    LiveEndpoints,
-    OperatorEndpoints,
-    PreviewEndpoint,
-    ComparisonEndpoints,
-    MonitoringEndpoints,
-    Downloads,
-    Keys,
-    Metadata,
-    StatisticsEndpoints,
-    Description,
-)
-"""Whose methods answer below `/api`, `/json`, `/store` and `/keys`, in the order of the description."""
+HANDLERS: Mapping[type, str] = {
+    BuildAnswers: "Builds",
+    LiveEndpoints: "Watching a build",
+    PreviewEndpoint: "Packages before a build",
+    ComparisonEndpoints: "Comparisons",
+    Downloads: "Images and other files",
+    Keys: "Keys",
+    Metadata: "Versions, devices and packages",
+    StatisticsEndpoints: "Statistics",
+    MonitoringEndpoints: "Monitoring",
+    OperatorEndpoints: "Operators",
+    Description: "This description",
+}
+"""Whose methods answer below `/api`, `/json`, `/store` and `/keys`, and about what, in order."""
 
-OPERATIONS = tuple(found for kind in HANDLERS for found, _ in declared(kind))
+OPERATIONS = tuple(
+    replace(found, subject=subject) for kind, subject in HANDLERS.items() for found, _ in declared(kind)
+)
 
 PAGES = (
     "GET /",
@@ -105,6 +107,9 @@ PAGES = (
     "GET /build/{request_hash}",
     "POST /build/{request_hash}/again",
     "POST /build/{request_hash}/cancel",
+    "POST /build/{request_hash}/keep",
+    "GET /build/{request_hash}/sha256sums",
+    "GET /build/{request_hash}/manifest",
     "POST /language",
     "POST /session",
     "POST /session/end",

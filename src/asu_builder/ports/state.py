@@ -231,6 +231,12 @@ class Operations(Protocol):
         Where these are encrypted, the job that is returned has digests of them; as claimed it is whole.
         """
 
+    def kept_until(self, request_hash: str) -> datetime | None:
+        """Until when the result of this hash answers unless it is used; None without one."""
+
+    def keep(self, request_hash: str, span: timedelta) -> datetime | None:
+        """Lets the result of this hash answer for so long from now at least; until when, None without one."""
+
     def give_back(self, job_id: int) -> bool:
         """Returns a building job to the queue, uncounted; its build is stopped. False when it is not."""
 

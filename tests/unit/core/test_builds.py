@@ -536,6 +536,10 @@ def test_the_time_that_is_left_follows_from_what_builds_took_and_from_the_place(
     house.queue.claim("w/1", lease_for=timedelta(minutes=1))
     house.clock.forward(timedelta(seconds=5))
     assert house.builds.look(views[0].job.request_hash).remaining == timedelta(seconds=15)
+    assert not house.builds.look(views[0].job.request_hash).late
+    house.clock.forward(timedelta(seconds=30))
+    overdue = house.builds.look(views[0].job.request_hash)
+    assert (overdue.remaining, overdue.late) == (timedelta(seconds=3.5), True), "longer than builds took"
     house.hindrance = "engine"
     building = house.builds.look(views[0].job.request_hash)
     assert (building.remaining, building.waiting_for) == (None, ""), "it waits for nothing itself"

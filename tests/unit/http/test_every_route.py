@@ -223,13 +223,18 @@ class _Offering(DescribingUpstream):
         return {f"kmod-vim-{number}": "6.6.93-r1" for number in range(200)}
 
 
-_PAGES_FOR_ALL = {"GET /", "GET /queue", "GET /statistics", "GET /docs"}
+_PAGES_FOR_ALL = {"GET /", "GET /status", "GET /queue", "GET /statistics", "GET /docs"}
 _DOCUMENTS = {
     *(f"GET {found.path}" for found in OPERATIONS if 304 in found.answers and "/store/" not in found.path),
     *_PAGES_FOR_ALL,
     "GET /static/{digest}/{name}",
+    "GET /favicon.ico",
 }
 """Which have an ETag, and are compressed where they are long."""
+_SPEAKING = {*PAGES} - {
+    *("GET /static/{digest}/{name}", "GET /favicon.ico", "GET /robots.txt", "GET /llms.txt"),
+}
+"""Those in the language of their reader."""
 _SHORT = {
     *(
         "GET /json/v1/latest.json",
@@ -237,6 +242,7 @@ _SHORT = {
         "GET /api/v1/revision/{version}/{target}/{subtarget}",
     ),
     "GET /api/v1/devices/{version}/{target}/{subtarget}/{profile}",
+    "GET /favicon.ico",
     *(f"GET /api/v1/{name}" for name in ("stats/summary", "top-packages", "build-errors", "builds-per-day")),
     *("GET /api/v1/builds-by-version", "GET /api/v1/diff-packages-trend"),
     "GET /api/v1/statistics/{chart}.csv",
@@ -280,10 +286,10 @@ def test_documents_and_nothing_else_are_compressed_for_those_who_ask(
     assert plain.header("content-encoding") is None
     if route not in _DOCUMENTS:
         assert gzipped.header("content-encoding") is None
-        assert gzipped.header("vary") == (VARY if route in PAGES and "/static/" not in route else None)
+        assert gzipped.header("vary") == (VARY if route in _SPEAKING else None)
         return
     assert (plain.status, gzipped.status) == (200, 200), plain.body
-    varies = VARY if route in PAGES and "/static/" not in route else "Accept-Encoding"
+    varies = VARY if route in _SPEAKING else "Accept-Encoding"
     assert [each.header("vary") for each in (plain, gzipped)] == [varies] * 2
     assert (len(plain.body) < 1024) == (route in _SHORT)
     if route in _SHORT:

@@ -169,3 +169,40 @@ def test_the_page_for_people_explains_every_field(client: AsgiClient) -> None:
         for field, kind in schema.get("properties", {}).items():
             assert f"<code>{field}</code>" in page
             assert html.escape(kind["description"]) in page
+
+
+def test_every_operation_has_a_subject_a_line_to_try_and_examples_that_are_valid(client: AsgiClient) -> None:
+    document = _description(client)
+    subjects = [tag["name"] for tag in document["tags"]]
+    tried = 0
+    for path, entry in document["paths"].items():
+        for method in ("get", "head", "post", "delete"):
+            if method not in entry:
+                continue
+            described = entry[method]
+            assert set(described["tags"]) <= set(subjects)
+            line = described["x-codeSamples"][0]["source"]
+            assert line.startswith("curl ") and "{" not in line.partition("--json")[0], line
+            contents = [answer.get("content", {}) for answer in described["responses"].values()]
+            contents.append(described.get("requestBody", {}).get("content", {}))
+            for content in contents:
+                for kind in content.values():
+                    if "example" in kind:
+                        schema = {**kind["schema"], "components": document["components"]}
+                        jsonschema_rs.validate(schema, kind["example"])
+                        tried += 1
+            if "requestBody" in described:
+                assert "--json" in line, path
+    assert tried > 60
+
+
+def test_the_page_has_contents_by_subject_whose_links_lead_somewhere(
+    client: AsgiClient,
+) -> None:
+    page = client.get("/docs").body.decode()
+    anchors = set(re.findall(r' id="([^"]+)"', page))
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert len(links) > 60
+    assert set(links) - {"content"} <= anchors
+    assert page.index("Watching a build") < page.index('<h2 id="builds">')
+    assert "curl " in page and "What 200 looks like" in page

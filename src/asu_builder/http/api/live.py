@@ -32,6 +32,7 @@ class StateEvent(msgspec.Struct, tag="state"):
     waiting_for: Annotated[
         str | None, says("Why no build can start; null if the job only waits in the queue", "engine", None)
     ] = None
+    late: Annotated[bool, says("Whether it takes longer than builds usually do", False)] = False
 
 
 class LineDocument(msgspec.Struct):
@@ -107,7 +108,14 @@ def render_state(progress: Progress) -> Message:
     standing = progress.standing
     stage = (standing.stage or Stage.INIT) if standing.state is JobState.BUILDING else None
     position = (standing.ahead or 0) if standing.state is JobState.PENDING else None
-    event = StateEvent(standing.state, stage, position, progress.eta_seconds, progress.waiting_for or None)
+    event = StateEvent(
+        standing.state,
+        stage,
+        position,
+        progress.eta_seconds,
+        progress.waiting_for or None,
+        progress.late,
+    )
     parts = [str(standing.state)]
     parts += [f"{position} ahead"] if position is not None else []
     parts += [f"about {event.eta_seconds} s left"] if event.eta_seconds is not None else []

@@ -317,9 +317,10 @@ class Feed:
         before, self.seen = self.seen, progress
         left = None if progress.remaining is None else progress.remaining.total_seconds()
         ends_at = None if left is None else time.monotonic() + left
-        is_same = before is not None and (before.standing, before.waiting_for) == (
+        is_same = before is not None and (before.standing, before.waiting_for, before.late) == (
             progress.standing,
             progress.waiting_for,
+            progress.late,
         )
         if is_same and (ends_at is None) == (self._ends_at is None):
             moved = abs((ends_at or 0.0) - (self._ends_at or 0.0))

@@ -1,6 +1,7 @@
 """The page of one build: its progress, its outcome, and the command that repeats it elsewhere."""
 
 import contextlib
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from asu_builder.core.live import AT_ONCE
 from asu_builder.core.submit import BuildView
@@ -24,8 +25,9 @@ from asu_builder.http.pages import corrections
 from asu_builder.http.pages.build_form import cancel_token_of, see_build
 from asu_builder.http.pages.corrections import Advice, Context
 from asu_builder.http.pages.form_fields import link_to, not_linked, request_body
+from asu_builder.http.pages.form_offer import make_offer
 from asu_builder.http.pages.rendering import Rendering
-from asu_builder.http.pages.session import form
+from asu_builder.http.pages.session import form, is_secure
 from asu_builder.http.pages.words import (
     STAGES,
     STATES,
@@ -33,6 +35,7 @@ from asu_builder.http.pages.words import (
     headline,
     images_first,
     plain_address,
+    progress_title,
     stages,
     standing,
     state_word,
@@ -116,6 +119,16 @@ def _moment_of(seconds: str) -> datetime | None:
     return datetime.fromtimestamp(at, UTC) if 0 < at <= time.time() else None
 
 
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+
+
+def _address_of(request: Request) -> str:
+    """The address of this server as its caller writes it, for commands; "" where that could be anything."""
+    host = request.headers.get("host", "")
+    secure = is_secure(request) or request.headers.get("x-forwarded-proto") == "https"
+    return f"{'https' if secure else 'http'}://{host}" if _HOST.fullmatch(host) else ""
+
+
 class PrintedLines(Struct, frozen=True):
     """The last lines of a build's log, and how many come before them."""
 
@@ -155,6 +168,7 @@ class BuildPage:
             printed=printed,
             may_cancel=may_cancel,
             unchanged=_moment_of(request.query_params.get("unchanged", "")),
+            server=_address_of(request),
             **values,
         )
 
@@ -164,6 +178,33 @@ class BuildPage:
         request_hash = request.path_params["request_hash"]
         await self._parts.answers.cancel(request_hash, caller, cancel_token_of(request))
         return RedirectResponse(f"/build/{request_hash}", 303)
+
+    async def keep(self, request: Request, caller: Caller) -> Response:
+        """Keeps the result for `build_ttl` from now. Raises what `form` and `Operator.keep` raise."""
+        await form(request)
+        request_hash = request.path_params["request_hash"]
+        caller.require(Right.OPERATE)
+        span = self._parts.settings.build_ttl
+        await self._parts.threads.run(
+            lambda: self._parts.operator.keep(request_hash, span, operator=caller.name)
+        )
+        return RedirectResponse(f"/build/{request_hash}", 303)
+
+    async def sums(self, request: Request, caller: Caller) -> Response:
+        """The digests of the images, as `sha256sum -c` reads them. Raises `BuildNotFound`."""
+        result = await self._result(request)
+        return PlainTextResponse("".join(f"{image.sha256} *{image.name}\n" for image in result.images))
+
+    async def manifest(self, request: Request, caller: Caller) -> Response:
+        """The installed packages with their versions, a line for each. Raises `BuildNotFound`."""
+        packages = sorted((await self._result(request)).manifest.items())
+        return PlainTextResponse("".join(f"{name} - {version}\n" for name, version in packages))
+
+    async def _result(self, request: Request) -> BuildResult:
+        view, _ = await self._parts.threads.run(self._look, request.path_params["request_hash"])
+        if not isinstance(view.job.outcome, BuildResult):
+            raise BuildNotFound("This build has no result.")
+        return view.job.outcome
 
     async def again(self, request: Request, caller: Caller) -> Response:
         """Submits the same or a corrected request, with its private parts.
@@ -206,8 +247,14 @@ class BuildPage:
         result = outcome if isinstance(outcome, BuildResult) else None
         failure = outcome if isinstance(outcome, BuildFailure) else None
         title = request.profile
+        links: tuple[tuple[str, str], ...] = ()
         with contextlib.suppress(AsuError):
-            title = self._parts.search.device(request.version, request.target, request.profile).title
+            device = self._parts.search.device(request.version, request.target, request.profile)
+            title = device.title
+            release = self._parts.catalog.branches.release(request.version)
+            links = make_offer(self._parts.settings, device, release).links
+        steps = stages(job, signs=self._parts.signing is not None)
+        images = images_first(result.images) if result else ()
         reproduction: Reproduction | None = None
         # None for a branch that this server does not have any more.
         with contextlib.suppress(AsuError):
@@ -232,13 +279,17 @@ class BuildPage:
             "request_hash": job.request_hash,
             "headline": headline(job, title),
             "standing": standing(view),
-            "stages": stages(job, signs=self._parts.signing is not None),
+            "stages": steps,
+            "title": progress_title(view, steps) if job.id >= 0 else gettext("Not built"),
+            "links": links,
+            "upgrade": next((shown.image for shown in images if shown.image.type == "sysupgrade"), None),
+            "kept_until": self._parts.operator.kept_until(job.request_hash) if result else None,
             "stage_words": translated(dict(STAGES)),
             "state": gettext("Not built") if job.id < 0 else state_word(job.state),
             "was_refused": job.id < 0,
             "words": {"states": translated(STATES), "waiting_for": translated(WAITING_FOR)},
             "result": result,
-            "images": images_first(result.images) if result else (),
+            "images": images,
             "reproduction": reproduction,
             "manifest": {
                 name: version

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,15 +13,21 @@ _REFERENCE = "#/components/schemas/"
 
 
 def interface_body(description: Mapping[str, Any]) -> Markup:
-    """The sections of the page: one per operation, where GET and HEAD share one, and one per document."""
-    sections = ["<h2>Endpoints</h2>"]
+    """Contents, then the operations by subject, where GET and HEAD share a section, and the documents."""
+    subjects: dict[str, list[tuple[str, Mapping[str, Any], list[str]]]] = {}
     for path, entry in description["paths"].items():
         does: dict[str, list[str]] = {}
         for method in _METHODS:
             if method in entry:
                 does.setdefault(entry[method]["summary"], []).append(method)
-        sections += [_operation(path, entry, methods) for methods in does.values()]
-    sections.append("<h2>Documents</h2>")
+        for methods in does.values():
+            subject = next(iter(entry[methods[0]].get("tags", ())), "Endpoints")
+            subjects.setdefault(subject, []).append((path, entry, methods))
+    sections = [_contents(subjects)]
+    for subject, operations in subjects.items():
+        sections.append(f'<h2 id="{_anchor(subject)}">{_text(subject)}</h2>')
+        sections += [_operation(*each) for each in operations]
+    sections.append('<h2 id="documents">Documents</h2>')
     for name, schema in sorted(description["components"]["schemas"].items()):
         required = schema.get("required", ())
         rows = "".join(
@@ -35,6 +42,39 @@ def interface_body(description: Mapping[str, Any]) -> Markup:
             f"{words}<table>{rows}</table>"
         )
     return Markup("".join(sections))
+
+
+def _contents(subjects: Mapping[str, Sequence[tuple[str, Mapping[str, Any], Sequence[str]]]]) -> str:
+    parts = []
+    for subject, operations in subjects.items():
+        lines = "".join(
+            f'<li><a href="#{_anchor(methods[0], path)}">'
+            f"<code>{methods[0].upper()} {_text(path)}</code></a></li>"
+            for path, _, methods in operations
+        )
+        parts.append(f'<li><a href="#{_anchor(subject)}">{_text(subject)}</a><ul>{lines}</ul></li>')
+    parts.append('<li><a href="#documents">Documents</a></li>')
+    return f'<nav aria-label="Contents"><ul class="contents">{"".join(parts)}</ul></nav>'
+
+
+def _anchor(*words: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+def _tried(entry: Mapping[str, Any]) -> str:
+    """How to try it, and what comes back."""
+    samples = "".join(f"{sample['source']}\n" for sample in entry.get("x-codeSamples", ()))
+    parts = [f'<pre tabindex="0" role="group" aria-label="Example"><code>{_text(samples)}</code></pre>']
+    for status, answer in entry["responses"].items():
+        for content in answer.get("content", {}).values():
+            if status.startswith("2") and "example" in content:
+                text = json.dumps(content["example"], indent=2, ensure_ascii=False)
+                parts.append(
+                    f"<details><summary>What {status} looks like</summary>"
+                    '<pre tabindex="0" role="group" aria-label="Answer">'
+                    f"<code>{_text(text)}</code></pre></details>"
+                )
+    return "".join(parts)
 
 
 def _operation(path: str, entry: Mapping[str, Any], methods: Sequence[str]) -> str:
@@ -52,8 +92,9 @@ def _operation(path: str, entry: Mapping[str, Any], methods: Sequence[str]) -> s
     sent = operation.get("requestBody")
     body = f"<p>Send{_linked(sent)}.</p>" if sent else ""
     return (
-        f"<h3>{', '.join(method.upper() for method in methods)} <code>{_text(path)}</code></h3>"
-        f"<p>{_text(operation['summary'])}</p>{body}<table>{rows}{answers}</table>"
+        f'<h3 id="{_anchor(methods[0], path)}">{", ".join(method.upper() for method in methods)}'
+        f" <code>{_text(path)}</code></h3>"
+        f"<p>{_text(operation['summary'])}</p>{body}<table>{rows}{answers}</table>{_tried(operation)}"
     )
 
 

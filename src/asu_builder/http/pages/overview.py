@@ -30,6 +30,8 @@ _ERRORS = 8
 _DAYS = 7
 _FRESH_SECONDS = 1.0
 _BYTES = 1 << 18
+FIRST = "overview.html"
+"""The one template that needs to know what can be built."""
 
 
 class Overview:
@@ -44,7 +46,7 @@ class Overview:
 
     async def show(self, request: Request, caller: Caller) -> Response:
         """The first page; operators see the state of the service on it too."""
-        return await self._page("overview.html", request, caller)
+        return await self._page(FIRST, request, caller)
 
     async def show_status(self, request: Request, caller: Caller) -> Response:
         """The state of the service."""
@@ -64,7 +66,7 @@ class Overview:
         """Renders it from counts; once a second for all without a token."""
         if caller.token is not None:
             values = await self._parts.waiting.ask(
-                caller, "overview", self._values, caller, patience=SHORT_SECONDS
+                caller, template, self._values, template, caller, patience=SHORT_SECONDS
             )
             return self._rendering.page(template, request, caller=caller, **values)
         asked, key = wanted(request.scope), f"{template} {current().code}"
@@ -73,16 +75,16 @@ class Overview:
         return made.document.answer(asked, SHARED_HEADERS)
 
     def _for_anybody(self, template: str, path: str) -> Rendered:
-        values = self._values(ANYBODY)
+        values = self._values(template, ANYBODY)
         # One whose look-ups are used up may have made it without them.
-        seconds = _FRESH_SECONDS if values["offers"] else 0.0
+        seconds = _FRESH_SECONDS if values["offers"] or template != FIRST else 0.0
         return self._rendering.for_anybody(template, path=path, seconds=seconds, **values)
 
     def _report(self, caller: Caller) -> HealthReport:
         report = self._parts.health.report()
         return report if caller.may(Right.READ) else report.for_everybody()
 
-    def _values(self, caller: Caller) -> dict[str, Any]:
+    def _values(self, template: str, caller: Caller) -> dict[str, Any]:
         report = self._report(caller)
         days = self._parts.charts().days(DAYS)[-_DAYS:]
         chart = ""
@@ -96,8 +98,9 @@ class Overview:
         groups: list[tuple[str, list[str]]] = []
         # The page works without them while upstream has not answered or may not be asked.
         with contextlib.suppress(Unavailable, TooManyRequests):
-            offers = [offer for offer in self._parts.catalog.offers() if offer.versions]
-            groups = offered_versions(self._parts.catalog)
+            if template == FIRST:
+                offers = [offer for offer in self._parts.catalog.offers() if offer.versions]
+                groups = offered_versions(self._parts.catalog)
         return {
             "report": report,
             "sentence": health_sentence(report),

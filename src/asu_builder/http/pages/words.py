@@ -385,6 +385,8 @@ def standing(view: BuildView) -> str:
         return gettext("%(place)s, about %(span)s.", place=place, span=left) if left else f"{place}."
     if job.state is JobState.BUILDING:
         words = stage_word(job.stage or Stage.INIT)
+        if view.late:
+            return gettext("%(stage)s, longer than usual, about %(span)s left.", stage=words, span=left)
         return gettext("%(stage)s, about %(span)s left.", stage=words, span=left) if left else f"{words}."
     if job.state is JobState.COMPLETED:
         if job.started_at and job.finished_at:
@@ -395,6 +397,17 @@ def standing(view: BuildView) -> str:
     if job.id < 0:
         return gettext("These packages cannot be installed, so no build was started.")
     return f"{as_beginning(job.reason)}." if job.reason else gettext("No image was built.")
+
+
+def progress_title(view: BuildView, steps: Sequence[Step]) -> str:
+    """The state of a build for the title of its window: how far it is, or how many are ahead."""
+    job, word = view.job, state_word(view.job.state)
+    if job.state is JobState.PENDING:
+        return f"{word} ({number(view.position)})" if view.position else word
+    if job.state is JobState.BUILDING:
+        done = sum(step.state == "done" for step in steps)
+        return f"{word} {done}/{len(steps)}"
+    return word
 
 
 def about(seconds: float) -> str:
@@ -417,6 +430,7 @@ def headline(job: Job, title: str) -> str:
     return title
 
 
+_UNKNOWN_PURPOSE = marked("OpenWrt does not say what this file is for: see the page of the device.")
 _KINDS: tuple[tuple[str, str, str], ...] = (
     (
         "sysupgrade",
@@ -433,6 +447,11 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "factory",
         marked("Factory"),
         marked("For a device with its vendor's firmware: upload it in the vendor's web interface."),
+    ),
+    (
+        "initramfs",
+        marked("Initramfs"),
+        marked("Runs from memory and writes nothing: for a first installation, or to rescue a device."),
     ),
     (
         "kernel",
@@ -454,7 +473,9 @@ def images_first(images: Iterable[Image]) -> Sequence[ShownImage]:
         rank = next(
             (number for number, (kind, _, _) in enumerate(_KINDS) if image.type.startswith(kind)), len(_KINDS)
         )
-        _, title, purpose = _KINDS[rank] if rank < len(_KINDS) else ("", image.type or marked("File"), "")
+        _, title, purpose = (
+            _KINDS[rank] if rank < len(_KINDS) else ("", image.type or marked("File"), _UNKNOWN_PURPOSE)
+        )
         shown.append((rank, image.name, ShownImage(image, gettext(title), gettext(purpose), rank == 0)))
     return [entry for _, _, entry in sorted(shown, key=lambda entry: entry[:2])]
 

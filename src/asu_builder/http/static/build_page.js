@@ -85,7 +85,7 @@ function about(seconds) {
   return seconds < 60 ? `${Math.max(10, Math.round(seconds / 10) * 10)} s` : `${Math.round(seconds / 60)} min`;
 }
 
-function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for: hindrance }) {
+function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for: hindrance, late }) {
   const left = eta == null ? "" : about(eta);
   if (state === "pending") {
     if (WAITING_FOR[hindrance]) return `${WAITING_FOR[hindrance]}.`;
@@ -94,6 +94,7 @@ function sentence({ state, stage: step, position, eta_seconds: eta, waiting_for:
     return left ? gettext("%(place)s, about %(span)s.", { place, span: left }) : `${place}.`;
   }
   const doing = words(step ?? "init");
+  if (late && left) return gettext("%(stage)s, longer than usual, about %(span)s left.", { stage: doing, span: left });
   return left ? gettext("%(stage)s, about %(span)s left.", { stage: doing, span: left }) : `${doing}.`;
 }
 
@@ -122,7 +123,8 @@ function showState(message) {
     if (number === at) step.setAttribute("aria-current", "step");
   });
   document.getElementById("progress").value = at;
-  document.title = document.title.replace(/^[^:]*/, STATES[state]);
+  const far = state === "building" ? ` ${at}/${steps.length}` : message.position ? ` (${message.position})` : "";
+  document.title = document.title.replace(/^[^:]*/, STATES[state] + far);
 }
 
 /** Loads the current state or the result from the server's page. */

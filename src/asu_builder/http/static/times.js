@@ -1,6 +1,9 @@
 // Times are in UTC, as in the log and on the command line; the tooltip shows local time.
 
-const format = new Intl.DateTimeFormat(document.documentElement.lang || undefined, { dateStyle: "medium", timeStyle: "long" });
+// In the language of the page, as the reader's own region writes it.
+const language = document.documentElement.lang;
+const region = navigator.languages.find((name) => name.split("-")[0] === language.split("-")[0]);
+const format = new Intl.DateTimeFormat(region || language || undefined, { dateStyle: "medium", timeStyle: "long" });
 
 /** Adds the tooltip to the `<time>` elements below a node. */
 export function localise(root) {

@@ -133,6 +133,7 @@ def test_a_watcher_is_told_the_state_every_line_and_the_end(served: Served) -> N
             "position": None,
             "eta_seconds": None,
             "waiting_for": None,
+            "late": False,
         }
         assert receive(watching) == {
             "type": "lines",

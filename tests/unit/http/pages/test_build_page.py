@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from asgi_client import Answer, AsgiClient
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.errors import BuildProblem, FailureReason, TooManyRequests
-from asu_builder.domain.job import BuildFailure, Image, JobState, SbomFiles, Stage
+from asu_builder.domain.job import BuildFailure, Image, JobState, Retention, SbomFiles, Stage
 from asu_builder.domain.packages import AppliedRule, PackageChangesRecord
 from asu_builder.domain.request import request_hash
 from asu_builder.http.pages.words import about, images_first, plain_address, stages, standing
-from factories import NOON, a_request
+from factories import NOON, a_request, a_result, a_submission
 from fake_builds import CANCEL_TOKEN, FakeBuilds
 from unit.http.pages.conftest import FORM, OPERATOR, READER, text_of
 from web_scene import Scene
@@ -330,3 +330,71 @@ def test_what_is_in_the_images_is_linked_where_it_is_known(client: AsgiClient, b
         assert f'href="/store/{name}/{file}" download' in page
     older = builds.complete(a_request(packages=("tmux",)))
     assert 'id="sbom"' not in text_of(client.get(f"/build/{older}"))
+
+
+def test_a_build_that_takes_longer_than_usual_says_so(builds: FakeBuilds) -> None:
+    job = builds.jobs[builds.build(stage=Stage.BUILDING_IMAGE)].job
+    late = BuildView(job, remaining=timedelta(seconds=43), late=True)
+    assert standing(late) == "Building the images, longer than usual, about 40 s left."
+    assert standing(replace(late, late=False)) == "Building the images, about 40 s left."
+
+
+def test_the_title_of_the_window_shows_how_far_it_is(client: AsgiClient, builds: FakeBuilds) -> None:
+    def title(name: str) -> str:
+        return text_of(client.get(f"/build/{name}")).partition("<title>")[2].partition(":")[0]
+
+    name = builds.hold(a_request())
+    builds.jobs[name] = BuildView(builds.jobs[name].job, 3)
+    assert title(name) == "Waiting (3)"
+    assert title(builds.build(stage=Stage.VALIDATE_MANIFEST)) == "Building 4/6"
+    assert title(builds.complete()) == "Completed"
+
+
+def test_a_finished_build_leads_to_an_upgraded_router(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete()
+    image = builds.jobs[name].job.outcome.images[0]  # type: ignore[union-attr] # it is completed
+    page = text_of(
+        client.get(f"/build/{name}", {"host": "builds.example:8443", "x-forwarded-proto": "https"})
+    )
+    server = "https://builds.example:8443"
+    assert f"uci set attendedsysupgrade.server.url={server} &amp;&amp;" in page
+    assert "owut upgrade --version-to " in page
+    assert (f"wget {server}/store/{name}/{image.name}" in page) == (image.type == "sysupgrade")
+    assert f'href="/build/{name}/sha256sums"' in page and f'href="/build/{name}/manifest"' in page
+    assert "Change packages" in page
+    hostile = text_of(client.get(f"/build/{name}", {"host": "x;reboot"}))
+    assert "reboot" not in hostile and "owut upgrade" not in hostile
+
+
+def test_digests_and_packages_are_files_too(client: AsgiClient, builds: FakeBuilds) -> None:
+    name = builds.complete()
+    result = builds.jobs[name].job.outcome
+    sums = client.get(f"/build/{name}/sha256sums")
+    assert (sums.header("content-type") or "").startswith("text/plain")
+    assert f"{result.images[0].sha256} *{result.images[0].name}\n" in sums.body.decode()  # type: ignore[union-attr]
+    manifest = client.get(f"/build/{name}/manifest").body.decode()
+    for package, version in result.manifest.items():  # type: ignore[union-attr] # it is completed
+        assert f"{package} - {version}\n" in manifest
+    for unfinished in (builds.build(), builds.fail(), "0" * 64):
+        assert client.get(f"/build/{unfinished}/sha256sums").status == 404
+
+
+def test_an_operator_keeps_a_result_longer(client: AsgiClient, scene: Scene, builds: FakeBuilds) -> None:
+    job = scene.queue.submit(a_submission()).job
+    claimed = scene.queue.claim("w/1", lease_for=timedelta(minutes=1))
+    assert claimed is not None
+    scene.queue.finish(claimed[1], a_result(), Retention(timedelta(hours=1)))
+    name = job.request_hash
+    builds.jobs[name] = BuildView(replace(job, state=JobState.COMPLETED, outcome=a_result()))
+    before = scene.operator().kept_until(name)
+    shown = text_of(client.get(f"/build/{name}"))
+    assert "Kept until" in shown and 'id="keep"' not in shown
+    assert act(client, f"/build/{name}/keep").status in (401, 403)
+    assert act(client, f"/build/{name}/keep", as_holder(READER)).status == 403
+    assert 'id="keep"' in text_of(client.get(f"/build/{name}", as_holder(OPERATOR)))
+    assert act(client, f"/build/{name}/keep", as_holder(OPERATOR)).status == 303
+    after = scene.operator().kept_until(name)
+    assert before is not None and after is not None
+    kept = after - before
+    assert kept > timedelta(days=6)
+    assert act(client, f"/build/{'0' * 64}/keep", as_holder(OPERATOR)).status == 404
