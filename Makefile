@@ -102,8 +102,9 @@ single-file: $(SINGLE_FILE)
 
 # One executable file with everything but CPython, whose versions its name says (Linux, glibc, x86-64): the
 # locked wheels for each of them, and ours.
-$(SINGLE_FILE): locks/cluster.txt pyproject.toml deploy/fetch_wheels.py $(shell find src -type f -not -name '*.pyc') | $(VENV)/dev
+$(SINGLE_FILE): locks/cluster.txt pyproject.toml deploy/fetch_wheels.py $(shell find src docs -type f -not -name '*.pyc' -not -path '*/http/help/*') | $(VENV)/dev
 	@rm -rf dist/wheels
+	@$(MAKE) --no-print-directory docs
 	@$(BIN)/python deploy/fetch_wheels.py locks/cluster.txt dist/wheels $(CPYTHONS)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist/wheels .
 	@$(BIN)/pex --no-pypi --find-links dist/wheels --no-build \
@@ -112,10 +113,14 @@ $(SINGLE_FILE): locks/cluster.txt pyproject.toml deploy/fetch_wheels.py $(shell 
 	  'asu-builder[preflight,cluster]' --script asu-builder --output-file $@
 	@echo "$@: $$(du -h $@ | cut -f1)"
 
-# The documentation as a site in dist/docs; a warning is an error.
+# The documentation as a site in dist/docs, and where the service has its pages; a warning is an error.
+HELP := src/asu_builder/http/help
 docs: $(VENV)/dev
 	@$(BIN)/sphinx-build -W --keep-going --quiet --builder html --doctree-dir dist/doctrees docs dist/docs
-	@echo "dist/docs/index.html"
+	@rm -rf $(HELP) && mkdir $(HELP) && cd dist/docs && \
+	  find . -type f \( -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.svg' -o -name '*.png' \) \
+	  -exec cp --parents {} $(CURDIR)/$(HELP) \;
+	@echo "dist/docs/index.html, and at /help of a service that runs from here"
 
 # BASE is the image below it: any with CPython 3.11 to 3.14.
 container-image: $(SINGLE_FILE)

@@ -91,6 +91,8 @@ PAGES = (
     "GET /",
     "GET /status",
     "GET /favicon.ico",
+    "GET /help",
+    "GET /help/{path:path}",
     "GET /robots.txt",
     "GET /llms.txt",
     "GET /queue",

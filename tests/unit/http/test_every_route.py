@@ -233,6 +233,7 @@ _DOCUMENTS = {
 """Which have an ETag, and are compressed where they are long."""
 _SPEAKING = {*PAGES} - {
     *("GET /static/{digest}/{name}", "GET /favicon.ico", "GET /robots.txt", "GET /llms.txt"),
+    *("GET /help", "GET /help/{path:path}"),
 }
 """Those in the language of their reader."""
 _SHORT = {

@@ -18,6 +18,7 @@ from asu_builder.http.pages.build_form import BuildForm
 from asu_builder.http.pages.build_page import BuildPage
 from asu_builder.http.pages.comparison import ComparisonPage
 from asu_builder.http.pages.form_offer import FirmwareSelectorConfig
+from asu_builder.http.pages.help import HelpSite
 from asu_builder.http.pages.interface import interface_body
 from asu_builder.http.pages.overview import ConfigurationPage, Overview
 from asu_builder.http.pages.queue import QueuePage
@@ -40,6 +41,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _RELOAD_SECONDS = 3
 _LANGUAGE_SECONDS = 365 * 86400
 _SHARED_BYTES = 1 << 20
+_HELP_BYTES = 4 << 20
 _PAGE_OF = {"/queue/acts": "/queue"}
 """The page of a form, by the address that the form is sent to."""
 _Page = Callable[[Request, Caller], Awaitable[Response]]
@@ -48,8 +50,10 @@ _Page = Callable[[Request, Caller], Awaitable[Response]]
 def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
     """Endpoints by method and address, those of `http.routes.PAGES`."""
     static_files = StaticFiles()
+    manual = HelpSite(TtlCache(parts.threads, budget=_HELP_BYTES, largest=_HELP_BYTES, clock=parts.clock))
     shared = TtlCache(parts.threads, budget=_SHARED_BYTES, largest=_SHARED_BYTES, clock=parts.clock)
     rendering = Rendering(static_files, shared, version=parts.version, contact=parts.settings.contact)
+    rendering.has_help = manual.is_there
     sessions = Sessions(parts.callers)
     overview = Overview(parts, rendering)
     queue = QueuePage(parts, rendering)
@@ -78,6 +82,8 @@ def make_pages(parts: PageParts) -> Mapping[str, Endpoint]:
         "GET /": page(overview.show),
         "GET /status": page(overview.show_status),
         "GET /favicon.ico": static_files.serve_icon,
+        "GET /help": manual.show,
+        "GET /help/{path:path}": manual.show,
         "GET /robots.txt": partial(_serve_text, rendering, "robots.txt"),
         "GET /llms.txt": partial(_serve_text, rendering, "llms.txt"),
         HEALTH_PAGE: page(overview.show_health),

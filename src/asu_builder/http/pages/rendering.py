@@ -115,6 +115,8 @@ class Rendering:
 
     def __init__(self, static_files: StaticFiles, shared: TtlCache, *, version: str, contact: str) -> None:
         """`shared` keeps what is the same for everybody."""
+        self.has_help = False
+        """Whether the site of the documentation is there, to be linked."""
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES),
             extensions=["jinja2.ext.i18n"],
@@ -163,6 +165,7 @@ class Rendering:
             path=path,
             language=current(),
             languages=LANGUAGES,
+            has_help=self.has_help,
             signed_in=caller.name if caller.token else "",
             may_read=caller.may(Right.READ),
             may_operate=caller.may(Right.OPERATE),

@@ -74,3 +74,12 @@ def test_templates_hold_nothing_inline() -> None:
     for path in TEMPLATES.glob("*.html"):
         text = path.read_text()
         assert not re.search(r"<script(?! type=\"module\" src=)|<style|\sstyle=|\son[a-z]+=", text), path.name
+
+
+def test_script_and_style_of_all_pages_together_are_at_most_25_kilobytes_compressed() -> None:
+    files = StaticFiles()._files
+    sizes = {
+        name: len(file.gzipped or file.body) for name, file in files.items() if not name.endswith(".svg")
+    }
+    texts = [sizes.pop(name) for name in list(sizes) if name.startswith("texts.") and name != "texts.js"]
+    assert sum(sizes.values()) + max(texts) <= 25 * 1024, sizes
