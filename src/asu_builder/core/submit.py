@@ -145,11 +145,6 @@ class BuildView(Struct, frozen=True):
     """As in `Progress`."""
 
     @property
-    def eta_seconds(self) -> int | None:
-        """Whole seconds until its end, where something can be told."""
-        return self.progress.eta_seconds
-
-    @property
     def progress(self) -> Progress:
         """How far the job is."""
         job = self.job

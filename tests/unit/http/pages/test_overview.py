@@ -135,7 +135,9 @@ def lonely(scene: Scene) -> Scene:
 def test_it_stands_without_its_upstream(lonely: Scene, client: AsgiClient) -> None:
     shown = page(client)
     assert "Components" in shown
-    assert "Not known yet:" in page(client, "/")
+    first = page(client, "/")
+    assert "Not known yet:" in first
+    assert '<a class="button" href="/build">' in first
 
 
 def test_it_answers_head(client: AsgiClient) -> None:
@@ -157,7 +159,7 @@ def test_a_visitor_begins_with_the_search_for_a_device(busy: Scene, client: Asgi
     assert '<meta property="og:title" content="OpenWrt images' in shown
 
 
-def test_an_operator_sees_the_state_of_the_service_on_the_first_page(client: AsgiClient) -> None:
+def test_an_operator_sees_the_state_of_the_service_on_the_first_page(busy: Scene, client: AsgiClient) -> None:
     shown = client.get("/", READER).body.decode()
     assert "Components" in shown and "Latest failures" in shown
     assert shown.index('action="/build"') < shown.index("Components")
