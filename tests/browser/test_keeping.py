@@ -145,9 +145,13 @@ def test_a_device_that_is_not_in_a_version_leads_to_those_that_have_it(window: O
     expect(seen.page.locator("#build-form")).to_be_visible()
 
 
-def test_official_images_come_first(window: Open) -> None:
-    seen = window().open(FORM)
+def test_official_images_come_first_in_german_too(window: Open) -> None:
+    seen = window(locale="de-DE", width=PHONE).open(FORM)
     official = seen.page.locator("#official")
     link = official.get_by_role("link").first
     expect(link).to_have_attribute("href", re.compile(rf"/releases/{APK_VERSION}/targets/{SAMPLE_TARGET}/"))
     expect(official.locator("code").first).to_have_text(re.compile("[0-9a-f]{64}"))
+    expect(official.get_by_role("heading")).to_have_text("Offizielle Images")
+    expect(seen.page.get_by_role("button", name="Link kopieren")).to_be_visible()
+    seen.require_accessible()
+    seen.require_no_sideways_scrolling()
