@@ -7,8 +7,10 @@ from msgspec.structs import replace
 
 from asu_builder.database.dialect import SqlDatabase
 from asu_builder.database.nodes import SqlNodes
+from asu_builder.database.postgresql import ServerDatabase
+from asu_builder.doctor.installation import check_server
 from asu_builder.domain.errors import Unavailable
-from asu_builder.domain.nodes import LOST, NodeFacts
+from asu_builder.domain.nodes import LOST, NodeFacts, disagreements
 from asu_builder.ports import JobQueue, Nodes
 from database_clock import CLOCK
 from factories import NOON, a_submission
@@ -72,3 +74,32 @@ def test_a_drained_process_claims_nothing_until_it_may_again(nodes: Nodes, queue
     assert nodes.all()[0].drained, "a restart changes nothing about it"
     assert nodes.drain("hut", False)
     assert queue.claim("hut/2", lease_for=LEASE) is not None
+
+
+def test_the_doctor_is_told_which_living_processes_differ(database: SqlDatabase, nodes: Nodes) -> None:
+    nodes.renew("old", "m1", "a", replace(FACTS, version="0.9"))
+    CLOCK.moment = NOON + LOST
+    nodes.renew("hut", "m1", "b", FACTS)
+    nodes.renew("api", "m1", "c", replace(FACTS, builds=False))
+    nodes.renew("new", "m1", "d", replace(FACTS, rules=""))
+    assert disagreements(nodes.all()) == "", "who is lost or has not read the rules yet does not count"
+    nodes.renew("new", "m1", "d", replace(FACTS, version="1.1", rules="e" * 64))
+    assert disagreements(nodes.all()) == (
+        "The processes on it do not have the same version of the program: 1.0 (api, hut); 1.1 (new). "
+        f"The processes on it do not have the same package rules: {'e' * 12} (new); {'f' * 12} (api, hut)."
+    )
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_the_doctor_finds_them_on_the_server(place: str) -> None:
+    database = ServerDatabase(place)
+    try:
+        nodes = SqlNodes(database)
+        nodes.renew("hut", "m1", "a", FACTS)
+        alike = check_server(place)
+        nodes.renew("api", "m1", "b", replace(FACTS, rules="e" * 64))
+        differing = check_server(place)
+    finally:
+        database.close()
+    assert alike.status == "ok" and "has schema" in alike.sentence
+    assert differing.status == "warning" and "do not have the same package rules" in differing.sentence

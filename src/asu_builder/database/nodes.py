@@ -4,9 +4,10 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -69,6 +70,23 @@ def taken_by(takes: Takes) -> tuple[str, dict[str, object]]:
     return condition, values
 
 
+ALL_NODES = "SELECT name, facts, drained, seen_at FROM nodes ORDER BY name"
+
+
+def to_nodes(rows: Iterable[Sequence[Any]], now: int) -> list[Node]:
+    """What the rows of `ALL_NODES` say at a time of the database, in microseconds."""
+    return [
+        Node(
+            name,
+            _FACTS.decode(facts),
+            bool(drained),
+            moment(seen_at),
+            lost=abs(now - seen_at) >= span_micros(LOST),
+        )
+        for name, facts, drained, seen_at in rows
+    ]
+
+
 class SqlNodes:
     """Fulfils `ports.Nodes`."""
 
@@ -110,20 +128,8 @@ class SqlNodes:
 
     def all(self) -> Sequence[Node]:
         with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT name, facts, drained, seen_at FROM nodes ORDER BY name"
-            ).fetchall()
-        now = self._database.now()
-        return [
-            Node(
-                name,
-                _FACTS.decode(facts),
-                bool(drained),
-                moment(seen_at),
-                lost=abs(now - seen_at) >= span_micros(LOST),
-            )
-            for name, facts, drained, seen_at in rows
-        ]
+            rows = connection.execute(ALL_NODES).fetchall()
+        return to_nodes(rows, self._database.now())
 
     def drain(self, name: str, drained: bool) -> bool:
         with self._database.writing(durable=True) as connection:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import psycopg
 from msgspec import Struct
 from psycopg import errors
 
+from asu_builder.database.nodes import ALL_NODES, to_nodes
 from asu_builder.domain.errors import Unavailable
+from asu_builder.domain.nodes import Node
 
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgresql"
 APPLICATION = "asu-builder"
@@ -156,6 +158,10 @@ def unusable(address: str, error: psycopg.Error) -> Unavailable:
     return Unavailable(f"The database of database_url cannot be used: {said.rstrip('.')}. {remedy}")
 
 
+_WITH_NODES = 14
+"""The first schema in which processes say that they live."""
+
+
 class Found(Struct, frozen=True):
     """What `look_at` has found."""
 
@@ -165,6 +171,8 @@ class Found(Struct, frozen=True):
     known: int
     ahead: timedelta
     """How far this host's clock is ahead of the server's."""
+    nodes: Sequence[Node] = ()
+    """The processes that were seen on it within a day."""
 
 
 def look_at(address: str) -> Found:
@@ -173,7 +181,12 @@ def look_at(address: str) -> Found:
         with psycopg.connect(**connection_parameters(address)) as connection:
             name, known = name_of(connection), known_schema()
             require_usable(connection, name)
-            return Found(name, _schema_number(connection, name, known=known), known, clock_ahead(connection))
+            have = _schema_number(connection, name, known=known)
+            nodes: Sequence[Node] = ()
+            if have >= _WITH_NODES:
+                (now,) = row_of(connection.execute(TIME))
+                nodes = to_nodes(connection.execute(ALL_NODES).fetchall(), now)
+            return Found(name, have, known, clock_ahead(connection), nodes)
     except psycopg.Error as error:
         raise unusable(address, error) from error
 

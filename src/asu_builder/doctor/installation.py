@@ -22,6 +22,7 @@ from asu_builder.database.schema import DAMAGE, known_schema, open_header, resul
 from asu_builder.doctor.scene import Scene, Unanswered
 from asu_builder.domain.errors import AsuError, SigningUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning, worst
+from asu_builder.domain.nodes import disagreements
 from asu_builder.files import DISK_FULL
 from asu_builder.settings import CONFIG_FILES, SettingsProblem
 
@@ -31,6 +32,8 @@ _SQLITE = (3, 38, 0)
 _YEARS = range(2025, 2100)
 _SLIGHTLY_OFF, _FAR_OFF = 60.0, 600.0
 _SET_CLOCK = "timedatectl set-ntp true   (in a virtual machine or container: set the clock of its host)"
+
+_SAME = "install one version on all hosts, and set the same package_changes_path or package_changes_url"
 
 
 def check_python(_: Scene) -> CheckResult:
@@ -301,7 +304,7 @@ _BACKUP = "Put a backup in its place (docs/backup.md), or move it away to begin 
 def check_database(scene: Scene) -> CheckResult:
     """Header, schema, and whether another process keeps it to itself."""
     if scene.settings.on_server:
-        return _check_server(scene.settings.database_url)
+        return check_server(scene.settings.database_url)
     path = scene.settings.database_path
     try:
         if not path.exists():
@@ -343,7 +346,7 @@ def check_database(scene: Scene) -> CheckResult:
     return _schema(path, header)
 
 
-def _check_server(address: str) -> CheckResult:
+def check_server(address: str) -> CheckResult:
     """Whether PostgreSQL takes this host: schema, and how far its clock is from this one."""
     try:
         from asu_builder.database.postgresql_schema import FAR_OFF, look_at, said_ahead  # with psycopg
@@ -363,6 +366,8 @@ def _check_server(address: str) -> CheckResult:
     if found.have < found.known:
         sentence = f"{found.name} has schema {found.have}; the next start brings it to {found.known}. {clock}"
         return warning(sentence, "Make a backup before (pg_dump), then: asu-builder migrate")
+    if differing := disagreements(found.nodes):
+        return warning(f"{found.name} answers. {differing} {clock}", _SAME)
     return ok(f"{found.name} has schema {found.have}. {clock}")
 
 

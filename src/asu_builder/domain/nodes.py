@@ -1,6 +1,6 @@
 """The processes that share the work: what each of them can build."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -62,3 +62,25 @@ class Node(Struct, frozen=True):
     """Whether an operator lets it take no more jobs."""
     seen_at: datetime
     lost: bool
+
+
+_ALIKE: Sequence[tuple[str, Callable[[NodeFacts], str]]] = (
+    ("version of the program", lambda facts: facts.version),
+    ("package rules", lambda facts: facts.rules[:12]),
+)
+"""What a hash depends on, and how a process says it; "" where it does not know yet."""
+
+
+def disagreements(nodes: Iterable[Node]) -> str:
+    """In what living processes differ and should not, in sentences; "" where they agree."""
+    living = [node for node in nodes if not node.lost]
+    said = []
+    for what, of in _ALIKE:
+        having: dict[str, list[str]] = {}
+        for node in living:
+            if value := of(node.facts):
+                having.setdefault(value, []).append(node.name)
+        if len(having) > 1:
+            each = "; ".join(f"{value} ({', '.join(names)})" for value, names in sorted(having.items()))
+            said.append(f"The processes on it do not have the same {what}: {each}.")
+    return " ".join(said)
