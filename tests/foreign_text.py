@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 
 from asu_builder.client import builds, server
+from asu_builder.core import imagebuilder
 from asu_builder.domain import (
     addresses,
     comparison,
@@ -121,6 +122,9 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     # text that a build printed or left
     "signing.fwtool.read_trailers": _trailers,
     "domain.make.parse_info": make.parse_info,
+    "core.imagebuilder.StepMarks.read": lambda text: imagebuilder.StepMarks(lambda _: None, None).read(
+        1, text.encode("utf-8", "replace")
+    ),
     "domain.make.parse_manifest": make.parse_manifest,
     "domain.packages.explain_selection": packages.explain_selection,
     "domain.packages.find_too_big": packages.find_too_big,

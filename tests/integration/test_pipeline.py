@@ -17,6 +17,7 @@ from asu_builder.database.connection import Database
 from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import BuildFailed, BuildInterrupted, FailureReason, LeaseLost, Side
 from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.domain.make import Step
 from asu_builder.domain.package_index import FoundPackages, PackageManager
 from asu_builder.domain.packages import Baseline
 from asu_builder.domain.request import BuildRequest, request_hash
@@ -63,6 +64,8 @@ def test_a_request_becomes_published_images(bench: Bench, version: str) -> None:
         assert path.stat().st_size == image.size
     assert "tmux" in result.manifest
     assert result.build_cmd[:2] == ("make", "image")
+    assert list(result.seconds) == list(Step)
+    assert all(result.seconds[step] > 0 for step in ("set_up", "install", "collect"))
     assert result.description["version_number"] == version
     assert bench.stages == [
         Stage.CONTAINER_SETUP,

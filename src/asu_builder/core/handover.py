@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import Event
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from asu_builder.core.images import Signatures, complete_files, digest_of
+from asu_builder.core.metrics import StepTimer
 from asu_builder.core.provenance import ProvenanceWriter
 from asu_builder.domain.errors import (
     AsuError,
@@ -22,7 +23,7 @@ from asu_builder.domain.errors import (
     deadline_passed,
 )
 from asu_builder.domain.job import BuildResult, HandedOver, Image, Job, Stage, Traffic
-from asu_builder.domain.make import Origin
+from asu_builder.domain.make import Origin, Step
 from asu_builder.domain.package_index import FoundPackage, FoundPackages, PackageIndex, PackageManager
 from asu_builder.domain.packages import PackageChangesRecord
 from asu_builder.domain.provenance import Built
@@ -46,6 +47,7 @@ class Unfinished(Struct, frozen=True):
     package_changes: PackageChangesRecord
     indexes: str
     traffic: Traffic | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Index(Struct, frozen=True):
@@ -79,6 +81,7 @@ class _Document(Struct, frozen=True):
     package_changes: PackageChangesRecord
     indexes: str
     traffic: Traffic | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 _DOCUMENTS = msgspec.json.Decoder(_Document)
@@ -179,7 +182,8 @@ class Finishing:
         advance: Callable[[Stage], None],
         require_time: Callable[[], None],
     ) -> BuildResult:
-        signatures = Signatures(self._signing, required=self._signing_required)
+        signatures, steps = Signatures(self._signing, required=self._signing_required), StepTimer()
+        steps.enter(Step.SIGN)
         if self._signing:
             advance(Stage.SIGNING_IMAGES)
         try:
@@ -198,7 +202,9 @@ class Finishing:
             raise
         # Proves that the lease is still ours, right before publishing.
         advance(Stage.SIGNING_IMAGES if self._signing else Stage.BUILDING_IMAGE)
+        steps.enter(Step.PUBLISH)
         published = self._store.publish(job.request_hash, images, require_time=require_time)
+        spent = steps.told()
         return BuildResult(
             **completed,
             manifest=build.built.manifest,
@@ -212,6 +218,7 @@ class Finishing:
             files=published.files,
             indexes=build.indexes,
             traffic=build.traffic,
+            seconds={**build.seconds, "sign": spent["sign"], "publish": spent["publish"]},
         )
 
     def _document(self, images: Path, build: Unfinished) -> _Document:
@@ -239,6 +246,7 @@ class Finishing:
             package_changes=build.package_changes,
             indexes=build.indexes,
             traffic=build.traffic,
+            seconds=build.seconds,
         )
 
 
@@ -282,6 +290,7 @@ def _read(images: Path, request: BuildRequest, require_time: Callable[[], None])
         told.package_changes,
         told.indexes,
         told.traffic,
+        told.seconds,
     )
 
 

@@ -1,6 +1,7 @@
 """The conversation with an ImageBuilder in a container: what it is asked, and what its answers mean."""
 
 import contextlib
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from asu_builder.domain.make import (
     CommandResult,
     ImageBuilderInfo,
     OutputCallback,
+    Step,
     require_revision,
     require_versions,
 )
@@ -47,13 +49,51 @@ _APK_PROGRAM = "staging_dir/host/bin/apk"
 _DOWNLOAD_FILE = "imagebuilder-.*x86_64.tar."
 
 
+_LONGEST_MARK = 64
+_MARK = re.compile(
+    rb"^(?:\( {0,4}[0-9]{1,5}/[0-9]{1,5}\) )?"
+    rb"(Installing packages\.\.\.|Downloading |Installing |Configuring |Finalizing root"
+    rb"|Building images\.\.\.)",
+    re.MULTILINE,
+)
+_STEP_OF_MARK = {
+    b"Installing packages...": Step.DOWNLOAD,  # the indexes are loaded before the first package comes
+    b"Downloading ": Step.DOWNLOAD,
+    b"Building images...": Step.IMAGE,
+}
+"""All other marks are of installing (facts on the ImageBuilder, §2.3)."""
+
+
+class StepMarks:
+    """Tells from what a make goal prints which step of a build it is at."""
+
+    def __init__(self, enter: Callable[[Step], None], on_output: OutputCallback | None) -> None:
+        """`enter` is told each step that begins, `on_output` everything that is printed."""
+        self._enter = enter
+        self._on_output = on_output
+        self._begun: dict[int, bytes] = {}
+
+    def read(self, stream: int, chunk: bytes) -> None:
+        """An `OutputCallback`."""
+        if self._on_output:
+            self._on_output(stream, chunk)
+        ended, _, rest = (self._begun.get(stream, b"") + chunk).rpartition(b"\n")
+        self._begun[stream] = rest[:_LONGEST_MARK]
+        mark = None
+        for found in _MARK.finditer(ended):
+            mark = found[1]
+        if mark:
+            self._enter(_STEP_OF_MARK.get(mark, Step.INSTALL))
+
+
 class ImageBuilder:
     """Asks the ImageBuilder in a container for what one request needs; each step refuses on its own grounds.
 
     `output` is a directory on this host for what the commands print, and `on_output` is told it as it
     comes. `known_info` remembers what `make info` printed, packed, by the identity of the ImageBuilder.
     `announced` says what this server tells about the request's version and target, `status` what the
-    server of a repository answers for a file of it; they are asked when something is amiss.
+    server of a repository answers for a file of it; they are asked when something is amiss. `enter` is told
+    what time is spent with.
     """
 
     def __init__(
@@ -67,7 +107,9 @@ class ImageBuilder:
         announced: Callable[[BuildRequest], Announced] = lambda _: Announced(),
         status: Callable[[str], int] = lambda _: 0,
         installed_key: tuple[str, str] | None = None,
+        enter: Callable[[Step], None] = lambda _: None,
     ) -> None:
+        self._enter = enter
         self._installed_key = installed_key
         self.container = container
         self.request = request
@@ -169,6 +211,7 @@ class ImageBuilder:
     def resolve(self, selection: PackageSelection) -> dict[str, str]:
         """Package names and versions that the image will contain, as asked for."""
         self.build_cmd = make.make_arguments("manifest", self.request.profile, selection.packages)
+        self._enter(Step.INSTALL)
         self._run(self.build_cmd, "manifest", otherwise="Error: Impossible package selection")
         manifest = make.parse_manifest(self._read("manifest", "stdout", _READ_OUTPUT_BYTES))
         self.require_packages(selection, manifest)
@@ -213,12 +256,14 @@ class ImageBuilder:
             rootfs_size_mb=request.rootfs_size_mb,
             filesystem=request.filesystem,
         )
+        self._enter(Step.INSTALL)
         self._run(
             self.build_cmd,
             "image",
             otherwise="Error: Error while building firmware. See stdout/stderr",
             reason=FailureReason.MAKE_FAILED,
         )
+        self._enter(Step.COLLECT)
         self.container.collect(f"{workdir}/{_BIN_DIR}", into)
 
     def require_filesystem(self, images: Sequence[Image]) -> None:
@@ -251,9 +296,8 @@ class ImageBuilder:
         output = self._output / name
         output.mkdir()
         try:
-            result = self.container.run(
-                arguments, output=output, environment=environment, on_output=self._on_output
-            )
+            told = StepMarks(self._enter, self._on_output).read if otherwise else self._on_output
+            result = self.container.run(arguments, output=output, environment=environment, on_output=told)
         finally:
             self.stdout = self._read(name, "stdout", SHOWN_OUTPUT_BYTES)
             self.stderr = self._read(name, "stderr", SHOWN_OUTPUT_BYTES)

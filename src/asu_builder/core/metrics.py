@@ -1,9 +1,10 @@
 """What this process counts and times: events, how long builds and their stages take, and wrong forecasts."""
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 
@@ -11,6 +12,7 @@ from msgspec import Struct
 
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import EventKind, Job, JobState, Stage
+from asu_builder.domain.make import Step
 from asu_builder.domain.preflight import Feasibility
 from asu_builder.ports import Statistics
 
@@ -75,10 +77,12 @@ class DurationCounts:
 
 
 class Durations:
-    """Of the builds that ended in this process: by stage, and as a whole by whether they completed."""
+    """Of builds that ended in this process: by stage and step, and as a whole by whether they completed."""
 
     def __init__(self) -> None:
         self.stages = {stage: DurationCounts(STAGE_BOUNDS) for stage in Stage}
+        self.steps = {step: DurationCounts(STAGE_BOUNDS) for step in Step}
+        """Of completed builds only."""
         self.builds = {completed: DurationCounts(BUILD_BOUNDS) for completed in (True, False)}
 
 
@@ -156,9 +160,14 @@ class StageTimer(Struct):
         self._record_stages()
         return self.since - self.began
 
-    def record(self, *, completed: bool) -> float:
-        """Counts what was measured, after the outcome is stored; the seconds that the build took."""
+    def record(self, *, completed: bool, steps: Mapping[str, float]) -> float:
+        """Counts what was measured, after the outcome is stored; the seconds that the build took.
+
+        `steps` are a result's `seconds`.
+        """
         self._record_stages()
+        for step, seconds in steps.items():
+            self.durations.steps[Step(step)].observe(seconds)
         whole = self.since - self.began
         self.statistics.record_duration(JobState.BUILDING, timedelta(seconds=whole))
         self.durations.builds[completed].observe(whole)
@@ -170,6 +179,30 @@ class StageTimer(Struct):
         for stage, seconds in self.spans:
             self.statistics.record_duration(stage, timedelta(seconds=seconds))
             self.durations.stages[stage].observe(seconds)
+
+
+class StepTimer:
+    """Where the time of one build goes. It begins with setting up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` counts seconds."""
+        self._clock = clock
+        self._step = Step.SET_UP
+        self._since = clock()
+        self._seconds = dict.fromkeys(Step, 0.0)
+
+    def enter(self, step: Step) -> None:
+        """What came since the last call belongs to the step before."""
+        now = self._clock()
+        self._seconds[self._step] += now - self._since
+        self._step, self._since = step, now
+
+    def told(self, *, pulled: float = 0.0) -> dict[str, float]:
+        """Seconds by step; of those of setting up so many were `pulled`."""
+        self.enter(self._step)
+        pulled = min(pulled, self._seconds[Step.SET_UP])
+        changed = {Step.PULL: pulled, Step.SET_UP: self._seconds[Step.SET_UP] - pulled}
+        return {step.value: round(seconds, 3) for step, seconds in (self._seconds | changed).items()}
 
 
 FALSE_REFUSAL = "false_refusal"

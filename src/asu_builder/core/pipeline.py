@@ -11,6 +11,7 @@ from typing import NamedTuple
 from asu_builder.core.handover import Finishing, Unfinished, raise_when_over
 from asu_builder.core.imagebuilder import ImageBuilder
 from asu_builder.core.images import describe_images
+from asu_builder.core.metrics import StepTimer
 from asu_builder.core.one_pass import OnePass
 from asu_builder.core.preflight import learn_carried
 from asu_builder.domain.errors import BuildFailed, FailureReason
@@ -101,7 +102,7 @@ class Pipeline:
         Raises `BuildFailed`, `BuildInterrupted` when `stop` was set, `LeaseLost` from `advance`,
         or `Unavailable` for what the world did.
         """
-        request, since = job.whole_request, time.monotonic()
+        request, since, steps = job.whole_request, time.monotonic(), StepTimer()
         self._finishing.require()
         release = self._release(request.version)
         spec = ContainerSpec(release, request.target, self._job_timeout, labels=labels)
@@ -121,22 +122,13 @@ class Pipeline:
                     announced=self._announced,
                     status=self._repository_status,
                     installed_key=self._installed_key,
+                    enter=steps.enter,
                 )
                 with imagebuilder.blamed():
                     imagebuilder.set_up(release, upstream_url=self._upstream_url)
                     advance(Stage.VALIDATE_REVISION)
                     info = imagebuilder.inspect(released=self._released_revision(request))
-                    selection = self._package_changes.apply(
-                        request,
-                        default_packages=imagebuilder.defaults,
-                        baseline=self._baseline(request) if request.diff_packages else None,
-                        digest=job.terms.rules,
-                    )
-                    if self._installed_key:
-                        selection = with_ucert(selection)
-                    odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
-                    if request.diff_packages and odd:
-                        selection = warn_of_odd_packages(selection, odd)
+                    selection = self._select(job, imagebuilder, info)
                     advance(Stage.VALIDATE_MANIFEST)
                     made = self._make(job, imagebuilder, info, selection, release, images, advance)
                 imagebuilder.warnings += container.warnings
@@ -158,8 +150,25 @@ class Pipeline:
                 package_changes=selection.record,
                 indexes=made.indexes,
                 traffic=container.traffic,
+                seconds=steps.told(pulled=container.origin.pull_seconds),
             )
             return self._finishing.finish(job, images, unfinished, advance=advance, require_time=require_time)
+
+    def _select(self, job: Job, imagebuilder: ImageBuilder, info: ImageBuilderInfo) -> PackageSelection:
+        """What make is told of packages."""
+        request = imagebuilder.request
+        selection = self._package_changes.apply(
+            request,
+            default_packages=imagebuilder.defaults,
+            baseline=self._baseline(request) if request.diff_packages else None,
+            digest=job.terms.rules,
+        )
+        if self._installed_key:
+            selection = with_ucert(selection)
+        odd = (*info.odd_packages, *info.profiles[request.profile].odd_packages)
+        if request.diff_packages and odd:
+            selection = warn_of_odd_packages(selection, odd)
+        return selection
 
     def _make(
         self,

@@ -164,7 +164,8 @@ class Outcomes:
                 retention = Retention(settings.build_defaults_ttl if job.request.defaults else ttl, max_age)
             self._queue.finish(lease, outcome, retention)
             self._poison_jobs.ended(job.id, completed=completed)
-            seconds = timer.record(completed=completed)
+            steps = outcome.seconds if isinstance(outcome, BuildResult) else {}
+            seconds = timer.record(completed=completed, steps=steps)
             if isinstance(outcome, BuildResult):
                 self._statistics.record("completed", job.request, client=job.client)
                 _log.info("build completed in %.1f s", seconds)

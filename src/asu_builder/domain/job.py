@@ -55,6 +55,7 @@ STAGE_WORDS: Mapping[Stage, tuple[str, str]] = {
 }
 """Each stage for people: what happens, for pages, and one word, for the terminal."""
 
+
 CONTAINER_STAGES = tuple(Stage)[2:]
 """Stages in which the container had started: only there does a lapsed lease count as an attempt."""
 
@@ -151,6 +152,8 @@ class BuildResult(Struct, frozen=True):
     """Where they lie in object storage; None where they lie on a disk, below the request hash."""
     traffic: Traffic | None = None
     """None where the build had no proxy."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long each `Step` took; empty for a build of an older version."""
 
 
 class BuildFailure(Struct, frozen=True):

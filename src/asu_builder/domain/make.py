@@ -7,6 +7,7 @@ last gate, and it checks again everything that the request had already checked.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,19 @@ Called in the thread that runs the command, so it must return at once; it raises
 """
 
 
+class Step(StrEnum):
+    """What a build spends its time with. Finer than the stages, which are those that clients know."""
+
+    PULL = "pull"
+    SET_UP = "set_up"
+    DOWNLOAD = "download"
+    INSTALL = "install"
+    IMAGE = "image"
+    COLLECT = "collect"
+    SIGN = "sign"
+    PUBLISH = "publish"
+
+
 class ContainerSpec(Struct, frozen=True):
     """What a build needs of its container; the hardening is the adapter's own, not a choice."""
 
@@ -120,6 +134,8 @@ class Origin(Struct, frozen=True):
     """SHA-256 of the container image's manifest, 64 hexadecimal digits; "" where the engine tells none."""
     archive: str = ""
     """SHA-256 of the archive that the ImageBuilder was unpacked from; "" where the image carried it."""
+    pull_seconds: float = 0.0
+    """How long the build waited for the container image."""
 
 
 class CommandResult(Struct, frozen=True):

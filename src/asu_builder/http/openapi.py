@@ -122,8 +122,9 @@ _POSITION = {
     "schema": {"type": "string", "pattern": "^[0-9]+$", "examples": ["0"]},
 }
 _TIMING = {
-    "description": "Milliseconds: wait before its start, build from there to its end, app for this answer",
-    "schema": {"type": "string", "examples": ["wait;dur=1200, build;dur=9300"]},
+    "description": "Milliseconds: wait before its start, build from there to its end, app for this answer; "
+    "of a finished build also pull, set_up, download, install, image, collect, sign and publish",
+    "schema": {"type": "string", "examples": ["wait;dur=1200, build;dur=9300, pull;dur=4, set_up;dur=310"]},
 }
 _RETRY_AFTER = {
     "description": "After how many seconds to try again",

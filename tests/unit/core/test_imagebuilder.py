@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from asu_builder.core.imagebuilder import ImageBuilder
+from asu_builder.core.imagebuilder import ImageBuilder, StepMarks
 from asu_builder.domain.errors import BuildFailed, FailureReason, Side
 from asu_builder.domain.job import Image, Traffic
-from asu_builder.domain.make import CommandResult, Origin, OutputCallback
+from asu_builder.domain.make import STDERR, STDOUT, CommandResult, Origin, OutputCallback, Step
 from asu_builder.domain.packages import PackageSelection
 from asu_builder.domain.release import parse_release
 from factories import a_request
@@ -207,3 +207,60 @@ def test_the_file_system_is_looked_at_after_the_build(tmp_path: Path) -> None:
     imagebuilder = ImageBuilder(Scripted(), a_request(), tmp_path, known_info={})
     imagebuilder.require_filesystem(images)
     assert imagebuilder.warnings == []
+
+
+OPKG = """\
+Checking 'true'... ok.
+Building images for pico - Acme Widget 5 v1
+Packages: dropbear
+
+Installing packages...
+Installing dropbear (2024.86-1) to root...
+Downloading http://127.0.0.1/dropbear.ipk
+Configuring dropbear.
+
+Finalizing root filesystem...
+Enabling dropbear
+
+Building images...
+Calculating checksums...
+"""
+APK = """\
+Installing packages...
+(  1/26) Installing libc (1.2.5-r5)
+(26/26) Installing vim
+Building images...
+"""
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (OPKG, ["download", "install", "download", "install", "install", "image"]),
+        (APK, ["download", "install", "install", "image"]),
+        ("  Installing x\nnot Installing y\n(1/2)Installing z\nInstalling packages", []),
+    ],
+)
+def test_what_make_prints_tells_its_steps(text: str, steps: list[str], size: int) -> None:
+    entered: list[Step] = []
+    heard = bytearray()
+    marks = StepMarks(entered.append, lambda stream, chunk: heard.extend(chunk))
+    printed = text.encode()
+    for start in range(0, len(printed), size):
+        marks.read(STDOUT, printed[start : start + size])
+        marks.read(STDERR, b"Installing")  # another stream; it never ends its line
+    if size == 1:
+        assert entered == steps
+    elif size == 4096:
+        assert entered == steps[-1:], "of what comes at once the last counts"
+    assert len(heard) > len(printed)
+
+
+def test_a_line_without_an_end_is_not_kept() -> None:
+    entered: list[Step] = []
+    marks = StepMarks(entered.append, None)
+    for _ in range(1000):
+        marks.read(STDOUT, b"Installing x" * 1000)
+    marks.read(STDOUT, b"\nBuilding images...\n")
+    assert entered == [Step.IMAGE]

@@ -13,9 +13,11 @@ from asu_builder.core.metrics import (
     Durations,
     EventCounts,
     StageTimers,
+    StepTimer,
 )
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.job import Job, JobState, Stage
+from asu_builder.domain.make import Step
 from factories import NOON, Clock, a_request
 from noted_statistics import NotedStatistics
 
@@ -139,7 +141,7 @@ class Watch:
         self.statistics.durations_noted.clear()
         timer = self.timers.begin(job)
         timer.enter(None)
-        timer.record(completed=True)
+        timer.record(completed=True, steps={"image": 2.5})
         return {stage: span.total_seconds() for stage, span in self.statistics.durations_noted}
 
 
@@ -156,7 +158,7 @@ def test_stages_are_timed_by_the_steady_clock_though_the_other_is_set() -> None:
     watch.forward(8)
     timer.enter(None)
     assert watch.statistics.durations_noted == []
-    timer.record(completed=True)
+    timer.record(completed=True, steps={})
     assert {stage: span.total_seconds() for stage, span in watch.statistics.durations_noted} == {
         "pending": 0,
         "init": 1,
@@ -183,3 +185,22 @@ def test_waiting_counts_only_where_the_steady_clock_vouches_for_it() -> None:
     job = watch.claimed(enqueued_at=watch.wall())
     watch.forward(3)
     assert watch.noted(replace(job, started_at=watch.wall()))["pending"] == 3
+
+
+def test_the_time_of_a_build_goes_to_the_step_that_is_entered() -> None:
+    seconds = [0.0]
+    timer = StepTimer(clock=lambda: seconds[0])
+    for step, at in ((Step.INSTALL, 3.0), (Step.IMAGE, 4.0), (Step.INSTALL, 4.5), (Step.PUBLISH, 5.0)):
+        seconds[0] = at
+        timer.enter(step)
+    seconds[0] = 5.25
+    told = timer.told(pulled=1.0)
+    assert list(told) == [step.value for step in Step]
+    assert {step: took for step, took in told.items() if took} == {
+        "pull": 1.0,
+        "set_up": 2.0,
+        "install": 1.5,
+        "image": 0.5,
+        "publish": 0.25,
+    }
+    assert timer.told(pulled=9.0)["set_up"] == 0.0, "never less than nothing"

@@ -13,6 +13,8 @@ from threading import Event, Lock
 from time import monotonic, time
 from typing import IO, Any, cast
 
+from msgspec.structs import replace
+
 from asu_builder.domain.errors import BuildFailed, EngineUnavailable, Unavailable
 from asu_builder.domain.health import Breaker, CheckResult
 from asu_builder.domain.make import ContainerSpec
@@ -117,9 +119,12 @@ class PodmanRuntime:
         """The deadline counts from here on, but a pull that comes first has its own."""
         with self._watchdog.admitting() as probe:
             self._removals.wait_for_room(stop, within=spec.deadline)
+            asked_at = monotonic()
             image = (self._archives or self._images).provide(spec, stop=stop)
+            waited = monotonic() - asked_at
             network = self._options.settings.build_network
             with self._running(image, spec, network=network, stop=stop, on_command=probe.works) as container:
+                container.origin = replace(container.origin, pull_seconds=waited)
                 yield container
 
     @contextmanager

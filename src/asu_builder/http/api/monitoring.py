@@ -129,6 +129,7 @@ class MetricsCollector:
         for name, meaning, label, observed in (
             ("build_duration", "From the claim of a job to the end of its build.", "outcome", builds),
             ("build_stage_duration", "How long builds stayed in a stage.", "stage", durations.stages),
+            ("build_step_duration", "Where the time of completed builds went.", "step", durations.steps),
         ):
             histogram = HistogramMetricFamily(f"{_PREFIX}{name}_seconds", meaning, labels=[label])
             metrics.append(histogram)

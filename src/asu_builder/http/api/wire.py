@@ -23,6 +23,7 @@ from asu_builder.domain.job import (
     Stage,
     Standing,
 )
+from asu_builder.domain.make import Step
 from asu_builder.domain.profiles_json import source_date
 from asu_builder.http.api.build_problem import (
     BuildProblemDocument,
@@ -382,6 +383,9 @@ def _headers(
         spans.append(b"wait;dur=%.0f" % _milliseconds(enqueued_at, waited_until))
     if job.started_at and finished_at:
         spans.append(b"build;dur=%.0f" % _milliseconds(job.started_at, finished_at))
+    if isinstance(job, Job) and isinstance(job.outcome, BuildResult):
+        seconds = job.outcome.seconds
+        spans += [b"%b;dur=%.0f" % (name.encode(), seconds[name] * 1e3) for name in Step if name in seconds]
     if spans:
         headers.append((b"server-timing", b", ".join(spans)))
     return tuple(headers)

@@ -17,7 +17,15 @@ from asu_builder.core.live import AT_ONCE
 from asu_builder.core.submit import BuildView
 from asu_builder.domain.access import Caller, Right
 from asu_builder.domain.errors import AsuError, BuildNotFound, Conflict, FailureReason, Side
-from asu_builder.domain.job import COOL_DOWN, FINAL_STATES, BuildFailure, BuildResult, Job, JobState, LogLine
+from asu_builder.domain.job import (
+    COOL_DOWN,
+    FINAL_STATES,
+    BuildFailure,
+    BuildResult,
+    Job,
+    JobState,
+    LogLine,
+)
 from asu_builder.domain.release import Release
 from asu_builder.domain.request import TODAY, BuildRequest
 from asu_builder.http.api.builds import is_request_hash
@@ -36,13 +44,14 @@ from asu_builder.http.pages.words import (
     images_first,
     plain_address,
     progress_title,
+    span,
     stages,
     standing,
     state_word,
     translated,
 )
 from asu_builder.http.parts import PageParts
-from asu_builder.http.texts import gettext
+from asu_builder.http.texts import gettext, marked
 from asu_builder.http.threads import SHORT_SECONDS
 
 _OUT = "/builder/images"
@@ -134,6 +143,23 @@ class PrintedLines(Struct, frozen=True):
 
     lines: Sequence[LogLine]
     left_out: int
+
+
+_TIMES = {
+    "pull": marked("Getting the container image"),
+    "set_up": marked("Setting up the ImageBuilder"),
+    "download": marked("Loading packages"),
+    "install": marked("Installing packages"),
+    "image": marked("Making the images"),
+    "collect": marked("Collecting and checking the images"),
+    "sign": marked("Describing and signing the images"),
+    "publish": marked("Publishing the images"),
+}
+
+
+def times(seconds: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What the time of a build was spent with, in its order, and how much; `BuildResult.seconds` tells it."""
+    return [(gettext(words), span(seconds[step])) for step, words in _TIMES.items() if step in seconds]
 
 
 class BuildPage:
@@ -285,6 +311,7 @@ class BuildPage:
             "upgrade": next((shown.image for shown in images if shown.image.type == "sysupgrade"), None),
             "kept_until": self._parts.operator.kept_until(job.request_hash) if result else None,
             "stage_words": translated(dict(STAGES)),
+            "times": times(result.seconds) if result else [],
             "state": gettext("Not built") if job.id < 0 else state_word(job.state),
             "was_refused": job.id < 0,
             "words": {"states": translated(STATES), "waiting_for": translated(WAITING_FOR)},

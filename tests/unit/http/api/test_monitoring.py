@@ -15,6 +15,7 @@ from asu_builder.database.preflight import SqlPreflightRecords
 from asu_builder.domain.errors import FailureReason, Side
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import IdlePolicy, Priority, Retention, Stage
+from asu_builder.domain.make import Step
 from asu_builder.domain.preflight import Feasibility
 from database_clock import at_time
 from factories import NOON, a_result, a_submission
@@ -165,6 +166,7 @@ def test_builds_that_contradict_what_was_foretold_are_counted_by_how(
 def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
     scene.durations.stages[Stage.BUILDING_IMAGE].observe(7.0)
     scene.durations.builds[True].observe(9.0)
+    scene.durations.steps[Step.PUBLISH].observe(0.2)
     samples = scraped(client)
     name = "build_stage_duration_seconds"
     assert samples[key(f"{name}_bucket", stage="building_image", le="5.0")] == 0
@@ -173,6 +175,8 @@ def test_durations_are_histograms(client: AsgiClient, scene: Scene) -> None:
     assert samples[key(f"{name}_sum", stage="building_image")] == 7
     assert samples[key(f"{name}_count", stage="init")] == 0
     assert samples[key("build_duration_seconds_sum", outcome="completed")] == 9
+    assert samples[key("build_step_duration_seconds_sum", step="publish")] == 0.2
+    assert samples[key("build_step_duration_seconds_count", step="pull")] == 0
     assert samples[key("build_duration_seconds_count", outcome="failed")] == 0
 
 
@@ -221,7 +225,7 @@ def test_nothing_says_what_was_asked_for_or_by_whom(
     labels = {name for found in re.findall(r"{(.*?)}", text) for name in re.findall(r'(\w+)="', found)}
     assert labels == {
         *("version", "part", "state", "class", "deprioritized", "outcome", "reason", "side", "stage", "le"),
-        *("method", "route", "status", "verdict", "cause"),
+        *("method", "route", "status", "verdict", "cause", "of", "step"),
     }
 
 

@@ -276,6 +276,14 @@ def test_a_finished_build_says_how_long_it_waited_and_was_built(
     assert not any(value.startswith("app;dur=") for _, value in remembered.headers)
 
 
+def test_a_finished_build_says_where_its_time_went(client: AsgiClient, builds: FakeBuilds) -> None:
+    seconds = {"publish": 0.04, "pull": 0.0, "image": 11.25, "of another version": 1.0}
+    name = builds.hold(
+        a_request(), state=JobState.COMPLETED, outcome=replace(a_result(), seconds=seconds), finished_at=NOON
+    )
+    assert _timings(_poll(client, name)) == ["wait;dur=0", "pull;dur=0", "image;dur=11250", "publish;dur=40"]
+
+
 def test_a_build_that_runs_says_how_long_it_waited(client: AsgiClient, builds: FakeBuilds) -> None:
     name = builds.hold(
         a_request(), state=JobState.BUILDING, stage=Stage.INIT, started_at=NOON + timedelta(seconds=3)

@@ -157,6 +157,15 @@ def test_images_are_shown_with_all_that_one_must_know(client: AsgiClient, builds
     assert "http-equiv" not in page
 
 
+def test_a_finished_build_shows_where_its_time_went(client: AsgiClient, builds: FakeBuilds) -> None:
+    page = text_of(client.get(f"/build/{builds.complete(seconds={'pull': 0.0, 'image': 11.26})}"))
+    times = re.search(r'<dl class="facts" id="times">(.*?)</dl>', page, re.DOTALL)
+    assert times is not None
+    shown = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", times[1])
+    assert shown == [("Getting the container image", "0.0 s"), ("Making the images", "11 s")]
+    assert 'id="times"' not in text_of(client.get(f"/build/{builds.complete(packages=('vim',))}"))
+
+
 def test_the_manifest_is_searched_without_script(client: AsgiClient, builds: FakeBuilds) -> None:
     name = builds.complete(manifest={"vim": "9.1-r1", "luci": "1", "luci-app-x": HOSTILE})
     page = text_of(client.get(f"/build/{name}?manifest=LUCI%22%3E"))
