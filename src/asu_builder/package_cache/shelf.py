@@ -208,13 +208,14 @@ class PackageCache:
         What is on its way goes to all who want it while it comes. It is stopped when no reader is left.
         """
         key = key_of(address, promised)
-        kept = self.shelf.take(key, promised.size)
-        if kept is not None:
-            return Stream(OK, {}, promised.size, _pieces(kept), is_cached=True, close=kept.close)
         with self._lock:
             download = self._downloads.get(key)
             is_first = download is None
             if download is None:
+                # Under the lock: a download leaves once its file has its key.
+                kept = self.shelf.take(key, promised.size)
+                if kept is not None:
+                    return Stream(OK, {}, promised.size, _pieces(kept), is_cached=True, close=kept.close)
                 download = self._downloads[key] = _Download(self, key, promised)
             download.readers += 1
         reader = _Reader(ask, is_first=is_first)
@@ -242,11 +243,10 @@ class PackageCache:
             _log.warning("A package is not kept, because it %s", error)
             part.discard()
             return
+        self.shelf.keep(part, download.key)
         with self._lock:
             if download.is_refused:
-                part.discard()
-            else:
-                self.shelf.keep(part, download.key)
+                self.shelf.drop(download.key)
 
     def leave(self, download: "_Download", *, unless_read: bool = False) -> bool:
         """Lets no reader join a download any more, `unless_read` by one now; whether it is so."""
