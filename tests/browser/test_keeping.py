@@ -40,7 +40,7 @@ def test_the_choice_is_in_the_address_and_what_is_private_in_this_tab_alone(
 
     # Who gets the link has all but what is private; a favourite holds as little.
     other = seen.context.new_page()
-    other.goto("/build")
+    other.goto("/")
     other.locator("#favourites").get_by_role("link").click()
     expect(other.locator('.chip[data-package="htop"]')).to_be_visible()
     expect(other.locator("#defaults")).to_have_value("")
