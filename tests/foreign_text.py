@@ -278,6 +278,22 @@ COVERED: Mapping[str, str] = {
 """Functions that are reached only by way of a listed parser, and by which."""
 
 NOT_FOREIGN: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "core.refusals.Refusals.adopt",
+            "http.shared_answers.SharedAnswers.find",
+            "upstream.memory.DocumentMemory.take_confirmed",
+        ),
+        "what another node of this program has written, by way of the database or sealed",
+    ),
+    **dict.fromkeys(
+        (
+            "database.moving._read_mark",
+            "database.retention.SqlRetention.image_digests",
+            "database.retention.SqlRetention.name_files",
+        ),
+        "a row that this program has written",
+    ),
     "database.retention.SqlRetention.stored_files": "a result that this program has written",
     "domain.access.parse_rates": "a setting of the operator",
     **dict.fromkeys(
