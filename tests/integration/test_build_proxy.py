@@ -12,7 +12,7 @@ import pytest
 from asu_builder.domain.errors import EngineUnavailable, Unavailable
 from asu_builder.engines.local.runtime import LocalRuntime
 from asu_builder.engines.local.sandbox import bubblewrap_works
-from asu_sample.distribution import Distribution
+from asu_sample.distribution import Distribution, snapshot_builder
 from asu_sample.server import DownloadServer
 from build_proxy_rig import ProxyBench, SecureServer, write_certificate
 from e2e.images import unsquash
@@ -139,11 +139,11 @@ def test_where_the_socket_cannot_be_used_only_builds_that_need_it_wait(
 ) -> None:
     assert bench.proxy is not None
     bench.proxy.directory.write_text("")
-    with pytest.raises(EngineUnavailable, match=r"Builds have no way out: .*build_network: bridge"):
-        bench.build(APK_VERSION)
     with bench.runtime.open(a_spec(), stop=Event()) as container:
         container.allow([])
         assert container.run(["true"], output=bench.root).exit_code == 0
+    with pytest.raises(EngineUnavailable, match=r"Builds have no way out: .*build_network: bridge"):
+        bench.build(APK_VERSION)
 
 
 def test_an_engine_that_finds_the_socket_elsewhere_says_what_helps(bench: ProxyBench) -> None:
@@ -154,3 +154,52 @@ def test_an_engine_that_finds_the_socket_elsewhere_says_what_helps(bench: ProxyB
     bench.proxy.directory = bench.root / "as-the-engine-does-not-see-it"
     with pytest.raises(EngineUnavailable, match=r"the engine cannot mount its socket\. .*proxy_directory"):
         bench.build(APK_VERSION)
+
+
+def test_a_snapshot_loads_itself_from_a_server_that_speaks_https_only(
+    tmp_path: Path, server: DownloadServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_tool("bwrap")
+    if not bubblewrap_works():
+        tool_missing("bwrap", "it may not create its sandbox here")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    snapshot_builder(tmp_path / "start" / "SNAPSHOT" / "pico" / "nine")
+    template = f"{tmp_path}/start/{{version}}/{{target}}/{{subtarget}}"
+    bench = ProxyBench("bubblewrap", tmp_path, server.url, podman_socket=Path(), template=template)
+    try:
+        result = bench.build("SNAPSHOT", packages=("vim",))
+    finally:
+        bench.close()
+    assert "vim" in result.manifest
+    assert result.traffic is not None
+    assert result.traffic.requests >= 3
+    assert result.traffic.refused == 0
+    assert b"127.0.0.1:3128" not in b"".join(bench.output)
+
+
+@pytest.mark.parametrize("version", FLAVOURS)
+def test_images_are_the_same_with_a_network_and_with_the_proxy(
+    tmp_path: Path, sample_world: Distribution, version: str
+) -> None:
+    require_tool("bwrap")
+    if not bubblewrap_works():
+        tool_missing("bwrap", "it may not create its sandbox here")
+    sums = []
+    with DownloadServer(sample_world.downloads) as plain:
+        for network in ("bridge", "proxy"):
+            (root := tmp_path / network).mkdir()
+            bench = ProxyBench(
+                "bubblewrap",
+                root,
+                plain.url,
+                podman_socket=Path(),
+                template=sample_world.template,
+                build_network=network,
+            )
+            try:
+                result = bench.build(version, packages=("tmux",))
+            finally:
+                bench.close()
+            assert (result.traffic is not None) is (network == "proxy")
+            sums.append(({image.name: image.sha256_unsigned for image in result.images}, result.manifest))
+    assert sums[0] == sums[1]

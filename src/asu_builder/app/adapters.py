@@ -82,7 +82,7 @@ class Adapters(Struct, frozen=True):
     nodes: SqlNodes
     lead: Lead
     runtime: Late[Runtime]
-    proxy: "BuildProxy | None"
+    proxy: "Late[BuildProxy] | None"
     """The way out of builds, where they have no network."""
     warnings: tuple[str, ...]
     queue: SqlJobQueue
@@ -178,7 +178,7 @@ class Adapters(Struct, frozen=True):
 
     def close(self) -> None:
         """Lets go of everything."""
-        for part in (self.redis, self.runtime.value, self.proxy):
+        for part in (self.redis, self.runtime.value, self.proxy.value if self.proxy else None):
             if part is not None:
                 part.close()
         self.upstream.close()

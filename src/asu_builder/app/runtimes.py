@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from asu_builder.domain.addresses import read_proxies
 from asu_builder.domain.errors import EngineUnavailable
+from asu_builder.loading import Late
 from asu_builder.ports import ArchiveSource, Runtime
 from asu_builder.settings import Settings, SettingsProblem
 
@@ -34,7 +35,7 @@ class ChosenRuntime(Struct, frozen=True):
 
     make: Callable[[], Runtime]
     """Makes it, which loads libraries."""
-    proxy: "BuildProxy | None" = None
+    proxy: "Late[BuildProxy] | None" = None
     """The way out of builds, where they have no network."""
     warnings: tuple[str, ...] = ()
     """What the operator should be warned of."""
@@ -42,11 +43,7 @@ class ChosenRuntime(Struct, frozen=True):
 
 def choose_runtime(settings: Settings, *, installation: str) -> ChosenRuntime:
     """The runtime that the settings name. Raises `SettingsProblem`."""
-    proxy = None
-    if settings.build_network == "proxy":
-        from asu_builder.proxy.channels import BuildProxy  # a start with a network needs none of it
-
-        proxy = BuildProxy(settings)
+    proxy = Late(partial(_make_proxy, settings)) if settings.build_network == "proxy" else None
     if not builds_locally(settings):
         proxies = _proxies(shares_network=False)
         archives = open_archives(settings)
@@ -57,7 +54,11 @@ def choose_runtime(settings: Settings, *, installation: str) -> ChosenRuntime:
 
             return PodmanRuntime(
                 PodmanOptions(
-                    settings, installation=installation, archives=archives, proxies=proxies, proxy=proxy
+                    settings,
+                    installation=installation,
+                    archives=archives,
+                    proxies=proxies,
+                    proxy=proxy() if proxy else None,
                 )
             )
 
@@ -87,8 +88,18 @@ def choose_runtime(settings: Settings, *, installation: str) -> ChosenRuntime:
         )
     scratch = settings.database_path.parent / "builds"
     proxies = _proxies(shares_network=True)
-    make_local = partial(LocalRuntime, settings, scratch, sandboxed=not fault, proxies=proxies, proxy=proxy)
+
+    def make_local() -> Runtime:
+        way_out = proxy() if proxy else None
+        return LocalRuntime(settings, scratch, sandboxed=not fault, proxies=proxies, proxy=way_out)
+
     return ChosenRuntime(make_local, proxy, warnings)
+
+
+def _make_proxy(settings: Settings) -> "BuildProxy":
+    from asu_builder.proxy.channels import BuildProxy  # a start needs none of it
+
+    return BuildProxy(settings)
 
 
 def _proxies(*, shares_network: bool) -> Mapping[str, str]:

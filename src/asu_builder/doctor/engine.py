@@ -4,7 +4,11 @@ import contextlib
 import os
 import re
 import shutil
+import threading
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -12,12 +16,15 @@ import msgspec
 
 from asu_builder.app.runtimes import open_archives
 from asu_builder.doctor.scene import Response, Scene, SocketAnswer, Unanswered, ask
-from asu_builder.domain.errors import ArchiveRefused, UpstreamUnavailable
+from asu_builder.domain.errors import ArchiveRefused, AsuError, UpstreamUnavailable
 from asu_builder.domain.health import CheckResult, error, ok, warning
+from asu_builder.domain.make import ContainerSpec
 from asu_builder.domain.release import parse_release
 from asu_builder.engines.local.sandbox import bubblewrap_works
 from asu_builder.engines.podman.images import image_reference
-from asu_builder.engines.podman.service import start_line, systemctl_option, what_helps
+from asu_builder.engines.podman.runtime import BRIDGE, PodmanRuntime
+from asu_builder.engines.podman.service import PodmanOptions, start_line, systemctl_option, what_helps
+from asu_builder.proxy.channels import BuildProxy
 from asu_builder.settings import SettingsProblem
 
 _OLDEST = 4
@@ -335,8 +342,11 @@ def _speaks_plainly(host: str) -> bool:
 def check_network(scene: Scene) -> CheckResult:
     """Whether builds can reach the repositories that packages come from."""
     network = scene.settings.build_network
+    network = BRIDGE if network == "bridge" else network
     if network == "none":
         return ok("Builds have no network, as build_network says; packages must be in the ImageBuilder.")
+    if network == "proxy":
+        return _check_way_out(scene)
     if scene.is_local:
         return ok("Builds use this machine's network.")
     if scene.engine is None:
@@ -351,3 +361,48 @@ def check_network(scene: Scene) -> CheckResult:
             f"podman network rm {network}   (the next build makes it again)",
         )
     return ok(f"The network {network} is {'there' if status == 200 else 'made with the first build'}.")
+
+
+def _check_way_out(scene: Scene) -> CheckResult:
+    """Tries in a container that is thrown away whether a build gets at its proxy, as builds do."""
+    if scene.is_local:
+        return ok("Builds have no network, and a proxy of their own.")
+    if scene.engine is None:
+        return warning("Whether builds get out was not tried.", "See to the container engine first (engine).")
+    tried = _tried_way_out(scene)
+    if tried is None:
+        return ok("Builds have no network, and a proxy of their own; the first build proves it.")
+    if tried:
+        directory = scene.settings.sockets_directory
+        return error(
+            tried,
+            f"ls -ldZ {directory}   (the engine must find it under this path; set proxy_directory. SELinux: "
+            "ausearch -m avc -ts recent | audit2allow -M asu-proxy && semodule -i asu-proxy.pp)",
+        )
+    return ok("A container without a network got at its proxy.")
+
+
+def _tried_way_out(scene: Scene) -> str | None:
+    """What is wrong; "" for nothing, None where no container image of an ImageBuilder is here."""
+    settings = scene.settings
+    try:
+        release, targets = scene.targets()
+    except (Unanswered, ValueError):
+        return None
+    target = _COMMON_TARGET if _COMMON_TARGET in targets else min(targets, default=_COMMON_TARGET)
+    reference = image_reference(settings, release, target)
+    if scene.ask_engine(f"/v4.0.0/libpod/images/{quote(reference, safe='')}/exists")[0] != 204:
+        return None
+    with TemporaryDirectory(prefix="asu-doctor-") as output, closing(BuildProxy(settings)) as proxy:
+        options = PodmanOptions(settings, installation=f"doctor-{os.getpid()}", proxy=proxy)
+        runtime = PodmanRuntime(options)
+        try:
+            spec = ContainerSpec(release, target, timedelta(seconds=30))
+            with runtime.open(spec, stop=threading.Event()) as container:
+                container.allow([settings.upstream_url])
+                container.run(["true"], output=Path(output))
+        except (AsuError, OSError) as failure:
+            return str(failure)
+        finally:
+            runtime.close()
+    return ""

@@ -64,7 +64,7 @@ CHECKS = (
     Check("registry", ENGINE, engine.check_registry, 16.0, _NETWORK_HANGS),
     Check("image", ENGINE, engine.check_image, 16.0, _NETWORK_HANGS),
     Check("archives", ENGINE, engine.check_archives, 18.0, _NETWORK_HANGS),
-    Check("build_network", ENGINE, engine.check_network, 16.0, quick=True),
+    Check("build_network", ENGINE, engine.check_network, 19.0),
     Check("upstream", OUTSIDE, network.check_upstream, 12.0, _NETWORK_HANGS, quick=True),
     Check("release", OUTSIDE, network.check_release, 14.0, _NETWORK_HANGS),
     Check("rules", OUTSIDE, network.check_rules, remedy=_NETWORK_HANGS, quick=True),

@@ -94,7 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     imagebuilder_base: str = ""
     prepull: int = 0
     warm_containers: int = 0
-    build_network: str = "asu-build"
+    build_network: str = "proxy"
     proxy_directory: str = ""
     package_cache_size: Size = Size(2 << 30)
     allow_unsandboxed: bool = False
