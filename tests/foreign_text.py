@@ -34,9 +34,9 @@ from asu_builder.domain.make import Circumstances
 from asu_builder.domain.package_index import PackageManager
 from asu_builder.domain.request import BuildRequest
 from asu_builder.engines.podman import runtime, unpacking
-from asu_builder.http import callers, rules_service
+from asu_builder.http import callers, representations, rules_service, texts
 from asu_builder.http.api import body
-from asu_builder.http.pages import form_fields, session, words
+from asu_builder.http.pages import build_page, form_fields, form_offer, official, session, words
 from asu_builder.signing import attestation, fwtool
 from asu_builder.store.bucket import failure_of
 from asu_builder.upstream import formats, lenient, package_index
@@ -119,6 +119,18 @@ def _cookie(text: str) -> None:
 
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
+    # headers and fields of a client
+    "http.representations.prefers_page": lambda text: representations.prefers_page(
+        text.encode("utf-8", "replace")
+    ),
+    "http.texts.preferred_language": texts.preferred_language,
+    "domain.repositories.split_keys": repositories.split_keys,
+    "http.pages.form_offer.has_web_interface": lambda text: form_offer.has_web_interface([text]),
+    "http.pages.build_page._address_of": lambda text: build_page._HOST.fullmatch(text),
+    # what upstream says of its own images
+    "http.pages.official._image": lambda text: official._image(
+        dict.fromkeys(("name", "type", "sha256"), text)
+    ),
     # text that a build printed or left
     "signing.fwtool.read_trailers": _trailers,
     "domain.make.parse_info": make.parse_info,
@@ -217,6 +229,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 COVERED: Mapping[str, str] = {
+    "upstream.package_index._last_label": "upstream.package_index.read_index",
     "store.bucket._explain": "store.bucket.failure_of",
     "domain.addresses._is_host": "domain.addresses.parse_address",
     "domain.addresses._with_port": "domain.addresses.plain_address",
@@ -365,6 +378,11 @@ NOT_FOREIGN: Mapping[str, str] = {
     "engines.podman.images.pull_error": "the engine's answer",
     "engines.podman.streams.Stream.refusal": "the engine's answer",
     "http.pages.build_form.see_build": "an answer of this program",
+    "http.pages.official.official_images": "a profile that `lift_profile` has written anew",
+    "http.openapi.command_of": "addresses of this program",
+    "http.pages.interface._anchor": "words of this program",
+    "http.pages.rendering.texts_of_scripts": "scripts of this program",
+    "http.texts.Language.plural": "a catalogue of this program",
     "http.pages.queue.QueuePage.act": "a field of a form that was read, cut to 1,000 characters",
     "cli.build._read_request": "the user's own file",
     "cli.admin.import_settings_command": "the user's own file",
